@@ -1,0 +1,1 @@
+"""`eventsync dev`: an embedded MongoDB, a worker and a server under one supervisor."""

@@ -1,0 +1,1 @@
+"""Pure and synchronous: values, patches, positions, frames, plans. No driver, no framework."""

@@ -1,0 +1,172 @@
+"""The sync protocol's messages as bytes: what the server sends, and what a client may send.
+
+An events message is assembled from bodies that are encoded already; nothing is encoded twice.
+Source: `docs/protocol.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.domain.position import LogId, Position, Seq, StateVector, vector_from_json, vector_to_json
+from app.domain.shape import Shape
+from app.domain.values import to_json
+from app.errors import EventsyncError, Malformed
+
+PROTOCOL = 1
+
+MAX_CLIENT_ID = 128
+"""Longest client id, in characters."""
+
+
+# --- server → client --------------------------------------------------------------------------------------------
+
+
+def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector) -> bytes:
+    return orjson.dumps(
+        {
+            "type": "welcome",
+            "session": session,
+            "client_id": client_id,
+            "protocol": PROTOCOL,
+            "heartbeat": heartbeat,
+            "vector": vector_to_json(vector),
+        }
+    )
+
+
+def snapshot(position: Position, shape: Shape, part: int, rows: Iterable[bytes], *, last: bool) -> bytes:
+    """One part of a snapshot; each row is `{"id", "version", "doc"}` in JSON."""
+    head = b'{"type":"snapshot","shape":%b,"position":"%b","part":%d,"last":%b,"docs":['
+    return head % (to_json(str(shape)), str(position).encode(), part, _bool(last)) + b",".join(rows) + b"]}"
+
+
+def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
+    """The events of a shape with `start < seq <= end`."""
+    return b'{"type":"events",' + events_members(shape, log, start, end, bodies) + b"}"
+
+
+def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
+    """What an events message and a page of the HTTP log have in common: `shape`, `from`, `to`, `events`."""
+    head = b'"shape":%b,"from":"%b:%d","to":"%b:%d","events":['
+    name = log.encode()
+    return head % (to_json(str(shape)), name, start, name, end) + b",".join(bodies) + b"]"
+
+
+def live(shape: Shape, position: Position) -> bytes:
+    return orjson.dumps({"type": "live", "shape": str(shape), "position": str(position)})
+
+
+def progress(vector: StateVector) -> bytes:
+    return orjson.dumps({"type": "progress", "vector": vector_to_json(vector)})
+
+
+def reset(shape: Shape, reason: str) -> bytes:
+    return orjson.dumps({"type": "reset", "shape": str(shape), "reason": reason})
+
+
+def error(failure: EventsyncError, shape: str | None = None) -> bytes:
+    message: dict[str, Any] = {"type": "error", "code": failure.code, "message": failure.message}
+    if shape is not None:
+        message["shape"] = shape
+    if (retry_after := getattr(failure, "retry_after", None)) is not None:
+        message["retry_after"] = retry_after
+    return orjson.dumps(message)
+
+
+PONG = b'{"type":"pong"}'
+
+
+def _bool(value: bool) -> bytes:
+    return b"true" if value else b"false"
+
+
+# --- client → server --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message: who the client is, what it wants, and what it has."""
+
+    client_id: str | None
+    token: str | None
+    shapes: tuple[Shape, ...]
+    vector: Mapping[Shape, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    shape: Shape
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    vector: Mapping[Shape, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+Request = Hello | Subscribe | Unsubscribe | Ack | Ping
+
+
+def parse(text: str | bytes, *, max_shapes: int) -> Request:
+    """Read a client's message. Unknown fields are ignored, unknown types refused. Raises `Malformed`."""
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError as failure:
+        raise Malformed(f"the message is not JSON: {failure}") from failure
+    if not isinstance(message, dict) or not isinstance(kind := message.get("type"), str):
+        raise Malformed("a message is an object with a string `type`")
+    if kind == "hello":
+        return _hello(message, max_shapes)
+    if kind == "subscribe":
+        position = message.get("position")
+        return Subscribe(Shape.parse(message.get("shape")), None if position is None else Position.parse(position))
+    if kind == "unsubscribe":
+        return Unsubscribe(Shape.parse(message.get("shape")))
+    if kind == "ack":
+        return Ack(vector_from_json(message.get("vector"), limit=max_shapes))
+    if kind == "ping":
+        return Ping()
+    raise Malformed(f"{kind[:64]!r} is no message that a client sends; writes go through the HTTP API")
+
+
+def check_client_id(value: object) -> str | None:
+    """A client's own id: 1 to 128 printable ASCII characters. None where it sent none. Raises `Malformed`."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= MAX_CLIENT_ID
+        or not value.isascii()
+        or not value.isprintable()
+    ):
+        raise Malformed(f"client_id takes 1 to {MAX_CLIENT_ID} printable ASCII characters")
+    return value
+
+
+def _hello(message: dict[str, Any], max_shapes: int) -> Hello:
+    shapes, token = message.get("shapes", []), message.get("token")
+    if not isinstance(shapes, list) or len(shapes) > max_shapes:
+        raise Malformed(f"shapes is a list of at most {max_shapes}")
+    if token is not None and not isinstance(token, str):
+        raise Malformed("token is a string")
+    return Hello(
+        client_id=check_client_id(message.get("client_id")),
+        token=token,
+        shapes=tuple(dict.fromkeys(Shape.parse(shape) for shape in shapes)),
+        vector=vector_from_json(message.get("vector") or {}, limit=max_shapes),
+    )

@@ -1,0 +1,52 @@
+"""Shapes: what a client subscribes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.ids import IdText, format_id, parse_id
+from app.errors import Malformed
+
+MAX_COLLECTION_BYTES = 120
+"""Longest collection name accepted. MongoDB allows 255 bytes for database and collection together."""
+
+
+def check_collection(name: object) -> str:
+    """`name`, if it can be a tracked collection's. Raises `Malformed`.
+
+    `/` would make shapes ambiguous, `$` and the `system.` prefix are MongoDB's own.
+    """
+    if not isinstance(name, str) or not name or len(name.encode("utf-8", "surrogatepass")) > MAX_COLLECTION_BYTES:
+        raise Malformed(f"a collection name has 1 to {MAX_COLLECTION_BYTES} bytes")
+    if (
+        name.startswith(("system.", "."))
+        or name.endswith(".")
+        or any(c in "$/?\0" or not c.isprintable() for c in name)
+    ):
+        raise Malformed(f"{name!r} can't be a collection name here")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A collection (`orders`) or one document of it (`orders/42`). Equal shapes have equal text."""
+
+    collection: str
+    id: IdText | None = None
+
+    def __str__(self) -> str:
+        return self.collection if self.id is None else f"{self.collection}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: object) -> Shape:
+        """Read the text form; a document id is brought into its canonical form. Raises `Malformed`."""
+        if not isinstance(text, str):
+            raise Malformed("a shape is a string: a collection, or collection/id")
+        collection, slash, rest = text.partition("/")
+        check_collection(collection)
+        return cls(collection, format_id(parse_id(rest)) if slash else None)
+
+    @property
+    def of_collection(self) -> Shape:
+        """The shape of the whole collection."""
+        return self if self.id is None else Shape(self.collection)

@@ -1,0 +1,50 @@
+"""`_sync`, the one reserved field of a stored document: `{v: version, op: operation id, by: principal}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bson.int64 import Int64
+
+from app.domain.values import Document
+
+FIELD: Final = "_sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the last API write left in the document. `deleted` is set only inside the transaction of an API delete:
+    the update that sets it gives the delete behind it its version, operation and principal.
+    """
+
+    version: int = 0
+    op_id: str | None = None
+    by: str | None = None
+    deleted: bool = False
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Stamp:
+        """The stamp of a stored document; version 0 where there is none, or one that is not ours."""
+        field = document.get(FIELD)
+        if not isinstance(field, Mapping) or not isinstance(version := field.get("v"), int):
+            return cls()
+        op_id, by = field.get("op"), field.get("by")
+        return cls(
+            int(version),
+            op_id if isinstance(op_id, str) else None,
+            by if isinstance(by, str) else None,
+            field.get("deleted") is True,
+        )
+
+    def stored(self) -> Document:
+        """The field's value, as it is written."""
+        stamp: Document = {"v": Int64(self.version), "op": self.op_id, "by": self.by}
+        return stamp | {"deleted": True} if self.deleted else stamp
+
+
+def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
+    """The stamp, and the document as its users know it: `_id` first, `_sync` gone."""
+    plain = {name: value for name, value in document.items() if name != FIELD}
+    return Stamp.of(document), plain

@@ -1,0 +1,146 @@
+"""Every error that eventsync raises on purpose, as one tree with stable codes.
+
+    EventsyncError
+    ├── ConfigurationError      settings, command line, environment: fix and start again
+    ├── Malformed               the request can't be understood
+    ├── NotFound                no such document
+    ├── NotTracked              no such tracked collection
+    ├── Conflict                lost against other writers, or an idempotency key with another body
+    ├── VersionMismatch         the document is not at the version that the caller expected
+    ├── TooLarge                over a documented limit
+    ├── UnsupportedMediaType
+    ├── PatchFailed             a well-formed patch that does not apply
+    ├── ResetRequired           a position that can't be continued from
+    ├── Forbidden               refused by policy (origin)
+    ├── RateLimited             too many of something; later is fine
+    └── Unavailable             MongoDB or the log can't be used right now
+
+`app.api.problems` maps them to HTTP statuses and WebSocket close codes, in one table.
+Driver errors are translated once, at the adapter that called the driver, with `from`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ConfigurationError",
+    "Conflict",
+    "EventsyncError",
+    "Forbidden",
+    "Malformed",
+    "NotFound",
+    "NotTracked",
+    "PatchFailed",
+    "RateLimited",
+    "ResetRequired",
+    "TooLarge",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "VersionMismatch",
+]
+
+
+class EventsyncError(Exception):
+    """Base of the tree. `code` is stable: programs may branch on it, messages are for people."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    @property
+    def message(self) -> str:
+        """The text for a person, one sentence."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class ConfigurationError(EventsyncError):
+    """A setting, an option or the machine is wrong; the message names the remedy."""
+
+    code = "configuration"
+
+
+class Malformed(EventsyncError):
+    """The request can't be understood: bad JSON, bad id, unknown message, reserved field."""
+
+    code = "malformed"
+
+
+class NotFound(EventsyncError):
+    """The document does not exist."""
+
+    code = "not_found"
+
+
+class NotTracked(EventsyncError):
+    """The collection is not tracked by this deployment."""
+
+    code = "not_tracked"
+
+
+class Conflict(EventsyncError):
+    """The write lost against concurrent writers until its retry bound, or contradicts an earlier one."""
+
+    code = "conflict"
+    retryable = True
+
+
+class VersionMismatch(EventsyncError):
+    """The caller expected another version. `current` is the version now; None when there is no document."""
+
+    code = "version_mismatch"
+
+    def __init__(self, message: str, *, current: int | None) -> None:
+        super().__init__(message)
+        self.current = current
+
+
+class TooLarge(EventsyncError):
+    """The body, message, patch or result is over its documented limit."""
+
+    code = "too_large"
+
+
+class UnsupportedMediaType(EventsyncError):
+    """The content type is not one that this resource takes."""
+
+    code = "unsupported_media_type"
+
+
+class PatchFailed(EventsyncError):
+    """The patch is well formed and does not apply to the document; nothing was changed."""
+
+    code = "patch_failed"
+
+
+class ResetRequired(EventsyncError):
+    """A position can't be continued from. `reason` is one of the protocol's reset reasons."""
+
+    code = "reset"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Forbidden(EventsyncError):
+    """Refused by policy, whatever the request says."""
+
+    code = "forbidden"
+
+
+class RateLimited(EventsyncError):
+    """Over a bound on concurrent use; the same request may succeed later."""
+
+    code = "rate_limited"
+    retryable = True
+
+
+class Unavailable(EventsyncError):
+    """MongoDB, or the event log in it, can't be used right now. `retry_after` is in seconds."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

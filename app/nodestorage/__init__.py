@@ -1,0 +1,1 @@
+"""Versioned writes with diffs: optimistic concurrency over ordinary MongoDB documents."""

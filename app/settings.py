@@ -1,0 +1,200 @@
+"""The only reader of the environment and of the configuration file.
+
+Every setting comes from `EVENTSYNC_<NAME>` or from the TOML file, in this order; a command's own options outrank both.
+The file is `$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory, else the one that a running
+`eventsync dev` leaves in `.eventsync/`. Sizes are in bytes and times in seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from app.errors import ConfigurationError
+
+PREFIX = "EVENTSYNC_"
+KIB, MIB = 1024, 1024 * 1024
+
+Names = Annotated[tuple[str, ...], NoDecode]
+"""A list that the environment writes as `a,b`."""
+
+
+class Settings(BaseSettings):
+    """One frozen object for a whole process. `eventsync settings` prints it with the descriptions below."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # MongoDB
+    mongodb_uri: str | None = Field(
+        None,
+        description="MongoDB connection string of a replica set, 6.0 or newer. Required by every process but `dev`.",
+    )
+    database: str = Field(
+        "app",
+        min_length=1,
+        max_length=38,
+        pattern=r"^[^/\\. \"$*<>:|?]+$",
+        description="Database with the tracked collections.",
+    )
+    log_database: str = Field(
+        "", description="Database for the event log; never the same as `database`. Default: `<database>_eventsync`."
+    )
+    collections: Names = Field(
+        (),
+        description="Collections to track when a worker starts, comma separated; `eventsync track` adds more at run time.",
+    )
+    mongodb_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Longest wait for MongoDB in one operation: server selection, connect and socket, in seconds.",
+    )
+    mongodb_pool_size: int = Field(
+        50, ge=5, description="Most connections to MongoDB that the writes and reads of one process use."
+    )
+
+    # HTTP
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Everything but loopback exposes an API without authentication: put a proxy before it.",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    allowed_origins: Names = Field(
+        (),
+        description="Origins (`https://app.example`) that browsers may connect from besides the server's own; `*` allows all.",
+    )
+    body_bytes: int = Field(MIB, ge=KIB, le=16 * MIB, description="Largest request body, in bytes.")
+    patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
+    document_bytes: int = Field(
+        15 * MIB,
+        ge=KIB,
+        le=16 * MIB - 16 * KIB,
+        description="Largest document that a write may produce, in bytes of BSON.",
+    )
+    transaction_operations: int = Field(
+        100, ge=1, le=1000, description="Most operations in one `POST /v1/transactions`."
+    )
+    page_documents: int = Field(1000, ge=1, description="Most documents or events in one page of a listing.")
+    principal: str = Field(
+        "anonymous",
+        max_length=256,
+        description="Who writes through this API, as `by` records it, until authentication names somebody.",
+    )
+
+    # Writing
+    write_attempts: int = Field(
+        100, ge=1, description="Most attempts of one write against concurrent writers before it answers 409."
+    )
+    write_deadline: float = Field(10.0, gt=0, description="Longest time that one write keeps trying, in seconds.")
+    operation_ttl: float = Field(86400.0, gt=0, description="How long an idempotency key is remembered, in seconds.")
+
+    # Syncing
+    heartbeat: float = Field(
+        25.0, gt=0, description="A connection with nothing to say sends `progress` this often, in seconds."
+    )
+    hello_timeout: float = Field(
+        10.0, gt=0, description="How long a WebSocket may stay silent before its `hello`, in seconds."
+    )
+    send_timeout: float = Field(
+        30.0, gt=0, description="A client that does not take a frame within this time is closed, resumably, in seconds."
+    )
+    message_bytes: int = Field(64 * KIB, ge=KIB, description="Largest message from a client, in bytes.")
+    max_connections: int = Field(
+        10_000, ge=1, description="Most open WebSocket and SSE connections of one server process."
+    )
+    max_shapes: int = Field(100, ge=1, description="Most shapes on one connection, and entries in one state vector.")
+    max_bootstraps: int = Field(
+        16, ge=1, description="Most snapshots that one server process reads at a time; further ones wait their turn."
+    )
+    poll_wait: float = Field(60.0, ge=0, description="Longest `wait` of an HTTP long poll, in seconds.")
+    window_bytes: int = Field(
+        64 * MIB, ge=64 * KIB, description="Newest events kept encoded in each server's memory, in bytes."
+    )
+    frame_bytes: int = Field(
+        256 * KIB,
+        ge=KIB,
+        description="A frame is closed when it has this many bytes; one event or one transaction may exceed it.",
+    )
+    frame_events: int = Field(
+        1000, ge=1, description="Most events in one frame or log page; one transaction may exceed it."
+    )
+    drain_timeout: float = Field(
+        10.0, gt=0, description="At shutdown, how long clients get to take their goodbye, in seconds."
+    )
+
+    # Worker
+    lease_period: float = Field(
+        5.0, gt=0, description="A worker that dies is replaced after this long at the latest, in seconds."
+    )
+    stream_wait: float = Field(
+        1.0, gt=0, le=5.0, description="How long one empty read of the change stream waits, in seconds."
+    )
+    stream_batch: int = Field(1000, ge=1, le=100_000, description="Most changes in one read of the change stream.")
+    group_bytes: int = Field(
+        256 * MIB, ge=MIB, description="Most bytes of one MongoDB transaction that the worker holds at once."
+    )
+    checkpoint_interval: float = Field(
+        1.0, gt=0, description="How often an idle worker records how far it has read, in seconds."
+    )
+    images: bool = Field(
+        True, description="Switch on pre- and post-images when a collection is tracked. Exact conversion needs them."
+    )
+
+    # Logging
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
+
+    @field_validator("collections", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def log_db(self) -> str:
+        """The name of the event log's database."""
+        return self.log_database or f"{self.database}_eventsync"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options, then environment, then file."""
+        file = config_file()
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
+
+
+def config_file() -> Path | None:
+    """The configuration file in force, or None."""
+    if named := os.environ.get(f"{PREFIX}CONFIG"):
+        if not Path(named).is_file():
+            raise ConfigurationError(f"{PREFIX}CONFIG names {named}, which is not a file")
+        return Path(named)
+    return next((path for path in (Path("eventsync.toml"), Path(".eventsync/eventsync.toml")) if path.is_file()), None)
+
+
+def load_settings(**options: Any) -> Settings:
+    """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
+    try:
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors())
+        raise ConfigurationError(f"the settings are not valid: {lines}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"the configuration file can't be read: {error}") from error
+    if settings.log_db == settings.database:
+        raise ConfigurationError("log_database must not be the database with the tracked collections")
+    return settings

@@ -1,0 +1,1 @@
+"""What eventsync keeps in MongoDB: the event log, its head, leases, tracked collections."""

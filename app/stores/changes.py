@@ -1,0 +1,148 @@
+"""A change stream, batch by batch.
+
+PyMongo's own `watch()` hides where a batch ends and how far an empty one has read, and waits equally long every time.
+The sequencer needs all three (`app/stores` reads the log by it too), so this drives `aggregate` and `getMore` itself.
+It never resumes by itself: it raises, and its owner, which knows how far it has *used* the stream, opens another.
+
+Source: https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure, PyMongoError
+
+from app.domain.values import RAW_CODEC
+from app.errors import Unavailable
+from app.stores.mongodb import short
+
+log = logging.getLogger(__name__)
+
+Token = str
+"""A resume token's `_data`: hex digits."""
+
+_HISTORY_LOST = frozenset({136, 280, 286})
+"""CappedPositionLost, ChangeStreamFatalError, ChangeStreamHistoryLost: reading on from this token is impossible."""
+
+
+class StreamInterrupted(Unavailable):
+    """The cursor is gone (network, election, killed): open another from the last used token."""
+
+
+class HistoryLost(Unavailable):
+    """The token can't be resumed from, ever: the changes after it have to be found out by other means."""
+
+
+def token_time(token: Token) -> Timestamp:
+    """The cluster time inside a resume token: one type byte, then seconds and increment, big-endian."""
+    return Timestamp(int(token[2:10], 16), int(token[10:18], 16))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one read returned. Everything up to `token` has been read; `time` is the token's cluster time."""
+
+    changes: Sequence[RawBSONDocument]
+    token: Token
+
+    @property
+    def time(self) -> Timestamp:
+        """The cluster time up to which the stream has been read, if no event of `changes` bears it."""
+        return token_time(self.token)
+
+
+class ChangeStream:
+    """An open change stream. Make one with `watch`."""
+
+    def __init__(
+        self,
+        database: AsyncDatabase[Any],
+        session: AsyncClientSession,
+        codec: CodecOptions[Any],
+        cursor: Mapping[str, Any],
+    ) -> None:
+        self._database = database
+        self._session = session
+        self._codec = codec
+        self._id = cursor["id"]
+        self.token: Token = cursor["postBatchResumeToken"]["_data"]
+        """How far the stream has been read."""
+
+    async def read(self, *, wait: float, limit: int) -> Batch:
+        """The next changes, at most `limit`; empty when none came within `wait` seconds.
+
+        Raises `StreamInterrupted` and `HistoryLost`. Do not cancel from an anyio cancel scope (the cursor would leak).
+        """
+        command = {
+            "getMore": self._id,
+            "collection": "$cmd.aggregate",
+            "batchSize": limit,
+            "maxTimeMS": int(wait * 1000) or 1,
+        }
+        with interrupted():
+            answer = await self._database.command(command, session=self._session, codec_options=self._codec)
+        cursor = answer["cursor"]
+        if not cursor["id"]:
+            raise StreamInterrupted("the server closed the change stream (its database was dropped or renamed)")
+        self.token = cursor["postBatchResumeToken"]["_data"]
+        return Batch(cursor["nextBatch"], self.token)
+
+    async def close(self) -> None:
+        """Free the server's cursor; a server that can't be reached frees it by itself."""
+        try:
+            command = {"killCursors": "$cmd.aggregate", "cursors": [self._id]}
+            await self._database.command(command, session=self._session)
+        except PyMongoError as error:
+            # Nothing depends on it: the session's end and the server's own timeout free the cursor too.
+            log.debug("a change stream's cursor could not be closed: %s", short(error))
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """Tell the two ways a stream can break apart."""
+    try:
+        yield
+    except PyMongoError as error:
+        if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
+            raise HistoryLost(f"change stream history is lost ({error.code}): {short(error)}") from error
+        raise StreamInterrupted(f"the change stream broke: {short(error)}") from error
+
+
+@asynccontextmanager
+async def watch(
+    database: AsyncDatabase[Any],
+    pipeline: Sequence[Mapping[str, Any]],
+    *,
+    after: Token | None = None,
+    images: bool = False,
+    codec: CodecOptions[Any] = RAW_CODEC,
+) -> AsyncIterator[ChangeStream]:
+    """Open a change stream on `database`, from now or right after the token `after`.
+
+    With `images`, updates carry the exact document before and after where the collection keeps them. (Never
+    `updateLookup`: it returns whatever the document is by the time it is looked up.)
+
+    Raises `StreamInterrupted` and `HistoryLost`, here or at the first read.
+    """
+    stage: dict[str, Any] = {"resumeAfter": {"_data": after}} if after else {}
+    if images:
+        stage |= {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
+    command = {"aggregate": 1, "pipeline": [{"$changeStream": stage}, *pipeline], "cursor": {"batchSize": 0}}
+    async with database.client.start_session() as session:
+        with interrupted():
+            answer = await database.command(command, session=session)
+        stream = ChangeStream(database, session, codec, answer["cursor"])
+        try:
+            yield stream
+        finally:
+            await stream.close()

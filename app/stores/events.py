@@ -1,0 +1,160 @@
+"""The event log: `events`, one MongoDB document an event, `_id: {l: log id, n: seq}`.
+
+The log is its own checkpoint. Only the sequencer appends, by ordered inserts: whoever is killed whenever, what is
+there is a clean prefix, and its newest event says (by its resume token) where to read on. Two sequencers can't both
+insert the same number: the later one gets a duplicate key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import BulkWriteError
+
+from app.domain.event import Group
+from app.domain.ids import IdText
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.errors import EventsyncError
+from app.stores.changes import Token
+from app.stores.mongodb import translated
+
+_DUPLICATE_KEY = 11000
+
+
+class Fenced(EventsyncError):
+    """Somebody else appended first. Read the log's tail again before anything else."""
+
+    code = "fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as readers get it: `body` is its JSON, ready to send."""
+
+    seq: Seq
+    collection: str
+    id: IdText
+    body: bytes
+    group: Group | None = None
+
+    @property
+    def closes(self) -> bool:
+        """Whether a reader may stop after it: it is no part of a transaction, or its last one."""
+        return self.group is None or self.group.n == self.group.of
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to append, and the change it was made from."""
+
+    event: StoredEvent
+    version: int
+    token: Token
+    time: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The newest event of a log, and where the stream goes on after it."""
+
+    seq: Seq
+    token: Token
+    time: Timestamp
+    group: Group | None
+
+
+class EventStore:
+    """Appends to and reads from the event log."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._events: AsyncCollection[Any] = database["events"]
+
+    async def ensure_indexes(self) -> None:
+        """By document: its history and the document shapes."""
+        keys = [("_id.l", ASCENDING), ("c", ASCENDING), ("i", ASCENDING), ("_id.n", ASCENDING)]
+        with translated("the event log's indexes can't be made"):
+            await self._events.create_indexes([IndexModel(keys, name="by_document")])
+
+    async def append(self, log: LogId, events: Sequence[NewEvent]) -> None:
+        """Append events, which are numbered on from the tail. Durable (majority, journal) when it returns.
+
+        Raises `Fenced` where a number is taken, and `Unavailable`: then any prefix of `events` may be in the log.
+        """
+        rows = [_row(log, new) for new in events]
+        with translated("events can't be appended"):
+            try:
+                await self._events.insert_many(rows, ordered=True)
+            except BulkWriteError as error:
+                codes = {item["code"] for item in error.details.get("writeErrors", ())}
+                if _DUPLICATE_KEY in codes:
+                    raise Fenced(f"event {log}:{events[0].event.seq} or a later one was appended by another") from error
+                raise
+
+    async def tail(self, log: LogId) -> Tail | None:
+        """The newest event, or None in an empty log."""
+        query = {"_id": {"$lte": _key(log, Seq(2**63 - 1)), "$gte": _key(log, Seq(0))}}
+        with translated("the log's tail can't be read"):
+            row = await self._events.find_one(query, {"b": 0}, sort=[("_id", DESCENDING)])
+        return Tail(Seq(row["_id"]["n"]), row["t"], row["s"], _group(row)) if row else None
+
+    async def read(
+        self, log: LogId, after: Seq, upto: Seq, *, shape: Shape | None = None, batch: int = 1000
+    ) -> AsyncGenerator[StoredEvent]:
+        """Events with `after < seq <= upto` in order, of everything or of one shape; never holds more than `batch`."""
+        if shape is not None and shape.id is not None:
+            query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": {"$gt": after, "$lte": upto}}
+            order = "_id.n"
+        else:
+            query = {"_id": {"$gt": _key(log, after), "$lte": _key(log, upto)}}
+            query |= {"c": shape.collection} if shape is not None else {}
+            order = "_id"
+        with translated("events can't be read"):
+            cursor = self._events.find(query, {"t": 0, "s": 0, "v": 0}, sort=[(order, ASCENDING)], batch_size=batch)
+            async with cursor:
+                async for row in cursor:
+                    yield stored_event(row)
+
+    async def of_document(self, log: LogId, shape: Shape, after_version: int, limit: int) -> list[bytes]:
+        """The bodies of one document's events with a version above `after_version`, in order, at most `limit`."""
+        query = {"_id.l": log, "c": shape.collection, "i": shape.id, "v": {"$gt": after_version}}
+        with translated("the document's events can't be read"):
+            rows = await self._events.find(query, {"b": 1}, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
+        return [row["b"].encode() for row in rows]
+
+
+def stored_event(row: dict[str, Any]) -> StoredEvent:
+    """An `events` document, read back."""
+    return StoredEvent(Seq(row["_id"]["n"]), row["c"], IdText(row["i"]), row["b"].encode(), _group(row))
+
+
+def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
+    event = new.event
+    row = {
+        "_id": _key(log, event.seq),
+        "t": new.token,
+        "s": new.time,
+        "c": event.collection,
+        "i": event.id,
+        "v": Int64(new.version),
+        "b": event.body.decode(),
+    }
+    if event.group is not None:
+        row["g"] = {"id": event.group.id, "n": event.group.n, "of": event.group.of}
+    return row
+
+
+def _key(log: LogId, seq: Seq) -> dict[str, Any]:
+    return {"l": log, "n": Int64(seq)}
+
+
+def _group(row: dict[str, Any]) -> Group | None:
+    group = row.get("g")
+    return Group(group["id"], group["n"], group["of"]) if group else None

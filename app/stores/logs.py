@@ -1,0 +1,116 @@
+"""Which log a stream is numbered by, and how far it has been read: the `logs` and `heads` collections.
+
+A log is one incarnation of the numbering. A new one begins only when the old can't be continued; clients then get a
+reset and a snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import DESCENDING, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import DuplicateKeyError
+
+from app.domain.position import LogId, Seq, new_log_id
+from app.stores.changes import Token
+from app.stores.mongodb import translated
+
+STREAM = "main"
+"""The one stream that holds all tracked collections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One incarnation: the `number`-th of its stream, kept by the MongoDB deployment `cluster`."""
+
+    id: LogId
+    number: int
+    cluster: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A fact about the log: every change up to cluster time `time` is in the events up to `seq`, and none after.
+
+    So the tracked collections, read at exactly `time`, are the state at position `seq`. `token` resumes the stream
+    there, if `seq` is still the newest event. `at` is when this was known, by the server's clock.
+    """
+
+    seq: Seq
+    token: Token
+    time: Timestamp
+    at: datetime
+
+
+class LogStore:
+    """Reads and, for the sequencer, writes logs and their checkpoints."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._logs: AsyncCollection[Any] = database["logs"]
+        self._heads: AsyncCollection[Any] = database["heads"]
+
+    async def ensure_indexes(self) -> None:
+        """The index that lets only one log be a stream's n-th."""
+        with translated("the log's indexes can't be made"):
+            await self._logs.create_indexes([IndexModel([("stream", 1), ("number", DESCENDING)], unique=True)])
+
+    async def current(self) -> Log | None:
+        """The stream's newest log, or None before the first worker has run."""
+        with translated("the log can't be read"):
+            row = await self._logs.find_one({"stream": STREAM}, sort=[("number", DESCENDING)])
+        return Log(LogId(row["_id"]), row["number"], row["cluster"], row["reason"]) if row else None
+
+    async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
+        """Begin the log that follows `previous`, read from `token` on. If another worker did it first, that one."""
+        log = Log(new_log_id(), previous.number + 1 if previous else 1, cluster, reason)
+        row = {"_id": log.id, "stream": STREAM, "number": Int64(log.number), "cluster": cluster, "reason": reason}
+        # The checkpoint first: a log without one could not be read from its beginning.
+        await self.checkpoint(log.id, Seq(0), token, time)
+        with translated("a new log can't be begun"):
+            try:
+                await self._logs.insert_one(row | {"at": datetime.now(UTC)})
+            except DuplicateKeyError:
+                await self._heads.delete_one({"_id": log.id})
+                other = await self.current()
+                return other or log
+        return log
+
+    async def checkpoint(self, log: LogId, seq: Seq, token: Token, time: Timestamp) -> None:
+        """Record a checkpoint, unless a later one is there. Any order of arrival is safe: each is a fact for itself."""
+        new = {"seq": Int64(seq), "token": token, "time": time, "at": "$$NOW"}
+        with translated("the checkpoint can't be written"):
+            # A pipeline, so that the comparison and the write are one step and `$$NOW` is the server's clock.
+            later = {"$gt": ["$time", time]}
+            fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
+            await self._heads.update_one({"_id": log}, [{"$set": fields}], upsert=True)
+
+    async def read_checkpoint(self, log: LogId) -> Checkpoint | None:
+        """The newest checkpoint of a log."""
+        with translated("the checkpoint can't be read"):
+            row = await self._heads.find_one({"_id": log})
+        return Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"]) if row else None
+
+
+def _literal(value: Any) -> Any:
+    return value if value == "$$NOW" else {"$literal": value}
+
+
+async def cluster_identity(database: AsyncDatabase[Any]) -> str:
+    """What tells this MongoDB deployment from every other: the replica set's own id, else its name.
+
+    A resume token of another deployment is accepted by MongoDB in silence, so the log remembers whose it is.
+    """
+    admin = database.client["admin"]
+    with translated("the replica set's identity can't be read"):
+        hello = await admin.command("hello")
+        if "setName" not in hello:
+            return "sharded" if hello.get("msg") == "isdbgrid" else "standalone"
+        found = await database.client["local"]["system.replset"].find_one({}, {"settings.replicaSetId": 1})
+    return str(found["settings"]["replicaSetId"]) if found else str(hello["setName"])

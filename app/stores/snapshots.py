@@ -1,0 +1,92 @@
+"""Snapshots of a shape at a position, read from the collection itself at a checkpoint's cluster time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bson.timestamp import Timestamp
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
+
+from app.domain.ids import IdText, format_id, parse_id
+from app.domain.position import LogId, Position
+from app.domain.shape import Shape
+from app.domain.stamp import unstamp
+from app.domain.values import CODEC, Document, to_json
+from app.errors import Unavailable
+from app.stores.logs import LogStore
+from app.stores.mongodb import translated
+
+_TOO_OLD = frozenset({239, 246})
+"""SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDocument:
+    """One document of a snapshot: `row` is `{"id", "version", "doc"}` in JSON."""
+
+    id: IdText
+    row: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The exact state of `shape` at `position`; `documents` come in id order, once."""
+
+    shape: Shape
+    position: Position
+    documents: AsyncIterator[SnapshotDocument]
+
+
+class SnapshotReader:
+    """Reads the tracked collections as they were at the newest checkpoint.
+
+    A checkpoint pairs a cluster time with a seq, so what is read there plus the events after that seq is the
+    collection at every later position. MongoDB keeps five minutes of such history by default.
+    """
+
+    def __init__(self, database: AsyncDatabase[Any], logs: LogStore, *, batch: int = 500) -> None:
+        self._database = database
+        self._logs = logs
+        self._batch = batch
+
+    @asynccontextmanager
+    async def open(self, log: LogId, shape: Shape) -> AsyncIterator[Snapshot]:
+        """A snapshot at the log's newest checkpoint. Raises `Unavailable`, also while it is being read."""
+        checkpoint = await self._logs.read_checkpoint(log)
+        if checkpoint is None:
+            raise Unavailable("the log has no checkpoint yet: is a worker running?")
+        query = {} if shape.id is None else {"_id": {"$eq": parse_id(shape.id)}}
+        documents = self._documents(shape, query, checkpoint.time)
+        try:
+            yield Snapshot(shape, Position(log, checkpoint.seq), documents)
+        finally:
+            await documents.aclose()
+
+    async def _documents(self, shape: Shape, query: Document, time: Timestamp) -> AsyncGenerator[SnapshotDocument]:
+        command = {
+            "find": shape.collection,
+            "filter": query,
+            "sort": {"_id": 1},
+            "batchSize": self._batch,
+            "readConcern": {"level": "snapshot", "atClusterTime": time},
+        }
+        with translated(f"a snapshot of {shape} can't be read"):
+            try:
+                cursor = await self._database.cursor_command(command, codec_options=CODEC)
+                async with cursor:
+                    async for document in cursor:
+                        yield _row(document)
+            except OperationFailure as error:
+                if error.code in _TOO_OLD:
+                    raise Unavailable("the newest checkpoint is too old to read at: is a worker running?") from error
+                raise
+
+
+def _row(document: Document) -> SnapshotDocument:
+    stamp, plain = unstamp(document)
+    id_text = format_id(plain["_id"])
+    return SnapshotDocument(id_text, to_json({"id": id_text, "version": stamp.version, "doc": plain}))

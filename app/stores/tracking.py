@@ -1,0 +1,87 @@
+"""Which collections are tracked: the `collections` collection, and each server's copy of it in memory.
+
+`eventsync track` *asks* for a collection; the sequencer *activates* it, at a point of the stream from which on every
+change has its images. From then on, and not before, it can be written through the API and subscribed to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from app.domain.position import LogId, Seq
+from app.domain.shape import check_collection
+from app.errors import NotTracked
+from app.stores.mongodb import translated
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedCollection:
+    """A collection that is asked for, and, once active, the log and the seq from which on its events are there."""
+
+    name: str
+    log: LogId | None
+    base: Seq
+
+
+class TrackingStore:
+    """The registry, `{_id: collection, log?, base?}`. Asking is anybody's, activating only the sequencer's."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._collections: AsyncCollection[Any] = database["collections"]
+
+    async def ask(self, names: Iterable[str]) -> None:
+        """Ask for collections to be tracked. Raises `Malformed` for a name that can't be."""
+        checked = [check_collection(name) for name in names]
+        if checked:
+            with translated("the collections can't be tracked"):
+                await self._collections.bulk_write(
+                    [UpdateOne({"_id": name}, {"$setOnInsert": {"_id": name}}, upsert=True) for name in checked]
+                )
+
+    async def activate(self, names: Iterable[str], log: LogId, base: Seq) -> None:
+        """Declare that every change of these collections after `base` is in `log`."""
+        active = {"$set": {"log": log, "base": Int64(base)}}
+        requests = [UpdateOne({"_id": name}, active) for name in names]
+        if requests:
+            with translated("the collections can't be activated"):
+                await self._collections.bulk_write(requests)
+
+    async def read(self) -> list[TrackedCollection]:
+        """All of them, by name."""
+        with translated("the tracked collections can't be read"):
+            rows = await self._collections.find({}, sort=[("_id", 1)]).to_list()
+        return [TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0))) for row in rows]
+
+
+class Tracking:
+    """A server's copy, replaced as a whole by the feed when the registry or the log changes."""
+
+    def __init__(self) -> None:
+        self._bases: Mapping[str, Seq] = MappingProxyType({})
+
+    def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
+        """Take over the registry: what is active in `log`."""
+        self._bases = MappingProxyType({item.name: item.base for item in collections if log and item.log == log})
+
+    @property
+    def names(self) -> list[str]:
+        """The active collections, by name."""
+        return sorted(self._bases)
+
+    def require(self, name: str) -> None:
+        """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked (yet)."""
+        self.base(name)
+
+    def base(self, name: str) -> Seq:
+        """The seq from which on the collection's events are in the log. Raises like `require`."""
+        if (base := self._bases.get(check_collection(name))) is None:
+            raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
+        return base

@@ -1,0 +1,163 @@
+"""The feed: one tail of the event log for a whole server process, however many clients it has.
+
+Subscribe first, then read, then join the two with a gap check: a seq that does not follow is never skipped, the range
+before it is read from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.position import Seq
+from app.domain.values import CODEC
+from app.errors import Unavailable
+from app.settings import Settings
+from app.stores.changes import ChangeStream, watch
+from app.stores.events import StoredEvent, stored_event
+from app.stores.logs import Log
+from app.stores.stores import Stores
+from app.stores.tracking import Tracking
+from app.sync.window import Window
+
+log = logging.getLogger(__name__)
+
+_WAIT = 1.0
+_BACKOFF_CAP = 2.0
+_READ_BACK = 1000
+"""How many events of the past a server takes into its window at start, for the clients that reconnect then."""
+
+_PIPELINE: list[dict[str, Any]] = [
+    {"$match": {"ns.coll": {"$in": ["events", "logs", "collections"]}, "operationType": {"$ne": "delete"}}},
+    {"$project": {"ns.coll": 1, "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1}}},
+]
+
+
+@dataclass(slots=True)
+class FeedState:
+    """What `/readyz` says of the feed. `heard` is the monotonic time of the last successful read."""
+
+    live: bool = False
+    heard: float = 0.0
+    detail: str = "not started"
+
+
+class Feed:
+    """Keeps a window and a server's copy of the tracked collections up to date."""
+
+    def __init__(self, stores: Stores, window: Window, tracking: Tracking, settings: Settings) -> None:
+        self._stores = stores
+        self._window = window
+        self._tracking = tracking
+        self._batch = settings.stream_batch
+        self._group: list[StoredEvent] = []
+        self._log: Log | None = None
+        self.state = FeedState()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tail until `stop`. Whatever breaks is opened again, and shown as not live until then."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                async with watch(self._stores.log, _PIPELINE, codec=CODEC) as stream:
+                    await self._join()
+                    failures = 0
+                    await self._follow(stream, stop)
+            except Unavailable as error:
+                failures += 1
+                self.state.live, self.state.detail = False, error.message
+                log.warning("the feed is interrupted: %s", error.message)
+                delay = min(_BACKOFF_CAP, 0.05 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0)
+                await _pause(stop, delay)
+
+    async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            batch = await stream.read(wait=_WAIT, limit=self._batch)
+            self._heard()
+            rows = []
+            for change in batch.changes:
+                if change["ns"]["coll"] == "events":
+                    rows.append(change["fullDocument"])
+                else:
+                    # Events of the log so far come first, whatever is announced behind them.
+                    await self._take(rows)
+                    rows = []
+                    await self._join()
+            await self._take(rows)
+
+    def _heard(self) -> None:
+        self.state.live, self.state.heard, self.state.detail = True, time.monotonic(), "live"
+
+    async def _join(self) -> None:
+        """Take over the log and the registry as they are, and read what the window lacks."""
+        self._log = await self._stores.logs.current()
+        self._tracking.replace(self._log.id if self._log else None, await self._stores.tracking.read())
+        if self._log is None:
+            self.state.detail = "there is no log yet: no worker has run"
+            return
+        tail = await self._stores.events.tail(self._log.id)
+        seq = tail.seq if tail else Seq(0)
+        if self._window.log != self._log.id or seq - self._window.head > _READ_BACK:
+            self._group = []
+            self._window.start(self._log.id, await self._whole_before(Seq(max(0, seq - _READ_BACK))))
+        await self._read_upto(seq)
+        self._window.wake_all()
+        self._heard()
+
+    async def _whole_before(self, seq: Seq) -> Seq:
+        """`seq`, or the last one before it that does not lie inside a transaction."""
+        if self._log is not None and seq > 0:
+            async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
+                async for event in events:
+                    if not event.closes and event.group is not None:
+                        return Seq(seq - event.group.n)
+        return seq
+
+    async def _take(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take events that the stream delivered."""
+        fresh: list[StoredEvent] = []
+        for row in rows:
+            if self._log is None or row["_id"]["l"] != self._log.id:
+                continue
+            event = stored_event(row)
+            expected = self._next + len(fresh)
+            if event.seq > expected:
+                self._accept(fresh)
+                fresh = []
+                await self._read_upto(Seq(event.seq - 1))
+            if event.seq >= self._next + len(fresh):
+                fresh.append(event)
+        self._accept(fresh)
+
+    async def _read_upto(self, seq: Seq) -> None:
+        if self._log is None or seq < self._next:
+            return
+        async with aclosing(self._stores.events.read(self._log.id, Seq(self._next - 1), seq)) as events:
+            async for event in events:
+                self._accept([event])
+
+    @property
+    def _next(self) -> int:
+        return self._window.head + len(self._group) + 1
+
+    def _accept(self, events: list[StoredEvent]) -> None:
+        """Pass on events up to the last whole transaction; hold back the rest."""
+        self._group.extend(events)
+        whole = next((count for count in range(len(self._group), 0, -1) if self._group[count - 1].closes), 0)
+        if whole:
+            self._window.extend(self._group[:whole])
+            del self._group[:whole]
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,167 @@
+"""The one door to syncing, for all transports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from app.domain import messages
+from app.domain.position import Position, Seq, StateVector
+from app.domain.shape import Shape
+from app.errors import RateLimited, ResetRequired
+from app.settings import Settings
+from app.stores.snapshots import Snapshot
+from app.stores.stores import SEQUENCING, Stores
+from app.stores.tracking import Tracking
+from app.sync.admission import Admission
+from app.sync.feed import Feed
+from app.sync.pages import PageLimit, page_from, page_of
+from app.sync.session import Session, set_within
+from app.sync.subscription import Source
+from app.sync.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A page of the HTTP log: `body` is `{"shape", "from", "to", "events", "live"}`. A `full` one never changes."""
+
+    body: bytes
+    start: Position
+    end: Position
+    events: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What `/readyz` answers. `lag_events` is how far this server is behind the log."""
+
+    live: bool
+    sequencer_live: bool
+    leader: str | None
+    position: str | None
+    lag_events: int | None
+    connections: int
+    detail: str
+
+
+class SyncService:
+    """Sessions, log pages and snapshots over one feed."""
+
+    def __init__(self, stores: Stores, settings: Settings) -> None:
+        self._settings = settings
+        self._stores = stores
+        self.tracking = Tracking()
+        limit = PageLimit(settings.frame_events, settings.frame_bytes)
+        self.window = Window(settings.window_bytes, limit)
+        self.feed = Feed(stores, self.window, self.tracking, settings)
+        bootstraps = Admission(settings.max_bootstraps, wait=settings.send_timeout, what="snapshots")
+        self._source = Source(stores, self.window, self.tracking, bootstraps, limit)
+        self._sessions: set[Session] = set()
+        self._draining = asyncio.Event()
+
+    # --- streams --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def session(
+        self, shapes: Iterable[Shape], vector: StateVector, client_id: str | None
+    ) -> AsyncIterator[Session]:
+        """A session, for as long as the block runs. Raises `RateLimited` over the bound on connections."""
+        if len(self._sessions) >= self._settings.max_connections:
+            raise RateLimited(f"this server has its {self._settings.max_connections} connections already")
+        with self.window.listening() as listener:
+            session = Session(
+                self._source,
+                listener,
+                client_id=client_id or uuid.uuid4().hex,
+                heartbeat=self._settings.heartbeat,
+                max_shapes=self._settings.max_shapes,
+            )
+            self._sessions.add(session)
+            try:
+                if self._draining.is_set():
+                    session.close()
+                for shape in shapes:
+                    await session.request(messages.Subscribe(shape, vector.get(shape)))
+                yield session
+            finally:
+                self._sessions.discard(session)
+                await session.aclose()
+
+    async def drain(self) -> None:
+        """Say goodbye to every session and to every waiting poll; new ones end at once."""
+        self._draining.set()
+        self.window.wake_all()
+        for session in list(self._sessions):
+            session.close()
+
+    @property
+    def connections(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    # --- pages ----------------------------------------------------------------------------------------------------
+
+    async def page(self, shape: Shape, position: Position, *, limit: int, wait: float) -> LogPage:
+        """The events after `position`; waits up to `wait` seconds for one where there is none.
+
+        Raises `NotTracked`, `ResetRequired` and `Unavailable`.
+        """
+        await self._check(shape, position)
+        deadline = time.monotonic() + wait
+        with self.window.listening() as listener:
+            listener.add(shape)
+            while True:
+                listener.event.clear()
+                if position.log != self.window.log:
+                    await self._check(shape, position)
+                page = await self._read_page(shape, position, limit)
+                if page.events or self._draining.is_set():
+                    return page
+                if not await set_within(listener.event, deadline - time.monotonic()):
+                    return page
+
+    async def _check(self, shape: Shape, position: Position) -> None:
+        if reason := await self._source.refusal(shape, position):
+            raise ResetRequired(reason.value, f"{shape} can't be continued from {position}: take a snapshot")
+
+    async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:
+        log, head, bound = self._source.log(), self.window.head, PageLimit(limit, self._settings.frame_bytes)
+        if self.window.covers(position.seq):
+            page = page_of(self.window.events(shape, position.seq), bound)
+        else:
+            page = await page_from(self._stores.events.read(log, position.seq, head, shape=shape), bound)
+        end = page.end if page.full and page.end is not None else Seq(max(head, position.seq))
+        live = b"false" if page.full else b"true"
+        members = messages.events_members(shape, log, position.seq, end, page.bodies)
+        return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.events), page.full)
+
+    @asynccontextmanager
+    async def snapshot(self, shape: Shape) -> AsyncIterator[Snapshot]:
+        """A snapshot of the shape, for as long as the block runs. Raises `NotTracked` and `Unavailable`."""
+        self.tracking.require(shape.collection)
+        log = self._source.log()
+        async with self._source.bootstraps.admitted(), self._stores.snapshots.open(log, shape) as snapshot:
+            yield snapshot
+
+    # --- health ---------------------------------------------------------------------------------------------------
+
+    async def health(self) -> Health:
+        """Asks MongoDB once for the lease and the log's tail. Raises `Unavailable`."""
+        lease = await self._stores.leases.read(SEQUENCING)
+        log = self.window.log
+        tail = await self._stores.events.tail(log) if log else None
+        fresh = time.monotonic() - self.feed.state.heard < 3 * self._settings.mongodb_timeout
+        return Health(
+            live=self.feed.state.live and fresh and log is not None,
+            sequencer_live=lease is not None and lease.live,
+            leader=lease.owner if lease and lease.live else None,
+            position=f"{log}:{self.window.head}" if log else None,
+            lag_events=(tail.seq if tail else 0) - self.window.head if log else None,
+            connections=self.connections,
+            detail=self.feed.state.detail,
+        )

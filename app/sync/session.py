@@ -1,0 +1,177 @@
+"""A session: one client on one connection, whatever the transport.
+
+The transport takes messages from `outgoing()` one at a time and sends each before it takes the next, so a session never
+holds more than one. Subscriptions take turns, one message each: the long catch-up of one does not starve the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+
+from app.domain import messages
+from app.domain.messages import Ack, Ping, Request, Subscribe, Unsubscribe
+from app.domain.position import Position, StateVector
+from app.domain.shape import Shape
+from app.errors import EventsyncError, Malformed, NotTracked, RateLimited
+from app.sync.subscription import Outgoing, Source, Subscription, vector_of
+from app.sync.window import Listener
+
+MAX_REPLIES = 16
+"""Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
+
+
+class Session:
+    """Made by `SyncService.session`, which also ends it."""
+
+    def __init__(
+        self, source: Source, listener: Listener, *, client_id: str, heartbeat: float, max_shapes: int
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.client_id = client_id
+        self.closing = False
+        self._source = source
+        self._listener = listener
+        self._heartbeat = heartbeat
+        self._max_shapes = max_shapes
+        self._subscriptions: dict[Shape, tuple[Subscription, AsyncGenerator[Outgoing | None]]] = {}
+        self._retired: list[AsyncGenerator[Outgoing | None]] = []
+        self._replies: deque[Outgoing] = deque()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    # --- what the client asks for ---------------------------------------------------------------------------------
+
+    def subscribe(self, shape: Shape, position: Position | None) -> None:
+        """Begin to follow a shape from `position`, or from a snapshot.
+
+        Raises `NotTracked`, `RateLimited` (too many shapes) and `Malformed` (already subscribed).
+        """
+        self._source.tracking.require(shape.collection)
+        if shape in self._subscriptions:
+            raise Malformed(f"{shape} is subscribed already on this connection")
+        if len(self._subscriptions) >= self._max_shapes:
+            raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
+        subscription = Subscription(self._source, shape, position)
+        self._subscriptions[shape] = (subscription, subscription.outgoing())
+        self._listener.add(shape)
+        self._listener.event.set()
+
+    def unsubscribe(self, shape: Shape) -> None:
+        """Follow a shape no longer. Raises `Malformed` where it was not subscribed."""
+        if shape not in self._subscriptions:
+            raise Malformed(f"{shape} is not subscribed on this connection")
+        self._listener.forget(shape)
+        self._retired.append(self._subscriptions.pop(shape)[1])
+        self._listener.event.set()
+
+    async def request(self, request: Request) -> None:
+        """Do what a message of the client asks; what can't be done is answered by an `error`."""
+        shape: Shape | None = None
+        try:
+            if isinstance(request, Subscribe):
+                shape = request.shape
+                self.subscribe(request.shape, request.position)
+            elif isinstance(request, Unsubscribe):
+                shape = request.shape
+                self.unsubscribe(request.shape)
+            elif isinstance(request, Ping):
+                await self.reply(Outgoing("pong", messages.PONG))
+            elif isinstance(request, Ack):
+                self._check_ack(request.vector)
+            else:
+                await self.reply(Outgoing("error", messages.error(Malformed("hello comes once, and first"))))
+        except (Malformed, NotTracked, RateLimited) as error:
+            await self.reply(Outgoing("error", messages.error(error, str(shape) if shape else None)))
+
+    def _check_ack(self, vector: Mapping[Shape, Position]) -> None:
+        for shape, position in vector.items():
+            known = self.vector.get(shape)
+            if known is None or known.log != position.log or position.seq > known.seq:
+                raise Malformed(f"{shape} was not brought to {position} on this connection")
+
+    async def reply(self, message: Outgoing) -> None:
+        """Send a message out of turn; waits while too many wait already."""
+        await self._room.wait()
+        self._replies.append(message)
+        if len(self._replies) >= MAX_REPLIES:
+            self._room.clear()
+        self._listener.event.set()
+
+    def close(self) -> None:
+        """End `outgoing()` after the message under way."""
+        self.closing = True
+        self._room.set()
+        self._listener.event.set()
+
+    # --- what the client gets -------------------------------------------------------------------------------------
+
+    @property
+    def vector(self) -> StateVector:
+        """What the client has once it has taken everything sent."""
+        return vector_of([subscription for subscription, _ in self._subscriptions.values()])
+
+    async def outgoing(self) -> AsyncGenerator[Outgoing]:
+        """Every message for the client, in order, until `close`. Raises `Unavailable`."""
+        yield Outgoing("welcome", messages.welcome(self.id, self.client_id, self._heartbeat, {}))
+        due = time.monotonic() + self._heartbeat
+        while not self.closing:
+            self._listener.event.clear()
+            idle = True
+            async for message in self._round():
+                idle = False
+                yield message
+            if not idle:
+                due = time.monotonic() + self._heartbeat
+            elif not await set_within(self._listener.event, due - time.monotonic()):
+                due = time.monotonic() + self._heartbeat
+                yield Outgoing("progress", messages.progress(self.vector))
+
+    async def _round(self) -> AsyncGenerator[Outgoing]:
+        """Waiting replies, then one message of each subscription that has one."""
+        while self._replies:
+            yield self._replies.popleft()
+            self._room.set()
+        while self._retired:
+            await self._retired.pop().aclose()
+        for shape, (subscription, outgoing) in list(self._subscriptions.items()):
+            if self.closing or subscription is not self._current(shape):
+                continue
+            message = await self._next(shape, outgoing)
+            if message is not None and subscription is self._current(shape):
+                yield message
+
+    def _current(self, shape: Shape) -> Subscription | None:
+        """The shape's subscription: the client may have ended, or renewed, the one whose turn it was."""
+        entry = self._subscriptions.get(shape)
+        return entry[0] if entry else None
+
+    async def _next(self, shape: Shape, outgoing: AsyncGenerator[Outgoing | None]) -> Outgoing | None:
+        try:
+            return await anext(outgoing)
+        except EventsyncError as error:
+            if error.retryable:
+                raise
+            await self.reply(Outgoing("error", messages.error(error, str(shape))))
+            if shape in self._subscriptions:
+                self.unsubscribe(shape)
+            return None
+
+    async def aclose(self) -> None:
+        """Free what the subscriptions hold (open reads)."""
+        for _, outgoing in self._subscriptions.values():
+            await outgoing.aclose()
+        self._subscriptions.clear()
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` is set within `seconds`."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

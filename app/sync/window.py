@@ -1,0 +1,164 @@
+"""The window: the newest events of the log, encoded, once in each server's memory.
+
+Sessions are cursors into it. It knows positions and shapes and nothing of clients; whoever wants to be told of news
+leaves an `asyncio.Event` under the shapes that it wants to hear of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+from app.domain import messages
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.stores.events import StoredEvent
+from app.sync.pages import PageLimit, page_of
+
+_OVERHEAD = 400
+"""What an event costs here besides its body, roughly, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An events message and the span of a shape that it covers: `start < seq <= end`."""
+
+    start: Seq
+    end: Seq
+    data: bytes
+
+
+class Window:
+    """Events `floor < seq <= head` of one log, bounded in bytes. Only the feed changes it; nothing here awaits."""
+
+    def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
+        self._limit = limit_bytes
+        self._frame_limit = frame_limit
+        self._waiting: dict[Shape, set[asyncio.Event]] = {}
+        self.log: LogId | None = None
+        self._clear(Seq(0))
+
+    def _clear(self, seq: Seq) -> None:
+        self.floor = seq
+        self.head = seq
+        self.bytes = 0
+        self._all: deque[StoredEvent] = deque()
+        self._by_shape: dict[Shape, deque[StoredEvent]] = {}
+        self._frames: dict[Shape, Frame] = {}
+
+    # --- the feed's side ----------------------------------------------------------------------------------------
+
+    def start(self, log: LogId, seq: Seq) -> None:
+        """Begin anew, empty, at `log:seq`. Everybody is woken: their positions may be of another log."""
+        self.log = log
+        self._clear(seq)
+        self.wake_all()
+
+    def extend(self, events: Iterable[StoredEvent]) -> None:
+        """Take the next events: dense, in order, and whole transactions only. Wakes who waits for their shapes."""
+        touched: set[Shape] = set()
+        for event in events:
+            if event.seq != self.head + 1:
+                raise ValueError(f"event {event.seq} does not follow {self.head}")
+            self.head = event.seq
+            self._all.append(event)
+            self.bytes += len(event.body) + _OVERHEAD
+            for shape in (Shape(event.collection), Shape(event.collection, event.id)):
+                self._by_shape.setdefault(shape, deque()).append(event)
+                touched.add(shape)
+        self._evict()
+        for shape in touched:
+            self._frames.pop(shape, None)
+            for waiter in self._waiting.get(shape, ()):
+                waiter.set()
+
+    def _evict(self) -> None:
+        while self.bytes > self._limit and len(self._all) > 1:
+            oldest = self._all.popleft()
+            self.floor = oldest.seq
+            self.bytes -= len(oldest.body) + _OVERHEAD
+            for shape in (Shape(oldest.collection), Shape(oldest.collection, oldest.id)):
+                events = self._by_shape[shape]
+                events.popleft()
+                if not events:
+                    del self._by_shape[shape]
+
+    # --- the sessions' side -------------------------------------------------------------------------------------
+
+    def covers(self, seq: Seq) -> bool:
+        """Whether every event after `seq` is here."""
+        return seq >= self.floor
+
+    def frame(self, shape: Shape, after: Seq) -> Frame | None:
+        """The next frame of a shape for a cursor at `after`, which the window must cover; None when there is nothing.
+
+        Its `start` is where the shape's previous event stood, so that every cursor between there and the first event
+        is served by the same bytes.
+        """
+        if self.log is None or not (events := self._by_shape.get(shape)):
+            return None
+        cached = self._frames.get(shape)
+        if cached is not None and cached.start <= after < cached.end:
+            return cached
+        if after >= events[-1].seq:
+            return None
+        start, following = self._after(events, after)
+        page = page_of(following, self._frame_limit)
+        end = page.events[-1].seq
+        frame = Frame(start, end, messages.events(shape, self.log, start, end, page.bodies))
+        if not page.full:
+            self._frames[shape] = frame
+        return frame
+
+    def _after(self, events: deque[StoredEvent], after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:
+        """The seq of the last event at or before `after`, and those behind it; live cursors find both at the end."""
+        for count, event in enumerate(reversed(events)):
+            if event.seq <= after:
+                return event.seq, islice(events, len(events) - count, None)
+        return self.floor, iter(events)
+
+    def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
+        """The shape's events after `after`, which the window must cover."""
+        events = self._by_shape.get(shape)
+        return self._after(events, after)[1] if events else iter(())
+
+    @contextmanager
+    def listening(self) -> Iterator[Listener]:
+        """Be told of news while the block runs."""
+        listener = Listener(self._waiting)
+        try:
+            yield listener
+        finally:
+            for shape in list(listener.shapes):
+                listener.forget(shape)
+
+    def wake_all(self) -> None:
+        """Wake everybody who listens."""
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.set()
+
+
+class Listener:
+    """An event that is set when there is news of one of its shapes."""
+
+    def __init__(self, waiting: dict[Shape, set[asyncio.Event]]) -> None:
+        self._waiting = waiting
+        self.event = asyncio.Event()
+        self.shapes: set[Shape] = set()
+
+    def add(self, shape: Shape) -> None:
+        self.shapes.add(shape)
+        self._waiting.setdefault(shape, set()).add(self.event)
+
+    def forget(self, shape: Shape) -> None:
+        self.shapes.discard(shape)
+        waiters = self._waiting.get(shape)
+        if waiters is not None:
+            waiters.discard(self.event)
+            if not waiters:
+                del self._waiting[shape]

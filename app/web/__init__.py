@@ -1,0 +1,1 @@
+"""Static pages: the live table and the API reference."""

@@ -1,0 +1,1 @@
+"""The worker process: it turns committed changes into events."""

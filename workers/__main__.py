@@ -1,0 +1,26 @@
+"""`eventsync worker`: the process that turns committed changes into events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import uvloop
+
+from app.settings import Settings
+from workers.worker import Worker
+
+
+def main(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT. Raises `ConfigurationError`."""
+    logging.getLogger("pymongo").setLevel(logging.WARNING)
+    uvloop.run(_main(settings))
+
+
+async def _main(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Worker(settings, stop).run()

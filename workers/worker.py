@@ -1,0 +1,120 @@
+"""A worker: takes the sequencing lease when it is free, leads while it holds it, and tries again for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+import uuid
+
+from app.errors import Unavailable
+from app.settings import Settings
+from app.stores.events import Fenced
+from app.stores.leases import LeaseStore
+from app.stores.mongodb import connect
+from app.stores.stores import SEQUENCING, Stores
+from workers.sequencer import Sequencer
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_CAP = 5.0
+
+
+class Worker:
+    """The whole process, between start and stop."""
+
+    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+    async def run(self) -> None:
+        """Work until `stop`. Raises `ConfigurationError` for settings that can't work."""
+        async with connect(self._settings, "worker") as requests, connect(self._settings, "lease") as renewals:
+            stores = Stores.of(requests, self._settings)
+            # The lease has a client of its own: a pool that is busy with the log must not cost the leadership.
+            leases = Stores.of(renewals, self._settings).leases
+            failures = 0
+            while not self._stop.is_set():
+                try:
+                    await stores.ensure_indexes()
+                    await stores.tracking.ask(self._settings.collections)
+                    await self._compete(stores, leases)
+                    failures = 0
+                except (Unavailable, Fenced) as error:
+                    failures += 1
+                    log.warning("%s; trying again", error.message)
+                    await self._pause(min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
+
+    async def _compete(self, stores: Stores, leases: LeaseStore) -> None:
+        """Wait for the lease, then lead one term. Returns when stopped or when the lease was lost."""
+        period = self._settings.lease_period
+        while not self._stop.is_set():
+            if await leases.acquire(SEQUENCING, self._name, period):
+                log.info("%s leads", self._name)
+                await self._lead(stores, leases)
+                return
+            await self._pause(period / 4 * random.uniform(0.8, 1.2))
+
+    async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
+        held = _Held(self._settings.lease_period)
+        over = asyncio.Event()
+        failure: Unavailable | Fenced | None = None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew(leases, held, over), name="renew the sequencing lease")
+            try:
+                await Sequencer(stores, self._settings).lead(lambda: self._stop.is_set() or not held.now())
+            except (Unavailable, Fenced) as error:
+                failure = error  # raised below: here the group would wrap it
+            finally:
+                over.set()
+        if failure is not None:
+            raise failure
+        await leases.release(SEQUENCING, self._name)
+        log.info("%s no longer leads", self._name)
+
+    async def _renew(self, leases: LeaseStore, held: _Held, over: asyncio.Event) -> None:
+        """Keep the lease until `over`. A renewal that fails is tried again until the lease has run out."""
+        while not await _wait(over, self._settings.lease_period / 4):
+            asked = time.monotonic()
+            try:
+                if not await leases.acquire(SEQUENCING, self._name, self._settings.lease_period):
+                    log.warning("another worker has taken the lease")
+                    held.lose()
+                    return
+                held.renewed(asked)
+            except Unavailable as error:
+                log.warning("%s", error.message)
+
+    async def _pause(self, seconds: float) -> None:
+        await _wait(self._stop, seconds)
+
+
+class _Held:
+    """Whether the lease can still be ours, by this process's own clock: for liveness only, never for safety."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._until = time.monotonic() + period
+
+    def renewed(self, asked: float) -> None:
+        self._until = asked + self._period
+
+    def lose(self) -> None:
+        self._until = 0.0
+
+    def now(self) -> bool:
+        return time.monotonic() < self._until
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event came within `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
