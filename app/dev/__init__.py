@@ -1,1 +1,1 @@
-"""`eventsync dev`: an embedded MongoDB, a worker and a server under one supervisor."""
+"""`eventsync dev`: the whole system on one machine, for development and tests."""

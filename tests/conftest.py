@@ -1,0 +1,125 @@
+"""What every test may ask for: a real replica set, and a database of its own in it.
+
+The replica set is the one of `EVENTSYNC_TEST_MONGODB_URI`; else a container, where a Docker daemon answers; else the
+embedded `mongod`. Each xdist worker has its own; each test that asks has its own databases, dropped afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from app.dev import mongod
+from app.settings import Settings
+from app.stores.mongodb import Client, connect
+from app.stores.stores import Stores
+from workers.worker import Worker
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if given := os.environ.get("EVENTSYNC_TEST_MONGODB_URI"):
+        yield given
+    elif _docker_answers():
+        with _container() as uri:
+            yield uri
+    else:
+        with _embedded(tmp_path_factory.mktemp("mongod")) as uri:
+            yield uri
+
+
+def _docker_answers() -> bool:
+    if os.environ.get("EVENTSYNC_TEST_DOCKER") == "0" or not shutil.which("docker"):
+        return False
+    with suppress(subprocess.TimeoutExpired):
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
+    return False
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.core.container import DockerContainer  # slow to import, and rarely needed
+
+    port = mongod.free_port()
+    # Host network: a replica set member must be reachable under the one address that its configuration names.
+    command = f"mongod --replSet {mongod.REPLICA_SET} --bind_ip 127.0.0.1 --port {port}"
+    container = DockerContainer("mongo:7").with_command(command).with_kwargs(network_mode="host")
+    with container:
+        mongod.initiate(port, timeout=60)
+        yield mongod.uri(port)
+
+
+@contextmanager
+def _embedded(directory: Path) -> Iterator[str]:
+    binary = mongod.find_mongod()
+    mongod.check_runs(binary)
+    port = mongod.free_port()
+    with (directory / "mongod.log").open("wb") as log:
+        process = subprocess.Popen(
+            mongod.command(binary, directory, port),
+            stdout=log,
+            stderr=log,
+            preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+        )
+    try:
+        mongod.initiate(port)
+        yield mongod.uri(port)
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def client(mongodb_uri: str) -> AsyncIterator[Client]:
+    """One client for a whole run, with the options of production."""
+    async with connect(Settings(mongodb_uri=mongodb_uri), "test") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def database_name(client: AsyncMongoClient[Any]) -> AsyncIterator[str]:
+    """A name that only this test uses; `<name>` and `<name>_eventsync` are dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    yield name
+    await client.drop_database(name)
+    await client.drop_database(f"{name}_eventsync")
+
+
+@pytest.fixture
+def settings(mongodb_uri: str, database_name: str) -> Settings:
+    """Settings for this test's database, with waits that suit a test."""
+    return Settings(mongodb_uri=mongodb_uri, database=database_name, lease_period=2.0, checkpoint_interval=0.1)
+
+
+@pytest.fixture
+def stores(client: Client, settings: Settings) -> Stores:
+    return Stores.of(client, settings)
+
+
+@asynccontextmanager
+async def running_worker(settings: Settings) -> AsyncIterator[None]:
+    """A worker in this process while the block runs. It is stopped as SIGTERM stops it."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(Worker(settings, stop).run(), name="worker")
+        try:
+            yield
+        finally:
+            stop.set()
