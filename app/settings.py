@@ -8,8 +8,9 @@ The file is `$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory,
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -33,6 +34,8 @@ class Settings(BaseSettings):
     """One frozen object for a whole process. `eventsync settings` prints it with the descriptions below."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"), Path(".eventsync/eventsync.toml"))
 
     # MongoDB
     mongodb_uri: str | None = Field(
@@ -72,7 +75,12 @@ class Settings(BaseSettings):
         (),
         description="Origins (`https://app.example`) that browsers may connect from besides the server's own; `*` allows all.",
     )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names that a request's `Host` may have besides loopback's own; `*` allows all. Default: loopback only while listening on loopback (against DNS rebinding), else all.",
+    )
     body_bytes: int = Field(MIB, ge=KIB, le=16 * MIB, description="Largest request body, in bytes.")
+    body_timeout: float = Field(30.0, gt=0, description="How long a request body may take to arrive, in seconds.")
     patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
     document_bytes: int = Field(
         15 * MIB,
@@ -152,7 +160,7 @@ class Settings(BaseSettings):
     # Logging
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
 
-    @field_validator("collections", "allowed_origins", mode="before")
+    @field_validator("collections", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -172,24 +180,30 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Options, then environment, then file."""
-        file = config_file()
+        file = config_file(cls.config_files)
         sources = (init_settings, env_settings)
         return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
 
 
-def config_file() -> Path | None:
+class DevSettings(Settings):
+    """What `eventsync dev` reads: never the file that another `dev`, or an earlier one that was killed, has left."""
+
+    config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"),)
+
+
+def config_file(candidates: Iterable[Path]) -> Path | None:
     """The configuration file in force, or None."""
     if named := os.environ.get(f"{PREFIX}CONFIG"):
         if not Path(named).is_file():
             raise ConfigurationError(f"{PREFIX}CONFIG names {named}, which is not a file")
         return Path(named)
-    return next((path for path in (Path("eventsync.toml"), Path(".eventsync/eventsync.toml")) if path.is_file()), None)
+    return next((path for path in candidates if path.is_file()), None)
 
 
-def load_settings(**options: Any) -> Settings:
+def load_settings(kind: type[Settings] = Settings, /, **options: Any) -> Settings:
     """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
     try:
-        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+        settings = kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         lines = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors())
         raise ConfigurationError(f"the settings are not valid: {lines}") from error

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import bson
-
 from app.domain.diff import diff
 from app.domain.event import Event
 from app.domain.ids import IdText, format_id
 from app.domain.stamp import Stamp, unstamp
-from app.domain.values import CODEC, Document, to_json
+from app.domain.values import Document, decode, to_json
 from app.errors import EventsyncError
 
 DOCUMENT_CHANGES = frozenset({"insert", "update", "replace", "delete"})
@@ -72,7 +70,7 @@ def _parts(change: Mapping[str, Any]) -> _Change:
 
 def _plain(document: Any) -> Any:
     """A raw document decoded; what is decoded already, or absent, as it is."""
-    return bson.decode(document.raw, CODEC) if hasattr(document, "raw") else document
+    return decode(document.raw) if hasattr(document, "raw") else document
 
 
 def _needed(document: Document | None, parts: _Change, which: str) -> Document:
@@ -91,9 +89,9 @@ def _created(parts: _Change) -> Event:
 def _updated(parts: _Change) -> Event | None:
     was, before = unstamp(_needed(parts.before, parts, "before"))
     stamp, after = unstamp(_needed(parts.after, parts, "after"))
-    if stamp.deleted and not was.deleted:
-        return None
     patch = diff(before, after)
+    if stamp.deleted and not was.deleted and not patch:
+        return None
     # Measured in JSON: a patch that is larger than the document is a worse way to say the same.
     if len(patch) > 1 and len(to_json(patch)) > len(to_json(after)):
         return _event(parts, "replace", was, stamp, document=after)

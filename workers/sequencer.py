@@ -15,13 +15,15 @@ from typing import Any
 from bson.timestamp import Timestamp
 
 from app.domain.position import Seq
+from app.driver import translated
+from app.errors import TooLarge
 from app.settings import Settings
-from app.stores.changes import Batch, ChangeStream, HistoryLost, Token, token_time, watch
+from app.stores.changes import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, token_time, watch
 from app.stores.logs import Log, cluster_identity
 from app.stores.stores import Stores
 from workers.converter import DOCUMENT_CHANGES
 from workers.groups import Grouper
-from workers.images import enable_images
+from workers.images import Images, enable_images
 from workers.log_writer import LogWriter
 from workers.states import StateReader
 
@@ -53,7 +55,7 @@ class Sequencer:
             current = await self._open_log()
             try:
                 await _Term(self._stores, self._settings, self._states, current).run(stopping)
-            except HistoryLost as error:
+            except (HistoryLost, TooLarge) as error:
                 log.warning("beginning a new log after %s: %s", current.id, error.message)
                 await self._begin_log(current, error.message)
 
@@ -86,6 +88,7 @@ class _Term:
         self._log = current
         self._activation: _Activation | None = None
         self._next_look = 0.0
+        self._images = True
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         token = await self._resume()
@@ -95,8 +98,23 @@ class _Term:
             log.info(
                 "log %s: sequencing %s from %d", self._log.id, ", ".join(active) or "nothing yet", self._writer.seq
             )
-            async with watch(self._stores.data, _pipeline(active), after=token, images=True) as stream:
-                token = await self._follow(stream, stopping)
+            async with watch(self._stores.data, _pipeline(active), after=token, images=self._images) as stream:
+                try:
+                    reopen = await self._follow(stream, stopping)
+                except ChangeTooLarge as error:
+                    reopen = await self._without_images(error)
+            if reopen is None:
+                # Not the stream's own token: what came of an open transaction is read, but not used.
+                return
+            token = reopen
+
+    async def _without_images(self, error: ChangeTooLarge) -> Token:
+        """Go back to what is appended and read one batch without images: they made a change larger than 16 MiB."""
+        if not self._images:
+            raise HistoryLost(error.message) from error
+        log.warning("%s; its states are read from the collection", error.message)
+        self._images = False
+        return await self._resume()
 
     async def _resume(self) -> Token:
         """Take up the log at its tail; return the token to read on from."""
@@ -111,26 +129,45 @@ class _Term:
         token, at = checkpoint.token, checkpoint.time
         if tail is not None and checkpoint.seq < tail.seq:
             token, at = tail.token, tail.time
+        await self._check_time(token)
         self._writer = LogWriter(self._log.id, self._stores.events, self._states, tail, at)
         return token
 
-    async def _follow(self, stream: ChangeStream, stopping: Callable[[], bool]) -> Token:
-        """Sequence until `stopping` or until other collections are to be read; return where to read on."""
+    async def _check_time(self, token: Token) -> None:
+        """MongoDB waits for ever, in silence, for the time of a token from its future."""
+        with translated("MongoDB's time can't be read"):
+            answer = await self._stores.data.command("ping")
+        if token_time(token) > answer["operationTime"]:
+            raise HistoryLost(f"the log is ahead of MongoDB, which is at {answer['operationTime']}")
+
+    async def _follow(self, stream: ChangeStream, stopping: Callable[[], bool]) -> Token | None:
+        """Sequence until the stream is to be opened anew; return where to read on then. None when `stopping`."""
         grouper = Grouper()
         while not stopping():
             await self._look(force=grouper.pending or self._activation is not None)
             hurried = grouper.pending or self._activation is not None
             wait = _NUDGE_WAIT if hurried else self._settings.stream_wait
             batch = await stream.read(wait=wait, limit=self._settings.stream_batch)
-            self._check(batch)
-            if whole := grouper.feed(batch.changes, batch.time):
-                await self._writer.append(whole)
-            self._bound(grouper)
-            settled = not grouper.pending and self._writer.settle(batch)
-            if settled and self._activation is not None and batch.time >= self._activation.time:
-                await self._activate()
+            if await self._use(batch, grouper):
                 return batch.token
-        return stream.token
+        return None
+
+    async def _use(self, batch: Batch, grouper: Grouper) -> bool:
+        """Append what is whole. Whether the stream is to be opened anew, right behind this batch."""
+        self._check(batch)
+        if whole := grouper.feed(batch.changes, batch.time):
+            await self._writer.append(whole)
+        self._bound(grouper)
+        if grouper.pending:
+            return False
+        settled = self._writer.settle(batch)
+        if settled and self._activation is not None and batch.time >= self._activation.time:
+            await self._activate()
+            return True
+        if whole and not self._images:
+            self._images = True
+            return True
+        return False
 
     async def _look(self, *, force: bool) -> None:
         """Now and then: record the checkpoint, and see whether other collections are asked for.
@@ -143,11 +180,17 @@ class _Term:
         await self._checkpoint()
         if self._activation is None:
             asked = await self._stores.tracking.read()
-            if names := tuple(item.name for item in asked if item.log != self._log.id):
-                self._activation = _Activation(names, await self._enable_images(names))
+            if names := [item.name for item in asked if item.log != self._log.id]:
+                images = await self._enable_images(names)
+                if ready := tuple(name for name in names if name not in images.refused):
+                    self._activation = _Activation(ready, images.time)
 
-    async def _enable_images(self, names: Sequence[str]) -> Timestamp:
-        return await enable_images(self._stores.data, names if self._settings.images else ())
+    async def _enable_images(self, names: Sequence[str]) -> Images:
+        images = await enable_images(self._stores.data, names, wanted=self._settings.images)
+        if await self._stores.tracking.refuse(images.refused):
+            for name, reason in images.refused.items():
+                log.warning("%s can't be tracked: %s", name, reason)
+        return images
 
     async def _activate(self) -> None:
         if self._activation is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
-from app.domain.values import CODEC, Document
+from app.domain.values import RAW_CODEC, Document
+from app.driver import translated
 from app.stores.changes import HistoryLost
-from app.stores.mongodb import translated
 
 _TOO_OLD = frozenset({239, 246})
 _NEEDS = {"insert": (False, True), "update": (True, True), "replace": (True, True), "delete": (True, False)}
@@ -49,7 +50,7 @@ class StateReader:
             change |= {"fullDocumentBeforeChange": earlier or {}}
         return change
 
-    async def _at(self, change: Document, time: Timestamp) -> Document | None:
+    async def _at(self, change: Document, time: Timestamp) -> RawBSONDocument | None:
         key = dict(change["documentKey"])
         command = {
             "find": change["ns"]["coll"],
@@ -60,14 +61,14 @@ class StateReader:
         }
         with translated("a document's earlier state can't be read"):
             try:
-                answer = await self._database.command(command, codec_options=CODEC)
+                answer = await self._database.command(command, codec_options=RAW_CODEC)
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
                     raise HistoryLost(
                         f"{key['_id']!r}: the change has no image and its time is no longer kept"
                     ) from error
                 raise
-        found = answer["cursor"]["firstBatch"]
+        found: list[RawBSONDocument] = answer["cursor"]["firstBatch"]
         return found[0] if found else None
 
 

@@ -10,7 +10,7 @@ import socket
 import time
 import uuid
 
-from app.errors import Unavailable
+from app.errors import ConfigurationError, Malformed, Unavailable
 from app.settings import Settings
 from app.stores.events import Fenced
 from app.stores.leases import LeaseStore
@@ -39,15 +39,22 @@ class Worker:
             leases = Stores.of(renewals, self._settings).leases
             failures = 0
             while not self._stop.is_set():
+                began = time.monotonic()
                 try:
                     await stores.ensure_indexes()
-                    await stores.tracking.ask(self._settings.collections)
+                    await self._ask(stores)
                     await self._compete(stores, leases)
                     failures = 0
                 except (Unavailable, Fenced) as error:
-                    failures += 1
+                    failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
                     log.warning("%s; trying again", error.message)
                     await self._pause(min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
+
+    async def _ask(self, stores: Stores) -> None:
+        try:
+            await stores.tracking.ask(self._settings.collections)
+        except Malformed as error:
+            raise ConfigurationError(f"the settings are not valid: collections: {error.message}") from error
 
     async def _compete(self, stores: Stores, leases: LeaseStore) -> None:
         """Wait for the lease, then lead one term. Returns when stopped or when the lease was lost."""

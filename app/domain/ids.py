@@ -12,11 +12,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final, NewType
 
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.code import Code
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
-from app.domain.values import INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, from_tree, parse_json, to_json
+from app.domain.values import from_tree, parse_json, to_json
+from app.domain.wrappers import INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
 from app.errors import Malformed
 
 IdText = NewType("IdText", str)
@@ -32,7 +35,7 @@ _PREFIXED = ("int:", "uuid:", "str:", "ejson:")
 
 def format_id(value: Any) -> IdText:
     """The canonical text of an id. Types without a form of their own are written as `ejson:` + Extended JSON."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Code):
         ambiguous = not value or value.startswith(_PREFIXED) or _OBJECT_ID.fullmatch(value)
         return IdText(f"str:{value}" if ambiguous else value)
     if isinstance(value, ObjectId):
@@ -41,6 +44,8 @@ def format_id(value: Any) -> IdText:
         return IdText(f"int:{int(value)}")
     if isinstance(value, uuid.UUID):
         return IdText(f"uuid:{value}")
+    if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == 16:
+        return IdText(f"uuid:{uuid.UUID(bytes=bytes(value))}")
     return IdText("ejson:" + to_json(value).decode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NewType
 from urllib.parse import parse_qsl, quote
@@ -60,7 +60,7 @@ def vector_from_json(value: Any, *, limit: int) -> dict[Shape, Position]:
         raise Malformed("a state vector is an object of shape to position")
     if len(value) > limit:
         raise Malformed(f"a state vector has at most {limit} entries")
-    return {Shape.parse(shape): Position.parse(position) for shape, position in value.items()}
+    return _vector(value.items())
 
 
 def vector_to_text(vector: StateVector) -> str:
@@ -76,4 +76,14 @@ def vector_from_text(text: str, *, limit: int) -> dict[Shape, Position]:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=limit, errors="strict")
     except ValueError as error:
         raise Malformed(f"the state vector can't be read: {error}") from error
-    return vector_from_json(dict(pairs), limit=limit)
+    return _vector(pairs)
+
+
+def _vector(pairs: Iterable[tuple[object, object]]) -> dict[Shape, Position]:
+    vector: dict[Shape, Position] = {}
+    for shape, position in pairs:
+        parsed = Shape.parse(shape)
+        if parsed in vector:
+            raise Malformed(f"{parsed} stands twice in the state vector")
+        vector[parsed] = Position.parse(position)
+    return vector

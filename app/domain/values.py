@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import bson
 import orjson
 from bson import json_util
 from bson.binary import UuidRepresentation
+from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
-from bson.errors import BSONError
+from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 
+from app.domain.wrappers import EPOCH, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, unwrap
 from app.errors import Malformed
 
 Document = dict[str, Any]
@@ -45,9 +50,9 @@ RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_cl
 MAX_DEPTH: Final = 100
 """Deepest nesting accepted. BSON stops at 180 levels and orjson at 254; both must stay out of reach."""
 
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-
+_LENIENT: Final = CODEC.with_options(
+    uuid_representation=UuidRepresentation.UNSPECIFIED, unicode_decode_error_handler="replace"
+)
 _RELAXED = json_util.JSONOptions(
     json_mode=json_util.JSONMode.RELAXED,
     tz_aware=True,
@@ -56,18 +61,35 @@ _RELAXED = json_util.JSONOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     document_class=dict,
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+def decode(raw: bytes) -> Document:
+    """The document in `raw`.
+
+    MongoDB stores text that is not UTF-8 and UUIDs of any length when another program's driver sends them. They must
+    not stop everybody's stream: such text comes with replacement characters, such a UUID as binary.
+    """
+    try:
+        return bson.decode(raw, CODEC)
+    except InvalidBSON:
+        return bson.decode(raw, _LENIENT)
 
 
 # --- BSON → JSON ------------------------------------------------------------------------------------------------
 
 
 def to_json(value: Any) -> bytes:
-    """Encode a BSON value (a whole document, or any part of one) as Relaxed Extended JSON, UTF-8."""
-    if _has_odd_float(value):
-        value = _spell_floats(value)
-    return orjson.dumps(value, default=_encode_leaf, option=_ENCODE_OPTIONS)
+    """Encode a BSON value (a whole document, or any part of one) as Relaxed Extended JSON, UTF-8.
+
+    Raises `Malformed` for what no BSON document can hold.
+    """
+    if _misread(value):
+        value = _spelled(value)
+    try:
+        return orjson.dumps(value, default=_encode_leaf, option=_ENCODE_OPTIONS)
+    except orjson.JSONEncodeError as error:
+        raise Malformed(f"the value can't be written as JSON: {error}") from error
 
 
 def to_tree(value: Any) -> Any:
@@ -81,46 +103,48 @@ def _encode_leaf(value: Any) -> Any:
     if kind is ObjectId:
         return {"$oid": str(value)}
     if kind is datetime:
-        return {"$date": _date_text(value)} if value >= _EPOCH else json_util.default(value, _RELAXED)
+        return {"$date": _date_text(value)} if value >= EPOCH else json_util.default(value, _RELAXED)
     if kind is Int64:
         return int(value)
     if kind is Decimal128:
         return {"$numberDecimal": str(value)}
     if isinstance(value, RawBSONDocument):
-        return _spell_floats(dict(value))
-    try:
-        return json_util.default(value, _RELAXED)
-    except TypeError as error:
-        raise Malformed(f"a value of type {kind.__name__} is not a BSON value") from error
+        return _spelled(dict(value))
+    return json_util.default(value, _RELAXED)
 
 
 def _date_text(value: datetime) -> str:
     """ISO 8601 in UTC with milliseconds only where there are some, as the Extended JSON specification writes it."""
-    if value.tzinfo is not UTC:
-        value = value.astimezone(UTC)
-    millis = value.microsecond // 1000
-    return f"{value:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z" if millis else f"{value:%Y-%m-%dT%H:%M:%S}Z"
+    text = value.astimezone(UTC).isoformat(timespec="milliseconds" if value.microsecond >= 1000 else "seconds")
+    return text.removesuffix("+00:00") + "Z"
 
 
-def _has_odd_float(value: Any) -> bool:
-    """Whether a NaN or an infinity is anywhere inside: orjson would write null for it, silently."""
-    if isinstance(value, float):
+def _misread(value: Any) -> bool:
+    """Whether anything inside is what orjson would write in its own way, silently: a NaN or an infinity as null, a UUID
+    as a plain string.
+    """
+    kind = type(value)
+    if kind is str or kind is int:
+        return False
+    if kind is float:
         return not math.isfinite(value)
+    if kind is list:
+        return any(map(_misread, value))
     if isinstance(value, Mapping):
-        return any(_has_odd_float(item) for item in value.values())
-    if isinstance(value, list):
-        return any(_has_odd_float(item) for item in value)
-    return False
+        return any(map(_misread, value.values()))
+    return kind is uuid.UUID
 
 
-def _spell_floats(value: Any) -> Any:
-    """The same value with every NaN and infinity as `{"$numberDouble": …}`."""
+def _spelled(value: Any) -> Any:
+    """The same value, with what `_misread` finds as Extended JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"$numberDouble": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, uuid.UUID):
+        return json_util.default(value, _RELAXED)
     if isinstance(value, Mapping):
-        return {key: _spell_floats(item) for key, item in value.items()}
+        return {key: _spelled(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_spell_floats(item) for item in value]
+        return [_spelled(item) for item in value]
     return value
 
 
@@ -145,7 +169,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def check_depth(tree: Any, limit: int = MAX_DEPTH) -> None:
-    """Raise `Malformed` where `tree` nests deeper than `limit`."""
+    """Raise `Malformed` where a value stands more than `limit` levels below the root."""
     level = [tree]
     for _ in range(limit + 1):
         level = [
@@ -174,32 +198,11 @@ def from_tree(tree: Any) -> Any:
 
 
 def _object(tree: dict[str, Any]) -> Any:
-    for name in tree:
-        if "\0" in name:
-            raise Malformed("a field name must not contain a null character")
-    if not any(name.startswith("$") for name in tree):
-        return {name: from_tree(item) for name, item in tree.items()}
-    return _wrapper(tree)
-
-
-def _wrapper(tree: dict[str, Any]) -> Any:
-    """One `$`-keyed object → one BSON value."""
-    names = frozenset(tree)
-    if not any(required <= names <= allowed for required, allowed in _WRAPPERS):
-        raise Malformed(
-            f"{'/'.join(sorted(names))}: a field must not start with '$' unless it names an Extended JSON type"
-        )
-    if check := _CHECKS.get(next(iter(names))):
-        return check(tree)
-    try:
-        value = json_util.object_hook(
-            tree if "$scope" not in names else tree | {"$scope": from_tree(tree["$scope"])}, _RELAXED
-        )
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, BSONError) as error:
-        raise Malformed(f"{json.dumps(tree)[:200]} is not valid Extended JSON: {error}") from error
-    if isinstance(value, dict):
-        raise Malformed(f"{json.dumps(tree)[:200]} is not valid Extended JSON")
-    return value
+    if any("\0" in name for name in tree):
+        raise Malformed("a field name must not contain a null character")
+    if any(name.startswith("$") for name in tree):
+        return unwrap(tree, from_tree)
+    return {name: from_tree(item) for name, item in tree.items()}
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -213,52 +216,6 @@ def _bounded_int(text: str) -> int:
     if len(text) > 20 or not INT64_MIN <= (value := int(text)) <= INT64_MAX:
         raise ValueError(f"{text[:24]} is not a 64-bit integer")
     return value
-
-
-def _wrappers(*forms: str) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
-    """Each form is `required names ? optional names`."""
-    split = [form.partition("?") for form in forms]
-    return tuple((frozenset(a.split()), frozenset(a.split()) | frozenset(b.split())) for a, _, b in split)
-
-
-_WRAPPERS = _wrappers(
-    "$oid", "$symbol", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal", "$binary", "$uuid",
-    "$code ? $scope", "$timestamp", "$regularExpression", "$dbPointer", "$date", "$minKey", "$maxKey", "$undefined",
-)  # fmt: skip
-
-
-def _number(low: int, high: int, make: Callable[[int], Any]) -> Callable[[dict[str, Any]], Any]:
-    def check(tree: dict[str, Any]) -> Any:
-        (name, text), *_ = tree.items()
-        if not isinstance(text, str) or not text.lstrip("-").isdecimal() or not low <= int(text) <= high:
-            raise Malformed(f"{name} takes a string of digits within its range, not {text!r}")
-        return make(int(text))
-
-    return check
-
-
-def _date(tree: dict[str, Any]) -> Any:
-    """`{"$date": …}`: json_util takes more spellings than the specification, and some of them inexactly."""
-    inner = tree["$date"]
-    if not isinstance(inner, str) and not (isinstance(inner, dict) and list(inner) == ["$numberLong"]):
-        raise Malformed('$date takes an ISO 8601 string or {"$numberLong": "milliseconds"}')
-    try:
-        if isinstance(inner, str):
-            parsed = datetime.fromisoformat(inner)
-            if parsed.tzinfo is None or parsed.microsecond % 1000:
-                raise Malformed(f"$date needs an offset and at most milliseconds, not {inner!r}")
-            return parsed.astimezone(UTC)
-        millis = _number(INT64_MIN, INT64_MAX, int)(inner)
-        return json_util.object_hook({"$date": {"$numberLong": str(millis)}}, _RELAXED)
-    except (ValueError, OverflowError) as error:
-        raise Malformed(f"{inner!r} is not a date: {error}") from error
-
-
-_CHECKS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "$numberInt": _number(INT32_MIN, INT32_MAX, int),
-    "$numberLong": _number(INT64_MIN, INT64_MAX, Int64),
-    "$date": _date,
-}
 
 
 # --- types that JSON can't name ---------------------------------------------------------------------------------
@@ -296,10 +253,16 @@ def same(left: Any, right: Any) -> bool:
         return False
     if isinstance(left, list):
         return len(left) == len(right) and all(map(same, left, right))
+    return _same_leaves(left, right)
+
+
+def _same_leaves(left: Any, right: Any) -> bool:
     if isinstance(left, float):
-        return (
-            math.isnan(left)
-            if math.isnan(right)
-            else (left, math.copysign(1, left)) == (right, math.copysign(1, right))
-        )
+        if math.isnan(left) or math.isnan(right):
+            return math.isnan(left) and math.isnan(right)
+        return (left, math.copysign(1, left)) == (right, math.copysign(1, right))
+    if isinstance(left, DBRef):
+        return same(left.as_doc(), right.as_doc())
+    if isinstance(left, Code):
+        return str(left) == str(right) and same(left.scope, right.scope)
     return bool(left == right)

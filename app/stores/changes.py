@@ -23,16 +23,19 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from app.domain.values import RAW_CODEC
+from app.driver import short
 from app.errors import Unavailable
-from app.stores.mongodb import short
 
 log = logging.getLogger(__name__)
 
 Token = str
 """A resume token's `_data`: hex digits."""
 
-_HISTORY_LOST = frozenset({136, 280, 286})
-"""CappedPositionLost, ChangeStreamFatalError, ChangeStreamHistoryLost: reading on from this token is impossible."""
+_HISTORY_LOST = frozenset({136, 260, 280, 286})
+"""CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost: no reading on from there."""
+
+_TOO_LARGE = 10334
+"""BSONObjectTooLarge: a change with its images is over 16 MiB."""
 
 
 class StreamInterrupted(Unavailable):
@@ -41,6 +44,10 @@ class StreamInterrupted(Unavailable):
 
 class HistoryLost(Unavailable):
     """The token can't be resumed from, ever: the changes after it have to be found out by other means."""
+
+
+class ChangeTooLarge(Unavailable):
+    """The next change and its images don't fit into an answer. Without images it does."""
 
 
 def token_time(token: Token) -> Timestamp:
@@ -74,15 +81,19 @@ class ChangeStream:
         self._database = database
         self._session = session
         self._codec = codec
-        self._id = cursor["id"]
+        self._id: int = cursor["id"]
         self.token: Token = cursor["postBatchResumeToken"]["_data"]
         """How far the stream has been read."""
 
     async def read(self, *, wait: float, limit: int) -> Batch:
         """The next changes, at most `limit`; empty when none came within `wait` seconds.
 
-        Raises `StreamInterrupted` and `HistoryLost`. Do not cancel from an anyio cancel scope (the cursor would leak).
+        Raises `StreamInterrupted`, `HistoryLost` and `ChangeTooLarge`.
+
+        Do not cancel from an anyio cancel scope (the cursor would leak).
         """
+        if not self._id:
+            raise StreamInterrupted("the server closed the change stream (its database was dropped or renamed)")
         command = {
             "getMore": self._id,
             "collection": "$cmd.aggregate",
@@ -92,13 +103,15 @@ class ChangeStream:
         with interrupted():
             answer = await self._database.command(command, session=self._session, codec_options=self._codec)
         cursor = answer["cursor"]
-        if not cursor["id"]:
-            raise StreamInterrupted("the server closed the change stream (its database was dropped or renamed)")
+        # The batch that ends a stream says why: only the read after it fails.
+        self._id = cursor["id"]
         self.token = cursor["postBatchResumeToken"]["_data"]
         return Batch(cursor["nextBatch"], self.token)
 
     async def close(self) -> None:
         """Free the server's cursor; a server that can't be reached frees it by itself."""
+        if not self._id:
+            return
         try:
             command = {"killCursors": "$cmd.aggregate", "cursors": [self._id]}
             await self._database.command(command, session=self._session)
@@ -109,12 +122,15 @@ class ChangeStream:
 
 @contextmanager
 def interrupted() -> Iterator[None]:
-    """Tell the two ways a stream can break apart."""
+    """Tell the ways a stream can break apart."""
     try:
         yield
     except PyMongoError as error:
-        if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
-            raise HistoryLost(f"change stream history is lost ({error.code}): {short(error)}") from error
+        code = error.code if isinstance(error, OperationFailure) else None
+        if code in _HISTORY_LOST:
+            raise HistoryLost(f"change stream history is lost ({code}): {short(error)}") from error
+        if code == _TOO_LARGE:
+            raise ChangeTooLarge(f"a change with its images is too large: {short(error)}") from error
         raise StreamInterrupted(f"the change stream broke: {short(error)}") from error
 
 
@@ -134,7 +150,7 @@ async def watch(
 
     Raises `StreamInterrupted` and `HistoryLost`, here or at the first read.
     """
-    stage: dict[str, Any] = {"resumeAfter": {"_data": after}} if after else {}
+    stage: dict[str, Any] = {"resumeAfter": {"_data": after}} if after is not None else {}
     if images:
         stage |= {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
     command = {"aggregate": 1, "pipeline": [{"$changeStream": stage}, *pipeline], "cursor": {"batchSize": 0}}

@@ -7,6 +7,7 @@ insert the same number: the later one gets a duplicate key.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +17,20 @@ from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
+from app.driver import refusal, translated
 from app.errors import EventsyncError
 from app.stores.changes import Token
-from app.stores.mongodb import translated
 
 _DUPLICATE_KEY = 11000
+
+_PACKED_ABOVE = 4 * 1024 * 1024
+"""Bodies with more bytes are stored compressed (zlib)."""
 
 
 class Fenced(EventsyncError):
@@ -86,7 +90,8 @@ class EventStore:
     async def append(self, log: LogId, events: Sequence[NewEvent]) -> None:
         """Append events, which are numbered on from the tail. Durable (majority, journal) when it returns.
 
-        Raises `Fenced` where a number is taken, and `Unavailable`: then any prefix of `events` may be in the log.
+        Raises `Fenced` where a number is taken, `TooLarge` for an event that MongoDB can't hold, and `Unavailable`.
+        Then any prefix of `events` may be in the log.
         """
         rows = [_row(log, new) for new in events]
         with translated("events can't be appended"):
@@ -96,6 +101,10 @@ class EventStore:
                 codes = {item["code"] for item in error.details.get("writeErrors", ())}
                 if _DUPLICATE_KEY in codes:
                     raise Fenced(f"event {log}:{events[0].event.seq} or a later one was appended by another") from error
+                raise
+            except (OperationFailure, DocumentTooLarge) as error:
+                if refused := refusal(f"log {log} can't hold an event", error):
+                    raise refused from error
                 raise
 
     async def tail(self, log: LogId) -> Tail | None:
@@ -122,17 +131,28 @@ class EventStore:
                 async for row in cursor:
                     yield stored_event(row)
 
-    async def of_document(self, log: LogId, shape: Shape, after_version: int, limit: int) -> list[bytes]:
-        """The bodies of one document's events with a version above `after_version`, in order, at most `limit`."""
-        query = {"_id.l": log, "c": shape.collection, "i": shape.id, "v": {"$gt": after_version}}
+    async def of_document(
+        self, log: LogId, shape: Shape, *, after_version: int, after: Seq, upto: Seq, limit: int
+    ) -> list[StoredEvent]:
+        """One document's events with `after < seq <= upto` and a version above `after_version`, in order.
+
+        At most `limit`. Versions alone can't page: a change from elsewhere keeps the version, and a document that is
+        made again begins anew.
+        """
+        query: dict[str, Any] = {"_id.l": log, "c": shape.collection, "i": shape.id}
+        query |= {"_id.n": {"$gt": after, "$lte": upto}}
+        query |= {"v": {"$gt": after_version}} if after_version > 0 else {}
+        fields = {"t": 0, "s": 0, "v": 0}
         with translated("the document's events can't be read"):
-            rows = await self._events.find(query, {"b": 1}, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
-        return [row["b"].encode() for row in rows]
+            rows = await self._events.find(query, fields, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
+        return [stored_event(row) for row in rows]
 
 
 def stored_event(row: dict[str, Any]) -> StoredEvent:
     """An `events` document, read back."""
-    return StoredEvent(Seq(row["_id"]["n"]), row["c"], IdText(row["i"]), row["b"].encode(), _group(row))
+    body = row["b"]
+    unpacked = body.encode() if isinstance(body, str) else zlib.decompress(body)
+    return StoredEvent(Seq(row["_id"]["n"]), row["c"], IdText(row["i"]), unpacked, _group(row))
 
 
 def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
@@ -144,7 +164,8 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         "c": event.collection,
         "i": event.id,
         "v": Int64(new.version),
-        "b": event.body.decode(),
+        # As JSON a document may be much larger than the 16 MiB that it may have as BSON, and that its event may have.
+        "b": event.body.decode() if len(event.body) <= _PACKED_ABOVE else zlib.compress(event.body, 1),
     }
     if event.group is not None:
         row["g"] = {"id": event.group.id, "n": event.group.n, "of": event.group.of}

@@ -11,7 +11,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
 
-from app.stores.mongodb import translated
+from app.driver import translated
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -18,8 +18,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
 
 from app.domain.position import LogId, Seq, new_log_id
+from app.driver import translated
 from app.stores.changes import Token
-from app.stores.mongodb import translated
 
 STREAM = "main"
 """The one stream that holds all tracked collections."""
@@ -83,11 +83,15 @@ class LogStore:
         return log
 
     async def checkpoint(self, log: LogId, seq: Seq, token: Token, time: Timestamp) -> None:
-        """Record a checkpoint, unless a later one is there. Any order of arrival is safe: each is a fact for itself."""
+        """Record a checkpoint, unless a later one is there. Any order of arrival is safe: each is a fact for itself.
+
+        One with a lower seq at a later time is not: a sequencer that was deposed without noticing has missed a
+        collection that its successor tracks.
+        """
         new = {"seq": Int64(seq), "token": token, "time": time, "at": "$$NOW"}
         with translated("the checkpoint can't be written"):
             # A pipeline, so that the comparison and the write are one step and `$$NOW` is the server's clock.
-            later = {"$gt": ["$time", time]}
+            later = {"$or": [{"$gt": ["$time", time]}, {"$gt": ["$seq", Int64(seq)]}]}
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
             await self._heads.update_one({"_id": log}, [{"$set": fields}], upsert=True)
 

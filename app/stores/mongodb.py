@@ -1,17 +1,15 @@
-"""Connections to MongoDB, and the one place where what the driver raises becomes an error of ours."""
+"""Connections to MongoDB."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import ConfigurationError as DriverConfigurationError
-from pymongo.errors import InvalidURI, PyMongoError
+from pymongo.errors import InvalidURI
 
 from app.domain.values import CODEC
-from app.errors import ConfigurationError, Unavailable
+from app.errors import ConfigurationError
 from app.settings import Settings
 
 Client = AsyncMongoClient[dict[str, Any]]
@@ -50,17 +48,3 @@ def connect(settings: Settings, role: str) -> Client:
         )
     except (DriverConfigurationError, InvalidURI, ValueError) as error:
         raise ConfigurationError(f"the MongoDB connection string can't be used: {error}") from error
-
-
-@contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn driver errors inside into `Unavailable`; `doing` says what could not be done."""
-    try:
-        yield
-    except PyMongoError as error:
-        raise Unavailable(f"{doing}: MongoDB answered: {short(error)}") from error
-
-
-def short(error: BaseException) -> str:
-    """The first line of a driver's message, without the topology that it appends."""
-    return str(error).partition(", Topology Description")[0].partition(" (configured timeouts")[0].split("\n")[0][:300]

@@ -15,10 +15,10 @@ from app.domain.ids import IdText, format_id, parse_id
 from app.domain.position import LogId, Position
 from app.domain.shape import Shape
 from app.domain.stamp import unstamp
-from app.domain.values import CODEC, Document, to_json
+from app.domain.values import RAW_CODEC, Document, decode, to_json
+from app.driver import translated
 from app.errors import Unavailable
 from app.stores.logs import LogStore
-from app.stores.mongodb import translated
 
 _TOO_OLD = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
@@ -49,7 +49,8 @@ class SnapshotReader:
     """
 
     def __init__(self, database: AsyncDatabase[Any], logs: LogStore, *, batch: int = 500) -> None:
-        self._database = database
+        # Of the database too: the one of a command is in force for the first batch of its cursor only.
+        self._database = database.with_options(codec_options=RAW_CODEC)
         self._logs = logs
         self._batch = batch
 
@@ -76,10 +77,10 @@ class SnapshotReader:
         }
         with translated(f"a snapshot of {shape} can't be read"):
             try:
-                cursor = await self._database.cursor_command(command, codec_options=CODEC)
+                cursor = await self._database.cursor_command(command, codec_options=RAW_CODEC)
                 async with cursor:
                     async for document in cursor:
-                        yield _row(document)
+                        yield _row(decode(document.raw))
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
                     raise Unavailable("the newest checkpoint is too old to read at: is a worker running?") from error

@@ -18,21 +18,25 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.position import LogId, Seq
 from app.domain.shape import check_collection
+from app.driver import translated
 from app.errors import NotTracked
-from app.stores.mongodb import translated
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedCollection:
-    """A collection that is asked for, and, once active, the log and the seq from which on its events are there."""
+    """A collection that is asked for, and, once active, the log and the seq from which on its events are there.
+
+    `refused` is why it can't be tracked, where the sequencer has found that it can't.
+    """
 
     name: str
     log: LogId | None
     base: Seq
+    refused: str | None = None
 
 
 class TrackingStore:
-    """The registry, `{_id: collection, log?, base?}`. Asking is anybody's, activating only the sequencer's."""
+    """The registry, `{_id: collection, log?, base?, refused?}`. Asking is anybody's, all else the sequencer's."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._collections: AsyncCollection[Any] = database["collections"]
@@ -48,17 +52,31 @@ class TrackingStore:
 
     async def activate(self, names: Iterable[str], log: LogId, base: Seq) -> None:
         """Declare that every change of these collections after `base` is in `log`."""
-        active = {"$set": {"log": log, "base": Int64(base)}}
+        active = {"$set": {"log": log, "base": Int64(base)}, "$unset": {"refused": ""}}
         requests = [UpdateOne({"_id": name}, active) for name in names]
         if requests:
             with translated("the collections can't be activated"):
                 await self._collections.bulk_write(requests)
 
+    async def refuse(self, reasons: Mapping[str, str]) -> bool:
+        """Record why collections can't be tracked: name → reason. Whether any of it is new."""
+        requests = [
+            UpdateOne({"_id": name, "refused": {"$ne": reason}}, {"$set": {"refused": reason}})
+            for name, reason in reasons.items()
+        ]
+        if not requests:
+            return False
+        with translated("the refused collections can't be recorded"):
+            result = await self._collections.bulk_write(requests)
+        return result.modified_count > 0
+
     async def read(self) -> list[TrackedCollection]:
         """All of them, by name."""
         with translated("the tracked collections can't be read"):
             rows = await self._collections.find({}, sort=[("_id", 1)]).to_list()
-        return [TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0))) for row in rows]
+        return [
+            TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0)), row.get("refused")) for row in rows
+        ]
 
 
 class Tracking:
@@ -66,10 +84,13 @@ class Tracking:
 
     def __init__(self) -> None:
         self._bases: Mapping[str, Seq] = MappingProxyType({})
+        self._refused: Mapping[str, str] = MappingProxyType({})
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
         """Take over the registry: what is active in `log`."""
-        self._bases = MappingProxyType({item.name: item.base for item in collections if log and item.log == log})
+        listed = list(collections)
+        self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
+        self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
 
     @property
     def names(self) -> list[str]:
@@ -83,5 +104,7 @@ class Tracking:
     def base(self, name: str) -> Seq:
         """The seq from which on the collection's events are in the log. Raises like `require`."""
         if (base := self._bases.get(check_collection(name))) is None:
+            if reason := self._refused.get(name):
+                raise NotTracked(f"the collection {name!r} can't be tracked: {reason}")
             raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
         return base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.domain import messages
+from app.domain.plan import ResetReason
 from app.domain.position import Position, Seq, StateVector
 from app.domain.shape import Shape
 from app.errors import RateLimited, ResetRequired
@@ -24,6 +26,8 @@ from app.sync.session import Session, set_within
 from app.sync.subscription import Source
 from app.sync.window import Window
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
@@ -34,6 +38,14 @@ class LogPage:
     end: Position
     events: int
     full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Some of a document's events, encoded. `end` is where to read on, None where there may be no more."""
+
+    bodies: list[bytes]
+    end: Position | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +64,18 @@ class Health:
 class SyncService:
     """Sessions, log pages and snapshots over one feed."""
 
-    def __init__(self, stores: Stores, settings: Settings) -> None:
+    def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
+        """`tailing`: the stores on a client of the feed's own, so that requests can't starve it of connections."""
         self._settings = settings
         self._stores = stores
         self.tracking = Tracking()
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
         self.window = Window(settings.window_bytes, limit)
-        self.feed = Feed(stores, self.window, self.tracking, settings)
+        self.feed = Feed(tailing or stores, self.window, self.tracking, settings)
         bootstraps = Admission(settings.max_bootstraps, wait=settings.send_timeout, what="snapshots")
         self._source = Source(stores, self.window, self.tracking, bootstraps, limit)
         self._sessions: set[Session] = set()
+        self._empty = asyncio.Event()
         self._draining = asyncio.Event()
 
     # --- streams --------------------------------------------------------------------------------------------------
@@ -82,6 +96,7 @@ class SyncService:
                 max_shapes=self._settings.max_shapes,
             )
             self._sessions.add(session)
+            self._empty.clear()
             try:
                 if self._draining.is_set():
                     session.close()
@@ -89,15 +104,22 @@ class SyncService:
                     await session.request(messages.Subscribe(shape, vector.get(shape)))
                 yield session
             finally:
-                self._sessions.discard(session)
                 await session.aclose()
+                self._sessions.discard(session)
+                if not self._sessions:
+                    self._empty.set()
 
     async def drain(self) -> None:
-        """Say goodbye to every session and to every waiting poll; new ones end at once."""
+        """Say goodbye to every session and to every waiting poll; new ones end at once.
+
+        Returns when all sessions have ended, or after the drain timeout.
+        """
         self._draining.set()
         self.window.wake_all()
         for session in list(self._sessions):
             session.close()
+        if self._sessions and not await set_within(self._empty, self._settings.drain_timeout):
+            log.warning("%d sessions do not end within %g s", len(self._sessions), self._settings.drain_timeout)
 
     @property
     def connections(self) -> int:
@@ -147,6 +169,22 @@ class SyncService:
         log = self._source.log()
         async with self._source.bootstraps.admitted(), self._stores.snapshots.open(log, shape) as snapshot:
             yield snapshot
+
+    async def history(self, shape: Shape, *, after_version: int, after: Position | None, limit: int) -> History:
+        """A document's events with a version above `after_version` and behind `after`, in order, at most `limit`.
+
+        Raises `NotTracked`, `Unavailable`, and `ResetRequired` where `after` is of another log.
+        """
+        self.tracking.require(shape.collection)
+        log_id = self._source.log()
+        if after is not None and after.log != log_id:
+            raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{after} is of another log than {log_id}")
+        seq = after.seq if after else Seq(0)
+        found = await self._stores.events.of_document(
+            log_id, shape, after_version=after_version, after=seq, upto=self.window.head, limit=limit
+        )
+        end = Position(log_id, found[-1].seq) if len(found) == limit else None
+        return History([event.body for event in found], end)
 
     # --- health ---------------------------------------------------------------------------------------------------
 

@@ -155,7 +155,8 @@ class Session:
         except EventsyncError as error:
             if error.retryable:
                 raise
-            await self.reply(Outgoing("error", messages.error(error, str(shape))))
+            # Not by `reply`: it may wait for room, which only the reader of this generator makes.
+            self._replies.append(Outgoing("error", messages.error(error, str(shape))))
             if shape in self._subscriptions:
                 self.unsubscribe(shape)
             return None

@@ -23,7 +23,7 @@ from app.sync.window import Frame, Window
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message for the client; `kind` is its type. `position` is where it brings its shape, if it moves one."""
+    """A message for the client, encoded; `kind` is its type."""
 
     kind: str
     data: bytes

@@ -86,6 +86,7 @@ class Window:
                 events.popleft()
                 if not events:
                     del self._by_shape[shape]
+                    self._frames.pop(shape, None)
 
     # --- the sessions' side -------------------------------------------------------------------------------------
 

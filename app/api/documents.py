@@ -1,0 +1,171 @@
+"""`/v1/collections…`: documents, read and written one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.api import conditions
+from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, document_of, read_json
+from app.api.paths import segment
+from app.api.state import services
+from app.domain.ids import format_id, parse_id
+from app.domain.position import Position
+from app.domain.shape import Shape
+from app.domain.values import to_json
+from app.errors import Malformed, NotFound
+from app.nodestorage import Edit, JsonPatch, MergePatch, Node, WriteResult
+
+_DEFAULT_PAGE = 100
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+async def collections(request: Request) -> Response:
+    """The tracked collections."""
+    listed = [{"name": name} for name in services(request).sync.tracking.names]
+    return Response(to_json({"collections": listed}), headers=_NO_STORE, media_type=JSON)
+
+
+async def listing(request: Request) -> Response:
+    """A page of documents in id order."""
+    found = services(request)
+    collection = _collection(request)
+    limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents)
+    after = request.query_params.get("after")
+    nodes = await found.storage.find(collection, after=None if after is None else parse_id(after), limit=limit)
+    body: dict[str, Any] = {"documents": [_row(node) for node in nodes]}
+    if len(nodes) == limit:
+        body["next"] = format_id(nodes[-1].id)
+    return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
+
+
+async def create(request: Request) -> Response:
+    collection = _collection(request)
+    body = await read_json(request, JSON)
+    author, idempotency = conditions.authorship(request, body.raw)
+    document = document_of(body.tree)
+    result = await services(request).storage.create(collection, document, author=author, idempotency=idempotency)
+    return answer(request, collection, result)
+
+
+async def read(request: Request) -> Response:
+    collection, value = _target(request)
+    node = await services(request).storage.get(collection, value)
+    if node is None:
+        raise NotFound(f"there is no document {collection}/{format_id(value)}")
+    # `no-cache`: a copy may be kept, and is asked about by its version each time.
+    headers = {"ETag": conditions.etag(node.version), "Cache-Control": "no-cache"}
+    if node.version and conditions.has_already(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(to_json(_row(node)), headers=headers, media_type=JSON)
+
+
+async def replace(request: Request) -> Response:
+    collection, value = _target(request)
+    body = await read_json(request, JSON)
+    author, idempotency = conditions.authorship(request, body.raw)
+    expected, absent = conditions.expected_version(request), conditions.must_be_absent(request)
+    if absent and expected is not None:
+        raise Malformed("If-Match and If-None-Match exclude each other")
+    result = await services(request).storage.replace(
+        collection,
+        value,
+        document_of(body.tree),
+        expected,
+        upsert=expected is None,
+        must_be_absent=absent,
+        author=author,
+        idempotency=idempotency,
+    )
+    return answer(request, collection, result)
+
+
+async def patch(request: Request) -> Response:
+    collection, value = _target(request)
+    body = await read_json(request, JSON_PATCH, MERGE_PATCH)
+    author, idempotency = conditions.authorship(request, body.raw)
+    result = await services(request).storage.find_one_and_update(
+        collection,
+        value,
+        _edit(body),
+        conditions.expected_version(request),
+        author=author,
+        idempotency=idempotency,
+    )
+    return answer(request, collection, result)
+
+
+async def delete(request: Request) -> Response:
+    collection, value = _target(request)
+    author, idempotency = conditions.authorship(request, b"")
+    expected = conditions.expected_version(request)
+    result = await services(request).storage.delete(collection, value, expected, author=author, idempotency=idempotency)
+    return answer(request, collection, result)
+
+
+async def history(request: Request) -> Response:
+    """A document's events in order."""
+    found = services(request)
+    shape = Shape(_collection(request), format_id(parse_id(segment(request, "id"))))
+    after = request.query_params.get("after")
+    page = await found.sync.history(
+        shape,
+        after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
+        after=None if after is None else Position.parse(after),
+        limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents),
+    )
+    following = b"" if page.end is None else b',"next":' + to_json(str(page.end))
+    body = b'{"events":[%b]%b}' % (b",".join(page.bodies), following)
+    return Response(body, headers=_NO_STORE, media_type=JSON)
+
+
+def answer(request: Request, collection: str, result: WriteResult) -> Response:
+    """What every write of one document answers."""
+    headers = {"ETag": conditions.etag(result.version), **_NO_STORE}
+    if result.created:
+        headers["Location"] = f"/v1/collections/{quote(collection, safe='')}/documents/{quote(result.id, safe=':')}"
+    body = written(result, minimal=conditions.wants_minimal(request))
+    return Response(to_json(body), 201 if result.created else 200, headers, JSON)
+
+
+def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
+    """The body of a write's answer."""
+    body: dict[str, Any] = {"id": result.id, "version": result.version}
+    return body if minimal else body | {"doc": result.document, "patch": result.patch}
+
+
+def _edit(body: Body) -> Edit:
+    return JsonPatch(body.tree) if body.media_type == JSON_PATCH else MergePatch(body.tree)
+
+
+def _row(node: Node) -> dict[str, Any]:
+    return {"id": format_id(node.id), "version": node.version, "doc": node.document}
+
+
+def _collection(request: Request) -> str:
+    name = segment(request, "collection")
+    services(request).sync.tracking.require(name)
+    return name
+
+
+def _target(request: Request) -> tuple[str, Any]:
+    """The collection and the id that the path names. Raises `Malformed` and `NotTracked`."""
+    return _collection(request), parse_id(segment(request, "id"))
+
+
+_DOCUMENTS = "/v1/collections/{collection}/documents"
+
+routes = [
+    Route("/v1/collections", collections, methods=["GET"]),
+    Route(_DOCUMENTS, listing, methods=["GET"]),
+    Route(_DOCUMENTS, create, methods=["POST"]),
+    Route(_DOCUMENTS + "/{id}", read, methods=["GET"]),
+    Route(_DOCUMENTS + "/{id}", replace, methods=["PUT"]),
+    Route(_DOCUMENTS + "/{id}", patch, methods=["PATCH"]),
+    Route(_DOCUMENTS + "/{id}", delete, methods=["DELETE"]),
+    Route(_DOCUMENTS + "/{id}/events", history, methods=["GET"]),
+]

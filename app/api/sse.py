@@ -1,0 +1,83 @@
+"""`GET /v1/sync/sse`: syncing over Server-Sent Events.
+
+Each event's `id` is the whole state vector after it, so that a browser's own reconnect, which sends the last one back
+as `Last-Event-ID`, resumes exactly. Raw ASGI, because a streaming response with a queue costs three times as much.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import aclosing, suppress
+
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from app.api.state import services
+from app.api.streaming import Gone, Outlet
+from app.domain import messages
+from app.domain.messages import check_client_id
+from app.domain.position import Position, StateVector, vector_from_text, vector_to_text
+from app.domain.shape import Shape
+from app.errors import EventsyncError, Malformed
+from app.settings import Settings
+from app.sync.session import Session
+
+RETRY = (1000, 3000)
+"""Milliseconds after which a browser reconnects, drawn between these: a restart must not bring all at once."""
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # nginx buffers a response unless it is told not to.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream:
+    """The endpoint. A request that can't be served gets a problem document; after that errors come in band."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        found = services(request)
+        shapes, vector, client_id = _asked(request, found.settings)
+        for shape in shapes:
+            found.sync.tracking.require(shape.collection)
+        async with found.sync.session(shapes, vector, client_id) as session:
+            outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
+            async with outlet.watched(session.close):
+                with suppress(Gone):
+                    await _stream(session, outlet)
+
+
+def _asked(request: Request, settings: Settings) -> tuple[list[Shape], dict[Shape, Position], str | None]:
+    query = request.query_params
+    shapes = list(dict.fromkeys(Shape.parse(text) for text in query.getlist("shape")))
+    if not 1 <= len(shapes) <= settings.max_shapes:
+        raise Malformed(f"shape is given 1 to {settings.max_shapes} times")
+    text = request.headers.get("last-event-id") or query.get("vector", "")
+    vector = vector_from_text(text, limit=settings.max_shapes)
+    return shapes, vector, check_client_id(query.get("client_id"))
+
+
+async def _stream(session: Session, outlet: Outlet) -> None:
+    await outlet.start(_HEADERS)
+    # No blank line behind it: some clients would take that for an event without data.
+    await outlet.write(b"retry: %d\n" % random.randint(*RETRY))
+    try:
+        async with aclosing(session.outgoing()) as outgoing:
+            async for message in outgoing:
+                await outlet.write(_event(message.kind, message.data, session.vector))
+    except EventsyncError as error:
+        # The status is out already: the client is told in band, and reconnects with its vector.
+        await outlet.write(_event("error", messages.error(error), session.vector))
+    await outlet.end()
+
+
+def _event(kind: str, data: bytes, vector: StateVector) -> bytes:
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (kind.encode(), vector_to_text(vector).encode(), data)
+
+
+routes = [Route("/v1/sync/sse", EventStream(), methods=["GET"], name="sse")]

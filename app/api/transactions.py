@@ -1,0 +1,104 @@
+"""`POST /v1/transactions`: several writes, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.api import conditions
+from app.api.bodies import JSON, document_of, read_json
+from app.api.documents import written
+from app.api.state import services
+from app.domain.ids import parse_id
+from app.domain.values import same, to_json
+from app.errors import Malformed, NotTracked, TooLarge
+from app.nodestorage import Create, Delete, JsonPatch, MergePatch, Replace, Update, WriteOperation
+from app.stores.tracking import Tracking
+
+
+async def transaction(request: Request) -> Response:
+    found = services(request)
+    body = await read_json(request, JSON)
+    author, idempotency = conditions.authorship(request, body.raw)
+    operations = _operations(body.tree, found.settings.transaction_operations, found.sync.tracking)
+    results = await found.storage.transact(operations, author=author, idempotency=idempotency)
+    minimal = conditions.wants_minimal(request)
+    answer = {"results": [written(result, minimal=minimal) for result in results]}
+    return Response(to_json(answer), headers={"Cache-Control": "no-store"}, media_type=JSON)
+
+
+def _operations(tree: Any, most: int, tracking: Tracking) -> list[WriteOperation]:
+    listed = tree.get("operations") if isinstance(tree, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise Malformed("operations is a list of at least one")
+    if len(listed) > most:
+        raise TooLarge(f"a transaction has at most {most} operations")
+    return [_operation(item, index, tracking) for index, item in enumerate(listed)]
+
+
+def _operation(item: Any, index: int, tracking: Tracking) -> WriteOperation:
+    try:
+        return _made(item, tracking)
+    except (Malformed, NotTracked) as error:
+        raise type(error)(f"operation {index}: {error.message}") from error
+
+
+def _made(item: Any, tracking: Tracking) -> WriteOperation:
+    if not isinstance(item, dict) or (make := _METHODS.get(str(item.get("method")).upper())) is None:
+        raise Malformed(f"an operation is an object whose method is one of {', '.join(_METHODS)}")
+    tracking.require(item.get("collection", ""))
+    return make(item)
+
+
+def _create(item: dict[str, Any]) -> WriteOperation:
+    document = document_of(item.get("doc"))
+    if "id" in item and not same(document.setdefault("_id", id_value := parse_id(_text(item, "id"))), id_value):
+        raise Malformed("id and the document's _id differ")
+    return Create(item["collection"], document)
+
+
+def _replace(item: dict[str, Any]) -> WriteOperation:
+    expected = _if_match(item)
+    document = document_of(item.get("doc"))
+    return Replace(item["collection"], parse_id(_text(item, "id")), document, expected, upsert=expected is None)
+
+
+def _update(item: dict[str, Any]) -> WriteOperation:
+    patch = item.get("patch")
+    edit = JsonPatch(patch) if isinstance(patch, list) else MergePatch(patch)
+    return Update(item["collection"], parse_id(_text(item, "id")), edit, _if_match(item))
+
+
+def _delete(item: dict[str, Any]) -> WriteOperation:
+    return Delete(item["collection"], parse_id(_text(item, "id")), _if_match(item))
+
+
+_METHODS: dict[str, Callable[[dict[str, Any]], WriteOperation]] = {
+    "POST": _create,
+    "PUT": _replace,
+    "PATCH": _update,
+    "DELETE": _delete,
+}
+
+
+def _text(item: dict[str, Any], name: str) -> str:
+    if not isinstance(value := item.get(name), str):
+        raise Malformed(f"{name} is a string")
+    return value
+
+
+def _if_match(item: dict[str, Any]) -> int | None:
+    """`"6"` in quotes, as ETag gives it, or the plain version. Raises `Malformed`."""
+    value = item.get("if_match")
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return conditions.version_of(value)
+
+
+routes = [Route("/v1/transactions", transaction, methods=["POST"])]

@@ -1,0 +1,150 @@
+"""`GET /v1/sync`: syncing over a WebSocket (RFC 6455), one message a text frame."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from app.api.problems import Close, problem_of
+from app.api.server import evict
+from app.api.state import Services, services
+from app.api.streaming import Gone
+from app.domain import messages
+from app.domain.messages import Hello, Unreadable
+from app.errors import EventsyncError, Malformed, TooLarge
+from app.sync.session import Session
+from app.sync.subscription import Outgoing
+
+log = logging.getLogger(__name__)
+
+SUBPROTOCOL = "eventsync.v1"
+
+
+class NoHello(EventsyncError):
+    """The client did not say hello in time."""
+
+    code = "no_hello"
+
+
+class SlowClient(EventsyncError):
+    """The client did not take a message within the send timeout."""
+
+    code = "slow"
+
+
+async def sync(websocket: WebSocket) -> None:
+    """Serve one connection from handshake to close."""
+    offered = websocket.scope["subprotocols"]
+    await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    connection = _Connection(websocket, services(websocket))
+    try:
+        await connection.run()
+    except (Gone, WebSocketDisconnect):
+        return
+    except SlowClient as error:
+        log.info("a client that does not read is put out: %s", error.message)
+        evict(websocket.scope, Close.SLOW)
+    except NoHello as error:
+        await connection.close(Close.NO_HELLO, error.message)
+    except EventsyncError as error:
+        await connection.close(problem_of(error).close, error.message)
+    else:
+        await connection.close(Close.RESTART, "the server is going away")
+
+
+class _Connection:
+    """One client's connection. Writes happen in one task and reads in another; they meet in the session."""
+
+    def __init__(self, websocket: WebSocket, found: Services) -> None:
+        self._websocket = websocket
+        self._services = found
+        self._settings = found.settings
+
+    async def run(self) -> None:
+        """Until the session is closed. Raises what ended it."""
+        hello = await self._hello()
+        async with self._services.sync.session(hello.shapes, hello.vector, hello.client_id) as session:
+            await self._serve(session)
+
+    async def _serve(self, session: Session) -> None:
+        ended: Exception | None = None
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(session), name=f"read from session {session.id}")
+            try:
+                await self._write(session)
+            except (EventsyncError, Gone) as error:
+                ended = error  # raised below: here the group would wrap it
+            finally:
+                reading.cancel()
+        if not reading.cancelled() and (failure := reading.result()) is not None:
+            raise failure
+        if ended is not None:
+            raise ended
+
+    async def _hello(self) -> Hello:
+        try:
+            async with asyncio.timeout(self._settings.hello_timeout):
+                text = await self._receive()
+        except TimeoutError as error:
+            raise NoHello(f"no hello within {self._settings.hello_timeout:g} s") from error
+        request = messages.parse(text, max_shapes=self._settings.max_shapes)
+        if not isinstance(request, Hello):
+            raise Malformed("the first message is hello")
+        return request
+
+    async def _receive(self) -> str:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Gone
+        if (text := message.get("text")) is None:
+            raise Unreadable("messages are text frames")
+        if len(text) > self._settings.message_bytes or len(text.encode()) > self._settings.message_bytes:
+            raise TooLarge(f"a message has at most {self._settings.message_bytes} bytes")
+        return str(text)
+
+    async def _read(self, session: Session) -> Exception | None:
+        """Take the client's messages until it leaves or does what ends the connection; that is returned."""
+        while True:
+            try:
+                text = await self._receive()
+                request = messages.parse(text, max_shapes=self._settings.max_shapes)
+            except (Unreadable, TooLarge, Gone) as error:
+                session.close()
+                return error
+            except Malformed as error:
+                await session.reply(Outgoing("error", messages.error(error)))
+            else:
+                await session.request(request)
+
+    async def _write(self, session: Session) -> None:
+        async with aclosing(session.outgoing()) as outgoing:
+            async for message in outgoing:
+                await self._send({"type": "websocket.send", "text": message.data.decode()})
+
+    async def close(self, code: Close, reason: str) -> None:
+        """Close with a code; a client that is gone, or does not take even that, is let go."""
+        # RFC 6455 section 5.5: a control frame holds 125 bytes, two of them the code.
+        text = reason.encode()[:120].decode(errors="ignore")
+        try:
+            await self._send({"type": "websocket.close", "code": int(code), "reason": text})
+        except Gone:
+            return
+        except SlowClient:
+            evict(self._websocket.scope, code)
+
+    async def _send(self, message: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await self._websocket.send(message)
+        except TimeoutError as error:
+            raise SlowClient(f"a message was not taken within {self._settings.send_timeout:g} s") from error
+        except (WebSocketDisconnect, OSError, RuntimeError) as error:
+            # RuntimeError: Starlette's way to say that the close went out already.
+            raise Gone from error
+
+
+routes = [WebSocketRoute("/v1/sync", sync, name="sync")]

@@ -1,0 +1,21 @@
+"""Options that several commands share. Whatever is not given comes from the environment or the file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="TCP port to listen on; 0 takes a free one.", show_default="8000")]
+MongodbUri = Annotated[
+    str | None,
+    typer.Option("--mongodb-uri", help="MongoDB connection string of a replica set.", show_default=False),
+]
+Database = Annotated[
+    str | None, typer.Option(help="Database with the tracked collections.", show_default="app", metavar="NAME")
+]
+Collections = Annotated[
+    str | None, typer.Option(help="Collections to track, comma separated.", metavar="A,B", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]

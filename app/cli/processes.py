@@ -1,0 +1,54 @@
+"""`eventsync serve`, and the processes that other packages add: `eventsync worker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+import typer
+
+from app.cli.options import Collections, Database, Host, MongodbUri, Port
+from app.errors import ConfigurationError
+from app.logs import configure_logging
+from app.main import serve as run_server
+from app.settings import Settings, load_settings
+
+GROUP: Final = "eventsync.commands"
+"""Entry points `(settings: Settings) -> None` that run until SIGTERM or SIGINT."""
+
+
+def serve(host: Host = None, port: Port = None, mongodb_uri: MongodbUri = None, database: Database = None) -> None:
+    """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C."""
+    settings = load_settings(host=host, port=port, mongodb_uri=mongodb_uri, database=database)
+    configure_logging(settings.log_level)
+    run_server(settings)
+
+
+def add_to(commands: typer.Typer) -> None:
+    """Add `serve`, and a command for each entry point, which is imported only when it is run."""
+    commands.command("serve")(serve)
+    for entry in entry_points(group=GROUP):
+        commands.command(entry.name, help=_help(entry))(_command(entry))
+
+
+def _help(entry: EntryPoint) -> str:
+    what = "Turn committed changes into events" if entry.name == "worker" else f"Run {entry.value}"
+    return f"{what} until SIGTERM or Ctrl-C."
+
+
+def _command(entry: EntryPoint) -> Callable[..., None]:
+    def run(mongodb_uri: MongodbUri = None, database: Database = None, collections: Collections = None) -> None:
+        settings = load_settings(mongodb_uri=mongodb_uri, database=database, collections=collections)
+        configure_logging(settings.log_level)
+        _load(entry)(settings)
+
+    return run
+
+
+def _load(entry: EntryPoint) -> Callable[[Settings], None]:
+    try:
+        loaded: Callable[[Settings], None] = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the command {entry.name!r} can't be loaded from {entry.value}: {error}") from error
+    return loaded

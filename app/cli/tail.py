@@ -1,0 +1,148 @@
+"""`eventsync tail`: events as they happen, read from MongoDB alone; no server has to run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import orjson
+import typer
+
+from app.cli.console import NOTES, OUT, print_json
+from app.cli.event_text import lines
+from app.cli.options import Database, Json, MongodbUri
+from app.domain.position import Position
+from app.domain.shape import Shape
+from app.errors import EventsyncError, NotTracked, ResetRequired, Unavailable
+from app.logs import configure_logging
+from app.settings import Settings, load_settings
+from app.stores.mongodb import connect
+from app.stores.stores import Stores
+from app.sync.service import SyncService
+
+_WAIT: Final = 60.0
+_RETRY: Final = 1.0
+
+Deliver = Callable[[dict[str, Any]], None]
+
+
+class _Enough(Exception):
+    """As many events as were asked for have been printed."""
+
+
+def tail(
+    shape: Annotated[str, typer.Argument(help="A collection, or `collection/id` for one document.")],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="POSITION", help="Begin after this position (`log:seq`).", show_default="now"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1, show_default="never")] = None,
+    as_json: Json = False,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+) -> None:
+    """Print events as they happen, until Ctrl-C. With --json: one event a line."""
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    configure_logging("warning")
+    position = Position.parse(start) if start is not None else None
+    deliver = _counted(print_json if as_json else _print, limit)
+    try:
+        asyncio.run(_tail(settings, Shape.parse(shape), position, deliver))
+    except (KeyboardInterrupt, _Enough):
+        return
+
+
+def _print(event: dict[str, Any]) -> None:
+    for line in lines(event):
+        OUT.print(
+            line, no_wrap=True, overflow="ellipsis" if OUT.is_terminal else "ignore", soft_wrap=not OUT.is_terminal
+        )
+
+
+def _counted(deliver: Deliver, limit: int | None) -> Deliver:
+    count = 0
+
+    def counting(event: dict[str, Any]) -> None:
+        nonlocal count
+        deliver(event)
+        count += 1
+        if count == limit:
+            raise _Enough
+
+    return counting
+
+
+async def _tail(settings: Settings, shape: Shape, position: Position | None, deliver: Deliver) -> None:
+    outcome: EventsyncError | _Enough | None = None
+    async with connect(settings, "tail") as client:
+        stores = Stores.of(client, settings)
+        if await stores.logs.current() is None:
+            raise Unavailable("there is no event log yet: is a worker running?")
+        service = SyncService(stores, settings)
+        async with asyncio.TaskGroup() as group:
+            stop = asyncio.Event()
+            feed = group.create_task(service.feed.run(stop), name="feed")
+            try:
+                await _joined(service, shape, settings.mongodb_timeout)
+                await _follow(service, shape, position or _head(service), deliver)
+            except (EventsyncError, _Enough) as error:
+                outcome = error  # raised below: here the group would wrap it
+            finally:
+                # Both: PyMongo takes a cancellation inside a read for a broken connection, and the feed goes on.
+                stop.set()
+                feed.cancel()
+    if outcome is not None:
+        raise outcome
+
+
+async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
+    """Wait until the feed has read the log. Raises `Unavailable`, and `NotTracked` where nothing can come."""
+    with service.window.listening() as listener:
+        listener.add(shape)
+        try:
+            async with asyncio.timeout(timeout):
+                # The log's name is known before its newest event is.
+                while service.window.log is None or not service.feed.state.live:
+                    await listener.event.wait()
+                    listener.event.clear()
+        except TimeoutError as error:
+            raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
+    service.tracking.require(shape.collection)
+
+
+async def _follow(service: SyncService, shape: Shape, position: Position, deliver: Deliver) -> None:
+    while True:
+        try:
+            page = await service.page(shape, position, limit=1000, wait=_WAIT)
+        except ResetRequired as error:
+            position = _afresh(service, shape, position)
+            _note(f"reset ({error.reason}): {error.message}; going on from {position}")
+        except (Unavailable, NotTracked) as error:
+            # Not tracked: a new log has begun, and the worker has yet to take the collection over.
+            _note(f"{error.message}; trying again")
+            await asyncio.sleep(_RETRY)
+        else:
+            position = page.end
+            for event in orjson.loads(page.body)["events"]:
+                deliver(event)
+
+
+def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
+    """Where to go on: with the first event that the log in force has of the shape; from now, if that was too early."""
+    head = _head(service)
+    return (
+        head
+        if refused.log == head.log and refused.seq > head.seq
+        else Position(head.log, service.tracking.base(shape.collection))
+    )
+
+
+def _head(service: SyncService) -> Position:
+    if service.window.log is None:
+        raise Unavailable("there is no event log yet: is a worker running?")
+    return Position(service.window.log, service.window.head)
+
+
+def _note(text: str) -> None:
+    NOTES.print(text, style="yellow", markup=False, soft_wrap=True)

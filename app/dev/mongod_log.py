@@ -1,0 +1,52 @@
+"""What mongod's log says about its last failure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+_TAIL: Final = 64 * 1024
+_GRAVE: Final = frozenset({"E", "F"})
+
+
+def last_error(file: Path) -> str:
+    """The newest error in the log, on one line; where there is none, where to look."""
+    found = ""
+    for line in _last_lines(file):
+        entry = _entry(line)
+        if entry is None:
+            # The loader, or a sanitizer: not JSON, and worth telling.
+            found = line.strip() or found
+        elif entry.get("s") in _GRAVE and not _is_trace(entry):
+            found = _text(entry)
+    return f"{found} (see {file})" if found else f"see {file}"
+
+
+def _last_lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - _TAIL))
+        return stream.read().decode(errors="replace").splitlines()
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _is_trace(entry: dict[str, Any]) -> bool:
+    """What a fatal error writes about its own end, after it has said what it is."""
+    return entry.get("c") == "CONTROL" or str(entry.get("msg", "")).startswith(("Fatal assertion", "\n\n***"))
+
+
+def _text(entry: dict[str, Any]) -> str:
+    attributes = entry.get("attr", {})
+    detail = attributes.get("error") or attributes.get("message") or attributes.get("reason") or ""
+    if isinstance(detail, dict):
+        detail = detail.get("errmsg") or json.dumps(detail)
+    return f"{entry.get('msg', '')}: {detail}" if detail else str(entry.get("msg", ""))

@@ -1,0 +1,95 @@
+"""Reading and writing single stored documents, so that no write is lost.
+
+A write goes to the document that was read, or nowhere. Within a transaction MongoDB sees to that. Outside of one the
+filter does: it compares the version, and, as writers who are not ours don't count versions, the whole document.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+from pymongo import ASCENDING
+
+from app.domain.patch import equal
+from app.domain.stamp import FIELD
+from app.domain.values import RAW_CODEC
+from app.nodestorage.intent import Change, Insert, Modify, Remove
+from app.nodestorage.retry import Lost
+from app.nodestorage.transactions import Session, durable
+
+GUARD_BYTES: Final = 256 * 1024
+"""Up to this size a document is compared by the filter. Beyond, a transaction costs less than sending it back."""
+
+
+class Documents:
+    """One collection's documents."""
+
+    def __init__(self, collection: Any) -> None:
+        self._collection = durable(collection, RAW_CODEC)
+        self._collated: bool | None = None
+
+    async def read(self, id: Any, session: Session | None = None) -> RawBSONDocument | None:
+        """The stored document, or None."""
+        raw: RawBSONDocument | None = await self._collection.find_one({"_id": {"$eq": id}}, session=session)
+        # Under a collation of its own, a collection finds ids that are not the one asked for.
+        return raw if raw is not None and equal(raw["_id"], id) else None
+
+    async def page(self, after: Any | None, limit: int) -> list[RawBSONDocument]:
+        """Up to `limit` documents behind the id `after`, in the order of ids across all types."""
+        # `$gt` outside of `$expr` would only find ids of the same type.
+        behind = {} if after is None else {"$expr": {"$gt": ["$_id", {"$literal": after}]}}
+        cursor = self._collection.find(behind).sort("_id", ASCENDING).limit(limit)
+        found: list[RawBSONDocument] = await cursor.to_list(limit)
+        return found
+
+    async def can_compare(self, raw: RawBSONDocument) -> bool:
+        """Whether a filter can tell `raw` from every other state of the document, at a bearable price."""
+        if self._collated is None:
+            self._collated = "collation" in await self._collection.options()
+        return not self._collated and len(raw.raw) <= GUARD_BYTES
+
+    async def write(self, change: Change, raw: RawBSONDocument | None, session: Session | None = None) -> None:
+        """Make the change that was decided on the stored document `raw`. Raises `Lost` where it is another now."""
+        if isinstance(change.write, Insert):
+            await self._collection.insert_one(change.write.document, session=session)
+        elif raw is not None and isinstance(change.write, Modify):
+            await self._modify(change.write.update, raw, session)
+        elif raw is not None and isinstance(change.write, Remove):
+            await self._modify({"$set": {FIELD: change.write.stamp.stored()}}, raw, session)
+            await self._collection.delete_one({"_id": {"$eq": raw["_id"]}}, session=session)
+
+    async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
+        modified = await self._collection.find_one_and_update(
+            _unchanged(raw, compare=session is None), update, projection={"_id": True}, session=session
+        )
+        if modified is None:
+            raise Lost
+
+
+class Collections:
+    """The collections of a database, each made once: what is learnt about one is kept."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+        self._known: dict[str, Documents] = {}
+
+    def of(self, name: str) -> Documents:
+        """The documents of the collection `name`."""
+        if name not in self._known:
+            self._known[name] = Documents(self._database[name])
+        return self._known[name]
+
+
+def _unchanged(raw: RawBSONDocument, *, compare: bool) -> dict[str, Any]:
+    """The filter that finds the document only as it was read."""
+    wanted: dict[str, Any] = {"_id": {"$eq": raw["_id"]}}
+    stamp = raw.get(FIELD)
+    if stamp is None:
+        wanted[f"{FIELD}.v"] = {"$exists": False}
+    elif isinstance(stamp, RawBSONDocument) and isinstance(version := stamp.get("v"), int):
+        wanted[f"{FIELD}.v"] = {"$eq": Int64(version)}
+    if compare:
+        wanted["$expr"] = {"$eq": ["$$ROOT", {"$literal": raw}]}
+    return wanted

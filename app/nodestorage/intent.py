@@ -1,0 +1,194 @@
+"""From an operation and the stored document to what is to be written. Pure: no driver call, no clock.
+
+Everything that does not depend on the stored document is checked first, once, by `intent_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import bson
+from bson.errors import BSONError
+from bson.objectid import ObjectId
+from bson.timestamp import Timestamp
+
+from app.domain.diff import diff
+from app.domain.ids import check_id, format_id
+from app.domain.merge_patch import MergePatch
+from app.domain.patch import JsonPatch, equal
+from app.domain.stamp import FIELD, Stamp
+from app.domain.update import minimal_update
+from app.domain.values import CODEC, Document, check_depth, decode, keep_types
+from app.errors import Malformed, NotFound, TooLarge, VersionMismatch
+from app.nodestorage.author import Author
+from app.nodestorage.node import Node
+from app.nodestorage.operations import Create, Delete, Replace, Update, WriteOperation
+from app.nodestorage.policy import WritePolicy
+from app.nodestorage.result import WriteResult
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Insert this document."""
+
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Modify:
+    """Apply this update, an operator document or a pipeline, to the stored document that the change was made from."""
+
+    update: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Leave `stamp` on the stored document, then delete it, both in one transaction."""
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What to write (None: nothing), and what the caller is told once that is done."""
+
+    result: WriteResult
+    write: Insert | Modify | Remove | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A checked operation. `decide` takes the stored document (None: there is none) as often as it must be read.
+
+    A `reads` of False: the stored document does not matter. `transacts`: one single write can't do it.
+    """
+
+    collection: str
+    id: Any
+    decide: Callable[[Node | None, Author], Change]
+    reads: bool = True
+    transacts: bool = False
+
+
+def intent_of(operation: WriteOperation, policy: WritePolicy) -> Intent:
+    """Check an operation. Raises `Malformed` and `TooLarge`; `decide` raises what depends on the stored document."""
+    if isinstance(operation, Create):
+        return _create(operation, policy)
+    if isinstance(operation, Update):
+        return _update(operation, policy)
+    if isinstance(operation, Replace):
+        return _replace(operation, policy)
+    return _delete(operation)
+
+
+def _create(operation: Create, policy: WritePolicy) -> Intent:
+    new_id = check_id(operation.document["_id"]) if "_id" in operation.document else ObjectId()
+    document = _checked(new_id, operation.document, policy)
+    return Intent(operation.collection, new_id, lambda _, author: _insertion(document, author), reads=False)
+
+
+def _update(operation: Update, policy: WritePolicy) -> Intent:
+    edit = _prepared(operation, policy)
+
+    def decide(stored: Node | None, author: Author) -> Change:
+        node = _expected(operation, stored)
+        return _modification(node, _checked(node.id, edit(node.document), policy), author)
+
+    return Intent(operation.collection, operation.id, decide)
+
+
+def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Document]:
+    edit = operation.edit
+    if isinstance(edit, JsonPatch):
+        return edit.prepared(operations=policy.patch_operations, document_bytes=policy.document_bytes)
+    if isinstance(edit, MergePatch):
+        return edit.prepared()
+    # A function may modify what it gets: that must not be the document which the result is compared with.
+    return lambda document: edit(decode(bson.encode(document, codec_options=CODEC)))
+
+
+def _replace(operation: Replace, policy: WritePolicy) -> Intent:
+    document = _checked(check_id(operation.id), operation.document, policy)
+
+    def decide(stored: Node | None, author: Author) -> Change:
+        if stored is not None and operation.must_be_absent:
+            raise VersionMismatch(_named(operation, "exists already"), current=stored.version)
+        if stored is None and operation.expected_version is None and (operation.upsert or operation.must_be_absent):
+            return _insertion(document, author)
+        node = _expected(operation, stored)
+        after = {**keep_types(node.document, document), "_id": node.id}
+        return _modification(node, _checked(node.id, after, policy), author)
+
+    return Intent(operation.collection, operation.id, decide)
+
+
+def _delete(operation: Delete) -> Intent:
+    def decide(stored: Node | None, author: Author) -> Change:
+        node = _expected(operation, stored)
+        version = node.version + 1
+        mark = Stamp(version, author.op_id, author.by, deleted=True)
+        return Change(WriteResult(format_id(node.id), version, None, []), Remove(mark))
+
+    return Intent(operation.collection, operation.id, decide, transacts=True)
+
+
+def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node:
+    """The stored document, if it is there and at the expected version."""
+    expected = operation.expected_version
+    if stored is None:
+        if expected is None:
+            raise NotFound(_named(operation, "does not exist"))
+        raise VersionMismatch(_named(operation, f"does not exist, version {expected} was expected"), current=None)
+    if expected not in {None, stored.version}:
+        problem = f"is at version {stored.version}, not {expected}"
+        raise VersionMismatch(_named(operation, problem), current=stored.version)
+    return stored
+
+
+def _named(operation: Update | Replace | Delete, problem: str) -> str:
+    return f"{operation.collection}/{format_id(operation.id)} {problem}"
+
+
+def _insertion(document: Document, author: Author) -> Change:
+    if any(value == Timestamp(0, 0) for value in document.values() if isinstance(value, Timestamp)):
+        raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
+    stored = document | {FIELD: Stamp(1, author.op_id, author.by).stored()}
+    return Change(WriteResult(format_id(document["_id"]), 1, document, [], created=True), Insert(stored))
+
+
+def _modification(before: Node, after: Document, author: Author) -> Change:
+    patch = diff(before.document, after)
+    if not patch:
+        return Change(WriteResult(format_id(before.id), before.version, before.document, []), None)
+    version = before.version + 1
+    stamp = Stamp(version, author.op_id, author.by).stored()
+    update: Any = minimal_update(before.document, after)
+    if update is None:
+        # As a pipeline, because a plain replacement refuses fields that start with `$` and fills in empty timestamps.
+        update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
+    else:
+        update["$set"] = update.get("$set", {}) | {FIELD: stamp}
+    return Change(WriteResult(format_id(before.id), version, after, patch), Modify(update))
+
+
+def _checked(id: Any, document: Any, policy: WritePolicy) -> Document:
+    """The document as MongoDB will have it: `_id` first, each value of the type that BSON gives it.
+
+    Raises `Malformed` and `TooLarge`.
+    """
+    if not isinstance(document, dict):
+        raise Malformed("a document is an object")
+    if FIELD in document:
+        raise Malformed(f"{FIELD} is reserved")
+    if "_id" in document and not equal(document["_id"], id):
+        raise Malformed(f"the document's _id is not {format_id(id)}")
+    check_depth(document)
+    try:
+        encoded = bson.encode({"_id": None} | document | {"_id": id}, codec_options=CODEC)
+    except (BSONError, ValueError, OverflowError, TypeError) as error:
+        raise Malformed(f"the document is not BSON: {error}") from error
+    if len(encoded) > policy.document_bytes:
+        raise TooLarge(f"the document would have {len(encoded)} bytes, more than {policy.document_bytes}")
+    return decode(encoded)

@@ -1,0 +1,26 @@
+"""A document as read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+
+from app.domain.stamp import unstamp
+from app.domain.values import Document, decode
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A document: its id as MongoDB has it, its version (0 without `_sync`), its fields with `_id`, without `_sync`."""
+
+    id: Any
+    version: int
+    document: Document
+
+
+def node_of(raw: RawBSONDocument) -> Node:
+    """The stored document `raw`, decoded; each call gives a copy of its own."""
+    stamp, document = unstamp(decode(bytes(raw.raw)))
+    return Node(document["_id"], stamp.version, document)

@@ -1,0 +1,36 @@
+"""The bounds that every write keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class WritePolicy:
+    """`attempts` and `deadline` (seconds) bound one write against concurrent ones; whichever comes first.
+
+    `document_bytes` is the largest BSON document that a write may produce, `patch_operations` and
+    `transaction_operations` the most operations in one patch and one transaction, and `operation_ttl` how long an
+    idempotency key is remembered at least, in seconds.
+    """
+
+    attempts: int = 100
+    deadline: float = 10.0
+    document_bytes: int = 15 * 1024 * 1024
+    patch_operations: int = 1000
+    operation_ttl: float = 86400.0
+    transaction_operations: int = 100
+
+    @classmethod
+    def of(cls, settings: Settings) -> WritePolicy:
+        """The policy that `settings` describe."""
+        return cls(
+            attempts=settings.write_attempts,
+            deadline=settings.write_deadline,
+            document_bytes=settings.document_bytes,
+            patch_operations=settings.patch_operations,
+            operation_ttl=settings.operation_ttl,
+            transaction_operations=settings.transaction_operations,
+        )

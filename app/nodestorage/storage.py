@@ -1,0 +1,119 @@
+"""`NodeStorage`: the only way in which eventsync changes a document of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.domain.values import Document
+from app.driver import translated
+from app.errors import Malformed, TooLarge
+from app.nodestorage.author import Author
+from app.nodestorage.documents import Collections
+from app.nodestorage.idempotency import Idempotency, IdempotencyRecords
+from app.nodestorage.node import Node, node_of
+from app.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
+from app.nodestorage.policy import WritePolicy
+from app.nodestorage.result import WriteResult
+from app.nodestorage.transactions import Transactions
+from app.nodestorage.writer import Writer
+
+
+class NodeStorage:
+    """Versioned reads and writes of the documents in `database`.
+
+    `database` is a PyMongo `AsyncDatabase` or a Motor database; `operations` is the collection of idempotency records,
+    of the same client. Read and write concerns are set here; the driver's `retryWrites` is best left on.
+
+    Every write raises `Malformed` and `TooLarge` for what it is asked, `Conflict` when it lost against other writers
+    until the policy's bound, and `Unavailable`; its message says whether the outcome is unknown. With an
+    `expected_version` it raises `VersionMismatch` instead of trying against another version.
+    """
+
+    def __init__(self, database: Any, operations: Any, policy: WritePolicy) -> None:
+        self._policy = policy
+        self._records = IdempotencyRecords(operations)
+        self._collections = Collections(database)
+        self._writer = Writer(self._collections, self._records, Transactions(database.client, policy), policy)
+
+    async def ensure_indexes(self) -> None:
+        """Make the index that lets idempotency keys expire."""
+        await self._records.ensure_indexes(self._policy.operation_ttl)
+
+    # --- reads --------------------------------------------------------------------------------------------------
+
+    async def get(self, collection: str, id: Any) -> Node | None:
+        """The document, or None. Majority-committed."""
+        with translated(f"a document of {collection} can't be read"):
+            raw = await self._collections.of(collection).read(id)
+        return None if raw is None else node_of(raw)
+
+    async def find(self, collection: str, *, after: Any | None, limit: int) -> list[Node]:
+        """Up to `limit` documents behind the id `after` (None: from the first), in the order of their ids."""
+        with translated(f"{collection} can't be read"):
+            return [node_of(raw) for raw in await self._collections.of(collection).page(after, limit)]
+
+    # --- writes -------------------------------------------------------------------------------------------------
+
+    async def find_one_and_update(
+        self,
+        collection: str,
+        id: Any,
+        edit: Edit,
+        expected_version: int | None = None,
+        *,
+        author: Author,
+        idempotency: Idempotency | None = None,
+    ) -> WriteResult:
+        """Edit a document. What does not change it writes nothing and makes no version.
+
+        Raises `NotFound`, and `PatchFailed` for a patch that does not apply.
+        """
+        return await self._writer.one(Update(collection, id, edit, expected_version), author, idempotency)
+
+    async def create(
+        self, collection: str, document: Document, *, author: Author, idempotency: Idempotency | None = None
+    ) -> WriteResult:
+        """Insert a document; without `_id` it gets an ObjectId. Raises `Conflict` where it exists."""
+        return await self._writer.one(Create(collection, document), author, idempotency)
+
+    async def replace(
+        self,
+        collection: str,
+        id: Any,
+        document: Document,
+        expected_version: int | None = None,
+        *,
+        upsert: bool,
+        must_be_absent: bool = False,
+        author: Author,
+        idempotency: Idempotency | None = None,
+    ) -> WriteResult:
+        """Make `document` the whole document; see `Replace`. Raises `NotFound` without `upsert`."""
+        operation = Replace(collection, id, document, expected_version, upsert, must_be_absent)
+        return await self._writer.one(operation, author, idempotency)
+
+    async def delete(
+        self,
+        collection: str,
+        id: Any,
+        expected_version: int | None = None,
+        *,
+        author: Author,
+        idempotency: Idempotency | None = None,
+    ) -> WriteResult:
+        """Delete a document. Its last version is one above that before. Raises `NotFound`."""
+        return await self._writer.one(Delete(collection, id, expected_version), author, idempotency)
+
+    async def transact(
+        self, operations: Sequence[WriteOperation], *, author: Author, idempotency: Idempotency | None = None
+    ) -> list[WriteResult]:
+        """All of the operations, in their order, or none of them.
+
+        An operation sees what those before it did. An error that one of them raises names it, counted from 0.
+        """
+        if not operations:
+            raise Malformed("a transaction has at least one operation")
+        if len(operations) > (most := self._policy.transaction_operations):
+            raise TooLarge(f"a transaction may have {most} operations, not {len(operations)}")
+        return await self._writer.all(operations, author, idempotency)

@@ -1,0 +1,145 @@
+"""Carries out operations: alone, where one write is enough, or in a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from bson.errors import BSONError
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from app.domain.ids import format_id
+from app.driver import refusal, translated_write
+from app.errors import Conflict, EventsyncError
+from app.nodestorage.author import Author
+from app.nodestorage.documents import Collections
+from app.nodestorage.idempotency import Idempotency, IdempotencyRecords
+from app.nodestorage.intent import Intent, intent_of
+from app.nodestorage.node import node_of
+from app.nodestorage.operations import WriteOperation
+from app.nodestorage.policy import WritePolicy
+from app.nodestorage.result import WriteResult
+from app.nodestorage.retry import Lost, is_transient, retried
+from app.nodestorage.transactions import Session, Transactions
+from app.nodestorage.turns import Turns
+
+
+class Writer:
+    """Writes to `collections`, and in the same transaction to `records` where a write has an idempotency key."""
+
+    def __init__(
+        self, collections: Collections, records: IdempotencyRecords, transactions: Transactions, policy: WritePolicy
+    ) -> None:
+        self._collections = collections
+        self._records = records
+        self._transactions = transactions
+        self._policy = policy
+        self._turns = Turns()
+
+    async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
+        """One operation."""
+        intent = intent_of(operation, self._policy)
+        with translated_write(_doing(intent)):
+            if idempotency is None and not intent.transacts:
+                async with self._turns.of(_name(intent), within=self._policy.deadline):
+                    return await retried(lambda: self._alone(intent, author), self._policy)
+            [result] = await self._together([intent], author, idempotency)
+            return result
+
+    async def all(
+        self, operations: Sequence[WriteOperation], author: Author, idempotency: Idempotency | None
+    ) -> list[WriteResult]:
+        """Several operations, in one transaction."""
+        intents = []
+        for index, operation in enumerate(operations):
+            with _numbered(index):
+                intents.append(intent_of(operation, self._policy))
+        with translated_write("the transaction can't be made"):
+            return await self._together(intents, author, idempotency, numbered=True)
+
+    async def _alone(self, intent: Intent, author: Author) -> WriteResult:
+        """One attempt without a transaction. Raises `Lost`."""
+        documents = self._collections.of(intent.collection)
+        raw = await documents.read(intent.id) if intent.reads else None
+        change = intent.decide(None if raw is None else node_of(raw), author)
+        if change.write is None:
+            return change.result
+        if raw is not None and not await documents.can_compare(raw):
+            [result] = await self._together([intent], author, None)
+            return result
+        with _lost_if_taken(intent):
+            await documents.write(change, raw)
+        return change.result
+
+    async def _together(
+        self, intents: Sequence[Intent], author: Author, idempotency: Idempotency | None, *, numbered: bool = False
+    ) -> list[WriteResult]:
+        """Everything in one transaction, or what is recorded under the key."""
+
+        async def body(session: Session) -> list[WriteResult]:
+            if idempotency and (recorded := await self._records.find(idempotency, session)):
+                return recorded
+            results = []
+            for index, intent in enumerate(intents):
+                with _numbered(index if numbered else None):
+                    results.append(await self._step(intent, author, session))
+            if idempotency:
+                await self._records.insert(idempotency, results, session)
+            return results
+
+        try:
+            return await self._transactions.run(body)
+        except (Conflict, DuplicateKeyError):
+            # What is in the way may be the work of another request with the same key, as may its record be.
+            if idempotency and (recorded := await self._records.find(idempotency)):
+                return recorded
+            raise
+
+    async def _step(self, intent: Intent, author: Author, session: Session) -> WriteResult:
+        documents = self._collections.of(intent.collection)
+        raw = await documents.read(intent.id, session) if intent.reads else None
+        change = intent.decide(None if raw is None else node_of(raw), author)
+        with _refused(intent), _lost_if_taken(intent):
+            await documents.write(change, raw, session)
+        return change.result
+
+
+def _name(intent: Intent) -> str:
+    return f"{intent.collection}/{format_id(intent.id)}"
+
+
+def _doing(intent: Intent) -> str:
+    return f"{_name(intent)} can't be written"
+
+
+@contextmanager
+def _numbered(index: int | None) -> Iterator[None]:
+    """Have an error of ours say which operation of a transaction raised it."""
+    try:
+        yield
+    except EventsyncError as error:
+        if index is not None:
+            error.args = (f"operation {index}: {error.message}", *error.args[1:])
+        raise
+
+
+@contextmanager
+def _refused(intent: Intent) -> Iterator[None]:
+    """Turn a refusal of MongoDB into an error of ours here, where it is known which operation it belongs to."""
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        if not is_transient(error) and (refused := refusal(_doing(intent), error)):
+            raise refused from error
+        raise
+
+
+@contextmanager
+def _lost_if_taken(intent: Intent) -> Iterator[None]:
+    """An id that was free when it was read, and is not now, is a lost race. An id that was never read is not."""
+    try:
+        yield
+    except DuplicateKeyError as error:
+        if intent.reads and list((error.details or {}).get("keyPattern", {})) == ["_id"]:
+            raise Lost from error
+        raise

@@ -1,0 +1,47 @@
+// The HTTP side: reads, and writes with an idempotency key, so that a repeat after a lost answer writes nothing twice.
+
+import { parseJson } from "./values.js";
+
+export class Refusal extends Error {
+  /** `problem`: the server's RFC 9457 document. */
+  constructor(problem) {
+    super(problem.detail || problem.title);
+    this.problem = problem;
+    this.code = problem.code;
+  }
+}
+
+/** The path of a document. */
+export function pathOf(collection, id) {
+  return `/v1/collections/${encodeURIComponent(collection)}/documents/${encodeURIComponent(id)}`;
+}
+
+/** GET, parsed. Throws `Refusal`, or `TypeError` where the server can't be reached. */
+export async function get(path) {
+  return answer(await fetch(path, { cache: "no-store" }));
+}
+
+/** A write. `version` makes it conditional; `key` becomes the event's `op_id`. Throws as `get` does. */
+export async function write(method, path, { body, type = "application/json", version, key = newKey() } = {}) {
+  const headers = { "Idempotency-Key": key };
+  if (body !== undefined) headers["Content-Type"] = type;
+  if (version !== undefined) headers["If-Match"] = `"${version}"`;
+  const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
+  return answer(await fetch(path, request).catch(() => fetch(path, request)));
+}
+
+async function answer(response) {
+  const text = await response.text();
+  if (response.ok) return parseJson(text);
+  throw new Refusal(problemOf(response, text));
+}
+
+function problemOf(response, text) {
+  if (response.headers.get("Content-Type")?.startsWith("application/problem+json")) return JSON.parse(text);
+  return { title: `The server answered ${response.status} ${response.statusText}`, code: "unknown" };
+}
+
+/** 128 random bits. `crypto.randomUUID` is missing where the page does not come from loopback or by HTTPS. */
+export function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

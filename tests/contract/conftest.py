@@ -1,0 +1,79 @@
+"""One running system for all contract tests of a pytest process: each test uses ids of its own."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from pymongo.asynchronous.collection import AsyncCollection
+
+from app.domain.values import CODEC
+from app.settings import Settings
+from app.stores.mongodb import Client
+from support.systems import running_system
+
+COLLECTION = "things"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The system under test: its URL, its settings, and the collection behind it."""
+
+    url: str
+    settings: Settings
+    collection: AsyncCollection[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
+    name = f"contract_{secrets.token_hex(6)}"
+    settings = Settings(
+        mongodb_uri=mongodb_uri,
+        database=name,
+        collections=(COLLECTION, "others"),
+        checkpoint_interval=0.1,
+        body_bytes=64 * 1024,
+        document_bytes=256 * 1024,
+        patch_operations=50,
+        transaction_operations=5,
+        message_bytes=4096,
+        hello_timeout=0.5,
+        heartbeat=1.0,
+        send_timeout=1.0,
+        max_shapes=5,
+        allowed_origins=("https://app.example",),
+        body_timeout=0.5,
+    )
+    async with running_system(settings) as url:
+        yield Served(url, settings, client[name].get_collection(COLLECTION, codec_options=CODEC))
+    await client.drop_database(name)
+    await client.drop_database(settings.log_db)
+
+
+@pytest.fixture
+async def api(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the HTTP API, relative to the documents of the collection."""
+    base = f"{served.url}/v1/collections/{COLLECTION}/documents"
+    async with httpx.AsyncClient(base_url=base, timeout=15) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def root(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the server, relative to its root."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=15) as opened:
+        yield opened
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    """Ids that no other test uses."""
+    return lambda: f"id-{next(_numbers)}-{secrets.token_hex(4)}"

@@ -1,0 +1,112 @@
+"""`GET /v1/sync/sse`: the stream, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+from httpx_sse import ServerSentEvent, aconnect_sse
+
+NewId = Callable[[], str]
+PATH = "/v1/sync/sse"
+
+
+@asynccontextmanager
+async def stream(root: httpx.AsyncClient, *shapes: str, **query: str) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
+    headers = {"last-event-id": query.pop("last")} if "last" in query else {}
+    async with aconnect_sse(root, "GET", PATH, params={"shape": list(shapes), **query}, headers=headers) as source:
+        source.response.raise_for_status()
+        yield source.aiter_sse()
+
+
+async def until(events: AsyncIterator[ServerSentEvent], kind: str) -> ServerSentEvent:
+    async for event in events:
+        if event.event == kind:
+            return event
+    raise AssertionError(f"no {kind}")
+
+
+async def test_headers(root: httpx.AsyncClient) -> None:
+    async with root.stream("GET", PATH, params={"shape": "things/none"}) as answer:
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+        first = await anext(aiter(answer.aiter_lines()))
+    name, _, milliseconds = first.partition(": ")
+    assert name == "retry"
+    assert 1000 <= int(milliseconds) <= 3000
+
+
+async def test_the_id_is_the_whole_vector_and_resumes(root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
+    one, two = new_id(), new_id()
+    shapes = (f"things/{one}", f"things/{two}")
+    await api.put(f"/{one}", json={"n": 1})
+    async with stream(root, *shapes) as events:
+        await until(events, "live")
+        last = await until(events, "live")
+    vector = parse_qs(last.id)
+    assert set(vector) == set(shapes)
+    await api.put(f"/{one}", json={"n": 2})
+    await api.put(f"/{two}", json={"n": 3})
+    async with stream(root, *shapes, last=last.id) as events:
+        seen = []
+        async for event in events:
+            assert event.event in {"welcome", "events", "live"}, "nothing is fetched again"
+            seen += json.loads(event.data).get("events", [])
+            if len(seen) == 2:
+                break
+    assert {(event["id"], event["version"]) for event in seen} == {(one, 2), (two, 1)}
+
+
+async def test_last_event_id_outranks_the_vector(root: httpx.AsyncClient, new_id: NewId) -> None:
+    shape = f"things/{new_id()}"
+    async with stream(root, shape) as events:
+        last = (await until(events, "live")).id
+    async with stream(root, shape, last=last, vector=f"{shape}=zzzzzzzz:1") as events:
+        welcome = await anext(events)
+        following = await anext(events)
+        assert (welcome.event, following.event) == ("welcome", "live")
+    async with stream(root, shape, vector=f"{shape}=zzzzzzzz:1") as events:
+        assert (await until(events, "reset")).json()["reason"] == "unknown_log"
+
+
+async def test_heartbeat(root: httpx.AsyncClient, new_id: NewId) -> None:
+    shape = f"things/{new_id()}"
+    async with stream(root, shape) as events:
+        progress = await until(events, "progress")
+    assert set(progress.json()["vector"]) == {shape}
+    assert parse_qs(progress.id) == {key: [value] for key, value in progress.json()["vector"].items()}
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ({}, 400, "malformed"),
+        ({"shape": "$x"}, 400, "malformed"),
+        ({"shape": "secrets"}, 404, "not_tracked"),
+        ({"shape": "things", "vector": "things=x"}, 400, "malformed"),
+        ({"shape": "things", "vector": "%ff=a:1"}, 400, "malformed"),
+        ({"shape": "things", "client_id": "x" * 129}, 400, "malformed"),
+        ({"shape": [f"things/{n}" for n in range(6)]}, 400, "malformed"),
+    ],
+)
+async def test_refused_before_it_begins(root: httpx.AsyncClient, query: Any, status: int, code: str) -> None:
+    answer = await root.get(PATH, params=query)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_origins(root: httpx.AsyncClient) -> None:
+    refused = await root.get(PATH, params={"shape": "things"}, headers={"origin": "https://evil.example"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    origin = {"origin": "https://app.example"}
+    async with root.stream("GET", PATH, params={"shape": "things"}, headers=origin) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    rebound = await root.get("/v1/collections", headers={"host": "evil.example"})
+    assert (rebound.status_code, rebound.json()["code"]) == (403, "forbidden")

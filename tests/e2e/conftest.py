@@ -1,0 +1,35 @@
+"""The whole system on a database of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from app.settings import Settings
+
+DATA = Path(__file__).parents[1] / "data"
+SETS = ("theaters", "customers", "accounts")
+
+
+@pytest.fixture(scope="session")
+def data_sets() -> dict[str, list[dict[str, Any]]]:
+    """The bundled parts of MongoDB's sample collections, as canonical Extended JSON."""
+    return {name: [orjson.loads(line) for line in (DATA / f"{name}.ndjson").read_bytes().splitlines()] for name in SETS}
+
+
+@pytest.fixture
+def settings(mongodb_uri: str, database_name: str) -> Settings:
+    return Settings(
+        mongodb_uri=mongodb_uri,
+        database=database_name,
+        collections=SETS,
+        lease_period=1.0,
+        checkpoint_interval=0.1,
+        # Small, so that catch-up comes from the store as well as from the window, and in more than one frame.
+        window_bytes=64 * 1024,
+        frame_bytes=16 * 1024,
+        drain_timeout=2.0,
+    )

@@ -1,0 +1,86 @@
+"""kill -9 of the worker, of the server and of both, while writers write and clients follow."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.values import CODEC, to_tree
+from app.settings import Settings
+from app.stores.mongodb import Client
+from app.stores.stores import Stores
+from support.clients import TRANSPORTS, following
+from support.systems import Processes, tracked
+from support.writers import ApiWriter, documents_of, write_behind
+
+Data = dict[str, list[dict[str, Any]]]
+
+
+@pytest.mark.parametrize("victims", [("worker",), ("serve",), ("worker", "serve")], ids="+".join)
+async def test_killed_in_mid_load(
+    client: Client, settings: Settings, data_sets: Data, tmp_path: Path, victims: tuple[str, ...]
+) -> None:
+    processes = Processes(settings, tmp_path)
+    collection = client[settings.database].get_collection("theaters", codec_options=CODEC)
+    documents = data_sets["theaters"][:30]
+    processes.start("worker", "serve")
+    try:
+        await tracked(processes.url, settings.collections)
+        writers = [ApiWriter(processes.url, "theaters", documents, seed=seed) for seed in range(3)]
+        async with AsyncExitStack() as stack:
+            followers = [
+                await stack.enter_async_context(following(processes.url, "theaters", transport, cut_after=20))
+                for transport in TRANSPORTS
+            ]
+            async with asyncio.TaskGroup() as group:
+                for writer in writers:
+                    group.create_task(writer.run(150))
+                group.create_task(_behind(client, settings))
+                for _ in range(2):
+                    await asyncio.wait_for(_some(writers, 40), 20)
+                    processes.kill(*victims)
+                    processes.start(*victims)
+                    await tracked(processes.url, settings.collections)
+            await collection.insert_one({"_id": "marker"})
+            for follower in followers:
+                await follower.has("marker")
+                want = {text: to_tree(found) for text, found in (await documents_of(collection)).items()}
+                assert follower.replica.documents == want
+                assert follower.replica.resets == 0
+        await _log_is_complete(client, settings, writers)
+    finally:
+        processes.stop()
+
+
+async def _behind(client: Client, settings: Settings) -> None:
+    collection = client[settings.database].get_collection("theaters", codec_options=CODEC)
+    await collection.insert_many([{"_id": f"own {number}"} for number in range(10)])
+    await write_behind(collection, 150, seed=9)
+
+
+async def _some(writers: list[ApiWriter], more: int) -> None:
+    """Until the writers have had so many more writes acknowledged."""
+    goal = sum(len(writer.written.acknowledged) for writer in writers) + more
+    while sum(len(writer.written.acknowledged) for writer in writers) < goal:
+        if all(writer.done for writer in writers):
+            return
+        await asyncio.sleep(0.005)
+
+
+async def _log_is_complete(client: Client, settings: Settings, writers: list[ApiWriter]) -> None:
+    """Dense, each acknowledged write in it exactly once, and each document's versions in order."""
+    stores = Stores.of(client, settings)
+    log = await stores.logs.current()
+    assert log is not None
+    rows = await stores.log["events"].find({"_id.l": log.id}, sort=[("_id", 1)]).to_list()
+    assert [row["_id"]["n"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len({row["t"] for row in rows}) == len(rows), "no change has two events"
+    bodies = "".join(row["b"] for row in rows)
+    for writer in writers:
+        assert writer.written.acknowledged
+        for key in writer.written.acknowledged:
+            assert bodies.count(f'"op_id":"{key}"') == 1, key

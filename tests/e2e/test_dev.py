@@ -1,0 +1,202 @@
+"""`eventsync dev` as a person uses it: one command, Ctrl-C, and everything that can go wrong in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.dev.mongod import free_port
+from app.settings import PREFIX
+
+Dev = Callable[..., AbstractAsyncContextManager["Running"]]
+
+
+class Running:
+    """An `eventsync dev` and what it has said so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, directory: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.data = directory / ".eventsync"
+        self.said = ""
+        self._heard = asyncio.Event()
+
+    async def listen(self) -> None:
+        assert self.process.stdout
+        while line := await self.process.stdout.readline():
+            self.said += line.decode()
+            self._heard.set()
+
+    async def says(self, text: str, *, times: int = 1) -> None:
+        """Wait until it has said `text` so many times."""
+        try:
+            async with asyncio.timeout(30):
+                while len(re.findall(text, self.said)) < times:
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            pytest.fail(f"{text!r} was not said:\n{self.said}")
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+    def children(self) -> dict[str, int]:
+        """Its living children by the word that tells them apart on their command lines."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            words = command_line(int(entry.name))
+            if words and parent(int(entry.name)) == self.process.pid:
+                found[next(word for word in ("serve", "worker", "mongod") if any(word in item for item in words))] = (
+                    int(entry.name)
+                )
+        return found
+
+    def get(self, path: str) -> Any:
+        return httpx.get(self.url + path, timeout=10).raise_for_status().json()
+
+
+def command_line(pid: int) -> list[str]:
+    """Empty for a process that is gone, or dead and not yet waited for."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+async def gone(*pids: int) -> None:
+    """Wait until none of these runs."""
+    async with asyncio.timeout(10):
+        while any(command_line(pid) for pid in pids):  # noqa: ASYNC110 - for a child that is not ours there is no event
+            await asyncio.sleep(0.02)
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+
+
+def eventsync(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "app", *words]
+    return subprocess.run(
+        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+def refusal(directory: Path, *words: str) -> str:
+    """The one line by which a command that can't be done is refused."""
+    done = eventsync(directory, *words)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Dev:
+    @asynccontextmanager
+    async def running(*words: str) -> AsyncIterator[Running]:
+        port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "app", "dev", "--port", str(port), *words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            cwd=tmp_path,
+        )
+        found = Running(process, port, tmp_path)
+        listening = asyncio.create_task(found.listen(), name="listen")
+        try:
+            yield found
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            await listening
+
+    return running
+
+
+async def test_one_command_runs_everything_and_the_data_stays(dev: Dev, tmp_path: Path) -> None:
+    async with dev() as running:
+        await running.says("ready after")
+        children = running.children()
+        assert set(children) == {"serve", "worker", "mongod"}
+        assert f"curl -N '{running.url}/v1/sync/sse?shape=theaters'" in running.said
+        # In another terminal, in the same directory, the other commands find what runs here.
+        status = json.loads(eventsync(tmp_path, "status", "--json").stdout)
+        await ends(running, signal.SIGTERM, children)
+        assert not (running.data / "eventsync.toml").exists()
+
+    async with dev("--collections", "orders") as running:
+        await running.says("ready after")
+        assert "loaded 40 demo documents" not in running.said
+        assert len(running.get("/v1/collections/theaters/documents?limit=100")["documents"]) == 40
+        assert running.get("/readyz")["position"].partition(":")[0] == status["log"]["id"]
+        await each_child_is_started_again(running)
+        await ends(running, signal.SIGINT, running.children())
+
+
+async def each_child_is_started_again(running: Running) -> None:
+    before = running.children()
+    for word in ("worker", "serve", "mongod"):
+        os.kill(before[word], signal.SIGKILL)
+    for name in ("worker", "server", "mongod"):
+        await running.says(f"{name} was killed by SIGKILL; starting it again")
+    await running.says("Uvicorn running on", times=2)
+    await running.says(": sequencing .*theaters.* from 40", times=2)
+    after = running.children()
+    assert set(after) == {"serve", "worker", "mongod"}
+    assert not set(after.values()) & set(before.values())
+
+
+async def ends(running: Running, number: signal.Signals, children: dict[str, int]) -> None:
+    """The signal ends it in order, and everything with it."""
+    running.process.send_signal(number)
+    assert await running.ended() == 0
+    assert not any(map(command_line, children.values()))
+    assert "Traceback" not in running.said
+
+
+async def test_a_second_one_is_refused_and_one_that_is_killed_leaves_nothing_behind(dev: Dev, tmp_path: Path) -> None:
+    async with dev("--no-demo") as running:
+        await running.says("ready after")
+        port = running.url.rpartition(":")[2]
+        assert "choose another with --port" in refusal(tmp_path, "dev", "--port", port, "--data-dir", "other")
+        assert f"(process {running.process.pid})" in refusal(tmp_path, "dev", "--port", "0")
+        children = running.children()
+        assert set(children) == {"serve", "worker", "mongod"}
+        assert (running.data / "eventsync.toml").exists()
+        running.process.kill()
+        await running.ended()
+        await gone(*children.values())
+
+    async with dev() as running:
+        await running.says("worker │")
+        # Ctrl-C before it is ready.
+        await ends(running, signal.SIGINT, running.children())
+
+
+async def test_with_a_mongodb_of_the_users_own(dev: Dev, mongodb_uri: str, database_name: str) -> None:
+    async with dev("--mongodb-uri", mongodb_uri, "--database", database_name, "--no-demo") as running:
+        await running.says("ready after")
+        children = running.children()
+        assert set(children) == {"serve", "worker"}
+        await ends(running, signal.SIGHUP, children)

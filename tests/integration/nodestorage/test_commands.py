@@ -1,0 +1,132 @@
+"""What goes to MongoDB: how many commands, with which concerns, and what the events of a write say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from app.domain.event import Event
+from app.nodestorage import (
+    Author,
+    Create,
+    Delete,
+    Idempotency,
+    JsonPatch,
+    MergePatch,
+    NodeStorage,
+    Update,
+    WriteOperation,
+    WritePolicy,
+)
+from workers.converter import convert
+
+MAJORITY = {"w": "majority", "j": True}
+
+
+class Commands(CommandListener):
+    """Every command that was sent, in order."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.sent.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+    def take(self) -> list[dict[str, Any]]:
+        taken, self.sent = self.sent, []
+        return taken
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands()
+
+
+@pytest.fixture
+async def watched(mongodb_uri: str, database_name: str, commands: Commands) -> AsyncIterator[NodeStorage]:
+    """A storage on a client with the weakest concerns, and its commands."""
+    async with AsyncMongoClient[dict[str, Any]](mongodb_uri, w=1, event_listeners=[commands]) as client:
+        storage = NodeStorage(client[database_name], client[database_name].operations, WritePolicy())
+        yield storage
+
+
+def names(sent: list[dict[str, Any]]) -> list[str]:
+    return [next(iter(command)) for command in sent]
+
+
+async def test_an_update_is_one_find_and_one_find_and_modify(
+    watched: NodeStorage, commands: Commands, author: Author
+) -> None:
+    await watched.create("orders", {"_id": 1, "n": 1, "deep": {"list": [1, 2], "x": 1}}, author=author)
+    [insert] = commands.take()
+    assert insert["writeConcern"] == MAJORITY
+    # Once a collection: whether it has a collation.
+    await watched.find_one_and_update("orders", 1, MergePatch({"n": 2}), author=author)
+    assert names(commands.take()) == ["find", "listCollections", "findAndModify"]
+
+    patch = JsonPatch([{"op": "replace", "path": "/deep/list/1", "value": 3}, {"op": "remove", "path": "/deep/x"}])
+    await watched.find_one_and_update("orders", 1, patch, 2, author=author)
+    find, modify = commands.take()
+    assert find["filter"] == {"_id": {"$eq": 1}}
+    assert find["readConcern"]["level"] == "majority"
+    assert modify["query"]["_id"] == {"$eq": 1}
+    assert modify["query"]["_sync.v"] == {"$eq": 2}
+    assert modify["writeConcern"] == MAJORITY
+    stamp = {"v": Int64(3), "op": "operation-1", "by": "tester"}
+    assert modify["update"] == {"$set": {"deep.list.1": 3, "_sync": stamp}, "$unset": {"deep.x": ""}}
+
+    await watched.find_one_and_update("orders", 1, MergePatch({}), author=author)
+    assert names(commands.take()) == ["find"]
+
+
+async def test_transactions_are_majority_committed(watched: NodeStorage, commands: Commands, author: Author) -> None:
+    await watched.create("orders", {"_id": 1}, author=author, idempotency=Idempotency("key", "fingerprint"))
+    sent = commands.take()
+    assert names(sent) == ["find", "insert", "insert", "commitTransaction"]
+    assert sent[0]["readConcern"]["level"] == "snapshot"
+    assert sent[-1]["writeConcern"] == MAJORITY
+    await watched.delete("orders", 1, author=author)
+    assert names(commands.take()) == ["find", "findAndModify", "delete", "commitTransaction"]
+
+
+async def test_the_events_of_writes(plain: NodeStorage, outside: Any) -> None:
+    images = {"enabled": True}
+    await outside.create_collection("orders", changeStreamPreAndPostImages=images)
+    watch = await outside.orders.watch(full_document="required", full_document_before_change="required")
+    async with watch:
+        await plain.create("orders", {"_id": 1, "n": 1}, author=Author("ann", "a"))
+        await plain.find_one_and_update("orders", 1, MergePatch({"n": 2}), author=Author("bob", "b"))
+        await outside.orders.update_one({"_id": 1}, {"$set": {"n": 3}})
+        await plain.delete("orders", 1, author=Author("cyd", "c"))
+        listed: list[WriteOperation] = [
+            Create("orders", {"_id": 1, "n": 1}),
+            Update("orders", 1, MergePatch({"n": 2})),
+            Update("orders", 1, MergePatch({"n.m": 3})),
+            Delete("orders", 1),
+        ]
+        await plain.transact(listed, author=Author("dan", "d"))
+        events: list[Event] = []
+        while len(events) < 8:
+            if event := convert(await watch.next()):
+                events.append(event)
+    assert [(event.op, event.base, event.version, event.op_id, event.by) for event in events] == [
+        ("create", 0, 1, "a", "ann"),
+        ("update", 1, 2, "b", "bob"),
+        ("update", 2, 2, None, None),
+        ("delete", 2, 3, "c", "cyd"),
+        ("create", 0, 1, "d", "dan"),
+        ("update", 1, 2, "d", "dan"),
+        ("replace", 2, 3, "d", "dan"),
+        ("delete", 3, 4, "d", "dan"),
+    ]

@@ -1,0 +1,138 @@
+"""MongoDB failing in the middle of a write: what is tried again, and what the caller is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from app.domain.values import Document
+from app.errors import Conflict, TooLarge, Unavailable
+from app.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
+from app.settings import Settings
+from app.stores.mongodb import connect
+
+Break = Callable[..., Awaitable[None]]
+
+TRANSIENT = ["TransientTransactionError"]
+UNKNOWN = ["UnknownTransactionCommitResult"]
+NOT_REPLICATED = {"code": 64, "errmsg": "waiting for replication timed out"}
+
+
+@pytest.fixture
+async def storage(mongodb_uri: str, database_name: str) -> AsyncIterator[NodeStorage]:
+    """On a client of its own, whose name the failures are limited to."""
+    async with connect(Settings(mongodb_uri=mongodb_uri, mongodb_timeout=2.0), "failing") as client:
+        database = client[database_name]
+        yield NodeStorage(database, database.operations, WritePolicy(deadline=0.5))
+
+
+@pytest.fixture
+async def breaking(client: Any) -> AsyncIterator[Break]:
+    """Make MongoDB fail a command `times` times."""
+
+    async def configure(command: str, *, times: int = 1_000_000, **how: Any) -> None:
+        data = {"failCommands": [command], "appName": "eventsync-failing", **how}
+        try:
+            await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
+        except OperationFailure as error:
+            pytest.skip(f"this MongoDB has no test commands: {error}")
+
+    yield configure
+    await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    # A transaction whose commit never got through stays open for a minute, and keeps its locks.
+    await client.admin.command({"killAllSessions": []})
+
+
+def increment(document: Document) -> Document:
+    return {**document, "n": document["n"] + 1}
+
+
+async def test_a_lost_connection_is_made_up_for_once(storage: NodeStorage, breaking: Break, author: Author) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    await breaking("findAndModify", times=1, closeConnection=True)
+    result = await storage.find_one_and_update("orders", 1, increment, author=author)
+    assert (result.version, result.document) == (2, {"_id": 1, "n": 2})
+
+
+@pytest.mark.parametrize("how", [{"closeConnection": True}, {"writeConcernError": NOT_REPLICATED}])
+async def test_an_unknown_outcome_is_called_that(
+    storage: NodeStorage, breaking: Break, author: Author, how: Any
+) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    await breaking("findAndModify", **how)
+    with pytest.raises(Unavailable, match=r"orders/int:1 can't be written: the outcome is unknown"):
+        await storage.find_one_and_update("orders", 1, increment, author=author)
+
+
+async def test_a_failing_read_is_unavailable(storage: NodeStorage, breaking: Break, author: Author) -> None:
+    await breaking("find", closeConnection=True)
+    with pytest.raises(Unavailable):
+        await storage.get("orders", 1)
+    with pytest.raises(Unavailable):
+        await storage.find("orders", after=None, limit=1)
+
+
+async def test_a_transaction_is_tried_again(storage: NodeStorage, breaking: Break, author: Author) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    await breaking("insert", times=2, errorCode=112, errorLabels=TRANSIENT)
+    key = Idempotency("key", "fingerprint")
+    result = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=key)
+    assert (result.version, result.replayed) == (2, False)
+
+
+async def test_a_commit_is_tried_again(storage: NodeStorage, breaking: Break, author: Author) -> None:
+    await breaking("commitTransaction", times=3, errorCode=50, errorLabels=UNKNOWN)
+    await storage.transact([Create("orders", {"_id": 1})], author=author)
+    await breaking("commitTransaction", times=3, writeConcernError=NOT_REPLICATED)
+    await storage.transact([Create("orders", {"_id": 2})], author=author)
+    assert len(await storage.find("orders", after=None, limit=5)) == 2
+
+
+async def test_trying_transactions_ends(storage: NodeStorage, breaking: Break, author: Author) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    await breaking("findAndModify", errorCode=112, errorLabels=TRANSIENT)
+    with pytest.raises(Conflict, match="faster"):
+        await storage.delete("orders", 1, author=author)
+    await breaking("findAndModify", errorCode=246, errorLabels=TRANSIENT)
+    with pytest.raises(Unavailable, match="nothing was written"):
+        await storage.delete("orders", 1, author=author)
+    await breaking("commitTransaction", errorCode=50, errorLabels=UNKNOWN)
+    with pytest.raises(Unavailable, match="outcome of the transaction is unknown"):
+        await storage.delete("orders", 1, author=author)
+
+
+async def test_a_write_whose_commit_stayed_unknown_is_not_made_twice(
+    storage: NodeStorage, breaking: Break, author: Author
+) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    key = Idempotency("key", "fingerprint")
+    # The commit is made, and every answer to it says that it may not have been.
+    await breaking("commitTransaction", writeConcernError=NOT_REPLICATED)
+    with pytest.raises(Unavailable):
+        await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=key)
+    await breaking("commitTransaction", times=1, errorCode=50, errorLabels=UNKNOWN)
+    result = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=key)
+    assert (result.version, result.replayed) == (2, True)
+
+
+async def test_a_document_too_large_for_mongodb(storage: NodeStorage, breaking: Break, author: Author) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    await breaking("findAndModify", errorCode=17419)
+    with pytest.raises(TooLarge):
+        await storage.find_one_and_update("orders", 1, increment, author=author)
+
+
+async def test_nothing_is_sent_to_a_mongodb_that_is_not_there(mongodb_uri: str, author: Author) -> None:
+    settings = Settings(mongodb_uri=re.sub("replicaSet=[^&]+", "replicaSet=another", mongodb_uri), mongodb_timeout=0.2)
+    async with connect(settings, "failing") as client:
+        storage = NodeStorage(client.app, client.app.operations, WritePolicy(deadline=0.2))
+        with pytest.raises(Unavailable, match="nothing was written"):
+            await storage.create("orders", {}, author=author)
+        with pytest.raises(Unavailable, match="nothing was written"):
+            await storage.transact([Create("orders", {})], author=author)
+        with pytest.raises(Unavailable):
+            await storage.ensure_indexes()

@@ -1,0 +1,165 @@
+"""Idempotency keys: the same key never writes twice, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+
+from app.domain.values import Document, same
+from app.errors import Conflict, NotFound, VersionMismatch
+from app.nodestorage import (
+    Author,
+    Create,
+    Delete,
+    Idempotency,
+    MergePatch,
+    NodeStorage,
+    Update,
+    WriteOperation,
+    WritePolicy,
+    WriteResult,
+)
+
+KEY = Idempotency("key-1", "fingerprint")
+
+
+def increment(document: Document) -> Document:
+    return {**document, "n": document["n"] + 1}
+
+
+def as_replayed(result: WriteResult) -> WriteResult:
+    return replace(result, replayed=True)
+
+
+async def test_a_repeated_write_answers_the_first_answer(storage: NodeStorage, author: Author) -> None:
+    odd = {"_id": 1, "n": Int64(1), "d": Decimal128("1.0"), "a.b": {"$x": [1.0]}}
+    made = await storage.create("orders", odd, author=author, idempotency=KEY)
+    again = await storage.create("orders", odd, author=author, idempotency=KEY)
+    assert again == as_replayed(made)
+    assert same(again.document, odd)
+
+    second = Idempotency("key-2", "fingerprint")
+    changed = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=second)
+    await storage.find_one_and_update("orders", 1, increment, author=author)
+    again = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=second)
+    assert again == as_replayed(changed)
+    assert again.patch == [{"op": "replace", "path": "/n", "value": Int64(2)}]
+
+    third = Idempotency("key-3", "fingerprint")
+    gone = await storage.delete("orders", 1, author=author, idempotency=third)
+    assert await storage.delete("orders", 1, author=author, idempotency=third) == as_replayed(gone)
+    assert await storage.create("orders", odd, author=author, idempotency=KEY) == as_replayed(made)
+    assert await storage.get("orders", 1) is None
+
+
+async def test_another_request_under_the_same_key_is_refused(storage: NodeStorage, author: Author) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author, idempotency=KEY)
+    with pytest.raises(Conflict, match="key-1"):
+        await storage.find_one_and_update(
+            "orders", 1, increment, author=author, idempotency=Idempotency("key-1", "another")
+        )
+    node = await storage.get("orders", 1)
+    assert node is not None
+    assert node.version == 1
+
+
+async def test_what_changes_nothing_is_recorded(storage: NodeStorage, author: Author) -> None:
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    merge = MergePatch({"n": 1})
+    first = await storage.find_one_and_update("orders", 1, merge, author=author, idempotency=KEY)
+    assert (first.version, first.patch) == (1, [])
+    await storage.find_one_and_update("orders", 1, increment, author=author)
+    again = await storage.find_one_and_update("orders", 1, merge, author=author, idempotency=KEY)
+    assert again == as_replayed(first)
+    node = await storage.get("orders", 1)
+    assert node is not None
+    assert node.document["n"] == 2
+
+
+async def test_an_error_is_not_recorded(storage: NodeStorage, author: Author, outside: Any) -> None:
+    with pytest.raises(NotFound):
+        await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=KEY)
+    await storage.create("orders", {"_id": 1, "n": 1}, author=author)
+    with pytest.raises(VersionMismatch):
+        await storage.find_one_and_update("orders", 1, increment, 7, author=author, idempotency=KEY)
+    with pytest.raises(Conflict):
+        await storage.create("orders", {"_id": 1}, author=author, idempotency=KEY)
+    assert await outside.operations.count_documents({}) == 0
+    result = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=KEY)
+    assert (result.version, result.replayed) == (2, False)
+
+
+@pytest.mark.parametrize("operation", ["update", "create", "create without id", "replace", "delete", "transact"])
+async def test_of_requests_at_the_same_time_one_writes(storage: NodeStorage, author: Author, operation: str) -> None:
+    if operation in {"update", "delete"}:
+        await storage.create("orders", {"_id": 1, "n": 0}, author=author)
+
+    async def request() -> WriteResult:
+        if operation == "update":
+            return await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=KEY)
+        if operation == "replace":
+            return await storage.replace("orders", 1, {"n": 1}, upsert=True, author=author, idempotency=KEY)
+        if operation == "delete":
+            return await storage.delete("orders", 1, author=author, idempotency=KEY)
+        if operation == "transact":
+            listed: list[WriteOperation] = [Create("orders", {"_id": 1, "n": 0}), Update("orders", 1, increment)]
+            return (await storage.transact(listed, author=author, idempotency=KEY))[1]
+        document = {"n": 1} if operation == "create without id" else {"_id": 1, "n": 1}
+        return await storage.create("orders", document, author=author, idempotency=KEY)
+
+    results = await asyncio.gather(*(request() for _ in range(12)))
+    assert sorted(result.replayed for result in results) == [False] + [True] * 11
+    assert all(as_replayed(result) == as_replayed(results[0]) for result in results)
+    nodes = await storage.find("orders", after=None, limit=10)
+    assert [(node.document["n"], node.version) for node in nodes] == (
+        [] if operation == "delete" else [(1, results[0].version)]
+    )
+
+
+# The driver leaves the socket of a connection attempt that was cut off to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_requests_cut_off_anywhere_and_repeated_write_once_each(storage: NodeStorage) -> None:
+    await storage.create("orders", {"_id": 1, "n": 0}, author=Author.new("tester"))
+    chance = random.Random(1)
+
+    async def insist(number: int) -> WriteResult:
+        key = Idempotency(f"key-{number}", "fingerprint")
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(chance.uniform(0.001, 0.03)):
+                    return await storage.find_one_and_update(
+                        "orders", 1, increment, author=Author("tester", key.key), idempotency=key
+                    )
+
+    for batch in range(8):
+        await asyncio.gather(*(insist(batch * 3 + number) for number in range(3)))
+    node = await storage.get("orders", 1)
+    assert node is not None
+    assert (node.document["n"], node.version) == (24, 25)
+    gc.collect()
+
+
+async def test_a_result_larger_than_a_document_is_kept_whole(plain: NodeStorage, author: Author, outside: Any) -> None:
+    text = "x" * 9_000_000
+    listed: list[WriteOperation] = [Create("orders", {"_id": n, "text": text + str(n)}) for n in range(2)]
+    listed.append(Delete("orders", 1))
+    first = await plain.transact(listed, author=author, idempotency=KEY)
+    again = await plain.transact(listed, author=author, idempotency=KEY)
+    assert again == [as_replayed(result) for result in first]
+    assert again[1].document == {"_id": 1, "text": text + "1"}
+    assert await outside.operations.count_documents({}) == 3
+
+
+async def test_keys_expire(database: Any, outside: Any) -> None:
+    for ttl in (86400.0, 86400.0, 0.5):
+        await NodeStorage(database, database.operations, WritePolicy(operation_ttl=ttl)).ensure_indexes()
+    indexes = await outside.operations.index_information()
+    assert indexes["at_1"]["expireAfterSeconds"] == 1

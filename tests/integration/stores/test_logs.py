@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bson.timestamp import Timestamp
+
+from app.domain.position import LogId, Seq
+from app.stores.logs import Checkpoint, Log, cluster_identity
+from app.stores.stores import Stores
+
+LOG = LogId("k3f9ab2c")
+
+
+async def begin(stores: Stores, previous: Log | None, reason: str = "because") -> Log:
+    return await stores.logs.begin(previous, cluster="c", reason=reason, token="82AA", time=Timestamp(5, 1))
+
+
+async def read(stores: Stores, log: LogId = LOG) -> Checkpoint:
+    checkpoint = await stores.logs.read_checkpoint(log)
+    assert checkpoint is not None
+    return checkpoint
+
+
+async def test_logs_follow_each_other(stores: Stores) -> None:
+    await stores.ensure_indexes()
+    assert await stores.logs.current() is None
+    first = await begin(stores, None, "the first log")
+    assert (first.number, first.cluster, first.reason) == (1, "c", "the first log")
+    assert await stores.logs.current() == first
+    second = await begin(stores, first)
+    assert second.number == 2
+    assert second.id != first.id
+    assert await stores.logs.current() == second
+
+
+async def test_a_log_begins_with_a_checkpoint_at_0(stores: Stores) -> None:
+    await stores.ensure_indexes()
+    log = await begin(stores, None)
+    checkpoint = await read(stores, log.id)
+    assert (checkpoint.seq, checkpoint.token, checkpoint.time) == (0, "82AA", Timestamp(5, 1))
+    assert abs(checkpoint.at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_of_many_that_begin_the_same_log_one_wins_and_all_go_on_with_its(stores: Stores) -> None:
+    await stores.ensure_indexes()
+    previous: Log | None = None
+    for number in (1, 2, 3):
+        begun = await asyncio.gather(*(begin(stores, previous, f"{n}") for n in range(8)))
+        assert len({log.id for log in begun}) == 1
+        assert {log.number for log in begun} == {number}
+        assert len({log.reason for log in begun}) == 1, "all of it is the winner's"
+        previous = begun[0]
+        assert await stores.logs.current() == previous
+    assert await stores.log["logs"].count_documents({}) == 3
+    assert await stores.log["heads"].count_documents({}) == 3, "the losers leave nothing behind"
+
+
+async def test_who_comes_late_with_an_old_predecessor_goes_on_with_the_newest(stores: Stores) -> None:
+    await stores.ensure_indexes()
+    first = await begin(stores, None)
+    second = await begin(stores, first)
+    third = await begin(stores, second)
+    assert await begin(stores, first) == third
+    assert await begin(stores, None) == third
+
+
+async def test_indexes_can_be_asked_for_again(stores: Stores) -> None:
+    await asyncio.gather(*(stores.ensure_indexes() for _ in range(3)))
+    names = {item["name"] async for item in await stores.log["events"].list_indexes()}
+    assert names == {"_id_", "by_document"}
+
+
+async def test_a_checkpoint_never_goes_back(stores: Stores) -> None:
+    facts = [(seq, Timestamp(100 + seq, 1)) for seq in range(5)]
+    for order in itertools.permutations(facts):
+        log = LogId("".join(str(seq) for seq, _ in order))
+        newest = 0
+        for seq, time in order:
+            await stores.logs.checkpoint(log, Seq(seq), f"82{seq}", time)
+            newest = max(newest, seq)
+            checkpoint = await read(stores, log)
+            assert (checkpoint.seq, checkpoint.token, checkpoint.time) == (
+                newest,
+                f"82{newest}",
+                Timestamp(100 + newest, 1),
+            )
+        if set(order) and order[0][0] == 1:
+            break
+
+
+async def test_a_later_time_with_a_lower_seq_is_no_fact(stores: Stores) -> None:
+    await stores.logs.checkpoint(LOG, Seq(5), "82AA", Timestamp(5, 1))
+    await stores.logs.checkpoint(LOG, Seq(4), "82BB", Timestamp(9, 1))
+    assert (await read(stores)).seq == 5
+    await stores.logs.checkpoint(LOG, Seq(5), "82CC", Timestamp(9, 1))
+    assert (await read(stores)).token == "82CC"
+
+
+async def test_repeating_a_checkpoint_says_that_it_is_known_still(stores: Stores) -> None:
+    await stores.logs.checkpoint(LOG, Seq(5), "82AA", Timestamp(5, 1))
+    first = await read(stores)
+    async with asyncio.timeout(10):
+        while (await read(stores)).at == first.at:
+            await stores.logs.checkpoint(LOG, Seq(5), "82AA", Timestamp(5, 1))
+    assert (await read(stores)).at > first.at
+
+
+async def test_a_token_is_text_and_never_an_expression(stores: Stores) -> None:
+    await stores.logs.checkpoint(LOG, Seq(0), "$time", Timestamp(5, 1))
+    assert (await read(stores)).token == "$time"
+
+
+@pytest.mark.parametrize("missing", ["none"])
+async def test_a_log_without_a_checkpoint(stores: Stores, missing: str) -> None:
+    assert await stores.logs.read_checkpoint(LogId(missing)) is None
+
+
+async def test_the_deployment_is_known_by_its_replica_sets_id(stores: Stores) -> None:
+    identity = await cluster_identity(stores.data)
+    assert len(identity) == 24
+    assert await cluster_identity(stores.log) == identity

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from app.domain.position import LogId, Seq
+from app.errors import Malformed
+from app.stores.stores import Stores
+from app.stores.tracking import TrackedCollection
+
+LOG = LogId("aaaa")
+
+
+async def test_what_is_asked_for_is_not_active_until_it_is_said(stores: Stores) -> None:
+    await stores.tracking.ask(["b", "a"])
+    assert await stores.tracking.read() == [
+        TrackedCollection("a", None, Seq(0)),
+        TrackedCollection("b", None, Seq(0)),
+    ]
+    await stores.tracking.activate(["a"], LOG, Seq(2**40))
+    assert await stores.tracking.read() == [
+        TrackedCollection("a", LOG, Seq(2**40)),
+        TrackedCollection("b", None, Seq(0)),
+    ]
+
+
+async def test_asking_again_changes_nothing(stores: Stores) -> None:
+    await stores.tracking.ask(["a"])
+    await stores.tracking.activate(["a"], LOG, Seq(5))
+    await stores.tracking.ask(["a", "a"])
+    await stores.tracking.ask([])
+    assert await stores.tracking.read() == [TrackedCollection("a", LOG, Seq(5))]
+
+
+async def test_what_nobody_asked_for_is_not_activated(stores: Stores) -> None:
+    await stores.tracking.activate(["a"], LOG, Seq(5))
+    await stores.tracking.activate([], LOG, Seq(5))
+    assert await stores.tracking.read() == []
+
+
+async def test_of_names_one_of_which_cannot_be_none_is_taken(stores: Stores) -> None:
+    with pytest.raises(Malformed):
+        await stores.tracking.ask(["a", "system.users"])
+    assert await stores.tracking.read() == []
+
+
+async def test_a_refusal_is_recorded_once_and_lifted_by_activation(stores: Stores) -> None:
+    await stores.tracking.ask(["a", "v"])
+    assert not await stores.tracking.refuse({})
+    assert await stores.tracking.refuse({"v": "it is a view"})
+    assert not await stores.tracking.refuse({"v": "it is a view"})
+    assert await stores.tracking.refuse({"v": "it is a timeseries"})
+    assert [item.refused for item in await stores.tracking.read()] == [None, "it is a timeseries"]
+    await stores.tracking.activate(["v"], LOG, Seq(1))
+    assert [item.refused for item in await stores.tracking.read()] == [None, None]

@@ -1,0 +1,216 @@
+"""`track`, `status` and `tail` against a real replica set and a real worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings import PREFIX, Settings
+from app.stores.changes import watch
+from app.stores.stores import Stores
+from support.systems import running_worker
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it said."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., "asyncio.Task[Result]"]
+
+
+@pytest.fixture
+def environment(settings: Settings) -> dict[str, str]:
+    """By which the commands find this test's database, and nothing else."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return found | {
+        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
+        "EVENTSYNC_DATABASE": settings.database,
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run a command as a process of its own, for at most ten seconds."""
+
+    async def finished(words: tuple[str, ...]) -> Result:
+        process = await start(environment, tmp_path, *words)
+        try:
+            async with asyncio.timeout(10):
+                out, err = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            out, err = await process.communicate()
+            pytest.fail(f"{words} does not end; it said {out!r} {err!r}")
+        return Result(process.returncode or 0, out.decode(), err.decode())
+
+    return lambda *words: asyncio.create_task(finished(words), name=" ".join(words))
+
+
+async def start(environment: dict[str, str], directory: Path, *words: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "app", *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=directory,
+    )
+
+
+@pytest.fixture
+async def orders(settings: Settings, stores: Stores, run: Run) -> AsyncIterator[Any]:
+    """The tracked collection `orders`, while a worker runs."""
+    async with running_worker(settings):
+        tracked = await run("track", "orders")
+        assert tracked.exit_code == 0, tracked.output
+        assert tracked.stdout.endswith("tracked: orders\n")
+        yield stores.data["orders"]
+
+
+async def log_of(stores: Stores) -> str:
+    current = await stores.logs.current()
+    assert current is not None
+    return current.id
+
+
+async def events_up_to(stores: Stores, seq: int) -> None:
+    """Wait until the log has so many events."""
+    pipeline = [{"$match": {"ns.coll": "events"}}]
+    log = await log_of(stores)
+    async with asyncio.timeout(10), watch(stores.log, pipeline) as stream:
+        while (tail := await stores.events.tail(log)) is None or tail.seq < seq:
+            await stream.read(wait=1.0, limit=100)
+
+
+async def test_track_without_a_worker_says_so_and_the_request_stands(run: Run, stores: Stores) -> None:
+    result = await run("track", "orders", "lines", "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "no worker runs: start `eventsync worker`" in result.stderr
+    assert [(item.name, item.log) for item in await stores.tracking.read()] == [("lines", None), ("orders", None)]
+
+
+async def test_track_refuses_a_name_that_can_not_be_tracked(run: Run, stores: Stores) -> None:
+    result = await run("track", "system.users")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("eventsync: 'system.users' can't be a collection name")
+    assert await stores.tracking.read() == []
+
+
+async def test_status_before_anything_has_run(run: Run) -> None:
+    result = await run("status", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "log": None,
+        "head": None,
+        "leader": None,
+        "checkpoint": None,
+        "collections": [],
+    }
+
+
+async def test_status_of_a_running_system(orders: Any, stores: Stores, run: Run) -> None:
+    await orders.insert_many([{"_id": "a"}, {"_id": "b"}])
+    await events_up_to(stores, 2)
+    await stores.tracking.ask(["later"])
+    result = await run("status", "--json")
+    assert result.exit_code == 0, result.output
+    status = json.loads(result.stdout)
+    log = await log_of(stores)
+    assert status["head"] == f"{log}:2"
+    assert status["log"] == {"id": log, "number": 1, "reason": "the first log"}
+    assert str(os.getpid()) in status["leader"]
+    assert 0 <= status["checkpoint"]["age"] < 10
+    assert status["collections"][1] == {"name": "orders", "state": "tracked", "base": 0}
+    table = await run("status")
+    assert table.exit_code == 0
+    assert f"{log}:2" in table.stdout
+    assert status["leader"] in table.stdout
+
+
+async def test_status_after_the_leader_has_gone(settings: Settings, stores: Stores, run: Run) -> None:
+    async with running_worker(settings), watch(stores.log, [{"$match": {"ns.coll": "logs"}}]) as stream:
+        while await stores.logs.current() is None:
+            await stream.read(wait=1.0, limit=1)
+    result = await run("status")
+    assert result.exit_code == 1
+    assert "or was given back" in result.stdout
+
+
+async def test_tail_from_a_position_prints_what_happened_and_what_happens(
+    orders: Any, stores: Stores, run: Run
+) -> None:
+    await orders.insert_one({"_id": "a", "n": 1})
+    start = f"{await log_of(stores)}:0"
+    tailing = run("tail", "orders", "--from", start, "--limit", "3")
+    await orders.update_one({"_id": "a"}, {"$set": {"n": 2}, "$unset": {"gone": ""}})
+    await orders.delete_one({"_id": "a"})
+    result = await tailing
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line[23:] for line in lines if not line.startswith("    ")] == [
+        "  1  create  a  0 → 0  external",
+        "  2  update  a  0 → 0  external",
+        "  3  delete  a  0 → 0  external",
+    ]
+    assert [line for line in lines if line.startswith("    ")] == ['    {"_id":"a","n":1}', "    replace /n 2"]
+
+
+async def test_tail_begins_now_and_follows_one_document_as_ndjson(orders: Any, stores: Stores, run: Run) -> None:
+    await orders.insert_many([{"_id": "a", "n": 0}, {"_id": "b", "n": 0}])
+    await events_up_to(stores, 2)
+    tailing = run("tail", "orders/a", "--json", "--limit", "1")
+    while not tailing.done():
+        await orders.update_many({}, {"$inc": {"n": 1}})
+        await asyncio.wait({tailing}, timeout=0.05)
+    result = await tailing
+    assert result.exit_code == 0, result.output
+    [event] = map(json.loads, result.stdout.splitlines())
+    assert (event["id"], event["op"], event["seq"] > 2) == ("a", "update", True)
+
+
+async def test_tail_says_when_it_can_not_continue_and_goes_on(orders: Any, stores: Stores, run: Run) -> None:
+    await orders.insert_one({"_id": "a"})
+    await events_up_to(stores, 1)
+    result = await run("tail", "orders", "--json", "--from", "zzzzzzzz:7", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("reset (unknown_log)")
+    assert json.loads(result.stdout)["seq"] == 1
+
+
+async def test_tail_of_what_is_not_tracked_is_refused(orders: Any, run: Run) -> None:
+    result = await run("tail", "lines")
+    assert result.exit_code == 1
+    assert "`eventsync track lines` changes that" in result.stderr
+
+
+async def test_tail_before_any_worker_has_run_is_refused(run: Run) -> None:
+    result = await run("tail", "orders")
+    assert (result.exit_code, "is a worker running?" in result.stderr) == (1, True)
+
+
+async def test_ctrl_c_ends_a_tail_without_a_word(
+    orders: Any, stores: Stores, environment: dict[str, str], tmp_path: Path
+) -> None:
+    await orders.insert_one({"_id": "a"})
+    process = await start(environment, tmp_path, "tail", "orders", "--json", "--from", f"{await log_of(stores)}:0")
+    assert process.stdout
+    async with asyncio.timeout(10):
+        assert json.loads(await process.stdout.readline())["id"] == "a"
+        process.send_signal(signal.SIGINT)
+        rest, said = await process.communicate()
+    assert (process.returncode, rest, said) == (0, b"", b"")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+
+from app.domain.event import Group
+from app.domain.position import LogId, Seq
+from app.stores.changes import Batch
+from app.stores.events import StoredEvent, Tail
+from app.stores.stores import Stores
+from support.changes import SESSION, change, inserted, token
+from workers.log_writer import LogWriter
+from workers.states import StateReader
+
+LOG = LogId("k3f9ab2c")
+TXN = f"{SESSION.hex}:1"
+
+
+class Written:
+    """A writer on the test's own log, and what it has appended there."""
+
+    def __init__(self, stores: Stores, tail: Tail | None = None, *, time: int = 0) -> None:
+        self._events = stores.events
+        self._from = tail.seq if tail else Seq(0)
+        # The changes here carry their states: the reader is not asked for any.
+        self.log = LogWriter(LOG, stores.events, StateReader(stores.data), tail, Timestamp(time, 1))
+
+    async def events(self) -> list[StoredEvent]:
+        return [event async for event in self._events.read(LOG, self._from, Seq(2**31))]
+
+    async def marks(self) -> list[tuple[int, str, Group | None]]:
+        return [(event.seq, event.id, event.group) for event in await self.events()]
+
+
+def tail(seq: int, group: Group | None = None) -> Tail:
+    return Tail(Seq(seq), token(1), Timestamp(1, 1), group)
+
+
+def api_delete(key: int, **options: Any) -> list[RawBSONDocument]:
+    live = {"_id": key, "_sync": {"v": 1, "op": "a", "by": "b"}}
+    marked = {"_id": key, "_sync": {"v": 2, "op": "a", "by": "b", "deleted": True}}
+    return [
+        change("update", key=key, fullDocumentBeforeChange=live, fullDocument=marked, **options),
+        change("delete", key=key, fullDocumentBeforeChange=marked, **options),
+    ]
+
+
+async def test_events_are_numbered_on_from_the_tail(stores: Stores) -> None:
+    written = Written(stores, tail(7))
+    log = written.log
+    assert await log.append([[inserted(1)], [inserted(2)]]) == 2
+    assert await log.append([[inserted(3)]]) == 1
+    assert [seq for seq, _, _ in await written.marks()] == [8, 9, 10]
+    assert log.seq == 10
+    assert [json.loads(event.body)["seq"] for event in await written.events()] == [8, 9, 10]
+    found = await stores.events.tail(LOG)
+    assert found is not None
+    assert (found.seq, found.token, found.time) == (10, token(1), Timestamp(1, 1))
+
+
+async def test_the_first_event_of_a_log_is_number_1(stores: Stores) -> None:
+    written = Written(stores)
+    await written.log.append([[inserted(1)]])
+    assert await written.marks() == [(1, "int:1", None)]
+
+
+async def test_the_events_of_a_transaction_are_marked(stores: Stores) -> None:
+    written = Written(stores)
+    await written.log.append([[inserted(1, txn=1), inserted(2, txn=1), inserted(3, txn=1)], [inserted(4)]])
+    assert [mark for _, _, mark in await written.marks()] == [
+        Group(TXN, 1, 3),
+        Group(TXN, 2, 3),
+        Group(TXN, 3, 3),
+        None,
+    ]
+    assert json.loads((await written.events())[1].body)["txn"] == {"id": TXN, "n": 2, "of": 3}
+
+
+async def test_a_transaction_with_one_event_needs_no_mark(stores: Stores) -> None:
+    written = Written(stores)
+    await written.log.append([[inserted(1, txn=1)], api_delete(2, txn=2)])
+    assert [mark for _, _, mark in await written.marks()] == [None, None]
+    assert [json.loads(event.body)["op"] for event in await written.events()] == ["create", "delete"]
+
+
+async def test_the_mark_of_an_api_delete_takes_no_number_in_a_transaction(stores: Stores) -> None:
+    written = Written(stores)
+    await written.log.append([[inserted(1, txn=1), *api_delete(2, txn=1), inserted(3, txn=1)]])
+    assert [mark for _, _, mark in await written.marks()] == [Group(TXN, 1, 3), Group(TXN, 2, 3), Group(TXN, 3, 3)]
+
+
+async def test_a_group_without_events_appends_nothing(stores: Stores) -> None:
+    written = Written(stores, tail(3))
+    log = written.log
+    assert await log.append([api_delete(2)[:1]]) == 0
+    assert (await written.events(), log.seq) == ([], 3)
+
+
+async def test_the_rest_of_a_half_appended_transaction_goes_on_counting(stores: Stores) -> None:
+    written = Written(stores, tail(2, Group(TXN, 2, 4)))
+    log = written.log
+    await log.append([[inserted(3, txn=1), inserted(4, txn=1)]])
+    await log.append([[inserted(5, txn=2), inserted(6, txn=2)]])
+    other = f"{SESSION.hex}:2"
+    assert await written.marks() == [
+        (3, "int:3", Group(TXN, 3, 4)),
+        (4, "int:4", Group(TXN, 4, 4)),
+        (5, "int:5", Group(other, 1, 2)),
+        (6, "int:6", Group(other, 2, 2)),
+    ]
+
+
+async def test_a_single_rest_is_marked_too(stores: Stores) -> None:
+    written = Written(stores, tail(1, Group(TXN, 1, 2)))
+    await written.log.append([[inserted(2, txn=1)]])
+    assert [mark for _, _, mark in await written.marks()] == [Group(TXN, 2, 2)]
+
+
+async def test_a_whole_transaction_at_the_tail_is_not_continued(stores: Stores) -> None:
+    written = Written(stores, tail(2, Group(TXN, 2, 2)))
+    await written.log.append([[inserted(3, txn=1)]])
+    assert [mark for _, _, mark in await written.marks()] == [None]
+
+
+async def test_a_checkpoint_is_known_once_a_later_change_has_come(stores: Stores) -> None:
+    log = Written(stores).log
+    await log.append([[inserted(1, time=5)], [inserted(2, time=5)]])
+    assert log.checkpoint is None, "more may follow at the same time"
+    await log.append([[inserted(3, time=6)]])
+    assert log.checkpoint == (2, token(5), Timestamp(5, 1))
+    await log.append([[inserted(4, time=7)], [inserted(5, time=8)]])
+    assert log.checkpoint == (4, token(7), Timestamp(7, 1))
+
+
+async def test_a_stream_that_was_read_past_the_last_change_settles(stores: Stores) -> None:
+    log = Written(stores).log
+    await log.append([[inserted(1, time=5)]])
+    assert not log.settle(Batch([], f"82{5:08X}{1:08X}2B"))
+    assert log.checkpoint is None
+    assert log.settle(Batch([], f"82{5:08X}{2:08X}2B"))
+    assert log.checkpoint == (1, f"82{5:08X}{2:08X}2B", Timestamp(5, 2))
+
+
+async def test_a_stream_that_stands_where_the_log_was_taken_up_says_nothing_new(stores: Stores) -> None:
+    log = Written(stores, tail(4), time=5).log
+    assert not log.settle(Batch([], f"82{5:08X}{1:08X}2B"))
+    assert log.checkpoint is None

@@ -1,0 +1,63 @@
+"""JSON Patch against our own diff, and against arbitrary nonsense."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.diff import diff
+from app.domain.merge_patch import MergePatch
+from app.domain.patch import JsonPatch
+from app.domain.values import Document, same, to_tree
+from app.errors import Malformed, PatchFailed, TooLarge
+from support.documents import documents, pairs
+
+_POINTERS = st.lists(st.sampled_from(["a", "b", "0", "1", "-", "01", "~0", "~1", "_id", "_sync", ""]), max_size=3).map(
+    lambda tokens: "".join(f"/{token}" for token in tokens)
+)
+_TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text("ab$", max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "$oid", "0"]), inner),
+    max_leaves=5,
+)
+_OPERATIONS = st.fixed_dictionaries(
+    {"op": st.sampled_from(["add", "remove", "replace", "move", "copy", "test"]), "path": _POINTERS},
+    optional={"from": _POINTERS, "value": _TREES},
+)
+
+
+@given(pairs(odd=False))
+def test_our_own_differences_apply(pair: tuple[Document, Document]) -> None:
+    before, after = pair
+    patch = to_tree(diff(before, after))
+    result = JsonPatch(patch).prepared(operations=1000, document_bytes=10_000)(before)
+    # Not `same`: a plain number in JSON does not say whether it was an int32, an int64 or a double.
+    assert to_tree(result) == to_tree(after)
+
+
+@given(documents(), st.lists(_OPERATIONS | _TREES, max_size=6))
+def test_any_patch_applies_or_is_refused_and_leaves_the_document(document: Document, operations: Any) -> None:
+    untouched = copy.deepcopy(document)
+    try:
+        result = JsonPatch(operations).prepared(operations=5, document_bytes=1000)(document)
+    except (Malformed, PatchFailed, TooLarge):
+        result = {}
+    assert isinstance(result, dict)
+    assert "_id" not in result
+    assert "_sync" not in result
+    assert same(document, untouched)
+
+
+@given(documents(), st.dictionaries(st.sampled_from(["a", "b", "c"]), _TREES))
+def test_a_merge_patch_applies_or_is_refused_and_is_idempotent(document: Document, patch: Any) -> None:
+    untouched = copy.deepcopy(document)
+    try:
+        apply = MergePatch(patch).prepared()
+    except Malformed:
+        return
+    once = apply(document)
+    assert same(apply(once), once)
+    assert same(document, untouched)

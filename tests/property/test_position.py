@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.ids import format_id
+from app.domain.position import (
+    LogId,
+    Position,
+    Seq,
+    vector_from_json,
+    vector_from_text,
+    vector_to_json,
+    vector_to_text,
+)
+from app.domain.shape import Shape, check_collection
+from app.errors import Malformed
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_collection(text)
+    except Malformed:
+        return False
+    return True
+
+
+NAMES = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=12).filter(_is_name)
+IDS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), st.integers(-9, 9)
+)
+SHAPES = st.builds(Shape, NAMES, st.none() | IDS.map(format_id))
+POSITIONS = st.builds(
+    Position,
+    st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=32).map(LogId),
+    st.integers(0, 2**63 - 1).map(Seq),
+)
+VECTORS = st.dictionaries(SHAPES, POSITIONS, max_size=6)
+
+
+@given(POSITIONS)
+def test_a_position_comes_back_from_its_text(position: Position) -> None:
+    assert Position.parse(str(position)) == position
+
+
+@given(SHAPES)
+def test_a_shape_comes_back_from_its_text(shape: Shape) -> None:
+    assert Shape.parse(str(shape)) == shape
+
+
+@given(VECTORS)
+def test_a_vector_comes_back_from_both_forms(vector: dict[Shape, Position]) -> None:
+    text = vector_to_text(vector)
+    assert text.isascii()
+    assert not set(text) & set(" \r\n\0"), "fit for an SSE id and a query string"
+    assert vector_from_text(text, limit=6) == vector
+    assert vector_from_json(vector_to_json(vector), limit=6) == vector
+
+
+@given(VECTORS.filter(bool))
+def test_a_vector_over_the_limit_is_refused_in_both_forms(vector: dict[Shape, Position]) -> None:
+    with pytest.raises(Malformed):
+        vector_from_text(vector_to_text(vector), limit=len(vector) - 1)
+    with pytest.raises(Malformed):
+        vector_from_json(vector_to_json(vector), limit=len(vector) - 1)
+
+
+@given(st.text(max_size=40))
+def test_noise_is_refused_or_read_never_worse(text: str) -> None:
+    for read in (Position.parse, Shape.parse, lambda noise: vector_from_text(noise, limit=3)):
+        try:
+            read(text)
+        except Malformed:
+            continue

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.stores.events import StoredEvent
+from app.sync.pages import PageLimit
+from app.sync.window import Window
+from support.logged import event, transaction
+
+MEMBERS = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["1", "2", "3"]))
+SHAPES = [Shape.parse(text) for text in ("orders", "users", "orders/1", "orders/2", "users/3", "users/9")]
+
+
+class Cursors(RuleBasedStateMachine):
+    """A window under random events, against the plain list of all events and cursors that must each get their own."""
+
+    @initialize(limit=st.sampled_from([1, 2000, 10_000]), frame=st.integers(1, 5), start=st.sampled_from([0, 40]))
+    def begin(self, limit: int, frame: int, start: int) -> None:
+        self.window = Window(limit, PageLimit(frame, 10_000))
+        self.window.start(LogId("aaaa"), Seq(start))
+        self.events: list[StoredEvent] = []
+        self.start = start
+        self.cursors: dict[tuple[Shape, int], tuple[Seq, list[int]]] = {}
+        for shape in SHAPES:
+            for number in range(2):
+                self.cursors[shape, number] = (Seq(start), [])
+
+    @rule(members=st.lists(st.tuples(MEMBERS, st.integers(0, 3)), min_size=1, max_size=4))
+    def extend(self, members: list[tuple[tuple[str, str], int]]) -> None:
+        batch: list[StoredEvent] = []
+        for (collection, key), more in members:
+            first = self.window.head + len(batch) + 1
+            if more:
+                batch += transaction(first, [(collection, key)] + [("users", "3"), ("orders", "1")] * more)
+            else:
+                batch.append(event(first, collection, key))
+        self.window.extend(batch)
+        self.events += batch
+
+    @rule(shape=st.sampled_from(SHAPES), number=st.integers(0, 1))
+    def take(self, shape: Shape, number: int) -> None:
+        position, got = self.cursors[shape, number]
+        if not self.window.covers(position):
+            # It fell behind: the store serves what is not here any more.
+            self.cursors[shape, number] = (self.window.head, got + self.after(shape, position))
+            return
+        frame = self.window.frame(shape, position)
+        missed = self.after(shape, position)
+        assert (frame is None) == (not missed)
+        assert [item.seq for item in self.window.events(shape, position)] == missed
+        if frame is None:
+            return
+        message: dict[str, Any] = json.loads(frame.data)
+        seqs = [item["seq"] for item in message["events"]]
+        assert frame.start <= position < frame.end, "frames join"
+        assert (message["from"], message["to"]) == (f"aaaa:{frame.start}", f"aaaa:{frame.end}")
+        new = [seq for seq in seqs if seq > position]
+        assert seqs[-1] == frame.end
+        assert new == missed[: len(new)], "each event of the shape, in order, once"
+        last = self.events[seqs[-1] - self.start - 1]
+        assert all(
+            item.group is None or last.group is None or item.group.id != last.group.id
+            for item in self.events
+            if item.seq in missed[len(new) :]
+        ), "a transaction is not split"
+        self.cursors[shape, number] = (frame.end, got + new)
+
+    def after(self, shape: Shape, position: Seq) -> list[int]:
+        return [
+            item.seq
+            for item in self.events
+            if item.seq > position and item.collection == shape.collection and shape.id in (None, item.id)
+        ]
+
+    @invariant()
+    def bounded(self) -> None:
+        if hasattr(self, "window"):
+            kept = len(self.window._all)
+            assert self.window.head - self.window.floor == kept
+            assert self.window.bytes <= self.window._limit or kept <= 1
+            assert len(self.window._frames) <= len(self.window._by_shape) <= 2 * kept
+
+    def teardown(self) -> None:
+        if not hasattr(self, "cursors"):
+            return
+        for shape, number in self.cursors:
+            while self.after(shape, self.cursors[shape, number][0]):
+                self.take(shape, number)
+            assert self.cursors[shape, number][1] == self.after(shape, Seq(self.start))
+
+
+def test_every_cursor_gets_each_event_of_its_shape_exactly_once() -> None:
+    run_state_machine_as_test(Cursors)

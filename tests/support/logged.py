@@ -1,0 +1,30 @@
+"""Stored events made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.domain.event import Group
+from app.domain.ids import IdText
+from app.domain.position import Seq
+from app.stores.events import StoredEvent
+
+
+def event(
+    seq: int,
+    collection: str = "orders",
+    key: str = "1",
+    group: Group | None = None,
+    size: int = 12,
+) -> StoredEvent:
+    body = b'{"seq":%d}' % seq
+    return StoredEvent(Seq(seq), collection, IdText(key), body.ljust(size), group)
+
+
+def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "t") -> list[StoredEvent]:
+    """The events of one transaction from `first` on; a member is (collection, id)."""
+    listed = list(members)
+    return [
+        event(first + index, collection, key, Group(f"{name}{first}", index + 1, len(listed)))
+        for index, (collection, key) in enumerate(listed)
+    ]

@@ -1,0 +1,144 @@
+"""The log replayed onto nothing, and compared with the collections: nothing lost, doubled, reordered or guessed."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.domain.ids import format_id
+from app.domain.position import LogId, Seq
+from app.domain.stamp import unstamp
+from app.domain.values import RAW_CODEC, decode, from_tree, same
+from app.stores.changes import watch
+from app.stores.events import StoredEvent
+from app.stores.stores import Stores
+
+Key = tuple[str, str]
+
+
+def apply_patch(patch: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, Any]:
+    """RFC 6902's add, remove and replace, on BSON values or on JSON; shares nothing with the code under test."""
+    root: dict[str, Any] = {"": copy.deepcopy(document)}
+    for operation in patch:
+        *way, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")]
+        target: Any = root
+        for part in way:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        _change(target, last, operation)
+    result: dict[str, Any] = root[""]
+    return result
+
+
+def _change(target: Any, last: str, operation: dict[str, Any]) -> None:
+    key: Any = int(last) if isinstance(target, list) else last
+    if operation["op"] == "add" and isinstance(target, list):
+        assert 0 <= key <= len(target)
+        target.insert(key, operation["value"])
+    elif operation["op"] == "add":
+        target[key] = operation["value"]
+    elif operation["op"] == "replace":
+        assert isinstance(target, list) or key in target
+        target[key] = operation["value"]
+    else:
+        del target[key]
+
+
+@dataclass
+class Replay:
+    """`rows` is (collection, id) → (version, document). It fails at the first event that does not fit."""
+
+    seq: int = 0
+    rows: dict[Key, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    _open: dict[str, Any] | None = None
+
+    def take(self, stored: StoredEvent) -> None:
+        event = orjson.loads(stored.body)
+        assert event["seq"] == stored.seq == self.seq + 1, "dense"
+        assert (event["collection"], event["id"]) == (stored.collection, stored.id)
+        self.seq += 1
+        self.events.append(event)
+        self._take_mark(event)
+        key = (event["collection"], event["id"])
+        version, document = self.rows.pop(key, (None, None))
+        if event["op"] == "create":
+            assert version is None, f"{key} is created and exists"
+            assert event["base"] == 0
+        else:
+            assert document is not None, f"{event['op']} of {key}, which does not exist"
+            assert event["base"] == version, f"{key} is at {version}: {event}"
+        if event["op"] == "update":
+            self.rows[key] = event["version"], apply_patch(event["patch"], document or {})
+        elif event["op"] != "delete":
+            self.rows[key] = event["version"], event["doc"]
+
+    def _take_mark(self, event: dict[str, Any]) -> None:
+        mark, was = event.get("txn"), self._open
+        if was is not None and was["n"] < was["of"]:
+            assert mark == was | {"n": was["n"] + 1}, "a transaction's events stand together"
+        elif mark is not None:
+            assert mark["n"] == 1
+            assert mark["of"] > 1
+            assert was is None or was["id"] != mark["id"]
+        self._open = mark
+
+    def of(self, collection: str) -> dict[str, tuple[int, dict[str, Any]]]:
+        return {key: row for (name, key), row in self.rows.items() if name == collection}
+
+
+async def current_log(stores: Stores) -> LogId:
+    log = await stores.logs.current()
+    assert log is not None
+    return log.id
+
+
+async def tracked(stores: Stores, *names: str) -> LogId:
+    """Wait until the log in force has these collections."""
+    async with asyncio.timeout(20), watch(stores.log, []) as stream:
+        while True:
+            log = await stores.logs.current()
+            active = {item.name for item in await stores.tracking.read() if log and item.log == log.id}
+            if log is not None and active.issuperset(names):
+                return log.id
+            await stream.read(wait=1, limit=1000)
+
+
+async def caught_up(stores: Stores) -> LogId:
+    """Wait until every change that is committed now is in the log."""
+    now = (await stores.data.command("ping"))["operationTime"]
+    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "heads"}}]) as stream:
+        while True:
+            log = await current_log(stores)
+            checkpoint = await stores.logs.read_checkpoint(log)
+            if checkpoint is not None and checkpoint.time >= now:
+                return log
+            await stream.read(wait=1, limit=1000)
+
+
+async def replayed(stores: Stores, log: LogId, replay: Replay | None = None) -> Replay:
+    """The whole log, or what of it `replay` has not taken yet."""
+    replay = replay or Replay()
+    async for stored in stores.events.read(log, Seq(replay.seq), Seq(2**62)):
+        replay.take(stored)
+    return replay
+
+
+async def assert_complete(stores: Stores, *names: str) -> Replay:
+    """Wait for the log; then: replayed onto nothing, it is the collections, exactly in value and BSON type."""
+    replay = await replayed(stores, await caught_up(stores))
+    for name in names:
+        cursor = stores.data.get_collection(name, codec_options=RAW_CODEC).find()
+        stored = {}
+        async for raw in cursor:
+            stamp, document = unstamp(decode(raw.raw))
+            stored[format_id(document["_id"])] = stamp.version, document
+        rows = {key: (version, from_tree(tree)) for key, (version, tree) in replay.of(name).items()}
+        assert rows.keys() == stored.keys()
+        for key, (version, document) in stored.items():
+            assert rows[key][0] == version, key
+            assert same(rows[key][1], document), (key, rows[key][1], document)
+    return replay

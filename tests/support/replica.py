@@ -1,0 +1,132 @@
+"""A client's copy of one shape, kept by the rules of protocol.md and nothing else. It fails at the first breach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import jsonpatch
+
+Row = tuple[int, dict[str, Any]]
+
+
+def seq_of(position: str) -> int:
+    return int(position.partition(":")[2])
+
+
+def log_of(position: str) -> str:
+    return position.partition(":")[0]
+
+
+@dataclass
+class Replica:
+    """`rows` is id → (version, document); `position` is None until a snapshot is whole."""
+
+    shape: str
+    position: str | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    live: bool = False
+    events: int = 0
+    snapshots: int = 0
+    resets: int = 0
+    _parts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def vector(self) -> dict[str, str]:
+        return {} if self.position is None else {self.shape: self.position}
+
+    @property
+    def documents(self) -> dict[str, dict[str, Any]]:
+        return {key: document for key, (_, document) in self.rows.items()}
+
+    def disconnected(self) -> None:
+        """What was not whole is worth nothing on another connection."""
+        self._parts, self.live = [], False
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Apply one message of the server."""
+        kind = message["type"]
+        if kind == "snapshot":
+            self._snapshot(message)
+        elif kind == "events":
+            self.take_events(message["from"], message["to"], message["events"])
+        elif kind == "live":
+            assert message["position"] == self.position, (message, self.position)
+            self.live = True
+        elif kind == "progress":
+            self._progress(message["vector"].get(self.shape))
+        elif kind == "reset":
+            self.resets += 1
+            self.position, self.rows, self.live = None, {}, False
+        else:
+            assert kind in {"welcome", "pong"}, message
+
+    def _snapshot(self, message: dict[str, Any]) -> None:
+        assert message["part"] == len(self._parts), "parts come in order"
+        self._parts.append(message)
+        if message["last"]:
+            docs = [row for part in self._parts for row in part["docs"]]
+            self.take_snapshot(message["position"], docs)
+            self._parts = []
+
+    def take_snapshot(self, position: str, docs: list[dict[str, Any]]) -> None:
+        rows = {row["id"]: (row["version"], row["doc"]) for row in docs}
+        assert len(rows) == len(docs), "a document is in a snapshot once"
+        self.rows, self.position = rows, position
+        self.snapshots += 1
+
+    def _progress(self, position: str | None) -> None:
+        if position is None or self.position is None:
+            return
+        assert log_of(position) == log_of(self.position)
+        assert seq_of(position) >= seq_of(self.position), "positions only move forward"
+        self.position = position
+
+    def take_events(self, start: str, end: str, events: list[dict[str, Any]]) -> None:
+        assert self.position is not None, "events before a snapshot"
+        assert log_of(start) == log_of(end) == log_of(self.position)
+        own = seq_of(self.position)
+        assert seq_of(start) <= own, f"a hole: own position {self.position}, events from {start}"
+        assert seq_of(end) >= own, f"backwards: own position {self.position}, events to {end}"
+        previous = seq_of(start)
+        for event in events:
+            assert previous < event["seq"] <= seq_of(end), "events in order, within their frame"
+            previous = event["seq"]
+            if event["seq"] > own:
+                self._apply(event)
+        _check_groups(events)
+        self.position = end
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        self.events += 1
+        key, op = event["id"], event["op"]
+        was = self.rows.get(key)
+        assert event["base"] == (was[0] if was else 0) or event.get("external"), (event, was)
+        if op == "create":
+            assert was is None, f"{key} is created twice"
+            self.rows[key] = (event["version"], event["doc"])
+        elif op == "replace":
+            self.rows[key] = (event["version"], event["doc"])
+        elif op == "update":
+            assert was is not None, f"{key} is updated before it is created"
+            self.rows[key] = (event["version"], jsonpatch.apply_patch(was[1], event["patch"]))
+        else:
+            assert op == "delete"
+            assert was is not None, f"{key} is deleted twice"
+            del self.rows[key]
+
+
+def _check_groups(events: list[dict[str, Any]]) -> None:
+    """The events of a transaction that concern one shape all come in one frame, the last one not missing its like."""
+    groups: dict[str, list[int]] = {}
+    for event in events:
+        if "txn" in event:
+            groups.setdefault(event["txn"]["id"], []).append(event["txn"]["n"])
+    for numbers in groups.values():
+        assert numbers == sorted(set(numbers))
+
+
+def vector_text(vector: dict[str, str]) -> str:
+    """The text form of a state vector, as SSE ids carry it."""
+    return "&".join(f"{quote(shape, safe='')}={position}" for shape, position in vector.items())

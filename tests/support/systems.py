@@ -1,0 +1,132 @@
+"""Running parts of the system: in this process, where a test looks inside, or as processes, where it kills them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.dev import mongod
+from app.main import make_server
+from app.settings import Settings
+from workers.worker import Worker
+
+
+@asynccontextmanager
+async def running_worker(settings: Settings) -> AsyncIterator[None]:
+    """A worker in this process while the block runs. It is stopped as SIGTERM stops it."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(Worker(settings, stop).run(), name="worker")
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
+async def running_server(settings: Settings) -> AsyncIterator[str]:
+    """A server in this process, on a port of its own, while the block runs. Gives its URL."""
+    server = make_server(settings.model_copy(update={"host": "127.0.0.1", "port": 0}))
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(), name="server")
+        ready = group.create_task(server.ready.wait(), name="server is ready")
+        await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if not server.started:
+            ready.cancel()
+            raise RuntimeError("the server did not start")
+        try:
+            yield server.url
+        finally:
+            server.should_exit = True
+
+
+@asynccontextmanager
+async def running_system(settings: Settings) -> AsyncIterator[str]:
+    """A worker and a server, with the collections of `settings` tracked. Gives the server's URL."""
+    async with running_worker(settings), running_server(settings) as url:
+        await tracked(url, settings.collections)
+        yield url
+
+
+async def tracked(url: str, names: Iterable[str], *, seconds: float = 20.0) -> None:
+    """Wait until the server at `url` is ready and serves these collections."""
+    async with asyncio.timeout(seconds), httpx.AsyncClient(base_url=url) as client:
+        while not await _tracked(client, set(names)):  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.02)
+
+
+async def _tracked(client: httpx.AsyncClient, names: set[str]) -> bool:
+    try:
+        answer = await client.get("/v1/collections")
+        ready = await client.get("/readyz")
+    except httpx.TransportError:
+        return False
+    served = {item["name"] for item in answer.json().get("collections", ())}
+    return ready.status_code == 200 and names <= served
+
+
+async def head(url: str) -> str:
+    """The position that this server has come to."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        return str((await client.get("/readyz")).json()["position"])
+
+
+class Processes:
+    """`eventsync serve` and `eventsync worker` as processes of their own, which a test may kill."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self.port = mongod.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._directory = directory
+        self._environment = _environment(settings, self.port)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, *words: str) -> None:
+        for word in words:
+            with (self._directory / f"{word}.log").open("ab") as log:
+                self._running[word] = subprocess.Popen(
+                    [sys.executable, "-m", "app", word],
+                    cwd=self._directory,
+                    env=self._environment,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+                )
+
+    def signal(self, number: signal.Signals, *words: str) -> None:
+        for word in words:
+            self._running[word].send_signal(number)
+
+    def kill(self, *words: str) -> None:
+        """kill -9, and wait until it is dead."""
+        self.signal(signal.SIGKILL, *words)
+        for word in words:
+            self._running.pop(word).wait(10)
+
+    def stop(self) -> None:
+        """End whatever runs, in order."""
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            process.wait(20)
+        self._running.clear()
+
+    def log(self, word: str) -> str:
+        return (self._directory / f"{word}.log").read_text()
+
+
+def _environment(settings: Settings, port: int) -> dict[str, str]:
+    given: dict[str, Any] = settings.model_dump(exclude_defaults=True) | {"port": port}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
+    for name, value in given.items():
+        environment[f"EVENTSYNC_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return environment

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from app.dev.data_dir import opened
+from app.dev.port import is_free
+from app.errors import ConfigurationError
+
+
+def test_it_is_made_and_keeps_itself_out_of_git(tmp_path: Path) -> None:
+    with opened(tmp_path / "a" / "b") as directory:
+        assert directory.mongodb.is_dir()
+        assert (directory.path / ".gitignore").read_text() == "*\n"
+
+
+def test_only_one_at_a_time_has_it_and_the_other_is_told_who(tmp_path: Path) -> None:
+    with (
+        opened(tmp_path),
+        pytest.raises(ConfigurationError, match=rf"process {os.getpid()}\) uses .* --data-dir"),
+        opened(tmp_path),
+    ):
+        pass
+    with opened(tmp_path) as again:
+        assert again.path == tmp_path
+
+
+@pytest.mark.parametrize("place", ["file/data", "file"])
+def test_where_no_directory_can_be_the_remedy_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"can't be used .* --data-dir"), opened(tmp_path / place):
+        pass
+
+
+def test_an_error_of_the_run_is_not_taken_for_one_of_the_directory(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="mine"), opened(tmp_path):
+        raise OSError("mine")
+
+
+def test_the_port_of_mongod_is_kept(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        port = directory.mongod_port()
+    with opened(tmp_path) as directory:
+        assert directory.mongod_port() == port
+        assert is_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "0", "99999"])
+def test_a_kept_port_that_is_none_is_replaced(tmp_path: Path, text: str) -> None:
+    with opened(tmp_path) as directory:
+        (tmp_path / "mongod.port").write_text(text)
+        assert 0 < directory.mongod_port() < 65536
+
+
+def test_the_configuration_is_there_while_it_runs_and_for_the_owner_only(tmp_path: Path) -> None:
+    values = {"mongodb_uri": 'mongodb://u:p"\\ä@h/', "database": "app"}
+    with opened(tmp_path) as directory:
+        directory.write_config(values)
+        assert tomllib.loads(directory.config.read_text()) == values
+        assert directory.config.stat().st_mode & 0o777 == 0o600
+    assert not directory.config.exists()
+
+
+def test_the_configuration_of_a_killed_one_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "eventsync.toml").write_text('mongodb_uri = "mongodb://gone"')
+    with opened(tmp_path) as directory:
+        assert not directory.config.exists()
+
+
+def test_the_log_of_the_run_before_is_kept_once(tmp_path: Path) -> None:
+    (tmp_path / "mongod.log").write_text("before")
+    with opened(tmp_path) as directory:
+        assert not directory.mongod_log.exists()
+        assert (tmp_path / "mongod.log.old").read_text() == "before"

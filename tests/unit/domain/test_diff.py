@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from bson import DBRef, Int64
+
+from app.domain.diff import diff, escape
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = [
+    ("nothing", {"a": 1, "n": math.nan}, {"n": math.nan, "a": 1}, []),
+    ("add", {}, {"a": 1}, [{"op": "add", "path": "/a", "value": 1}]),
+    ("remove", {"a": 1}, {}, [{"op": "remove", "path": "/a"}]),
+    ("replace", {"a": 1}, {"a": 2}, [{"op": "replace", "path": "/a", "value": 2}]),
+    ("to null", {"a": 1}, {"a": None}, [{"op": "replace", "path": "/a", "value": None}]),
+    ("type only", {"a": 1}, {"a": Int64(1)}, [{"op": "replace", "path": "/a", "value": Int64(1)}]),
+    ("nested", {"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}, [{"op": "replace", "path": "/a/b/c", "value": 2}]),
+    ("object to array", {"a": {"0": 1}}, {"a": [1]}, [{"op": "replace", "path": "/a", "value": [1]}]),
+    ("empty name", {"": {"": 1}}, {"": {"": 2}}, [{"op": "replace", "path": "//", "value": 2}]),
+    ("escaped name", {"a/b~c": 1}, {"a/b~c": 2}, [{"op": "replace", "path": "/a~1b~0c", "value": 2}]),
+    ("tilde one", {"~1": 1}, {}, [{"op": "remove", "path": "/~01"}]),
+    ("append", {"l": [1]}, {"l": [1, 2]}, [{"op": "add", "path": "/l/1", "value": 2}]),
+    ("prepend", {"l": [1]}, {"l": [0, 1]}, [{"op": "add", "path": "/l/0", "value": 0}]),
+    ("pop first", {"l": [1, 2, 3]}, {"l": [2, 3]}, [{"op": "remove", "path": "/l/0"}]),
+    ("pop last", {"l": [1, 2]}, {"l": [1]}, [{"op": "remove", "path": "/l/1"}]),
+    ("empty", {"l": [1, 2]}, {"l": []}, [{"op": "remove", "path": "/l/1"}, {"op": "remove", "path": "/l/0"}]),
+    ("item in place", {"l": [1, {"a": 1}, 3]}, {"l": [1, {"a": 2}, 3]},
+     [{"op": "replace", "path": "/l/1/a", "value": 2}]),
+    ("middle shrinks", {"l": [0, 1, 2, 3, 9]}, {"l": [0, 7, 9]},
+     [{"op": "replace", "path": "/l/1", "value": 7}, {"op": "remove", "path": "/l/3"},
+      {"op": "remove", "path": "/l/2"}]),
+    ("repeated items", {"l": [1, 1]}, {"l": [1, 1, 1]}, [{"op": "add", "path": "/l/2", "value": 1}]),
+    ("a reference is one value", {"r": DBRef("c", 1)}, {"r": DBRef("c", 2)},
+     [{"op": "replace", "path": "/r", "value": DBRef("c", 2)}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "patch"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_the_patch_says_what_changed(
+    before: dict[str, Any], after: dict[str, Any], patch: list[dict[str, Any]]
+) -> None:
+    assert diff(before, after) == patch
+
+
+def test_a_name_is_removed_before_others_are_added() -> None:
+    assert [operation["op"] for operation in diff({"a": 1, "b": 1}, {"c": 1, "b": 1})] == ["remove", "add"]
+
+
+def test_a_token_is_escaped_as_rfc_6901_says() -> None:
+    assert escape("m~n/o") == "m~0n~1o"
+    assert escape("") == ""

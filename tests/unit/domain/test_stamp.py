@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bson import Int64
+
+from app.domain.stamp import FIELD, Stamp, unstamp
+from app.domain.values import same
+
+
+def test_a_stamp_is_read_as_it_was_written() -> None:
+    for stamp in (Stamp(7, "op", "ann"), Stamp(2**40, None, None), Stamp(8, "op", "ann", deleted=True)):
+        assert Stamp.of({FIELD: stamp.stored()}) == stamp
+
+
+def test_what_is_stored() -> None:
+    assert same(Stamp(7, "op", "ann").stored(), {"v": Int64(7), "op": "op", "by": "ann"})
+    assert same(Stamp(7, "op", "ann", deleted=True).stored(), {"v": Int64(7), "op": "op", "by": "ann", "deleted": True})
+
+
+@pytest.mark.parametrize("field", [None, 5, "x", [], {}, {"v": "7"}, {"v": 7.0}, {"v": None}, {"op": "x"}])
+def test_a_field_that_is_not_ours_is_version_0(field: Any) -> None:
+    assert Stamp.of({FIELD: field}) == Stamp()
+    assert Stamp.of({}) == Stamp()
+
+
+def test_odd_members_are_left_out() -> None:
+    field = {"v": 3, "op": 5, "by": ["ann"], "deleted": 1}
+    assert Stamp.of({FIELD: field}) == Stamp(3)
+
+
+def test_unstamping_takes_nothing_else_away() -> None:
+    document = {"_id": 1, "a": {FIELD: 5}, FIELD: {"v": Int64(2), "op": "o", "by": "b"}, "z": 1}
+    stamp, plain = unstamp(document)
+    assert stamp == Stamp(2, "o", "b")
+    assert plain == {"_id": 1, "a": {FIELD: 5}, "z": 1}
+    assert list(plain) == ["_id", "a", "z"]
+    assert FIELD in document

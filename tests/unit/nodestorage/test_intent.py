@@ -1,0 +1,137 @@
+"""From an operation and the stored document to what is written: decided without MongoDB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+
+from app.domain.stamp import Stamp
+from app.errors import Malformed, NotFound, TooLarge, VersionMismatch
+from app.nodestorage import (
+    Author,
+    Create,
+    Delete,
+    JsonPatch,
+    MergePatch,
+    Node,
+    Replace,
+    Update,
+    WriteOperation,
+    WritePolicy,
+)
+from app.nodestorage.intent import Change, Insert, Modify, Remove, intent_of
+
+AUTHOR = Author("tester", "operation-1")
+NODE = Node(1, 4, {"_id": 1, "n": Int64(1), "deep": {"a": 1, "b": 2}})
+STAMP = {"v": Int64(5), "op": "operation-1", "by": "tester"}
+
+
+def decided(operation: WriteOperation, stored: Node | None = NODE) -> Change:
+    return intent_of(operation, WritePolicy()).decide(stored, AUTHOR)
+
+
+def test_an_update_is_minimal_and_stamped() -> None:
+    change = decided(Update("c", 1, MergePatch({"deep": {"a": 9, "b": None}})))
+    assert change.write == Modify({"$set": {"deep.a": 9, "_sync": STAMP}, "$unset": {"deep.b": ""}})
+    assert change.result.patch == [
+        {"op": "remove", "path": "/deep/b"},
+        {"op": "replace", "path": "/deep/a", "value": 9},
+    ]
+    assert change.result.version == 5
+
+
+def test_a_removal_alone_still_stamps() -> None:
+    change = decided(Update("c", 1, MergePatch({"deep": None})))
+    assert change.write == Modify({"$set": {"_sync": STAMP}, "$unset": {"deep": ""}})
+
+
+def test_what_no_path_can_say_replaces_the_document() -> None:
+    change = decided(Update("c", 1, MergePatch({"a.b": 1})))
+    after = {**NODE.document, "a.b": 1}
+    assert change.write == Modify([{"$replaceWith": {"$literal": {**after, "_sync": STAMP}}}])
+
+
+def test_no_change_writes_nothing() -> None:
+    for operation in (Update("c", 1, JsonPatch([])), Replace("c", 1, {"deep": {"b": 2, "a": 1}, "n": 1})):
+        change = decided(operation)
+        assert change.write is None
+        assert (change.result.version, change.result.document, change.result.patch) == (4, NODE.document, [])
+
+
+def test_creations() -> None:
+    made = decided(Create("c", {"n": 1}), None)
+    assert isinstance(made.write, Insert)
+    assert isinstance(made.write.document["_id"], ObjectId)
+    assert made.write.document["_sync"] == STAMP | {"v": 1}
+    upserted = decided(Replace("c", 7, {"n": 1}, upsert=True), None)
+    assert upserted.write == Insert({"_id": 7, "n": 1, "_sync": STAMP | {"v": 1}})
+    assert (upserted.result.created, upserted.result.version) == (True, 1)
+
+
+def test_an_intent_makes_one_id_however_often_it_is_decided() -> None:
+    intent = intent_of(Create("c", {}), WritePolicy())
+    first, second = intent.decide(None, AUTHOR), intent.decide(None, AUTHOR)
+    assert first.result.id == second.result.id == str(intent.id)
+
+
+def test_a_deletion_leaves_its_mark_first() -> None:
+    change = decided(Delete("c", 1, 4))
+    assert change.write == Remove(Stamp(5, "operation-1", "tester", deleted=True))
+    assert (change.result.version, change.result.document) == (5, None)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Update("c", 1, MergePatch({}), 3),
+        Replace("c", 1, {}, 3),
+        Delete("c", 1, 3),
+        Replace("c", 1, {}, upsert=True, must_be_absent=True),
+    ],
+)
+def test_other_versions_are_refused(operation: WriteOperation) -> None:
+    with pytest.raises(VersionMismatch) as failure:
+        decided(operation)
+    assert failure.value.current == 4
+
+
+@pytest.mark.parametrize("operation", [Update("c", 1, MergePatch({})), Replace("c", 1, {}), Delete("c", 1)])
+def test_what_is_absent_is_not_found(operation: WriteOperation) -> None:
+    with pytest.raises(NotFound, match="c/int:1"):
+        decided(operation, None)
+
+
+def test_a_function_gets_a_copy() -> None:
+    def edit(document: dict[str, Any]) -> dict[str, Any]:
+        document["deep"].clear()
+        return document
+
+    assert decided(Update("c", 1, edit)).result.patch != []
+    assert NODE.document["deep"] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("operation", "error"),
+    [
+        (Create("c", {"_sync": {}}), Malformed),
+        (Create("c", {"_id": []}), Malformed),
+        (Replace("c", 1, {"_id": 2}), Malformed),
+        (Replace("c", [1], {}), Malformed),
+        (Update("c", 1, JsonPatch(None)), Malformed),
+        (Update("c", 1, JsonPatch([{}] * 1001)), TooLarge),
+        (Create("c", {"n": "x" * (16 * 1024 * 1024)}), TooLarge),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_anything_is_read(operation: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        intent_of(operation, WritePolicy())
+
+
+def test_an_id_may_be_written_as_an_equal_number() -> None:
+    node = Node(Int64(5), 1, {"_id": Int64(5), "n": 1})
+    change = decided(Replace("c", Int64(5), {"_id": 5, "n": 2}), node)
+    assert change.result.document == {"_id": Int64(5), "n": 2}
+    assert isinstance((change.result.document or {})["_id"], Int64)

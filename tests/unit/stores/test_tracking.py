@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from app.domain.position import LogId, Seq
+from app.errors import Malformed, NotTracked
+from app.stores.tracking import TrackedCollection, Tracking
+
+LOG, OTHER = LogId("aaaa"), LogId("bbbb")
+
+
+def test_a_servers_copy_knows_what_is_active_in_its_log() -> None:
+    tracking = Tracking()
+    assert tracking.names == []
+    tracking.replace(
+        LOG,
+        [
+            TrackedCollection("new", None, Seq(0)),
+            TrackedCollection("b", LOG, Seq(7)),
+            TrackedCollection("a", LOG, Seq(0)),
+            TrackedCollection("old", OTHER, Seq(3)),
+            TrackedCollection("v", None, Seq(0), "it is a view"),
+        ],
+    )
+    assert tracking.names == ["a", "b"]
+    assert tracking.base("b") == 7
+    tracking.require("a")
+    for name in ("new", "old", "nobody"):
+        with pytest.raises(NotTracked, match="eventsync track"):
+            tracking.require(name)
+    with pytest.raises(NotTracked, match="can't be tracked: it is a view"):
+        tracking.require("v")
+    with pytest.raises(Malformed):
+        tracking.require("a/b")
+    tracking.replace(None, [TrackedCollection("a", None, Seq(0))])
+    assert tracking.names == []

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from app.domain.ids import IdText
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.sync.pages import PageLimit
+from app.sync.window import Frame, Window
+from support.logged import event, transaction
+
+LOG = LogId("aaaa")
+ORDERS, USERS, ONE = Shape("orders"), Shape("users"), Shape("orders", IdText("1"))
+ALL = PageLimit(1000, 1_000_000)
+
+
+def window(*, limit: int = 1_000_000, frame: PageLimit = ALL, at: int = 0) -> Window:
+    made = Window(limit, frame)
+    made.start(LOG, Seq(at))
+    return made
+
+
+def read(frame: Frame | None) -> tuple[int, int, list[int]]:
+    assert frame is not None
+    message: dict[str, Any] = json.loads(frame.data)
+    assert (message["type"], message["from"], message["to"]) == ("events", f"aaaa:{frame.start}", f"aaaa:{frame.end}")
+    return frame.start, frame.end, [item["seq"] for item in message["events"]]
+
+
+def test_an_empty_window_covers_only_its_head() -> None:
+    empty = window(at=7)
+    assert (empty.floor, empty.head, empty.covers(Seq(7)), empty.covers(Seq(6))) == (7, 7, True, False)
+    assert empty.frame(ORDERS, Seq(7)) is None
+    assert list(empty.events(ORDERS, Seq(7))) == []
+
+
+def test_before_it_is_started_a_window_has_nothing() -> None:
+    assert Window(1000, ALL).frame(ORDERS, Seq(0)) is None
+    assert Window(1000, ALL).log is None
+
+
+def test_a_frame_has_the_events_of_its_shape_from_where_the_previous_stood() -> None:
+    def frame(shape: Shape, after: int) -> Frame | None:
+        filled = window(at=10)
+        filled.extend([event(11), event(12, "users"), event(13, key="2"), event(14, "users"), event(15)])
+        return filled.frame(shape, Seq(after))
+
+    assert read(frame(ORDERS, 10)) == (10, 15, [11, 13, 15])
+    assert read(frame(ORDERS, 11)) == (11, 15, [13, 15])
+    assert read(frame(ORDERS, 12)) == (11, 15, [13, 15])
+    assert read(frame(ONE, 12)) == (11, 15, [15])
+    assert read(frame(USERS, 13)) == (12, 14, [14])
+    assert frame(USERS, 14) is None
+    assert frame(ORDERS, 15) is None
+    assert frame(Shape("orders", IdText("3")), 10) is None
+
+
+def test_live_cursors_share_the_same_bytes() -> None:
+    filled = window()
+    filled.extend([event(1), event(2, "users"), event(3)])
+    first = filled.frame(ORDERS, Seq(1))
+    assert filled.frame(ORDERS, Seq(2)) is first
+    filled.extend([event(4, "users")])
+    assert filled.frame(ORDERS, Seq(2)) is first
+    filled.extend([event(5)])
+    assert read(filled.frame(ORDERS, Seq(2))) == (1, 5, [3, 5])
+
+
+def test_a_cursor_between_two_frames_of_a_long_run_gets_the_rest() -> None:
+    filled = window(frame=PageLimit(2, 1_000_000))
+    filled.extend([event(seq) for seq in range(1, 6)])
+    assert read(filled.frame(ORDERS, Seq(0))) == (0, 2, [1, 2])
+    assert read(filled.frame(ORDERS, Seq(2))) == (2, 4, [3, 4])
+    assert read(filled.frame(ORDERS, Seq(4))) == (4, 5, [5])
+
+
+def test_a_transaction_is_one_frame_whatever_its_size() -> None:
+    filled = window(frame=PageLimit(1, 1))
+    filled.extend([*transaction(1, [("orders", "1"), ("users", "1"), ("orders", "2")]), event(4)])
+    assert read(filled.frame(ORDERS, Seq(0))) == (0, 3, [1, 3])
+    assert read(filled.frame(ORDERS, Seq(3))) == (3, 4, [4])
+
+
+def test_events_must_follow_each_other() -> None:
+    filled = window(at=3)
+    for wrong in (3, 5):
+        with pytest.raises(ValueError, match="does not follow 3"):
+            filled.extend([event(wrong)])
+
+
+def test_the_oldest_events_leave_when_it_is_full_and_with_them_all_that_is_kept_of_their_shapes() -> None:
+    filled = window(limit=3000)
+    for seq in range(1, 101):
+        filled.extend([event(seq, key=str(seq))])
+        assert filled.frame(Shape("orders", IdText(str(seq))), Seq(seq - 1)) is not None
+    assert filled.bytes <= 3000
+    assert 0 < filled.floor < 100 == filled.head
+    assert filled.covers(filled.floor)
+    assert not filled.covers(Seq(filled.floor - 1))
+    kept = 100 - filled.floor
+    assert len(filled._all) == kept
+    assert len(filled._by_shape) == kept + 1
+    assert len(filled._frames) <= kept + 1
+    assert read(filled.frame(ORDERS, filled.floor)) == (filled.floor, 100, list(range(filled.floor + 1, 101)))
+
+
+def test_one_event_larger_than_the_window_stays_until_the_next() -> None:
+    filled = window(limit=1000)
+    filled.extend([event(1, size=5000)])
+    assert read(filled.frame(ORDERS, Seq(0))) == (0, 1, [1])
+    filled.extend([event(2)])
+    assert (filled.floor, filled.head) == (1, 2)
+
+
+def test_a_new_log_begins_empty() -> None:
+    filled = window()
+    filled.extend([event(1)])
+    assert filled.frame(ORDERS, Seq(0)) is not None
+    filled.start(LogId("bbbb"), Seq(40))
+    assert (filled.log, filled.floor, filled.head, filled.bytes) == ("bbbb", 40, 40, 0)
+    assert filled.frame(ORDERS, Seq(40)) is None
+    filled.extend([event(41)])
+    frame = filled.frame(ORDERS, Seq(40))
+    assert frame is not None
+    assert b'"from":"bbbb:40"' in frame.data
+
+
+def test_who_listens_is_told_of_its_shapes_only() -> None:
+    filled = window()
+    with filled.listening() as orders, filled.listening() as one, filled.listening() as users:
+        orders.add(ORDERS)
+        one.add(ONE)
+        users.add(USERS)
+        filled.extend([event(1, key="2")])
+        assert [item.event.is_set() for item in (orders, one, users)] == [True, False, False]
+        filled.extend([event(2, key="1")])
+        assert [item.event.is_set() for item in (orders, one, users)] == [True, True, False]
+        one.event.clear()
+        one.forget(ONE)
+        filled.extend([event(3, key="1")])
+        assert not one.event.is_set()
+
+
+def test_everybody_is_told_of_a_new_log_and_of_a_call() -> None:
+    filled = window()
+    with filled.listening() as listener:
+        listener.add(USERS)
+        filled.start(LogId("bbbb"), Seq(0))
+        assert listener.event.is_set()
+        listener.event.clear()
+        filled.wake_all()
+        assert listener.event.is_set()
+
+
+def test_nothing_is_kept_of_who_has_left() -> None:
+    filled = window()
+    with filled.listening() as stays:
+        stays.add(ORDERS)
+        with filled.listening() as leaves:
+            for shape in (ORDERS, USERS, ONE):
+                leaves.add(shape)
+            leaves.forget(Shape("unknown"))
+        assert list(filled._waiting) == [ORDERS]
+    assert not filled._waiting

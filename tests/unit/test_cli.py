@@ -1,0 +1,133 @@
+"""The command line without MongoDB: what is refused, and how."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app import __version__
+from app.cli import commands, processes
+from app.settings import PREFIX
+
+UNREACHABLE = "mongodb://127.0.0.1:1/?replicaSet=rs0"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration but the test's."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(commands, words, prog_name="eventsync")
+
+
+def refused(result: Result, code: int) -> str:
+    """The one line that a refusal is."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout == f"eventsync {__version__}\n"
+
+
+def test_all_commands_are_listed() -> None:
+    listed = run("--help").stdout
+    for name in ("dev", "serve", "worker", "track", "status", "tail", "settings"):
+        assert f"  {name} " in listed
+
+
+def test_dev_has_exactly_the_options_that_are_promised() -> None:
+    text = run("dev", "--help").stdout
+    for option in ("--host", "--port", "--data-dir", "--mongodb-uri", "--database", "--collections", "--no-demo"):
+        assert option in text
+
+
+@pytest.mark.parametrize("words", [("worker",), ("track", "orders"), ("status",), ("tail", "orders")])
+def test_without_mongodb_the_remedy_is_told(words: tuple[str, ...]) -> None:
+    assert "set EVENTSYNC_MONGODB_URI" in refused(run(*words), 2)
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "dev", "status"])
+def test_settings_that_are_not_valid_are_refused(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTSYNC_LEASE_PERIOD", "-1")
+    assert refused(run(command), 2).startswith("eventsync: the settings are not valid: lease_period:")
+
+
+def test_a_mongodb_that_does_not_answer_is_one_line_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTSYNC_MONGODB_TIMEOUT", "0.2")
+    monkeypatch.setenv("EVENTSYNC_MONGODB_URI", UNREACHABLE)
+    # Processes of their own: a connection attempt that PyMongo is cancelled in leaves its socket to the collector.
+    started = [
+        subprocess.Popen([sys.executable, "-P", "-m", "app", *words], stderr=subprocess.PIPE, text=True)
+        for words in (["status"], ["track", "orders"], ["tail", "orders"])
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 1
+        assert len(said.splitlines()) == 1, said
+        assert "127.0.0.1:1" in said
+
+
+@pytest.mark.parametrize("words", [("tail", "$where"), ("tail", "orders", "--from", "12")])
+def test_what_can_not_be_followed_is_refused(words: tuple[str, ...]) -> None:
+    assert refused(run(*words, "--mongodb-uri", UNREACHABLE), 1)
+
+
+def test_an_entry_point_that_can_not_be_loaded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("broken", "no.such.module:main", processes.GROUP)
+    with pytest.raises(Exception, match=r"no\.such\.module"):
+        processes._load(broken)
+
+
+def test_dev_on_a_used_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert f"port {port} on 127.0.0.1 is in use" in refused(run("dev", "--port", str(port)), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dev_in_a_directory_that_can_not_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "--data-dir" in refused(run("dev", "--port", "0", "--data-dir", "file"), 2)
+
+
+def test_python_m_app_is_the_same_program() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "app", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown == f"eventsync {__version__}\n"
+
+
+def test_settings_tells_what_is_in_force_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTSYNC_MONGODB_URI", "mongodb://ada:hunter2@db.example/?replicaSet=rs0")
+    monkeypatch.setenv("EVENTSYNC_COLLECTIONS", "a,b")
+    result = run("settings", "--json")
+    listed = {item["name"]: item for item in json.loads(result.stdout)}
+    assert listed["mongodb_uri"]["value"] == "mongodb://ada:***@db.example/?replicaSet=rs0"
+    assert listed["collections"] | {"description": ""} == {
+        "name": "collections",
+        "env": "EVENTSYNC_COLLECTIONS",
+        "value": ["a", "b"],
+        "default": [],
+        "description": "",
+    }
+    table = run("settings")
+    assert "hunter2" not in result.stdout + table.stdout
+    assert "a,b" in table.stdout

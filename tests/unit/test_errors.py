@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from app import errors
+from app.errors import EventsyncError, ResetRequired, Unavailable, VersionMismatch
+
+TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, EventsyncError)]
+
+
+def test_everything_public_is_listed_and_drawn() -> None:
+    assert sorted(kind.__name__ for kind in TREE) == sorted(errors.__all__)
+    assert errors.__doc__ is not None
+    assert all(name in errors.__doc__ for name in errors.__all__)
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    codes = {kind.__name__: kind.code for kind in TREE}
+    assert len(set(codes.values())) == len(codes)
+    assert all("code" in vars(kind) for kind in TREE)
+
+
+def test_codes_are_stable() -> None:
+    assert {kind.code for kind in TREE} == {
+        "internal", "configuration", "malformed", "not_found", "not_tracked", "conflict", "version_mismatch",
+        "too_large", "unsupported_media_type", "patch_failed", "reset", "forbidden", "rate_limited", "unavailable",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_only_what_may_succeed_later_is_retryable(kind: type[EventsyncError]) -> None:
+    assert kind.retryable is (kind.code in {"conflict", "rate_limited", "unavailable"})
+
+
+def test_what_errors_carry() -> None:
+    assert EventsyncError("said").message == "said"
+    assert EventsyncError().message == "internal"
+    assert VersionMismatch("no", current=None).current is None
+    assert VersionMismatch("no", current=6).message == "no"
+    assert ResetRequired("future", "no").reason == "future"
+    assert (Unavailable("no").retry_after, Unavailable("no", retry_after=3).retry_after) == (1.0, 3)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app.errors import ConfigurationError
+from app.settings import PREFIX, DevSettings, Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def test_an_option_outranks_the_environment_which_outranks_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("eventsync.toml").write_text('port = 1\nhost = "file"\ndatabase = "file"\n')
+    monkeypatch.setenv("EVENTSYNC_PORT", "2")
+    monkeypatch.setenv("EVENTSYNC_HOST", "environment")
+    settings = load_settings(port=3, host=None, database=None)
+    assert (settings.port, settings.host, settings.database) == (3, "environment", "file")
+
+
+def test_the_file_is_the_named_one_else_here_else_the_one_of_a_running_dev(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".eventsync").mkdir()
+    for file in (".eventsync/eventsync.toml", "eventsync.toml", "named.toml"):
+        Path(file).write_text(f'database = "{file[:5]}"')
+    names = []
+    monkeypatch.setenv("EVENTSYNC_CONFIG", "named.toml")
+    names.append(load_settings(database=None).database)
+    monkeypatch.delenv("EVENTSYNC_CONFIG")
+    names.append(load_settings(database=None).database)
+    Path("eventsync.toml").unlink()
+    Path(".eventsync/eventsync.toml").write_text('database = "dev"')
+    names.append(load_settings(database=None).database)
+    assert names == ["named", "event", "dev"]
+
+
+def test_dev_never_reads_what_a_dev_has_left(tmp_path: Path) -> None:
+    (tmp_path / ".eventsync").mkdir()
+    Path(".eventsync/eventsync.toml").write_text('mongodb_uri = "mongodb://gone"')
+    assert load_settings().mongodb_uri == "mongodb://gone"
+    assert load_settings(DevSettings).mongodb_uri is None
+
+
+@pytest.mark.parametrize("text", ["a,b", " a , b,", '["a", "b"]'])
+def test_a_list_is_commas_in_the_environment_and_a_list_in_the_file(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if text.startswith("["):
+        Path("eventsync.toml").write_text(f"collections = {text}")
+    else:
+        monkeypatch.setenv("EVENTSYNC_COLLECTIONS", text)
+    assert load_settings().collections == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("port = 70000", "port:"),
+        ("prot = 1", "prot:"),
+        ("port = ", "can't be read"),
+        ('log_database = "app"', "log_database must not be"),
+        ('database = "a/b"', "database:"),
+        ('log_level = "loud"', "log_level:"),
+    ],
+)
+def test_what_is_not_valid_is_named(toml: str, said: str) -> None:
+    Path("eventsync.toml").write_text(toml)
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings()
+    assert said in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+def test_a_configuration_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTSYNC_CONFIG", "none.toml")
+    with pytest.raises(ConfigurationError, match=r"none\.toml"):
+        load_settings()
+
+
+def test_the_log_has_a_database_of_its_own() -> None:
+    assert Settings(database="shop").log_db == "shop_eventsync"
+    assert Settings(database="shop", log_database="log").log_db == "log"

@@ -1,0 +1,139 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { Replica } from "../../../app/web/replica.js";
+
+const SHAPE = "orders";
+const at = (seq, log = "aaaaaaaa") => `${log}:${seq}`;
+const row = (id, version = 1, doc = { _id: id }) => ({ id, version, doc });
+
+function snapshot(seq, docs, { part = 0, last = true } = {}) {
+  return { type: "snapshot", shape: SHAPE, position: at(seq), part, last, docs };
+}
+
+function frame(from, to, ...events) {
+  return { type: "events", shape: SHAPE, from: at(from), to: at(to), events };
+}
+
+function create(seq, id, doc = { _id: id }) {
+  return { seq, id, op: "create", base: 0, version: 1, doc };
+}
+
+function update(seq, id, version, patch) {
+  return { seq, id, op: "update", base: version - 1, version, patch };
+}
+
+/** A replica at `aaaaaaaa:10` with one document. */
+function standing() {
+  const replica = new Replica();
+  replica.hold(SHAPE);
+  replica.apply(snapshot(10, [row("a", 1, { _id: "a", n: 1 })]));
+  return replica;
+}
+
+function content(replica) {
+  return Object.fromEntries([...replica.documents(SHAPE)].map(([id, { version, doc }]) => [id, [version, doc]]));
+}
+
+test("a snapshot counts once its last part has come", () => {
+  const replica = standing();
+  assert.equal(replica.apply(snapshot(20, [row("b")], { last: false })), null);
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["a"], { orders: at(10) }]);
+  const { kind, changes } = replica.apply(snapshot(20, [row("c")], { part: 1 }));
+  assert.equal(kind, "snapshot");
+  assert.deepEqual(changes.map(({ id, before, after }) => [id, !!before, !!after]), [["b", false, true], ["c", false, true], ["a", true, false]]);
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["b", "c"], { orders: at(20) }]);
+});
+
+test("half a snapshot is forgotten with its connection", () => {
+  const replica = standing();
+  replica.apply(snapshot(20, [row("b")], { last: false }));
+  replica.reconnected();
+  replica.apply(snapshot(21, [row("c")]));
+  assert.deepEqual(Object.keys(content(replica)), ["c"]);
+});
+
+test("events are applied in order, and the position is that of the frame", () => {
+  const replica = standing();
+  const { changes } = replica.apply(
+    frame(8, 14, create(11, "b"), update(12, "a", 2, [{ op: "replace", path: "/n", value: 2 }]), { seq: 14, id: "b", op: "delete", base: 1, version: 2 }),
+  );
+  assert.deepEqual(content(replica), { a: [2, { _id: "a", n: 2 }] });
+  assert.deepEqual(replica.vector, { orders: at(14) });
+  assert.deepEqual(changes.map(({ event, before, after }) => [event.seq, before?.version, after?.version]), [[11, undefined, 1], [12, 1, 2], [14, 1, undefined]]);
+  assert.equal(changes[1].before.doc.n, 1);
+});
+
+test("events that are here already are skipped, and positions never go back", () => {
+  const replica = standing();
+  const patch = [{ op: "replace", path: "/n", value: 2 }];
+  replica.apply(frame(10, 12, update(11, "a", 2, patch)));
+  const again = replica.apply(frame(10, 11, update(11, "a", 2, [{ op: "test", path: "/n", value: "never" }])));
+  assert.deepEqual([again.kind, again.changes], ["events", []]);
+  const mixed = replica.apply(frame(9, 13, update(11, "a", 2, patch), create(13, "b")));
+  assert.deepEqual(mixed.changes.map(({ event }) => event.seq), [13]);
+  replica.apply({ type: "live", shape: SHAPE, position: at(3) });
+  replica.apply({ type: "progress", vector: { orders: at(4) } });
+  assert.deepEqual(replica.vector, { orders: at(13) });
+});
+
+test("a frame that begins beyond the own position is a hole and changes nothing", () => {
+  const replica = standing();
+  const before = content(replica);
+  assert.equal(replica.apply(frame(11, 12, create(12, "b"))).kind, "hole");
+  const elsewhere = { ...frame(0, 12, create(12, "b")), from: at(0, "bbbbbbbb"), to: at(12, "bbbbbbbb") };
+  assert.equal(replica.apply(elsewhere).kind, "hole");
+  assert.deepEqual([content(replica), replica.vector], [before, { orders: at(10) }]);
+});
+
+test("a patch that does not apply gives up the position, never the connection's word", () => {
+  const replica = standing();
+  assert.equal(replica.apply(frame(10, 11, update(11, "a", 2, [{ op: "remove", path: "/missing" }]))).kind, "hole");
+  assert.deepEqual(replica.vector, {}, "only a snapshot helps");
+  assert.equal(replica.apply(frame(10, 12, create(12, "b"))).kind, "hole");
+  replica.apply(snapshot(15, [row("z")]));
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["z"], { orders: at(15) }]);
+});
+
+test("an update of an unknown document is no update", () => {
+  const replica = standing();
+  assert.equal(replica.apply(frame(10, 11, update(11, "nobody", 2, []))).kind, "hole");
+  assert.deepEqual(replica.vector, {});
+});
+
+test("squashed documents are put and removed at once with the last part", () => {
+  const replica = standing();
+  const squashed = (part, last, docs) => ({ type: "squashed", shape: SHAPE, from: at(9), to: at(30), part, last, docs });
+  assert.equal(replica.apply(squashed(0, false, [row("b")])), null);
+  assert.deepEqual(Object.keys(content(replica)), ["a"]);
+  replica.apply(squashed(1, true, [{ id: "a", deleted: true }]));
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["b"], { orders: at(30) }]);
+  assert.equal(replica.apply({ ...squashed(0, true, []), from: at(31), to: at(32) }).kind, "hole");
+  const old = replica.apply(squashed(0, true, [{ id: "b", deleted: true }]));
+  assert.deepEqual([old.changes, Object.keys(content(replica))], [[], ["b"]], "what is older than the position is not applied");
+});
+
+test("a reset keeps the documents to look at, and asks for a snapshot", () => {
+  const replica = standing();
+  assert.equal(replica.apply({ type: "reset", shape: SHAPE, reason: "unknown_log" }).kind, "reset");
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["a"], {}]);
+});
+
+test("live and progress move positions forward, of the same log only", () => {
+  const replica = standing();
+  assert.equal(replica.live, false);
+  replica.apply({ type: "live", shape: SHAPE, position: at(17) });
+  assert.equal(replica.live, true);
+  replica.apply({ type: "progress", vector: { orders: at(19), unknown: at(50) } });
+  replica.apply({ type: "progress", vector: { orders: at(99, "bbbbbbbb") } });
+  assert.deepEqual(replica.vector, { orders: at(19) });
+});
+
+test("messages and shapes that it does not know are ignored", () => {
+  const replica = standing();
+  for (const message of [{ type: "welcome" }, { type: "pong" }, { type: "toString", shape: SHAPE }, { ...snapshot(50, []), shape: "others" }]) {
+    assert.equal(replica.apply(message), null);
+  }
+  replica.forget(SHAPE);
+  assert.equal(replica.apply(frame(10, 11, create(11, "b"))), null);
+});

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from bson.timestamp import Timestamp
+
+from support.changes import SESSION, change, inserted
+from workers.groups import Grouper, transaction_of
+
+
+def at(seconds: int) -> Timestamp:
+    return Timestamp(seconds, 1)
+
+
+def test_a_transaction_is_named_by_session_and_number() -> None:
+    assert transaction_of(inserted(txn=7)) == f"{SESSION.hex}:7"
+    assert transaction_of(inserted()) is None
+    assert transaction_of({"clusterTime": at(1), "lsid": {"id": SESSION}}) is None
+
+
+def test_changes_of_their_own_are_whole_at_once() -> None:
+    changes = [inserted(1), inserted(2)]
+    grouper = Grouper()
+    assert grouper.feed(changes, at(1)) == [[changes[0]], [changes[1]]]
+    assert not grouper.pending
+
+
+def test_a_transaction_is_open_until_the_stream_has_passed_it() -> None:
+    grouper = Grouper()
+    one, two = inserted(1, time=5, txn=1), inserted(2, time=5, txn=1)
+    assert grouper.feed([one], at(5)) == []
+    assert grouper.pending
+    assert grouper.feed([two], at(5)) == []
+    assert grouper.feed([], at(5)) == []
+    assert grouper.bytes == len(one.raw) + len(two.raw)
+    assert grouper.feed([], at(6)) == [[one, two]]
+    assert not grouper.pending
+    assert grouper.bytes == 0
+
+
+def test_a_change_of_another_key_ends_a_transaction() -> None:
+    first, second = inserted(1, time=5, txn=1), inserted(2, time=5, txn=2)
+    alone, third = inserted(3, time=5), inserted(4, time=5, txn=3)
+    grouper = Grouper()
+    assert grouper.feed([first, second, alone, third], at(5)) == [[first], [second], [alone]]
+    assert grouper.pending
+    assert grouper.feed([alone], at(5)) == [[third], [alone]]
+
+
+def test_a_batch_that_was_read_past_the_transaction_ends_it_at_once() -> None:
+    grouper = Grouper()
+    one = inserted(1, time=5, txn=1)
+    assert grouper.feed([one], at(6)) == [[one]]
+
+
+def test_a_transaction_that_follows_one_of_the_same_number_elsewhere_is_another() -> None:
+    one = inserted(1, time=5, txn=1)
+    other = change("insert", key=2, time=6, fullDocument={"_id": 2}, lsid={"id": SESSION.__class__(int=1)}, txnNumber=1)
+    grouper = Grouper()
+    assert grouper.feed([one, other], at(7)) == [[one], [other]]
