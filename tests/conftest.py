@@ -6,13 +6,12 @@ embedded `mongod`. Each xdist worker has its own; each test that asks has its ow
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from app.dev import mongod
 from app.settings import Settings
 from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
-from workers.worker import Worker
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +88,8 @@ def _embedded(directory: Path) -> Iterator[str]:
 async def client(mongodb_uri: str) -> AsyncIterator[Client]:
     """One client for a whole run, with the options of production."""
     async with connect(Settings(mongodb_uri=mongodb_uri), "test") as opened:
+        # A server that is killed in mid-transaction leaves its documents locked until MongoDB ends the transaction.
+        await opened["admin"].command({"setParameter": 1, "transactionLifetimeLimitSeconds": 2})
         yield opened
 
 
@@ -111,15 +111,3 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
 @pytest.fixture
 def stores(client: Client, settings: Settings) -> Stores:
     return Stores.of(client, settings)
-
-
-@asynccontextmanager
-async def running_worker(settings: Settings) -> AsyncIterator[None]:
-    """A worker in this process while the block runs. It is stopped as SIGTERM stops it."""
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(Worker(settings, stop).run(), name="worker")
-        try:
-            yield
-        finally:
-            stop.set()

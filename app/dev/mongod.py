@@ -75,6 +75,8 @@ def command(binary: Path, data: Path, port: int) -> list[str]:
         *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
+        # What a killed server had begun is undone after this, and its documents can be written again.
+        *("--setParameter", "transactionLifetimeLimitSeconds=15"),
         *("--setParameter", "enableTestCommands=1"),
         # A change made with w:1 by another tool is then seen after 5 ms instead of 50.
         *("--journalCommitInterval", "5"),

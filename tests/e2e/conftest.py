@@ -32,4 +32,6 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,
         drain_timeout=2.0,
+        # A shape without news hears of its position by the heartbeat only.
+        heartbeat=0.5,
     )

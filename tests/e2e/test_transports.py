@@ -77,14 +77,15 @@ async def test_clients_that_are_cut_off_end_exact(
     client: Client, settings: Settings, data_sets: Data, transport: str
 ) -> None:
     one = data_sets["theaters"][0]["_id"]["$oid"]
+    data = {name: documents[:50] for name, documents in data_sets.items()}
     async with running_system(settings) as url:
-        await load(url, data_sets)
+        await load(url, data)
         async with AsyncExitStack() as stack:
             followers: list[Follower] = []
             for seed, shape in enumerate([*settings.collections, f"theaters/{one}"]):
                 follow = following(url, shape, transport, seed=seed, cut_after=6)
                 followers.append(await stack.enter_async_context(follow))
-            writers = [ApiWriter(url, name, docs[:40], seed=1) for name, docs in data_sets.items()]
+            writers = [ApiWriter(url, name, documents, seed=1) for name, documents in data.items()]
             async with asyncio.TaskGroup() as group:
                 for writer in writers:
                     group.create_task(writer.run(60))

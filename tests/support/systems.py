@@ -25,11 +25,12 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
     """A worker in this process while the block runs. It is stopped as SIGTERM stops it."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(Worker(settings, stop).run(), name="worker")
+        working = group.create_task(Worker(settings, stop).run(), name="worker")
         try:
             yield
         finally:
             stop.set()
+            await working  # here, because the group would cancel it where the block has failed
 
 
 @asynccontextmanager
@@ -47,6 +48,7 @@ async def running_server(settings: Settings) -> AsyncIterator[str]:
             yield server.url
         finally:
             server.should_exit = True
+            await serving
 
 
 @asynccontextmanager

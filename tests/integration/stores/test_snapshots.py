@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from bson import Int64
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
+from pymongo.read_concern import ReadConcern
 
 from app.domain.ids import format_id
 from app.domain.position import LogId, Position, Seq
@@ -18,7 +18,7 @@ from app.errors import Unavailable
 from app.settings import Settings
 from app.stores.changes import watch
 from app.stores.stores import Stores
-from pymongo.read_concern import ReadConcern
+from support.load import under_load
 from support.replay import Replay, assert_complete, replayed, tracked
 from support.systems import running_worker
 
@@ -119,33 +119,27 @@ async def _open_cursors(stores: Stores) -> int:
 
 
 async def test_a_snapshot_and_the_later_events_are_the_collection(stores: Stores, settings: Settings) -> None:
-    docs, stop = stores.data["docs"], asyncio.Event()
+    docs, rng = stores.data["docs"], random.Random(7)
 
     async def write() -> None:
-        rng = random.Random(7)
-        while not stop.is_set():
-            key = rng.randrange(30)
-            if rng.random() < 0.2:
-                await docs.delete_one({"_id": key})
-            else:
-                await docs.update_one({"_id": key}, {"$inc": {"n": 1}, "$push": {"l": rng.random()}}, upsert=True)
+        key = rng.randrange(30)
+        if rng.random() < 0.2:
+            await docs.delete_one({"_id": key})
+        else:
+            await docs.update_one({"_id": key}, {"$inc": {"n": 1}, "$push": {"l": rng.random()}}, upsert=True)
 
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         log = await tracked(stores, "docs")
         taken: list[tuple[Position, list[dict[str, Any]]]] = []
-        async with asyncio.TaskGroup() as group:
-            for _ in range(2):
-                group.create_task(write())
-            async with watch(stores.log, [{"$match": {"ns.coll": "events"}}]) as stream:
-                while len({position.seq for position, _ in taken}) < 8:
-                    await stream.read(wait=1, limit=1000)
-                    taken.append(await rows(stores, DOCS, log))
-            stop.set()
+        async with under_load(write, write), watch(stores.log, [{"$match": {"ns.coll": "heads"}}]) as stream:
+            while len({position.seq for position, _ in taken}) < 8:
+                await stream.read(wait=1, limit=1000)
+                taken.append(await rows(stores, DOCS, log))
         await assert_complete(stores, "docs")
         end = {format_id(document["_id"]): to_tree(document) async for document in docs.find()}
-        for position, found in taken:
-            replay = Replay(seq=position.seq)
-            replay.rows = {("docs", row["id"]): (row["version"], row["doc"]) for row in found}
-            await replayed(stores, log, replay)
-            assert {key: document for key, (_, document) in replay.of("docs").items()} == end
+    for position, found in taken:
+        replay = Replay(seq=position.seq)
+        replay.rows = {("docs", row["id"]): (row["version"], row["doc"]) for row in found}
+        await replayed(stores, log, replay)
+        assert {key: document for key, (_, document) in replay.of("docs").items()} == end
