@@ -57,6 +57,7 @@ def _container() -> Iterator[str]:
     port = mongod.free_port()
     # Host network: a replica set member must be reachable under the one address that its configuration names.
     command = f"mongod --replSet {mongod.REPLICA_SET} --bind_ip 127.0.0.1 --port {port}"
+    command += " --setParameter enableTestCommands=1"
     container = DockerContainer("mongo:7").with_command(command).with_kwargs(network_mode="host")
     with container:
         mongod.initiate(port, timeout=60)

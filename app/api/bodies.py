@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.state import services
-from app.domain.values import from_tree, parse_json
+from app.domain.values import parse_json
 from app.errors import Malformed, TooLarge, UnsupportedMediaType
 
 JSON = "application/json"
@@ -36,14 +36,6 @@ async def read_json(request: Request, *types: str) -> Body:
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'}; this takes {' or '.join(types)}")
     raw = await _read(request)
     return Body(media_type, raw, parse_json(raw))
-
-
-def document_of(tree: Any) -> dict[str, Any]:
-    """A parsed document as BSON values. Raises `Malformed`."""
-    document = from_tree(tree)
-    if not isinstance(tree, dict) or not isinstance(document, dict):
-        raise Malformed("a document is a JSON object")
-    return document
 
 
 async def _read(request: Request) -> bytes:

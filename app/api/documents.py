@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.api import conditions
-from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, document_of, read_json
+from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
 from app.api.paths import segment
 from app.api.state import services
 from app.domain.ids import format_id, parse_id
@@ -18,7 +18,7 @@ from app.domain.position import Position
 from app.domain.shape import Shape
 from app.domain.values import to_json
 from app.errors import Malformed, NotFound
-from app.nodestorage import Edit, JsonPatch, MergePatch, Node, WriteResult
+from app.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
 
 _DEFAULT_PAGE = 100
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -47,7 +47,7 @@ async def create(request: Request) -> Response:
     collection = _collection(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
-    document = document_of(body.tree)
+    document = JsonDocument(body.tree).value()
     result = await services(request).storage.create(collection, document, author=author, idempotency=idempotency)
     return answer(request, collection, result)
 
@@ -74,7 +74,7 @@ async def replace(request: Request) -> Response:
     result = await services(request).storage.replace(
         collection,
         value,
-        document_of(body.tree),
+        JsonDocument(body.tree),
         expected,
         upsert=expected is None,
         must_be_absent=absent,

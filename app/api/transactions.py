@@ -10,13 +10,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.api import conditions
-from app.api.bodies import JSON, document_of, read_json
+from app.api.bodies import JSON, read_json
 from app.api.documents import written
 from app.api.state import services
 from app.domain.ids import parse_id
 from app.domain.values import same, to_json
 from app.errors import Malformed, NotTracked, TooLarge
-from app.nodestorage import Create, Delete, JsonPatch, MergePatch, Replace, Update, WriteOperation
+from app.nodestorage import Create, Delete, JsonDocument, JsonPatch, MergePatch, Replace, Update, WriteOperation
 from app.stores.tracking import Tracking
 
 
@@ -55,7 +55,7 @@ def _made(item: Any, tracking: Tracking) -> WriteOperation:
 
 
 def _create(item: dict[str, Any]) -> WriteOperation:
-    document = document_of(item.get("doc"))
+    document = JsonDocument(item.get("doc")).value()
     if "id" in item and not same(document.setdefault("_id", id_value := parse_id(_text(item, "id"))), id_value):
         raise Malformed("id and the document's _id differ")
     return Create(item["collection"], document)
@@ -63,7 +63,7 @@ def _create(item: dict[str, Any]) -> WriteOperation:
 
 def _replace(item: dict[str, Any]) -> WriteOperation:
     expected = _if_match(item)
-    document = document_of(item.get("doc"))
+    document = JsonDocument(item.get("doc"))
     return Replace(item["collection"], parse_id(_text(item, "id")), document, expected, upsert=expected is None)
 
 

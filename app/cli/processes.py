@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -9,10 +10,13 @@ from typing import Final
 import typer
 
 from app.cli.options import Collections, Database, Host, MongodbUri, Port
+from app.dev.port import check_port
+from app.driver import translated
 from app.errors import ConfigurationError
 from app.logs import configure_logging
 from app.main import serve as run_server
 from app.settings import Settings, load_settings
+from app.stores.mongodb import connect
 
 GROUP: Final = "eventsync.commands"
 """Entry points `(settings: Settings) -> None` that run until SIGTERM or SIGINT."""
@@ -22,7 +26,16 @@ def serve(host: Host = None, port: Port = None, mongodb_uri: MongodbUri = None, 
     """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C."""
     settings = load_settings(host=host, port=port, mongodb_uri=mongodb_uri, database=database)
     configure_logging(settings.log_level)
+    # Found out here, these are one line; found out inside uvicorn, a traceback.
+    check_port(settings.host, settings.port)
+    asyncio.run(_reach_mongodb(settings))
     run_server(settings)
+
+
+async def _reach_mongodb(settings: Settings) -> None:
+    async with connect(settings, "serve") as client:
+        with translated("MongoDB can't be reached"):
+            await client.admin.command("ping")
 
 
 def add_to(commands: typer.Typer) -> None:

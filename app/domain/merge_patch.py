@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.domain.patch import Apply, converted
+from app.domain.json_document import converted
+from app.domain.patch import Apply
 from app.domain.stamp import FIELD
 from app.domain.values import Document, from_tree
 from app.errors import Malformed

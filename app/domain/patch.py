@@ -9,7 +9,6 @@ Sources: https://www.rfc-editor.org/rfc/rfc6902 , https://www.rfc-editor.org/rfc
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ import jsonpatch
 from bson.int64 import Int64
 from jsonpointer import JsonPointer, JsonPointerException
 
+from app.domain.json_document import ABSENT, converted
 from app.domain.stamp import FIELD
-from app.domain.values import CODEC, MAX_DEPTH, Document, check_depth, from_tree, keep_types, same
+from app.domain.values import CODEC, MAX_DEPTH, Document, check_depth, from_tree, same
 from app.errors import Malformed, PatchFailed, TooLarge
 
 Apply = Callable[[Document], Document]
 """A checked patch: takes a document, leaves it as it is, and returns the patched one."""
 
-_MISSING: Final = object()
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
 _OPERATIONS: Final = {
@@ -68,20 +67,6 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(equal, left, right))
     return same(left, right)
-
-
-def converted(old: Any, tree: Any, value: Any) -> Any:
-    """`value`, which was read from the JSON `tree`, in the place of `old`: plain numbers in it take the types there.
-
-    A number whose JSON names its type (`{"$numberInt": "6"}`) keeps that.
-    """
-    if isinstance(tree, dict) and isinstance(value, dict):
-        at = old if isinstance(old, Mapping) else {}
-        return {name: converted(at.get(name, _MISSING), tree[name], item) for name, item in value.items()}
-    if isinstance(tree, list):
-        rest = itertools.chain(old if isinstance(old, list) else (), itertools.repeat(_MISSING))
-        return [converted(was, *pair) for was, pair in zip(rest, zip(tree, value, strict=True), strict=False)]
-    return value if isinstance(tree, dict) else keep_types(old, value)
 
 
 def _is_number(value: Any) -> bool:
@@ -218,12 +203,12 @@ def _apply_step(step: _Step, document: Any) -> tuple[Any, int]:
 
 
 def _replaced(step: _Step, document: Any) -> Any:
-    """The value that an `add` or `replace` takes the place of; `_MISSING` where it takes none's."""
+    """The value that an `add` or `replace` takes the place of; `ABSENT` where it takes none's."""
     container, key = step.path.to_last(document)
     if isinstance(container, dict):
-        return container.get(key, _MISSING)
+        return container.get(key, ABSENT)
     # In an array `add` inserts.
-    return container[key] if step.op == "replace" and isinstance(key, int) and key < len(container) else _MISSING
+    return container[key] if step.op == "replace" and isinstance(key, int) and key < len(container) else ABSENT
 
 
 def _clone(value: Any) -> Any:

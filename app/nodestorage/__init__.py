@@ -20,6 +20,7 @@ Everything is read and written with majority concern, whatever the given databas
 Motor both work: only calls that they share are used.
 """
 
+from app.domain.json_document import JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch
 from app.nodestorage.author import Author
@@ -36,6 +37,7 @@ __all__ = [
     "Delete",
     "Edit",
     "Idempotency",
+    "JsonDocument",
     "JsonPatch",
     "MergePatch",
     "Node",

@@ -16,11 +16,12 @@ from bson.timestamp import Timestamp
 
 from app.domain.diff import diff
 from app.domain.ids import check_id, format_id
+from app.domain.json_document import JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch, equal
 from app.domain.stamp import FIELD, Stamp
 from app.domain.update import minimal_update
-from app.domain.values import CODEC, Document, check_depth, decode, keep_types
+from app.domain.values import CODEC, Document, check_depth, decode
 from app.errors import Malformed, NotFound, TooLarge, VersionMismatch
 from app.nodestorage.author import Author
 from app.nodestorage.node import Node
@@ -110,7 +111,9 @@ def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Do
 
 
 def _replace(operation: Replace, policy: WritePolicy) -> Intent:
-    document = _checked(check_id(operation.id), operation.document, policy)
+    sent = operation.document
+    whole = sent.value() if isinstance(sent, JsonDocument) else sent
+    document = _checked(check_id(operation.id), whole, policy)
 
     def decide(stored: Node | None, author: Author) -> Change:
         if stored is not None and operation.must_be_absent:
@@ -118,7 +121,8 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
         if stored is None and operation.expected_version is None and (operation.upsert or operation.must_be_absent):
             return _insertion(document, author)
         node = _expected(operation, stored)
-        after = {**keep_types(node.document, document), "_id": node.id}
+        after = sent.in_place_of(node.document) if isinstance(sent, JsonDocument) else document
+        after = {**after, "_id": node.id}
         return _modification(node, _checked(node.id, after, policy), author)
 
     return Intent(operation.collection, operation.id, decide)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from app.domain.json_document import JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch
 from app.domain.values import Document
@@ -40,7 +41,7 @@ class Replace:
 
     collection: str
     id: Any
-    document: Document
+    document: Document | JsonDocument
     expected_version: int | None = None
     upsert: bool = False
     must_be_absent: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from app.domain.json_document import JsonDocument
 from app.domain.values import Document
 from app.driver import translated
 from app.errors import Malformed, TooLarge
@@ -81,7 +82,7 @@ class NodeStorage:
         self,
         collection: str,
         id: Any,
-        document: Document,
+        document: Document | JsonDocument,
         expected_version: int | None = None,
         *,
         upsert: bool,

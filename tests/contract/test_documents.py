@@ -219,6 +219,10 @@ async def test_values_keep_their_types(api: httpx.AsyncClient, served: Any, new_
     await api.patch(path, json={"dbl": {"$numberInt": "8"}}, headers=MERGE)
     want["dbl"] = 8
     assert await stored() == bson.encode(want, codec_options=CODEC)
+    # So with a whole document: what names its type gets it, also in the place of another.
+    await api.put(path, json={"i64": {"$numberInt": "9"}, "dec": 2})
+    want = {"_id": path[1:], "i64": 9, "dec": 2}
+    assert await stored() == bson.encode(want, codec_options=CODEC)
 
 
 async def test_what_is_not_there(root: httpx.AsyncClient) -> None:

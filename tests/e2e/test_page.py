@@ -68,8 +68,10 @@ async def browsing(url: str, transport: str, *shapes: str) -> AsyncIterator[Brow
     try:
         yield Browser(process)
     finally:
+        assert process.stdin is not None
+        process.stdin.close()
         process.kill()
-        # Reads what is left, so that its pipe is closed here and not by the garbage collector.
+        # Reads what is left, so that its pipes are closed here and not by the garbage collector.
         await process.communicate()
 
 

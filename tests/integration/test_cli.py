@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.position import LogId
 from app.settings import PREFIX, Settings
 from app.stores.changes import watch
 from app.stores.stores import Stores
@@ -77,12 +78,12 @@ async def orders(settings: Settings, stores: Stores, run: Run) -> AsyncIterator[
     """The tracked collection `orders`, while a worker runs."""
     async with running_worker(settings):
         tracked = await run("track", "orders")
-        assert tracked.exit_code == 0, tracked.output
+        assert tracked.exit_code == 0, tracked
         assert tracked.stdout.endswith("tracked: orders\n")
         yield stores.data["orders"]
 
 
-async def log_of(stores: Stores) -> str:
+async def log_of(stores: Stores) -> LogId:
     current = await stores.logs.current()
     assert current is not None
     return current.id
@@ -128,7 +129,7 @@ async def test_status_of_a_running_system(orders: Any, stores: Stores, run: Run)
     await events_up_to(stores, 2)
     await stores.tracking.ask(["later"])
     result = await run("status", "--json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result
     status = json.loads(result.stdout)
     log = await log_of(stores)
     assert status["head"] == f"{log}:2"
@@ -160,7 +161,7 @@ async def test_tail_from_a_position_prints_what_happened_and_what_happens(
     await orders.update_one({"_id": "a"}, {"$set": {"n": 2}, "$unset": {"gone": ""}})
     await orders.delete_one({"_id": "a"})
     result = await tailing
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result
     lines = result.stdout.splitlines()
     assert [line[23:] for line in lines if not line.startswith("    ")] == [
         "  1  create  a  0 → 0  external",
@@ -178,7 +179,7 @@ async def test_tail_begins_now_and_follows_one_document_as_ndjson(orders: Any, s
         await orders.update_many({}, {"$inc": {"n": 1}})
         await asyncio.wait({tailing}, timeout=0.05)
     result = await tailing
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result
     [event] = map(json.loads, result.stdout.splitlines())
     assert (event["id"], event["op"], event["seq"] > 2) == ("a", "update", True)
 
@@ -187,7 +188,7 @@ async def test_tail_says_when_it_can_not_continue_and_goes_on(orders: Any, store
     await orders.insert_one({"_id": "a"})
     await events_up_to(stores, 1)
     result = await run("tail", "orders", "--json", "--from", "zzzzzzzz:7", "--limit", "1")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result
     assert result.stderr.startswith("reset (unknown_log)")
     assert json.loads(result.stdout)["seq"] == 1
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -31,16 +32,20 @@ def node(directory: Path, port: int) -> Iterator[None]:
         process.wait(30)
 
 
+def connected(uri: str) -> MongoClient[dict[str, Any]]:
+    return MongoClient(uri)
+
+
 def test_a_data_directory_is_taken_over_on_another_port(tmp_path: Path) -> None:
     first, second = mongod.free_port(), mongod.free_port()
     with node(tmp_path, first):
         mongod.initiate(first)
-        with MongoClient(mongod.uri(first)) as client:
+        with connected(mongod.uri(first)) as client:
             client.get_database("app")["kept"].insert_one({"_id": 1})
     with node(tmp_path, second):
         mongod.initiate(second)
         mongod.initiate(second)
-        with MongoClient(mongod.uri(second)) as client:
+        with connected(mongod.uri(second)) as client:
             assert client.get_database("app")["kept"].count_documents({}) == 1
 
 
@@ -51,7 +56,7 @@ def test_three_nodes_become_one_set_however_often_that_is_asked(tmp_path: Path) 
         primary = replica_set.initiate(members, timeout=30, election_timeout=1.0)
         assert primary in members
         assert replica_set.initiate(members, timeout=30) in members
-        with MongoClient(f"mongodb://{','.join(members)}/?replicaSet={mongod.REPLICA_SET}") as client:
+        with connected(f"mongodb://{','.join(members)}/?replicaSet={mongod.REPLICA_SET}") as client:
             assert client.admin.command("hello")["hosts"] == members
 
 

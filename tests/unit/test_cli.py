@@ -57,7 +57,9 @@ def test_dev_has_exactly_the_options_that_are_promised() -> None:
         assert option in text
 
 
-@pytest.mark.parametrize("words", [("worker",), ("track", "orders"), ("status",), ("tail", "orders")])
+@pytest.mark.parametrize(
+    "words", [("serve", "--port", "0"), ("worker",), ("track", "orders"), ("status",), ("tail", "orders")]
+)
 def test_without_mongodb_the_remedy_is_told(words: tuple[str, ...]) -> None:
     assert "set EVENTSYNC_MONGODB_URI" in refused(run(*words), 2)
 
@@ -74,7 +76,7 @@ def test_a_mongodb_that_does_not_answer_is_one_line_in_bounded_time(monkeypatch:
     # Processes of their own: a connection attempt that PyMongo is cancelled in leaves its socket to the collector.
     started = [
         subprocess.Popen([sys.executable, "-P", "-m", "app", *words], stderr=subprocess.PIPE, text=True)
-        for words in (["status"], ["track", "orders"], ["tail", "orders"])
+        for words in (["serve", "--port", "0"], ["status"], ["track", "orders"], ["tail", "orders"])
     ]
     for process in started:
         _, said = process.communicate(timeout=10)
@@ -94,12 +96,13 @@ def test_an_entry_point_that_can_not_be_loaded_is_refused(monkeypatch: pytest.Mo
         processes._load(broken)
 
 
-def test_dev_on_a_used_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["dev", "serve"])
+def test_a_used_port_is_refused_before_anything_is_made(command: str, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        assert f"port {port} on 127.0.0.1 is in use" in refused(run("dev", "--port", str(port)), 2)
+        assert f"port {port} on 127.0.0.1 is in use" in refused(run(command, "--port", str(port)), 2)
     assert list(tmp_path.iterdir()) == []
 
 

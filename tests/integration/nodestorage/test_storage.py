@@ -19,7 +19,7 @@ from app.errors import (
     TooLarge,
     VersionMismatch,
 )
-from app.nodestorage import Author, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
+from app.nodestorage import Author, JsonDocument, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
 
 ID = ObjectId("65a000000000000000000001")
 
@@ -116,9 +116,13 @@ async def test_replace(storage: NodeStorage, author: Author, stored: Any) -> Non
     made = await storage.replace("orders", 1, {"n": Int64(1), "x": 1}, upsert=True, author=author)
     assert (made.version, made.created, made.patch) == (1, True, [])
     # What GET gave, sent back: a plain number keeps the type of the one that it replaces.
-    result = await storage.replace("orders", 1, {"_id": 1, "n": 6}, 1, upsert=True, author=author)
+    sent = JsonDocument({"_id": 1, "n": 6})
+    result = await storage.replace("orders", 1, sent, 1, upsert=True, author=author)
     assert (result.version, result.created) == (2, False)
     assert same(await stored("orders", 1), {"_id": 1, "n": Int64(6), "_sync": stamp(2)})
+    # What a program gives is taken as it is.
+    await storage.replace("orders", 1, {"_id": 1, "n": 6}, 2, upsert=True, author=author)
+    assert same(await stored("orders", 1), {"_id": 1, "n": 6, "_sync": stamp(3)})
 
 
 async def test_replace_conditions(storage: NodeStorage, author: Author) -> None:

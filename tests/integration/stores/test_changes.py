@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,20 +12,9 @@ from app.settings import Settings
 from app.stores.changes import ChangeStream, ChangeTooLarge, HistoryLost, StreamInterrupted, token_time, watch
 from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
+from support.failpoints import failing
 
 Database = AsyncDatabase[Any]
-
-
-@asynccontextmanager
-async def failing(client: Client, command: str, code: int, *, app: str, times: int = 1) -> AsyncIterator[None]:
-    """The next `times` commands of the client named `app` fail on the server."""
-    point = {"configureFailPoint": "failCommand", "mode": {"times": times}}
-    data = {"failCommands": [command], "errorCode": code, "appName": app}
-    await client.admin.command(point | {"data": data})
-    try:
-        yield
-    finally:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
 @pytest.fixture

@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 
+from app.dev import mongod
 from app.settings import Settings
 
 
@@ -9,3 +17,50 @@ from app.settings import Settings
 def settings(settings: Settings) -> Settings:
     """Idle reads of the stream wait for shorter: a test often waits for the checkpoint behind one."""
     return settings.model_copy(update={"stream_wait": 0.05})
+
+
+class WorkerProcess:
+    """`eventsync worker` as a process of its own, which a test may stop, continue and kill."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        given = settings.model_dump(exclude_defaults=True)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
+        environment |= {f"EVENTSYNC_{name.upper()}": str(value) for name, value in given.items()}
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app", "worker"],
+                cwd=log.parent,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            )
+        self.pid = self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, stopped or not."""
+        self.send(signal.SIGKILL)
+        self._process.wait(10)
+
+    def end(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.send(signal.SIGCONT)
+        self.send(signal.SIGTERM)
+        return self._process.wait(20)
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[[], WorkerProcess]]:
+    """Starts worker processes; what still runs at the end is killed."""
+    started: list[WorkerProcess] = []
+
+    def start() -> WorkerProcess:
+        started.append(WorkerProcess(settings, tmp_path / "worker.log"))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()

@@ -6,16 +6,14 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
-from bson import DBRef, Decimal128, Int64, ObjectId
+from bson import DBRef, Decimal128, Int64
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from pymongo import InsertOne, UpdateOne
 
 from app.domain.event import Group
 from app.domain.position import LogId, Seq
@@ -26,9 +24,11 @@ from app.settings import Settings
 from app.stores.changes import watch
 from app.stores.mongodb import Client
 from app.stores.stores import SEQUENCING, Stores
+from support.failpoints import failing
 from support.load import under_load
 from support.replay import Replay, assert_complete, caught_up, current_log, replayed, tracked
 from support.systems import running_worker
+from support.writes import random_writes
 from workers.sequencer import Sequencer
 from workers.worker import Worker
 
@@ -467,30 +467,25 @@ async def test_where_the_log_cannot_go_on_a_new_one_begins(
 
 
 async def test_lost_history_begins_a_new_log(client: Client, stores: Stores, settings: Settings) -> None:
-    point = {"configureFailPoint": "failCommand", "mode": {"times": 1}}
     async with running_worker(settings):
         log = await began(stores, "docs")
-        data = {"failCommands": ["getMore"], "errorCode": 286, "appName": "eventsync-worker"}
-        await client.admin.command(point | {"data": data})
-        await new_log(stores, log)
+        async with failing(client, "getMore", 286, app="eventsync-worker"):
+            await new_log(stores, log)
         await tracked(stores, "docs")
         await stores.data["docs"].insert_one({"_id": 1})
         await assert_complete(stores, "docs")
 
 
-@pytest.mark.parametrize(("command", "code"), [("getMore", 43), ("getMore", 91), ("insert", 11602), ("update", 91)])
+@pytest.mark.parametrize(("command", "code"), [("getMore", 43), ("insert", 50), ("update", 112)])
 async def test_an_interruption_is_only_that(
     client: Client, stores: Stores, settings: Settings, command: str, code: int
 ) -> None:
-    point = {"configureFailPoint": "failCommand", "mode": {"times": 2}}
-    data = {"failCommands": [command], "errorCode": code, "appName": "eventsync-worker"}
     async with running_worker(settings):
         log = await began(stores, "docs")
-        await client.admin.command(point | {"data": data})
-        for number in range(20):
-            await stores.data["docs"].insert_one({"_id": number})
-        replay = await assert_complete(stores, "docs")
-        await client.admin.command(point | {"mode": "off"})
+        async with failing(client, command, code, app="eventsync-worker", times=2):
+            for number in range(20):
+                await stores.data["docs"].insert_one({"_id": number})
+            replay = await assert_complete(stores, "docs")
     assert replay.seq == 20
     assert await current_log(stores) == log
 
@@ -528,7 +523,7 @@ async def test_workers_that_come_and_go_under_load_lose_and_double_nothing(
 ) -> None:
     async with running_worker(settings):
         await began(stores, "docs")
-    async with under_load(*(writer(client, stores, seed) for seed in range(3))) as load:
+    async with under_load(*(random_writes(client, settings.database, "docs", seed) for seed in range(3))) as load:
         for _ in range(8):
             async with running_worker(settings):
                 await load.wait(30)
@@ -537,30 +532,6 @@ async def test_workers_that_come_and_go_under_load_lose_and_double_nothing(
     assert replay.seq > 240
     assert await current_log(stores) == await current_log(stores)
     assert (await stores.logs.current()).number == 1  # type: ignore[union-attr]
-
-
-def writer(client: Client, stores: Stores, seed: int) -> Callable[[], Any]:
-    """Writes of every kind, in and out of transactions, on twenty documents."""
-    rng, docs = random.Random(seed), stores.data["docs"]
-
-    async def write() -> None:
-        key, kind = rng.randrange(20), rng.random()
-        if kind < 0.5:
-            update = {"$inc": {"n": 1}, "$push": {"l": {"$each": [rng.random()], "$slice": -5}}}
-            await docs.update_one({"_id": key}, update, upsert=True)
-        elif kind < 0.65:
-            await docs.delete_one({"_id": key})
-        elif kind < 0.75:
-            await docs.replace_one({"_id": key}, {"r": rng.random(), "oid": ObjectId()}, upsert=True)
-        else:
-            async with client.start_session() as session:
-                await session.with_transaction(lambda session: transact(session, rng.randrange(2, 6)))
-
-    async def transact(session: Any, count: int) -> None:
-        requests = [UpdateOne({"_id": rng.randrange(20)}, {"$inc": {"t": 1}}, upsert=True) for _ in range(count)]
-        await docs.bulk_write([*requests, InsertOne({"_id": ObjectId()})], session=session)
-
-    return write
 
 
 async def test_a_lease_that_comes_back_loses_nothing(client: Client, stores: Stores, settings: Settings) -> None:
@@ -580,7 +551,9 @@ async def test_a_lease_that_comes_back_loses_nothing(client: Client, stores: Sto
         group.create_task(lead())
         try:
             await tracked(stores, "docs")
-            async with under_load(writer(client, stores, 1), writer(client, stores, 2)) as load:
+            async with under_load(
+                random_writes(client, settings.database, "docs", 1), random_writes(client, settings.database, "docs", 2)
+            ) as load:
                 await load.wait(60)
             replay = await assert_complete(stores, "docs")
         finally:

@@ -1,0 +1,121 @@
+"""Workers as processes: killed, frozen, and several at once. Whatever happens, each change has one event."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+
+from app.settings import Settings
+from app.stores.changes import watch
+from app.stores.mongodb import Client
+from app.stores.stores import SEQUENCING, Stores
+from support.load import under_load
+from support.replay import assert_complete, current_log, tracked
+from support.systems import running_worker
+from support.writes import random_writes
+
+
+class Process(Protocol):
+    pid: int
+
+    def send(self, number: signal.Signals) -> None: ...
+    def kill(self) -> None: ...
+    def end(self) -> int: ...
+
+
+Start = Callable[[], Process]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lease_period": 0.6})
+
+
+async def leader(stores: Stores, *, other_than: int | None = None) -> int:
+    """Wait for a live leader; returns its process id."""
+    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "leases"}}]) as stream:
+        while True:
+            lease = await stores.leases.read(SEQUENCING)
+            if lease is not None and lease.live and (pid := int(lease.owner.split(":")[-2])) != other_than:
+                return pid
+            await stream.read(wait=0.2, limit=100)
+
+
+async def progress(stores: Stores, events: int) -> None:
+    """Wait until so many more events are in the log."""
+    log = await current_log(stores)
+    tail = await stores.events.tail(log)
+    goal = (tail.seq if tail else 0) + events
+    async with asyncio.timeout(30), watch(stores.log, [{"$match": {"ns.coll": "events"}}]) as stream:
+        while (tail := await stores.events.tail(log)) is None or tail.seq < goal:
+            await stream.read(wait=0.2, limit=1000)
+
+
+async def test_kill_9_in_mid_load_loses_and_doubles_nothing(
+    client: Client, stores: Stores, settings: Settings, start_worker: Start
+) -> None:
+    await stores.tracking.ask(["docs"])
+    worker = start_worker()
+    log = await tracked(stores, "docs")
+    async with under_load(*(random_writes(client, settings.database, "docs", seed) for seed in range(3))):
+        for _ in range(3):
+            await progress(stores, 60)
+            worker.kill()
+            worker = start_worker()
+        await progress(stores, 60)
+    replay = await assert_complete(stores, "docs")
+    assert replay.seq > 240
+    assert await current_log(stores) == log
+    assert any(event.get("txn") for event in replay.events)
+    assert any("op_id" in event for event in replay.events)
+
+
+async def test_two_that_compete_while_the_leader_is_frozen_again_and_again(
+    client: Client, stores: Stores, settings: Settings, start_worker: Start
+) -> None:
+    await stores.tracking.ask(["docs"])
+    workers = {worker.pid: worker for worker in (start_worker(), start_worker())}
+    log = await tracked(stores, "docs")
+    led = set()
+    async with under_load(*(random_writes(client, settings.database, "docs", seed) for seed in range(3))):
+        for _ in range(4):
+            await progress(stores, 40)
+            frozen = await leader(stores)
+            led.add(frozen)
+            workers[frozen].send(signal.SIGSTOP)
+            await leader(stores, other_than=frozen)
+            await progress(stores, 40)
+            workers[frozen].send(signal.SIGCONT)
+    replay = await assert_complete(stores, "docs")
+    assert led == set(workers), "each has led, and each was frozen"
+    assert replay.seq > 240
+    assert await current_log(stores) == log
+
+
+async def test_a_worker_that_is_told_to_end_ends_and_hands_over(
+    stores: Stores, settings: Settings, start_worker: Start
+) -> None:
+    await stores.tracking.ask(["docs"])
+    first, second = start_worker(), start_worker()
+    await tracked(stores, "docs")
+    ending = await leader(stores)
+    one, other = (first, second) if ending == first.pid else (second, first)
+    assert one.end() == 0
+    assert await leader(stores, other_than=one.pid) == other.pid
+    await stores.data["docs"].insert_one({"_id": 1})
+    await assert_complete(stores, "docs")
+    assert other.end() == 0
+
+
+async def test_many_workers_in_one_log_from_the_very_beginning(stores: Stores, settings: Settings) -> None:
+    """All of them make the indexes, ask for the collections and want to begin the log at the same moment."""
+    asking = settings.model_copy(update={"collections": ("docs", "other")})
+    async with running_worker(asking), running_worker(asking), running_worker(asking):
+        await tracked(stores, "docs", "other")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+    assert await stores.log["logs"].count_documents({}) == 1

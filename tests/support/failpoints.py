@@ -1,0 +1,30 @@
+"""Faults that MongoDB itself injects (it takes `--setParameter enableTestCommands=1`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from app.stores.mongodb import Client
+
+_NO_SUCH_COMMAND = 59
+
+
+@asynccontextmanager
+async def failing(client: Client, command: str, code: int, *, app: str, times: int = 1) -> AsyncIterator[None]:
+    """The next `times` such commands of the clients named `app` fail with `code`. Skips the test where it can't."""
+    point = {"configureFailPoint": "failCommand"}
+    data = {"failCommands": [command], "errorCode": code, "appName": app}
+    try:
+        await client.admin.command(point | {"mode": {"times": times}, "data": data})
+    except OperationFailure as error:
+        if error.code == _NO_SUCH_COMMAND:
+            pytest.skip("this MongoDB injects no faults: start it with --setParameter enableTestCommands=1")
+        raise
+    try:
+        yield
+    finally:
+        await client.admin.command(point | {"mode": "off"})
