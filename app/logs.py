@@ -12,7 +12,7 @@ import sys
 from typing import Final
 
 FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
-_QUIET: Final = ("pymongo", "uvicorn.access", "websockets", "asyncio")
+_QUIET: Final = ("pymongo", "uvicorn", "websockets", "asyncio")
 """Libraries that say at `info` or `debug` what is of interest to their own authors."""
 
 

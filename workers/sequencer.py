@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.position import Seq
@@ -126,6 +127,7 @@ class _Term:
         if checkpoint.seq > seq:
             raise HistoryLost(f"the log has lost its events {seq + 1} to {checkpoint.seq}")
         self._recorded = (checkpoint.seq, checkpoint.token, checkpoint.time)
+        self._used = checkpoint.time
         token, at = checkpoint.token, checkpoint.time
         if tail is not None and checkpoint.seq < tail.seq:
             token, at = tail.token, tail.time
@@ -154,8 +156,11 @@ class _Term:
 
     async def _use(self, batch: Batch, grouper: Grouper) -> bool:
         """Append what is whole. Whether the stream is to be opened anew, right behind this batch."""
-        self._check(batch)
-        if whole := grouper.feed(batch.changes, batch.time):
+        # A high-water mark stands before the changes of its own time: a stream that is opened there anew, with a
+        # collection more, brings that collection's. The checkpoint says that they are in the state already.
+        changes = [change for change in batch.changes if change["clusterTime"] > self._used]
+        self._check(changes)
+        if whole := grouper.feed(changes, batch.time):
             await self._writer.append(whole)
         self._bound(grouper)
         if grouper.pending:
@@ -163,6 +168,7 @@ class _Term:
         settled = self._writer.settle(batch)
         if settled and self._activation is not None and batch.time >= self._activation.time:
             await self._activate()
+            self._used = batch.time
             return True
         if whole and not self._images:
             self._images = True
@@ -206,9 +212,9 @@ class _Term:
         self._writer.checkpoint = None
         await self._stores.logs.checkpoint(self._log.id, *self._recorded)
 
-    def _check(self, batch: Batch) -> None:
+    def _check(self, changes: Iterable[RawBSONDocument]) -> None:
         """A dropped or renamed collection takes its images with it: the log can't go on from its own state."""
-        for change in batch.changes:
+        for change in changes:
             if (kind := change["operationType"]) not in DOCUMENT_CHANGES:
                 raise HistoryLost(f"{kind} of {change.get('ns', {}).get('coll', 'the database')}")
 

@@ -78,6 +78,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            log.info("listening on %s", self.url)
             self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

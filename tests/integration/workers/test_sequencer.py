@@ -22,6 +22,7 @@ from app.domain.stamp import Stamp
 from app.errors import ConfigurationError
 from app.settings import Settings
 from app.stores.changes import watch
+from app.stores.logs import cluster_identity
 from app.stores.mongodb import Client
 from app.stores.stores import SEQUENCING, Stores
 from support.failpoints import failing
@@ -229,6 +230,28 @@ async def snapshot(stores: Stores, log: LogId, name: str) -> Replay:
             row = orjson.loads(document.row)
             replay.rows[name, document.id] = row["version"], row["doc"]
     return replay
+
+
+async def test_a_change_at_the_very_time_of_a_checkpoint_is_not_sequenced_again(
+    stores: Stores, settings: Settings
+) -> None:
+    """A high-water mark stands before the changes of its time: with a collection more, the stream brings them again."""
+    await stores.ensure_indexes()
+    identity = await cluster_identity(stores.data)
+    async with watch(stores.data, [{"$match": {"ns.coll": "nothing"}}]) as stream:
+        await stores.data["docs"].insert_one({"_id": "before"})
+        written = (await stores.data.command("ping"))["operationTime"]
+        batch = await stream.read(wait=0.05, limit=10)
+        while batch.time < written:
+            batch = await stream.read(wait=0.05, limit=10)
+    assert batch.time == written
+    log = await stores.logs.begin(None, cluster=identity, reason="test", token=batch.token, time=batch.time)
+    await stores.tracking.ask(["docs"])
+    await stores.tracking.activate(["docs"], log.id, Seq(0))
+    async with running_worker(settings):
+        await stores.data["docs"].insert_one({"_id": "after"})
+        replay = await replayed(stores, await caught_up(stores))
+    assert [event["id"] for event in replay.events] == ["after"]
 
 
 @pytest.mark.parametrize("name", ["with space", "a.b.c", "größe", "events", "%2F", "x" * 120])
