@@ -64,7 +64,7 @@ _RELAXED = json_util.JSONOptions(
 _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
-def decode(raw: bytes) -> Document:
+def decode(raw: bytes | memoryview) -> Document:
     """The document in `raw`.
 
     MongoDB stores text that is not UTF-8 and UUIDs of any length when another program's driver sends them. They must

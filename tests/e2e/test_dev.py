@@ -160,7 +160,7 @@ async def each_child_is_started_again(running: Running) -> None:
         os.kill(before[word], signal.SIGKILL)
     for name in ("worker", "server", "mongod"):
         await running.says(f"{name} was killed by SIGKILL; starting it again")
-    await running.says("Uvicorn running on", times=2)
+    await running.says("listening on", times=2)
     await running.says(": sequencing .*theaters.* from 40", times=2)
     after = running.children()
     assert set(after) == {"serve", "worker", "mongod"}

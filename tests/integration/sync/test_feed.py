@@ -1,0 +1,243 @@
+"""The feed on a real log: whatever is interrupted, the window is dense, whole and of the log in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from bson.timestamp import Timestamp
+
+from app.domain.event import Group
+from app.domain.ids import IdText
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.settings import Settings
+from app.stores.changes import watch
+from app.stores.events import NewEvent, StoredEvent
+from app.stores.logs import Log
+from app.stores.mongodb import Client, connect
+from app.stores.stores import Stores
+from app.stores.tracking import Tracking
+from app.sync.feed import Feed
+from app.sync.pages import PageLimit
+from app.sync.window import Window
+from support.failpoints import failing
+
+ORDERS = Shape("orders")
+
+
+class Fed:
+    """A feed, the window that it fills, and a way to wait for it."""
+
+    def __init__(self, stores: Stores, settings: Settings) -> None:
+        self.window = Window(settings.window_bytes, PageLimit(1000, 1_000_000))
+        self.tracking = Tracking()
+        self.feed = Feed(stores, self.window, self.tracking, settings)
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        with self.window.listening() as listener:
+            listener.add(ORDERS)
+            async with asyncio.timeout(20):
+                while not reached():
+                    await listener.event.wait()
+                    listener.event.clear()
+
+    async def at(self, seq: int) -> None:
+        await self.until(lambda: self.window.head >= seq)
+
+    def seqs(self) -> list[int]:
+        return [event.seq for event in self.window.events(ORDERS, self.window.floor)]
+
+
+@asynccontextmanager
+async def fed(stores: Stores, settings: Settings) -> AsyncIterator[Fed]:
+    made, stop = Fed(stores, settings), asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(made.feed.run(stop), name="feed")
+        try:
+            yield made
+        finally:
+            stop.set()
+
+
+async def begin(stores: Stores, previous: Log | None = None) -> Log:
+    await stores.ensure_indexes()
+    async with watch(stores.data, []) as stream:
+        token = stream.token
+    log = await stores.logs.begin(previous, cluster="c", reason="test", token=token, time=Timestamp(1, 1))
+    await stores.tracking.ask(["orders"])
+    await stores.tracking.activate(["orders"], log.id, Seq(0))
+    return log
+
+
+async def append(stores: Stores, log: Log, first: int, count: int, *, of: int = 1, done: int = 0) -> None:
+    """Events `first` … in transactions of `of`, of the first of which `done` events are there already."""
+    events = []
+    for index in range(count):
+        number = done + index
+        group = Group(f"s:{first - done + number // of * of}", number % of + 1, of) if of > 1 else None
+        seq = first + index
+        event = StoredEvent(Seq(seq), "orders", IdText(str(seq % 5)), b'{"seq":%d}' % seq, group)
+        events.append(NewEvent(event, 1, "82AA", Timestamp(seq, 1)))
+    await stores.events.append(log.id, events)
+
+
+async def test_a_server_that_starts_takes_the_newest_events_into_its_window(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 10)
+    async with fed(stores, settings) as server:
+        await server.at(10)
+        assert (server.window.log, server.window.floor) == (log.id, 0)
+        assert server.seqs() == list(range(1, 11))
+        assert server.tracking.names == ["orders"]
+        assert server.feed.state.live
+
+
+async def test_new_events_come_by_themselves_and_in_order(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        for first in range(1, 400, 40):
+            await append(stores, log, first, 40)
+        await server.at(400)
+        assert server.seqs() == list(range(1, 401))
+
+
+async def test_only_so_much_of_the_past_and_never_half_a_transaction(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 1204, of=7)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id and server.window.head == 1204)
+        assert 1204 - 1000 - 7 < server.window.floor <= 1204 - 1000
+        assert server.window.floor % 7 == 0
+        assert server.seqs() == list(range(server.window.floor + 1, 1205))
+
+
+async def test_half_a_transaction_is_not_shown(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 2)
+    await append(stores, log, 3, 2, of=4)
+    async with fed(stores, settings) as server:
+        await server.at(2)
+        await append(stores, log, 5, 1, of=4, done=2)
+        await stores.tracking.ask(["news"])  # it comes behind the event, and makes the feed read the log's tail too
+        await stores.tracking.activate(["news"], log.id, Seq(5))
+        await server.until(lambda: "news" in server.tracking.names)
+        assert server.window.head == 2
+        await append(stores, log, 6, 1, of=4, done=3)
+        await server.at(6)
+        assert server.seqs() == [1, 2, 3, 4, 5, 6]
+
+
+async def test_what_was_missed_during_an_interruption_is_read_from_the_log(
+    client: Client, stores: Stores, settings: Settings
+) -> None:
+    log = await begin(stores)
+    async with connect(settings, f"feed-{settings.database}") as own, fed(Stores.of(own, settings), settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        for first in (1, 101, 201):
+            async with failing(client, "getMore", 43, app=f"eventsync-feed-{settings.database}"):
+                await append(stores, log, first, 100)
+                await server.at(first + 99)
+        assert server.seqs() == list(range(1, 301))
+        assert server.feed.state.live
+
+
+async def test_lost_history_is_read_from_the_log_too(client: Client, stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    async with connect(settings, f"feed-{settings.database}") as own, fed(Stores.of(own, settings), settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        async with failing(client, "getMore", 286, app=f"eventsync-feed-{settings.database}"):
+            await append(stores, log, 1, 50)
+            await server.at(50)
+        assert server.seqs() == list(range(1, 51))
+
+
+async def test_a_number_that_does_not_follow_is_never_skipped(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 3)
+    server = Fed(stores, settings)
+    await server.feed._join()
+    await append(stores, log, 4, 6)
+    rows = await stores.log["events"].find({"_id.n": {"$in": [3, 6, 9]}}, sort=[("_id", 1)]).to_list()
+    await server.feed._take(rows)
+    assert server.seqs() == list(range(1, 10))
+    await server.feed._take(rows)
+    assert server.seqs() == list(range(1, 10)), "what is there already is not taken twice"
+
+
+async def test_a_server_that_has_fallen_far_behind_begins_its_window_anew(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 10)
+    server = Fed(stores, settings)
+    await server.feed._join()
+    await append(stores, log, 11, 1500)
+    await server.feed._join()
+    assert (server.window.floor, server.window.head) == (510, 1510)
+    assert server.seqs() == list(range(511, 1511))
+
+
+async def test_a_new_log_replaces_the_old_one(stores: Stores, settings: Settings) -> None:
+    old = await begin(stores)
+    await append(stores, old, 1, 5)
+    async with fed(stores, settings) as server:
+        await server.at(5)
+        new = await begin(stores, old)
+        await append(stores, new, 1, 3)
+        await server.until(lambda: server.window.log == new.id and server.window.head == 3)
+        assert server.seqs() == [1, 2, 3]
+        await append(stores, old, 6, 1)
+        await append(stores, new, 4, 1)
+        await server.at(4)
+        assert server.seqs() == [1, 2, 3, 4]
+        assert server.window.log == new.id
+
+
+async def test_a_collection_that_is_only_active_in_an_old_log_is_not_tracked(
+    stores: Stores, settings: Settings
+) -> None:
+    old = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.tracking.names == ["orders"])
+        await stores.logs.begin(old, cluster="c", reason="test", token="82AA", time=Timestamp(1, 1))
+        await server.until(lambda: server.tracking.names == [])
+
+
+async def test_a_server_that_is_there_before_the_first_worker(stores: Stores, settings: Settings) -> None:
+    async with fed(stores, settings) as server:
+        await stores.tracking.ask(["orders"])
+        assert server.window.log is None
+        log = await begin(stores)
+        await append(stores, log, 1, 1)
+        await server.at(1)
+        assert server.window.log == log.id
+
+
+async def test_events_larger_than_a_change_stream_may_bring_are_read_from_the_log(
+    stores: Stores, settings: Settings
+) -> None:
+    log = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        for seq in (1, 2):
+            body = b'{"seq":%d,"doc":"%b"}' % (seq, b"x" * 17_000_000)
+            event = StoredEvent(Seq(seq), "orders", IdText("1"), body, None)
+            await stores.events.append(log.id, [NewEvent(event, 1, "82AA", Timestamp(seq, 1))])
+        await server.at(2)
+        (last,) = server.window.events(ORDERS, Seq(1))
+        assert len(last.body) > 17_000_000
+
+
+@pytest.mark.parametrize("log", ["zzzz"])
+async def test_events_of_a_log_that_nobody_announced_are_left_alone(
+    stores: Stores, settings: Settings, log: str
+) -> None:
+    current = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == current.id)
+        await append(stores, Log(LogId(log), 9, "c", "x"), 1, 3)
+        await append(stores, current, 1, 1)
+        await server.at(1)
+        assert server.seqs() == [1]
