@@ -19,7 +19,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from app.domain.position import LogId, Seq
 from app.domain.shape import check_collection
 from app.driver import translated
-from app.errors import NotTracked
+from app.errors import NotTracked, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,14 @@ class Tracking:
     def __init__(self) -> None:
         self._bases: Mapping[str, Seq] = MappingProxyType({})
         self._refused: Mapping[str, str] = MappingProxyType({})
+        self._asked: frozenset[str] = frozenset()
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
         """Take over the registry: what is active in `log`."""
         listed = list(collections)
         self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
+        self._asked = frozenset(item.name for item in listed)
 
     @property
     def names(self) -> list[str]:
@@ -98,7 +100,10 @@ class Tracking:
         return sorted(self._bases)
 
     def require(self, name: str) -> None:
-        """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked (yet)."""
+        """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked.
+
+        Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`.
+        """
         self.base(name)
 
     def base(self, name: str) -> Seq:
@@ -106,5 +111,7 @@ class Tracking:
         if (base := self._bases.get(check_collection(name))) is None:
             if reason := self._refused.get(name):
                 raise NotTracked(f"the collection {name!r} can't be tracked: {reason}")
+            if name in self._asked:
+                raise Unavailable(f"the collection {name!r} is about to be tracked: is a worker running?")
             raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
         return base

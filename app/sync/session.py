@@ -16,7 +16,7 @@ from app.domain import messages
 from app.domain.messages import Ack, Ping, Request, Subscribe, Unsubscribe
 from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
-from app.errors import EventsyncError, Malformed, NotTracked, RateLimited
+from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
 from app.sync.subscription import Outgoing, Source, Subscription, vector_of
 from app.sync.window import Listener
 
@@ -84,7 +84,7 @@ class Session:
                 self._check_ack(request.vector)
             else:
                 await self.reply(Outgoing("error", messages.error(Malformed("hello comes once, and first"))))
-        except (Malformed, NotTracked, RateLimited) as error:
+        except (Malformed, NotTracked, RateLimited, Unavailable) as error:
             await self.reply(Outgoing("error", messages.error(error, str(shape) if shape else None)))
 
     def _check_ack(self, vector: Mapping[Shape, Position]) -> None:

@@ -263,12 +263,14 @@ async def test_collections_of_any_name(stores: Stores, settings: Settings, name:
     assert [event["collection"] for event in replay.events] == [name]
 
 
-async def test_a_capped_collection_is_tracked(stores: Stores, settings: Settings) -> None:
-    await stores.data.create_collection("docs", capped=True, size=100_000)
+async def test_a_capped_collection_that_runs_over_deletes(stores: Stores, settings: Settings) -> None:
+    await stores.data.create_collection("docs", capped=True, size=100_000, max=3)
     async with running_worker(settings):
         await began(stores, "docs")
-        await stores.data["docs"].insert_one({"_id": 1})
-        await assert_complete(stores, "docs")
+        for number in range(5):
+            await stores.data["docs"].insert_one({"_id": number})
+        replay = await assert_complete(stores, "docs")
+    assert [event["id"] for event in replay.events if event["op"] == "delete"] == ["int:0", "int:1"]
 
 
 async def test_what_cannot_be_tracked_is_said_and_stops_nobody_else(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from app.domain.position import LogId, Seq
-from app.errors import Malformed, NotTracked
+from app.errors import Malformed, NotTracked, Unavailable
 from app.stores.tracking import TrackedCollection, Tracking
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
@@ -25,9 +25,11 @@ def test_a_servers_copy_knows_what_is_active_in_its_log() -> None:
     assert tracking.names == ["a", "b"]
     assert tracking.base("b") == 7
     tracking.require("a")
-    for name in ("new", "old", "nobody"):
-        with pytest.raises(NotTracked, match="eventsync track"):
+    for name in ("new", "old"):
+        with pytest.raises(Unavailable, match="about to be tracked"):
             tracking.require(name)
+    with pytest.raises(NotTracked, match="eventsync track"):
+        tracking.require("nobody")
     with pytest.raises(NotTracked, match="can't be tracked: it is a view"):
         tracking.require("v")
     with pytest.raises(Malformed):

@@ -1,0 +1,96 @@
+"""What is found when all is over: the log's rows, the commits of MongoDB's oplog, and the collections themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bson.timestamp import Timestamp
+
+from support.chaos.history import History, Key
+
+Kind = Literal["create", "change", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A transaction's mark on an event: the `n`-th of `of`."""
+
+    id: str
+    n: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One event as it is stored. `body` is its JSON, read; `token` and `time` are those of the change it came from."""
+
+    log: str
+    seq: int
+    key: Key
+    token: str
+    time: Timestamp
+    body: Mapping[str, Any]
+    group: Mark | None = None
+
+    @property
+    def kind(self) -> Kind:
+        op = self.body["op"]
+        return op if op in {"create", "delete"} else "change"
+
+    @property
+    def mark(self) -> str | None:
+        """The value that this event gives the field `mark`; None where it gives none."""
+        if "doc" in self.body:
+            return self.body["doc"].get("mark")
+        values = [item.get("value") for item in self.body.get("patch", ()) if item["path"] == "/mark"]
+        return values[-1] if values else None
+
+    @property
+    def identity(self) -> str | None:
+        """As `history.identity`: which effect it claims to be. None for a delete behind the API."""
+        if self.body["op"] == "delete":
+            operation = self.body.get("op_id")
+            return None if operation is None else f"{operation} deletes {'/'.join(self.key)}"
+        return self.mark or f"an unmarked change of {'/'.join(self.key)}"
+
+    def __str__(self) -> str:
+        body = {name: self.body.get(name) for name in ("op", "base", "version", "op_id", "txn") if name in self.body}
+        return f"event {self.log}:{self.seq} {'/'.join(self.key)} mark={self.mark} time={_time(self.time)} {body}"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One committed change of one document. `transaction` names what it was committed with, if anything."""
+
+    time: Timestamp
+    key: Key
+    kind: Kind
+    mark: str | None
+    transaction: str | None = None
+
+    def __str__(self) -> str:
+        return f"commit at {_time(self.time)}: {self.kind} {'/'.join(self.key)} mark={self.mark}"
+
+
+Source = Mapping[Key, tuple[int, Mapping[str, Any]]]
+"""The collections at the end: document → (version, JSON form without `_sync`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the checker judges by. `commits` is None where the oplog does not reach back to the beginning.
+
+    `rows` come in the order of (log id's age, seq).
+    """
+
+    history: History
+    rows: tuple[LogRow, ...]
+    source: Source
+    commits: tuple[Commit, ...] | None = None
+    tracked: frozenset[str] = field(default_factory=frozenset)
+
+
+def _time(time: Timestamp) -> str:
+    return f"{time.time}.{time.inc}"

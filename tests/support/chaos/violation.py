@@ -1,0 +1,30 @@
+"""A promise that was broken, with the least that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Promise = Literal[
+    "density",  # the seqs of the one log are 1, 2, 3 …
+    "survival",  # an acknowledged write is in the log
+    "bijection",  # one event a change, and no event without a change
+    "order",  # events stand in the order of their commits
+    "chain",  # an event's base is the version before it
+    "state",  # snapshot + events = source
+    "groups",  # a transaction's events stand together, all of them, in one frame
+    "client",  # what a client is sent is contiguous, never goes back, and ends at the source
+    "progress",  # when the faults are over, everything arrives
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """`witness`: the writes, commits, events or frames, as text, that contradict each other."""
+
+    promise: Promise
+    message: str
+    witness: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n    ".join([f"{self.promise}: {self.message}", *self.witness])

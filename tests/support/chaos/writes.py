@@ -1,0 +1,86 @@
+"""Writes against events: acknowledged ones survive, each exactly once, and in the order of real time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from support.chaos.evidence import Evidence, LogRow
+from support.chaos.history import Key, Write, identified, identity
+from support.chaos.violation import Violation
+
+Rows = Mapping[str, Sequence[LogRow]]
+
+
+def check_bijection(evidence: Evidence) -> Iterator[Violation]:
+    """Every effect of an acknowledged write is one event; every event is an effect of a write that did not fail."""
+    by_name: dict[str, list[LogRow]] = defaultdict(list)
+    for row in evidence.rows:
+        if (name := row.identity) is not None:
+            by_name[name].append(row)
+    owners = dict(identified(evidence.history.writes))
+    for write in evidence.history.writes:
+        yield from _of_write(write, by_name)
+    for name, rows in by_name.items():
+        yield from _of_name(name, rows, owners.get(name))
+    yield from _nameless(evidence)
+
+
+def _of_write(write: Write, rows: Rows) -> Iterator[Violation]:
+    named = [(effect, name) for effect in write.effects if (name := identity(write, effect)) is not None]
+    missing = [effect for effect, name in named if name not in rows]
+    if write.outcome == "ok" and missing:
+        lost = ", ".join("/".join(effect.key) for effect in missing)
+        yield Violation("survival", f"an acknowledged write has no event (of {lost})", (str(write),))
+    elif write.outcome == "unknown" and 0 < len(missing) < len(named):
+        there = [str(row) for _, name in named for row in rows.get(name, ())]
+        yield Violation("groups", "a transaction is in the log in part", (str(write), *there))
+
+
+def _of_name(name: str, rows: Sequence[LogRow], write: Write | None) -> Iterator[Violation]:
+    texts = tuple(map(str, rows))
+    if write is None:
+        yield Violation("bijection", f"an event of no write: {name}", texts)
+        return
+    if len(rows) > 1:
+        yield Violation("bijection", f"one change has {len(rows)} events", (str(write), *texts))
+    if write.outcome == "failed":
+        yield Violation("bijection", "a write that failed has an event", (str(write), *texts))
+    if strange := [str(row) for row in rows if row.key not in {effect.key for effect in write.effects}]:
+        yield Violation("bijection", "the event of a write is of another document", (str(write), *strange))
+
+
+def _nameless(evidence: Evidence) -> Iterator[Violation]:
+    """Deletes behind the API: per document between the acknowledged and the possible ones."""
+    least: Counter[Key] = Counter()
+    most: Counter[Key] = Counter()
+    for write in evidence.history.writes:
+        for effect in write.effects:
+            if identity(write, effect) is None and write.outcome != "failed":
+                most[effect.key] += 1
+                least[effect.key] += write.outcome == "ok"
+    events: Counter[Key] = Counter(row.key for row in evidence.rows if row.identity is None)
+    for key in most.keys() | events.keys():
+        if events[key] < least[key]:
+            said = f"{'/'.join(key)}: {least[key]} deletes were acknowledged, {events[key]} are in the log"
+            yield Violation("survival", said)
+        if events[key] > most[key]:
+            said = f"{'/'.join(key)}: {most[key]} deletes were made, {events[key]} are in the log"
+            yield Violation("bijection", said)
+
+
+def check_real_time(evidence: Evidence) -> Iterator[Violation]:
+    """A write that had ended before another one was invoked stands before it."""
+    owners = dict(identified(write for write in evidence.history.writes if write.outcome == "ok"))
+    earliest, holder = math.inf, None
+    for row in reversed(evidence.rows):
+        write = owners.get(row.identity or "")
+        if write is None:
+            continue
+        if holder is not None and earliest < write.invoked:
+            later_row, later = holder
+            message = f"{write.operation} was invoked after {later.operation} had ended, and stands before it"
+            yield Violation("order", message, (str(row), str(later_row), str(write), str(later)))
+        if write.ended < earliest:
+            earliest, holder = write.ended, (row, write)
