@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from bson.timestamp import Timestamp
@@ -42,10 +42,11 @@ class LogRow:
     @property
     def mark(self) -> str | None:
         """The value that this event gives the field `mark`; None where it gives none."""
-        if "doc" in self.body:
-            return self.body["doc"].get("mark")
-        values = [item.get("value") for item in self.body.get("patch", ()) if item["path"] == "/mark"]
-        return values[-1] if values else None
+        found: str | None = self.body.get("doc", {}).get("mark")
+        for operation in self.body.get("patch", ()):
+            if operation["path"] == "/mark":
+                found = operation.get("value")
+        return found
 
     @property
     def identity(self) -> str | None:
@@ -80,16 +81,15 @@ Source = Mapping[Key, tuple[int, Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the checker judges by. `commits` is None where the oplog does not reach back to the beginning.
+    """All that the checker judges by. `rows` come log after log, each in the order of seq.
 
-    `rows` come in the order of (log id's age, seq).
+    `commits` is None where the oplog does not reach back to the beginning.
     """
 
     history: History
     rows: tuple[LogRow, ...]
     source: Source
     commits: tuple[Commit, ...] | None = None
-    tracked: frozenset[str] = field(default_factory=frozenset)
 
 
 def _time(time: Timestamp) -> str:

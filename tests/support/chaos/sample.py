@@ -1,0 +1,81 @@
+"""Evidence of an imagined run in which all is right: what the checker's own tests then spoil."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bson.timestamp import Timestamp
+
+from support.chaos.evidence import Commit, Evidence, Kind, LogRow, Mark
+from support.chaos.history import Effect, Frame, History, Key, Via, Write
+
+LOG = "log1"
+Act = tuple[str, str]
+"""(collection/id, `put` or `delete`)."""
+
+
+class Sample:
+    """Each `write` is committed and sequenced at once; `frames` then tells how a client got it all."""
+
+    def __init__(self) -> None:
+        self.writes: list[Write] = []
+        self.rows: list[LogRow] = []
+        self.commits: list[Commit] = []
+        self.state: dict[Key, tuple[int, dict[str, Any]]] = {}
+
+    def write(self, *acts: Act, via: Via = "behind", outcome: Any = "ok") -> Write:
+        """One write of all `acts`, of different documents; to delete what is not there is no change."""
+        number = len(self.writes) + 1
+        operation = f"w{number}"
+        changed = [(_key(name), act) for name, act in acts if act == "put" or _key(name) in self.state]
+        effects = [
+            Effect(key, f"{operation}.{index}" if act == "put" else None)
+            for index, (key, act) in enumerate(changed, start=1)
+        ]
+        transaction = operation if len(effects) > 1 else None
+        for index, effect in enumerate(effects, start=1):
+            mark = Mark(operation, index, len(effects)) if transaction else None
+            self._sequence(operation, effect, via, number, mark)
+        write = Write(operation, via, tuple(effects), outcome, number, number + 0.5, number, via == "api")
+        self.writes.append(write)
+        return write
+
+    def _sequence(self, operation: str, effect: Effect, via: Via, number: int, mark: Mark | None) -> None:
+        seq, was = len(self.rows) + 1, self.state.pop(effect.key, None)
+        base = was[0] if was else 0
+        version = base + 1 if via == "api" else base
+        document = {"_id": effect.key[1], "mark": effect.mark}
+        body: dict[str, Any] = {"seq": seq, "collection": effect.key[0], "id": effect.key[1], "base": base}
+        body |= {"version": version} | ({"op_id": operation} if via == "api" else {"external": True})
+        body |= {"txn": {"id": mark.id, "n": mark.n, "of": mark.of}} if mark else {}
+        kind: Kind = "delete" if effect.mark is None else "change" if was else "create"
+        if kind == "change":
+            body |= {"op": "update", "patch": [{"op": "replace", "path": "/mark", "value": effect.mark}]}
+        else:
+            body |= {"op": kind} | ({"doc": document} if kind == "create" else {})
+        if effect.mark is not None:
+            self.state[effect.key] = (version, document)
+        self.rows.append(LogRow(LOG, seq, effect.key, f"token{seq}", Timestamp(number, 1), body, mark))
+        self.commits.append(Commit(Timestamp(number, 1), effect.key, kind, effect.mark, mark and mark.id))
+
+    def frames(self, client: str, shape: str, stops: Sequence[int]) -> list[Frame]:
+        """A client that begins with the empty snapshot at 0 and is sent the rest up to each of `stops` in turn."""
+        last = len(self.rows)
+        inside = {row.seq for row in self.rows if row.group and row.group.n < row.group.of}
+        found = [Frame(client, shape, "connect"), Frame(client, shape, "snapshot", end=f"{LOG}:0")]
+        start = 0
+        for stop in sorted({min(stop, last) for stop in stops} - inside - {0} | {last}):
+            events = [dict(row.body) for row in self.rows[start:stop] if row.key[0] == shape]
+            frame = Frame(client, shape, "events", f"{LOG}:{start}", f"{LOG}:{stop}", tuple(events))
+            found.append(frame)
+            start = stop
+        return [*found, Frame(client, shape, "live", end=f"{LOG}:{last}"), Frame(client, shape, "end")]
+
+    def evidence(self, *frames: Frame) -> Evidence:
+        return Evidence(History(tuple(self.writes), frames), tuple(self.rows), dict(self.state), tuple(self.commits))
+
+
+def _key(name: str) -> Key:
+    collection, _, document = name.partition("/")
+    return collection, document
