@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     max_bootstraps: int = Field(
         16, ge=1, description="Most snapshots that one server process reads at a time; further ones wait their turn."
     )
+    stale_after: float = Field(
+        10.0,
+        gt=0,
+        description="Clients are told, and `/readyz` answers 503, when the worker has not got on for this long, in seconds.",
+    )
     poll_wait: float = Field(60.0, ge=0, description="Longest `wait` of an HTTP long poll, in seconds.")
     window_bytes: int = Field(
         64 * MIB, ge=64 * KIB, description="Newest events kept encoded in each server's memory, in bytes."

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.event import Event, Group, place
+from app.domain.marks import marks
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch, Token
 from app.stores.events import EventStore, NewEvent, StoredEvent, Tail
 from workers.converter import convert
 from workers.groups import transaction_of
 from workers.states import StateReader
+
+log = logging.getLogger(__name__)
 
 
 class LogWriter:
@@ -50,6 +54,16 @@ class LogWriter:
         self.seq = seq
         return len(new)
 
+    async def append_found(self, events: Sequence[Event], token: Token, time: Timestamp) -> None:
+        """Append events that no change brought, but what was found when `token` had been read. Raises like `append`."""
+        seq = self.seq
+        new = [
+            self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)
+        ]
+        await self._events.append(self.log, new)
+        self.seq = Seq(seq + len(new))
+        self._time, self._token = time, token
+
     def settle(self, batch: Batch) -> bool:
         """After a batch without an open group: whether the stream was read past the last change, all of it used."""
         if batch.time <= self._time:
@@ -77,9 +91,18 @@ class LogWriter:
         return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
     async def _convert(self, change: RawBSONDocument) -> Event | None:
-        return convert(await self._states.completed(change))
+        """The change's event. One that can't be made must not stop the stream: the whole document is told anew."""
+        complete = await self._states.completed(change)
+        try:
+            return convert(complete)
+        except Exception:
+            log.exception("ALARM: a change of %s can't be converted; its document is reset", change["ns"]["coll"])
+            return convert(await self._states.outcome(change))
+
+    def _new(self, change: RawBSONDocument, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
+        return self._at(change["_id"]["_data"], change["clusterTime"], event, seq, mark)
 
     @staticmethod
-    def _new(change: RawBSONDocument, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
+    def _at(token: Token, time: Timestamp, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
         stored = StoredEvent(seq, event.collection, event.id, place(event.encode(), seq, mark), mark)
-        return NewEvent(stored, event.version, change["_id"]["_data"], change["clusterTime"])
+        return NewEvent(stored, event.version, token, time)

@@ -38,6 +38,11 @@ class StateReader:
             return change
         return await self._read(dict(change), before=before, after=after)
 
+    async def outcome(self, change: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The change's outcome alone, read from the collection: the document as a replacement, or its deletion."""
+        before, after = _NEEDS[change["operationType"]]
+        return await self._read(dict(change), before=before, after=after)
+
     async def _read(self, change: Document, *, before: bool, after: bool) -> Document:
         time: Timestamp = change["clusterTime"]
         if after:

@@ -61,8 +61,10 @@ def live(shape: Shape, position: Position) -> bytes:
     return orjson.dumps({"type": "live", "shape": str(shape), "position": str(position)})
 
 
-def progress(vector: StateVector) -> bytes:
-    return orjson.dumps({"type": "progress", "vector": vector_to_json(vector)})
+def progress(vector: StateVector, *, stale: bool = False) -> bytes:
+    """`stale`: nobody has looked for changes lately, so there may be some that are no events yet."""
+    message: dict[str, Any] = {"type": "progress", "vector": vector_to_json(vector)}
+    return orjson.dumps(message | {"stale": True} if stale else message)
 
 
 def reset(shape: Shape, reason: str) -> bytes:

@@ -47,6 +47,11 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
 RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_class=RawBSONDocument)
 """The same, for readers that pass documents on without looking inside."""
 
+
+class Literal(dict[str, Any]):
+    """A parsed JSON object that is a plain object, whatever its names look like (see `app.domain.marks`)."""
+
+
 MAX_DEPTH: Final = 100
 """Deepest nesting accepted. BSON stops at 180 levels and orjson at 254; both must stay out of reach."""
 
@@ -200,7 +205,7 @@ def from_tree(tree: Any) -> Any:
 def _object(tree: dict[str, Any]) -> Any:
     if any("\0" in name for name in tree):
         raise Malformed("a field name must not contain a null character")
-    if any(name.startswith("$") for name in tree):
+    if any(name.startswith("$") for name in tree) and not isinstance(tree, Literal):
         return unwrap(tree, from_tree)
     return {name: from_tree(item) for name, item in tree.items()}
 

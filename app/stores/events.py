@@ -57,12 +57,13 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to append, and the change it was made from."""
+    """An event to append, and the change it was made from. `marks` are those of its document or patch."""
 
     event: StoredEvent
     version: int
     token: Token
     time: Timestamp
+    marks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class EventStore:
             query |= {"c": shape.collection} if shape is not None else {}
             order = "_id"
         with translated("events can't be read"):
-            cursor = self._events.find(query, {"t": 0, "s": 0, "v": 0}, sort=[(order, ASCENDING)], batch_size=batch)
+            cursor = self._events.find(query, {"t": 0, "s": 0, "v": 0, "w": 0}, sort=[(order, ASCENDING)], batch_size=batch)
             async with cursor:
                 async for row in cursor:
                     yield stored_event(row)
@@ -142,7 +143,7 @@ class EventStore:
         query: dict[str, Any] = {"_id.l": log, "c": shape.collection, "i": shape.id}
         query |= {"_id.n": {"$gt": after, "$lte": upto}}
         query |= {"v": {"$gt": after_version}} if after_version > 0 else {}
-        fields = {"t": 0, "s": 0, "v": 0}
+        fields = {"t": 0, "s": 0, "v": 0, "w": 0}
         with translated("the document's events can't be read"):
             rows = await self._events.find(query, fields, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
         return [stored_event(row) for row in rows]
@@ -167,6 +168,8 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         # As JSON a document may be much larger than the 16 MiB that it may have as BSON, and that its event may have.
         "b": event.body.decode() if len(event.body) <= _PACKED_ABOVE else zlib.compress(event.body, 1),
     }
+    if new.marks:
+        row["w"] = list(new.marks)
     if event.group is not None:
         row["g"] = {"id": event.group.id, "n": event.group.n, "of": event.group.of}
     return row

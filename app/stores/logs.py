@@ -19,6 +19,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.domain.position import LogId, Seq, new_log_id
 from app.driver import translated
+from app.errors import Unavailable
 from app.stores.changes import Token
 
 STREAM = "main"
@@ -33,6 +34,8 @@ class Log:
     number: int
     cluster: str
     reason: str
+    reset: str | None = None
+    """Why somebody has asked for a new log to follow this one, if somebody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,12 @@ class Checkpoint:
     token: Token
     time: Timestamp
     at: datetime
+    repair: str | None = None
+    """Why the events after this checkpoint are a repair that is not finished, if they are."""
+
+
+class LogLost(Unavailable):
+    """The log can't be continued: another one has to begin."""
 
 
 class LogStore:
@@ -65,7 +74,17 @@ class LogStore:
         """The stream's newest log, or None before the first worker has run."""
         with translated("the log can't be read"):
             row = await self._logs.find_one({"stream": STREAM}, sort=[("number", DESCENDING)])
-        return Log(LogId(row["_id"]), row["number"], row["cluster"], row["reason"]) if row else None
+        if row is None:
+            return None
+        return Log(LogId(row["_id"]), row["number"], row["cluster"], row["reason"], row.get("reset"))
+
+    async def request_reset(self, reason: str) -> Log | None:
+        """Ask the sequencer to begin a new log. Returns the one that it ends, None where there is none yet."""
+        current = await self.current()
+        if current is not None:
+            with translated("a new log can't be asked for"):
+                await self._logs.update_one({"_id": current.id}, {"$set": {"reset": reason}})
+        return current
 
     async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
         """Begin the log that follows `previous`, read from `token` on. If another worker did it first, that one."""
@@ -99,7 +118,20 @@ class LogStore:
         """The newest checkpoint of a log."""
         with translated("the checkpoint can't be read"):
             row = await self._heads.find_one({"_id": log})
-        return Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"]) if row else None
+        if row is None:
+            return None
+        return Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))
+
+    async def begin_repair(self, log: LogId, reason: str) -> None:
+        """From here until `end_repair`, the log's tail says nothing about where to read on: whoever takes the log up
+        repairs it first.
+        """
+        with translated("the repair of the log can't be recorded"):
+            await self._heads.update_one({"_id": log}, {"$set": {"repair": reason}})
+
+    async def end_repair(self, log: LogId) -> None:
+        with translated("the end of the log's repair can't be recorded"):
+            await self._heads.update_one({"_id": log}, {"$unset": {"repair": ""}})
 
 
 def _literal(value: Any) -> Any:

@@ -34,7 +34,7 @@ _READ_BACK = 1000
 """How many events of the past a server takes into its window at start, for the clients that reconnect then."""
 
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"ns.coll": {"$in": ["events", "logs", "collections"]}, "operationType": {"$ne": "delete"}}},
+    {"$match": {"ns.coll": {"$in": ["events", "heads", "logs", "collections"]}, "operationType": {"$ne": "delete"}}},
     {"$project": {"ns.coll": 1, "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1}}},
 ]
 
@@ -45,6 +45,8 @@ class FeedState:
 
     live: bool = False
     heard: float = 0.0
+    sequenced: float = 0.0
+    """The monotonic time at which the sequencer was last known to have read all changes."""
     detail: str = "not started"
 
 
@@ -84,6 +86,9 @@ class Feed:
             for change in batch.changes:
                 if change["ns"]["coll"] == "events":
                     rows.append(change["fullDocument"])
+                elif change["ns"]["coll"] == "heads":
+                    # A checkpoint: the sequencer makes them also when there is nothing new, as long as it can read.
+                    self.state.sequenced = time.monotonic()
                 else:
                     # Events of the log so far come first, whatever is announced behind them.
                     await self._take(rows)

@@ -50,13 +50,16 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What `/readyz` answers. `lag_events` is how far this server is behind the log."""
+    """What `/readyz` answers. `lag_events` is how far this server is behind the log; `lag_seconds` how long ago the log
+    was known to hold every change; `sequencer_live` whether somebody leads and gets on.
+    """
 
     live: bool
     sequencer_live: bool
     leader: str | None
     position: str | None
     lag_events: int | None
+    lag_seconds: float | None
     connections: int
     detail: str
 
@@ -73,7 +76,7 @@ class SyncService:
         self.window = Window(settings.window_bytes, limit)
         self.feed = Feed(tailing or stores, self.window, self.tracking, settings)
         bootstraps = Admission(settings.max_bootstraps, wait=settings.send_timeout, what="snapshots")
-        self._source = Source(stores, self.window, self.tracking, bootstraps, limit)
+        self._source = Source(stores, self.window, self.tracking, bootstraps, limit, self.is_stale)
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._draining = asyncio.Event()
@@ -186,6 +189,13 @@ class SyncService:
         end = Position(log_id, found[-1].seq) if len(found) == limit else None
         return History([event.body for event in found], end)
 
+    def is_stale(self) -> bool:
+        """Whether the sequencer has not been seen at work for `stale_after` seconds."""
+        return self._lag() > self._settings.stale_after
+
+    def _lag(self) -> float:
+        return time.monotonic() - self.feed.state.sequenced
+
     # --- health ---------------------------------------------------------------------------------------------------
 
     async def health(self) -> Health:
@@ -193,13 +203,15 @@ class SyncService:
         lease = await self._stores.leases.read(SEQUENCING)
         log = self.window.log
         tail = await self._stores.events.tail(log) if log else None
+        never = not self.feed.state.sequenced
         fresh = time.monotonic() - self.feed.state.heard < 3 * self._settings.mongodb_timeout
         return Health(
             live=self.feed.state.live and fresh and log is not None,
-            sequencer_live=lease is not None and lease.live,
+            sequencer_live=lease is not None and lease.live and not self.is_stale(),
             leader=lease.owner if lease and lease.live else None,
             position=f"{log}:{self.window.head}" if log else None,
             lag_events=(tail.seq if tail else 0) - self.window.head if log else None,
+            lag_seconds=None if never else round(self._lag(), 3),
             connections=self.connections,
             detail=self.feed.state.detail,
         )

@@ -128,7 +128,7 @@ class Session:
                 due = time.monotonic() + self._heartbeat
             elif not await set_within(self._listener.event, due - time.monotonic()):
                 due = time.monotonic() + self._heartbeat
-                yield Outgoing("progress", messages.progress(self.vector))
+                yield Outgoing("progress", messages.progress(self.vector, stale=self._source.stale()))
 
     async def _round(self) -> AsyncGenerator[Outgoing]:
         """Waiting replies, then one message of each subscription that has one."""

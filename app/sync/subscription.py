@@ -5,7 +5,7 @@ A subscription is a cursor. It holds a position and, while a snapshot is read, t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -38,6 +38,8 @@ class Source:
     tracking: Tracking
     bootstraps: Admission
     limit: PageLimit
+    stale: Callable[[], bool]
+    """Whether nobody has read the changes lately, so that there may be some that are no events yet."""
 
     def log(self) -> LogId:
         """The log in force. Raises `Unavailable` before the first worker has run."""

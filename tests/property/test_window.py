@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -20,7 +21,9 @@ SHAPES = [Shape.parse(text) for text in ("orders", "users", "orders/1", "orders/
 class Cursors(RuleBasedStateMachine):
     """A window under random events, against the plain list of all events and cursors that must each get their own."""
 
-    @initialize(limit=st.sampled_from([1, 2000, 10_000]), frame=st.integers(1, 5), start=st.sampled_from([0, 40]))
+    @initialize(
+        limit=st.sampled_from([1, 8000, 40_000, 1_000_000]), frame=st.integers(1, 5), start=st.sampled_from([0, 40])
+    )
     def begin(self, limit: int, frame: int, start: int) -> None:
         self.window = Window(limit, PageLimit(frame, 10_000))
         self.window.start(LogId("aaaa"), Seq(start))
@@ -96,4 +99,4 @@ class Cursors(RuleBasedStateMachine):
 
 
 def test_every_cursor_gets_each_event_of_its_shape_exactly_once() -> None:
-    run_state_machine_as_test(Cursors)
+    run_state_machine_as_test(Cursors, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))

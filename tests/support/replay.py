@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -18,6 +19,7 @@ from app.stores.events import StoredEvent
 from app.stores.stores import Stores
 
 Key = tuple[str, str]
+T = TypeVar("T")
 
 
 def apply_patch(patch: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, Any]:
@@ -96,27 +98,48 @@ async def current_log(stores: Stores) -> LogId:
     return log.id
 
 
+async def eventually(stores: Stores, collection: str, check: Callable[[], Awaitable[T | None]]) -> T:
+    """What `check` gives, asked again whenever this collection of the log's database has changed."""
+    # A deadline between reads, not a timeout around them: the driver may swallow the cancellation.
+    deadline = time.monotonic() + 20
+    async with watch(stores.log, [{"$match": {"ns.coll": collection}}]) as stream:
+        while (found := await check()) is None:
+            assert time.monotonic() < deadline, f"{collection}: it did not happen in time"
+            await stream.read(wait=0.5, limit=1000)
+        return found
+
+
 async def tracked(stores: Stores, *names: str) -> LogId:
     """Wait until the log in force has these collections."""
-    async with asyncio.timeout(20), watch(stores.log, []) as stream:
-        while True:
-            log = await stores.logs.current()
-            active = {item.name for item in await stores.tracking.read() if log and item.log == log.id}
-            if log is not None and active.issuperset(names):
-                return log.id
-            await stream.read(wait=1, limit=1000)
+
+    async def check() -> LogId | None:
+        log = await stores.logs.current()
+        active = {item.name for item in await stores.tracking.read() if log and item.log == log.id}
+        return log.id if log is not None and active.issuperset(names) else None
+
+    return await eventually(stores, "collections", check)
 
 
 async def caught_up(stores: Stores) -> LogId:
     """Wait until every change that is committed now is in the log."""
     now = (await stores.data.command("ping"))["operationTime"]
-    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "heads"}}]) as stream:
-        while True:
-            log = await current_log(stores)
-            checkpoint = await stores.logs.read_checkpoint(log)
-            if checkpoint is not None and checkpoint.time >= now:
-                return log
-            await stream.read(wait=1, limit=1000)
+
+    async def check() -> LogId | None:
+        log = await current_log(stores)
+        checkpoint = await stores.logs.read_checkpoint(log)
+        return log if checkpoint is not None and checkpoint.time >= now else None
+
+    return await eventually(stores, "heads", check)
+
+
+async def new_log(stores: Stores, old: LogId) -> LogId:
+    """Wait until another log is in force."""
+
+    async def check() -> LogId | None:
+        log = await current_log(stores)
+        return log if log != old else None
+
+    return await eventually(stores, "logs", check)
 
 
 async def replayed(stores: Stores, log: LogId, replay: Replay | None = None) -> Replay:

@@ -13,6 +13,7 @@ _READY: Final[Json] = {
     "leader": "db-worker-1:311:0c9f2a",
     "position": POSITION,
     "lag_events": 0,
+    "lag_seconds": 0.4,
     "connections": 12,
     "detail": "live",
 }

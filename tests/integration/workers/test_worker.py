@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Callable
 from typing import Protocol
@@ -10,11 +9,10 @@ from typing import Protocol
 import pytest
 
 from app.settings import Settings
-from app.stores.changes import watch
 from app.stores.mongodb import Client
 from app.stores.stores import SEQUENCING, Stores
 from support.load import under_load
-from support.replay import assert_complete, current_log, tracked
+from support.replay import assert_complete, current_log, eventually, tracked
 from support.systems import running_worker
 from support.writes import random_writes
 
@@ -37,12 +35,13 @@ def settings(settings: Settings) -> Settings:
 
 async def leader(stores: Stores, *, other_than: int | None = None) -> int:
     """Wait for a live leader; returns its process id."""
-    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "leases"}}]) as stream:
-        while True:
-            lease = await stores.leases.read(SEQUENCING)
-            if lease is not None and lease.live and (pid := int(lease.owner.split(":")[-2])) != other_than:
-                return pid
-            await stream.read(wait=0.2, limit=100)
+
+    async def check() -> int | None:
+        lease = await stores.leases.read(SEQUENCING)
+        pid = int(lease.owner.split(":")[-2]) if lease is not None and lease.live else None
+        return pid if pid != other_than else None
+
+    return await eventually(stores, "leases", check)
 
 
 async def progress(stores: Stores, events: int) -> None:
@@ -50,9 +49,12 @@ async def progress(stores: Stores, events: int) -> None:
     log = await current_log(stores)
     tail = await stores.events.tail(log)
     goal = (tail.seq if tail else 0) + events
-    async with asyncio.timeout(30), watch(stores.log, [{"$match": {"ns.coll": "events"}}]) as stream:
-        while (tail := await stores.events.tail(log)) is None or tail.seq < goal:
-            await stream.read(wait=0.2, limit=1000)
+
+    async def check() -> bool | None:
+        tail = await stores.events.tail(log)
+        return (tail is not None and tail.seq >= goal) or None
+
+    await eventually(stores, "events", check)
 
 
 async def test_kill_9_in_mid_load_loses_and_doubles_nothing(

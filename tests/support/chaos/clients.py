@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 from support.chaos.evidence import Evidence, LogRow
-from support.chaos.groups import inside
+from support.chaos.groups import torn
 from support.chaos.history import Frame, Key
 from support.chaos.replaying import State, states_at
 from support.chaos.violation import Violation
@@ -31,15 +32,7 @@ class _Log:
     def __init__(self, evidence: Evidence, states: Mapping[int, State]) -> None:
         self.rows = evidence.rows
         self.states = states
-        self.inside = inside(evidence.rows)
         self.ids = {row.log for row in evidence.rows}
-
-    def of(self, shape: str, after: int, upto: int) -> list[LogRow]:
-        """The shape's events with `after < seq <= upto`. The rows are dense, or density is violated anyway."""
-        return [row for row in self.rows[max(after, 0) : upto] if _belongs(row.key, shape)]
-
-    def last(self, shape: str) -> int:
-        return next((row.seq for row in reversed(self.rows) if _belongs(row.key, shape)), 0)
 
 
 class _Client:
@@ -50,6 +43,10 @@ class _Client:
         self._frames = frames
         self._position: str | None = None
         self._parts: list[Frame] = []
+        shape = frames[0].shape
+        self._rows = [row for row in log.rows if _belongs(row.key, shape)]
+        self._seqs = [row.seq for row in self._rows]
+        self._torn = torn(self._rows)
 
     def check(self) -> Iterator[Violation]:
         for frame in self._frames:
@@ -57,7 +54,7 @@ class _Client:
             if take is not None:
                 yield from take(frame)
         first = self._frames[0]
-        last = self._log.last(first.shape)
+        last = self._seqs[-1] if self._seqs else 0
         if self._frames[-1].kind == "end" and (self._position is None or _seq(self._position) < last):
             message = f"{first.client} ended at {self._position}, its shape's last event is {last}"
             yield Violation("client", message, (str(self._frames[-2]),))
@@ -98,7 +95,7 @@ class _Client:
         if any(a["seq"] >= b["seq"] for a, b in pairwise(frame.events)):
             yield Violation("client", "the events of a frame are not in order", (str(frame),))
         new = [event for event in frame.events if event["seq"] > own]
-        yield from self._compare(frame, new, self._log.of(frame.shape, own, end))
+        yield from self._compare(frame, new, self._between(own, end))
         yield from self._forward(frame)
 
     def _compare(self, frame: Frame, new: list[dict[str, Any]], rows: list[LogRow]) -> Iterator[Violation]:
@@ -122,9 +119,18 @@ class _Client:
         """A position without events says that there were none."""
         if frame.end is None or self._position is None:
             return
-        if passed := self._log.of(frame.shape, _seq(self._position), _seq(frame.end)):
+        if passed := self._between(_seq(self._position), _seq(frame.end)):
             message = f"{frame.client} at {self._position} was told {frame.end} past events that it has not got"
             yield Violation("client", message, (str(frame), str(passed[0])))
+
+    def _between(self, after: int, upto: int) -> list[LogRow]:
+        """The shape's events with `after < seq <= upto`."""
+        return self._rows[bisect_right(self._seqs, after) : bisect_right(self._seqs, upto)]
+
+    def _stopped_before(self, seq: int) -> LogRow | None:
+        """What is left of a transaction whose beginning is before `seq`; None where nothing is."""
+        index = bisect_right(self._seqs, seq)
+        return self._torn.get(self._seqs[index - 1]) if index else None
 
     def _forward(self, frame: Frame) -> Iterator[Violation]:
         """Take the frame's end as the own position."""
@@ -134,7 +140,7 @@ class _Client:
             yield Violation("client", f"{frame.end} is of no known log", (str(frame),))
         if self._position is not None and _seq(frame.end) < _seq(self._position):
             yield Violation("client", f"{frame.client} went back from {self._position}", (str(frame),))
-        if row := self._log.inside.get(_seq(frame.end)):
+        if row := self._stopped_before(_seq(frame.end)):
             yield Violation("groups", f"{frame.client} was stopped within a transaction", (str(frame), str(row)))
         if self._position is not None or frame.kind == "snapshot":
             self._position = frame.end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from support.chaos.evidence import LogRow
 from support.chaos.violation import Violation
@@ -28,6 +29,10 @@ def check(rows: Sequence[LogRow]) -> Iterator[Violation]:
         yield Violation("groups", "the last transaction is not whole", (str(previous),))
 
 
-def inside(rows: Sequence[LogRow]) -> dict[int, LogRow]:
-    """The seqs at which nobody may stop: an event of a transaction that is not its last."""
-    return {row.seq: row for row in rows if row.group is not None and row.group.n < row.group.of}
+def torn(rows: Sequence[LogRow]) -> dict[int, LogRow]:
+    """The seqs at which a follower of just these rows (those of its shape) may not stop, each with what would be left.
+
+    A transaction's events in other shapes are none of its business.
+    """
+    pairs = pairwise(rows)
+    return {row.seq: left for row, left in pairs if row.group and left.group and row.group.id == left.group.id}

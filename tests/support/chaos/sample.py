@@ -57,7 +57,7 @@ class Sample:
         if effect.mark is not None:
             self.state[effect.key] = (version, document)
         self.rows.append(LogRow(LOG, seq, effect.key, f"token{seq}", Timestamp(number, 1), body, mark))
-        self.commits.append(Commit(Timestamp(number, 1), effect.key, kind, effect.mark, mark and mark.id))
+        self.commits.append(Commit(Timestamp(number, 1), effect.key, kind, effect.mark, mark.id if mark else None))
 
     def frames(self, client: str, shape: str, stops: Sequence[int]) -> list[Frame]:
         """A client that begins with the empty snapshot at 0 and is sent the rest up to each of `stops` in turn."""

@@ -69,6 +69,13 @@ def test_live_cursors_share_the_same_bytes() -> None:
     assert read(filled.frame(ORDERS, Seq(2))) == (1, 5, [3, 5])
 
 
+def test_a_cursor_behind_a_kept_frame_gets_one_of_its_own() -> None:
+    filled = window()
+    filled.extend([event(seq) for seq in range(1, 5)])
+    assert read(filled.frame(ORDERS, Seq(3))) == (3, 4, [4])
+    assert read(filled.frame(ORDERS, Seq(1))) == (1, 4, [2, 3, 4])
+
+
 def test_a_cursor_between_two_frames_of_a_long_run_gets_the_rest() -> None:
     filled = window(frame=PageLimit(2, 1_000_000))
     filled.extend([event(seq) for seq in range(1, 6)])

@@ -1,0 +1,63 @@
+"""`scripts/chaos`: the long form of tests/chaos, for as long and with as many seeds as wanted."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from support.chaos.nemeses import known
+from support.chaos.run import Plan, run
+
+
+def main() -> None:
+    """Exit code 0 without violations, 1 with one, 2 for wrong arguments."""
+    options = _options()
+    logging.getLogger("pymongo").setLevel(logging.CRITICAL)
+    failed = False
+    for number in range(options.runs):
+        seed = options.seed + number
+        directory = Path(options.directory or tempfile.mkdtemp(prefix="chaos-")) / str(seed)
+        directory.mkdir(parents=True, exist_ok=True)
+        plan = Plan(
+            seed=seed,
+            seconds=options.seconds,
+            nodes=options.nodes,
+            workers=options.workers,
+            servers=options.servers,
+            nemeses=known(options.nemesis, nodes=options.nodes),
+        )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report = runner.run(run(plan, directory))
+        sys.stdout.write(f"{report}\nlogs: {directory}\n\n")
+        sys.stdout.flush()
+        failed = failed or bool(report.violations)
+    sys.exit(1 if failed else 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long faults strike in each run (60)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="the first run's seed (random)")
+    parser.add_argument("--runs", type=int, default=1, help="how many runs, each with the next seed (1)")
+    parser.add_argument("--nodes", type=int, default=3, choices=(1, 3), help="members of the replica set (3)")
+    parser.add_argument("--workers", type=int, default=3, help="competing workers (3)")
+    parser.add_argument("--servers", type=int, default=2, help="servers (2)")
+    parser.add_argument("--nemesis", default="all", help="names, comma separated, or `all`")
+    parser.add_argument("--directory", help="where logs go (a new one under the system's)")
+    options = parser.parse_args()
+    try:
+        known(options.nemesis, nodes=options.nodes)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The nemeses of MongoDB and of the network to it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+
+from pymongo.errors import PyMongoError
+
+from support.chaos.cluster import Member
+from support.chaos.rig import Rig
+
+_WORKER = "eventsync-(worker|lease)"
+
+
+async def kill_primary(rig: Rig) -> None:
+    """kill -9 of the primary; it comes back a little later."""
+    await _kill(rig, await rig.cluster.primary())
+
+
+async def kill_secondary(rig: Rig) -> None:
+    """kill -9 of a secondary."""
+    if members := await rig.cluster.secondaries():
+        await _kill(rig, rig.choose.choice(members))
+
+
+async def _kill(rig: Rig, member: Member) -> None:
+    await member.kill()
+    await asyncio.sleep(rig.choose.uniform(0.0, 2.5))
+    member.start()
+    await rig.cluster.healthy()
+
+
+async def freeze_primary(rig: Rig) -> None:
+    """SIGSTOP of the primary, often long enough for another to be elected."""
+    await _freeze(rig, await rig.cluster.primary())
+
+
+async def freeze_secondary(rig: Rig) -> None:
+    """SIGSTOP of a secondary."""
+    if members := await rig.cluster.secondaries():
+        await _freeze(rig, rig.choose.choice(members))
+
+
+async def _freeze(rig: Rig, member: Member) -> None:
+    member.send(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(rig.choose.uniform(0.3, 3.5))
+    finally:
+        member.send(signal.SIGCONT)
+    await rig.cluster.healthy()
+
+
+async def close_connections(rig: Rig) -> None:
+    """The next commands of the worker lose their connections: some before they are carried out."""
+    commands = ["getMore", "insert", "aggregate", "update", "findAndModify", "find"]
+    await _worker_fails(rig, commands, rig.choose.randrange(1, 8), closeConnection=True)
+
+
+async def break_cursors(rig: Rig) -> None:
+    """The worker's next reads of the stream fail: cursor not found, interrupted, not primary, network."""
+    code = rig.choose.choice((43, 11601, 10107, 91, 6, 189))
+    await _worker_fails(rig, ["getMore"], rig.choose.randrange(1, 4), errorCode=code)
+
+
+async def doubt_writes(rig: Rig) -> None:
+    """The worker's next writes are made, and answered by an error of the write concern."""
+    error = {"code": rig.choose.choice((64, 91, 11602)), "errmsg": "chaos"}
+    await _worker_fails(rig, ["insert", "update"], rig.choose.randrange(1, 4), writeConcernError=error)
+
+
+async def block_appends(rig: Rig) -> None:
+    """The worker's next append takes longer than its lease."""
+    milliseconds = int(rig.lease * rig.choose.uniform(0.5, 2.5) * 1000)
+    await _worker_fails(rig, ["insert"], 1, blockConnection=True, blockTimeMS=milliseconds)
+
+
+async def _worker_fails(rig: Rig, commands: list[str], times: int, **how: object) -> None:
+    primary = await rig.cluster.primary()
+    await _switch(
+        rig, primary, "failCommand", {"times": times}, failCommands=commands, appName="eventsync-worker", **how
+    )
+    await asyncio.sleep(rig.choose.uniform(0.2, 1.0))
+    await _switch(rig, primary, "failCommand", "off")
+
+
+async def conflict(rig: Rig) -> None:
+    """Some of all writes in the primary conflict, without a reason."""
+    primary = await rig.cluster.primary()
+    await _switch(rig, primary, "WTWriteConflictException", {"activationProbability": 0.05})
+    await asyncio.sleep(rig.choose.uniform(0.3, 1.5))
+    await _switch(rig, primary, "WTWriteConflictException", "off")
+
+
+async def stall_replication(rig: Rig) -> None:
+    """No secondary gets anything new: nothing reaches a majority for a while."""
+    members = await rig.cluster.secondaries()
+    for member in members:
+        await _switch(rig, member, "stopReplProducer", "alwaysOn")
+    await asyncio.sleep(rig.choose.uniform(0.3, 2.0))
+    for member in members:
+        await _switch(rig, member, "stopReplProducer", "off")
+
+
+async def _switch(rig: Rig, member: Member, name: str, mode: object, **data: object) -> None:
+    # A member that is down has no failpoints on either.
+    with suppress(PyMongoError):
+        await rig.fail_point(member, name, mode, **data)
+
+
+async def cut_worker(rig: Rig) -> None:
+    """Every connection of the workers to MongoDB is reset."""
+    for member in rig.cluster.members:
+        member.proxy.cut(_WORKER)
+
+
+async def leave_worker_half_open(rig: Rig) -> None:
+    """The workers' connections hang: nothing arrives, and nobody is told. Later it arrives, late."""
+    await _hold(rig, rig.cluster.members, _WORKER)
+
+
+async def isolate_primary(rig: Rig) -> None:
+    """Nobody reaches the primary, while it still reaches the others."""
+    await _hold(rig, [await rig.cluster.primary()], ".*")
+    await rig.cluster.healthy()
+
+
+async def _hold(rig: Rig, members: list[Member], names: str) -> None:
+    for member in members:
+        member.proxy.hold(names)
+    try:
+        await asyncio.sleep(rig.choose.uniform(0.5, 3.5))
+    finally:
+        for member in members:
+            if rig.choose.random() < 0.5:
+                member.proxy.cut(names)
+            member.proxy.release()

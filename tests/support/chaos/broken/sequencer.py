@@ -1,0 +1,82 @@
+"""What all broken sequencers share: reading and converting rightly. What is wrong is in how they number and store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+
+from app.domain.event import Group, place
+from app.domain.position import LogId, Seq
+from app.stores.changes import Token, watch
+from app.stores.stores import Stores
+from workers.converter import convert
+from workers.groups import transaction_of
+
+LOG = LogId("broken00")
+
+
+class Change(NamedTuple):
+    """One change that was read, and the transaction that it belongs to."""
+
+    raw: RawBSONDocument
+    transaction: str | None
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads the changes of `names` in the right order, from `token` on."""
+
+    stores: Stores
+    names: Sequence[str]
+    token: Token
+
+    async def read(self) -> list[Change]:
+        """All that is committed by now; the token stays where it is."""
+        now = (await self.stores.data.command("ping"))["operationTime"]
+        pipeline = [{"$match": {"ns.coll": {"$in": list(self.names)}}}]
+        changes: list[Change] = []
+        async with watch(self.stores.data, pipeline, after=self.token, images=True) as stream:
+            while True:
+                batch = await stream.read(wait=0.05, limit=1000)
+                changes += [Change(raw, transaction_of(raw)) for raw in batch.changes]
+                if not batch.changes and batch.time >= now:
+                    return changes
+
+
+async def now(stores: Stores) -> Token:
+    """Where a stream that is opened now begins."""
+    async with watch(stores.data, []) as stream:
+        return stream.token
+
+
+def groups(changes: Sequence[Change]) -> list[tuple[Change, Group | None]]:
+    """The right marks, if `changes` holds whole transactions."""
+    marked: list[tuple[Change, Group | None]] = []
+    for name, members in itertools.groupby(changes, key=lambda change: change.transaction):
+        found = list(members)
+        marks = name is not None and len(found) > 1
+        marked += [
+            (change, Group(name, n, len(found)) if marks and name else None) for n, change in enumerate(found, 1)
+        ]
+    return marked
+
+
+def row(change: Change, seq: int, mark: Group | None) -> dict[str, Any]:
+    """The event as it is stored."""
+    event = convert(change.raw)
+    assert event is not None, "the broken ones meet no API deletes"
+    stored = {
+        "_id": {"l": LOG, "n": Int64(seq)},
+        "t": change.raw["_id"]["_data"],
+        "s": change.raw["clusterTime"],
+        "c": event.collection,
+        "i": event.id,
+        "v": Int64(event.version),
+        "b": place(event.encode(), Seq(seq), mark).decode(),
+    }
+    return stored | ({"g": {"id": mark.id, "n": mark.n, "of": mark.of}} if mark else {})

@@ -1,0 +1,148 @@
+"""A replica set of embedded mongods on loopback, each behind a proxy, to be killed, frozen and cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+
+from app.dev import mongod
+from app.driver import short
+from support.chaos.proxy import MongoProxy, mongo_proxy
+
+_SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200, "catchUpTimeoutMillis": 2000}
+_PAUSE = 0.05
+
+
+class Member:
+    """One mongod. Everybody reaches it through its proxy, but for the nemeses, who are `direct`."""
+
+    def __init__(self, number: int, directory: Path, port: int, proxy: MongoProxy) -> None:
+        self.number = number
+        self.proxy = proxy
+        self.host = f"127.0.0.1:{proxy.port}"
+        self.direct: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            "127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=500, socketTimeoutMS=2000
+        )
+        self._directory = directory
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with (self._directory.parent / f"mongod{self.number}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                mongod.command(mongod.find_mongod(), self._directory, self._port),
+                stdout=log,
+                stderr=log,
+                # Not SIGTERM, which a frozen one would not take.
+                preexec_fn=partial(mongod.die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """kill -9, and wait until it is dead."""
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait, 20)
+            self._process = None
+
+    async def hello(self) -> Mapping[str, Any]:
+        """Its own view of its role; empty where it does not answer."""
+        try:
+            return await self.direct.admin.command("hello")
+        except PyMongoError:
+            return {}
+
+
+class Cluster:
+    """The replica set `rs0`."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+
+    @property
+    def uri(self) -> str:
+        hosts = ",".join(member.host for member in self.members)
+        return f"mongodb://{hosts}/?replicaSet={mongod.REPLICA_SET}"
+
+    async def primary(self, *, seconds: float = 30.0) -> Member:
+        """The member that takes writes: the one elected last, where two believe it. Waits for an election."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            hellos = [(await member.hello(), member) for member in self.members]
+            if found := [(item["electionId"], member) for item, member in hellos if item.get("isWritablePrimary")]:
+                return max(found, key=lambda pair: pair[0])[1]
+            await asyncio.sleep(_PAUSE)
+        raise TimeoutError("no primary was elected")
+
+    async def secondaries(self) -> list[Member]:
+        """The members that follow now."""
+        return [member for member in self.members if (await member.hello()).get("secondary")]
+
+    async def healthy(self, *, seconds: float = 40.0) -> None:
+        """Wait until there is a primary and all others follow it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            hellos = [await member.hello() for member in self.members]
+            primaries = sum(bool(item.get("isWritablePrimary")) for item in hellos)
+            if primaries == 1 and sum(bool(item.get("secondary")) for item in hellos) == len(hellos) - 1:
+                return
+            await asyncio.sleep(_PAUSE)
+        raise TimeoutError("the replica set did not recover")
+
+    async def initiate(self) -> None:
+        """Make the members a replica set, and wait until it is healthy."""
+        members = [{"_id": member.number, "host": member.host} for member in self.members]
+        config = {"_id": mongod.REPLICA_SET, "members": members, "settings": _SETTINGS}
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                await self.members[0].direct.admin.command("replSetInitiate", config)
+                break
+            except PyMongoError as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(short(error)) from error
+                await asyncio.sleep(_PAUSE)
+        await self.healthy()
+        for member in self.members:
+            # What a killed client had begun holds its documents until it is undone.
+            await member.direct.admin.command({"setParameter": 1, "transactionLifetimeLimitSeconds": 2})
+
+
+@asynccontextmanager
+async def running_cluster(directory: Path, size: int) -> AsyncIterator[Cluster]:
+    """A new replica set of `size` members while the block runs; its data is gone afterwards."""
+    async with AsyncExitStack() as stack:
+        members = []
+        for number in range(size):
+            port = mongod.free_port()
+            proxy = await stack.enter_async_context(mongo_proxy(port))
+            member = Member(number, directory / f"data{number}", port, proxy)
+            stack.push_async_callback(member.direct.close)
+            stack.push_async_callback(member.kill)
+            member.start()
+            members.append(member)
+        stack.callback(_remove, [directory / f"data{number}" for number in range(size)])
+        cluster = Cluster(members)
+        await cluster.initiate()
+        yield cluster
+
+
+def _remove(directories: list[Path]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""Workers and servers as processes, several of each, which can be killed, frozen and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from app.dev import mongod
+from app.settings import Settings
+
+
+class Fleet:
+    """Processes by name: `worker1` …, `serve1` …; each writes to `<name>.log` in `directory`."""
+
+    def __init__(self, settings: Settings, directory: Path, *, workers: int, servers: int) -> None:
+        self.workers = [f"worker{number}" for number in range(1, workers + 1)]
+        self.servers = [f"serve{number}" for number in range(1, servers + 1)]
+        self.frozen: set[str] = set()
+        self._ports = {name: mongod.free_port() for name in self.servers}
+        self._settings = settings
+        self._directory = directory
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self._ports.values()]
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            with (self._directory / f"{name}.log").open("ab") as log:
+                self._running[name] = subprocess.Popen(
+                    [sys.executable, "-m", "app", name.rstrip("0123456789")],
+                    cwd=self._directory,
+                    env=self._environment(name),
+                    stdout=log,
+                    stderr=log,
+                    # Not SIGTERM, which a frozen one would not take.
+                    preexec_fn=partial(mongod.die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
+                )
+
+    def _environment(self, name: str) -> dict[str, str]:
+        given: dict[str, Any] = self._settings.model_dump(exclude_defaults=True)
+        given |= {"port": self._ports[name]} if name in self._ports else {}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("EVENTSYNC_")}
+        texts = {key: ",".join(value) if isinstance(value, tuple) else str(value) for key, value in given.items()}
+        return environment | {f"EVENTSYNC_{key.upper()}": value for key, value in texts.items()}
+
+    async def kill(self, name: str) -> None:
+        """kill -9, and wait until it is dead."""
+        process = self._running.pop(name)
+        process.kill()
+        await asyncio.to_thread(process.wait, 10)
+
+    async def end(self, name: str) -> int:
+        """SIGTERM; returns the exit code."""
+        process = self._running.pop(name)
+        process.terminate()
+        return await asyncio.to_thread(process.wait, 30)
+
+    def freeze(self, name: str) -> None:
+        self._running[name].send_signal(signal.SIGSTOP)
+        self.frozen.add(name)
+
+    def thaw(self, name: str) -> None:
+        self._running[name].send_signal(signal.SIGCONT)
+        self.frozen.discard(name)
+
+    def fallen(self) -> dict[str, int]:
+        """Who has ended by itself, with which exit code."""
+        codes = {name: process.poll() for name, process in self._running.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
+    async def stop(self) -> None:
+        """kill -9 of all: nothing that they could still do matters."""
+        for name in list(self._running):
+            await self.kill(name)
+
+    def last_lines(self, name: str, count: int = 12) -> list[str]:
+        return (self._directory / f"{name}.log").read_text(errors="replace").splitlines()[-count:]

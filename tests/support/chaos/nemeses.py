@@ -1,0 +1,108 @@
+"""Faults by name. Each strikes once and makes good what it has done before it returns; all take bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import MappingProxyType
+
+from pymongo.errors import PyMongoError
+
+from support.chaos import breakers
+from support.chaos.rig import Rig
+
+Nemesis = Callable[[Rig], Awaitable[None]]
+
+
+async def kill_worker(rig: Rig) -> None:
+    """kill -9 of any worker, and a new one."""
+    name = rig.choose.choice(rig.fleet.workers)
+    await rig.fleet.kill(name)
+    rig.fleet.start(name)
+
+
+async def kill_all_workers(rig: Rig) -> None:
+    """kill -9 of all workers at once: whatever was in their memory is gone."""
+    for name in rig.fleet.workers:
+        await rig.fleet.kill(name)
+    rig.fleet.start(*rig.fleet.workers)
+
+
+async def end_worker(rig: Rig) -> None:
+    """SIGTERM of any worker, and a new one."""
+    name = rig.choose.choice(rig.fleet.workers)
+    await rig.fleet.end(name)
+    rig.fleet.start(name)
+
+
+async def freeze_worker(rig: Rig) -> None:
+    """SIGSTOP of any worker, for less or for much more than its lease."""
+    await _freeze(rig, rig.choose.choice(rig.fleet.workers), rig.choose.uniform(0.2, 2.5) * rig.lease)
+
+
+async def kill_server(rig: Rig) -> None:
+    """kill -9 of any server, and a new one."""
+    name = rig.choose.choice(rig.fleet.servers)
+    await rig.fleet.kill(name)
+    rig.fleet.start(name)
+
+
+async def freeze_server(rig: Rig) -> None:
+    """SIGSTOP of any server."""
+    await _freeze(rig, rig.choose.choice(rig.fleet.servers), rig.choose.uniform(0.2, 3.0))
+
+
+async def _freeze(rig: Rig, name: str, seconds: float) -> None:
+    rig.fleet.freeze(name)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        rig.fleet.thaw(name)
+
+
+async def step_down(rig: Rig) -> None:
+    """The primary steps down, whether or not the others have all that it has."""
+    primary = await rig.cluster.primary()
+    command = {"replSetStepDown": 3, "secondaryCatchUpPeriodSecs": 1, "force": True}
+    # It closes connections, sometimes this one.
+    with suppress(PyMongoError):
+        await primary.direct.admin.command(command)
+
+
+_ALL: tuple[Nemesis, ...] = (
+    kill_worker,
+    kill_all_workers,
+    end_worker,
+    freeze_worker,
+    kill_server,
+    freeze_server,
+    breakers.kill_primary,
+    breakers.freeze_primary,
+    breakers.close_connections,
+    breakers.break_cursors,
+    breakers.doubt_writes,
+    breakers.block_appends,
+    breakers.conflict,
+    breakers.cut_worker,
+    breakers.leave_worker_half_open,
+)
+_REPLICATED: tuple[Nemesis, ...] = (
+    step_down,
+    breakers.kill_secondary,
+    breakers.freeze_secondary,
+    breakers.stall_replication,
+    breakers.isolate_primary,
+)
+"""What takes more than one member."""
+
+NEMESES = MappingProxyType({nemesis.__name__: nemesis for nemesis in (*_ALL, *_REPLICATED)})
+
+
+def known(names: str, *, nodes: int) -> tuple[str, ...]:
+    """The nemeses that `names` (comma separated, or `all`) lists, as far as they apply. Raises `ValueError`."""
+    alone = {nemesis.__name__ for nemesis in _REPLICATED} if nodes == 1 else set()
+    listed = tuple(NEMESES) if names == "all" else tuple(name.strip() for name in names.split(","))
+    if unknown := set(listed) - set(NEMESES):
+        raise ValueError(f"no nemesis is called {', '.join(sorted(unknown))}; there are {', '.join(NEMESES)}")
+    return tuple(name for name in listed if name not in alone)

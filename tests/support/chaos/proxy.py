@@ -1,0 +1,118 @@
+"""A TCP proxy in front of one mongod that can cut connections, and leave them half open: nothing arrives, nobody knows.
+
+It tells its connections apart by the application name in the MongoDB handshake, so that a worker can be cut off from
+what the other members and the writers still reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+_CHUNK = 64 * 1024
+_NAME = re.compile(rb"eventsync-[a-z]+")
+PEER = "peer"
+"""What a connection of another member is called."""
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, name: str, ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
+        self.name = name
+        self.ends = ends
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+    def cut(self) -> None:
+        for end in self.ends:
+            end.transport.abort()
+        self.flowing.set()
+
+
+class MongoProxy:
+    """Listens on `port` of loopback, and forwards to `target`."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._links: set[_Link] = set()
+        self._held = re.compile(r"(?!)")
+
+    def cut(self, names: str) -> int:
+        """Cut all connections whose name matches, as a reset does. Says how many there were."""
+        found = [link for link in self._links if re.fullmatch(names, link.name)]
+        for link in found:
+            link.cut()
+        return len(found)
+
+    def hold(self, names: str) -> int:
+        """From now on nothing passes on connections whose name matches, new ones too; none of them is closed."""
+        self._held = re.compile(names)
+        found = [link for link in self._links if self._held.fullmatch(link.name)]
+        for link in found:
+            link.flowing.clear()
+        return len(found)
+
+    def release(self) -> None:
+        """What was held arrives now, late, as after a partition that healed."""
+        self._held = re.compile(r"(?!)")
+        for link in self._links:
+            link.flowing.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from accept to end."""
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = _Link(PEER, (writer, there_writer))
+        self._links.add(link)
+        try:
+            await self._forward(link, reader, there_reader)
+        finally:
+            self._links.discard(link)
+            link.cut()
+
+    async def _forward(self, link: _Link, here: asyncio.StreamReader, there: asyncio.StreamReader) -> None:
+        with suppress(OSError):
+            first = await here.read(_CHUNK)
+            if found := _NAME.search(first):
+                link.name = found[0].decode()
+            if self._held.fullmatch(link.name):
+                link.flowing.clear()
+            await link.flowing.wait()
+            link.ends[1].write(first)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pipe(link, here, link.ends[1]))
+                group.create_task(self._pipe(link, there, link.ends[0]))
+
+    async def _pipe(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(_CHUNK):
+                await link.flowing.wait()
+                writer.write(chunk)
+                await writer.drain()
+        # The other direction has nothing to wait for any more either.
+        link.cut()
+
+    def close(self) -> None:
+        """Cut everything."""
+        for link in list(self._links):
+            link.cut()
+
+
+@asynccontextmanager
+async def mongo_proxy(target: int) -> AsyncIterator[MongoProxy]:
+    """A proxy before the mongod on port `target` while the block runs."""
+    proxy = MongoProxy(target)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    async with server:
+        try:
+            yield proxy
+        finally:
+            proxy.close()

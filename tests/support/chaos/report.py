@@ -1,0 +1,41 @@
+"""What a run has shown, in figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from support.chaos.evidence import Evidence
+from support.chaos.violation import Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`faults` by nemesis, `statuses` by HTTP status."""
+
+    seed: int
+    seconds: float
+    evidence: Evidence
+    faults: Mapping[str, int]
+    statuses: Mapping[int, int]
+    violations: Sequence[Violation]
+
+    def __str__(self) -> str:
+        history, rows = self.evidence.history, self.evidence.rows
+        outcomes = ", ".join(f"{history.count(name)} {name}" for name in ("ok", "failed", "unknown"))
+        groups = len({row.group.id for row in rows if row.group})
+        kinds = Counter(frame.kind for frame in history.frames)
+        lines = [
+            f"seed {self.seed}, {self.seconds:.1f} s",
+            f"writes: {outcomes}; HTTP {_listed(self.statuses)}",
+            f"commits: {len(self.evidence.commits or ())}; events: {len(rows)}, of which {groups} transactions",
+            f"frames: {_listed(kinds)}",
+            f"faults: {sum(self.faults.values())}: {_listed(self.faults)}",
+            f"violations: {len(self.violations)}",
+        ]
+        return "\n".join([*lines, *(f"  {violation}" for violation in self.violations)])
+
+
+def _listed(counts: Mapping[str, int] | Mapping[int, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=str))
