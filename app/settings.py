@@ -162,6 +162,14 @@ class Settings(BaseSettings):
         True, description="Switch on pre- and post-images when a collection is tracked. Exact conversion needs them."
     )
 
+    # Snapshots
+    snapshot_chunk_bytes: int = Field(
+        MIB,
+        ge=KIB,
+        le=64 * MIB,
+        description="A stored snapshot's chunk is closed when it has this many bytes before compression; one document may exceed it.",
+    )
+
     # Logging
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
 

@@ -9,7 +9,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.event import Event, Group, place
-from app.domain.marks import marks
+from app.domain.marks import marks_of
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch, Token
 from app.stores.events import EventStore, NewEvent, StoredEvent, Tail
@@ -57,9 +57,7 @@ class LogWriter:
     async def append_found(self, events: Sequence[Event], token: Token, time: Timestamp) -> None:
         """Append events that no change brought, but what was found when `token` had been read. Raises like `append`."""
         seq = self.seq
-        new = [
-            self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)
-        ]
+        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)]
         await self._events.append(self.log, new)
         self.seq = Seq(seq + len(new))
         self._time, self._token = time, token
@@ -105,4 +103,5 @@ class LogWriter:
     @staticmethod
     def _at(token: Token, time: Timestamp, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
         stored = StoredEvent(seq, event.collection, event.id, place(event.encode(), seq, mark), mark)
-        return NewEvent(stored, event.version, token, time)
+        exact = marks_of(event.document if event.document is not None else event.patch or [])
+        return NewEvent(stored, event.version, token, time, exact)

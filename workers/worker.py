@@ -17,6 +17,7 @@ from app.stores.leases import LeaseStore
 from app.stores.mongodb import connect
 from app.stores.stores import SEQUENCING, Stores
 from workers.sequencer import Sequencer
+from workers.snapshotter import Snapshotter
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +38,28 @@ class Worker:
             stores = Stores.of(requests, self._settings)
             # The lease has a client of its own: a pool that is busy with the log must not cost the leadership.
             leases = Stores.of(renewals, self._settings).leases
-            failures = 0
-            while not self._stop.is_set():
-                began = time.monotonic()
-                try:
-                    await stores.ensure_indexes()
-                    await self._ask(stores)
-                    await self._compete(stores, leases)
-                    failures = 0
-                except (Unavailable, Fenced) as error:
-                    failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
-                    log.warning("%s; trying again", error.message)
-                    await self._pause(min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
+            snapshotter = Snapshotter(stores, self._settings, self._name, self._stop)
+            snapshotting = asyncio.create_task(snapshotter.run(), name="snapshotting")
+            try:
+                await self._work(stores, leases)
+            finally:
+                self._stop.set()
+                await snapshotting
+
+    async def _work(self, stores: Stores, leases: LeaseStore) -> None:
+        """Sequence until stopped, whatever fails."""
+        failures = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                await stores.ensure_indexes()
+                await self._ask(stores)
+                await self._compete(stores, leases)
+                failures = 0
+            except (Unavailable, Fenced) as error:
+                failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
+                log.warning("%s; trying again", error.message)
+                await self._pause(min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
 
     async def _ask(self, stores: Stores) -> None:
         try:

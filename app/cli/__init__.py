@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import dev, processes, settings, status, tail, track
+from app.cli import dev, processes, settings, status, tail, track, verify
 from app.errors import ConfigurationError, EventsyncError
 
 
@@ -55,6 +55,7 @@ processes.add_to(commands)
 commands.command("track")(track.track)
 commands.command("status")(status.status)
 commands.command("tail")(tail.tail)
+commands.command("verify")(verify.verify)
 commands.command("settings")(settings.settings)
 
 

@@ -21,6 +21,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from app.domain.event import Group
 from app.domain.ids import IdText
+from app.domain.marks import packed
 from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
 from app.driver import refusal, translated
@@ -28,6 +29,9 @@ from app.errors import EventsyncError
 from app.stores.changes import Token
 
 _DUPLICATE_KEY = 11000
+
+_READ = {"t": 0, "s": 0, "v": 0, "w": 0}
+"""The projection of a reader that only passes events on."""
 
 _PACKED_ABOVE = 4 * 1024 * 1024
 """Bodies with more bytes are stored compressed (zlib)."""
@@ -127,7 +131,7 @@ class EventStore:
             query |= {"c": shape.collection} if shape is not None else {}
             order = "_id"
         with translated("events can't be read"):
-            cursor = self._events.find(query, {"t": 0, "s": 0, "v": 0, "w": 0}, sort=[(order, ASCENDING)], batch_size=batch)
+            cursor = self._events.find(query, _READ, sort=[(order, ASCENDING)], batch_size=batch)
             async with cursor:
                 async for row in cursor:
                     yield stored_event(row)
@@ -143,9 +147,8 @@ class EventStore:
         query: dict[str, Any] = {"_id.l": log, "c": shape.collection, "i": shape.id}
         query |= {"_id.n": {"$gt": after, "$lte": upto}}
         query |= {"v": {"$gt": after_version}} if after_version > 0 else {}
-        fields = {"t": 0, "s": 0, "v": 0, "w": 0}
         with translated("the document's events can't be read"):
-            rows = await self._events.find(query, fields, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
+            rows = await self._events.find(query, _READ, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
         return [stored_event(row) for row in rows]
 
 
@@ -169,7 +172,7 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         "b": event.body.decode() if len(event.body) <= _PACKED_ABOVE else zlib.compress(event.body, 1),
     }
     if new.marks:
-        row["w"] = list(new.marks)
+        row["w"] = packed(new.marks)
     if event.group is not None:
         row["g"] = {"id": event.group.id, "n": event.group.n, "of": event.group.of}
     return row

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
@@ -68,19 +69,31 @@ class SnapshotReader:
             await documents.aclose()
 
     async def _documents(self, shape: Shape, query: Document, time: Timestamp) -> AsyncGenerator[SnapshotDocument]:
+        async with aclosing(self.read(shape.collection, time, query)) as documents:
+            async for document in documents:
+                yield _row(decode(document.raw))
+
+    async def read(
+        self, collection: str, time: Timestamp, query: Document | None = None, *, fields: Document | None = None
+    ) -> AsyncGenerator[RawBSONDocument]:
+        """The stored documents of `collection` as they were at cluster time `time`, in id order.
+
+        Raises `Unavailable`, also where MongoDB no longer keeps that time.
+        """
         command = {
-            "find": shape.collection,
-            "filter": query,
+            "find": collection,
+            "filter": query or {},
+            "projection": fields or {},
             "sort": {"_id": 1},
             "batchSize": self._batch,
             "readConcern": {"level": "snapshot", "atClusterTime": time},
         }
-        with translated(f"a snapshot of {shape} can't be read"):
+        with translated(f"a snapshot of {collection} can't be read"):
             try:
                 cursor = await self._database.cursor_command(command, codec_options=RAW_CODEC)
                 async with cursor:
                     async for document in cursor:
-                        yield _row(decode(document.raw))
+                        yield document
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
                     raise Unavailable("the newest checkpoint is too old to read at: is a worker running?") from error

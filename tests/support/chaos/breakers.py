@@ -64,6 +64,11 @@ async def break_cursors(rig: Rig) -> None:
     await _worker_fails(rig, ["getMore"], rig.choose.randrange(1, 4), errorCode=code)
 
 
+async def lose_history(rig: Rig) -> None:
+    """The worker's next read says that the stream can't go on: history lost, position lost, token not found."""
+    await _worker_fails(rig, ["getMore"], 1, errorCode=rig.choose.choice((286, 136, 280)))
+
+
 async def doubt_writes(rig: Rig) -> None:
     """The worker's next writes are made, and answered by an error of the write concern."""
     error = {"code": rig.choose.choice((64, 91, 11602)), "errmsg": "chaos"}

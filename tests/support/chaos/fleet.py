@@ -71,6 +71,12 @@ class Fleet:
         self._running[name].send_signal(signal.SIGCONT)
         self.frozen.discard(name)
 
+    def supervise(self) -> list[str]:
+        """Start again who has ended by itself, as any supervisor does. Says who it was, with the exit code."""
+        fallen = self.fallen()
+        self.start(*fallen)
+        return [f"{name} with exit code {code}" for name, code in fallen.items()]
+
     def fallen(self) -> dict[str, int]:
         """Who has ended by itself, with which exit code."""
         codes = {name: process.poll() for name, process in self._running.items()}

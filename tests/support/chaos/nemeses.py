@@ -96,13 +96,21 @@ _REPLICATED: tuple[Nemesis, ...] = (
 )
 """What takes more than one member."""
 
-NEMESES = MappingProxyType({nemesis.__name__: nemesis for nemesis in (*_ALL, *_REPLICATED)})
+_FATAL: tuple[Nemesis, ...] = (breakers.lose_history,)
+"""What costs the stream its history: the log is repaired then, and the checker can't ask for more than the state."""
+
+NEMESES = MappingProxyType({nemesis.__name__: nemesis for nemesis in (*_ALL, *_REPLICATED, *_FATAL)})
+FATAL = frozenset(nemesis.__name__ for nemesis in _FATAL)
 
 
 def known(names: str, *, nodes: int) -> tuple[str, ...]:
-    """The nemeses that `names` (comma separated, or `all`) lists, as far as they apply. Raises `ValueError`."""
+    """The nemeses that `names` lists (comma separated; `all`: but the fatal), as far as they apply.
+
+    Raises `ValueError`.
+    """
     alone = {nemesis.__name__ for nemesis in _REPLICATED} if nodes == 1 else set()
-    listed = tuple(NEMESES) if names == "all" else tuple(name.strip() for name in names.split(","))
+    everything = tuple(name for name in NEMESES if name not in FATAL)
+    listed = everything if names == "all" else tuple(name.strip() for name in names.split(","))
     if unknown := set(listed) - set(NEMESES):
         raise ValueError(f"no nemesis is called {', '.join(sorted(unknown))}; there are {', '.join(NEMESES)}")
     return tuple(name for name in listed if name not in alone)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 _CHUNK = 64 * 1024
 _NAME = re.compile(rb"eventsync-[a-z]+")
+_GONE = (OSError, RuntimeError)
+"""What a connection says that was cut: uvloop raises the second."""
+
 PEER = "peer"
 """What a connection of another member is called."""
 
@@ -28,8 +33,15 @@ class _Link:
 
     def cut(self) -> None:
         for end in self.ends:
-            end.transport.abort()
+            _reset(end)
         self.flowing.set()
+
+
+def _reset(end: asyncio.StreamWriter) -> None:
+    """Close with a reset, whatever is still to be sent."""
+    if not end.is_closing() and (socket_ := end.get_extra_info("socket")) is not None:
+        socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.transport.abort()
 
 
 class MongoProxy:
@@ -39,6 +51,7 @@ class MongoProxy:
         self.port = 0
         self._target = target
         self._links: set[_Link] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._held = re.compile(r"(?!)")
 
     def cut(self, names: str) -> int:
@@ -62,12 +75,17 @@ class MongoProxy:
         for link in self._links:
             link.flowing.set()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from accept to end."""
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take a connection."""
+        task = asyncio.create_task(self._serve(reader, writer), name="proxied connection")
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
-            writer.transport.abort()
+            _reset(writer)
             return
         link = _Link(PEER, (writer, there_writer))
         self._links.add(link)
@@ -78,7 +96,7 @@ class MongoProxy:
             link.cut()
 
     async def _forward(self, link: _Link, here: asyncio.StreamReader, there: asyncio.StreamReader) -> None:
-        with suppress(OSError):
+        with suppress(*_GONE):
             first = await here.read(_CHUNK)
             if found := _NAME.search(first):
                 link.name = found[0].decode()
@@ -91,7 +109,7 @@ class MongoProxy:
                 group.create_task(self._pipe(link, there, link.ends[0]))
 
     async def _pipe(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        with suppress(*_GONE):
             while chunk := await reader.read(_CHUNK):
                 await link.flowing.wait()
                 writer.write(chunk)
@@ -99,10 +117,13 @@ class MongoProxy:
         # The other direction has nothing to wait for any more either.
         link.cut()
 
-    def close(self) -> None:
-        """Cut everything."""
-        for link in list(self._links):
+    async def close(self) -> None:
+        """Cut everything, and wait until it is gone."""
+        for link in self._links:
             link.cut()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -115,4 +136,4 @@ async def mongo_proxy(target: int) -> AsyncIterator[MongoProxy]:
         try:
             yield proxy
         finally:
-            proxy.close()
+            await proxy.close()

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import orjson
 
 from support.chaos.evidence import Evidence
 from support.chaos.violation import Violation
@@ -12,7 +16,7 @@ from support.chaos.violation import Violation
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`faults` by nemesis, `statuses` by HTTP status."""
+    """`faults` by nemesis, `statuses` by HTTP status; `fallen`: which processes ended by themselves."""
 
     seed: int
     seconds: float
@@ -20,6 +24,7 @@ class Report:
     faults: Mapping[str, int]
     statuses: Mapping[int, int]
     violations: Sequence[Violation]
+    fallen: Sequence[str] = ()
 
     def __str__(self) -> str:
         history, rows = self.evidence.history, self.evidence.rows
@@ -32,9 +37,19 @@ class Report:
             f"commits: {len(self.evidence.commits or ())}; events: {len(rows)}, of which {groups} transactions",
             f"frames: {_listed(kinds)}",
             f"faults: {sum(self.faults.values())}: {_listed(self.faults)}",
+            f"ended by themselves: {', '.join(self.fallen) or 'none'}",
             f"violations: {len(self.violations)}",
         ]
         return "\n".join([*lines, *(f"  {violation}" for violation in self.violations)])
+
+    def write(self, file: Path) -> None:
+        """The whole evidence, one JSON object a line: what a violation is looked into with."""
+        evidence = self.evidence
+        with file.open("wb") as out:
+            kinds = (evidence.history.writes, evidence.rows, evidence.commits or (), evidence.history.frames)
+            for item in chain.from_iterable(kinds):
+                line = {"is": type(item).__name__, "what": item}
+                out.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _listed(counts: Mapping[str, int] | Mapping[int, int]) -> str:

@@ -19,7 +19,7 @@ from support.chaos.evidence import Evidence
 from support.chaos.fleet import Fleet
 from support.chaos.followers import Follower, Visitor
 from support.chaos.history import Recorder
-from support.chaos.nemeses import NEMESES
+from support.chaos.nemeses import FATAL, NEMESES
 from support.chaos.observed import gather, read_rows
 from support.chaos.report import Report
 from support.chaos.rig import Rig
@@ -62,7 +62,7 @@ async def run(plan: Plan, directory: Path) -> Report:
             await tracked(url, COLLECTIONS)
         client = await stack.enter_async_context(connect(settings, "load"))
         rig = Rig(settings, cluster, fleet, Recorder(), random.Random(plan.seed))
-        return await _Run(plan, rig, client).run()
+        return await _Run(plan, rig, client, directory).run()
 
 
 def _settings(uri: str) -> Settings:
@@ -85,8 +85,9 @@ def _settings(uri: str) -> Settings:
 class _Run:
     """The phases between start and end."""
 
-    def __init__(self, plan: Plan, rig: Rig, client: Client) -> None:
+    def __init__(self, plan: Plan, rig: Rig, client: Client, directory: Path) -> None:
         self._plan = plan
+        self._directory = directory
         self._rig = rig
         self._client = client
         urls = rig.fleet.urls
@@ -94,6 +95,7 @@ class _Run:
         self._followers = [Follower(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in _FOLLOWED]
         self._visitor = Visitor(rig.recorder, urls, [*COLLECTIONS, "orders/o1"], plan.seed)
         self._faults: Counter[str] = Counter()
+        self._fallen: list[str] = []
         self._late: list[Violation] = []
 
     async def run(self) -> Report:
@@ -106,14 +108,17 @@ class _Run:
                 stop.set()
             await self._settle()
         evidence = await self._gather()
-        return Report(
+        report = Report(
             seed=self._plan.seed,
             seconds=time.monotonic() - began,
             evidence=evidence,
             faults=self._faults,
             statuses=self._workload.statuses,
-            violations=[*self._late, *check(evidence)],
+            violations=[*self._late, *check(evidence, repaired=not FATAL.isdisjoint(self._plan.nemeses))],
+            fallen=self._fallen,
         )
+        report.write(self._directory / "evidence.jsonl")
+        return report
 
     @asynccontextmanager
     async def _followed(self) -> AsyncIterator[None]:
@@ -137,6 +142,7 @@ class _Run:
             await NEMESES[name](self._rig)
             self._faults[name] += 1
             await self._writes(self._rig.choose.randrange(5, 40))
+            self._fallen += self._rig.fleet.supervise()
         await self._rig.cluster.healthy()
 
     async def _writes(self, more: int) -> None:
@@ -156,9 +162,11 @@ class _Run:
             if not there:
                 message = f"{follower.name} is at {follower.cursor.position} and did not come to {log}:{seq}"
                 self._late.append(Violation("progress", message))
-        for name, code in self._rig.fleet.fallen().items():
-            lines = tuple(self._rig.fleet.last_lines(name))
-            self._late.append(Violation("progress", f"{name} ended by itself with exit code {code}", lines))
+        self._fallen += self._rig.fleet.supervise()
+        if workers := [text for text in self._fallen if text.startswith("worker")]:
+            self._late.append(Violation("progress", "a worker never ends by itself", tuple(workers)))
+        if count := self._workload.statuses[500]:
+            self._late.append(Violation("answers", f"the API answered {count} times by an internal error"))
 
     async def _sequenced(self) -> tuple[str, int]:
         """The last position, as soon as the log has the last writes."""

@@ -14,6 +14,7 @@ Promise = Literal[
     "state",  # snapshot + events = source
     "groups",  # a transaction's events stand together, all of them, in one frame
     "client",  # what a client is sent is contiguous, never goes back, and ends at the source
+    "answers",  # the API says what happened, never 500
     "progress",  # when the faults are over, everything arrives
 ]
 

@@ -1,0 +1,147 @@
+"""`eventsync verify`: proves that the log is whole and says exactly what the collections are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.cli.console import NOTES, print_json, printable
+from app.cli.options import Database, Json, MongodbUri
+from app.cli.verify_report import Proof, Report, Wrong
+from app.domain.position import Position, Seq
+from app.domain.replay import Damaged
+from app.domain.values import CODEC
+from app.driver import translated
+from app.errors import NotTracked, Unavailable
+from app.settings import Settings, load_settings
+from app.stores.logs import Log
+from app.stores.mongodb import connect
+from app.stores.stores import Stores
+from app.stores.verification import Point, Verification
+from app.stores.verification import Progress as Advance
+
+_STALE: Final = 60.0
+"""Seconds after which the newest checkpoint means that no worker runs; MongoDB keeps its time for some minutes only."""
+
+
+def verify(
+    collections: Annotated[
+        list[str] | None, typer.Argument(help="Tracked collections; all of them if none is given.", show_default=False)
+    ] = None,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that stored snapshot and events are the collection, exactly, while everything runs.
+
+    Says the first thing that is wrong in the log and in each collection. Exit code 1 when there is one.
+    """
+    report = asyncio.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
+    if as_json:
+        print_json(report.tree())
+    else:
+        report.show()
+    if not report.whole:
+        raise typer.Exit(1)
+
+
+async def prove(settings: Settings, asked: list[str]) -> Report:
+    """Check the log, and these collections or all. Raises `NotTracked`, `NoBase` and `Unavailable`."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    async with connect(settings, "verify") as client:
+        stores = Stores.of(client, settings)
+        log = await stores.logs.current()
+        if log is None:
+            raise Unavailable("there is no event log yet: is a worker running?")
+        names = await _names(stores, log, asked)
+        with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:
+            return await _Checks(stores, log, progress).run(names)
+
+
+async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
+    active = [item.name for item in await stores.tracking.read() if item.log == log.id]
+    for name in asked:
+        if name not in active:
+            raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
+    return asked or active
+
+
+class _Checks:
+    """All checks, one after the other, with a bar for each."""
+
+    def __init__(self, stores: Stores, log: Log, progress: Progress) -> None:
+        self._stores = stores
+        self._log = log
+        self._progress = progress
+        self._verification = Verification(stores.history, stores.comparison)
+
+    async def run(self, names: list[str]) -> Report:
+        point = await self._point()
+        report = Report(point.log, point.head)
+        check = self._verification.numbers
+        report.wrong = await self._sentence("numbers", lambda advance: check(point, advance), total=point.head)
+        for name in names:
+            report.proofs.append(await self._prove(point, name))
+        return report
+
+    async def _prove(self, point: Point, name: str) -> Proof:
+        chains, content = self._verification.chains, self._verification.content
+        wrong = await self._sentence(f"{name}: versions", lambda advance: chains(point, name, advance))
+        if wrong is not None:
+            return Proof(name, Position(point.log, point.seq), wrong)
+        # A point of its own: MongoDB keeps a cluster time for minutes, and the checks before may take as long.
+        at = await self._point()
+
+        async def compared(advance: Advance) -> Wrong | None:
+            difference = await content(at, name, advance)
+            return Wrong.of(name, difference) if difference else None
+
+        with translated(f"{name} can't be counted"):
+            count = await self._stores.data[name].estimated_document_count()
+        wrong = await self._run(f"{name}: documents", compared, total=2 * count)
+        return Proof(name, Position(at.log, at.seq), wrong)
+
+    async def _sentence(
+        self, what: str, check: Callable[[Advance], Awaitable[str | None]], *, total: int | None = None
+    ) -> Wrong | None:
+        async def said(advance: Advance) -> Wrong | None:
+            text = await check(advance)
+            return Wrong(text) if text else None
+
+        return await self._run(what, said, total=total)
+
+    async def _run(
+        self, what: str, check: Callable[[Advance], Awaitable[Wrong | None]], *, total: int | None = None
+    ) -> Wrong | None:
+        task = self._progress.add_task(printable(what), total=total)
+        try:
+            wrong = await check(lambda count: self._progress.advance(task, count))
+        except Damaged as error:
+            wrong = Wrong(error.message)
+        self._progress.update(task, total=self._progress.tasks[task].completed)
+        return wrong
+
+    async def _point(self) -> Point:
+        """The newest checkpoint; or where no worker has made one for long, the collections as they are now."""
+        stores, log = self._stores, self._log.id
+        checkpoint = await stores.logs.read_checkpoint(log)
+        if checkpoint is None:
+            raise Unavailable("the log has no checkpoint yet: is a worker running?")
+        # After the checkpoint: the head is never behind it.
+        tail = await stores.events.tail(log)
+        head = tail.seq if tail else Seq(0)
+        with translated("MongoDB's clock can't be read"):
+            hello = await stores.data.client["admin"].command("hello", codec_options=CODEC)
+            now = (await stores.data.command("ping"))["operationTime"]
+        if (age := (hello["localTime"] - checkpoint.at).total_seconds()) < _STALE:
+            return Point(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
+        NOTES.print(
+            f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
+            style="yellow",
+            soft_wrap=True,
+        )
+        return Point(log, head, now, head, settled=True)

@@ -1,0 +1,51 @@
+"""The short form of `scripts/chaos`: every promise, checked under faults, in the default suite."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.dev import mongod
+from app.errors import ConfigurationError
+from support.chaos.report import Report
+from support.chaos.run import Plan, run
+
+WORKERS = ("kill_worker", "kill_all_workers", "freeze_worker", "close_connections", "doubt_writes", "break_cursors")
+ELECTIONS = ("kill_primary", "step_down", "kill_worker")
+
+pytestmark = pytest.mark.filterwarnings(
+    # PyMongo leaves the socket of a connect that is cancelled to the garbage collector.
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@pytest.fixture(autouse=True)
+def embedded() -> Iterator[None]:
+    """A cluster to be killed has to be our own."""
+    try:
+        mongod.check_runs(mongod.find_mongod())
+    except ConfigurationError as error:
+        pytest.skip(error.message)
+    yield
+    # Here, where it is expected, and not in the middle of another test.
+    gc.collect()
+
+
+def judge(report: Report, *, commits: int, faults: int) -> None:
+    assert not report.violations, str(report)
+    # Else nothing was proved.
+    assert len(report.evidence.commits or ()) >= commits, str(report)
+    assert sum(report.faults.values()) >= faults, str(report)
+
+
+async def test_three_workers_compete_under_kills_and_freezes(tmp_path: Path) -> None:
+    plan = Plan(seed=11, seconds=6.0, nodes=1, workers=3, servers=1, nemeses=WORKERS, pause=0.3)
+    judge(await run(plan, tmp_path), commits=100, faults=6)
+
+
+async def test_elections_on_three_members(tmp_path: Path) -> None:
+    plan = Plan(seed=5, seconds=6.0, nodes=3, workers=2, servers=1, nemeses=ELECTIONS, pause=0.3)
+    judge(await run(plan, tmp_path), commits=60, faults=3)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from app.domain.ids import IdText
+from app.domain.position import LogId, Seq
+from app.domain.replay import State
+from app.domain.values import to_tree
+from app.settings import Settings
+from app.stores.comparison import same_state
+from app.stores.log_state import NoBase
+from app.stores.stores import Stores
+from support.histories import History, based, collection_at, newest_checkpoint, state_of, stored_at
+from support.replay import Replay, caught_up, tracked
+from support.systems import running_worker
+
+LOG = LogId("k3f9ab2c")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Small chunks: a history of a few documents fills several."""
+    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+
+
+def assert_same(said: dict[IdText, State], model: dict[IdText, State]) -> None:
+    assert said.keys() == model.keys()
+    for text, state in model.items():
+        assert same_state(said[text], state), (text, said[text], state)
+
+
+async def test_without_a_stored_snapshot_there_is_no_state(stores: Stores) -> None:
+    with pytest.raises(NoBase, match="no stored snapshot of docs"):
+        await stores.state.documents(LOG, "docs", [IdText("a")], Seq(5))
+    with pytest.raises(NoBase):
+        await state_of(stores, LOG, "docs", Seq(5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_after_any_history_it_is_the_collection_at_every_position(
+    stores: Stores, settings: Settings, seed: int
+) -> None:
+    history, choose = History.of(stores, "docs", seed), random.Random(seed)
+    for _ in range(25):
+        await history.write()  # before it is tracked: only the base has it
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await based(stores, log, "docs")
+        models = {}
+        for _ in range(8):
+            for _ in range(choose.randrange(1, 25)):
+                await history.write()
+            await caught_up(stores)
+            checkpoint = await newest_checkpoint(stores, log)
+            models[checkpoint] = await collection_at(stores, "docs", checkpoint)
+            if choose.random() < 0.4:
+                await stored_at(stores, log, "docs", checkpoint)
+    for checkpoint, model in models.items():
+        assert_same(await state_of(stores, log, "docs", checkpoint.seq), model)
+        ids = [*model, IdText("nobody")]
+        assert_same(await stores.state.documents(log, "docs", ids, checkpoint.seq), model | {IdText("nobody"): None})
+
+
+async def test_at_positions_between_checkpoints_it_is_the_log_replayed(stores: Stores, settings: Settings) -> None:
+    history = History.of(stores, "docs", 11)
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await based(stores, log, "docs")
+        for number in range(120):
+            await history.write()
+            if number == 60:
+                await caught_up(stores)
+                await stored_at(stores, log, "docs", await newest_checkpoint(stores, log))
+        await caught_up(stores)
+    replay = Replay()
+    tail = await stores.events.tail(log)
+    assert tail is not None
+    for seq in range(0, tail.seq, 7):
+        async for stored in stores.events.read(log, Seq(replay.seq), Seq(seq)):
+            replay.take(stored)
+        said = await state_of(stores, log, "docs", Seq(seq))
+        trees = {text: (state[0], to_tree(state[1])) for text, state in said.items() if state}
+        assert trees == replay.of("docs")

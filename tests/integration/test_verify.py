@@ -1,0 +1,207 @@
+"""`eventsync verify` against a real replica set: it proves what is right, and names what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+
+from app.cli.verify import prove
+from app.cli.verify_report import Wrong
+from app.domain.position import LogId, Seq
+from app.domain.values import Document
+from app.errors import NotTracked, Unavailable
+from app.settings import PREFIX, Settings
+from app.stores.log_state import NoBase
+from app.stores.snapshot_store import StoredSnapshot
+from app.stores.stores import Stores
+from support.histories import History, based
+from support.load import under_load
+from support.replay import caught_up, tracked
+from support.systems import running_worker
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+
+
+async def run(settings: Settings, *words: str) -> tuple[int, str]:
+    """The command as a process of its own: exit code and output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
+        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
+        "EVENTSYNC_DATABASE": settings.database,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "app", "verify", *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+async def wrong(settings: Settings) -> Wrong:
+    """What is wrong with `docs`."""
+    report = await prove(settings, ["docs"])
+    assert not report.whole
+    (proof,) = report.proofs
+    assert proof.wrong is not None
+    return proof.wrong
+
+
+@pytest.fixture
+async def base(stores: Stores, settings: Settings) -> AsyncIterator[StoredSnapshot]:
+    """A tracked collection `docs` with a base of some documents and a history after it, while a worker runs."""
+    history = History.of(stores, "docs", 3)
+    await stores.data["docs"].insert_many([{"_id": f"old-{n:03}", "n": Int64(n), "t": "x" * 50} for n in range(60)])
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        stored = await based(stores, log, "docs")
+        for _ in range(80):
+            await history.write()
+        await caught_up(stores)
+        yield stored
+
+
+async def test_at_rest_it_proves_the_log(base: StoredSnapshot, settings: Settings) -> None:
+    code, text = await run(settings, "--json")
+    report = json.loads(text)
+    assert code == 0
+    assert report["whole"] is True
+    assert [(item["name"], item["wrong"]) for item in report["collections"]] == [("docs", None)]
+    assert base.chunks > 3
+
+
+async def test_it_proves_the_log_while_everything_changes(
+    base: StoredSnapshot, stores: Stores, settings: Settings
+) -> None:
+    history = History.of(stores, "docs", 4)
+    async with under_load(history.write):
+        for _ in range(4):
+            report = await prove(settings, [])
+            assert report.whole, report.tree()
+            assert report.head > base.seq
+
+
+async def test_without_a_worker_it_compares_with_the_collection_as_it_is(stores: Stores, settings: Settings) -> None:
+    """MongoDB no longer keeps the time of the last checkpoint: what no worker has read is a difference."""
+    log = await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=Timestamp(1, 1))
+    await stores.tracking.ask(["docs"])
+    await stores.tracking.activate(["docs"], log.id, Seq(0))
+    await stores.log["heads"].update_one({"_id": log.id}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
+    with pytest.raises(NoBase):
+        await prove(settings, [])
+    await stores.stored.write(log.id, "docs", Seq(0), Timestamp(1, 1), _one(3, {"_id": "a", "n": Int64(1)}))
+    assert (await wrong(settings)).text.startswith("docs/a is only in the log")
+    await stores.data["docs"].insert_one({"_id": "a", "n": Int64(1), "_sync": {"v": Int64(3)}})
+    assert (await prove(settings, [])).whole
+    await stores.data["docs"].update_one({"_id": "a"}, {"$set": {"_sync.v": Int64(4)}})
+    assert (await wrong(settings)).text == "docs/a differs: the log has version 3, the collection version 4"
+
+
+async def _one(version: int, document: Document) -> AsyncIterator[tuple[int, Document]]:
+    yield version, document
+
+
+async def test_it_says_what_is_wrong_and_exits_with_1(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    await stores.data["docs"].insert_one({"_id": "new", "n": 1})
+    await caught_up(stores)
+    await stores.log["events"].update_one({"i": "new"}, {"$set": {"c": "elsewhere"}})
+    code, text = await run(settings)
+    assert code == 1
+    assert 'WRONG docs: docs/new is only in the collection: {"_id": "new", "n": {"$numberInt": "1"}}' in text
+
+
+async def test_without_a_log_it_says_so(settings: Settings) -> None:
+    with pytest.raises(Unavailable, match="no event log yet"):
+        await prove(settings, [])
+
+
+async def test_a_collection_that_is_not_tracked(base: StoredSnapshot, settings: Settings) -> None:
+    with pytest.raises(NotTracked, match="'other' is not tracked"):
+        await prove(settings, ["docs", "other"])
+
+
+async def test_a_document_that_differs_in_a_type_only(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    await stores.data["docs"].insert_one({"_id": "new", "n": Int64(7)})
+    await caught_up(stores)
+    await stores.log["events"].update_one({"i": "new"}, {"$unset": {"w": ""}})
+    found = await wrong(settings)
+    assert found.shape == "docs/new"
+    assert found.patch == [{"op": "replace", "path": "/n", "value": {"$numberLong": "7"}}]
+
+
+async def test_a_document_that_only_the_log_has(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    await stores.data["docs"].delete_one({"_id": "old-007"})
+    await caught_up(stores)
+    await _forge(stores, base.log, {"i": "old-007"}, '"op":"delete"', '"op":"update","patch":[]')
+    assert (await wrong(settings)).text.startswith('docs/old-007 is only in the log: {"_id": "old-007"')
+
+
+async def test_an_event_that_is_missing(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    await stores.log["events"].delete_one({"_id": {"l": base.log, "n": Int64(5)}})
+    report = await prove(settings, [])
+    assert report.wrong is not None
+    assert report.wrong.text == "event 5 is missing"
+
+
+async def test_a_transaction_that_is_not_whole(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    last = await stores.log["events"].find_one({"g.n": {"$gt": 1}}, sort=[("_id", -1)])
+    assert last is not None
+    await stores.log["events"].update_one({"_id": last["_id"]}, {"$unset": {"g": ""}})
+    report = await prove(settings, [])
+    assert report.wrong is not None
+    assert f"event {last['_id']['n']} is not {last['g']['n']} of {last['g']['of']}" in report.wrong.text
+
+
+async def test_a_version_that_does_not_follow(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    for n in (1, 2):
+        await stores.data["docs"].update_one({"_id": "old-009"}, {"$set": {"n": n}})
+    await caught_up(stores)
+    tail = await stores.events.tail(base.log)
+    assert tail is not None
+    await _forge(stores, base.log, {"_id.n": tail.seq}, '"base":0', '"base":4')
+    assert (await wrong(settings)).text == (
+        f"event {tail.seq} (update of docs/old-009): its base is 4, but event {tail.seq - 1} left version 0"
+    )
+
+
+async def test_an_event_that_can_not_be_read(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    await stores.log["events"].update_one({"_id": {"l": base.log, "n": Int64(9)}}, {"$set": {"b": "{"}})
+    assert (await wrong(settings)).text.startswith(f"event {base.log}:9 can't be read")
+
+
+async def test_a_chunk_that_was_changed(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    chunk = {"_id": {"s": base.id, "n": 2, "p": 0}}
+    row = await stores.log["snapshot_chunks"].find_one(chunk)
+    assert row is not None
+    data = bytearray(row["data"])
+    data[len(data) // 2] ^= 1
+    await stores.log["snapshot_chunks"].update_one(chunk, {"$set": {"data": bytes(data)}})
+    assert (await wrong(settings)).text.startswith(f"chunk 2 of snapshot {base.id} ")
+
+
+async def test_a_chunk_that_is_missing(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
+    await stores.log["snapshot_chunks"].delete_one({"_id": {"s": base.id, "n": 1, "p": 0}})
+    assert (await wrong(settings)).text == f"chunk 1 of snapshot {base.id} is missing, or a part of it"
+
+
+async def _forge(stores: Stores, log: LogId, query: dict[str, Any], was: str, now: str) -> None:
+    """Rewrite the newest event that matches."""
+    row = await stores.log["events"].find_one({"_id.l": log} | query, sort=[("_id", -1)])
+    assert row is not None
+    assert was in row["b"]
+    await stores.log["events"].update_one({"_id": row["_id"]}, {"$set": {"b": row["b"].replace(was, now)}})

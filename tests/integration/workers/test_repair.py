@@ -1,0 +1,177 @@
+"""Lost history is repaired by events: the log goes on, and replayed it is the collections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from app.domain.event import Event
+from app.domain.stamp import Stamp
+from app.settings import Settings
+from app.stores.changes import token_time, watch
+from app.stores.mongodb import Client
+from app.stores.stores import Stores
+from support.failpoints import failing
+from support.replay import Replay, assert_complete, caught_up, current_log, eventually, tracked
+from support.systems import running_worker
+from workers import converter, log_writer
+
+
+async def based(stores: Stores, settings: Settings, *names: str) -> str:
+    """Track, and wait until a repair would have something to start from."""
+    await stores.tracking.ask(names)
+    log = await tracked(stores, *names)
+
+    async def check() -> bool | None:
+        positions = await stores.stored.positions(log)
+        return True if set(names) <= set(positions) else None
+
+    await eventually(stores, "snapshots", check)
+    return log
+
+
+def brief(replay: Replay, since: int) -> list[tuple[Any, ...]]:
+    return [(e["op"], e["id"], e["base"], e["version"]) for e in replay.events if e["seq"] > since]
+
+
+async def change_everything(stores: Stores) -> None:
+    """One document of each fate: untouched, updated, stamped, retyped, replaced, deleted, made, made and deleted."""
+    docs = stores.data["docs"]
+    await docs.update_one({"_id": 1}, {"$inc": {"n": 1}})
+    await docs.update_one({"_id": 2}, {"$set": {"n": 5, "_sync": Stamp(8, "op8", "by").stored()}})
+    await docs.update_one({"_id": 3}, {"$set": {"n": 0.0}})
+    await docs.replace_one({"_id": 4}, {"r": [1, {"a": 2}]})
+    await docs.delete_one({"_id": 5})
+    await docs.insert_one({"_id": 6, "new": True})
+    await docs.insert_one({"_id": 7})
+    await docs.delete_one({"_id": 7})
+
+
+CHANGED = [
+    ("replace", "int:1", 0, 0),
+    ("replace", "int:2", 7, 8),
+    ("replace", "int:3", 0, 0),
+    ("replace", "int:4", 0, 0),
+    ("create", "int:6", 0, 0),
+    ("delete", "int:5", 0, 0),
+]
+
+
+async def prepared(stores: Stores) -> None:
+    await stores.data["docs"].insert_many([{"_id": n, "n": 0} for n in range(6) if n != 2])
+    await stores.data["docs"].insert_one({"_id": 2, "n": 0, "_sync": Stamp(7, "op7", "by").stored()})
+
+
+@pytest.mark.parametrize("code", [136, 280, 286])
+async def test_what_happened_unseen_is_told(client: Client, stores: Stores, settings: Settings, code: int) -> None:
+    async with running_worker(settings):
+        log = await based(stores, settings, "docs")
+        await prepared(stores)
+        await caught_up(stores)
+        before = (await assert_complete(stores, "docs")).seq
+    await change_everything(stores)
+    async with failing(client, "getMore", code, app="eventsync-worker", times=1), running_worker(settings):
+        replay = await assert_complete(stores, "docs")
+        assert sorted(brief(replay, before)) == sorted(CHANGED)
+        assert all(event["external"] for event in replay.events if event["seq"] > before)
+        await stores.data["docs"].update_one({"_id": 6}, {"$set": {"new": False}})
+        replay = await assert_complete(stores, "docs")
+    assert replay.events[-1]["op"] == "update"
+    assert await current_log(stores) == log
+
+
+async def test_a_repair_that_was_broken_off_is_done_again(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        log = await based(stores, settings, "docs")
+        await prepared(stores)
+        before = (await assert_complete(stores, "docs")).seq
+    await change_everything(stores)
+    # As after a crash in the middle: the checkpoint is already behind the changes, and only the mark tells.
+    async with watch(stores.data, []) as stream:
+        token = stream.token
+    row = {"token": token, "time": token_time(token), "repair": "it was broken off"}
+    await stores.log["heads"].update_one({"_id": log}, {"$set": row})
+    async with running_worker(settings):
+        replay = await assert_complete(stores, "docs")
+        assert sorted(brief(replay, before)) == sorted(CHANGED)
+        checkpoint = await stores.logs.read_checkpoint(log)  # type: ignore[arg-type]
+    assert checkpoint is not None
+    assert checkpoint.repair is None
+
+
+async def drop_collection(stores: Stores) -> None:
+    await stores.data["docs"].drop()
+
+
+async def drop_database(stores: Stores) -> None:
+    await stores.data.client.drop_database(stores.data.name)
+
+
+async def rename_away(stores: Stores) -> None:
+    await stores.data["docs"].rename("elsewhere")
+
+
+async def rename_onto(stores: Stores) -> None:
+    await stores.data["elsewhere"].insert_many([{"_id": 2, "n": 9}, {"_id": 9}])
+    await stores.data["elsewhere"].rename("docs", dropTarget=True)
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("lose", [drop_collection, drop_database, rename_away, rename_onto])
+async def test_collections_that_go_and_come(stores: Stores, settings: Settings, lose: Any, running: bool) -> None:
+    async with running_worker(settings):
+        log = await based(stores, settings, "docs", "other")
+        await prepared(stores)
+        await stores.data["other"].insert_one({"_id": "stays", "n": 1})
+        before = (await assert_complete(stores, "docs", "other")).seq
+        if running:
+            await lose(stores)
+            await assert_complete(stores, "docs", "other")
+    if not running:
+        await lose(stores)
+    async with running_worker(settings):
+        await assert_complete(stores, "docs", "other")
+        await stores.data["docs"].insert_one({"_id": 3, "again": True})
+        await stores.data["docs"].update_one({"_id": 3}, {"$set": {"n": 1}})
+        replay = await assert_complete(stores, "docs", "other")
+    assert await current_log(stores) == log
+    told = brief(replay, before)
+    gone = {row[1] for row in told if row[0] in {"delete", "replace"}}
+    assert gone >= {f"int:{n}" for n in range(6)}
+    assert [row[:2] for row in told][-2:] == [("create", "int:3"), ("update", "int:3")]
+
+
+async def test_a_transaction_that_is_larger_than_the_worker_may_hold(
+    client: Client, stores: Stores, settings: Settings
+) -> None:
+    small = settings.model_copy(update={"group_bytes": 1024 * 1024})
+    async with running_worker(small):
+        log = await based(stores, settings, "docs")
+        async with client.start_session() as session, await session.start_transaction():
+            for number in range(3):
+                await stores.data["docs"].insert_one({"_id": number, "a": "x" * 500_000}, session=session)
+        await assert_complete(stores, "docs")
+    assert await current_log(stores) == log
+
+
+async def test_a_change_that_can_not_be_converted_resets_its_document(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = converter.convert
+
+    def poisoned(change: Mapping[str, Any]) -> Event | None:
+        if change["operationType"] == "update" and change["fullDocument"].get("n") == 2:
+            raise ZeroDivisionError("poison")
+        return real(change)
+
+    monkeypatch.setattr(log_writer, "convert", poisoned)
+    async with running_worker(settings):
+        await based(stores, settings, "docs")
+        await stores.data["docs"].insert_one({"_id": 1, "n": 0})
+        for _ in range(3):
+            await stores.data["docs"].update_one({"_id": 1}, {"$inc": {"n": 1}})
+        replay = await assert_complete(stores, "docs")
+    assert [event["op"] for event in replay.events] == ["create", "update", "replace", "update"]
+    assert "ALARM" in caplog.text

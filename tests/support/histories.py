@@ -1,0 +1,136 @@
+"""Random histories of a collection: writes of the API's kind and from elsewhere, with everything that is awkward."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from bson.binary import Binary
+from bson.int64 import Int64
+from pymongo.asynchronous.collection import AsyncCollection
+
+from app.domain.ids import IdText, format_id
+from app.domain.position import LogId, Seq
+from app.domain.replay import State
+from app.domain.stamp import unstamp
+from app.domain.values import CODEC, Document, decode
+from app.stores.changes import watch
+from app.stores.logs import Checkpoint
+from app.stores.snapshot_store import StoredSnapshot
+from app.stores.stores import Stores
+from support.documents import LEAVES
+
+_VALUES: tuple[Any, ...] = (
+    *LEAVES, Int64(0), Int64(-5), {"$x": Int64(3)}, {"$numberLong": "7"}, [Int64(1), 1, 1.0], {"a": {"b": Int64(9)}},
+    Binary(b"short", 4), {"a.b": 1, "": Int64(2)}, [[], [Int64(4)]],
+)  # fmt: skip
+_KEYS: tuple[Any, ...] = (*range(12), *(f"k{n}" for n in range(6)), {"x": Int64(1)}, {"x": 2.5}, b"\x00\x01", True)
+
+
+@dataclass
+class History:
+    """Writes to `documents` until it is left alone."""
+
+    documents: AsyncCollection[Any]
+    choose: random.Random
+    count: int = 0
+    _versions: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stores: Stores, name: str, seed: int) -> History:
+        return cls(stores.data.get_collection(name, codec_options=CODEC), random.Random(seed))
+
+    async def write(self) -> None:
+        """One write, or one transaction of a few."""
+        if self.choose.random() > 0.15:
+            await self._write(None)
+            return
+        async with self.documents.database.client.start_session() as session, await session.start_transaction():
+            for _ in range(self.choose.randrange(1, 5)):
+                await self._write(session)
+
+    async def _write(self, session: Any) -> None:
+        self.count += 1
+        key = self.choose.choice(_KEYS)
+        query = {"_id": {"$eq": key}}
+        kind = self.choose.randrange(8)
+        if kind == 0:
+            await self.documents.delete_one(query, session=session)
+        elif kind in {1, 2}:
+            await self.documents.replace_one(query, self._document(key), upsert=True, session=session)
+        else:
+            await self.documents.update_one(query, self._update(kind), upsert=kind == 3, session=session)
+
+    def _document(self, key: Any) -> Document:
+        document = {"_id": key} | {name: self._value() for name in self.choose.sample("abcdef", 3)}
+        return document | ({"_sync": self._stamp(key)} if self.choose.random() < 0.6 else {})
+
+    def _update(self, kind: int) -> Any:
+        name = self.choose.choice("abcdef")
+        if kind == 4:
+            return {"$unset": {name: ""}, "$set": {"n": self.count}}
+        if kind == 5:
+            return {"$set": {"n": self.choose.choice([self.count, Int64(self.count), float(self.count)])}}
+        if kind == 6:
+            # What was an int32 becomes the int64 of the same value, and the other way round.
+            return [{"$set": {"n": {self.choose.choice(["$toLong", "$toInt"]): {"$literal": 5}}}}]
+        if kind == 7:
+            return [{"$set": {"list": {"$concatArrays": [{"$ifNull": ["$list", []]}, [{"$literal": self._value()}]]}}}]
+        return {"$set": {name: self._value(), "_sync": self._stamp(name)}}
+
+    def _value(self) -> Any:
+        return self.choose.choice(_VALUES)
+
+    def _stamp(self, key: Any) -> Document:
+        self._versions[str(key)] = version = self._versions.get(str(key), 0) + 1
+        return {"v": Int64(version), "op": f"op-{self.count}", "by": "history"}
+
+
+async def newest_checkpoint(stores: Stores, log: LogId) -> Checkpoint:
+    checkpoint = await stores.logs.read_checkpoint(log)
+    assert checkpoint is not None
+    return checkpoint
+
+
+async def collection_at(stores: Stores, name: str, checkpoint: Checkpoint) -> dict[IdText, State]:
+    """What the collection was at a checkpoint, from the collection itself."""
+    found: dict[IdText, State] = {}
+    async with aclosing(stores.snapshots.read(name, checkpoint.time)) as documents:
+        async for raw in documents:
+            stamp, document = unstamp(decode(raw.raw))
+            found[format_id(document["_id"])] = (stamp.version, document)
+    return found
+
+
+async def stored_at(stores: Stores, log: LogId, name: str, checkpoint: Checkpoint) -> StoredSnapshot:
+    """A stored snapshot of the collection at a checkpoint."""
+
+    async def documents() -> Any:
+        async with aclosing(stores.snapshots.read(name, checkpoint.time)) as found:
+            async for raw in found:
+                stamp, document = unstamp(decode(raw.raw))
+                yield stamp.version, document
+
+    return await stores.stored.write(log, name, checkpoint.seq, checkpoint.time, documents())
+
+
+async def state_of(stores: Stores, log: LogId, name: str, upto: Seq) -> dict[IdText, State]:
+    """What the log says, by walking it; fails where a document comes twice."""
+    found: dict[IdText, State] = {}
+    async with aclosing(stores.state.walk(log, name, upto)) as batches:
+        async for rows in batches:
+            for text, version, document in rows:
+                assert text not in found, "each document once"
+                found[text] = (version, document)
+    return found
+
+
+async def based(stores: Stores, log: LogId, name: str) -> StoredSnapshot:
+    """Wait until a worker has stored the base of a collection."""
+    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "snapshots"}}]) as stream:
+        while (found := await stores.stored.newest(log, name)) is None:
+            await stream.read(wait=1, limit=100)
+    return found

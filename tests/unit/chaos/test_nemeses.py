@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+from support.chaos.nemeses import NEMESES, known
+
+
+def test_all_are_known_where_there_are_members_enough() -> None:
+    assert set(known("all", nodes=3)) < set(NEMESES)
+    assert "step_down" not in known("all", nodes=1)
+
+
+def test_what_costs_the_history_is_never_among_all() -> None:
+    assert "lose_history" not in known("all", nodes=3)
+    assert known("lose_history, kill_worker", nodes=1) == ("lose_history", "kill_worker")
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(ValueError, match="no nemesis is called unplug"):
+        known("kill_worker,unplug", nodes=3)

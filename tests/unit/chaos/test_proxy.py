@@ -1,0 +1,87 @@
+"""The proxy, before a server that answers each chunk by the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from support.chaos.proxy import MongoProxy, mongo_proxy
+
+Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while chunk := await reader.read(1000):
+            writer.write(chunk)
+            await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[MongoProxy]:
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    async with server, mongo_proxy(server.sockets[0].getsockname()[1]) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
+    """A connection that has said who it is."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        writer.write(hello)
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def connected(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
+    """One that has been answered, too."""
+    async with opened(proxy, hello) as pair:
+        assert await asyncio.wait_for(pair[0].readexactly(len(hello)), 5) == hello
+        yield pair
+
+
+async def answers(pair: Pair) -> bool:
+    pair[1].write(b"ping")
+    return await asyncio.wait_for(pair[0].read(4), 5) == b"ping"
+
+
+async def test_only_the_named_connections_are_cut(proxy: MongoProxy) -> None:
+    async with connected(proxy, b"..eventsync-worker..") as worker, connected(proxy, b"..Internal..") as peer:
+        assert proxy.cut("eventsync-worker") == 1
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(worker[0].read(1), 5)
+        assert await answers(peer)
+
+
+async def test_what_is_held_arrives_late(proxy: MongoProxy) -> None:
+    async with connected(proxy, b"eventsync-worker") as worker, connected(proxy, b"peer") as peer:
+        assert proxy.hold("eventsync-.*") == 1
+        worker[1].write(b"late")
+        late = asyncio.create_task(worker[0].read(4))
+        assert await answers(peer)
+        assert not late.done(), "by now it would have arrived, too"
+        proxy.release()
+        assert await asyncio.wait_for(late, 5) == b"late"
+
+
+async def test_new_connections_are_held_too(proxy: MongoProxy) -> None:
+    proxy.hold("eventsync-.*")
+    async with opened(proxy, b"eventsync-lease") as lease:
+        first = asyncio.create_task(lease[0].read(100))
+        async with connected(proxy, b"peer"):
+            assert not first.done()
+        proxy.release()
+        assert await asyncio.wait_for(first, 5) == b"eventsync-lease"
+
+
+async def test_a_target_that_is_down() -> None:
+    async with mongo_proxy(1) as dead, opened(dead, b"hello") as (reader, _):
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(1), 5)

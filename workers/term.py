@@ -1,0 +1,254 @@
+"""One term of leadership over a log: from its tail on, along one change stream over all tracked collections.
+
+A term keeps nothing that matters in memory: any failure ends it, and the next one starts from the log's tail.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+
+from app.domain.position import Seq
+from app.driver import translated
+from app.settings import Settings
+from app.stores.changes import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, token_time, watch
+from app.stores.logs import Log, LogLost
+from app.stores.stores import Stores
+from workers.converter import DOCUMENT_CHANGES
+from workers.groups import Grouper
+from workers.images import Images, enable_images
+from workers.log_writer import LogWriter
+from workers.repair import Repair
+from workers.states import StateReader
+
+log = logging.getLogger(__name__)
+
+_NUDGE_WAIT = 0.02
+"""Seconds that a read waits when a write of our own has just moved the cluster time on and only that is awaited."""
+
+_REPAIR_PAUSE = 5.0
+"""Seconds within which a second repair would not help either: the term ends, and the next one begins after a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Activation:
+    """Collections to activate once the stream has been read up to `time`, from which on their changes have images."""
+
+    names: tuple[str, ...]
+    time: Timestamp
+
+
+class Term:
+    """The work of one term on one log."""
+
+    def __init__(self, stores: Stores, settings: Settings, states: StateReader, current: Log) -> None:
+        self._stores = stores
+        self._settings = settings
+        self._states = states
+        self._log = current
+        self._active: list[str] = []
+        self._activation: _Activation | None = None
+        self._next_look = 0.0
+        self._next_repair = 0.0
+        self._images = True
+
+    async def run(self, stopping: Callable[[], bool]) -> None:
+        """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
+        token: Token | None = await self._resume(stopping)
+        while token is not None and not stopping():
+            try:
+                token = await self._read_from(token, stopping)
+            except HistoryLost as error:
+                token = await self._repair(error.message, stopping)
+
+    # --- where to read on -----------------------------------------------------------------------------------------
+
+    async def _resume(self, stopping: Callable[[], bool]) -> Token | None:
+        """Take up the log at its tail; return the token to read on from, None when `stopping`."""
+        checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
+        tail = await self._stores.events.tail(self._log.id)
+        if checkpoint is None:
+            raise LogLost("the log has lost its checkpoint")
+        seq = tail.seq if tail else Seq(0)
+        if checkpoint.seq > seq:
+            raise LogLost(f"the log has lost its events {seq + 1} to {checkpoint.seq}")
+        self._recorded = (checkpoint.seq, checkpoint.token, checkpoint.time)
+        self._used = checkpoint.time
+        token, at = checkpoint.token, checkpoint.time
+        if tail is not None and checkpoint.seq < tail.seq:
+            token, at = tail.token, tail.time
+        await self._check_time(token)
+        self._writer = LogWriter(self._log.id, self._stores.events, self._states, tail, at)
+        if checkpoint.repair is not None:
+            return await self._repair(checkpoint.repair, stopping)
+        return token
+
+    async def _check_time(self, token: Token) -> None:
+        """MongoDB waits for ever, in silence, for the time of a token from its future."""
+        with translated("MongoDB's time can't be read"):
+            answer = await self._stores.data.command("ping")
+        if token_time(token) > answer["operationTime"]:
+            raise LogLost(f"the log is ahead of MongoDB, which is at {answer['operationTime']}")
+
+    async def _repair(self, reason: str, stopping: Callable[[], bool]) -> Token | None:
+        """Make the log say what the collections are now, and go on from there. None when `stopping`."""
+        if time.monotonic() < self._next_repair:
+            raise HistoryLost(reason)
+        log.warning("log %s: history is lost, repairing it: %s", self._log.id, reason)
+        await self._take_active()
+        async with watch(self._stores.data, pipeline(self._active)) as stream:
+            token = stream.token
+        # A new stream begins just behind the cluster time: this write brings that time about, so it can be read at.
+        await self._stores.logs.begin_repair(self._log.id, reason)
+        repair = Repair(self._stores, self._writer)
+        for name in self._active:
+            if not await repair.compared(name, token, stopping):
+                return None
+        await self._stores.logs.checkpoint(self._log.id, self._writer.seq, token, token_time(token))
+        await self._stores.logs.end_repair(self._log.id)
+        log.warning("log %s: repaired by %d events, up to %d", self._log.id, repair.events, self._writer.seq)
+        self._next_repair = time.monotonic() + _REPAIR_PAUSE
+        return await self._resume(stopping)
+
+    async def _take_active(self) -> None:
+        """Take over which collections are tracked, and see that they keep images."""
+        self._active = [item.name for item in await self._stores.tracking.read() if item.log == self._log.id]
+        await self._enable_images(self._active)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def _read_from(self, token: Token, stopping: Callable[[], bool]) -> Token | None:
+        """Open the stream behind `token` and sequence; return where to open it anew, None when `stopping`."""
+        await self._take_active()
+        names = ", ".join(self._active) or "nothing yet"
+        log.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
+        async with watch(self._stores.data, pipeline(self._active), after=token, images=self._images) as stream:
+            try:
+                return await self._follow(stream, stopping)
+            except ChangeTooLarge as error:
+                return await self._without_images(error, stopping)
+
+    async def _without_images(self, error: ChangeTooLarge, stopping: Callable[[], bool]) -> Token | None:
+        """Go back to what is appended and read one batch without images: they made a change larger than 16 MiB."""
+        if not self._images:
+            raise HistoryLost(error.message) from error
+        log.warning("%s; its states are read from the collection", error.message)
+        self._images = False
+        return await self._resume(stopping)
+
+    async def _follow(self, stream: ChangeStream, stopping: Callable[[], bool]) -> Token | None:
+        """Sequence until the stream is to be opened anew; return where to read on then. None when `stopping`."""
+        grouper = Grouper()
+        while not stopping():
+            await self._look(force=grouper.pending or self._activation is not None)
+            hurried = grouper.pending or self._activation is not None
+            wait = _NUDGE_WAIT if hurried else self._settings.stream_wait
+            batch = await stream.read(wait=wait, limit=self._settings.stream_batch)
+            if await self._use(batch, grouper, stopping):
+                return batch.token
+        # Not the stream's own token: what came of an open transaction is read, but not used.
+        return None
+
+    async def _use(self, batch: Batch, grouper: Grouper, stopping: Callable[[], bool]) -> bool:
+        """Append what is whole. Whether the stream is to be opened anew, right behind this batch."""
+        # A high-water mark stands before the changes of its own time: a stream that is opened there anew, with a
+        # collection more, brings that collection's. The checkpoint says that they are in the state already.
+        changes = [change for change in batch.changes if change["clusterTime"] > self._used]
+        appended = await self._append(changes, batch.time, grouper, stopping)
+        if grouper.pending:
+            return False
+        settled = self._writer.settle(batch)
+        if settled and self._activation is not None and batch.time >= self._activation.time:
+            await self._activate()
+            self._used = batch.time
+            return True
+        if appended and not self._images:
+            self._images = True
+            return True
+        return False
+
+    async def _append(
+        self, changes: Sequence[RawBSONDocument], upto: Timestamp, grouper: Grouper, stopping: Callable[[], bool]
+    ) -> bool:
+        """Append the changes of a batch, in order. Whether any group was whole."""
+        appended, done = False, 0
+        for index, change in enumerate(changes):
+            if change["operationType"] not in DOCUMENT_CHANGES:
+                appended |= await self._append_groups(changes[done:index], change["clusterTime"], grouper)
+                await self._collection_changed(change, stopping)
+                done = index + 1
+        return await self._append_groups(changes[done:], upto, grouper) or appended
+
+    async def _append_groups(self, changes: Sequence[RawBSONDocument], upto: Timestamp, grouper: Grouper) -> bool:
+        whole = grouper.feed(changes, upto)
+        if whole:
+            await self._writer.append(whole)
+        if grouper.bytes > self._settings.group_bytes:
+            raise HistoryLost(f"a transaction of more than {self._settings.group_bytes} bytes")
+        return bool(whole)
+
+    async def _collection_changed(self, change: RawBSONDocument, stopping: Callable[[], bool]) -> None:
+        """A drop, or a renaming away: all documents are gone at once. What else there is ends what the stream says."""
+        kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
+        log.warning("log %s: %s of %s", self._log.id, kind, name)
+        if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._active:
+            raise HistoryLost(f"{kind} of {name}")
+        await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
+        if await Repair(self._stores, self._writer).emptied(name, change, stopping):
+            await self._stores.logs.end_repair(self._log.id)
+        await self._enable_images(self._active)
+
+    # --- now and then ---------------------------------------------------------------------------------------------
+
+    async def _look(self, *, force: bool) -> None:
+        """Now and then: record the checkpoint, and see what is asked for: other collections, another log.
+
+        The checkpoint is a write, so it also moves the cluster time on, which tells an open transaction's end.
+        """
+        if not force and time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + self._settings.checkpoint_interval
+        await self._checkpoint()
+        current = await self._stores.logs.current()
+        if current is not None and current.id == self._log.id and current.reset is not None:
+            raise LogLost(current.reset)
+        if self._activation is None:
+            asked = await self._stores.tracking.read()
+            if names := [item.name for item in asked if item.log != self._log.id]:
+                images = await self._enable_images(names)
+                if ready := tuple(name for name in names if name not in images.refused):
+                    self._activation = _Activation(ready, images.time)
+
+    async def _enable_images(self, names: Sequence[str]) -> Images:
+        images = await enable_images(self._stores.data, names, wanted=self._settings.images)
+        if await self._stores.tracking.refuse(images.refused):
+            for name, reason in images.refused.items():
+                log.warning("%s can't be tracked: %s", name, reason)
+        return images
+
+    async def _activate(self) -> None:
+        if self._activation is None:
+            return
+        # First the checkpoint: whoever sees the collection active finds one that is no older than its first event.
+        await self._checkpoint()
+        await self._stores.tracking.activate(self._activation.names, self._log.id, self._writer.seq)
+        log.info("log %s: tracking %s from %d", self._log.id, ", ".join(self._activation.names), self._writer.seq)
+        self._activation = None
+
+    async def _checkpoint(self) -> None:
+        self._recorded = self._writer.checkpoint or self._recorded
+        self._writer.checkpoint = None
+        await self._stores.logs.checkpoint(self._log.id, *self._recorded)
+
+
+def pipeline(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The tracked collections' changes, and what may end them: `dropDatabase` names no collection."""
+    listed = {"$in": list(names)}
+    of_all = {"operationType": {"$in": ["dropDatabase", "invalidate"]}}
+    return [{"$match": {"$or": [{"ns.coll": listed}, {"to.coll": listed}, of_all]}}]
