@@ -54,7 +54,7 @@ class Repair:
         return True
 
     async def emptied(self, name: str, change: RawBSONDocument, stopping: Callable[[], bool]) -> bool:
-        """Append the deletion of every document that the log has of a collection. Returns and raises like `compared`."""
+        """Append the deletion of all that the log has of a collection. Returns and raises like `compared`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
         async with aclosing(self._stores.state.walk(self._writer.log, name, self._writer.seq)) as batches:
             async for batch in batches:

@@ -38,7 +38,10 @@ _REPAIR_PAUSE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Activation:
-    """Collections to activate once the stream has been read up to `time`, from which on their changes have images."""
+    """Collections to activate once the stream has been read up to `time`, from which on their changes have images.
+
+    None at all where there only are some to read no longer: the stream then is opened anew, too.
+    """
 
     names: tuple[str, ...]
     time: Timestamp
@@ -219,11 +222,16 @@ class Term:
         if current is not None and current.id == self._log.id and current.reset is not None:
             raise LogLost(current.reset)
         if self._activation is None:
-            asked = await self._stores.tracking.read()
-            if names := [item.name for item in asked if item.log != self._log.id]:
-                images = await self._enable_images(names)
-                if ready := tuple(name for name in names if name not in images.refused):
-                    self._activation = _Activation(ready, images.time)
+            await self._look_at_tracking()
+
+    async def _look_at_tracking(self) -> None:
+        listed = await self._stores.tracking.read()
+        new = [item.name for item in listed if item.log != self._log.id]
+        dropped = set(self._active) - {item.name for item in listed}
+        if new or dropped:
+            images = await self._enable_images(new)
+            if (ready := tuple(name for name in new if name not in images.refused)) or dropped:
+                self._activation = _Activation(ready, images.time)
 
     async def _enable_images(self, names: Sequence[str]) -> Images:
         images = await enable_images(self._stores.data, names, wanted=self._settings.images)
@@ -237,8 +245,9 @@ class Term:
             return
         # First the checkpoint: whoever sees the collection active finds one that is no older than its first event.
         await self._checkpoint()
-        await self._stores.tracking.activate(self._activation.names, self._log.id, self._writer.seq)
-        log.info("log %s: tracking %s from %d", self._log.id, ", ".join(self._activation.names), self._writer.seq)
+        if names := self._activation.names:
+            await self._stores.tracking.activate(names, self._log.id, self._writer.seq)
+            log.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), self._writer.seq)
         self._activation = None
 
     async def _checkpoint(self) -> None:

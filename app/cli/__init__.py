@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import dev, processes, settings, status, tail, track, verify
+from app.cli import dev, processes, reset_log, settings, status, tail, track, untrack, verify
 from app.errors import ConfigurationError, EventsyncError
 
 
@@ -53,9 +53,11 @@ def _root(
 commands.command("dev")(dev.dev)
 processes.add_to(commands)
 commands.command("track")(track.track)
+commands.command("untrack")(untrack.untrack)
 commands.command("status")(status.status)
 commands.command("tail")(tail.tail)
 commands.command("verify")(verify.verify)
+commands.command("reset-log")(reset_log.reset_log)
 commands.command("settings")(settings.settings)
 
 

@@ -50,6 +50,11 @@ class TrackingStore:
                     [UpdateOne({"_id": name}, {"$setOnInsert": {"_id": name}}, upsert=True) for name in checked]
                 )
 
+    async def forget(self, names: Iterable[str]) -> None:
+        """Have collections tracked no longer. Their past events stay in the log."""
+        with translated("the collections can't be untracked"):
+            await self._collections.delete_many({"_id": {"$in": list(names)}})
+
     async def activate(self, names: Iterable[str], log: LogId, base: Seq) -> None:
         """Declare that every change of these collections after `base` is in `log`."""
         active = {"$set": {"log": log, "base": Int64(base)}, "$unset": {"refused": ""}}
@@ -93,6 +98,10 @@ class Tracking:
         self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a collection is active."""
+        return name in self._bases
 
     @property
     def names(self) -> list[str]:

@@ -33,8 +33,9 @@ _BACKOFF_CAP = 2.0
 _READ_BACK = 1000
 """How many events of the past a server takes into its window at start, for the clients that reconnect then."""
 
+_GROWING = {"ns.coll": {"$in": ["events", "heads", "logs"]}, "operationType": {"$ne": "delete"}}
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"ns.coll": {"$in": ["events", "heads", "logs", "collections"]}, "operationType": {"$ne": "delete"}}},
+    {"$match": {"$or": [_GROWING, {"ns.coll": "collections"}]}},
     {"$project": {"ns.coll": 1, "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1}}},
 ]
 

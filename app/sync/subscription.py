@@ -122,8 +122,8 @@ class Subscription:
         yield Outgoing("snapshot", data)
 
     async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
-        """The events after `position`, until the log is another one."""
-        while position.log == self._source.window.log:
+        """The events after `position`, until the log is another one or the collection is tracked no longer."""
+        while position.log == self._source.window.log and self.shape.collection in self._source.tracking:
             frame = await self._source.frame(self.shape, position.seq)
             if frame.end > position.seq:
                 self.position = position = Position(position.log, frame.end)

@@ -13,8 +13,8 @@ from app.errors import ConfigurationError
 from support.chaos.report import Report
 from support.chaos.run import Plan, run
 
-WORKERS = ("kill_worker", "kill_all_workers", "freeze_worker", "close_connections", "doubt_writes", "break_cursors")
-ELECTIONS = ("kill_primary", "step_down", "kill_worker")
+WORKERS = ("kill_leader", "freeze_leader", "kill_all_workers", "close_connections", "doubt_writes", "break_cursors")
+ELECTIONS = ("kill_primary", "step_down", "kill_leader")
 
 pytestmark = pytest.mark.filterwarnings(
     # PyMongo leaves the socket of a connect that is cancelled to the garbage collector.

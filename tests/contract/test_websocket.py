@@ -16,6 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
+from app.stores.stores import Stores
+from support.systems import tracked
+
 NewId = Callable[[], str]
 
 
@@ -233,3 +236,17 @@ async def test_a_client_that_does_not_read_is_put_out(served: Any, api: httpx.As
             while (await client.get("/readyz")).json()["connections"]:  # noqa: ASYNC110 - the event is in the server
                 await asyncio.sleep(0.02)
         connection.transport.abort()
+
+
+async def test_who_follows_what_is_untracked_is_told(served: Any, client: Any) -> None:
+    tracking = Stores.of(client, served.settings).tracking
+    await tracking.ask(["passing"])
+    await tracked(served.url, ["passing"])
+    async with opened(served) as connection:
+        await send(connection, type="hello", shapes=["passing"])
+        await receive(connection, "live")
+        await tracking.forget(["passing"])
+        told = await receive(connection, "error")
+        assert (told["code"], told["shape"]) == ("not_tracked", "passing")
+        await send(connection, type="ping")
+        await receive(connection, "pong")

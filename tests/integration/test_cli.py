@@ -19,6 +19,7 @@ from app.domain.position import LogId
 from app.settings import PREFIX, Settings
 from app.stores.changes import watch
 from app.stores.stores import Stores
+from support.replay import eventually
 from support.systems import running_worker
 
 
@@ -215,3 +216,29 @@ async def test_ctrl_c_ends_a_tail_without_a_word(
         process.send_signal(signal.SIGINT)
         rest, said = await process.communicate()
     assert (process.returncode, rest, said) == (0, b"", b"")
+
+
+async def test_untrack(orders: Any, run: Run, stores: Stores) -> None:
+    assert (await run("untrack", "nothing")).stderr == "eventsync: not tracked: nothing\n"
+    result = await run("untrack", "orders")
+    assert (result.exit_code, result.stdout) == (0, "no longer tracked: orders\n")
+    assert await stores.tracking.read() == []
+
+
+async def test_reset_log_begins_a_new_one(orders: Any, run: Run, stores: Stores) -> None:
+    old = await log_of(stores)
+    result = await run("reset-log", "--yes", "--reason", "a drill")
+    assert (result.exit_code, result.stdout) == (0, f"a new log follows {old} as soon as a worker leads\n")
+
+    async def begun() -> bool | None:
+        return True if await log_of(stores) != old else None
+
+    await eventually(stores, "logs", begun)
+    current = await stores.logs.current()
+    assert current is not None
+    assert (current.number, current.reason) == (2, "a drill")
+
+
+async def test_reset_log_asks_first(run: Run) -> None:
+    assert (await run("reset-log")).exit_code == 1
+    assert "no log yet" in (await run("reset-log", "--yes")).stderr

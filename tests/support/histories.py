@@ -45,11 +45,11 @@ class History:
 
     async def write(self) -> None:
         """One write, or one transaction of a few."""
-        if self.choose.random() > 0.15:
+        if self.choose.random() > 0.3:
             await self._write(None)
             return
         async with self.documents.database.client.start_session() as session, await session.start_transaction():
-            for _ in range(self.choose.randrange(1, 5)):
+            for _ in range(self.choose.randrange(1, 6)):
                 await self._write(session)
 
     async def _write(self, session: Any) -> None:
@@ -62,7 +62,7 @@ class History:
         elif kind in {1, 2}:
             await self.documents.replace_one(query, self._document(key), upsert=True, session=session)
         else:
-            await self.documents.update_one(query, self._update(kind), upsert=kind == 3, session=session)
+            await self.documents.update_one(query, self._update(kind), upsert=kind != 4, session=session)
 
     def _document(self, key: Any) -> Document:
         document = {"_id": key} | {name: self._value() for name in self.choose.sample("abcdef", 3)}

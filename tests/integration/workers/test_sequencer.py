@@ -172,6 +172,32 @@ async def test_a_collection_is_tracked_at_run_time_from_a_point_on(stores: Store
     ]
 
 
+async def test_what_is_untracked_is_sequenced_no_longer(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs", "others")
+        await stores.data["others"].insert_one({"_id": 1})
+        before = (await replayed(stores, await caught_up(stores))).seq
+        await stores.tracking.forget(["others"])
+        await stores.data["docs"].insert_one({"_id": 1})
+
+        async def reopened() -> bool | None:
+            # Other changes are still in the stream until it is opened anew.
+            await stores.data["others"].insert_one({})
+            seen = (await replayed(stores, await caught_up(stores))).seq
+            await stores.data["others"].insert_one({})
+            return True if (await replayed(stores, await caught_up(stores))).seq == seen else None
+
+        await eventually(stores, "heads", reopened)
+        await stores.tracking.ask(["others"])
+        await tracked(stores, "docs", "others")
+        base = next(item.base for item in await stores.tracking.read() if item.name == "others")
+        await stores.data["others"].insert_one({"_id": 2})
+        events = (await replayed(stores, await caught_up(stores))).events
+    assert await current_log(stores) == log
+    assert base > before
+    assert [event["id"] for event in events if event["seq"] > base] == ["int:2"]
+
+
 async def test_tracking_under_load_misses_nothing(stores: Stores, settings: Settings) -> None:
     rng = random.Random(3)
     names = [f"c{n}" for n in range(5)]

@@ -28,7 +28,7 @@ _PAUSE = 0.05
 class Member:
     """One mongod. Everybody reaches it through its proxy, but for the nemeses, who are `direct`."""
 
-    def __init__(self, number: int, directory: Path, port: int, proxy: MongoProxy) -> None:
+    def __init__(self, number: int, directory: Path, port: int, proxy: MongoProxy, oplog: int) -> None:
         self.number = number
         self.proxy = proxy
         self.host = f"127.0.0.1:{proxy.port}"
@@ -36,14 +36,17 @@ class Member:
             "127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=500, socketTimeoutMS=2000
         )
         self._directory = directory
-        self._port = port
+        self._command = mongod.command(mongod.find_mongod(), directory, port)
+        if oplog:
+            self._command[self._command.index("--oplogSize") + 1] = str(oplog)
+            self._command += ["--syncdelay", "1"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         with (self._directory.parent / f"mongod{self.number}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                mongod.command(mongod.find_mongod(), self._directory, self._port),
+                self._command,
                 stdout=log,
                 stderr=log,
                 # Not SIGTERM, which a frozen one would not take.
@@ -125,14 +128,17 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(directory: Path, size: int) -> AsyncIterator[Cluster]:
-    """A new replica set of `size` members while the block runs; its data is gone afterwards."""
+async def running_cluster(directory: Path, size: int, *, oplog: int = 0) -> AsyncIterator[Cluster]:
+    """A new replica set of `size` members while the block runs; its data is gone afterwards.
+
+    `oplog` (in MiB; 0: enough for a run): so small that it rolls over within seconds.
+    """
     async with AsyncExitStack() as stack:
         members = []
         for number in range(size):
             port = mongod.free_port()
             proxy = await stack.enter_async_context(mongo_proxy(port))
-            member = Member(number, directory / f"data{number}", port, proxy)
+            member = Member(number, directory / f"data{number}", port, proxy, oplog)
             stack.push_async_callback(member.direct.close)
             stack.push_async_callback(member.kill)
             member.start()

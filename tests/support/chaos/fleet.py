@@ -71,6 +71,10 @@ class Fleet:
         self._running[name].send_signal(signal.SIGCONT)
         self.frozen.discard(name)
 
+    def named(self, pid: int) -> str | None:
+        """Whose process it is."""
+        return next((name for name, process in self._running.items() if process.pid == pid), None)
+
     def supervise(self) -> list[str]:
         """Start again who has ended by itself, as any supervisor does. Says who it was, with the exit code."""
         fallen = self.fallen()

@@ -41,6 +41,18 @@ async def freeze_worker(rig: Rig) -> None:
     await _freeze(rig, rig.choose.choice(rig.fleet.workers), rig.choose.uniform(0.2, 2.5) * rig.lease)
 
 
+async def kill_leader(rig: Rig) -> None:
+    """kill -9 of the worker that leads, and a new one."""
+    name = await rig.leader()
+    await rig.fleet.kill(name)
+    rig.fleet.start(name)
+
+
+async def freeze_leader(rig: Rig) -> None:
+    """SIGSTOP of the worker that leads, until another one does; then it goes on with what it had at hand."""
+    await _freeze(rig, await rig.leader(), rig.choose.uniform(1.2, 2.5) * rig.lease)
+
+
 async def kill_server(rig: Rig) -> None:
     """kill -9 of any server, and a new one."""
     name = rig.choose.choice(rig.fleet.servers)
@@ -75,6 +87,8 @@ _ALL: tuple[Nemesis, ...] = (
     kill_all_workers,
     end_worker,
     freeze_worker,
+    kill_leader,
+    freeze_leader,
     kill_server,
     freeze_server,
     breakers.kill_primary,

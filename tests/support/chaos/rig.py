@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pymongo.errors import PyMongoError
+
 from app.settings import Settings
+from app.stores.mongodb import Client
+from app.stores.stores import SEQUENCING
 from support.chaos.cluster import Cluster, Member
 from support.chaos.fleet import Fleet
 from support.chaos.history import Recorder
@@ -17,6 +22,7 @@ class Rig:
     """`choose` is the nemeses' own source of randomness."""
 
     settings: Settings
+    client: Client
     cluster: Cluster
     fleet: Fleet
     recorder: Recorder
@@ -25,6 +31,15 @@ class Rig:
     @property
     def lease(self) -> float:
         return self.settings.lease_period
+
+    async def leader(self) -> str:
+        """The worker that leads, as the lease says; any worker where it is of none that runs (or can't be read)."""
+        lease: dict[str, Any] | None = None
+        with suppress(PyMongoError):
+            lease = await self.client[self.settings.log_db]["leases"].find_one({"_id": SEQUENCING})
+        # host:pid:random
+        process = int(lease["owner"].split(":")[1]) if lease else 0
+        return self.fleet.named(process) or self.choose.choice(self.fleet.workers)
 
     async def fail_point(self, member: Member, name: str, mode: Any, **data: Any) -> None:
         """Switch a failpoint on (`mode`: {"times": 3}) or "off"."""

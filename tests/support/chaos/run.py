@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.settings import Settings
-from app.stores.mongodb import Client, connect
+from app.stores.mongodb import connect
 from support.chaos.checker import check
 from support.chaos.cluster import running_cluster
 from support.chaos.evidence import Evidence
@@ -54,18 +54,18 @@ async def run(plan: Plan, directory: Path) -> Report:
     """Run the plan. Logs stay in `directory`. Raises `TimeoutError` where the system does not even start."""
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(running_cluster(directory, plan.nodes))
-        settings = _settings(cluster.uri)
+        settings = settings_for(cluster.uri)
         fleet = Fleet(settings, directory, workers=plan.workers, servers=plan.servers)
         stack.push_async_callback(fleet.stop)
         fleet.start(*fleet.workers, *fleet.servers)
         for url in fleet.urls:
             await tracked(url, COLLECTIONS)
         client = await stack.enter_async_context(connect(settings, "load"))
-        rig = Rig(settings, cluster, fleet, Recorder(), random.Random(plan.seed))
-        return await _Run(plan, rig, client, directory).run()
+        rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed))
+        return await _Run(plan, rig, directory).run()
 
 
-def _settings(uri: str) -> Settings:
+def settings_for(uri: str) -> Settings:
     """Short waits everywhere, and small frames, so that clients are fed from the store as well as from the window."""
     return Settings(
         mongodb_uri=uri,
@@ -74,6 +74,8 @@ def _settings(uri: str) -> Settings:
         mongodb_timeout=2.0,
         lease_period=1.0,
         stream_wait=0.2,
+        # So few that every other transaction spans several reads.
+        stream_batch=4,
         checkpoint_interval=0.1,
         heartbeat=0.3,
         write_deadline=2.0,
@@ -85,13 +87,13 @@ def _settings(uri: str) -> Settings:
 class _Run:
     """The phases between start and end."""
 
-    def __init__(self, plan: Plan, rig: Rig, client: Client, directory: Path) -> None:
+    def __init__(self, plan: Plan, rig: Rig, directory: Path) -> None:
         self._plan = plan
         self._directory = directory
         self._rig = rig
-        self._client = client
+        self._client = rig.client
         urls = rig.fleet.urls
-        self._workload = Workload(rig.recorder, client, urls, rig.settings.database, COLLECTIONS, plan.seed)
+        self._workload = Workload(rig.recorder, rig.client, urls, rig.settings.database, COLLECTIONS, plan.seed)
         self._followers = [Follower(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in _FOLLOWED]
         self._visitor = Visitor(rig.recorder, urls, [*COLLECTIONS, "orders/o1"], plan.seed)
         self._faults: Counter[str] = Counter()

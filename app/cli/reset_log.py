@@ -1,0 +1,36 @@
+"""`eventsync reset-log`: begin a new log by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from app.cli.console import OUT
+from app.cli.options import Database, MongodbUri
+from app.errors import NotFound
+from app.settings import Settings, load_settings
+from app.stores.mongodb import connect
+from app.stores.stores import Stores
+
+
+def reset_log(
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    reason: Annotated[str, typer.Option(help="Why, as `status` shows it from then on.")] = "by hand",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Have the worker begin a new log: numbering starts at 1 again, and every client gets a reset and a snapshot."""
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    if not yes:
+        typer.confirm(f"Begin a new log for the database {settings.database!r}?", abort=True)
+    asyncio.run(_reset(settings, reason))
+
+
+async def _reset(settings: Settings, reason: str) -> None:
+    async with connect(settings, "reset-log") as client:
+        ended = await Stores.of(client, settings).logs.request_reset(reason)
+    if ended is None:
+        raise NotFound("there is no log yet: no worker has run")
+    OUT.print(f"a new log follows {ended.id} as soon as a worker leads", markup=False)
