@@ -23,6 +23,9 @@ from app.settings import Settings
 from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
 
+_FOR_TESTS = ("--setParameter", "ttlMonitorSleepSecs=1")
+"""Documents expire at once, and not only once a minute."""
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
@@ -56,7 +59,7 @@ def _container() -> Iterator[str]:
 
     port = mongod.free_port()
     # Host network: a replica set member must be reachable under the one address that its configuration names.
-    command = f"mongod --replSet {mongod.REPLICA_SET} --bind_ip 127.0.0.1 --port {port}"
+    command = f"mongod --replSet {mongod.REPLICA_SET} --bind_ip 127.0.0.1 --port {port} {' '.join(_FOR_TESTS)}"
     command += " --setParameter enableTestCommands=1"
     container = DockerContainer("mongo:7").with_command(command).with_kwargs(network_mode="host")
     with container:
@@ -71,7 +74,7 @@ def _embedded(directory: Path) -> Iterator[str]:
     port = mongod.free_port()
     with (directory / "mongod.log").open("wb") as log:
         process = subprocess.Popen(
-            mongod.command(binary, directory, port),
+            [*mongod.command(binary, directory, port), *_FOR_TESTS],
             stdout=log,
             stderr=log,
             preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet

@@ -17,7 +17,8 @@ Strategy = st.SearchStrategy[Any]
 
 _ODD = st.sampled_from(
     [
-        {"$numberLong": "5"}, {"$a": 1, "b": [{"$oid": Int64(1)}]}, {"$ref": "x"}, {"$binary": {"base64": "", "subType": "04"}},
+        {"$numberLong": "5"}, {"$a": 1, "b": [{"$oid": Int64(1)}]}, {"$ref": "x"},
+        {"$binary": {"base64": "", "subType": "04"}},
         Binary(b"short", 4), Binary(b"sixteen bytes: 4", 3), Int64(0), Int64(2**31), Int64(2**31 - 1), Int64(-(2**31)),
     ]
 )  # fmt: skip

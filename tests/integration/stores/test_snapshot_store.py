@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+
+from app.domain.ids import IdText, format_id
+from app.domain.position import LogId, Seq
+from app.domain.replay import Damaged
+from app.domain.values import Document, same
+from app.errors import NotFound, Unavailable
+from app.stores.snapshot_store import Row, SnapshotStore, StoredSnapshot
+from app.stores.stores import Stores
+from support.documents import LEAVES
+
+LOG, OTHER = LogId("k3f9ab2c"), LogId("zzzzzzzz")
+TIME = Timestamp(7, 1)
+
+
+@pytest.fixture
+async def stored(stores: Stores) -> SnapshotStore:
+    """With chunks of 1 KiB."""
+    store = SnapshotStore(stores.log, chunk_bytes=1024)
+    await store.ensure_indexes()
+    return store
+
+
+async def told(documents: Iterable[Document], fails: Exception | None = None) -> AsyncGenerator[tuple[int, Document]]:
+    for version, document in enumerate(documents):
+        yield version, document
+    if fails is not None:
+        raise fails
+
+
+async def rows(store: SnapshotStore, snapshot: StoredSnapshot) -> list[Row]:
+    return [row async for chunk in store.rows(snapshot) for row in chunk]
+
+
+async def count(stores: Stores) -> tuple[int, int]:
+    log = stores.log
+    return await log["snapshots"].count_documents({}), await log["snapshot_chunks"].count_documents({})
+
+
+async def test_what_is_stored_reads_back_exactly_and_in_order(stored: SnapshotStore, stores: Stores) -> None:
+    documents = [{"_id": n, "leaf": leaf, "n": Int64(n), "$x": {"a.b": [leaf]}} for n, leaf in enumerate(LEAVES * 3)]
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told(documents))
+    assert await stored.newest(LOG, "docs") == made
+    assert (made.documents, made.seq, made.time) == (len(documents), 9, TIME)
+    assert await count(stores) == (1, made.chunks)
+    assert made.chunks > 3
+    found = await rows(stored, made)
+    assert [row[:2] for row in found] == [(format_id(n), n) for n in range(len(documents))]
+    assert all(same(row[2], document) for row, document in zip(found, documents, strict=True))
+
+
+async def test_the_rows_of_some_documents(stored: SnapshotStore) -> None:
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told({"_id": n, "t": "x" * 40} for n in range(100)))
+    ids = [IdText(text) for text in ("int:99", "int:0", "nobody", "int:50")]
+    found = [row async for row in stored.rows_of(made, ids)]
+    assert [(row[0], row[2]["_id"]) for row in found] == [("int:0", 0), ("int:50", 50), ("int:99", 99)]
+    assert await stored.holds(made, ids) == {"int:0", "int:50", "int:99"}
+
+
+async def test_a_document_larger_than_what_mongodb_stores_in_one_piece(stored: SnapshotStore, stores: Stores) -> None:
+    documents = [{"_id": n, "data": os.urandom(size)} for n, size in enumerate((10, 15_900_000, 10))]
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told(documents))
+    assert (await count(stores))[1] > made.chunks == 2
+    assert [row[2] for row in await rows(stored, made)] == documents
+
+
+async def test_the_snapshot_of_an_empty_collection(stored: SnapshotStore) -> None:
+    made = await stored.write(LOG, "docs", Seq(0), TIME, told([]))
+    assert (made.chunks, made.documents) == (0, 0)
+    assert await rows(stored, made) == []
+    assert await stored.newest(LOG, "docs") == made
+
+
+async def test_the_newest_at_a_position(stored: SnapshotStore) -> None:
+    made = {seq: await stored.write(LOG, "docs", Seq(seq), TIME, told([])) for seq in (5, 9, 7)}
+    await stored.write(OTHER, "docs", Seq(8), TIME, told([]))
+    await stored.write(LOG, "other", Seq(8), TIME, told([]))
+    for upto, seq in ((None, 9), (9, 9), (8, 7), (7, 7), (5, 5)):
+        assert await stored.newest(LOG, "docs", Seq(upto) if upto else None) == made[seq]
+    assert await stored.newest(LOG, "docs", Seq(4)) is None
+    assert await stored.positions(LOG) == {"docs": 9, "other": 8}
+
+
+async def test_one_that_fails_is_never_visible_and_leaves_nothing(stored: SnapshotStore, stores: Stores) -> None:
+    documents = told(({"_id": n, "t": "x" * 100} for n in range(100)), NotFound("the source fails"))
+    with pytest.raises(NotFound, match="the source fails"):
+        await stored.write(LOG, "docs", Seq(9), TIME, documents)
+    assert await stored.newest(LOG, "docs") is None
+    assert await count(stores) == (0, 0)
+
+
+async def test_one_that_is_interrupted_is_never_visible_and_is_swept(stored: SnapshotStore, stores: Stores) -> None:
+    reached = asyncio.Event()
+
+    async def documents() -> AsyncGenerator[tuple[int, Document]]:
+        for n in range(50):
+            yield 0, {"_id": n, "t": "x" * 100}
+        reached.set()
+        await asyncio.Event().wait()
+
+    await stored.write(LOG, "docs", Seq(3), TIME, told([{"_id": 1}]))
+    writing = asyncio.create_task(stored.write(LOG, "docs", Seq(9), TIME, documents()))
+    await reached.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    newest = await stored.newest(LOG, "docs")
+    assert newest is not None
+    assert newest.seq == 3
+    assert await stored.positions(LOG) == {"docs": 3}
+    assert await stored.sweep(3600) == 0
+    await _age(stores)
+    assert await stored.sweep(3600) == 1
+    assert await count(stores) == (1, 1)
+
+
+async def test_one_that_is_swept_while_it_is_written_fails(stored: SnapshotStore, stores: Stores) -> None:
+    async def documents() -> AsyncGenerator[tuple[int, Document]]:
+        for n in range(50):
+            if n == 30:
+                await _age(stores)
+                assert await stored.sweep(3600) == 1
+            yield 0, {"_id": n, "t": "x" * 100}
+
+    with pytest.raises(Unavailable, match="was removed while it was being written"):
+        await stored.write(LOG, "docs", Seq(9), TIME, documents())
+    assert await count(stores) == (0, 0)
+
+
+async def _age(stores: Stores) -> None:
+    old = {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}}
+    await stores.log["snapshots"].update_many({"complete": False}, old)
+
+
+async def test_snapshots_of_other_logs_are_retired(stored: SnapshotStore, stores: Stores) -> None:
+    for log, name in ((LOG, "docs"), (OTHER, "docs"), (OTHER, "elsewhere")):
+        await stored.write(log, name, Seq(1), TIME, told([{"_id": 1}]))
+    assert await stored.retire(["docs"], LOG) == 1
+    assert await stored.newest(LOG, "docs") is not None
+    assert await stored.newest(OTHER, "docs") is None
+    assert await stored.newest(OTHER, "elsewhere") is not None
+    assert await count(stores) == (2, 2)
+
+
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "nonsense": ({"data": b"nonsense"}, "can't be unpacked"),
+    "checksum": ({"sha256": b"x"}, "another checksum"),
+    "parts": ({"parts": 2}, "is missing, or a part of it"),
+    "ids": ({"ids": ["a"]}, "rows for 1 ids"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_chunk_is_named(stored: SnapshotStore, stores: Stores, damage: str) -> None:
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told({"_id": n, "t": "x" * 100} for n in range(50)))
+    fields, said = DAMAGES[damage]
+    await stores.log["snapshot_chunks"].update_one({"_id": {"s": made.id, "n": 2, "p": 0}}, {"$set": fields})
+    with pytest.raises(Damaged, match=f"chunk 2 of snapshot {made.id} .*{said}"):
+        await rows(stored, made)
+
+
+async def test_a_chunk_that_is_missing_is_named(stored: SnapshotStore, stores: Stores) -> None:
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told({"_id": n, "t": "x" * 100} for n in range(50)))
+    await stored.check(made)
+    await stores.log["snapshot_chunks"].delete_one({"_id": {"s": made.id, "n": 3, "p": 0}})
+    for reading in (stored.check(made), rows(stored, made)):
+        with pytest.raises(Damaged, match=f"chunk 3 of snapshot {made.id} is missing"):
+            await reading
+
+
+async def test_an_id_that_is_not_its_rows(stored: SnapshotStore, stores: Stores) -> None:
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told([{"_id": "a"}, {"_id": "b"}]))
+    await stores.log["snapshot_chunks"].update_one({}, {"$set": {"ids": ["a", "c"]}})
+    async with aclosing(stored.rows_of(made, [IdText("c")])) as found:
+        with pytest.raises(Damaged, match="has the row of b for c"):
+            await anext(found)

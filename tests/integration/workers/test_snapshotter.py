@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from bson.timestamp import Timestamp
+
+from app.domain.position import LogId, Seq
+from app.errors import Unavailable
+from app.settings import Settings
+from app.stores.snapshot_store import StoredSnapshot
+from app.stores.stores import SNAPSHOTTING, Stores
+from support.failpoints import failing
+from support.histories import based, collection_at, newest_checkpoint, state_of
+from support.replay import caught_up, tracked
+from support.systems import running_worker
+from workers.snapshotter import Snapshotter
+
+
+@pytest.fixture
+async def log(stores: Stores) -> LogId:
+    """A log without a worker, in which `docs` is active; its checkpoint says that 0 is the collection as it is."""
+    await stores.ensure_indexes()
+    await stores.data["docs"].insert_many([{"_id": n, "t": "x" * 500} for n in range(3000)])
+    now = (await stores.data.command("ping"))["operationTime"]
+    begun = await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=now)
+    await stores.tracking.ask(["docs"])
+    await stores.tracking.activate(["docs"], begun.id, Seq(0))
+    return begun.id
+
+
+def snapshotter(stores: Stores, settings: Settings, name: str = "me") -> tuple[Snapshotter, asyncio.Event]:
+    stop = asyncio.Event()
+    return Snapshotter(stores, settings, name, stop), stop
+
+
+async def test_a_worker_stores_the_base_of_what_it_tracks(stores: Stores, settings: Settings) -> None:
+    await stores.data["docs"].insert_many([{"_id": n} for n in range(10)])
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs", "empty"])
+        log = await tracked(stores, "docs", "empty")
+        assert (await based(stores, log, "docs")).documents == 10
+        assert (await based(stores, log, "empty")).documents == 0
+        await stores.tracking.ask(["later"])
+        await stores.data["later"].insert_one({"_id": 1})
+        await tracked(stores, "later")
+        await based(stores, log, "later")
+        await caught_up(stores)
+        checkpoint = await newest_checkpoint(stores, log)
+        assert (await state_of(stores, log, "later", checkpoint.seq)).keys() == {"int:1"}
+    lease = await stores.leases.read(SNAPSHOTTING)
+    assert lease is not None
+    assert not lease.live
+
+
+async def test_one_look_stores_what_is_missing_once(log: LogId, stores: Stores, settings: Settings) -> None:
+    maker, _ = snapshotter(stores, settings)
+    await maker.make()
+    first = await stores.stored.newest(log, "docs")
+    await maker.make()
+    assert first is not None
+    assert first.documents == 3000
+    assert await stores.stored.newest(log, "docs") == first
+    assert await stores.log["snapshots"].count_documents({}) == 1
+    assert await state_of(stores, log, "docs", Seq(0)) == await collection_at(
+        stores, "docs", await newest_checkpoint(stores, log)
+    )
+
+
+async def test_a_base_from_before_the_collection_was_tracked_is_none(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker, _ = snapshotter(stores, settings)
+    await maker.make()
+    now = (await stores.data.command("ping"))["operationTime"]
+    await stores.logs.checkpoint(log, Seq(7), "82AB", now)
+    await stores.tracking.activate(["docs"], log, Seq(5))
+    await maker.make()
+    newest = await stores.stored.newest(log, "docs")
+    assert newest is not None
+    assert newest.seq == 7
+
+
+async def test_a_new_logs_base_replaces_the_old_logs(log: LogId, stores: Stores, settings: Settings) -> None:
+    maker, _ = snapshotter(stores, settings)
+    await maker.make()
+    old = await stores.logs.current()
+    now = (await stores.data.command("ping"))["operationTime"]
+    new = await stores.logs.begin(old, cluster="c", reason="r", token="82AA", time=now)
+    await maker.make()
+    assert await stores.stored.newest(log, "docs") is not None, "it is not tracked in the new log yet"
+    await stores.tracking.activate(["docs"], new.id, Seq(0))
+    await maker.make()
+    assert await stores.stored.newest(new.id, "docs") is not None
+    assert await stores.stored.newest(log, "docs") is None
+
+
+async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker, stop = snapshotter(stores, settings.model_copy(update={"snapshot_chunk_bytes": 20_000}))
+    task = asyncio.create_task(maker.run())
+    async with asyncio.timeout(10):
+        while not await stores.log["snapshot_chunks"].find_one():  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.001)
+        stop.set()
+        await task
+    assert await stores.stored.newest(log, "docs") is None
+    assert await stores.log["snapshot_chunks"].count_documents({}) == 0
+
+
+async def test_without_the_lease_it_makes_nothing(log: LogId, stores: Stores, settings: Settings) -> None:
+    await stores.leases.acquire(SNAPSHOTTING, "another", 60)
+    maker, stop = snapshotter(stores, settings)
+    task = asyncio.create_task(maker.run())
+    async with failing(stores.data.client, "find", times=0):
+        await asyncio.sleep(0)
+    stop.set()
+    await task
+    assert await stores.stored.newest(log, "docs") is None
+
+
+async def test_a_checkpoint_that_mongodb_no_longer_keeps_is_tried_again(stores: Stores, settings: Settings) -> None:
+    old = Timestamp(1_600_000_000, 1)
+    begun = await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=old)
+    await stores.data["docs"].insert_one({"_id": 1})
+    await stores.tracking.ask(["docs"])
+    await stores.tracking.activate(["docs"], begun.id, Seq(0))
+    maker, stop = snapshotter(stores, settings)
+    with pytest.raises(Unavailable, match="too old"):
+        await maker.make()
+    assert await stores.log["snapshots"].count_documents({}) == 0
+    task = asyncio.create_task(maker.run())
+    now = (await stores.data.command("ping"))["operationTime"]
+    await stores.logs.checkpoint(begun.id, Seq(0), "82AB", now)
+    await based(stores, begun.id, "docs")
+    stop.set()
+    await task

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.diff import diff
+from app.domain.event import Event, place
+from app.domain.ids import IdText
+from app.domain.marks import marks_of, packed, unpacked
+from app.domain.position import Seq
+from app.domain.replay import State, applied, patched, read_change
+from app.domain.values import Document, same
+from support.changes import AT
+from support.documents import documents, pairs
+
+
+@given(pairs())
+def test_a_patch_applied_to_the_document_before_gives_the_one_after(pair: tuple[Document, Document]) -> None:
+    before, after = copy.deepcopy(pair)
+    assert same(patched(before, diff(before, after)), after)
+
+
+@given(st.lists(pairs() | documents().map(lambda made: (None, made)) | st.none(), max_size=6))
+def test_events_written_and_read_back_give_the_document(steps: list[Any]) -> None:
+    """None deletes, a document replaces, and of a pair the second one is what the first is updated to."""
+    state: State = None
+    expected: State = None
+    for seq, (op, before, after) in enumerate(_told(steps), start=1):
+        version = seq if after is not None else 0
+        if op == "update":
+            event = Event("docs", IdText("a"), "update", 0, version, AT, patch=diff(before, after))
+            state = (0, copy.deepcopy(before))
+        else:
+            event = Event("docs", IdText("a"), op, 0, version, AT, document=after)
+        stored = packed(marks_of(event.document if event.document is not None else event.patch or []))
+        change = read_change(place(event.encode(), Seq(seq), None), unpacked(stored))
+        assert (change.seq, change.op, change.version) == (seq, op, version)
+        state = applied(state, change)
+        expected = (version, after) if after is not None else None
+        assert (state is None) == (expected is None)
+        if state is not None and expected is not None:
+            assert state[0] == expected[0]
+            assert same(state[1], expected[1])
+
+
+def _told(steps: list[Any]) -> list[tuple[Any, Any, Any]]:
+    return [("delete", None, None) if step is None else _op(*step) for step in steps]
+
+
+def _op(before: Any, after: Any) -> tuple[Any, Any, Any]:
+    return ("replace" if before is None else "update"), before, after
+
+
+@given(st.lists(st.text(max_size=5), max_size=60))
+def test_marks_are_stored_and_read_whatever_their_number(pointers: list[str]) -> None:
+    assert list(unpacked(packed(pointers))) == pointers
+
+
+def test_no_marks_are_stored_as_nothing() -> None:
+    assert unpacked(None) == ()
+    with pytest.raises(Exception, match="can't be read"):
+        unpacked(b"nonsense")
