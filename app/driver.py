@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from bson.errors import BSONError
+from pymongo import AsyncMongoClient
 from pymongo.errors import (
+    ConfigurationError,
     ConnectionFailure,
     DocumentTooLarge,
     DuplicateKeyError,
@@ -32,6 +34,24 @@ _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 
 _NEVER_SENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
 _IN_DOUBT: Final = (ConnectionFailure, WTimeoutError, WriteConcernError, ExecutionTimeout)
+
+
+def knows_no_sessions(error: BaseException | None) -> bool:
+    """Whether the driver believes that the deployment has no sessions: see `forget_connections`."""
+    return isinstance(error, ConfigurationError) and "Sessions are not supported" in str(error)
+
+
+async def forget_connections(client: Any) -> None:
+    """Have a client of PyMongo's async API open its pooled connections anew.
+
+    A connection that was opened while its member was neither primary nor secondary (in an election, while it starts)
+    believes for ever that the deployment knows no sessions, and the pool goes on giving it out. The driver has no
+    public call for this. A Motor client's connections are left alone; they heal once they are closed as idle.
+    """
+    topology = getattr(client, "_topology", None)
+    if isinstance(client, AsyncMongoClient) and topology is not None:
+        for server in list(topology._servers.values()):  # noqa: SLF001
+            await server.pool.reset_without_pause()
 
 
 @contextmanager

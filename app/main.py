@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -26,6 +27,7 @@ from app.settings import Settings
 from app.stores.mongodb import connect
 from app.stores.stores import Stores
 from app.sync.service import SyncService
+from app.sync.session import set_within
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +71,11 @@ async def running(settings: Settings, on_failure: Callable[[], None]) -> AsyncIt
     async with connect(settings, "serve") as requests, connect(settings, "feed") as tailing:
         stores = Stores.of(requests, settings)
         storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
-        await storage.ensure_indexes()
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_feed(sync, stop, on_failure), name="feed")
+            group.create_task(_prepared(storage, stop), name="indexes")
             try:
                 yield Services(settings, storage, sync)
             finally:
@@ -86,6 +88,20 @@ async def _feed(sync: SyncService, stop: asyncio.Event, on_failure: Callable[[],
     except Exception:
         log.critical("the feed has failed; this server stops", exc_info=True)
         on_failure()
+
+
+async def _prepared(storage: NodeStorage, stop: asyncio.Event) -> None:
+    """Make the indexes, as soon as MongoDB can be written to: until then the server runs, and says that it can't."""
+    pause = 0.1
+    while not stop.is_set():
+        try:
+            await storage.ensure_indexes()
+        except Unavailable as error:
+            log.warning("%s; trying again", error.message)
+            await set_within(stop, pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, 5.0)
+        else:
+            return
 
 
 def _cors(settings: Settings) -> list[Middleware]:

@@ -1,7 +1,7 @@
 """The snapshotter: stores the base of each tracked collection, from which on the log is complete by itself.
 
-It runs beside the sequencer, under a lease of its own, and gives the event loop back every few milliseconds. Nothing
-waits for it: a collection can be written and followed while its base is being made.
+It runs beside the sequencer, under a lease of its own, and gives way to it every millisecond. Nothing waits for it: a
+collection can be written and followed while its base is being made.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from app.errors import EventsyncError, Unavailable
 from app.settings import Settings
 from app.stores.stores import SNAPSHOTTING, Stores
 from app.stores.tracking import TrackedCollection
+from workers.turns import Turns
 
 log = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 60.0
 _ABANDONED = 60.0
 """Seconds after which a snapshot that has not grown is nobody's any more."""
-
-_SLICE = 0.002
-"""Seconds of the event loop that are taken at once; a single large document may take longer."""
 
 
 class _Stopped(EventsyncError):
@@ -97,15 +95,13 @@ class Snapshotter:
         )  # fmt: skip
 
     async def _documents(self, collection: str, at: Timestamp) -> AsyncGenerator[tuple[int, Document]]:
-        given = time.monotonic()
+        turns = Turns()
         async with aclosing(self._stores.snapshots.read(collection, at)) as documents:
             async for raw in documents:
                 if self._stop.is_set():
                     raise _Stopped
-                if time.monotonic() - given > _SLICE:
+                if await turns.next():
                     await self._keep()
-                    await asyncio.sleep(0)
-                    given = time.monotonic()
                 stamp, document = unstamp(decode(raw.raw))
                 yield stamp.version, document
 

@@ -203,9 +203,10 @@ def from_tree(tree: Any) -> Any:
 
 
 def _object(tree: dict[str, Any]) -> Any:
-    if any("\0" in name for name in tree):
+    names = " ".join(tree)  # one search in them all: this runs for each object of each document
+    if "\0" in names:
         raise Malformed("a field name must not contain a null character")
-    if any(name.startswith("$") for name in tree) and not isinstance(tree, Literal):
+    if "$" in names and any(name.startswith("$") for name in tree) and not isinstance(tree, Literal):
         return unwrap(tree, from_tree)
     return {name: from_tree(item) for name, item in tree.items()}
 
@@ -250,14 +251,18 @@ def same(left: Any, right: Any) -> bool:
 
     Python's `==` finds `True == 1 == 1.0 == Int64(1)` and `nan != nan`; in a database those are the wrong way round.
     """
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        if isinstance(left, RawBSONDocument) and isinstance(right, RawBSONDocument) and left.raw == right.raw:
-            return True
+    kind = type(left)
+    if kind is not type(right):
+        return isinstance(left, Mapping) and isinstance(right, Mapping) and same(dict(left), dict(right))
+    if kind is str or kind is int:
+        return bool(left == right)
+    if kind is dict:
         return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, list):
+    if kind is list:
         return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, Mapping):
+        raw = isinstance(left, RawBSONDocument) and isinstance(right, RawBSONDocument) and left.raw == right.raw
+        return raw or same(dict(left), dict(right))
     return _same_leaves(left, right)
 
 

@@ -14,7 +14,7 @@ from pymongo import ASCENDING
 
 from app.domain.patch import equal
 from app.domain.stamp import FIELD
-from app.domain.values import RAW_CODEC
+from app.domain.values import CODEC, RAW_CODEC
 from app.nodestorage.intent import Change, Insert, Modify, Remove
 from app.nodestorage.retry import Lost
 from app.nodestorage.transactions import Session, durable
@@ -28,6 +28,8 @@ class Documents:
 
     def __init__(self, collection: Any) -> None:
         self._collection = durable(collection, RAW_CODEC)
+        # Not raw: PyMongo adds labels to a write concern error in place, which a raw document does not allow.
+        self._written = durable(collection, CODEC)
         self._collated: bool | None = None
 
     async def read(self, id: Any, session: Session | None = None) -> RawBSONDocument | None:
@@ -61,7 +63,7 @@ class Documents:
             await self._collection.delete_one({"_id": {"$eq": raw["_id"]}}, session=session)
 
     async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
-        modified = await self._collection.find_one_and_update(
+        modified = await self._written.find_one_and_update(
             _unchanged(raw, compare=session is None), update, projection={"_id": True}, session=session
         )
         if modified is None:

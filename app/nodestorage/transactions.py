@@ -11,14 +11,14 @@ from typing import Any, Final, TypeVar
 
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.read_concern import ReadConcern
 from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_before_delay
 
-from app.driver import short
+from app.driver import forget_connections, knows_no_sessions, short
 from app.errors import Unavailable
 from app.nodestorage.policy import WritePolicy
-from app.nodestorage.retry import retried, waits
+from app.nodestorage.retry import Lost, retried, waits
 
 T = TypeVar("T")
 
@@ -53,7 +53,17 @@ class Transactions:
         `body` runs again after a lost race. Raises `Conflict` at the bound, `Unavailable` where the outcome of the
         commit stays unknown.
         """
-        return await retried(lambda: self._once(body), self._policy)
+
+        async def once() -> T:
+            try:
+                return await self._once(body)
+            except ConfigurationError as error:
+                if not knows_no_sessions(error):
+                    raise
+                await forget_connections(self._client)
+                raise Lost from error  # nothing was sent: the next attempt has another connection
+
+        return await retried(once, self._policy)
 
     async def _once(self, body: Callable[[Session], Awaitable[T]]) -> T:
         session = await _settled(self._client.start_session())

@@ -23,7 +23,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from app.domain.values import RAW_CODEC
-from app.driver import short
+from app.driver import forget_connections, knows_no_sessions, short
 from app.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -154,11 +154,16 @@ async def watch(
     if images:
         stage |= {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
     command = {"aggregate": 1, "pipeline": [{"$changeStream": stage}, *pipeline], "cursor": {"batchSize": 0}}
-    async with database.client.start_session() as session:
-        with interrupted():
-            answer = await database.command(command, session=session)
-        stream = ChangeStream(database, session, codec, answer["cursor"])
-        try:
-            yield stream
-        finally:
-            await stream.close()
+    try:
+        async with database.client.start_session() as session:
+            with interrupted():
+                answer = await database.command(command, session=session)
+            stream = ChangeStream(database, session, codec, answer["cursor"])
+            try:
+                yield stream
+            finally:
+                await stream.close()
+    except StreamInterrupted as error:
+        if knows_no_sessions(error.__cause__):
+            await forget_connections(database.client)
+        raise

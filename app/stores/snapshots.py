@@ -91,7 +91,8 @@ class SnapshotReader:
         with translated(f"a snapshot of {collection} can't be read"):
             try:
                 cursor = await self._database.cursor_command(command, codec_options=RAW_CODEC)
-                async with cursor:
+                # The command's own is for the first batch only; later ones would have 16 MiB.
+                async with cursor.batch_size(self._batch):
                     async for document in cursor:
                         yield document
             except OperationFailure as error:

@@ -123,14 +123,19 @@ class Subscription:
 
     async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
         """The events after `position`, until the log is another one or the collection is tracked no longer."""
+        told = position.seq
         while position.log == self._source.window.log and self.shape.collection in self._source.tracking:
             frame = await self._source.frame(self.shape, position.seq)
+            if frame.data and frame.start > told:
+                # It does not know yet that there was nothing of its shape in between, and would take that for a hole.
+                yield Outgoing("progress", messages.progress({self.shape: position}))
             if frame.end > position.seq:
                 self.position = position = Position(position.log, frame.end)
             if frame.data:
+                told = frame.end
                 yield Outgoing("events", frame.data)
             elif self._source.window.covers(position.seq) and not self.live:
-                self.live = True
+                self.live, told = True, position.seq
                 yield Outgoing("live", messages.live(self.shape, position))
             else:
                 yield None

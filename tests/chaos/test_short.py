@@ -34,18 +34,18 @@ def embedded() -> Iterator[None]:
     gc.collect()
 
 
-def judge(report: Report, *, commits: int, faults: int) -> None:
+def judge(report: Report, nemeses: tuple[str, ...]) -> None:
     assert not report.violations, str(report)
     # Else nothing was proved.
-    assert len(report.evidence.commits or ()) >= commits, str(report)
-    assert sum(report.faults.values()) >= faults, str(report)
+    assert report.evidence.history.count("ok") >= 50, str(report)
+    assert report.faults.keys() == set(nemeses), str(report)
 
 
 async def test_three_workers_compete_under_kills_and_freezes(tmp_path: Path) -> None:
-    plan = Plan(seed=11, seconds=6.0, nodes=1, workers=3, servers=1, nemeses=WORKERS, pause=0.3)
-    judge(await run(plan, tmp_path), commits=100, faults=6)
+    plan = Plan(seed=11, seconds=5.0, nodes=1, workers=3, servers=1, nemeses=WORKERS, pause=0.3)
+    judge(await run(plan, tmp_path), WORKERS)
 
 
 async def test_elections_on_three_members(tmp_path: Path) -> None:
-    plan = Plan(seed=5, seconds=6.0, nodes=3, workers=2, servers=1, nemeses=ELECTIONS, pause=0.3)
-    judge(await run(plan, tmp_path), commits=60, faults=3)
+    plan = Plan(seed=5, seconds=5.0, nodes=3, workers=2, servers=1, nemeses=ELECTIONS, pause=0.3)
+    judge(await run(plan, tmp_path), ELECTIONS)

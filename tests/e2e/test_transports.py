@@ -43,13 +43,13 @@ def collection_of(client: Client, settings: Settings, name: str) -> AsyncCollect
     return client[settings.database].get_collection(name, codec_options=CODEC)
 
 
-async def written_up(url: str, client: Client, settings: Settings) -> str:
+async def written_up(url: str, client: Client, settings: Settings, key: str = "marker") -> str:
     """The position of a last write, behind all others."""
     marker = collection_of(client, settings, settings.collections[0])
     async with httpx.AsyncClient(base_url=url) as http:
-        await marker.insert_one({"_id": "marker"})
+        await marker.insert_one({"_id": key})
         position = (await head(url)).split(":")[0] + ":0"
-        shape = f"{settings.collections[0]}/marker"
+        shape = f"{settings.collections[0]}/{key}"
         query: dict[str, Any] = {"shape": shape, "position": position, "wait": 10}
         page = (await http.get("/v1/sync/log", params=query, timeout=20)).json()
     log = position.split(":")[0]
@@ -126,3 +126,21 @@ async def test_one_vector_serves_every_transport(client: Client, settings: Setti
         documents = await documents_of(collection_of(client, settings, "theaters"))
         assert replica.documents == {text: to_tree(document) for text, document in documents.items()}
         assert (replica.snapshots, seq_of(replica.position or "") > 0) == (1, True)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_quiet_shape_beside_a_busy_one_has_no_hole(client: Client, settings: Settings, transport: str) -> None:
+    """The window forgets where the quiet shape's last event stood: its next frame must not begin beyond the client."""
+    quiet = settings.model_copy(update={"heartbeat": 30.0})
+    accounts = collection_of(client, settings, "accounts")
+    async with running_system(quiet) as url, following(url, "accounts", transport) as follower:
+        await accounts.insert_one({"_id": "first"})
+        await follower.has("first")
+        for round_ in range(3):
+            noise = [{"_id": f"{round_}-{number}", "text": "x" * 1000} for number in range(100)]
+            await collection_of(client, settings, "theaters").insert_many(noise)
+            await written_up(url, client, settings, f"marker {round_}")
+            await accounts.insert_one({"_id": f"quiet {round_}"})
+            await follower.has(f"quiet {round_}")
+    assert follower.replica.snapshots == 1
+    assert follower.connections == 1

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,9 +11,8 @@ from bson.timestamp import Timestamp
 from app.domain.position import LogId, Seq
 from app.errors import Unavailable
 from app.settings import Settings
-from app.stores.snapshot_store import StoredSnapshot
+from app.stores.changes import watch
 from app.stores.stores import SNAPSHOTTING, Stores
-from support.failpoints import failing
 from support.histories import based, collection_at, newest_checkpoint, state_of
 from support.replay import caught_up, tracked
 from support.systems import running_worker
@@ -112,15 +111,44 @@ async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
 
-async def test_without_the_lease_it_makes_nothing(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_of_many_one_makes_it(log: LogId, stores: Stores, settings: Settings) -> None:
+    makers = [snapshotter(stores, settings, name) for name in ("a", "b", "c")]
+    async with asyncio.TaskGroup() as group:
+        for maker, _ in makers:
+            group.create_task(maker.run())
+        await based(stores, log, "docs")
+        for _, stop in makers:
+            stop.set()
+    assert await stores.log["snapshots"].count_documents({}) == 1
+
+
+async def test_one_that_loses_the_lease_gives_up(log: LogId, stores: Stores, settings: Settings) -> None:
+    """As after a pause: the lease has run out, and another one has it."""
+    maker, _ = snapshotter(stores, settings.model_copy(update={"lease_period": 0.0001}))
     await stores.leases.acquire(SNAPSHOTTING, "another", 60)
-    maker, stop = snapshotter(stores, settings)
-    task = asyncio.create_task(maker.run())
-    async with failing(stores.data.client, "find", times=0):
-        await asyncio.sleep(0)
-    stop.set()
-    await task
+    with pytest.raises(Unavailable, match="another worker has taken the lease"):
+        await maker.make()
+    assert await stores.log["snapshots"].count_documents({}) == 0
+    assert await stores.log["snapshot_chunks"].count_documents({}) == 0
+
+
+async def test_killed_in_the_middle_it_is_made_by_the_next_worker(
+    stores: Stores, settings: Settings, start_worker: Callable[[], Any]
+) -> None:
+    await stores.data["docs"].insert_many([{"_id": n, "t": "x" * 500} for n in range(20_000)])
+    await stores.tracking.ask(["docs"])
+    first = start_worker()
+    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "snapshot_chunks"}}]) as stream:
+        while not (await stream.read(wait=1, limit=1)).changes:
+            pass
+        first.kill()
+    log = await tracked(stores, "docs")
     assert await stores.stored.newest(log, "docs") is None
+    start_worker()
+    assert (await based(stores, log, "docs")).documents == 20_000
+    await stores.log["snapshots"].update_many({"complete": False}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
+    assert await stores.stored.sweep(60) == 1
+    assert len(await stores.log["snapshot_chunks"].distinct("_id.s")) == 1
 
 
 async def test_a_checkpoint_that_mongodb_no_longer_keeps_is_tried_again(stores: Stores, settings: Settings) -> None:

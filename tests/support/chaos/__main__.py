@@ -23,7 +23,7 @@ def main() -> None:
     failed = False
     for number in range(options.runs):
         seed = options.seed + number
-        directory = Path(options.directory or tempfile.mkdtemp(prefix="chaos-")) / str(seed)
+        directory = Path(options.directory or tempfile.mkdtemp(prefix="chaos-")).absolute() / str(seed)
         directory.mkdir(parents=True, exist_ok=True)
         plan = Plan(
             seed=seed,

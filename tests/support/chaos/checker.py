@@ -20,8 +20,8 @@ _EACH = 5
 def check(evidence: Evidence, *, repaired: bool = False) -> list[Violation]:
     """All that is wrong, the most elementary first.
 
-    `repaired`: history was lost on purpose and the log was repaired from the collections. Then a document's changes may
-    be one event, so writes, commits and events do not correspond; everything else still holds.
+    `repaired`: history was lost on purpose and the log was repaired from the collections. Then one event may stand for
+    several changes of a document, and in real time it stands behind what it says; everything else still holds.
     """
     found: list[Violation] = []
     for one in _checks(evidence, repaired=repaired):
@@ -31,12 +31,13 @@ def check(evidence: Evidence, *, repaired: bool = False) -> list[Violation]:
 
 def _checks(evidence: Evidence, *, repaired: bool) -> Iterator[Iterator[Violation]]:
     yield numbering.check(evidence.rows)
+    yield writes.check_bijection(evidence, repaired=repaired)
+    if evidence.commits is not None:
+        yield commits.check_order(evidence.rows, evidence.commits)
     if not repaired:
-        yield writes.check_bijection(evidence)
         yield writes.check_real_time(evidence)
         if evidence.commits is not None:
             yield commits.check_bijection(evidence.rows, evidence.commits)
-            yield commits.check_order(evidence.rows, evidence.commits)
             yield commits.check_groups(evidence.rows, evidence.commits)
     yield replaying.check(evidence)
     yield groups.check(evidence.rows)

@@ -34,12 +34,13 @@ _FOLLOWED = (
     ("stock", "http"),
     ("orders/o1", "websocket"),
 )
-_SETTLE = 40.0
+_SETTLE = 30.0
+"""Seconds without progress, once the faults are over, that are too many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `seconds` is the time during which faults strike; `pause` lies between two of them at most."""
+    """What to run. Faults strike for `seconds`, and until each kind has; at most `pause` seconds lie between two."""
 
     seed: int
     seconds: float
@@ -74,8 +75,8 @@ def settings_for(uri: str) -> Settings:
         mongodb_timeout=2.0,
         lease_period=1.0,
         stream_wait=0.2,
-        # So few that every other transaction spans several reads.
-        stream_batch=4,
+        # So few that the larger transactions span several reads.
+        stream_batch=10,
         checkpoint_interval=0.1,
         heartbeat=0.3,
         write_deadline=2.0,
@@ -137,7 +138,7 @@ class _Run:
         deadline = time.monotonic() + self._plan.seconds
         names = list(self._plan.nemeses)
         turn: list[str] = []
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or len(self._faults) < len(names):
             # Each in turn, in another order every time: so that a short run has all kinds, too.
             turn = turn or self._rig.choose.sample(names, len(names))
             name = turn.pop()
@@ -174,14 +175,17 @@ class _Run:
         """The last position, as soon as the log has the last writes."""
         deadline = time.monotonic() + _SETTLE
         want = {f"end of {name}" for name in COLLECTIONS}
+        known = 0
         while True:
             rows = await read_rows(self._client, self._rig.settings.log_db)
             if want <= {row.mark for row in rows}:
                 return rows[-1].log, rows[-1].seq
+            if len(rows) > known:
+                # A backlog on a busy machine is no fault, as long as it becomes smaller.
+                known, deadline = len(rows), time.monotonic() + _SETTLE
             if time.monotonic() > deadline:
                 lines = [line for name in self._rig.fleet.workers for line in self._rig.fleet.last_lines(name)]
-                message = f"the log did not get the last writes within {_SETTLE:g} s"
-                self._late.append(Violation("progress", message, tuple(lines)))
+                self._late.append(Violation("progress", f"the log stands still at {known}", tuple(lines)))
                 return (rows[-1].log, rows[-1].seq) if rows else ("", 0)
             await asyncio.sleep(0.1)
 

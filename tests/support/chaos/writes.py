@@ -13,17 +13,22 @@ from support.chaos.violation import Violation
 Rows = Mapping[str, Sequence[LogRow]]
 
 
-def check_bijection(evidence: Evidence) -> Iterator[Violation]:
-    """Every effect of an acknowledged write is one event; every event is an effect of a write that did not fail."""
+def check_bijection(evidence: Evidence, *, repaired: bool = False) -> Iterator[Violation]:
+    """Every effect of an acknowledged write is one event; every event is an effect of a write that did not fail.
+
+    `repaired`: some effects have no event, as a later one of the same document stands for them.
+    """
     by_name: dict[str, list[LogRow]] = defaultdict(list)
     for row in evidence.rows:
         if (name := row.identity) is not None:
             by_name[name].append(row)
     owners = dict(identified(evidence.history.writes))
-    for write in evidence.history.writes:
-        yield from _of_write(write, by_name)
     for name, rows in by_name.items():
         yield from _of_name(name, rows, owners.get(name))
+    if repaired:
+        return
+    for write in evidence.history.writes:
+        yield from _of_write(write, by_name)
     yield from _nameless(evidence)
 
 

@@ -169,6 +169,12 @@ def test_after_a_repair_only_the_state_counts() -> None:
     assert check(evidence, repaired=True) == []
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3, 3, 4, 5, 6, 7), (1, 3, 2, 4, 5, 6, 7)], ids=["doubled", "swapped"])
+def test_even_after_a_repair_nothing_is_doubled_or_swapped(sample: Sample, order: tuple[int, ...]) -> None:
+    evidence = with_rows(sample, [sample.rows[seq - 1] for seq in order], renumber=True)
+    assert promises(evidence, repaired=True) & {"bijection", "order"}
+
+
 def test_a_commit_time_that_is_another(sample: Sample) -> None:
     spoilt = replace(sample.rows[1], time=Timestamp(99, 1))
     assert promises(with_rows(sample, [sample.rows[0], spoilt, *sample.rows[2:]])) == {"bijection"}
