@@ -14,6 +14,7 @@ from app.domain.replay import State, applied
 from app.errors import Unavailable
 from app.stores.history import History
 from app.stores.snapshot_store import Row, SnapshotStore, StoredSnapshot
+from app.stores.tracking import TrackingStore
 
 _BATCH = 500
 """Most documents in one batch: what `walk` holds at once, next to one chunk of the snapshot."""
@@ -24,21 +25,28 @@ class NoBase(Unavailable):
 
 
 class LogState:
-    """Answers from `snapshots` and `history` alone; the collection itself is never asked."""
+    """Answers from what is stored beside the collection alone; it itself is never asked."""
 
-    def __init__(self, history: History, snapshots: SnapshotStore) -> None:
+    def __init__(self, history: History, snapshots: SnapshotStore, tracking: TrackingStore) -> None:
         self._history = history
         self._snapshots = snapshots
+        self._tracking = tracking
         self._checked: StoredSnapshot | None = None
 
     async def base(self, log: LogId, collection: str, upto: Seq) -> StoredSnapshot:
         """The snapshot that states at `upto` are made from. Raises `NoBase`, and `Damaged` where a chunk is missing."""
-        if (found := await self._snapshots.newest(log, collection, upto)) is None:
+        found = await self._snapshots.newest(log, collection, upto)
+        if found is None or found.seq < await self._tracked_since(log, collection):
             raise NoBase(f"there is no stored snapshot of {collection} at {log}:{upto} or before: is a worker running?")
         if found != self._checked:
             await self._snapshots.check(found)
             self._checked = found
         return found
+
+    async def _tracked_since(self, log: LogId, collection: str) -> Seq:
+        """What was stored before a collection was untracked says nothing about it once it is tracked again."""
+        tracked = await self._tracking.read()
+        return next((item.base for item in tracked if (item.name, item.log) == (collection, log)), Seq(0))
 
     async def documents(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
         """What each of these documents is at `upto`: (version, document without `_sync`), or None where it is not.

@@ -43,7 +43,7 @@ class ChunkStore:
         """By document: which chunk has it."""
         keys = [("_id.s", ASCENDING), ("ids", ASCENDING)]
         with translated("the indexes of stored snapshots can't be made"):
-            await self._chunks.create_indexes([IndexModel(keys, name="by_document", sparse=False)])
+            await self._chunks.create_indexes([IndexModel(keys, name="by_document")])
 
     async def write(self, snapshot: str, number: int, chunk: Chunk) -> int:
         """Store one chunk; returns its size, compressed."""

@@ -49,17 +49,17 @@ class Stores:
     def of(cls, client: Client, settings: Settings) -> Stores:
         """The stores that `settings` name, reached through `client`."""
         data, log = client[settings.database], client[settings.log_db]
-        logs, history = LogStore(log), History(log)
+        logs, tracking, history = LogStore(log), TrackingStore(log), History(log)
         snapshots = SnapshotReader(data, logs)
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
-        state = LogState(history, stored)
+        state = LogState(history, stored, tracking)
         return cls(
             data,
             log,
             EventStore(log),
             logs,
             LeaseStore(log),
-            TrackingStore(log),
+            tracking,
             snapshots,
             stored,
             history,

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
 
 import pytest
+from bson.timestamp import Timestamp
 
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import State
-from app.domain.values import to_tree
+from app.domain.values import Document, to_tree
 from app.settings import Settings
 from app.stores.comparison import same_state
 from app.stores.log_state import NoBase
@@ -36,6 +38,22 @@ async def test_without_a_stored_snapshot_there_is_no_state(stores: Stores) -> No
         await stores.state.documents(LOG, "docs", [IdText("a")], Seq(5))
     with pytest.raises(NoBase):
         await state_of(stores, LOG, "docs", Seq(5))
+
+
+async def test_what_was_stored_before_a_collection_was_tracked_anew_is_no_base(stores: Stores) -> None:
+    """Between the two its changes were not read."""
+
+    async def none() -> AsyncIterator[tuple[int, Document]]:
+        for made in list[tuple[int, Document]]():
+            yield made
+
+    await stores.tracking.ask(["docs"])
+    await stores.tracking.activate(["docs"], LOG, Seq(4))
+    await stores.stored.write(LOG, "docs", Seq(4), Timestamp(1, 1), none())
+    assert await state_of(stores, LOG, "docs", Seq(9)) == {}
+    await stores.tracking.activate(["docs"], LOG, Seq(7))
+    with pytest.raises(NoBase):
+        await state_of(stores, LOG, "docs", Seq(9))
 
 
 @pytest.mark.parametrize("seed", range(3))
