@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from app.domain.replay import Damaged
 from app.errors import TooLarge
 from app.settings import Settings
 from app.stores.changes import token_time, watch
@@ -28,14 +29,14 @@ class Sequencer:
     async def lead(self, stopping: Callable[[], bool]) -> None:
         """One term. Returns when `stopping`; raises `Fenced`, `StreamInterrupted` or `Unavailable` when it is over.
 
-        A new log begins only where the old one can't be continued: it is lost, or of another deployment; somebody asked
-        for it; or history is lost before the first snapshot that a repair could start from is stored.
+        A new log begins only where the old one can't be continued: it is lost, damaged, or of another deployment;
+        somebody asked for it; or history is lost before the snapshot that a repair starts from is stored.
         """
         while not stopping():
             current = await self._open_log()
             try:
                 await Term(self._stores, self._settings, self._states, current).run(stopping)
-            except (LogLost, NoBase, TooLarge) as error:
+            except (LogLost, NoBase, Damaged, TooLarge) as error:
                 log.warning("beginning a new log after %s: %s", current.id, error.message)
                 await self._begin_log(current, error.message)
 

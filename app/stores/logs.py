@@ -125,9 +125,11 @@ class LogStore:
     async def begin_repair(self, log: LogId, reason: str) -> None:
         """From here until `end_repair`, the log's tail says nothing about where to read on: whoever takes the log up
         repairs it first.
+
+        Always a write, also where the repair was begun before, so that the cluster time has moved on when it returns.
         """
         with translated("the repair of the log can't be recorded"):
-            await self._heads.update_one({"_id": log}, {"$set": {"repair": reason}})
+            await self._heads.update_one({"_id": log}, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
 
     async def end_repair(self, log: LogId) -> None:
         with translated("the end of the log's repair can't be recorded"):

@@ -91,9 +91,9 @@ async def test_clients_that_are_cut_off_end_exact(
             writers = [ApiWriter(url, name, documents, seed=1) for name, documents in data.items()]
             async with asyncio.TaskGroup() as group:
                 for writer in writers:
-                    group.create_task(writer.run(60))
+                    group.create_task(writer.run(35))
                 for name in settings.collections:
-                    group.create_task(write_behind(collection_of(client, settings, name), 60, seed=2))
+                    group.create_task(write_behind(collection_of(client, settings, name), 35, seed=2))
             position = await written_up(url, client, settings)
             for follower in followers:
                 await follower.reached(position)
