@@ -1,0 +1,45 @@
+"""A worker that does not get on is visible: to clients, by `progress`, and to operators, by `/readyz`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+
+from app.settings import Settings
+from support.systems import running_server, running_worker, tracked
+
+
+async def progress(connection: ClientConnection, *, stale: bool) -> dict[str, Any]:
+    """The next `progress` that says so."""
+    async with asyncio.timeout(20):
+        async for text in connection:
+            message: dict[str, Any] = json.loads(text)
+            if message["type"] == "progress" and message.get("stale", False) is stale:
+                return message
+    raise AssertionError("the connection ended")
+
+
+async def test_without_a_worker_everybody_is_told(settings: Settings) -> None:
+    changed = {"collections": ("docs",), "stale_after": 0.5, "heartbeat": 0.1, "stream_wait": 0.1}
+    settings = settings.model_copy(update=changed)
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        async with running_worker(settings):
+            await tracked(url, ["docs"])
+            async with connect(url.replace("http", "ws") + "/v1/sync") as connection:
+                await connection.send(json.dumps({"type": "hello", "shapes": ["docs"]}))
+                await progress(connection, stale=False)
+        async with connect(url.replace("http", "ws") + "/v1/sync") as connection:
+            await connection.send(json.dumps({"type": "hello", "shapes": ["docs"]}))
+            told = await progress(connection, stale=True)
+            assert set(told["vector"]) == {"docs"}
+            answer = await client.get("/readyz")
+            assert answer.status_code == 503
+            assert answer.json()["sequencer_live"] is False
+            assert answer.json()["lag_seconds"] > 0.5
+            async with running_worker(settings):
+                await progress(connection, stale=False)
+                await tracked(url, ["docs"])
