@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 
 from app.domain.event import Event
+from app.domain.position import LogId
 from app.domain.stamp import Stamp
 from app.settings import Settings
 from app.stores.changes import token_time, watch
 from app.stores.mongodb import Client
 from app.stores.stores import Stores
 from support.failpoints import failing
-from support.replay import Replay, assert_complete, caught_up, current_log, eventually, tracked
+from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, tracked
 from support.systems import running_worker
 from workers import converter, log_writer
 
 
-async def based(stores: Stores, settings: Settings, *names: str) -> str:
+async def based(stores: Stores, settings: Settings, *names: str) -> LogId:
     """Track, and wait until a repair would have something to start from."""
     await stores.tracking.ask(names)
     log = await tracked(stores, *names)
@@ -98,7 +99,7 @@ async def test_a_repair_that_was_broken_off_is_done_again(stores: Stores, settin
     async with running_worker(settings):
         replay = await assert_complete(stores, "docs")
         assert sorted(brief(replay, before)) == sorted(CHANGED)
-        checkpoint = await stores.logs.read_checkpoint(log)  # type: ignore[arg-type]
+        checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None
     assert checkpoint.repair is None
 
@@ -177,3 +178,20 @@ async def test_a_change_that_can_not_be_converted_resets_its_document(
         replay = await assert_complete(stores, "docs")
     assert [event["op"] for event in replay.events] == ["create", "update", "replace", "update"]
     assert "ALARM" in caplog.text
+
+
+@pytest.mark.parametrize("tamper", [{"$set": {"data": b"not what was written"}}, None], ids=["damaged", "missing"])
+async def test_without_a_base_to_start_from_a_new_log_begins(
+    client: Client, stores: Stores, settings: Settings, tamper: Any
+) -> None:
+    await stores.data["docs"].insert_many([{"_id": n} for n in range(3)])
+    async with running_worker(settings):
+        log = await based(stores, settings, "docs")
+    if tamper is None:
+        await stores.log["snapshot_chunks"].delete_many({})
+    else:
+        await stores.log["snapshot_chunks"].update_many({}, tamper)
+    async with failing(client, "getMore", 286, app="eventsync-worker", times=1), running_worker(settings):
+        assert await new_log(stores, log) != log
+        new = await tracked(stores, "docs")
+    assert new != log
