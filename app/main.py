@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.stores.mongodb import connect
 from app.stores.stores import Stores
 from app.sync.service import SyncService
-from app.sync.session import set_within
+from app.waiting import set_within
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from app.errors import EventsyncError, Unavailable
 from app.settings import Settings
 from app.stores.stores import SNAPSHOTTING, Stores
 from app.stores.tracking import TrackedCollection
+from app.waiting import set_within
 from workers.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Snapshotter:
                 log.exception("snapshots: failed; trying again")
             if failures:
                 pause = min(_BACKOFF_CAP, pause * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)
-            await self._pause(pause)
+            await set_within(self._stop, pause)
         await self._release()
 
     async def make(self) -> None:
@@ -118,10 +119,3 @@ class Snapshotter:
             await self._stores.leases.release(SNAPSHOTTING, self._name)
         except Unavailable as error:
             log.warning("%s; it runs out by itself", error.message)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            return

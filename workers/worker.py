@@ -16,6 +16,7 @@ from app.stores.events import Fenced
 from app.stores.leases import LeaseStore
 from app.stores.mongodb import connect
 from app.stores.stores import SEQUENCING, Stores
+from app.waiting import set_within
 from workers.sequencer import Sequencer
 from workers.snapshotter import Snapshotter
 
@@ -59,7 +60,7 @@ class Worker:
             except (Unavailable, Fenced) as error:
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
                 log.warning("%s; trying again", error.message)
-                await self._pause(min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
+                await set_within(self._stop, min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
 
     async def _ask(self, stores: Stores) -> None:
         try:
@@ -75,7 +76,7 @@ class Worker:
                 log.info("%s leads", self._name)
                 await self._lead(stores, leases)
                 return
-            await self._pause(period / 4 * random.uniform(0.8, 1.2))
+            await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))
 
     async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
         held = _Held(self._settings.lease_period)
@@ -96,7 +97,7 @@ class Worker:
 
     async def _renew(self, leases: LeaseStore, held: _Held, over: asyncio.Event) -> None:
         """Keep the lease until `over`. A renewal that fails is tried again until the lease has run out."""
-        while not await _wait(over, self._settings.lease_period / 4):
+        while not await set_within(over, self._settings.lease_period / 4):
             asked = time.monotonic()
             try:
                 if not await leases.acquire(SEQUENCING, self._name, self._settings.lease_period):
@@ -106,9 +107,6 @@ class Worker:
                 held.renewed(asked)
             except Unavailable as error:
                 log.warning("%s", error.message)
-
-    async def _pause(self, seconds: float) -> None:
-        await _wait(self._stop, seconds)
 
 
 class _Held:
@@ -126,13 +124,3 @@ class _Held:
 
     def now(self) -> bool:
         return time.monotonic() < self._until
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event came within `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

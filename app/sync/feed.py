@@ -25,6 +25,7 @@ from app.stores.logs import Log
 from app.stores.stores import Stores
 from app.stores.tracking import Tracking
 from app.sync.window import Window
+from app.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Feed:
                 self.state.live, self.state.detail = False, error.message
                 log.warning("the feed is interrupted: %s", error.message)
                 delay = min(_BACKOFF_CAP, 0.05 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0)
-                await _pause(stop, delay)
+                await set_within(stop, delay)
 
     async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -159,11 +160,3 @@ class Feed:
         if whole:
             self._window.extend(self._group[:whole])
             del self._group[:whole]
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

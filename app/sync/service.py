@@ -22,9 +22,10 @@ from app.stores.tracking import Tracking
 from app.sync.admission import Admission
 from app.sync.feed import Feed
 from app.sync.pages import PageLimit, page_from, page_of
-from app.sync.session import Session, set_within
+from app.sync.session import Session
 from app.sync.subscription import Source
 from app.sync.window import Window
+from app.waiting import set_within
 
 log = logging.getLogger(__name__)
 

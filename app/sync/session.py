@@ -19,6 +19,7 @@ from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
 from app.sync.subscription import Outgoing, Source, Subscription, vector_of
 from app.sync.window import Listener
+from app.waiting import set_within
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
@@ -166,13 +167,3 @@ class Session:
         for _, outgoing in self._subscriptions.values():
             await outgoing.aclose()
         self._subscriptions.clear()
-
-
-async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether `event` is set within `seconds`."""
-    try:
-        async with asyncio.timeout(max(0.0, seconds)):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
