@@ -130,7 +130,7 @@ _BODIES: Json = {
         "status live sequencer_live leader position lag_events lag_seconds connections detail",
         status={"enum": ["ready", "not_ready"]},
         live={"type": "boolean", "description": "This server follows the log."},
-        sequencer_live={"type": "boolean", "description": "A worker holds the lease."},
+        sequencer_live={"type": "boolean", "description": "A worker leads, and gets on."},
         leader={"type": ["string", "null"]},
         position={"anyOf": [schema("Position"), {"type": "null"}]},
         lag_events={"type": ["integer", "null"], "description": "How far this server is behind the log."},
