@@ -11,6 +11,7 @@
     ├── UnsupportedMediaType
     ├── PatchFailed             a well-formed patch that does not apply
     ├── ResetRequired           a position that can't be continued from
+    ├── BehindRetention         a point in the past that is not kept any more
     ├── Forbidden               refused by policy (origin)
     ├── RateLimited             too many of something; later is fine
     └── Unavailable             MongoDB or the log can't be used right now
@@ -24,6 +25,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BehindRetention",
     "ConfigurationError",
     "Conflict",
     "EventsyncError",
@@ -120,6 +122,16 @@ class ResetRequired(EventsyncError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class BehindRetention(EventsyncError):
+    """What was at this point is not kept any more, or never was. `since` is the position from which on it is known."""
+
+    code = "gone"
+
+    def __init__(self, message: str, *, since: str) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class Forbidden(EventsyncError):

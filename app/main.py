@@ -15,17 +15,20 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from app.api import documents, health, pages, poll, sse, transactions, websocket
+from app.api import documents, health, metrics, pages, past, poll, segments, sse, transactions, websocket
 from app.api.origins import Gate
 from app.api.paths import ExactPaths
 from app.api.problems import on_error
 from app.api.server import Server, server_config
 from app.api.state import Services
-from app.errors import EventsyncError, Unavailable
+from app.errors import ConfigurationError, EventsyncError, Unavailable
 from app.nodestorage import NodeStorage, WritePolicy
 from app.settings import Settings
+from app.stores.deployment import reached
 from app.stores.mongodb import connect
+from app.stores.past import Past
 from app.stores.stores import Stores
+from app.sync.operating import Operating
 from app.sync.service import SyncService
 from app.waiting import set_within
 
@@ -33,17 +36,24 @@ log = logging.getLogger(__name__)
 
 ROUTES: list[BaseRoute] = [
     *documents.routes,
+    *past.routes,
     *transactions.routes,
     *websocket.routes,
     *sse.routes,
     *poll.routes,
+    *segments.routes,
     *health.routes,
+    *metrics.routes,
     *pages.routes,
 ]
 
 
-def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: None) -> Starlette:
-    """The application. `on_failure` is called when it can't go on: without its feed a server would serve the past.
+OnFailure = Callable[[EventsyncError], None]
+"""Is told why a server can't go on: without its feed it would serve the past."""
+
+
+def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None) -> Starlette:
+    """The application.
 
     While it runs, `app.state.sync` is its `SyncService`, to be drained before the server shuts down.
     """
@@ -66,32 +76,40 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
 
 
 @asynccontextmanager
-async def running(settings: Settings, on_failure: Callable[[], None]) -> AsyncIterator[Services]:
-    """The services, connected and fed, while the block runs. Raises `Unavailable` where MongoDB can't be reached."""
+async def running(settings: Settings, on_failure: OnFailure) -> AsyncIterator[Services]:
+    """The services while the block runs; connected and fed as soon as MongoDB can be used."""
     async with connect(settings, "serve") as requests, connect(settings, "feed") as tailing:
         stores = Stores.of(requests, settings)
         storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
-        stop = asyncio.Event()
+        services, stop = (
+            Services(settings, storage, sync, Past(stores), stores.archive, Operating(stores)),
+            asyncio.Event(),
+        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(_feed(sync, stop, on_failure), name="feed")
-            group.create_task(_prepared(storage, stop), name="indexes")
+            group.create_task(_work(services, stop, on_failure), name="feed and indexes")
             try:
-                yield Services(settings, storage, sync)
+                yield services
             finally:
                 stop.set()
 
 
-async def _feed(sync: SyncService, stop: asyncio.Event, on_failure: Callable[[], None]) -> None:
+async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) -> None:
+    """What a server does besides answering. It waits for MongoDB first: until then the server runs, and says so."""
     try:
-        await sync.feed.run(stop)
+        if await reached(services.settings, "serve", stop):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_prepared(services.storage, stop), name="indexes")
+                await services.sync.feed.run(stop)
+    except ConfigurationError as error:
+        on_failure(error)
     except Exception:
         log.critical("the feed has failed; this server stops", exc_info=True)
-        on_failure()
+        on_failure(EventsyncError("the feed has failed; the log says why"))
 
 
 async def _prepared(storage: NodeStorage, stop: asyncio.Event) -> None:
-    """Make the indexes, as soon as MongoDB can be written to: until then the server runs, and says that it can't."""
+    """Make the indexes, as soon as MongoDB can be written to."""
     pause = 0.1
     while not stop.is_set():
         try:
@@ -124,7 +142,8 @@ def make_server(settings: Settings) -> Server:
     async def drain() -> None:
         await app.state.sync.drain()
 
-    def fail() -> None:
+    def fail(reason: EventsyncError) -> None:
+        server.failure = reason
         server.should_exit = True
 
     app = create_app(settings, on_failure=fail)
@@ -133,11 +152,13 @@ def make_server(settings: Settings) -> Server:
 
 
 def serve(settings: Settings) -> None:
-    """Run a server process until SIGTERM or SIGINT. Raises `ConfigurationError` and `Unavailable`."""
+    """Run a server process until SIGTERM or SIGINT. Raises what it could not start or go on for."""
     server = make_server(settings)
     try:
         uvloop.run(server.serve())
     except KeyboardInterrupt:
         return  # uvicorn has shut down in order, and raises the signal again for whoever asks
+    if server.failure is not None:
+        raise server.failure
     if not server.started:
         raise Unavailable("the server did not start; its log says why")

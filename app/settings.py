@@ -121,7 +121,14 @@ class Settings(BaseSettings):
     )
     max_shapes: int = Field(100, ge=1, description="Most shapes on one connection, and entries in one state vector.")
     max_bootstraps: int = Field(
-        16, ge=1, description="Most snapshots that one server process reads at a time; further ones wait their turn."
+        16,
+        ge=1,
+        description="Most snapshots and squashed answers that one server process reads at a time; further ones wait their turn.",
+    )
+    snapshot_cache_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        description="Chunks of stored snapshots kept unpacked in each server's memory, for the next clients that begin with them, in bytes.",
     )
     stale_after: float = Field(
         10.0,
@@ -152,6 +159,11 @@ class Settings(BaseSettings):
         1.0, gt=0, le=5.0, description="How long one empty read of the change stream waits, in seconds."
     )
     stream_batch: int = Field(1000, ge=1, le=100_000, description="Most changes in one read of the change stream.")
+    pipeline_bytes: int = Field(
+        16 * MIB,
+        ge=MIB,
+        description="Most bytes of changes that the worker has read and not yet appended, 1 KiB more for each; one read may exceed it.",
+    )
     group_bytes: int = Field(
         256 * MIB, ge=MIB, description="Most bytes of one MongoDB transaction that the worker holds at once."
     )
@@ -168,6 +180,69 @@ class Settings(BaseSettings):
         ge=KIB,
         le=64 * MIB,
         description="A stored snapshot's chunk is closed when it has this many bytes before compression; one document may exceed it.",
+    )
+
+    snapshot_period: float = Field(
+        86400.0,
+        gt=0,
+        description="A collection with new events gets a snapshot this long after its last one, in seconds.",
+    )
+    snapshot_events: int = Field(
+        100_000, ge=1, description="Or once it has this many events since then: what is replayed at most, about."
+    )
+    snapshot_ratio: float = Field(
+        1.0,
+        gt=0,
+        description="Or once the events since then have this many times the bytes of that snapshot, before compression; see `snapshot_min_events`.",
+    )
+    snapshot_min_events: int = Field(
+        1000, ge=1, description="Fewer events are never too many for their snapshot's size, however small that is."
+    )
+    snapshots_kept: int = Field(2, ge=1, description="Newest snapshots that are kept of each collection and document.")
+    snapshot_days: int = Field(
+        7, ge=0, description="Besides, the last snapshot of each of this many days (UTC) is kept, today included."
+    )
+    pin_ttl: float = Field(
+        120.0,
+        gt=0,
+        description="What a reader that has died was reading is kept for it this long, in seconds; always longer than `send_timeout`.",
+    )
+
+    # Tiers
+    archive_url: str = Field(
+        "",
+        description="Where old events are sealed: a directory that all processes share, or `s3://…`, `gs://…`, `az://…` with the credentials in the environment; `none` leaves them in MongoDB. Default: `eventsync-archive`.",
+    )
+    hot_events: int = Field(
+        1_000_000, ge=1, description="Events beyond the newest this many are archived, as soon as they fill a segment."
+    )
+    hot_age: float = Field(604800.0, ge=0, description="And so are those that are older than this, in seconds.")
+    segment_events: int = Field(50_000, ge=1, description="An archived segment is closed when it has this many events.")
+    segment_bytes: int = Field(
+        32 * MIB,
+        ge=64 * KIB,
+        le=1024 * MIB,
+        description="And when it has this many bytes, before compression; one transaction may exceed both.",
+    )
+    segment_block_bytes: int = Field(
+        256 * KIB,
+        ge=KIB,
+        description="What is read of a segment at once, before compression; one event may exceed it.",
+    )
+    segment_cache_bytes: int = Field(
+        64 * MIB, ge=0, description="Parts of segments kept in each process's memory for the next reader, in bytes."
+    )
+    retention_age: float = Field(
+        2592000.0, ge=0, description="Events are kept for this long, in seconds; 0 keeps them for ever."
+    )
+    retention_events: int = Field(0, ge=0, description="Most events that are kept; 0 sets no bound.")
+    retention_bytes: int = Field(
+        0, ge=0, description="Most bytes that archived events take, compressed; 0 sets no bound."
+    )
+    squash_age: float = Field(
+        7776000.0,
+        ge=0,
+        description="For this long after its events are gone, a client may still be brought up to date by the documents that were touched, in seconds; 0 is for ever.",
     )
 
     # Logging
@@ -224,4 +299,6 @@ def load_settings(kind: type[Settings] = Settings, /, **options: Any) -> Setting
         raise ConfigurationError(f"the configuration file can't be read: {error}") from error
     if settings.log_db == settings.database:
         raise ConfigurationError("log_database must not be the database with the tracked collections")
+    if settings.pin_ttl <= settings.send_timeout:
+        raise ConfigurationError("pin_ttl must be longer than send_timeout: a client that is slow would lose its pin")
     return settings

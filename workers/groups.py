@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -9,12 +10,29 @@ from uuid import UUID
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
+_NUMBER = b"\x12txnNumber\0"
+"""How the field begins in BSON."""
+
+_OF_DOCUMENT = re.compile(
+    rb"(?s).{4}\x03_id\0.{4}\x02_data\0.{4}[0-9A-F]*\0\0\x02operationType\0.{4}(?:insert|update|replace|delete)\0"
+)
+"""How a change of a document begins, as MongoDB writes it."""
+
+_DOCUMENT_CHANGES = frozenset({"insert", "update", "replace", "delete"})
+
+
+def is_of_document(change: RawBSONDocument) -> bool:
+    """Whether it changes one document. All others change a collection or the stream itself."""
+    return _OF_DOCUMENT.match(change.raw) is not None or change["operationType"] in _DOCUMENT_CHANGES
+
 
 def transaction_of(change: Mapping[str, Any]) -> str | None:
     """The transaction that a change was committed by, `session:number`; None for a write of its own.
 
     (`clusterTime` does not tell: unrelated changes may share it.)
     """
+    if isinstance(change, RawBSONDocument) and _NUMBER not in bytes(change.raw):
+        return None  # by far the commonest, and a search in bytes is all that it costs
     if (number := change.get("txnNumber")) is None:
         return None
     session: UUID = change["lsid"]["id"]

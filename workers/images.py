@@ -11,6 +11,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from app.driver import short, translated
+from app.stores.clocks import cluster_time
 
 _ENABLED = {"changeStreamPreAndPostImages": {"enabled": True}}
 
@@ -22,10 +23,14 @@ one collection, and asking again does not help.
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Every change after `time` has its images, but for the collections in `refused`: name → why."""
+    """Every change after `time` has its images, but for the collections in `refused`: name → why.
+
+    Those in `impossible` can't be followed at all, with images or without.
+    """
 
     time: Timestamp
     refused: Mapping[str, str]
+    impossible: frozenset[str]
 
 
 async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, wanted: bool = True) -> Images:
@@ -35,27 +40,40 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
     itself: it must not stop the sequencing of all others.
     """
     refused: dict[str, str] = {}
+    impossible: set[str] = set()
     with translated("pre- and post-images can't be enabled"):
         cursor = await database.list_collections()
         existing = {item["name"]: item async for item in cursor}
         for name in names:
-            if reason := await _enable(database, name, existing.get(name), wanted=wanted):
+            found = existing.get(name)
+            if reason := _impossible(found) if found else None:
                 refused[name] = reason
-        answer = await database.command("ping")
-    return Images(answer["operationTime"], refused)
+                impossible.add(name)
+            elif reason := await _enable(database, name, found, wanted=wanted):
+                refused[name] = reason
+    return Images(await cluster_time(database), refused, frozenset(impossible))
+
+
+def _impossible(existing: Mapping[str, Any]) -> str | None:
+    """Why a collection of this kind can't be followed exactly, or None."""
+    if (kind := existing["type"]) != "collection":
+        return f"it is a {kind}, which has no changes of its own"
+    if existing["options"].get("capped"):
+        return "it is capped, and MongoDB can't read a capped collection as it was at a cluster time"
+    return None
 
 
 async def _enable(
     database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None, *, wanted: bool
 ) -> str | None:
-    """Why MongoDB keeps no images of this one, or None."""
-    if existing is not None and (kind := existing.get("type")) != "collection":
-        return f"it is a {kind}, which has no changes of its own"
-    options = existing.get("options", {}) if existing is not None else {}
-    if not wanted or options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+    """Why MongoDB keeps no images of this one, or None. Makes it if need be: only of what is there a snapshot is told
+    from one of a collection that was dropped meanwhile.
+    """
+    enabled = existing and existing["options"].get("changeStreamPreAndPostImages", {}).get("enabled")
+    if existing is not None and (enabled or not wanted):
         return None
     try:
-        await database.command({"create" if existing is None else "collMod": name} | _ENABLED)
+        await database.command({"create" if existing is None else "collMod": name} | (_ENABLED if wanted else {}))
     except OperationFailure as error:
         if error.code not in _REFUSALS:
             raise

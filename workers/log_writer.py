@@ -1,9 +1,11 @@
-"""Appends groups of changes to the log, and knows what the log's newest checkpoint is."""
+"""Turns groups of changes into numbered events and appends them, and knows what the log's newest checkpoint is."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
@@ -13,73 +15,102 @@ from app.domain.marks import marks_of
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch, Token
 from app.stores.events import EventStore, NewEvent, StoredEvent, Tail
-from workers.converter import convert
+from workers.converter import Decoded, convert, decoded
 from workers.groups import transaction_of
+from workers.outcomes import told_once
 from workers.states import StateReader
 
 log = logging.getLogger(__name__)
 
+Checkpoint = tuple[Seq, Token, Timestamp]
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Numbered events, and the checkpoint that holds as soon as they are appended."""
+
+    events: Sequence[NewEvent]
+    checkpoint: Checkpoint | None
+
 
 class LogWriter:
-    """One term's hold on a log: its tail, from which it numbers on, and how far the stream has been used."""
+    """One term's hold on a log: its tail, from which it numbers on, and how far the stream has been used.
+
+    `convert` may run ahead of `append`; what it has numbered must then be appended, all of it and in order, or the
+    writer be given up. Each of the two is called by one task at a time.
+    """
 
     def __init__(self, log: LogId, events: EventStore, states: StateReader, tail: Tail | None, time: Timestamp) -> None:
         self.log = log
         self.seq = tail.seq if tail else Seq(0)
-        self.checkpoint: tuple[Seq, Token, Timestamp] | None = None
-        """The newest one that is not recorded yet."""
+        """The newest event that is appended."""
+        self.checkpoint: Checkpoint | None = None
+        """The newest one that is not recorded yet. All before it is appended."""
+        self._numbered = self.seq
         self._events = events
         self._states = states
         self._time = time
         self._token: Token | None = None
         self._open = tail.group if tail and tail.group and tail.group.n < tail.group.of else None
 
-    async def append(self, groups: Iterable[Sequence[RawBSONDocument]]) -> int:
-        """Convert and append whole groups; returns the number of events.
+    async def convert(self, groups: Iterable[Sequence[RawBSONDocument]], read: Batch | None = None) -> Portion:
+        """Number the events of whole groups. `read` is the batch that ends with them and leaves no group open, if any.
 
-        Raises `Fenced` and `Unavailable`: the term is over, and the next one reads the tail.
+        Raises `HistoryLost` and `Unavailable` for a state that can't be read. Then nothing of `groups` has a number.
         """
         new: list[NewEvent] = []
-        seq = self.seq
+        checkpoint: Checkpoint | None = None
+        numbered, time, token = self._numbered, self._time, self._token
         for group in groups:
-            time = group[0]["clusterTime"]
-            if time > self._time and self._token is not None:
+            changes = [(_values(change), change.raw) for change in group]
+            first, last = changes[0][0], changes[-1][0]
+            if first["clusterTime"] > time and token is not None:
                 # Nothing else can have happened at the earlier time any more.
-                self.checkpoint = (seq, self._token, self._time)
-            new.extend(await self._number(group, seq))
-            seq = Seq(self.seq + len(new))
-            self._time, self._token = time, group[-1]["_id"]["_data"]
-        if new:
+                checkpoint = (Seq(numbered + len(new)), token, time)
+            new += await self._number(changes, Seq(numbered + len(new)))
+            time, token = first["clusterTime"], last["_id"]["_data"]
+        self._numbered, self._time, self._token = Seq(numbered + len(new)), time, token
+        if read is not None and self.settles(read):
+            checkpoint = (self._numbered, read.token, read.time)
+        return Portion(new, checkpoint)
+
+    async def append(self, portions: Sequence[Portion]) -> None:
+        """Append what was converted, by one insert.
+
+        Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the tail.
+        """
+        if new := [event for portion in portions for event in portion.events]:
             await self._events.append(self.log, new)
-        self.seq = seq
-        return len(new)
+            self.seq = new[-1].event.seq
+        self.checkpoint = next((one.checkpoint for one in reversed(portions) if one.checkpoint), self.checkpoint)
 
     async def append_found(self, events: Sequence[Event], token: Token, time: Timestamp) -> None:
-        """Append events that no change brought, but what was found when `token` had been read. Raises like `append`."""
+        """Append events that no change brought, but what was found when `token` had been read. Raises like `append`.
+
+        What was converted and not appended is given up.
+        """
         seq = self.seq
         new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)]
         await self._events.append(self.log, new)
-        self.seq = Seq(seq + len(new))
+        self.seq = self._numbered = Seq(seq + len(new))
         self._time, self._token = time, token
 
-    def settle(self, batch: Batch) -> bool:
-        """After a batch without an open group: whether the stream was read past the last change, all of it used."""
-        if batch.time <= self._time:
-            return False
-        self.checkpoint = (self.seq, batch.token, batch.time)
-        return True
+    def settles(self, batch: Batch) -> bool:
+        """Whether the stream was read past the last change by this batch, which has left no group open."""
+        return batch.time > self._time
 
-    async def _number(self, group: Sequence[RawBSONDocument], seq: Seq) -> list[NewEvent]:
-        events = [(change, event) for change in group if (event := await self._convert(change)) is not None]
-        marks = self._marks(group, len(events))
+    async def _number(self, group: Sequence[tuple[Decoded, Any]], seq: Seq) -> list[NewEvent]:
+        told = [(change, await self._convert(change, raw)) for change, raw in told_once(group)]
+        events = [(change, event) for change, event in told if event is not None]
+        marks = self._marks(group[0][0], len(events))
         return [
-            self._new(change, event, Seq(seq + index), mark)
+            self._at(change["_id"]["_data"], change["clusterTime"], event, Seq(seq + index), mark)
             for index, ((change, event), mark) in enumerate(zip(events, marks, strict=True), start=1)
         ]
 
-    def _marks(self, group: Sequence[RawBSONDocument], count: int) -> list[Group | None]:
+    def _marks(self, first: Mapping[str, Any], count: int) -> list[Group | None]:
         """The transaction marks of a group's events; none where a transaction changed one document only."""
-        name = transaction_of(group[0])
+        name = transaction_of(first)
         if name is None:
             return [None] * count
         done, self._open = self._open, None
@@ -88,20 +119,32 @@ class LogWriter:
             return [Group(name, done.n + index, done.of) for index in range(1, count + 1)]
         return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
-    async def _convert(self, change: RawBSONDocument) -> Event | None:
+    async def _convert(self, change: Decoded, raw: bytes | memoryview) -> Event | None:
         """The change's event. One that can't be made must not stop the stream: the whole document is told anew."""
         complete = await self._states.completed(change)
         try:
-            return convert(complete)
+            whole = complete is change and isinstance(change["ns"], dict)
+            return convert(change, raw) if whole else _converted(complete)
         except Exception:
             log.exception("ALARM: a change of %s can't be converted; its document is reset", change["ns"]["coll"])
-            return convert(await self._states.outcome(change))
-
-    def _new(self, change: RawBSONDocument, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
-        return self._at(change["_id"]["_data"], change["clusterTime"], event, seq, mark)
+            return _converted(await self._states.outcome(change))
 
     @staticmethod
     def _at(token: Token, time: Timestamp, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
         stored = StoredEvent(seq, event.collection, event.id, place(event.encode(), seq, mark), mark)
+        if event.plain:
+            return NewEvent(stored, event.version, token, time)
         exact = marks_of(event.document if event.document is not None else event.patch or [])
         return NewEvent(stored, event.version, token, time, exact)
+
+
+def _converted(change: Decoded | None) -> Event | None:
+    return convert(decoded(change)) if change is not None else None
+
+
+def _values(change: RawBSONDocument) -> Decoded:
+    """The change decoded; field by field, and its images not at all, where it can't be."""
+    try:
+        return decoded(change)
+    except Exception:  # noqa: BLE001 - it is found again, and reported, when the change is converted
+        return dict(change)

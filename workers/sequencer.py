@@ -24,7 +24,7 @@ class Sequencer:
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self._stores = stores
         self._settings = settings
-        self._states = StateReader(stores.data)
+        self._states = StateReader(stores.snapshots)
 
     async def lead(self, stopping: Callable[[], bool]) -> None:
         """One term. Returns when `stopping`; raises `Fenced`, `StreamInterrupted` or `Unavailable` when it is over.

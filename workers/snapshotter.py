@@ -1,6 +1,6 @@
-"""The snapshotter: stores the base of each tracked collection, from which on the log is complete by itself.
+"""The snapshotter: tallies the log, and makes and retires snapshots by policy.
 
-It runs beside the sequencer, under a lease of its own, and gives way to it every millisecond. Nothing waits for it: a
+The first snapshot of a collection is its base, from which on the log is complete by itself. Nothing waits for it: a
 collection can be written and followed while its base is being made.
 """
 
@@ -8,114 +8,135 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import AsyncGenerator
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from bson.timestamp import Timestamp
 
+from app.domain.ids import parse_id
 from app.domain.position import LogId
+from app.domain.shape import Shape
+from app.domain.snapshot_policy import Retention
 from app.domain.stamp import unstamp
 from app.domain.values import Document, decode
-from app.errors import EventsyncError, Unavailable
+from app.errors import Unavailable
 from app.settings import Settings
+from app.stores.logs import Checkpoint
+from app.stores.snapshot_requests import Request
+from app.stores.snapshot_store import StoredSnapshot
 from app.stores.stores import SNAPSHOTTING, Stores
 from app.stores.tracking import TrackedCollection
-from app.waiting import set_within
-from workers.turns import Turns
+from workers.job import Job
+from workers.retirement import Retirement
+from workers.snapshot_need import SnapshotNeed
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_CAP = 60.0
 _ABANDONED = 60.0
 """Seconds after which a snapshot that has not grown is nobody's any more."""
 
 
-class _Stopped(EventsyncError):
-    code = "stopped"
-
-
-class Snapshotter:
-    """Makes what is missing, while it holds the lease, until `stop`."""
+class Snapshotter(Job):
+    """Makes what is due, while it holds the lease, until `stop`."""
 
     def __init__(self, stores: Stores, settings: Settings, name: str, stop: asyncio.Event) -> None:
+        super().__init__(SNAPSHOTTING, stores.leases, settings, name, stop)
         self._stores = stores
-        self._settings = settings
-        self._name = name
-        self._stop = stop
-        self._renewed = 0.0
+        self._need = SnapshotNeed(stores, settings)
+        retention = Retention(settings.snapshots_kept, settings.snapshot_days)
+        self._retirement = Retirement(stores, retention, self.step)
 
-    async def run(self) -> None:
-        """Work until `stop`; whatever goes wrong is tried again, less and less often."""
-        failures = 0
-        while not self._stop.is_set():
-            pause = self._settings.checkpoint_interval
-            try:
-                if await self._renew():
-                    await self.make()
-                failures = 0
-            except _Stopped:
-                break
-            except EventsyncError as error:
-                failures += 1
-                log.warning("snapshots: %s; trying again", error.message)
-            except Exception:
-                failures += 1
-                log.exception("snapshots: failed; trying again")
-            if failures:
-                pause = min(_BACKOFF_CAP, pause * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)
-            await set_within(self._stop, pause)
-        await self._release()
+    async def look(self) -> None:
+        """One look: tally, store the snapshots that are due or asked for, remove what nobody needs any more.
 
-    async def make(self) -> None:
-        """One look: store the bases that are missing, and remove what nobody needs any more."""
-        stored = self._stores.stored
-        current = await self._stores.logs.current()
-        if current is None:
+        What can't be made now, for want of a newer checkpoint, is made at a later look.
+        """
+        stores = self._stores
+        current = await stores.logs.current()
+        checkpoint = await stores.logs.read_checkpoint(current.id) if current else None
+        if current is None or checkpoint is None:
             return
-        tracked = [item for item in await self._stores.tracking.read() if item.log == current.id]
-        bases = await stored.positions(current.id)
-        await stored.sweep(_ABANDONED)
-        for item in tracked:
-            if bases.get(item.name, -1) < item.base:
-                await self._make(current.id, item)
-        await stored.retire([item.name for item in tracked], current.id)
+        tracked = [item for item in await stores.tracking.read() if item.log == current.id]
+        await stores.stored.sweep(_ABANDONED)
+        await self._need.look(current.id, self.step)
+        failures = await self._tend(current.id, tracked, checkpoint)
+        failures += await self._serve(current.id, tracked)
+        await self._retirement.look(current.id, tracked, checkpoint.at)
+        if failures:
+            raise failures[0]
 
-    async def _make(self, name: LogId, item: TrackedCollection) -> None:
-        # Activation records a checkpoint first, so this one is no older than the collection's first event.
+    # --- by policy ------------------------------------------------------------------------------------------------
+
+    async def _tend(
+        self, name: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint
+    ) -> list[Unavailable]:
+        """Make what is due. A collection whose snapshot can't be made must not keep the others from theirs."""
+        newest = {item.shape: item for item in await self._stores.stored.listing(name)}
+        failures: list[Unavailable] = []
+        for item in tracked:
+            await self.step()
+            last = newest.get(item.name)
+            valid = last if last is not None and item.tells(last.seq, last.time) else None
+            cause = await self._need.cause(name, item.name, valid, checkpoint.at)
+            if cause is None or (valid is not None and valid.seq >= checkpoint.seq):
+                continue
+            try:
+                await self._make(name, Shape(item.name), cause.value)
+            except Unavailable as error:
+                failures.append(error)
+        return failures
+
+    # --- on demand ------------------------------------------------------------------------------------------------
+
+    async def _serve(self, name: LogId, tracked: Sequence[TrackedCollection]) -> list[Unavailable]:
+        """Answer requests: one snapshot for all that ask for the same shape."""
+        waiting: dict[Shape, list[Request]] = defaultdict(list)
+        for request in await self._stores.requests.unanswered():
+            waiting[request.shape].append(request)
+        failures: list[Unavailable] = []
+        for shape, requests in waiting.items():
+            if shape.collection not in {item.name for item in tracked}:
+                await self._refuse(requests, f"the collection {shape.collection!r} is not tracked")
+                continue
+            try:
+                await self._answer(name, shape, requests)
+            except Unavailable as error:
+                failures.append(error)
+        return failures
+
+    async def _answer(self, name: LogId, shape: Shape, requests: Sequence[Request]) -> None:
+        checkpoint = await self._stores.logs.read_checkpoint(name)
+        due = [request for request in requests if checkpoint and request.time <= checkpoint.time]
+        made = await self._make(name, shape, "it was asked for") if due else None
+        for request in due if made else ():
+            await self._stores.requests.answer(request, snapshot=made.id if made else None)
+
+    async def _refuse(self, requests: Sequence[Request], reason: str) -> None:
+        for request in requests:
+            await self._stores.requests.answer(request, refused=reason)
+
+    # --- making ---------------------------------------------------------------------------------------------------
+
+    async def _make(self, name: LogId, shape: Shape, why: str) -> StoredSnapshot | None:
+        # The newest checkpoint there is. Activation records one first, so it is no older than the first event.
         checkpoint = await self._stores.logs.read_checkpoint(name)
         if checkpoint is None:
-            return
+            return None
         began = time.monotonic()
-        async with aclosing(self._documents(item.name, checkpoint.time)) as documents:
-            made = await self._stores.stored.write(name, item.name, checkpoint.seq, checkpoint.time, documents)
+        async with aclosing(self._documents(shape, checkpoint.time)) as documents:
+            made = await self._stores.stored.write(name, str(shape), checkpoint.seq, checkpoint.time, documents)
         log.info(
-            "log %s: the base of %s is stored: %d documents, %d bytes, at %d, in %.1f s",
-            name, item.name, made.documents, made.bytes, made.seq, time.monotonic() - began,
+            "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
+            name, shape, why, made.documents, made.bytes, made.seq, time.monotonic() - began,
         )  # fmt: skip
+        return made
 
-    async def _documents(self, collection: str, at: Timestamp) -> AsyncGenerator[tuple[int, Document]]:
-        turns = Turns()
-        async with aclosing(self._stores.snapshots.read(collection, at)) as documents:
+    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document]]:
+        query = None if shape.id is None else {"_id": {"$eq": parse_id(shape.id)}}
+        async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
             async for raw in documents:
-                if self._stop.is_set():
-                    raise _Stopped
-                if await turns.next():
-                    await self._keep()
+                await self.step()
                 stamp, document = unstamp(decode(raw.raw))
                 yield stamp.version, document
-
-    async def _keep(self) -> None:
-        if time.monotonic() - self._renewed > self._settings.lease_period / 4 and not await self._renew():
-            raise Unavailable("another worker has taken the lease")
-
-    async def _renew(self) -> bool:
-        self._renewed = time.monotonic()
-        return await self._stores.leases.acquire(SNAPSHOTTING, self._name, self._settings.lease_period)
-
-    async def _release(self) -> None:
-        try:
-            await self._stores.leases.release(SNAPSHOTTING, self._name)
-        except Unavailable as error:
-            log.warning("%s; it runs out by itself", error.message)

@@ -3,78 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure
 
-from app.domain.values import RAW_CODEC, Document
-from app.driver import translated
+from app.domain.stamp import FIELD
 from app.stores.changes import HistoryLost
-
-_TOO_OLD = frozenset({239, 246})
-_NEEDS = {"insert": (False, True), "update": (True, True), "replace": (True, True), "delete": (True, False)}
+from app.stores.snapshots import CollectionGone, SnapshotReader, TimeNotKept
+from workers.converter import Decoded
+from workers.outcomes import STAMPED, lacks_images
 
 
 class StateReader:
     """Reads a document as it was at a change's own cluster time (MongoDB keeps five minutes of that by default).
 
     The second choice, for a change without its images: made before they were switched on again, say, by somebody who
-    dropped and remade the collection. Inside a transaction it sees only the transaction's outcome, which as a
-    replacement is still exact.
+    dropped and remade the collection. Inside a transaction it sees only the transaction's outcome (see
+    `workers.outcomes`), which as a replacement is still exact.
     """
 
-    def __init__(self, database: AsyncDatabase[Any]) -> None:
-        self._database = database
+    def __init__(self, snapshots: SnapshotReader) -> None:
+        self._snapshots = snapshots
 
-    async def completed(self, change: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`change`, with both states that its conversion needs. Raises `HistoryLost` when MongoDB has them no more."""
-        before, after = _NEEDS[change["operationType"]]
-        if not (before and change.get("fullDocumentBeforeChange") is None) and not (
-            after and change.get("fullDocument") is None
-        ):
-            return change
-        return await self._read(dict(change), before=before, after=after)
+    async def completed(self, change: Decoded) -> Decoded | None:
+        """`change`, with the states that its conversion needs; None for one that has come to nothing.
 
-    async def outcome(self, change: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The change's outcome alone, read from the collection: the document as a replacement, or its deletion."""
-        before, after = _NEEDS[change["operationType"]]
-        return await self._read(dict(change), before=before, after=after)
+        Raises `HistoryLost` when MongoDB has them no more.
+        """
+        return await self.outcome(change) if lacks_images(change) else change
 
-    async def _read(self, change: Document, *, before: bool, after: bool) -> Document:
+    async def outcome(self, change: Decoded) -> Decoded | None:
+        """The change's outcome alone, read from the collection: the document as it then was, or its deletion."""
         time: Timestamp = change["clusterTime"]
-        if after:
-            document = await self._at(change, time)
-            if document is None:
-                return change | {"operationType": "delete", "fullDocumentBeforeChange": {}}
-            change |= {"fullDocument": document, "operationType": "replace"}
-        if before:
-            earlier = await self._at(change, _just_before(time))
-            change |= {"fullDocumentBeforeChange": earlier or {}}
-        return change
+        after = await self._at(change, time) if change["operationType"] != "delete" else None
+        before: Mapping[str, Any] | None = await self._at(change, _just_before(time))
+        if after is None and before is None:
+            return None
+        kind = "delete" if after is None else "insert" if before is None else "replace"
+        if before is not None and after is None and STAMPED in change:
+            before = dict(before) | {FIELD: change[STAMPED]}
+        return change | {"operationType": kind, "fullDocument": after, "fullDocumentBeforeChange": before}
 
-    async def _at(self, change: Document, time: Timestamp) -> RawBSONDocument | None:
-        key = dict(change["documentKey"])
-        command = {
-            "find": change["ns"]["coll"],
-            "filter": {"_id": {"$eq": key["_id"]}},
-            "limit": 1,
-            "singleBatch": True,
-            "readConcern": {"level": "snapshot", "atClusterTime": time},
-        }
-        with translated("a document's earlier state can't be read"):
-            try:
-                answer = await self._database.command(command, codec_options=RAW_CODEC)
-            except OperationFailure as error:
-                if error.code in _TOO_OLD:
-                    raise HistoryLost(
-                        f"{key['_id']!r}: the change has no image and its time is no longer kept"
-                    ) from error
-                raise
-        found: list[RawBSONDocument] = answer["cursor"]["firstBatch"]
-        return found[0] if found else None
+    async def _at(self, change: Decoded, time: Timestamp) -> RawBSONDocument | None:
+        key = dict(change["documentKey"])["_id"]
+        try:
+            async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": {"$eq": key}})) as found:
+                return await anext(found, None)
+        except (TimeNotKept, CollectionGone) as error:
+            raise HistoryLost(f"{key!r}: the change has no image, and {error.message}") from error
 
 
 def _just_before(time: Timestamp) -> Timestamp:

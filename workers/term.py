@@ -15,15 +15,15 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.position import Seq
-from app.driver import translated
 from app.settings import Settings
 from app.stores.changes import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, token_time, watch
+from app.stores.clocks import cluster_time
 from app.stores.logs import Log, LogLost
 from app.stores.stores import Stores
-from workers.converter import DOCUMENT_CHANGES
-from workers.groups import Grouper
+from workers.groups import Grouper, is_of_document
 from workers.images import Images, enable_images
 from workers.log_writer import LogWriter
+from workers.pipeline import Pipeline
 from workers.repair import Repair
 from workers.states import StateReader
 
@@ -60,6 +60,8 @@ class Term:
         self._next_look = 0.0
         self._next_repair = 0.0
         self._images = True
+        self._singly = 0
+        """How many changes are to be read one by one: one of them is too large with its images."""
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
@@ -74,8 +76,10 @@ class Term:
 
     async def _resume(self, stopping: Callable[[], bool]) -> Token | None:
         """Take up the log at its tail; return the token to read on from, None when `stopping`."""
-        checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
-        tail = await self._stores.events.tail(self._log.id)
+        # In one session: a member that has just become primary might else show an older tail than the checkpoint's.
+        async with self._stores.log.client.start_session() as session:
+            checkpoint = await self._stores.logs.read_checkpoint(self._log.id, session)
+            tail = await self._stores.events.tail(self._log.id, session)
         if checkpoint is None:
             raise LogLost("the log has lost its checkpoint")
         seq = tail.seq if tail else Seq(0)
@@ -94,10 +98,8 @@ class Term:
 
     async def _check_time(self, token: Token) -> None:
         """MongoDB waits for ever, in silence, for the time of a token from its future."""
-        with translated("MongoDB's time can't be read"):
-            answer = await self._stores.data.command("ping")
-        if token_time(token) > answer["operationTime"]:
-            raise LogLost(f"the log is ahead of MongoDB, which is at {answer['operationTime']}")
+        if token_time(token) > (now := await cluster_time(self._stores.data)):
+            raise LogLost(f"the log is ahead of MongoDB, which is at {now}")
 
     async def _repair(self, reason: str, stopping: Callable[[], bool]) -> Token | None:
         """Make the log say what the collections are now, and go on from there. None when `stopping`."""
@@ -121,8 +123,12 @@ class Term:
 
     async def _take_active(self) -> None:
         """Take over which collections are tracked, and see that they keep images."""
-        self._active = [item.name for item in await self._stores.tracking.read() if item.log == self._log.id]
-        await self._enable_images(self._active)
+        active = [item.name for item in await self._stores.tracking.read() if item.log == self._log.id]
+        images = await self._enable_images(active)
+        if images.impossible:
+            # Made a capped collection, say, or replaced by a view, by somebody. All others are to go on.
+            await self._stores.tracking.deactivate(images.impossible)
+        self._active = [name for name in active if name not in images.impossible]
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -138,63 +144,82 @@ class Term:
                 return await self._without_images(error, stopping)
 
     async def _without_images(self, error: ChangeTooLarge, stopping: Callable[[], bool]) -> Token | None:
-        """Go back to what is appended and read one batch without images: they made a change larger than 16 MiB."""
+        """Go back to what is appended. First one by one, to find the change; then it alone is read without images."""
         if not self._images:
             raise HistoryLost(error.message) from error
-        log.warning("%s; its states are read from the collection", error.message)
-        self._images = False
+        if self._singly:
+            log.warning("%s; its states are read from the collection", error.message)
+            self._images = False
+        self._singly = self._settings.stream_batch
         return await self._resume(stopping)
 
     async def _follow(self, stream: ChangeStream, stopping: Callable[[], bool]) -> Token | None:
-        """Sequence until the stream is to be opened anew; return where to read on then. None when `stopping`."""
+        """Sequence until the stream is to be opened anew; return where to read on then. None when `stopping`.
+
+        However it ends, all that was read and is whole is appended, but for what is behind a failure.
+        """
+        async with Pipeline.running(self._writer, self._settings.pipeline_bytes) as pipeline:
+            return await self._read_all(stream, pipeline, stopping)
+
+    async def _read_all(self, stream: ChangeStream, pipeline: Pipeline, stopping: Callable[[], bool]) -> Token | None:
         grouper = Grouper()
         while not stopping():
             await self._look(force=grouper.pending or self._activation is not None)
             hurried = grouper.pending or self._activation is not None
             wait = _NUDGE_WAIT if hurried else self._settings.stream_wait
-            batch = await stream.read(wait=wait, limit=self._settings.stream_batch)
-            if await self._use(batch, grouper, stopping):
+            batch = await stream.read(wait=wait, limit=1 if self._singly else self._settings.stream_batch)
+            self._singly = max(0, self._singly - len(batch.changes))
+            if await self._use(batch, grouper, pipeline, stopping):
                 return batch.token
         # Not the stream's own token: what came of an open transaction is read, but not used.
         return None
 
-    async def _use(self, batch: Batch, grouper: Grouper, stopping: Callable[[], bool]) -> bool:
-        """Append what is whole. Whether the stream is to be opened anew, right behind this batch."""
-        # A high-water mark stands before the changes of its own time: a stream that is opened there anew, with a
-        # collection more, brings that collection's. The checkpoint says that they are in the state already.
-        changes = [change for change in batch.changes if change["clusterTime"] > self._used]
-        appended = await self._append(changes, batch.time, grouper, stopping)
+    async def _use(self, batch: Batch, grouper: Grouper, pipeline: Pipeline, stopping: Callable[[], bool]) -> bool:
+        """Hand on what is whole. Whether the stream is to be opened anew, right behind this batch."""
+        found = await self._hand_on(batch, grouper, pipeline, stopping)
         if grouper.pending:
             return False
-        settled = self._writer.settle(batch)
-        if settled and self._activation is not None and batch.time >= self._activation.time:
-            await self._activate()
-            self._used = batch.time
-            return True
-        if appended and not self._images:
-            self._images = True
+        if self._activation is not None and batch.time >= self._activation.time:
+            await pipeline.drained()
+            if self._writer.settles(batch):
+                await self._activate()
+                self._used = batch.time
+                return True
+        if found and not self._images:
+            self._images, self._singly = True, 0
             return True
         return False
 
-    async def _append(
-        self, changes: Sequence[RawBSONDocument], upto: Timestamp, grouper: Grouper, stopping: Callable[[], bool]
-    ) -> bool:
-        """Append the changes of a batch, in order. Whether any group was whole."""
-        appended, done = False, 0
+    async def _hand_on(self, batch: Batch, grouper: Grouper, pipeline: Pipeline, stopping: Callable[[], bool]) -> bool:
+        """Put the changes of a batch into the pipeline, in order. Whether any group was whole."""
+        changes, done, found = self._unused(batch.changes), 0, False
         for index, change in enumerate(changes):
-            if change["operationType"] not in DOCUMENT_CHANGES:
-                appended |= await self._append_groups(changes[done:index], change["clusterTime"], grouper)
+            if not is_of_document(change):
+                if whole := self._grouped(grouper, changes[done:index], change["clusterTime"]):
+                    await pipeline.put(whole)
+                await pipeline.drained()
                 await self._collection_changed(change, stopping)
-                done = index + 1
-        return await self._append_groups(changes[done:], upto, grouper) or appended
+                done, found = index + 1, found or bool(whole)
+        whole = self._grouped(grouper, changes[done:], batch.time)
+        if whole or not grouper.pending:
+            await pipeline.put(whole, None if grouper.pending else batch)
+        return found or bool(whole)
 
-    async def _append_groups(self, changes: Sequence[RawBSONDocument], upto: Timestamp, grouper: Grouper) -> bool:
+    def _unused(self, changes: Sequence[RawBSONDocument]) -> Sequence[RawBSONDocument]:
+        """A high-water mark stands before the changes of its own time: a stream that is opened there anew, with a
+        collection more, brings that collection's. The checkpoint says that they are in the state already.
+        """
+        if not changes or changes[0]["clusterTime"] > self._used:
+            return changes  # their times never go back
+        return [change for change in changes if change["clusterTime"] > self._used]
+
+    def _grouped(
+        self, grouper: Grouper, changes: Sequence[RawBSONDocument], upto: Timestamp
+    ) -> Sequence[Sequence[RawBSONDocument]]:
         whole = grouper.feed(changes, upto)
-        if whole:
-            await self._writer.append(whole)
         if grouper.bytes > self._settings.group_bytes:
             raise HistoryLost(f"a transaction of more than {self._settings.group_bytes} bytes")
-        return bool(whole)
+        return whole
 
     async def _collection_changed(self, change: RawBSONDocument, stopping: Callable[[], bool]) -> None:
         """A drop, or a renaming away: all documents are gone at once. What else there is ends what the stream says."""
@@ -246,7 +271,7 @@ class Term:
         # First the checkpoint: whoever sees the collection active finds one that is no older than its first event.
         await self._checkpoint()
         if names := self._activation.names:
-            await self._stores.tracking.activate(names, self._log.id, self._writer.seq)
+            await self._stores.tracking.activate(names, self._log.id, self._writer.seq, self._recorded[2])
             log.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), self._writer.seq)
         self._activation = None
 

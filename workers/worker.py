@@ -10,19 +10,24 @@ import socket
 import time
 import uuid
 
-from app.errors import ConfigurationError, Malformed, Unavailable
+from app.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
 from app.settings import Settings
+from app.stores.deployment import reached
 from app.stores.events import Fenced
 from app.stores.leases import LeaseStore
 from app.stores.mongodb import connect
 from app.stores.stores import SEQUENCING, Stores
 from app.waiting import set_within
+from workers.archiver import Archiver
+from workers.compactor import Compactor
 from workers.sequencer import Sequencer
 from workers.snapshotter import Snapshotter
 
 log = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 5.0
+_JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Archiver, Compactor)
+"""What runs beside the sequencer, each under a lease of its own."""
 
 
 class Worker:
@@ -34,18 +39,21 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
     async def run(self) -> None:
-        """Work until `stop`. Raises `ConfigurationError` for settings that can't work."""
+        """Work until `stop`; wait for MongoDB first. Raises `ConfigurationError` for settings that can't work."""
+        if not await reached(self._settings, "worker", self._stop):
+            return
         async with connect(self._settings, "worker") as requests, connect(self._settings, "lease") as renewals:
             stores = Stores.of(requests, self._settings)
             # The lease has a client of its own: a pool that is busy with the log must not cost the leadership.
             leases = Stores.of(renewals, self._settings).leases
-            snapshotter = Snapshotter(stores, self._settings, self._name, self._stop)
-            snapshotting = asyncio.create_task(snapshotter.run(), name="snapshotting")
+            jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
+            running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
             try:
                 await self._work(stores, leases)
             finally:
                 self._stop.set()
-                await snapshotting
+                for job in running:
+                    await job
 
     async def _work(self, stores: Stores, leases: LeaseStore) -> None:
         """Sequence until stopped, whatever fails."""
@@ -74,9 +82,32 @@ class Worker:
         while not self._stop.is_set():
             if await leases.acquire(SEQUENCING, self._name, period):
                 log.info("%s leads", self._name)
-                await self._lead(stores, leases)
+                await self._lead_or_give_up(stores, leases)
                 return
             await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))
+
+    async def _sweep(self, stores: Stores) -> None:
+        """Remove what earlier leaders have left of large events that they did not come to append."""
+        current = await stores.logs.current()
+        if current is not None and (swept := await stores.events.sweep(current.id)):
+            log.info("log %s: %d parts that belong to no event are removed", current.id, swept)
+
+    async def _lead_or_give_up(self, stores: Stores, leases: LeaseStore) -> None:
+        """Lead; where that fails as it never should, give the lease back and let the error end this process.
+
+        Another worker takes over at once, instead of waiting for the lease to run out.
+        """
+        try:
+            await self._lead(stores, leases)
+        except EventsyncError:
+            raise  # `_work` knows what to do, and this worker may well go on leading
+        except Exception as error:
+            log.critical("%s gives up the lease and ends: %r", self._name, error)
+            try:
+                await leases.release(SEQUENCING, self._name)
+            except Unavailable as unreleased:
+                log.warning("%s; it runs out by itself", unreleased.message)
+            raise
 
     async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
         held = _Held(self._settings.lease_period)
@@ -85,6 +116,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew(leases, held, over), name="renew the sequencing lease")
             try:
+                await self._sweep(stores)
                 await Sequencer(stores, self._settings).lead(lambda: self._stop.is_set() or not held.now())
             except (Unavailable, Fenced) as error:
                 failure = error  # raised below: here the group would wrap it

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.api import conditions
+from app.api import conditions, past
 from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
 from app.api.paths import segment
 from app.api.state import services
@@ -53,7 +53,10 @@ async def create(request: Request) -> Response:
 
 
 async def read(request: Request) -> Response:
+    """A document as it is; as it was, where a point in history is named."""
     collection, value = _target(request)
+    if (point := past.named_point(request)) is not None:
+        return await past.as_it_was(request, Shape(collection, format_id(value)), point)
     node = await services(request).storage.get(collection, value)
     if node is None:
         raise NotFound(f"there is no document {collection}/{format_id(value)}")
@@ -119,7 +122,8 @@ async def history(request: Request) -> Response:
         limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents),
     )
     following = b"" if page.end is None else b',"next":' + to_json(str(page.end))
-    body = b'{"events":[%b]%b}' % (b",".join(page.bodies), following)
+    kept = b',"since":' + to_json(str(page.since)) if page.since.seq else b""
+    body = b'{"events":[%b]%b%b}' % (b",".join(page.bodies), following, kept)
     return Response(body, headers=_NO_STORE, media_type=JSON)
 
 

@@ -16,9 +16,10 @@ from app.api import conditions
 from app.api.state import services
 from app.api.streaming import Gone, Outlet
 from app.domain.position import Position
+from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import Malformed, Unavailable
-from app.stores.snapshots import Snapshot
+from app.sync.bootstrap import Bootstrap
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,18 @@ class SnapshotStream:
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._serve(scope, receive, send, live=False)
+        except Damaged as error:
+            log.log(logging.ERROR, "a stored snapshot is damaged, the collection is read instead: %s", error.message)
+            await self._serve(scope, receive, send, live=True)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, *, live: bool) -> None:
+        """Raises `Damaged` only as long as nothing has gone out."""
         request = Request(scope, receive)
         found = services(request)
         shape = Shape.parse(request.query_params.get("shape"))
-        async with found.sync.snapshot(shape) as snapshot, aclosing(_lines(snapshot)) as lines:
+        async with found.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:
             # The first chunk is read before the status goes out: what fails at once gets a problem document.
             first = await anext(lines)
             outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
@@ -87,19 +96,21 @@ async def _stream(outlet: Outlet, first: bytes, rest: AsyncIterator[bytes]) -> N
         await outlet.end()
     except Gone:
         return
-    except Unavailable as error:
-        log.warning("a snapshot breaks off: %s", error.message)
+    except (Unavailable, Damaged) as error:
+        level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING
+        log.log(level, "a snapshot breaks off: %s", error.message)
         outlet.cut()
 
 
-async def _lines(snapshot: Snapshot) -> AsyncGenerator[bytes]:
+async def _lines(snapshot: Bootstrap) -> AsyncGenerator[bytes]:
     """The snapshot in chunks of whole lines."""
     chunk = bytearray(orjson.dumps({"shape": str(snapshot.shape), "position": str(snapshot.position)}) + b"\n")
-    async for document in snapshot.documents:
-        chunk += document.row + b"\n"
-        if len(chunk) >= _CHUNK:
-            yield bytes(chunk)
-            chunk.clear()
+    async for rows in snapshot.rows:
+        for row in rows:
+            chunk += row + b"\n"
+            if len(chunk) >= _CHUNK:
+                yield bytes(chunk)
+                chunk.clear()
     yield bytes(chunk)
 
 

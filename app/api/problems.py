@@ -52,6 +52,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.NotTracked: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such tracked collection"),
     errors.Conflict: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The write lost against another"),
     errors.ResetRequired: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The position can't be continued from"),
+    errors.BehindRetention: Problem(HTTPStatus.GONE, Close.BAD_MESSAGE, "Not kept any more"),
     errors.VersionMismatch: Problem(
         HTTPStatus.PRECONDITION_FAILED, Close.TRY_LATER, "The document has another version"
     ),
@@ -91,6 +92,8 @@ def respond(error: errors.EventsyncError) -> Response:
             headers["ETag"] = f'"{error.current}"'
     elif isinstance(error, errors.ResetRequired):
         body["reason"] = error.reason
+    elif isinstance(error, errors.BehindRetention):
+        body["since"] = error.since
     elif error.retryable:
         # Whole seconds, as RFC 9110 section 10.2.3 has them.
         headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", 1.0))))

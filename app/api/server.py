@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from app.errors import EventsyncError
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class Server(uvicorn.Server):
         self._drain = drain
         self.ready = asyncio.Event()
         """Set once the server listens; never, where it could not start."""
+        self.failure: EventsyncError | None = None
+        """Why the server has to stop, if it does by itself."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

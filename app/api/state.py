@@ -8,6 +8,9 @@ from starlette.requests import HTTPConnection
 
 from app.nodestorage import NodeStorage
 from app.settings import Settings
+from app.stores.archive import Archive
+from app.stores.past import Past
+from app.sync.operating import Operating
 from app.sync.service import SyncService
 
 
@@ -18,6 +21,9 @@ class Services:
     settings: Settings
     storage: NodeStorage
     sync: SyncService
+    past: Past
+    archive: Archive
+    operating: Operating
 
 
 def services(connection: HTTPConnection) -> Services:

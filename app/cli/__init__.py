@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import dev, processes, reset_log, settings, status, tail, track, untrack, verify
+from app.cli import (
+    dev,
+    diff,
+    history,
+    processes,
+    reset_log,
+    restore,
+    settings,
+    snapshot,
+    status,
+    tail,
+    track,
+    untrack,
+    verify,
+)
 from app.errors import ConfigurationError, EventsyncError
 
 
@@ -56,6 +70,10 @@ commands.command("track")(track.track)
 commands.command("untrack")(untrack.untrack)
 commands.command("status")(status.status)
 commands.command("tail")(tail.tail)
+commands.command("history")(history.history)
+commands.command("diff")(diff.diff)
+commands.command("restore")(restore.restore)
+commands.command("snapshot")(snapshot.snapshot)
 commands.command("verify")(verify.verify)
 commands.command("reset-log")(reset_log.reset_log)
 commands.command("settings")(settings.settings)

@@ -43,3 +43,9 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     OUT.print(table, width=None if OUT.is_terminal else _UNBOUNDED)
+
+
+def print_line(text: Text) -> None:
+    """One line: a terminal cuts it off where it ends, elsewhere it is whole."""
+    terminal = OUT.is_terminal
+    OUT.print(text, no_wrap=True, overflow="ellipsis" if terminal else "ignore", soft_wrap=not terminal)

@@ -35,10 +35,11 @@ def lines(event: Mapping[str, Any]) -> Iterator[Text]:
     if "doc" in event:
         yield Text(_INDENT + _json(event["doc"]))
     for operation in event.get("patch", ()):
-        yield _operation(operation)
+        yield operation_line(operation)
 
 
-def _operation(operation: Mapping[str, Any]) -> Text:
+def operation_line(operation: Mapping[str, Any]) -> Text:
+    """One operation of a patch, indented and in colour."""
     op = str(operation["op"])
     what = f" {_json(operation['value'])}" if "value" in operation else ""
     source = f" from {printable(operation['from'])}" if "from" in operation else ""

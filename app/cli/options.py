@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from app.domain.shape import Shape
+from app.errors import Malformed
+
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(help="TCP port to listen on; 0 takes a free one.", show_default="8000")]
 MongodbUri = Annotated[
@@ -18,4 +21,13 @@ Database = Annotated[
 Collections = Annotated[
     str | None, typer.Option(help="Collections to track, comma separated.", metavar="A,B", show_default=False)
 ]
+Document = Annotated[str, typer.Argument(metavar="COLLECTION/ID", help="A document of a tracked collection.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+def document_shape(text: str) -> Shape:
+    """What `Document` names. Raises `Malformed`, also for a whole collection."""
+    shape = Shape.parse(text)
+    if shape.id is None:
+        raise Malformed(f"{shape} is a collection; this is about one document")
+    return shape

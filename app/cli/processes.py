@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -11,31 +12,29 @@ import typer
 
 from app.cli.options import Collections, Database, Host, MongodbUri, Port
 from app.dev.port import check_port
-from app.driver import translated
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, Unavailable
 from app.logs import configure_logging
 from app.main import serve as run_server
 from app.settings import Settings, load_settings
-from app.stores.mongodb import connect
+from app.stores.deployment import check
+
+log = logging.getLogger(__name__)
 
 GROUP: Final = "eventsync.commands"
 """Entry points `(settings: Settings) -> None` that run until SIGTERM or SIGINT."""
 
 
 def serve(host: Host = None, port: Port = None, mongodb_uri: MongodbUri = None, database: Database = None) -> None:
-    """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C."""
+    """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C. Where MongoDB is not there yet, wait for it."""
     settings = load_settings(host=host, port=port, mongodb_uri=mongodb_uri, database=database)
     configure_logging(settings.log_level)
     # Found out here, these are one line; found out inside uvicorn, a traceback.
     check_port(settings.host, settings.port)
-    asyncio.run(_reach_mongodb(settings))
+    try:
+        asyncio.run(check(settings, "serve"))
+    except Unavailable as error:
+        log.warning("%s; serving, and waiting for it", error.message)
     run_server(settings)
-
-
-async def _reach_mongodb(settings: Settings) -> None:
-    async with connect(settings, "serve") as client:
-        with translated("MongoDB can't be reached"):
-            await client.admin.command("ping")
 
 
 def add_to(commands: typer.Typer) -> None:

@@ -1,4 +1,7 @@
-"""`eventsync status`: what the log, its leader and the tracked collections are up to."""
+"""`eventsync status`: what the log, its leader, its tiers and the tracked collections are up to.
+
+Not its clients: where they stand is known only to the servers that they are connected to.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Any
 
 import typer
 
+from app.cli import status_tiers
 from app.cli.console import OUT, print_json, print_table
 from app.cli.options import Database, Json, MongodbUri
-from app.domain.values import CODEC
-from app.driver import translated
 from app.settings import Settings, load_settings
+from app.stores.figures import Figures, read_figures
+from app.stores.lag import Lag, LagReader
 from app.stores.leases import Lease
 from app.stores.logs import Checkpoint, Log
 from app.stores.mongodb import connect
@@ -23,14 +27,33 @@ from app.stores.tracking import TrackedCollection
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at everything, at `now` by MongoDB's clock. `head` is the newest event's seq."""
+    """One look at everything. `lag` is how far the log is behind the collections."""
 
-    now: datetime
-    log: Log | None
-    head: int
+    settings: Settings
+    figures: Figures
     checkpoint: Checkpoint | None
-    lease: Lease | None
     collections: list[TrackedCollection]
+    lag: Lag | None
+
+    @property
+    def now(self) -> datetime:
+        """By MongoDB's clock."""
+        return self.figures.now
+
+    @property
+    def log(self) -> Log | None:
+        """The log in force."""
+        return self.figures.log.log if self.figures.log else None
+
+    @property
+    def head(self) -> int:
+        """The newest event's seq."""
+        return self.figures.log.head if self.figures.log else 0
+
+    @property
+    def lease(self) -> Lease | None:
+        """Of the sequencer."""
+        return self.figures.leases[SEQUENCING]
 
     @property
     def leader(self) -> str | None:
@@ -48,7 +71,7 @@ class Status:
 
 
 def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
-    """Show the log, its leader and the tracked collections. Exit code 1 when no worker leads."""
+    """Show the log, its leader and lag, and the tracked collections. Exit code 1 when no worker leads."""
     found = asyncio.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database)))
     if as_json:
         print_json(_tree(found))
@@ -61,13 +84,13 @@ def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: J
 async def _read(settings: Settings) -> Status:
     async with connect(settings, "status") as client:
         stores = Stores.of(client, settings)
-        with translated("MongoDB's clock can't be read"):
-            now = (await client.admin.command("hello", codec_options=CODEC))["localTime"]
-        log = await stores.logs.current()
-        tail = await stores.events.tail(log.id) if log else None
+        figures = await read_figures(stores)
+        log = figures.log.log if figures.log else None
         checkpoint = await stores.logs.read_checkpoint(log.id) if log else None
-        lease = await stores.leases.read(SEQUENCING)
-        return Status(now, log, tail.seq if tail else 0, checkpoint, lease, await stores.tracking.read())
+        tracked = await stores.tracking.read()
+        reader = LagReader(stores.data, stores.events, stores.logs, stores.tracking)
+        lag = await reader.read(log.id) if log else None
+        return Status(settings, figures, checkpoint, tracked, lag)
 
 
 def _tree(found: Status) -> dict[str, Any]:
@@ -76,11 +99,25 @@ def _tree(found: Status) -> dict[str, Any]:
         "log": {"id": log.id, "number": log.number, "reason": log.reason} if log else None,
         "head": f"{log.id}:{found.head}" if log else None,
         "leader": found.leader,
+        "lag": _lag_tree(found.lag),
         "checkpoint": {"seq": found.checkpoint.seq, "age": round(age or 0.0, 3)} if found.checkpoint else None,
         "collections": [
             {"name": item.name, "state": found.state(item), "base": item.base if item.log else None}
             for item in found.collections
         ],
+        **status_tiers.tree(found.figures, found.settings),
+    }
+
+
+def _lag_tree(lag: Lag | None) -> dict[str, Any] | None:
+    if lag is None:
+        return None
+    known = lag.unknown is None
+    return {
+        "events": lag.changes if known else None,
+        "more": lag.more,
+        "seconds": round(lag.seconds, 3) if known else None,
+        "unknown": lag.unknown,
     }
 
 
@@ -90,7 +127,9 @@ def _show(found: Status) -> None:
         ["log", f"{found.log.id} (number {found.log.number}: {found.log.reason})" if found.log else "none yet"],
         ["head", f"{found.log.id}:{found.head}" if found.log else "-"],
         ["leader", _leader(found)],
+        ["lag", _lag(found.lag)],
         ["checkpoint", f"at {found.checkpoint.seq}, {age:.1f} s old" if found.checkpoint else "-"],
+        *status_tiers.rows(found.figures, found.settings),
     ]
     print_table(["", ""], rows)
     OUT.print()
@@ -99,6 +138,19 @@ def _show(found: Status) -> None:
         print_table(["collection", "state", "base"], listed)
     else:
         OUT.print("no collection is tracked: `eventsync track NAME` changes that")
+    if stored := status_tiers.snapshot_rows(found.figures):
+        OUT.print()
+        print_table(["newest snapshot", "seq", "age", "documents", "bytes"], stored)
+
+
+def _lag(lag: Lag | None) -> str:
+    if lag is None:
+        return "-"
+    if lag.unknown is not None:
+        return f"not known: {lag.unknown}"
+    if not lag.changes:
+        return "0 events: not all changes could be looked at" if lag.more else "0 events, 0.0 s"
+    return f"{'>= ' if lag.more else ''}{lag.changes} events, {lag.seconds:.1f} s"
 
 
 def _leader(found: Status) -> str:

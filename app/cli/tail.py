@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
-from app.cli.console import NOTES, OUT, print_json
+from app.cli.console import NOTES, print_json, print_line
 from app.cli.event_text import lines
 from app.cli.options import Database, Json, MongodbUri
+from app.domain.plan import ResetReason
 from app.domain.position import Position
 from app.domain.shape import Shape
 from app.errors import EventsyncError, NotTracked, ResetRequired, Unavailable
@@ -55,9 +56,7 @@ def tail(
 
 def _print(event: dict[str, Any]) -> None:
     for line in lines(event):
-        OUT.print(
-            line, no_wrap=True, overflow="ellipsis" if OUT.is_terminal else "ignore", soft_wrap=not OUT.is_terminal
-        )
+        print_line(line)
 
 
 def _counted(deliver: Deliver, limit: int | None) -> Deliver:
@@ -116,7 +115,9 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
         try:
             page = await service.page(shape, position, limit=1000, wait=_WAIT)
         except ResetRequired as error:
-            position = _afresh(service, shape, position)
+            if error.reason == ResetReason.DAMAGED:
+                raise
+            position = await _afresh(service, shape, position)
             _note(f"reset ({error.reason}): {error.message}; going on from {position}")
         except (Unavailable, NotTracked) as error:
             # Not tracked: a new log has begun, and the worker has yet to take the collection over.
@@ -128,14 +129,10 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
                 deliver(event)
 
 
-def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
-    """Where to go on: with the first event that the log in force has of the shape; from now, if that was too early."""
+async def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
+    """Where to go on: with the first event that is still kept of the shape; from now, if what was asked is to come."""
     head = _head(service)
-    return (
-        head
-        if refused.log == head.log and refused.seq > head.seq
-        else Position(head.log, service.tracking.base(shape.collection))
-    )
+    return head if refused.log == head.log and refused.seq > head.seq else await service.oldest(shape)
 
 
 def _head(service: SyncService) -> Position:

@@ -14,10 +14,10 @@ from app.cli.options import Database, Json, MongodbUri
 from app.cli.verify_report import Proof, Report, Wrong
 from app.domain.position import Position, Seq
 from app.domain.replay import Damaged
-from app.domain.values import CODEC
 from app.driver import translated
 from app.errors import NotTracked, Unavailable
 from app.settings import Settings, load_settings
+from app.stores.clocks import cluster_time, wall_time
 from app.stores.logs import Log
 from app.stores.mongodb import connect
 from app.stores.stores import Stores
@@ -128,20 +128,18 @@ class _Checks:
     async def _point(self) -> Point:
         """The newest checkpoint; or where no worker has made one for long, the collections as they are now."""
         stores, log = self._stores, self._log.id
-        checkpoint = await stores.logs.read_checkpoint(log)
+        async with stores.log.client.start_session() as session:
+            checkpoint = await stores.logs.read_checkpoint(log, session)
+            # After the checkpoint: the head is never behind it.
+            tail = await stores.events.tail(log, session)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
-        # After the checkpoint: the head is never behind it.
-        tail = await stores.events.tail(log)
         head = tail.seq if tail else Seq(0)
-        with translated("MongoDB's clock can't be read"):
-            hello = await stores.data.client["admin"].command("hello", codec_options=CODEC)
-            now = (await stores.data.command("ping"))["operationTime"]
-        if (age := (hello["localTime"] - checkpoint.at).total_seconds()) < _STALE:
+        if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
             return Point(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
         NOTES.print(
             f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
             style="yellow",
             soft_wrap=True,
         )
-        return Point(log, head, now, head, settled=True)
+        return Point(log, head, await cluster_time(stores.data), head, settled=True)

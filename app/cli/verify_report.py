@@ -80,7 +80,10 @@ class Report:
 
     def show(self) -> None:
         """For a person."""
-        _line(f"log {self.log}", self.wrong, f"events 1 to {self.head} are all there, and transactions whole")
+        there = (
+            f"events 1 to {self.head} are all there, and transactions whole" if self.head else "it has no events yet"
+        )
+        _line(f"log {self.log}", self.wrong, there)
         for proof in self.proofs:
             _line(proof.name, proof.wrong, f"snapshot and events are the collection, exactly, at {proof.position}")
 

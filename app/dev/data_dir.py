@@ -4,6 +4,7 @@
 <data-dir>/mongod.log        its log; the one of the run before is mongod.log.old
 <data-dir>/mongod.port       the port that it had, to have it again
 <data-dir>/demo              how far loading the demo data has come
+<data-dir>/archive/          old events, sealed
 <data-dir>/eventsync.toml    while it runs: how other commands find it
 <data-dir>/lock              held while it runs
 """
@@ -41,6 +42,10 @@ class DataDir:
     @property
     def demo(self) -> Path:
         return self.path / "demo"
+
+    @property
+    def archive(self) -> Path:
+        return self.path / "archive"
 
     @property
     def config(self) -> Path:

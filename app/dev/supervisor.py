@@ -129,7 +129,8 @@ class Supervisor:
         """The settings for a child: by environment, where a URI's password is not on view as on a command line."""
         given = {name: getattr(self._settings, name) for name in self._settings.model_fields_set}
         # One worker alone: whoever replaces it after a kill need not wait long.
-        values = {"lease_period": 2.0} | given | {"mongodb_uri": uri, "collections": self._collections}
+        ours = {"lease_period": 2.0, "archive_url": str(self._directory.archive)}
+        values = ours | given | {"mongodb_uri": uri, "collections": self._collections}
         texts = {f"{PREFIX}{name.upper()}": _text(value) for name, value in values.items()}
         return os.environ | texts | {"PYTHONUNBUFFERED": "1"}
 
@@ -139,7 +140,9 @@ class Supervisor:
         return tuple(dict.fromkeys((*demo, *self._settings.collections)))
 
     def _left_settings(self, uri: str | None) -> dict[str, str]:
+        archive = self._settings.archive_url or str(self._directory.archive)
         left = {"mongodb_uri": uri, "database": self._settings.database, "log_database": self._settings.log_database}
+        left["archive_url"] = archive
         return {name: value for name, value in left.items() if value}
 
     # --- until it is ready ----------------------------------------------------------------------------------------

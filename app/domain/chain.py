@@ -1,21 +1,27 @@
 """What must hold between the events of a log, checked one event at a time. Pure.
 
-`Numbers` looks at all events in the order of their seq, `Chains` at each document's, one document after another.
+`Numbers` looks at all events in the order of their seq, `Chains` at those of a collection, or of some of its documents.
 Each answers with what is wrong, as a sentence, or None.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from app.domain.event import Group
+from app.domain.ids import IdText
 from app.domain.position import Seq
 from app.domain.replay import Change
+
+_BEGIN = Seq(0)
 
 
 class Numbers:
     """Seqs are dense from 1 on, and the events of a transaction stand together, counted 1 … of."""
 
-    def __init__(self) -> None:
-        self.seq = Seq(0)
+    def __init__(self, after: Seq = _BEGIN) -> None:
+        """`after`: the log's horizon, where there is one."""
+        self.seq = after
         self._open: Group | None = None
 
     def take(self, seq: Seq, group: Group | None) -> str | None:
@@ -45,6 +51,14 @@ class Numbers:
         return None
 
 
+class _Link(NamedTuple):
+    """What an event has left."""
+
+    seq: Seq
+    version: int
+    exists: bool
+
+
 class Chains:
     """A document's events follow on each other: `base` is the version before, and only what exists is changed.
 
@@ -52,14 +66,13 @@ class Chains:
     """
 
     def __init__(self) -> None:
-        self._last: Change | None = None
+        self._last: dict[IdText, _Link] = {}
 
     def take(self, change: Change) -> str | None:
-        """The next event of the same document, or the first one of the next."""
-        last, self._last = self._last, change
-        if last is not None and last.id != change.id:
-            last = None
-        exists = last is not None and last.op != "delete"
+        """The next event of the collection, of whichever document."""
+        last = self._last.get(change.id)
+        exists = last is not None and last.exists
+        self._last[change.id] = _Link(change.seq, change.version, change.op != "delete")
         where = f"event {change.seq} ({change.op} of {change.collection}/{change.id})"
         if change.op == "create":
             if exists:

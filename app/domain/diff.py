@@ -8,7 +8,7 @@ Source: https://www.rfc-editor.org/rfc/rfc6902
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from app.domain.values import same
@@ -17,9 +17,15 @@ Operation = dict[str, Any]
 """One operation: `op`, `path` and, for `add` and `replace`, a BSON `value`."""
 
 
-def diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Operation]:
-    """The operations that turn `before` into `after`; empty where they are the same."""
+def diff(before: Mapping[str, Any], after: Mapping[str, Any], names: Collection[str] | None = None) -> list[Operation]:
+    """The operations that turn `before` into `after`; empty where they are the same.
+
+    With `names`, the caller knows that all fields of the two but these are the same.
+    """
     patch: list[Operation] = []
+    if names is not None:
+        before = {name: value for name, value in before.items() if name in names}
+        after = {name: value for name, value in after.items() if name in names}
     _objects(before, after, "", patch)
     return patch
 

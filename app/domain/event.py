@@ -6,13 +6,13 @@ The body is encoded once, by the sequencer; every later reader forwards the byte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from app.domain.diff import Operation
 from app.domain.ids import IdText
 from app.domain.position import Seq
-from app.domain.values import Document, to_json
+from app.domain.values import Document, to_json, utc_text
 
 Op = Literal["create", "update", "replace", "delete"]
 
@@ -44,6 +44,8 @@ class Event:
     patch: list[Operation] | None = None
     op_id: str | None = None
     by: str | None = None
+    plain: bool = False
+    """Whether `document` is known to be plain (`app.domain.plainness`): it has no marks, and is encoded faster."""
 
     @property
     def external(self) -> bool:
@@ -68,7 +70,7 @@ class Event:
             fields["external"] = True
         else:
             fields |= {"op_id": self.op_id, "by": self.by}
-        return to_json(fields)[1:-1]
+        return to_json(fields, plain=self.plain)[1:-1]
 
 
 def place(encoded: bytes, seq: Seq, group: Group | None) -> bytes:
@@ -79,4 +81,4 @@ def place(encoded: bytes, seq: Seq, group: Group | None) -> bytes:
 
 def timestamp(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as every `at` of the protocol."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return utc_text(at, "milliseconds")

@@ -34,6 +34,7 @@ from app.errors import Malformed
 
 _EXACT: Final = frozenset({str, int, float, bool, type(None), ObjectId, datetime, Decimal128, bytes, uuid.UUID})
 _FEW: Final = 20
+_SHORT: Final = 4096
 _SUBTYPE: Final = "/$binary/subType"
 
 
@@ -57,9 +58,10 @@ def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
 
 
 def packed(pointers: Sequence[str]) -> list[str] | bytes:
-    """Marks as they are stored: many of them together take a fraction of their bytes."""
+    """Marks as they are stored: many of them, or long ones, take a fraction of their bytes together."""
     listed = list(pointers)
-    return listed if len(listed) <= _FEW else zlib.compress(orjson.dumps(listed), 1)
+    plain = len(listed) <= _FEW and sum(map(len, listed)) <= _SHORT
+    return listed if plain else zlib.compress(orjson.dumps(listed), 1)
 
 
 def unpacked(stored: Sequence[str] | bytes | None) -> Sequence[str]:

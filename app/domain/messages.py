@@ -45,6 +45,16 @@ def snapshot(position: Position, shape: Shape, part: int, rows: Iterable[bytes],
     return head % (to_json(str(shape)), str(position).encode(), part, _bool(last)) + b",".join(rows) + b"]}"
 
 
+def squashed(start: Position, end: Position, shape: Shape, part: int, rows: Iterable[bytes], *, last: bool) -> bytes:
+    """One part of what has become of the documents with events of `start < seq <= end`.
+
+    Each row is `{"id", "version", "doc"}` or `{"id", "deleted": true}` in JSON.
+    """
+    head = b'{"type":"squashed","shape":%b,"from":"%b","to":"%b","part":%d,"last":%b,"docs":['
+    span = to_json(str(shape)), str(start).encode(), str(end).encode()
+    return head % (*span, part, _bool(last)) + b",".join(rows) + b"]}"
+
+
 def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """The events of a shape with `start < seq <= end`."""
     return b'{"type":"events",' + events_members(shape, log, start, end, bodies) + b"}"

@@ -18,6 +18,9 @@ LogId = NewType("LogId", str)
 Seq = NewType("Seq", int)
 """An event's number in its log: 1, 2, 3 … without a gap. 0 is before the first event."""
 
+START: Final = Seq(0)
+"""Before the first event."""
+
 _POSITION = re.compile(r"([a-z0-9]{1,32}):(0|[1-9][0-9]{0,18})", re.ASCII)
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.domain.diff import Operation
+from app.domain.diff import Operation, diff
 from app.domain.event import Op
 from app.domain.ids import IdText
 from app.domain.marks import read_marked, unescape
@@ -100,6 +100,15 @@ def patched(document: Document, patch: Sequence[Operation]) -> Document:
             container = container[_index(part) if isinstance(container, list) else part]
         _change(container, last, operation)
     return document
+
+
+def between(before: State, after: State) -> list[Operation]:
+    """The RFC 6902 patch from one state to another; a document that one side lacks comes or goes as a whole."""
+    if before is not None and after is not None:
+        return diff(before[1], after[1])
+    if after is not None:
+        return [{"op": "add", "path": "", "value": after[1]}]
+    return [{"op": "remove", "path": ""}] if before is not None else []
 
 
 def _change(container: Any, last: str, operation: Operation) -> None:

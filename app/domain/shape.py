@@ -45,8 +45,3 @@ class Shape:
         collection, slash, rest = text.partition("/")
         check_collection(collection)
         return cls(collection, format_id(parse_id(rest)) if slash else None)
-
-    @property
-    def of_collection(self) -> Shape:
-        """The shape of the whole collection."""
-        return self if self.id is None else Shape(self.collection)

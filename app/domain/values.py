@@ -14,6 +14,7 @@ import math
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import bson
@@ -23,11 +24,12 @@ from bson.binary import UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
-from bson.decimal128 import Decimal128
+from bson.decimal128 import Decimal128, create_decimal128_context
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
+from bson.tz_util import utc as utc_zone
 
 from app.domain.wrappers import EPOCH, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, unwrap
 from app.errors import Malformed
@@ -66,6 +68,10 @@ _RELAXED = json_util.JSONOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     document_class=dict,
 )
+_DECIMAL_BIAS: Final = 6176
+_DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
+_DECIMAL_LIMIT: Final = 10**34
+_DECIMAL_CONTEXT: Final = create_decimal128_context()
 _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
@@ -84,12 +90,14 @@ def decode(raw: bytes | memoryview) -> Document:
 # --- BSON → JSON ------------------------------------------------------------------------------------------------
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: Any, *, plain: bool = False) -> bytes:
     """Encode a BSON value (a whole document, or any part of one) as Relaxed Extended JSON, UTF-8.
+
+    `plain` says that there is no NaN, infinity or UUID in it, which spares looking for one (`app.domain.plainness`).
 
     Raises `Malformed` for what no BSON document can hold.
     """
-    if _misread(value):
+    if not plain and _misread(value):
         value = _spelled(value)
     try:
         return orjson.dumps(value, default=_encode_leaf, option=_ENCODE_OPTIONS)
@@ -97,9 +105,26 @@ def to_json(value: Any) -> bytes:
         raise Malformed(f"the value can't be written as JSON: {error}") from error
 
 
-def to_tree(value: Any) -> Any:
-    """The JSON form as plain Python values (dict, list, str, int, float, bool, None)."""
-    return orjson.loads(to_json(value))
+def longer_than(document: Mapping[str, Any], length: int) -> bool:
+    """Whether it certainly takes more than `length` bytes of JSON; False says nothing.
+
+    Looks only at as many values as it needs for that.
+    """
+    counted = 0
+    waiting: list[Any] = [document]
+    while waiting and counted <= length:
+        value = waiting.pop()
+        if isinstance(value, str):
+            counted += len(value) + 2
+        elif isinstance(value, Mapping):
+            counted += 1 + sum(map(len, value)) + 4 * len(value)  # each name quoted, with a colon and a comma
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            counted += 1 + len(value)
+            waiting.extend(value)
+        else:
+            counted += 1
+    return counted > length
 
 
 def _encode_leaf(value: Any) -> Any:
@@ -112,7 +137,7 @@ def _encode_leaf(value: Any) -> Any:
     if kind is Int64:
         return int(value)
     if kind is Decimal128:
-        return {"$numberDecimal": str(value)}
+        return {"$numberDecimal": _decimal_text(value)}
     if isinstance(value, RawBSONDocument):
         return _spelled(dict(value))
     return json_util.default(value, _RELAXED)
@@ -120,8 +145,24 @@ def _encode_leaf(value: Any) -> Any:
 
 def _date_text(value: datetime) -> str:
     """ISO 8601 in UTC with milliseconds only where there are some, as the Extended JSON specification writes it."""
-    text = value.astimezone(UTC).isoformat(timespec="milliseconds" if value.microsecond >= 1000 else "seconds")
-    return text.removesuffix("+00:00") + "Z"
+    return utc_text(value, "milliseconds" if value.microsecond >= 1000 else "seconds")
+
+
+def utc_text(value: datetime, precision: str) -> str:
+    """ISO 8601 in UTC, as RFC 3339 has it. `precision` is what `isoformat` calls `timespec`."""
+    # The driver's own zone answers in Python each time it is asked for its offset, which is known here.
+    utc = value if value.tzinfo is utc_zone else value.astimezone(UTC)
+    return utc.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+
+
+def _decimal_text(value: Decimal128) -> str:
+    """`str(value)`, which takes a number apart digit by digit; nearly all are one integer and an exponent."""
+    bits = int.from_bytes(value.bid, "little")
+    exponent, coefficient = (bits >> 113) & 0x3FFF, bits & _DECIMAL_COEFFICIENT
+    if (bits >> 125) & 3 == 3 or coefficient >= _DECIMAL_LIMIT:
+        return str(value)  # an infinity, a NaN, or a form that no driver writes
+    number = Decimal(coefficient).scaleb(exponent - _DECIMAL_BIAS, _DECIMAL_CONTEXT)
+    return str(number.copy_negate() if bits >> 127 else number)
 
 
 def _misread(value: Any) -> bool:

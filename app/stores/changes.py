@@ -4,6 +4,9 @@ PyMongo's own `watch()` hides where a batch ends and how far an empty one has re
 The sequencer needs all three (`app/stores` reads the log by it too), so this drives `aggregate` and `getMore` itself.
 It never resumes by itself: it raises, and its owner, which knows how far it has *used* the stream, opens another.
 
+A change that is over 16 MiB with its images comes in fragments where the server can split it (6.0.9, 7.0), and is
+handed out whole; elsewhere it is `ChangeTooLarge`.
+
 Source: https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md
 """
 
@@ -15,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
@@ -25,17 +29,28 @@ from pymongo.errors import OperationFailure, PyMongoError
 from app.domain.values import RAW_CODEC
 from app.driver import forget_connections, knows_no_sessions, short
 from app.errors import Unavailable
+from app.stores.fragments import FragmentMissing, Fragments
 
 log = logging.getLogger(__name__)
 
 Token = str
 """A resume token's `_data`: hex digits."""
 
-_HISTORY_LOST = frozenset({136, 260, 280, 286})
-"""CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost: no reading on from there."""
+_HISTORY_LOST = frozenset({136, 260, 280, 286, 40646, 50795})
+"""CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost: no reading on from there.
 
-_TOO_LARGE = 10334
-"""BSONObjectTooLarge: a change with its images is over 16 MiB."""
+The last two are a server's that is too old for the token: for a split change's, and for one of a later format.
+"""
+
+_GOODBYE = 1.0
+"""Seconds that freeing a cursor may take: a server that is gone must not hold up an end."""
+
+_TOO_LARGE = frozenset({10334, 7182500})
+"""BSONObjectTooLarge, and its like from a server that splits: one fragment alone is over 16 MiB."""
+
+_UNKNOWN_STAGE = 40324
+
+_SPLIT: Mapping[str, Any] = {"$changeStreamSplitLargeEvent": {}}
 
 
 class StreamInterrupted(Unavailable):
@@ -57,7 +72,10 @@ def token_time(token: Token) -> Timestamp:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one read returned. Everything up to `token` has been read; `time` is the token's cluster time."""
+    """What one read returned. Everything up to `token` has been read; `time` is the token's cluster time.
+
+    `token` never points into the middle of a change that came in fragments: it stays before it until it is whole.
+    """
 
     changes: Sequence[RawBSONDocument]
     token: Token
@@ -81,12 +99,13 @@ class ChangeStream:
         self._database = database
         self._session = session
         self._codec = codec
+        self._fragments = Fragments()
         self._id: int = cursor["id"]
         self.token: Token = cursor["postBatchResumeToken"]["_data"]
         """How far the stream has been read."""
 
     async def read(self, *, wait: float, limit: int) -> Batch:
-        """The next changes, at most `limit`; empty when none came within `wait` seconds.
+        """The next changes, at most `limit`; empty when none came within `wait` seconds, or none is whole yet.
 
         Raises `StreamInterrupted`, `HistoryLost` and `ChangeTooLarge`.
 
@@ -105,8 +124,18 @@ class ChangeStream:
         cursor = answer["cursor"]
         # The batch that ends a stream says why: only the read after it fails.
         self._id = cursor["id"]
-        self.token = cursor["postBatchResumeToken"]["_data"]
-        return Batch(cursor["nextBatch"], self.token)
+        changes = self._whole(cursor["nextBatch"])
+        if not self._fragments.pending:
+            self.token = cursor["postBatchResumeToken"]["_data"]
+        elif changes:
+            self.token = changes[-1]["_id"]["_data"]
+        return Batch(changes, self.token)
+
+    def _whole(self, changes: Sequence[RawBSONDocument]) -> Sequence[RawBSONDocument]:
+        try:
+            return self._fragments.joined(changes)
+        except FragmentMissing as error:
+            raise HistoryLost(f"the beginning of a change is missing: {error.message}") from error
 
     async def close(self) -> None:
         """Free the server's cursor; a server that can't be reached frees it by itself."""
@@ -114,7 +143,8 @@ class ChangeStream:
             return
         try:
             command = {"killCursors": "$cmd.aggregate", "cursors": [self._id]}
-            await self._database.command(command, session=self._session)
+            with pymongo.timeout(_GOODBYE):
+                await self._database.command(command, session=self._session)
         except PyMongoError as error:
             # Nothing depends on it: the session's end and the server's own timeout free the cursor too.
             log.debug("a change stream's cursor could not be closed: %s", short(error))
@@ -129,7 +159,7 @@ def interrupted() -> Iterator[None]:
         code = error.code if isinstance(error, OperationFailure) else None
         if code in _HISTORY_LOST:
             raise HistoryLost(f"change stream history is lost ({code}): {short(error)}") from error
-        if code == _TOO_LARGE:
+        if code in _TOO_LARGE:
             raise ChangeTooLarge(f"a change with its images is too large: {short(error)}") from error
         raise StreamInterrupted(f"the change stream broke: {short(error)}") from error
 
@@ -153,12 +183,11 @@ async def watch(
     stage: dict[str, Any] = {"resumeAfter": {"_data": after}} if after is not None else {}
     if images:
         stage |= {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
-    command = {"aggregate": 1, "pipeline": [{"$changeStream": stage}, *pipeline], "cursor": {"batchSize": 0}}
     try:
         async with database.client.start_session() as session:
             with interrupted():
-                answer = await database.command(command, session=session)
-            stream = ChangeStream(database, session, codec, answer["cursor"])
+                cursor = await _open(database, session, [{"$changeStream": stage}, *pipeline])
+            stream = ChangeStream(database, session, codec, cursor)
             try:
                 yield stream
             finally:
@@ -167,3 +196,22 @@ async def watch(
         if knows_no_sessions(error.__cause__):
             await forget_connections(database.client)
         raise
+
+
+async def _open(
+    database: AsyncDatabase[Any], session: AsyncClientSession, pipeline: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The cursor of a stream that splits what is too large, where the server can.
+
+    Tried anew each time, never remembered: it is one round trip on an old server, and the next primary of a set that is
+    being upgraded may be another version.
+    """
+    command: dict[str, Any] = {"aggregate": 1, "pipeline": [*pipeline, _SPLIT], "cursor": {"batchSize": 0}}
+    try:
+        answer = await database.command(command, session=session)
+    except OperationFailure as error:
+        if error.code != _UNKNOWN_STAGE:
+            raise
+        answer = await database.command(command | {"pipeline": [*pipeline]}, session=session)
+    cursor: Mapping[str, Any] = answer["cursor"]
+    return cursor

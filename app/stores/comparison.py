@@ -15,7 +15,7 @@ from app.domain.replay import State
 from app.domain.stamp import unstamp
 from app.domain.values import decode, same
 from app.stores.log_state import LogState
-from app.stores.snapshot_store import Row
+from app.stores.snapshot_rows import Row
 from app.stores.snapshots import SnapshotReader
 
 _BATCH = 500

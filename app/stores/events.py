@@ -2,39 +2,52 @@
 
 The log is its own checkpoint. Only the sequencer appends, by ordered inserts: whoever is killed whenever, what is
 there is a clean prefix, and its newest event says (by its resume token) where to read on. Two sequencers can't both
-insert the same number: the later one gets a duplicate key.
+insert the same number: the later one gets a duplicate key. What is too large for the event's own document is in
+`event_parts`, written before it.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.marks import packed
 from app.domain.position import LogId, Seq
+from app.domain.segment import SealedEvent
 from app.domain.shape import Shape
 from app.driver import refusal, translated
 from app.errors import EventsyncError
 from app.stores.changes import Token
+from app.stores.event_parts import EventParts
+from app.stores.tiered import TieredEvents
 
 _DUPLICATE_KEY = 11000
 
-_READ = {"t": 0, "s": 0, "v": 0, "w": 0}
-"""The projection of a reader that only passes events on."""
-
 _PACKED_ABOVE = 4 * 1024 * 1024
 """Bodies with more bytes are stored compressed (zlib)."""
+
+_APART_ABOVE = {"b": 8 * 1024 * 1024, "w": 2 * 1024 * 1024}
+"""Of a body, and of marks, with more bytes as they are stored, the row only names the parts. The row then fits into
+MongoDB's 16 MiB, and so does the change that brings it to the servers' feeds.
+"""
+
+
+_LINEARIZABLE_MS = 5000
+"""Longest wait for a majority to agree who is primary, in milliseconds."""
 
 
 class Fenced(EventsyncError):
@@ -83,8 +96,10 @@ class Tail:
 class EventStore:
     """Appends to and reads from the event log."""
 
-    def __init__(self, database: AsyncDatabase[Any]) -> None:
+    def __init__(self, database: AsyncDatabase[Any], tiered: TieredEvents) -> None:
         self._events: AsyncCollection[Any] = database["events"]
+        self._parts = EventParts(database)
+        self._tiered = tiered
 
     async def ensure_indexes(self) -> None:
         """By document: its history and the document shapes."""
@@ -95,10 +110,12 @@ class EventStore:
     async def append(self, log: LogId, events: Sequence[NewEvent]) -> None:
         """Append events, which are numbered on from the tail. Durable (majority, journal) when it returns.
 
-        Raises `Fenced` where a number is taken, `TooLarge` for an event that MongoDB can't hold, and `Unavailable`.
+        Raises `Fenced` where a number is taken, `TooLarge` for a document id of several MiB, and `Unavailable`.
         Then any prefix of `events` may be in the log.
         """
         rows = [_row(log, new) for new in events]
+        for row in rows:
+            await self._set_apart(row)
         with translated("events can't be appended"):
             try:
                 await self._events.insert_many(rows, ordered=True)
@@ -112,29 +129,50 @@ class EventStore:
                     raise refused from error
                 raise
 
-    async def tail(self, log: LogId) -> Tail | None:
-        """The newest event, or None in an empty log."""
+    async def _set_apart(self, row: dict[str, Any]) -> None:
+        """Store what is too large for the row itself, before the row."""
+        for field, most in _APART_ABOVE.items():
+            value = row.get(field)
+            if isinstance(value, bytes) and len(value) > most:
+                row[field] = await self._parts.write(row["_id"]["l"], row["_id"]["n"], value)
+
+    async def sweep(self, log: LogId) -> int:
+        """Remove parts of events that were never appended; returns how many. Safe beside any number of writers."""
+        return await self._parts.sweep(log)
+
+    async def tail(self, log: LogId, session: AsyncClientSession | None = None) -> Tail | None:
+        """The newest event, or None in an empty log. No older than what was read in `session` before."""
         query = {"_id": {"$lte": _key(log, Seq(2**63 - 1)), "$gte": _key(log, Seq(0))}}
         with translated("the log's tail can't be read"):
-            row = await self._events.find_one(query, {"b": 0}, sort=[("_id", DESCENDING)])
+            row = await self._events.find_one(query, {"b": 0, "w": 0}, sort=[("_id", DESCENDING)], session=session)
         return Tail(Seq(row["_id"]["n"]), row["t"], row["s"], _group(row)) if row else None
 
+    async def reaches(self, log: LogId, seq: Seq) -> bool:
+        """Whether the log has come as far as this event, which still is hot if it exists at all.
+
+        Linearizable: a member that has just become primary does not deny what its predecessor has shown, and one that
+        no longer is can't answer at all.
+        """
+        events = self._events.with_options(read_concern=ReadConcern("linearizable"))
+        with translated("the log can't be read"):
+            return await events.find_one({"_id": _key(log, seq)}, {"_id": 1}, max_time_ms=_LINEARIZABLE_MS) is not None
+
     async def read(
-        self, log: LogId, after: Seq, upto: Seq, *, shape: Shape | None = None, batch: int = 1000
+        self, log: LogId, after: Seq, upto: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
     ) -> AsyncGenerator[StoredEvent]:
-        """Events with `after < seq <= upto` in order, of everything or of one shape; never holds more than `batch`."""
-        if shape is not None and shape.id is not None:
-            query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": {"$gt": after, "$lte": upto}}
-            order = "_id.n"
-        else:
-            query = {"_id": {"$gt": _key(log, after), "$lte": _key(log, upto)}}
-            query |= {"c": shape.collection} if shape is not None else {}
-            order = "_id"
-        with translated("events can't be read"):
-            cursor = self._events.find(query, _READ, sort=[(order, ASCENDING)], batch_size=batch)
-            async with cursor:
-                async for row in cursor:
-                    yield stored_event(row)
+        """Events with `after < seq <= upto` in order, of everything or of one shape; never holds more than `batch`.
+
+        `upto` is an event that is known to exist; without it, all that there are.
+
+        Wherever they are: none is passed over, also while they are moved. Raises `BehindHorizon` where they are not
+        kept any more, `Damaged` where what should be there is not, and `Unavailable`.
+        """
+        if upto is None:
+            tail = await self.tail(log)
+            upto = tail.seq if tail else after
+        async with aclosing(self._tiered.read(log, after, upto, shape, batch=batch)) as events:
+            async for event in events:
+                yield _passed_on(event)
 
     async def of_document(
         self, log: LogId, shape: Shape, *, after_version: int, after: Seq, upto: Seq, limit: int
@@ -142,18 +180,28 @@ class EventStore:
         """One document's events with `after < seq <= upto` and a version above `after_version`, in order.
 
         At most `limit`. Versions alone can't page: a change from elsewhere keeps the version, and a document that is
-        made again begins anew.
+        made again begins anew. Raises like `read`.
         """
-        query: dict[str, Any] = {"_id.l": log, "c": shape.collection, "i": shape.id}
-        query |= {"_id.n": {"$gt": after, "$lte": upto}}
-        query |= {"v": {"$gt": after_version}} if after_version > 0 else {}
-        with translated("the document's events can't be read"):
-            rows = await self._events.find(query, _READ, sort=[("_id.n", ASCENDING)], limit=limit).to_list(limit)
-        return [stored_event(row) for row in rows]
+        found: list[StoredEvent] = []
+        events = self._tiered.read(log, after, upto, shape, above=after_version, batch=limit)
+        async with aclosing(events):
+            async for event in events:
+                found.append(_passed_on(event))
+                if len(found) == limit:
+                    break
+        return found
+
+    async def whole(self, row: dict[str, Any]) -> StoredEvent:
+        """An `events` document read back, wherever its body is. Raises `Damaged` and `Unavailable`."""
+        return stored_event(await self._parts.filled(row))
+
+
+def _passed_on(event: SealedEvent) -> StoredEvent:
+    return StoredEvent(event.seq, event.collection, event.id, event.body, event.group)
 
 
 def stored_event(row: dict[str, Any]) -> StoredEvent:
-    """An `events` document, read back."""
+    """An `events` document that has its body, read back."""
     body = row["b"]
     unpacked = body.encode() if isinstance(body, str) else zlib.decompress(body)
     return StoredEvent(Seq(row["_id"]["n"]), row["c"], IdText(row["i"]), unpacked, _group(row))

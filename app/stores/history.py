@@ -1,89 +1,143 @@
-"""The event log read by document, with what the events say BSON-exact: for whoever replays it, not for clients."""
+"""The event log with what its events say BSON-exact: for whoever replays it, not for clients."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from contextlib import aclosing
 
 from bson.int64 import Int64
 from pymongo import ASCENDING
-from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.asynchronous.cursor import AsyncCursor
-from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.domain.event import Group
 from app.domain.ids import IdText
-from app.domain.marks import unpacked
 from app.domain.position import LogId, Seq
 from app.domain.replay import Change, Damaged, read_change
-from app.driver import translated
+from app.domain.segment import SealedEvent, Selection
+from app.domain.shape import Shape
 from app.errors import Malformed
-from app.stores.events import stored_event
+from app.stores.archive import Archive
+from app.stores.hot import Find, HotRows, Moved
+from app.stores.tallies import Tallies
+from app.stores.tiered import TieredEvents, sealed_event
+from app.stores.tiers import Tiers, TierStore
 
 _BATCH = 500
 """Rows in one read: what the index gives is scattered, and each read has to end within the driver's timeout."""
 
 
 class History:
-    """Reads of the log along the index `by_document`, and of the bare numbering."""
+    """Reads of the log, wherever its events are, while they are moved.
 
-    def __init__(self, database: AsyncDatabase[Any]) -> None:
-        self._events: AsyncCollection[Any] = database["events"]
+    All raise `BehindHorizon` for what is not kept any more, `Damaged` for what can't be read, and `Unavailable`.
+    """
+
+    def __init__(
+        self, hot: HotRows, archive: Archive, tiered: TieredEvents, tiers: TierStore, tallies: Tallies
+    ) -> None:
+        self._tallies = tallies
+        self._hot = hot
+        self._archive = archive
+        self._tiered = tiered
+        self._tiers = tiers
+
+    async def horizon(self, log: LogId) -> Seq:
+        """The newest event that is not kept any more."""
+        return (await self._tiers.read(log)).horizon
+
+    async def most_documents(self, log: LogId, collection: str, head: Seq) -> int:
+        """No fewer than the documents of the collection that have events up to `head` that are kept."""
+        floor = (await self._tiers.read(log)).floor
+        return await self._archive.touched.count(log, collection) + max(0, head - floor)
+
+    async def check_segments(self, log: LogId) -> None:
+        """Read every archived segment, byte for byte. Raises `Damaged` for the first that is not what was written."""
+        tiers = await self._tiers.read(log)
+        async with aclosing(self._archive.segments.covering(log, tiers.horizon, tiers.floor)) as segments:
+            async for segment in segments:
+                await self._archive.reader.check(segment)
+
+    async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, upto: Seq) -> AsyncGenerator[Change]:
+        """What the events with `after < seq <= upto` say, of everything or of one shape: by seq."""
+        async with aclosing(self._tiered.read(log, after, upto, shape)) as events:
+            async for event in events:
+                yield _change(log, event)
 
     async def changes(
-        self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText] | None = None
+        self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[Change]:
-        """What events with `after < seq <= upto` say, of these documents or of all: by id, and for each id by seq.
+        """What the events with `after < seq <= upto` say of these documents: for each of them by seq.
 
-        Raises `Damaged` at an event that can't be read.
+        Nothing but MongoDB is asked where all of the collection's events of that range are still there.
         """
-        query = _query(log, collection, after, upto)
-        if ids is not None:
-            query["i"] = {"$in": list(ids)}
-        fields = {"t": 0, "s": 0, "g": 0}
-        with translated("events can't be read"):
-            async with self._find(query, fields) as cursor:
-                async for row in cursor:
-                    yield _change(log, row)
-
-    async def ids(self, log: LogId, collection: str, *, after: Seq, upto: Seq) -> AsyncGenerator[IdText]:
-        """The documents that events with `after < seq <= upto` are about: by text, each once."""
-        last: str | None = None
-        with translated("events can't be read"):
-            async with self._find(_query(log, collection, after, upto), {"_id": 0, "i": 1}) as cursor:
-                async for row in cursor:
-                    if row["i"] != last:
-                        last = row["i"]
-                        yield IdText(row["i"])
+        position, done = after, ("", 0)
+        while position < upto:
+            try:
+                async with aclosing(self._from_hot(log, collection, position, upto, ids)) as events:
+                    async for event in events:
+                        if (event.id, event.seq) > done:
+                            yield _change(log, event)
+                            done = (event.id, event.seq)
+                break
+            except Moved:
+                floor = Seq(min(self._tiers.seen(log).floor, upto))
+            # They come by id and seq: up to where it broke off there is nothing left to tell.
+            sealed = self._archive.reader.read(log, position, floor, Selection(collection, frozenset(ids)))
+            async with aclosing(sealed) as events:
+                async for event in events:
+                    if (event.id, event.seq) > done:
+                        yield _change(log, event)
+            position = floor
 
     async def numbering(self, log: LogId, *, after: Seq, upto: Seq) -> AsyncGenerator[tuple[Seq, Group | None]]:
         """The numbers that are there with `after < seq <= upto`, in order, and the transactions they belong to."""
-        bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}
-        with translated("events can't be read"):
-            cursor = self._events.find({"_id": bounds}, {"g": 1}, sort=[("_id", ASCENDING)], batch_size=10 * _BATCH)
-            async with cursor:
-                async for row in cursor:
-                    mark = row.get("g")
-                    yield Seq(row["_id"]["n"]), Group(mark["id"], mark["n"], mark["of"]) if mark else None
+        async with aclosing(self._tiered.read(log, after, upto)) as events:
+            async for event in events:
+                yield event.seq, event.group
 
-    def _find(self, query: dict[str, Any], fields: dict[str, int]) -> AsyncCursor[dict[str, Any]]:
-        order = [("i", ASCENDING), ("_id.n", ASCENDING)]
-        return self._events.find(query, fields, sort=order, hint="by_document", batch_size=_BATCH)
+    async def _is_quiet(
+        self, log: LogId, collection: str, after: Seq, tiers: Tiers, session: AsyncClientSession
+    ) -> bool:
+        """Whether none of the collection's events after `after` has left MongoDB.
+
+        What was touched tells it from the squash floor on. Up to there the tallies do: it lies between their blocks.
+        """
+        if after < tiers.squash_floor and await self._tallies.quiet_until(log, collection, after) < tiers.squash_floor:
+            return False
+        known = max(after, tiers.squash_floor)
+        return not await self._archive.touched.any_after(log, collection, known, session)
+
+    async def _from_hot(
+        self, log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequence[IdText]
+    ) -> AsyncGenerator[SealedEvent]:
+        async def whole(tiers: Tiers, session: AsyncClientSession) -> bool:
+            return tiers.floor <= after or await self._is_quiet(log, collection, after, tiers, session)
+
+        find = _by_document(log, collection, after, upto, ids)
+        async with aclosing(self._hot.validated(log, find, whole, batch=_BATCH)) as batches:
+            async for rows in batches:
+                for row in rows:
+                    yield sealed_event(row)
 
 
-def _query(log: LogId, collection: str, after: Seq, upto: Seq) -> dict[str, Any]:
-    return {"_id.l": log, "c": collection, "_id.n": {"$gt": Int64(after), "$lte": Int64(upto)}}
+def _by_document(log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequence[IdText]) -> Find:
+    query = {
+        "_id.l": log,
+        "c": collection,
+        "i": {"$in": list(ids)},
+        "_id.n": {"$gt": Int64(after), "$lte": Int64(upto)},
+    }
+    return Find(query, upto, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")
 
 
-def _change(log: LogId, row: dict[str, Any]) -> Change:
-    seq = row["_id"]["n"]
+def _change(log: LogId, event: SealedEvent) -> Change:
     try:
-        stored = stored_event(row)
-        change = read_change(stored.body, unpacked(row.get("w")))
-    except (Malformed, LookupError, TypeError, ValueError, AttributeError, zlib.error) as error:
-        raise Damaged(f"event {log}:{seq} can't be read: {error}") from error
+        change = read_change(event.body, event.marks)
+    except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"event {log}:{event.seq} can't be read: {error}") from error
     said = (change.seq, change.collection, change.id, change.version)
-    if said != (seq, row["c"], row["i"], row["v"]):
-        raise Damaged(f"event {log}:{seq} says that it is {said}, and is stored as of {row['c']}/{row['i']}")
+    if said != (event.seq, event.collection, event.id, event.version):
+        raise Damaged(
+            f"event {log}:{event.seq} says that it is {said}, and is stored as of {event.collection}/{event.id}"
+        )
     return change

@@ -5,15 +5,19 @@ The log is complete: this, at a checkpoint's seq, is the collection at that chec
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
-from app.domain.replay import State, applied
+from app.domain.replay import Damaged, State, applied
+from app.domain.shape import Shape
 from app.errors import Unavailable
 from app.stores.history import History
-from app.stores.snapshot_store import Row, SnapshotStore, StoredSnapshot
+from app.stores.pins import Pin, Pins
+from app.stores.snapshot_rows import Row
+from app.stores.snapshot_store import SnapshotStore, StoredSnapshot
+from app.stores.squashed import Squashed
 from app.stores.tracking import TrackingStore
 
 _BATCH = 500
@@ -27,8 +31,12 @@ class NoBase(Unavailable):
 class LogState:
     """Answers from what is stored beside the collection alone; it itself is never asked."""
 
-    def __init__(self, history: History, snapshots: SnapshotStore, tracking: TrackingStore) -> None:
+    def __init__(
+        self, history: History, snapshots: SnapshotStore, tracking: TrackingStore, squashed: Squashed, pins: Pins
+    ) -> None:
         self._history = history
+        self._pins = pins
+        self._squashed = squashed
         self._snapshots = snapshots
         self._tracking = tracking
         self._checked: StoredSnapshot | None = None
@@ -36,24 +44,45 @@ class LogState:
     async def base(self, log: LogId, collection: str, upto: Seq) -> StoredSnapshot:
         """The snapshot that states at `upto` are made from. Raises `NoBase`, and `Damaged` where a chunk is missing."""
         found = await self._snapshots.newest(log, collection, upto)
-        if found is None or found.seq < await self._tracked_since(log, collection):
+        if found is None or not await self._tells(found):
             raise NoBase(f"there is no stored snapshot of {collection} at {log}:{upto} or before: is a worker running?")
         if found != self._checked:
             await self._snapshots.check(found)
             self._checked = found
         return found
 
-    async def _tracked_since(self, log: LogId, collection: str) -> Seq:
+    async def _tells(self, found: StoredSnapshot) -> bool:
         """What was stored before a collection was untracked says nothing about it once it is tracked again."""
-        tracked = await self._tracking.read()
-        return next((item.base for item in tracked if (item.name, item.log) == (collection, log)), Seq(0))
+        tracked = [item for item in await self._tracking.read() if item.log == found.log]
+        return all(item.tells(found.seq, found.time) for item in tracked if item.name == found.collection)
 
     async def documents(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
         """What each of these documents is at `upto`: (version, document without `_sync`), or None where it is not.
 
         Raises `NoBase`, `Damaged` and `Unavailable`. Holds all of the answer: ask for bounded batches.
         """
+        while True:
+            base = await self._base_of(log, collection, ids, upto)
+            try:
+                states = await self._states(base, ids, upto)
+            except Damaged:
+                if await self._snapshots.find(base.id):
+                    raise
+            else:
+                # Nothing is removed before it is hidden: what can be found after the reading was there all the while.
+                if await self._snapshots.find(base.id):
+                    return states
+
+    async def _base_of(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> StoredSnapshot:
+        """A single document may have a nearer snapshot of its own."""
         base = await self.base(log, collection, upto)
+        own = await self._snapshots.nearest(log, Shape(collection, ids[0]), upto) if len(ids) == 1 else None
+        if own is None or own.seq <= base.seq or not await self._tells(own):
+            return base
+        await self._snapshots.check(own)
+        return own
+
+    async def _states(self, base: StoredSnapshot, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
         states: dict[IdText, State] = dict.fromkeys(ids)
         async with aclosing(self._snapshots.rows_of(base, list(states))) as rows:
             async for text, version, document in rows:
@@ -66,14 +95,30 @@ class LogState:
 
         First what is in the snapshot, in id order, then what was created after it. Raises like `documents`.
         """
-        base = await self.base(log, collection, upto)
+        async with self._held(log, collection, upto) as (base, pin), aclosing(self._walk(base, upto)) as batches:
+            async for batch in batches:
+                await pin.keep()
+                yield batch
+
+    @asynccontextmanager
+    async def _held(self, log: LogId, collection: str, upto: Seq) -> AsyncIterator[tuple[StoredSnapshot, Pin]]:
+        """A base that is not removed while the block runs, nor the events after it."""
+        while True:
+            base = await self.base(log, collection, upto)
+            async with self._pins.held(log, base.seq, base.id) as pin:
+                if await self._snapshots.find(base.id):
+                    yield base, pin
+                    return
+
+    async def _walk(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[list[Row]]:
         async with aclosing(self._snapshots.rows(base)) as chunks:
             async for chunk in chunks:
                 for at in range(0, len(chunk), _BATCH):
                     states: dict[IdText, State] = {row[0]: row[1:] for row in chunk[at : at + _BATCH]}
                     await self._replay(base, states, upto)
                     yield _live(states)
-        async with aclosing(self._touched(base, upto)) as batches:
+        touched = self._squashed.touched(base.log, base.collection, after=base.seq, upto=upto)
+        async with aclosing(touched) as batches:
             async for ids in batches:
                 # What is in the snapshot had its turn, also where it was deleted and made again.
                 known = await self._snapshots.holds(base, ids)
@@ -89,18 +134,6 @@ class LogState:
         async with aclosing(changes):
             async for change in changes:
                 states[change.id] = applied(states[change.id], change)
-
-    async def _touched(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[list[IdText]]:
-        """The documents with events after the snapshot, in batches."""
-        batch: list[IdText] = []
-        async with aclosing(self._history.ids(base.log, base.collection, after=base.seq, upto=upto)) as ids:
-            async for text in ids:
-                batch.append(text)
-                if len(batch) == _BATCH:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
 
 
 def _live(states: dict[IdText, State]) -> list[Row]:

@@ -13,6 +13,7 @@ from typing import Any
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import DESCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
@@ -21,6 +22,8 @@ from app.domain.position import LogId, Seq, new_log_id
 from app.driver import translated
 from app.errors import Unavailable
 from app.stores.changes import Token
+
+_FORMER = 10
 
 STREAM = "main"
 """The one stream that holds all tracked collections."""
@@ -78,6 +81,13 @@ class LogStore:
             return None
         return Log(LogId(row["_id"]), row["number"], row["cluster"], row["reason"], row.get("reset"))
 
+    async def former(self, current: Log) -> list[LogId]:
+        """The logs before `current`, the newest of them first; what is left of older ones was removed long ago."""
+        query = {"stream": STREAM, "number": {"$lt": Int64(current.number)}}
+        with translated("former logs can't be read"):
+            rows = await self._logs.find(query, {"_id": 1}, sort=[("number", DESCENDING)], limit=_FORMER).to_list()
+        return [LogId(row["_id"]) for row in rows]
+
     async def request_reset(self, reason: str) -> Log | None:
         """Ask the sequencer to begin a new log. Returns the one that it ends, None where there is none yet."""
         current = await self.current()
@@ -114,10 +124,10 @@ class LogStore:
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
             await self._heads.update_one({"_id": log}, [{"$set": fields}], upsert=True)
 
-    async def read_checkpoint(self, log: LogId) -> Checkpoint | None:
-        """The newest checkpoint of a log."""
+    async def read_checkpoint(self, log: LogId, session: AsyncClientSession | None = None) -> Checkpoint | None:
+        """The newest checkpoint of a log. No older than what was read in `session` before."""
         with translated("the checkpoint can't be read"):
-            row = await self._heads.find_one({"_id": log})
+            row = await self._heads.find_one({"_id": log}, session=session)
         if row is None:
             return None
         return Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))

@@ -1,53 +1,71 @@
-"""Stored snapshots: what a tracked collection was at a position of the log, in `snapshots` and `snapshot_chunks`.
+"""Stored snapshots: what a shape was at a position of the log, in `snapshots` and `snapshot_chunks`.
 
 A snapshot is written as a stream and becomes visible as a whole: its document in `snapshots` is `complete` only once
-all of its chunks are there.
+all of its chunks are there. It goes the other way round: first it is hidden, and removed once nobody can be reading it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-import orjson
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.domain.ids import IdText, format_id
-from app.domain.marks import marks_of, read_marked
+from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged
-from app.domain.values import Document, to_json
+from app.domain.shape import Shape
+from app.domain.values import Document
 from app.driver import translated
-from app.errors import EventsyncError, Malformed, Unavailable
+from app.errors import EventsyncError, Unavailable
 from app.stores.snapshot_chunks import Chunk, ChunkStore
-
-Row = tuple[IdText, int, Document]
-"""A document of a snapshot: its id, its version, and what it is, without `_sync`."""
+from app.stores.snapshot_rows import Row, cut, read_row
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """A complete snapshot of a collection at `log:seq`, which is cluster time `time`. `bytes` is compressed."""
+    """A complete snapshot of a shape at `log:seq`, which is cluster time `time`.
+
+    `bytes` is compressed, `raw_bytes` is not; `at` is when it was finished, by MongoDB's clock.
+    """
 
     id: str
     log: LogId
-    collection: str
+    shape: str
     seq: Seq
     time: Timestamp
     chunks: int
     documents: int
     bytes: int
+    raw_bytes: int
+    at: datetime
+
+    @property
+    def collection(self) -> str:
+        return self.shape.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A snapshot that is being made, as far as it is."""
+
+    documents: int
+    bytes: int
 
 
 class SnapshotStore:
-    """Writes, finds, reads and removes snapshots of whole collections."""
+    """Writes, finds, reads and removes snapshots, of whole collections and of single documents.
+
+    A `shape` is its text. That of a document names a snapshot of its own, which no question about its collection finds.
+    """
 
     def __init__(self, database: AsyncDatabase[Any], *, chunk_bytes: int) -> None:
         self._snapshots: AsyncCollection[Any] = database["snapshots"]
@@ -55,64 +73,71 @@ class SnapshotStore:
         self._chunk_bytes = chunk_bytes
 
     async def ensure_indexes(self) -> None:
-        """By position: the newest one of a collection."""
+        """By position: the newest one of a shape."""
         keys = [("l", ASCENDING), ("c", ASCENDING), ("n", DESCENDING)]
         with translated("the indexes of stored snapshots can't be made"):
             await self._snapshots.create_indexes([IndexModel(keys, name="by_position")])
         await self._chunks.ensure_indexes()
 
+    # --- writing --------------------------------------------------------------------------------------------------
+
     async def write(
-        self, log: LogId, collection: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document]]
+        self, log: LogId, shape: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document]]
     ) -> StoredSnapshot:
         """Store the snapshot that `documents` are, (version, document) in id order; holds one chunk at a time.
 
         Whatever `documents` raises ends it, and leaves nothing that is visible.
         """
         name = secrets.token_hex(8)
-        row = {"_id": name, "l": log, "c": collection, "n": Int64(seq), "s": time, "complete": False}
-        await self._update(name, row | {"chunks": 0, "documents": 0, "bytes": 0}, upsert=True)
-        chunks = count = size = 0
+        row = {"_id": name, "l": log, "c": shape, "n": Int64(seq), "s": time, "complete": False}
+        made = {"chunks": 0, "documents": 0, "bytes": Int64(0), "raw": Int64(0)}
+        await self._update(name, row | made, upsert=True)
         try:
-            async with aclosing(self._cut(documents)) as cut:
-                async for chunk in cut:
+            async with aclosing(cut(documents, self._chunk_bytes)) as chunks:
+                async for chunk in chunks:
                     # Before the chunk: a snapshot that was swept meanwhile is to get no more of them.
-                    await self._update(name, {"chunks": chunks + 1})
-                    size += await self._chunks.write(name, chunks, chunk)
-                    chunks, count = chunks + 1, count + len(chunk.ids)
-            done = {"chunks": chunks, "documents": count, "bytes": size, "complete": True}
-            await self._update(name, done)
+                    await self._update(name, made | {"chunks": made["chunks"] + 1})
+                    size = await self._chunks.write(name, made["chunks"], chunk)
+                    made = _grown(made, chunk, size)
+            return _snapshot(await self._update(name, made | {"complete": True}))
         except EventsyncError:
             with suppress(Unavailable):  # then `sweep` removes it
                 await self.remove(name)
             raise
-        return StoredSnapshot(name, log, collection, seq, time, chunks, count, size)
 
-    async def newest(self, log: LogId, collection: str, upto: Seq | None = None) -> StoredSnapshot | None:
-        """The newest complete snapshot, at `upto` or before; None where there is none."""
-        query: dict[str, Any] = {"l": log, "c": collection, "complete": True}
-        query |= {"n": {"$lte": Int64(upto)}} if upto is not None else {}
-        with translated(f"the snapshots of {collection} can't be read"):
+    async def unfinished(self, log: LogId, shape: str) -> Unfinished | None:
+        """How far the snapshot of a shape is that was begun last and is not complete yet."""
+        query = {"l": log, "c": shape, "complete": False, "hidden": {"$ne": True}}
+        with translated(f"the snapshots of {shape} can't be read"):
             row = await self._snapshots.find_one(query, sort=[("n", DESCENDING)])
-        if row is None:
-            return None
-        return StoredSnapshot(
-            row["_id"],
-            log,
-            collection,
-            Seq(row["n"]),
-            row["s"],
-            int(row["chunks"]),
-            int(row["documents"]),
-            int(row["bytes"]),
-        )
+        return Unfinished(int(row["documents"]), int(row["bytes"])) if row else None
+
+    # --- finding --------------------------------------------------------------------------------------------------
+
+    async def newest(self, log: LogId, shape: str, upto: Seq | None = None) -> StoredSnapshot | None:
+        """The newest complete snapshot, at `upto` or before; None where there is none."""
+        return await self._newest({"l": log, "c": shape}, upto)
+
+    async def nearest(self, log: LogId, shape: Shape, upto: Seq) -> StoredSnapshot | None:
+        """The newest one at `upto` or before that has the document `shape`: its own, or one of its collection."""
+        return await self._newest({"l": log, "c": {"$in": [shape.collection, str(shape)]}}, upto)
+
+    async def find(self, name: str) -> StoredSnapshot | None:
+        """The complete snapshot of this id. Read, and then found: what was read was still there."""
+        with translated(f"snapshot {name} can't be read"):
+            row = await self._snapshots.find_one({"_id": name, "complete": True})
+        return _snapshot(row) if row else None
+
+    async def listing(self, log: LogId) -> list[StoredSnapshot]:
+        """All complete snapshots of a log, of all shapes, by seq."""
+        return await self._list({"l": log, "complete": True})
 
     async def positions(self, log: LogId) -> dict[str, Seq]:
-        """Where each collection's newest complete snapshot in `log` is."""
-        query = {"l": log, "complete": True}
-        with translated("stored snapshots can't be listed"):
-            # In the order of the seqs: of each collection the newest remains.
-            found = self._snapshots.find(query, {"c": 1, "n": 1}, sort=[("n", ASCENDING)])
-            return {row["c"]: Seq(row["n"]) async for row in found}
+        """Where each shape's newest complete snapshot in `log` is."""
+        # In the order of the seqs: of each shape the newest remains.
+        return {item.shape: item.seq for item in await self.listing(log)}
+
+    # --- reading --------------------------------------------------------------------------------------------------
 
     async def check(self, snapshot: StoredSnapshot) -> None:
         """Raises `Damaged`, which names the chunk, where one is missing: to `rows_of` it would seem to be empty."""
@@ -126,7 +151,7 @@ class SnapshotStore:
         for number in range(snapshot.chunks):
             chunk = await self._chunks.read(snapshot.id, number)
             count += len(chunk.ids)
-            yield [_row(snapshot, number, *pair) for pair in zip(chunk.ids, chunk.lines, strict=True)]
+            yield [read_row(snapshot.id, number, *pair) for pair in zip(chunk.ids, chunk.lines, strict=True)]
         if count != snapshot.documents:
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
 
@@ -137,20 +162,36 @@ class SnapshotStore:
             chunk = await self._chunks.read(snapshot.id, number)
             for text, line in zip(chunk.ids, chunk.lines, strict=True):
                 if text in wanted:
-                    yield _row(snapshot, number, text, line)
+                    yield read_row(snapshot.id, number, text, line)
 
     async def holds(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> set[IdText]:
         """Those of `ids` that are in the snapshot."""
         return {text async for _, found in self._chunks.holding(snapshot.id, ids) for text in found}
 
+    # --- removing -------------------------------------------------------------------------------------------------
+
     async def sweep(self, older_than: float) -> int:
         """Remove snapshots that were begun and not gone on with for `older_than` seconds; returns how many."""
         age = {"$dateDiff": {"startDate": "$at", "endDate": "$$NOW", "unit": "millisecond"}}
-        return await self._remove_all({"complete": False, "$expr": {"$gte": [age, older_than * 1000]}})
+        stale = {"complete": False, "hidden": {"$ne": True}, "$expr": {"$gte": [age, older_than * 1000]}}
+        return await self._remove_all(stale)
 
     async def retire(self, collections: Sequence[str], log: LogId) -> int:
-        """Remove the snapshots of these collections in every log but `log`; returns how many."""
-        return await self._remove_all({"c": {"$in": list(collections)}, "l": {"$ne": log}})
+        """Remove the snapshots of these collections and their documents in every log but `log`; returns how many."""
+        of = {"$in": [{"$first": {"$split": ["$c", "/"]}}, list(collections)]}
+        return await self._remove_all({"l": {"$ne": log}, "$expr": of})
+
+    async def hide(self, names: Iterable[str]) -> None:
+        """Nobody finds these any more; who has found one before can still read it."""
+        await self._set_hidden(names, hidden=True)
+
+    async def show(self, names: Iterable[str]) -> None:
+        """Take back what `hide` did."""
+        await self._set_hidden(names, hidden=False)
+
+    async def hidden(self, log: LogId) -> list[StoredSnapshot]:
+        """What is hidden, by seq."""
+        return await self._list({"l": log, "complete": False, "hidden": True})
 
     async def remove(self, name: str) -> None:
         """Remove one snapshot: from now on it is not found; then its chunks."""
@@ -159,6 +200,22 @@ class SnapshotStore:
             await self._chunks.remove(name)
             await self._snapshots.delete_one({"_id": name})
 
+    async def _newest(self, query: dict[str, Any], upto: Seq | None) -> StoredSnapshot | None:
+        query |= {"complete": True} | ({"n": {"$lte": Int64(upto)}} if upto is not None else {})
+        with translated(f"the snapshots of {query['c']} can't be read"):
+            row = await self._snapshots.find_one(query, sort=[("n", DESCENDING), ("at", DESCENDING)])
+        return _snapshot(row) if row else None
+
+    async def _list(self, query: dict[str, Any]) -> list[StoredSnapshot]:
+        with translated("stored snapshots can't be listed"):
+            rows = self._snapshots.find(query, sort=[("n", ASCENDING), ("at", ASCENDING)])
+            return [_snapshot(row) async for row in rows]
+
+    async def _set_hidden(self, names: Iterable[str], *, hidden: bool) -> None:
+        query = {"_id": {"$in": list(names)}, "complete": hidden}
+        with translated("stored snapshots can't be retired"):
+            await self._snapshots.update_many(query, {"$set": {"complete": not hidden, "hidden": hidden}})
+
     async def _remove_all(self, query: dict[str, Any]) -> int:
         with translated("stored snapshots can't be listed"):
             names = [row["_id"] async for row in self._snapshots.find(query, {"_id": 1})]
@@ -166,45 +223,39 @@ class SnapshotStore:
             await self.remove(name)
         return len(names)
 
-    async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> None:
+    async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> dict[str, Any]:
         """Set fields of a snapshot that is being written. `at` is when that was last gone on with."""
         query = {"_id": name} | ({} if upsert else {"complete": False})
-        literal = {key: {"$literal": value} for key, value in fields.items()}
+        change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": "$$NOW"}}]
         with translated(f"snapshot {name} can't be written"):
-            result = await self._snapshots.update_one(query, [{"$set": literal | {"at": "$$NOW"}}], upsert=upsert)
-        if not upsert and not result.matched_count:
+            row: dict[str, Any] | None = await self._snapshots.find_one_and_update(
+                query, change, upsert=upsert, return_document=ReturnDocument.AFTER
+            )
+        if row is None:
             raise Unavailable(f"snapshot {name} was removed while it was being written")
-
-    async def _cut(self, documents: AsyncIterable[tuple[int, Document]]) -> AsyncGenerator[Chunk]:
-        ids: list[IdText] = []
-        lines: list[bytes] = []
-        size = 0
-        async for version, document in documents:
-            text = format_id(document["_id"])
-            line = _line(text, version, document)
-            ids.append(text)
-            lines.append(line)
-            size += len(line) + 1
-            if size >= self._chunk_bytes:
-                yield Chunk(ids, lines)
-                ids, lines, size = [], [], 0
-        if ids:
-            yield Chunk(ids, lines)
+        return row
 
 
-def _line(text: IdText, version: int, document: Document) -> bytes:
-    marks = marks_of(document)
-    row = {"id": text, "version": version, "doc": document}
-    return to_json(row | {"marks": marks} if marks else row)
+def _grown(made: dict[str, int], chunk: Chunk, size: int) -> dict[str, int]:
+    raw = sum(map(len, chunk.lines)) + len(chunk.lines)
+    return {
+        "chunks": made["chunks"] + 1,
+        "documents": made["documents"] + len(chunk.ids),
+        "bytes": Int64(made["bytes"] + size),
+        "raw": Int64(made["raw"] + raw),
+    }
 
 
-def _row(snapshot: StoredSnapshot, number: int, text: IdText, line: bytes) -> Row:
-    try:
-        tree = orjson.loads(line)
-        document: Document = read_marked(tree["doc"], tree.get("marks", ()))
-        found = tree["id"], int(tree["version"]), document
-    except (Malformed, LookupError, TypeError, ValueError) as error:
-        raise Damaged(f"chunk {number} of snapshot {snapshot.id}: the row of {text} can't be read: {error}") from error
-    if found[0] != text:
-        raise Damaged(f"chunk {number} of snapshot {snapshot.id} has the row of {found[0]} for {text}")
-    return found
+def _snapshot(row: dict[str, Any]) -> StoredSnapshot:
+    return StoredSnapshot(
+        row["_id"],
+        LogId(row["l"]),
+        row["c"],
+        Seq(row["n"]),
+        row["s"],
+        int(row["chunks"]),
+        int(row["documents"]),
+        int(row["bytes"]),
+        int(row.get("raw", row["bytes"])),
+        row["at"],
+    )

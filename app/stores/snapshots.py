@@ -16,13 +16,27 @@ from app.domain.ids import IdText, format_id, parse_id
 from app.domain.position import LogId, Position
 from app.domain.shape import Shape
 from app.domain.stamp import unstamp
-from app.domain.values import RAW_CODEC, Document, decode, to_json
+from app.domain.values import CODEC, RAW_CODEC, Document, decode, to_json
 from app.driver import translated
 from app.errors import Unavailable
 from app.stores.logs import LogStore
 
 _TOO_OLD = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
+
+
+class TimeNotKept(Unavailable):
+    """MongoDB does not keep the cluster time that a collection is read at, or has ceased to while it was read."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(
+            f"{collection} can't be read as it was at the checkpoint: MongoDB no longer keeps that time. If a worker "
+            "runs and it is large, raise MongoDB's server parameter minSnapshotHistoryWindowInSeconds (300 by default)"
+        )
+
+
+class CollectionGone(Unavailable):
+    """A collection was dropped or renamed a moment ago, so what it was before can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +76,15 @@ class SnapshotReader:
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
         query = {} if shape.id is None else {"_id": {"$eq": parse_id(shape.id)}}
-        documents = self._documents(shape, query, checkpoint.time)
+        documents = self.documents(shape.collection, checkpoint.time, query)
         try:
             yield Snapshot(shape, Position(log, checkpoint.seq), documents)
         finally:
             await documents.aclose()
 
-    async def _documents(self, shape: Shape, query: Document, time: Timestamp) -> AsyncGenerator[SnapshotDocument]:
-        async with aclosing(self.read(shape.collection, time, query)) as documents:
+    async def documents(self, collection: str, time: Timestamp, query: Document) -> AsyncGenerator[SnapshotDocument]:
+        """The documents of `collection` that `query` finds, as they were at `time`, in id order. Raises as `read`."""
+        async with aclosing(self.read(collection, time, query)) as documents:
             async for document in documents:
                 yield _row(decode(document.raw))
 
@@ -78,12 +93,41 @@ class SnapshotReader:
     ) -> AsyncGenerator[RawBSONDocument]:
         """The stored documents of `collection` as they were at cluster time `time`, in id order.
 
-        Raises `Unavailable`, also where MongoDB no longer keeps that time.
+        Raises `Unavailable`; where MongoDB no longer keeps that time, `TimeNotKept` or `CollectionGone`.
         """
+        any_found = False
+        async with aclosing(self._read(collection, time, query or {}, fields or {})) as documents:
+            async for document in documents:
+                any_found = True
+                yield document
+        if any_found:
+            return
+        # To a collection that was dropped or renamed since, MongoDB before 7.0 answers as to an empty one, whatever it
+        # was at `time`. Nothing is nothing only where the collection that is there now was there all the while: one
+        # that was made after `time` it refuses to read at it.
+        identity = await self._identity(collection)
+        if identity is not None:
+            async with aclosing(self._read(collection, time, query or {}, fields or {})) as documents:
+                async for document in documents:
+                    yield document
+        if identity is None or identity != await self._identity(collection):
+            raise CollectionGone(f"{collection} was dropped or renamed just now: it can't be read as it was before")
+
+    async def _identity(self, collection: str) -> Any:
+        """What tells a collection from others of its name; None where there is none."""
+        command = {"listCollections": 1, "filter": {"name": collection}}
+        with translated("the collections can't be listed"):
+            answer = await self._database.command(command, codec_options=CODEC)
+        found = answer["cursor"]["firstBatch"]
+        return found[0]["info"].get("uuid") if found else None
+
+    async def _read(
+        self, collection: str, time: Timestamp, query: Document, fields: Document
+    ) -> AsyncGenerator[RawBSONDocument]:
         command = {
             "find": collection,
-            "filter": query or {},
-            "projection": fields or {},
+            "filter": query,
+            "projection": fields,
             "sort": {"_id": 1},
             "batchSize": self._batch,
             "readConcern": {"level": "snapshot", "atClusterTime": time},
@@ -97,7 +141,7 @@ class SnapshotReader:
                         yield document
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
-                    raise Unavailable("the newest checkpoint is too old to read at: is a worker running?") from error
+                    raise TimeNotKept(collection) from error
                 raise
 
 

@@ -8,19 +8,34 @@ from typing import Any
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.settings import Settings
+from app.stores.archive import Archive
 from app.stores.comparison import Comparison
+from app.stores.counts import Counts
 from app.stores.events import EventStore
 from app.stores.history import History
+from app.stores.hot import HotRows
 from app.stores.leases import LeaseStore
 from app.stores.log_state import LogState
 from app.stores.logs import LogStore
 from app.stores.mongodb import Client
+from app.stores.pins import Pins
+from app.stores.snapshot_requests import SnapshotRequests
 from app.stores.snapshot_store import SnapshotStore
 from app.stores.snapshots import SnapshotReader
+from app.stores.squashed import Squashed
+from app.stores.tallies import Tallies
+from app.stores.tiered import TieredEvents
+from app.stores.tiers import TierStore
 from app.stores.tracking import TrackingStore
 
 SEQUENCING = "sequencing"
 """The job whose lease holder appends to the log."""
+
+ARCHIVING = "archiving"
+"""The job whose lease holder moves events to the cold tier."""
+
+COMPACTING = "compacting"
+"""The job whose lease holder removes what is kept no longer."""
 
 SNAPSHOTTING = "snapshotting"
 """The job whose lease holder stores snapshots."""
@@ -44,19 +59,34 @@ class Stores:
     history: History
     state: LogState
     comparison: Comparison
+    tiers: TierStore
+    squashed: Squashed
+    counts: Counts
+    pins: Pins
+    tallies: Tallies
+    requests: SnapshotRequests
+    hot: HotRows
+    tiered: TieredEvents
+    archive: Archive
 
     @classmethod
     def of(cls, client: Client, settings: Settings) -> Stores:
         """The stores that `settings` name, reached through `client`."""
         data, log = client[settings.database], client[settings.log_db]
-        logs, tracking, history = LogStore(log), TrackingStore(log), History(log)
+        logs, tracking, tiers = LogStore(log), TrackingStore(log), TierStore(log)
+        hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
+        tallies = Tallies(log)
+        tiered = TieredEvents(hot, archive.reader, tiers)
+        history = History(hot, archive, tiered, tiers, tallies)
         snapshots = SnapshotReader(data, logs)
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
-        state = LogState(history, stored, tracking)
+        squashed = Squashed(log, snapshots)
+        pins = Pins(log, settings.pin_ttl)
+        state = LogState(history, stored, tracking, squashed, pins)
         return cls(
             data,
             log,
-            EventStore(log),
+            EventStore(log, tiered),
             logs,
             LeaseStore(log),
             tracking,
@@ -65,6 +95,15 @@ class Stores:
             history,
             state,
             Comparison(snapshots, state),
+            tiers,
+            squashed,
+            Counts(data, log),
+            pins,
+            tallies,
+            SnapshotRequests(log),
+            hot,
+            tiered,
+            archive,
         )
 
     async def ensure_indexes(self) -> None:
@@ -72,3 +111,6 @@ class Stores:
         await self.logs.ensure_indexes()
         await self.events.ensure_indexes()
         await self.stored.ensure_indexes()
+        await self.requests.ensure_indexes()
+        await self.pins.ensure_indexes()
+        await self.archive.touched.ensure_indexes()

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bson.int64 import Int64
+from bson.timestamp import Timestamp
 from pymongo import UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -26,13 +27,19 @@ from app.errors import NotTracked, Unavailable
 class TrackedCollection:
     """A collection that is asked for, and, once active, the log and the seq from which on its events are there.
 
-    `refused` is why it can't be tracked, where the sequencer has found that it can't.
+    `refused` is why it can't be tracked, where the sequencer has found that it can't. `time` is the cluster time of
+    the checkpoint from which on it is active: what was stored of it before says nothing, whatever its seq.
     """
 
     name: str
     log: LogId | None
     base: Seq
     refused: str | None = None
+    time: Timestamp | None = None
+
+    def tells(self, seq: Seq, time: Timestamp) -> bool:
+        """Whether the events after `seq`, which is cluster time `time`, are all there."""
+        return seq >= self.base and (self.time is None or time >= self.time)
 
 
 class TrackingStore:
@@ -55,13 +62,18 @@ class TrackingStore:
         with translated("the collections can't be untracked"):
             await self._collections.delete_many({"_id": {"$in": list(names)}})
 
-    async def activate(self, names: Iterable[str], log: LogId, base: Seq) -> None:
-        """Declare that every change of these collections after `base` is in `log`."""
-        active = {"$set": {"log": log, "base": Int64(base)}, "$unset": {"refused": ""}}
+    async def activate(self, names: Iterable[str], log: LogId, base: Seq, time: Timestamp | None = None) -> None:
+        """Declare that every change of these collections after `base`, which is cluster time `time`, is in `log`."""
+        active = {"$set": {"log": log, "base": Int64(base), "time": time}, "$unset": {"refused": ""}}
         requests = [UpdateOne({"_id": name}, active) for name in names]
         if requests:
             with translated("the collections can't be activated"):
                 await self._collections.bulk_write(requests)
+
+    async def deactivate(self, names: Iterable[str]) -> None:
+        """Declare that changes of these collections are in the log no longer; they stay asked for."""
+        with translated("the collections can't be deactivated"):
+            await self._collections.update_many({"_id": {"$in": list(names)}}, {"$unset": {"log": "", "base": ""}})
 
     async def refuse(self, reasons: Mapping[str, str]) -> bool:
         """Record why collections can't be tracked: name → reason. Whether any of it is new."""
@@ -80,7 +92,8 @@ class TrackingStore:
         with translated("the tracked collections can't be read"):
             rows = await self._collections.find({}, sort=[("_id", 1)]).to_list()
         return [
-            TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0)), row.get("refused")) for row in rows
+            TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0)), row.get("refused"), row.get("time"))
+            for row in rows
         ]
 
 
@@ -91,10 +104,12 @@ class Tracking:
         self._bases: Mapping[str, Seq] = MappingProxyType({})
         self._refused: Mapping[str, str] = MappingProxyType({})
         self._asked: frozenset[str] = frozenset()
+        self._known = False
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
         """Take over the registry: what is active in `log`."""
         listed = list(collections)
+        self._known = True
         self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
@@ -111,13 +126,16 @@ class Tracking:
     def require(self, name: str) -> None:
         """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked.
 
-        Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`.
+        Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`; so it
+        does before the registry was read.
         """
         self.base(name)
 
     def base(self, name: str) -> Seq:
         """The seq from which on the collection's events are in the log. Raises like `require`."""
         if (base := self._bases.get(check_collection(name))) is None:
+            if not self._known:
+                raise Unavailable("which collections are tracked is not known yet: MongoDB was not reached")
             if reason := self._refused.get(name):
                 raise NotTracked(f"the collection {name!r} can't be tracked: {reason}")
             if name in self._asked:

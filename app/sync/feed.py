@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.position import Seq
+from app.domain.replay import Damaged
 from app.domain.values import CODEC
 from app.errors import Unavailable
 from app.settings import Settings
 from app.stores.changes import ChangeStream, watch
-from app.stores.events import StoredEvent, stored_event
+from app.stores.events import StoredEvent
 from app.stores.logs import Log
 from app.stores.stores import Stores
+from app.stores.tiers import BehindHorizon
 from app.stores.tracking import Tracking
 from app.sync.window import Window
 from app.waiting import set_within
@@ -33,6 +35,8 @@ _WAIT = 1.0
 _BACKOFF_CAP = 2.0
 _READ_BACK = 1000
 """How many events of the past a server takes into its window at start, for the clients that reconnect then."""
+
+_READ_AT_ONCE = 100
 
 _GROWING = {"ns.coll": {"$in": ["events", "heads", "logs"]}, "operationType": {"$ne": "delete"}}
 _PIPELINE: list[dict[str, Any]] = [
@@ -49,7 +53,7 @@ class FeedState:
     heard: float = 0.0
     sequenced: float = 0.0
     """The monotonic time at which the sequencer was last known to have read all changes."""
-    detail: str = "not started"
+    detail: str = "MongoDB was not reached yet"
 
 
 class Feed:
@@ -73,10 +77,11 @@ class Feed:
                     await self._join()
                     failures = 0
                     await self._follow(stream, stop)
-            except Unavailable as error:
+            except (Unavailable, Damaged, BehindHorizon) as error:
                 failures += 1
                 self.state.live, self.state.detail = False, error.message
-                log.warning("the feed is interrupted: %s", error.message)
+                level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
+                log.log(level, "the feed is interrupted: %s", error.message)
                 delay = min(_BACKOFF_CAP, 0.05 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0)
                 await set_within(stop, delay)
 
@@ -84,19 +89,22 @@ class Feed:
         while not stop.is_set():
             batch = await stream.read(wait=_WAIT, limit=self._batch)
             self._heard()
-            rows = []
+            rows, settled = [], False
             for change in batch.changes:
                 if change["ns"]["coll"] == "events":
                     rows.append(change["fullDocument"])
                 elif change["ns"]["coll"] == "heads":
                     # A checkpoint: the sequencer makes them also when there is nothing new, as long as it can read.
                     self.state.sequenced = time.monotonic()
+                    settled = True
                 else:
                     # Events of the log so far come first, whatever is announced behind them.
                     await self._take(rows)
                     rows = []
                     await self._join()
             await self._take(rows)
+            if settled:
+                await self._settle()
 
     def _heard(self) -> None:
         self.state.live, self.state.heard, self.state.detail = True, time.monotonic(), "live"
@@ -110,10 +118,14 @@ class Feed:
             return
         tail = await self._stores.events.tail(self._log.id)
         seq = tail.seq if tail else Seq(0)
-        if self._window.log != self._log.id or seq - self._window.head > _READ_BACK:
+        floor = (await self._stores.tiers.read(self._log.id)).floor
+        if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
             self._group = []
-            self._window.start(self._log.id, await self._whole_before(Seq(max(0, seq - _READ_BACK))))
+            # What has left MongoDB is left out. The floor never lies inside a transaction.
+            far = Seq(max(0, seq - _READ_BACK))
+            self._window.start(self._log.id, floor if floor >= far else await self._whole_before(far))
         await self._read_upto(seq)
+        await self._settle()
         self._window.wake_all()
         self._heard()
 
@@ -132,7 +144,7 @@ class Feed:
         for row in rows:
             if self._log is None or row["_id"]["l"] != self._log.id:
                 continue
-            event = stored_event(row)
+            event = await self._stores.events.whole(row)
             expected = self._next + len(fresh)
             if event.seq > expected:
                 self._accept(fresh)
@@ -145,9 +157,25 @@ class Feed:
     async def _read_upto(self, seq: Seq) -> None:
         if self._log is None or seq < self._next:
             return
+        read: list[StoredEvent] = []
         async with aclosing(self._stores.events.read(self._log.id, Seq(self._next - 1), seq)) as events:
             async for event in events:
-                self._accept([event])
+                read.append(event)
+                if len(read) == _READ_AT_ONCE:
+                    self._accept(read)
+                    read = []
+        self._accept(read)
+
+    async def _settle(self) -> None:
+        """Pass on the beginning of a transaction of which nothing more comes: a checkpoint stands right behind it.
+
+        (A checkpoint further on says nothing yet: what is between may be the rest.)
+        """
+        if self._log is None or not self._group:
+            return
+        checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
+        if checkpoint is not None and checkpoint.seq == self._group[-1].seq:
+            self._pass_on(len(self._group))
 
     @property
     def _next(self) -> int:
@@ -155,8 +183,21 @@ class Feed:
 
     def _accept(self, events: list[StoredEvent]) -> None:
         """Pass on events up to the last whole transaction; hold back the rest."""
+        held = len(self._group)
         self._group.extend(events)
-        whole = next((count for count in range(len(self._group), 0, -1) if self._group[count - 1].closes), 0)
-        if whole:
-            self._window.extend(self._group[:whole])
-            del self._group[:whole]
+        # Nothing ends among what was held back before, but for its last event, which the next one may end.
+        ends = (count for count in range(len(self._group), max(0, held - 1), -1) if self._ends(count))
+        self._pass_on(next(ends, 0))
+
+    def _ends(self, count: int) -> bool:
+        """Whether a group ends with the `count`-th event: by its own mark, or because the next has another."""
+        event = self._group[count - 1]
+        if event.group is None or event.closes:
+            return True
+        following = self._group[count] if count < len(self._group) else None
+        return following is not None and (following.group is None or following.group.id != event.group.id)
+
+    def _pass_on(self, count: int) -> None:
+        if count:
+            self._window.extend(self._group[:count])
+            del self._group[:count]

@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from app.domain import messages
 from app.domain.plan import ResetReason
 from app.domain.position import Position, Seq, StateVector
+from app.domain.replay import Damaged
 from app.domain.shape import Shape
-from app.errors import RateLimited, ResetRequired
+from app.errors import BehindRetention, RateLimited, ResetRequired
 from app.settings import Settings
-from app.stores.snapshots import Snapshot
 from app.stores.stores import SEQUENCING, Stores
+from app.stores.tiers import BehindHorizon
 from app.stores.tracking import Tracking
-from app.sync.admission import Admission
+from app.sync.bootstrap import Bootstrap
 from app.sync.feed import Feed
+from app.sync.operating import Behind, behind
 from app.sync.pages import PageLimit, page_from, page_of
 from app.sync.session import Session
-from app.sync.subscription import Source
+from app.sync.source import Source
 from app.sync.window import Window
 from app.waiting import set_within
 
@@ -43,10 +45,13 @@ class LogPage:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Some of a document's events, encoded. `end` is where to read on, None where there may be no more."""
+    """Some of a document's events, encoded. `end` is where to read on, None where there may be no more; `since` is
+    where what is kept begins.
+    """
 
     bodies: list[bytes]
     end: Position | None
+    since: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,7 @@ class SyncService:
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
         self.window = Window(settings.window_bytes, limit)
         self.feed = Feed(tailing or stores, self.window, self.tracking, settings)
-        bootstraps = Admission(settings.max_bootstraps, wait=settings.send_timeout, what="snapshots")
-        self._source = Source(stores, self.window, self.tracking, bootstraps, limit, self.is_stale)
+        self.source = Source.of(stores, settings, self.window, self.tracking, limit=limit, stale=self.is_stale)
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._draining = asyncio.Event()
@@ -93,7 +97,7 @@ class SyncService:
             raise RateLimited(f"this server has its {self._settings.max_connections} connections already")
         with self.window.listening() as listener:
             session = Session(
-                self._source,
+                self.source,
                 listener,
                 client_id=client_id or uuid.uuid4().hex,
                 heartbeat=self._settings.heartbeat,
@@ -145,18 +149,32 @@ class SyncService:
                 listener.event.clear()
                 if position.log != self.window.log:
                     await self._check(shape, position)
-                page = await self._read_page(shape, position, limit)
+                page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():
                     return page
                 if not await set_within(listener.event, deadline - time.monotonic()):
                     return page
 
     async def _check(self, shape: Shape, position: Position) -> None:
-        if reason := await self._source.refusal(shape, position):
+        if reason := await self.source.planner.refusal(shape, position):
             raise ResetRequired(reason.value, f"{shape} can't be continued from {position}: take a snapshot")
 
+    async def oldest(self, shape: Shape) -> Position:
+        """The oldest position from which events lead on. Raises `NotTracked` and `Unavailable`."""
+        return await self.source.planner.oldest(shape)
+
+    async def _page(self, shape: Shape, position: Position, limit: int) -> LogPage:
+        try:
+            return await self._read_page(shape, position, limit)
+        except BehindHorizon:
+            self.source.planner.outdated()
+            raise
+        except Damaged as error:
+            log.log(logging.ERROR, "%s: what is stored is damaged: %s", shape, error.message)
+            raise ResetRequired(ResetReason.DAMAGED.value, f"the events after {position} can't be read") from error
+
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:
-        log, head, bound = self._source.log(), self.window.head, PageLimit(limit, self._settings.frame_bytes)
+        log, head, bound = self.source.log(), self.window.head, PageLimit(limit, self._settings.frame_bytes)
         if self.window.covers(position.seq):
             page = page_of(self.window.events(shape, position.seq), bound)
         else:
@@ -167,28 +185,38 @@ class SyncService:
         return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.events), page.full)
 
     @asynccontextmanager
-    async def snapshot(self, shape: Shape) -> AsyncIterator[Snapshot]:
-        """A snapshot of the shape, for as long as the block runs. Raises `NotTracked` and `Unavailable`."""
+    async def snapshot(self, shape: Shape, *, live: bool = False) -> AsyncIterator[Bootstrap]:
+        """The state of the shape at a position, for as long as the block runs. Raises `NotTracked` and `Unavailable`.
+
+        With `live` it is read from the collection itself, whatever is stored.
+        """
         self.tracking.require(shape.collection)
-        log = self._source.log()
-        async with self._source.bootstraps.admitted(), self._stores.snapshots.open(log, shape) as snapshot:
-            yield snapshot
+        async with self.source.bootstraps.open(shape, live=live) as bootstrap:
+            yield bootstrap
 
     async def history(self, shape: Shape, *, after_version: int, after: Position | None, limit: int) -> History:
         """A document's events with a version above `after_version` and behind `after`, in order, at most `limit`.
 
-        Raises `NotTracked`, `Unavailable`, and `ResetRequired` where `after` is of another log.
+        Raises `NotTracked`, `Unavailable`, `ResetRequired` where `after` is of another log, and `BehindRetention` where
+        what follows on it is not all kept.
         """
         self.tracking.require(shape.collection)
-        log_id = self._source.log()
+        log_id = self.source.log()
         if after is not None and after.log != log_id:
             raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{after} is of another log than {log_id}")
-        seq = after.seq if after else Seq(0)
+        since = Position(log_id, (await self._stores.tiers.read(log_id)).horizon)
+        start = after or since
+        if start.seq < since.seq:
+            raise BehindRetention(f"what followed on {start} is kept from {since} on only", since=str(since))
         found = await self._stores.events.of_document(
-            log_id, shape, after_version=after_version, after=seq, upto=self.window.head, limit=limit
+            log_id, shape, after_version=after_version, after=start.seq, upto=self.window.head, limit=limit
         )
         end = Position(log_id, found[-1].seq) if len(found) == limit else None
-        return History([event.body for event in found], end)
+        return History([event.body for event in found], end, since)
+
+    def behind(self) -> Behind:
+        """How far the clients are that are connected here."""
+        return behind(self.window, (session.vector for session in self._sessions))
 
     def is_stale(self) -> bool:
         """Whether the sequencer has not been seen at work for `stale_after` seconds."""
@@ -201,6 +229,9 @@ class SyncService:
 
     async def health(self) -> Health:
         """Asks MongoDB once for the lease and the log's tail. Raises `Unavailable`."""
+        if not self.feed.state.heard:
+            # Not asked while MongoDB is waited for: who asks for health wants to know soon.
+            return Health(False, False, None, None, None, None, self.connections, self.feed.state.detail)
         lease = await self._stores.leases.read(SEQUENCING)
         log = self.window.log
         tail = await self._stores.events.tail(log) if log else None

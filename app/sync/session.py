@@ -17,7 +17,8 @@ from app.domain.messages import Ack, Ping, Request, Subscribe, Unsubscribe
 from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
-from app.sync.subscription import Outgoing, Source, Subscription, vector_of
+from app.sync.source import Source
+from app.sync.subscription import Outgoing, Subscription, vector_of
 from app.sync.window import Listener
 from app.waiting import set_within
 

@@ -5,20 +5,27 @@ A subscription is a cursor. It holds a position and, while a snapshot is read, t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.domain import messages
-from app.domain.plan import Extent, ResetReason, refusal
-from app.domain.position import LogId, Position, Seq, StateVector
+from app.domain.plan import Answer, Plan, ResetReason
+from app.domain.position import START, Position, StateVector
+from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import Unavailable
-from app.stores.stores import Stores
-from app.stores.tracking import Tracking
-from app.sync.admission import Admission
-from app.sync.pages import PageLimit, page_from
-from app.sync.window import Frame, Window
+from app.stores.squashed import Unsquashable
+from app.stores.tiers import BehindHorizon
+from app.sync.parts import parts_of
+from app.sync.planner import NotAhead
+from app.sync.source import Source
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 10_000
+"""Events that a client may fall further behind than its plan was made for, at least, before another is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,58 +36,21 @@ class Outgoing:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What subscriptions read from: one for a whole server process."""
-
-    stores: Stores
-    window: Window
-    tracking: Tracking
-    bootstraps: Admission
-    limit: PageLimit
-    stale: Callable[[], bool]
-    """Whether nobody has read the changes lately, so that there may be some that are no events yet."""
-
-    def log(self) -> LogId:
-        """The log in force. Raises `Unavailable` before the first worker has run."""
-        if self.window.log is None:
-            raise Unavailable("there is no event log yet: is a worker running?", retry_after=2.0)
-        return self.window.log
-
-    async def refusal(self, shape: Shape, position: Position) -> ResetReason | None:
-        """Why the client can't go on from `position`. Raises `NotTracked` and `Unavailable`."""
-        extent = Extent(self.log(), self.tracking.base(shape.collection), self.window.head)
-        reason = refusal(position, extent)
-        if reason is ResetReason.FUTURE:
-            # Another server may have told the client of events that have not reached this one.
-            tail = await self.stores.events.tail(extent.log)
-            reason = None if tail is not None and position.seq <= tail.seq else reason
-        return reason
-
-    async def frame(self, shape: Shape, cursor: Seq) -> Frame:
-        """The next events of `shape` after `cursor`: from the window, or from the store where it reaches further back.
-
-        Without any, `data` is empty and `end` is how far there are none.
-        """
-        if self.window.covers(cursor):
-            head = max(cursor, self.window.head)
-            return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
-        log, head = self.log(), self.window.head
-        async with aclosing(self.stores.events.read(log, cursor, head, shape=shape)) as events:
-            page = await page_from(events, self.limit)
-        end = page.end if page.full and page.end is not None else head
-        data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
-        return Frame(cursor, end, data)
-
-
 class Subscription:
-    """`position` is what the client has once it has taken what was sent; None while it has nothing whole."""
+    """`position` is what the client has once it has taken what was sent; None while it has nothing whole.
 
-    def __init__(self, source: Source, shape: Shape, position: Position | None) -> None:
+    Until it is live, an answer to `avoid` is given only where no other is exact.
+    """
+
+    def __init__(
+        self, source: Source, shape: Shape, position: Position | None, avoid: frozenset[Answer] = frozenset()
+    ) -> None:
         self.shape = shape
         self.position = position
         self._source = source
         self.live = False
+        self._avoid = avoid
+        self._distrust = False
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         """What to send, for ever; None whenever there is nothing for now.
@@ -88,43 +58,88 @@ class Subscription:
         Raises `NotTracked` and `Unavailable`.
         """
         while True:
-            if self.position is not None and (reason := await self._refusal(self.position)):
-                self.position = None
-                yield Outgoing("reset", messages.reset(self.shape, reason.value))
-            if self.position is None:
-                async with aclosing(self._snapshot()) as parts:
-                    async for part in parts:
-                        yield part
-                continue
-            async with aclosing(self._events(self.position)) as following:
-                async for message in following:
-                    yield message
+            plan = await self._plan()
+            if plan.reset is not None:
+                yield self._reset(plan.reset)
+            reset = None
+            try:
+                async with aclosing(self._answer(plan.answer)) as answer:
+                    async for message in answer:
+                        yield message
+            except BehindHorizon:
+                self._source.planner.outdated()
+            except Unsquashable as error:
+                log.info("no squashed answer: %s", error.message)
+                self._avoid |= {Answer.SQUASHED}
+            except NotAhead:
+                self._wait_for_checkpoint(plan)
+            except Damaged as error:
+                reset = self._damaged(error)
+            if reset is not None:
+                yield reset
 
-    async def _refusal(self, position: Position) -> ResetReason | None:
+    async def _plan(self) -> Plan:
         self.live = False
-        return await self._source.refusal(self.shape, position)
+        if self.position is None:
+            return Plan(Answer.SNAPSHOT, 0.0)
+        return await self._source.planner.plan(self.shape, self.position, self._avoid)
 
-    async def _snapshot(self) -> AsyncGenerator[Outgoing]:
-        """The shape's state, in parts of bounded size."""
-        async with self._source.bootstraps.admitted():
-            self._source.tracking.require(self.shape.collection)
-            async with self._source.stores.snapshots.open(self._source.log(), self.shape) as snapshot:
-                part, rows, size = 0, list[bytes](), 0
-                async for document in snapshot.documents:
-                    if rows and size + len(document.row) > self._source.limit.bytes:
-                        data = messages.snapshot(snapshot.position, self.shape, part, rows, last=False)
-                        yield Outgoing("snapshot", data)
-                        part, rows, size = part + 1, [], 0
-                    rows.append(document.row)
-                    size += len(document.row)
-                self.position = snapshot.position
-                data = messages.snapshot(snapshot.position, self.shape, part, rows, last=True)
+    def _answer(self, answer: Answer) -> AsyncGenerator[Outgoing | None]:
+        if self.position is None or answer is Answer.SNAPSHOT:
+            return self._snapshot()
+        return self._squashed(self.position) if answer is Answer.SQUASHED else self._events(self.position)
+
+    def _reset(self, reason: ResetReason) -> Outgoing:
+        self.position = None
+        return Outgoing("reset", messages.reset(self.shape, reason.value))
+
+    def _wait_for_checkpoint(self, plan: Plan) -> None:
+        """Go on by events, which need no checkpoint. Raises `Unavailable` where that has been tried."""
+        if plan.answer in self._avoid or self.position is None:
+            raise Unavailable(f"{self.shape} waits for a checkpoint: is a worker running?")
+        self._avoid |= {Answer.SQUASHED, Answer.SNAPSHOT}
+
+    def _damaged(self, error: Damaged) -> Outgoing:
+        """Begin anew, by reading the collection itself. Raises `Unavailable` where that has been done already."""
+        log.error("%s: what is stored is damaged: %s", self.shape, error.message)
+        if self._distrust:
+            raise Unavailable(f"{self.shape} can't be read: {error.message}", retry_after=10.0) from error
+        self._distrust = True
+        return self._reset(ResetReason.DAMAGED)
+
+    async def _snapshot(self) -> AsyncGenerator[Outgoing | None]:
+        """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
+        after, data = self.position.seq if self.position else START, b""
+        async with (
+            self._source.bootstraps.open(self.shape, after=after, live=self._distrust) as found,
+            aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,
+        ):
+            async for part in parts:
+                data = messages.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)
+                if not part.last:
+                    yield Outgoing("snapshot", data)
+            self.position = found.position
         yield Outgoing("snapshot", data)
 
+    async def _squashed(self, start: Position) -> AsyncGenerator[Outgoing | None]:
+        """What has become of the documents that were touched since `start`, in parts as a snapshot."""
+        data = b""
+        async with (
+            self._source.catch_ups.open(self.shape, start) as found,
+            aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,
+        ):
+            async for part in parts:
+                data = messages.squashed(start, found.end, self.shape, part.number, part.rows, last=part.last)
+                if not part.last:
+                    yield Outgoing("squashed", data)
+            self.position = found.end
+        yield Outgoing("squashed", data)
+
     async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
-        """The events after `position`, until the log is another one or the collection is tracked no longer."""
+        """The events after `position`, until something else is the better answer, or the only one."""
         told = position.seq
-        while position.log == self._source.window.log and self.shape.collection in self._source.tracking:
+        patience = max(_PATIENCE, 2 * (self._source.window.head - position.seq))
+        while self._continues(position, patience):
             frame = await self._source.frame(self.shape, position.seq)
             if frame.data and frame.start > told:
                 # It does not know yet that there was nothing of its shape in between, and would take that for a hole.
@@ -135,10 +150,21 @@ class Subscription:
                 told = frame.end
                 yield Outgoing("events", frame.data)
             elif self._source.window.covers(position.seq) and not self.live:
-                self.live, told = True, position.seq
+                self._arrived()
+                told = position.seq
                 yield Outgoing("live", messages.live(self.shape, position))
             else:
                 yield None
+
+    def _continues(self, position: Position, patience: int) -> bool:
+        """Whether events are the answer still: the log and the tracking are the same, and the client keeps up."""
+        window = self._source.window
+        if position.log != window.log or self.shape.collection not in self._source.tracking:
+            return False
+        return window.covers(position.seq) or window.head - position.seq <= patience
+
+    def _arrived(self) -> None:
+        self.live, self._avoid, self._distrust = True, frozenset(), False
 
 
 def vector_of(subscriptions: list[Subscription]) -> StateVector:

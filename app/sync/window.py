@@ -88,11 +88,21 @@ class Window:
                     del self._by_shape[shape]
                     self._frames.pop(shape, None)
 
+    @property
+    def mean(self) -> float:
+        """Bytes of an event here on average; 0 where there is none."""
+        return (self.bytes / len(self._all) - _OVERHEAD) if self._all else 0.0
+
     # --- the sessions' side -------------------------------------------------------------------------------------
 
     def covers(self, seq: Seq) -> bool:
         """Whether every event after `seq` is here."""
         return seq >= self.floor
+
+    def is_current(self, shape: Shape, seq: Seq) -> bool:
+        """Whether there is nothing of the shape after `seq`."""
+        events = self._by_shape.get(shape)
+        return self.covers(seq) and (not events or events[-1].seq <= seq)
 
     def frame(self, shape: Shape, after: Seq) -> Frame | None:
         """The next frame of a shape for a cursor at `after`, which the window must cover; None when there is nothing.

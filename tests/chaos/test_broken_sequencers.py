@@ -12,7 +12,7 @@ from support.chaos.broken.clock_lease import ClockLeaseSequencer
 from support.chaos.broken.separate_checkpoint import CrashedError, SeparateCheckpointSequencer
 from support.chaos.broken.sequencer import Reader, now
 from support.chaos.checker import check
-from support.chaos.history import Effect, Recorder
+from support.chaos.history import ALL, Effect, Recorder
 from support.chaos.observed import gather
 from support.chaos.violation import Violation
 from workers.images import enable_images
@@ -55,6 +55,14 @@ class Bench:
         """Ten writes, one of them a transaction."""
         for number in range(10):
             await self.write(f"orders/{number % 3}", *(("stock/1", "stock/2") if number == 5 else ()))
+
+    async def drop(self, collection: str) -> None:
+        """The whole collection, and then it is there again."""
+        self._count += 1
+        self._recorder.invoke(f"w{self._count}", "behind", [Effect((collection, ALL), None)])
+        await self._stores.data[collection].drop()
+        self._recorder.end(f"w{self._count}", "ok")
+        await enable_images(self._stores.data, NAMES)
 
     async def verdict(self) -> list[Violation]:
         evidence = await gather(
@@ -173,3 +181,21 @@ async def test_a_split_transaction(bench: Bench) -> None:
     await bench.some()
     await careless.sequence(bench.reader, careless.split, seed=1)
     assert promises(await bench.verdict()) == {"groups"}
+
+
+async def test_a_drop_that_is_right_passes(bench: Bench) -> None:
+    await bench.some()
+    await bench.drop("orders")
+    await bench.some()
+    await careless.sequence(bench.reader, careless.right, seed=1)
+    assert await bench.verdict() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_drop_whose_deletes_miss_one_document(bench: Bench, seed: int) -> None:
+    await bench.some()
+    await bench.drop("orders")
+    await careless.sequence(bench.reader, careless.half_dropped, seed=seed)
+    found = await bench.verdict()
+    assert ("bijection", "a committed change has no event") in said(found)
+    assert "state" in promises(found)

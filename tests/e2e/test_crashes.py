@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from app.domain.values import CODEC, to_tree
+from app.domain.values import CODEC
 from app.settings import Settings
 from app.stores.mongodb import Client
 from app.stores.stores import Stores
 from support.clients import TRANSPORTS, following
 from support.systems import Processes, tracked
+from support.trees import to_tree
 from support.writers import ApiWriter, documents_of, write_behind
 
 Data = dict[str, list[dict[str, Any]]]

@@ -15,11 +15,12 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from app.domain.values import CODEC, to_tree
+from app.domain.values import CODEC
 from app.settings import Settings
 from app.stores.mongodb import Client
 from support.systems import running_system
 from support.tcp_proxy import tcp_proxy
+from support.trees import to_tree
 from support.writers import PATCH, ApiWriter, documents_of, write_behind
 
 DRIVER = Path(__file__).with_name("browser_client.mjs")

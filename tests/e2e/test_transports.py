@@ -16,12 +16,13 @@ from bson import json_util
 from pymongo.asynchronous.collection import AsyncCollection
 from websockets.asyncio.client import connect
 
-from app.domain.values import CODEC, to_tree
+from app.domain.values import CODEC
 from app.settings import Settings
 from app.stores.mongodb import Client
 from support.clients import TRANSPORTS, Follower, following
 from support.replica import Replica, seq_of
 from support.systems import head, running_system
+from support.trees import to_tree
 from support.writers import ApiWriter, documents_of, write_behind
 
 Data = dict[str, list[dict[str, Any]]]

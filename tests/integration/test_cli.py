@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from app.domain.position import LogId
+from app.domain.position import LogId, Seq
 from app.settings import PREFIX, Settings
 from app.stores.changes import watch
-from app.stores.stores import Stores
-from support.replay import eventually
+from app.stores.figures import JOBS
+from app.stores.stores import SNAPSHOTTING, Stores
+from support.replay import caught_up, eventually, tracked
 from support.systems import running_worker
 
 
@@ -120,8 +122,13 @@ async def test_status_before_anything_has_run(run: Run) -> None:
         "log": None,
         "head": None,
         "leader": None,
+        "lag": None,
         "checkpoint": None,
         "collections": [],
+        "tiers": None,
+        "archive": "directory",
+        "snapshots": [],
+        "jobs": dict.fromkeys(JOBS),
     }
 
 
@@ -151,6 +158,29 @@ async def test_status_after_the_leader_has_gone(settings: Settings, stores: Stor
     result = await run("status")
     assert result.exit_code == 1
     assert "or was given back" in result.stdout
+
+
+async def test_status_counts_what_no_worker_has_read(settings: Settings, stores: Stores, run: Run) -> None:
+    async with running_worker(settings):
+        await stores.tracking.ask(["orders"])
+        log = await tracked(stores, "orders")
+        await stores.data["orders"].insert_one({"_id": 0})
+        await caught_up(stores)
+    await stores.data["orders"].insert_many([{"_id": n} for n in range(1, 6)])
+    await stores.data["orders"].delete_one({"_id": 0})
+    await stores.data["elsewhere"].insert_one({"_id": 1})
+    found = json.loads((await run("status", "--json")).stdout)
+    assert (found["leader"], found["head"]) == (None, f"{log}:1")
+    assert (found["lag"]["events"], found["lag"]["more"], found["lag"]["unknown"]) == (6, False, None)
+    assert 0 < found["lag"]["seconds"] <= found["checkpoint"]["age"] + 0.001
+    table = (await run("status")).stdout
+    assert re.search(r"^lag +6 events, [0-9.]+ s *$", table, re.MULTILINE), table
+    async with running_worker(settings):
+        await caught_up(stores)
+        found = json.loads((await run("status", "--json")).stdout)
+        assert found["leader"] is not None
+        assert found["lag"] == {"events": 0, "more": False, "seconds": 0.0, "unknown": None}
+        assert re.search(r"^lag +0 events, 0\.0 s *$", (await run("status")).stdout, re.MULTILINE)
 
 
 async def test_tail_from_a_position_prints_what_happened_and_what_happens(
@@ -242,3 +272,54 @@ async def test_reset_log_begins_a_new_one(orders: Any, run: Run, stores: Stores)
 async def test_reset_log_asks_first(run: Run) -> None:
     assert (await run("reset-log")).exit_code == 1
     assert "no log yet" in (await run("reset-log", "--yes")).stderr
+
+
+async def test_snapshot_waits_for_what_was_written_before_it(orders: Any, run: Run, stores: Stores) -> None:
+    await orders.insert_many([{"_id": f"order-{n}"} for n in range(20)])
+    for shape, documents in (("orders", 20), ("orders/order-7", 1), ("orders/nobody", 0)):
+        result = await run("snapshot", shape, "--json")
+        assert result.exit_code == 0, result
+        said = json.loads(result.stdout)
+        made = await stores.stored.newest(await log_of(stores), shape)
+        assert made is not None
+        assert said == {
+            "shape": shape,
+            "position": f"{made.log}:20",
+            "id": made.id,
+            "documents": documents,
+            "bytes": made.bytes,
+            "raw_bytes": made.raw_bytes,
+        }
+    result = await run("snapshot", "orders")
+    assert " at " in result.stdout
+    assert "20 documents" in result.stdout
+
+
+async def test_snapshot_of_what_is_not_tracked_is_refused(orders: Any, run: Run, stores: Stores) -> None:
+    result = await run("snapshot", "lines")
+    assert result.exit_code == 1
+    assert "'lines' is not tracked; `eventsync track lines`" in result.stderr
+    assert await stores.requests.unanswered() == []
+
+
+async def test_snapshot_without_a_worker_says_so_and_asks_no_longer(run: Run, stores: Stores) -> None:
+    now = (await stores.data.command("ping"))["operationTime"]
+    log = await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=now)
+    await stores.tracking.ask(["orders"])
+    await stores.tracking.activate(["orders"], log.id, Seq(0))
+    result = await run("snapshot", "orders", "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "no worker runs that could make the snapshot: start `eventsync worker`" in result.stderr
+    assert await stores.requests.unanswered() == []
+
+
+async def test_snapshot_that_takes_too_long_stays_asked_for(run: Run, stores: Stores) -> None:
+    now = (await stores.data.command("ping"))["operationTime"]
+    log = await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=now)
+    await stores.tracking.ask(["orders"])
+    await stores.tracking.activate(["orders"], log.id, Seq(0))
+    await stores.leases.acquire(SNAPSHOTTING, "a worker that is busy", 60)
+    result = await run("snapshot", "orders", "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "no snapshot after 0.1 s; the request stands" in result.stderr
+    assert [str(request.shape) for request in await stores.requests.unanswered()] == ["orders"]

@@ -102,6 +102,7 @@ async def test_without_a_worker_it_compares_with_the_collection_as_it_is(stores:
     await stores.tracking.ask(["docs"])
     await stores.tracking.activate(["docs"], log.id, Seq(0))
     await stores.log["heads"].update_one({"_id": log.id}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
+    await stores.data.create_collection("docs")
     with pytest.raises(NoBase):
         await prove(settings, [])
     await stores.stored.write(log.id, "docs", Seq(0), Timestamp(1, 1), _one(3, {"_id": "a", "n": Int64(1)}))
@@ -123,6 +124,15 @@ async def test_it_says_what_is_wrong_and_exits_with_1(base: StoredSnapshot, stor
     code, text = await run(settings)
     assert code == 1
     assert 'WRONG docs: docs/new is only in the collection: {"_id": "new", "n": {"$numberInt": "1"}}' in text
+
+
+async def test_a_log_without_events(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await based(stores, log, "docs")
+        code, text = await run(settings)
+    assert (code, text.splitlines()[0]) == (0, f"ok    log {log}: it has no events yet")
 
 
 async def test_without_a_log_it_says_so(settings: Settings) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.diff import diff
-from app.domain.values import same, to_json, to_tree
+from app.domain.values import same, to_json
 from support.replay import apply_patch
+from support.trees import to_tree
 
 Strategy = st.SearchStrategy[Any]
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from app.domain.diff import diff
 from app.domain.marks import marks_of, read_marked
-from app.domain.values import CODEC, decode, parse_json, same, to_json, to_tree
+from app.domain.values import CODEC, decode, parse_json, same, to_json
 from support.documents import pairs
+from support.trees import to_tree
 
 Strategy = st.SearchStrategy[Any]
 

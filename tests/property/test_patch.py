@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from app.domain.diff import diff
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch
-from app.domain.values import Document, same, to_tree
+from app.domain.values import Document, same
 from app.errors import Malformed, PatchFailed, TooLarge
 from support.documents import documents, pairs
+from support.trees import to_tree
 
 _POINTERS = st.lists(st.sampled_from(["a", "b", "0", "1", "-", "01", "~0", "~1", "_id", "_sync", ""]), max_size=3).map(
     lambda tokens: "".join(f"/{token}" for token in tokens)

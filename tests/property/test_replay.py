@@ -12,16 +12,26 @@ from app.domain.event import Event, place
 from app.domain.ids import IdText
 from app.domain.marks import marks_of, packed, unpacked
 from app.domain.position import Seq
-from app.domain.replay import State, applied, patched, read_change
+from app.domain.replay import State, applied, between, patched, read_change
 from app.domain.values import Document, same
 from support.changes import AT
 from support.documents import documents, pairs
+from support.replay import apply_patch
 
 
 @given(pairs())
 def test_a_patch_applied_to_the_document_before_gives_the_one_after(pair: tuple[Document, Document]) -> None:
     before, after = copy.deepcopy(pair)
     assert same(patched(before, diff(before, after)), after)
+
+
+@given(pairs())
+def test_the_patch_between_two_states_gives_the_other_one(pair: tuple[Document, Document]) -> None:
+    before, after = pair
+    assert same(apply_patch(between((1, before), (2, after)), before), after)
+    assert same(apply_patch(between(None, (2, after)), {}), after)
+    assert between((1, before), None) == [{"op": "remove", "path": ""}]
+    assert between(None, None) == []
 
 
 @given(st.lists(pairs() | documents().map(lambda made: (None, made)) | st.none(), max_size=6))

@@ -22,10 +22,10 @@ from app.domain.values import (
     parse_json,
     same,
     to_json,
-    to_tree,
 )
 from app.domain.wrappers import INT32_MAX, INT32_MIN
 from app.errors import Malformed
+from support.trees import to_tree
 
 Strategy = st.SearchStrategy[Any]
 

@@ -28,3 +28,15 @@ async def failing(client: Client, command: str, code: int, *, app: str, times: i
         yield
     finally:
         await client.admin.command(point | {"mode": "off"})
+
+
+@asynccontextmanager
+async def keeping(client: Client, seconds: int) -> AsyncIterator[None]:
+    """MongoDB keeps history for so long only, while the block runs."""
+    name = "minSnapshotHistoryWindowInSeconds"
+    before = (await client.admin.command({"getParameter": 1, name: 1}))[name]
+    await client.admin.command({"setParameter": 1, name: seconds})
+    try:
+        yield
+    finally:
+        await client.admin.command({"setParameter": 1, name: before})

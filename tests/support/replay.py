@@ -145,7 +145,7 @@ async def new_log(stores: Stores, old: LogId) -> LogId:
 async def replayed(stores: Stores, log: LogId, replay: Replay | None = None) -> Replay:
     """The whole log, or what of it `replay` has not taken yet."""
     replay = replay or Replay()
-    async for stored in stores.events.read(log, Seq(replay.seq), Seq(2**62)):
+    async for stored in stores.events.read(log, Seq(replay.seq)):
         replay.take(stored)
     return replay
 

@@ -29,6 +29,7 @@ class Replica:
     live: bool = False
     events: int = 0
     snapshots: int = 0
+    squashes: int = 0
     resets: int = 0
     _parts: list[dict[str, Any]] = field(default_factory=list)
 
@@ -49,6 +50,8 @@ class Replica:
         kind = message["type"]
         if kind == "snapshot":
             self._snapshot(message)
+        elif kind == "squashed":
+            self._squashed(message)
         elif kind == "events":
             self.take_events(message["from"], message["to"], message["events"])
         elif kind == "live":
@@ -58,21 +61,47 @@ class Replica:
             self._progress(message["vector"].get(self.shape))
         elif kind == "reset":
             self.resets += 1
+            self._parts = []
             self.position, self.rows, self.live = None, {}, False
         else:
             assert kind in {"welcome", "pong"}, message
 
     def _snapshot(self, message: dict[str, Any]) -> None:
+        if (docs := self._whole(message)) is not None:
+            self.take_snapshot(message["position"], docs)
+
+    def _whole(self, message: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """The rows of all parts, once the last one is there."""
+        if message["part"] == 0:
+            self._parts = []
         assert message["part"] == len(self._parts), "parts come in order"
         self._parts.append(message)
-        if message["last"]:
-            docs = [row for part in self._parts for row in part["docs"]]
-            self.take_snapshot(message["position"], docs)
-            self._parts = []
+        if not message["last"]:
+            return None
+        parts, self._parts = self._parts, []
+        span = {name: message.get(name) for name in ("type", "position", "from", "to")}
+        assert all(span.items() <= ({"position": None, "from": None, "to": None} | part).items() for part in parts)
+        return [row for part in parts for row in part["docs"]]
+
+    def _squashed(self, message: dict[str, Any]) -> None:
+        assert self.position is not None, "squashed documents before a snapshot"
+        assert log_of(message["from"]) == log_of(message["to"]) == log_of(self.position)
+        assert seq_of(message["from"]) <= seq_of(self.position) < seq_of(message["to"])
+        if (docs := self._whole(message)) is None:
+            return
+        assert len({row["id"] for row in docs}) == len(docs), "a document is in a squashed answer once"
+        for row in docs:
+            if row.get("deleted"):
+                self.rows.pop(row["id"], None)
+            else:
+                self.rows[row["id"]] = (row["version"], row["doc"])
+        self.position = message["to"]
+        self.squashes += 1
 
     def take_snapshot(self, position: str, docs: list[dict[str, Any]]) -> None:
         rows = {row["id"]: (row["version"], row["doc"]) for row in docs}
         assert len(rows) == len(docs), "a document is in a snapshot once"
+        assert self.position is None or seq_of(position) >= seq_of(self.position), "positions only move forward"
         self.rows, self.position = rows, position
         self.snapshots += 1
 

@@ -77,6 +77,20 @@ PATHS: Final[Json] = {
             },
         }
     },
+    "/metrics": {
+        "get": {
+            "operationId": "readMetrics",
+            "tags": ["Operations"],
+            "summary": "Figures for Prometheus",
+            "description": "Without those of MongoDB where it does not answer within 3 s: `eventsync_mongodb_up 0`.",
+            "responses": {
+                "200": answer(
+                    "The figures.", content({"type": "string"}, "eventsync_connections 12.0\n", "text/plain")
+                ),
+                **failures(),
+            },
+        }
+    },
     "/": {"get": _page("readPage", "The live page", "text/html")},
     "/docs": {"get": _page("readReference", "This reference", "text/html")},
     "/openapi.json": {"get": _page("readOpenApi", "The OpenAPI document", "application/json")},

@@ -108,7 +108,7 @@ HEADERS: Final[Json] = {
         "example": 1,
     },
     "CacheControl": {
-        "description": "Full pages are immutable; others must not be stored.",
+        "description": "What is over is immutable; all else must not be stored, or only to be asked about again.",
         "schema": _TEXT,
         "example": "public, max-age=31536000, immutable",
     },
@@ -149,6 +149,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "not_tracked": "the collection 'orders' is not tracked",
     "conflict": "theaters/59a47286cfa9a3a73e51e72c lost against other writers",
     "reset": "theaters can't be continued from k3f9ab2c:128: take a snapshot",
+    "gone": "theaters/59a47286cfa9a3a73e51e72c at k3f9ab2c:12 is behind what is kept: it is known from k3f9ab2c:100 on",
     "version_mismatch": "theaters/59a47286cfa9a3a73e51e72c is at version 7, not 6",
     "too_large": "the body is over 1048576 bytes",
     "unsupported_media_type": "Content-Type is text/plain; this takes application/json",
@@ -156,7 +157,11 @@ _DETAILS: Final[Mapping[str, str]] = {
     "rate_limited": "this server has its 10000 connections already",
     "unavailable": "there is no event log yet: is a worker running?",
 }
-_EXTRA: Final[Mapping[str, Json]] = {"version_mismatch": {"current": 7}, "reset": {"reason": "unknown_log"}}
+_EXTRA: Final[Mapping[str, Json]] = {
+    "version_mismatch": {"current": 7},
+    "reset": {"reason": "unknown_log"},
+    "gone": {"since": "k3f9ab2c:100"},
+}
 _ERRORS: Final[Mapping[str, type[errors.EventsyncError]]] = {kind.code: kind for kind in problems.TABLE}
 
 

@@ -12,6 +12,7 @@ from app.domain.plan import ResetReason
 from app.domain.shape import MAX_COLLECTION_BYTES
 
 TEXT: Final[Json] = {"type": "string"}
+_COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 
 
 def _object(required: str, **properties: Json) -> Json:
@@ -84,9 +85,26 @@ _EVENT = _object(
     txn=_object("id n of", id=TEXT, n={"type": "integer", "minimum": 1}, of={"type": "integer", "minimum": 1}),
 )
 
+_SIDE = _object(
+    "version position",
+    version={"type": ["integer", "null"], "minimum": 0, "description": "Null where there was no document."},
+    position=schema("Position"),
+)
+_PATCH = _said(
+    schema("JsonPatch"), "From the one to the other; it adds or removes the root where one of them is not there."
+)
+
 _BODIES: Json = {
     "Event": _EVENT,
     "Row": _object("id version doc", id=schema("Id"), version=schema("Version"), doc=schema("Document")),
+    "PastRow": _object(
+        "id version doc",
+        id=schema("Id"),
+        version=schema("Version"),
+        doc=schema("Document"),
+        position=_said(schema("Position"), "Of a document as it was: a position at which it was so."),
+    ),
+    "Difference": _object("id from to patch", **{"id": schema("Id"), "from": _SIDE, "to": _SIDE, "patch": _PATCH}),
     "Collections": _object("collections", collections=_list(_object("name", name=schema("CollectionName")))),
     "DocumentPage": _object(
         "documents", documents=_list(schema("Row")), next=_said(schema("Id"), "Give it as `after` for the next page.")
@@ -95,6 +113,7 @@ _BODIES: Json = {
         "events",
         events=_list(schema("Event")),
         next=_said(schema("Position"), "Give it as `after` for the next page."),
+        since=_said(schema("Position"), "What came up to here is not kept; it is missing where everything is."),
     ),
     "Written": _object(
         "id version",
@@ -123,6 +142,24 @@ _BODIES: Json = {
             "events": _list(schema("Event")),
             "live": {"type": "boolean", "description": "There was no more when this was answered."},
         },
+    ),
+    "Segments": _object(
+        "log horizon segments",
+        log=_said({"type": "string"}, "The log in force."),
+        horizon=_said(_COUNT, "Events up to this one are not kept any more."),
+        segments=_list(schema("Segment")),
+        next=_said(_COUNT, "The next page's `after`; absent on the last page."),
+    ),
+    "Segment": _object(
+        "position first last bytes raw_bytes earliest latest sha256",
+        position=_said(schema("Position"), "Names the segment: log and seq of its first event."),
+        first=_COUNT,
+        last=_COUNT,
+        bytes=_COUNT,
+        raw_bytes=_said(_COUNT, "Before compression."),
+        earliest=_said({"type": "string", "format": "date-time"}, "Of the commit times of its events."),
+        latest=_said({"type": "string", "format": "date-time"}, "Of the commit times of its events."),
+        sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
     ),
     "SnapshotHead": _object("shape position", shape=schema("Shape"), position=schema("Position")),
     "Health": _object("status", status={"const": "ok"}),
@@ -155,6 +192,7 @@ _BODIES: Json = {
         detail=TEXT,
         current={"type": ["integer", "null"], "description": "Of `version_mismatch`: the version now."},
         reason={"enum": [*ResetReason], "description": "Of `reset`."},
+        since=_said(schema("Position"), "Of `gone`: from here on it is known."),
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from app.api.bodies import JSON_PATCH, MERGE_PATCH
+from app.api.openapi import past
 from app.api.openapi.parts import (
     THEATER,
     Json,
@@ -95,18 +96,6 @@ _CREATE: Json = {
     },
 }
 
-_GET: Json = {
-    "operationId": "readDocument",
-    "tags": ["Documents"],
-    "summary": "Read a document",
-    "parameters": parameters("if_changed"),
-    "responses": {
-        "200": answer("The document.", content(schema("Row"), _ROW), sent=headers("ETag")),
-        "304": answer("It is still at the version that you have.", sent=headers("ETag")),
-        **failures(*_READ, "not_found"),
-    },
-}
-
 _REPLACE: Json = {
     "operationId": "replaceDocument",
     "tags": ["Documents"],
@@ -169,7 +158,7 @@ _HISTORY: Json = {
     ],
     "responses": {
         "200": answer("A page; without `next` it is the last one.", content(schema("History"), {"events": [EVENT]})),
-        **failures(*_READ, "reset"),
+        **failures(*_READ, "reset", "gone"),
     },
 }
 
@@ -208,11 +197,12 @@ PATHS: Final[Json] = {
     _DOCUMENTS: {"parameters": parameters("collection"), "get": _LIST, "post": _CREATE},
     _DOCUMENTS + "/{id}": {
         "parameters": parameters("collection", "id"),
-        "get": _GET,
+        "get": past.READ,
         "put": _REPLACE,
         "patch": _UPDATE,
         "delete": _DELETE,
     },
     _DOCUMENTS + "/{id}/events": {"parameters": parameters("collection", "id"), "get": _HISTORY},
+    _DOCUMENTS + "/{id}/diff": {"parameters": parameters("collection", "id"), "get": past.DIFFERENCE},
     "/v1/transactions": {"post": _TRANSACT},
 }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,10 +10,20 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.settings import Settings
-from app.stores.changes import ChangeStream, ChangeTooLarge, HistoryLost, StreamInterrupted, token_time, watch
+from app.stores.changes import (
+    Batch,
+    ChangeStream,
+    ChangeTooLarge,
+    HistoryLost,
+    StreamInterrupted,
+    Token,
+    token_time,
+    watch,
+)
 from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
 from support.failpoints import failing
+from support.splitting import skip_unless_split, splits
 
 Database = AsyncDatabase[Any]
 
@@ -138,10 +149,11 @@ async def test_everything_else_is_an_interruption(
             await stream.read(wait=1, limit=10)
 
 
+@pytest.mark.parametrize("code", [10334, 7182500])
 async def test_a_change_whose_images_are_too_large_is_told_apart(
-    client: Client, alone: Database, settings: Settings
+    client: Client, alone: Database, settings: Settings, code: int
 ) -> None:
-    async with watch(alone, []) as stream, failing(client, "getMore", 10334, app=app_of(settings)):
+    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_of(settings)):
         with pytest.raises(ChangeTooLarge):
             await stream.read(wait=1, limit=10)
 
@@ -183,3 +195,132 @@ async def test_images_are_the_exact_states(stores: Stores) -> None:
             changes = [*changes, *(await stream.read(wait=5, limit=10)).changes]
     images = [(change.get("fullDocumentBeforeChange"), change["fullDocument"]) for change in changes]
     assert [(before["a"] if before else None, after["a"]) for before, after in images] == [(None, 1), (1, 2), (2, 3)]
+
+
+# --- changes over 16 MiB ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def large(stores: Stores) -> Database:
+    """The database with a document of 15 MiB in `c`, which keeps images: every change of it is over 16 MiB."""
+    await stores.data.create_collection("c", changeStreamPreAndPostImages={"enabled": True})
+    await stores.data["c"].insert_one({"_id": "large", "pad": "x" * 15 * 2**20, "n": 0})
+    return stores.data
+
+
+async def count_up(database: Database, session: Any = None) -> None:
+    """One change that has to be split, then a small one."""
+    await database["c"].update_one({"_id": "large"}, {"$inc": {"n": 1}}, session=session)
+    await database["c"].update_one({"_id": "small"}, {"$inc": {"n": 1}}, upsert=True, session=session)
+
+
+def brief(change: RawBSONDocument) -> tuple[Any, ...]:
+    before, after = change.get("fullDocumentBeforeChange"), change["fullDocument"]
+    return change["documentKey"]["_id"], before["n"] if before else None, after["n"]
+
+
+def token_of(change: RawBSONDocument) -> Token:
+    return str(change["_id"]["_data"])
+
+
+COUNTED = [("large", 0, 1), ("small", None, 1), ("large", 1, 2), ("small", 1, 2)]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+async def test_a_change_over_16_mib_comes_whole_and_no_token_points_into_it(large: Database, limit: int) -> None:
+    await skip_unless_split(large)
+    batches: list[Batch] = []
+    async with watch(large, [], images=True) as stream:
+        first = stream.token
+        await large["c"].insert_one({"_id": "first", "n": 0})
+        await count_up(large)
+        await count_up(large)
+        while sum(len(batch.changes) for batch in batches) < 5:
+            batches.append(batch := await stream.read(wait=5, limit=limit))
+            assert stream.token == batch.token >= max([first, *map(token_of, batch.changes)])
+    changes = [change for batch in batches for change in batch.changes]
+    assert [brief(change) for change in changes] == [("first", None, 0), *COUNTED]
+    assert [len(change.raw) > 2**24 for change in changes] == [False, True, False, True, False]
+    assert not any("splitEvent" in change for change in changes)
+    # A read that has only brought fragments says nothing new, and there were such reads.
+    said = [batch.token for batch in batches if not batch.changes]
+    assert said
+    assert set(said) <= {first, *map(token_of, changes)}
+    for token in {first} | {batch.token for batch in batches}:
+        rest = [brief(change) for change in changes if token_of(change) > token]
+        async with watch(large, [], after=token, images=True) as stream:
+            assert await briefs(stream, len(rest)) == rest
+
+
+async def briefs(stream: ChangeStream, count: int) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    while len(found) < count:
+        found += [brief(change) for change in (await stream.read(wait=5, limit=1000)).changes]
+    return found
+
+
+async def test_split_changes_of_a_transaction_are_its_own(client: Client, large: Database) -> None:
+    await skip_unless_split(large)
+    async with watch(large, [], images=True) as stream:
+        async with client.start_session() as session, await session.start_transaction():
+            await count_up(large, session)
+            await count_up(large, session)
+        changes: list[RawBSONDocument] = []
+        while len(changes) < 4:
+            changes += (await stream.read(wait=5, limit=1000)).changes
+    assert [brief(change) for change in changes] == COUNTED
+    assert len({(change["lsid"]["id"], change["txnNumber"], change["clusterTime"]) for change in changes}) == 1
+
+
+async def test_a_token_of_a_split_change_is_worth_nothing_where_it_is_not_split(large: Database) -> None:
+    """As after a failover to an older server: there it is repaired, not read on."""
+    await skip_unless_split(large)
+    async with watch(large, [], images=True) as stream:
+        await large["c"].update_one({"_id": "large"}, {"$inc": {"n": 1}})
+        assert await briefs(stream, 1) == COUNTED[:1]
+        token = stream.token
+    with pytest.raises(HistoryLost, match="280"):
+        async with watch(large, [], after=token) as stream:
+            await stream.read(wait=1, limit=10)
+
+
+@pytest.mark.parametrize("token", ["{event}2B0204", "{head}2B7E{rest}04"], ids=["split", "later format"])
+async def test_a_token_that_the_server_can_not_read_is_lost_history(stores: Stores, token: str) -> None:
+    """As after a failover to an older server, which would answer the same for ever."""
+    async with watch(stores.data, []) as stream:
+        await stores.data["c"].insert_one({"_id": 1})
+        event = (await stream.read(wait=5, limit=1)).token
+    unread = token.format(event=event[:-2], head=event[:18], rest=event[22:-2])
+    with pytest.raises(HistoryLost):
+        async with watch(stores.data, [], after=unread) as stream:
+            await stream.read(wait=1, limit=10)
+
+
+async def test_a_stream_that_is_opened_in_the_middle_of_a_change_is_none(large: Database) -> None:
+    await skip_unless_split(large)
+    async with watch(large, [], images=True) as stream:
+        await count_up(large)
+        while not stream._fragments.pending:
+            await stream.read(wait=5, limit=1)
+        token = stream._fragments._held[0]["_id"]["_data"]
+    with pytest.raises(HistoryLost, match="beginning of a change"):
+        async with watch(large, [], after=token, images=True) as stream:
+            await stream.read(wait=5, limit=10)
+
+
+async def test_a_server_that_can_not_split_is_asked_without(
+    client: Client, large: Database, alone: Database, settings: Settings
+) -> None:
+    """Each stream finds it out for itself: the next one may meet another member of the set, of another version."""
+    able = await splits(large)
+    refusing = failing(client, "aggregate", 40324, app=app_of(settings)) if able else nullcontext()
+    async with refusing, watch(alone, [], images=True) as stream:
+        start = stream.token
+        await count_up(large)
+        with pytest.raises(ChangeTooLarge, match="BSONObj size"):
+            await stream.read(wait=5, limit=10)
+    async with watch(alone, [], after=start) as stream:
+        assert await keys(stream, 2) == ["large", "small"]
+    if able:
+        async with watch(alone, [], after=start, images=True) as stream:
+            assert await briefs(stream, 2) == COUNTED[:2]

@@ -9,7 +9,7 @@ from bson.timestamp import Timestamp
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import State
-from app.domain.values import Document, to_tree
+from app.domain.values import Document
 from app.settings import Settings
 from app.stores.comparison import same_state
 from app.stores.log_state import NoBase
@@ -17,6 +17,7 @@ from app.stores.stores import Stores
 from support.histories import History, based, collection_at, newest_checkpoint, state_of, stored_at
 from support.replay import Replay, caught_up, tracked
 from support.systems import running_worker
+from support.trees import to_tree
 
 LOG = LogId("k3f9ab2c")
 

@@ -16,7 +16,8 @@ from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged
 from app.domain.values import Document, same
 from app.errors import NotFound, Unavailable
-from app.stores.snapshot_store import Row, SnapshotStore, StoredSnapshot
+from app.stores.snapshot_rows import Row
+from app.stores.snapshot_store import SnapshotStore, StoredSnapshot
 from app.stores.stores import Stores
 from support.documents import LEAVES
 

@@ -13,14 +13,17 @@ from pymongo.read_concern import ReadConcern
 from app.domain.ids import format_id
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
-from app.domain.values import to_tree
 from app.errors import Unavailable
 from app.settings import Settings
 from app.stores.changes import watch
+from app.stores.mongodb import Client
+from app.stores.snapshots import CollectionGone, SnapshotReader, TimeNotKept
 from app.stores.stores import Stores
+from support.failpoints import keeping
 from support.load import under_load
 from support.replay import Replay, assert_complete, replayed, tracked
 from support.systems import running_worker
+from support.trees import to_tree
 
 LOG = LogId("k3f9ab2c")
 DOCS = Shape("docs")
@@ -65,9 +68,29 @@ async def test_a_snapshot_of_one_document(stores: Stores) -> None:
     assert none == []
 
 
-async def test_a_collection_that_is_not_there_is_empty(stores: Stores) -> None:
+async def test_a_collection_without_documents_is_empty(stores: Stores) -> None:
+    await stores.data.create_collection("docs")
     await checkpoint_now(stores)
     assert (await rows(stores, DOCS))[1] == []
+
+
+async def test_what_was_dropped_since_is_not_taken_for_empty(stores: Stores) -> None:
+    """MongoDB before 7.0 finds nothing in it, at whatever time."""
+    await stores.data["docs"].insert_many([{"_id": 1}, {"_id": 2}])
+    await checkpoint_now(stores)
+    await stores.data["docs"].drop()
+    await _never_empty(stores, DOCS)
+    await stores.data.create_collection("docs")
+    await _never_empty(stores, DOCS)
+    await _never_empty(stores, Shape.parse("docs/int:1"))
+
+
+async def _never_empty(stores: Stores, shape: Shape) -> None:
+    try:
+        _, found = await rows(stores, shape)
+    except (CollectionGone, TimeNotKept):
+        return
+    assert found
 
 
 async def test_documents_come_in_id_order_over_many_reads(stores: Stores) -> None:
@@ -95,7 +118,7 @@ async def test_without_a_checkpoint_there_is_no_snapshot(stores: Stores) -> None
 async def test_a_checkpoint_that_mongodb_no_longer_keeps(stores: Stores) -> None:
     await stores.data["docs"].insert_one({"_id": 1})
     await stores.logs.checkpoint(LOG, Seq(1), "82AA", Timestamp(1_600_000_000, 1))
-    with pytest.raises(Unavailable, match="too old"):
+    with pytest.raises(TimeNotKept, match="minSnapshotHistoryWindowInSeconds"):
         await rows(stores, DOCS)
 
 
@@ -143,3 +166,21 @@ async def test_a_snapshot_and_the_later_events_are_the_collection(stores: Stores
         replay.rows = {("docs", row["id"]): (row["version"], row["doc"]) for row in found}
         await replayed(stores, log, replay)
         assert {key: document for key, (_, document) in replay.of("docs").items()} == end
+
+
+async def test_a_time_that_mongodb_ceases_to_keep_while_it_is_read(client: Client, stores: Stores) -> None:
+    await stores.data["docs"].insert_many([{"_id": n} for n in range(20_000)])
+    now = (await stores.data.command("ping"))["operationTime"]
+    read = 0
+
+    async def slowly() -> None:
+        nonlocal read
+        async for _ in SnapshotReader(stores.data, stores.logs, batch=10).read("docs", now):
+            read += 1
+            if read % 10 == 0:
+                await stores.data["elsewhere"].insert_one({})  # the time that is kept goes by the newest write
+
+    async with keeping(client, 1):
+        with pytest.raises(TimeNotKept, match="docs can't be read as it was at the checkpoint"):
+            await slowly()
+    assert read >= 10, "it had begun"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -115,6 +116,20 @@ async def test_only_so_much_of_the_past_and_never_half_a_transaction(stores: Sto
         assert server.seqs() == list(range(server.window.floor + 1, 1205))
 
 
+async def test_a_server_that_starts_leaves_out_what_has_left_mongodb(stores: Stores, settings: Settings) -> None:
+    """Whether it is archived or not kept any more."""
+    log = await begin(stores)
+    await append(stores, log, 1, 50)
+    await stores.tiers.raise_floor(log.id, Seq(30))
+    await stores.tiers.raise_horizon(log.id, Seq(20))
+    await stores.log["events"].delete_many({"_id.n": {"$lte": 30}})
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id and server.window.head == 50)
+        assert server.window.floor == 30
+        assert server.seqs() == list(range(31, 51))
+        assert server.feed.state.live
+
+
 async def test_half_a_transaction_is_not_shown(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 2)
@@ -129,6 +144,83 @@ async def test_half_a_transaction_is_not_shown(stores: Stores, settings: Setting
         await append(stores, log, 6, 1, of=4, done=3)
         await server.at(6)
         assert server.seqs() == [1, 2, 3, 4, 5, 6]
+
+
+async def test_the_beginning_of_a_transaction_is_shown_once_a_checkpoint_says_that_no_more_comes(
+    stores: Stores, settings: Settings
+) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 2)
+    await append(stores, log, 3, 2, of=4)
+    async with fed(stores, settings) as server:
+        await server.at(2)
+        await stores.logs.checkpoint(log.id, Seq(2), "82AB", Timestamp(2, 2))
+        await news(stores, log, server)
+        assert server.window.head == 2, "the checkpoint stands before it"
+        await stores.logs.checkpoint(log.id, Seq(4), "82AC", Timestamp(9, 1))
+        await server.at(4)
+        assert server.seqs() == [1, 2, 3, 4]
+
+
+async def test_a_server_that_starts_behind_that_checkpoint_shows_it_too(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 2, of=4)
+    await stores.logs.checkpoint(log.id, Seq(2), "82AC", Timestamp(9, 1))
+    async with fed(stores, settings) as server:
+        await server.at(2)
+
+
+async def test_a_checkpoint_further_on_does_not_cut_a_transaction(stores: Stores, settings: Settings) -> None:
+    """What is between may be the rest, of which the server has not heard yet."""
+    log = await begin(stores)
+    await append(stores, log, 1, 2, of=4)
+    server = Fed(stores, settings)
+    await server.feed._join()
+    await append(stores, log, 3, 2, of=4, done=2)
+    await stores.logs.checkpoint(log.id, Seq(4), "82AC", Timestamp(9, 1))
+    await server.feed._settle()
+    assert server.window.head == 0
+    await server.feed._join()
+    assert server.window.head == 4
+
+
+async def test_a_transaction_has_ended_where_the_next_event_is_of_another(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 2, of=4)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        await append(stores, log, 3, 1, of=2)
+        await server.at(2)
+        await news(stores, log, server)
+        assert server.window.head == 2
+
+
+async def news(stores: Stores, log: Log, server: Fed) -> None:
+    """Wait until the server has seen all that was written before this."""
+    await stores.tracking.ask(["news"])
+    await stores.tracking.activate(["news"], log.id, Seq(2))
+    await server.until(lambda: "news" in server.tracking.names)
+
+
+async def test_an_event_in_parts_is_put_together_and_a_missing_part_is_said_until_it_is_back(
+    stores: Stores, settings: Settings
+) -> None:
+    log = await begin(stores)
+    body = os.urandom(17_000_000)
+    large = NewEvent(StoredEvent(Seq(1), "orders", IdText("1"), body, None), 1, "82AA", Timestamp(1, 1))
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        await stores.events.append(log.id, [large])
+        await server.at(1)
+        assert [event.body for event in server.window.events(ORDERS, Seq(0))] == [body]
+    parts = await stores.log["event_parts"].find({"_id.p": 1}).to_list()
+    await stores.log["event_parts"].delete_many({"_id.p": 1})
+    async with fed(stores, settings) as server, asyncio.timeout(20):
+        while server.feed.state.detail != f"part 1 of event {log.id}:1 is missing":  # noqa: ASYNC110 - a plain field
+            await asyncio.sleep(0.01)
+        assert not server.feed.state.live
+        await stores.log["event_parts"].insert_many(parts)
+        await server.at(1)
 
 
 async def test_what_was_missed_during_an_interruption_is_read_from_the_log(

@@ -5,11 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from bson import Int64
 
 from app.settings import Settings
+from app.stores import changes
 from app.stores.mongodb import Client
 from app.stores.stores import Stores
-from support.replay import assert_complete, eventually, tracked
+from support.exact import assert_exact
+from support.replay import assert_complete, current_log, eventually, tracked
+from support.splitting import skip_unless_split
 from support.systems import running_worker
 
 
@@ -34,6 +38,62 @@ async def test_a_transaction_over_16_mib_is_one(client: Client, stores: Stores, 
                 await stores.data["docs"].insert_one({"_id": number, "a": "x" * 6_000_000}, session=session)
         replay = await assert_complete(stores, "docs")
     assert [(event["txn"]["n"], event["txn"]["of"]) for event in replay.events] == [(n, 4) for n in range(1, 5)]
+
+
+async def write_large(client: Client, stores: Stores) -> None:
+    """Changes of a document of 15 MiB, by itself and in a transaction, between small ones."""
+    docs = stores.data["docs"]
+    await docs.insert_one({"_id": "large", "pad": "x" * 15 * 2**20, "n": 0, "l": [[1]]})
+    await docs.update_one({"_id": "small"}, {"$set": {"n": 0}}, upsert=True)
+    await docs.update_one({"_id": "large"}, {"$set": {"n": Int64(0), "a": 1}})
+    async with client.start_session() as session, await session.start_transaction():
+        await docs.update_one({"_id": "large"}, {"$push": {"l.0": 2}}, session=session)
+        await docs.update_one({"_id": "small"}, {"$set": {"n": 1}}, session=session)
+        await docs.update_one({"_id": "large"}, {"$unset": {"a": ""}}, session=session)
+    await docs.update_one({"_id": "large"}, {"$set": {"pad": "y" * 15 * 2**20}})
+    await docs.replace_one({"_id": "large"}, {"pad": "z" * 15 * 2**20})
+    await docs.delete_one({"_id": "large"})
+    await docs.update_one({"_id": "small"}, {"$set": {"n": 2}})
+
+
+IDS = ["large", "small", "large", "large", "small", "large", "large", "large", "large", "small"]
+
+
+@pytest.mark.parametrize("batch", [1, 1000])
+async def test_a_large_document_is_updated_by_patches(
+    client: Client, stores: Stores, settings: Settings, batch: int
+) -> None:
+    await skip_unless_split(stores.data)
+    async with running_worker(settings.model_copy(update={"stream_batch": batch})):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await write_large(client, stores)
+        replay = await assert_exact(stores, "docs")
+        assert await current_log(stores) == log
+    assert [event["id"] for event in replay.events] == IDS
+    assert [event["op"] for event in replay.events] == [
+        "create", "create", "update", "update", "update", "update", "update", "replace", "delete", "update",
+    ]  # fmt: skip
+    paths = [[operation["path"] for operation in event.get("patch", ())] for event in replay.events]
+    assert paths[2:7] == [["/n", "/a"], ["/l/0/1"], ["/n"], ["/a"], ["/pad"]]
+    assert [event["txn"]["n"] for event in replay.events if "txn" in event] == [1, 2, 3]
+
+
+async def test_where_a_large_change_can_not_be_split_its_document_is_reset(
+    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on every MongoDB before 6.0.9. Newer ones are asked for a stage that they don't know either."""
+    monkeypatch.setattr(changes, "_SPLIT", {"$changeStreamSplitNothing": {}})
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await write_large(client, stores)
+        replay = await assert_exact(stores, "docs")
+        assert await current_log(stores) == log
+    # What the transaction did to it is told once.
+    assert [event["id"] for event in replay.events] == [*IDS[:3], *IDS[4:]]
+    large = [event["op"] for event in replay.events if event["id"] == "large"]
+    assert large == ["create", "replace", "replace", "replace", "replace", "delete"]
 
 
 async def test_what_expires_is_deleted(client: Client, stores: Stores, settings: Settings) -> None:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from app.domain.event import Group
+from app.domain.event import Event, Group
+from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch
 from app.stores.events import StoredEvent, Tail
 from app.stores.stores import Stores
-from support.changes import SESSION, change, inserted, token
+from support.changes import AT, SESSION, change, inserted, token
 from workers.log_writer import LogWriter
 from workers.states import StateReader
 
@@ -26,10 +28,16 @@ class Written:
         self._events = stores.events
         self._from = tail.seq if tail else Seq(0)
         # The changes here carry their states: the reader is not asked for any.
-        self.log = LogWriter(LOG, stores.events, StateReader(stores.data), tail, Timestamp(time, 1))
+        self.log = LogWriter(LOG, stores.events, StateReader(stores.snapshots), tail, Timestamp(time, 1))
+
+    async def append(self, groups: Sequence[Sequence[RawBSONDocument]], read: Batch | None = None) -> int:
+        """Convert and append; returns the number of events."""
+        portion = await self.log.convert(groups, read)
+        await self.log.append([portion])
+        return len(portion.events)
 
     async def events(self) -> list[StoredEvent]:
-        return [event async for event in self._events.read(LOG, self._from, Seq(2**31))]
+        return [event async for event in self._events.read(LOG, self._from)]
 
     async def marks(self) -> list[tuple[int, str, Group | None]]:
         return [(event.seq, event.id, event.group) for event in await self.events()]
@@ -51,8 +59,8 @@ def api_delete(key: int, **options: Any) -> list[RawBSONDocument]:
 async def test_events_are_numbered_on_from_the_tail(stores: Stores) -> None:
     written = Written(stores, tail(7))
     log = written.log
-    assert await log.append([[inserted(1)], [inserted(2)]]) == 2
-    assert await log.append([[inserted(3)]]) == 1
+    assert await written.append([[inserted(1)], [inserted(2)]]) == 2
+    assert await written.append([[inserted(3)]]) == 1
     assert [seq for seq, _, _ in await written.marks()] == [8, 9, 10]
     assert log.seq == 10
     assert [json.loads(event.body)["seq"] for event in await written.events()] == [8, 9, 10]
@@ -63,13 +71,13 @@ async def test_events_are_numbered_on_from_the_tail(stores: Stores) -> None:
 
 async def test_the_first_event_of_a_log_is_number_1(stores: Stores) -> None:
     written = Written(stores)
-    await written.log.append([[inserted(1)]])
+    await written.append([[inserted(1)]])
     assert await written.marks() == [(1, "int:1", None)]
 
 
 async def test_the_events_of_a_transaction_are_marked(stores: Stores) -> None:
     written = Written(stores)
-    await written.log.append([[inserted(1, txn=1), inserted(2, txn=1), inserted(3, txn=1)], [inserted(4)]])
+    await written.append([[inserted(1, txn=1), inserted(2, txn=1), inserted(3, txn=1)], [inserted(4)]])
     assert [mark for _, _, mark in await written.marks()] == [
         Group(TXN, 1, 3),
         Group(TXN, 2, 3),
@@ -81,29 +89,27 @@ async def test_the_events_of_a_transaction_are_marked(stores: Stores) -> None:
 
 async def test_a_transaction_with_one_event_needs_no_mark(stores: Stores) -> None:
     written = Written(stores)
-    await written.log.append([[inserted(1, txn=1)], api_delete(2, txn=2)])
+    await written.append([[inserted(1, txn=1)], api_delete(2, txn=2)])
     assert [mark for _, _, mark in await written.marks()] == [None, None]
     assert [json.loads(event.body)["op"] for event in await written.events()] == ["create", "delete"]
 
 
 async def test_the_mark_of_an_api_delete_takes_no_number_in_a_transaction(stores: Stores) -> None:
     written = Written(stores)
-    await written.log.append([[inserted(1, txn=1), *api_delete(2, txn=1), inserted(3, txn=1)]])
+    await written.append([[inserted(1, txn=1), *api_delete(2, txn=1), inserted(3, txn=1)]])
     assert [mark for _, _, mark in await written.marks()] == [Group(TXN, 1, 3), Group(TXN, 2, 3), Group(TXN, 3, 3)]
 
 
 async def test_a_group_without_events_appends_nothing(stores: Stores) -> None:
     written = Written(stores, tail(3))
-    log = written.log
-    assert await log.append([api_delete(2)[:1]]) == 0
-    assert (await written.events(), log.seq) == ([], 3)
+    assert await written.append([api_delete(2)[:1]]) == 0
+    assert (await written.events(), written.log.seq) == ([], 3)
 
 
 async def test_the_rest_of_a_half_appended_transaction_goes_on_counting(stores: Stores) -> None:
     written = Written(stores, tail(2, Group(TXN, 2, 4)))
-    log = written.log
-    await log.append([[inserted(3, txn=1), inserted(4, txn=1)]])
-    await log.append([[inserted(5, txn=2), inserted(6, txn=2)]])
+    await written.append([[inserted(3, txn=1), inserted(4, txn=1)]])
+    await written.append([[inserted(5, txn=2), inserted(6, txn=2)]])
     other = f"{SESSION.hex}:2"
     assert await written.marks() == [
         (3, "int:3", Group(TXN, 3, 4)),
@@ -115,36 +121,66 @@ async def test_the_rest_of_a_half_appended_transaction_goes_on_counting(stores: 
 
 async def test_a_single_rest_is_marked_too(stores: Stores) -> None:
     written = Written(stores, tail(1, Group(TXN, 1, 2)))
-    await written.log.append([[inserted(2, txn=1)]])
+    await written.append([[inserted(2, txn=1)]])
     assert [mark for _, _, mark in await written.marks()] == [Group(TXN, 2, 2)]
 
 
 async def test_a_whole_transaction_at_the_tail_is_not_continued(stores: Stores) -> None:
     written = Written(stores, tail(2, Group(TXN, 2, 2)))
-    await written.log.append([[inserted(3, txn=1)]])
+    await written.append([[inserted(3, txn=1)]])
     assert [mark for _, _, mark in await written.marks()] == [None]
 
 
 async def test_a_checkpoint_is_known_once_a_later_change_has_come(stores: Stores) -> None:
-    log = Written(stores).log
-    await log.append([[inserted(1, time=5)], [inserted(2, time=5)]])
-    assert log.checkpoint is None, "more may follow at the same time"
-    await log.append([[inserted(3, time=6)]])
-    assert log.checkpoint == (2, token(5), Timestamp(5, 1))
-    await log.append([[inserted(4, time=7)], [inserted(5, time=8)]])
-    assert log.checkpoint == (4, token(7), Timestamp(7, 1))
+    written = Written(stores)
+    await written.append([[inserted(1, time=5)], [inserted(2, time=5)]])
+    assert written.log.checkpoint is None, "more may follow at the same time"
+    await written.append([[inserted(3, time=6)]])
+    assert written.log.checkpoint == (2, token(5), Timestamp(5, 1))
+    await written.append([[inserted(4, time=7)], [inserted(5, time=8)]])
+    assert written.log.checkpoint == (4, token(7), Timestamp(7, 1))
+
+
+async def test_a_checkpoint_is_known_only_when_its_events_are_appended(stores: Stores) -> None:
+    written = Written(stores)
+    batch = Batch([], f"82{9:08X}{1:08X}2B")
+    first = await written.log.convert([[inserted(1, time=5)], [inserted(2, time=6)]])
+    second = await written.log.convert([[inserted(3, time=7)]], batch)
+    assert (written.log.checkpoint, written.log.seq) == (None, 0)
+    await written.log.append([first])
+    assert (written.log.checkpoint, written.log.seq) == ((1, token(5), Timestamp(5, 1)), 2)
+    await written.log.append([second])
+    assert (written.log.checkpoint, written.log.seq) == ((3, batch.token, Timestamp(9, 1)), 3)
+    assert [seq for seq, _, _ in await written.marks()] == [1, 2, 3]
+
+
+async def test_portions_that_are_appended_together_are_one_row_of_numbers(stores: Stores) -> None:
+    written = Written(stores, tail(7))
+    portions = [await written.log.convert([[inserted(key, time=key)]]) for key in (1, 2, 3)]
+    await written.log.append(portions)
+    assert [(seq, key) for seq, key, _ in await written.marks()] == [(8, "int:1"), (9, "int:2"), (10, "int:3")]
+    assert written.log.checkpoint == (9, token(2), Timestamp(2, 1))
+
+
+async def test_what_is_found_takes_the_place_of_what_was_only_converted(stores: Stores) -> None:
+    written = Written(stores)
+    await written.append([[inserted(1, time=5)]])
+    await written.log.convert([[inserted(2, time=6)]])
+    found = Event("orders", IdText("int:9"), "delete", 0, 0, AT)
+    await written.log.append_found([found], token(7), Timestamp(7, 1))
+    await written.append([[inserted(3, time=8)]])
+    assert [(seq, key) for seq, key, _ in await written.marks()] == [(1, "int:1"), (2, "int:9"), (3, "int:3")]
 
 
 async def test_a_stream_that_was_read_past_the_last_change_settles(stores: Stores) -> None:
-    log = Written(stores).log
-    await log.append([[inserted(1, time=5)]])
-    assert not log.settle(Batch([], f"82{5:08X}{1:08X}2B"))
-    assert log.checkpoint is None
-    assert log.settle(Batch([], f"82{5:08X}{2:08X}2B"))
-    assert log.checkpoint == (1, f"82{5:08X}{2:08X}2B", Timestamp(5, 2))
+    written = Written(stores)
+    await written.append([[inserted(1, time=5)]], Batch([], f"82{5:08X}{1:08X}2B"))
+    assert written.log.checkpoint is None
+    await written.append([], Batch([], f"82{5:08X}{2:08X}2B"))
+    assert written.log.checkpoint == (1, f"82{5:08X}{2:08X}2B", Timestamp(5, 2))
 
 
 async def test_a_stream_that_stands_where_the_log_was_taken_up_says_nothing_new(stores: Stores) -> None:
-    log = Written(stores, tail(4), time=5).log
-    assert not log.settle(Batch([], f"82{5:08X}{1:08X}2B"))
-    assert log.checkpoint is None
+    written = Written(stores, tail(4), time=5)
+    await written.append([], Batch([], f"82{5:08X}{1:08X}2B"))
+    assert written.log.checkpoint is None

@@ -164,10 +164,10 @@ async def test_a_change_that_can_not_be_converted_resets_its_document(
 ) -> None:
     real = converter.convert
 
-    def poisoned(change: Mapping[str, Any]) -> Event | None:
+    def poisoned(change: Mapping[str, Any], raw: bytes | None = None) -> Event | None:
         if change["operationType"] == "update" and change["fullDocument"].get("n") == 2:
             raise ZeroDivisionError("poison")
-        return real(change)
+        return real(change, raw)
 
     monkeypatch.setattr(log_writer, "convert", poisoned)
     async with running_worker(settings):

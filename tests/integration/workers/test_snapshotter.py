@@ -9,13 +9,16 @@ import pytest
 from bson.timestamp import Timestamp
 
 from app.domain.position import LogId, Seq
-from app.errors import Unavailable
 from app.settings import Settings
 from app.stores.changes import watch
+from app.stores.mongodb import Client, connect
+from app.stores.snapshots import TimeNotKept
 from app.stores.stores import SNAPSHOTTING, Stores
+from support.failpoints import failing
 from support.histories import based, collection_at, newest_checkpoint, state_of
-from support.replay import caught_up, tracked
+from support.replay import assert_complete, caught_up, eventually, tracked
 from support.systems import running_worker
+from workers.job import LeaseLost
 from workers.snapshotter import Snapshotter
 
 
@@ -57,9 +60,9 @@ async def test_a_worker_stores_the_base_of_what_it_tracks(stores: Stores, settin
 
 async def test_one_look_stores_what_is_missing_once(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
-    await maker.make()
+    await maker.look()
     first = await stores.stored.newest(log, "docs")
-    await maker.make()
+    await maker.look()
     assert first is not None
     assert first.documents == 3000
     assert await stores.stored.newest(log, "docs") == first
@@ -73,11 +76,11 @@ async def test_a_base_from_before_the_collection_was_tracked_is_none(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker, _ = snapshotter(stores, settings)
-    await maker.make()
+    await maker.look()
     now = (await stores.data.command("ping"))["operationTime"]
     await stores.logs.checkpoint(log, Seq(7), "82AB", now)
     await stores.tracking.activate(["docs"], log, Seq(5))
-    await maker.make()
+    await maker.look()
     newest = await stores.stored.newest(log, "docs")
     assert newest is not None
     assert newest.seq == 7
@@ -85,14 +88,14 @@ async def test_a_base_from_before_the_collection_was_tracked_is_none(
 
 async def test_a_new_logs_base_replaces_the_old_logs(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
-    await maker.make()
+    await maker.look()
     old = await stores.logs.current()
     now = (await stores.data.command("ping"))["operationTime"]
     new = await stores.logs.begin(old, cluster="c", reason="r", token="82AA", time=now)
-    await maker.make()
+    await maker.look()
     assert await stores.stored.newest(log, "docs") is not None, "it is not tracked in the new log yet"
     await stores.tracking.activate(["docs"], new.id, Seq(0))
-    await maker.make()
+    await maker.look()
     assert await stores.stored.newest(new.id, "docs") is not None
     assert await stores.stored.newest(log, "docs") is None
 
@@ -126,8 +129,8 @@ async def test_one_that_loses_the_lease_gives_up(log: LogId, stores: Stores, set
     """As after a pause: the lease has run out, and another one has it."""
     maker, _ = snapshotter(stores, settings.model_copy(update={"lease_period": 0.0001}))
     await stores.leases.acquire(SNAPSHOTTING, "another", 60)
-    with pytest.raises(Unavailable, match="another worker has taken the lease"):
-        await maker.make()
+    with pytest.raises(LeaseLost, match="another worker has taken the lease"):
+        await maker.look()
     assert await stores.log["snapshots"].count_documents({}) == 0
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
@@ -158,8 +161,8 @@ async def test_a_checkpoint_that_mongodb_no_longer_keeps_is_tried_again(stores: 
     await stores.tracking.ask(["docs"])
     await stores.tracking.activate(["docs"], begun.id, Seq(0))
     maker, stop = snapshotter(stores, settings)
-    with pytest.raises(Unavailable, match="too old"):
-        await maker.make()
+    with pytest.raises(TimeNotKept, match="minSnapshotHistoryWindowInSeconds"):
+        await maker.look()
     assert await stores.log["snapshots"].count_documents({}) == 0
     task = asyncio.create_task(maker.run())
     now = (await stores.data.command("ping"))["operationTime"]
@@ -167,3 +170,44 @@ async def test_a_checkpoint_that_mongodb_no_longer_keeps_is_tried_again(stores: 
     await based(stores, begun.id, "docs")
     stop.set()
     await task
+
+
+async def test_a_base_that_takes_longer_than_mongodb_keeps_its_time_is_said_and_tried_again(
+    log: LogId, client: Client, stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of the reading, and again; what it left is removed each time, and the log stays."""
+    name = f"base-{settings.database}"
+    async with connect(settings, name) as own, failing(client, "getMore", 239, app=f"eventsync-{name}", times=2):
+        maker, stop = snapshotter(Stores.of(own, settings), settings)
+        task = asyncio.create_task(maker.run())
+        assert (await based(stores, log, "docs")).documents == 3000
+        stop.set()
+        await task
+    said = [message for message in caplog.messages if "minSnapshotHistoryWindowInSeconds" in message]
+    assert len(said) == 2
+    assert all(message.endswith("; trying again") for message in said)
+    assert await stores.log["snapshots"].count_documents({}) == 1
+    assert (await stores.logs.current()).id == log  # type: ignore[union-attr]
+
+
+async def test_tracked_anew_without_an_event_in_between_it_has_a_new_base(stores: Stores, settings: Settings) -> None:
+    """The old base is at the same seq; it lacks what was written while nobody looked."""
+    await stores.data["docs"].insert_one({"_id": 1})
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs", "other"])
+        log = await tracked(stores, "docs", "other")
+        first = await based(stores, log, "docs")
+        await stores.tracking.forget(["docs"])
+        await stores.data["other"].insert_one({"_id": 1})
+        await assert_complete(stores, "other")  # the worker has read on, and so noticed
+        await stores.data["docs"].insert_one({"_id": 2})
+        await stores.log["snapshots"].update_many({"c": "docs"}, {"$set": {"n": 1}})
+        await stores.tracking.ask(["docs"])
+        await tracked(stores, "docs")
+
+        async def renewed() -> bool | None:
+            found = await stores.stored.newest(log, "docs")
+            return True if found is not None and found.id != first.id else None
+
+        await eventually(stores, "snapshots", renewed)
+        assert (await state_of(stores, log, "docs", Seq(1))).keys() == {"int:1", "int:2"}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable
 from typing import Protocol
 
 import pytest
+from bson.int64 import Int64
 
+from app.domain.position import Seq
 from app.settings import Settings
+from app.stores.event_parts import EventParts
 from app.stores.mongodb import Client
 from app.stores.stores import SEQUENCING, Stores
 from support.load import under_load
 from support.replay import assert_complete, current_log, eventually, tracked
 from support.systems import running_worker
 from support.writes import random_writes
+from workers.worker import Worker
 
 
 class Process(Protocol):
@@ -111,6 +116,42 @@ async def test_a_worker_that_is_told_to_end_ends_and_hands_over(
     await stores.data["docs"].insert_one({"_id": 1})
     await assert_complete(stores, "docs")
     assert other.end() == 0
+
+
+async def test_a_worker_that_fails_by_a_bug_ends_and_another_takes_over_at_once(
+    stores: Stores, settings: Settings, start_worker: Start
+) -> None:
+    patient = settings.model_copy(update={"lease_period": 600.0})
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+    unheard_of = {"_id": "unheard-of", "stream": "main", "number": Int64(9)}
+    await stores.log["logs"].insert_one(unheard_of)
+    with pytest.raises(ExceptionGroup) as caught:
+        await Worker(patient, asyncio.Event()).run()
+    assert caught.group_contains(KeyError, match="cluster")
+    lease = await stores.leases.read(SEQUENCING)
+    assert lease is not None
+    assert not lease.live
+    await stores.log["logs"].delete_one({"_id": unheard_of["_id"]})
+    async with running_worker(patient):
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+    assert await current_log(stores) == log
+
+
+async def test_a_worker_that_comes_to_lead_sweeps_what_earlier_ones_left(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await EventParts(stores.log).write(log, Seq(1), b"x" * 100)
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+    assert await stores.log["event_parts"].count_documents({}) == 1
+    async with running_worker(settings):
+        await stores.data["docs"].insert_one({"_id": 2})
+        await assert_complete(stores, "docs")
+        assert await stores.log["event_parts"].count_documents({}) == 0
 
 
 async def test_many_workers_in_one_log_from_the_very_beginning(stores: Stores, settings: Settings) -> None:

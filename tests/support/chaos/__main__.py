@@ -14,6 +14,7 @@ import uvloop
 
 from support.chaos.nemeses import known
 from support.chaos.run import Plan, run
+from support.chaos.shapes import known_shapes
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
             workers=options.workers,
             servers=options.servers,
             nemeses=known(options.nemesis, nodes=options.nodes),
+            shapes=known_shapes(options.shapes),
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(run(plan, directory))
@@ -49,11 +51,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3, choices=(1, 3), help="members of the replica set (3)")
     parser.add_argument("--workers", type=int, default=3, help="competing workers (3)")
     parser.add_argument("--servers", type=int, default=2, help="servers (2)")
-    parser.add_argument("--nemesis", default="all", help="names, comma separated, or `all`")
+    parser.add_argument(
+        "--nemesis", default="all", help="names, comma separated; `all`; `fatal`: those too that cost history; `none`"
+    )
+    parser.add_argument("--shapes", default="all", help="names of changes, comma separated; `all`, `fatal` or `none`")
     parser.add_argument("--directory", help="where logs go (a new one under the system's)")
     options = parser.parse_args()
     try:
         known(options.nemesis, nodes=options.nodes)
+        known_shapes(options.shapes)
     except ValueError as error:
         parser.error(str(error))
     return options

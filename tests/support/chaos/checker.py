@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from support.chaos import clients, commits, groups, numbering, replaying, writes
+from support.chaos import clients, commits, epochs, groups, numbering, repairs, replaying, writes
 from support.chaos.evidence import Evidence
+from support.chaos.repairs import Excuse
 from support.chaos.violation import Violation
 
 _EACH = 5
@@ -20,8 +21,9 @@ _EACH = 5
 def check(evidence: Evidence, *, repaired: bool = False) -> list[Violation]:
     """All that is wrong, the most elementary first.
 
-    `repaired`: history was lost on purpose and the log was repaired from the collections. Then one event may stand for
-    several changes of a document, and in real time it stands behind what it says; everything else still holds.
+    `repaired`: history was lost on purpose and the log was repaired from the collections. Where the oplog says which
+    changes a repair stands for, all others are held to the same promises as ever, and the repair to its own. Where it
+    does not, one event may stand for several changes of a document; everything else still holds.
     """
     found: list[Violation] = []
     for one in _checks(evidence, repaired=repaired):
@@ -30,15 +32,17 @@ def check(evidence: Evidence, *, repaired: bool = False) -> list[Violation]:
 
 
 def _checks(evidence: Evidence, *, repaired: bool) -> Iterator[Iterator[Violation]]:
+    excuse = Excuse.of(evidence) if repaired else Excuse()
     yield numbering.check(evidence.rows)
-    yield writes.check_bijection(evidence, repaired=repaired)
+    yield writes.check_bijection(evidence, excuse)
+    if not excuse.everything:
+        yield writes.check_real_time(evidence, excuse)
     if evidence.commits is not None:
+        rows, changes = repairs.steady(evidence)
         yield commits.check_order(evidence.rows, evidence.commits)
-    if not repaired:
-        yield writes.check_real_time(evidence)
-        if evidence.commits is not None:
-            yield commits.check_bijection(evidence.rows, evidence.commits)
-            yield commits.check_groups(evidence.rows, evidence.commits)
+        yield repairs.check(evidence) if repaired else commits.check_bijection(rows, changes)
+        yield commits.check_groups(evidence.rows, evidence.commits)
+        yield epochs.check(evidence, repaired=repaired)
     yield replaying.check(evidence)
     yield groups.check(evidence.rows)
     yield clients.check(evidence)

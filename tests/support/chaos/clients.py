@@ -14,13 +14,15 @@ from support.chaos.history import Frame, Key
 from support.chaos.replaying import State, states_at
 from support.chaos.violation import Violation
 
+_STATES = frozenset({"snapshot", "squashed"})
+
 
 def check(evidence: Evidence) -> Iterator[Violation]:
     """Each client's frames, one client after the other."""
     followed: dict[tuple[str, str], list[Frame]] = defaultdict(list)
     for frame in evidence.history.frames:
         followed[frame.client, frame.shape].append(frame)
-    snapshots = {_seq(frame.end) for frame in evidence.history.frames if frame.kind == "snapshot"}
+    snapshots = {_seq(frame.end) for frame in evidence.history.frames if frame.kind in _STATES}
     log = _Log(evidence, states_at(evidence.rows, snapshots))
     for frames in followed.values():
         yield from _Client(log, frames).check()
@@ -68,7 +70,7 @@ class _Client:
         self._position, self._parts = None, []
 
     def _snapshot(self, frame: Frame) -> Iterator[Violation]:
-        self._parts.append(frame)
+        self._parts = [*(part for part in self._parts if part.kind == "snapshot"), frame]
         if not frame.last:
             return
         docs = [row for part in self._parts for row in part.docs]
@@ -84,6 +86,26 @@ class _Client:
             witness = (f"snapshot: {given.get(key)}", f"log:      {state.get(key)}")
             yield Violation("state", f"a snapshot at {frame.end} differs from the log in {'/'.join(key)}", witness)
             return
+
+    def _squashed(self, frame: Frame) -> Iterator[Violation]:
+        """Each document that was touched in between, as it is at the end; others do no harm if they are right."""
+        self._parts = [*(part for part in self._parts if part.kind == "squashed"), frame]
+        if not frame.last:
+            return
+        given = {row["id"]: row for part in self._parts for row in part.docs}
+        self._parts = []
+        own, end = _seq(self._position), _seq(frame.end)
+        if self._position is None or _seq(frame.start) > own:
+            yield Violation("client", f"a hole: {frame.client} is at {self._position}", (str(frame),))
+        collection, state = frame.shape.partition("/")[0], self._log.states.get(end, {})
+        for text in {row.key[1] for row in self._between(own, end)} | given.keys():
+            row = given.get(text)
+            told = None if row is None or row.get("deleted") else (row["version"], row["doc"])
+            if row is None or told != state.get((collection, text)):
+                witness = (f"squashed: {row}", f"log:      {state.get((collection, text))}")
+                yield Violation("state", f"squashed to {frame.end}, {collection}/{text} is not as in the log", witness)
+                return
+        yield from self._forward(frame)
 
     def _events(self, frame: Frame) -> Iterator[Violation]:
         if self._position is None:

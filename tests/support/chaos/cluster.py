@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,60 @@ from pymongo.errors import PyMongoError
 
 from app.dev import mongod
 from app.driver import short
+from support.chaos.clocks import Clock
+from support.chaos.disks import Disk
 from support.chaos.proxy import MongoProxy, mongo_proxy
 
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200, "catchUpTimeoutMillis": 2000}
 _PAUSE = 0.05
+_EAGER = ("--setParameter", "ttlMonitorSleepSecs=1")
+"""Documents expire at once, and not only once a minute."""
+
+DISK = 2048
+"""MiB of a disk that can be full. It is memory: so much for a member at most, and only what is used of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the members run on. `oplog` (in MiB; 0: enough for a run): so small that it rolls over within seconds.
+
+    `clocks`: that can jump. `disks`: that can be full.
+    """
+
+    oplog: int = 0
+    clocks: bool = False
+    disks: bool = False
+
+
+_ORDINARY = Machine()
 
 
 class Member:
     """One mongod. Everybody reaches it through its proxy, but for the nemeses, who are `direct`."""
 
-    def __init__(self, number: int, directory: Path, port: int, proxy: MongoProxy, oplog: int) -> None:
+    def __init__(
+        self, number: int, directory: Path, port: int, proxy: MongoProxy, *, oplog: int, clock: Clock | None, disk: int
+    ) -> None:
         self.number = number
         self.proxy = proxy
+        self.clock = clock
+        self.disk = Disk(directory, disk) if disk else None
         self.host = f"127.0.0.1:{proxy.port}"
         self.direct: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            "127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=500, socketTimeoutMS=2000
+            "127.0.0.1",
+            port,
+            directConnection=True,
+            serverSelectionTimeoutMS=500,
+            socketTimeoutMS=2000,
+            # A session's id in the oplog is a UUID.
+            uuidRepresentation="standard",
         )
         self._directory = directory
-        self._command = mongod.command(mongod.find_mongod(), directory, port)
+        self._command = [*mongod.command(mongod.find_mongod(), directory, port), *_EAGER]
         if oplog:
             self._command[self._command.index("--oplogSize") + 1] = str(oplog)
+        if oplog or disk:
+            # Checkpoints every second, not every minute: what is no longer needed goes, and what does not fit is seen.
             self._command += ["--syncdelay", "1"]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -49,9 +84,15 @@ class Member:
                 self._command,
                 stdout=log,
                 stderr=log,
+                env=os.environ | (self.clock.environment() if self.clock else {}),
                 # Not SIGTERM, which a frozen one would not take.
                 preexec_fn=partial(mongod.die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
             )
+
+    @property
+    def running(self) -> bool:
+        """Whether its process has not ended, by itself or by `kill`."""
+        return self._process is not None and self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -128,27 +169,28 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(directory: Path, size: int, *, oplog: int = 0) -> AsyncIterator[Cluster]:
-    """A new replica set of `size` members while the block runs; its data is gone afterwards.
-
-    `oplog` (in MiB; 0: enough for a run): so small that it rolls over within seconds.
-    """
+async def running_cluster(directory: Path, size: int, machine: Machine = _ORDINARY) -> AsyncIterator[Cluster]:
+    """A new replica set of `size` members while the block runs; its data is gone afterwards."""
     async with AsyncExitStack() as stack:
-        members = []
-        for number in range(size):
-            port = mongod.free_port()
-            proxy = await stack.enter_async_context(mongo_proxy(port))
-            member = Member(number, directory / f"data{number}", port, proxy, oplog)
-            stack.push_async_callback(member.direct.close)
-            stack.push_async_callback(member.kill)
-            member.start()
-            members.append(member)
-        stack.callback(_remove, [directory / f"data{number}" for number in range(size)])
-        cluster = Cluster(members)
+        cluster = Cluster([await stack.enter_async_context(_member(directory, n, machine)) for n in range(size)])
         await cluster.initiate()
         yield cluster
 
 
-def _remove(directories: list[Path]) -> None:
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+@asynccontextmanager
+async def _member(directory: Path, number: int, machine: Machine) -> AsyncIterator[Member]:
+    port, data = mongod.free_port(), directory / f"data{number}"
+    clock = Clock(directory / f"mongod{number}.clock") if machine.clocks else None
+    async with mongo_proxy(port) as proxy:
+        member = Member(number, data, port, proxy, oplog=machine.oplog, clock=clock, disk=DISK if machine.disks else 0)
+        if member.disk:
+            member.disk.mount()
+        try:
+            member.start()
+            yield member
+        finally:
+            await member.kill()
+            await member.direct.close()
+            if member.disk:
+                member.disk.unmount()
+            shutil.rmtree(data, ignore_errors=True)

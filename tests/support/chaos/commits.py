@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from support.chaos.evidence import Commit, LogRow
+from support.chaos.repairs import names, ranks
 from support.chaos.violation import Violation
-
-Names = list[tuple[Any, ...]]
 
 
 def check_bijection(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
     """Each commit has one event, each event one commit."""
-    events, changes = _names(rows), _names(commits)
+    events, changes = names(rows), names(commits)
     there, made = set(events), set(changes)
     for name, commit in zip(changes, commits, strict=True):
         if name not in there:
@@ -32,9 +30,9 @@ def _around(row: LogRow, rows: Sequence[LogRow], commits: Sequence[Commit]) -> t
 
 def check_order(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
     """What is in both stands in the same order."""
-    places = {name: index for index, name in enumerate(_names(commits))}
+    places = dict(zip(names(commits), ranks(commits), strict=True))
     previous: tuple[int, LogRow] | None = None
-    for name, row in zip(_names(rows), rows, strict=True):
+    for name, row in zip(names(rows), rows, strict=True):
         place = places.get(name)
         if place is None:
             continue
@@ -47,9 +45,9 @@ def check_order(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[V
 
 def check_groups(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
     """The events of one transaction carry one mark, `of` is their number; all others carry none."""
-    transaction = {name: commit.transaction for name, commit in zip(_names(commits), commits, strict=True)}
+    transaction = {name: commit.transaction for name, commit in zip(names(commits), commits, strict=True)}
     members: dict[str, list[LogRow]] = defaultdict(list)
-    for name, row in zip(_names(rows), rows, strict=True):
+    for name, row in zip(names(rows), rows, strict=True):
         committed_with = transaction.get(name)
         if committed_with is not None:
             members[committed_with].append(row)
@@ -61,14 +59,3 @@ def check_groups(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[
         if not alone and (len(marks) > 1 or None in marks or found[0].group is None or found[0].group.of != len(found)):
             message = f"the {len(found)} events of one transaction are not marked as one"
             yield Violation("groups", message, tuple(map(str, found)))
-
-
-def _names(items: Sequence[LogRow] | Sequence[Commit]) -> Names:
-    """A name for each, the same for an event and its commit; what comes twice has another name the second time."""
-    seen: Counter[tuple[Any, ...]] = Counter()
-    names: Names = []
-    for item in items:
-        name = (item.time, item.key, item.kind, item.mark)
-        seen[name] += 1
-        names.append((*name, seen[name]))
-    return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bson.timestamp import Timestamp
@@ -63,13 +63,17 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One committed change of one document. `transaction` names what it was committed with, if anything."""
+    """One committed change of one document. `transaction` names what it was committed with, if anything.
+
+    `whole`: its whole collection was dropped or renamed. Such commits of one time have no order among themselves.
+    """
 
     time: Timestamp
     key: Key
     kind: Kind
     mark: str | None
     transaction: str | None = None
+    whole: bool = False
 
     def __str__(self) -> str:
         return f"commit at {_time(self.time)}: {self.kind} {'/'.join(self.key)} mark={self.mark}"
@@ -83,13 +87,18 @@ Source = Mapping[Key, tuple[int, Mapping[str, Any]]]
 class Evidence:
     """All that the checker judges by. `rows` come log after log, each in the order of seq.
 
-    `commits` is None where the oplog does not reach back to the beginning.
+    `commits` is None where the oplog does not reach back to the beginning. `repairs` is how often a worker has recorded
+    that it repairs the log. `sometimes`: the collections that were tracked at some times only, with the number of times
+    that this was asked for. `unverified` is what the product's own comparison of log and collections has found.
     """
 
     history: History
     rows: tuple[LogRow, ...]
     source: Source
     commits: tuple[Commit, ...] | None = None
+    repairs: int = 0
+    sometimes: Mapping[str, int] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
 
 
 def _time(time: Timestamp) -> str:

@@ -13,15 +13,23 @@ from typing import Any
 
 from app.dev import mongod
 from app.settings import Settings
+from support.chaos.clocks import Clock
 
 
 class Fleet:
-    """Processes by name: `worker1` …, `serve1` …; each writes to `<name>.log` in `directory`."""
+    """Processes by name: `worker1` …, `serve1` …; each writes to `<name>.log` in `directory`.
 
-    def __init__(self, settings: Settings, directory: Path, *, workers: int, servers: int) -> None:
+    With `clocks`, each has a clock of its own that can jump.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: Path, *, workers: int, servers: int, clocks: bool = False
+    ) -> None:
         self.workers = [f"worker{number}" for number in range(1, workers + 1)]
         self.servers = [f"serve{number}" for number in range(1, servers + 1)]
         self.frozen: set[str] = set()
+        names = [*self.workers, *self.servers] if clocks else []
+        self.clocks = {name: Clock(directory / f"{name}.clock") for name in names}
         self._ports = {name: mongod.free_port() for name in self.servers}
         self._settings = settings
         self._directory = directory
@@ -31,25 +39,27 @@ class Fleet:
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self._ports.values()]
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, monotonic: bool = False) -> None:
+        """Start them. `monotonic`: so that also the clock that never goes back follows the jumps of theirs."""
         for name in names:
             with (self._directory / f"{name}.log").open("ab") as log:
                 self._running[name] = subprocess.Popen(
                     [sys.executable, "-m", "app", name.rstrip("0123456789")],
                     cwd=self._directory,
-                    env=self._environment(name),
+                    env=self._environment(name, monotonic=monotonic),
                     stdout=log,
                     stderr=log,
                     # Not SIGTERM, which a frozen one would not take.
                     preexec_fn=partial(mongod.die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
                 )
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def _environment(self, name: str, *, monotonic: bool) -> dict[str, str]:
         given: dict[str, Any] = self._settings.model_dump(exclude_defaults=True)
         given |= {"port": self._ports[name]} if name in self._ports else {}
         environment = {key: value for key, value in os.environ.items() if not key.startswith("EVENTSYNC_")}
         texts = {key: ",".join(value) if isinstance(value, tuple) else str(value) for key, value in given.items()}
-        return environment | {f"EVENTSYNC_{key.upper()}": value for key, value in texts.items()}
+        environment |= {f"EVENTSYNC_{key.upper()}": value for key, value in texts.items()}
+        return environment | (self.clocks[name].environment(monotonic=monotonic) if name in self.clocks else {})
 
     async def kill(self, name: str) -> None:
         """kill -9, and wait until it is dead."""

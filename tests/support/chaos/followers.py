@@ -27,7 +27,7 @@ class Cursor(Replica):
         kind = message["type"]
         if kind == "snapshot" and message["last"]:
             self.position = message["position"]
-        elif kind == "events":
+        elif kind == "events" or (kind == "squashed" and message["last"]):
             self.position = message["to"]
         elif kind == "live":
             self.position, self.live = message["position"], True

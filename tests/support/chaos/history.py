@@ -8,10 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from support.chaos.long_text import shortened
+
 Outcome = Literal["ok", "failed", "unknown"]
 Via = Literal["api", "behind"]
 Key = tuple[str, str]
 """A document: (collection, id text)."""
+
+ALL = "*"
+"""The id of an effect on whichever documents there are: a drop, what expires."""
+
+_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,9 @@ class Write:
     detail: str = ""
 
     def __str__(self) -> str:
-        changed = ", ".join(f"{'/'.join(effect.key)}={effect.mark or 'deleted'}" for effect in self.effects)
-        return f"write {self.operation} ({self.via}, {self.outcome}) of {changed}"
+        changed = [f"{'/'.join(effect.key)}={effect.mark or 'deleted'}" for effect in self.effects[:_SHOWN]]
+        more = [f"{len(self.effects) - _SHOWN} more"] if len(self.effects) > _SHOWN else []
+        return f"write {self.operation} ({self.via}, {self.outcome}) of {', '.join([*changed, *more])}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +130,8 @@ class Recorder:
                 kind=message["type"],
                 start=message.get("from"),
                 end=end,
-                events=tuple(message.get("events", ())),
-                docs=tuple(message.get("docs", ())),
+                events=tuple(shortened(event) for event in message.get("events", ())),
+                docs=tuple(shortened(document) for document in message.get("docs", ())),
                 last=message.get("last", True),
                 at=time.time(),
             )

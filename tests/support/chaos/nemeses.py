@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from types import MappingProxyType
 
 from pymongo.errors import PyMongoError
 
-from support.chaos import breakers
+from support.chaos import breakers, clocks, disks, machines
 from support.chaos.rig import Rig
 
 Nemesis = Callable[[Rig], Awaitable[None]]
@@ -110,21 +110,44 @@ _REPLICATED: tuple[Nemesis, ...] = (
 )
 """What takes more than one member."""
 
-_FATAL: tuple[Nemesis, ...] = (breakers.lose_history,)
-"""What costs the stream its history: the log is repaired then, and the checker can't ask for more than the state."""
+_CLOCKS: tuple[Nemesis, ...] = (
+    machines.jump_worker_clock,
+    machines.jump_server_clock,
+    machines.jump_monotonic_clock,
+    machines.jump_member_clock,
+)
+_DISKS: tuple[Nemesis, ...] = (machines.fill_disk,)
+"""What takes clocks that can jump, and disks that can be full."""
 
-NEMESES = MappingProxyType({nemesis.__name__: nemesis for nemesis in (*_ALL, *_REPLICATED, *_FATAL)})
-FATAL = frozenset(nemesis.__name__ for nemesis in _FATAL)
+_FATAL: tuple[Nemesis, ...] = (breakers.lose_history,)
+"""What costs the stream its history: the log is repaired then."""
+
+_EVERYTHING = (*_ALL, *_REPLICATED, *_CLOCKS, *_DISKS, *_FATAL)
+NEMESES = MappingProxyType({nemesis.__name__: nemesis for nemesis in _EVERYTHING})
+
+
+def _names(nemeses: tuple[Nemesis, ...]) -> frozenset[str]:
+    return frozenset(nemesis.__name__ for nemesis in nemeses)
+
+
+FATAL, CLOCKS, DISKS = _names(_FATAL), _names(_CLOCKS), _names(_DISKS)
 
 
 def known(names: str, *, nodes: int) -> tuple[str, ...]:
-    """The nemeses that `names` lists (comma separated; `all`: but the fatal), as far as they apply.
+    """The nemeses that `names` lists, as far as they apply: comma separated; `all`, but the fatal; or `fatal`, all.
 
     Raises `ValueError`.
     """
-    alone = {nemesis.__name__ for nemesis in _REPLICATED} if nodes == 1 else set()
+    alone = _names(_REPLICATED) if nodes == 1 else frozenset()
     everything = tuple(name for name in NEMESES if name not in FATAL)
-    listed = everything if names == "all" else tuple(name.strip() for name in names.split(","))
+    sets = {"all": everything, "fatal": tuple(NEMESES), "none": ()}
+    listed = sets.get(names, tuple(name.strip() for name in names.split(",")))
     if unknown := set(listed) - set(NEMESES):
         raise ValueError(f"no nemesis is called {', '.join(sorted(unknown))}; there are {', '.join(NEMESES)}")
     return tuple(name for name in listed if name not in alone)
+
+
+def unavailable(names: Iterable[str]) -> dict[str, str]:
+    """Which of these can't be had on this machine, and why."""
+    reasons = {name: clocks.missing() for name in CLOCKS} | {name: disks.missing() for name in DISKS}
+    return {name: reason for name in names if (reason := reasons.get(name))}

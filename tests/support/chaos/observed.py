@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import orjson
-from bson.timestamp import Timestamp
 
 from app.domain.ids import format_id
 from app.domain.stamp import unstamp
-from app.domain.values import CODEC, to_tree
+from app.domain.values import CODEC
+from app.errors import Unavailable
 from app.stores.mongodb import Client
-from support.chaos.evidence import Commit, Evidence, Kind, LogRow, Mark, Source
-from support.chaos.history import History, Key
-
-_KINDS: dict[str, Kind] = {"i": "create", "u": "change", "d": "delete"}
+from app.stores.stores import Stores
+from support.chaos.evidence import Commit, Evidence, LogRow, Mark, Source
+from support.chaos.history import History
+from support.chaos.long_text import shortened
+from support.chaos.oplog import Oplog, feed
+from support.trees import to_tree
 
 
 async def gather(
@@ -33,7 +37,7 @@ async def gather(
     rows = await read_rows(client, log_database)
     source = await read_source(client, database, names)
     commits = await read_commits(client, database, names) if oplog else None
-    return Evidence(history, rows, source, commits)
+    return Evidence(history, rows, source, commits, await read_repairs(client, log_database))
 
 
 async def read_rows(client: Client, log_database: str) -> tuple[LogRow, ...]:
@@ -52,7 +56,7 @@ def _row(row: Mapping[str, Any]) -> LogRow:
         key=(row["c"], row["i"]),
         token=row["t"],
         time=row["s"],
-        body=orjson.loads(body if isinstance(body, str) else zlib.decompress(body)),
+        body=shortened(orjson.loads(body if isinstance(body, str) else zlib.decompress(body))),
         group=Mark(group["id"], group["n"], group["of"]) if group else None,
     )
 
@@ -63,67 +67,61 @@ async def read_source(client: Client, database: str, names: Iterable[str]) -> So
     for name in names:
         async for row in client[database].get_collection(name, codec_options=CODEC).find():
             stamp, document = unstamp(row)
-            source[name, str(format_id(document["_id"]))] = stamp.version, orjson.loads(orjson.dumps(to_tree(document)))
+            said = shortened(orjson.loads(orjson.dumps(to_tree(document))))
+            source[name, str(format_id(document["_id"]))] = stamp.version, said
     return source
 
 
 async def read_commits(client: Client, database: str, names: Iterable[str]) -> tuple[Commit, ...]:
-    """Every change of these collections that the oplog knows, in commit order.
+    """Every change of these collections that the oplog knows, in commit order."""
+    oplog = Oplog(database, names)
+    await feed(oplog, client)
+    return tuple(oplog.commits)
 
-    Source: https://github.com/mongodb/mongo/blob/r6.0.5/src/mongo/db/repl/oplog_entry.idl
+
+async def read_repairs(client: Client, log_database: str) -> int:
+    """How often a worker has begun to repair a log."""
+    return sum([row.get("repairs", 0) async for row in client[log_database]["heads"].find()])
+
+
+async def last_event(client: Client, log_database: str, name: str, text: str) -> LogRow | None:
+    """The newest event of one document."""
+    query = {"c": name, "i": text}
+    row = await client[log_database]["events"].find_one(query, sort=[("_id", -1)])
+    return _row(row) if row else None
+
+
+async def based(client: Client, log_database: str, names: Collection[str], *, seconds: float = 30.0) -> None:
+    """Wait until each collection has a stored snapshot: before that, lost history ends the log, as is documented.
+
+    Raises `TimeoutError`.
     """
-    spaces = {f"{database}.{name}" for name in names}
-    query = {"$or": [{"ns": {"$in": list(spaces)}, "op": {"$in": list(_KINDS)}}, {"o.applyOps": {"$exists": True}}]}
-    chains: dict[Timestamp, list[dict[str, Any]]] = {}
-    commits: list[Commit] = []
-    async for entry in client["local"]["oplog.rs"].find(query, sort=[("$natural", 1)]):
-        if "applyOps" not in entry["o"]:
-            commits.extend(_commits([entry], entry["ts"], spaces, None))
-            continue
-        earlier = chains.pop(entry["prevOpTime"]["ts"], []) if "prevOpTime" in entry else []
-        operations = [*earlier, *entry["o"]["applyOps"]]
-        if entry["o"].get("partialTxn"):
-            chains[entry["ts"]] = operations
-            continue
-        name = f"{entry['lsid']['id'].hex}:{entry['txnNumber']}" if "txnNumber" in entry else None
-        commits.extend(_commits(operations, entry["ts"], spaces, name))
-    return tuple(commits)
+    async with asyncio.timeout(seconds):
+        while len(await client[log_database]["snapshots"].distinct("c", {"complete": True})) < len(names):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
-def _commits(
-    operations: Iterable[Mapping[str, Any]], time: Timestamp, spaces: set[str], transaction: str | None
-) -> Iterator[Commit]:
-    for operation in operations:
-        if operation["ns"] in spaces and not _only_stamped(operation):
-            yield Commit(time, _key(operation), _KINDS[operation["op"]], _mark(operation), transaction)
-
-
-def _key(operation: Mapping[str, Any]) -> Key:
-    identified = operation["o2"] if operation["op"] == "u" else operation["o"]
-    return operation["ns"].partition(".")[2], format_id(identified["_id"])
-
-
-def _only_stamped(operation: Mapping[str, Any]) -> bool:
-    """Whether it is the mark that an API delete leaves on the document in front of the delete: no change by itself."""
-    if operation["op"] != "u" or "diff" not in operation["o"]:
-        return False
-    return {name for _, name in _touched(operation["o"]["diff"])} <= {"_sync"}
-
-
-def _touched(diff: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(section, field) of the top level of a `$v: 2` oplog diff: d, u, i (fields), `s<name>` (within)."""
-    for section, value in diff.items():
-        if section.startswith("s") and len(section) > 1:
-            yield "s", section[1:]
-        else:
-            yield from ((section, name) for name in value)
-
-
-def _mark(operation: Mapping[str, Any]) -> str | None:
-    if operation["op"] == "d":
-        return None
-    content = operation["o"]
-    if "diff" in content:
-        content = content["diff"].get("u", {}) | content["diff"].get("i", {})
-    found: str | None = content.get("mark")
-    return found
+async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
+    """What the product's own comparison of the log with the collections finds, at its newest checkpoint."""
+    log = await stores.logs.current()
+    checkpoint = await stores.logs.read_checkpoint(log.id) if log else None
+    if log is None or checkpoint is None:
+        return ("there is no log",)
+    deadline = time.monotonic() + seconds
+    found: list[str] = []
+    for name in [item.name for item in await stores.tracking.read() if item.log == log.id]:
+        while True:
+            try:
+                found += [
+                    str(shortened(str(difference)))
+                    async for difference in stores.comparison.differences(log.id, name, checkpoint.seq, checkpoint.time)
+                ]
+                break
+            except Unavailable as error:
+                # The snapshot to begin with may be on its way, and the time of the checkpoint too long ago.
+                if time.monotonic() > deadline:
+                    found.append(f"{name}: {error.message}")
+                    break
+                await asyncio.sleep(0.2)
+                checkpoint = await stores.logs.read_checkpoint(log.id) or checkpoint
+    return tuple(found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pymongo.errors import PyMongoError
@@ -19,7 +20,7 @@ from support.chaos.history import Recorder
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """`choose` is the nemeses' own source of randomness."""
+    """`choose` is the nemeses' own source of randomness; `ended` is what their faults have brought about."""
 
     settings: Settings
     client: Client
@@ -27,6 +28,7 @@ class Rig:
     fleet: Fleet
     recorder: Recorder
     choose: random.Random
+    ended: Counter[str] = field(default_factory=Counter)
 
     @property
     def lease(self) -> float:

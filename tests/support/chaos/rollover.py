@@ -1,78 +1,161 @@
-"""The oplog rolls over while no worker runs: the stream's history is really lost, not only said to be."""
+"""The oplog rolls over while no worker runs, or under its open cursor: history is really lost, not only said to be."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from bson.timestamp import Timestamp
 
 from app.stores.mongodb import Client, connect
+from app.stores.stores import Stores
 from support.chaos.checker import check
-from support.chaos.cluster import running_cluster
+from support.chaos.cluster import Machine, Member, running_cluster
 from support.chaos.fleet import Fleet
 from support.chaos.history import Effect, Recorder
-from support.chaos.observed import gather, read_rows
+from support.chaos.observed import based, gather, read_rows, verified
+from support.chaos.oplog import Oplog, feed, first_time
 from support.chaos.run import COLLECTIONS, settings_for
 from support.chaos.violation import Violation
 from support.systems import tracked
 
 _FILLER = "x" * 200_000
 _PATIENCE = 30.0
+_SLOW = 4000
+"""Milliseconds that a slow read takes: longer than it takes to lose the history."""
+
+_WORKER = "eventsync-(worker|lease)"
+_CODE = re.compile(r"history is lost \((\d+)\)")
 
 
-async def roll_over(directory: Path) -> list[Violation]:
-    """Sequence some, end the worker, change and delete some, lose the history, start it again: what is wrong then."""
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One worker, one server, one member with a small oplog, and one writer."""
+
+    fleet: Fleet
+    member: Member
+    client: Client
+    recorder: Recorder
+    oplog: Oplog
+
+    async def put(self, operation: str, key: str) -> None:
+        self.recorder.invoke(operation, "behind", [Effect(("orders", key), operation)])
+        await self.client["chaos"]["orders"].update_one({"_id": key}, {"$set": {"mark": operation}}, upsert=True)
+        self.recorder.end(operation, "ok")
+
+    async def delete(self, operation: str, key: str) -> None:
+        self.recorder.invoke(operation, "behind", [Effect(("orders", key), None)])
+        await self.client["chaos"]["orders"].delete_one({"_id": key})
+        self.recorder.end(operation, "ok")
+
+
+Way = Callable[[Scene], AbstractAsyncContextManager[None]]
+"""How the worker is held up while the block runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """What came of it. `codes`: the errors by which the worker was told that history is lost."""
+
+    violations: list[Violation]
+    codes: frozenset[int]
+    repairs: int
+
+
+@asynccontextmanager
+async def down(scene: Scene) -> AsyncIterator[None]:
+    """The worker does not run meanwhile."""
+    await scene.fleet.end("worker1")
+    yield
+    scene.fleet.start("worker1")
+
+
+@asynccontextmanager
+async def frozen(scene: Scene) -> AsyncIterator[None]:
+    """The worker is stopped by SIGSTOP, its cursor open."""
+    scene.fleet.freeze("worker1")
+    yield
+    scene.fleet.thaw("worker1")
+
+
+@asynccontextmanager
+async def slow(scene: Scene) -> AsyncIterator[None]:
+    """The worker's next read of its open cursor takes its time in MongoDB, while it keeps its lease."""
+    data = {"failCommands": ["getMore"], "appName": "eventsync-worker", "blockConnection": True}
+    point = {"configureFailPoint": "failCommand", "mode": {"times": 1}}
+    await scene.member.direct.admin.command(point | {"data": data | {"blockTimeMS": _SLOW}})
+    yield
+
+
+@asynccontextmanager
+async def cut_off(scene: Scene) -> AsyncIterator[None]:
+    """Nothing passes between the worker and MongoDB, and neither is told."""
+    scene.member.proxy.hold(_WORKER)
+    yield
+    scene.member.proxy.release()
+
+
+WAYS: Mapping[str, Way] = MappingProxyType({way.__name__: way for way in (down, frozen, slow, cut_off)})
+
+
+async def roll_over(directory: Path, way: Way = down) -> Rolled:
+    """Sequence some, hold the worker up in this `way`, change and delete some, lose the history, let it go on."""
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(running_cluster(directory, 1, oplog=1))
-        settings = settings_for(cluster.uri)
+        cluster = await stack.enter_async_context(running_cluster(directory, 1, Machine(oplog=1)))
+        # Longer than a slow read takes: it is to be told that its position is lost, not to lose its connection.
+        settings = settings_for(cluster.uri).model_copy(update={"mongodb_timeout": 20.0})
         fleet = Fleet(settings, directory, workers=1, servers=1)
         stack.push_async_callback(fleet.stop)
         fleet.start("worker1", "serve1")
         await tracked(fleet.urls[0], COLLECTIONS)
         client = await stack.enter_async_context(connect(settings, "load"))
-        recorder = Recorder()
-        for number in range(20):
-            await _put(recorder, client, f"before-{number}", str(number))
-        await _sequenced(client, settings.log_db, "before-19")
-        await fleet.end("worker1")
-        for number in range(10, 30):
-            await _put(recorder, client, f"while-{number}", str(number))
-        for number in range(5):
-            await _delete(recorder, client, f"gone-{number}", str(number))
-        await _lose(client)
-        fleet.start("worker1")
-        await tracked(fleet.urls[0], COLLECTIONS)
-        await _put(recorder, client, "after", "30")
-        late: list[Violation] = []
-        try:
-            await _sequenced(client, settings.log_db, "after")
-        except TimeoutError:
-            message = "what was written after the history was lost is not in the log"
-            late.append(Violation("progress", message, tuple(fleet.last_lines("worker1", 5))))
+        scene = Scene(fleet, cluster.members[0], client, Recorder(), Oplog("chaos", COLLECTIONS))
+        late = await _play(scene, settings.log_db, way)
         evidence = await gather(
             client,
-            recorder.history(),
+            scene.recorder.history(),
             database=settings.database,
             log_database=settings.log_db,
             collections=COLLECTIONS,
             oplog=False,
         )
-        return [*late, *check(evidence, repaired=True)]
+        evidence = replace(
+            evidence, commits=tuple(scene.oplog.commits), unverified=await verified(Stores.of(client, settings))
+        )
+        said = (directory / "worker1.log").read_text()
+        codes = frozenset(int(code) for code in _CODE.findall(said))
+        return Rolled([*late, *check(evidence, repaired=True)], codes, evidence.repairs)
 
 
-async def _put(recorder: Recorder, client: Client, operation: str, key: str) -> None:
-    recorder.invoke(operation, "behind", [Effect(("orders", key), operation)])
-    await client["chaos"]["orders"].update_one({"_id": key}, {"$set": {"mark": operation}}, upsert=True)
-    recorder.end(operation, "ok")
-
-
-async def _delete(recorder: Recorder, client: Client, operation: str, key: str) -> None:
-    recorder.invoke(operation, "behind", [Effect(("orders", key), None)])
-    await client["chaos"]["orders"].delete_one({"_id": key})
-    recorder.end(operation, "ok")
+async def _play(scene: Scene, log_database: str, way: Way) -> list[Violation]:
+    for number in range(20):
+        await scene.put(f"before-{number}", str(number))
+    await _sequenced(scene.client, log_database, "before-19")
+    # The base that a repair compares by.
+    await based(scene.client, log_database, COLLECTIONS)
+    async with way(scene):
+        for number in range(10, 30):
+            await scene.put(f"while-{number}", str(number))
+        for number in range(5):
+            await scene.delete(f"gone-{number}", str(number))
+        # What the oplog said about it, before it says nothing any more.
+        await feed(scene.oplog, scene.member.direct)
+        await _lose(scene.client)
+    scene.oplog.forget()
+    await scene.put("after", "30")
+    await feed(scene.oplog, scene.member.direct)
+    try:
+        await _sequenced(scene.client, log_database, "after")
+    except TimeoutError:
+        message = "what was written after the history was lost is not in the log"
+        return [Violation("progress", message, tuple(scene.fleet.last_lines("worker1", 5)))]
+    return []
 
 
 async def _sequenced(client: Client, log_database: str, mark: str) -> None:
@@ -87,8 +170,8 @@ async def _lose(client: Client) -> None:
     now: Timestamp = (await client.admin.command("ping"))["operationTime"]
     deadline = time.monotonic() + _PATIENCE
     while True:
-        first = await client["local"]["oplog.rs"].find_one(sort=[("$natural", 1)])
-        if first is not None and first["ts"] > now:
+        first = await first_time(client)
+        if first is not None and first > now:
             return
         if time.monotonic() > deadline:
             raise TimeoutError("the oplog does not roll over")

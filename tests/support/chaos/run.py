@@ -6,23 +6,26 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.settings import Settings
-from app.stores.mongodb import connect
+from app.stores.mongodb import Client, connect
+from app.stores.stores import Stores
 from support.chaos.checker import check
-from support.chaos.cluster import running_cluster
+from support.chaos.cluster import Machine, running_cluster
 from support.chaos.evidence import Evidence
 from support.chaos.fleet import Fleet
 from support.chaos.followers import Follower, Visitor
 from support.chaos.history import Recorder
-from support.chaos.nemeses import FATAL, NEMESES
-from support.chaos.observed import gather, read_rows
+from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, unavailable
+from support.chaos.observed import based, gather, last_event, verified
+from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report
 from support.chaos.rig import Rig
+from support.chaos.shapes import FATAL_SHAPES, SOMETIMES, ShapeWriter, large_document, prepare, tracked_for
 from support.chaos.violation import Violation
 from support.chaos.workload import Workload
 from support.systems import tracked
@@ -34,13 +37,19 @@ _FOLLOWED = (
     ("stock", "http"),
     ("orders/o1", "websocket"),
 )
+_SHAPES_FOLLOWED = (("bulk", "websocket"), ("bulk", "http"))
+_PATIENT = {"mongodb_timeout": 15.0}
+"""What a writer of documents of 15 MiB needs."""
 _SETTLE = 30.0
 """Seconds without progress, once the faults are over, that are too many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. Faults strike for `seconds`, and until each kind has; at most `pause` seconds lie between two."""
+    """What to run. Faults strike for `seconds`, and until each kind has; at most `pause` seconds lie between two.
+
+    `shapes`: see `support.chaos.shapes`.
+    """
 
     seed: int
     seconds: float
@@ -49,29 +58,65 @@ class Plan:
     servers: int
     nemeses: tuple[str, ...]
     pause: float = 1.0
+    shapes: tuple[str, ...] = ()
+
+    @property
+    def repaired(self) -> bool:
+        """Whether history is lost on purpose.
+
+        A change that is too large for its images is read at its own time, which a member that was down knows no more.
+        """
+        unread = large_document.__name__ in self.shapes and bool(self.nemeses)
+        return unread or not (FATAL.isdisjoint(self.nemeses) and FATAL_SHAPES.isdisjoint(self.shapes))
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """What is tracked from the beginning to the end."""
+        return (*COLLECTIONS, *tracked_for(self.shapes))
+
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        return (
+            f"scripts/chaos --seed {self.seed} --seconds {self.seconds:g} --nodes {self.nodes} "
+            f"--workers {self.workers} --servers {self.servers} "
+            f"--nemesis {','.join(self.nemeses) or 'none'} --shapes {','.join(self.shapes) or 'none'}"
+        )
 
 
 async def run(plan: Plan, directory: Path) -> Report:
-    """Run the plan. Logs stay in `directory`. Raises `TimeoutError` where the system does not even start."""
+    """Run the plan, as far as it can be had on this machine; the report says what could not.
+
+    Logs stay in `directory`. Raises `TimeoutError` where the system does not even start.
+    """
+    absent = unavailable(plan.nemeses)
+    plan = replace(plan, nemeses=tuple(name for name in plan.nemeses if name not in absent))
+    clocks, disks = not CLOCKS.isdisjoint(plan.nemeses), not DISKS.isdisjoint(plan.nemeses)
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(running_cluster(directory, plan.nodes))
-        settings = settings_for(cluster.uri)
-        fleet = Fleet(settings, directory, workers=plan.workers, servers=plan.servers)
+        machine = Machine(clocks=clocks, disks=disks)
+        cluster = await stack.enter_async_context(running_cluster(directory, plan.nodes, machine))
+        settings = settings_for(cluster.uri, plan.collections)
+        client = await stack.enter_async_context(connect(settings, "load"))
+        if plan.shapes:
+            await prepare(client, settings.database)
+        fleet = Fleet(settings, directory, workers=plan.workers, servers=plan.servers, clocks=clocks)
         stack.push_async_callback(fleet.stop)
         fleet.start(*fleet.workers, *fleet.servers)
         for url in fleet.urls:
-            await tracked(url, COLLECTIONS)
-        client = await stack.enter_async_context(connect(settings, "load"))
+            await tracked(url, plan.collections)
+        if plan.repaired:
+            await based(client, settings.log_db, plan.collections)
         rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed))
-        return await _Run(plan, rig, directory).run()
+        patient = await stack.enter_async_context(connect(settings.model_copy(update=_PATIENT), "load"))
+        return await _Run(plan, rig, patient, directory).run(absent)
 
 
-def settings_for(uri: str) -> Settings:
+def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
     """Short waits everywhere, and small frames, so that clients are fed from the store as well as from the window."""
     return Settings(
         mongodb_uri=uri,
         database="chaos",
-        collections=COLLECTIONS,
+        collections=names,
         mongodb_timeout=2.0,
         lease_period=1.0,
         stream_wait=0.2,
@@ -88,37 +133,48 @@ def settings_for(uri: str) -> Settings:
 class _Run:
     """The phases between start and end."""
 
-    def __init__(self, plan: Plan, rig: Rig, directory: Path) -> None:
+    def __init__(self, plan: Plan, rig: Rig, patient: Client, directory: Path) -> None:
         self._plan = plan
         self._directory = directory
         self._rig = rig
         self._client = rig.client
         urls = rig.fleet.urls
         self._workload = Workload(rig.recorder, rig.client, urls, rig.settings.database, COLLECTIONS, plan.seed)
-        self._followers = [Follower(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in _FOLLOWED]
+        followed = (*_FOLLOWED, *_SHAPES_FOLLOWED) if plan.shapes else _FOLLOWED
+        self._followers = [Follower(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in followed]
         self._visitor = Visitor(rig.recorder, urls, [*COLLECTIONS, "orders/o1"], plan.seed)
+        self._shapes = ShapeWriter(rig.recorder, patient, rig.settings, COLLECTIONS, plan.shapes, plan.seed)
+        self._oplog = OplogTail(
+            [member.direct for member in rig.cluster.members],
+            Oplog(rig.settings.database, (*plan.collections, SOMETIMES) if plan.shapes else plan.collections),
+        )
         self._faults: Counter[str] = Counter()
         self._fallen: list[str] = []
         self._late: list[Violation] = []
 
-    async def run(self) -> Report:
+    async def run(self, absent: Mapping[str, str]) -> Report:
         began = time.monotonic()
         async with self._followed():
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._workload.run(stop), name="workload")
+                if self._plan.shapes:
+                    group.create_task(self._shapes.run(stop), name="shapes")
                 await self._break_things()
                 stop.set()
             await self._settle()
-        evidence = await self._gather()
+            evidence = await self._gather()
         report = Report(
-            seed=self._plan.seed,
+            command=self._plan.command,
             seconds=time.monotonic() - began,
             evidence=evidence,
             faults=self._faults,
             statuses=self._workload.statuses,
-            violations=[*self._late, *check(evidence, repaired=not FATAL.isdisjoint(self._plan.nemeses))],
+            violations=[*self._late, *check(evidence, repaired=self._plan.repaired)],
             fallen=self._fallen,
+            shapes=self._shapes.made,
+            outcomes=self._rig.ended,
+            absent=absent,
         )
         report.write(self._directory / "evidence.jsonl")
         return report
@@ -128,6 +184,7 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(item.run(), name=item.name) for item in self._followers]
             tasks.append(group.create_task(self._visitor.run(), name="visitor"))
+            tasks.append(group.create_task(self._oplog.run(), name="oplog"))
             try:
                 yield
             finally:
@@ -139,6 +196,9 @@ class _Run:
         names = list(self._plan.nemeses)
         turn: list[str] = []
         while time.monotonic() < deadline or len(self._faults) < len(names):
+            if not names:
+                await self._writes(10)
+                continue
             # Each in turn, in another order every time: so that a short run has all kinds, too.
             turn = turn or self._rig.choose.sample(names, len(names))
             name = turn.pop()
@@ -174,26 +234,33 @@ class _Run:
     async def _sequenced(self) -> tuple[str, int]:
         """The last position, as soon as the log has the last writes."""
         deadline = time.monotonic() + _SETTLE
-        want = {f"end of {name}" for name in COLLECTIONS}
+        stores = Stores.of(self._client, self._rig.settings)
         known = 0
         while True:
-            rows = await read_rows(self._client, self._rig.settings.log_db)
-            if want <= {row.mark for row in rows}:
-                return rows[-1].log, rows[-1].seq
-            if len(rows) > known:
+            ends = [await last_event(self._client, self._rig.settings.log_db, name, "end") for name in COLLECTIONS]
+            current = await stores.logs.current()
+            tail = await stores.events.tail(current.id) if current else None
+            if current and tail and all(row and row.mark == f"end of {row.key[0]}" for row in ends):
+                return current.id, tail.seq
+            if tail and tail.seq > known:
                 # A backlog on a busy machine is no fault, as long as it becomes smaller.
-                known, deadline = len(rows), time.monotonic() + _SETTLE
+                known, deadline = tail.seq, time.monotonic() + _SETTLE
             if time.monotonic() > deadline:
                 lines = [line for name in self._rig.fleet.workers for line in self._rig.fleet.last_lines(name)]
                 self._late.append(Violation("progress", f"the log stands still at {known}", tuple(lines)))
-                return (rows[-1].log, rows[-1].seq) if rows else ("", 0)
+                return (current.id, tail.seq) if current and tail else ("", 0)
             await asyncio.sleep(0.1)
 
     async def _gather(self) -> Evidence:
-        return await gather(
+        commits = await self._oplog.commits(self._client)
+        evidence = await gather(
             self._client,
             self._rig.recorder.history(),
             database=self._rig.settings.database,
             log_database=self._rig.settings.log_db,
-            collections=COLLECTIONS,
+            collections=(*self._plan.collections, SOMETIMES) if self._plan.shapes else self._plan.collections,
+            oplog=False,
         )
+        unverified = await verified(Stores.of(self._client, self._rig.settings))
+        sometimes = {SOMETIMES: self._shapes.asked} if self._plan.shapes else {}
+        return replace(evidence, commits=commits, sometimes=sometimes, unverified=unverified)

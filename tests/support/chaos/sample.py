@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bson.timestamp import Timestamp
 
 from support.chaos.evidence import Commit, Evidence, Kind, LogRow, Mark
-from support.chaos.history import Effect, Frame, History, Key, Via, Write
+from support.chaos.history import ALL, Effect, Frame, History, Key, Via, Write
+from support.chaos.replaying import step
 
 LOG = "log1"
 Act = tuple[str, str]
@@ -23,6 +25,7 @@ class Sample:
         self.rows: list[LogRow] = []
         self.commits: list[Commit] = []
         self.state: dict[Key, tuple[int, dict[str, Any]]] = {}
+        self.repairs = 0
 
     def write(self, *acts: Act, via: Via = "behind", outcome: Any = "ok") -> Write:
         """One write of all `acts`, of different documents; to delete what is not there is no change."""
@@ -59,6 +62,34 @@ class Sample:
         self.rows.append(LogRow(LOG, seq, effect.key, f"token{seq}", Timestamp(number, 1), body, mark))
         self.commits.append(Commit(Timestamp(number, 1), effect.key, kind, effect.mark, mark.id if mark else None))
 
+    def drop(self, collection: str) -> None:
+        """A whole collection is dropped: an event for each of its documents."""
+        number = len(self.writes) + 1
+        operation = f"w{number}"
+        for key in sorted(key for key in self.state if key[0] == collection):
+            self._sequence(operation, Effect(key, None), "behind", number, None)
+            self.commits[-1] = replace(self.commits[-1], whole=True)
+        effect = Effect((collection, ALL), None)
+        self.writes.append(Write(operation, "behind", (effect,), "ok", number, number + 0.5, number))
+
+    def repair(self, since: int) -> None:
+        """What was sequenced after the first `since` events is lost, and told by a repair: in what differs now."""
+        del self.rows[since:]
+        known: dict[Key, tuple[int, Mapping[str, Any]]] = {}
+        for row in self.rows:
+            step(known, row.key, row.body)
+        time = Timestamp(self.commits[-1].time.time, 2)
+        for key in sorted(key for key in known.keys() | self.state.keys() if known.get(key) != self.state.get(key)):
+            self._tell(key, known.get(key), self.state.get(key), time)
+        self.repairs += 1
+
+    def _tell(self, key: Key, was: Any, now: Any, time: Timestamp) -> None:
+        seq, base = len(self.rows) + 1, was[0] if was else 0
+        body: dict[str, Any] = {"seq": seq, "collection": key[0], "id": key[1], "base": base, "external": True}
+        body |= {"version": now[0] if now else base, "op": ("replace" if was else "create") if now else "delete"}
+        body |= {"doc": now[1]} if now else {}
+        self.rows.append(LogRow(LOG, seq, key, f"repair{self.repairs}", time, body))
+
     def frames(self, client: str, shape: str, stops: Sequence[int]) -> list[Frame]:
         """A client that begins with the empty snapshot at 0 and is sent the rest up to each of `stops` in turn."""
         last = len(self.rows)
@@ -73,7 +104,8 @@ class Sample:
         return [*found, Frame(client, shape, "live", end=f"{LOG}:{last}"), Frame(client, shape, "end")]
 
     def evidence(self, *frames: Frame) -> Evidence:
-        return Evidence(History(tuple(self.writes), frames), tuple(self.rows), dict(self.state), tuple(self.commits))
+        history = History(tuple(self.writes), frames)
+        return Evidence(history, tuple(self.rows), dict(self.state), tuple(self.commits), self.repairs)
 
 
 def _key(name: str) -> Key:

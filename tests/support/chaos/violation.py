@@ -18,6 +18,10 @@ Promise = Literal[
     "progress",  # when the faults are over, everything arrives
 ]
 
+_LINES = 10
+_LINE = 600
+"""What is printed of a witness. The evidence file has all of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -28,4 +32,6 @@ class Violation:
     witness: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n    ".join([f"{self.promise}: {self.message}", *self.witness])
+        lines = [line if len(line) <= _LINE else f"{line[:_LINE]} …" for line in self.witness[:_LINES]]
+        more = [f"… and {len(self.witness) - _LINES} more"] if len(self.witness) > _LINES else []
+        return "\n    ".join([f"{self.promise}: {self.message}", *lines, *more])

@@ -157,18 +157,6 @@ def test_a_row_and_its_body_differ(sample: Sample) -> None:
     assert "density" in promises(with_rows(sample, [sample.rows[0], spoilt, *sample.rows[2:]]))
 
 
-def test_after_a_repair_only_the_state_counts() -> None:
-    sample = Sample()
-    sample.write(("a/1", "put"))
-    kept = list(sample.rows)
-    sample.write(("a/2", "put"))
-    sample.write(("a/2", "put"))
-    sample.write(("a/2", "delete"), via="api")
-    evidence = with_rows(sample, kept)
-    assert promises(evidence) == {"survival", "bijection"}
-    assert check(evidence, repaired=True) == []
-
-
 @pytest.mark.parametrize("order", [(1, 2, 3, 3, 4, 5, 6, 7), (1, 3, 2, 4, 5, 6, 7)], ids=["doubled", "swapped"])
 def test_even_after_a_repair_nothing_is_doubled_or_swapped(sample: Sample, order: tuple[int, ...]) -> None:
     evidence = with_rows(sample, [sample.rows[seq - 1] for seq in order], renumber=True)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from support.chaos.nemeses import NEMESES, known
+from support.chaos import clocks, disks
+from support.chaos.nemeses import NEMESES, known, unavailable
 
 
 def test_all_are_known_where_there_are_members_enough() -> None:
@@ -18,3 +19,9 @@ def test_what_costs_the_history_is_never_among_all() -> None:
 def test_an_unknown_name() -> None:
     with pytest.raises(ValueError, match="no nemesis is called unplug"):
         known("kill_worker,unplug", nodes=3)
+
+
+def test_what_the_machine_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disks, "missing", lambda: "no root")
+    monkeypatch.setattr(clocks, "missing", lambda: None)
+    assert unavailable(["kill_worker", "fill_disk", "jump_member_clock"]) == {"fill_disk": "no root"}

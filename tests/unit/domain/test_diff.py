@@ -50,3 +50,13 @@ def test_a_name_is_removed_before_others_are_added() -> None:
 def test_a_token_is_escaped_as_rfc_6901_says() -> None:
     assert escape("m~n/o") == "m~0n~1o"
     assert escape("") == ""
+
+
+def test_only_the_named_fields_are_looked_at() -> None:
+    before, after = {"a": 1, "b": 1, "gone": 1}, {"a": 2, "b": 2, "new": 1}
+    assert diff(before, after, {"a", "new", "gone"}) == [
+        {"op": "remove", "path": "/gone"},
+        {"op": "replace", "path": "/a", "value": 2},
+        {"op": "add", "path": "/new", "value": 1},
+    ]
+    assert diff(before, after, ()) == []

@@ -9,8 +9,9 @@ from bson.dbref import DBRef
 from bson.int64 import Int64
 
 from app.domain.marks import marks_of, packed, read_marked
-from app.domain.values import same, to_tree
+from app.domain.values import same
 from app.errors import Malformed
+from support.trees import to_tree
 
 
 @pytest.mark.parametrize(

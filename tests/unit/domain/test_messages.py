@@ -118,3 +118,19 @@ def test_mistakes_are_told_apart_from_noise(message: dict[str, Any]) -> None:
 def test_client_ids() -> None:
     assert messages.check_client_id(None) is None
     assert messages.check_client_id("x" * messages.MAX_CLIENT_ID) == "x" * 128
+
+
+def test_squashed() -> None:
+    rows = [b'{"id":"a","version":1,"doc":{"_id":"a"}}', b'{"id":"b","deleted":true}']
+    start, end = Position(LOG, Seq(5)), Position(LOG, Seq(9))
+    said = json.loads(messages.squashed(start, end, SHAPE, 2, rows, last=True))
+    assert said == {
+        "type": "squashed",
+        "shape": 'orders/a"b',
+        "from": "k3f9ab2c:5",
+        "to": "k3f9ab2c:9",
+        "part": 2,
+        "last": True,
+        "docs": [json.loads(row) for row in rows],
+    }
+    assert json.loads(messages.squashed(start, end, SHAPE, 0, [], last=False))["last"] is False

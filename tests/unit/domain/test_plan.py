@@ -2,7 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.plan import Extent, ResetReason, refusal
+from app.domain.plan import (
+    Answer,
+    Extent,
+    Plan,
+    ResetReason,
+    Size,
+    Stored,
+    Tail,
+    allowed,
+    catch_up,
+    live_cost,
+    prefers_stored,
+    refusal,
+    usable,
+)
 from app.domain.position import LogId, Position, Seq
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
@@ -24,12 +38,102 @@ LOG, OTHER = LogId("aaaa"), LogId("bbbb")
 def test_a_position_is_continued_where_every_later_event_is_there(
     log: LogId, seq: int, reason: ResetReason | None
 ) -> None:
-    assert refusal(Position(log, Seq(seq)), Extent(LOG, horizon=Seq(10), head=Seq(20))) == reason
+    assert refusal(Position(log, Seq(seq)), Extent(LOG, Seq(20), horizon=Seq(10))) == reason
+    # A collection has no events from before it was tracked, whatever the log reaches back to.
+    assert refusal(Position(log, Seq(seq)), Extent(LOG, Seq(20), base=Seq(10))) == reason
 
 
 def test_the_beginning_of_a_log_that_has_everything_is_continued() -> None:
-    assert refusal(Position(LOG, Seq(0)), Extent(LOG, Seq(0), Seq(0))) is None
+    assert refusal(Position(LOG, Seq(0)), Extent(LOG, Seq(0))) is None
 
 
 def test_the_reasons_are_the_words_of_the_protocol() -> None:
-    assert {reason.value for reason in ResetReason} == {"unknown_log", "future", "before_horizon"}
+    assert {reason.value for reason in ResetReason} == {
+        "unknown_log",
+        "future",
+        "before_horizon",
+        "damaged",
+    }
+
+
+EXTENT = Extent(LOG, Seq(2000), base=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
+SMALL, LARGE = Size(100, 100_000), Size(1_000_000, 1_000_000_000)
+NO_TAIL = Tail(0, 0, 0, 0)
+
+
+def at(seq: int, log: LogId = LOG) -> Position:
+    return Position(log, Seq(seq))
+
+
+@pytest.mark.parametrize(
+    ("position", "answers"),
+    [
+        (at(1000), set(Answer)),
+        (at(2000), set(Answer)),
+        (at(999), {Answer.SQUASHED, Answer.SNAPSHOT}),
+        (at(500), {Answer.SQUASHED, Answer.SNAPSHOT}),
+        (at(499), {Answer.SNAPSHOT}),
+        (at(9), {Answer.SNAPSHOT}),
+        (at(2001), {Answer.SNAPSHOT}),
+        (at(1500, OTHER), {Answer.SNAPSHOT}),
+    ],
+)
+def test_what_is_exact_from_a_position(position: Position, answers: set[Answer]) -> None:
+    assert allowed(position, EXTENT) == answers
+
+
+@pytest.mark.parametrize(
+    ("tail", "size", "expected"),
+    [
+        (Tail(1000, 1000, 300_000, 1000), LARGE, Answer.EVENTS),
+        (Tail(100_000, 100_000, 30_000_000, 100), LARGE, Answer.SQUASHED),
+        (Tail(5_000_000, 5_000_000, 1_500_000_000, 1_000_000), LARGE, Answer.SNAPSHOT),
+        (Tail(100_000, 100_000, 30_000_000, 100), SMALL, Answer.SNAPSHOT),
+        (Tail(100_000, 0, 0, 0), LARGE, Answer.EVENTS),
+    ],
+)
+def test_each_answer_is_the_cheapest_somewhere(tail: Tail, size: Size, expected: Answer) -> None:
+    chosen = catch_up(at(1500), EXTENT, tail, size, None)
+    assert (chosen.answer, chosen.reset) == (expected, None)
+
+
+def test_a_position_that_can_be_kept_is_kept() -> None:
+    tail = Tail(1400, 1400, 400_000, 1400)
+    assert catch_up(at(600), EXTENT, tail, LARGE, None).answer is Answer.SQUASHED
+    assert catch_up(at(600), EXTENT, tail, SMALL, None) == Plan(Answer.SNAPSHOT, live_cost(SMALL))
+    for position, reason in [(at(400), "before_horizon"), (at(2001), "future"), (at(1500, OTHER), "unknown_log")]:
+        chosen = catch_up(position, EXTENT, tail, SMALL, None)
+        assert (chosen.answer, chosen.reset) == (Answer.SNAPSHOT, reason)
+
+
+def test_what_does_not_work_is_avoided_where_something_else_is_exact() -> None:
+    tail = Tail(100_000, 100_000, 30_000_000, 100)
+    avoid = frozenset({Answer.SQUASHED})
+    assert catch_up(at(1500), EXTENT, tail, LARGE, None, avoid).answer is Answer.EVENTS
+    assert catch_up(at(600), EXTENT, tail, LARGE, None, frozenset(Answer)).answer is Answer.SQUASHED
+
+
+def test_a_stored_snapshot_counts_for_those_who_are_before_it() -> None:
+    stored, tail = Stored(Seq(1700), LARGE, NO_TAIL), Tail(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
+    cheaper = catch_up(at(1600), EXTENT, tail, LARGE, stored)
+    assert cheaper.answer is Answer.SNAPSHOT
+    assert cheaper.cost < live_cost(LARGE)
+    assert catch_up(at(1800), EXTENT, tail, LARGE, stored).cost == live_cost(LARGE), "nobody goes back"
+    assert catch_up(at(1800, OTHER), EXTENT, tail, LARGE, stored).cost == cheaper.cost
+
+
+def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_since() -> None:
+    busy = Tail(50_000_000, 50_000_000, 15_000_000_000, 1_000_000)
+    assert prefers_stored(LARGE, Stored(Seq(1700), LARGE, NO_TAIL), EXTENT)
+    assert not prefers_stored(LARGE, Stored(Seq(1700), LARGE, busy), EXTENT)
+    assert not prefers_stored(LARGE, None, EXTENT)
+    # Behind the horizon what has happened since is told squashed, or not at all.
+    hot = Tail(10, 10, 3000, 10)
+    assert not prefers_stored(Size(100, 10_000), Stored(Seq(700), Size(100, 10_000), hot), EXTENT)
+    assert prefers_stored(Size(100, 10_000), Stored(Seq(1700), Size(100, 10_000), hot), EXTENT)
+
+
+@pytest.mark.parametrize(("seq", "is_usable"), [(499, False), (500, True), (1700, True), (2001, False)])
+def test_a_stored_snapshot_is_usable_where_its_position_can_be_continued(seq: int, is_usable: bool) -> None:
+    assert usable(Stored(Seq(seq), SMALL, NO_TAIL), EXTENT) is is_usable
+    assert not usable(Stored(Seq(seq), SMALL, NO_TAIL), Extent(LOG, Seq(2000), base=Seq(1701)))

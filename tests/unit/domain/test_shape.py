@@ -29,11 +29,6 @@ def test_equal_shapes_have_equal_text() -> None:
     assert str(Shape.parse("orders/str:42")) == "orders/42"
 
 
-def test_the_shape_of_the_whole_collection() -> None:
-    assert Shape.parse("orders/42").of_collection == Shape("orders")
-    assert Shape("orders").of_collection == Shape("orders")
-
-
 @pytest.mark.parametrize("text", [None, 5, "", "/", "/42", "orders/", "orders/int:x", "a$b", "a?b", "system.users/1"])
 def test_texts_that_name_no_shape_are_refused(text: object) -> None:
     with pytest.raises(Malformed):

@@ -24,9 +24,9 @@ from app.domain.values import (
     parse_json,
     same,
     to_json,
-    to_tree,
 )
 from app.errors import Malformed
+from support.trees import to_tree
 
 OID = ObjectId("0123456789abcdef01234567")
 ID = uuid.UUID("6f1c3b9a-0d5e-4c21-9b7f-1a2b3c4d5e6f")

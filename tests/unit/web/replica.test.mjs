@@ -113,6 +113,28 @@ test("squashed documents are put and removed at once with the last part", () => 
   assert.deepEqual([old.changes, Object.keys(content(replica))], [[], ["b"]], "what is older than the position is not applied");
 });
 
+test("half a squash is void when another message begins, or the connection does", () => {
+  const squashed = (part, last, docs, to = 30) => ({ type: "squashed", shape: SHAPE, from: at(10), to: at(to), part, last, docs });
+  const replica = standing();
+  replica.apply(squashed(0, false, [row("b")]));
+  replica.reconnected();
+  replica.apply(squashed(0, false, [row("c")]));
+  replica.apply(squashed(0, true, [row("d")], 31));
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["a", "d"], { orders: at(31) }]);
+  replica.apply({ ...squashed(0, false, [row("e")], 40), from: at(31) });
+  replica.apply(snapshot(41, [row("f")]));
+  assert.deepEqual([Object.keys(content(replica)), replica.vector], [["f"], { orders: at(41) }]);
+});
+
+test("a squash brings what was deleted and made again, and events go on from its end", () => {
+  const replica = standing();
+  const docs = [row("a", 5, { _id: "a", n: 5 }), { id: "never", deleted: true }];
+  const done = replica.apply({ type: "squashed", shape: SHAPE, from: at(10), to: at(30), part: 0, last: true, docs });
+  assert.deepEqual(done.changes.map(({ id, before, after }) => [id, before?.version, after?.version]), [["a", 1, 5], ["never", undefined, undefined]]);
+  replica.apply(frame(29, 31, update(31, "a", 6, [{ op: "replace", path: "/n", value: 6 }])));
+  assert.deepEqual([content(replica), replica.vector], [{ a: [6, { _id: "a", n: 6 }] }, { orders: at(31) }]);
+});
+
 test("a reset keeps the documents to look at, and asks for a snapshot", () => {
   const replica = standing();
   assert.equal(replica.apply({ type: "reset", shape: SHAPE, reason: "unknown_log" }).kind, "reset");

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from bson import Int64, ObjectId
+from bson.raw_bson import RawBSONDocument
 
 from app.domain.event import Event
-from app.domain.values import same
+from app.domain.values import RAW_CODEC, same
 from support.changes import AT, change
-from workers.converter import DOCUMENT_CHANGES, StateMissing, convert
+from workers.converter import StateMissing, convert, decoded
 
 
 def stamped(version: int, **fields: Any) -> dict[str, Any]:
@@ -69,6 +70,52 @@ def test_a_patch_larger_than_the_document_becomes_the_document() -> None:
     assert (event.op, event.patch, event.document) == ("replace", None, {"_id": 1, "x": 1})
     one = the(update({"_id": 1, "a": "x"}, {"_id": 1, "a": "y" * 1000}))
     assert one.op == "update", "one operation is no worse than the document"
+
+
+@pytest.mark.parametrize("name", ["a", "a.b", "a.b.c"])
+def test_a_dotted_path_may_be_any_of_the_fields_that_it_could_mean(name: str) -> None:
+    described = {"updatedFields": {"a.b.c": 2}, "removedFields": [], "truncatedArrays": []}
+    before, after = {"_id": 1, "same": 1, name: 1}, {"_id": 1, "same": 1, name: 2}
+    found = change("update", updateDescription=described, fullDocumentBeforeChange=before, fullDocument=after)
+    assert the(convert(found)).patch == [{"op": "replace", "path": f"/{name}", "value": 2}]
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"removedFields": ["a.b"]}, {"truncatedArrays": [{"field": "a.b", "newSize": 0}]}, {"updatedFields": {"a": 1}}],
+)
+def test_whatever_an_update_describes_is_compared(described: dict[str, Any]) -> None:
+    before, after = {"_id": 1, "a": {"b": [1]}}, {"_id": 1, "a": {"b": []}}
+    found = change("update", updateDescription=described, fullDocumentBeforeChange=before, fullDocument=after)
+    assert the(convert(found)).patch == [{"op": "remove", "path": "/a/b/0"}]
+
+
+def inserted(document: dict[str, Any]) -> Event:
+    raw = change("insert", fullDocument=document)
+    return the(convert(decoded(raw), raw.raw))
+
+
+def test_the_stamp_does_not_keep_a_document_from_being_plain() -> None:
+    assert inserted(stamped(7, a="x", n=Int64(2**40))).plain
+    assert not inserted(stamped(7, a=Int64(7))).plain
+    assert not inserted(stamped(2**40, a=Int64(7))).plain, "this version is none of the short ones"
+    assert not inserted({"_id": 1, "b": {"_sync": {"v": Int64(1)}}}).plain
+    assert not the(convert(change("insert", fullDocument={"_id": 1}))).plain, "without the bytes nothing is known"
+
+
+def test_a_plain_replacement_has_two_stamps() -> None:
+    raw = change("replace", fullDocumentBeforeChange=stamped(6, a=1), fullDocument=stamped(7, a=2))
+    assert the(convert(decoded(raw), raw.raw)).plain
+    raw = change("replace", fullDocumentBeforeChange=stamped(6, a=1), fullDocument={"_id": 1, "a": Int64(2)})
+    assert not the(convert(decoded(raw), raw.raw)).plain
+
+
+def test_text_that_is_not_utf_8_is_decoded_leniently_where_it_stands() -> None:
+    broken = change("insert", fullDocument={"_id": 1, "text": "@@@@"}, other={"id": uuid.UUID(int=1)})
+    raw = RawBSONDocument(bytes(broken.raw).replace(b"@@@@", b"@\xff@@"), RAW_CODEC)
+    found = decoded(raw)
+    assert found["fullDocument"] == {"_id": 1, "text": "@\ufffd@@"}
+    assert found["other"] == {"id": uuid.UUID(int=1)}
 
 
 def test_a_replacement_carries_the_document() -> None:
@@ -141,7 +188,3 @@ def test_ids_of_every_type_are_named(key: Any, text: str) -> None:
 def test_a_missing_state_is_never_guessed(kind: str, images: dict[str, Any]) -> None:
     with pytest.raises(StateMissing, match=f"{kind} of orders/int:1"):
         convert(change(kind, **images))
-
-
-def test_the_kinds_that_change_one_document() -> None:
-    assert {"insert", "update", "replace", "delete"} == DOCUMENT_CHANGES

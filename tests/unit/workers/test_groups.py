@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
+import bson
+import pytest
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
+from app.domain.values import CODEC, RAW_CODEC
 from support.changes import SESSION, change, inserted
-from workers.groups import Grouper, transaction_of
+from workers.groups import Grouper, is_of_document, transaction_of
 
 
 def at(seconds: int) -> Timestamp:
@@ -14,6 +21,24 @@ def test_a_transaction_is_named_by_session_and_number() -> None:
     assert transaction_of(inserted(txn=7)) == f"{SESSION.hex}:7"
     assert transaction_of(inserted()) is None
     assert transaction_of({"clusterTime": at(1), "lsid": {"id": SESSION}}) is None
+
+
+def test_a_document_that_looks_like_a_transaction_is_none() -> None:
+    assert transaction_of(change("insert", fullDocument={"_id": 1, "txnNumber": Int64(5)})) is None
+
+
+@pytest.mark.parametrize("kind", ["insert", "update", "replace", "delete"])
+@pytest.mark.parametrize(
+    "first", [{}, {"fullDocument": {"operationType": "drop"}}], ids=["as MongoDB", "another order"]
+)
+def test_the_changes_of_documents(kind: str, first: dict[str, Any]) -> None:
+    made = first | dict(change(kind, fullDocument={"_id": 1}))
+    assert is_of_document(RawBSONDocument(bson.encode(made, codec_options=CODEC), RAW_CODEC))
+
+
+@pytest.mark.parametrize("kind", ["drop", "rename", "dropDatabase", "invalidate", "create", "inserted"])
+def test_what_changes_more_than_a_document(kind: str) -> None:
+    assert not is_of_document(change(kind, fullDocument={"operationType": "insert"}))
 
 
 def test_changes_of_their_own_are_whole_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Broken: sequencers that drop an event, swap two, or cut a transaction where a batch ends."""
+"""Broken: sequencers that leave an event out, swap two, or cut a transaction where a batch ends."""
 
 from __future__ import annotations
 
@@ -53,3 +53,9 @@ def split(changes: Sequence[Change], choose: random.Random) -> list[list[Change]
     ]
     at = choose.choice(middles)
     return [list(changes[:at]), list(changes[at:])]
+
+
+def half_dropped(changes: Sequence[Change], choose: random.Random) -> list[list[Change]]:
+    """A collection is dropped, and one of its documents stays."""
+    gone = choose.choice([index for index, change in enumerate(changes) if change.dropped])
+    return [[change for index, change in enumerate(changes) if index != gone]]

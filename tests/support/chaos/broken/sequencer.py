@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,10 +21,11 @@ LOG = LogId("broken00")
 
 
 class Change(NamedTuple):
-    """One change that was read, and the transaction that it belongs to."""
+    """One change that was read, and the transaction that it belongs to. `dropped`: its whole collection was dropped."""
 
-    raw: RawBSONDocument
+    raw: Mapping[str, Any]
     transaction: str | None
+    dropped: bool = False
 
 
 @dataclass(slots=True)
@@ -43,9 +44,30 @@ class Reader:
         async with watch(self.stores.data, pipeline, after=self.token, images=True) as stream:
             while True:
                 batch = await stream.read(wait=0.05, limit=1000)
-                changes += [Change(raw, transaction_of(raw)) for raw in batch.changes]
+                for raw in batch.changes:
+                    changes += _dropped(raw, changes) if raw["operationType"] == "drop" else [_change(raw)]
                 if not batch.changes and batch.time >= now:
                     return changes
+
+
+def _change(raw: RawBSONDocument) -> Change:
+    return Change(raw, transaction_of(raw))
+
+
+def _dropped(drop: RawBSONDocument, before: Sequence[Change]) -> list[Change]:
+    """The deletion of each document that the changes so far have left in a collection that is dropped."""
+    left: dict[str, dict[str, Any]] = {}
+    for change in before:
+        if change.raw["ns"] == drop["ns"]:
+            raw = dict(change.raw)
+            left[str(change.raw["documentKey"]["_id"])] = raw
+            if raw["operationType"] == "delete":
+                del left[str(change.raw["documentKey"]["_id"])]
+    told = {name: drop[name] for name in ("_id", "clusterTime", "wallTime", "ns")} | {"operationType": "delete"}
+    return [
+        Change(told | {"documentKey": raw["documentKey"], "fullDocumentBeforeChange": raw["fullDocument"]}, None, True)
+        for raw in left.values()
+    ]
 
 
 async def now(stores: Stores) -> Token:

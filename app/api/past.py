@@ -1,0 +1,92 @@
+"""Time travel over HTTP: a document as it was, and the difference of two points of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.api import conditions
+from app.api.bodies import JSON
+from app.api.paths import segment
+from app.api.state import services
+from app.domain.ids import format_id, parse_id
+from app.domain.point import Point, parse_instant, parse_point, parse_version
+from app.domain.position import Position
+from app.domain.replay import between
+from app.domain.shape import Shape
+from app.domain.values import to_json
+from app.errors import Malformed, NotFound
+
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+_KINDS: Final[Mapping[str, Callable[[str], Point]]] = {
+    "version": parse_version,
+    "at": parse_instant,
+    "position": Position.parse,
+}
+
+
+def named_point(request: Request) -> Point | None:
+    """The point of history that the query names, if it does. Raises `Malformed`, also where it names two."""
+    given = [(name, text) for name, text in request.query_params.multi_items() if name in _KINDS]
+    if len(given) > 1:
+        raise Malformed("a document was one thing at one point: give one of version, at and position")
+    for name, text in given:
+        return _KINDS[name](text)
+    return None
+
+
+async def as_it_was(request: Request, shape: Shape, point: Point) -> Response:
+    """The document at that point, and a position at which it was so."""
+    reading = await services(request).past.document(shape, point)
+    if reading.state is None:
+        raise NotFound(f"there was no document {shape} at {reading.position}")
+    version, document = reading.state
+    headers = {"ETag": conditions.etag(version), "Cache-Control": _caching(point)}
+    if _is_final(point) and conditions.has_already(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    body = {"id": shape.id, "version": version, "doc": document, "position": str(reading.position)}
+    return Response(to_json(body), headers=headers, media_type=JSON)
+
+
+async def difference(request: Request) -> Response:
+    """The patch that turns the document at one point into the document at another."""
+    shape = _target(request)
+    start, end = _given(request, "from"), _given(request, "to")
+    if start is None:
+        raise Malformed("from takes the point to begin with: a version, a position or an instant")
+    found = services(request).past
+    before, after = await found.document(shape, start), await found.document(shape, end)
+    if before.state is None and after.state is None:
+        raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
+    body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": between(before.state, after.state)}
+    caching = _caching(start) if _caching(start) == _caching(end) else _caching(None)
+    return Response(to_json(body), headers={"Cache-Control": caching}, media_type=JSON)
+
+
+def _given(request: Request, name: str) -> Point | None:
+    text = request.query_params.get(name)
+    return None if text is None else parse_point(text)
+
+
+def _target(request: Request) -> Shape:
+    collection = segment(request, "collection")
+    services(request).sync.tracking.require(collection)
+    return Shape(collection, format_id(parse_id(segment(request, "id"))))
+
+
+def _is_final(point: Point | None) -> bool:
+    """Whether what was there stays what it is: a version may come again, and now is never over."""
+    return point is not None and not isinstance(point, int)
+
+
+def _caching(point: Point | None) -> str:
+    return _IMMUTABLE if _is_final(point) else "no-cache"
+
+
+routes = [
+    Route("/v1/collections/{collection}/documents/{id}/diff", difference, methods=["GET"]),
+]

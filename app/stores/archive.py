@@ -1,0 +1,33 @@
+"""The cold tier of one process: the registry, the objects, what reads them, and what was touched by what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo.asynchronous.database import AsyncDatabase
+
+from app.settings import Settings
+from app.stores.objects import Objects
+from app.stores.segment_reader import SegmentReader
+from app.stores.segments import SegmentStore
+from app.stores.tiers import TierStore
+from app.stores.touched import TouchedStore
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """`objects` is None where `archive_url` is `none`."""
+
+    segments: SegmentStore
+    objects: Objects | None
+    reader: SegmentReader
+    touched: TouchedStore
+    tiers: TierStore
+
+    @classmethod
+    def of(cls, database: AsyncDatabase[Any], tiers: TierStore, settings: Settings) -> Archive:
+        """Raises `ConfigurationError` for an `archive_url` that no store has."""
+        segments, objects = SegmentStore(database), Objects.of(settings.archive_url)
+        reader = SegmentReader(segments, objects, tiers, cache_bytes=settings.segment_cache_bytes)
+        return cls(segments, objects, reader, TouchedStore(database), tiers)

@@ -1,0 +1,124 @@
+"""A collection that is being built from a snapshot and the events after it, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from app.domain.ids import IdText, format_id, parse_id
+from app.domain.replay import Change, State, applied
+from app.domain.stamp import FIELD, unstamp
+from app.domain.values import CODEC, RAW_CODEC, Document, decode, from_tree
+from app.driver import translated, translated_write
+from app.errors import Malformed
+from app.stores.snapshot_rows import Row
+
+_BYTES = 4 * 1024 * 1024
+"""Most bytes of documents that are loaded at once; one document may exceed it."""
+
+
+class Building:
+    """`count` is how many documents the collection has, by what was written to it."""
+
+    def __init__(self, database: AsyncDatabase[Any], name: str) -> None:
+        self._database = database
+        self._name = name
+        self._documents: AsyncCollection[Document] = database.get_collection(name, codec_options=CODEC)
+        self._raw: AsyncCollection[Any] = database.get_collection(name, codec_options=RAW_CODEC)
+        self.count = 0
+
+    async def create(self) -> None:
+        """Make it, empty. Raises `Unavailable`."""
+        with translated(f"{self._name} can't be made"):
+            await self._database.create_collection(self._name)
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Add documents of a snapshot. Raises `Unavailable` and `TooLarge`."""
+        await self._insert([_stored(version, document) for _, version, document in rows])
+
+    async def change(self, changes: Sequence[Change]) -> None:
+        """Apply changes, which are in the order of their seqs and used up.
+
+        Raises `Damaged` where one does not follow on what is there, `Unavailable` and `TooLarge`.
+        """
+        sizes = await self._sizes({change.id for change in changes})
+        for run in _runs(changes, sizes):
+            keys = [stored_id(text) for text in {change.id for change in run}]
+            states = await self._states(keys)
+            for change in run:
+                states[change.id] = applied(states.get(change.id), change)
+            # Not replaced: MongoDB takes a field name like `$a` in a new document only. And numbers that it takes for
+            # one id may be two here, int:5 and ejson:5.0; of those at most one is alive.
+            with translated(f"{self._name} can't be written"):
+                self.count -= (await self._documents.delete_many({"_id": {"$in": keys}})).deleted_count
+            await self._insert([_stored(*state) for state in states.values() if state is not None])
+
+    async def counted(self) -> int:
+        """How many documents there really are."""
+        with translated(f"{self._name} can't be counted"):
+            return await self._documents.count_documents({})
+
+    async def _insert(self, documents: list[Document]) -> None:
+        if documents:
+            with translated_write(f"{self._name} can't be written"):
+                await self._documents.insert_many(documents, ordered=True)
+            self.count += len(documents)
+
+    async def _sizes(self, ids: set[IdText]) -> dict[IdText, int]:
+        match = {"$match": {"_id": {"$in": [stored_id(text) for text in ids]}}}
+        with translated(f"{self._name} can't be read"):
+            cursor = await self._raw.aggregate([match, {"$project": {"n": {"$bsonSize": "$$ROOT"}}}])
+            async with cursor:
+                return {_text(raw): int(raw["n"]) async for raw in cursor}
+
+    async def _states(self, keys: list[Any]) -> dict[IdText, State]:
+        states: dict[IdText, State] = {}
+        with translated(f"{self._name} can't be read"):
+            async with self._raw.find({"_id": {"$in": keys}}) as cursor:
+                async for raw in cursor:
+                    stamp, document = unstamp(decode(raw.raw))
+                    states[format_id(document["_id"])] = (stamp.version, document)
+        return states
+
+
+def stored_id(text: IdText) -> Any:
+    """The id that a text of the log names: also one that the API would not take, because others can write more."""
+    try:
+        return parse_id(text)
+    except Malformed:
+        kind, colon, rest = text.partition(":")
+        if kind == "ejson" and colon:
+            return from_tree(orjson.loads(rest))
+        return rest if kind == "str" and colon else text
+
+
+def _text(raw: RawBSONDocument) -> IdText:
+    return format_id(decode(raw.raw)["_id"])
+
+
+def _stored(version: int, document: Document) -> Document:
+    """With its version, so that versions go on from there; whose write it was is not known of all, and so of none."""
+    return document | {FIELD: {"v": Int64(version)}} if version else document
+
+
+def _runs(changes: Sequence[Change], sizes: dict[IdText, int]) -> Iterator[list[Change]]:
+    """The changes, in order, in runs whose documents together have about `_BYTES`."""
+    run: list[Change] = []
+    seen: set[IdText] = set()
+    size = 0
+    for change in changes:
+        more = 0 if change.id in seen else sizes.get(change.id, 0)
+        if run and size + more > _BYTES:
+            yield run
+            run, seen, size, more = [], set(), 0, sizes.get(change.id, 0)
+        run.append(change)
+        seen.add(change.id)
+        size += more
+    if run:
+        yield run

@@ -1,0 +1,86 @@
+"""Whether the MongoDB that the settings name is there, and is one that eventsync can use.
+
+A process that starts before its MongoDB waits for it. What no waiting mends, a wrong configuration, is said at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pymongo.errors import OperationFailure, PyMongoError
+
+from app.driver import short
+from app.errors import ConfigurationError, Unavailable
+from app.settings import Settings
+from app.stores.mongodb import Client, connect
+from app.waiting import set_within
+
+log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 1.0
+"""Longest wait for a server at once, in seconds: who waits for MongoDB is to end at once when it is told to."""
+
+_PAUSE_CAP: Final = 5.0
+_MONGODB_6: Final = 17
+"""The wire version of MongoDB 6.0."""
+
+_REFUSED: Final = {
+    13: "its user may not read the log's database",
+    18: "it refuses the user or the password",
+    8000: "it refuses the user or the password",
+}
+"""Unauthorized, AuthenticationFailed, and Atlas's way to say the latter."""
+
+
+async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
+    """Wait until MongoDB can be used; False where `stop` came first. Raises `ConfigurationError`."""
+    pause = 0.25
+    async with connect(settings, role, patience=_PATIENCE) as client:
+        while not stop.is_set():
+            try:
+                await _look(client, settings)
+            except Unavailable as error:
+                log.warning("%s; trying again", error.message)
+                await set_within(stop, pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, _PAUSE_CAP)
+            else:
+                log.info("MongoDB is reached")
+                return True
+    return False
+
+
+async def check(settings: Settings, role: str) -> None:
+    """Look once. Raises `ConfigurationError`, and `Unavailable` where it is not there yet."""
+    async with connect(settings, role, patience=_PATIENCE) as client:
+        await _look(client, settings)
+
+
+async def _look(client: Client, settings: Settings) -> None:
+    try:
+        hello = await client["admin"].command("hello")
+        _check_kind(hello)
+        await client[settings.log_db]["logs"].find_one({}, {"_id": 1})
+    except PyMongoError as error:
+        code = error.code if isinstance(error, OperationFailure) else None
+        if code in _REFUSED:
+            raise ConfigurationError(f"MongoDB can't be used: {_REFUSED[code]}: {short(error)}") from error
+        topology = client.topology_description
+        if topology.replica_set_name and topology.topology_type_name != "Single" and not topology.server_descriptions():
+            # Whoever answers and is no member of the set that the connection string names is forgotten.
+            raise ConfigurationError(
+                f"MongoDB can't be used: it is no member of a replica set {topology.replica_set_name!r}"
+            ) from error
+        raise Unavailable(f"MongoDB can't be reached: {short(error)}") from error
+
+
+def _check_kind(hello: Mapping[str, Any]) -> None:
+    if hello["maxWireVersion"] < _MONGODB_6:
+        raise ConfigurationError("MongoDB can't be used: it is older than 6.0")
+    if hello.get("isreplicaset"):
+        raise Unavailable("MongoDB can't be used yet: its replica set is not initiated")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise ConfigurationError("MongoDB can't be used: it is no replica set; start it with --replSet and initiate it")

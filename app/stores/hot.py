@@ -1,0 +1,192 @@
+"""Reading the hot tier: rows of `events`, none of which was removed before it could be read.
+
+The archiver raises the log's floor before it removes a row. So: read some rows, then the floor; where it is not beyond
+the position that they begin after, they are all that there were. Nothing is handed on before that is known.
+
+A member that has just become primary answers majority reads for a moment from before what its predecessor has shown. So
+the newest event that is asked for has to be seen first. All reads are of one causally consistent session: none of them
+is answered from before another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import ASCENDING
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from app.domain.ids import IdText
+from app.domain.position import LogId, Seq
+from app.domain.replay import Damaged
+from app.domain.shape import Shape
+from app.driver import translated
+from app.errors import EventsyncError, Unavailable
+from app.stores.event_parts import EventParts
+from app.stores.tiers import Tiers, TierStore
+
+Row = dict[str, Any]
+
+_BATCH_BYTES = 4 * 1024 * 1024
+"""A batch of rows is closed when their bodies have this many bytes; one event may exceed it."""
+
+
+_REMOVED_AT_ONCE = 2000
+_NAMED_AT_ONCE = 1000
+
+
+class Moved(EventsyncError):
+    """Rows that were asked for have left MongoDB: they are to be read from the cold tier."""
+
+    code = "moved"
+
+
+Whole = Callable[[Tiers, AsyncClientSession], Awaitable[bool]]
+"""Whether rows that were just read can lack none, with the log's tiers as they are now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A query of rows, its order, and its projection."""
+
+    query: Mapping[str, Any]
+    upto: Seq
+    """The newest event that the query is about. It is known to exist."""
+    order: Sequence[tuple[str, int]]
+    fields: Mapping[str, int]
+    hint: str | None = None
+
+
+class HotRows:
+    """Reads rows in batches, and removes those that the archiver has sealed."""
+
+    def __init__(self, database: AsyncDatabase[Any], tiers: TierStore) -> None:
+        self._client = database.client
+        self._events: AsyncCollection[Any] = database["events"]
+        self._parts = EventParts(database)
+        self._tiers = tiers
+
+    async def after(self, log: LogId, find: Find, position: Seq, *, batch: int) -> AsyncGenerator[list[Row]]:
+        """Rows that come after `position`, in the order of their seqs, at most `batch` at a time, with their bodies.
+
+        Raises `Moved` where some after the last one are no longer here, `Damaged` and `Unavailable`.
+        """
+        last = position
+
+        async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
+            return tiers.floor <= last
+
+        async with aclosing(self.validated(log, find, whole, batch=batch)) as batches:
+            async for rows in batches:
+                yield rows
+                last = Seq(rows[-1]["_id"]["n"])
+
+    async def validated(self, log: LogId, find: Find, whole: Whole, *, batch: int) -> AsyncGenerator[list[Row]]:
+        """Rows in batches that `whole` has found to lack none, in any order; an end without rows is judged too.
+
+        Raises like `after`.
+        """
+        with translated("events can't be read"):
+            async with self._client.start_session() as session:
+                await self._see(log, find.upto, session)
+                cursor = self._events.find(
+                    find.query,
+                    find.fields,
+                    sort=list(find.order),
+                    hint=find.hint,
+                    batch_size=batch,
+                    session=session,
+                )
+                async with cursor:
+                    rows: list[Row] = []
+                    size = 0
+                    async for row in cursor:
+                        rows.append(await self._filled(row, log, whole, session))
+                        size += len(rows[-1].get("b", ()))
+                        if len(rows) >= batch or size >= _BATCH_BYTES:
+                            await self._validate(log, whole, session)
+                            yield rows
+                            rows, size = [], 0
+                    await self._validate(log, whole, session)
+                    if rows:
+                        yield rows
+
+    async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
+        """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
+        if seq <= 0 or await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"_id": 1}, session=session):
+            return
+        if (await self._tiers.read(log, session)).floor < seq:
+            raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
+
+    async def _filled(self, row: Row, log: LogId, whole: Whole, session: AsyncClientSession) -> Row:
+        try:
+            return await self._parts.filled(row)
+        except Damaged:
+            await self._validate(log, whole, session)  # its parts may just have been removed, after it was read
+            raise
+
+    async def _validate(self, log: LogId, whole: Whole, session: AsyncClientSession) -> None:
+        if not await whole(await self._tiers.read(log, session), session):
+            raise Moved(f"events of log {log} have left MongoDB")
+
+    async def named(self, log: LogId, after: Seq, upto: Seq) -> AsyncGenerator[list[tuple[str, IdText, Seq]]]:
+        """Of which documents the events with `after < seq <= upto` are, in batches: (collection, id, seq).
+
+        Raises `Moved` where some are no longer here.
+        """
+        fields = {"c": 1, "i": 1}
+        find = Find(in_order(log, after, upto).query, upto, [("_id", ASCENDING)], fields)
+        async with aclosing(self.after(log, find, after, batch=_NAMED_AT_ONCE)) as batches:
+            async for rows in batches:
+                yield [(row["c"], IdText(row["i"]), Seq(row["_id"]["n"])) for row in rows]
+
+    async def whole_before(self, log: LogId, seq: Seq) -> Seq:
+        """`seq`, or the last event before it that does not lie inside a transaction."""
+        with translated("events can't be read"):
+            row = await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"g": 1})
+        group = row.get("g") if row else None
+        return Seq(seq - group["n"]) if group and group["n"] < group["of"] else seq
+
+    async def remove(self, log: LogId, upto: Seq) -> AsyncGenerator[int]:
+        """Remove rows with `seq <= upto` and their parts, a bounded number at a time; says how many each time.
+
+        The floor was raised to `upto` before.
+        """
+        with translated("sealed events can't be removed"):
+            while (first := await self._first(log)) is not None and first <= upto:
+                last = Seq(min(first + _REMOVED_AT_ONCE - 1, upto))
+                bounds = {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(last)}}
+                yield (await self._events.delete_many({"_id": bounds})).deleted_count
+        # After the rows that name them; also those of a writer that never came to its row.
+        await self._parts.remove(log, upto)
+
+    async def first(self, log: LogId) -> Seq | None:
+        """The number of the oldest row that is still here."""
+        with translated("events can't be read"):
+            return await self._first(log)
+
+    async def _first(self, log: LogId) -> Seq | None:
+        bounds = {"$gte": {"l": log, "n": Int64(0)}, "$lt": {"l": log, "n": ""}}
+        row = await self._events.find_one({"_id": bounds}, {"_id": 1}, sort=[("_id", ASCENDING)])
+        return Seq(row["_id"]["n"]) if row else None
+
+
+def in_order(log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0) -> Find:
+    """Rows with `after < seq <= upto` in the order of their seqs, of everything or of one shape, whole.
+
+    With `above`, only those that left their document with a later version.
+    """
+    if shape is not None and shape.id is not None:
+        within = {"$gt": Int64(after), "$lte": Int64(upto)}
+        query: Row = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": within}
+        order = "_id.n"
+    else:
+        query = {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}}
+        query |= {"c": shape.collection} if shape is not None else {}
+        order = "_id"
+    return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), upto, [(order, ASCENDING)], {"t": 0})

@@ -1,0 +1,157 @@
+"""Object storage: immutable objects by name, in S3, GCS, Azure, or a directory of this machine.
+
+All through obstore. What a cloud's store needs besides its URL (keys, region, endpoint) comes from the environment, by
+the names that obstore documents (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` …): no credential ever is a setting of ours.
+
+Sources: https://developmentseed.org/obstore/latest/authentication/ ,
+https://docs.rs/object_store/latest/object_store/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from app.domain.replay import Damaged
+from app.errors import ConfigurationError, Unavailable
+
+NOWHERE: Final = "none"
+"""The URL that switches object storage off."""
+
+DEFAULT: Final = "eventsync-archive"
+"""The directory that "" stands for."""
+
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+CONTENT_TYPE: Final = "application/vnd.eventsync.segment"
+
+_RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+"""Each try is bounded by the library's own 30 s; options of ours would replace what the environment says of that."""
+
+
+class ObjectMissing(Damaged):
+    """An object that should be there is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectEntry:
+    """An object as a listing shows it; `modified` is by the storage's clock."""
+
+    path: str
+    size: int
+    modified: datetime
+
+
+class Objects:
+    """One store, or a prefix of one. Every method raises `Unavailable` where it can't be reached or refuses.
+
+    An object is written once and never overwritten; when `put` returns it is durable, and visible as a whole.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connects to nothing yet. Raises `ConfigurationError` for a URL that no store has."""
+        self.url = url or DEFAULT
+        self._directory = _directory(self.url)
+        self._store: ObjectStore | None = None if self._directory else _cloud(self.url)
+
+    @classmethod
+    def of(cls, url: str) -> Objects | None:
+        """The store that a setting names, None for `none`."""
+        return None if url == NOWHERE else cls(url)
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Store an object. Raises `Unavailable` where there is one of that name too."""
+        with _translated(f"{path} can't be written to {self.url}"):
+            if self._directory is None:
+                attributes = {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE}
+                await obstore.put_async(self._opened(), path, data, mode="create", attributes=attributes)
+                return
+            self._directory.mkdir(parents=True, exist_ok=True)
+            await obstore.put_async(self._opened(), path, data, mode="create")
+            # The library leaves it to the system when the bytes reach the disk.
+            await asyncio.to_thread(_sync, self._directory, self._directory / path)
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """An object's bytes from `offset` on; fewer than `length` where it ends before. Raises `ObjectMissing`."""
+        with _translated(f"{path} can't be read from {self.url}"):
+            try:
+                if length is None:
+                    found = await obstore.get_async(self._opened(), path)
+                    return bytes(await found.bytes_async())[offset:]
+                return bytes(await obstore.get_range_async(self._opened(), path, start=offset, length=length))
+            except FileNotFoundError as error:
+                raise ObjectMissing(f"{path} is not in {self.url}") from error
+
+    async def list(self, prefix: str) -> AsyncGenerator[ObjectEntry]:
+        """The objects in the folder `prefix`, in no order."""
+        with _translated(f"{self.url} can't be listed"):
+            if self._directory is not None and not (self._directory / prefix).is_dir():
+                return
+            async for batch in obstore.list(self._opened(), prefix=prefix):
+                for item in batch:
+                    yield ObjectEntry(item["path"], item["size"], item["last_modified"])
+
+    async def remove(self, path: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        with _translated(f"{path} can't be removed from {self.url}"):
+            try:
+                await obstore.delete_async(self._opened(), path)
+            except FileNotFoundError:
+                return
+
+    def _opened(self) -> ObjectStore:
+        if self._store is None:
+            # A directory has to be there for it. Whoever only reads does not make one.
+            self._store = LocalStore(self._directory)
+        return self._store
+
+
+def _directory(url: str) -> Path | None:
+    """The directory that `url` stands for; None for a URL of another kind."""
+    if "://" not in url:
+        return Path(url).absolute()
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def _cloud(url: str) -> ObjectStore:
+    try:
+        return from_url(url, retry_config=_RETRIES)
+    except (BaseError, ValueError) as error:
+        raise ConfigurationError(f"archive_url {url!r} can't be used: {_short(error)}") from error
+
+
+def _sync(root: Path, file: Path) -> None:
+    """Have the system write a file, and the names that lead to it, to the disk."""
+    while True:
+        opened = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+        if file == root:
+            return
+        file = file.parent
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
+        raise Unavailable(f"{doing}: {_short(error)}") from error
+
+
+def _short(error: BaseException) -> str:
+    """The library's first line: a description of its own structures follows."""
+    return str(error).split("\n")[0][:300] or type(error).__name__

@@ -1,0 +1,54 @@
+"""The rows of a stored snapshot: lines of JSON that read back BSON-exact."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable
+
+import orjson
+
+from app.domain.ids import IdText, format_id
+from app.domain.marks import marks_of, read_marked
+from app.domain.replay import Damaged
+from app.domain.values import Document, to_json
+from app.errors import Malformed
+from app.stores.snapshot_chunks import Chunk
+
+Row = tuple[IdText, int, Document]
+"""A document of a snapshot: its id, its version, and what it is, without `_sync`."""
+
+
+async def cut(documents: AsyncIterable[tuple[int, Document]], chunk_bytes: int) -> AsyncGenerator[Chunk]:
+    """(version, document) in id order, as chunks of about `chunk_bytes` before compression. Holds one at a time."""
+    ids: list[IdText] = []
+    lines: list[bytes] = []
+    size = 0
+    async for version, document in documents:
+        text = format_id(document["_id"])
+        line = _line(text, version, document)
+        ids.append(text)
+        lines.append(line)
+        size += len(line) + 1
+        if size >= chunk_bytes:
+            yield Chunk(ids, lines)
+            ids, lines, size = [], [], 0
+    if ids:
+        yield Chunk(ids, lines)
+
+
+def read_row(snapshot: str, number: int, text: IdText, line: bytes) -> Row:
+    """The row of document `text` in chunk `number`. Raises `Damaged`, which names both."""
+    try:
+        tree = orjson.loads(line)
+        document: Document = read_marked(tree["doc"], tree.get("marks", ()))
+        found = tree["id"], int(tree["version"]), document
+    except (Malformed, LookupError, TypeError, ValueError) as error:
+        raise Damaged(f"chunk {number} of snapshot {snapshot}: the row of {text} can't be read: {error}") from error
+    if found[0] != text:
+        raise Damaged(f"chunk {number} of snapshot {snapshot} has the row of {found[0]} for {text}")
+    return found
+
+
+def _line(text: IdText, version: int, document: Document) -> bytes:
+    marks = marks_of(document)
+    row = {"id": text, "version": version, "doc": document}
+    return to_json(row | {"marks": marks} if marks else row)

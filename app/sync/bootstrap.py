@@ -1,0 +1,129 @@
+"""How a client begins: with a stored snapshot, whose chunks all clients share, or with a reading of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from app.domain.position import START, Position, Seq
+from app.domain.replay import Damaged
+from app.domain.shape import Shape
+from app.stores.pins import Pin
+from app.stores.snapshot_store import StoredSnapshot
+from app.stores.snapshots import SnapshotDocument
+from app.stores.stores import Stores
+from app.sync.admission import Admission
+from app.sync.chunk_cache import ChunkCache
+from app.sync.memo import Memo
+from app.sync.planner import NotAhead, Planner
+
+log = logging.getLogger(__name__)
+
+_BATCH = 100
+"""Documents that are read from the collection before they are passed on."""
+
+_WISH_AGE = 300.0
+"""Seconds after which a server may ask for another snapshot of the same collection."""
+
+_MOST_WISHES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """The exact state of `shape` at `position`: `rows` are `{"id", "version", "doc"}` in JSON, each document once.
+
+    Reading them raises `Unavailable`, and `Damaged` where what is stored can't be read: then it is worth nothing.
+    """
+
+    shape: Shape
+    position: Position
+    rows: AsyncIterator[Iterable[bytes]]
+
+
+class Bootstraps:
+    """Opens them, a bounded number at a time."""
+
+    def __init__(self, stores: Stores, planner: Planner, chunks: ChunkCache, admission: Admission) -> None:
+        self._stores = stores
+        self._planner = planner
+        self._chunks = chunks
+        self._admission = admission
+        self._wishes: Memo[bool] = Memo(age=_WISH_AGE, most=_MOST_WISHES)
+
+    @asynccontextmanager
+    async def open(self, shape: Shape, *, after: Seq = START, live: bool = False) -> AsyncIterator[Bootstrap]:
+        """The state at a position not before `after`; with `live`, read from the collection itself.
+
+        Raises `NotTracked`, `NotAhead` and `Unavailable`.
+        """
+        async with self._admission.admitted(), AsyncExitStack() as stack:
+            self._planner.require(shape)
+            found = None if live else await self._stored(shape, after, stack)
+            if found is None:
+                found = await stack.enter_async_context(self._live(shape, after))
+            yield found
+
+    # --- from a stored snapshot -----------------------------------------------------------------------------------
+
+    async def _stored(self, shape: Shape, after: Seq, stack: AsyncExitStack) -> Bootstrap | None:
+        """None where reading the collection is better, or where the snapshot goes while it is being pinned."""
+        beginning = await self._planner.beginning(shape, after=after)
+        if beginning is None:
+            return None
+        snapshot = beginning.snapshot
+        pin = await stack.enter_async_context(self._stores.pins.held(snapshot.log, snapshot.seq, snapshot.id))
+        # Only now that it is pinned nobody removes it, unless that has begun before.
+        if await self._stores.stored.find(snapshot.id) is None:
+            self._planner.outdated()
+            return None
+        rows = await stack.enter_async_context(aclosing(self._chunks_of(snapshot, pin)))
+        return Bootstrap(shape, beginning.position, rows)
+
+    async def _chunks_of(self, snapshot: StoredSnapshot, pin: Pin) -> AsyncGenerator[Iterable[bytes]]:
+        count = 0
+        for number in range(snapshot.chunks):
+            await pin.keep()
+            try:
+                rows = await self._chunks.rows(snapshot.id, number)
+            except Damaged:
+                self._planner.damaged(snapshot)
+                raise
+            count += len(rows)
+            yield rows
+        if count != snapshot.documents:
+            self._planner.damaged(snapshot)
+            raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
+
+    # --- from the collection --------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _live(self, shape: Shape, after: Seq) -> AsyncIterator[Bootstrap]:
+        if await self._planner.is_large(shape):
+            await self._wishes.get(shape, lambda: self._wish(shape))
+        async with self._stores.snapshots.open(self._planner.log(), shape) as snapshot:
+            if snapshot.position.seq < after:
+                raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
+            async with aclosing(_batches(snapshot.documents)) as rows:
+                yield Bootstrap(shape, snapshot.position, rows)
+
+    async def _wish(self, shape: Shape) -> bool:
+        """Ask the snapshotter for a snapshot, for the next ones who begin; whether nobody has before."""
+        checkpoint = await self._stores.logs.read_checkpoint(self._planner.log())
+        asked = {request.shape for request in await self._stores.requests.unanswered()}
+        if checkpoint is None or shape in asked:
+            return False
+        await self._stores.requests.ask(shape, checkpoint.time)
+        return True
+
+
+async def _batches(documents: AsyncIterator[SnapshotDocument]) -> AsyncGenerator[Iterable[bytes]]:
+    batch: list[bytes] = []
+    async for document in documents:
+        batch.append(document.row)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,60 @@
+"""Chunks of stored snapshots, unpacked, once for all clients that begin with them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+
+from app.stores.snapshot_chunks import Chunk
+from app.sync.keyed_locks import KeyedLocks
+
+_OVERHEAD = 64
+"""What a row costs here besides its bytes, roughly."""
+
+_MARKS = b',"marks":['
+
+Rows = Sequence[bytes]
+"""Documents in JSON, as they are sent: `{"id", "version", "doc"}`."""
+
+
+class ChunkCache:
+    """The most recently used chunks, bounded in bytes. Each is read once, however many ask for it at the same time."""
+
+    def __init__(self, read: Callable[[str, int], Awaitable[Chunk]], limit_bytes: int) -> None:
+        """`read` is given a snapshot's id and a chunk's number."""
+        self._read = read
+        self._limit = limit_bytes
+        self._chunks: OrderedDict[tuple[str, int], tuple[Rows, int]] = OrderedDict()
+        self._locks = KeyedLocks()
+        self.bytes = 0
+        self.reads = 0
+        """How many chunks were read from MongoDB."""
+
+    async def rows(self, snapshot: str, number: int) -> Rows:
+        """The rows of a chunk. Raises what `read` raises: `Damaged` and `Unavailable`."""
+        key = (snapshot, number)
+        async with self._locks.held(key):
+            if (known := self._chunks.get(key)) is not None:
+                self._chunks.move_to_end(key)
+                return known[0]
+            self.reads += 1
+            chunk = await self._read(snapshot, number)
+            rows = [unmarked(line) for line in chunk.lines]
+            self._keep(key, rows)
+            return rows
+
+    def _keep(self, key: tuple[str, int], rows: Rows) -> None:
+        size = sum(map(len, rows)) + _OVERHEAD * len(rows)
+        self._chunks[key] = rows, size
+        self.bytes += size
+        while self.bytes > self._limit:
+            _, (_, freed) = self._chunks.popitem(last=False)
+            self.bytes -= freed
+
+
+def unmarked(line: bytes) -> bytes:
+    """A stored row without its `marks`, which are nobody's but a replay's.
+
+    They stand last in the row, and a list; a row without them ends with the braces of its document and its own.
+    """
+    return line[: line.rindex(_MARKS)] + b"}" if line.endswith(b"]}") else line

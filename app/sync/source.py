@@ -1,0 +1,74 @@
+"""Where subscriptions read from: the window, the store behind it, and what brings the others there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.domain import messages
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.settings import Settings
+from app.stores.snapshot_chunks import ChunkStore
+from app.stores.stores import Stores
+from app.stores.tracking import Tracking
+from app.sync.admission import Admission
+from app.sync.bootstrap import Bootstraps
+from app.sync.catch_up import CatchUps
+from app.sync.chunk_cache import ChunkCache
+from app.sync.pages import PageLimit, page_from
+from app.sync.planner import Planner
+from app.sync.window import Frame, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One for a whole server process."""
+
+    stores: Stores
+    window: Window
+    tracking: Tracking
+    planner: Planner
+    bootstraps: Bootstraps
+    catch_ups: CatchUps
+    limit: PageLimit
+    stale: Callable[[], bool]
+    """Whether nobody has read the changes lately, so that there may be some that are no events yet."""
+
+    @classmethod
+    def of(
+        cls,
+        stores: Stores,
+        settings: Settings,
+        window: Window,
+        tracking: Tracking,
+        *,
+        limit: PageLimit,
+        stale: Callable[[], bool],
+    ) -> Source:
+        """Planner, chunks, and the places of those who begin or catch up, as `settings` bound them."""
+        admission = Admission(settings.max_bootstraps, wait=settings.send_timeout, what="snapshots")
+        chunks = ChunkCache(ChunkStore(stores.log).read, settings.snapshot_cache_bytes)
+        planner = Planner(stores, window, tracking)
+        bootstraps = Bootstraps(stores, planner, chunks, admission)
+        return cls(stores, window, tracking, planner, bootstraps, CatchUps(stores, admission), limit, stale)
+
+    def log(self) -> LogId:
+        """The log in force. Raises `Unavailable` before the first worker has run."""
+        return self.planner.log()
+
+    async def frame(self, shape: Shape, cursor: Seq) -> Frame:
+        """The next events of `shape` after `cursor`: from the window, or from the store where it reaches further back.
+
+        Without any, `data` is empty and `end` is how far there are none.
+        """
+        if self.window.covers(cursor):
+            head = max(cursor, self.window.head)
+            return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
+        log, head = self.log(), self.window.head
+        async with aclosing(self.stores.events.read(log, cursor, head, shape=shape)) as events:
+            page = await page_from(events, self.limit)
+        end = page.end if page.full and page.end is not None else head
+        data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
+        return Frame(cursor, end, data)

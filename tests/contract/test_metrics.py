@@ -1,0 +1,53 @@
+"""`/metrics` against what `docs/protocol.md` lists."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import httpx
+from contract.conftest import COLLECTION, Served
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
+
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
+
+
+async def scraped(root: httpx.AsyncClient) -> dict[str, dict[str, float]]:
+    """Metric → its labels' values, joined → value."""
+    answer = await root.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        family.name: {"/".join(sample.labels.values()): sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(answer.text)
+    }
+
+
+async def test_each_metric_is_documented_and_each_documented_one_is_there(
+    root: httpx.AsyncClient, served: Served
+) -> None:
+    async with connect(f"ws{served.url[4:]}/v1/sync", subprotocols=["eventsync.v1"]) as socket:  # type: ignore[list-item]
+        await socket.send(json.dumps({"type": "hello", "shapes": [COLLECTION]}))
+        async with asyncio.timeout(10):
+            while json.loads(await socket.recv())["type"] != "live":
+                pass
+        found = await scraped(root)
+        assert found["eventsync_connections"][""] >= 1
+    documented = set(re.findall(r"`(eventsync_[a-z_]+)(?:\{[a-z]+\})?`", PROTOCOL.read_text()))
+    assert documented == set(found)
+
+
+async def test_the_figures_are_those_of_the_log(root: httpx.AsyncClient) -> None:
+    made = await root.post(f"/v1/collections/{COLLECTION}/documents", json={"n": 1})
+    assert made.status_code == 201, made.text
+    async with asyncio.timeout(20):
+        while not (found := await scraped(root))["eventsync_log_head"][""]:  # noqa: ASYNC110 - they may be seconds old
+            await asyncio.sleep(0.2)
+    assert found["eventsync_mongodb_up"] == {"": 1}
+    assert found["eventsync_feed_live"] == {"": 1}
+    assert found["eventsync_job_held"]["sequencing"] == 1
+    assert found["eventsync_tier_events"] == {"hot": found["eventsync_log_head"][""], "cold": 0}
+    assert set(found["eventsync_snapshot_age_seconds"]) <= {COLLECTION, "others"}

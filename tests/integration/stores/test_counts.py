@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from bson.int64 import Int64
+
+from app.domain.ids import IdText
+from app.domain.plan import Size
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.stores.counts import MOST_EVENTS
+from app.stores.stores import Stores
+from app.stores.touched import TouchedStore
+
+LOG = LogId("k3f9ab2c")
+
+
+async def log_of(stores: Stores, count: int, documents: int) -> None:
+    """Events by hand: every other one of the collection `docs`."""
+    rows = [
+        {"_id": {"l": LOG, "n": Int64(n)}, "c": "docs" if n % 2 else "other", "i": f"d{n // 2 % documents}"}
+        for n in range(1, count + 1)
+    ]
+    await stores.events.ensure_indexes()
+    await stores.log["events"].insert_many(rows)
+
+
+async def test_the_size_of_a_collection(stores: Stores) -> None:
+    assert await stores.counts.size("nothing") == Size(0, 0)
+    await stores.data["docs"].insert_many([{"_id": n, "text": "x" * 1000} for n in range(50)])
+    size = await stores.counts.size("docs")
+    assert size.documents == 50
+    assert 1000 < size.each < 1100
+
+
+async def test_the_events_of_a_document(stores: Stores) -> None:
+    await log_of(stores, 3000, 1)
+    docs = Shape.parse("docs/d0")
+    assert await stores.counts.of_document(LOG, docs, after=Seq(0)) == MOST_EVENTS
+    assert await stores.counts.of_document(LOG, docs, after=Seq(2990)) == 5
+    assert await stores.counts.of_document(LOG, Shape.parse("docs/d1"), after=Seq(0)) == 0
+
+
+async def test_how_many_documents_were_touched(stores: Stores) -> None:
+    await log_of(stores, 6000, 50)
+
+    async def touched(after: int, floor: int = 0, name: str = "docs") -> int:
+        return await stores.counts.touched(LOG, name, after=Seq(after), upto=Seq(6000), floor=Seq(floor))
+
+    assert await touched(5980) == 10, "so few are counted"
+    assert 45 <= await touched(0) <= 60
+    assert (await touched(0, name="nothing"), await touched(6000)) == (0, 0)
+    # What is archived is known by its documents.
+    store = TouchedStore(stores.log)
+    await store.touch(LOG, [("docs", IdText("a"), Seq(10)), ("docs", IdText("b"), Seq(20))])
+    assert await touched(15, floor=5980) == 11
+    assert await touched(5, floor=5980) == 12

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from typing import Any
+
+import pytest
+from bson import encode
+from bson.int64 import Int64
+
+from app.domain.position import LogId, Seq
+from app.errors import Unavailable
+from app.stores import tallies as module
+from app.stores.stores import Stores
+from app.stores.tallies import Tallies, Tally
+from support.failpoints import failing
+
+LOG, OTHER = LogId("k3f9ab2c"), LogId("zzzzzzzz")
+BLOCK = 10
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of ten events, and aggregations of seven."""
+    monkeypatch.setattr(module, "BLOCK", BLOCK)
+    monkeypatch.setattr(module, "_AT_ONCE", 7)
+
+
+def history(count: int, names: str = "abc", seed: int = 1) -> list[dict[str, Any]]:
+    choose = random.Random(seed)
+    return [
+        {"_id": {"l": LOG, "n": Int64(seq)}, "c": choose.choice(names), "i": "x", "b": "x" * choose.randrange(200)}
+        for seq in range(1, count + 1)
+    ]
+
+
+def counted(rows: list[dict[str, Any]], after: int, collection: str | None = None) -> Tally:
+    chosen = [row for row in rows if row["_id"]["n"] > after and collection in (None, row["c"])]
+    last = max((row["_id"]["n"] for row in chosen), default=0)
+    return Tally(len(chosen), sum(len(encode(row)) for row in chosen), Seq(last))
+
+
+async def raw(stores: Stores) -> list[dict[str, Any]]:
+    return await stores.log["tallies"].find({}, sort=[("_id", 1)]).to_list()
+
+
+async def test_tallied_as_it_grows_it_is_what_one_counts_by_hand(stores: Stores) -> None:
+    rows, tallies = history(95), Tallies(stores.log)
+    assert await tallies.upto(LOG) == 0
+    for at in range(0, 95, 19):
+        await stores.log["events"].insert_many(rows[at : at + 19])
+        found = await tallies.add(LOG, Seq(at + 19))
+        assert found == {row["c"] for row in rows[at : at + 19]}
+        assert await tallies.upto(LOG) == at + 19
+        assert await tallies.sizes(LOG) == {name: counted(rows[: at + 19], 0, name) for name in "abc"}
+    assert await tallies.add(LOG, Seq(95)) == set(), "once"
+    grown = await raw(stores)
+    await stores.log["tallies"].drop()
+    await tallies.add(LOG, Seq(95))
+    assert await raw(stores) == grown, "tallied from scratch it is the same"
+
+
+async def test_after_a_position_whole_blocks_are_exact_and_its_own_is_a_share(stores: Stores) -> None:
+    rows, tallies = history(95), Tallies(stores.log)
+    await stores.log["events"].insert_many(rows)
+    await tallies.add(LOG, Seq(95))
+    for after in range(96):
+        for name in (None, *"abc"):
+            said, true = await tallies.after(LOG, Seq(after), name), counted(rows, after, name)
+            assert said.last == true.last
+            assert (said.events == 0) == (true.events == 0)
+            if after % BLOCK == BLOCK - 1:  # the last of its block
+                assert said == true
+            own = [row for row in rows if row["_id"]["n"] // BLOCK == after // BLOCK and name in (None, row["c"])]
+            assert abs(said.events - true.events) <= len(own)
+            assert abs(said.bytes - true.bytes) <= sum(len(encode(row)) for row in own)
+
+
+async def test_of_a_block_of_like_events_the_share_is_exact(stores: Stores) -> None:
+    tallies = Tallies(stores.log)
+    rows = [{"_id": {"l": LOG, "n": Int64(seq)}, "c": "a", "b": "xx"} for seq in range(1, 26)]
+    await stores.log["events"].insert_many(rows)
+    await tallies.add(LOG, Seq(25))
+    for after in range(26):
+        assert await tallies.after(LOG, Seq(after), "a") == counted(rows, after, "a")
+
+
+async def test_a_collection_is_quiet_until_its_next_event_at_most(stores: Stores) -> None:
+    rows, tallies = history(60, "aaaaaaab", seed=4), Tallies(stores.log)
+    await stores.log["events"].insert_many(rows)
+    await tallies.add(LOG, Seq(60))
+    for name in ("a", "b", "c"):
+        seqs = [row["_id"]["n"] for row in rows if row["c"] == name]
+        for after in range(61):
+            first = min((seq for seq in seqs if seq > after), default=math.inf)
+            said = await tallies.quiet_until(LOG, name, Seq(after))
+            assert after <= said < first
+            assert said == 60 if first == math.inf else first - said <= BLOCK
+
+
+async def test_many_at_once_count_each_event_once(stores: Stores) -> None:
+    rows = history(95)
+    await stores.log["events"].insert_many(rows)
+    outcomes = await asyncio.gather(*(Tallies(stores.log).add(LOG, Seq(95)) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(outcome, set | Unavailable) for outcome in outcomes), outcomes
+    await Tallies(stores.log).add(LOG, Seq(95))
+    assert await Tallies(stores.log).sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
+
+
+async def test_one_that_is_broken_off_in_the_middle_counts_nothing_twice(stores: Stores, database_name: str) -> None:
+    rows, tallies = history(40), Tallies(stores.log)
+    await stores.log["events"].insert_many(rows)
+    client = stores.log.client
+    async with failing(client, "commitTransaction", 11601, app="eventsync-test", times=1):
+        with pytest.raises(Unavailable):
+            await tallies.add(LOG, Seq(40))
+    await tallies.add(LOG, Seq(40))
+    assert await tallies.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
+
+
+async def test_what_was_tallied_stays_when_the_events_go(stores: Stores) -> None:
+    rows, tallies = history(30), Tallies(stores.log)
+    await stores.log["events"].insert_many(rows)
+    await tallies.add(LOG, Seq(25))
+    await stores.log["events"].delete_many({"_id.n": {"$lte": 25}})
+    await tallies.add(LOG, Seq(30))
+    assert await tallies.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
+
+
+async def test_a_body_that_is_stored_apart_counts(stores: Stores) -> None:
+    row = {"_id": {"l": LOG, "n": Int64(1)}, "c": "a", "b": {"v": "f00", "of": 2, "sha256": b"x"}}
+    await stores.log["events"].insert_one(row)
+    await Tallies(stores.log).add(LOG, Seq(1))
+    assert (await Tallies(stores.log).sizes(LOG))["a"].bytes == len(encode(row)) + 2 * 8 * 1024 * 1024
+
+
+async def test_each_log_has_its_own_and_former_logs_are_removed(stores: Stores) -> None:
+    tallies = Tallies(stores.log)
+    rows = history(12)
+    await stores.log["events"].insert_many([*rows, {"_id": {"l": OTHER, "n": Int64(1)}, "c": "a"}])
+    await tallies.add(LOG, Seq(12))
+    await tallies.add(OTHER, Seq(1))
+    assert (await tallies.sizes(OTHER))["a"].events == 1
+    assert await tallies.after(LOG, Seq(0)) == counted(rows, 0)
+    await tallies.forget(OTHER)
+    assert await tallies.sizes(OTHER) == {}
+    assert await tallies.upto(OTHER) == 0
+    assert await tallies.upto(LOG) == 12

@@ -1,0 +1,130 @@
+"""For every position: what the answer makes of the client is what all events would have made of it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from pymongo.asynchronous.collection import AsyncCollection
+
+from app.domain.plan import Answer
+from app.domain.position import Position, Seq
+from app.domain.shape import Shape
+from app.settings import Settings
+from app.stores.stores import Stores
+from app.sync.subscription import Subscription
+from support.answers import Past, brought_up, compacted, serving
+from support.histories import History, based, newest_checkpoint, stored_at
+from support.replay import caught_up, tracked
+from support.replica import Replica
+from support.systems import running_worker
+
+DOCS, OTHER = Shape("docs"), Shape("other")
+SHAPES = [DOCS, OTHER, *(Shape.parse(f"docs/{text}") for text in ("int:3", "k2", 'ejson:{"x":1}', "nobody"))]
+SEEDS = [1, 2]
+
+
+async def lived(stores: Stores, settings: Settings, seed: int, writes: int = 120) -> Past:
+    """Two collections that were written to; a snapshot of the one was stored on the way."""
+    histories = [History.of(stores, shape.collection, seed + n) for n, shape in enumerate((DOCS, OTHER))]
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs", "other"])
+        log = await tracked(stores, "docs", "other")
+        await based(stores, log, "docs")
+        for half in range(2):
+            for number in range(writes // 2):
+                await histories[number % 2].write()
+            await caught_up(stores)
+            if half == 0:
+                await stored_at(stores, log, "docs", await newest_checkpoint(stores, log))
+    return await Past.of(stores, log)
+
+
+def some(past: Past, seed: int, count: int) -> list[Seq]:
+    """Positions that clients may have: both ends, and some in between."""
+    seqs = sorted(past.states)
+    return sorted({seqs[0], seqs[-2], seqs[-1], *random.Random(seed).sample(seqs, min(count, len(seqs)))})
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_every_answer_is_what_all_events_would_have_made(stores: Stores, settings: Settings, seed: int) -> None:
+    past = await lived(stores, settings, seed)
+    service = await serving(stores, settings.model_copy(update={"frame_bytes": 2048}), past)
+    for seq in some(past, seed, 25):
+        for shape, force in itertools.product(SHAPES, [*Answer, None]):
+            client = past.client(shape, seq)
+            kinds = await brought_up(service, client, force=force)
+            assert client.rows == past.of_shape(shape, past.head), (shape, seq)
+            assert client.resets == 0
+            if force is not None and seq < past.head:
+                assert set(kinds) <= {force.value, "live", "progress"}, (shape, seq)
+                assert force is Answer.EVENTS or force.value in kinds
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_the_answers_of_a_compacted_log_are_those_of_the_whole(
+    stores: Stores, settings: Settings, seed: int
+) -> None:
+    past = await lived(stores, settings, seed)
+    horizon, squash_floor = Seq(past.head * 2 // 3), Seq(past.head // 4)
+    while horizon not in past.states:
+        horizon = Seq(horizon - 1)
+    await compacted(stores, past.log, horizon, squash_floor=squash_floor)
+    service = await serving(stores, settings, past)
+    for seq in some(past, seed, 40):
+        for shape in SHAPES:
+            client = past.client(shape, seq)
+            kinds = await brought_up(service, client)
+            assert client.rows == past.of_shape(shape, past.head), (shape, seq)
+            kept = seq >= squash_floor or shape.id is not None
+            assert client.resets == (0 if kept else 1), (shape, seq)
+            if squash_floor <= seq < horizon and shape == DOCS:
+                assert {"squashed", "snapshot"} & set(kinds)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_who_begins_has_it_all(stores: Stores, settings: Settings, seed: int) -> None:
+    past = await lived(stores, settings, seed)
+    service = await serving(stores, settings, past)
+    for shape in SHAPES:
+        client = Replica(str(shape))
+        kinds = await brought_up(service, client)
+        assert client.rows == past.of_shape(shape, past.head), shape
+        assert (kinds[0], client.snapshots) == ("snapshot", 1)
+
+
+@pytest.mark.parametrize("force", [Answer.SQUASHED, Answer.SNAPSHOT])
+async def test_a_client_that_goes_in_the_middle_is_where_it_was(
+    stores: Stores, settings: Settings, force: Answer
+) -> None:
+    past = await lived(stores, settings, 3, writes=80)
+    service = await serving(stores, settings.model_copy(update={"frame_bytes": 300}), past)
+    client = past.client(DOCS, Seq(0))
+    avoid = frozenset(Answer) - {force}
+    subscription = Subscription(service.source, DOCS, Position(past.log, Seq(0)), avoid)
+    outgoing = subscription.outgoing()
+    for part in range(2):
+        message = await anext(outgoing)
+        assert message is not None
+        assert b'"part":%d,"last":false' % part in message.data
+        assert str(subscription.position) == client.position
+    await outgoing.aclose()
+    assert str(subscription.position) == client.position
+    await brought_up(service, client, force=force)
+    assert client.rows == past.of_shape(DOCS, past.head)
+
+
+async def test_what_can_not_be_looked_up_is_not_squashed(stores: Stores, settings: Settings) -> None:
+    documents: AsyncCollection[dict[str, object]] = stores.data["docs"]
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await documents.insert_many([{"_id": None}, {"_id": "x"}])
+        await caught_up(stores)
+    past = await Past.of(stores, log)
+    service = await serving(stores, settings, past)
+    client = past.client(DOCS, Seq(0))
+    kinds = await brought_up(service, client, force=Answer.SQUASHED)
+    assert client.rows == past.of_shape(DOCS, past.head)
+    assert "squashed" not in kinds

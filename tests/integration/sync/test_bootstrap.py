@@ -1,0 +1,194 @@
+"""New clients begin with what is stored: shared, pinned, and given up in band where it can't be read."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from bson.int64 import Int64
+
+from app.domain.position import Seq
+from app.domain.shape import Shape
+from app.settings import Settings
+from app.stores.snapshot_store import StoredSnapshot
+from app.stores.stores import Stores
+from app.sync.subscription import Subscription
+from support.answers import Past, brought_up, compacted, serving
+from support.histories import newest_checkpoint, stored_at
+from support.replay import caught_up, tracked
+from support.replica import Replica
+from support.systems import head, running_server, running_worker
+
+DOCS = Shape("docs")
+COUNT = 600
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    small = {"snapshot_chunk_bytes": 8 * 1024, "frame_bytes": 4 * 1024, "collections": ("docs", "other")}
+    return settings.model_copy(update=small)
+
+
+async def kept(stores: Stores, settings: Settings, *, touched: int = 5) -> tuple[Past, StoredSnapshot]:
+    """A collection with a stored snapshot, and what has happened since."""
+    docs = stores.data["docs"]
+    async with running_worker(settings):
+        log = await tracked(stores, "docs", "other")
+        await docs.insert_many([{"_id": n, "n": Int64(n), "text": "x" * 80} for n in range(COUNT)])
+        await caught_up(stores)
+        stored = await stored_at(stores, log, "docs", await newest_checkpoint(stores, log))
+        for n in range(touched):
+            await docs.update_one({"_id": n}, {"$set": {"text": "y"}})
+            await stores.data["other"].insert_one({"_id": n})
+        await caught_up(stores)
+    return await Past.of(stores, log), stored
+
+
+async def chunk_reads(stores: Stores) -> int:
+    """How often MongoDB has looked for a chunk."""
+    cursor = await stores.log["snapshot_chunks"].aggregate([{"$indexStats": {}}])
+    return sum(row["accesses"]["ops"] for row in await cursor.to_list() if row["name"] == "_id_")
+
+
+async def test_the_next_ones_read_no_chunk_again(stores: Stores, settings: Settings) -> None:
+    past, stored = await kept(stores, settings)
+    service = await serving(stores, settings, past)
+    before = await chunk_reads(stores)
+    clients = [Replica("docs") for _ in range(10)]
+    await asyncio.gather(*(brought_up(service, client) for client in clients))
+    assert stored.chunks > 5
+    assert await chunk_reads(stores) - before == stored.chunks
+    for client in clients:
+        assert client.rows == past.of_shape(DOCS, past.head)
+        assert (client.snapshots, client.resets) == (1, 0)
+
+
+async def first_parts(stores: Stores, settings: Settings, past: Past, count: int) -> tuple[Subscription, Any, Replica]:
+    """A new client that has got a few parts of its snapshot."""
+    service = await serving(stores, settings, past)
+    client, subscription = Replica("docs"), Subscription(service.source, DOCS, None)
+    outgoing = subscription.outgoing()
+    for _ in range(count):
+        message = await anext(outgoing)
+        assert message is not None
+        assert b'"last":false' in message.data
+        client.take(orjson.loads(message.data))
+    return subscription, outgoing, client
+
+
+async def rest(outgoing: Any, client: Replica) -> list[str]:
+    kinds = []
+    while not client.live:
+        message = await anext(outgoing)
+        kinds.append(message.kind)
+        client.take(orjson.loads(message.data))
+    return kinds
+
+
+async def test_what_is_being_read_is_pinned(stores: Stores, settings: Settings) -> None:
+    past, stored = await kept(stores, settings)
+    _, outgoing, client = await first_parts(stores, settings, past, 2)
+    pinned = await stores.pins.pinned(past.log)
+    assert (pinned.seq, pinned.snapshots) == (stored.seq, frozenset({stored.id}))
+    await rest(outgoing, client)
+    assert (await stores.pins.pinned(past.log)).snapshots == frozenset()
+    await outgoing.aclose()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "removed"])
+async def test_a_damaged_chunk_is_told_in_band_and_the_collection_is_read(
+    stores: Stores, settings: Settings, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    past, stored = await kept(stores, settings)
+    chunks, last = stores.log["snapshot_chunks"], {"_id": {"s": stored.id, "n": stored.chunks - 1, "p": 0}}
+    if damage == "flipped":
+        await chunks.update_one(last, {"$set": {"sha256": b"0" * 32}})
+    else:
+        await chunks.delete_one(last)
+    subscription, outgoing, client = await first_parts(stores, settings, past, 2)
+    kinds = await rest(outgoing, client)
+    await outgoing.aclose()
+    assert client.resets == 1
+    assert kinds.count("reset") == 1
+    assert client.rows == past.of_shape(DOCS, past.head)
+    assert stored.id in caplog.text
+    # It is not offered again, by this server.
+    again = Replica("docs")
+    other = Subscription(subscription._source, DOCS, None)
+    async with aclosing(other.outgoing()) as outgoing:
+        await rest(outgoing, again)
+    assert (again.resets, again.rows) == (0, client.rows)
+
+
+async def test_a_snapshot_that_goes_before_it_is_pinned_is_not_begun_with(stores: Stores, settings: Settings) -> None:
+    past, stored = await kept(stores, settings)
+    service = await serving(stores, settings, past)
+    await brought_up(service, Replica("docs"))
+    await stores.stored.hide([stored.id])
+    client = Replica("docs")
+    await brought_up(service, client)
+    assert client.rows == past.of_shape(DOCS, past.head)
+    assert client.resets == 0
+    assert client.events == 0, "it was read from the collection"
+
+
+async def test_a_cold_collection_begins_behind_the_horizon(stores: Stores, settings: Settings) -> None:
+    """Its snapshot is older than the horizon, and still says what it is."""
+    past, stored = await kept(stores, settings, touched=0)
+    async with running_worker(settings):
+        await stores.data["other"].insert_many([{"_id": n} for n in range(100, 120)])
+        await caught_up(stores)
+    past = await Past.of(stores, past.log)
+    await stores.tallies.add(past.log, past.head)
+    await compacted(stores, past.log, Seq(past.head - 3), squash_floor=Seq(past.head - 3))
+    assert stored.seq < past.head - 3
+    service = await serving(stores, settings, past)
+    client, before = Replica("docs"), await chunk_reads(stores)
+    await brought_up(service, client)
+    assert await chunk_reads(stores) - before == stored.chunks
+    assert client.rows == past.of_shape(DOCS, past.head)
+    assert client.resets == 0
+
+
+async def test_where_nothing_is_stored_a_server_asks_for_it_once(stores: Stores, settings: Settings) -> None:
+    past, _ = await kept(stores, settings)
+    await stores.stored.hide([item.id for item in await stores.stored.listing(past.log)])
+    docs = stores.data["docs"]
+    await docs.insert_many([{"_id": n, "text": "x" * 100} for n in range(COUNT, 2500)])
+    service = await serving(stores, settings, past)
+    for _ in range(3):
+        async with service.snapshot(DOCS) as bootstrap:
+            assert str(bootstrap.position) == f"{past.log}:{past.head}"
+        async with service.snapshot(Shape("other")):
+            pass
+    assert [str(request.shape) for request in await stores.requests.unanswered()] == ["docs"]
+
+
+async def test_over_http(stores: Stores, settings: Settings) -> None:
+    past, stored = await kept(stores, settings)
+    async with running_worker(settings), running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        while await head(url) != f"{past.log}:{past.head}":  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.02)
+        first, *rows = (await client.get("/v1/sync/snapshot", params={"shape": "docs"})).text.splitlines()
+        assert orjson.loads(first) == {"shape": "docs", "position": f"{past.log}:{stored.seq}"}
+        found = {row["id"]: (row["version"], row["doc"]) for row in map(orjson.loads, rows)}
+        assert all(set(orjson.loads(row)) == {"id", "version", "doc"} for row in rows)
+        assert found == past.of_shape(DOCS, stored.seq)
+
+
+async def test_over_http_a_damaged_snapshot_is_replaced_before_anything_is_sent(
+    stores: Stores, settings: Settings
+) -> None:
+    past, stored = await kept(stores, settings)
+    await stores.log["snapshot_chunks"].delete_one({"_id": {"s": stored.id, "n": 0, "p": 0}})
+    async with running_worker(settings), running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        while await head(url) != f"{past.log}:{past.head}":  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.02)
+        answer = await client.get("/v1/sync/snapshot", params={"shape": "docs"})
+        first, *rows = answer.text.splitlines()
+        assert orjson.loads(first)["position"] == f"{past.log}:{past.head}"
+        assert len(rows) == COUNT

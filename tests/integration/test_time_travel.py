@@ -1,0 +1,235 @@
+"""`history`, `diff` and `restore` as processes, against a real replica set and a real worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from bson.int64 import Int64
+
+from app.domain.position import LogId, Seq
+from app.settings import PREFIX, Settings
+from app.stores.changes import watch
+from app.stores.stores import Stores
+from support.histories import based, stored_at
+from support.replay import caught_up, current_log, eventually, tracked
+from support.systems import running_server, running_worker
+from support.systems import tracked as served
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it said."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+
+
+@pytest.fixture
+def start(settings: Settings) -> Start:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
+        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
+        "EVENTSYNC_DATABASE": settings.database,
+        "COLUMNS": "200",
+    }
+
+    async def started(*words: str) -> asyncio.subprocess.Process:
+        command = (sys.executable, "-P", "-m", "app", *words)
+        return await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+
+    return started
+
+
+async def ended(process: asyncio.subprocess.Process) -> Result:
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return Result(process.returncode or 0, out.decode(), err.decode())
+
+
+@pytest.fixture
+async def orders(settings: Settings, stores: Stores) -> AsyncIterator[Any]:
+    """The tracked collection `orders`: `old` is in its base, and `a` has three events after it."""
+    documents = stores.data["orders"]
+    await documents.insert_one({"_id": "old", "n": Int64(1)})
+    async with running_worker(settings):
+        await stores.tracking.ask(["orders"])
+        await based(stores, await tracked(stores, "orders"), "orders")
+        await documents.insert_one({"_id": "a", "n": 1})
+        await documents.update_one({"_id": "a"}, {"$set": {"n": 2, "_sync": {"v": Int64(1), "op": "o", "by": "ann"}}})
+        await documents.delete_one({"_id": "a"})
+        await caught_up(stores)
+        yield documents
+
+
+async def test_history(orders: Any, stores: Stores, start: Start) -> None:
+    log = await current_log(stores)
+    result = await ended(await start("history", "orders/a"))
+    assert result.exit_code == 0, result
+    lines = result.stdout.splitlines()
+    assert [line.split()[2:4] for line in lines if not line.startswith(" ")] == [
+        ["1", "create"],
+        ["2", "update"],
+        ["3", "delete"],
+    ]
+    assert "    replace /n 2" in lines
+    assert "by ann" in result.stdout
+    assert result.stderr == f"orders/a in log {log}: 3 of 3 events\n"
+    newest = await ended(await start("history", "orders/a", "--limit", "1", "--json"))
+    assert json.loads(newest.stdout)["position"] == f"{log}:3"
+    assert newest.stderr == f"orders/a in log {log}: 1 of 3 events\n"
+    assert (await ended(await start("history", "orders/old"))).stderr == f"orders/old in log {log}: 0 of 0 events\n"
+
+
+async def test_history_of_nothing(orders: Any, start: Start) -> None:
+    unknown = await ended(await start("history", "orders/b"))
+    assert (unknown.exit_code, unknown.stderr) == (1, "eventsync: nothing is known of a document orders/b\n")
+    other = await ended(await start("history", "others/b"))
+    assert (other.exit_code, other.stderr) == (1, "eventsync: the collection 'others' is not tracked\n")
+    many = await ended(await start("history", "orders"))
+    assert (many.exit_code, many.stderr) == (1, "eventsync: orders is a collection; this is about one document\n")
+
+
+async def test_history_says_what_is_not_kept(orders: Any, stores: Stores, start: Start) -> None:
+    log = await current_log(stores)
+    await stores.tiers.raise_floor(log, Seq(1))
+    await stores.tiers.raise_horizon(log, Seq(1))
+    result = await ended(await start("history", "orders/a"))
+    assert result.stderr == f"orders/a in log {log}: 2 of 2 events; what came up to {log}:1 is not kept\n"
+
+
+async def test_diff(orders: Any, stores: Stores, start: Start) -> None:
+    log = await current_log(stores)
+    result = await ended(await start("diff", "orders/a", f"{log}:1", "1"))
+    assert (result.exit_code, result.stdout) == (0, "    replace /n 2\n")
+    assert result.stderr == f"orders/a: version 0 at {log}:1 → version 1 at {log}:2\n"
+    as_json = await ended(await start("diff", "orders/a", "1", "--json"))
+    assert json.loads(as_json.stdout) == {
+        "id": "a",
+        "from": {"version": 1, "position": f"{log}:2"},
+        "to": {"version": None, "position": f"{log}:3"},
+        "patch": [{"op": "remove", "path": ""}],
+    }
+    whole = await ended(await start("diff", "orders/a", f"{log}:0", f"{log}:1"))
+    assert whole.stdout == '    add     (the document) {"_id":"a","n":1}\n'
+    same = await ended(await start("diff", "orders/old", f"{log}:1"))
+    assert (same.exit_code, same.stdout) == (0, "")
+
+
+async def test_diff_of_what_is_not_there(orders: Any, stores: Stores, start: Start) -> None:
+    log = await current_log(stores)
+    for words, said in (
+        (("orders/a", "soon"), "no version"),
+        (("orders/a", f"{log}:9"), "is in the future"),
+        (("orders/b", f"{log}:1"), f"there was no document orders/b at {log}:1 nor at {log}:3"),
+        (("orders/a", "2001-01-01T00:00:00Z"), f"is behind what is kept: it is known from {log}:0 on"),
+        (("orders/a", "elsewhere:1"), "is of another log"),
+    ):
+        result = await ended(await start("diff", *words))
+        assert (result.exit_code, result.stdout) == (1, ""), result
+        assert said in result.stderr
+
+
+async def over(stores: Stores, log: LogId, at: datetime) -> None:
+    async def check() -> bool | None:
+        checkpoint = await stores.logs.read_checkpoint(log)
+        return True if checkpoint and checkpoint.time.time > at.timestamp() else None
+
+    await eventually(stores, "heads", check)
+
+
+async def test_restore(orders: Any, stores: Stores, start: Start) -> None:
+    log = await current_log(stores)
+    result = await ended(await start("restore", "orders", "--at", f"{log}:2", "--into", "then"))
+    assert result.exit_code == 0, result
+    assert result.stdout == f"then: 2 documents, orders as it was at {log}:2\n"
+    found = await stores.data["then"].find(sort=[("_id", 1)]).to_list()
+    assert found == [{"_id": "a", "n": 2, "_sync": {"v": 1}}, {"_id": "old", "n": 1}]
+    at = datetime.now(UTC)
+    await over(stores, log, at)
+    now = await ended(await start("restore", "orders", "--at", at.isoformat(), "--into", "now", "--json"))
+    assert json.loads(now.stdout) == {"collection": "orders", "into": "now", "position": f"{log}:3", "documents": 1}
+
+
+async def test_restores_that_can_not_be(orders: Any, stores: Stores, start: Start) -> None:
+    log = await current_log(stores)
+    for words, said in (
+        (("orders", "--at", f"{log}:2", "--into", "orders"), "is a tracked collection"),
+        (("orders", "--at", "1", "--into", "then"), "a collection has no version"),
+        (("others", "--at", f"{log}:2", "--into", "then"), "is not tracked"),
+        (("orders", "--at", "2001-01-01T00:00:00Z", "--into", "then"), "is behind what is kept"),
+        (("orders", "--at", "2999-01-01T00:00:00Z", "--into", "then"), "is in the future"),
+    ):
+        result = await ended(await start("restore", *words))
+        assert (result.exit_code, result.stdout) == (1, ""), result
+        assert said in result.stderr
+    assert await stores.data.list_collection_names() == ["orders"]
+
+
+async def test_a_restore_that_is_killed_leaves_nothing_under_the_new_name(
+    orders: Any, stores: Stores, start: Start
+) -> None:
+    """And the next one removes what it was building."""
+    log = await current_log(stores)
+    await orders.insert_many([{"_id": n, "text": "x" * 200} for n in range(3000)])
+    await caught_up(stores)
+    checkpoint = await stores.logs.read_checkpoint(log)
+    assert checkpoint is not None
+    stored = await stored_at(stores, log, "orders", checkpoint)
+    assert stored.chunks > 500
+    words = ("restore", "orders", "--at", f"{log}:{checkpoint.seq}", "--into", "copy")
+    async with watch(stores.data, [{"$match": {"ns.coll": {"$regex": "restoring"}}}]) as stream:
+        process = await start(*words)
+        async with asyncio.timeout(20):
+            while not (batch := await stream.read(wait=1, limit=10)).changes:
+                assert process.returncode is None
+    process.kill()
+    assert (await ended(process)).exit_code == -signal.SIGKILL
+    left = [name for name in await stores.data.list_collection_names() if name != "orders"]
+    assert len(left) == 1, batch
+    assert left[0].startswith("copy.restoring-")
+
+    again = await ended(await start(*words))
+    assert again.stdout == f"copy: 3001 documents, orders as it was at {log}:{checkpoint.seq}\n"
+    assert again.stderr == f"{left[0]} belongs to a restore that is at work, or has just been killed\n"
+    assert await stores.data["copy"].count_documents({}) == 3001
+    await stores.log["restores"].update_one({"_id": left[0]}, {"$set": {"until": datetime(2020, 1, 1, tzinfo=UTC)}})
+    assert (await ended(await start(*words[:-1], "another"))).stderr == ""
+    assert set(await stores.data.list_collection_names()) == {"orders", "copy", "another"}
+
+
+async def test_events_that_are_not_kept(orders: Any, stores: Stores, settings: Settings) -> None:
+    """Over HTTP the history begins where what is kept begins, and says so; whoever asks for more is refused."""
+    log = await current_log(stores)
+    path = "/v1/collections/orders/documents/a"
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        await served(url, ["orders"])
+        assert (await client.get(f"{path}/events")).json().keys() == {"events"}
+        await stores.tiers.raise_floor(log, Seq(1))
+        await stores.tiers.raise_horizon(log, Seq(1))
+        body = (await client.get(f"{path}/events")).json()
+        assert ([event["seq"] for event in body["events"]], body["since"]) == ([2, 3], f"{log}:1")
+        refused = await client.get(f"{path}/events", params={"after": f"{log}:0"})
+        assert (refused.status_code, refused.json()["since"]) == (410, f"{log}:1")
+        document = await client.get(path, params={"position": f"{log}:0"})
+        assert (document.status_code, document.json()["since"]) == (410, f"{log}:1")

@@ -1,0 +1,150 @@
+"""Processes that are there before their MongoDB: they wait for it, say so, and end at once when they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.dev import mongod
+from app.settings import PREFIX, Settings
+from support.systems import Processes
+
+
+@contextmanager
+def running_mongod(directory: Path, port: int, *, alone: bool = False) -> Iterator[None]:
+    """A mongod of the test's own; a replica set of one unless `alone`."""
+    words = mongod.command(mongod.find_mongod(), directory, port)
+    if alone:
+        at = words.index("--replSet")
+        del words[at : at + 4]  # and the oplog's size
+    with (directory / "mongod.log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=mongod.die_with_parent)  # noqa: PLW1509 - no thread of ours runs yet
+    try:
+        if not alone:
+            mongod.initiate(port)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def port() -> int:
+    return mongod.free_port()
+
+
+@pytest.fixture
+async def processes(port: int, tmp_path: Path) -> AsyncIterator[Processes]:
+    settings = Settings(mongodb_uri=mongod.uri(port), database="late", collections=("docs",), checkpoint_interval=0.1)
+    found = Processes(settings, tmp_path)
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+async def answer(url: str, path: str, wanted: Callable[[httpx.Response], bool]) -> httpx.Response:
+    """The first answer that is as wanted."""
+    async with asyncio.timeout(30), httpx.AsyncClient(base_url=url) as client:
+        while True:
+            with suppress(httpx.TransportError):
+                found = await client.get(path)
+                if wanted(found):
+                    return found
+            await asyncio.sleep(0.05)
+
+
+async def test_a_server_and_a_worker_wait_for_mongodb_and_get_ready_when_it_comes(
+    processes: Processes, port: int, tmp_path: Path
+) -> None:
+    processes.start("serve", "worker")
+    await answer(processes.url, "/healthz", lambda found: found.status_code == 200)
+    waiting = await answer(processes.url, "/readyz", lambda _: True)
+    assert (waiting.status_code, waiting.json()["detail"]) == (503, "MongoDB was not reached yet")
+    refused = await answer(processes.url, "/v1/collections/docs/documents/1", lambda _: True)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    (tmp_path / "data").mkdir()
+    with running_mongod(tmp_path / "data", port):
+        await answer(processes.url, "/readyz", lambda found: found.status_code == 200)
+        for name in ("serve", "worker"):
+            await said(processes, name, "MongoDB is reached")
+            assert "MongoDB can't be reached" in processes.log(name)
+        processes.stop()
+
+
+async def test_what_waits_ends_at_once_when_it_is_told_to(processes: Processes) -> None:
+    processes.start("serve", "worker")
+    await answer(processes.url, "/healthz", lambda found: found.status_code == 200)
+    await said(processes, "worker", "trying again")
+    running = dict(processes._running)
+    processes.signal(signal.SIGTERM, "serve", "worker")
+    codes = {name: process.wait(5) for name, process in running.items()}
+    assert codes["worker"] == 0
+    assert codes["serve"] in {0, -signal.SIGTERM}  # uvicorn raises it again
+    assert "Traceback" not in processes.log("serve") + processes.log("worker")
+
+
+async def said(processes: Processes, name: str, text: str) -> None:
+    async with asyncio.timeout(20):
+        while text not in processes.log(name):  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.02)
+
+
+async def test_a_mongodb_that_turns_out_to_be_no_replica_set_ends_what_waited(
+    processes: Processes, port: int, tmp_path: Path
+) -> None:
+    processes.start("serve", "worker")
+    await answer(processes.url, "/healthz", lambda found: found.status_code == 200)
+    await said(processes, "worker", "trying again")
+    (tmp_path / "data").mkdir()
+    with running_mongod(tmp_path / "data", port, alone=True):
+        for name, process in processes._running.items():
+            assert await asyncio.to_thread(process.wait, 20) == 2, name
+            assert processes.log(name).splitlines()[-1] == (
+                "eventsync: MongoDB can't be used: it is no member of a replica set 'rs0'"
+            )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = mongod.free_port()
+    with running_mongod(tmp_path_factory.mktemp("alone"), port, alone=True):
+        yield port
+
+
+NO_SET = "eventsync: MongoDB can't be used: it is no replica set; start it with --replSet and initiate it"
+NO_MEMBER = "eventsync: MongoDB can't be used: it is no member of a replica set 'rs0'"
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize(("query", "line"), [("", NO_SET), ("?replicaSet=rs0", NO_MEMBER)])
+def test_no_replica_set_is_one_line_at_once(alone: int, command: str, query: str, line: str, tmp_path: Path) -> None:
+    assert refusal(command, f"mongodb://127.0.0.1:{alone}/{query}", tmp_path) == [line]
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_wrong_password_is_one_line_at_once(mongodb_uri: str, command: str, tmp_path: Path) -> None:
+    (line,) = refusal(command, mongodb_uri.replace("://", "://ada:wrong@"), tmp_path)
+    assert line.startswith("eventsync: MongoDB can't be used: it refuses the user or the password")
+
+
+def refusal(command: str, uri: str, directory: Path) -> list[str]:
+    """What a command that is refused says, but for what it noticed while MongoDB was only about to answer."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    given: dict[str, Any] = {f"{PREFIX}MONGODB_URI": uri, f"{PREFIX}PORT": "0"}
+    words = [sys.executable, "-P", "-m", "app", command]
+    done = subprocess.run(
+        words, env=environment | given, cwd=directory, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    return [line for line in done.stderr.splitlines() if "trying again" not in line]

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.event import Group
+from app.domain.ids import IdText
+from app.domain.position import Seq
+from app.domain.replay import Damaged
+from app.domain.shape import Shape
+from app.errors import Unavailable
+from app.settings import Settings
+from app.stores.stores import Stores
+from app.stores.tiers import Tiers
+from support.archives import archiver, begun, crashed_archiver, event, everything, hot_seqs, sealed, stored
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """Segments of 20 events in blocks of a few, 15 events stay hot, and nothing is too old."""
+    return settings.model_copy(
+        update={
+            "archive_url": str(tmp_path / "archive"),
+            "hot_events": 15,
+            "hot_age": 10.0**9,
+            "segment_events": 20,
+            "segment_block_bytes": 1024,
+        }
+    )
+
+
+EVENTS = [event(seq, "docs" if seq % 3 else "rare", f"int:{seq % 10}") for seq in range(1, 101)]
+
+
+async def test_events_are_sealed_and_read_across_the_seam(stores: Stores, settings: Settings) -> None:
+    log = await begun(stores, EVENTS, ["docs", "rare"])
+    await archiver(stores, settings).look()
+    assert await stores.tiers.read(log) == Tiers(floor=Seq(80))
+    assert await hot_seqs(stores, log) == list(range(81, 101))
+    assert (await stores.archive.segments.totals(log)).segments == 4
+    for after, upto in ((0, 100), (0, 79), (19, 20), (35, 85), (80, 100), (79, 81), (99, 100), (100, 100)):
+        assert await everything(stores, log, after, upto) == [
+            sealed(item) for item in EVENTS if after < item.event.seq <= upto
+        ]
+    for shape in (Shape("rare"), Shape("docs", IdText("int:4")), Shape("nobody"), Shape("docs", IdText("int:x"))):
+        assert await everything(stores, log, 5, 95, shape) == [
+            sealed(item)
+            for item in EVENTS[5:95]
+            if item.event.collection == shape.collection and shape.id in {None, item.event.id}
+        ]
+
+
+async def test_a_documents_history_across_the_seam(stores: Stores, settings: Settings) -> None:
+    log = await begun(stores, EVENTS, ["docs", "rare"])
+    await archiver(stores, settings).look()
+    one = Shape("docs", IdText("int:4"))
+    seqs = [item.event.seq for item in EVENTS if (item.event.collection, item.event.id) == ("docs", "int:4")]
+    page = await stores.events.of_document(log, one, after_version=0, after=Seq(0), upto=Seq(100), limit=100)
+    assert [item.seq for item in page] == seqs
+    page = await stores.events.of_document(log, one, after_version=34, after=Seq(0), upto=Seq(100), limit=3)
+    assert [item.seq for item in page] == [seq for seq in seqs if seq > 34][:3]
+    ids = [IdText("int:4"), IdText("int:5")]
+    changes = [item async for item in stores.history.changes(log, "docs", after=Seq(3), upto=Seq(99), ids=ids)]
+    for text in ids:
+        assert [change.seq for change in changes if change.id == text] == [
+            item.event.seq for item in EVENTS[3:99] if (item.event.collection, item.event.id) == ("docs", text)
+        ]
+
+
+async def test_what_was_touched_is_known(stores: Stores, settings: Settings) -> None:
+    log = await begun(stores, EVENTS, ["docs", "rare"])
+    await archiver(stores, settings).look()
+    rows = await stores.log["touched"].find().to_list()
+    newest = {(item.event.collection, item.event.id): item.event.seq for item in EVENTS[:80]}
+    assert {(row["_id"]["c"], row["_id"]["i"]): row["n"] for row in rows if row["_id"]["l"] == log} == newest
+
+
+async def test_a_transaction_is_not_divided(stores: Stores, settings: Settings) -> None:
+    events = [event(seq) for seq in range(1, 15)]
+    events += [event(14 + n, group=Group("t", n, 12)) for n in range(1, 13)]
+    events += [event(26 + n, group=Group("u", n, 60)) for n in range(1, 61)]
+    events += [event(seq) for seq in range(87, 91)]
+    log = await begun(stores, events)
+    await archiver(stores, settings).look()
+    assert (await stores.tiers.read(log)).floor == 26
+    assert await everything(stores, log, 0, 90) == [sealed(item) for item in events]
+
+
+async def test_nothing_leaves_that_a_snapshot_does_not_cover(stores: Stores, settings: Settings) -> None:
+    """`docs` has a snapshot at 45; `rare`, at 3, has had no event since: it holds up nobody."""
+    events = [event(seq, "rare" if seq <= 3 else "docs") for seq in range(1, 101)]
+    log = await begun(stores, events[:45], ["docs", "rare"])
+    await stores.events.append(log, events[45:])
+    await stores.log["snapshots"].update_one({"c": "rare"}, {"$set": {"n": 3}})
+    await archiver(stores, settings).look()
+    assert (await stores.tiers.read(log)).floor == 40
+    await stored(stores, log, "docs", 100)
+    await archiver(stores, settings).look()
+    assert (await stores.tiers.read(log)).floor == 80
+
+
+async def test_nothing_leaves_while_a_collection_has_no_snapshot(stores: Stores, settings: Settings) -> None:
+    log = await begun(stores, EVENTS)
+    await stores.tracking.ask(["new"])
+    await stores.tracking.activate(["new"], log, Seq(100))
+    await archiver(stores, settings).look()
+    assert await hot_seqs(stores, log) == list(range(1, 101))
+
+
+async def test_the_newest_event_never_leaves(stores: Stores, settings: Settings) -> None:
+    settings = settings.model_copy(update={"hot_events": 1, "hot_age": 0.0, "segment_events": 1})
+    log = await begun(stores, EVENTS[:7])
+    await archiver(stores, settings).look()
+    assert await hot_seqs(stores, log) == [7]
+    tail = await stores.events.tail(log)
+    assert tail is not None
+    assert tail.seq == 7
+
+
+async def test_without_an_archive_everything_stays(client: Any, settings: Settings) -> None:
+    settings = settings.model_copy(update={"archive_url": "none"})
+    stores = Stores.of(client, settings)
+    log = await begun(stores, EVENTS)
+    await archiver(stores, settings).look()
+    assert await hot_seqs(stores, log) == list(range(1, 101))
+
+
+async def test_of_two_archivers_one_registers(stores: Stores, settings: Settings) -> None:
+    log = await begun(stores, EVENTS)
+    results = await asyncio.gather(*(archiver(stores, settings).look() for _ in range(3)), return_exceptions=True)
+    assert all(
+        result is None or isinstance(result, Unavailable) or type(result).__name__ == "Moved" for result in results
+    )
+    await archiver(stores, settings).look()
+    assert (await stores.archive.segments.totals(log)).events == 80
+    assert await everything(stores, log, 0, 100) == [sealed(item) for item in EVENTS]
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": _flip, "cut": _cut, "missing": Path.unlink}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_segment_is_named(stores: Stores, settings: Settings, damage: str) -> None:
+    log = await begun(stores, EVENTS)
+    await archiver(stores, settings).look()
+    segment = await stores.archive.segments.starting(log, Seq(21))
+    assert segment is not None
+    await stores.archive.reader.check(segment)
+    DAMAGES[damage](Path(settings.archive_url) / segment.path)
+    with pytest.raises(Damaged, match=segment.path):
+        await everything(stores, log, 0, 100)
+    with pytest.raises(Damaged, match=segment.path):
+        await stores.archive.reader.check(segment)
+    assert len(await everything(stores, log, 40, 100)) == 60
+
+
+async def test_a_segment_that_is_not_registered_is_a_hole_that_is_named(stores: Stores, settings: Settings) -> None:
+    log = await begun(stores, EVENTS)
+    await archiver(stores, settings).look()
+    await stores.log["segments"].delete_one({"_id.n": 21})
+    with pytest.raises(Damaged, match=f"events 21 to 40 of log {log} are in no segment"):
+        await everything(stores, log, 0, 100)
+
+
+async def test_what_does_not_read_back_is_not_registered(stores: Stores, settings: Settings, tmp_path: Path) -> None:
+    log = await begun(stores, EVENTS)
+    objects = stores.archive.objects
+    assert objects is not None
+    put = objects.put
+
+    async def broken(path: str, data: bytes) -> None:
+        await put(path, data)
+        _flip(Path(settings.archive_url) / path)
+
+    objects.put = broken  # type: ignore[method-assign] # a disk that lies
+    with pytest.raises(Damaged, match="reads back as something else"):
+        await archiver(stores, settings).look()
+    assert await stores.archive.segments.newest(log) is None
+    assert await hot_seqs(stores, log) == list(range(1, 101))
+
+
+async def test_readers_see_no_hole_and_no_duplicate_while_events_move(stores: Stores, settings: Settings) -> None:
+    """They read slowly, so that events leave MongoDB under each of them."""
+    log = await begun(stores, EVENTS)
+    expected = [sealed(item) for item in EVENTS]
+
+    async def slow(batch: int) -> list[Any]:
+        found = []
+        async with aclosing(stores.tiered.read(log, Seq(0), Seq(100), batch=batch)) as events:
+            async for item in events:
+                found.append(item)
+                await asyncio.sleep(0.01)
+        return found
+
+    async with asyncio.TaskGroup() as group:
+        readers = [group.create_task(slow(batch)) for batch in (1, 3, 10, 33)]
+        archiving = group.create_task(archiver(stores, settings).look())
+    assert archiving.done()
+    assert all(reader.result() == expected for reader in readers)
+    assert (await stores.tiers.read(log)).floor == 80
+
+
+async def test_rows_that_vanish_before_they_are_validated_are_not_missed(stores: Stores, settings: Settings) -> None:
+    """The reader has begun in MongoDB; everything is moved before it asks for its second batch."""
+    log = await begun(stores, EVENTS)
+    reader = stores.tiered.read(log, Seq(0), Seq(100), Shape("docs"), batch=5)
+    async with aclosing(reader) as events:
+        first = [await anext(events) for _ in range(5)]
+        other = Stores.of(stores.log.client, settings)
+        await archiver(other, settings).look()
+        rest = [item async for item in events]
+    assert first + rest == [sealed(item) for item in EVENTS if item.event.collection == "docs"]
+
+
+async def test_a_body_that_is_stored_in_parts_is_sealed_whole(stores: Stores, settings: Settings) -> None:
+    settings = settings.model_copy(update={"segment_events": 2, "hot_events": 1})
+    events = [event(1), event(2, pad=secrets.token_hex(12_000_000)), event(3), event(4)]
+    log = await begun(stores, events)
+    assert await stores.log["event_parts"].count_documents({}) > 0
+    await archiver(stores, settings).look()
+    assert await stores.log["event_parts"].count_documents({}) == 0
+    assert await everything(stores, log, 0, 4) == [sealed(item) for item in events]
+
+
+STEPS = ("seal", "verify", "register", "touch", "raise_floor", "drop")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_killed_at_any_step_it_loses_and_doubles_nothing(
+    stores: Stores, settings: Settings, step: str, when: str
+) -> None:
+    """A reader reads all the while, and finds every event exactly once: before, during and after."""
+    settings = settings.model_copy(update={"segment_events": 40})
+    log = await begun(stores, EVENTS)
+    expected = [sealed(item) for item in EVENTS]
+    over = asyncio.Event()
+
+    async def read_all_the_while() -> int:
+        count = 0
+        while not over.is_set():
+            assert await everything(stores, log, 0, 100) == expected
+            count += 1
+        return count
+
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(read_all_the_while())
+        try:
+            code = await asyncio.to_thread(crashed_archiver, settings, step, when)
+            assert code == -signal.SIGKILL
+            await archiver(stores, settings).look()
+            assert await everything(stores, log, 0, 100) == expected
+        finally:
+            over.set()
+    assert reading.result() > 3
+    assert await hot_seqs(stores, log) == list(range(81, 101))
+    assert (await stores.tiers.read(log)).floor == 80
+    assert (await stores.archive.segments.totals(log)).events == 80
+    newest = {item.event.id: item.event.seq for item in EVENTS[:80] if item.event.collection == "docs"}
+    rows = await stores.log["touched"].find({"_id.c": "docs"}).to_list()
+    assert {row["_id"]["i"]: row["n"] for row in rows} == newest

@@ -1,0 +1,92 @@
+"""Where the log can't go on, a new one begins; where it is only interrupted, none does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from bson import Int64
+from bson.timestamp import Timestamp
+
+from app.settings import Settings
+from app.stores.mongodb import Client
+from app.stores.stores import Stores
+from support.failpoints import failing
+from support.replay import assert_complete, caught_up, current_log, new_log, replayed, tracked
+from support.sequencing import began, snapshot
+from support.systems import running_worker
+
+
+async def lose_the_checkpoint(stores: Stores) -> None:
+    await stores.log["heads"].delete_many({})
+
+
+async def lose_the_events(stores: Stores) -> None:
+    await stores.log["events"].delete_many({})
+
+
+async def come_from_another_cluster(stores: Stores) -> None:
+    await stores.log["logs"].update_many({}, {"$set": {"cluster": "another"}})
+
+
+async def come_from_the_future(stores: Stores) -> None:
+    future = {"token": "82FFFFFFFF000000012B0229296E04", "time": Timestamp(2**32 - 1, 1), "seq": Int64(1)}
+    await stores.log["heads"].update_many({}, {"$set": future})
+
+
+LOSSES: list[tuple[Any, str]] = [
+    (lose_the_checkpoint, "lost its checkpoint"),
+    (lose_the_events, "lost its events 1 to 1"),
+    (come_from_another_cluster, "belongs to another"),
+    (come_from_the_future, "ahead of MongoDB"),
+]
+
+
+@pytest.mark.parametrize(("lose", "reason"), LOSSES, ids=[lose.__name__ for lose, _ in LOSSES])
+async def test_where_the_log_cannot_go_on_a_new_one_begins(
+    stores: Stores, settings: Settings, lose: Any, reason: str
+) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await caught_up(stores)
+    await lose(stores)
+    async with running_worker(settings):
+        await new_log(stores, log)
+        new = await tracked(stores, "docs")
+        await stores.data["docs"].delete_many({})
+        base = await snapshot(stores, await caught_up(stores), "docs")
+        await stores.data["docs"].insert_one({"_id": 3})
+        replay = await replayed(stores, await caught_up(stores), base)
+    assert new != log
+    found = await stores.logs.current()
+    assert found is not None
+    assert found.number == 2
+    assert re.search(reason, found.reason), found.reason
+    assert list(replay.of("docs")) == ["int:3"]
+
+
+async def test_a_new_log_begins_when_somebody_asks_for_it(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.logs.request_reset("by hand")
+        await new_log(stores, log)
+        await tracked(stores, "docs")
+        found = await stores.logs.current()
+    assert found is not None
+    assert (found.number, found.reason, found.reset) == (2, "by hand", None)
+
+
+@pytest.mark.parametrize(("command", "code"), [("getMore", 43), ("insert", 50), ("update", 112)])
+async def test_an_interruption_is_only_that(
+    client: Client, stores: Stores, settings: Settings, command: str, code: int
+) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        async with failing(client, command, code, app="eventsync-worker", times=2):
+            for number in range(20):
+                await stores.data["docs"].insert_one({"_id": number})
+            replay = await assert_complete(stores, "docs")
+    assert replay.seq == 20
+    assert await current_log(stores) == log

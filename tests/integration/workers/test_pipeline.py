@@ -1,0 +1,245 @@
+"""The stages behind the change stream: order, bounds, and what is appended when one of them fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+
+from app.domain.position import LogId, Seq
+from app.settings import Settings
+from app.stores.changes import Batch, HistoryLost, StreamInterrupted
+from app.stores.events import EventStore, Fenced, NewEvent
+from app.stores.stores import Stores
+from support.changes import change, inserted
+from support.failpoints import failing
+from support.histories import based
+from support.replay import assert_complete, caught_up, eventually, replayed, tracked
+from support.systems import running_worker
+from workers.converter import Decoded
+from workers.log_writer import LogWriter
+from workers.pipeline import Pipeline
+from workers.states import StateReader
+
+LOG = LogId("k3f9ab2c")
+MUCH = 2**30
+
+
+class Inserts:
+    """What is appended to the real store: how many events each time. It can be held up before."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._append = store.append
+        self.store = store
+        self.counts: list[int] = []
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+        self.may.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """None gets further than to `asked` while the block runs."""
+        self.may.clear()
+        try:
+            yield
+        finally:
+            self.may.set()
+
+    async def append(self, log: LogId, events: Sequence[NewEvent]) -> None:
+        self.asked.set()
+        await self.may.wait()
+        await self._append(log, events)
+        self.counts.append(len(events))
+
+
+class States(StateReader):
+    """The real reader, but a change of the document `lost` has no state any more."""
+
+    async def completed(self, change: Decoded) -> Decoded | None:
+        if change["documentKey"]["_id"] == "lost":
+            raise HistoryLost("its time is no longer kept")
+        return await super().completed(change)
+
+
+@pytest.fixture
+def inserts(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Inserts:
+    watched = Inserts(stores.events)
+    monkeypatch.setattr(stores.events, "append", watched.append)
+    return watched
+
+
+@pytest.fixture
+def writer(stores: Stores, inserts: Inserts) -> LogWriter:
+    return LogWriter(LOG, inserts.store, States(stores.snapshots), None, Timestamp(0, 1))
+
+
+def alone(*keys: Any) -> list[list[RawBSONDocument]]:
+    """A group for each key, each at a time of its own."""
+    return [[inserted(key, time=number)] for number, key in enumerate(keys, start=1)]
+
+
+async def ids(stores: Stores) -> list[str]:
+    found = [event async for event in stores.events.read(LOG, Seq(0))]
+    assert [event.seq for event in found] == list(range(1, len(found) + 1))
+    return [event.id for event in found]
+
+
+async def test_a_change_that_is_alone_is_appended_at_once(inserts: Inserts, stores: Stores, writer: LogWriter) -> None:
+    async with Pipeline.running(writer, MUCH) as pipeline:
+        for key in range(3):
+            await pipeline.put(alone(key))
+            await pipeline.drained()
+    assert inserts.counts == [1, 1, 1]
+    assert await ids(stores) == ["int:0", "int:1", "int:2"]
+
+
+async def test_a_backlog_is_appended_by_many_at_once_and_in_order(
+    inserts: Inserts, stores: Stores, writer: LogWriter
+) -> None:
+    async with Pipeline.running(writer, MUCH) as pipeline:
+        for first in range(0, 4000, 1000):
+            await pipeline.put(alone(*range(first, first + 1000)))
+    assert await ids(stores) == [f"int:{key}" for key in range(4000)]
+    assert min(inserts.counts[:-1]) >= 500
+
+
+async def test_what_comes_while_an_insert_is_under_way_waits_for_it_together(
+    inserts: Inserts, writer: LogWriter
+) -> None:
+    async with Pipeline.running(writer, MUCH) as pipeline:
+        with inserts.held():
+            for key in range(5):
+                await pipeline.put(alone(key))
+                await inserts.asked.wait()
+    assert inserts.counts == [1, 4]
+
+
+async def test_reading_waits_while_too_much_is_not_appended(
+    inserts: Inserts, stores: Stores, writer: LogWriter
+) -> None:
+    async with Pipeline.running(writer, 10_000) as pipeline:
+        with inserts.held():
+            await pipeline.put(alone(1, 2))
+            much = asyncio.create_task(pipeline.put(alone(*range(3, 20))), name="put too much")
+            await inserts.asked.wait()
+            done, _ = await asyncio.wait({much}, timeout=0.05)
+            assert not done
+        await much
+    assert len(await ids(stores)) == 19
+
+
+async def test_an_empty_batch_brings_its_checkpoint_behind_all_before_it(inserts: Inserts, writer: LogWriter) -> None:
+    batch = Batch([], f"82{9:08X}{1:08X}2B")
+    async with Pipeline.running(writer, MUCH) as pipeline:
+        with inserts.held():
+            await pipeline.put(alone("a", "b"))
+            await pipeline.put([], batch)
+            await inserts.asked.wait()
+            assert writer.checkpoint is None
+        await pipeline.drained()
+        assert writer.checkpoint == (2, batch.token, Timestamp(9, 1))
+
+
+async def putting(writer: LogWriter, limit: int, *pieces: list[list[RawBSONDocument]], end: Exception) -> None:
+    """Put all of it, then fail with `end`."""
+    async with Pipeline.running(writer, limit) as pipeline:
+        for piece in pieces:
+            await pipeline.put(piece)
+        raise end
+
+
+def lost() -> list[RawBSONDocument]:
+    return [change("insert", key="lost", time=200, fullDocument={"_id": "lost"})]
+
+
+NETWORK = StreamInterrupted("the network")
+
+
+async def test_where_conversion_fails_all_before_is_appended_and_nothing_behind(
+    inserts: Inserts, stores: Stores, writer: LogWriter
+) -> None:
+    before, behind = [f"a{n}" for n in range(150)], [f"b{n}" for n in range(150)]
+    with pytest.raises(HistoryLost, match="no longer kept"):
+        await putting(writer, MUCH, alone(*before), [lost(), *alone(*behind)], end=NETWORK)
+    assert await ids(stores) == before
+    assert writer.seq == len(before)
+
+
+async def test_where_appending_fails_it_is_the_error_of_the_whole(
+    inserts: Inserts, stores: Stores, writer: LogWriter
+) -> None:
+    other = LogWriter(LOG, stores.events, StateReader(stores.snapshots), None, Timestamp(0, 1))
+    await other.append([await other.convert(alone("other"))])
+    with pytest.raises(Fenced):
+        await putting(writer, MUCH, alone("a", "b"), [lost()], end=NETWORK)
+    assert await ids(stores) == ["other"]
+    assert writer.checkpoint is None
+
+
+async def test_who_waits_for_room_hears_of_a_failure(writer: LogWriter) -> None:
+    with pytest.raises(HistoryLost):
+        await putting(writer, 1, [lost()], alone(1), end=AssertionError("there was room"))
+
+
+async def test_what_was_read_before_the_block_failed_is_appended(
+    inserts: Inserts, stores: Stores, writer: LogWriter
+) -> None:
+    with pytest.raises(StreamInterrupted):
+        await putting(writer, MUCH, alone(*range(250)), end=NETWORK)
+    assert len(await ids(stores)) == 250
+
+
+# --- the worker on a backlog --------------------------------------------------------------------------------------
+
+
+async def backlog(stores: Stores, settings: Settings, *names: str) -> LogId:
+    """Have these collections tracked, their bases stored, and nobody at work."""
+    async with running_worker(settings):
+        await stores.tracking.ask(names)
+        log = await tracked(stores, *names)
+        for name in names:
+            await based(stores, log, name)
+    return log
+
+
+async def test_a_drop_in_the_middle_of_a_backlog_keeps_its_place(stores: Stores, settings: Settings) -> None:
+    await backlog(stores, settings, "docs", "other")
+    await stores.data["docs"].insert_many([{"_id": f"early-{n}"} for n in range(700)])
+    await stores.data["other"].insert_many([{"_id": n} for n in range(50)])
+    await stores.data["docs"].drop()
+    await stores.data["docs"].insert_many([{"_id": f"late-{n}"} for n in range(700)])
+    async with running_worker(settings):
+        replay = await assert_complete(stores, "docs", "other")
+    ops = [event["op"] for event in replay.events if event["collection"] == "docs"]
+    assert ops == ["create"] * 700 + ["delete"] * 700 + ["create"] * 700
+
+
+async def test_a_worker_that_is_stopped_in_the_middle_of_a_backlog_leaves_a_clean_prefix(
+    stores: Stores, settings: Settings
+) -> None:
+    small = settings.model_copy(update={"stream_batch": 50, "pipeline_bytes": 2**20})
+    log = await backlog(stores, small, "docs")
+    await stores.data["docs"].insert_many([{"_id": n, "text": "x" * 500} for n in range(3000)])
+    async with running_worker(small):
+        await eventually(stores, "events", lambda: stores.events.tail(log))
+    assert 0 < await stores.log["events"].count_documents({}) < 3000
+    async with running_worker(small):
+        replay = await assert_complete(stores, "docs")
+    assert [event["id"] for event in replay.events] == [f"int:{n}" for n in range(3000)]
+
+
+@pytest.mark.parametrize("command", ["insert", "getMore"])
+async def test_a_command_that_fails_in_the_middle_of_a_backlog_loses_nothing(
+    client: Any, stores: Stores, settings: Settings, command: str
+) -> None:
+    small = settings.model_copy(update={"stream_batch": 100})
+    await backlog(stores, small, "docs")
+    await stores.data["docs"].insert_many([{"_id": n} for n in range(2000)])
+    async with failing(client, command, 91, app="eventsync-worker", times=3), running_worker(small):
+        replay = await replayed(stores, await caught_up(stores))
+    assert [event["id"] for event in replay.events] == [f"int:{n}" for n in range(2000)]

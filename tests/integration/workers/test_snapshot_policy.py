@@ -1,0 +1,354 @@
+"""When the running snapshotter makes the next snapshot, which it retires, and what it does when it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson.timestamp import Timestamp
+
+from app.domain.ids import IdText
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.errors import Unavailable
+from app.settings import Settings
+from app.stores.stores import Stores
+from support.logs_by_hand import append, begun, checkpoint
+from workers.snapshotter import Snapshotter
+
+LATER = Timestamp(4_000_000_000, 1)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Conditions that are far away, for each test to bring its own near."""
+    far = {"snapshot_events": 10**6, "snapshot_ratio": 1e9, "snapshot_period": 1e9, "snapshot_min_events": 10**6}
+    return settings.model_copy(update=far | {"snapshots_kept": 100, "stream_wait": 0.05})
+
+
+@pytest.fixture
+async def log(stores: Stores) -> LogId:
+    """A log with `docs` and `other`; `docs` has ten documents."""
+    await stores.data["docs"].insert_many([{"_id": n, "t": "x" * 100} for n in range(10)])
+    return await begun(stores, "docs", "other")
+
+
+def snapshotter(stores: Stores, settings: Settings, **changes: Any) -> Snapshotter:
+    return Snapshotter(stores, settings.model_copy(update=changes), "me", asyncio.Event())
+
+
+async def seqs(stores: Stores, log: LogId, shape: str = "docs") -> list[int]:
+    return [item.seq for item in await stores.stored.listing(log) if item.shape == shape]
+
+
+async def aged(stores: Stores, **ago: float) -> None:
+    """All snapshots were made so long ago."""
+    await stores.log["snapshots"].update_many({}, {"$set": {"at": datetime.now(UTC) - timedelta(**ago)}})
+
+
+async def test_enough_events_make_the_next_one_due(log: LogId, stores: Stores, settings: Settings) -> None:
+    maker = snapshotter(stores, settings, snapshot_events=10)
+    await maker.look()
+    await append(stores, log, "docs", 9)
+    await append(stores, log, "other", 9)
+    await maker.look()
+    assert await seqs(stores, log) == [0]
+    await append(stores, log, "docs", 1)
+    await maker.look()
+    await maker.look()
+    assert await seqs(stores, log) == [0, 19]
+    assert await seqs(stores, log, "other") == [0]
+    for name in ("other", "docs"):
+        await append(stores, log, name, 1)
+        await maker.look()
+        assert await seqs(stores, log) == [0, 19], "they are counted from the last one on"
+
+
+async def test_enough_bytes_make_the_next_one_due_but_not_a_few_events(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker = snapshotter(stores, settings, snapshot_ratio=2.0, snapshot_min_events=3)
+    await maker.look()
+    base = await stores.stored.newest(log, "docs")
+    assert base is not None
+    assert base.raw_bytes > 10 * 100 > base.bytes, "before and after compression"
+    await append(stores, log, "docs", 2, size=base.raw_bytes)
+    await maker.look()
+    assert await seqs(stores, log) == [0], "too few"
+    await append(stores, log, "docs", 1)
+    await maker.look()
+    assert await seqs(stores, log) == [0, 3]
+    await append(stores, log, "docs", 3, size=base.raw_bytes // 4)
+    await maker.look()
+    assert await seqs(stores, log) == [0, 3], "too small"
+
+
+async def test_an_old_one_is_made_anew_where_there_were_events(log: LogId, stores: Stores, settings: Settings) -> None:
+    maker = snapshotter(stores, settings, snapshot_period=3600.0)
+    await maker.look()
+    await append(stores, log, "docs", 1)
+    await maker.look()
+    assert await seqs(stores, log) == [0], "not yet"
+    await aged(stores, minutes=61)
+    await maker.look()
+    assert await seqs(stores, log) == [0, 1]
+    assert await seqs(stores, log, "other") == [0], "nothing has happened there"
+
+
+async def test_one_changed_long_ago_does_not_keep_the_log_from_leaving_mongodb(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker = snapshotter(stores, settings, hot_events=40_000)
+    await maker.look()
+    await append(stores, log, "other", 1)
+    await append(stores, log, "docs", 19_998)
+    await maker.look()
+    assert await seqs(stores, log, "other") == [0]
+    await append(stores, log, "docs", 10_002)
+    await maker.look()
+    assert await seqs(stores, log, "other") == [0, 30_001]
+
+
+async def test_one_from_before_the_horizon_is_made_anew_without_events(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker = snapshotter(stores, settings)
+    await maker.look()
+    await append(stores, log, "docs", 5)
+    await stores.tiers.raise_floor(log, Seq(3))
+    await stores.tiers.raise_horizon(log, Seq(3))
+    await maker.look()
+    assert 5 in await seqs(stores, log, "other")
+    await maker.look()
+    assert (await seqs(stores, log, "other")).count(5) == 1
+
+
+async def test_nothing_is_due_again_at_the_same_checkpoint(log: LogId, stores: Stores, settings: Settings) -> None:
+    """The events are there, and the checkpoint that would have them in a snapshot is not."""
+    maker = snapshotter(stores, settings, snapshot_events=1)
+    await maker.look()
+    await append(stores, log, "docs", 1)
+    await stores.log["heads"].update_one({"_id": log}, {"$set": {"seq": 0}})
+    await maker.look()
+    assert await seqs(stores, log) == [0]
+    await checkpoint(stores, log, Seq(1))
+    await maker.look()
+    assert await seqs(stores, log) == [0, 1]
+
+
+async def test_a_collection_that_can_not_be_read_does_not_keep_the_others_from_theirs(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    await stores.data.create_collection("docs2", viewOn="docs", pipeline=[{"$project": {"x": {"$toInt": "nonsense"}}}])
+    await stores.tracking.ask(["docs2"])
+    await stores.tracking.activate(["docs2"], log, Seq(0))
+    with pytest.raises(Unavailable, match="docs2"):
+        await snapshotter(stores, settings).look()
+    assert await seqs(stores, log) == await seqs(stores, log, "other") == [0]
+
+
+async def test_two_take_turns_and_know_what_the_other_has_tallied(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    one, two = snapshotter(stores, settings, snapshot_events=10), snapshotter(stores, settings)
+    await one.look()
+    for maker in (one, two):
+        await append(stores, log, "docs", 6)
+        await maker.look()
+    assert await seqs(stores, log) == [0], "the other waits for more"
+    await one.look()
+    assert await seqs(stores, log) == [0, 12], "it knows of the six that the other has tallied"
+
+
+# --- on demand ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_asked_for_is_made_once_for_all_who_ask(log: LogId, stores: Stores, settings: Settings) -> None:
+    maker = snapshotter(stores, settings)
+    await maker.look()
+    now = (await stores.data.command("ping"))["operationTime"]
+    asked = [await stores.requests.ask(Shape("docs"), now) for _ in range(2)]
+    too_new = await stores.requests.ask(Shape("docs"), LATER)
+    await maker.look()
+    assert len(await stores.requests.unanswered()) == 3, "the checkpoint is from before it was asked for"
+    await append(stores, log, "docs", 1)
+    await maker.look()
+    answers = [await stores.requests.read(name) for name in asked]
+    assert await seqs(stores, log) == [0, 1]
+    newest = await stores.stored.newest(log, "docs")
+    assert newest is not None
+    assert [answer and answer.snapshot for answer in answers] == [newest.id] * 2
+    assert [request.id for request in await stores.requests.unanswered()] == [too_new]
+
+
+async def test_what_is_not_tracked_is_refused(log: LogId, stores: Stores, settings: Settings) -> None:
+    asked = await stores.requests.ask(Shape("elsewhere"), Timestamp(1, 1))
+    await snapshotter(stores, settings).look()
+    answer = await stores.requests.read(asked)
+    assert answer is not None
+    assert answer.refused == "the collection 'elsewhere' is not tracked"
+    assert answer.snapshot is None
+
+
+async def test_a_documents_snapshot_is_its_own_and_no_collections(
+    log: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker = snapshotter(stores, settings)
+    await maker.look()
+    await append(stores, log, "docs", 4)
+    shape = Shape("docs", IdText("int:3"))
+    for asked in (shape, Shape("docs", IdText("nobody"))):
+        await stores.requests.ask(asked, Timestamp(1, 1))
+    await maker.look()
+    assert await stores.requests.unanswered() == []
+    made = await stores.stored.newest(log, str(shape))
+    assert made is not None
+    assert (made.documents, made.seq, made.collection) == (1, 4, "docs")
+    rows = [row async for chunk in stores.stored.rows(made) for row in chunk]
+    assert rows == [("int:3", 0, {"_id": 3, "t": "x" * 100})]
+    collection = await stores.stored.newest(log, "docs")
+    assert collection is not None
+    assert collection.seq == 0
+    assert await stores.stored.nearest(log, shape, Seq(9)) == made
+    assert await stores.stored.nearest(log, shape, Seq(3)) == collection
+    assert await stores.stored.nearest(log, Shape("docs", IdText("int:4")), Seq(9)) == collection
+    # The events up to 4 can't be read: the state comes from the document's own snapshot.
+    assert await stores.state.documents(log, "docs", [shape.id or IdText("")], Seq(4)) == {"int:3": rows[0][1:]}
+    nobody = await stores.state.documents(log, "docs", [IdText("nobody")], Seq(4))
+    assert nobody == {"nobody": None}
+
+
+# --- retirement -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def grown(log: LogId, stores: Stores, settings: Settings) -> LogId:
+    """The log with snapshots of `docs` at 0 to 5, all made long ago."""
+    maker = snapshotter(stores, settings, snapshot_events=1)
+    await maker.look()
+    for _ in range(5):
+        await append(stores, log, "docs", 1)
+        await maker.look()
+    await aged(stores, days=100)
+    assert await seqs(stores, log) == [0, 1, 2, 3, 4, 5]
+    return log
+
+
+async def raise_horizon(stores: Stores, log: LogId, seq: int) -> None:
+    await stores.tiers.raise_floor(log, Seq(seq))
+    await stores.tiers.raise_horizon(log, Seq(seq))
+
+
+async def chunked(stores: Stores) -> set[str]:
+    return set(await stores.log["snapshot_chunks"].distinct("_id.s"))
+
+
+async def test_the_newest_and_what_the_log_begins_with_are_kept(
+    grown: LogId, stores: Stores, settings: Settings
+) -> None:
+    maker = snapshotter(stores, settings, snapshots_kept=2)
+    await maker.look()
+    assert await seqs(stores, grown) == [0, 1, 4, 5]
+    await raise_horizon(stores, grown, 3)
+    await maker.look()
+    assert await seqs(stores, grown) == [1, 4, 5], "nothing nearer to the horizon is left"
+    await raise_horizon(stores, grown, 4)
+    await maker.look()
+    assert await seqs(stores, grown) == [4, 5]
+    kept = {item.id for item in await stores.stored.listing(grown) if item.documents}
+    assert await chunked(stores) == kept
+    assert await stores.stored.hidden(grown) == []
+
+
+async def test_one_of_each_day_is_kept(grown: LogId, stores: Stores, settings: Settings) -> None:
+    today = datetime.now(UTC)
+    for seq, days in ((1, 2), (2, 2), (3, 1), (4, 0), (5, 0)):
+        await stores.log["snapshots"].update_many({"n": seq}, {"$set": {"at": today - timedelta(days=days)}})
+    await raise_horizon(stores, grown, 4)
+    await snapshotter(stores, settings, snapshots_kept=1, snapshot_days=3).look()
+    assert await seqs(stores, grown) == [2, 3, 4, 5]
+
+
+async def test_what_is_being_read_is_kept_until_it_has_been(grown: LogId, stores: Stores, settings: Settings) -> None:
+    maker = snapshotter(stores, settings, snapshots_kept=1)
+    await raise_horizon(stores, grown, 5)
+    second = await stores.stored.newest(grown, "docs", Seq(2))
+    assert second is not None
+    async with stores.pins.held(grown, second.seq, second.id):
+        await maker.look()
+        assert await seqs(stores, grown) == [2, 5]
+        assert len([row async for chunk in stores.stored.rows(second) for row in chunk]) == 10
+    await maker.look()
+    assert await seqs(stores, grown) == [5]
+
+
+async def test_one_that_is_pinned_just_before_it_is_hidden_is_shown_again(
+    grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader comes between the first look at the pins and the hiding; and so does a horizon."""
+    maker = snapshotter(stores, settings, snapshots_kept=1)
+    await raise_horizon(stores, grown, 1)
+    third, hide = await stores.stored.newest(grown, "docs", Seq(3)), stores.stored.hide
+    assert third is not None
+    pin = stores.pins.held(grown, third.seq, third.id)
+
+    async def late(names: set[str]) -> None:
+        await pin.__aenter__()
+        await raise_horizon(stores, grown, 4)
+        await hide(names)
+        assert await stores.stored.find(third.id) is None
+
+    monkeypatch.setattr(stores.stored, "hide", late)
+    await maker.look()
+    assert await seqs(stores, grown) == [3, 4, 5]
+    await pin.__aexit__(None, None, None)
+
+
+async def test_one_that_was_left_hidden_is_removed_or_shown_by_the_next_look(
+    grown: LogId, stores: Stores, settings: Settings
+) -> None:
+    """As after a kill between the hiding and the removing."""
+    listed = {item.seq: item.id for item in await stores.stored.listing(grown) if item.shape == "docs"}
+    await raise_horizon(stores, grown, 3)
+    await stores.stored.hide([listed[Seq(1)], listed[Seq(5)]])
+    await stores.log["snapshots"].update_many({"hidden": True}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
+    await snapshotter(stores, settings, snapshots_kept=2).look()
+    assert await seqs(stores, grown) == [3, 4, 5]
+    assert listed[Seq(1)] not in await chunked(stores)
+
+
+async def test_what_was_stored_before_the_collection_was_tracked_anew_is_removed(
+    grown: LogId, stores: Stores, settings: Settings
+) -> None:
+    await append(stores, grown, "docs", 1)
+    await stores.tracking.activate(["docs"], grown, Seq(6))
+    await snapshotter(stores, settings).look()
+    assert await seqs(stores, grown) == [6]
+
+
+async def test_a_reading_whose_snapshot_is_retired_meanwhile_takes_another(
+    grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its chunks gone, the snapshot would seem to be without the documents."""
+    rows_of = stores.stored.rows_of
+    # Only the newest is there, and it is about something else: all comes from snapshots.
+    await stores.log["events"].delete_many({"_id.n": {"$lt": 5}})
+    await stores.log["events"].update_one({"_id.n": 5}, {"$set": {"c": "elsewhere"}})
+    removed: list[str] = []
+
+    def raced(snapshot: Any, ids: Any) -> Any:
+        async def rows() -> Any:
+            if not removed:
+                removed.append(snapshot.id)
+                await stores.stored.remove(snapshot.id)
+            async for row in rows_of(snapshot, ids):
+                yield row
+
+        return rows()
+
+    monkeypatch.setattr(stores.stored, "rows_of", raced)
+    found = await stores.state.documents(grown, "docs", [IdText("int:1"), IdText("int:2")], Seq(5))
+    assert removed
+    assert found[IdText("int:1")] == (0, {"_id": 1, "t": "x" * 100})

@@ -1,0 +1,172 @@
+"""What is tracked, from which point on, and what can't be."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from app.domain.position import Seq
+from app.errors import ConfigurationError
+from app.settings import Settings
+from app.stores.changes import watch
+from app.stores.logs import cluster_identity
+from app.stores.stores import Stores
+from support.load import under_load
+from support.replay import Replay, assert_complete, caught_up, current_log, eventually, replayed, tracked
+from support.sequencing import began, snapshot
+from support.systems import running_worker
+from workers.worker import Worker
+
+
+async def test_a_collection_is_tracked_at_run_time_from_a_point_on(stores: Stores, settings: Settings) -> None:
+    early, late = stores.data["early"], stores.data["late"]
+    await late.insert_many([{"_id": n, "a": 0} for n in range(5)])
+    async with running_worker(settings):
+        log = await began(stores, "early")
+        await early.insert_one({"_id": 1})
+        await late.update_one({"_id": 0}, {"$set": {"a": 1}})
+        await caught_up(stores)
+        assert await began(stores, "late") == log
+        base = next(item.base for item in await stores.tracking.read() if item.name == "late")
+        assert base == 1
+        await late.update_one({"_id": 1}, {"$set": {"a": 2}})
+        await late.delete_one({"_id": 2})
+        await early.insert_one({"_id": 2})
+        await caught_up(stores)
+        events = [event async for event in stores.events.read(log, Seq(0))]
+    assert [(event.seq, event.collection, event.id) for event in events] == [
+        (1, "early", "int:1"),
+        (2, "late", "int:1"),
+        (3, "late", "int:2"),
+        (4, "early", "int:2"),
+    ]
+
+
+async def test_what_is_untracked_is_sequenced_no_longer(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs", "others")
+        await stores.data["others"].insert_one({"_id": 1})
+        before = (await replayed(stores, await caught_up(stores))).seq
+        await stores.tracking.forget(["others"])
+        await stores.data["docs"].insert_one({"_id": 1})
+
+        async def reopened() -> bool | None:
+            # Other changes are still in the stream until it is opened anew.
+            await stores.data["others"].insert_one({})
+            seen = (await replayed(stores, await caught_up(stores))).seq
+            await stores.data["others"].insert_one({})
+            return True if (await replayed(stores, await caught_up(stores))).seq == seen else None
+
+        await eventually(stores, "heads", reopened)
+        await stores.tracking.ask(["others"])
+        await tracked(stores, "docs", "others")
+        base = next(item.base for item in await stores.tracking.read() if item.name == "others")
+        await stores.data["others"].insert_one({"_id": 2})
+        events = (await replayed(stores, await caught_up(stores))).events
+    assert await current_log(stores) == log
+    assert base > before
+    assert [event["id"] for event in events if event["seq"] > base] == ["int:2"]
+
+
+async def test_tracking_under_load_misses_nothing(stores: Stores, settings: Settings) -> None:
+    rng = random.Random(3)
+    names = [f"c{n}" for n in range(5)]
+
+    async def write() -> None:
+        await stores.data[rng.choice(names)].update_one({"_id": rng.randrange(9)}, {"$inc": {"n": 1}}, upsert=True)
+
+    async with running_worker(settings):
+        async with under_load(write, write) as load:
+            bases: dict[str, Replay] = {}
+            for name in names:
+                log = await began(stores, name)
+                await load.wait(20)
+                bases[name] = await snapshot(stores, log, name)
+            await load.wait(50)
+        log = await caught_up(stores)
+        for name in names:
+            shape_events = [event async for event in stores.events.read(log, Seq(0))]
+            rows = bases[name].of(name)
+            for event in shape_events:
+                if event.collection == name and event.seq > bases[name].seq:
+                    one = Replay(seq=event.seq - 1, rows={(name, key): row for key, row in rows.items()})
+                    one.take(event)
+                    rows = one.of(name)
+            assert {document["_id"]: document["n"] for _, document in rows.values()} == {
+                document["_id"]: document["n"] async for document in stores.data[name].find()
+            }
+
+
+async def test_a_change_at_the_very_time_of_a_checkpoint_is_not_sequenced_again(
+    stores: Stores, settings: Settings
+) -> None:
+    """A high-water mark stands before the changes of its time: with a collection more, the stream brings them again."""
+    await stores.ensure_indexes()
+    identity = await cluster_identity(stores.data)
+    async with watch(stores.data, [{"$match": {"ns.coll": "nothing"}}]) as stream:
+        await stores.data["docs"].insert_one({"_id": "before"})
+        while True:
+            # The server's own writes may come between: then once more.
+            await stores.data["docs"].update_one({"_id": "before"}, {"$inc": {"n": 1}})
+            written = (await stores.data.command("ping"))["operationTime"]
+            batch = await stream.read(wait=0.05, limit=10)
+            while batch.time < written:
+                batch = await stream.read(wait=0.05, limit=10)
+            if batch.time == written:
+                break
+    log = await stores.logs.begin(None, cluster=identity, reason="test", token=batch.token, time=batch.time)
+    await stores.tracking.ask(["docs"])
+    await stores.tracking.activate(["docs"], log.id, Seq(0))
+    async with running_worker(settings):
+        await stores.data["docs"].insert_one({"_id": "after"})
+        replay = await replayed(stores, await caught_up(stores))
+    assert [event["id"] for event in replay.events] == ["after"]
+
+
+@pytest.mark.parametrize("name", ["with space", "a.b.c", "größe", "events", "%2F", "x" * 120])
+async def test_collections_of_any_name(stores: Stores, settings: Settings, name: str) -> None:
+    async with running_worker(settings):
+        await began(stores, name)
+        await stores.data[name].insert_one({"_id": 1})
+        replay = await assert_complete(stores, name)
+    assert [event["collection"] for event in replay.events] == [name]
+
+
+async def test_what_cannot_be_tracked_is_said_and_stops_nobody_else(
+    stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stores.data.create_collection("view", viewOn="docs", pipeline=[])
+    await stores.data.create_collection("series", timeseries={"timeField": "t"})
+    async with running_worker(settings.model_copy(update={"collections": ("view", "docs", "series")})):
+        await tracked(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+        reasons = {item.name: item.refused for item in await stores.tracking.read()}
+        assert reasons == {
+            "docs": None,
+            "series": "it is a timeseries, which has no changes of its own",
+            "view": "it is a view, which has no changes of its own",
+        }
+        await stores.data.drop_collection("view")
+        await tracked(stores, "docs", "view")
+        assert {item.name for item in await stores.tracking.read() if item.refused} == {"series"}
+    assert [line for line in caplog.messages if line.startswith("view can't be tracked")] == [
+        "view can't be tracked: it is a view, which has no changes of its own"
+    ]
+
+
+async def test_a_name_that_mongodb_refuses_stops_nobody_else(stores: Stores, settings: Settings) -> None:
+    await stores.log["collections"].insert_many([{"_id": "bad$name"}, {"_id": "x" * 250}])
+    async with running_worker(settings):
+        await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+        assert len([item for item in await stores.tracking.read() if item.refused]) == 2
+
+
+async def test_settings_that_name_an_impossible_collection(settings: Settings) -> None:
+    worker = Worker(settings.model_copy(update={"collections": ("system.users",)}), asyncio.Event())
+    with pytest.raises(ConfigurationError, match=r"system\.users"):
+        await worker.run()

@@ -1,0 +1,94 @@
+"""The plan over all counts and positions: always an exact answer, and never one that is modelled as dearer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.plan import (
+    Answer,
+    Extent,
+    ResetReason,
+    Size,
+    Stored,
+    Tail,
+    allowed,
+    catch_up,
+    events_cost,
+    live_cost,
+    refusal,
+    squashed_cost,
+    stored_cost,
+    usable,
+)
+from app.domain.position import LogId, Position, Seq
+
+COUNT = st.integers(0, 10**7)
+SEQ = st.integers(0, 60).map(Seq)
+POSITIONS = st.builds(Position, st.sampled_from(["aaaa", "bbbb"]).map(LogId), SEQ)
+EXTENTS = st.tuples(*[SEQ] * 4).map(
+    lambda seqs: Extent(LogId("aaaa"), max(seqs), seqs[3], *sorted(seqs[:2], reverse=True))
+)
+SIZES = st.builds(Size, COUNT, COUNT)
+TAILS = st.builds(Tail, COUNT, COUNT, COUNT, COUNT)
+STORED = st.none() | st.builds(Stored, SEQ, SIZES, TAILS)
+AVOID = st.frozensets(st.sampled_from(Answer))
+
+
+@given(POSITIONS, EXTENTS, TAILS, SIZES, STORED, AVOID)
+def test_there_is_always_an_answer_and_it_is_exact(
+    position: Position, extent: Extent, tail: Tail, size: Size, stored: Stored | None, avoid: frozenset[Answer]
+) -> None:
+    chosen = catch_up(position, extent, tail, size, stored, avoid)
+    reachable = position.log == extent.log and extent.base <= position.seq <= extent.head
+    if chosen.answer is Answer.EVENTS:
+        assert reachable
+        assert position.seq >= extent.horizon
+    if chosen.answer is Answer.SQUASHED:
+        assert reachable
+        assert position.seq >= min(extent.squash_floor, extent.horizon)
+    if chosen.reset is not None:
+        assert chosen.answer is Answer.SNAPSHOT
+        assert chosen.reset is refusal(position, extent)
+    else:
+        assert reachable, "who stands where nothing leads on gives the position up"
+        assert refusal(position, extent) in {None, ResetReason.BEFORE_HORIZON}
+
+
+@given(POSITIONS, EXTENTS, TAILS, SIZES, STORED)
+def test_no_exact_answer_is_modelled_as_cheaper(
+    position: Position, extent: Extent, tail: Tail, size: Size, stored: Stored | None
+) -> None:
+    chosen = catch_up(position, extent, tail, size, stored)
+    exact = allowed(position, extent)
+    others = [live_cost(size)]
+    others += [events_cost(tail)] if Answer.EVENTS in exact else []
+    others += [squashed_cost(tail, size)] if Answer.SQUASHED in exact else []
+    if stored is not None and (stored.seq >= position.seq or chosen.reset):
+        others.append(stored_cost(stored, extent))
+    assert chosen.cost == min(others)
+
+
+@given(POSITIONS, EXTENTS, TAILS, SIZES, st.sampled_from(["passed", "events", "bytes", "touched"]), COUNT)
+def test_who_has_missed_more_is_never_modelled_as_cheaper_to_serve(
+    position: Position, extent: Extent, tail: Tail, size: Size, field: str, more: int
+) -> None:
+    worse = replace(tail, **{field: getattr(tail, field) + more})
+    assert catch_up(position, extent, worse, size, None).cost >= catch_up(position, extent, tail, size, None).cost
+
+
+@given(EXTENTS, TAILS, SIZES, SEQ)
+def test_from_a_usable_snapshot_nobody_is_reset(extent: Extent, tail: Tail, size: Size, seq: Seq) -> None:
+    stored = Stored(seq, size, tail)
+    if usable(stored, extent):
+        assert catch_up(Position(extent.log, seq), extent, tail, size, None).reset is None
+
+
+@given(POSITIONS, EXTENTS, SIZES, STORED)
+def test_who_has_missed_nothing_is_told_nothing_else(
+    position: Position, extent: Extent, size: Size, stored: Stored | None
+) -> None:
+    chosen = catch_up(position, extent, Tail(0, 0, 0, 0), size, stored)
+    assert (chosen.answer is Answer.EVENTS) == (refusal(position, extent) is None)

@@ -1,0 +1,86 @@
+"""The nemeses of the machines themselves: clocks that jump, and disks that are full."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pymongo.errors import PyMongoError
+
+from support.chaos.clocks import Clock
+from support.chaos.rig import Rig
+
+_FULL = 15.0
+"""Seconds that a member gets to notice that its disk is full."""
+
+
+async def jump_worker_clock(rig: Rig) -> None:
+    """The clock of any worker, or of all, jumps by seconds to hours, forwards or backwards; later it is right again."""
+    names = rig.choose.choice((rig.fleet.workers, [await rig.leader()]))
+    await _jump(rig, [rig.fleet.clocks[name] for name in names], most=4 * 3600)
+
+
+async def jump_server_clock(rig: Rig) -> None:
+    """The same of any server."""
+    await _jump(rig, [rig.fleet.clocks[rig.choose.choice(rig.fleet.servers)]], most=4 * 3600)
+
+
+async def jump_member_clock(rig: Rig) -> None:
+    """The same of a member of the replica set, by minutes: leases run out at once, or not for a while.
+
+    Cluster time follows the primary's clock forwards, and never goes back.
+    """
+    members = [await rig.cluster.primary(), rig.choose.choice(rig.cluster.members)]
+    clock = rig.choose.choice(members).clock
+    if clock is not None:
+        await _jump(rig, [clock], most=290)
+    await rig.cluster.healthy()
+
+
+async def _jump(rig: Rig, clocks: Sequence[Clock], *, most: float) -> None:
+    seconds = rig.choose.choice((-1, 1)) * most ** rig.choose.uniform(0.2, 1.0)
+    for clock in clocks:
+        clock.jump(seconds)
+    try:
+        # It is noticed within a second.
+        await asyncio.sleep(rig.choose.uniform(1.2, 3.0))
+    finally:
+        for clock in clocks:
+            clock.jump(0)
+
+
+async def jump_monotonic_clock(rig: Rig) -> None:
+    """All clocks of a worker that leads jump forwards, also the monotonic one, as when a whole machine was asleep."""
+    name = rig.choose.choice(rig.fleet.workers)
+    clock = rig.fleet.clocks[name]
+    await rig.fleet.kill(name)
+    rig.fleet.start(name, monotonic=True)
+    # Until it leads, as far as that can be had: the others are not asked to step aside.
+    await asyncio.sleep(rig.choose.uniform(1.5, 3.0))
+    clock.jump(4 * 3600 ** rig.choose.uniform(0.2, 1.0))
+    await asyncio.sleep(rig.choose.uniform(1.2, 2.5))
+    # It must not jump back: no machine's does. So this process has had its day.
+    await rig.fleet.kill(name)
+    clock.jump(0)
+    rig.fleet.start(name)
+
+
+async def fill_disk(rig: Rig) -> None:
+    """A member's disk is full until it ends itself, as MongoDB then does; there is room again when it comes back."""
+    member = rig.choose.choice((await rig.cluster.primary(), rig.choose.choice(rig.cluster.members)))
+    if member.disk is None:
+        return
+    await asyncio.to_thread(member.disk.fill)
+    deadline = time.monotonic() + _FULL
+    while member.running and time.monotonic() < deadline:
+        # A checkpoint: it has to write, whatever it would have put off.
+        with suppress(PyMongoError):
+            await member.direct.admin.command("fsync")
+        await asyncio.sleep(0.2)
+    rig.ended["a full disk ended a member"] += not member.running
+    await member.kill()
+    member.disk.free()
+    member.start()
+    await rig.cluster.healthy()

@@ -1,0 +1,178 @@
+"""Where history was lost, the log is repaired by comparison. What such a repair may say, and what it has to.
+
+Between the last change that was read and the repair's own time, commits have no events of their own: a gap. In its
+place stand the events that turn what the log said into what the collections then were, and no others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.chaos.evidence import Commit, Evidence, LogRow
+from support.chaos.history import Key
+from support.chaos.violation import Violation
+
+Name = tuple[Any, ...]
+Marks = Mapping[Key, str | None]
+"""Document → the mark that it carries, which no other write gives. Not in it: it does not exist."""
+
+
+@dataclass(slots=True)
+class Gap:
+    """Commits without an event of their own, events without a commit of their own, and what was before and is after."""
+
+    commits: list[Commit] = field(default_factory=list)
+    rows: list[LogRow] = field(default_factory=list)
+    before: Marks | None = None
+    said: Marks = field(default_factory=dict)
+    true: Marks = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.commits or self.rows)
+
+    @property
+    def items(self) -> list[LogRow | Commit]:
+        return [*self.commits, *self.rows]
+
+    def of(self, key: Key) -> tuple[str, ...]:
+        """What is in it of one document: the witness."""
+        items = [item for item in self.items if item.key == key]
+        return (f"before: {(self.before or {}).get(key, 'nothing')}", *map(str, items))
+
+
+def names(items: Iterable[LogRow] | Iterable[Commit]) -> list[Name]:
+    """A name for each, the same for an event and its commit; what comes twice has another name the second time."""
+    seen: Counter[Name] = Counter()
+    found: list[Name] = []
+    for item in items:
+        name = (item.time, item.key, item.kind, item.mark)
+        seen[name] += 1
+        found.append((*name, seen[name]))
+    return found
+
+
+def ranks(commits: Sequence[Commit]) -> list[int]:
+    """The place of each commit; the same for those that have no order among themselves."""
+    found: list[int] = []
+    for index, commit in enumerate(commits):
+        together = index > 0 and commit.whole and commits[index - 1].whole and commits[index - 1].time == commit.time
+        found.append(found[-1] if together else index)
+    return found
+
+
+def steady(evidence: Evidence) -> tuple[list[LogRow], list[Commit]]:
+    """Events and commits of the collections that were tracked all the time."""
+    rows = [row for row in evidence.rows if row.key[0] not in evidence.sometimes]
+    return rows, [commit for commit in evidence.commits or () if commit.key[0] not in evidence.sometimes]
+
+
+def gaps(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Gap]:
+    """All gaps, in order."""
+    events, changes, rank = names(rows), names(commits), ranks(commits)
+    place = {name: index for index, name in enumerate(changes)}
+    shared = place.keys() & set(events)
+    said: dict[Key, str | None] = {}
+    true: dict[Key, str | None] = {}
+    gap, done = Gap(), 0
+    for name, row in zip(events, rows, strict=True):
+        if name not in shared:
+            gap.before = dict(said) if gap.before is None else gap.before
+            gap.rows.append(row)
+        else:
+            upto = max(done, rank[place[name]])
+            gap.commits += _alone(changes[done:upto], commits[done:upto], shared)
+            for commit in commits[done:upto]:
+                _follow(true, commit)
+            if gap:
+                yield _closed(gap, said, true)
+            gap, done = Gap(), upto
+        _follow(said, row)
+    gap.commits += _alone(changes[done:], commits[done:], shared)
+    for commit in commits[done:]:
+        _follow(true, commit)
+    if gap:
+        yield _closed(gap, said, true)
+
+
+def _closed(gap: Gap, said: Marks, true: Marks) -> Gap:
+    gap.before = dict(said) if gap.before is None else gap.before
+    gap.said, gap.true = dict(said), dict(true)
+    return gap
+
+
+def _alone(found: Sequence[Name], commits: Sequence[Commit], shared: set[Name]) -> list[Commit]:
+    return [commit for name, commit in zip(found, commits, strict=True) if name not in shared]
+
+
+def _follow(state: dict[Key, str | None], item: LogRow | Commit) -> None:
+    if item.kind == "delete":
+        state.pop(item.key, None)
+    else:
+        state[item.key] = item.mark if item.mark is not None else state.get(item.key)
+
+
+def check(evidence: Evidence) -> Iterator[Violation]:
+    """Each gap is a repair that the worker knows of, and after it the log is right again."""
+    rows, commits = steady(evidence)
+    found = list(gaps(rows, commits))
+    if len(found) > evidence.repairs:
+        extra = found[evidence.repairs]
+        witness = tuple(map(str, extra.items))
+        said = f"{len(found)} times commits have no events, and {evidence.repairs} repairs are recorded"
+        yield Violation("bijection", said, witness)
+    for gap in found:
+        yield from _difference_events(gap)
+        yield from _outcome(gap)
+
+
+def _outcome(gap: Gap) -> Iterator[Violation]:
+    """What the gap was about is the same in the log and in the collections when it is over."""
+    for key in sorted({item.key for item in gap.items}):
+        if gap.said.get(key, _NOTHING) != gap.true.get(key, _NOTHING):
+            is_, was = gap.said.get(key, "nothing"), gap.true.get(key, "nothing")
+            message = f"after a repair {'/'.join(key)} is {was}, the log says {is_}"
+            yield Violation("bijection", message, gap.of(key))
+
+
+_NOTHING = object()
+
+
+def _difference_events(gap: Gap) -> Iterator[Violation]:
+    """They say what a document is, once in a repair, and only where that is something else than before."""
+    state = dict(gap.before or {})
+    told: dict[str, set[Key]] = defaultdict(set)
+    for row in gap.rows:
+        was = state.get(row.key, _NOTHING)
+        _follow(state, row)
+        if row.body["op"] == "update" or row.group is not None or not row.body.get("external"):
+            yield Violation("bijection", "an event has no committed change of its own", (str(row), *gap.of(row.key)))
+        elif row.key in told[row.token] or state.get(row.key, _NOTHING) == was:
+            yield Violation("bijection", "a repair says what is known already", (str(row), *gap.of(row.key)))
+        told[row.token].add(row.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Excuse:
+    """What need not be in the log by an event of its own, as a repair stands for it."""
+
+    everything: bool = False
+    marks: frozenset[str] = frozenset()
+    deleted: frozenset[Key] = frozenset()
+    told: frozenset[tuple[str, int]] = frozenset()
+    """(log, seq) of the events that are the repairs' own."""
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Excuse:
+        """Of a run with repairs. Without the oplog nobody knows where they are."""
+        if evidence.commits is None:
+            return cls(everything=True)
+        found = list(gaps(*steady(evidence)))
+        commits = [commit for gap in found for commit in gap.commits]
+        return cls(
+            marks=frozenset(commit.mark for commit in commits if commit.mark is not None),
+            deleted=frozenset(commit.key for commit in commits if commit.kind == "delete"),
+            told=frozenset((row.log, row.seq) for gap in found for row in gap.rows),
+        )

@@ -1,0 +1,33 @@
+"""A sequenced collection: from when on it is tracked, what it is at a position, what its events say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from app.domain.position import LogId
+from app.domain.shape import Shape
+from app.stores.stores import Stores
+from support.replay import Replay, tracked
+
+
+def brief(event: dict[str, Any]) -> tuple[Any, ...]:
+    """What an event says of one change."""
+    return event["op"], event["id"], event["base"], event["version"], event.get("op_id")
+
+
+async def began(stores: Stores, *names: str) -> LogId:
+    """Ask for collections, and wait until they are tracked."""
+    await stores.tracking.ask(names)
+    return await tracked(stores, *names)
+
+
+async def snapshot(stores: Stores, log: LogId, name: str) -> Replay:
+    """The collection at the newest checkpoint, ready to take the events after it."""
+    async with stores.snapshots.open(log, Shape(name)) as taken:
+        replay = Replay(seq=taken.position.seq)
+        async for document in taken.documents:
+            row = orjson.loads(document.row)
+            replay.rows[name, document.id] = row["version"], row["doc"]
+    return replay

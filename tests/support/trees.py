@@ -1,0 +1,14 @@
+"""The JSON form of BSON values, as plain Python values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from app.domain.values import to_json
+
+
+def to_tree(value: Any) -> Any:
+    """What a client reads: dict, list, str, int, float, bool, None."""
+    return orjson.loads(to_json(value))

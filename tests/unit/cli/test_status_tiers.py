@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from app.cli.status_tiers import archive_kind
+from app.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"), [("", "directory"), ("none", "none"), ("s3://b/c", "s3"), ("file:///a", "directory")]
+)
+def test_the_kind_of_archive(url: str, kind: str) -> None:
+    assert archive_kind(Settings(archive_url=url)) == kind

@@ -1,0 +1,39 @@
+"""How far the clients of a server are behind."""
+
+from __future__ import annotations
+
+from app.domain.ids import IdText
+from app.domain.position import LogId, Position, Seq
+from app.domain.shape import Shape
+from app.stores.events import StoredEvent
+from app.sync.operating import Behind, behind
+from app.sync.pages import PageLimit
+from app.sync.window import Window
+
+LOG, OTHER = LogId("aaaa"), LogId("bbbb")
+ORDERS, USERS = Shape("orders"), Shape("users")
+
+
+def window() -> Window:
+    """Events 11 to 20; the even ones are of `orders`, the odd ones of `users`, but for 20."""
+    made = Window(10_000_000, PageLimit(100, 100_000))
+    made.start(LOG, Seq(10))
+    names = {seq: "users" if seq % 2 or seq == 20 else "orders" for seq in range(11, 21)}
+    made.extend(StoredEvent(Seq(seq), name, IdText("1"), b"{}") for seq, name in names.items())
+    return made
+
+
+def test_without_clients_nobody_is_behind() -> None:
+    assert behind(window(), []) == Behind(LOG, None, 0)
+    assert behind(window(), [{ORDERS: Position(OTHER, Seq(3))}]) == Behind(LOG, None, 0)
+
+
+def test_the_oldest_client_counts() -> None:
+    vectors = [{ORDERS: Position(LOG, Seq(18))}, {USERS: Position(LOG, Seq(13)), ORDERS: Position(LOG, Seq(16))}]
+    assert behind(window(), vectors) == Behind(LOG, Seq(13), 7)
+    assert behind(window(), [{ORDERS: Position(LOG, Seq(4))}]) == Behind(LOG, Seq(4), 16)
+
+
+def test_a_client_of_a_quiet_shape_is_not_behind() -> None:
+    assert behind(window(), [{ORDERS: Position(LOG, Seq(18))}]) == Behind(LOG, Seq(20), 0)
+    assert behind(window(), [{Shape("nothing"): Position(LOG, Seq(12))}]) == Behind(LOG, Seq(20), 0)

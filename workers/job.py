@@ -1,0 +1,101 @@
+"""A job beside the sequencer: one worker at a time does it, under a lease of its own, and gives way to sequencing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+
+from app.errors import EventsyncError, Unavailable
+from app.settings import Settings
+from app.stores.leases import LeaseStore
+from app.waiting import set_within
+from workers.turns import Turns
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_CAP = 60.0
+
+
+class Stopped(EventsyncError):
+    """The worker is to end: whatever is half done is left or undone at once."""
+
+    code = "stopped"
+
+
+class LeaseLost(EventsyncError):
+    """Another worker has the job now."""
+
+    code = "lease_lost"
+
+
+class Job(ABC):
+    """Looks for work again and again, while it holds the lease, until `stop`.
+
+    Two workers may be at the same job for a moment, when a lease has run out under a holder that was paused: `look`
+    must be safe then, the lease is for liveness only.
+    """
+
+    def __init__(self, job: str, leases: LeaseStore, settings: Settings, name: str, stop: asyncio.Event) -> None:
+        self._job = job
+        self._leases = leases
+        self._period = settings.lease_period
+        self._pause = settings.checkpoint_interval
+        self._name = name
+        self._stop = stop
+        self._renewed = 0.0
+        self._turns = Turns()
+
+    @abstractmethod
+    async def look(self) -> None:
+        """Do what is to be done now, calling `step` all the while. May be broken off by any error at any await."""
+
+    async def run(self) -> None:
+        """Work until `stop`; whatever goes wrong is tried again, less and less often."""
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                if await self._renew():
+                    await self.look()
+                failures = 0
+            except Stopped:
+                break
+            except EventsyncError as error:
+                failures += 1
+                log.warning("%s: %s; trying again", self._job, error.message)
+            except Exception:
+                failures += 1
+                log.exception("%s: failed; trying again", self._job)
+            await set_within(self._stop, self._backoff(failures))
+        await self._release()
+
+    async def step(self) -> None:
+        """Call it often, for each document or batch: nearly free, until it is somebody else's turn.
+
+        Raises `Stopped`, and `LeaseLost` once another worker has the lease.
+        """
+        if self._stop.is_set():
+            raise Stopped
+        if await self._turns.next():
+            await self._keep()
+
+    async def _keep(self) -> None:
+        if time.monotonic() - self._renewed > self._period / 4 and not await self._renew():
+            raise LeaseLost("another worker has taken the lease")
+
+    async def _renew(self) -> bool:
+        self._renewed = time.monotonic()
+        return await self._leases.acquire(self._job, self._name, self._period)
+
+    async def _release(self) -> None:
+        try:
+            await self._leases.release(self._job, self._name)
+        except Unavailable as error:
+            log.warning("%s; it runs out by itself", error.message)
+
+    def _backoff(self, failures: int) -> float:
+        if not failures:
+            return self._pause
+        return min(_BACKOFF_CAP, self._pause * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
