@@ -27,8 +27,13 @@ class _Client(AsyncMongoClient[dict[str, Any]]):
             await super().close()
 
 
+def app_name(settings: Settings, role: str) -> str:
+    """What a process of this role is called in MongoDB's own logs and operations (`eventsync-serve/shop`)."""
+    return f"eventsync-{role}/{settings.database}"
+
+
 def connect(settings: Settings, role: str, *, patience: float | None = None) -> Client:
-    """A client whose every wait is bounded. `role` names it in MongoDB's own logs (`eventsync-serve`).
+    """A client whose every wait is bounded. `role` names it in MongoDB's own logs (see `app_name`).
 
     `patience` is how long an operation waits for a server to be there, in seconds, where that is to be shorter.
 
@@ -45,7 +50,7 @@ def connect(settings: Settings, role: str, *, patience: float | None = None) -> 
     try:
         return _Client(
             settings.mongodb_uri,
-            appname=f"eventsync-{role}",
+            appname=app_name(settings, role),
             w="majority",
             journal=True,
             readConcernLevel="majority",

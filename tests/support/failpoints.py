@@ -15,7 +15,7 @@ _NO_SUCH_COMMAND = 59
 
 @asynccontextmanager
 async def failing(client: Client, command: str, code: int, *, app: str, times: int = 1) -> AsyncIterator[None]:
-    """The next `times` such commands of the clients named `app` fail with `code`. Skips the test where it can't."""
+    """The next `times` such commands of the clients with this `app_name` fail with `code`. Skips where it can't."""
     point = {"configureFailPoint": "failCommand"}
     data = {"failCommands": [command], "errorCode": code, "appName": app}
     try:

@@ -13,7 +13,7 @@ from app.domain.values import Document
 from app.errors import Conflict, TooLarge, Unavailable
 from app.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
 from app.settings import Settings
-from app.stores.mongodb import connect
+from app.stores.mongodb import app_name, connect
 
 Break = Callable[..., Awaitable[None]]
 
@@ -35,7 +35,7 @@ async def breaking(client: Any) -> AsyncIterator[Break]:
     """Make MongoDB fail a command `times` times."""
 
     async def configure(command: str, *, times: int = 1_000_000, **how: Any) -> None:
-        data = {"failCommands": [command], "appName": "eventsync-failing", **how}
+        data = {"failCommands": [command], "appName": app_name(Settings(), "failing"), **how}
         try:
             await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
         except OperationFailure as error:

@@ -20,7 +20,7 @@ from app.stores.changes import (
     token_time,
     watch,
 )
-from app.stores.mongodb import Client, connect
+from app.stores.mongodb import Client, app_name, connect
 from app.stores.stores import Stores
 from support.failpoints import failing
 from support.splitting import skip_unless_split, splits
@@ -31,12 +31,8 @@ Database = AsyncDatabase[Any]
 @pytest.fixture
 async def alone(settings: Settings) -> AsyncIterator[Database]:
     """The test's database through a client of its own name, which faults can be aimed at."""
-    async with connect(settings, f"changes-{settings.database}") as client:
+    async with connect(settings, "changes") as client:
         yield client[settings.database]
-
-
-def app_of(settings: Settings) -> str:
-    return f"eventsync-changes-{settings.database}"
 
 
 async def keys(stream: ChangeStream, count: int) -> list[Any]:
@@ -126,7 +122,7 @@ async def test_a_killed_cursor_interrupts_and_another_stream_goes_on(stores: Sto
 async def test_lost_history_is_told_apart_from_an_interruption(
     client: Client, alone: Database, settings: Settings, code: int
 ) -> None:
-    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_of(settings)):
+    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_name(settings, "changes")):
         with pytest.raises(HistoryLost, match=str(code)):
             await stream.read(wait=1, limit=10)
 
@@ -134,7 +130,7 @@ async def test_lost_history_is_told_apart_from_an_interruption(
 async def test_history_that_is_lost_when_the_stream_is_opened(
     client: Client, alone: Database, settings: Settings
 ) -> None:
-    async with failing(client, "aggregate", 286, app=app_of(settings)):
+    async with failing(client, "aggregate", 286, app=app_name(settings, "changes")):
         with pytest.raises(HistoryLost):
             async with watch(alone, []):
                 raise AssertionError("opened")
@@ -144,7 +140,7 @@ async def test_history_that_is_lost_when_the_stream_is_opened(
 async def test_everything_else_is_an_interruption(
     client: Client, alone: Database, settings: Settings, code: int
 ) -> None:
-    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_of(settings)):
+    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_name(settings, "changes")):
         with pytest.raises(StreamInterrupted):
             await stream.read(wait=1, limit=10)
 
@@ -153,7 +149,7 @@ async def test_everything_else_is_an_interruption(
 async def test_a_change_whose_images_are_too_large_is_told_apart(
     client: Client, alone: Database, settings: Settings, code: int
 ) -> None:
-    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_of(settings)):
+    async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_name(settings, "changes")):
         with pytest.raises(ChangeTooLarge):
             await stream.read(wait=1, limit=10)
 
@@ -313,7 +309,7 @@ async def test_a_server_that_can_not_split_is_asked_without(
 ) -> None:
     """Each stream finds it out for itself: the next one may meet another member of the set, of another version."""
     able = await splits(large)
-    refusing = failing(client, "aggregate", 40324, app=app_of(settings)) if able else nullcontext()
+    refusing = failing(client, "aggregate", 40324, app=app_name(settings, "changes")) if able else nullcontext()
     async with refusing, watch(alone, [], images=True) as stream:
         start = stream.token
         await count_up(large)

@@ -12,7 +12,7 @@ from app.stores import lag
 from app.stores.changes import token_time, watch
 from app.stores.events import NewEvent, StoredEvent
 from app.stores.lag import Lag, LagReader
-from app.stores.mongodb import Client, connect
+from app.stores.mongodb import Client, app_name, connect
 from app.stores.stores import Stores
 from support.failpoints import failing
 
@@ -65,8 +65,7 @@ async def test_what_can_not_be_counted_is_said(log: LogId, client: Client, store
     await stores.logs.begin_repair(log, "a drill")
     assert (await reader(stores).read(log)).unknown == "the log is being repaired: a drill"
     await stores.logs.end_repair(log)
-    name = f"lag-{settings.database}"
-    async with connect(settings, name) as own, failing(client, "getMore", 286, app=f"eventsync-{name}"):
+    async with connect(settings, "lag") as own, failing(client, "getMore", 286, app=app_name(settings, "lag")):
         assert "has to repair the log" in str((await reader(Stores.of(own, settings)).read(log)).unknown)
     await stores.log["heads"].delete_many({})
     assert (await reader(stores).read(log)).unknown == "the log has no checkpoint"

@@ -11,7 +11,9 @@ from bson.int64 import Int64
 
 from app.domain.position import LogId, Seq
 from app.errors import Unavailable
+from app.settings import Settings
 from app.stores import tallies as module
+from app.stores.mongodb import app_name
 from app.stores.stores import Stores
 from app.stores.tallies import Tallies, Tally
 from support.failpoints import failing
@@ -112,7 +114,7 @@ async def test_one_that_is_broken_off_in_the_middle_counts_nothing_twice(stores:
     rows, tallies = history(40), Tallies(stores.log)
     await stores.log["events"].insert_many(rows)
     client = stores.log.client
-    async with failing(client, "commitTransaction", 11601, app="eventsync-test", times=1):
+    async with failing(client, "commitTransaction", 11601, app=app_name(Settings(), "test"), times=1):
         with pytest.raises(Unavailable):
             await tallies.add(LOG, Seq(40))
     await tallies.add(LOG, Seq(40))

@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.stores.changes import watch
 from app.stores.events import NewEvent, StoredEvent
 from app.stores.logs import Log
-from app.stores.mongodb import Client, connect
+from app.stores.mongodb import Client, app_name, connect
 from app.stores.stores import Stores
 from app.stores.tracking import Tracking
 from app.sync.feed import Feed
@@ -227,10 +227,10 @@ async def test_what_was_missed_during_an_interruption_is_read_from_the_log(
     client: Client, stores: Stores, settings: Settings
 ) -> None:
     log = await begin(stores)
-    async with connect(settings, f"feed-{settings.database}") as own, fed(Stores.of(own, settings), settings) as server:
+    async with connect(settings, "feed") as own, fed(Stores.of(own, settings), settings) as server:
         await server.until(lambda: server.window.log == log.id)
         for first in (1, 101, 201):
-            async with failing(client, "getMore", 43, app=f"eventsync-feed-{settings.database}"):
+            async with failing(client, "getMore", 43, app=app_name(settings, "feed")):
                 await append(stores, log, first, 100)
                 await server.at(first + 99)
         assert server.seqs() == list(range(1, 301))
@@ -239,9 +239,9 @@ async def test_what_was_missed_during_an_interruption_is_read_from_the_log(
 
 async def test_lost_history_is_read_from_the_log_too(client: Client, stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
-    async with connect(settings, f"feed-{settings.database}") as own, fed(Stores.of(own, settings), settings) as server:
+    async with connect(settings, "feed") as own, fed(Stores.of(own, settings), settings) as server:
         await server.until(lambda: server.window.log == log.id)
-        async with failing(client, "getMore", 286, app=f"eventsync-feed-{settings.database}"):
+        async with failing(client, "getMore", 286, app=app_name(settings, "feed")):
             await append(stores, log, 1, 50)
             await server.at(50)
         assert server.seqs() == list(range(1, 51))

@@ -10,7 +10,7 @@ from bson import Int64
 from bson.timestamp import Timestamp
 
 from app.settings import Settings
-from app.stores.mongodb import Client
+from app.stores.mongodb import Client, app_name
 from app.stores.stores import Stores
 from support.failpoints import failing
 from support.replay import assert_complete, caught_up, current_log, new_log, replayed, tracked
@@ -84,7 +84,7 @@ async def test_an_interruption_is_only_that(
 ) -> None:
     async with running_worker(settings):
         log = await began(stores, "docs")
-        async with failing(client, command, code, app="eventsync-worker", times=2):
+        async with failing(client, command, code, app=app_name(settings, "worker"), times=2):
             for number in range(20):
                 await stores.data["docs"].insert_one({"_id": number})
             replay = await assert_complete(stores, "docs")

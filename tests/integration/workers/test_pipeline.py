@@ -15,6 +15,7 @@ from app.domain.position import LogId, Seq
 from app.settings import Settings
 from app.stores.changes import Batch, HistoryLost, StreamInterrupted
 from app.stores.events import EventStore, Fenced, NewEvent
+from app.stores.mongodb import app_name
 from app.stores.stores import Stores
 from support.changes import change, inserted
 from support.failpoints import failing
@@ -240,6 +241,6 @@ async def test_a_command_that_fails_in_the_middle_of_a_backlog_loses_nothing(
     small = settings.model_copy(update={"stream_batch": 100})
     await backlog(stores, small, "docs")
     await stores.data["docs"].insert_many([{"_id": n} for n in range(2000)])
-    async with failing(client, command, 91, app="eventsync-worker", times=3), running_worker(small):
+    async with failing(client, command, 91, app=app_name(settings, "worker"), times=3), running_worker(small):
         replay = await replayed(stores, await caught_up(stores))
     assert [event["id"] for event in replay.events] == [f"int:{n}" for n in range(2000)]

@@ -12,7 +12,7 @@ from app.domain.position import LogId
 from app.domain.stamp import Stamp
 from app.settings import Settings
 from app.stores.changes import token_time, watch
-from app.stores.mongodb import Client
+from app.stores.mongodb import Client, app_name
 from app.stores.stores import Stores
 from support.failpoints import failing
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, tracked
@@ -73,7 +73,7 @@ async def test_what_happened_unseen_is_told(client: Client, stores: Stores, sett
         await caught_up(stores)
         before = (await assert_complete(stores, "docs")).seq
     await change_everything(stores)
-    async with failing(client, "getMore", code, app="eventsync-worker", times=1), running_worker(settings):
+    async with failing(client, "getMore", code, app=app_name(settings, "worker"), times=1), running_worker(settings):
         replay = await assert_complete(stores, "docs")
         assert sorted(brief(replay, before)) == sorted(CHANGED)
         assert all(event["external"] for event in replay.events if event["seq"] > before)
@@ -191,7 +191,7 @@ async def test_without_a_base_to_start_from_a_new_log_begins(
         await stores.log["snapshot_chunks"].delete_many({})
     else:
         await stores.log["snapshot_chunks"].update_many({}, tamper)
-    async with failing(client, "getMore", 286, app="eventsync-worker", times=1), running_worker(settings):
+    async with failing(client, "getMore", 286, app=app_name(settings, "worker"), times=1), running_worker(settings):
         assert await new_log(stores, log) != log
         new = await tracked(stores, "docs")
     assert new != log

@@ -11,7 +11,7 @@ from bson.timestamp import Timestamp
 from app.domain.position import LogId, Seq
 from app.settings import Settings
 from app.stores.changes import watch
-from app.stores.mongodb import Client, connect
+from app.stores.mongodb import Client, app_name, connect
 from app.stores.snapshots import TimeNotKept
 from app.stores.stores import SNAPSHOTTING, Stores
 from support.failpoints import failing
@@ -176,8 +176,10 @@ async def test_a_base_that_takes_longer_than_mongodb_keeps_its_time_is_said_and_
     log: LogId, client: Client, stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the middle of the reading, and again; what it left is removed each time, and the log stays."""
-    name = f"base-{settings.database}"
-    async with connect(settings, name) as own, failing(client, "getMore", 239, app=f"eventsync-{name}", times=2):
+    async with (
+        connect(settings, "base") as own,
+        failing(client, "getMore", 239, app=app_name(settings, "base"), times=2),
+    ):
         maker, stop = snapshotter(Stores.of(own, settings), settings)
         task = asyncio.create_task(maker.run())
         assert (await based(stores, log, "docs")).documents == 3000
@@ -197,9 +199,10 @@ async def test_tracked_anew_without_an_event_in_between_it_has_a_new_base(stores
         await stores.tracking.ask(["docs", "other"])
         log = await tracked(stores, "docs", "other")
         first = await based(stores, log, "docs")
-        await stores.tracking.forget(["docs"])
+    await stores.tracking.forget(["docs"])
+    async with running_worker(settings):
         await stores.data["other"].insert_one({"_id": 1})
-        await assert_complete(stores, "other")  # the worker has read on, and so noticed
+        await assert_complete(stores, "other")
         await stores.data["docs"].insert_one({"_id": 2})
         await stores.log["snapshots"].update_many({"c": "docs"}, {"$set": {"n": 1}})
         await stores.tracking.ask(["docs"])

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from pymongo.errors import PyMongoError
 
+from app.stores.mongodb import app_name
 from support.chaos.cluster import Member
 from support.chaos.rig import Rig
 
@@ -82,10 +83,8 @@ async def block_appends(rig: Rig) -> None:
 
 
 async def _worker_fails(rig: Rig, commands: list[str], times: int, **how: object) -> None:
-    primary = await rig.cluster.primary()
-    await _switch(
-        rig, primary, "failCommand", {"times": times}, failCommands=commands, appName="eventsync-worker", **how
-    )
+    primary, app = await rig.cluster.primary(), app_name(rig.settings, "worker")
+    await _switch(rig, primary, "failCommand", {"times": times}, failCommands=commands, appName=app, **how)
     await asyncio.sleep(rig.choose.uniform(0.2, 1.0))
     await _switch(rig, primary, "failCommand", "off")
 

@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from app.domain.ids import format_id
+from app.domain.values import RAW_CODEC
 from app.stores.mongodb import Client
 from support.chaos.evidence import Commit, Kind
 
@@ -173,7 +174,8 @@ async def first_time(client: Client) -> Timestamp | None:
 
 
 async def _feed(oplog: Oplog, client: Client, upto: Timestamp | None) -> bool:
-    entries = client["local"].get_collection("oplog.rs", read_concern=ReadConcern("majority"))
+    # Raw, so that of others' entries, which may hold what can't be decoded, nothing is but what is looked at.
+    entries = client["local"].get_collection("oplog.rs", RAW_CODEC, read_concern=ReadConcern("majority"))
     first = await entries.find_one({}, {"ts": 1}, sort=[("$natural", 1)])
     if first is None or (oplog.last != _BEGINNING and first["ts"] > oplog.last):
         raise LookupError(f"the oplog begins at {first and first['ts']}, it was read up to {oplog.last}")
@@ -219,6 +221,6 @@ def _mark(operation: Entry) -> str | None:
         return None
     content = operation["o"]
     if "diff" in content:
-        content = content["diff"].get("u", {}) | content["diff"].get("i", {})
+        content = dict(content["diff"].get("u", {})) | dict(content["diff"].get("i", {}))
     found: str | None = content.get("mark")
     return found

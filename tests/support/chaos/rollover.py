@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 from bson.timestamp import Timestamp
 
-from app.stores.mongodb import Client, connect
+from app.settings import Settings
+from app.stores.mongodb import Client, app_name, connect
 from app.stores.stores import Stores
 from support.chaos.checker import check
 from support.chaos.cluster import Machine, Member, running_cluster
@@ -38,6 +39,7 @@ _CODE = re.compile(r"history is lost \((\d+)\)")
 class Scene:
     """One worker, one server, one member with a small oplog, and one writer."""
 
+    settings: Settings
     fleet: Fleet
     member: Member
     client: Client
@@ -87,7 +89,7 @@ async def frozen(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def slow(scene: Scene) -> AsyncIterator[None]:
     """The worker's next read of its open cursor takes its time in MongoDB, while it keeps its lease."""
-    data = {"failCommands": ["getMore"], "appName": "eventsync-worker", "blockConnection": True}
+    data = {"failCommands": ["getMore"], "appName": app_name(scene.settings, "worker"), "blockConnection": True}
     point = {"configureFailPoint": "failCommand", "mode": {"times": 1}}
     await scene.member.direct.admin.command(point | {"data": data | {"blockTimeMS": _SLOW}})
     yield
@@ -115,7 +117,7 @@ async def roll_over(directory: Path, way: Way = down) -> Rolled:
         fleet.start("worker1", "serve1")
         await tracked(fleet.urls[0], COLLECTIONS)
         client = await stack.enter_async_context(connect(settings, "load"))
-        scene = Scene(fleet, cluster.members[0], client, Recorder(), Oplog("chaos", COLLECTIONS))
+        scene = Scene(settings, fleet, cluster.members[0], client, Recorder(), Oplog("chaos", COLLECTIONS))
         late = await _play(scene, settings.log_db, way)
         evidence = await gather(
             client,
