@@ -60,8 +60,10 @@ class Term:
         self._next_look = 0.0
         self._next_repair = 0.0
         self._images = True
+        self._read = 0
+        """How many changes were read from the stream that is open."""
         self._singly = 0
-        """How many changes are to be read one by one: one of them is too large with its images."""
+        """How many of them are to be read one by one: one is too large with its images."""
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
@@ -138,6 +140,7 @@ class Term:
         names = ", ".join(self._active) or "nothing yet"
         log.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
         async with watch(self._stores.data, pipeline(self._active), after=token, images=self._images) as stream:
+            self._read = 0
             try:
                 return await self._follow(stream, stopping)
             except ChangeTooLarge as error:
@@ -147,10 +150,12 @@ class Term:
         """Go back to what is appended. First one by one, to find the change; then it alone is read without images."""
         if not self._images:
             raise HistoryLost(error.message) from error
-        if self._singly:
+        if self._is_careful:
             log.warning("%s; its states are read from the collection", error.message)
             self._images = False
-        self._singly = self._settings.stream_batch
+        # The failed read began behind what was read: that far, too, for none of it need be appended (an open
+        # transaction is not), and then it all comes again.
+        self._singly = self._read + self._settings.stream_batch
         return await self._resume(stopping)
 
     async def _follow(self, stream: ChangeStream, stopping: Callable[[], bool]) -> Token | None:
@@ -167,8 +172,8 @@ class Term:
             await self._look(force=grouper.pending or self._activation is not None)
             hurried = grouper.pending or self._activation is not None
             wait = _NUDGE_WAIT if hurried else self._settings.stream_wait
-            batch = await stream.read(wait=wait, limit=1 if self._singly else self._settings.stream_batch)
-            self._singly = max(0, self._singly - len(batch.changes))
+            batch = await stream.read(wait=wait, limit=1 if self._is_careful else self._settings.stream_batch)
+            self._read += len(batch.changes)
             if await self._use(batch, grouper, pipeline, stopping):
                 return batch.token
         # Not the stream's own token: what came of an open transaction is read, but not used.
@@ -204,6 +209,11 @@ class Term:
         if whole or not grouper.pending:
             await pipeline.put(whole, None if grouper.pending else batch)
         return found or bool(whole)
+
+    @property
+    def _is_careful(self) -> bool:
+        """Whether changes are read one by one, to find the one that is too large."""
+        return self._read < self._singly
 
     def _unused(self, changes: Sequence[RawBSONDocument]) -> Sequence[RawBSONDocument]:
         """A high-water mark stands before the changes of its own time: a stream that is opened there anew, with a

@@ -96,6 +96,27 @@ async def test_where_a_large_change_can_not_be_split_its_document_is_reset(
     assert large == ["create", "replace", "replace", "replace", "replace", "delete"]
 
 
+async def test_a_large_change_right_behind_a_transaction_of_several_reads(
+    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction's end is known only by what follows, which can't be read: all of it is read again, one by one."""
+    monkeypatch.setattr(changes, "_SPLIT", {"$changeStreamSplitNothing": {}})
+    small = settings.model_copy(update={"stream_batch": 10})
+    async with running_worker(small):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": "large", "pad": "x" * 15 * 2**20})
+        await assert_complete(stores, "docs")
+    async with client.start_session() as session, await session.start_transaction():
+        await stores.data["docs"].insert_many([{"_id": n} for n in range(25)], session=session)
+    await stores.data["docs"].update_one({"_id": "large"}, {"$set": {"n": 1}})
+    async with running_worker(small):
+        replay = await assert_exact(stores, "docs")
+    assert await current_log(stores) == log
+    assert [event["op"] for event in replay.events] == ["create"] * 26 + ["replace"]
+    assert {event["txn"]["of"] for event in replay.events[1:26]} == {25}
+
+
 async def test_what_expires_is_deleted(client: Client, stores: Stores, settings: Settings) -> None:
     found = await client["admin"].command({"getParameter": 1, "ttlMonitorSleepSecs": 1})
     if found["ttlMonitorSleepSecs"] > 5:

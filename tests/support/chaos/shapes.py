@@ -23,6 +23,7 @@ from app.settings import Settings
 from app.stores.mongodb import Client
 from app.stores.stores import Stores
 from support.chaos.history import ALL, Effect, Outcome, Recorder
+from support.chaos.observed import last_event
 
 SOMETIMES = "extra"
 """The collection that is tracked at some times only."""
@@ -66,6 +67,7 @@ class ShapeWriter:
         """What the API writes to, too."""
         self.client = client
         self.database = client[settings.database]
+        self.log_database = settings.log_db
         self.tracking = Stores.of(client, settings).tracking
         self._recorder = recorder
         self._shapes = tuple(shapes)
@@ -227,10 +229,24 @@ async def track(writer: ShapeWriter) -> None:
         active = any(item.name == SOMETIMES and item.log is not None for item in await writer.tracking.read())
     for _ in range(10):
         await put(writer, SOMETIMES, writer.random.choice("abcdef"), weak=not active)
-    if writer.random.random() < 0.7:
+    # What is not in the log yet when its collection is untracked has no event, as is documented.
+    if writer.random.random() < 0.7 and await _sequenced(writer, SOMETIMES):
         await writer.tracking.forget([SOMETIMES])
         for _ in range(5):
             await put(writer, SOMETIMES, writer.random.choice("abc"), weak=True)
+
+
+async def _sequenced(writer: ShapeWriter, name: str) -> bool:
+    """Wait until what was written so far to a collection is in the log. False where that takes too long."""
+    await put(writer, name, "a", weak=True)
+    row = await writer.database[name].find_one({"_id": "a"})
+    deadline = time.monotonic() + _ACTIVE
+    while row is not None and time.monotonic() < deadline:
+        event = await last_event(writer.client, writer.log_database, name, "a")
+        if event is not None and event.mark == row["mark"]:
+            return True
+        await asyncio.sleep(0.05)
+    return False
 
 
 _ALL: tuple[Shape, ...] = (large_document, large_transaction, many_in_one_transaction, expire, track)
