@@ -33,6 +33,8 @@ class LogRow:
     time: Timestamp
     body: Mapping[str, Any]
     group: Mark | None = None
+    found: bool = False
+    """It came from no change, but was found by a comparison: its token is a high-water mark of the stream."""
 
     @property
     def kind(self) -> Kind:

@@ -23,6 +23,10 @@ from support.chaos.oplog import Oplog, feed
 from support.trees import to_tree
 
 
+_OF_A_CHANGE = 40
+"""Characters that the resume token of a change has at least: it holds the `_id` and the collection; a mark does not."""
+
+
 async def gather(
     client: Client,
     history: History,
@@ -58,6 +62,7 @@ def _row(row: Mapping[str, Any]) -> LogRow:
         time=row["s"],
         body=shortened(orjson.loads(body if isinstance(body, str) else zlib.decompress(body))),
         group=Mark(group["id"], group["n"], group["of"]) if group else None,
+        found=len(row["t"]) < _OF_A_CHANGE,
     )
 
 

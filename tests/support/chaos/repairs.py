@@ -48,7 +48,8 @@ def names(items: Iterable[LogRow] | Iterable[Commit]) -> list[Name]:
     seen: Counter[Name] = Counter()
     found: list[Name] = []
     for item in items:
-        name = (item.time, item.key, item.kind, item.mark)
+        # What a repair has found may look like the last commit, whose time it may have.
+        name = (item.time, item.key, item.kind, item.mark, isinstance(item, LogRow) and item.found)
         seen[name] += 1
         found.append((*name, seen[name]))
     return found

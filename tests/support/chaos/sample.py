@@ -72,13 +72,16 @@ class Sample:
         effect = Effect((collection, ALL), None)
         self.writes.append(Write(operation, "behind", (effect,), "ok", number, number + 0.5, number))
 
-    def repair(self, since: int) -> None:
-        """What was sequenced after the first `since` events is lost, and told by a repair: in what differs now."""
+    def repair(self, since: int, *, later: bool = True) -> None:
+        """What was sequenced after the first `since` events is lost, and told by a repair: in what differs now.
+
+        `later`: its own time is after the last commit's; else it is the same.
+        """
         del self.rows[since:]
         known: dict[Key, tuple[int, Mapping[str, Any]]] = {}
         for row in self.rows:
             step(known, row.key, row.body)
-        time = Timestamp(self.commits[-1].time.time, 2)
+        time = Timestamp(self.commits[-1].time.time, 2 if later else 1)
         for key in sorted(key for key in known.keys() | self.state.keys() if known.get(key) != self.state.get(key)):
             self._tell(key, known.get(key), self.state.get(key), time)
         self.repairs += 1
@@ -88,7 +91,7 @@ class Sample:
         body: dict[str, Any] = {"seq": seq, "collection": key[0], "id": key[1], "base": base, "external": True}
         body |= {"version": now[0] if now else base, "op": ("replace" if was else "create") if now else "delete"}
         body |= {"doc": now[1]} if now else {}
-        self.rows.append(LogRow(LOG, seq, key, f"repair{self.repairs}", time, body))
+        self.rows.append(LogRow(LOG, seq, key, f"repair{self.repairs}", time, body, found=True))
 
     def frames(self, client: str, shape: str, stops: Sequence[int]) -> list[Frame]:
         """A client that begins with the empty snapshot at 0 and is sent the rest up to each of `stops` in turn."""

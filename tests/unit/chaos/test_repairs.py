@@ -43,6 +43,21 @@ def test_a_repair_that_is_right(sample: Sample) -> None:
     assert check(sample.evidence()), "where nothing was to be lost, it is wrong"
 
 
+def test_a_repair_at_the_very_time_of_the_last_commit_before_it() -> None:
+    """One of its events looks exactly as that commit's own would."""
+    made = Sample()
+    made.write(("a/1", "put"))
+    made.write(("a/2", "put"))
+    made.write(("a/3", "put"))
+    made.write(("a/2", "delete"))
+    made.write(("a/1", "put"))
+    made.write(("a/0", "put"))
+    made.repair(1, later=False)
+    made.write(("a/0", "put"))
+    assert [row.key[1] for row in made.rows] == ["1", "0", "1", "3", "0"]
+    assert check(made.evidence(), repaired=True) == []
+
+
 def test_a_repair_that_no_worker_has_recorded(sample: Sample) -> None:
     found = check(replace(sample.evidence(), repairs=0), repaired=True)
     assert [item.message for item in found] == ["1 times commits have no events, and 0 repairs are recorded"]
