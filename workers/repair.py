@@ -16,6 +16,7 @@ from bson.timestamp import Timestamp
 
 from app.domain.event import Event
 from app.domain.ids import IdText
+from app.errors import EventsyncError
 from app.stores.changes import Token, token_time
 from app.stores.comparison import Difference
 from app.stores.stores import Stores
@@ -23,6 +24,12 @@ from workers.log_writer import LogWriter
 
 _BATCH = 500
 """Events that are appended together."""
+
+
+class BrokenOff(EventsyncError):
+    """The term is to stop in the middle of a repair: nothing may be appended behind what there is of it."""
+
+    code = "broken_off"
 
 
 class Repair:
@@ -34,10 +41,10 @@ class Repair:
         self.events = 0
         """How many were appended."""
 
-    async def compared(self, name: str, token: Token, stopping: Callable[[], bool]) -> bool:
-        """Append what has become different in a collection up to `token`. False where it broke off, `stopping`.
+    async def compared(self, name: str, token: Token, stopping: Callable[[], bool]) -> None:
+        """Append what has become different in a collection up to `token`.
 
-        Raises `NoBase`, `Fenced` and `Unavailable`.
+        Raises `BrokenOff` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
         """
         time, at = token_time(token), _wall(token_time(token))
         found: list[Event] = []
@@ -48,26 +55,27 @@ class Repair:
                 if len(found) >= _BATCH:
                     await self._append(found, token, time)
                     found = []
-                    if stopping():
-                        return False
+                    _go_on_unless(stopping)
         await self._append(found, token, time)
-        return True
 
-    async def emptied(self, name: str, change: RawBSONDocument, stopping: Callable[[], bool]) -> bool:
-        """Append the deletion of all that the log has of a collection. Returns and raises like `compared`."""
+    async def emptied(self, name: str, change: RawBSONDocument, stopping: Callable[[], bool]) -> None:
+        """Append the deletion of all that the log has of a collection. Raises like `compared`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
         async with aclosing(self._stores.state.walk(self._writer.log, name, self._writer.seq)) as batches:
             async for batch in batches:
                 deleted = [_deleted(name, id_text, version, _wall(time)) for id_text, version, _ in batch]
                 await self._append(deleted, token, time)
-                if stopping():
-                    return False
-        return True
+                _go_on_unless(stopping)
 
     async def _append(self, events: list[Event], token: Token, time: Timestamp) -> None:
         if events:
             await self._writer.append_found(events, token, time)
             self.events += len(events)
+
+
+def _go_on_unless(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise BrokenOff("it is stopped in the middle of a repair")
 
 
 def _event(name: str, difference: Difference, at: datetime) -> Event:

@@ -24,7 +24,7 @@ from workers.groups import Grouper, is_of_document
 from workers.images import Images, enable_images
 from workers.log_writer import LogWriter
 from workers.pipeline import Pipeline
-from workers.repair import Repair
+from workers.repair import BrokenOff, Repair
 from workers.states import StateReader
 
 log = logging.getLogger(__name__)
@@ -67,17 +67,21 @@ class Term:
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
-        token: Token | None = await self._resume(stopping)
-        while token is not None and not stopping():
-            try:
-                token = await self._read_from(token, stopping)
-            except HistoryLost as error:
-                token = await self._repair(error.message, stopping)
+        try:
+            token: Token | None = await self._resume(stopping)
+            while token is not None and not stopping():
+                try:
+                    token = await self._read_from(token, stopping)
+                except HistoryLost as error:
+                    token = await self._repair(error.message, stopping)
+        except BrokenOff as error:
+            # Its mark stands: whoever leads next repairs.
+            log.info("log %s: %s", self._log.id, error.message)
 
     # --- where to read on -----------------------------------------------------------------------------------------
 
-    async def _resume(self, stopping: Callable[[], bool]) -> Token | None:
-        """Take up the log at its tail; return the token to read on from, None when `stopping`."""
+    async def _resume(self, stopping: Callable[[], bool]) -> Token:
+        """Take up the log at its tail; return the token to read on from. Raises `BrokenOff` when `stopping`."""
         # In one session: a member that has just become primary might else show an older tail than the checkpoint's.
         async with self._stores.log.client.start_session() as session:
             checkpoint = await self._stores.logs.read_checkpoint(self._log.id, session)
@@ -103,8 +107,8 @@ class Term:
         if token_time(token) > (now := await cluster_time(self._stores.data)):
             raise LogLost(f"the log is ahead of MongoDB, which is at {now}")
 
-    async def _repair(self, reason: str, stopping: Callable[[], bool]) -> Token | None:
-        """Make the log say what the collections are now, and go on from there. None when `stopping`."""
+    async def _repair(self, reason: str, stopping: Callable[[], bool]) -> Token:
+        """Make the log say what the collections are now, and go on from there. Raises `BrokenOff` when `stopping`."""
         if time.monotonic() < self._next_repair:
             raise HistoryLost(reason)
         log.warning("log %s: history is lost, repairing it: %s", self._log.id, reason)
@@ -115,8 +119,7 @@ class Term:
         await self._stores.logs.begin_repair(self._log.id, reason)
         repair = Repair(self._stores, self._writer)
         for name in self._active:
-            if not await repair.compared(name, token, stopping):
-                return None
+            await repair.compared(name, token, stopping)
         await self._stores.logs.checkpoint(self._log.id, self._writer.seq, token, token_time(token))
         await self._stores.logs.end_repair(self._log.id)
         log.warning("log %s: repaired by %d events, up to %d", self._log.id, repair.events, self._writer.seq)
@@ -238,8 +241,8 @@ class Term:
         if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._active:
             raise HistoryLost(f"{kind} of {name}")
         await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
-        if await Repair(self._stores, self._writer).emptied(name, change, stopping):
-            await self._stores.logs.end_repair(self._log.id)
+        await Repair(self._stores, self._writer).emptied(name, change, stopping)
+        await self._stores.logs.end_repair(self._log.id)
         await self._enable_images(self._active)
 
     # --- now and then ---------------------------------------------------------------------------------------------

@@ -15,9 +15,13 @@ from app.stores.changes import token_time, watch
 from app.stores.mongodb import Client, app_name
 from app.stores.stores import Stores
 from support.failpoints import failing
-from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, tracked
+from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, replayed, tracked
+from support.sequencing import snapshot
 from support.systems import running_worker
 from workers import converter, log_writer
+from workers.repair import Repair
+from workers.states import StateReader
+from workers.term import Term
 
 
 async def based(stores: Stores, settings: Settings, *names: str) -> LogId:
@@ -102,6 +106,46 @@ async def test_a_repair_that_was_broken_off_is_done_again(stores: Stores, settin
         checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None
     assert checkpoint.repair is None
+
+
+async def test_a_drop_that_is_broken_off_is_not_gone_on_behind(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease runs out in the middle, and is renewed: what followed on the drop must wait for the rest of it."""
+    docs = stores.data["docs"]
+    await docs.insert_one({"_id": 1})
+    async with running_worker(settings):
+        log = await based(stores, settings, "docs")
+        replay = await snapshot(stores, log, "docs")
+        await docs.insert_one({"_id": 2})
+        before = (await replayed(stores, await caught_up(stores), replay)).seq
+    await docs.drop()
+    await docs.insert_one({"_id": 2, "again": True})
+    asked = 0
+    append = Repair._append
+
+    async def appending(self: Repair, *args: Any) -> None:
+        nonlocal asked
+        await append(self, *args)
+        asked = 1
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += asked > 0
+        return asked == 2 or asked > 20
+
+    monkeypatch.setattr(Repair, "_append", appending)
+    current = await stores.logs.current()
+    assert current is not None
+    await Term(stores, settings, StateReader(stores.snapshots), current).run(stopping)
+    monkeypatch.undo()
+    tail = await stores.events.tail(log)
+    assert tail is not None
+    assert tail.seq == before + 1
+    async with running_worker(settings):
+        await replayed(stores, await caught_up(stores), replay)
+    assert replay.of("docs") == {"int:2": (0, {"_id": 2, "again": True})}
+    assert [row[:2] for row in brief(replay, before)] == [("delete", "int:1"), ("replace", "int:2")]
 
 
 async def drop_collection(stores: Stores) -> None:

@@ -22,7 +22,6 @@ from support.chaos.long_text import shortened
 from support.chaos.oplog import Oplog, feed
 from support.trees import to_tree
 
-
 _OF_A_CHANGE = 40
 """Characters that the resume token of a change has at least: it holds the `_id` and the collection; a mark does not."""
 
