@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from app.api import documents, health, metrics, pages, past, poll, segments, sse, transactions, websocket
+from app.api import documents, health, metrics, pages, past, poll, segments, sse, state_vectors, transactions, websocket
 from app.api.origins import Gate
 from app.api.paths import ExactPaths
 from app.api.problems import on_error
@@ -42,6 +42,7 @@ ROUTES: list[BaseRoute] = [
     *sse.routes,
     *poll.routes,
     *segments.routes,
+    *state_vectors.routes,
     *health.routes,
     *metrics.routes,
     *pages.routes,
@@ -99,8 +100,8 @@ async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) 
     try:
         if await reached(services.settings, "serve", stop):
             async with asyncio.TaskGroup() as group:
-                group.create_task(_prepared(services.storage, stop), name="indexes")
-                await services.sync.feed.run(stop)
+                group.create_task(_prepared(services, stop), name="indexes")
+                await services.sync.run(stop)
     except ConfigurationError as error:
         on_failure(error)
     except Exception:
@@ -108,12 +109,13 @@ async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) 
         on_failure(EventsyncError("the feed has failed; the log says why"))
 
 
-async def _prepared(storage: NodeStorage, stop: asyncio.Event) -> None:
+async def _prepared(services: Services, stop: asyncio.Event) -> None:
     """Make the indexes, as soon as MongoDB can be written to."""
     pause = 0.1
     while not stop.is_set():
         try:
-            await storage.ensure_indexes()
+            await services.storage.ensure_indexes()
+            await services.sync.vectors.ensure_indexes(services.settings.client_ttl)
         except Unavailable as error:
             log.warning("%s; trying again", error.message)
             await set_within(stop, pause * random.uniform(0.5, 1.0))

@@ -147,6 +147,19 @@ class Settings(BaseSettings):
     frame_events: int = Field(
         1000, ge=1, description="Most events in one frame or log page; one transaction may exceed it."
     )
+    ack_interval: float = Field(
+        1.0,
+        gt=0,
+        description="What a client acknowledges is stored at most this much later, together with other clients', in seconds.",
+    )
+    client_shapes: int = Field(
+        1000, ge=1, description="Most positions stored of one client: those that it acknowledged furthest on are kept."
+    )
+    client_ttl: float = Field(
+        2592000.0,
+        gt=0,
+        description="A client that was not seen for this long is forgotten, with the vector that is stored for it, in seconds.",
+    )
     drain_timeout: float = Field(
         10.0, gt=0, description="At shutdown, how long clients get to take their goodbye, in seconds."
     )

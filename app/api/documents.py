@@ -115,7 +115,7 @@ async def history(request: Request) -> Response:
     found = services(request)
     shape = Shape(_collection(request), format_id(parse_id(segment(request, "id"))))
     after = request.query_params.get("after")
-    page = await found.sync.history(
+    page = await found.sync.pages.history(
         shape,
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
         after=None if after is None else Position.parse(after),

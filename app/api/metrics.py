@@ -36,7 +36,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Gauge]:
         """All metrics that there is something to say of."""
-        yield from _of_server(self._sync, self._sync.behind())
+        yield from _of_server(self._sync, self._sync.sessions.behind())
         up = float(self._figures is not None)
         yield Gauge("eventsync_mongodb_up", "Whether MongoDB has told the figures of the log.", up)
         if self._figures is not None:
@@ -48,7 +48,7 @@ class Metrics(Collector):
 
 def _of_server(sync: SyncService, behind: Behind) -> Iterator[Gauge]:
     window = sync.window
-    yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", sync.connections)
+    yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", len(sync.sessions))
     yield Gauge("eventsync_feed_live", "Whether this server follows the log.", float(sync.feed.state.live))
     yield Gauge("eventsync_stale", "Whether no worker has read the changes lately.", float(sync.is_stale()))
     yield Gauge("eventsync_window_bytes", "Bytes of the newest events in this server's memory.", window.bytes)

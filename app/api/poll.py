@@ -40,7 +40,7 @@ async def log_page(request: Request) -> Response:
     position = Position.parse(request.query_params.get("position"))
     most = found.settings.frame_events
     limit = conditions.number(request, "limit", default=most, low=1, high=most)
-    page = await found.sync.page(shape, position, limit=limit, wait=_wait(request, found.settings.poll_wait))
+    page = await found.sync.pages.page(shape, position, limit=limit, wait=_wait(request, found.settings.poll_wait))
     if not page.full:
         return Response(page.body, headers={"Cache-Control": "no-store"}, media_type=_JSON)
     # A full page ends where its size says, the same on every server and for ever.

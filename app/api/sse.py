@@ -45,20 +45,20 @@ class EventStream:
         shapes, vector, client_id = _asked(request, found.settings)
         for shape in shapes:
             found.sync.tracking.require(shape.collection)
-        async with found.sync.session(shapes, vector, client_id) as session:
+        async with found.sync.sessions.open(shapes, vector, client_id, transport="sse") as session:
             outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
             async with outlet.watched(session.close):
                 with suppress(Gone):
                     await _stream(session, outlet)
 
 
-def _asked(request: Request, settings: Settings) -> tuple[list[Shape], dict[Shape, Position], str | None]:
+def _asked(request: Request, settings: Settings) -> tuple[list[Shape], dict[Shape, Position] | None, str | None]:
     query = request.query_params
     shapes = list(dict.fromkeys(Shape.parse(text) for text in query.getlist("shape")))
     if not 1 <= len(shapes) <= settings.max_shapes:
         raise Malformed(f"shape is given 1 to {settings.max_shapes} times")
-    text = request.headers.get("last-event-id") or query.get("vector", "")
-    vector = vector_from_text(text, limit=settings.max_shapes)
+    text = request.headers.get("last-event-id") or query.get("vector")
+    vector = None if text is None else vector_from_text(text, limit=settings.max_shapes)
     return shapes, vector, check_client_id(query.get("client_id"))
 
 

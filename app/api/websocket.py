@@ -67,7 +67,9 @@ class _Connection:
     async def run(self) -> None:
         """Until the session is closed. Raises what ended it."""
         hello = await self._hello()
-        async with self._services.sync.session(hello.shapes, hello.vector, hello.client_id) as session:
+        async with self._services.sync.sessions.open(
+            hello.shapes, hello.vector, hello.client_id, transport="websocket"
+        ) as session:
             await self._serve(session)
 
     async def _serve(self, session: Session) -> None:

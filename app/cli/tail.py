@@ -113,7 +113,7 @@ async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
 async def _follow(service: SyncService, shape: Shape, position: Position, deliver: Deliver) -> None:
     while True:
         try:
-            page = await service.page(shape, position, limit=1000, wait=_WAIT)
+            page = await service.pages.page(shape, position, limit=1000, wait=_WAIT)
         except ResetRequired as error:
             if error.reason == ResetReason.DAMAGED:
                 raise
@@ -132,7 +132,7 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
 async def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
     """Where to go on: with the first event that is still kept of the shape; from now, if what was asked is to come."""
     head = _head(service)
-    return head if refused.log == head.log and refused.seq > head.seq else await service.oldest(shape)
+    return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(shape)
 
 
 def _head(service: SyncService) -> Position:

@@ -107,7 +107,8 @@ class Hello:
     client_id: str | None
     token: str | None
     shapes: tuple[Shape, ...]
-    vector: Mapping[Shape, Position]
+    vector: Mapping[Shape, Position] | None
+    """None where it sent none: then what is stored for its id counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def check_client_id(value: object) -> str | None:
 
 
 def _hello(message: dict[str, Any], max_shapes: int) -> Hello:
-    shapes, token = message.get("shapes", []), message.get("token")
+    shapes, token, vector = message.get("shapes", []), message.get("token"), message.get("vector")
     if not isinstance(shapes, list) or len(shapes) > max_shapes:
         raise Malformed(f"shapes is a list of at most {max_shapes}")
     if token is not None and not isinstance(token, str):
@@ -187,5 +188,5 @@ def _hello(message: dict[str, Any], max_shapes: int) -> Hello:
         client_id=check_client_id(message.get("client_id")),
         token=token,
         shapes=tuple(dict.fromkeys(Shape.parse(shape) for shape in shapes)),
-        vector=vector_from_json(message.get("vector") or {}, limit=max_shapes),
+        vector=None if vector is None else vector_from_json(vector, limit=max_shapes),
     )

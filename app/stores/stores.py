@@ -27,6 +27,7 @@ from app.stores.tallies import Tallies
 from app.stores.tiered import TieredEvents
 from app.stores.tiers import TierStore
 from app.stores.tracking import TrackingStore
+from app.stores.vectors import VectorStore
 
 SEQUENCING = "sequencing"
 """The job whose lease holder appends to the log."""
@@ -68,6 +69,7 @@ class Stores:
     hot: HotRows
     tiered: TieredEvents
     archive: Archive
+    vectors: VectorStore
 
     @classmethod
     def of(cls, client: Client, settings: Settings) -> Stores:
@@ -104,6 +106,7 @@ class Stores:
             hot,
             tiered,
             archive,
+            VectorStore(log, most_shapes=settings.client_shapes),
         )
 
     async def ensure_indexes(self) -> None:

@@ -68,6 +68,11 @@ class Feed:
         self._log: Log | None = None
         self.state = FeedState()
 
+    @property
+    def log(self) -> Log | None:
+        """The log in force, as far as is known; None before the first worker has run."""
+        return self._log
+
     async def run(self, stop: asyncio.Event) -> None:
         """Tail until `stop`. Whatever breaks is opened again, and shown as not live until then."""
         failures = 0

@@ -111,6 +111,10 @@ class Planner:
         extent = await self._extent(shape)
         return Position(extent.log, max(extent.base, extent.horizon))
 
+    async def missed(self, shape: Shape, position: Position) -> int:
+        """About how many events of the shape come after a position of the log in force. Raises like `plan`."""
+        return (await self._tail(shape, position.seq, counted=False)).events
+
     def outdated(self) -> None:
         """What was planned could not be done: ask anew."""
         for memo in (self._tiers, self._newest):

@@ -10,7 +10,8 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 
 from app.domain import messages
 from app.domain.messages import Ack, Ping, Request, Subscribe, Unsubscribe
@@ -26,17 +27,36 @@ MAX_REPLIES = 16
 """Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A client: the id that it gave, or was given (not `named`), how it is connected, what was stored for it before."""
+
+    id: str
+    transport: str
+    stored: StateVector = field(default_factory=dict)
+    named: bool = True
+
+
 class Session:
     """Made by `SyncService.session`, which also ends it."""
 
     def __init__(
-        self, source: Source, listener: Listener, *, client_id: str, heartbeat: float, max_shapes: int
+        self,
+        source: Source,
+        listener: Listener,
+        *,
+        client: Identity,
+        on_ack: Callable[[StateVector], None],
+        heartbeat: float,
+        max_shapes: int,
     ) -> None:
+        """`on_ack` is called with each vector that the client acknowledges. It must not wait."""
         self.id = uuid.uuid4().hex
-        self.client_id = client_id
+        self.client = client
         self.closing = False
         self._source = source
         self._listener = listener
+        self._on_ack = on_ack
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
         self._subscriptions: dict[Shape, tuple[Subscription, AsyncGenerator[Outgoing | None]]] = {}
@@ -84,6 +104,7 @@ class Session:
                 await self.reply(Outgoing("pong", messages.PONG))
             elif isinstance(request, Ack):
                 self._check_ack(request.vector)
+                self._on_ack(request.vector)
             else:
                 await self.reply(Outgoing("error", messages.error(Malformed("hello comes once, and first"))))
         except (Malformed, NotTracked, RateLimited, Unavailable) as error:
@@ -118,7 +139,7 @@ class Session:
 
     async def outgoing(self) -> AsyncGenerator[Outgoing]:
         """Every message for the client, in order, until `close`. Raises `Unavailable`."""
-        yield Outgoing("welcome", messages.welcome(self.id, self.client_id, self._heartbeat, {}))
+        yield Outgoing("welcome", messages.welcome(self.id, self.client.id, self._heartbeat, self.client.stored))
         due = time.monotonic() + self._heartbeat
         while not self.closing:
             self._listener.event.clear()
@@ -165,6 +186,7 @@ class Session:
 
     async def aclose(self) -> None:
         """Free what the subscriptions hold (open reads)."""
-        for _, outgoing in self._subscriptions.values():
-            await outgoing.aclose()
+        self._retired.extend(outgoing for _, outgoing in self._subscriptions.values())
         self._subscriptions.clear()
+        while self._retired:
+            await self._retired.pop().aclose()

@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.1
 from __future__ import annotations
 
 from app import __version__
-from app.api.openapi import operations, segments, syncing, writing
+from app.api.openapi import operations, segments, syncing, vectors, writing
 from app.api.openapi.parts import HEADERS, PARAMETERS, Json
 from app.api.openapi.schemas import SCHEMAS
 
@@ -48,6 +48,6 @@ def document() -> Json:
         },
         "servers": [{"url": "/", "description": "This server"}],
         "tags": _TAGS,
-        "paths": writing.PATHS | syncing.PATHS | segments.PATHS | operations.PATHS,
+        "paths": writing.PATHS | syncing.PATHS | segments.PATHS | vectors.PATHS | operations.PATHS,
         "components": {"schemas": SCHEMAS, "parameters": PARAMETERS, "headers": HEADERS},
     }

@@ -143,6 +143,27 @@ _BODIES: Json = {
             "live": {"type": "boolean", "description": "There was no more when this was answered."},
         },
     ),
+    "Acknowledgement": _object("vector", vector=schema("StateVector")),
+    "Client": _object(
+        "client_id vector lag transport seen",
+        client_id=TEXT,
+        vector=schema("StateVector"),
+        lag={
+            "type": "object",
+            "additionalProperties": {"anyOf": [schema("ShapeLag"), {"type": "null"}]},
+            "description": "Shape → how far behind; null where the position is of another log, or nothing is tracked.",
+        },
+        transport={"enum": ["websocket", "sse", "http"]},
+        seen={"type": "string", "format": "date-time"},
+    ),
+    "ShapeLag": _object(
+        "events seconds",
+        events=_said(_COUNT, "Events of the shape that it has not acknowledged; about so many, far behind."),
+        seconds={"type": ["number", "null"], "description": "Age of the oldest of them; null where it is not kept."},
+    ),
+    "Clients": _object(
+        "clients", clients=_list(schema("Client")), next=_said(TEXT, "Give it as `after` for the next page.")
+    ),
     "Segments": _object(
         "log horizon segments",
         log=_said({"type": "string"}, "The log in force."),

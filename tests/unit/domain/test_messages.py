@@ -55,12 +55,13 @@ def test_a_log_page_and_an_events_message_say_the_same() -> None:
 @pytest.mark.parametrize(
     ("message", "request_"),
     [
-        ({"type": "hello"}, Hello(None, None, (), {})),
+        ({"type": "hello"}, Hello(None, None, (), None)),
         ({"type": "hello", "client_id": "c 1", "token": "t", "shapes": ["orders", "orders/str:42", "orders/42"],
           "vector": {"orders": "k:1"}, "unknown": {}},
          Hello("c 1", "t", (Shape("orders"), Shape("orders", IdText("42"))),
                {Shape("orders"): Position(LogId("k"), Seq(1))})),
-        ({"type": "hello", "vector": None}, Hello(None, None, (), {})),
+        ({"type": "hello", "vector": None}, Hello(None, None, (), None)),
+        ({"type": "hello", "vector": {}}, Hello(None, None, (), {})),
         ({"type": "subscribe", "shape": "orders"}, Subscribe(Shape("orders"), None)),
         ({"type": "subscribe", "shape": "orders", "position": "k:5"},
          Subscribe(Shape("orders"), Position(LogId("k"), Seq(5)))),

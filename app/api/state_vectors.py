@@ -1,0 +1,92 @@
+"""`/v1/state-vectors`: what the server has stored of each client, and how a client without a WebSocket acknowledges."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.api import conditions
+from app.api.bodies import JSON, read_json
+from app.api.paths import segment
+from app.api.state import services
+from app.domain.event import timestamp
+from app.domain.messages import check_client_id
+from app.domain.position import vector_from_json, vector_to_json
+from app.errors import Malformed
+from app.sync.client_lag import ShapeLag
+from app.sync.state_vectors import Client
+
+_HEADERS: Final = {"Cache-Control": "no-store"}
+
+
+async def listing(request: Request) -> Response:
+    """The clients, by id, a page at a time."""
+    found = services(request)
+    most = found.settings.page_documents
+    limit = conditions.number(request, "limit", default=min(100, most), low=1, high=most)
+    async with aclosing(found.sync.vectors.clients(request.query_params.get("after", ""), limit)) as listed:
+        clients = [client async for client in listed]
+    body: dict[str, Any] = {"clients": [described(client) for client in clients]}
+    if len(clients) == limit:
+        body["next"] = clients[-1].client_id
+    return Response(orjson.dumps(body), headers=_HEADERS, media_type=JSON)
+
+
+async def read(request: Request) -> Response:
+    """One client."""
+    client = await services(request).sync.vectors.client(_client_id(request))
+    return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
+
+
+async def put(request: Request) -> Response:
+    """Acknowledge: `{"vector": {…}}`. Answers with what is stored then, which may be further on."""
+    found = services(request)
+    tree = (await read_json(request, JSON)).tree
+    if not isinstance(tree, dict) or "vector" not in tree:
+        raise Malformed('the body is {"vector": {shape: position}}')
+    vector = vector_from_json(tree["vector"], limit=found.settings.max_shapes)
+    client = await found.sync.vectors.put(_client_id(request), vector)
+    return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
+
+
+async def delete(request: Request) -> Response:
+    """Forget a client: when it comes back with its id alone, it gets snapshots."""
+    await services(request).sync.vectors.forget(_client_id(request))
+    return Response(status_code=204, headers=_HEADERS)
+
+
+def described(client: Client) -> dict[str, Any]:
+    """The JSON form of a client."""
+    return {
+        "client_id": client.client_id,
+        "vector": vector_to_json(client.vector),
+        "lag": {str(shape): _lag(lag) for shape, lag in client.lag.items()},
+        "transport": client.transport,
+        "seen": timestamp(client.seen),
+    }
+
+
+def _lag(lag: ShapeLag | None) -> dict[str, float | None] | None:
+    if lag is None:
+        return None
+    return {"events": lag.events, "seconds": None if lag.seconds is None else round(lag.seconds, 3)}
+
+
+def _client_id(request: Request) -> str:
+    found = check_client_id(segment(request, "client_id"))
+    if found is None:
+        raise Malformed("a client has an id")
+    return found
+
+
+routes = [
+    Route("/v1/state-vectors", listing, methods=["GET"], name="state_vectors"),
+    Route("/v1/state-vectors/{client_id}", read, methods=["GET"], name="state_vector"),
+    Route("/v1/state-vectors/{client_id}", put, methods=["PUT"]),
+    Route("/v1/state-vectors/{client_id}", delete, methods=["DELETE"]),
+]

@@ -1,0 +1,144 @@
+"""State vectors of the clients, as they acknowledged them: the collection `state_vectors`, one document a client.
+
+`{_id: client id, v: {shape: {g: number of the log, n: seq, l: log id}}, transport, at}`. A position only moves forward,
+whoever writes late: `$max` compares such objects field by field, so a newer log outranks any seq of an older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from bson.int64 import Int64
+from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
+
+from app.domain.position import LogId, Position, Seq
+from app.domain.shape import Shape
+from app.domain.values import CODEC
+from app.driver import translated
+
+_OTHER_OPTIONS: Final = 85
+_LONGEST_TTL: Final = 2**31 - 1
+
+POLLING: Final = "http"
+"""The transport of a client that has never been connected by another."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Numbered:
+    """A position that can be compared with those of other logs: a stream's logs are numbered in their order."""
+
+    log_number: int
+    seq: Seq
+    log: LogId
+
+
+@dataclass(frozen=True, slots=True)
+class VectorUpdate:
+    """What to record of a client. Without positions: that it was seen.
+
+    `transport` is how it is connected; None where it is not, but has only told its vector.
+    """
+
+    client_id: str
+    transport: str | None
+    vector: Mapping[Shape, Numbered] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVector:
+    """A client as it is recorded. `seen` is by MongoDB's clock."""
+
+    client_id: str
+    vector: dict[Shape, Position]
+    transport: str
+    seen: datetime
+
+
+class VectorStore:
+    """Raises `Unavailable`."""
+
+    def __init__(self, database: AsyncDatabase[Any], *, most_shapes: int) -> None:
+        """`most_shapes` are kept of a client: those that it acknowledged furthest on."""
+        self._vectors: AsyncCollection[Any] = database.get_collection("state_vectors", codec_options=CODEC)
+        self._most_shapes = most_shapes
+
+    async def ensure_indexes(self, ttl: float) -> None:
+        """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
+        seconds = min(max(1, round(ttl)), _LONGEST_TTL)
+        with translated("the index of state vectors can't be made"):
+            try:
+                index = IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=seconds)
+                await self._vectors.create_indexes([index])
+            except OperationFailure as error:
+                if error.code != _OTHER_OPTIONS:
+                    raise
+                changed = {"name": "expiry", "expireAfterSeconds": seconds}
+                await self._vectors.database.command({"collMod": self._vectors.name, "index": changed})
+
+    async def record(self, updates: Sequence[VectorUpdate]) -> None:
+        """Record them, in one bulk write. Positions that are recorded already, or older ones, change nothing."""
+        writes: list[UpdateOne | UpdateMany] = [
+            UpdateOne({"_id": {"$eq": update.client_id}}, _change(update), upsert=True) for update in updates
+        ]
+        writes.append(_shortening([update.client_id for update in updates if update.vector], self._most_shapes))
+        with translated("state vectors can't be recorded"):
+            await self._vectors.bulk_write(writes)
+
+    async def read(self, client_id: str) -> StoredVector | None:
+        """One client, if it is known."""
+        with translated("a state vector can't be read"):
+            row = await self._vectors.find_one({"_id": {"$eq": client_id}})
+        return _stored(row) if row else None
+
+    async def listing(self, after: str, limit: int) -> AsyncGenerator[StoredVector]:
+        """At most `limit` clients whose id comes behind `after`, by id."""
+        with translated("the state vectors can't be read"):
+            async for row in self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit):
+                yield _stored(row)
+
+    async def delete(self, client_id: str) -> bool:
+        """Forget a client. Whether it was known."""
+        with translated("a state vector can't be deleted"):
+            return bool((await self._vectors.delete_one({"_id": {"$eq": client_id}})).deleted_count)
+
+
+def _change(update: VectorUpdate) -> dict[str, Any]:
+    named = {"$set": {"transport": update.transport}} if update.transport else {"$setOnInsert": {"transport": POLLING}}
+    seen: dict[str, Any] = {"$currentDate": {"at": True}} | named
+    if not update.vector:
+        return seen
+    return seen | {"$max": {f"v.{_key(shape)}": _entry(item) for shape, item in update.vector.items()}}
+
+
+def _shortening(client_ids: list[str], most: int) -> UpdateMany:
+    """A write that leaves these clients `most` entries each."""
+    entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
+    newest = {"$slice": [{"$sortArray": {"input": entries, "sortBy": {"v.g": -1, "v.n": -1, "k": 1}}}, most]}
+    return UpdateMany(
+        {"_id": {"$in": client_ids}, "$expr": {"$gt": [{"$size": entries}, most]}},
+        [{"$set": {"v": {"$arrayToObject": newest}}}],
+    )
+
+
+def _entry(item: Numbered) -> dict[str, Any]:
+    return {"g": Int64(item.log_number), "n": Int64(item.seq), "l": item.log}
+
+
+def _key(shape: Shape) -> str:
+    """A shape as a field's name: without dots, and without `$`."""
+    return quote(str(shape), safe="").replace(".", "%2E")
+
+
+def _stored(row: Mapping[str, Any]) -> StoredVector:
+    vector = {
+        Shape.parse(unquote(key)): Position(LogId(entry["l"]), Seq(entry["n"]))
+        for key, entry in row.get("v", {}).items()
+    }
+    return StoredVector(row["_id"], vector, row.get("transport", ""), row["at"])

@@ -1,0 +1,123 @@
+"""The log as pages: what HTTP clients follow, and a document's history."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from app.domain import messages
+from app.domain.plan import ResetReason
+from app.domain.position import Position, Seq
+from app.domain.replay import Damaged
+from app.domain.shape import Shape
+from app.errors import BehindRetention, ResetRequired
+from app.stores.stores import Stores
+from app.stores.tiers import BehindHorizon
+from app.sync.pages import PageLimit, page_from, page_of
+from app.sync.source import Source
+from app.waiting import set_within
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A page of the HTTP log: `body` is `{"shape", "from", "to", "events", "live"}`. A `full` one never changes."""
+
+    body: bytes
+    start: Position
+    end: Position
+    events: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Some of a document's events, encoded. `end` is where to read on, None where there may be no more; `since` is
+    where what is kept begins.
+    """
+
+    bodies: list[bytes]
+    end: Position | None
+    since: Position
+
+
+class LogPages:
+    """One for a whole server process. A poll that waits holds a place in the window's list of listeners, no more."""
+
+    def __init__(self, source: Source, stores: Stores) -> None:
+        self._source = source
+        self._stores = stores
+        self._draining = asyncio.Event()
+
+    async def page(self, shape: Shape, position: Position, *, limit: int, wait: float) -> LogPage:
+        """The events after `position`; waits up to `wait` seconds for one where there is none.
+
+        Raises `NotTracked`, `ResetRequired` and `Unavailable`.
+        """
+        await self._check(shape, position)
+        deadline = time.monotonic() + wait
+        with self._source.window.listening() as listener:
+            listener.add(shape)
+            while True:
+                listener.event.clear()
+                if position.log != self._source.window.log:
+                    await self._check(shape, position)
+                page = await self._page(shape, position, limit)
+                if page.events or self._draining.is_set():
+                    return page
+                if not await set_within(listener.event, deadline - time.monotonic()):
+                    return page
+
+    def drain(self) -> None:
+        """Have every waiting poll answered, as it is."""
+        self._draining.set()
+        self._source.window.wake_all()
+
+    async def _check(self, shape: Shape, position: Position) -> None:
+        if reason := await self._source.planner.refusal(shape, position):
+            raise ResetRequired(reason.value, f"{shape} can't be continued from {position}: take a snapshot")
+
+    async def _page(self, shape: Shape, position: Position, limit: int) -> LogPage:
+        try:
+            return await self._read_page(shape, position, limit)
+        except BehindHorizon:
+            self._source.planner.outdated()
+            raise
+        except Damaged as error:
+            log.log(logging.ERROR, "%s: what is stored is damaged: %s", shape, error.message)
+            raise ResetRequired(ResetReason.DAMAGED.value, f"the events after {position} can't be read") from error
+
+    async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:
+        source = self._source
+        log, head, bound = source.log(), source.window.head, PageLimit(limit, source.limit.bytes)
+        if source.window.covers(position.seq):
+            page = page_of(source.window.events(shape, position.seq), bound)
+        else:
+            page = await page_from(self._stores.events.read(log, position.seq, head, shape=shape), bound)
+        end = page.end if page.full and page.end is not None else Seq(max(head, position.seq))
+        live = b"false" if page.full else b"true"
+        members = messages.events_members(shape, log, position.seq, end, page.bodies)
+        return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.events), page.full)
+
+    async def history(self, shape: Shape, *, after_version: int, after: Position | None, limit: int) -> History:
+        """A document's events with a version above `after_version` and behind `after`, in order, at most `limit`.
+
+        Raises `NotTracked`, `Unavailable`, `ResetRequired` where `after` is of another log, and `BehindRetention` where
+        what follows on it is not all kept.
+        """
+        self._source.tracking.require(shape.collection)
+        log_id = self._source.log()
+        if after is not None and after.log != log_id:
+            raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{after} is of another log than {log_id}")
+        since = Position(log_id, (await self._stores.tiers.read(log_id)).horizon)
+        start = after or since
+        if start.seq < since.seq:
+            raise BehindRetention(f"what followed on {start} is kept from {since} on only", since=str(since))
+        found = await self._stores.events.of_document(
+            log_id, shape, after_version=after_version, after=start.seq, upto=self._source.window.head, limit=limit
+        )
+        end = Position(log_id, found[-1].seq) if len(found) == limit else None
+        return History([event.body for event in found], end, since)

@@ -1,0 +1,105 @@
+"""The sessions of a server process: who may have one, and how all of them end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from app.domain import messages
+from app.domain.position import StateVector
+from app.domain.shape import Shape
+from app.errors import RateLimited
+from app.settings import Settings
+from app.sync.operating import Behind, behind
+from app.sync.session import Identity, Session
+from app.sync.source import Source
+from app.sync.state_vectors import StateVectorManager
+from app.waiting import set_within
+
+log = logging.getLogger(__name__)
+
+_REPORT: Final = 3600.0
+"""Seconds, at most, between two records that a client is there."""
+
+
+class Sessions:
+    """Opens sessions, bounded in number, and says goodbye to all of them."""
+
+    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings) -> None:
+        self._source = source
+        self._vectors = vectors
+        self._settings = settings
+        self._sessions: set[Session] = set()
+        self._empty = asyncio.Event()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @asynccontextmanager
+    async def open(
+        self, shapes: Iterable[Shape], vector: StateVector | None, client_id: str | None, *, transport: str
+    ) -> AsyncIterator[Session]:
+        """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
+
+        Raises `RateLimited` over the bound on connections, and `Unavailable` where what is stored can't be read.
+        """
+        if len(self._sessions) >= self._settings.max_connections:
+            raise RateLimited(f"this server has its {self._settings.max_connections} connections already")
+        client = await self._identity(client_id, transport)
+        vector = client.stored if vector is None else vector
+        with self._source.window.listening() as listener:
+            session = Session(
+                self._source,
+                listener,
+                client=client,
+                on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
+                heartbeat=self._settings.heartbeat,
+                max_shapes=self._settings.max_shapes,
+            )
+            self._sessions.add(session)
+            self._empty.clear()
+            try:
+                if self._draining:
+                    session.close()
+                for shape in shapes:
+                    await session.request(messages.Subscribe(shape, vector.get(shape)))
+                yield session
+            finally:
+                await session.aclose()
+                self._sessions.discard(session)
+                if not self._sessions:
+                    self._empty.set()
+
+    async def _identity(self, client_id: str | None, transport: str) -> Identity:
+        if client_id is None:
+            return Identity(uuid.uuid4().hex, transport, named=False)
+        stored = await self._vectors.vector(client_id)
+        self._vectors.seen(client_id, transport)
+        return Identity(client_id, transport, stored)
+
+    async def drain(self) -> None:
+        """Say goodbye to every session; new ones end at once.
+
+        Returns when all have ended, or after the drain timeout.
+        """
+        self._draining = True
+        for session in list(self._sessions):
+            session.close()
+        if self._sessions and not await set_within(self._empty, self._settings.drain_timeout):
+            log.warning("%d sessions do not end within %g s", len(self._sessions), self._settings.drain_timeout)
+
+    async def report(self, stop: asyncio.Event) -> None:
+        """Until `stop`, have it recorded now and then which clients are there: they must not be forgotten."""
+        while not await set_within(stop, min(_REPORT, self._settings.client_ttl / 4)):
+            for session in self._sessions:
+                if session.client.named:
+                    self._vectors.seen(session.client.id, session.client.transport)
+
+    def behind(self) -> Behind:
+        """How far the clients are that are connected here."""
+        return behind(self._source.window, (session.vector for session in self._sessions))

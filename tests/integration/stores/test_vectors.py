@@ -1,0 +1,83 @@
+"""What is stored of clients: forward only, bounded, and forgotten by time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.domain.position import LogId, Position, Seq
+from app.domain.shape import Shape
+from app.settings import Settings
+from app.stores.stores import Stores
+from app.stores.vectors import Numbered, StoredVector, VectorStore, VectorUpdate
+
+OLD, NEW = LogId("zzzzzzzz"), LogId("aaaaaaaa")
+ORDERS, ODD = Shape("orders"), Shape.parse("a.b/c$d%2E/1.5")
+
+
+def at(seq: int, *, number: int = 1, log: LogId = OLD) -> Numbered:
+    return Numbered(number, Seq(seq), log)
+
+
+async def known(store: VectorStore, client_id: str) -> StoredVector:
+    found = await store.read(client_id)
+    assert found is not None
+    return found
+
+
+async def test_a_position_never_goes_backwards(stores: Stores) -> None:
+    store = stores.vectors
+    await store.record([VectorUpdate("c", "sse", {ORDERS: at(7), ODD: at(3)}), VectorUpdate("d", None, {ODD: at(1)})])
+    await store.record([VectorUpdate("c", "websocket", {ORDERS: at(5), ODD: at(4)})])
+    first = await known(store, "c")
+    assert first.vector == {ORDERS: Position(OLD, Seq(7)), ODD: Position(OLD, Seq(4))}
+    assert first.transport == "websocket"
+    assert (await known(store, "d")).transport == "http"
+
+    await store.record([VectorUpdate("c", None, {ORDERS: at(2, number=2, log=NEW)})])
+    await store.record([VectorUpdate("c", None, {ORDERS: at(9)})])
+    second = await known(store, "c")
+    assert second.vector[ORDERS] == Position(NEW, Seq(2)), "a newer log outranks any position of an older one"
+    assert second.transport == "websocket"
+    assert second.seen >= first.seen
+
+
+async def test_seen_changes_no_position(stores: Stores) -> None:
+    await stores.vectors.record([VectorUpdate("c", "sse", {ORDERS: at(7)})])
+    await stores.vectors.record([VectorUpdate("c", "sse"), VectorUpdate("new", "sse")])
+    assert (await known(stores.vectors, "c")).vector == {ORDERS: Position(OLD, Seq(7))}
+    assert (await known(stores.vectors, "new")).vector == {}
+
+
+async def test_ids_are_never_read_as_operators(stores: Stores) -> None:
+    await stores.vectors.record([VectorUpdate("$ne", "sse", {ORDERS: at(1)}), VectorUpdate("a.b", "sse")])
+    assert [client.client_id async for client in stores.vectors.listing("", 10)] == ["$ne", "a.b"]
+    assert await stores.vectors.delete("$ne")
+    assert not await stores.vectors.delete("$ne")
+    assert await stores.vectors.read("$ne") is None
+    assert await stores.vectors.read("a.b") is not None
+
+
+async def test_of_many_shapes_those_furthest_on_are_kept(stores: Stores) -> None:
+    store = VectorStore(stores.log, most_shapes=3)
+    shapes = [Shape(f"c{number}") for number in range(5)]
+    await store.record([VectorUpdate("c", "sse", {shape: at(number) for number, shape in enumerate(shapes)})])
+    assert set((await known(store, "c")).vector) == set(shapes[2:])
+    await store.record([VectorUpdate("c", "sse", {shapes[0]: at(1, number=2, log=NEW)})])
+    assert set((await known(store, "c")).vector) == {shapes[0], *shapes[3:]}
+
+
+async def test_a_listing_goes_on_behind_an_id(stores: Stores) -> None:
+    await stores.vectors.record([VectorUpdate(name, "sse") for name in "dbeca"])
+    assert [client.client_id async for client in stores.vectors.listing("", 2)] == ["a", "b"]
+    assert [client.client_id async for client in stores.vectors.listing("b", 10)] == ["c", "d", "e"]
+
+
+async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings) -> None:
+    await stores.vectors.ensure_indexes(3600)
+    await stores.vectors.record([VectorUpdate("c", "sse", {ORDERS: at(7)})])
+    # Changed settings change the index that is there.
+    await stores.vectors.ensure_indexes(1)
+    await stores.vectors.ensure_indexes(1)
+    async with asyncio.timeout(30):
+        while await stores.vectors.read("c"):  # noqa: ASYNC110 - MongoDB does it, and tells nobody
+            await asyncio.sleep(0.1)

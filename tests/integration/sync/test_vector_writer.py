@@ -1,0 +1,126 @@
+"""Acknowledgements are stored together, soon, and all of them: also at the end, and when a write has failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandListener, CommandStartedEvent
+
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.errors import Unavailable
+from app.settings import Settings
+from app.stores.mongodb import Client, app_name, connect
+from app.stores.stores import Stores
+from app.stores.vectors import Numbered, VectorUpdate
+from app.sync.vector_writer import VectorWriter
+from support.failpoints import failing
+
+LOG = LogId("k3f9ab2c")
+SHAPE = Shape("orders")
+_UNAUTHORIZED = 13
+
+
+def update(client_id: str, seq: int, transport: str | None = "sse") -> VectorUpdate:
+    return VectorUpdate(client_id, transport, {SHAPE: Numbered(1, Seq(seq), LOG)})
+
+
+async def stored(stores: Stores, client_id: str) -> int | None:
+    found = await stores.vectors.read(client_id)
+    return found.vector[SHAPE].seq if found else None
+
+
+@asynccontextmanager
+async def running(stores: Stores, **given: Any) -> AsyncIterator[VectorWriter]:
+    """A writer while the block runs; ended in order."""
+    writer = VectorWriter(stores.vectors, **{"interval": 3600.0, "most": 1000, "patience": 5.0} | given)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.run())
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+class Writes(CommandListener):
+    """Counts the statements of each bulk write into `state_vectors`."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command.get("update") == "state_vectors":
+            self.sizes.append(len(event.command["updates"]))
+
+    def succeeded(self, event: Any) -> None:
+        """Not of interest."""
+
+    def failed(self, event: Any) -> None:
+        """Not of interest."""
+
+
+async def test_many_become_one_write_and_the_newest_counts(settings: Settings, mongodb_uri: str) -> None:
+    writes = Writes()
+    async with AsyncMongoClient[Any](mongodb_uri, event_listeners=[writes]) as client:
+        stores = Stores.of(client, settings)
+        async with running(stores) as writer:
+            for seq in range(1, 200):
+                writer.note(update("a", seq))
+                writer.note(update("b", 300 - seq))
+            assert writes.sizes == []
+        assert (await stored(stores, "a"), await stored(stores, "b")) == (199, 299)
+    assert writes.sizes == [3], "one for each client, and what keeps them short"
+
+
+async def test_what_waits_is_stored_at_the_end(stores: Stores) -> None:
+    async with running(stores) as writer:
+        writer.note(update("a", 5))
+        assert await stored(stores, "a") is None
+        assert writer.unwritten("a") == update("a", 5)
+    assert await stored(stores, "a") == 5
+    assert writer.unwritten("a") is None
+
+
+async def test_what_somebody_waits_for_is_stored_at_once(stores: Stores) -> None:
+    async with running(stores) as writer:
+        writer.note(update("a", 5))
+        await writer.store(update("b", 6, None))
+        assert (await stored(stores, "a"), await stored(stores, "b")) == (5, 6)
+
+
+async def test_after_a_failure_it_is_tried_again(client: Client, stores: Stores, settings: Settings) -> None:
+    async with connect(settings, "vectors") as own, running(Stores.of(own, settings)) as writer:
+        async with failing(client, "update", _UNAUTHORIZED, app=app_name(settings, "vectors")):
+            with pytest.raises(Unavailable):
+                await writer.store(update("a", 5))
+            writer.note(update("a", 4, None))
+            assert writer.unwritten("a") == update("a", 5)
+        await writer.store(update("b", 1))
+        assert await stored(stores, "a") == 5
+
+
+async def test_more_than_the_bound_are_refused_and_none_lost(stores: Stores) -> None:
+    async with running(stores, most=2) as writer:
+        writer.note(update("a", 1))
+        writer.note(update("b", 1))
+        writer.note(update("c", 1))
+        with pytest.raises(Unavailable):
+            await writer.store(update("c", 1))
+        writer.note(update("a", 2))
+    assert [await stored(stores, name) for name in "abc"] == [2, 1, None]
+
+
+async def test_a_wait_is_bounded(stores: Stores) -> None:
+    writer = VectorWriter(stores.vectors, interval=3600, most=10, patience=0.01)
+    with pytest.raises(Unavailable, match="not stored after"):
+        await writer.store(update("a", 1))
+    writer.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await writer.store(update("a", 2))
+    await writer.run()
+    assert await stored(stores, "a") == 1
