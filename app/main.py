@@ -23,6 +23,7 @@ from app.api.server import Server, server_config
 from app.api.state import Services
 from app.errors import ConfigurationError, EventsyncError, Unavailable
 from app.nodestorage import NodeStorage, WritePolicy
+from app.open_files import allow_sockets
 from app.settings import Settings
 from app.stores.deployment import reached
 from app.stores.mongodb import connect
@@ -149,12 +150,13 @@ def make_server(settings: Settings) -> Server:
         server.should_exit = True
 
     app = create_app(settings, on_failure=fail)
-    server = Server(server_config(app, settings), drain)
+    server = Server(server_config(app, settings), drain, patience=settings.send_timeout)
     return server
 
 
 def serve(settings: Settings) -> None:
     """Run a server process until SIGTERM or SIGINT. Raises what it could not start or go on for."""
+    allow_sockets(settings.max_sockets)
     server = make_server(settings)
     try:
         uvloop.run(server.serve())

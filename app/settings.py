@@ -80,6 +80,25 @@ class Settings(BaseSettings):
         description="Names that a request's `Host` may have besides loopback's own; `*` allows all. Default: loopback only while listening on loopback (against DNS rebinding), else all.",
     )
     body_bytes: int = Field(MIB, ge=KIB, le=16 * MIB, description="Largest request body, in bytes.")
+    head_bytes: int = Field(64 * KIB, ge=KIB, description="Largest head (line and headers) of a request, in bytes.")
+    head_timeout: float = Field(
+        10.0, gt=0, description="How long a request's head may take to arrive, and the first one to begin, in seconds."
+    )
+    keep_alive: float = Field(
+        75.0,
+        gt=0,
+        description="How long an HTTP connection stays open between requests, in seconds. Longer than a proxy's in front of it.",
+    )
+    max_sockets: int = Field(
+        12_000,
+        ge=1,
+        description="Most TCP connections of one server process, of any kind; further ones are answered 503 and closed.",
+    )
+    max_sockets_per_address: int = Field(
+        0,
+        ge=0,
+        description="Most of them from one address; 0: no such limit. A proxy in front has one address for all its clients.",
+    )
     body_timeout: float = Field(30.0, gt=0, description="How long a request body may take to arrive, in seconds.")
     patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
     document_bytes: int = Field(
@@ -116,6 +135,11 @@ class Settings(BaseSettings):
         30.0, gt=0, description="A client that does not take a frame within this time is closed, resumably, in seconds."
     )
     message_bytes: int = Field(64 * KIB, ge=KIB, description="Largest message from a client, in bytes.")
+    message_rate: float = Field(
+        100.0,
+        gt=0,
+        description="Messages that a WebSocket client may send in a second, on average over ten. Who sends more is closed.",
+    )
     max_connections: int = Field(
         10_000, ge=1, description="Most open WebSocket and SSE connections of one server process."
     )
@@ -124,6 +148,21 @@ class Settings(BaseSettings):
         16,
         ge=1,
         description="Most snapshots and squashed answers that one server process reads at a time; further ones wait their turn.",
+    )
+    max_reads: int = Field(
+        16,
+        ge=1,
+        description="Most frames for clients behind the window that one server process reads from the store at a time; further ones wait their turn.",
+    )
+    max_waiting: int = Field(
+        5000,
+        ge=0,
+        description="Most clients that wait for their turn to begin, and most that wait to be brought on; further ones are told to come back later.",
+    )
+    frame_cache_bytes: int = Field(
+        32 * MIB,
+        ge=0,
+        description="Frames read for clients behind the window that are kept in each server's memory, for the next ones there, in bytes.",
     )
     snapshot_cache_bytes: int = Field(
         64 * MIB,

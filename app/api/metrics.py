@@ -49,6 +49,13 @@ class Metrics(Collector):
 def _of_server(sync: SyncService, behind: Behind) -> Iterator[Gauge]:
     window = sync.window
     yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", len(sync.sessions))
+    waiting = Gauge("eventsync_waiting", "Clients that wait for their turn, by what for.", labels=["for"])
+    refused = Gauge("eventsync_refused", "Clients told to come back later since the start.", labels=["for"])
+    for name, admission in sync.source.admissions.items():
+        waiting.add_metric([name], admission.waiting)
+        refused.add_metric([name], admission.refused)
+    yield waiting
+    yield refused
     yield Gauge("eventsync_feed_live", "Whether this server follows the log.", float(sync.feed.state.live))
     yield Gauge("eventsync_stale", "Whether no worker has read the changes lately.", float(sync.is_stale()))
     yield Gauge("eventsync_window_bytes", "Bytes of the newest events in this server's memory.", window.bytes)

@@ -1,77 +1,38 @@
-"""uvicorn, with what a sync server needs besides: sessions drained before the shutdown, slow clients put out.
+"""uvicorn, with what a sync server needs besides: sessions are drained before the shutdown.
 
-uvicorn waits at shutdown until every response is complete, which an event stream never is; and its `send` waits without
-a bound on a client that does not read. Each connection's ASGI scope carries what `evict` needs to end it.
+uvicorn waits at shutdown until every response is complete, which an event stream never is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Final
 
 import uvicorn
-from starlette.types import ASGIApp, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from starlette.types import ASGIApp
 
+from app.api.guard import Guard, tune
+from app.api.protocols import Config, Http, WebSocket
 from app.errors import EventsyncError
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_EXTENSION = "eventsync.evict"
-_LINGER = 2.0
-"""Seconds that an evicted client gets to read what is on its way, before the connection is cut."""
-
-_MESSAGE_MARGIN = 4
+_MESSAGE_MARGIN: Final = 4
 """uvicorn cuts messages of this many times our limit itself (1009); below, the client gets our own close code."""
-
-
-def evict(scope: Scope, code: int) -> None:
-    """End the connection of `scope` now, whatever the client takes or not; `code` is said where it can be."""
-    scope["extensions"][_EXTENSION](code)
-
-
-def _cut(transport: asyncio.Transport) -> None:
-    transport.close()
-    asyncio.get_running_loop().call_later(_LINGER, transport.abort)
-
-
-class _Http(HttpToolsProtocol):
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        extensions: dict[str, Any] = {_EXTENSION: self._evict}
-        self.scope["extensions"] = extensions
-
-    def _evict(self, _code: int) -> None:
-        if self.cycle is not None:
-            # What the application still sends goes nowhere, and that is no error of it.
-            self.cycle.disconnected = True
-        _cut(self.transport)
-
-
-class _WebSocket(WebSocketsSansIOProtocol):
-    async def run_asgi(self) -> None:
-        extensions: dict[str, Any] = self.scope["extensions"]
-        extensions[_EXTENSION] = self._evict
-        await super().run_asgi()
-
-    def _evict(self, code: int) -> None:
-        if not self.close_sent and not self.transport.is_closing():
-            self.conn.send_close(code)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-        _cut(self.transport)
 
 
 class Server(uvicorn.Server):
     """A uvicorn server that says goodbye to its clients before it waits for them."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, config: Config, drain: Callable[[], Awaitable[None]], *, patience: float) -> None:
+        """`patience`: how long what is sent may go unacknowledged, in seconds."""
         super().__init__(config)
+        self._patience = patience
         self._drain = drain
         self.ready = asyncio.Event()
         """Set once the server listens; never, where it could not start."""
@@ -80,6 +41,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                with socket.socket(fileno=os.dup(listener.fileno())) as same:
+                    tune(same, self._patience)
         if self.started:
             log.info("listening on %s", self.url)
             self.ready.set()
@@ -97,20 +62,22 @@ class Server(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def server_config(app: ASGIApp, settings: Settings) -> Config:
     """uvicorn's options for this application."""
-    return uvicorn.Config(
+    return Config(
         app,
+        guard=Guard.of(settings),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=_Http,
-        ws=_WebSocket,
+        http=Http,
+        ws=WebSocket,
         ws_max_size=_MESSAGE_MARGIN * settings.message_bytes,
         # A bomb of 194 KB unpacks to 200 MB, and a compressor costs every connection 30 KiB.
         ws_per_message_deflate=False,
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=settings.heartbeat,
+        timeout_keep_alive=round(settings.keep_alive),
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
         log_config=None,
         access_log=False,

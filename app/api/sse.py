@@ -21,7 +21,7 @@ from app.domain import messages
 from app.domain.messages import check_client_id
 from app.domain.position import Position, StateVector, vector_from_text, vector_to_text
 from app.domain.shape import Shape
-from app.errors import EventsyncError, Malformed
+from app.errors import EventsyncError, Malformed, Unavailable
 from app.settings import Settings
 from app.sync.session import Session
 
@@ -72,6 +72,8 @@ async def _stream(session: Session, outlet: Outlet) -> None:
                 await outlet.write(_event(message.kind, message.data, session.vector))
     except EventsyncError as error:
         # The status is out already: the client is told in band, and reconnects with its vector.
+        if isinstance(error, Unavailable):
+            await outlet.write(b"retry: %d\n" % round(1000 * error.retry_after))
         await outlet.write(_event("error", messages.error(error), session.vector))
     await outlet.end()
 

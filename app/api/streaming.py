@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from starlette.types import Receive, Scope, Send
 
 from app.api.problems import Close
-from app.api.server import evict
+from app.api.protocols import evict
 
 log = logging.getLogger(__name__)
 

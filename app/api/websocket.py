@@ -10,12 +10,13 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.api.problems import Close, problem_of
-from app.api.server import evict
+from app.api.protocols import evict
 from app.api.state import Services, services
 from app.api.streaming import Gone
+from app.api.token_bucket import TokenBucket
 from app.domain import messages
 from app.domain.messages import Hello, Unreadable
-from app.errors import EventsyncError, Malformed, TooLarge
+from app.errors import EventsyncError, Malformed, RateLimited, TooLarge
 from app.sync.session import Session
 from app.sync.subscription import Outgoing
 
@@ -23,11 +24,18 @@ log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "eventsync.v1"
 
+_BURST = 10.0
+"""Seconds that the rate of a client's messages is averaged over."""
+
 
 class NoHello(EventsyncError):
     """The client did not say hello in time."""
 
     code = "no_hello"
+
+
+class TooManyMessages(RateLimited):
+    """The client sends faster than it may."""
 
 
 class SlowClient(EventsyncError):
@@ -51,7 +59,7 @@ async def sync(websocket: WebSocket) -> None:
     except NoHello as error:
         await connection.close(Close.NO_HELLO, error.message)
     except EventsyncError as error:
-        await connection.close(problem_of(error).close, error.message)
+        await connection.fail(error)
     else:
         await connection.close(Close.RESTART, "the server is going away")
 
@@ -110,11 +118,11 @@ class _Connection:
 
     async def _read(self, session: Session) -> Exception | None:
         """Take the client's messages until it leaves or does what ends the connection; that is returned."""
+        bucket = TokenBucket(self._settings.message_rate, seconds=_BURST)
         while True:
             try:
-                text = await self._receive()
-                request = messages.parse(text, max_shapes=self._settings.max_shapes)
-            except (Unreadable, TooLarge, Gone) as error:
+                request = await self._request(bucket)
+            except (Unreadable, TooLarge, TooManyMessages, Gone) as error:
                 session.close()
                 return error
             except Malformed as error:
@@ -122,10 +130,28 @@ class _Connection:
             else:
                 await session.request(request)
 
+    async def _request(self, bucket: TokenBucket) -> messages.Request:
+        text = await self._receive()
+        if not bucket.take():
+            raise TooManyMessages(f"a client sends at most {self._settings.message_rate:g} messages a second")
+        return messages.parse(text, max_shapes=self._settings.max_shapes)
+
     async def _write(self, session: Session) -> None:
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
                 await self._send({"type": "websocket.send", "text": message.data.decode()})
+
+    async def fail(self, error: EventsyncError) -> None:
+        """Close because of an error; where the client is to come back later, a message says when."""
+        if error.retryable:
+            try:
+                await self._send({"type": "websocket.send", "text": messages.error(error).decode()})
+            except Gone:
+                return
+            except SlowClient:
+                evict(self._websocket.scope, Close.SLOW)
+                return
+        await self.close(problem_of(error).close, error.message)
 
     async def close(self, code: Close, reason: str) -> None:
         """Close with a code; a client that is gone, or does not take even that, is let go."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from app.stores.snapshot_chunks import Chunk
-from app.sync.keyed_locks import KeyedLocks
+from app.sync.flights import Flights
 
 _OVERHEAD = 64
 """What a row costs here besides its bytes, roughly."""
@@ -25,7 +25,7 @@ class ChunkCache:
         self._read = read
         self._limit = limit_bytes
         self._chunks: OrderedDict[tuple[str, int], tuple[Rows, int]] = OrderedDict()
-        self._locks = KeyedLocks()
+        self._flights: Flights[Rows] = Flights()
         self.bytes = 0
         self.reads = 0
         """How many chunks were read from MongoDB."""
@@ -33,15 +33,17 @@ class ChunkCache:
     async def rows(self, snapshot: str, number: int) -> Rows:
         """The rows of a chunk. Raises what `read` raises: `Damaged` and `Unavailable`."""
         key = (snapshot, number)
-        async with self._locks.held(key):
-            if (known := self._chunks.get(key)) is not None:
-                self._chunks.move_to_end(key)
-                return known[0]
-            self.reads += 1
-            chunk = await self._read(snapshot, number)
-            rows = [unmarked(line) for line in chunk.lines]
-            self._keep(key, rows)
-            return rows
+        if (known := self._chunks.get(key)) is not None:
+            self._chunks.move_to_end(key)
+            return known[0]
+        return await self._flights.fetch(key, lambda: self._fetched(key))
+
+    async def _fetched(self, key: tuple[str, int]) -> Rows:
+        self.reads += 1
+        chunk = await self._read(*key)
+        rows = [unmarked(line) for line in chunk.lines]
+        self._keep(key, rows)
+        return rows
 
     def _keep(self, key: tuple[str, int], rows: Rows) -> None:
         size = sum(map(len, rows)) + _OVERHEAD * len(rows)

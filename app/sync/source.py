@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from app.domain import messages
 from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
 from app.settings import Settings
@@ -17,8 +15,9 @@ from app.sync.admission import Admission
 from app.sync.bootstrap import Bootstraps
 from app.sync.catch_up import CatchUps
 from app.sync.chunk_cache import ChunkCache
-from app.sync.pages import PageLimit, page_from
+from app.sync.pages import PageLimit
 from app.sync.planner import Planner
+from app.sync.store_frames import StoreFrames
 from app.sync.window import Frame, Window
 
 
@@ -32,6 +31,9 @@ class Source:
     planner: Planner
     bootstraps: Bootstraps
     catch_ups: CatchUps
+    behind: StoreFrames
+    admissions: Mapping[str, Admission]
+    """What clients wait for their turn to do, by name."""
     limit: PageLimit
     stale: Callable[[], bool]
     """Whether nobody has read the changes lately, so that there may be some that are no events yet."""
@@ -48,11 +50,16 @@ class Source:
         stale: Callable[[], bool],
     ) -> Source:
         """Planner, chunks, and the places of those who begin or catch up, as `settings` bound them."""
-        admission = Admission(settings.max_bootstraps, wait=settings.send_timeout, what="snapshots")
+        queue, wait = settings.max_waiting, settings.send_timeout
+        admission = Admission(settings.max_bootstraps, queue=queue, wait=wait, what="snapshots")
+        reading = Admission(settings.max_reads, queue=queue, wait=wait, what="clients that are behind")
         chunks = ChunkCache(ChunkStore(stores.log).read, settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking)
         bootstraps = Bootstraps(stores, planner, chunks, admission)
-        return cls(stores, window, tracking, planner, bootstraps, CatchUps(stores, admission), limit, stale)
+        behind = StoreFrames(stores.events, reading, limit, settings.frame_cache_bytes)
+        admissions = {"begin": admission, "read": reading}
+        catch_ups = CatchUps(stores, admission)
+        return cls(stores, window, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale)
 
     def log(self) -> LogId:
         """The log in force. Raises `Unavailable` before the first worker has run."""
@@ -66,9 +73,4 @@ class Source:
         if self.window.covers(cursor):
             head = max(cursor, self.window.head)
             return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
-        log, head = self.log(), self.window.head
-        async with aclosing(self.stores.events.read(log, cursor, head, shape=shape)) as events:
-            page = await page_from(events, self.limit)
-        end = page.end if page.full and page.end is not None else head
-        data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
-        return Frame(cursor, end, data)
+        return await self.behind.frame(self.log(), shape, cursor, self.window.head)

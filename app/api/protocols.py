@@ -1,0 +1,206 @@
+"""uvicorn's two protocols, with what a sync server needs besides: slow clients are put out, strangers are bounded.
+
+uvicorn waits without a bound for a head, for a client that does not read, and on what piles up before the application
+takes it. Each connection's ASGI scope carries what `evict` needs to end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import uvicorn
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from app.api.guard import Guard
+from app.api.problems import Close
+
+_EXTENSION: Final = "eventsync.evict"
+
+_LINGER: Final = 2.0
+"""Seconds that an evicted client gets to read what is on its way, before the connection is cut."""
+
+_MOST_WAITING: Final = 1024
+"""Messages, and fragments of one message, that may wait for the application. One read of the network holds far more."""
+
+
+class Config(uvicorn.Config):
+    """uvicorn's options, and the guard that all connections of the process share."""
+
+    def __init__(self, *args: Any, guard: Guard, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.guard = guard
+
+
+def evict(scope: Scope, code: int) -> None:
+    """End the connection of `scope` now, whatever the client takes or not; `code` is said where it can be."""
+    scope["extensions"][_EXTENSION](code)
+
+
+def _cut(transport: asyncio.Transport) -> None:
+    transport.close()
+    asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+
+
+class Http(HttpToolsProtocol):
+    """A connection that speaks HTTP, until it asks for a WebSocket."""
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._guard = config.guard
+        self._address = ""
+        self._counted = False
+        self._refused = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head = 0
+        """Bytes of the head that is being read, behind the read of the network that it began in."""
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._guard.enter(self._address)
+        self._counted = True
+        if self._guard.refuses(self._address):
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_complete()
+        self._uncount()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        # From now on the other protocol is told what happens on the connection.
+        self._uncount()
+        super().handle_websocket_upgrade()
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._guard.leave(self._address)
+
+    # --- heads ----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        self._head += len(data)
+        super().data_received(data)
+        # Checked behind it: a head that came whole has been read, whatever came with it.
+        if self._head_timer is not None and self._head > self._guard.head_bytes:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a head has at most {self._guard.head_bytes} bytes"
+            )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        extensions: dict[str, Any] = {_EXTENSION: self._evict}
+        self.scope["extensions"] = extensions
+        if self._head_timer is None:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_complete()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head = 0
+        self._head_timer = self.loop.call_later(self._guard.head_timeout, self._head_is_late)
+
+    def _head_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self._guard.head_timeout:g} s")
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Answer what is no request yet, and end the connection."""
+        self._head_complete()
+        if self._refused or self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            # Another response is under way; this answer would stand in its midst.
+            self._evict(Close.BAD_MESSAGE)
+            return
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            head += "retry-after: 5\r\n"
+        head += f"content-length: {len(reason)}\r\nconnection: close\r\n\r\n"
+        self.transport.write((head + reason).encode())
+        # What still comes is thrown away, for a while: closed with something unread, the connection would be reset, and
+        # the answer lost.
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.abort)
+
+    def _evict(self, _code: int) -> None:
+        if self.cycle is not None:
+            # What the application still sends goes nowhere, and that is no error of it.
+            self.cycle.disconnected = True
+        _cut(self.transport)
+
+
+class WebSocket(WebSocketsSansIOProtocol):
+    """A connection that speaks WebSocket."""
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._guard = config.guard
+        self._address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._guard.enter(self._address)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._guard.leave(self._address)
+        super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        extensions = cast("dict[str, Any]", self.scope["extensions"])
+        extensions[_EXTENSION] = self._evict
+        await super().run_asgi()
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            # A peer that asks on without reading gets no answers piled up. (RFC 6455 section 5.5.3: the last one is
+            # enough.)
+            self.conn.data_to_send()
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        # Empty fragments count for no size.
+        if len(self.frames) > _MOST_WAITING:
+            self._evict(Close.TOO_LARGE)
+
+    def send_receive_event_to_app(self) -> None:
+        super().send_receive_event_to_app()
+        if self.queue.qsize() > _MOST_WAITING:
+            self._evict(Close.TOO_MANY)
+
+    def keepalive_timeout(self) -> None:
+        """No pong came: the client is gone, or reads nothing."""
+        self.pong_timer = None
+        self._evict(Close.SLOW)
+
+    def _evict(self, code: int) -> None:
+        if not self.close_sent and not self.transport.is_closing():
+            self.conn.send_close(code)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        _cut(self.transport)

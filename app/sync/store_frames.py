@@ -1,0 +1,75 @@
+"""Frames for cursors behind the window, read from the store: once for all who stand at the same place.
+
+What a frame says stays true: these are the shape's events of its span. So it is kept for the next ones, while there is
+room; after a restart a thousand clients come back from about the same place.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import aclosing
+
+from app.domain import messages
+from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
+from app.stores.events import EventStore
+from app.sync.admission import Admission
+from app.sync.flights import Flights
+from app.sync.pages import PageLimit, page_from
+from app.sync.window import Frame
+
+_OVERHEAD = 500
+"""What a frame costs here besides its bytes, roughly."""
+
+_Key = tuple[LogId, Shape, Seq]
+
+
+class StoreFrames:
+    """The frames used last, bounded in bytes."""
+
+    def __init__(self, events: EventStore, admission: Admission, limit: PageLimit, most_bytes: int) -> None:
+        self._events = events
+        self._admission = admission
+        self._limit = limit
+        self._most = most_bytes
+        self._known: OrderedDict[_Key, Frame] = OrderedDict()
+        self._flights: Flights[Frame] = Flights()
+        self.bytes = 0
+        self.reads = 0
+        """How many frames were read from the store."""
+
+    async def frame(self, log: LogId, shape: Shape, cursor: Seq, head: Seq) -> Frame:
+        """The next events of `shape` after `cursor`, up to `head` at most; `data` is empty where there are none.
+
+        Raises `Unavailable`, `Damaged` and `BehindHorizon`.
+        """
+        key = (log, shape, cursor)
+        if (known := self._known.get(key)) is not None:
+            self._known.move_to_end(key)
+            return known
+        return await self._flights.fetch(key, lambda: self._read(key, head))
+
+    async def _read(self, key: _Key, head: Seq) -> Frame:
+        log, shape, cursor = key
+        async with (
+            self._admission.admitted(),
+            aclosing(self._events.read(log, cursor, head, shape=shape)) as events,
+        ):
+            self.reads += 1
+            page = await page_from(events, self._limit)
+        end = page.end if page.full and page.end is not None else head
+        data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
+        frame = Frame(cursor, end, data)
+        self._keep(key, frame)
+        return frame
+
+    def _keep(self, key: _Key, frame: Frame) -> None:
+        self._known[key] = frame
+        self.bytes += _cost(frame)
+        while self.bytes > self._most:
+            _, oldest = self._known.popitem(last=False)
+            self.bytes -= _cost(oldest)
+
+
+def _cost(frame: Frame) -> int:
+    return len(frame.data) + _OVERHEAD

@@ -1,0 +1,206 @@
+"""What strangers may cost: connections, heads, messages and answers are bounded, and who goes over it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.api.guard import Guard, tune
+from app.api.protocols import WebSocket
+from app.settings import Settings
+from support.raw_websocket import CONTINUATION, PING, TEXT, RawWebSocket, frame, raw_websocket
+from support.systems import running_server, running_system
+
+HELLO = frame(TEXT, json.dumps({"type": "hello"}).encode())
+
+
+@asynccontextmanager
+async def serving(settings: Settings, **changed: Any) -> AsyncIterator[str]:
+    async with running_server(settings.model_copy(update=changed)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the server ends the connection."""
+    async with asyncio.timeout(10):
+        return await reader.read(-1)
+
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def answered(reader: asyncio.StreamReader) -> int:
+    """The status of an answer with a body of known length, which is read."""
+    async with asyncio.timeout(10):
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+    return int(head.split()[1])
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", REQUEST[:-2]])
+async def test_a_head_that_does_not_come_ends_the_connection(settings: Settings, sent: bytes) -> None:
+    async with serving(settings, head_timeout=0.1) as url, connection(url) as (reader, writer):
+        writer.write(sent)
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_so_does_a_second_one(settings: Settings) -> None:
+    async with serving(settings, head_timeout=0.1) as url, connection(url) as (reader, writer):
+        writer.write(REQUEST)
+        assert await answered(reader) == 200
+        # Between requests a connection may rest.
+        await asyncio.wait({asyncio.create_task(reader.read(1))}, timeout=0.3)
+    async with serving(settings, head_timeout=0.1) as url, connection(url) as (reader, writer):
+        writer.write(REQUEST + REQUEST + REQUEST[:5])
+        assert [await answered(reader), await answered(reader)] == [200, 200]
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_has_a_size(settings: Settings) -> None:
+    async with serving(settings, head_bytes=2000) as url, connection(url) as (reader, writer):
+        writer.write(REQUEST[:-2] + b"X-Large: " + b"x" * 1000 + b"\r\n\r\n")
+        assert await answered(reader) == 200
+        writer.write(REQUEST[:-2] + b"X-Large: " + b"x" * 1_000_000)
+        assert (await rest(reader)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_connections_are_bounded(settings: Settings) -> None:
+    async with serving(settings, max_sockets=2) as url:
+        async with raw_websocket(url), connection(url) as (reader, writer):
+            writer.write(REQUEST)
+            assert await answered(reader) == 200
+            async with connection(url) as (refused, _):
+                told = await rest(refused)
+                assert told.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after: " in told
+        async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(10):
+            # As soon as the server has seen that they are gone.
+            while (await client.get("/healthz")).status_code == 503:
+                continue
+
+
+def test_connections_of_one_address_are_bounded() -> None:
+    guard = Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
+    for address, refused in (("a", False), ("a", False), ("b", False), ("a", True)):
+        guard.enter(address)
+        assert guard.refuses(address) is refused
+    guard.leave("a")
+    guard.leave("a")
+    guard.enter("a")
+    assert not guard.refuses("a")
+    for address in ("a", "a", "b"):
+        guard.leave(address)
+    assert guard == Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
+
+
+async def test_what_connections_inherit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tune(listener, 1.5)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+            assert 0 < accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) < 1 << 20
+
+
+@asynccontextmanager
+async def greeted(settings: Settings, **changed: Any) -> AsyncIterator[RawWebSocket]:
+    """A WebSocket to a server, which has said welcome."""
+    async with serving(settings, **changed) as url, raw_websocket(url) as opened:
+        await opened.send(HELLO)
+        assert b"welcome" in (await opened.receive())[1]
+        yield opened
+
+
+async def test_a_client_that_sends_too_often_is_closed(settings: Settings) -> None:
+    ping = frame(TEXT, b'{"type":"ping"}')
+    async with greeted(settings, message_rate=1.0) as opened:
+        for _ in range(10):
+            await opened.send(ping)
+            assert b"pong" in (await opened.receive())[1]
+        await opened.send(ping)
+        assert await opened.closed() == 4429
+
+
+async def test_a_flood_is_closed(settings: Settings) -> None:
+    async with greeted(settings, message_rate=1e9) as opened:
+        await opened.send(*[frame(TEXT, b"{}")] * 10_000)
+        assert await opened.closed() == 4429
+
+
+async def test_fragments_without_end_are_closed(settings: Settings) -> None:
+    async with greeted(settings) as opened:
+        await opened.send(frame(TEXT, b"", fin=False), *[frame(CONTINUATION, b"", fin=False)] * 5000)
+        assert await opened.closed() == 4413
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (frame(TEXT, b"\xff\xfe"), 1007),
+        (frame(TEXT, b"{}", fin=False) + frame(TEXT, b"{}"), 1002),
+        (frame(0x3, b"x"), 1002),
+        (b"\xf1" + frame(TEXT, b"{}")[1:], 1002),
+        (frame(TEXT, b"{}").replace(b"\x82", b"\x02"), 1002),
+        (frame(TEXT, b"x" * 300_000), 1009),
+        (frame(PING, b"x" * 126), 1002),
+    ],
+    ids=["bad UTF-8", "not continued", "opcode", "reserved bits", "not masked", "far too large", "control too large"],
+)
+async def test_frames_against_the_rfc(settings: Settings, sent: bytes, code: int) -> None:
+    async with greeted(settings) as opened:
+        await opened.send(sent)
+        assert await opened.closed() == code
+
+
+async def test_who_answers_no_ping_is_closed_resumably(settings: Settings) -> None:
+    async with greeted(settings, heartbeat=0.1) as opened:
+        assert await opened.closed() == 4503
+
+
+async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(settings: Settings) -> None:
+    async with (
+        serving(settings, message_rate=1e9, send_timeout=30.0) as url,
+        raw_websocket(url, receive_buffer=4096) as opened,
+    ):
+        await opened.send(HELLO)
+        opened.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(400):
+            await opened.send(*[frame(PING, b"x" * 100)] * 400)
+        waiting = [one.transport.get_write_buffer_size() for one in gc.get_objects() if isinstance(one, WebSocket)]
+        assert waiting
+        assert max(waiting) < 1 << 20
+
+
+async def test_an_event_stream_that_is_not_read_is_ended(settings: Settings) -> None:
+    settings = settings.model_copy(update={"collections": ("docs",), "send_timeout": 0.3})
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.connect((urlsplit(url).hostname, urlsplit(url).port))
+            plain.sendall(b"GET /v1/sync/sse?shape=docs HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not (await client.get("/readyz")).json()["connections"]:
+                continue
+            written = 0
+            async with asyncio.timeout(30):
+                while (await client.get("/readyz")).json()["connections"]:
+                    path = f"/v1/collections/docs/documents/{written}"
+                    (await client.put(path, json={"text": "x" * 100_000})).raise_for_status()
+                    written += 1
+        assert written, "it was put out because of what it did not take"

@@ -1,0 +1,77 @@
+"""Clients behind the window: what they read is read once for all of them, and kept while there is room."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.domain.position import Seq
+from app.domain.shape import Shape
+from app.errors import Unavailable
+from app.stores.stores import Stores
+from app.sync.admission import Admission
+from app.sync.pages import PageLimit
+from app.sync.store_frames import StoreFrames
+from support.logs_by_hand import append, begun
+
+SHAPE = Shape("docs")
+LIMIT = PageLimit(events=10, bytes=1 << 20)
+
+
+def frames_of(stores: Stores, *, places: int = 4, queue: int = 100, most_bytes: int = 1 << 20) -> StoreFrames:
+    return StoreFrames(stores.events, Admission(places, queue=queue, wait=30, what="clients"), LIMIT, most_bytes)
+
+
+async def test_a_thousand_at_the_same_place_read_once(stores: Stores) -> None:
+    log = await begun(stores, "docs")
+    head = await append(stores, log, "docs", 25)
+    frames = frames_of(stores, places=1, queue=0)
+    found = await asyncio.gather(*(frames.frame(log, SHAPE, Seq(0), head) for _ in range(1000)))
+    assert len({id(frame.data) for frame in found}) == 1
+    assert (found[0].start, found[0].end) == (0, 10)
+    assert frames.reads == 1
+    assert await frames.frame(log, SHAPE, Seq(0), head) is found[0]
+    assert frames.reads == 1
+
+
+async def test_what_was_the_end_is_gone_on_from(stores: Stores) -> None:
+    log = await begun(stores, "docs", "others")
+    head = await append(stores, log, "docs", 3)
+    frames = frames_of(stores)
+    first = await frames.frame(log, SHAPE, Seq(0), head)
+    assert (first.start, first.end) == (0, 3)
+    middle = await append(stores, log, "others", 4)
+    head = await append(stores, log, "docs", 2)
+    assert await frames.frame(log, SHAPE, Seq(0), head) is first
+    last = await frames.frame(log, SHAPE, first.end, head)
+    assert (last.start, last.end) == (3, head)
+    assert b'"from":"%b:3"' % log.encode() in last.data
+    nothing = await frames.frame(log, Shape.parse("others/9"), Seq(0), middle)
+    assert (nothing.end, nothing.data) == (middle, b"")
+
+
+async def test_they_are_kept_while_there_is_room(stores: Stores) -> None:
+    log = await begun(stores, "docs")
+    head = await append(stores, log, "docs", 40, size=1000)
+    frames = frames_of(stores, most_bytes=25_000)
+    for cursor in (0, 10, 20, 0):
+        frame = await frames.frame(log, SHAPE, Seq(cursor), head)
+        assert frame.end == cursor + 10
+        assert frames.bytes <= 25_000
+    assert frames.reads == 4
+    await frames.frame(log, SHAPE, Seq(20), head)
+    assert frames.reads == 4
+    without = frames_of(stores, most_bytes=0)
+    assert (await without.frame(log, SHAPE, Seq(0), head)).end == 10
+    assert without.bytes == 0
+
+
+async def test_too_many_different_ones_are_sent_away(stores: Stores) -> None:
+    log = await begun(stores, "docs")
+    head = await append(stores, log, "docs", 50)
+    frames = frames_of(stores, places=1, queue=2)
+    found = await asyncio.gather(
+        *(frames.frame(log, SHAPE, Seq(cursor), head) for cursor in range(10)), return_exceptions=True
+    )
+    assert [type(one) for one in found].count(Unavailable) == 7
+    assert frames.reads == 3
+    assert (await frames.frame(log, SHAPE, Seq(9), head)).end == 19
