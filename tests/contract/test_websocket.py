@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from app.stores.stores import Stores
+from support.polls import events_of
 from support.systems import tracked
 
 NewId = Callable[[], str]
@@ -57,6 +58,7 @@ async def test_from_hello_to_live(served: Any, api: httpx.AsyncClient, new_id: N
     key = new_id()
     await api.put(f"/{key}", json={"n": 1})
     shape = f"things/{key}"
+    await events_of(served.url, shape, 1)
     async with opened(served) as connection:
         assert connection.subprotocol == "eventsync.v1"
         assert connection.protocol.extensions == []
