@@ -16,6 +16,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from app import errors
 
@@ -105,13 +106,17 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, errors.EventsyncError) and problem_of(error) is not _INTERNAL:
         return respond(error)
     if isinstance(error, HTTPException):
-        return _http(error)
+        return _http(request, error)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return respond(errors.EventsyncError("the server failed; its log says why"))
 
 
-def _http(error: HTTPException) -> Response:
+def _http(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals: no such path, method not allowed."""
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names those of one route, and a path may have several (RFC 9110 section 15.5.6).
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
     status = HTTPStatus(error.status_code)
     body = {
         "type": "about:blank",
@@ -120,4 +125,13 @@ def _http(error: HTTPException) -> Response:
         "code": status.name.lower(),
         "detail": error.detail,
     }
-    return Response(orjson.dumps(body), status, error.headers, _MEDIA_TYPE)
+    return Response(orjson.dumps(body), status, headers, _MEDIA_TYPE)
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that the request's path takes."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found

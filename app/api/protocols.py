@@ -14,7 +14,8 @@ import uvicorn
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import CloseCode, Frame
+from websockets.protocol import State
 
 from app.api.guard import Guard
 from app.api.problems import Close
@@ -44,6 +45,14 @@ def evict(scope: Scope, code: int) -> None:
 def _cut(transport: asyncio.Transport) -> None:
     transport.close()
     asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Http(HttpToolsProtocol):
@@ -189,6 +198,14 @@ class WebSocket(WebSocketsSansIOProtocol):
             self._evict(Close.TOO_LARGE)
 
     def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not _is_text(b"".join(self.frames)):
+            # uvicorn closes, too, but writes a traceback into the log for whoever wants one there.
+            self.frames = []
+            # Behind it a close may have been read already: that is what is answered then.
+            if self.conn.state is State.OPEN:
+                self.conn.send_close(CloseCode.INVALID_DATA)
+                self.handle_parser_exception()
+            return
         super().send_receive_event_to_app()
         if self.queue.qsize() > _MOST_WAITING:
             self._evict(Close.TOO_MANY)
@@ -199,7 +216,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._evict(Close.SLOW)
 
     def _evict(self, code: int) -> None:
-        if not self.close_sent and not self.transport.is_closing():
+        if self.conn.state is State.OPEN and not self.close_sent and not self.transport.is_closing():
             self.conn.send_close(code)
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True

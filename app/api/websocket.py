@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
+from http import HTTPStatus
 
-from starlette.routing import WebSocketRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.api.problems import Close, problem_of
@@ -175,4 +179,13 @@ class _Connection:
             raise Gone from error
 
 
-routes = [WebSocketRoute("/v1/sync", sync, name="sync")]
+async def upgrade_required(_: Request) -> Response:
+    """Tell who asks by plain HTTP what to ask for (RFC 9110 section 15.5.22)."""
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, "connect by WebSocket (RFC 6455)", headers)
+
+
+routes = [
+    WebSocketRoute("/v1/sync", sync, name="sync"),
+    Route("/v1/sync", upgrade_required, methods=["GET"]),
+]

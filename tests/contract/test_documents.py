@@ -230,7 +230,11 @@ async def test_what_is_not_there(root: httpx.AsyncClient) -> None:
     problem(await root.post("/v1/collections/untracked/documents", json={}), 404, "not_tracked")
     problem(await root.get("/v1/collections/system.users/documents"), 400, "malformed")
     problem(await root.get("/v1/nothing"), 404, "not_found")
-    problem(await root.request("DELETE", "/healthz"), 405, "method_not_allowed")
+    refused = await root.request("DELETE", "/healthz")
+    problem(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == "GET, HEAD"
+    refused = await root.post("/v1/collections/things/documents/x")
+    assert refused.headers["allow"] == "DELETE, GET, HEAD, PATCH, PUT"
 
 
 async def test_collections_are_listed(root: httpx.AsyncClient) -> None:

@@ -201,6 +201,12 @@ async def test_foreign_hosts_are_4403(served: Any) -> None:
         assert await closed(connection) == 4403
 
 
+async def test_by_plain_http_it_is_426(root: httpx.AsyncClient) -> None:
+    answer = await root.get("/v1/sync")
+    assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
+    assert answer.headers["upgrade"] == "websocket"
+
+
 async def test_compression_is_refused(served: Any) -> None:
     async with opened(served, compression="deflate") as connection:
         assert connection.protocol.extensions == []

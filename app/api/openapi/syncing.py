@@ -48,7 +48,11 @@ _WEBSOCKET: Json = {
         }
     ],
     "x-websocket": {"receive": schema("ServerMessage"), "send": schema("ClientMessage")},
-    "responses": {"101": answer("Switching protocols: the connection is a WebSocket from here on."), **failures()},
+    "responses": {
+        "101": answer("Switching protocols: the connection is a WebSocket from here on."),
+        "426": answer("Asked for by plain HTTP.", {"application/problem+json": {"schema": schema("Problem")}}),
+        **failures(),
+    },
 }
 
 _FRAMES: Final = (

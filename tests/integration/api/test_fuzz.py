@@ -1,0 +1,91 @@
+"""Random frames on a WebSocket, random requests by the OpenAPI document: errors, and never a failure of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from support.raw_websocket import raw_websocket
+from support.systems import running_server, running_system
+
+MESSAGES: list[dict[str, Any]] = [
+    {"type": "hello", "shapes": ["docs", "docs/1"], "vector": {"docs": "aaaaaaaa:1"}},
+    {"type": "subscribe", "shape": "docs", "position": "aaaaaaaa:1"},
+    {"type": "unsubscribe", "shape": "docs"},
+    {"type": "ack", "vector": {"docs": "aaaaaaaa:1"}},
+    {"type": "ping"},
+]
+SEED, COUNT = 1, 300
+CODES = {None, 1002, 1003, 1007, 1009, 1005, 1000, 4400, 4408, 4413, 4429, 1012}
+
+
+def frames(chance: random.Random) -> bytes:
+    """Some frames, most of them nearly right."""
+    sent = b""
+    for _ in range(chance.randint(1, 6)):
+        payload = bytearray(json.dumps(chance.choice(MESSAGES)).encode())
+        for _ in range(chance.choice([0, 0, 1, 5])):
+            payload[chance.randrange(len(payload))] = chance.randrange(256)
+        first = chance.choice([0x81] * 6 + [0x01, 0x80, 0x82, 0x88, 0x89, 0x8A, 0xC1, chance.randrange(256)])
+        length = chance.choice([len(payload)] * 8 + [0, len(payload) + 1, len(payload) - 1])
+        head = bytes([first, chance.choice([0x80] * 8 + [0]) | min(length, 125)])
+        mask = chance.randbytes(4)
+        sent += head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload[:length]))
+    return sent
+
+
+async def test_frames(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    chance = random.Random(SEED)
+    settings = settings.model_copy(update={"hello_timeout": 0.2})
+    met = set()
+    with caplog.at_level(logging.ERROR):
+        async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+            for _ in range(COUNT):
+                async with raw_websocket(url) as opened:
+                    await opened.send(frames(chance))
+                    if chance.random() < 0.5:
+                        opened.writer.write_eof()
+                        met.add(await opened.closed())
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).json()["connections"] == 0
+    assert met <= CODES
+    assert {1002, 4400} <= met, "it came that far"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing"])
+async def test_requests(settings: Settings, phases: str) -> None:
+    """By schemathesis. What it may not know, which valid requests contradict each other, is not checked."""
+    changed: dict[str, Any] = {"collections": ("theaters",), "poll_wait": 0.05, "body_timeout": 2.0}
+    async with running_system(settings.model_copy(update=changed)) as url:
+        options = {
+            "phases": phases,
+            "seed": "1",
+            "warnings": "off",
+            "exclude-checks": "positive_data_acceptance",
+            # Streams of their own.
+            "exclude-path-regex": "^/v1/sync(/sse)?$",
+            "max-time": "15",
+            "max-examples": "20",
+            "request-timeout": "20",
+            "generation-database": "none",
+        }
+        words = ["run", f"{url}/openapi.json", "--no-color", *(f"--{name}={value}" for name, value in options.items())]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            *words,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, said.decode()
