@@ -145,14 +145,14 @@ class Settings(BaseSettings):
     )
     max_shapes: int = Field(100, ge=1, description="Most shapes on one connection, and entries in one state vector.")
     max_bootstraps: int = Field(
-        16,
+        200,
         ge=1,
-        description="Most snapshots and squashed answers that one server process reads at a time; further ones wait their turn.",
+        description="Most clients of one server process that take a snapshot or a squashed answer at a time, each at its own pace; further ones wait their turn.",
     )
     max_reads: int = Field(
         16,
         ge=1,
-        description="Most frames for clients behind the window that one server process reads from the store at a time; further ones wait their turn.",
+        description="Most frames for clients behind the window, and chunks of stored snapshots, that one server process reads at a time; further ones wait their turn.",
     )
     max_waiting: int = Field(
         5000,

@@ -1,7 +1,8 @@
 """A session: one client on one connection, whatever the transport.
 
 The transport takes messages from `outgoing()` one at a time and sends each before it takes the next, so a session never
-holds more than one. Subscriptions take turns, one message each: the long catch-up of one does not starve the others.
+holds more than one that is being sent. Subscriptions take turns, one message each: the long catch-up of one does not
+starve the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.domain import messages
@@ -19,7 +21,8 @@ from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
 from app.sync.source import Source
-from app.sync.subscription import Outgoing, Subscription, vector_of
+from app.sync.subscription import Outgoing, Subscription
+from app.sync.turns import Turns
 from app.sync.window import Listener
 from app.waiting import set_within
 
@@ -59,8 +62,7 @@ class Session:
         self._on_ack = on_ack
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
-        self._subscriptions: dict[Shape, tuple[Subscription, AsyncGenerator[Outgoing | None]]] = {}
-        self._retired: list[AsyncGenerator[Outgoing | None]] = []
+        self._turns = Turns(listener.event.set, self._ended)
         self._replies: deque[Outgoing] = deque()
         self._room = asyncio.Event()
         self._room.set()
@@ -73,22 +75,19 @@ class Session:
         Raises `NotTracked`, `RateLimited` (too many shapes) and `Malformed` (already subscribed).
         """
         self._source.tracking.require(shape.collection)
-        if shape in self._subscriptions:
+        if shape in self._turns:
             raise Malformed(f"{shape} is subscribed already on this connection")
-        if len(self._subscriptions) >= self._max_shapes:
+        if len(self._turns) >= self._max_shapes:
             raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
-        subscription = Subscription(self._source, shape, position)
-        self._subscriptions[shape] = (subscription, subscription.outgoing())
         self._listener.add(shape)
-        self._listener.event.set()
+        self._turns.add(Subscription(self._source, shape, position))
 
     def unsubscribe(self, shape: Shape) -> None:
         """Follow a shape no longer. Raises `Malformed` where it was not subscribed."""
-        if shape not in self._subscriptions:
+        if shape not in self._turns:
             raise Malformed(f"{shape} is not subscribed on this connection")
         self._listener.forget(shape)
-        self._retired.append(self._subscriptions.pop(shape)[1])
-        self._listener.event.set()
+        self._turns.remove(shape)
 
     async def request(self, request: Request) -> None:
         """Do what a message of the client asks; what can't be done is answered by an `error`."""
@@ -135,7 +134,7 @@ class Session:
     @property
     def vector(self) -> StateVector:
         """What the client has once it has taken everything sent."""
-        return vector_of([subscription for subscription, _ in self._subscriptions.values()])
+        return self._turns.vector
 
     async def outgoing(self) -> AsyncGenerator[Outgoing]:
         """Every message for the client, in order, until `close`. Raises `Unavailable`."""
@@ -158,35 +157,17 @@ class Session:
         while self._replies:
             yield self._replies.popleft()
             self._room.set()
-        while self._retired:
-            await self._retired.pop().aclose()
-        for shape, (subscription, outgoing) in list(self._subscriptions.items()):
-            if self.closing or subscription is not self._current(shape):
-                continue
-            message = await self._next(shape, outgoing)
-            if message is not None and subscription is self._current(shape):
+        async with aclosing(self._turns.round()) as messages_:
+            async for message in messages_:
                 yield message
+                if self.closing:
+                    return
 
-    def _current(self, shape: Shape) -> Subscription | None:
-        """The shape's subscription: the client may have ended, or renewed, the one whose turn it was."""
-        entry = self._subscriptions.get(shape)
-        return entry[0] if entry else None
-
-    async def _next(self, shape: Shape, outgoing: AsyncGenerator[Outgoing | None]) -> Outgoing | None:
-        try:
-            return await anext(outgoing)
-        except EventsyncError as error:
-            if error.retryable:
-                raise
-            # Not by `reply`: it may wait for room, which only the reader of this generator makes.
-            self._replies.append(Outgoing("error", messages.error(error, str(shape))))
-            if shape in self._subscriptions:
-                self.unsubscribe(shape)
-            return None
+    def _ended(self, shape: Shape, error: EventsyncError) -> None:
+        # Not by `reply`: it may wait for room, which only the reader of `outgoing` makes.
+        self._replies.append(Outgoing("error", messages.error(error, str(shape))))
+        self._listener.forget(shape)
 
     async def aclose(self) -> None:
         """Free what the subscriptions hold (open reads)."""
-        self._retired.extend(outgoing for _, outgoing in self._subscriptions.values())
-        self._subscriptions.clear()
-        while self._retired:
-            await self._retired.pop().aclose()
+        await self._turns.aclose()

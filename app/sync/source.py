@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
 from app.settings import Settings
-from app.stores.snapshot_chunks import ChunkStore
+from app.stores.snapshot_chunks import Chunk, ChunkStore
 from app.stores.stores import Stores
 from app.stores.tracking import Tracking
 from app.sync.admission import Admission
@@ -53,7 +53,7 @@ class Source:
         queue, wait = settings.max_waiting, settings.send_timeout
         admission = Admission(settings.max_bootstraps, queue=queue, wait=wait, what="snapshots")
         reading = Admission(settings.max_reads, queue=queue, wait=wait, what="clients that are behind")
-        chunks = ChunkCache(ChunkStore(stores.log).read, settings.snapshot_cache_bytes)
+        chunks = ChunkCache(_few_at_a_time(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking)
         bootstraps = Bootstraps(stores, planner, chunks, admission)
         behind = StoreFrames(stores.events, reading, limit, settings.frame_cache_bytes)
@@ -74,3 +74,13 @@ class Source:
             head = max(cursor, self.window.head)
             return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
         return await self.behind.frame(self.log(), shape, cursor, self.window.head)
+
+
+def _few_at_a_time(
+    read: Callable[[str, int], Awaitable[Chunk]], admission: Admission
+) -> Callable[[str, int], Awaitable[Chunk]]:
+    async def admitted(snapshot: str, number: int) -> Chunk:
+        async with admission.admitted():
+            return await read(snapshot, number)
+
+    return admitted

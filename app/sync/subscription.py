@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.domain import messages
 from app.domain.plan import Answer, Plan, ResetReason
-from app.domain.position import START, Position, StateVector
+from app.domain.position import START, Position
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import Unavailable
@@ -51,6 +51,12 @@ class Subscription:
         self.live = False
         self._avoid = avoid
         self._distrust = False
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether what comes next is in the window, or not there yet: nothing has to be waited for."""
+        window, position = self._source.window, self.position
+        return self.live and position is not None and position.log == window.log and window.covers(position.seq)
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         """What to send, for ever; None whenever there is nothing for now.
@@ -165,8 +171,3 @@ class Subscription:
 
     def _arrived(self) -> None:
         self.live, self._avoid, self._distrust = True, frozenset(), False
-
-
-def vector_of(subscriptions: list[Subscription]) -> StateVector:
-    """What the client has of each shape; a shape that it has nothing whole of is left out."""
-    return {item.shape: item.position for item in subscriptions if item.position is not None}

@@ -56,6 +56,7 @@ async def test_who_comes_with_its_id_alone_goes_on(served: Any, api: httpx.Async
     key, me = new_id(), new_id()
     shape = f"things/{key}"
     await api.put(f"/{key}", json={"n": 1})
+    await events_of(served.url, shape, 1)
     async with greeted(served.url, client_id=me, shapes=[shape]) as connection:
         first = await received(connection, "live")
         assert first[0]["vector"] == {}

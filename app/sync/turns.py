@@ -1,0 +1,141 @@
+"""The subscriptions of one session take turns, and those that have to wait keep nobody else waiting.
+
+Who is in the window is served in passing: nothing is waited for. What has to be read (a snapshot, events behind the
+window) is fetched beside that, for one subscription at a time, so that a session never holds more than one message that
+is fetched and one that is being sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+
+from app.domain.position import Position, StateVector
+from app.domain.shape import Shape
+from app.errors import EventsyncError
+from app.sync.subscription import Outgoing, Subscription
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """`position` is what the client has once it has taken what `Turns.round` gave; fetched may be more."""
+
+    subscription: Subscription
+    outgoing: AsyncGenerator[Outgoing | None]
+    position: Position | None
+    fetched: int = 0
+    """When something was last fetched for it, by number: the others come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    turn: _Turn
+    task: asyncio.Task[Outgoing | None]
+
+
+class Turns:
+    """The subscriptions of a session, by shape."""
+
+    def __init__(self, wake: Callable[[], None], ended: Callable[[Shape, EventsyncError], None]) -> None:
+        """`wake` is called when there is something new for `round`, `ended` for a shape that can't be gone on with."""
+        self._wake = wake
+        self._ended = ended
+        self._turns: dict[Shape, _Turn] = {}
+        self._fetch: _Fetch | None = None
+        self._fetches = 0
+        self._retired: list[_Turn] = []
+        # Readers may keep something in it between two messages, so it is the same one for all fetches.
+        self._context = contextvars.copy_context()
+
+    def __contains__(self, shape: Shape) -> bool:
+        return shape in self._turns
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    @property
+    def vector(self) -> StateVector:
+        """What the client has of each shape; a shape that it has nothing whole of is left out."""
+        return {shape: turn.position for shape, turn in self._turns.items() if turn.position is not None}
+
+    def add(self, subscription: Subscription) -> None:
+        """Let a subscription of a new shape take part."""
+        turn = _Turn(subscription, subscription.outgoing(), subscription.position)
+        self._turns[subscription.shape] = turn
+        self._wake()
+
+    def remove(self, shape: Shape) -> None:
+        """End a shape's subscription. What it holds is freed in the next `round`."""
+        self._retired.append(self._turns.pop(shape))
+        self._wake()
+
+    async def round(self) -> AsyncGenerator[Outgoing]:
+        """The next message of each subscription that has one now. Raises what ends the session: `Unavailable`."""
+        await self._free()
+        for shape, turn in list(self._turns.items()):
+            # While a message was being sent, the client may have ended a subscription, or renewed it.
+            if self._turns.get(shape) is turn and (message := await self._message(turn)) is not None:
+                yield message
+        self._fetch_next()
+
+    async def _message(self, turn: _Turn) -> Outgoing | None:
+        try:
+            if self._fetch is not None and self._fetch.turn is turn:
+                if not self._fetch.task.done():
+                    return None
+                fetch, self._fetch = self._fetch, None
+                message = fetch.task.result()
+            elif turn.subscription.at_hand:
+                message = await anext(turn.outgoing)
+            else:
+                return None
+        except EventsyncError as error:
+            if error.retryable:
+                raise
+            self.remove(turn.subscription.shape)
+            self._ended(turn.subscription.shape, error)
+            return None
+        turn.position = turn.subscription.position
+        return message
+
+    def _fetch_next(self) -> None:
+        """Begin to fetch for the subscription that has waited longest, if any has to."""
+        if self._fetch is not None:
+            return
+        turn = min(self._waiting(), key=lambda waiting: waiting.fetched, default=None)
+        if turn is None:
+            return
+        self._fetches += 1
+        turn.fetched = self._fetches
+        task = asyncio.get_running_loop().create_task(_next(turn.outgoing), context=self._context)
+        task.add_done_callback(lambda _: self._wake())
+        self._fetch = _Fetch(turn, task)
+
+    def _waiting(self) -> Iterator[_Turn]:
+        return (turn for turn in self._turns.values() if not turn.subscription.at_hand)
+
+    async def _free(self) -> None:
+        while self._retired:
+            turn = self._retired.pop()
+            if self._fetch is not None and self._fetch.turn is turn:
+                await self._abandon(self._fetch)
+            await turn.outgoing.aclose()
+
+    async def _abandon(self, fetch: _Fetch) -> None:
+        self._fetch = None
+        fetch.task.cancel()
+        await asyncio.wait({fetch.task})
+        if not fetch.task.cancelled():
+            fetch.task.exception()  # nobody wants to know any more, and that is nothing to warn of
+
+    async def aclose(self) -> None:
+        """Free what the subscriptions hold (open reads)."""
+        self._retired.extend(self._turns.values())
+        self._turns.clear()
+        await self._free()
+
+
+async def _next(outgoing: AsyncGenerator[Outgoing | None]) -> Outgoing | None:
+    return await anext(outgoing)

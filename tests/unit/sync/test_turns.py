@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import pytest
+
+from app.domain.position import LogId, Position, Seq
+from app.domain.shape import Shape
+from app.errors import EventsyncError, NotTracked, Unavailable
+from app.sync.subscription import Outgoing, Subscription
+from app.sync.turns import Turns
+
+LOG = LogId("k3f9ab2c")
+
+
+class Scripted:
+    """A subscription whose messages a test hands out, as live ones or as what has to be fetched."""
+
+    def __init__(self, name: str, *, at_hand: bool) -> None:
+        self.shape = Shape(name)
+        self.position: Position | None = None
+        self.at_hand = at_hand
+        self.freed = False
+        self.asked = 0
+        self._coming: asyncio.Queue[int | Exception] = asyncio.Queue()
+
+    def give(self, *numbers: int | Exception) -> None:
+        for number in numbers:
+            self._coming.put_nowait(number)
+
+    async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
+        try:
+            while True:
+                self.asked += 1
+                if self.at_hand and self._coming.empty():
+                    yield None
+                    continue
+                number = await self._coming.get()
+                if isinstance(number, Exception):
+                    raise number
+                self.position = Position(LOG, Seq(number))
+                yield Outgoing("events", f"{self.shape}:{number}".encode())
+        finally:
+            self.freed = True
+
+
+class Played:
+    """Turns whose news a test can wait for."""
+
+    def __init__(self, *scripted: Scripted) -> None:
+        self.news = asyncio.Event()
+        self.over: dict[Shape, EventsyncError] = {}
+        self.turns = Turns(self.news.set, self.over.__setitem__)
+        for one in scripted:
+            self.turns.add(cast("Subscription", one))
+
+    async def round(self) -> list[bytes]:
+        given = [message.data async for message in self.turns.round()]
+        await asyncio.sleep(0)  # what is to be fetched now has begun
+        return given
+
+    async def after_news(self) -> list[bytes]:
+        async with asyncio.timeout(5):
+            await self.news.wait()
+        self.news.clear()
+        return await self.round()
+
+    @property
+    def vector(self) -> dict[str, int]:
+        return {str(shape): position.seq for shape, position in self.turns.vector.items()}
+
+
+async def test_who_has_to_wait_keeps_nobody_waiting() -> None:
+    live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
+    played = Played(far, live)
+    for number in range(1, 4):
+        live.give(number)
+        assert await played.round() == [b"live:%d" % number]
+    played.news.clear()
+    far.give(7)
+    assert await played.after_news() == [b"far:7"]
+    assert far.asked == 2, "the next one is on its way"
+    await played.turns.aclose()
+    assert live.freed
+    assert far.freed
+
+
+async def test_what_is_fetched_is_the_clients_only_once_it_is_given_out() -> None:
+    live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
+    played = Played(live, far)
+    live.give(1)
+    far.give(7)
+    assert await played.round() == [b"live:1"]
+    live.give(2)
+    rounds = played.turns.round()
+    assert (await anext(rounds)).data == b"live:2"
+    # It is there by now, but a client that goes here would come back with this vector.
+    await asyncio.sleep(0)
+    assert far.position is not None
+    assert played.vector == {"live": 2}
+    assert (await anext(rounds)).data == b"far:7"
+    assert played.vector == {"live": 2, "far": 7}
+    await rounds.aclose()
+    await played.turns.aclose()
+
+
+async def test_one_is_fetched_for_at_a_time_each_in_turn() -> None:
+    far = [Scripted(name, at_hand=False) for name in "abc"]
+    played = Played(*far)
+    order = []
+    await played.round()
+    for number in range(1, 7):
+        for one in far:
+            one.give(number)
+        played.news.clear()
+        order += await played.after_news()
+        assert sum(one.asked for one in far) == number + 1
+    assert [one[:1] for one in order] == [b"a", b"b", b"c"] * 2
+    await played.turns.aclose()
+
+
+async def test_who_is_unsubscribed_while_it_is_fetched_for_is_freed() -> None:
+    far, other = Scripted("far", at_hand=False), Scripted("other", at_hand=False)
+    played = Played(far, other)
+    await played.round()
+    played.turns.remove(far.shape)
+    assert far.shape not in played.turns
+    assert await played.round() == []
+    assert far.freed
+    other.give(3)
+    played.news.clear()
+    assert await played.after_news() == [b"other:3"]
+    await played.turns.aclose()
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+async def test_who_fails_is_ended_and_the_others_go_on(at_hand: bool) -> None:
+    failing, live = Scripted("failing", at_hand=at_hand), Scripted("live", at_hand=True)
+    played = Played(failing, live)
+    error = NotTracked("failing is not tracked")
+    failing.give(error)
+    await played.round()
+    await played.round()
+    live.give(1)
+    assert await played.round() == [b"live:1"]
+    assert played.over == {failing.shape: error}
+    assert len(played.turns) == 1
+    await played.turns.aclose()
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+async def test_where_mongodb_can_not_be_used_the_session_ends(at_hand: bool) -> None:
+    failing = Scripted("failing", at_hand=at_hand)
+    played = Played(failing)
+    failing.give(Unavailable("not now"))
+    with pytest.raises(Unavailable):
+        assert [await played.round() for _ in range(3)] == "it ends"
+    await played.turns.aclose()
+    assert failing.freed
+
+
+async def test_a_failure_that_nobody_hears_of_any_more_is_dropped() -> None:
+    far = Scripted("far", at_hand=False)
+    played = Played(far)
+    far.give(Unavailable("not now"))
+    played.news.clear()
+    await played.round()
+    await played.news.wait()
+    await played.turns.aclose()
+    assert far.freed
