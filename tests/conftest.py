@@ -22,6 +22,7 @@ from app.dev import mongod
 from app.settings import Settings
 from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
+from app.supervision.orphans import die_with_parent
 
 _FOR_TESTS = ("--setParameter", "ttlMonitorSleepSecs=1")
 """Documents expire at once, and not only once a minute."""
@@ -77,7 +78,7 @@ def _embedded(directory: Path) -> Iterator[str]:
             [*mongod.command(binary, directory, port), *_FOR_TESTS],
             stdout=log,
             stderr=log,
-            preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
         )
     try:
         mongod.initiate(port)

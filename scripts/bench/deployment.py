@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app.dev import mongod
 from app.settings import PREFIX, Settings
+from app.supervision.orphans import die_with_parent
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PATIENCE = 20.0
@@ -77,7 +78,7 @@ def _process(
             stderr=output,
             env=environment,
             cwd=directory,
-            preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
         )
     try:
         yield process

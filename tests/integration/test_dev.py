@@ -13,6 +13,7 @@ from pymongo import MongoClient
 
 from app.dev import mongod, replica_set
 from app.errors import ConfigurationError, Unavailable
+from app.supervision.orphans import die_with_parent
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def node(directory: Path, port: int) -> Iterator[None]:
             mongod.command(mongod.find_mongod(), directory, port),
             stdout=log,
             stderr=log,
-            preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
         )
     try:
         yield

@@ -17,6 +17,7 @@ import pytest
 
 from app.dev import mongod
 from app.settings import PREFIX, Settings
+from app.supervision.orphans import die_with_parent
 from support.systems import Processes
 
 
@@ -28,7 +29,7 @@ def running_mongod(directory: Path, port: int, *, alone: bool = False) -> Iterat
         at = words.index("--replSet")
         del words[at : at + 4]  # and the oplog's size
     with (directory / "mongod.log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=mongod.die_with_parent)  # noqa: PLW1509 - no thread of ours runs yet
+        process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509 - no thread of ours runs yet
     try:
         if not alone:
             mongod.initiate(port)

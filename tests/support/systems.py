@@ -17,6 +17,7 @@ import httpx
 from app.dev import mongod
 from app.main import make_server
 from app.settings import Settings
+from app.supervision.orphans import die_with_parent
 from workers.worker import Worker
 
 
@@ -101,7 +102,7 @@ class Processes:
                     env=self._environment,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
                 )
 
     def signal(self, number: signal.Signals, *words: str) -> None:

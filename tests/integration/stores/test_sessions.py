@@ -15,6 +15,7 @@ from app.dev import mongod
 from app.driver import knows_no_sessions
 from app.nodestorage import Author, Idempotency, NodeStorage, WritePolicy
 from app.stores.changes import StreamInterrupted, watch
+from app.supervision.orphans import die_with_parent
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     process = subprocess.Popen(
         mongod.command(mongod.find_mongod(), tmp_path, found),
         stdout=subprocess.DEVNULL,
-        preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
     )
     yield found
     process.terminate()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.dev import mongod
 from app.settings import Settings
+from app.supervision.orphans import die_with_parent
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ class WorkerProcess:
                 env=environment,
                 stdout=output,
                 stderr=output,
-                preexec_fn=mongod.die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
             )
         self.pid = self._process.pid
 

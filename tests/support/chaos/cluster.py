@@ -20,6 +20,7 @@ from pymongo.errors import PyMongoError
 
 from app.dev import mongod
 from app.driver import short
+from app.supervision.orphans import die_with_parent
 from support.chaos.clocks import Clock
 from support.chaos.disks import Disk
 from support.chaos.proxy import MongoProxy, mongo_proxy
@@ -86,7 +87,7 @@ class Member:
                 stderr=log,
                 env=os.environ | (self.clock.environment() if self.clock else {}),
                 # Not SIGTERM, which a frozen one would not take.
-                preexec_fn=partial(mongod.die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
+                preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
             )
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from app.dev import mongod
 from app.settings import Settings
+from app.supervision.orphans import die_with_parent
 from support.chaos.clocks import Clock
 
 
@@ -50,7 +51,7 @@ class Fleet:
                     stdout=log,
                     stderr=log,
                     # Not SIGTERM, which a frozen one would not take.
-                    preexec_fn=partial(mongod.die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
+                    preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
                 )
 
     def _environment(self, name: str, *, monotonic: bool) -> dict[str, str]:

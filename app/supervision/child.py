@@ -13,11 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from app.dev.mongod import die_with_parent
-from app.dev.terminal import Terminal
 from app.errors import ConfigurationError, EventsyncError, Unavailable
+from app.supervision.orphans import die_with_parent
 
 STEADY: Final = 10.0
 """A child that lived this long, in seconds, is taken to have worked: the count of its deaths begins anew."""
@@ -32,11 +31,22 @@ _HOPELESS: Final = frozenset({2, 62})
 _LINE_BYTES: Final = 64 * 1024
 
 
+class Voice(Protocol):
+    """Tells people about a child."""
+
+    def say(self, text: str, style: str = "", /) -> None:
+        """What has become of it, in the parent's words."""
+
+    def line(self, name: str, text: str, /) -> None:
+        """A line of the output of the child `name`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to run a child. With `log`, its output goes to that file; without, to the terminal.
+    """How to run a child. With `log`, its output goes to that file; without, line by line to the parent's voice.
 
     `patience` is in seconds, from SIGTERM to SIGKILL. `orphaned` is the signal that it gets when its parent dies.
+    `descriptors` are open files of the parent that it inherits, under the same numbers.
     """
 
     name: str
@@ -44,6 +54,9 @@ class Plan:
     patience: float
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     log: Path | None = None
+    own_output: bool = True
+    """Without, what it writes goes where its parent's output goes, and is nobody's business here."""
+    descriptors: tuple[int, ...] = ()
     orphaned: signal.Signals = signal.SIGTERM
     explain: Callable[[], str] = str
     """What is known about its last death besides the exit code."""
@@ -52,10 +65,10 @@ class Plan:
 class Child:
     """Runs a plan until `end`. When it gives up, it says why in `failure` and calls `failed`."""
 
-    def __init__(self, plan: Plan, terminal: Terminal, failed: Callable[[], None], hurry: asyncio.Event) -> None:
+    def __init__(self, plan: Plan, voice: Voice, failed: Callable[[], None], hurry: asyncio.Event) -> None:
         self.plan = plan
         self.failure: EventsyncError | None = None
-        self._terminal = terminal
+        self._voice = voice
         self._failed = failed
         self._hurry = hurry
         self._ending = asyncio.Event()
@@ -99,7 +112,7 @@ class Child:
         self._failed()
 
     async def _pause(self, code: int, delay: float) -> None:
-        self._terminal.say(f"{self.plan.name} {ended(code)}; starting it again in {delay:g} s", "yellow")
+        self._voice.say(f"{self.plan.name} {ended(code)}; starting it again in {delay:g} s", "yellow")
         await first(self._ending, within=delay)
 
     async def _live(self) -> int:
@@ -112,7 +125,7 @@ class Child:
             process.terminate()
             await first(self._hurry, exited, within=self.plan.patience)
         if not exited.done():
-            self._terminal.say(f"{self.plan.name} did not end by itself; killing it", "yellow")
+            self._voice.say(f"{self.plan.name} did not end by itself; killing it", "yellow")
             process.kill()
         code = await exited
         await output
@@ -124,9 +137,10 @@ class Child:
             return await asyncio.create_subprocess_exec(
                 *self.plan.command,
                 stdin=subprocess.DEVNULL,
-                stdout=log or subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stdout=log or (subprocess.PIPE if self.plan.own_output else None),
+                stderr=subprocess.STDOUT if self.plan.own_output else None,
                 env=self.plan.environment,
+                pass_fds=self.plan.descriptors,
                 # Ctrl-C in the terminal is for the parent, which ends the children in order.
                 start_new_session=True,
                 preexec_fn=partial(die_with_parent, self.plan.orphaned, os.getpid()),
@@ -145,9 +159,9 @@ class Child:
             if len(rest) > _LINE_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._terminal.line(self.plan.name, line.decode(errors="replace"))
+                self._voice.line(self.plan.name, line.decode(errors="replace"))
         if rest:
-            self._terminal.line(self.plan.name, rest.decode(errors="replace"))
+            self._voice.line(self.plan.name, rest.decode(errors="replace"))
 
 
 def ended(code: int) -> str:

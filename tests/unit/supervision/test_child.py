@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from app.dev import child
-from app.dev.child import Child, Plan, ended
 from app.errors import ConfigurationError, Unavailable
+from app.supervision import child
+from app.supervision.child import Child, Plan, ended
 
 
 @dataclass
