@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -145,24 +146,41 @@ def make_server(settings: Settings) -> Server:
     async def drain() -> None:
         await app.state.sync.drain()
 
+    async def live() -> None:
+        await app.state.sync.feed.followed.wait()
+
     def fail(reason: EventsyncError) -> None:
         server.failure = reason
         server.should_exit = True
 
     app = create_app(settings, on_failure=fail)
-    server = Server(server_config(app, settings), drain, patience=settings.send_timeout)
+    server = Server(server_config(app, settings), drain, live, patience=settings.send_timeout)
     return server
 
 
-def serve(settings: Settings) -> None:
-    """Run a server process until SIGTERM or SIGINT. Raises what it could not start or go on for."""
+def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Callable[[], None] = lambda: None) -> None:
+    """Run a server process on `sockets`, which it closes, until SIGTERM or SIGINT.
+
+    `on_serving` is called once clients can be served. Raises what it could not start or go on for.
+    """
     allow_sockets(settings.max_sockets)
     server = make_server(settings)
     try:
-        uvloop.run(server.serve())
+        uvloop.run(_serve(server, sockets, on_serving))
     except KeyboardInterrupt:
         return  # uvicorn has shut down in order, and raises the signal again for whoever asks
     if server.failure is not None:
         raise server.failure
     if not server.started:
         raise Unavailable("the server did not start; its log says why")
+
+
+async def _serve(server: Server, sockets: list[socket.socket], on_serving: Callable[[], None]) -> None:
+    async def tell() -> None:
+        await server.serving()
+        on_serving()
+
+    async with asyncio.TaskGroup() as group:
+        telling = group.create_task(tell(), name="tell that clients are served")
+        await server.serve(sockets)
+        telling.cancel()

@@ -71,6 +71,10 @@ class Settings(BaseSettings):
         description="Address to listen on. Everything but loopback exposes an API without authentication: put a proxy before it.",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    reuse_port: bool = Field(
+        False,
+        description="Other servers that have this setting too may listen on the same port: the system divides new connections among them (SO_REUSEPORT).",
+    )
     allowed_origins: Names = Field(
         (),
         description="Origins (`https://app.example`) that browsers may connect from besides the server's own; `*` allows all.",
@@ -201,6 +205,11 @@ class Settings(BaseSettings):
     )
     drain_timeout: float = Field(
         10.0, gt=0, description="At shutdown, how long clients get to take their goodbye, in seconds."
+    )
+    ready_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="With several server processes, how long a new one may take until it serves clients before the restart is given up and the old one stays, in seconds.",
     )
 
     # Worker

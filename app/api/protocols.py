@@ -12,11 +12,12 @@ from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
+from app.api.first_request import FirstRequest
 from app.api.guard import Guard
 from app.api.problems import Close
 
@@ -55,7 +56,7 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-class Http(HttpToolsProtocol):
+class Http(FirstRequest):
     """A connection that speaks HTTP, until it asks for a WebSocket."""
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:

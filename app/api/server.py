@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -29,11 +30,22 @@ _MESSAGE_MARGIN: Final = 4
 class Server(uvicorn.Server):
     """A uvicorn server that says goodbye to its clients before it waits for them."""
 
-    def __init__(self, config: Config, drain: Callable[[], Awaitable[None]], *, patience: float) -> None:
-        """`patience`: how long what is sent may go unacknowledged, in seconds."""
+    def __init__(
+        self,
+        config: Config,
+        drain: Callable[[], Awaitable[None]],
+        live: Callable[[], Awaitable[object]],
+        *,
+        patience: float,
+    ) -> None:
+        """`drain` says goodbye, and takes `timeout_graceful_shutdown` at most; `live` waits for the log.
+
+        `patience`: how long what is sent may go unacknowledged, in seconds.
+        """
         super().__init__(config)
         self._patience = patience
         self._drain = drain
+        self._live = live
         self.ready = asyncio.Event()
         """Set once the server listens; never, where it could not start."""
         self.failure: EventsyncError | None = None
@@ -49,10 +61,19 @@ class Server(uvicorn.Server):
             log.info("listening on %s", self.url)
             self.ready.set()
 
+    async def serving(self) -> None:
+        """Wait until clients can be served: the server listens, and follows the log."""
+        await self.ready.wait()
+        await self._live()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self.config.timeout_graceful_shutdown or 0)
         await self._drain()
+        # One bound for the goodbye and for what is still being answered.
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(end - loop.time()))
         await super().shutdown(sockets)
 
     @property

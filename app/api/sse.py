@@ -26,7 +26,7 @@ from app.settings import Settings
 from app.sync.session import Session
 
 RETRY = (1000, 3000)
-"""Milliseconds after which a browser reconnects, drawn between these: a restart must not bring all at once."""
+"""Milliseconds after which a browser reconnects, drawn between these: an outage must not bring all back at once."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -50,6 +50,7 @@ class EventStream:
             async with outlet.watched(session.close):
                 with suppress(Gone):
                     await _stream(session, outlet)
+                    await _goodbye(outlet, found.sync.sessions.leaving)
 
 
 def _asked(request: Request, settings: Settings) -> tuple[list[Shape], dict[Shape, Position] | None, str | None]:
@@ -75,6 +76,14 @@ async def _stream(session: Session, outlet: Outlet) -> None:
         if isinstance(error, Unavailable):
             await outlet.write(b"retry: %d\n" % round(1000 * error.retry_after))
         await outlet.write(_event("error", messages.error(error), session.vector))
+
+
+async def _goodbye(outlet: Outlet, leaving: int) -> None:
+    """End the response. Where the server goes, with all its clients, they are spread: a thousand a second come back."""
+    if leaving:
+        low, high = RETRY
+        # As above, no blank line: the field counts from the end of its line on.
+        await outlet.write(b"retry: %d\n" % random.randint(low, max(high, low + leaving)))
     await outlet.end()
 
 

@@ -67,6 +67,8 @@ class Feed:
         self._group: list[StoredEvent] = []
         self._log: Log | None = None
         self.state = FeedState()
+        self.followed = asyncio.Event()
+        """Set once the log was read for the first time, and from then on."""
 
     @property
     def log(self) -> Log | None:
@@ -113,6 +115,7 @@ class Feed:
 
     def _heard(self) -> None:
         self.state.live, self.state.heard, self.state.detail = True, time.monotonic(), "live"
+        self.followed.set()
 
     async def _join(self) -> None:
         """Take over the log and the registry as they are, and read what the window lacks."""

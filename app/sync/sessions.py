@@ -36,6 +36,8 @@ class Sessions:
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._draining = False
+        self.leaving = 0
+        """How many there were when the server began to go: from then on at least 1, and 0 as long as it stays."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -88,6 +90,7 @@ class Sessions:
         Returns when all have ended, or after the drain timeout.
         """
         self._draining = True
+        self.leaving = max(1, len(self._sessions))
         for session in list(self._sessions):
             session.close()
         if self._sessions and not await set_within(self._empty, self._settings.drain_timeout):
