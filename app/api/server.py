@@ -71,10 +71,18 @@ class Server(uvicorn.Server):
             listener.close()
         loop = asyncio.get_running_loop()
         end = loop.time() + (self.config.timeout_graceful_shutdown or 0)
+        # One bound for the goodbye and for what is still being answered; uvicorn's own stands behind it.
+        cutting = loop.call_at(end, self._cut_all)
         await self._drain()
-        # One bound for the goodbye and for what is still being answered.
-        self.config.timeout_graceful_shutdown = max(1, math.ceil(end - loop.time()))
+        self.config.timeout_graceful_shutdown = 1 + max(0, math.ceil(end - loop.time()))
         await super().shutdown(sockets)
+        cutting.cancel()
+
+    def _cut_all(self) -> None:
+        if self.server_state.connections:
+            log.warning("%d connections are cut: they did not end in time", len(self.server_state.connections))
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @property
     def url(self) -> str:

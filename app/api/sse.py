@@ -79,12 +79,17 @@ async def _stream(session: Session, outlet: Outlet) -> None:
 
 
 async def _goodbye(outlet: Outlet, leaving: int) -> None:
-    """End the response. Where the server goes, with all its clients, they are spread: a thousand a second come back."""
+    """End the response; where the server goes, say when to come back."""
     if leaving:
-        low, high = RETRY
         # As above, no blank line: the field counts from the end of its line on.
-        await outlet.write(b"retry: %d\n" % random.randint(low, max(high, low + leaving)))
+        await outlet.write(b"retry: %d\n" % retry_after_goodbye(leaving))
     await outlet.end()
+
+
+def retry_after_goodbye(leaving: int) -> int:
+    """Milliseconds until one of `leaving` clients reconnects: of many, about a thousand a second."""
+    low, high = RETRY
+    return random.randint(low, max(high, low + leaving))
 
 
 def _event(kind: str, data: bytes, vector: StateVector) -> bytes:

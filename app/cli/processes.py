@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Final
@@ -54,14 +54,17 @@ def serve(
     else:
         # Found out here, what is wrong is one line; found out inside uvicorn, a traceback.
         sockets = listening(settings.host, settings.port, reuse_port=settings.reuse_port)
-    try:
-        asyncio.run(check(settings, "serve"))
-    except Unavailable as error:
-        log.warning("%s; serving, and waiting for it", error.message)
-    if workers > 1:
-        asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
-    else:
-        run_server(settings, sockets, on_serving=partial(_tell, ready_fd))
+    with ExitStack() as listeners:
+        for listener in sockets:
+            listeners.enter_context(listener)
+        try:
+            asyncio.run(check(settings, "serve"))
+        except Unavailable as error:
+            log.warning("%s; serving, and waiting for it", error.message)
+        if workers > 1:
+            asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
+        else:
+            run_server(settings, sockets, on_serving=partial(_tell, ready_fd))
 
 
 def _plan(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerPlan:

@@ -68,23 +68,32 @@ class ServerProcesses:
 
     async def run(self) -> None:
         """Run until a signal; a second one ends everything at once. Raises what a server was given up for."""
+        with self._signals_heard():
+            async with asyncio.TaskGroup() as group:
+                self._current = [self._start(group, number) for number in range(self._count)]
+                replacing = group.create_task(self._replacing(group), name="replace server processes")
+                await self._stop.wait()
+                # From now on who connects is refused, and can go elsewhere: nobody would accept.
+                for listener in self._plan.sockets:
+                    listener.close()
+                for server in self._running:
+                    server.end()
+                replacing.cancel()
+        for server in self._current:
+            if server.failure is not None:
+                raise server.failure
+
+    @contextmanager
+    def _signals_heard(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_end, number)
         loop.add_signal_handler(signal.SIGHUP, self._replace.set)
-        async with asyncio.TaskGroup() as group:
-            self._current = [self._start(group, number) for number in range(self._count)]
-            replacing = group.create_task(self._replacing(group), name="replace server processes")
-            await self._stop.wait()
-            # From now on who connects is refused, and can go elsewhere: nobody would accept.
-            for listener in self._plan.sockets:
-                listener.close()
-            for server in self._running:
-                server.end()
-            replacing.cancel()
-        for server in self._current:
-            if server.failure is not None:
-                raise server.failure
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
 
     def _told_to_end(self, number: signal.Signals) -> None:
         if self._stop.is_set():

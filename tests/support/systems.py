@@ -93,11 +93,12 @@ class Processes:
         self._environment = _environment(settings, self.port)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *words: str) -> None:
+    def start(self, *words: str, name: str | None = None, options: Iterable[str] = ()) -> None:
+        """Start these commands, each under its own word, or a single one under another `name`."""
         for word in words:
-            with (self._directory / f"{word}.log").open("ab") as log:
-                self._running[word] = subprocess.Popen(
-                    [sys.executable, "-m", "app", word],
+            with self._log(name or word).open("ab") as log:
+                self._running[name or word] = subprocess.Popen(
+                    [sys.executable, "-m", "app", word, *options],
                     cwd=self._directory,
                     env=self._environment,
                     stdout=log,
@@ -123,8 +124,28 @@ class Processes:
             process.wait(20)
         self._running.clear()
 
+    def children(self, word: str) -> set[int]:
+        """The ids of its children."""
+        parent = self._running[word].pid
+        return {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+
+    async def ended(self, word: str, *, seconds: float) -> int:
+        """Its exit code, once it has ended, by itself or told to. It may be started again."""
+        code = await asyncio.to_thread(self._running[word].wait, seconds)
+        del self._running[word]
+        return code
+
+    async def said(self, word: str, text: str, *, times: int = 1, seconds: float = 30.0) -> None:
+        """Wait until it has logged `text` so many times."""
+        async with asyncio.timeout(seconds):
+            while self.log(word).count(text) < times:  # noqa: ASYNC110 - the event is in another process
+                await asyncio.sleep(0.02)
+
     def log(self, word: str) -> str:
-        return (self._directory / f"{word}.log").read_text()
+        return self._log(word).read_text()
+
+    def _log(self, word: str) -> Path:
+        return self._directory / f"{word}.log"
 
 
 def _environment(settings: Settings, port: int) -> dict[str, str]:

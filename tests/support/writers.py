@@ -35,12 +35,19 @@ class ApiWriter:
         self._name = f"{collection}-{seed}"
         self._count = 0
         self.done = False
+        self._stopping = False
 
     async def run(self, writes: int) -> None:
         async with self._client:
             for _ in range(writes):
+                if self._stopping:
+                    break
                 await self.write()
         self.done = True
+
+    def stop(self) -> None:
+        """End with the write that is under way: one that is given up may be done later."""
+        self._stopping = True
 
     async def write(self) -> None:
         document = self._random.choice(self._documents)

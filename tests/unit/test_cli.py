@@ -58,7 +58,15 @@ def test_dev_has_exactly_the_options_that_are_promised() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("serve", "--port", "0"), ("worker",), ("track", "orders"), ("status",), ("tail", "orders")]
+    "words",
+    [
+        ("serve", "--port", "0"),
+        ("serve", "--port", "0", "--workers", "2"),
+        ("worker",),
+        ("track", "orders"),
+        ("status",),
+        ("tail", "orders"),
+    ],
 )
 def test_without_mongodb_the_remedy_is_told(words: tuple[str, ...]) -> None:
     assert "set EVENTSYNC_MONGODB_URI" in refused(run(*words), 2)
@@ -104,6 +112,21 @@ def test_a_used_port_is_refused_before_anything_is_made(command: str, tmp_path: 
         port = listener.getsockname()[1]
         assert f"port {port} on 127.0.0.1 is in use" in refused(run(command, "--port", str(port)), 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_used_port_is_refused_for_several_processes_as_for_one() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        words = ("serve", "--workers", "2", "--mongodb-uri", UNREACHABLE, "--port", str(port))
+        assert f"port {port} on 127.0.0.1 is in use" in refused(run(*words), 2)
+
+
+def test_there_is_at_least_one_server_process() -> None:
+    assert run("serve", "--workers", "0").exit_code == 2
+    assert "--workers" in run("serve", "--help").stdout
+    assert "fd" not in run("serve", "--help").stdout
 
 
 def test_dev_in_a_directory_that_can_not_be_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""Several server processes on one port: replaced, killed and ended while writers write and clients follow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.domain.values import CODEC
+from app.settings import Settings
+from app.stores.mongodb import Client
+from support.clients import TRANSPORTS, Follower, following
+from support.systems import Processes, tracked
+from support.trees import to_tree
+from support.writers import ApiWriter, documents_of
+
+Data = dict[str, list[dict[str, Any]]]
+SHAPE = "theaters"
+BOUND = 2.0 + 5.0 + 3.0
+"""The drain timeout of these tests, what a server gets besides, and what a busy machine takes, in seconds."""
+
+_FOR_EVER = 10**9
+
+
+class Load:
+    """Writers, and two followers over each transport."""
+
+    def __init__(self, client: Client, settings: Settings, writers: list[ApiWriter], followers: list[Follower]) -> None:
+        self._collection = client[settings.database].get_collection(SHAPE, codec_options=CODEC)
+        self._writers = writers
+        self.followers = followers
+
+    async def goes_on(self, writes: int = 30) -> None:
+        """Until so many more writes have been acknowledged."""
+        goal = self._acknowledged() + writes
+        async with asyncio.timeout(30):
+            while self._acknowledged() < goal:  # noqa: ASYNC110 - the event is in another process
+                await asyncio.sleep(0.005)
+
+    def _acknowledged(self) -> int:
+        return sum(len(writer.written.acknowledged) for writer in self._writers)
+
+    async def is_exact(self, marker: str) -> None:
+        """Once nobody writes any more: everybody has everything, and has lost its place never."""
+        await self._collection.insert_one({"_id": marker})
+        for follower in self.followers:
+            await follower.has(marker)
+            want = {text: to_tree(found) for text, found in (await documents_of(self._collection)).items()}
+            assert follower.replica.documents == want
+            assert follower.replica.resets == 0
+            assert follower.replica.snapshots == 1, "whoever comes back goes on where it was"
+
+
+@asynccontextmanager
+async def load(url: str, client: Client, settings: Settings, documents: list[dict[str, Any]]) -> AsyncIterator[Load]:
+    """Load while the block runs; afterwards everything has to be exact."""
+    writers = [ApiWriter(url, SHAPE, documents, seed=seed) for seed in range(3)]
+    async with AsyncExitStack() as stack:
+        followers = [
+            await stack.enter_async_context(following(url, SHAPE, transport, seed=seed))
+            for transport in TRANSPORTS
+            for seed in range(2)
+        ]
+        found = Load(client, settings, writers, followers)
+        async with asyncio.TaskGroup() as group:
+            for writer in writers:
+                group.create_task(writer.run(_FOR_EVER))
+            yield found
+            for writer in writers:
+                writer.stop()
+        await found.is_exact("marker")
+
+
+def runs(pids: set[int]) -> bool:
+    """Whether any of them does."""
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.fixture
+def processes(settings: Settings, tmp_path: Path) -> Any:
+    found = Processes(settings, tmp_path)
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+async def test_several_share_a_port_are_replaced_and_killed_and_end_in_time(
+    processes: Processes, client: Client, settings: Settings, data_sets: Data
+) -> None:
+    processes.start("worker")
+    processes.start("serve", options=("--workers", "2"))
+    await tracked(processes.url, settings.collections)
+    await processes.said("serve", " serves", times=2)
+    async with load(processes.url, client, settings, data_sets[SHAPE][:30]) as running:
+        await running.goes_on()
+        before = processes.children("serve")
+        assert len(before) == 2
+        processes.signal(signal.SIGHUP, "serve")
+        await processes.said("serve", "all server processes are replaced")
+        await running.goes_on()
+        after = processes.children("serve")
+        assert len(after) == 2
+        assert not before & after
+        victim = min(after)
+        os.kill(victim, signal.SIGKILL)
+        await processes.said("serve", "was killed by SIGKILL; starting it again")
+        await processes.said("serve", "listening on", times=5)
+        await running.goes_on()
+        assert len(processes.children("serve") - {victim}) == 2
+    assert all(follower.connections > 1 for follower in running.followers[:4]), "the streams have moved"
+    # With streams open:
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(following(processes.url, SHAPE, transport)) for transport in TRANSPORTS
+        ]
+        for follower in streams:
+            await follower.has("marker")
+        children = processes.children("serve")
+        processes.signal(signal.SIGTERM, "serve")
+        assert await processes.ended("serve", seconds=BOUND) == 0
+        assert not runs(children)
+
+
+async def test_children_end_with_their_parent(processes: Processes, settings: Settings) -> None:
+    processes.start("worker")
+    processes.start("serve", options=("--workers", "2"))
+    await processes.said("serve", " serves", times=2)
+    children = processes.children("serve")
+    assert len(children) == 2
+    processes.kill("serve")
+    async with asyncio.timeout(BOUND):
+        while runs(children):  # noqa: ASYNC110 - they are not ours to wait for
+            await asyncio.sleep(0.02)
+    # And the port is free.
+    processes.start("serve")
+    await tracked(processes.url, settings.collections)
+
+
+async def test_of_two_servers_that_share_a_port_one_ends_and_its_clients_move(
+    settings: Settings, tmp_path: Path, client: Client, data_sets: Data
+) -> None:
+    processes = Processes(settings.model_copy(update={"reuse_port": True}), tmp_path)
+    try:
+        processes.start("worker", "serve")
+        await tracked(processes.url, settings.collections)
+        processes.start("serve", name="second")
+        await processes.said("second", "listening on")
+        async with load(processes.url, client, settings, data_sets[SHAPE][:30]) as running:
+            for name in ("serve", "second"):
+                await running.goes_on()
+                processes.signal(signal.SIGTERM, name)
+                await processes.ended(name, seconds=BOUND)
+                await running.goes_on()
+                processes.start("serve", name=name)
+                await processes.said(name, "listening on", times=2)
+        moved = [follower.connections for follower in running.followers[:4]]
+        assert min(moved) >= 2, "each stream was at one of them, and both have ended once"
+    finally:
+        processes.stop()
+
+
+async def test_without_reuse_port_there_is_one_server(processes: Processes, settings: Settings) -> None:
+    processes.start("worker", "serve")
+    await tracked(processes.url, settings.collections)
+    for options in ((), ("--workers", "2")):
+        processes.start("serve", name="second", options=options)
+        assert await processes.ended("second", seconds=20) == 2
+    assert f"port {processes.port} on 127.0.0.1 is in use" in processes.log("second")
+    async with httpx.AsyncClient(base_url=processes.url) as client:
+        assert (await client.get("/healthz")).status_code == 200
