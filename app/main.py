@@ -36,6 +36,9 @@ from app.waiting import set_within
 
 log = logging.getLogger(__name__)
 
+_HEAD_START = 1.0
+"""A server process accepts once it follows the log, or after so many seconds: before, others serve better."""
+
 ROUTES: list[BaseRoute] = [
     *documents.routes,
     *past.routes,
@@ -55,8 +58,8 @@ OnFailure = Callable[[EventsyncError], None]
 """Is told why a server can't go on: without its feed it would serve the past."""
 
 
-def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None) -> Starlette:
-    """The application.
+def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, head_start: float = 0.0) -> Starlette:
+    """The application. It begins once it follows the log, or after `head_start` seconds.
 
     While it runs, `app.state.sync` is its `SyncService`, to be drained before the server shuts down.
     """
@@ -65,6 +68,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None) ->
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Services]]:
         async with running(settings, on_failure) as services:
             app.state.sync = services.sync
+            await set_within(services.sync.feed.followed, head_start)
             yield {"services": services}
 
     application = Starlette(
@@ -140,7 +144,7 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def make_server(settings: Settings) -> Server:
+def make_server(settings: Settings, *, head_start: float = 0.0) -> Server:
     """A server that is ready to run, which drains its sessions before it shuts down."""
 
     async def drain() -> None:
@@ -153,7 +157,7 @@ def make_server(settings: Settings) -> Server:
         server.failure = reason
         server.should_exit = True
 
-    app = create_app(settings, on_failure=fail)
+    app = create_app(settings, on_failure=fail, head_start=head_start)
     server = Server(server_config(app, settings), drain, live, patience=settings.send_timeout)
     return server
 
@@ -164,7 +168,7 @@ def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Calla
     `on_serving` is called once clients can be served. Raises what it could not start or go on for.
     """
     allow_sockets(settings.max_sockets)
-    server = make_server(settings)
+    server = make_server(settings, head_start=_HEAD_START)
     try:
         uvloop.run(_serve(server, sockets, on_serving))
     except KeyboardInterrupt:

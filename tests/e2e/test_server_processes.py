@@ -23,7 +23,7 @@ from support.writers import ApiWriter, documents_of
 
 Data = dict[str, list[dict[str, Any]]]
 SHAPE = "theaters"
-BOUND = 2.0 + 5.0 + 3.0
+BOUND = 2.0 + 5.0 + 8.0
 """The drain timeout of these tests, what a server gets besides, and what a busy machine takes, in seconds."""
 
 _FOR_EVER = 10**9
