@@ -128,8 +128,8 @@ class ServerProcesses:
             new = self._start(group, number)
             if not await new.serves(self._plan.ready_timeout):
                 why = new.failure.message if new.failure else f"it does not serve within {self._plan.ready_timeout:g} s"
-                log.error("the new %s is given up, those that run stay: %s", new.name, why)
                 await new.ended()
+                log.error("the new %s is given up, those that run stay: %s", new.name, why)
                 return False
             self._current[number] = new
             await old.ended()

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -19,17 +20,29 @@ from app.listening import listening
 from app.supervision.server_processes import ServerPlan, ServerProcesses
 
 SERVER = """
-import os, pathlib, signal, socket, sys
+import os, pathlib, select, signal, socket, sys
 def option(name): return int(sys.argv[sys.argv.index(name) + 1])
 manner = pathlib.Path(sys.argv[1]).read_text()
 if manner == "broken":
     sys.exit(2)
-signal.signal(signal.SIGTERM, signal.SIG_IGN if manner == "stubborn" else lambda *_: sys.exit(0))
+# Told to end, it ends between two answers.
+told, telling = os.pipe()
+os.set_blocking(telling, False)
+signal.set_wakeup_fd(telling)
+signal.signal(signal.SIGTERM, lambda *_: None)
 if manner != "silent":
     os.write(option("--ready-fd"), b"serving\\n")
 with socket.socket(fileno=option("--listen-fds")) as listener:
+    listener.setblocking(False)
     while True:
-        with listener.accept()[0] as client:
+        ready, _, _ = select.select([listener, told], [], [])
+        if told in ready and os.read(told, 1) and manner != "stubborn":
+            sys.exit(0)
+        try:
+            client, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        with client:
             client.sendall(str(os.getpid()).encode())
 """
 
@@ -70,8 +83,9 @@ class Rig:
         self._manner.write_text(manner)
 
     def pids(self) -> set[int]:
-        """Who accepts: they take turns."""
-        return {self.answer() for _ in range(100)}
+        """The server processes that there are."""
+        children = Path(f"/proc/self/task/{threading.main_thread().native_id}/children").read_text().split()
+        return {int(pid) for pid in children if str(self._manner).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
     def answer(self) -> int:
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
@@ -114,7 +128,7 @@ def supervised(tmp_path: Path) -> Supervised:
 async def test_they_share_the_port_and_end_together(supervised: Supervised) -> None:
     async with supervised() as rig:
         await rig.said.until("serves", times=2)
-        pids = await asyncio.to_thread(rig.pids)
+        pids = rig.pids()
         assert len(pids) == 2
     assert not any(map(alive, pids))
     with pytest.raises(ConnectionRefusedError):
@@ -133,12 +147,12 @@ async def test_one_that_is_killed_is_started_again_while_the_other_serves(superv
 async def test_sighup_replaces_each_of_them_and_nobody_is_refused_meanwhile(supervised: Supervised) -> None:
     async with supervised() as rig:
         await rig.said.until("serves", times=2)
-        before = await asyncio.to_thread(rig.pids)
+        before = rig.pids()
         replaced = asyncio.create_task(rig.said.until("all server processes are replaced"))
         tell(signal.SIGHUP)
         while not replaced.done():
             await asyncio.to_thread(rig.answer)
-        after = await asyncio.to_thread(rig.pids)
+        after = rig.pids()
         assert len(after) == 2
         assert not before & after
         assert not any(map(alive, before))
@@ -152,11 +166,11 @@ async def test_sighup_replaces_each_of_them_and_nobody_is_refused_meanwhile(supe
 async def test_what_does_not_come_to_serve_replaces_nothing(supervised: Supervised, manner: str, why: str) -> None:
     async with supervised(ready_timeout=20.0 if manner == "broken" else 0.5) as rig:
         await rig.said.until("serves", times=2)
-        before = await asyncio.to_thread(rig.pids)
+        before = rig.pids()
         rig.behave(manner)
         tell(signal.SIGHUP)
         await rig.said.until(f"the new server 1 is given up, those that run stay: {why}")
-        assert await asyncio.to_thread(rig.pids) <= before
+        assert rig.pids() == before
         # And when it has been mended:
         rig.behave("well")
         tell(signal.SIGHUP)
@@ -183,7 +197,7 @@ async def test_bad_options_end_everything(supervised: Supervised) -> None:
 async def test_a_second_signal_ends_them_at_once(supervised: Supervised) -> None:
     async with supervised("stubborn") as rig:
         await rig.said.until("serves", times=2)
-        pids = await asyncio.to_thread(rig.pids)
+        pids = rig.pids()
         tell(signal.SIGINT)
         await rig.said.until("SIGINT: ending 2 server processes")
     assert not any(map(alive, pids))
