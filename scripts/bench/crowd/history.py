@@ -1,0 +1,35 @@
+"""What the log of a benchmark has to be, and the collection at each position of it: computed, never remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The log's events, all of one collection: event `seq` sets the field `n` of one document to `seq`.
+
+    `documents` of them, with the ids 0, 1, 2 … and `n` 0, take turns. With 0 documents event `seq` creates document
+    `seq`.
+    """
+
+    documents: int
+
+    def document(self, seq: int) -> int:
+        """The id of the document that event `seq` is about."""
+        return (seq - 1) % self.documents if self.documents else seq
+
+    def value(self, document: int, seq: int) -> int:
+        """`n` of a document at position `seq`."""
+        if not self.documents:
+            return document
+        return max(0, seq - (seq - 1 - document) % self.documents)
+
+    def count(self, seq: int) -> int:
+        """How many documents there are at position `seq`."""
+        return self.documents or seq
+
+    def touched(self, start: int, end: int) -> set[int]:
+        """The documents of the events `start < seq <= end`."""
+        first = max(start + 1, end - self.documents + 1) if self.documents else start + 1
+        return {self.document(seq) for seq in range(first, end + 1)}

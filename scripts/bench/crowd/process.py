@@ -1,0 +1,58 @@
+"""The crowd as a process of its own, so that its memory and its CPU are not the benchmark's or the server's."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+
+from app.dev import mongod
+from scripts.bench.crowd.messages import WrongError
+
+_LINE = 1024 * 1024
+_PATIENCE = 240.0
+
+
+class CrowdProcess:
+    """Asks the crowd, one thing after the other."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    async def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Have it do a thing, and wait for the answer. Raises `WrongError`, also where there is none."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise WrongError("the crowd has no pipes")
+        self._process.stdin.write(orjson.dumps({"do": what} | arguments) + b"\n")
+        async with asyncio.timeout(_PATIENCE):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise WrongError(f"the crowd has died while it was asked to {what}")
+        answer: dict[str, Any] = orjson.loads(line)
+        if "wrong" in answer:
+            raise WrongError(answer["wrong"])
+        return answer
+
+
+@asynccontextmanager
+async def crowd() -> AsyncIterator[CrowdProcess]:
+    """A crowd, while the block runs."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "scripts.bench.crowd"),
+        stdin=pipe,
+        stdout=pipe,
+        limit=_LINE,
+        preexec_fn=mongod.die_with_parent,
+    )
+    try:
+        yield CrowdProcess(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
