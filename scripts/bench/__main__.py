@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvloop
 
-from scripts.bench import catch_up, sequencing, snapshots, years
+from scripts.bench import catch_up, sequencing, sessions, snapshots, years
 from scripts.bench.report import Report
 
 RESULTS = Path("docs/benchmarks")
@@ -18,6 +18,7 @@ RESULTS = Path("docs/benchmarks")
 BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], Report]]] = {
     "catch_up": catch_up.declare,
     "sequencing": sequencing.declare,
+    "sessions": sessions.declare,
     "snapshots": snapshots.declare,
     "years": years.declare,
 }
