@@ -34,12 +34,13 @@ def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], R
     parser.add_argument("--silent", type=int, default=200, help="clients that never read (200)")
     parser.add_argument("--megabytes", type=int, default=104, help="MiB of events that pass them (104)")
     parser.add_argument("--size", type=int, default=20 * 1024, help="bytes of each of these events (20480)")
-    parser.add_argument("--pour-seconds", type=float, default=25.0, help="how long they take to pass (25)")
+    parser.add_argument("--pour-seconds", type=float, default=20.0, help="how long they take to pass (20)")
     parser.add_argument("--send-timeout", type=float, default=3.0, help="`send_timeout` of that server (3)")
     parser.add_argument("--clients", type=int, default=2000, help="clients of a storm (2000)")
     parser.add_argument("--documents", type=int, default=2000, help="documents that they follow (2000)")
     parser.add_argument("--new", type=int, default=500, help="clients of the bootstrap storm (500)")
     parser.add_argument("--missed", type=int, default=100, help="events that a storm's clients have missed (100)")
+    parser.add_argument("--behind", type=int, default=1000, help="clients of the storm from behind the window (1000)")
     parser.add_argument("--missed-far", type=int, default=300, help="the same of those behind the window (300)")
     parser.add_argument("--rate", type=float, default=20.0, help="writes a second during a storm (20)")
     return run
@@ -98,9 +99,9 @@ async def _storms(deployment: Deployment, clients: CrowdProcess, options: argpar
         await storms.restart(f"{count:,} WebSocket", "websocket", clients=count, missed=missed)
         await storms.restart(f"{count:,} SSE", "sse", clients=count, missed=missed)
         await storms.restart(
-            f"{count:,} WebSocket, behind",
+            f"{options.behind:,} WebSocket, behind",
             "websocket",
-            clients=count,
+            clients=options.behind,
             missed=options.missed_far,
             window_bytes=_SMALL_WINDOW,
         )

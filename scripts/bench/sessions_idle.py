@@ -12,20 +12,18 @@ from scripts.bench.report import Table
 from scripts.bench.sessions_stage import Clock, Stage, say
 from scripts.bench.years_system import Rows, once
 
-_SETTLING: Final = 1.5
-"""Seconds after which a server has done what opening connections leaves to do."""
+_SETTLING: Final = 1.0
+_RESTING: Final = 0.05
+"""A server rests that takes less than this share of a core for that many seconds."""
 
 _NOTHING: Final = Memory(0, 0, 0)
-
-_RESTING: Final = 3.0
-"""Seconds in which the CPU of resting connections is measured."""
 
 IDLE: Final = """\
 Live connections to one collection in which nothing happens, opened one after the other (64 at a time), for each
 transport on a fresh server. MiB are resident sets. *KiB each*: what the server has more than without connections, by
 connection; USS: the same, only pages that it shares with no other process; *KiB each more*: beyond the row before.
-*CPU ms each* is what opening one costs the server; *resting CPU %* is the share of a core while nothing happens. The
-last row of a transport is after all have left. What the kernel keeps for sockets is not counted."""
+*CPU ms each* is what opening one costs the server. The last row of a transport is after all have left. What the kernel
+keeps for sockets is not counted."""
 
 
 async def idle(stage: Stage, sizes: list[int]) -> Table:
@@ -42,10 +40,10 @@ async def idle(stage: Stage, sizes: list[int]) -> Table:
             for size in sizes:
                 clock = Clock(pid)
                 await _open(stage, transport, size - had)
-                await asyncio.sleep(_SETTLING)
+                await _settled(pid)
                 opened, now = clock.figures()["server CPU s"] * 1000 / (size - had), Memory.of(pid)
                 row = _row(now, each=_each(now, empty, size), more=_each(now, before, size - had), opened=opened)
-                rows[f"{transport}, {size:,}"] = row | {"resting CPU %": [await _resting(pid)]}
+                rows[f"{transport}, {size:,}"] = row
                 say(f"{transport}, {size:,}: {row}")
                 before, had = now, size
             rows[f"{transport}, all gone"] = _row(await _left(stage, pid))
@@ -59,14 +57,16 @@ async def _open(stage: Stage, transport: str, count: int) -> None:
 async def _left(stage: Stage, pid: int) -> Memory:
     """The server's memory when all have gone."""
     await stage.crowd.ask("begin", port=stage.settings.port, log=stage.log.name, documents=stage.history.documents)
-    await asyncio.sleep(_SETTLING)
+    await _settled(pid)
     return Memory.of(pid)
 
 
-async def _resting(pid: int) -> float:
-    used = cpu_seconds(pid)
-    await asyncio.sleep(_RESTING)
-    return (cpu_seconds(pid) - used) / _RESTING * 100
+async def _settled(pid: int) -> None:
+    """Wait until the server has done what its clients leave it to do; a poll is not answered while it is well."""
+    used = -1.0
+    while (now := cpu_seconds(pid)) - used > _RESTING * _SETTLING:
+        used = now
+        await asyncio.sleep(_SETTLING)
 
 
 def _each(now: Memory, before: Memory, count: int) -> Memory:
@@ -81,4 +81,4 @@ def _row(
 ) -> dict[str, list[float]]:
     figures = {"RSS MiB": now.rss / 1024, "PSS MiB": now.pss / 1024, "USS MiB": now.uss / 1024}
     figures |= {"KiB each": each.rss, "USS KiB each": each.uss, "KiB each more": more.rss}
-    return once(figures | {"CPU ms each": opened, "resting CPU %": 0.0})
+    return once(figures | {"CPU ms each": opened})

@@ -23,7 +23,7 @@ _HEALTHY: Final = 5
 _PATIENCE: Final = 60.0
 """Seconds within which all silent ones are to be out."""
 
-_LINGER: Final = 3.0
+_LINGER: Final = 10.0
 """Seconds after which the server has cut who was put out, a little more than it lets pass."""
 
 SILENT: Final = """\

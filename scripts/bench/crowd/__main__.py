@@ -131,9 +131,14 @@ class Crowd:
         return {}
 
     async def caught_up(self, seq: int, seconds: float) -> Answer:
-        """Wait until everybody is live, and at `seq` or beyond; answers how long that took them since the release."""
-        await self._until_all(lambda client: client.replica.live and (client.replica.seq or 0) >= seq, seconds)
-        return self._since(self._released, self._clients)
+        """Wait until everybody is live, at `seq` or beyond: how long that took since the release, how many are late."""
+
+        def done(client: Client) -> bool:
+            return client.replica.live and (client.replica.seq or 0) >= seq
+
+        await _happens(lambda: bool(self.scene.wrong) or all(map(done, self._clients)), seconds)
+        late = sum(not done(client) for client in self._clients)
+        return self._since(self._released, self._clients) | {"late": late}
 
     async def exact(self, seq: int, seconds: float) -> Answer:
         """Wait until everybody is exactly at `seq`, and check that each has counted every event once."""
@@ -172,7 +177,9 @@ class Crowd:
             )
 
     def _since(self, began: float, clients: Iterable[Client]) -> Answer:
-        took = sorted(client.live_at - began for client in clients)
+        """Who is not live yet counts as just now."""
+        now = time.monotonic()
+        took = sorted((client.live_at if client.replica.live else now) - began for client in clients)
         spread = {"p50": took[len(took) // 2], "seconds": took[-1]} if took else {"p50": 0.0, "seconds": 0.0}
         return spread | self._counted()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, cast
 from urllib.parse import urlencode
@@ -20,6 +20,9 @@ from scripts.bench.crowd.wire import Frames, Lines, Response, WireError
 SHAPE: Final = "docs"
 _HOST: Final = "127.0.0.1"
 _POLL_WAIT: Final = 60
+_SEEN, _PIECE = 1000, 16 * 1024
+"""Pieces of a connection's bytes that are known, at most, and bytes of the largest."""
+
 _JITTER: Final = (0.2, 1.0)
 """Seconds before another attempt, where the server has advised none."""
 
@@ -41,6 +44,14 @@ class Scene:
     delays: list[float] = field(default_factory=list)
     """Seconds from each write until a client that `is_timed` had the event."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    seen: OrderedDict[bytes, tuple[Message, ...]] = field(default_factory=OrderedDict)
+    """Whole pieces of bytes that one client was sent, and what they say: most are sent to all."""
+
+    def remember(self, data: bytes, said: tuple[Message, ...]) -> None:
+        """Know these bytes when another client gets them."""
+        self.seen[data] = said
+        if len(self.seen) > _SEEN:
+            self.seen.popitem(last=False)
 
     def spawn(self, client: Client) -> None:
         """Have a client come back."""
@@ -52,8 +63,6 @@ class Scene:
 class Client(asyncio.Protocol):
     """Made without a connection; `connect` makes one, and so does whoever `come_back`s."""
 
-    __slots__ = ("_advice", "_said", "is_open", "is_served", "is_timed", "live_at", "replica", "scene", "transport")
-
     def __init__(self, scene: Scene, replica: Replica, *, is_timed: bool) -> None:
         self.scene = scene
         self.replica = replica
@@ -64,6 +73,8 @@ class Client(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._said = ""
         self._advice: float | None = None
+        self._read: list[Message] = []
+        """What the bytes at hand say; emptied where they say more than messages for everybody."""
 
     async def connect(self) -> None:
         """One attempt to connect. Raises `OSError`."""
@@ -97,7 +108,7 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._take(data)
+            self._known(data)
         except (WrongError, WireError, LookupError, ValueError, TypeError) as error:
             self.scene.wrong.append(f"{type(error).__name__}: {error}")
             self.close()
@@ -118,6 +129,17 @@ class Client(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def _known(self, data: bytes) -> None:
+        begins_whole = self._is_between()
+        if begins_whole and (said := self.scene.seen.get(data)) is not None:
+            for message in said:
+                self._applied(message)
+            return
+        self._read = []
+        self._take(data)
+        if len(data) <= _PIECE and begins_whole and self._read and self._is_between():
+            self.scene.remember(data, tuple(self._read))
+
     # --- the protocol's side --------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -131,6 +153,10 @@ class Client(asyncio.Protocol):
     def _take(self, data: bytes) -> None:
         raise NotImplementedError
 
+    def _is_between(self) -> bool:
+        """Whether the next bytes begin a message for everybody."""
+        return False
+
     @property
     def _position(self) -> str:
         return f"{self.scene.log}:{self.replica.seq}"
@@ -142,10 +168,11 @@ class Client(asyncio.Protocol):
             self._refused(f"error {message.text}", message.retry_after)
             self.close()
             return
-        self.is_served = self.is_served or message.kind != "welcome"
+        self._read = [*self._read, message] if message.kind != "welcome" else []
         self._applied(message)
 
     def _applied(self, message: Message) -> None:
+        self.is_served = self.is_served or message.kind != "welcome"
         was_live = self.replica.live
         new = self.replica.take(message)
         if self.replica.live and not was_live:
@@ -165,8 +192,6 @@ class Client(asyncio.Protocol):
 
 class WebSocketClient(Client):
     """`GET /v1/sync`."""
-
-    __slots__ = ("_frames", "_response")
 
     def _begin(self) -> None:
         self._response: Response | None = Response()
@@ -192,11 +217,16 @@ class WebSocketClient(Client):
         for opcode, payload in self._frames.feed(data):
             if opcode == wire.TEXT:
                 self._message(payload)
-            elif opcode == wire.PING:
+                continue
+            self._read = []
+            if opcode == wire.PING:
                 self._write(wire.client_frame(0xA, payload))
             elif opcode == wire.CLOSE:
                 self._said = f"close {int.from_bytes(payload[:2], 'big')}"
                 self._write(wire.client_frame(wire.CLOSE, payload[:2]))
+
+    def _is_between(self) -> bool:
+        return self._response is None and self._frames.is_between
 
     def _hello(self) -> bytes:
         vector = {} if self.replica.seq is None else {SHAPE: self._position}
@@ -209,8 +239,6 @@ class WebSocketClient(Client):
 
 class SseClient(Client):
     """`GET /v1/sync/sse`."""
-
-    __slots__ = ("_lines", "_response")
 
     def _begin(self) -> None:
         self._response, self._lines = Response(), Lines()
@@ -229,14 +257,16 @@ class SseClient(Client):
         for found in self._lines.feed(body):
             self._message(found)
         if self._response.complete:
+            self._read = []
             self._said = self._said or "end of response"
             self.close()
+
+    def _is_between(self) -> bool:
+        return self._response.is_between and self._lines.is_between
 
 
 class PollClient(Client):
     """`GET /v1/sync/log`, again and again on one connection. It is live once it waits at its position."""
-
-    __slots__ = ("_response",)
 
     def _begin(self) -> None:
         self._response = Response()

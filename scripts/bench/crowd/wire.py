@@ -35,6 +35,11 @@ class Frames:
         while (frame := self._frame()) is not None:
             yield frame
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not self._buffer
+
     def _frame(self) -> tuple[int, bytes] | None:
         buffer = self._buffer
         if len(buffer) < 2:
@@ -84,6 +89,11 @@ class Response:
         del self._buffer[: end + len(_HEAD_END)]
         return True
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return self.status == 200 and not self._buffer
+
     def rest(self) -> bytes:
         """What came behind the head where something else than HTTP follows, as after status 101."""
         return bytes(self._buffer)
@@ -103,6 +113,11 @@ class Lines:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not self._buffer
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The data of each event that is complete now; here an event has one `data` line, or none."""
