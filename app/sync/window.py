@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 from app.domain import messages
 from app.domain.position import LogId, Seq
@@ -32,6 +33,9 @@ class Frame:
     data: bytes
 
 
+_NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
+
+
 class Window:
     """Events `floor < seq <= head` of one log, bounded in bytes. Only the feed changes it; nothing here awaits."""
 
@@ -48,7 +52,8 @@ class Window:
         self.bytes = 0
         self._all: deque[StoredEvent] = deque()
         self._by_shape: dict[Shape, deque[StoredEvent]] = {}
-        self._frames: dict[Shape, Frame] = {}
+        self._frames: dict[Shape, tuple[Seq, Frame]] = {}
+        """The newest frame of a shape, and the first event in it."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
@@ -112,8 +117,9 @@ class Window:
         """
         if self.log is None or not (events := self._by_shape.get(shape)):
             return None
-        cached = self._frames.get(shape)
-        if cached is not None and cached.start <= after < cached.end:
+        first, cached = self._frames.get(shape, _NONE)
+        # Not for a cursor further on in it: it would send what is there already, to everybody who is live.
+        if cached is not None and cached.start <= after < first:
             return cached
         if after >= events[-1].seq:
             return None
@@ -121,8 +127,8 @@ class Window:
         page = page_of(following, self._frame_limit)
         end = page.events[-1].seq
         frame = Frame(start, end, messages.events(shape, self.log, start, end, page.bodies))
-        if not page.full:
-            self._frames[shape] = frame
+        if not page.full and (cached is None or start >= cached.start):
+            self._frames[shape] = page.events[0].seq, frame
         return frame
 
     def _after(self, events: deque[StoredEvent], after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:

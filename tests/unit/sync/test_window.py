@@ -172,3 +172,13 @@ def test_nothing_is_kept_of_who_has_left() -> None:
             leaves.forget(Shape("unknown"))
         assert list(filled._waiting) == [ORDERS]
     assert not filled._waiting
+
+
+def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind() -> None:
+    filled = window()
+    filled.extend(event(seq) for seq in range(1, 101))
+    assert read(filled.frame(ORDERS, Seq(0)))[2] == [*range(1, 101)]
+    assert read(filled.frame(ORDERS, Seq(99)))[2] == [100]
+    newest = filled.frame(ORDERS, Seq(99))
+    filled.frame(ORDERS, Seq(0))
+    assert filled.frame(ORDERS, Seq(99)) is newest
