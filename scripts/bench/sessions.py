@@ -40,7 +40,7 @@ def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], R
     parser.add_argument("--documents", type=int, default=2000, help="documents that they follow (2000)")
     parser.add_argument("--new", type=int, default=500, help="clients of the bootstrap storm (500)")
     parser.add_argument("--missed", type=int, default=100, help="events that a storm's clients have missed (100)")
-    parser.add_argument("--behind", type=int, default=1000, help="clients of the storm from behind the window (1000)")
+    parser.add_argument("--behind", type=int, default=500, help="clients of the storm from behind the window (500)")
     parser.add_argument("--missed-far", type=int, default=300, help="the same of those behind the window (300)")
     parser.add_argument("--rate", type=float, default=20.0, help="writes a second during a storm (20)")
     return run
