@@ -68,7 +68,7 @@ class Stage:
 
     async def connections(self) -> int:
         """How many the server says it has."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30.0) as client:
             text = (await client.get(f"http://127.0.0.1:{self.settings.port}/metrics")).text
         line = next(line for line in text.splitlines() if line.startswith("eventsync_connections "))
         return int(float(line.split()[1]))
