@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -16,9 +15,11 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.api.acceptor import Acceptor
 from app.api.guard import Guard, tune
 from app.api.protocols import Config, Http, WebSocket
 from app.errors import EventsyncError
+from app.listening import BACKLOG, listening
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,10 @@ class Server(uvicorn.Server):
         `patience`: how long what is sent may go unacknowledged, in seconds.
         """
         super().__init__(config)
+        self._options = config
         self._patience = patience
+        self._acceptors: list[Acceptor] = []
+        self._url = ""
         self._drain = drain
         self._live = live
         self.ready = asyncio.Event()
@@ -52,30 +56,42 @@ class Server(uvicorn.Server):
         """Why the server has to stop, if it does by itself."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for listener in server.sockets:
-                with socket.socket(fileno=os.dup(listener.fileno())) as same:
-                    tune(same, self._patience)
-        if self.started:
-            log.info("listening on %s", self.url)
-            self.ready.set()
+        listeners = listening(self.config.host, self.config.port) if sockets is None else sockets
+        self._url = _url(listeners[0])
+        # Without any: uvicorn is not to accept by itself.
+        await super().startup(sockets=[])
+        if not self.started:
+            return
+        for listener in listeners:
+            tune(listener, self._patience)
+            listener.listen(BACKLOG)
+            self._acceptors.append(Acceptor(listener, self._protocol))
+        log.info("listening on %s", self.url)
+        self.ready.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Http(
+            config=self._options,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
 
     async def serving(self) -> None:
         """Wait until clients can be served: the server listens, and follows the log."""
         await self.ready.wait()
         await self._live()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listener in (*self.servers, *(sockets or ())):
-            listener.close()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - they are accepted from
+        for acceptor in self._acceptors:
+            acceptor.close()
         loop = asyncio.get_running_loop()
         end = loop.time() + (self.config.timeout_graceful_shutdown or 0)
         # One bound for the goodbye and for what is still being answered; uvicorn's own stands behind it.
         cutting = loop.call_at(end, self._cut_all)
         await self._drain()
         self.config.timeout_graceful_shutdown = 1 + max(0, math.ceil(end - loop.time()))
-        await super().shutdown(sockets)
+        await super().shutdown()
         cutting.cancel()
 
     def _cut_all(self) -> None:
@@ -87,8 +103,12 @@ class Server(uvicorn.Server):
     @property
     def url(self) -> str:
         """Where the server listens, once it has started."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self._url
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def server_config(app: ASGIApp, settings: Settings) -> Config:

@@ -11,7 +11,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -68,6 +68,15 @@ class Session:
         self._room.set()
 
     # --- what the client asks for ---------------------------------------------------------------------------------
+
+    def begin(self, shapes: Iterable[Shape], vector: StateVector) -> None:
+        """Subscribe to what the client asks for from the beginning. A shape that can't be had is told in band."""
+        for shape in shapes:
+            try:
+                self.subscribe(shape, vector.get(shape))
+            except (Malformed, NotTracked, RateLimited, Unavailable) as error:
+                # Not by `reply`: nobody takes replies yet.
+                self._replies.append(Outgoing("error", messages.error(error, str(shape))))
 
     def subscribe(self, shape: Shape, position: Position | None) -> None:
         """Begin to follow a shape from `position`, or from a snapshot.

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from app.domain import messages
 from app.domain.position import StateVector
 from app.domain.shape import Shape
 from app.errors import RateLimited
@@ -48,8 +47,10 @@ class Sessions:
     ) -> AsyncIterator[Session]:
         """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
 
-        Raises `RateLimited` over the bound on connections, and `Unavailable` where what is stored can't be read.
+        Raises `RateLimited` over the bound on connections, and `Unavailable` where what is stored can't be read, or as
+        long as no log is known: nothing could be said of any shape.
         """
+        self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
             raise RateLimited(f"this server has its {self._settings.max_connections} connections already")
         client = await self._identity(client_id, transport)
@@ -68,8 +69,7 @@ class Sessions:
             try:
                 if self._draining:
                     session.close()
-                for shape in shapes:
-                    await session.request(messages.Subscribe(shape, vector.get(shape)))
+                session.begin(shapes, vector)
                 yield session
             finally:
                 await session.aclose()

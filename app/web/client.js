@@ -136,9 +136,11 @@ export class SyncClient extends EventTarget {
 
   #refused(message) {
     this.#floor = (message.retry_after ?? 0) * 1000;
-    // A shape that the server won't serve would be refused on every connection from now on.
-    if (message.shape) this.#replica.forget(message.shape);
     this.#emit("refused", message);
+    if (!message.shape) return; // a close follows, or nothing is lost
+    // What the server can't serve yet is asked for again; what it won't serve would be refused on every connection.
+    if (message.retry_after === undefined) this.#replica.forget(message.shape);
+    else this.#again(message.message);
   }
 
   #closed({ code = 0, reason }) {

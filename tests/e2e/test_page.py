@@ -248,6 +248,16 @@ async def test_failures_make_it_wait_longer_but_never_less_than_the_server_asks(
         await browser.status("live")
 
 
+async def test_a_shape_that_can_not_be_served_yet_is_asked_for_again() -> None:
+    later = {"type": "error", "code": "unavailable", "message": "later", "shape": "a", "retry_after": 0.3}
+    server = scripted([WELCOME, later], [WELCOME, SNAPSHOT, LIVE])
+    async with server as (url, hellos), browsing(url, "websocket", "a") as browser:
+        browser.tell("start")
+        assert (await browser.status("waiting"))["delay"] >= 300
+        await browser.status("live")
+    assert hellos[1]["shapes"] == ["a"]
+
+
 async def test_a_silent_server_is_left() -> None:
     quick = WELCOME | {"heartbeat": 0.1}
     async with scripted([quick, SNAPSHOT, LIVE]) as (url, hellos), browsing(url, "websocket", "a") as browser:

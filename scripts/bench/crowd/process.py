@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.dev import mongod
+from app.supervision.orphans import die_with_parent
 from scripts.bench.crowd.messages import WrongError
 
 _LINE = 1024 * 1024
@@ -48,7 +48,7 @@ async def crowd() -> AsyncIterator[CrowdProcess]:
         stdin=pipe,
         stdout=pipe,
         limit=_LINE,
-        preexec_fn=mongod.die_with_parent,
+        preexec_fn=die_with_parent,
     )
     try:
         yield CrowdProcess(process)

@@ -7,12 +7,15 @@ import json
 import logging
 import random
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from app.settings import Settings
+from app.stores.stores import Stores
+from support.logs_by_hand import begun
 from support.raw_websocket import raw_websocket
 from support.systems import running_server, running_system
 
@@ -42,12 +45,16 @@ def frames(chance: random.Random) -> bytes:
     return sent
 
 
-async def test_frames(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+async def test_frames(stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    await begun(stores, "docs")
     chance = random.Random(SEED)
     settings = settings.model_copy(update={"hello_timeout": 0.2})
     met = set()
     with caplog.at_level(logging.ERROR):
         async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+            async with asyncio.timeout(10):
+                while not (await client.get("/readyz")).json()["position"]:
+                    continue
             for _ in range(COUNT):
                 async with raw_websocket(url) as opened:
                     await opened.send(frames(chance))
@@ -62,7 +69,7 @@ async def test_frames(settings: Settings, caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing"])
-async def test_requests(settings: Settings, phases: str) -> None:
+async def test_requests(settings: Settings, tmp_path: Path, phases: str) -> None:
     """By schemathesis. What it may not know, which valid requests contradict each other, is not checked."""
     changed: dict[str, Any] = {"collections": ("theaters",), "poll_wait": 0.05, "body_timeout": 2.0}
     async with running_system(settings.model_copy(update=changed)) as url:
@@ -86,6 +93,7 @@ async def test_requests(settings: Settings, phases: str) -> None:
             *words,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            cwd=tmp_path,
         )
         said, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, said.decode()

@@ -17,16 +17,37 @@ import pytest
 from app.api.guard import Guard, tune
 from app.api.protocols import WebSocket
 from app.settings import Settings
+from app.stores.stores import Stores
+from support.logs_by_hand import begun
 from support.raw_websocket import CONTINUATION, PING, TEXT, RawWebSocket, frame, raw_websocket
-from support.systems import running_server, running_system
+from support.systems import running_server
 
 HELLO = frame(TEXT, json.dumps({"type": "hello"}).encode())
+
+
+@pytest.fixture(autouse=True)
+async def log(stores: Stores) -> None:
+    """There is a log, so that a hello is welcome; no worker, because nothing happens in it."""
+    await begun(stores, "docs")
+
+
+async def welcomed(opened: RawWebSocket) -> None:
+    await opened.send(HELLO)
+    assert b"welcome" in (await opened.receive())[1]
 
 
 @asynccontextmanager
 async def serving(settings: Settings, **changed: Any) -> AsyncIterator[str]:
     async with running_server(settings.model_copy(update=changed)) as url:
+        await follows(url)
         yield url
+
+
+async def follows(url: str) -> None:
+    """Wait until the server has read the log."""
+    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(10):
+        while not (await client.get("/readyz")).json()["position"]:
+            continue
 
 
 @asynccontextmanager
@@ -83,7 +104,7 @@ async def test_a_head_has_a_size(settings: Settings) -> None:
 
 
 async def test_connections_are_bounded(settings: Settings) -> None:
-    async with serving(settings, max_sockets=2) as url:
+    async with running_server(settings.model_copy(update={"max_sockets": 2})) as url:
         async with raw_websocket(url), connection(url) as (reader, writer):
             writer.write(REQUEST)
             assert await answered(reader) == 200
@@ -97,7 +118,7 @@ async def test_connections_are_bounded(settings: Settings) -> None:
                 continue
 
 
-def test_connections_of_one_address_are_bounded() -> None:
+async def test_connections_of_one_address_are_bounded() -> None:
     guard = Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
     for address, refused in (("a", False), ("a", False), ("b", False), ("a", True)):
         guard.enter(address)
@@ -123,8 +144,7 @@ async def test_what_connections_inherit() -> None:
 async def greeted(settings: Settings, **changed: Any) -> AsyncIterator[RawWebSocket]:
     """A WebSocket to a server, which has said welcome."""
     async with serving(settings, **changed) as url, raw_websocket(url) as opened:
-        await opened.send(HELLO)
-        assert b"welcome" in (await opened.receive())[1]
+        await welcomed(opened)
         yield opened
 
 
@@ -179,7 +199,7 @@ async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(settings: Se
         serving(settings, message_rate=1e9, send_timeout=30.0) as url,
         raw_websocket(url, receive_buffer=4096) as opened,
     ):
-        await opened.send(HELLO)
+        await welcomed(opened)
         opened.writer.transport.pause_reading()  # type: ignore[attr-defined]
         for _ in range(400):
             await opened.send(*[frame(PING, b"x" * 100)] * 400)
@@ -187,21 +207,3 @@ async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(settings: Se
         waiting = [one.get_write_buffer_size() for one in connections if not one.is_closing()]
         assert waiting
         assert max(waiting) < 1 << 20
-
-
-async def test_an_event_stream_that_is_not_read_is_ended(settings: Settings) -> None:
-    settings = settings.model_copy(update={"collections": ("docs",), "send_timeout": 0.3})
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
-        with socket.socket() as plain:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.connect((urlsplit(url).hostname, urlsplit(url).port))
-            plain.sendall(b"GET /v1/sync/sse?shape=docs HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while not (await client.get("/readyz")).json()["connections"]:
-                continue
-            written = 0
-            async with asyncio.timeout(30):
-                while (await client.get("/readyz")).json()["connections"]:
-                    path = f"/v1/collections/docs/documents/{written}"
-                    (await client.put(path, json={"text": "x" * 100_000})).raise_for_status()
-                    written += 1
-        assert written, "it was put out because of what it did not take"

@@ -156,7 +156,7 @@ async def test_where_mongodb_can_not_be_used_the_session_ends(at_hand: bool) -> 
     played = Played(failing)
     failing.give(Unavailable("not now"))
     with pytest.raises(Unavailable):
-        assert [await played.round() for _ in range(3)] == "it ends"
+        [await played.round() for _ in range(3)]
     await played.turns.aclose()
     assert failing.freed
 
