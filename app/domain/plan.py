@@ -136,13 +136,13 @@ def catch_up(
 ) -> Plan:
     """The cheapest allowed answer for a client at `position`. `tail` is what it has missed, `size` the shape's.
 
-    `stored` is the newest stored snapshot, if there is a `usable` one; without a `reset` it only counts where it is no
-    older than `position`. An answer to `avoid` is given only where no other is allowed.
+    `stored` is the newest stored snapshot, if there is a `usable` one; without a `reset` it only counts where it is
+    newer than `position`. An answer to `avoid` is given only where no other is allowed.
     """
     exact = allowed(position, extent)
     answers = exact - avoid or exact
     reset = refusal(position, extent) if exact == {Answer.SNAPSHOT} else None
-    newer = stored if stored and (reset or stored.seq >= position.seq) else None
+    newer = stored if stored and (reset or stored.seq > position.seq) else None
     costs = {
         Answer.EVENTS: events_cost(tail),
         Answer.SQUASHED: squashed_cost(tail, size),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.domain import messages
 from app.domain.plan import Answer, Plan, ResetReason
-from app.domain.position import START, Position
+from app.domain.position import START, Position, Seq
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import Unavailable
@@ -115,7 +115,8 @@ class Subscription:
 
     async def _snapshot(self) -> AsyncGenerator[Outgoing | None]:
         """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
-        after, data = self.position.seq if self.position else START, b""
+        # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
+        after, data = Seq(self.position.seq + 1) if self.position else START, b""
         async with (
             self._source.bootstraps.open(self.shape, after=after, live=self._distrust) as found,
             aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,

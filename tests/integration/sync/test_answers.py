@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 
@@ -128,3 +129,24 @@ async def test_what_can_not_be_looked_up_is_not_squashed(stores: Stores, setting
     kinds = await brought_up(service, client, force=Answer.SQUASHED)
     assert client.rows == past.of_shape(DOCS, past.head)
     assert "squashed" not in kinds
+
+
+async def test_nobody_gets_the_snapshot_again_that_he_has(stores: Stores, settings: Settings) -> None:
+    """The base is empty and cheap, what came after it is not: the collection is, and that is not where the base is."""
+    documents: AsyncCollection[dict[str, object]] = stores.data["docs"]
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await based(stores, log, "docs")
+        for number in range(5):
+            for key in range(5):
+                large = {"_id": key, "n": number, "text": "x" * 20_000}
+                await documents.replace_one({"_id": key}, large, upsert=True)
+        await caught_up(stores)
+    past = await Past.of(stores, log)
+    service = await serving(stores, settings, past)
+    client = Replica("docs")
+    async with asyncio.timeout(20):  # it went on for ever
+        await brought_up(service, client)
+    assert client.rows == past.of_shape(DOCS, past.head)
+    assert client.snapshots <= 2
