@@ -181,8 +181,9 @@ class _Connection:
 
 async def upgrade_required(_: Request) -> Response:
     """Tell who asks by plain HTTP what to ask for (RFC 9110 section 15.5.22)."""
-    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-    raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, "connect by WebSocket (RFC 6455)", headers)
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Cache-Control": "no-store"}
+    detail = "connect by WebSocket (RFC 6455); a client that has done so is behind a proxy that drops the upgrade"
+    raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, detail, headers)
 
 
 routes = [

@@ -205,6 +205,7 @@ async def test_by_plain_http_it_is_426(root: httpx.AsyncClient) -> None:
     answer = await root.get("/v1/sync")
     assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
     assert answer.headers["upgrade"] == "websocket"
+    assert answer.headers["cache-control"] == "no-store"
 
 
 async def test_compression_is_refused(served: Any) -> None:
