@@ -1,0 +1,113 @@
+"""One running system for the whole suite, one process for all clients of each runtime, and nginx as documented."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from app.stores.mongodb import Client
+from support import nginx
+from support.nginx import Nginx, documented, running_nginx
+from support.peers.chromium import Chromium, running_chromium
+from support.peers.makes import MAKES
+from support.peers.node import Node, running_node
+from support.peers.peer import Peer
+from support.peers.served import CATALOG, COLLECTIONS, Served
+from support.systems import running_system
+
+
+@pytest.fixture(scope="session")
+async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
+    settings = Settings(
+        mongodb_uri=mongodb_uri,
+        database=f"conformance_{secrets.token_hex(6)}",
+        collections=(*COLLECTIONS, CATALOG),
+        checkpoint_interval=0.1,
+        # Small, so that what comes is cut into frames and parts, and comes from the store as well as from the window.
+        window_bytes=64 * 1024,
+        frame_bytes=16 * 1024,
+        heartbeat=0.5,
+        drain_timeout=2.0,
+    )
+    rows = [{"_id": number, "text": f"{number:05}" * 300} for number in range(60)]
+    await client[settings.database][CATALOG].insert_many(rows)
+    async with running_system(settings) as url:
+        yield Served(url, settings, client)
+    await client.drop_database(settings.database)
+    await client.drop_database(settings.log_db)
+
+
+@pytest.fixture
+async def api(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the HTTP API, relative to the collections."""
+    async with httpx.AsyncClient(base_url=f"{served.url}/v1/collections", timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def key() -> str:
+    """An id that only this test uses."""
+    return f"k{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="session")
+async def node() -> AsyncIterator[Node]:
+    async with running_node() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def chromium(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chromium]:
+    async with running_chromium(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
+def made(request: pytest.FixtureRequest, name: str) -> Peer:
+    """The client of that name; its runtime starts with the first test that asks for it."""
+    make = MAKES[name]
+    return make.peer(name, request.getfixturevalue(make.runtime) if make.runtime else None)
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """The client that a test is parametrized with, by name."""
+    if reason := MAKES[request.param].missing():
+        pytest.skip(reason)
+    return made(request, request.param)
+
+
+@pytest.fixture
+def peers(request: pytest.FixtureRequest) -> dict[str, Peer]:
+    """All clients that there are here."""
+    return {name: made(request, name) for name, make in MAKES.items() if not make.missing()}
+
+
+@pytest.fixture(scope="session")
+async def proxy(served: Served, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nginx]:
+    """nginx before the system, as docs/deployment.md has it."""
+    if reason := nginx.missing():
+        pytest.skip(reason)
+    async with running_nginx(tmp_path_factory.mktemp("nginx"), served.url, documented()) as running:
+        yield running
+
+
+@pytest.fixture(params=["direct", "nginx"])
+def door(request: pytest.FixtureRequest, served: Served) -> str:
+    """The URL that clients come in by."""
+    if request.param == "direct":
+        return served.url
+    proxy: Nginx = request.getfixturevalue("proxy")
+    return proxy.url
+
+
+@pytest.fixture
+def proxy_url(request: pytest.FixtureRequest, served: Served) -> str:
+    """nginx's URL; the server's own where there is no nginx."""
+    if nginx.missing():
+        return served.url
+    proxy: Nginx = request.getfixturevalue("proxy")
+    return proxy.url

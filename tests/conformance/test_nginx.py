@@ -1,0 +1,191 @@
+"""A real nginx in between: as somebody sets it up who knows only `proxy_pass`, and as docs/deployment.md says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import httpx
+import pytest
+
+from app.main import make_server
+from app.settings import Settings
+from support import nginx
+from support.nginx import DEFAULTS, Nginx, documented, running_nginx
+from support.peers.makes import of_transport
+from support.peers.peer import Peer
+from support.peers.served import COLLECTIONS, Served
+from support.peers.talk import Copy, talking
+from support.replica import seq_of
+from support.systems import head, running_server, tracked
+from support.tcp_proxy import tcp_proxy
+
+pytestmark = pytest.mark.skipif(nginx.missing() is not None, reason=nginx.missing() or "")
+
+TIMELY = 2.0
+"""Seconds within which nothing has been buffered."""
+
+
+@pytest.fixture(scope="module")
+async def bare(served: Served, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nginx]:
+    """nginx with its defaults: HTTP/1.0 to the server, buffering, no upgrade."""
+    async with running_nginx(tmp_path_factory.mktemp("bare"), served.url, DEFAULTS) as running:
+        yield running
+
+
+@pytest.mark.parametrize("peer", of_transport("sse", "http"), indirect=True)
+async def test_defaults_do_for_sse_and_http(
+    peer: Peer, bare: Nginx, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
+    copy = Copy("orders")
+    async with talking(peer, bare.url, copy) as talk:
+        await talk.live()
+        for number in range(3):
+            await api.put(f"/orders/documents/{key}-{number}", json={})
+            await talk.has("orders", f"{key}-{number}", seconds=TIMELY)
+    assert copy.only.documents == await served.rows("orders")
+
+
+@pytest.mark.parametrize("peer", of_transport("websocket"), indirect=True)
+async def test_defaults_refuse_websockets_cleanly(peer: Peer, bare: Nginx) -> None:
+    async with talking(peer, bare.url, Copy("orders")) as talk:
+        ended = await talk.over()
+    # A script is told nothing but that there is no connection; the others see the status.
+    assert ended.code == (426 if peer.name == "websockets" else 1006)
+
+
+async def test_a_refused_upgrade_says_why(bare: Nginx) -> None:
+    async with httpx.AsyncClient(base_url=bare.url) as client:
+        answer = await client.get("/v1/sync", headers={"connection": "upgrade", "upgrade": "websocket"})
+    assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
+    assert "proxy" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/sync/sse?shape=orders", "/v1/sync/snapshot?shape=orders"])
+async def test_streams_ask_not_to_be_buffered(served: Served, path: str) -> None:
+    async with httpx.AsyncClient(base_url=served.url) as client, client.stream("GET", path) as answer:
+        assert answer.headers["x-accel-buffering"] == "no"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_heartbeats_keep_streams_through_idle_timeouts(
+    peers: dict[str, Peer], served: Served, tmp_path_factory: pytest.TempPathFactory, api: httpx.AsyncClient, key: str
+) -> None:
+    """SSE needs no comments: `progress` comes each heartbeat, and nginx counts the seconds between two reads."""
+    block, changed = re.subn(r"proxy_read_timeout \w+;", "proxy_read_timeout 2s;", documented())
+    assert changed == 1
+    quiet = f"orders/{key}"
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(running_nginx(tmp_path_factory.mktemp("idle"), served.url, block))
+        streams = [peer for peer in peers.values() if peer.transport != "http"]
+        talks = [await stack.enter_async_context(talking(peer, door.url, Copy(quiet))) for peer in streams]
+        for talk in talks:
+            await talk.live()
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for talk in talks:
+                group.create_task(talk.until(lambda _: time.monotonic() > began + 5.0), name="idle")
+        await api.put(f"/orders/documents/{key}", json={})
+        for talk in talks:
+            await talk.has(quiet, key)
+            assert talk.kinds.count("welcome") == 1
+
+
+async def test_idle_connections_to_the_server_are_closed_by_nginx_first(served: Served) -> None:
+    """A request that crosses the server's own close would be lost, and a write is never repeated."""
+    seconds = int(re.findall(r"^    keepalive_timeout (\d+)s;", documented(), re.MULTILINE)[0])
+    assert seconds < make_server(served.settings).config.timeout_keep_alive
+
+
+async def test_connections_to_the_server_are_kept_alive(
+    served: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with (
+        tcp_proxy(served.url) as wire,
+        running_nginx(tmp_path_factory.mktemp("kept"), wire.url, documented()) as door,
+        httpx.AsyncClient(base_url=door.url) as client,
+    ):
+        for _ in range(5):
+            assert (await client.get("/v1/collections")).status_code == 200
+        assert wire.cut() == 1
+
+
+async def history(served: Served, key: str, count: int) -> tuple[str, str]:
+    """So many events behind each other: the positions before and after them."""
+    orders = served.collection("orders")
+    await served.seq("orders", f"{key}-first")
+    start = await head(served.url)
+    await orders.insert_many([{"_id": f"{key}-{number}", "n": number, "text": "x" * 60} for number in range(count)])
+    log = start.partition(":")[0]
+    end = f"{log}:{await served.seq('orders', f'{key}-last')}"
+    await orders.delete_many({"_id": {"$regex": f"^{key}"}})
+    return start, end
+
+
+async def caught_up(client: httpx.AsyncClient, start: str, end: str) -> list[bytes]:
+    """The pages from one position to the other, asked for as a client does that is far behind."""
+    position, pages = start, list[bytes]()
+    while seq_of(position) < seq_of(end):
+        query: dict[str, str | int] = {"shape": "orders", "position": position, "limit": 500}
+        answer = await client.get("/v1/sync/log", params=query)
+        assert answer.status_code == 200, answer.text
+        pages.append(answer.content)
+        position = answer.json()["to"]
+    return pages
+
+
+async def test_a_crowd_that_catches_up_costs_each_page_once(proxy: Nginx, served: Served, key: str) -> None:
+    """ "A full page of the past never changes: immutable, cacheable by any CDN"."""
+    start, end = await history(served, key, 3000)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=proxy.url, timeout=20)) for _ in range(20)
+        ]
+        crowd = await asyncio.gather(*(caught_up(client, start, end) for client in clients))
+    full = [page for page in crowd[0] if b'"live":false' in page]
+    assert len(full) > 10
+    assert all(pages[: len(full)] == full for pages in crowd)
+    asked = [
+        request for request in proxy.requests() if start.partition(":")[0] in request.uri and "limit=500" in request.uri
+    ]
+    by_uri: dict[str, list[str]] = {}
+    for request in asked:
+        by_uri.setdefault(request.uri, []).append(request.cache)
+    cached = [states for states in by_uri.values() if "HIT" in states]
+    assert len(cached) >= len(full)
+    for states in cached:
+        assert [state for state in states if state != "HIT"] == ["MISS"]
+
+
+async def test_full_pages_are_the_same_on_every_server(served: Served, key: str) -> None:
+    """One with the events in its window, one that has just begun, one with another window: byte for byte."""
+    start, end = await history(served, key, 1000)
+    other: Settings = served.settings.model_copy(update={"window_bytes": 16 * 1024 * 1024})
+    async with running_server(served.settings) as second, running_server(other) as third:
+        found = []
+        for url in (served.url, second, third):
+            await tracked(url, COLLECTIONS)
+            async with httpx.AsyncClient(base_url=url) as client:
+                found.append([page for page in await caught_up(client, start, end) if b'"live":false' in page])
+    assert len(found[0]) > 5
+    assert found[0] == found[1] == found[2]
+
+
+async def test_who_waits_for_news_waits_behind_nobody(
+    proxy: Nginx, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
+    """Polls at the same position are not collapsed: each is told at once."""
+    position = f"{(await head(served.url)).partition(':')[0]}:{await served.seq('orders', key)}"
+    query: dict[str, str | int] = {"shape": f"orders/{key}-new", "position": position, "wait": 10}
+    async with httpx.AsyncClient(base_url=proxy.url, timeout=20) as client, asyncio.TaskGroup() as group:
+        polls = [group.create_task(client.get("/v1/sync/log", params=query), name=f"poll {n}") for n in range(10)]
+        done, _ = await asyncio.wait(polls, timeout=0.5)
+        assert not done
+        written = time.monotonic()
+        await api.put(f"/orders/documents/{key}-new", json={})
+        await asyncio.wait(polls)
+        assert time.monotonic() - written < TIMELY
+    assert {len(poll.result().json()["events"]) for poll in polls} == {1}

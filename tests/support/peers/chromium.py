@@ -1,0 +1,163 @@
+"""Chromium, headless, by its DevTools protocol: a page of each server's origin holds the clients of that server.
+
+Source: https://chromedevtools.github.io/devtools-protocol/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from app.supervision.orphans import die_with_parent
+from support.peers.javascript import DRIVER, Links
+
+_FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    # It is to talk to nobody but the test.
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+)
+_LISTENING: Final = re.compile(rb"DevTools listening on (ws://\S+)")
+_BLANK: Final = "about:blank"
+_PATIENCE: Final = 30.0
+
+
+def missing() -> str | None:
+    """Why there are no clients of this kind here."""
+    return None if shutil.which("chromium") else "needs Chromium: scripts/peers installs it, as root on Debian"
+
+
+class Chromium:
+    """One browser; a page for each origin, because a page of another origin is refused."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.links = Links()
+        self._connection = connection
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._loaded: dict[str, asyncio.Event] = {}
+        self._pages: dict[str, str] = {}
+
+    async def do(self, url: str, command: str, *arguments: Any) -> None:
+        if url not in self._pages:
+            self._pages[url] = await self._page(url)
+        words = ",".join(orjson.dumps(argument).decode() for argument in arguments)
+        await self._evaluate(self._pages[url], f"driver.{command}({words})")
+
+    async def _page(self, url: str) -> str:
+        """A page of the server's, with the driver in it. Returns the session."""
+        target = (await self._ask("Target.createTarget", url=_BLANK))["targetId"]
+        session: str = (await self._ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+        await self._ask("Runtime.enable", session)
+        await self._ask("Runtime.addBinding", session, name="tell")
+        await self._ask("Page.enable", session)
+        loaded = self._loaded[session] = asyncio.Event()
+        # Any page that the server has; this one carries no policy and loads nothing.
+        assert "errorText" not in await self._ask("Page.navigate", session, url=f"{url}/healthz")
+        async with asyncio.timeout(_PATIENCE):
+            await loaded.wait()
+        await self._evaluate(session, f"driver = ({DRIVER.read_text()})((what) => tell(JSON.stringify(what)), window)")
+        return session
+
+    async def _evaluate(self, session: str, expression: str) -> None:
+        found = await self._ask("Runtime.evaluate", session, expression=expression)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+
+    async def _ask(self, method: str, session: str | None = None, **params: Any) -> Any:
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        request = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        await self._connection.send(orjson.dumps(request), text=True)
+        async with asyncio.timeout(_PATIENCE):
+            return await answer
+
+    async def read(self) -> None:
+        """Hand on what the browser says, until it ends."""
+        with suppress(ConnectionClosed):  # it does not say goodbye
+            async for text in self._connection:
+                self._take(orjson.loads(text))
+        self.links.over("Chromium has ended")
+
+    def _take(self, said: dict[str, Any]) -> None:
+        if "id" in said:
+            answer = self._answers.pop(said["id"])
+            if answer.done():
+                return  # nobody waits any more
+            if "error" in said:
+                answer.set_exception(AssertionError(said["error"]))
+            else:
+                answer.set_result(said["result"])
+        elif said["method"] == "Runtime.bindingCalled":
+            self.links.said(said["params"]["payload"])
+        elif said["method"] == "Page.loadEventFired" and said["sessionId"] in self._loaded:
+            self._loaded[said["sessionId"]].set()
+
+    async def close(self) -> None:
+        await self._ask("Browser.close")
+
+
+@asynccontextmanager
+async def running_chromium(directory: Path) -> AsyncIterator[Chromium]:
+    """`directory` becomes its profile."""
+    process = await asyncio.create_subprocess_exec(
+        "chromium",
+        *_FLAGS,
+        f"--user-data-dir={directory}",
+        _BLANK,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=die_with_parent,
+    )
+    draining = None
+    try:
+        address = await _address(process)
+        # Its pipe must never be full.
+        draining = asyncio.create_task(_drain(process), name="what Chromium logs")
+        async with connect(address, max_size=None, ping_interval=None) as connection:
+            browser = Chromium(connection)
+            reading = asyncio.create_task(browser.read(), name="read from Chromium")
+            try:
+                yield browser
+            finally:
+                await browser.close()
+                await reading
+    finally:
+        if draining is None and process.returncode is None:
+            process.kill()
+        if draining is not None:
+            await draining
+        await process.wait()
+
+
+async def _address(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    said = b""
+    async with asyncio.timeout(_PATIENCE):
+        while line := await process.stderr.readline():
+            said += line
+            if found := _LISTENING.search(line):
+                return found[1].decode()
+    raise AssertionError(f"Chromium did not start: {said.decode(errors='replace')}")
+
+
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    assert process.stderr is not None
+    while await process.stderr.read(65536):
+        continue

@@ -1,0 +1,136 @@
+"""A conversation of one client with a server: what comes goes into the client's replicas, which check it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl
+
+from support.peers.peer import Asked, Ended, Link, Message, Peer, Received, Speaking
+from support.replica import Replica, seq_of
+
+PATIENCE = 20.0
+
+
+class Copy:
+    """What a client holds, of one shape or several, whatever it is connected by."""
+
+    def __init__(self, *shapes: str) -> None:
+        self.replicas = {shape: Replica(shape) for shape in shapes}
+
+    def __getitem__(self, shape: str) -> Replica:
+        return self.replicas[shape]
+
+    @property
+    def only(self) -> Replica:
+        """The replica of the one shape."""
+        (replica,) = self.replicas.values()
+        return replica
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(tuple(self.replicas), self.vector)
+
+    @property
+    def vector(self) -> dict[str, str]:
+        return {name: position for replica in self.replicas.values() for name, position in replica.vector.items()}
+
+    @property
+    def live(self) -> bool:
+        return all(replica.live for replica in self.replicas.values())
+
+    def disconnected(self) -> None:
+        for replica in self.replicas.values():
+            replica.disconnected()
+
+    def take(self, received: Received) -> None:
+        message = received.message
+        if message["type"] == "error":
+            return
+        named = [self.replicas[message["shape"]]] if "shape" in message else [*self.replicas.values()]
+        for replica in named:
+            replica.take(message)
+        if received.id is not None:
+            self._take_id(dict(parse_qsl(received.id, strict_parsing=bool(received.id))), message.get("shape"))
+
+    def _take_id(self, vector: dict[str, str], shape: str | None) -> None:
+        """An event's id is where its shape has come to, and the others at least: it is what a reconnect sends."""
+        assert vector.keys() == self.vector.keys()
+        for name, position in vector.items():
+            own = self.replicas[name].position or ""
+            assert position == own or (name != shape and seq_of(position) > seq_of(own)), (vector, self.vector)
+            self.replicas[name].position = position
+
+
+class Talk:
+    """One connection. `seen` is everything that came over it."""
+
+    def __init__(self, link: Link, copy: Copy) -> None:
+        self.link = link
+        self.copy = copy
+        self.seen: list[Message] = []
+
+    async def next(self) -> Message | None:
+        """The next message, taken; None where the connection has ended."""
+        received = await self.link.receive()
+        if received is None:
+            return None
+        self.seen.append(received.message)
+        self.copy.take(received)
+        return received.message
+
+    async def say(self, **message: Any) -> None:
+        """Send the server a message."""
+        assert isinstance(self.link, Speaking)
+        await self.link.send(message)
+
+    async def until(self, wanted: Callable[[Message], bool], *, seconds: float = PATIENCE) -> Message:
+        """Take messages up to the first that is wanted."""
+        try:
+            async with asyncio.timeout(seconds):
+                while message := await self.next():
+                    if wanted(message):
+                        return message
+        except TimeoutError as error:
+            raise AssertionError(f"not within {seconds:g} s; what came: {self.kinds}") from error
+        raise AssertionError(f"the connection ended: {self.link.ended}; what came: {self.kinds}")
+
+    async def live(self) -> None:
+        """Until every shape is."""
+        if not self.copy.live:
+            await self.until(lambda _: self.copy.live)
+
+    async def has(self, shape: str, key: str, *, seconds: float = PATIENCE) -> None:
+        """Until this document is there, and what the shape needs to be live."""
+        replica = self.copy[shape]
+        if key not in replica.rows or not replica.live:
+            await self.until(lambda _: key in replica.rows and replica.live, seconds=seconds)
+
+    async def over(self, *, seconds: float = PATIENCE) -> Ended:
+        """Until the connection ends: how."""
+        async with asyncio.timeout(seconds):
+            while await self.next():
+                continue
+        assert self.link.ended is not None
+        return self.link.ended
+
+    @property
+    def kinds(self) -> list[str]:
+        return [message["type"] for message in self.seen]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Every event that came, in order."""
+        return [event for message in self.seen if message["type"] == "events" for event in message["events"]]
+
+
+@asynccontextmanager
+async def talking(peer: Peer, url: str, copy: Copy) -> AsyncIterator[Talk]:
+    """A connection from where the copy stands, while the block runs. Then it is cut."""
+    async with peer.open(url, copy.asked) as link:
+        try:
+            yield Talk(link, copy)
+        finally:
+            copy.disconnected()
