@@ -23,8 +23,11 @@ from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unava
 from app.sync.source import Source
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
-from app.sync.window import Listener
+from app.sync.window import Frame, Listener
 from app.waiting import set_within
+
+Direct = Callable[[Shape, Frame, Position], bool]
+"""Sends a frame of news at once, if the connection takes it; whether it does. Given the shape, and where that ends."""
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
@@ -52,8 +55,9 @@ class Session:
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
         max_shapes: int,
+        direct: Direct | None = None,
     ) -> None:
-        """`on_ack` is called with each vector that the client acknowledges. It must not wait."""
+        """`on_ack` is called with each vector that the client acknowledges. Neither it nor `direct` may wait."""
         self.id = uuid.uuid4().hex
         self.client = client
         self.closing = False
@@ -63,6 +67,11 @@ class Session:
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
         self._turns = Turns(listener.event.set, self._ended)
+        self._direct = direct
+        self._resting = False
+        self._spoke = 0.0
+        """When something was last sent, on the monotonic clock."""
+        listener.take = self._take
         self._replies: deque[Outgoing] = deque()
         self._room = asyncio.Event()
         self._room.set()
@@ -148,7 +157,7 @@ class Session:
     async def outgoing(self) -> AsyncGenerator[Outgoing]:
         """Every message for the client, in order, until `close`. Raises `Unavailable`."""
         yield Outgoing("welcome", messages.welcome(self.id, self.client.id, self._heartbeat, self.client.stored))
-        due = time.monotonic() + self._heartbeat
+        self._spoke = time.monotonic()
         while not self.closing:
             self._listener.event.clear()
             idle = True
@@ -156,10 +165,28 @@ class Session:
                 idle = False
                 yield message
             if not idle:
-                due = time.monotonic() + self._heartbeat
-            elif not await set_within(self._listener.event, due - time.monotonic()):
-                due = time.monotonic() + self._heartbeat
+                self._spoke = time.monotonic()
+            elif not await self._rest() and time.monotonic() >= self._spoke + self._heartbeat:
+                self._spoke = time.monotonic()
                 yield Outgoing("progress", messages.progress(self.vector, stale=self._source.stale()))
+
+    async def _rest(self) -> bool:
+        """Wait for news until a heartbeat is due; whether there is any. What goes out `direct` disturbs no rest."""
+        self._resting = True
+        try:
+            return await set_within(self._listener.event, self._spoke + self._heartbeat - time.monotonic())
+        finally:
+            self._resting = False
+
+    def _take(self, shape: Shape, frame: Frame) -> bool:
+        """Send news past `outgoing`, while that has nothing to send."""
+        direct = self._direct
+        if direct is None or not self._resting or self.closing:
+            return False
+        if not self._turns.take(shape, frame, lambda end: direct(shape, frame, end)):
+            return False
+        self._spoke = time.monotonic()
+        return True
 
     async def _round(self) -> AsyncGenerator[Outgoing]:
         """Waiting replies, then one message of each subscription that has one."""

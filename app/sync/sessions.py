@@ -14,7 +14,7 @@ from app.domain.shape import Shape
 from app.errors import RateLimited
 from app.settings import Settings
 from app.sync.operating import Behind, behind
-from app.sync.session import Identity, Session
+from app.sync.session import Direct, Identity, Session
 from app.sync.source import Source
 from app.sync.state_vectors import StateVectorManager
 from app.waiting import set_within
@@ -43,7 +43,13 @@ class Sessions:
 
     @asynccontextmanager
     async def open(
-        self, shapes: Iterable[Shape], vector: StateVector | None, client_id: str | None, *, transport: str
+        self,
+        shapes: Iterable[Shape],
+        vector: StateVector | None,
+        client_id: str | None,
+        *,
+        transport: str,
+        direct: Direct | None = None,
     ) -> AsyncIterator[Session]:
         """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
 
@@ -63,6 +69,7 @@ class Sessions:
                 on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
                 heartbeat=self._settings.heartbeat,
                 max_shapes=self._settings.max_shapes,
+                direct=direct,
             )
             self._sessions.add(session)
             self._empty.clear()

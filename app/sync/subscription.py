@@ -21,6 +21,7 @@ from app.stores.tiers import BehindHorizon
 from app.sync.parts import parts_of
 from app.sync.planner import NotAhead
 from app.sync.source import Source
+from app.sync.window import Frame
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,31 @@ class Subscription:
         self.live = False
         self._avoid = avoid
         self._distrust = False
+        self._told = START
+        """What the client knows that it has; it may have more, of which nothing was to be told."""
 
     @property
     def at_hand(self) -> bool:
         """Whether what comes next is in the window, or not there yet: nothing has to be waited for."""
         window, position = self._source.window, self.position
         return self.live and position is not None and position.log == window.log and window.covers(position.seq)
+
+    def is_continued_by(self, frame: Frame) -> bool:
+        """Whether a live client that is given this frame has everything up to its end."""
+        position = self.position
+        return (
+            self.live
+            and position is not None
+            and position.log == self._source.window.log
+            and frame.start <= self._told
+            and frame.start <= position.seq < frame.end
+        )
+
+    def advance(self, frame: Frame) -> None:
+        """The client was given a frame that continues what it has, past `outgoing`."""
+        if self.position is not None:
+            self.position = Position(self.position.log, frame.end)
+            self._told = frame.end
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         """What to send, for ever; None whenever there is nothing for now.
@@ -144,24 +164,26 @@ class Subscription:
 
     async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
         """The events after `position`, until something else is the better answer, or the only one."""
-        told = position.seq
+        self._told = position.seq
         patience = max(_PATIENCE, 2 * (self._source.window.head - position.seq))
         while self._continues(position, patience):
             frame = await self._source.frame(self.shape, position.seq)
-            if frame.data and frame.start > told:
+            if frame.data and frame.start > self._told:
                 # It does not know yet that there was nothing of its shape in between, and would take that for a hole.
                 yield Outgoing("progress", messages.progress({self.shape: position}))
             if frame.end > position.seq:
                 self.position = position = Position(position.log, frame.end)
             if frame.data:
-                told = frame.end
+                self._told = frame.end
                 yield Outgoing("events", frame.data)
             elif self._source.window.covers(position.seq) and not self.live:
                 self._arrived()
-                told = position.seq
+                self._told = position.seq
                 yield Outgoing("live", messages.live(self.shape, position))
             else:
                 yield None
+            # Meanwhile it may have been brought on by `advance`.
+            position = self.position or position
 
     def _continues(self, position: Position, patience: int) -> bool:
         """Whether events are the answer still: the log and the tracking are the same, and the client keeps up."""

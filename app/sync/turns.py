@@ -16,6 +16,7 @@ from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import EventsyncError
 from app.sync.subscription import Outgoing, Subscription
+from app.sync.window import Frame
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +71,21 @@ class Turns:
         """End a shape's subscription. What it holds is freed in the next `round`."""
         self._retired.append(self._turns.pop(shape))
         self._wake()
+
+    def take(self, shape: Shape, frame: Frame, write: Callable[[Position], bool]) -> bool:
+        """Give the client a frame now, past `round`, if it continues what it has; `write` is given where it ends.
+
+        Whether that was done.
+        """
+        turn = self._turns.get(shape)
+        if turn is None or turn.position is None or not turn.subscription.is_continued_by(frame):
+            return False
+        end = Position(turn.position.log, frame.end)
+        if not write(end):
+            return False
+        turn.subscription.advance(frame)
+        turn.position = end
+        return True
 
     async def round(self) -> AsyncGenerator[Outgoing]:
         """The next message of each subscription that has one now. Raises what ends the session: `Unavailable`."""

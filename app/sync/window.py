@@ -1,16 +1,16 @@
 """The window: the newest events of the log, encoded, once in each server's memory.
 
 Sessions are cursors into it. It knows positions and shapes and nothing of clients; whoever wants to be told of news
-leaves an `asyncio.Event` under the shapes that it wants to hear of.
+listens to the shapes that it wants to hear of: is woken, or takes the frame of the news there and then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
@@ -31,6 +31,13 @@ class Frame:
     start: Seq
     end: Seq
     data: bytes
+    _wire: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+    def wire(self, transport: str, encode: Callable[[Frame], bytes]) -> bytes:
+        """The frame as a transport sends it, encoded once for all clients of that transport."""
+        if (known := self._wire.get(transport)) is None:
+            known = self._wire[transport] = encode(self)
+        return known
 
 
 _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
@@ -42,7 +49,7 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._waiting: dict[Shape, set[asyncio.Event]] = {}
+        self._listeners: dict[Shape, set[Listener]] = {}
         self.log: LogId | None = None
         self._clear(Seq(0))
 
@@ -65,7 +72,7 @@ class Window:
 
     def extend(self, events: Iterable[StoredEvent]) -> None:
         """Take the next events: dense, in order, and whole transactions only. Wakes who waits for their shapes."""
-        touched: set[Shape] = set()
+        before: dict[Shape, Seq] = {}
         for event in events:
             if event.seq != self.head + 1:
                 raise ValueError(f"event {event.seq} does not follow {self.head}")
@@ -74,12 +81,21 @@ class Window:
             self.bytes += len(event.body) + _OVERHEAD
             for shape in (Shape(event.collection), Shape(event.collection, event.id)):
                 self._by_shape.setdefault(shape, deque()).append(event)
-                touched.add(shape)
+                before.setdefault(shape, Seq(event.seq - 1))
         self._evict()
-        for shape in touched:
+        for shape, after in before.items():
             self._frames.pop(shape, None)
-            for waiter in self._waiting.get(shape, ()):
-                waiter.set()
+            if listeners := self._listeners.get(shape):
+                self._tell(shape, after, listeners)
+
+    def _tell(self, shape: Shape, after: Seq, listeners: set[Listener]) -> None:
+        """Hand the news of a shape to those who take it there and then, the same bytes to all; wake the others."""
+        frame = self.frame(shape, after) if self.covers(after) else None
+        # More than a frame is fetched by each at its own pace.
+        whole = frame is not None and self.is_current(shape, frame.end)
+        for listener in listeners:
+            if not (whole and frame is not None and listener.take(shape, frame)):
+                listener.event.set()
 
     def _evict(self) -> None:
         while self.bytes > self._limit and len(self._all) > 1:
@@ -146,7 +162,7 @@ class Window:
     @contextmanager
     def listening(self) -> Iterator[Listener]:
         """Be told of news while the block runs."""
-        listener = Listener(self._waiting)
+        listener = Listener(self._listeners)
         try:
             yield listener
         finally:
@@ -155,27 +171,35 @@ class Window:
 
     def wake_all(self) -> None:
         """Wake everybody who listens."""
-        for waiters in self._waiting.values():
-            for waiter in waiters:
-                waiter.set()
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.event.set()
+
+
+def _nothing(_shape: Shape, _frame: Frame) -> bool:
+    return False
 
 
 class Listener:
-    """An event that is set when there is news of one of its shapes."""
+    """An event that is set when there is news of one of its shapes.
 
-    def __init__(self, waiting: dict[Shape, set[asyncio.Event]]) -> None:
-        self._waiting = waiting
+    Unless `take` has taken the frame: it must not wait, and says whether it has.
+    """
+
+    def __init__(self, listeners: dict[Shape, set[Listener]]) -> None:
+        self._listeners = listeners
         self.event = asyncio.Event()
         self.shapes: set[Shape] = set()
+        self.take: Callable[[Shape, Frame], bool] = _nothing
 
     def add(self, shape: Shape) -> None:
         self.shapes.add(shape)
-        self._waiting.setdefault(shape, set()).add(self.event)
+        self._listeners.setdefault(shape, set()).add(self)
 
     def forget(self, shape: Shape) -> None:
         self.shapes.discard(shape)
-        waiters = self._waiting.get(shape)
-        if waiters is not None:
-            waiters.discard(self.event)
-            if not waiters:
-                del self._waiting[shape]
+        listeners = self._listeners.get(shape)
+        if listeners is not None:
+            listeners.discard(self)
+            if not listeners:
+                del self._listeners[shape]

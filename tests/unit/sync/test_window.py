@@ -9,7 +9,7 @@ from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
 from app.sync.pages import PageLimit
-from app.sync.window import Frame, Window
+from app.sync.window import Frame, Listener, Window
 from support.logged import event, transaction
 
 LOG = LogId("aaaa")
@@ -170,8 +170,8 @@ def test_nothing_is_kept_of_who_has_left() -> None:
             for shape in (ORDERS, USERS, ONE):
                 leaves.add(shape)
             leaves.forget(Shape("unknown"))
-        assert list(filled._waiting) == [ORDERS]
-    assert not filled._waiting
+        assert list(filled._listeners) == [ORDERS]
+    assert not filled._listeners
 
 
 def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind() -> None:
@@ -182,3 +182,71 @@ def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind(
     newest = filled.frame(ORDERS, Seq(99))
     filled.frame(ORDERS, Seq(0))
     assert filled.frame(ORDERS, Seq(99)) is newest
+
+
+class Taker:
+    """A listener's owner that takes what it is told to take."""
+
+    def __init__(self, window: Window, *shapes: Shape, takes: bool = True) -> None:
+        self.frames: list[tuple[Shape, int, int, list[int]]] = []
+        self.takes = takes
+        self.listener = Listener(window._listeners)
+        self.listener.take = self.take
+        for shape in shapes:
+            self.listener.add(shape)
+
+    def take(self, shape: Shape, frame: Frame) -> bool:
+        if self.takes:
+            self.frames.append((shape, *read(frame)))
+        return self.takes
+
+    @property
+    def woken(self) -> bool:
+        return self.listener.event.is_set()
+
+
+def test_news_are_handed_to_who_takes_them_and_wake_the_others() -> None:
+    filled = window(at=10)
+    filled.extend([event(11), event(12, "users")])
+    orders, both, busy = Taker(filled, ORDERS), Taker(filled, ORDERS, USERS), Taker(filled, ORDERS, takes=False)
+    filled.extend([event(13, "users"), event(14), event(15)])
+    assert orders.frames == [(ORDERS, 11, 15, [14, 15])]
+    assert sorted(both.frames, key=str) == [(ORDERS, 11, 15, [14, 15]), (USERS, 12, 13, [13])]
+    assert (orders.woken, both.woken, busy.woken) == (False, False, True)
+
+
+def test_what_all_take_is_the_same_bytes_encoded_once() -> None:
+    filled, calls = window(at=10), []
+
+    def encode(frame: Frame) -> bytes:
+        calls.append(frame)
+        return b"<%b>" % frame.data
+
+    sent: list[bytes] = []
+
+    def take(_shape: Shape, frame: Frame) -> bool:
+        sent.append(frame.wire("x", encode))
+        return True
+
+    for _ in range(5):
+        listener = Listener(filled._listeners)
+        listener.take = take
+        listener.add(ORDERS)
+    filled.extend([event(11)])
+    assert len({id(data) for data in sent}) == len(calls) == 1
+    assert len(sent) == 5
+
+
+def test_more_news_than_a_frame_holds_only_wake() -> None:
+    filled = window(frame=PageLimit(2, 1_000_000))
+    taker = Taker(filled, ORDERS)
+    filled.extend([event(1), event(2), event(3)])
+    assert (taker.frames, taker.woken) == ([], True)
+
+
+def test_news_that_do_not_fit_in_the_window_only_wake() -> None:
+    filled = window(limit=1000)
+    taker = Taker(filled, ORDERS)
+    filled.extend([event(seq) for seq in range(1, 10)])
+    assert filled.floor > 0
+    assert (taker.frames, taker.woken) == ([], True)

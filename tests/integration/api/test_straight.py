@@ -1,0 +1,82 @@
+"""News go straight to the connections that rest, and through ASGI where a server has no more than that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from app.api import sse, websocket
+from app.main import create_app
+from app.settings import Settings
+from app.stores.mongodb import Client
+from support.clients import following
+from support.polls import events_of
+from support.replica import log_of
+from support.systems import head, running_server, running_worker, tracked
+
+WRITES = 30
+
+
+@asynccontextmanager
+async def plain_server(settings: Settings) -> AsyncIterator[str]:
+    """uvicorn as it comes."""
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class Counted:
+    """How often news went straight, and how often that was refused."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def of(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        def direct(scope: Any) -> Any:
+            made = make(scope)
+            if made is None:
+                return None
+
+            def send(*given: Any) -> bool:
+                done = bool(made(*given))
+                self.sent += done
+                return done
+
+            return send
+
+        return direct
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+@pytest.mark.parametrize("server", [running_server, plain_server])
+async def test_every_event_comes_once_either_way(
+    client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, transport: str, server: Any
+) -> None:
+    counted = Counted()
+    for module in (sse, websocket):
+        monkeypatch.setattr(module, "direct", counted.of(module.direct))
+    settings = settings.model_copy(update={"collections": ("docs",)})
+    docs = client[settings.database]["docs"]
+    async with running_worker(settings), server(settings) as url:
+        await tracked(url, ["docs"])
+        async with following(url, "docs", transport) as follower:
+            await follower.reached(await head(url))
+            for number in range(WRITES):
+                await docs.insert_one({"_id": number})
+            events = await events_of(url, "docs", WRITES)
+            await follower.reached(f"{log_of(await head(url))}:{events[-1]['seq']}")
+    assert follower.replica.documents.keys() == {f"int:{number}" for number in range(WRITES)}
+    assert follower.replica.events == WRITES
+    assert (counted.sent > 0) is (server is running_server)
