@@ -21,6 +21,7 @@ from websockets.protocol import State
 
 from app.api.first_request import FirstRequest
 from app.api.guard import Guard
+from app.api.inbox import Inbox
 from app.api.problems import Close
 
 _EXTENSION: Final = "eventsync.evict"
@@ -201,6 +202,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
+        self.queue = cast("asyncio.Queue[Any]", Inbox())
         self._guard = config.guard
         self._address = ""
 
@@ -227,6 +229,11 @@ class WebSocket(WebSocketsSansIOProtocol):
             return False
         self.transport.write(frame)
         return True
+
+    def start_keepalive(self) -> None:
+        """The handshake is over: what it took, some 4 KiB, is not kept for life."""
+        del self.request, self.response
+        super().start_keepalive()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -72,9 +71,9 @@ class Session:
         self._spoke = 0.0
         """When something was last sent, on the monotonic clock."""
         listener.take = self._take
-        self._replies: deque[Outgoing] = deque()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._replies: list[Outgoing] = []
+        self._room: asyncio.Event | None = None
+        """Set when there is room for replies again; None while there is."""
 
     # --- what the client asks for ---------------------------------------------------------------------------------
 
@@ -135,16 +134,17 @@ class Session:
 
     async def reply(self, message: Outgoing) -> None:
         """Send a message out of turn; waits while too many wait already."""
-        await self._room.wait()
+        while self._room is not None and not self.closing:
+            await self._room.wait()
         self._replies.append(message)
         if len(self._replies) >= MAX_REPLIES:
-            self._room.clear()
+            self._room = asyncio.Event()
         self._listener.event.set()
 
     def close(self) -> None:
         """End `outgoing()` after the message under way."""
         self.closing = True
-        self._room.set()
+        self._make_room()
         self._listener.event.set()
 
     # --- what the client gets -------------------------------------------------------------------------------------
@@ -191,13 +191,18 @@ class Session:
     async def _round(self) -> AsyncGenerator[Outgoing]:
         """Waiting replies, then one message of each subscription that has one."""
         while self._replies:
-            yield self._replies.popleft()
-            self._room.set()
+            yield self._replies.pop(0)
+            self._make_room()
         async with aclosing(self._turns.round()) as messages_:
             async for message in messages_:
                 yield message
                 if self.closing:
                     return
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def _ended(self, shape: Shape, error: EventsyncError) -> None:
         # Not by `reply`: it may wait for room, which only the reader of `outgoing` makes.
