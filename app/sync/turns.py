@@ -80,6 +80,9 @@ class Turns:
         turn = self._turns.get(shape)
         if turn is None or turn.position is None or not turn.subscription.is_continued_by(frame):
             return False
+        if self._fetch is not None and self._fetch.turn is turn:
+            # What was fetched comes first; it is what the subscription is live after.
+            return False
         end = Position(turn.position.log, frame.end)
         if not write(end):
             return False

@@ -11,6 +11,7 @@ from app.domain.shape import Shape
 from app.errors import EventsyncError, NotTracked, Unavailable
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
+from app.sync.window import Frame
 
 LOG = LogId("k3f9ab2c")
 
@@ -25,6 +26,12 @@ class Scripted:
         self.freed = False
         self.asked = 0
         self._coming: asyncio.Queue[int | Exception] = asyncio.Queue()
+
+    def is_continued_by(self, frame: Frame) -> bool:
+        return self.position is not None and frame.start <= self.position.seq < frame.end
+
+    def advance(self, frame: Frame) -> None:
+        self.position = Position(LOG, frame.end)
 
     def give(self, *numbers: int | Exception) -> None:
         for number in numbers:
@@ -103,6 +110,40 @@ async def test_what_is_fetched_is_the_clients_only_once_it_is_given_out() -> Non
     assert (await anext(rounds)).data == b"far:7"
     assert played.vector == {"live": 2, "far": 7}
     await rounds.aclose()
+    await played.turns.aclose()
+
+
+async def test_news_go_straight_to_who_has_all_before_them_and_never_before_what_is_fetched() -> None:
+    live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
+    played, sent = Played(live, far), []
+
+    def write(end: Position) -> bool:
+        sent.append(end.seq)
+        return True
+
+    def take(one: Scripted, start: int, end: int, *, takes: bool = True) -> bool:
+        return played.turns.take(one.shape, Frame(Seq(start), Seq(end), b""), write if takes else lambda _: False)
+
+    live.give(1)
+    far.give(7)
+    assert await played.round() == [b"live:1"]
+    assert take(live, 1, 3)
+    assert not take(live, 1, 3), "it has that"
+    assert not take(live, 4, 5), "it lacks what is before"
+    assert not take(live, 3, 5, takes=False)
+    assert played.vector == {"live": 3}
+    # It has been fetched up to 7, but the client does not have that yet.
+    assert far.position is not None
+    assert not take(far, 7, 9)
+    assert await played.round() == [b"far:7"]
+    far.at_hand = True
+    assert not take(far, 7, 9), "more is being fetched"
+    far.give(8)
+    played.news.clear()
+    assert await played.after_news() == [b"far:8"]
+    assert take(far, 8, 9)
+    assert (sent, played.vector) == ([3, 9], {"live": 3, "far": 9})
+    assert not played.turns.take(Shape("other"), Frame(Seq(1), Seq(2), b""), write)
     await played.turns.aclose()
 
 
