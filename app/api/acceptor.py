@@ -14,7 +14,7 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 64
 """Connections that are accepted in one turn. Not all that wait: other processes may accept from the same socket."""
 
 _PAUSE: Final = 1.0

@@ -23,6 +23,7 @@ from app.api.first_request import FirstRequest
 from app.api.guard import Guard
 from app.api.inbox import Inbox
 from app.api.problems import Close
+from app.turnstile import Turnstile
 
 _EXTENSION: Final = "eventsync.evict"
 _WRITE: Final = "eventsync.write"
@@ -35,11 +36,12 @@ _MOST_WAITING: Final = 1024
 
 
 class Config(uvicorn.Config):
-    """uvicorn's options, and the guard that all connections of the process share."""
+    """uvicorn's options, and the guard and the turnstile that all connections of the process share."""
 
     def __init__(self, *args: Any, guard: Guard, **options: Any) -> None:
         super().__init__(*args, **options)
         self.guard = guard
+        self.turnstile = Turnstile()
 
 
 def evict(scope: Scope, code: int) -> None:
@@ -82,6 +84,7 @@ class Http(FirstRequest):
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self._guard = config.guard
+        self._turnstile = config.turnstile
         self._address = ""
         self._counted = False
         self._refused = False
@@ -107,9 +110,17 @@ class Http(FirstRequest):
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
+        # A client says nothing more until it has its answer; one that does waits for it.
+        self.transport.pause_reading()
+        self._turnstile.pass_through(self._upgrade)
+
+    def _upgrade(self) -> None:
+        if self.transport.is_closing():
+            return
         # From now on the other protocol is told what happens on the connection.
         self._uncount()
         super().handle_websocket_upgrade()
+        self.transport.resume_reading()
 
     def _uncount(self) -> None:
         if self._counted:

@@ -17,6 +17,7 @@ from app.sync.operating import Behind, behind
 from app.sync.session import Direct, Identity, Session
 from app.sync.source import Source
 from app.sync.state_vectors import StateVectorManager
+from app.turnstile import Turnstile
 from app.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Sessions:
         self._source = source
         self._vectors = vectors
         self._settings = settings
+        self._turnstile = Turnstile()
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._draining = False
@@ -56,6 +58,7 @@ class Sessions:
         Raises `RateLimited` over the bound on connections, and `Unavailable` where what is stored can't be read, or as
         long as no log is known: nothing could be said of any shape.
         """
+        await self._turnstile.passed()
         self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
             raise RateLimited(f"this server has its {self._settings.max_connections} connections already")

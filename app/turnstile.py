@@ -1,0 +1,48 @@
+"""Lets newcomers in a few at a time, so that in a storm of them everybody else is still served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_EACH: Final = 4
+"""Newcomers in one turn of the event loop, about a millisecond's work each."""
+
+
+class Turnstile:
+    """First come, first served. Whatever else is ready runs between two turns: a health check waits for four, not for
+    two thousand. It bounds nothing; who may come at all is bounded before.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def pass_through(self, enter: Callable[[], None]) -> None:
+        """Call `enter` when it is its turn."""
+        self._waiting.append(enter)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    async def passed(self) -> None:
+        """Wait for the own turn."""
+        turn = asyncio.get_running_loop().create_future()
+        self.pass_through(lambda: None if turn.done() else turn.set_result(None))
+        await turn
+
+    def _turn(self) -> None:
+        try:
+            for _ in range(min(_EACH, len(self._waiting))):
+                self._waiting[0]()
+                self._waiting.popleft()
+        except Exception:
+            # Whoever it was: those behind are not to wait for ever.
+            self._waiting.popleft()
+            raise
+        finally:
+            if self._waiting:
+                asyncio.get_running_loop().call_soon(self._turn)
