@@ -100,16 +100,16 @@ class Turns:
         self._fetch_next()
 
     async def _message(self, turn: _Turn) -> Outgoing | None:
+        message = None
         try:
             if self._fetch is not None and self._fetch.turn is turn:
                 if not self._fetch.task.done():
                     return None
                 fetch, self._fetch = self._fetch, None
                 message = fetch.task.result()
-            elif turn.subscription.at_hand:
+            if message is None and turn.subscription.at_hand:
+                # Also where nothing was fetched: there may be news since, of which nobody tells again.
                 message = await anext(turn.outgoing)
-            else:
-                return None
         except EventsyncError as error:
             if error.retryable:
                 raise

@@ -15,6 +15,9 @@ from app.sync.window import Frame
 
 LOG = LogId("k3f9ab2c")
 
+NOTHING = -1
+"""That nothing was found behind the window, and what comes now is in it."""
+
 
 class Scripted:
     """A subscription whose messages a test hands out, as live ones or as what has to be fetched."""
@@ -45,6 +48,10 @@ class Scripted:
                     yield None
                     continue
                 number = await self._coming.get()
+                if number == NOTHING:
+                    self.at_hand = True
+                    yield None
+                    continue
                 if isinstance(number, Exception):
                     raise number
                 self.position = Position(LOG, Seq(number))
@@ -144,6 +151,19 @@ async def test_news_go_straight_to_who_has_all_before_them_and_never_before_what
     assert take(far, 8, 9)
     assert (sent, played.vector) == ([3, 9], {"live": 3, "far": 9})
     assert not played.turns.take(Shape("other"), Frame(Seq(1), Seq(2), b""), write)
+    await played.turns.aclose()
+
+
+async def test_news_that_come_while_nothing_is_found_are_not_waited_for() -> None:
+    far = Scripted("far", at_hand=False)
+    played = Played(far)
+    await played.round()
+    far.give(NOTHING)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    # They wake the session before it has seen what was fetched, and only once.
+    far.give(7)
+    assert await played.round() == [b"far:7"]
     await played.turns.aclose()
 
 
