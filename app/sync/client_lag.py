@@ -53,7 +53,7 @@ class ClientLag:
             return None
         if position.log != self._window.log:
             return None
-        if self._window.covers(position.seq):
+        if self._window.covers(position.seq, shape):
             return self._in_window(shape, position)
         count = await self._planner.missed(shape, position)
         committed = await self._next.get((shape, position), lambda: self._committed(shape, position))

@@ -93,7 +93,7 @@ class LogPages:
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:
         source = self._source
         log, head, bound = source.log(), source.window.head, PageLimit(limit, source.limit.bytes)
-        if source.window.covers(position.seq):
+        if source.window.covers(position.seq, shape):
             page = page_of(source.window.events(shape, position.seq), bound)
         else:
             page = await page_from(self._stores.events.read(log, position.seq, head, shape=shape), bound)

@@ -81,7 +81,7 @@ class Planner:
         if reason is ResetReason.FUTURE:
             # Another server may have told the client of events that have not reached this one.
             return None if await self._stores.events.reaches(self.log(), position.seq) else reason
-        if reason is not None or self._window.covers(position.seq):
+        if reason is not None or self._window.covers(position.seq, shape):
             return reason
         return refusal(position, await self._extent(shape))
 
@@ -91,7 +91,7 @@ class Planner:
         `avoid`: answers that have been found not to work; one of them is returned only where there is no other.
         """
         reason = await self.refusal(shape, position)
-        if reason is None and self._window.covers(position.seq):
+        if reason is None and self._window.covers(position.seq, shape):
             return Plan(Answer.EVENTS, 0.0)
         extent = await self._extent(shape)
         if reason is not None and plan.allowed(position, extent) == {Answer.SNAPSHOT}:

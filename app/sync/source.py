@@ -70,7 +70,7 @@ class Source:
 
         Without any, `data` is empty and `end` is how far there are none.
         """
-        if self.window.covers(cursor):
+        if self.window.covers(cursor, shape):
             head = max(cursor, self.window.head)
             return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
         return await self.behind.frame(self.log(), shape, cursor, self.window.head)

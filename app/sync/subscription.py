@@ -59,7 +59,12 @@ class Subscription:
     def at_hand(self) -> bool:
         """Whether what comes next is in the window, or not there yet: nothing has to be waited for."""
         window, position = self._source.window, self.position
-        return self.live and position is not None and position.log == window.log and window.covers(position.seq)
+        return (
+            self.live
+            and position is not None
+            and position.log == window.log
+            and window.covers(position.seq, self.shape)
+        )
 
     def is_continued_by(self, frame: Frame) -> bool:
         """Whether a live client that is given this frame has everything up to its end."""
@@ -176,7 +181,7 @@ class Subscription:
             if frame.data:
                 self._told = frame.end
                 yield Outgoing("events", frame.data)
-            elif self._source.window.covers(position.seq) and not self.live:
+            elif self._source.window.covers(position.seq, self.shape) and not self.live:
                 self._arrived()
                 self._told = position.seq
                 yield Outgoing("live", messages.live(self.shape, position))
@@ -190,7 +195,7 @@ class Subscription:
         window = self._source.window
         if position.log != window.log or self.shape.collection not in self._source.tracking:
             return False
-        return window.covers(position.seq) or window.head - position.seq <= patience
+        return window.covers(position.seq, self.shape) or window.head - position.seq <= patience
 
     def _arrived(self) -> None:
         self.live, self._avoid, self._distrust = True, frozenset(), False

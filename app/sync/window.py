@@ -50,6 +50,11 @@ class Window:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
         self._listeners: dict[Shape, set[Listener]] = {}
+        self._since: dict[Shape, Seq] = {}
+        """Of each shape that is listened to: after which seq all its events are here, wherever the floor is.
+
+        Who waits for something rare is not behind because much else happens.
+        """
         self.log: LogId | None = None
         self._clear(Seq(0))
 
@@ -59,6 +64,7 @@ class Window:
         self.bytes = 0
         self._all: deque[StoredEvent] = deque()
         self._by_shape: dict[Shape, deque[StoredEvent]] = {}
+        self._since = dict.fromkeys(self._since, seq)
         self._frames: dict[Shape, tuple[Seq, Frame]] = {}
         """The newest frame of a shape, and the first event in it."""
 
@@ -90,7 +96,7 @@ class Window:
 
     def _tell(self, shape: Shape, after: Seq, listeners: set[Listener]) -> None:
         """Hand the news of a shape to those who take it there and then, the same bytes to all; wake the others."""
-        frame = self.frame(shape, after) if self.covers(after) else None
+        frame = self.frame(shape, after) if self.covers(after, shape) else None
         # More than a frame is fetched by each at its own pace.
         whole = frame is not None and self.is_current(shape, frame.end)
         for listener in listeners:
@@ -105,6 +111,8 @@ class Window:
             for shape in (Shape(oldest.collection), Shape(oldest.collection, oldest.id)):
                 events = self._by_shape[shape]
                 events.popleft()
+                if shape in self._since:
+                    self._since[shape] = oldest.seq
                 if not events:
                     del self._by_shape[shape]
                     self._frames.pop(shape, None)
@@ -116,14 +124,14 @@ class Window:
 
     # --- the sessions' side -------------------------------------------------------------------------------------
 
-    def covers(self, seq: Seq) -> bool:
-        """Whether every event after `seq` is here."""
-        return seq >= self.floor
+    def covers(self, seq: Seq, shape: Shape | None = None) -> bool:
+        """Whether every event after `seq` is here, of `shape` or of all."""
+        return seq >= self.floor or (shape in self._since and seq >= self._since[shape])
 
     def is_current(self, shape: Shape, seq: Seq) -> bool:
         """Whether there is nothing of the shape after `seq`."""
         events = self._by_shape.get(shape)
-        return self.covers(seq) and (not events or events[-1].seq <= seq)
+        return self.covers(seq, shape) and (not events or events[-1].seq <= seq)
 
     def frame(self, shape: Shape, after: Seq) -> Frame | None:
         """The next frame of a shape for a cursor at `after`, which the window must cover; None when there is nothing.
@@ -139,7 +147,7 @@ class Window:
             return cached
         if after >= events[-1].seq:
             return None
-        start, following = self._after(events, after)
+        start, following = self._after(shape, after)
         page = page_of(following, self._frame_limit)
         end = page.events[-1].seq
         frame = Frame(start, end, messages.events(shape, self.log, start, end, page.bodies))
@@ -147,27 +155,41 @@ class Window:
             self._frames[shape] = page.events[0].seq, frame
         return frame
 
-    def _after(self, events: deque[StoredEvent], after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:
+    def _after(self, shape: Shape, after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:
         """The seq of the last event at or before `after`, and those behind it; live cursors find both at the end."""
+        events = self._by_shape[shape]
         for count, event in enumerate(reversed(events)):
             if event.seq <= after:
                 return event.seq, islice(events, len(events) - count, None)
-        return self.floor, iter(events)
+        return self._since.get(shape, self.floor), iter(events)
 
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
         """The shape's events after `after`, which the window must cover."""
         events = self._by_shape.get(shape)
-        return self._after(events, after)[1] if events else iter(())
+        return self._after(shape, after)[1] if events else iter(())
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:
         """Be told of news while the block runs."""
-        listener = Listener(self._listeners)
+        listener = Listener(self)
         try:
             yield listener
         finally:
             for shape in list(listener.shapes):
                 listener.forget(shape)
+
+    def listen(self, shape: Shape, listener: Listener) -> None:
+        """Tell a listener of news of a shape."""
+        self._listeners.setdefault(shape, set()).add(listener)
+        self._since.setdefault(shape, self.floor)
+
+    def unlisten(self, shape: Shape, listener: Listener) -> None:
+        """Tell it no longer."""
+        listeners = self._listeners.get(shape)
+        if listeners is not None:
+            listeners.discard(listener)
+            if not listeners:
+                del self._listeners[shape], self._since[shape]
 
     def wake_all(self) -> None:
         """Wake everybody who listens."""
@@ -186,20 +208,18 @@ class Listener:
     Unless `take` has taken the frame: it must not wait, and says whether it has.
     """
 
-    def __init__(self, listeners: dict[Shape, set[Listener]]) -> None:
-        self._listeners = listeners
+    def __init__(self, window: Window) -> None:
+        self._window = window
         self.event = asyncio.Event()
         self.shapes: set[Shape] = set()
         self.take: Callable[[Shape, Frame], bool] = _nothing
 
     def add(self, shape: Shape) -> None:
+        """Be told of news of a shape, too."""
         self.shapes.add(shape)
-        self._listeners.setdefault(shape, set()).add(self)
+        self._window.listen(shape, self)
 
     def forget(self, shape: Shape) -> None:
+        """Be told of news of a shape no longer."""
         self.shapes.discard(shape)
-        listeners = self._listeners.get(shape)
-        if listeners is not None:
-            listeners.discard(self)
-            if not listeners:
-                del self._listeners[shape]
+        self._window.unlisten(shape, self)

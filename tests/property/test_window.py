@@ -11,7 +11,7 @@ from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
 from app.stores.events import StoredEvent
 from app.sync.pages import PageLimit
-from app.sync.window import Window
+from app.sync.window import Listener, Window
 from support.logged import event, transaction
 
 MEMBERS = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["1", "2", "3"]))
@@ -27,6 +27,7 @@ class Cursors(RuleBasedStateMachine):
     def begin(self, limit: int, frame: int, start: int) -> None:
         self.window = Window(limit, PageLimit(frame, 10_000))
         self.window.start(LogId("aaaa"), Seq(start))
+        self.listener = Listener(self.window)
         self.events: list[StoredEvent] = []
         self.start = start
         self.cursors: dict[tuple[Shape, int], tuple[Seq, list[int]]] = {}
@@ -46,10 +47,17 @@ class Cursors(RuleBasedStateMachine):
         self.window.extend(batch)
         self.events += batch
 
+    @rule(shape=st.sampled_from(SHAPES))
+    def listen_or_forget(self, shape: Shape) -> None:
+        if shape in self.listener.shapes:
+            self.listener.forget(shape)
+        else:
+            self.listener.add(shape)
+
     @rule(shape=st.sampled_from(SHAPES), number=st.integers(0, 1))
     def take(self, shape: Shape, number: int) -> None:
         position, got = self.cursors[shape, number]
-        if not self.window.covers(position):
+        if not self.window.covers(position, shape):
             # It fell behind: the store serves what is not here any more.
             self.cursors[shape, number] = (self.window.head, got + self.after(shape, position))
             return

@@ -190,7 +190,7 @@ class Taker:
     def __init__(self, window: Window, *shapes: Shape, takes: bool = True) -> None:
         self.frames: list[tuple[Shape, int, int, list[int]]] = []
         self.takes = takes
-        self.listener = Listener(window._listeners)
+        self.listener = Listener(window)
         self.listener.take = self.take
         for shape in shapes:
             self.listener.add(shape)
@@ -229,7 +229,7 @@ def test_what_all_take_is_the_same_bytes_encoded_once() -> None:
         return True
 
     for _ in range(5):
-        listener = Listener(filled._listeners)
+        listener = Listener(filled)
         listener.take = take
         listener.add(ORDERS)
     filled.extend([event(11)])
@@ -250,3 +250,27 @@ def test_news_that_do_not_fit_in_the_window_only_wake() -> None:
     filled.extend([event(seq) for seq in range(1, 10)])
     assert filled.floor > 0
     assert (taker.frames, taker.woken) == ([], True)
+
+
+def test_who_listens_to_something_rare_is_not_behind_because_much_else_happens() -> None:
+    filled = window(limit=4000)
+    filled.extend([event(1), event(2)])
+    taker = Taker(filled, ORDERS)
+    filled.extend([event(seq, "users") for seq in range(3, 60)])
+    assert filled.floor > 10
+    assert filled.covers(Seq(2), ORDERS)
+    assert not filled.covers(Seq(1), ORDERS), "the second event has left"
+    assert not filled.covers(Seq(2), USERS)
+    filled.extend([event(60)])
+    assert taker.frames == [(ORDERS, 2, 60, [60])]
+    taker.listener.forget(ORDERS)
+    assert not filled.covers(Seq(2), ORDERS)
+    assert not filled._since
+
+
+def test_beginning_anew_nothing_is_known_of_before() -> None:
+    filled = window(at=10)
+    Taker(filled, ORDERS)
+    filled.start(LOG, Seq(50))
+    assert not filled.covers(Seq(10), ORDERS)
+    assert filled.covers(Seq(50), ORDERS)
