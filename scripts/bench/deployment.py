@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ from app.dev import mongod
 from app.settings import PREFIX, Settings
 from app.supervision.orphans import die_with_parent
 
-_TICK = os.sysconf("SC_CLK_TCK")
 _PATIENCE = 20.0
 """Seconds that a process gets to end by itself."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used, user and system, of all its threads; proc(5), fields 14 and 15."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
+    """CPU time that a process has used, user and system, of all its threads.
+
+    From its clock, in ns, because /proc counts in steps of 10 ms. Source: Linux's clock_getcpuclockid(3).
+    """
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def peak(pid: int | str) -> float:
