@@ -23,9 +23,9 @@ from app.api.token_bucket import TokenBucket
 from app.domain import messages
 from app.domain.messages import Hello, Unreadable
 from app.errors import EventsyncError, Malformed, RateLimited, TooLarge
-from app.sync.session import Direct, Session
+from app.sync.session import Session
 from app.sync.subscription import Outgoing
-from app.sync.window import Frame
+from app.sync.window import Frame, Take
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +79,12 @@ class Sync:
         await sync(websocket)
 
 
-def direct(scope: Scope) -> Direct | None:
+def direct(scope: Scope) -> Take | None:
     """Sends frames of news past ASGI, where the server can: the same bytes to every client."""
     write = writer(scope)
     if write is None:
         return None
-    return lambda _shape, frame, _end: write(frame.wire("websocket", text_frame))
+    return lambda frame, _end: write(frame.wire("websocket", text_frame))
 
 
 def text_frame(frame: Frame) -> bytes:

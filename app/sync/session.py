@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.domain import messages
 from app.domain.messages import Ack, Ping, Request, Subscribe, Unsubscribe
@@ -21,12 +22,9 @@ from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
 from app.sync.source import Source
 from app.sync.subscription import Outgoing, Subscription
-from app.sync.turns import Turns
-from app.sync.window import Frame, Listener
+from app.sync.turns import Turn, Turns
+from app.sync.window import Frame, Listener, Take
 from app.waiting import set_within
-
-Direct = Callable[[Shape, Frame, Position], bool]
-"""Sends a frame of news at once, if the connection takes it; whether it does. Given the shape, and where that ends."""
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
@@ -54,9 +52,12 @@ class Session:
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
         max_shapes: int,
-        direct: Direct | None = None,
+        direct: Take | None = None,
     ) -> None:
-        """`on_ack` is called with each vector that the client acknowledges. Neither it nor `direct` may wait."""
+        """`on_ack` is called with each vector that the client acknowledges; it must not wait.
+
+        `direct` sends news at once, where the connection takes them.
+        """
         self.id = uuid.uuid4().hex
         self.client = client
         self.closing = False
@@ -70,7 +71,6 @@ class Session:
         self._resting = False
         self._spoke = 0.0
         """When something was last sent, on the monotonic clock."""
-        listener.take = self._take
         self._replies: list[Outgoing] = []
         self._room: asyncio.Event | None = None
         """Set when there is room for replies again; None while there is."""
@@ -96,8 +96,11 @@ class Session:
             raise Malformed(f"{shape} is subscribed already on this connection")
         if len(self._turns) >= self._max_shapes:
             raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
-        self._listener.add(shape)
-        self._turns.add(Subscription(self._source, shape, position))
+        turn = self._turns.add(Subscription(self._source, shape, position))
+        if self._direct is None:
+            self._listener.add(shape)
+        else:
+            self._listener.add(shape, partial(self._take, turn, self._direct))
 
     def unsubscribe(self, shape: Shape) -> None:
         """Follow a shape no longer. Raises `Malformed` where it was not subscribed."""
@@ -178,12 +181,9 @@ class Session:
         finally:
             self._resting = False
 
-    def _take(self, shape: Shape, frame: Frame) -> bool:
+    def _take(self, turn: Turn, direct: Take, frame: Frame, end: Position) -> bool:
         """Send news past `outgoing`, while that has nothing to send."""
-        direct = self._direct
-        if direct is None or not self._resting or self.closing:
-            return False
-        if not self._turns.take(shape, frame, lambda end: direct(shape, frame, end)):
+        if not self._resting or self.closing or not turn.take(frame, end, direct):
             return False
         self._spoke = time.monotonic()
         return True

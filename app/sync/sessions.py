@@ -14,9 +14,10 @@ from app.domain.shape import Shape
 from app.errors import RateLimited
 from app.settings import Settings
 from app.sync.operating import Behind, behind
-from app.sync.session import Direct, Identity, Session
+from app.sync.session import Identity, Session
 from app.sync.source import Source
 from app.sync.state_vectors import StateVectorManager
+from app.sync.window import Take
 from app.turnstile import Turnstile
 from app.waiting import set_within
 
@@ -51,7 +52,7 @@ class Sessions:
         client_id: str | None,
         *,
         transport: str,
-        direct: Direct | None = None,
+        direct: Take | None = None,
     ) -> AsyncIterator[Session]:
         """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
 

@@ -21,7 +21,7 @@ from app.stores.tiers import BehindHorizon
 from app.sync.parts import parts_of
 from app.sync.planner import NotAhead
 from app.sync.source import Source
-from app.sync.window import Frame
+from app.sync.window import Frame, Take
 
 log = logging.getLogger(__name__)
 
@@ -66,22 +66,23 @@ class Subscription:
             and window.covers(position.seq, self.shape)
         )
 
-    def is_continued_by(self, frame: Frame) -> bool:
-        """Whether a live client that is given this frame has everything up to its end."""
-        position = self.position
-        return (
-            self.live
-            and position is not None
-            and position.log == self._source.window.log
-            and frame.start <= self._told
-            and frame.start <= position.seq < frame.end
-        )
+    def give(self, frame: Frame, end: Position, send: Take) -> bool:
+        """Send a live client a frame, which ends at `end`, past `outgoing`; whether that was done.
 
-    def advance(self, frame: Frame) -> None:
-        """The client was given a frame that continues what it has, past `outgoing`."""
-        if self.position is not None:
-            self.position = Position(self.position.log, frame.end)
-            self._told = frame.end
+        Only where the client then has everything up to its end.
+        """
+        position = self.position
+        if (
+            not self.live
+            or position is None
+            or position.log != end.log
+            or frame.start > self._told
+            or not frame.start <= position.seq < end.seq
+            or not send(frame, end)
+        ):
+            return False
+        self.position, self._told = end, end.seq
+        return True
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         """What to send, for ever; None whenever there is nothing for now.
@@ -187,7 +188,7 @@ class Subscription:
                 yield Outgoing("live", messages.live(self.shape, position))
             else:
                 yield None
-            # Meanwhile it may have been brought on by `advance`.
+            # Meanwhile it may have been brought on by `give`.
             position = self.position or position
 
     def _continues(self, position: Position, patience: int) -> bool:

@@ -16,23 +16,32 @@ from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import EventsyncError
 from app.sync.subscription import Outgoing, Subscription
-from app.sync.window import Frame
+from app.sync.window import Frame, Take
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
+class Turn:
     """`position` is what the client has once it has taken what `Turns.round` gave; fetched may be more."""
 
     subscription: Subscription
     outgoing: AsyncGenerator[Outgoing | None]
     position: Position | None
+    fetching: bool = False
     fetched: int = 0
     """When something was last fetched for it, by number: the others come first."""
+
+    def take(self, frame: Frame, end: Position, send: Take) -> bool:
+        """Give the client a frame now, past `Turns.round`, if it continues what it has; whether that was done."""
+        # What is being fetched for it comes first: that is what the subscription is live after.
+        if self.fetching or self.position is None or not self.subscription.give(frame, end, send):
+            return False
+        self.position = end
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetch:
-    turn: _Turn
+    turn: Turn
     task: asyncio.Task[Outgoing | None]
 
 
@@ -43,10 +52,10 @@ class Turns:
         """`wake` is called when there is something new for `round`, `ended` for a shape that can't be gone on with."""
         self._wake = wake
         self._ended = ended
-        self._turns: dict[Shape, _Turn] = {}
+        self._turns: dict[Shape, Turn] = {}
         self._fetch: _Fetch | None = None
         self._fetches = 0
-        self._retired: list[_Turn] = []
+        self._retired: list[Turn] = []
         # Readers may keep something in it between two messages, so it is the same one for all fetches.
         self._context = contextvars.copy_context()
 
@@ -61,34 +70,17 @@ class Turns:
         """What the client has of each shape; a shape that it has nothing whole of is left out."""
         return {shape: turn.position for shape, turn in self._turns.items() if turn.position is not None}
 
-    def add(self, subscription: Subscription) -> None:
+    def add(self, subscription: Subscription) -> Turn:
         """Let a subscription of a new shape take part."""
-        turn = _Turn(subscription, subscription.outgoing(), subscription.position)
+        turn = Turn(subscription, subscription.outgoing(), subscription.position)
         self._turns[subscription.shape] = turn
         self._wake()
+        return turn
 
     def remove(self, shape: Shape) -> None:
         """End a shape's subscription. What it holds is freed in the next `round`."""
         self._retired.append(self._turns.pop(shape))
         self._wake()
-
-    def take(self, shape: Shape, frame: Frame, write: Callable[[Position], bool]) -> bool:
-        """Give the client a frame now, past `round`, if it continues what it has; `write` is given where it ends.
-
-        Whether that was done.
-        """
-        turn = self._turns.get(shape)
-        if turn is None or turn.position is None or not turn.subscription.is_continued_by(frame):
-            return False
-        if self._fetch is not None and self._fetch.turn is turn:
-            # What was fetched comes first; it is what the subscription is live after.
-            return False
-        end = Position(turn.position.log, frame.end)
-        if not write(end):
-            return False
-        turn.subscription.advance(frame)
-        turn.position = end
-        return True
 
     async def round(self) -> AsyncGenerator[Outgoing]:
         """The next message of each subscription that has one now. Raises what ends the session: `Unavailable`."""
@@ -99,13 +91,14 @@ class Turns:
                 yield message
         self._fetch_next()
 
-    async def _message(self, turn: _Turn) -> Outgoing | None:
+    async def _message(self, turn: Turn) -> Outgoing | None:
         message = None
         try:
             if self._fetch is not None and self._fetch.turn is turn:
                 if not self._fetch.task.done():
                     return None
                 fetch, self._fetch = self._fetch, None
+                turn.fetching = False
                 message = fetch.task.result()
             if message is None and turn.subscription.at_hand:
                 # Also where nothing was fetched: there may be news since, of which nobody tells again.
@@ -127,12 +120,12 @@ class Turns:
         if turn is None:
             return
         self._fetches += 1
-        turn.fetched = self._fetches
+        turn.fetching, turn.fetched = True, self._fetches
         task = asyncio.get_running_loop().create_task(_next(turn.outgoing), context=self._context)
         task.add_done_callback(lambda _: self._wake())
         self._fetch = _Fetch(turn, task)
 
-    def _waiting(self) -> Iterator[_Turn]:
+    def _waiting(self) -> Iterator[Turn]:
         return (turn for turn in self._turns.values() if not turn.subscription.at_hand)
 
     async def _free(self) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from app.domain import messages
-from app.domain.position import LogId, Seq
+from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.stores.events import StoredEvent
 from app.sync.pages import PageLimit, page_of
@@ -40,6 +40,12 @@ class Frame:
         return known
 
 
+Take = Callable[[Frame, Position], bool]
+"""Takes a frame of news of a shape there and then, if it can, and says whether it has; it must not wait.
+
+Given the frame, and where it ends.
+"""
+
 _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
 
 
@@ -49,7 +55,7 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._listeners: dict[Shape, set[Listener]] = {}
+        self._listeners: dict[Shape, dict[Listener, Take]] = {}
         self._since: dict[Shape, Seq] = {}
         """Of each shape that is listened to: after which seq all its events are here, wherever the floor is.
 
@@ -94,13 +100,18 @@ class Window:
             if listeners := self._listeners.get(shape):
                 self._tell(shape, after, listeners)
 
-    def _tell(self, shape: Shape, after: Seq, listeners: set[Listener]) -> None:
+    def _tell(self, shape: Shape, after: Seq, listeners: dict[Listener, Take]) -> None:
         """Hand the news of a shape to those who take it there and then, the same bytes to all; wake the others."""
         frame = self.frame(shape, after) if self.covers(after, shape) else None
-        # More than a frame is fetched by each at its own pace.
-        whole = frame is not None and self.is_current(shape, frame.end)
-        for listener in listeners:
-            if not (whole and frame is not None and listener.take(shape, frame)):
+        if self.log is None or frame is None or not self.is_current(shape, frame.end):
+            # More than a frame is fetched by each at its own pace.
+            for listener in listeners:
+                listener.event.set()
+            return
+        # All that is the same for everybody is made here: what follows is the cost of a client.
+        end = Position(self.log, frame.end)
+        for listener, take in listeners.items():
+            if not take(frame, end):
                 listener.event.set()
 
     def _evict(self) -> None:
@@ -178,16 +189,16 @@ class Window:
             for shape in list(listener.shapes):
                 listener.forget(shape)
 
-    def listen(self, shape: Shape, listener: Listener) -> None:
+    def listen(self, shape: Shape, listener: Listener, take: Take) -> None:
         """Tell a listener of news of a shape."""
-        self._listeners.setdefault(shape, set()).add(listener)
+        self._listeners.setdefault(shape, {})[listener] = take
         self._since.setdefault(shape, self.floor)
 
     def unlisten(self, shape: Shape, listener: Listener) -> None:
         """Tell it no longer."""
         listeners = self._listeners.get(shape)
         if listeners is not None:
-            listeners.discard(listener)
+            listeners.pop(listener, None)
             if not listeners:
                 del self._listeners[shape], self._since[shape]
 
@@ -198,26 +209,22 @@ class Window:
                 listener.event.set()
 
 
-def _nothing(_shape: Shape, _frame: Frame) -> bool:
+def _nothing(_frame: Frame, _end: Position) -> bool:
     return False
 
 
 class Listener:
-    """An event that is set when there is news of one of its shapes.
-
-    Unless `take` has taken the frame: it must not wait, and says whether it has.
-    """
+    """An event that is set when there is news of one of its shapes, unless that has been taken."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self.event = asyncio.Event()
         self.shapes: set[Shape] = set()
-        self.take: Callable[[Shape, Frame], bool] = _nothing
 
-    def add(self, shape: Shape) -> None:
-        """Be told of news of a shape, too."""
+    def add(self, shape: Shape, take: Take = _nothing) -> None:
+        """Be told of news of a shape, too: by `take`, or, where that does not take them, by the event."""
         self.shapes.add(shape)
-        self._window.listen(shape, self)
+        self._window.listen(shape, self, take)
 
     def forget(self, shape: Shape) -> None:
         """Be told of news of a shape no longer."""

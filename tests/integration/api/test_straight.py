@@ -44,8 +44,8 @@ class Counted:
         self.sent = 0
 
     def of(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        def direct(scope: Any) -> Any:
-            made = make(scope)
+        def direct(*asked: Any) -> Any:
+            made = make(*asked)
             if made is None:
                 return None
 

@@ -11,7 +11,7 @@ from app.domain.shape import Shape
 from app.errors import EventsyncError, NotTracked, Unavailable
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
-from app.sync.window import Frame
+from app.sync.window import Frame, Take
 
 LOG = LogId("k3f9ab2c")
 
@@ -30,15 +30,15 @@ class Scripted:
         self.asked = 0
         self._coming: asyncio.Queue[int | Exception] = asyncio.Queue()
 
-    def is_continued_by(self, frame: Frame) -> bool:
-        return self.position is not None and frame.start <= self.position.seq < frame.end
-
-    def advance(self, frame: Frame) -> None:
-        self.position = Position(LOG, frame.end)
-
-    def give(self, *numbers: int | Exception) -> None:
+    def coming(self, *numbers: int | Exception) -> None:
         for number in numbers:
             self._coming.put_nowait(number)
+
+    def give(self, frame: Frame, end: Position, send: Take) -> bool:
+        if self.position is None or not frame.start <= self.position.seq < frame.end or not send(frame, end):
+            return False
+        self.position = end
+        return True
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         try:
@@ -67,8 +67,7 @@ class Played:
         self.news = asyncio.Event()
         self.over: dict[Shape, EventsyncError] = {}
         self.turns = Turns(self.news.set, self.over.__setitem__)
-        for one in scripted:
-            self.turns.add(cast("Subscription", one))
+        self.turn = {one.shape: self.turns.add(cast("Subscription", one)) for one in scripted}
 
     async def round(self) -> list[bytes]:
         given = [message.data async for message in self.turns.round()]
@@ -90,10 +89,10 @@ async def test_who_has_to_wait_keeps_nobody_waiting() -> None:
     live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
     played = Played(far, live)
     for number in range(1, 4):
-        live.give(number)
+        live.coming(number)
         assert await played.round() == [b"live:%d" % number]
     played.news.clear()
-    far.give(7)
+    far.coming(7)
     assert await played.after_news() == [b"far:7"]
     assert far.asked == 2, "the next one is on its way"
     await played.turns.aclose()
@@ -104,10 +103,10 @@ async def test_who_has_to_wait_keeps_nobody_waiting() -> None:
 async def test_what_is_fetched_is_the_clients_only_once_it_is_given_out() -> None:
     live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
     played = Played(live, far)
-    live.give(1)
-    far.give(7)
+    live.coming(1)
+    far.coming(7)
     assert await played.round() == [b"live:1"]
-    live.give(2)
+    live.coming(2)
     rounds = played.turns.round()
     assert (await anext(rounds)).data == b"live:2"
     # It is there by now, but a client that goes here would come back with this vector.
@@ -124,20 +123,20 @@ async def test_news_go_straight_to_who_has_all_before_them_and_never_before_what
     live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
     played, sent = Played(live, far), []
 
-    def write(end: Position) -> bool:
+    def send(_: Frame, end: Position) -> bool:
         sent.append(end.seq)
         return True
 
-    def take(one: Scripted, start: int, end: int, *, takes: bool = True) -> bool:
-        return played.turns.take(one.shape, Frame(Seq(start), Seq(end), b""), write if takes else lambda _: False)
+    def take(one: Scripted, start: int, end: int, send: Take = send) -> bool:
+        return played.turn[one.shape].take(Frame(Seq(start), Seq(end), b""), Position(LOG, Seq(end)), send)
 
-    live.give(1)
-    far.give(7)
+    live.coming(1)
+    far.coming(7)
     assert await played.round() == [b"live:1"]
     assert take(live, 1, 3)
     assert not take(live, 1, 3), "it has that"
     assert not take(live, 4, 5), "it lacks what is before"
-    assert not take(live, 3, 5, takes=False)
+    assert not take(live, 3, 5, lambda _, __: False)
     assert played.vector == {"live": 3}
     # It has been fetched up to 7, but the client does not have that yet.
     assert far.position is not None
@@ -145,12 +144,11 @@ async def test_news_go_straight_to_who_has_all_before_them_and_never_before_what
     assert await played.round() == [b"far:7"]
     far.at_hand = True
     assert not take(far, 7, 9), "more is being fetched"
-    far.give(8)
+    far.coming(8)
     played.news.clear()
     assert await played.after_news() == [b"far:8"]
     assert take(far, 8, 9)
     assert (sent, played.vector) == ([3, 9], {"live": 3, "far": 9})
-    assert not played.turns.take(Shape("other"), Frame(Seq(1), Seq(2), b""), write)
     await played.turns.aclose()
 
 
@@ -158,11 +156,11 @@ async def test_news_that_come_while_nothing_is_found_are_not_waited_for() -> Non
     far = Scripted("far", at_hand=False)
     played = Played(far)
     await played.round()
-    far.give(NOTHING)
+    far.coming(NOTHING)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     # They wake the session before it has seen what was fetched, and only once.
-    far.give(7)
+    far.coming(7)
     assert await played.round() == [b"far:7"]
     await played.turns.aclose()
 
@@ -174,7 +172,7 @@ async def test_one_is_fetched_for_at_a_time_each_in_turn() -> None:
     await played.round()
     for number in range(1, 7):
         for one in far:
-            one.give(number)
+            one.coming(number)
         played.news.clear()
         order += await played.after_news()
         assert sum(one.asked for one in far) == number + 1
@@ -190,7 +188,7 @@ async def test_who_is_unsubscribed_while_it_is_fetched_for_is_freed() -> None:
     assert far.shape not in played.turns
     assert await played.round() == []
     assert far.freed
-    other.give(3)
+    other.coming(3)
     played.news.clear()
     assert await played.after_news() == [b"other:3"]
     await played.turns.aclose()
@@ -201,10 +199,10 @@ async def test_who_fails_is_ended_and_the_others_go_on(at_hand: bool) -> None:
     failing, live = Scripted("failing", at_hand=at_hand), Scripted("live", at_hand=True)
     played = Played(failing, live)
     error = NotTracked("failing is not tracked")
-    failing.give(error)
+    failing.coming(error)
     await played.round()
     await played.round()
-    live.give(1)
+    live.coming(1)
     assert await played.round() == [b"live:1"]
     assert played.over == {failing.shape: error}
     assert len(played.turns) == 1
@@ -215,7 +213,7 @@ async def test_who_fails_is_ended_and_the_others_go_on(at_hand: bool) -> None:
 async def test_where_mongodb_can_not_be_used_the_session_ends(at_hand: bool) -> None:
     failing = Scripted("failing", at_hand=at_hand)
     played = Played(failing)
-    failing.give(Unavailable("not now"))
+    failing.coming(Unavailable("not now"))
     with pytest.raises(Unavailable):
         [await played.round() for _ in range(3)]
     await played.turns.aclose()
@@ -225,7 +223,7 @@ async def test_where_mongodb_can_not_be_used_the_session_ends(at_hand: bool) -> 
 async def test_a_failure_that_nobody_hears_of_any_more_is_dropped() -> None:
     far = Scripted("far", at_hand=False)
     played = Played(far)
-    far.give(Unavailable("not now"))
+    far.coming(Unavailable("not now"))
     played.news.clear()
     await played.round()
     await played.news.wait()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
+from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.sync.pages import PageLimit
 from app.sync.window import Frame, Listener, Window
@@ -191,11 +192,11 @@ class Taker:
         self.frames: list[tuple[Shape, int, int, list[int]]] = []
         self.takes = takes
         self.listener = Listener(window)
-        self.listener.take = self.take
         for shape in shapes:
-            self.listener.add(shape)
+            self.listener.add(shape, partial(self.take, shape))
 
-    def take(self, shape: Shape, frame: Frame) -> bool:
+    def take(self, shape: Shape, frame: Frame, end: Position) -> bool:
+        assert end == Position(LOG, frame.end)
         if self.takes:
             self.frames.append((shape, *read(frame)))
         return self.takes
@@ -224,14 +225,13 @@ def test_what_all_take_is_the_same_bytes_encoded_once() -> None:
 
     sent: list[bytes] = []
 
-    def take(_shape: Shape, frame: Frame) -> bool:
+    def take(frame: Frame, _end: Position) -> bool:
         sent.append(frame.wire("x", encode))
         return True
 
     for _ in range(5):
         listener = Listener(filled)
-        listener.take = take
-        listener.add(ORDERS)
+        listener.add(ORDERS, take)
     filled.extend([event(11)])
     assert len({id(data) for data in sent}) == len(calls) == 1
     assert len(sent) == 5
