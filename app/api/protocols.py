@@ -233,10 +233,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         await super().run_asgi()
 
     def _write(self, frame: bytes) -> bool:
-        if self.disconnected or self.close_sent or not self.writable.is_set() or self.transport.is_closing():
-            return False
-        # Behind a close, its own or the client's, no frame may come.
-        if self.conn.state is not State.OPEN:
+        # Behind a close no frame may come. Whoever is told of one, or breaks off, closes the transport there and then.
+        if self.close_sent or not self.writable.is_set() or self.transport.is_closing():
             return False
         self.transport.write(frame)
         return True
