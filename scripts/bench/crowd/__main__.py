@@ -17,9 +17,10 @@ import orjson
 import uvloop
 
 from scripts.bench.crowd.client import TRANSPORTS, Client, Scene
-from scripts.bench.crowd.history import History
+from scripts.bench.crowd.history import History, Overtaking
 from scripts.bench.crowd.messages import Reader, WrongError
 from scripts.bench.crowd.replica import Replica
+from scripts.bench.percentiles import percentiles
 
 Answer = dict[str, Any]
 
@@ -43,8 +44,11 @@ class Crowd:
             raise WrongError("nothing has begun")
         return self._scene
 
-    async def begin(self, port: int, log: str, documents: int) -> Answer:
-        """Forget everybody, and be for the server at `port`, whose log is `log`, a `History(documents)`."""
+    async def begin(self, port: int, log: str, documents: int, *, overtaking: bool = False) -> Answer:
+        """Forget everybody, and be for the server at `port`, whose log is `log`, a `History(documents)`.
+
+        `overtaking`: several write at a time, so documents are made in another order than they are numbered.
+        """
         if self._scene is not None:
             self._scene.comes_back = False
             for client in [*self._clients, *self._silent]:
@@ -52,7 +56,7 @@ class Crowd:
             for task in list(self._scene.tasks):
                 task.cancel()
         self._clients, self._silent = [], []
-        self._scene = Scene(port, log, Reader(History(documents)))
+        self._scene = Scene(port, log, Reader(Overtaking() if overtaking else History(documents)))
         self._scene.gate.set()
         return {}
 
@@ -150,15 +154,17 @@ class Crowd:
             "at": time.monotonic(),
             "events": sum(client.replica.events for client in self._clients),
             "ways": sorted(set[str]().union(*(client.replica.ways for client in self._clients))),
+            "bytes": self.scene.received,
+            "frames": self.scene.frames,
         } | self._counted()
 
     async def delays(self) -> Answer:
         """How late the events came to those who are timed, in ms, since this was asked last."""
-        found = sorted(self.scene.delays)
+        found = [seconds * 1000 for seconds in self.scene.delays]
         self.scene.delays.clear()
         if not found:
             raise WrongError("no event was timed")
-        return {"count": len(found), "p50": _share(found, 0.5), "p99": _share(found, 0.99), "most": found[-1] * 1000}
+        return {"count": len(found), "most": max(found)} | percentiles(found)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -206,10 +212,6 @@ async def _listens(port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def _share(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
 
 async def main() -> None:

@@ -43,6 +43,10 @@ class Scene:
     wrong: list[str] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
     """Seconds from each write until a client that `is_timed` had the event."""
+    received: int = 0
+    """Bytes, by all clients."""
+    frames: int = 0
+    """Messages with events that all clients have received."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     seen: OrderedDict[bytes, tuple[Message, ...]] = field(default_factory=OrderedDict)
     """Whole pieces of bytes that one client was sent, and what they say: most are sent to all."""
@@ -107,6 +111,7 @@ class Client(asyncio.Protocol):
         self.transport.write(self._request())
 
     def data_received(self, data: bytes) -> None:
+        self.scene.received += len(data)
         try:
             self._known(data)
         except (WrongError, WireError, LookupError, ValueError, TypeError) as error:
@@ -177,7 +182,10 @@ class Client(asyncio.Protocol):
         new = self.replica.take(message)
         if self.replica.live and not was_live:
             self.live_at = time.monotonic()
-        if new and self.is_timed:
+        if not new:
+            return
+        self.scene.frames += 1
+        if self.is_timed:
             now = time.monotonic()
             self.scene.delays.extend(now - at for at in message.at[-new:])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,10 @@ class History:
     """
 
     documents: int
+
+    def is_event(self, seq: int, number: int, document: int) -> bool:
+        """Whether event `seq` may set `n` of this document to this number."""
+        return number == seq and document == self.document(seq)
 
     def document(self, seq: int) -> int:
         """The id of the document that event `seq` is about."""
@@ -33,3 +37,17 @@ class History:
         """The documents of the events `start < seq <= end`."""
         first = max(start + 1, end - self.documents + 1) if self.documents else start + 1
         return {self.document(seq) for seq in range(first, end + 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaking(History):
+    """Each event creates the document of a number, whose id it is, in whatever order; each number comes once."""
+
+    documents: int = 0
+    _numbers: dict[int, int] = field(default_factory=dict)
+    _seqs: dict[int, int] = field(default_factory=dict)
+
+    def is_event(self, seq: int, number: int, document: int) -> bool:
+        """Whether that is so; it is the same for whoever asks."""
+        one = self._numbers.setdefault(seq, number) == number and self._seqs.setdefault(number, seq) == seq
+        return one and document == number

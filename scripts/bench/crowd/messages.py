@@ -82,7 +82,7 @@ class Reader:
         for event in raw["events"]:
             fields = event.get("doc") or {change["path"][1:]: change["value"] for change in event["patch"]}
             seq = event["seq"]
-            if seq != fields["n"] or event["id"] != f"int:{self.history.document(seq)}":
+            if not self.history.is_event(seq, fields["n"], int(event["id"].removeprefix("int:"))):
                 raise WrongError(f"event {seq} is {fields.get('n')} of {event['id']}")
             times.append(fields["at"])
         seqs = [event["seq"] for event in raw["events"]]

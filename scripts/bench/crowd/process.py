@@ -18,7 +18,7 @@ _PATIENCE = 240.0
 
 
 class CrowdProcess:
-    """Asks the crowd, one thing after the other."""
+    """Asks a process, one thing after the other: the crowd, or another that answers a JSON line with one."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -27,12 +27,12 @@ class CrowdProcess:
     async def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Have it do a thing, and wait for the answer. Raises `WrongError`, also where there is none."""
         if self._process.stdin is None or self._process.stdout is None:
-            raise WrongError("the crowd has no pipes")
+            raise WrongError("the process has no pipes")
         self._process.stdin.write(orjson.dumps({"do": what} | arguments) + b"\n")
         async with asyncio.timeout(_PATIENCE):
             line = await self._process.stdout.readline()
         if not line:
-            raise WrongError(f"the crowd has died while it was asked to {what}")
+            raise WrongError(f"the process has died while it was asked to {what}")
         answer: dict[str, Any] = orjson.loads(line)
         if "wrong" in answer:
             raise WrongError(answer["wrong"])
@@ -40,15 +40,11 @@ class CrowdProcess:
 
 
 @asynccontextmanager
-async def crowd() -> AsyncIterator[CrowdProcess]:
-    """A crowd, while the block runs."""
+async def asked(*command: str) -> AsyncIterator[CrowdProcess]:
+    """A process that is asked, while the block runs."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scripts.bench.crowd"),
-        stdin=pipe,
-        stdout=pipe,
-        limit=_LINE,
-        preexec_fn=die_with_parent,
+        *command, stdin=pipe, stdout=pipe, limit=_LINE, preexec_fn=die_with_parent
     )
     try:
         yield CrowdProcess(process)
@@ -56,3 +52,10 @@ async def crowd() -> AsyncIterator[CrowdProcess]:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def crowd() -> AsyncIterator[CrowdProcess]:
+    """A crowd, while the block runs."""
+    async with asked(sys.executable, "-m", "scripts.bench.crowd") as found:
+        yield found

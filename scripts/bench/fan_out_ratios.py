@@ -1,0 +1,47 @@
+"""Costs of the same rounds, one over the other. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """What a cost is of."""
+
+    system: str
+    clients: int
+    size: int
+    kind: str
+
+
+Costs = Mapping[Key, list[float]]
+"""µs a delivery, one a round."""
+
+
+def ratios(costs: Costs, kind: str, ours: Sequence[str], others: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """A row for each of ours that was measured beside all the others that there are: theirs name the columns."""
+    there = [name for name in others if any(key.system == name and key.kind == kind for key in costs)]
+    rows: dict[str, dict[str, list[float]]] = {}
+    for key, mine in costs.items():
+        beside = {name: costs.get(key._replace(system=name)) for name in there}
+        if key.system in ours and key.kind == kind and there:
+            found = {f"of {name}": over(mine, theirs) for name, theirs in beside.items() if theirs is not None}
+            if len(found) == len(there):
+                rows[f"{key.system}, {key.clients:,} of {key.size:,} B"] = found
+    return rows
+
+
+def growth(costs: Costs, least: int, most: int) -> dict[str, dict[str, list[float]]]:
+    """A row for each system and size: the cost among many clients over that among few."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for key, many in costs.items():
+        few = costs.get(key._replace(clients=least))
+        if key.clients == most and few is not None and least != most:
+            rows.setdefault(f"{key.system}, {key.size:,} B", {})[f"{key.kind}, {least:,} → {most:,}"] = over(many, few)
+    return rows
+
+
+def over(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    """Round by round."""
+    return [one / other for one, other in zip(these, those, strict=True)]
