@@ -103,7 +103,7 @@ async def run(plan: Plan, directory: Path) -> Report:
         stack.push_async_callback(fleet.stop)
         fleet.start(*fleet.workers, *fleet.servers)
         for url in fleet.urls:
-            await tracked(url, plan.collections)
+            await tracked(url, plan.collections, seconds=60.0)
         if plan.repaired:
             await based(client, settings.log_db, plan.collections)
         rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed))
