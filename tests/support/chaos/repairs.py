@@ -155,6 +155,11 @@ def _difference_events(gap: Gap) -> Iterator[Violation]:
         told[row.token].add(row.key)
 
 
+def _of_all(evidence: Evidence) -> Iterator[Gap]:
+    """The gaps of all collections together, but for what is no more than a time without tracking."""
+    return (gap for gap in gaps(evidence.rows, evidence.commits or ()) if gap.rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Excuse:
     """What need not be in the log by an event of its own, as a repair stands for it."""
@@ -170,7 +175,7 @@ class Excuse:
         """Of a run with repairs. Without the oplog nobody knows where they are."""
         if evidence.commits is None:
             return cls(everything=True)
-        found = list(gaps(*steady(evidence)))
+        found = [*gaps(*steady(evidence)), *_of_all(evidence)]
         commits = [commit for gap in found for commit in gap.commits]
         return cls(
             marks=frozenset(commit.mark for commit in commits if commit.mark is not None),

@@ -161,3 +161,13 @@ def test_a_snapshot_right_behind_an_event_that_does_not_begin_at_nothing() -> No
     weak = tuple(replace(write, outcome="unknown") for write in sample.writes)
     evidence = replace(evidence, history=replace(evidence.history, writes=weak, frames=(snapshot,)))
     assert check(replace(evidence, sometimes={"x": 1})) == []
+
+
+def test_a_repair_stands_for_what_was_written_to_a_collection_that_was_tracked_at_some_times_only(
+    sample: Sample,
+) -> None:
+    names = {row.key[0] for row in sample.rows}
+    evidence = replace(sample.evidence(), sometimes=dict.fromkeys(names, 1))
+    assert check(evidence, repaired=True) == []
+    less = replace(spoilt(sample, [sample.rows[0], *sample.rows[2:]]), sometimes=dict.fromkeys(names, 1))
+    assert "survival" in {item.promise for item in check(less, repaired=True)}, "elsewhere nothing is excused"
