@@ -8,7 +8,6 @@ run.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,7 @@ from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, asked, crowd
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
 from scripts.bench.end_to_end_writers import SIZE, Write, open_loop, over_http, straight
+from scripts.bench.exact import run_exact
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
 from scripts.bench.percentiles import percentiles
@@ -64,13 +64,7 @@ def run(options: argparse.Namespace) -> Report:
     """Exits with 1 where a client was not exact."""
     raise_open_files()
     with fresh_mongod() as deployment:
-        try:
-            tables = asyncio.run(_measured(deployment, options))
-        except* WrongError as group:
-            first: BaseException = group
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            sys.exit(f"not exact, so no figures: {first}")
+        tables = run_exact(_measured(deployment, options))
     return Report(
         "End to end",
         "scripts/bench/run end_to_end",

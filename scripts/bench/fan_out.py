@@ -8,17 +8,15 @@ twice, fails the run.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, fresh_mongod
+from scripts.bench.exact import run_exact
 from scripts.bench.fan_out_cells import BURST, STEADY, Cell, Load, Run
 from scripts.bench.fan_out_ratios import Costs, Key, growth, ratios
 from scripts.bench.fan_out_sources import beside, ours
@@ -79,13 +77,7 @@ def run(options: argparse.Namespace) -> Report:
     """Exits with 1 where a client was not exact."""
     raise_open_files()
     with fresh_mongod() as deployment:
-        try:
-            tables = asyncio.run(_measured(deployment, options))
-        except* WrongError as group:
-            first: BaseException = group
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            sys.exit(f"not exact, so no figures: {first}")
+        tables = run_exact(_measured(deployment, options))
     return Report(
         "Fan-out",
         "scripts/bench/run fan_out",

@@ -7,14 +7,12 @@ twice, or another than was written, fails the run.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Callable
 
 from app.settings import Settings
-from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, fresh_mongod
+from scripts.bench.exact import run_exact
 from scripts.bench.report import Report, Table
 from scripts.bench.sessions_idle import idle
 from scripts.bench.sessions_silent import silents
@@ -50,13 +48,7 @@ def run(options: argparse.Namespace) -> Report:
     """Exits with 1 where a client was not exact."""
     files = raise_open_files()
     with fresh_mongod() as deployment:
-        try:
-            tables = asyncio.run(_measured(deployment, options))
-        except* WrongError as group:
-            first: BaseException = group
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            sys.exit(f"not exact, so no figures: {first}")
+        tables = run_exact(_measured(deployment, options))
     return Report(
         "Sessions",
         "scripts/bench/run sessions",
