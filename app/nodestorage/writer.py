@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.domain.ids import format_id
 from app.driver import refusal, translated_write
-from app.errors import Conflict, EventsyncError
+from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, VersionMismatch
 from app.nodestorage.author import Author
 from app.nodestorage.documents import Collections
 from app.nodestorage.idempotency import Idempotency, IdempotencyRecords
@@ -89,8 +89,10 @@ class Writer:
 
         try:
             return await self._transactions.run(body)
-        except (Conflict, DuplicateKeyError):
-            # What is in the way may be the work of another request with the same key, as may its record be.
+        except (Conflict, NotFound, VersionMismatch, PatchFailed, DuplicateKeyError):
+            # What is in the way may be the work of another request with the same key, as may its record be. (Where no
+            # key has ever been recorded, there is no collection, and looking into that is not yet the transaction's
+            # snapshot: what it finds missing next may have been deleted in between.)
             if idempotency and (recorded := await self._records.find(idempotency)):
                 return recorded
             raise

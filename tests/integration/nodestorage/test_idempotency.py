@@ -27,6 +27,7 @@ from app.nodestorage import (
     WritePolicy,
     WriteResult,
 )
+from app.nodestorage.idempotency import IdempotencyRecords
 
 KEY = Idempotency("key-1", "fingerprint")
 
@@ -122,6 +123,26 @@ async def test_of_requests_at_the_same_time_one_writes(storage: NodeStorage, aut
     assert [(node.document["n"], node.version) for node in nodes] == (
         [] if operation == "delete" else [(1, results[0].version)]
     )
+
+
+@pytest.mark.parametrize("expected", [None, 1])
+async def test_what_is_missing_because_the_same_request_has_deleted_it_is_no_error(
+    storage: NodeStorage, author: Author, monkeypatch: pytest.MonkeyPatch, expected: int | None
+) -> None:
+    """As where a transaction looked for a record while there was no collection of them, and for the document later."""
+    await storage.create("orders", {"_id": 1, "n": 0}, author=author)
+    gone = await storage.delete("orders", 1, author=author, idempotency=KEY, expected_version=expected)
+    find = IdempotencyRecords.find
+
+    async def too_early(self: IdempotencyRecords, key: Idempotency, session: Any = None) -> Any:
+        return None if session is not None else await find(self, key)
+
+    monkeypatch.setattr(IdempotencyRecords, "find", too_early)
+    again = await storage.delete("orders", 1, author=author, idempotency=KEY, expected_version=expected)
+    assert again == as_replayed(gone)
+    other = Idempotency("key-2", "fingerprint")
+    with pytest.raises((NotFound, VersionMismatch)):
+        await storage.delete("orders", 1, author=author, idempotency=other, expected_version=expected)
 
 
 # The driver leaves the socket of a connection attempt that was cut off to the garbage collector.
