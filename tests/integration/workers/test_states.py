@@ -72,7 +72,10 @@ async def test_images_that_somebody_switches_off_are_switched_on_again(stores: S
         await docs.update_one({"_id": 1}, {"$set": {"a": 1}})
         await docs.update_one({"_id": 1}, {"$set": {"a": 2}})
         replay = await assert_complete(stores, "docs")
-    assert [event["op"] for event in replay.events] == ["create", "replace", "replace"]
+    ops = [event["op"] for event in replay.events]
+    assert ops[:2] == ["create", "replace"]
+    # A worker that is quick has the images on again before the second one.
+    assert ops[2:] in (["replace"], ["update"])
     async with running_worker(settings):
         await docs.update_one({"_id": 1}, {"$set": {"a": 3}})
         await assert_complete(stores, "docs")
