@@ -6,27 +6,19 @@ document goes on in `{_id: {key, part}, at, result}`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from pymongo import ASCENDING
-from pymongo.errors import OperationFailure
-
 from app.domain.values import CODEC
 from app.driver import translated
 from app.errors import Conflict
+from app.expiry import ensure_expiry
 from app.nodestorage.result import WriteResult, decode_results, encode_results
 from app.nodestorage.transactions import Session, durable
 
 PART_BYTES: Final = 8 * 1024 * 1024
-
-_OTHER_OPTIONS: Final = 85
-"""IndexOptionsConflict: the index is there, with another time to live."""
-
-_LONGEST_TTL: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +37,8 @@ class IdempotencyRecords:
 
     async def ensure_indexes(self, ttl: float) -> None:
         """Have MongoDB delete records `ttl` seconds after their write."""
-        seconds = min(max(1, math.ceil(ttl)), _LONGEST_TTL)
         with translated("the index of idempotency keys can't be made"):
-            try:
-                await self._collection.create_index([("at", ASCENDING)], expireAfterSeconds=seconds)
-            except OperationFailure as error:
-                if error.code != _OTHER_OPTIONS:
-                    raise
-                index = {"keyPattern": {"at": 1}, "expireAfterSeconds": seconds}
-                await self._collection.database.command({"collMod": self._collection.name, "index": index})
+            await ensure_expiry(self._collection, "at", ttl)
 
     async def find(self, idempotency: Idempotency, session: Session | None = None) -> list[WriteResult] | None:
         """The results under a key, None where it is new. Raises `Conflict` where it stands for another request."""

@@ -13,18 +13,15 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from bson.int64 import Int64
-from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
+from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure
 
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.domain.values import CODEC
 from app.driver import translated
-
-_OTHER_OPTIONS: Final = 85
-_LONGEST_TTL: Final = 2**31 - 1
+from app.expiry import ensure_expiry
 
 POLLING: Final = "http"
 """The transport of a client that has never been connected by another."""
@@ -71,16 +68,8 @@ class VectorStore:
 
     async def ensure_indexes(self, ttl: float) -> None:
         """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
-        seconds = min(max(1, round(ttl)), _LONGEST_TTL)
         with translated("the index of state vectors can't be made"):
-            try:
-                index = IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=seconds)
-                await self._vectors.create_indexes([index])
-            except OperationFailure as error:
-                if error.code != _OTHER_OPTIONS:
-                    raise
-                changed = {"name": "expiry", "expireAfterSeconds": seconds}
-                await self._vectors.database.command({"collMod": self._vectors.name, "index": changed})
+            await ensure_expiry(self._vectors, "at", ttl)
 
     async def record(self, updates: Sequence[VectorUpdate]) -> None:
         """Record them, in one bulk write. Positions that are recorded already, or older ones, change nothing."""
