@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,7 +31,7 @@ from app.stores.past import Past
 from app.stores.stores import Stores
 from app.sync.operating import Operating
 from app.sync.service import SyncService
-from app.waiting import set_within
+from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +88,8 @@ async def running(settings: Settings, on_failure: OnFailure) -> AsyncIterator[Se
         stores = Stores.of(requests, settings)
         storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
-        services, stop = (
-            Services(settings, storage, sync, Past(stores), stores.archive, Operating(stores)),
-            asyncio.Event(),
-        )
+        services = Services(settings, storage, sync, Past(stores), stores.archive, Operating(stores))
+        stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_work(services, stop, on_failure), name="feed and indexes")
             try:
@@ -117,15 +114,15 @@ async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) 
 
 async def _prepared(services: Services, stop: asyncio.Event) -> None:
     """Make the indexes, as soon as MongoDB can be written to."""
-    pause = 0.1
+    failures = 0
     while not stop.is_set():
         try:
             await services.storage.ensure_indexes()
             await services.sync.vectors.ensure_indexes(services.settings.client_ttl)
         except Unavailable as error:
             log.warning("%s; trying again", error.message)
-            await set_within(stop, pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, 5.0)
+            await set_within(stop, backoff(failures, first=0.1, cap=5.0))
+            failures += 1
         else:
             return
 

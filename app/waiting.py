@@ -1,8 +1,9 @@
-"""Waiting for an event, for a bounded time."""
+"""Waiting for an event, for a bounded time, and between attempts."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> bool:
@@ -13,3 +14,9 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def backoff(failures: int, *, first: float, cap: float) -> float:
+    """Seconds to wait after so many failures in a row: twice as long each time, with jitter, `cap` at most."""
+    # The exponent is bounded: a float is not.
+    return min(cap, first * 2.0 ** min(failures, 64)) * random.uniform(0.5, 1.0)

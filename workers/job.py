@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from abc import ABC, abstractmethod
 
 from app.errors import EventsyncError, Unavailable
 from app.settings import Settings
 from app.stores.leases import LeaseStore
-from app.waiting import set_within
+from app.waiting import backoff, set_within
 from workers.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -96,6 +95,4 @@ class Job(ABC):
             log.warning("%s; it runs out by itself", error.message)
 
     def _backoff(self, failures: int) -> float:
-        if not failures:
-            return self._pause
-        return min(_BACKOFF_CAP, self._pause * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
+        return backoff(failures, first=self._pause, cap=_BACKOFF_CAP) if failures else self._pause

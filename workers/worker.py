@@ -17,7 +17,7 @@ from app.stores.events import Fenced
 from app.stores.leases import LeaseStore
 from app.stores.mongodb import connect
 from app.stores.stores import SEQUENCING, Stores
-from app.waiting import set_within
+from app.waiting import backoff, set_within
 from workers.archiver import Archiver
 from workers.compactor import Compactor
 from workers.sequencer import Sequencer
@@ -68,7 +68,7 @@ class Worker:
             except (Unavailable, Fenced) as error:
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
                 log.warning("%s; trying again", error.message)
-                await set_within(self._stop, min(_BACKOFF_CAP, 0.1 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
+                await set_within(self._stop, backoff(failures, first=0.1, cap=_BACKOFF_CAP))
 
     async def _ask(self, stores: Stores) -> None:
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from app.driver import short
 from app.errors import ConfigurationError, Unavailable
 from app.settings import Settings
 from app.stores.mongodb import Client, connect
-from app.waiting import set_within
+from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +37,15 @@ _REFUSED: Final = {
 
 async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
     """Wait until MongoDB can be used; False where `stop` came first. Raises `ConfigurationError`."""
-    pause = 0.25
+    failures = 0
     async with connect(settings, role, patience=_PATIENCE) as client:
         while not stop.is_set():
             try:
                 await _look(client, settings)
             except Unavailable as error:
                 log.warning("%s; trying again", error.message)
-                await set_within(stop, pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, _PAUSE_CAP)
+                await set_within(stop, backoff(failures, first=0.25, cap=_PAUSE_CAP))
+                failures += 1
             else:
                 log.info("MongoDB is reached")
                 return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Iterable
 from contextlib import aclosing
@@ -27,7 +26,7 @@ from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
 from app.stores.tracking import Tracking
 from app.sync.window import Window
-from app.waiting import set_within
+from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +88,7 @@ class Feed:
                 self.state.live, self.state.detail = False, error.message
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
                 log.log(level, "the feed is interrupted: %s", error.message)
-                delay = min(_BACKOFF_CAP, 0.05 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0)
-                await set_within(stop, delay)
+                await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))
 
     async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:
         while not stop.is_set():

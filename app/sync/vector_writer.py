@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
 from app.errors import Unavailable
 from app.stores.vectors import VectorStore, VectorUpdate
-from app.waiting import set_within
+from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +93,7 @@ class VectorWriter:
         self._hurry.set()
 
     def _pause(self, failures: int) -> float:
-        if not failures:
-            return self._interval
-        return min(_BACKOFF_CAP, self._interval * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
+        return backoff(failures, first=self._interval, cap=_BACKOFF_CAP) if failures else self._interval
 
     def _take(self, update: VectorUpdate) -> bool:
         known = self._waiting.get(update.client_id)
