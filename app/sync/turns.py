@@ -26,23 +26,17 @@ class Turn:
     subscription: Subscription
     outgoing: AsyncGenerator[Outgoing | None]
     position: Position | None
-    fetching: bool = False
+    fetch: asyncio.Task[Outgoing | None] | None = None
     fetched: int = 0
     """When something was last fetched for it, by number: the others come first."""
 
     def take(self, frame: Frame, end: Position, send: Take) -> bool:
         """Give the client a frame now, past `Turns.round`, if it continues what it has; whether that was done."""
         # What is being fetched for it comes first: that is what the subscription is live after.
-        if self.fetching or self.position is None or not self.subscription.give(frame, end, send):
+        if self.fetch is not None or self.position is None or not self.subscription.give(frame, end, send):
             return False
         self.position = end
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetch:
-    turn: Turn
-    task: asyncio.Task[Outgoing | None]
 
 
 class Turns:
@@ -53,7 +47,7 @@ class Turns:
         self._wake = wake
         self._ended = ended
         self._turns: dict[Shape, Turn] = {}
-        self._fetch: _Fetch | None = None
+        self._fetching: Turn | None = None
         self._fetches = 0
         self._retired: list[Turn] = []
         # Readers may keep something in it between two messages, so it is the same one for all fetches.
@@ -94,12 +88,11 @@ class Turns:
     async def _message(self, turn: Turn) -> Outgoing | None:
         message = None
         try:
-            if self._fetch is not None and self._fetch.turn is turn:
-                if not self._fetch.task.done():
+            if turn.fetch is not None:
+                if not turn.fetch.done():
                     return None
-                fetch, self._fetch = self._fetch, None
-                turn.fetching = False
-                message = fetch.task.result()
+                fetch, turn.fetch, self._fetching = turn.fetch, None, None
+                message = fetch.result()
             if message is None and turn.subscription.at_hand:
                 # Also where nothing was fetched: there may be news since, of which nobody tells again.
                 message = await anext(turn.outgoing)
@@ -114,16 +107,16 @@ class Turns:
 
     def _fetch_next(self) -> None:
         """Begin to fetch for the subscription that has waited longest, if any has to."""
-        if self._fetch is not None:
+        if self._fetching is not None:
             return
         turn = min(self._waiting(), key=lambda waiting: waiting.fetched, default=None)
         if turn is None:
             return
         self._fetches += 1
-        turn.fetching, turn.fetched = True, self._fetches
-        task = asyncio.get_running_loop().create_task(_next(turn.outgoing), context=self._context)
-        task.add_done_callback(lambda _: self._wake())
-        self._fetch = _Fetch(turn, task)
+        turn.fetched = self._fetches
+        turn.fetch = asyncio.get_running_loop().create_task(_next(turn.outgoing), context=self._context)
+        turn.fetch.add_done_callback(lambda _: self._wake())
+        self._fetching = turn
 
     def _waiting(self) -> Iterator[Turn]:
         return (turn for turn in self._turns.values() if not turn.subscription.at_hand)
@@ -131,22 +124,23 @@ class Turns:
     async def _free(self) -> None:
         while self._retired:
             turn = self._retired.pop()
-            if self._fetch is not None and self._fetch.turn is turn:
-                await self._abandon(self._fetch)
+            if turn.fetch is not None:
+                self._fetching = None
+                await _abandoned(turn.fetch)
             await turn.outgoing.aclose()
-
-    async def _abandon(self, fetch: _Fetch) -> None:
-        self._fetch = None
-        fetch.task.cancel()
-        await asyncio.wait({fetch.task})
-        if not fetch.task.cancelled():
-            fetch.task.exception()  # nobody wants to know any more, and that is nothing to warn of
 
     async def aclose(self) -> None:
         """Free what the subscriptions hold (open reads)."""
         self._retired.extend(self._turns.values())
         self._turns.clear()
         await self._free()
+
+
+async def _abandoned(fetch: asyncio.Task[Outgoing | None]) -> None:
+    fetch.cancel()
+    await asyncio.wait({fetch})
+    if not fetch.cancelled():
+        fetch.exception()  # nobody wants to know any more, and that is nothing to warn of
 
 
 async def _next(outgoing: AsyncGenerator[Outgoing | None]) -> Outgoing | None:
