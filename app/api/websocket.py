@@ -51,8 +51,8 @@ class SlowClient(EventsyncError):
     code = "slow"
 
 
-async def sync(websocket: WebSocket) -> None:
-    """Serve one connection from handshake to close."""
+async def _serve(websocket: WebSocket) -> None:
+    """One connection from handshake to close."""
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
     connection = _Connection(websocket, services(websocket))
@@ -75,8 +75,7 @@ class Sync:
     """The endpoint. Raw ASGI: what Starlette puts around a function costs every connection 2 KiB."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        websocket = WebSocket(scope, receive, send)
-        await sync(websocket)
+        await _serve(WebSocket(scope, receive, send))
 
 
 def direct(scope: Scope) -> Take | None:
