@@ -1,45 +1,40 @@
-"""What was read of segments, kept for the next reader, bounded in bytes."""
+"""What was read, kept for the next reader, bounded in bytes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-Key = tuple[str, int]
-"""An object's path, and where in it the frame begins."""
-
-
-class Costly(Protocol):
-    """What knows about how many bytes of memory it takes."""
-
-    @property
-    def cost(self) -> int: ...
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-Part = TypeVar("Part", bound=Costly)
+class ByteCache(Generic[K, V]):
+    """The values that were used last. For what never changes: nothing in it is ever stale."""
 
-
-class SegmentCache(Generic[Part]):
-    """The frames that were used last. Objects never change, so nothing in it is ever stale."""
-
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, cost: Callable[[V], int]) -> None:
+        """`limit` is in bytes, as is the `cost` of a value, which must not change."""
         self._limit = limit
-        self._parts: OrderedDict[Key, Part] = OrderedDict()
+        self._cost = cost
+        self._known: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.bytes = 0
 
-    def get(self, key: Key) -> Part | None:
-        """The part, which counts as used now; None where it is not kept."""
-        part = self._parts.get(key)
-        if part is not None:
-            self._parts.move_to_end(key)
-        return part
+    def get(self, key: K) -> V | None:
+        """The value, which counts as used now; None where it is not kept."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        self._known.move_to_end(key)
+        return known[0]
 
-    def keep(self, key: Key, part: Part) -> None:
-        """Keep a part in place of those that were not used for longest. One that is larger than all is not kept."""
-        if key in self._parts or part.cost > self._limit:
+    def keep(self, key: K, value: V) -> None:
+        """Keep a value in place of those that were not used for longest. One that is larger than all is not kept."""
+        cost = self._cost(value)
+        if key in self._known or cost > self._limit:
             return
-        self._parts[key] = part
-        self.bytes += part.cost
+        self._known[key] = value, cost
+        self.bytes += cost
         while self.bytes > self._limit:
-            _, dropped = self._parts.popitem(last=False)
-            self.bytes -= dropped.cost
+            _, (_, freed) = self._known.popitem(last=False)
+            self.bytes -= freed

@@ -18,5 +18,5 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
 
 def backoff(failures: int, *, first: float, cap: float) -> float:
     """Seconds to wait after so many failures in a row: twice as long each time, with jitter, `cap` at most."""
-    # The exponent is bounded: a float is not.
+    # 2.0 ** 1024 is an error, not infinity.
     return min(cap, first * 2.0 ** min(failures, 64)) * random.uniform(0.5, 1.0)

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from bson.timestamp import Timestamp
 
+from app.byte_cache import ByteCache
 from app.domain.event import timestamp
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged
@@ -20,7 +21,6 @@ from app.domain.segment_file import open_block, open_footer, open_index
 from app.domain.segment_index import DocumentIndex
 from app.errors import EventsyncError, Unavailable
 from app.stores.objects import Objects
-from app.stores.segment_cache import SegmentCache
 from app.stores.segments import Segment, SegmentStore
 from app.stores.tiers import BehindHorizon, TierStore
 
@@ -55,7 +55,9 @@ class SegmentReader:
         self._segments = segments
         self._objects = objects
         self._tiers = tiers
-        self._cache: SegmentCache[_Opened | DocumentIndex | Block] = SegmentCache(cache_bytes)
+        self._cache: ByteCache[tuple[str, int], _Opened | DocumentIndex | Block] = ByteCache(
+            cache_bytes, lambda part: part.cost
+        )
 
     async def read(self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL) -> AsyncGenerator[SealedEvent]:
         """Events with `after < seq <= upto` in order, those that are in `selection`. The whole range is sealed."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
+from app.byte_cache import ByteCache
 from app.stores.snapshot_chunks import Chunk
 from app.sync.flights import Flights
 
@@ -23,35 +23,33 @@ class ChunkCache:
     def __init__(self, read: Callable[[str, int], Awaitable[Chunk]], limit_bytes: int) -> None:
         """`read` is given a snapshot's id and a chunk's number."""
         self._read = read
-        self._limit = limit_bytes
-        self._chunks: OrderedDict[tuple[str, int], tuple[Rows, int]] = OrderedDict()
+        self._kept: ByteCache[tuple[str, int], Rows] = ByteCache(limit_bytes, _cost)
         self._flights: Flights[Rows] = Flights()
-        self.bytes = 0
         self.reads = 0
         """How many chunks were read from MongoDB."""
 
     async def rows(self, snapshot: str, number: int) -> Rows:
         """The rows of a chunk. Raises what `read` raises: `Damaged` and `Unavailable`."""
         key = (snapshot, number)
-        if (known := self._chunks.get(key)) is not None:
-            self._chunks.move_to_end(key)
-            return known[0]
+        if (known := self._kept.get(key)) is not None:
+            return known
         return await self._flights.fetch(key, lambda: self._fetched(key))
 
     async def _fetched(self, key: tuple[str, int]) -> Rows:
         self.reads += 1
         chunk = await self._read(*key)
         rows = [unmarked(line) for line in chunk.lines]
-        self._keep(key, rows)
+        self._kept.keep(key, rows)
         return rows
 
-    def _keep(self, key: tuple[str, int], rows: Rows) -> None:
-        size = sum(map(len, rows)) + _OVERHEAD * len(rows)
-        self._chunks[key] = rows, size
-        self.bytes += size
-        while self.bytes > self._limit:
-            _, (_, freed) = self._chunks.popitem(last=False)
-            self.bytes -= freed
+    @property
+    def bytes(self) -> int:
+        """What it takes now."""
+        return self._kept.bytes
+
+
+def _cost(rows: Rows) -> int:
+    return sum(map(len, rows)) + _OVERHEAD * len(rows)
 
 
 def unmarked(line: bytes) -> bytes:

@@ -6,9 +6,9 @@ room; after a restart a thousand clients come back from about the same place.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import aclosing
 
+from app.byte_cache import ByteCache
 from app.domain import messages
 from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
@@ -31,10 +31,8 @@ class StoreFrames:
         self._events = events
         self._admission = admission
         self._limit = limit
-        self._most = most_bytes
-        self._known: OrderedDict[_Key, Frame] = OrderedDict()
+        self._kept: ByteCache[_Key, Frame] = ByteCache(most_bytes, _cost)
         self._flights: Flights[Frame] = Flights()
-        self.bytes = 0
         self.reads = 0
         """How many frames were read from the store."""
 
@@ -44,8 +42,7 @@ class StoreFrames:
         Raises `Unavailable`, `Damaged` and `BehindHorizon`.
         """
         key = (log, shape, cursor)
-        if (known := self._known.get(key)) is not None:
-            self._known.move_to_end(key)
+        if (known := self._kept.get(key)) is not None:
             return known
         return await self._flights.fetch(key, lambda: self._read(key, head))
 
@@ -60,15 +57,13 @@ class StoreFrames:
         end = page.end if page.full and page.end is not None else head
         data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
         frame = Frame(cursor, end, data)
-        self._keep(key, frame)
+        self._kept.keep(key, frame)
         return frame
 
-    def _keep(self, key: _Key, frame: Frame) -> None:
-        self._known[key] = frame
-        self.bytes += _cost(frame)
-        while self.bytes > self._most:
-            _, oldest = self._known.popitem(last=False)
-            self.bytes -= _cost(oldest)
+    @property
+    def bytes(self) -> int:
+        """What the frames that are kept take now."""
+        return self._kept.bytes
 
 
 def _cost(frame: Frame) -> int:
