@@ -15,7 +15,7 @@ from app.domain.shape import Shape
 from app.errors import BehindRetention, ResetRequired
 from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
-from app.sync.pages import PageLimit, page_from, page_of
+from app.sync.pages import PageLimit, page_of
 from app.sync.source import Source
 from app.waiting import set_within
 
@@ -45,7 +45,10 @@ class History:
 
 
 class LogPages:
-    """One for a whole server process. A poll that waits holds a place in the window's list of listeners, no more."""
+    """One for a whole server process. A poll that waits holds a place in the window's list of listeners, no more.
+
+    What is behind the window is read by a few at a time, whatever transport they use.
+    """
 
     def __init__(self, source: Source, stores: Stores) -> None:
         self._source = source
@@ -96,8 +99,8 @@ class LogPages:
         if source.window.covers(position.seq, shape):
             page = page_of(source.window.events(shape, position.seq), bound)
         else:
-            page = await page_from(self._stores.events.read(log, position.seq, head, shape=shape), bound)
-        end = page.end if page.full and page.end is not None else Seq(max(head, position.seq))
+            page = await source.behind.page(log, shape, position.seq, head, bound)
+        end = page.upto(Seq(max(head, position.seq)))
         live = b"false" if page.full else b"true"
         members = messages.events_members(shape, log, position.seq, end, page.bodies)
         return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.events), page.full)

@@ -33,6 +33,10 @@ class Page:
         """The last event's seq."""
         return self.events[-1].seq if self.events else None
 
+    def upto(self, head: Seq) -> Seq:
+        """Up to where it says everything, having been made of all events up to `head`."""
+        return self.end if self.full and self.end is not None else head
+
 
 class _Builder:
     """Takes events in order until the page is full."""

@@ -15,7 +15,7 @@ from app.domain.shape import Shape
 from app.stores.events import EventStore
 from app.sync.admission import Admission
 from app.sync.flights import Flights
-from app.sync.pages import PageLimit, page_from
+from app.sync.pages import Page, PageLimit, page_from
 from app.sync.window import Frame
 
 _OVERHEAD = 500
@@ -48,17 +48,21 @@ class StoreFrames:
 
     async def _read(self, key: _Key, head: Seq) -> Frame:
         log, shape, cursor = key
+        page = await self.page(log, shape, cursor, head, self._limit)
+        end = page.upto(head)
+        data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
+        frame = Frame(cursor, end, data)
+        self._kept.keep(key, frame)
+        return frame
+
+    async def page(self, log: LogId, shape: Shape, cursor: Seq, head: Seq, limit: PageLimit) -> Page:
+        """The same as a page of another size, read anew. Raises the same."""
         async with (
             self._admission.admitted(),
             aclosing(self._events.read(log, cursor, head, shape=shape)) as events,
         ):
             self.reads += 1
-            page = await page_from(events, self._limit)
-        end = page.end if page.full and page.end is not None else head
-        data = messages.events(shape, log, cursor, end, page.bodies) if page.events else b""
-        frame = Frame(cursor, end, data)
-        self._kept.keep(key, frame)
-        return frame
+            return await page_from(events, limit)
 
     @property
     def bytes(self) -> int:

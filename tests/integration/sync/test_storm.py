@@ -76,3 +76,23 @@ async def test_all_who_come_back_end_exact(client: Client, settings: Settings) -
     for number, follower in enumerate(after):
         assert {key: row["n"] for key, row in follower.replica.documents.items()} == {f"int:{number}": 6}
         assert (follower.replica.snapshots, follower.replica.resets) == (1, 0), "nothing was fetched again"
+
+
+async def test_polls_of_what_is_behind_are_admitted_as_the_others_are(client: Client, settings: Settings) -> None:
+    changed: dict[str, Any] = {"window_bytes": 64 * 1024, "max_reads": 1, "max_waiting": 0}
+    settings = settings.model_copy(update={"collections": ("docs",)} | changed)
+    docs = client[settings.database]["docs"]
+    async with running_worker(settings), running_server(settings) as url:
+        await tracked(url, ["docs"])
+        await docs.insert_many([{"_id": number, "text": "x" * 20_000} for number in range(300)])
+        end = await written(url, 300)
+        query = {"shape": "docs", "position": f"{log_of(end)}:0", "limit": "200"}
+        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+            answers = await asyncio.gather(*(http.get("/v1/sync/log", params=query) for _ in range(8)))
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["code"] == "unavailable"
+            assert int(answer.headers["retry-after"]) >= 1
+    assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
