@@ -81,7 +81,7 @@ class Cell:
 
     async def open(self, clients: int) -> None:
         """Have so many clients, and warm up."""
-        timed = min(_TIMED, clients) if self.clients < _TIMED else 0
+        timed = max(0, min(_TIMED, clients) - self.clients)
         await self._open(timed, timed=True)
         await self._open(clients - self.clients, timed=False)
         await self._source.steady(round(_WARM * self._load.rate(clients)), self._load.rate(clients), _WARM_SIZE)
