@@ -12,48 +12,26 @@ from typing import Any
 
 import uvloop
 from pymongo import AsyncMongoClient
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.peers import frames
+from scripts.bench.peers.queues import Queues
 from scripts.bench.peers.starlette_server import serving, told_to_end
 
 
 async def main(port: int, uri: str, database: str) -> None:
     """Until the end of the input."""
-    queues: set[asyncio.Queue[str]] = set()
+    queues = Queues(lambda: frames.live(0))
     client: AsyncMongoClient[Any] = AsyncMongoClient(uri)
-
-    async def send(websocket: WebSocket, queue: asyncio.Queue[str]) -> None:
-        while True:
-            await websocket.send_text(await queue.get())
-
-    async def sync(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.receive_text()
-        queue = asyncio.Queue[str]()
-        queue.put_nowait(frames.live(0).decode())
-        queues.add(queue)
-        sending = asyncio.create_task(send(websocket, queue))
-        try:
-            while True:
-                await websocket.receive_text()
-        except WebSocketDisconnect:
-            return
-        finally:
-            queues.discard(queue)
-            sending.cancel()
 
     async def watch() -> None:
         seq = 0
         async with await client[database][SHAPE].watch(full_document="updateLookup") as stream:
             async for change in stream:
                 seq += 1
-                text = frames.created(seq, change["fullDocument"]).decode()
-                for queue in queues:
-                    queue.put_nowait(text)
+                queues.put([frames.created(seq, change["fullDocument"]).decode()])
 
-    async with client, serving(sync, port):
+    async with client, serving(queues.endpoint, port):
         watching = asyncio.create_task(watch())
         await told_to_end()
         watching.cancel()
