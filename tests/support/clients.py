@@ -3,99 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import httpx
-import httpx_sse
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.typing import Subprotocol
 
-from support.replica import Replica, seq_of, vector_text
+from support.peers.peer import Asked, Link, Peer
+from support.peers.python import HttpxPolling, HttpxSse, Websockets
+from support.replica import Replica, seq_of
 
 Message = dict[str, Any]
 Messages = AsyncIterator[Message]
-
-
-@asynccontextmanager
-async def websocket(url: str, replica: Replica) -> AsyncIterator[Messages]:
-    """The messages of one WebSocket connection that goes on from the replica's vector."""
-    address = url.replace("http", "ws") + "/v1/sync"
-    async with connect(address, subprotocols=[Subprotocol("eventsync.v1")], max_size=None) as socket:
-        hello = {"type": "hello", "shapes": [replica.shape], "vector": replica.vector}
-        await socket.send(json.dumps(hello))
-
-        async def messages() -> Messages:
-            async for text in socket:
-                yield json.loads(text)
-
-        yield messages()
-
-
-@asynccontextmanager
-async def sse(url: str, replica: Replica) -> AsyncIterator[Messages]:
-    """The messages of one event stream; a reconnect sends the last event's id, as a browser does."""
-    headers = {"Last-Event-ID": vector_text(replica.vector)} if replica.vector else {}
-    params = {"shape": replica.shape}
-    async with (
-        httpx.AsyncClient(timeout=httpx.Timeout(20)) as client,
-        httpx_sse.aconnect_sse(client, "GET", f"{url}/v1/sync/sse", params=params, headers=headers) as source,
-    ):
-        if source.response.status_code == 503:
-            raise httpx.ConnectError("not ready")
-        source.response.raise_for_status()
-
-        async def messages() -> Messages:
-            async for event in source.aiter_sse():
-                message = event.json()
-                assert message["type"] == event.event
-                yield message
-
-        yield messages()
-
-
-@asynccontextmanager
-async def polling(url: str, replica: Replica) -> AsyncIterator[Messages]:
-    """The same by plain HTTP: a snapshot where there is no position, then page after page."""
-    async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(20)) as client:
-
-        async def messages() -> Messages:
-            while True:
-                if replica.position is None:
-                    yield await _snapshot(client, replica.shape)
-                    continue
-                query: dict[str, str | int] = {"shape": replica.shape, "position": replica.position, "wait": 1}
-                answer = await client.get("/v1/sync/log", params=query | {"limit": 50})
-                if answer.status_code == 409:
-                    yield {"type": "reset", "reason": answer.json()["reason"]}
-                    continue
-                page = answer.raise_for_status().json()
-                yield page | {"type": "events"}
-                if page["live"]:
-                    yield {"type": "live", "position": page["to"]}
-
-        yield messages()
-
-
-async def _snapshot(client: httpx.AsyncClient, shape: str) -> Message:
-    answer = await client.get("/v1/sync/snapshot", params={"shape": shape})
-    head, *rows = answer.raise_for_status().text.splitlines()
-    position = json.loads(head)["position"]
-    return {
-        "type": "snapshot",
-        "position": position,
-        "part": 0,
-        "last": True,
-        "docs": [json.loads(row) for row in rows],
-    }
-
-
 Transport = Callable[[str, Replica], Any]
-TRANSPORTS: dict[str, Transport] = {"websocket": websocket, "sse": sse, "http": polling}
+
+
+def _by(peer: Peer) -> Transport:
+    """The messages of one connection of this peer, which goes on from the replica's vector.
+
+    Raises `ConnectionError` where it ends, by whomever, and as the peer's library does where it never came to be.
+    """
+
+    @asynccontextmanager
+    async def opened(url: str, replica: Replica) -> AsyncIterator[Messages]:
+        async with peer.open(url, Asked((replica.shape,), replica.vector)) as link:
+            yield _messages(link)
+
+    return opened
+
+
+async def _messages(link: Link) -> Messages:
+    while (received := await link.receive()) is not None:
+        yield received.message
+    raise ConnectionError(f"the connection has ended: {link.ended}")
+
+
+TRANSPORTS: dict[str, Transport] = {peer.transport: _by(peer) for peer in (Websockets(), HttpxSse(), HttpxPolling())}
 _BROKEN = (ConnectionClosed, InvalidHandshake, OSError, httpx.TransportError, httpx.HTTPStatusError)
 
 
