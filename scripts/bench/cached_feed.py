@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,34 +23,15 @@ from app.domain.position import Position, Seq
 from app.settings import Settings
 from app.stores.mongodb import connect
 from app.stores.stores import Stores
-from app.supervision.orphans import die_with_parent
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod, running
 from scripts.bench.load import Kind
+from scripts.bench.nginx import Nginx, documented, missing, running_nginx
 from scripts.bench.report import Report, Table
 from scripts.bench.years_system import LongLog, until
 
-_DOCUMENT = Path("docs/deployment.md")
 _MIB = 1024 * 1024
 _FEW = 10
 """Clients without a cache: each costs what the first does."""
-
-_LOG = """\
-worker_processes 1;
-user {user};
-pid {directory}/nginx.pid;
-error_log {directory}/error.log notice;
-events {{ worker_connections 4096; }}
-http {{
-    log_format cache '$upstream_cache_status $upstream_status $request_uri';
-    access_log {directory}/access.log cache;
-    proxy_temp_path {directory}/proxy;
-    client_body_temp_path {directory}/body;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-{block}
-}}
-"""
 
 _COST = """\
 All clients begin at once, at the log's first position, and end at its newest event. *upstream requests* are those that
@@ -84,8 +63,8 @@ def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], R
 
 def run(options: argparse.Namespace) -> Report:
     """One log, one server, nginx; the crowd is a process of its own."""
-    if shutil.which("nginx") is None:
-        raise FailedError("needs nginx")
+    if (why := missing()) is not None:
+        raise FailedError(why)
     with fresh_mongod() as deployment:
         rows = asyncio.run(_measure(deployment, options))
     version = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=True).stderr.strip()
@@ -121,39 +100,44 @@ async def _crowds(port: int, server: int, end: Position, clients: int) -> dict[s
     rows: dict[str, dict[str, list[float]]] = {}
     direct = f"http://127.0.0.1:{port}"
     await until("a server that is ready", lambda: _ready(direct, end))
-    with tempfile.TemporaryDirectory(prefix="bench-nginx-") as name, _nginx(Path(name), port) as (proxy, pid):
-        await until("nginx", lambda: _ready(proxy, end))
+    async with _cache(direct) as nginx:
+        await until("nginx", lambda: _ready(nginx.url, end))
         for title, url, count in (
             ("one client, no cache", direct, 1),
             (f"{_FEW} clients, no cache", direct, _FEW),
-            ("one client, empty cache", proxy, 1),
-            (f"{clients} clients, full cache", proxy, clients),
+            ("one client, empty cache", nginx.url, 1),
+            (f"{clients} clients, full cache", nginx.url, clients),
         ):
-            rows[title] = await _row(url, server, pid, end, count, _Access(Path(name)) if url == proxy else None)
-    with tempfile.TemporaryDirectory(prefix="bench-nginx-") as name, _nginx(Path(name), port) as (proxy, pid):
-        await until("nginx", lambda: _ready(proxy, end))
+            access = _Access(nginx) if url == nginx.url else None
+            rows[title] = await _row(url, server, nginx.pid, end, count, access)
+    async with _cache(direct) as nginx:
+        await until("nginx", lambda: _ready(nginx.url, end))
         title = f"{clients} clients, empty cache"
-        rows[title] = await _row(proxy, server, pid, end, clients, _Access(Path(name)))
+        rows[title] = await _row(nginx.url, server, nginx.pid, end, clients, _Access(nginx))
     return rows
+
+
+@asynccontextmanager
+async def _cache(server: str) -> AsyncIterator[Nginx]:
+    """nginx as it is documented, with nothing in its cache."""
+    with tempfile.TemporaryDirectory(prefix="bench-nginx-") as name:
+        async with running_nginx(Path(name), server, documented()) as nginx:
+            yield nginx
 
 
 class _Access:
     """nginx's access log from now on."""
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "access.log"
-        self._before = len(self._lines())
-
-    def _lines(self) -> list[str]:
-        return self._file.read_text().splitlines() if self._file.exists() else []
+    def __init__(self, nginx: Nginx) -> None:
+        self._nginx = nginx
+        self._before = len(nginx.requests())
 
     def pages(self) -> dict[str, list[str]]:
         """URI → what nginx says of each request for it."""
         found: dict[str, list[str]] = defaultdict(list)
-        for line in self._lines()[self._before :]:
-            state, _, uri = line.split(" ", 2)
-            if uri.startswith("/v1/sync/log"):
-                found[uri].append(state)
+        for request in self._nginx.requests()[self._before :]:
+            if request.uri.startswith("/v1/sync/log"):
+                found[request.uri].append(request.cache)
         return found
 
 
@@ -249,21 +233,3 @@ async def _ready(url: str, end: Position) -> bool | None:
         except httpx.TransportError:
             return None
     return (answer.status_code == 200 and answer.json()["position"] == str(end)) or None
-
-
-@contextmanager
-def _nginx(directory: Path, server: int) -> Iterator[tuple[str, int]]:
-    """nginx with the documented configuration. Gives its URL and pid."""
-    port = mongod.free_port()
-    block = _DOCUMENT.read_text().partition("```nginx\n")[2].partition("```")[0]
-    block = block.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("127.0.0.1:8000", f"127.0.0.1:{server}")
-    block = block.replace("/var/cache/nginx/eventsync", f"{directory}/cache")
-    user = "root" if os.geteuid() == 0 else "nobody"
-    (directory / "nginx.conf").write_text(_LOG.format(directory=directory, block=block, user=user))
-    words = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
-    process = subprocess.Popen([*words, "-g", "daemon off;"], preexec_fn=die_with_parent)  # noqa: PLW1509 - alone
-    try:
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(20)

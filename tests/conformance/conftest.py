@@ -10,8 +10,8 @@ import pytest
 
 from app.settings import Settings
 from app.stores.mongodb import Client
-from support import nginx
-from support.nginx import Nginx, documented, running_nginx
+from scripts.bench import nginx
+from scripts.bench.nginx import Nginx, documented, running_nginx
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.makes import MAKES
 from support.peers.node import Node, running_node

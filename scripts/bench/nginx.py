@@ -30,7 +30,7 @@ _MAIN: Final = """\
 worker_processes 1;
 pid {directory}/nginx.pid;
 error_log {directory}/error.log notice;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
     log_format cache '$upstream_cache_status $upstream_status $request_uri';
     access_log {directory}/access.log cache;
@@ -93,12 +93,14 @@ class Nginx:
 def _adapted(block: str, server: str, port: int, directory: Path) -> str:
     """The block with this machine's addresses, and nothing else changed."""
     upstream = urlsplit(server).netloc
-    assert block.count(_LISTEN) == 1
+    if block.count(_LISTEN) != 1:
+        raise ValueError(f"a block with one {_LISTEN!r} is adapted, not this: {block}")
     block = block.replace(_LISTEN, f"listen 127.0.0.1:{port};")
     if _UPSTREAM in block:
         block = block.replace(_UPSTREAM, f"server {upstream};")
     else:
-        assert "proxy_pass http://127.0.0.1:8000;" in block
+        if "proxy_pass http://127.0.0.1:8000;" not in block:
+            raise ValueError(f"a block that leads to 127.0.0.1:8000 is adapted, not this: {block}")
         block = block.replace("proxy_pass http://127.0.0.1:8000;", f"proxy_pass http://{upstream};")
     return block.replace(_CACHE, f"{directory}/cache")
 
@@ -129,7 +131,7 @@ async def _listening(process: subprocess.Popen[bytes], port: int, directory: Pat
     async with asyncio.timeout(_PATIENCE):
         while True:
             if process.poll() is not None:
-                raise AssertionError(f"nginx did not start: {(directory / 'error.log').read_text()}")
+                raise RuntimeError(f"nginx did not start: {(directory / 'error.log').read_text()}")
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:
