@@ -77,6 +77,13 @@ async def _tracked(client: httpx.AsyncClient, names: set[str]) -> bool:
     return ready.status_code == 200 and names <= served
 
 
+async def followed(url: str, *, seconds: float = 10.0) -> None:
+    """Wait until the server at `url` has read the log."""
+    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(seconds):
+        while not (await client.get("/readyz")).json()["position"]:
+            continue
+
+
 async def head(url: str) -> str:
     """The position that this server has come to."""
     async with httpx.AsyncClient(base_url=url) as client:

@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import raw_websocket
-from support.systems import running_server, running_system
+from support.systems import followed, running_server, running_system
 
 MESSAGES: list[dict[str, Any]] = [
     {"type": "hello", "shapes": ["docs", "docs/1"], "vector": {"docs": "aaaaaaaa:1"}},
@@ -52,9 +52,7 @@ async def test_frames(stores: Stores, settings: Settings, caplog: pytest.LogCapt
     met = set()
     with caplog.at_level(logging.ERROR):
         async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
-            async with asyncio.timeout(10):
-                while not (await client.get("/readyz")).json()["position"]:
-                    continue
+            await followed(url)
             for _ in range(COUNT):
                 async with raw_websocket(url) as opened:
                     await opened.send(frames(chance))

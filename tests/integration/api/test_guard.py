@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import CONTINUATION, PING, TEXT, RawWebSocket, frame, raw_websocket
-from support.systems import running_server
+from support.systems import followed, running_server
 
 HELLO = frame(TEXT, json.dumps({"type": "hello"}).encode())
 
@@ -39,15 +39,8 @@ async def welcomed(opened: RawWebSocket) -> None:
 @asynccontextmanager
 async def serving(settings: Settings, **changed: Any) -> AsyncIterator[str]:
     async with running_server(settings.model_copy(update=changed)) as url:
-        await follows(url)
+        await followed(url)
         yield url
-
-
-async def follows(url: str) -> None:
-    """Wait until the server has read the log."""
-    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(10):
-        while not (await client.get("/readyz")).json()["position"]:
-            continue
 
 
 @asynccontextmanager
