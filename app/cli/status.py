@@ -1,19 +1,20 @@
-"""`eventsync status`: what the log, its leader, its tiers and the tracked collections are up to.
+"""`eventsync status`: what the log, its leader, its tiers, the tracked collections and the known clients are up to.
 
-Not its clients: where they stand is known only to the servers that they are connected to.
+Of clients, what they have acknowledged: where those stand that have not is known only to the servers that they are
+connected to (`/metrics`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import typer
 
 from app.cli import status_tiers
-from app.cli.console import OUT, print_json, print_table
+from app.cli.console import OUT, print_json, print_table, printable
 from app.cli.options import Database, Json, MongodbUri
 from app.settings import Settings, load_settings
 from app.stores.figures import Figures, read_figures
@@ -23,6 +24,7 @@ from app.stores.logs import Checkpoint, Log
 from app.stores.mongodb import connect
 from app.stores.stores import SEQUENCING, Stores
 from app.stores.tracking import TrackedCollection
+from app.stores.vectors import KnownClients
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Status:
     checkpoint: Checkpoint | None
     collections: list[TrackedCollection]
     lag: Lag | None
+    clients: KnownClients | None
 
     @property
     def now(self) -> datetime:
@@ -90,7 +93,8 @@ async def _read(settings: Settings) -> Status:
         tracked = await stores.tracking.read()
         reader = LagReader(stores.data, stores.events, stores.logs, stores.tracking)
         lag = await reader.read(log.id) if log else None
-        return Status(settings, figures, checkpoint, tracked, lag)
+        clients = await stores.vectors.known(log.id) if log else None
+        return Status(settings, figures, checkpoint, tracked, lag, clients)
 
 
 def _tree(found: Status) -> dict[str, Any]:
@@ -100,6 +104,7 @@ def _tree(found: Status) -> dict[str, Any]:
         "head": f"{log.id}:{found.head}" if log else None,
         "leader": found.leader,
         "lag": _lag_tree(found.lag),
+        "clients": asdict(found.clients) if found.clients else None,
         "checkpoint": {"seq": found.checkpoint.seq, "age": round(age or 0.0, 3)} if found.checkpoint else None,
         "collections": [
             {"name": item.name, "state": found.state(item), "base": item.base if item.log else None}
@@ -128,6 +133,7 @@ def _show(found: Status) -> None:
         ["head", f"{found.log.id}:{found.head}" if found.log else "-"],
         ["leader", _leader(found)],
         ["lag", _lag(found.lag)],
+        ["clients", _clients(found.clients, found.head)],
         ["checkpoint", f"at {found.checkpoint.seq}, {age:.1f} s old" if found.checkpoint else "-"],
         *status_tiers.rows(found.figures, found.settings),
     ]
@@ -151,6 +157,13 @@ def _lag(lag: Lag | None) -> str:
     if not lag.changes:
         return "0 events: not all changes could be looked at" if lag.more else "0 events, 0.0 s"
     return f"{'>= ' if lag.more else ''}{lag.changes} events, {lag.seconds:.1f} s"
+
+
+def _clients(known: KnownClients | None, head: int) -> str:
+    if known is None or known.seq is None:
+        return f"{known.count if known else 0} known"
+    behind = max(0, head - known.seq)
+    return f"{known.count} known; furthest behind, by {behind}: {printable(known.oldest or '')} at {known.seq}"
 
 
 def _leader(found: Status) -> str:

@@ -58,6 +58,15 @@ class StoredVector:
     seen: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class KnownClients:
+    """How many clients are recorded, and which of them is furthest behind in a log, and where; None without any."""
+
+    count: int
+    oldest: str | None
+    seq: Seq | None
+
+
 class VectorStore:
     """Raises `Unavailable`."""
 
@@ -91,6 +100,21 @@ class VectorStore:
         with translated("the state vectors can't be read"):
             async for row in self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit):
                 yield _stored(row)
+
+    async def known(self, log: LogId) -> KnownClients:
+        """Looks at every client: for people who ask, and not for every scrape."""
+        entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
+        own = {"$filter": {"input": entries, "cond": {"$eq": ["$$this.v.l", log]}}}
+        pipeline: list[dict[str, Any]] = [
+            {"$project": {"n": {"$min": {"$map": {"input": own, "in": "$$this.v.n"}}}}},
+            {"$match": {"n": {"$ne": None}}},
+            {"$sort": {"n": 1, "_id": 1}},
+            {"$limit": 1},
+        ]
+        with translated("the state vectors can't be read"):
+            count = await self._vectors.estimated_document_count()
+            found = await (await self._vectors.aggregate(pipeline)).to_list()
+        return KnownClients(count, found[0]["_id"], Seq(found[0]["n"])) if found else KnownClients(count, None, None)
 
     async def delete(self, client_id: str) -> bool:
         """Forget a client. Whether it was known."""

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from app.domain.position import LogId, Seq
+from app.domain.shape import Shape
 from app.settings import PREFIX, Settings
 from app.stores.changes import watch
 from app.stores.figures import JOBS
 from app.stores.stores import SNAPSHOTTING, Stores
+from app.stores.vectors import Numbered, VectorUpdate
 from support.replay import caught_up, eventually, tracked
 from support.systems import running_worker
 
@@ -123,6 +125,7 @@ async def test_status_before_anything_has_run(run: Run) -> None:
         "head": None,
         "leader": None,
         "lag": None,
+        "clients": None,
         "checkpoint": None,
         "collections": [],
         "tiers": None,
@@ -136,18 +139,22 @@ async def test_status_of_a_running_system(orders: Any, stores: Stores, run: Run)
     await orders.insert_many([{"_id": "a"}, {"_id": "b"}])
     await events_up_to(stores, 2)
     await stores.tracking.ask(["later"])
+    log = await log_of(stores)
+    seen = Numbered(1, Seq(1), log)
+    await stores.vectors.record([VectorUpdate("one", "sse", {Shape("orders"): seen})])
     result = await run("status", "--json")
     assert result.exit_code == 0, result
     status = json.loads(result.stdout)
-    log = await log_of(stores)
     assert status["head"] == f"{log}:2"
     assert status["log"] == {"id": log, "number": 1, "reason": "the first log"}
     assert str(os.getpid()) in status["leader"]
     assert 0 <= status["checkpoint"]["age"] < 10
     assert status["collections"][1] == {"name": "orders", "state": "tracked", "base": 0}
+    assert status["clients"] == {"count": 1, "oldest": "one", "seq": 1}
     table = await run("status")
     assert table.exit_code == 0
     assert f"{log}:2" in table.stdout
+    assert "1 known; furthest behind, by 1: one at 1" in table.stdout
     assert status["leader"] in table.stdout
 
 

@@ -8,7 +8,7 @@ from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.settings import Settings
 from app.stores.stores import Stores
-from app.stores.vectors import Numbered, StoredVector, VectorStore, VectorUpdate
+from app.stores.vectors import KnownClients, Numbered, StoredVector, VectorStore, VectorUpdate
 
 OLD, NEW = LogId("zzzzzzzz"), LogId("aaaaaaaa")
 ORDERS, ODD = Shape("orders"), Shape.parse("a.b/c$d%2E/1.5")
@@ -70,6 +70,21 @@ async def test_a_listing_goes_on_behind_an_id(stores: Stores) -> None:
     await stores.vectors.record([VectorUpdate(name, "sse") for name in "dbeca"])
     assert [client.client_id async for client in stores.vectors.listing("", 2)] == ["a", "b"]
     assert [client.client_id async for client in stores.vectors.listing("b", 10)] == ["c", "d", "e"]
+
+
+async def test_the_one_furthest_behind_is_known(stores: Stores) -> None:
+    assert await stores.vectors.known(OLD) == KnownClients(0, None, None)
+    await stores.vectors.record(
+        [
+            VectorUpdate("near", "sse", {ORDERS: at(9)}),
+            VectorUpdate("far", "sse", {ORDERS: at(8), ODD: at(4)}),
+            VectorUpdate("elsewhere", "sse", {ORDERS: at(1, number=2, log=NEW)}),
+            VectorUpdate("nowhere", "sse"),
+        ]
+    )
+    assert await stores.vectors.known(OLD) == KnownClients(4, "far", Seq(4))
+    assert await stores.vectors.known(NEW) == KnownClients(4, "elsewhere", Seq(1))
+    assert await stores.vectors.known(LogId("cccccccc")) == KnownClients(4, None, None)
 
 
 async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings) -> None:
