@@ -24,8 +24,8 @@ from app.domain.position import Position, StateVector, vector_from_text, vector_
 from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed, Unavailable
 from app.settings import Settings
+from app.sync.audience import News, Straight
 from app.sync.session import Session
-from app.sync.window import Frame, Take
 
 RETRY = (1000, 3000)
 """Milliseconds after which a browser reconnects, drawn between these: an outage must not bring all back at once."""
@@ -48,8 +48,8 @@ class EventStream:
         for shape in shapes:
             found.sync.tracking.require(shape.collection)
         # With several shapes each client's ids are its own, and so are the bytes.
-        straight = direct(scope, shapes[0]) if len(shapes) == 1 else None
-        async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", direct=straight) as session:
+        how = straight(scope) if len(shapes) == 1 else None
+        async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", straight=how) as session:
             outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
             async with outlet.watched(session.close):
                 with suppress(Gone):
@@ -57,16 +57,14 @@ class EventStream:
                     await _goodbye(outlet, found.sync.sessions.leaving)
 
 
-def direct(scope: Scope, shape: Shape) -> Take | None:
-    """Sends frames of news past ASGI, where the server can: the same bytes to every client of the one shape."""
+def straight(scope: Scope) -> Straight | None:
+    """Sends news past ASGI, where the server can: the same bytes to every client of one shape."""
     write = writer(scope)
-    if write is None:
-        return None
+    return None if write is None else Straight(_news, write)
 
-    def send(frame: Frame, end: Position) -> bool:
-        return write(frame.wire("sse", lambda told: _chunk(_event("events", told.data, {shape: end}))))
 
-    return send
+def _news(news: News) -> bytes:
+    return _chunk(_event("events", news.data, {news.shape: news.end}))
 
 
 def _chunk(data: bytes) -> bytes:

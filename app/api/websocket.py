@@ -23,9 +23,9 @@ from app.api.token_bucket import TokenBucket
 from app.domain import messages
 from app.domain.messages import Hello, Unreadable
 from app.errors import EventsyncError, Malformed, RateLimited, TooLarge
+from app.sync.audience import News, Straight
 from app.sync.session import Session
 from app.sync.subscription import Outgoing
-from app.sync.window import Frame, Take
 
 log = logging.getLogger(__name__)
 
@@ -78,24 +78,22 @@ class Sync:
         await _serve(WebSocket(scope, receive, send))
 
 
-def direct(scope: Scope) -> Take | None:
-    """Sends frames of news past ASGI, where the server can: the same bytes to every client."""
+def straight(scope: Scope) -> Straight | None:
+    """Sends news past ASGI, where the server can: the same bytes to every client."""
     write = writer(scope)
-    if write is None:
-        return None
-    return lambda frame, _end: write(frame.wire("websocket", text_frame))
+    return None if write is None else Straight(text_frame, write)
 
 
-def text_frame(frame: Frame) -> bytes:
+def text_frame(news: News) -> bytes:
     """A text frame, not masked, as servers send it. Source: RFC 6455 section 5.2."""
-    size = len(frame.data)
+    size = len(news.data)
     if size < 126:
         head = struct.pack("!BB", 0x81, size)
     elif size < 1 << 16:
         head = struct.pack("!BBH", 0x81, 126, size)
     else:
         head = struct.pack("!BBQ", 0x81, 127, size)
-    return head + frame.data
+    return head + news.data
 
 
 class _Connection:
@@ -110,7 +108,7 @@ class _Connection:
         """Until the session is closed. Raises what ended it."""
         hello = await self._hello()
         async with self._services.sync.sessions.open(
-            hello.shapes, hello.vector, hello.client_id, transport="websocket", direct=direct(self._websocket.scope)
+            hello.shapes, hello.vector, hello.client_id, transport="websocket", straight=straight(self._websocket.scope)
         ) as session:
             await self._serve(session)
 

@@ -13,17 +13,17 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
 
 from app.domain import messages
 from app.domain.messages import Ack, Ping, Request, Subscribe, Unsubscribe
 from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
+from app.sync.audience import Straight
 from app.sync.source import Source
 from app.sync.subscription import Outgoing, Subscription
-from app.sync.turns import Turn, Turns
-from app.sync.window import Frame, Listener, Take
+from app.sync.turns import Turns
+from app.sync.window import Listener
 from app.waiting import set_within
 
 MAX_REPLIES = 16
@@ -52,11 +52,11 @@ class Session:
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
         max_shapes: int,
-        direct: Take | None = None,
+        straight: Straight | None = None,
     ) -> None:
         """`on_ack` is called with each vector that the client acknowledges; it must not wait.
 
-        `direct` sends news at once, where the connection takes them.
+        `straight` is how news are sent past `outgoing` while that has nothing to send, where the connection has that.
         """
         self.id = uuid.uuid4().hex
         self.client = client
@@ -67,8 +67,7 @@ class Session:
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
         self._turns = Turns(listener.event.set, self._ended)
-        self._direct = direct
-        self._resting = False
+        self._straight = straight
         self._spoke = 0.0
         """When something was last sent, on the monotonic clock."""
         self._replies: list[Outgoing] = []
@@ -96,11 +95,7 @@ class Session:
             raise Malformed(f"{shape} is subscribed already on this connection")
         if len(self._turns) >= self._max_shapes:
             raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
-        turn = self._turns.add(Subscription(self._source, shape, position))
-        if self._direct is None:
-            self._listener.add(shape)
-        else:
-            self._listener.add(shape, partial(self._take, turn, self._direct))
+        self._turns.add(Subscription(self._source, shape, position), self._listener.add(shape))
 
     def unsubscribe(self, shape: Shape) -> None:
         """Follow a shape no longer. Raises `Malformed` where it was not subscribed."""
@@ -174,19 +169,13 @@ class Session:
                 yield Outgoing("progress", messages.progress(self.vector, stale=self._source.stale()))
 
     async def _rest(self) -> bool:
-        """Wait for news until a heartbeat is due; whether there is any. What goes out `direct` disturbs no rest."""
-        self._resting = True
+        """Wait for news until a heartbeat is due; whether there are any. What goes out straight disturbs no rest."""
+        if self._straight is not None:
+            self._turns.rest(self._straight)
         try:
             return await set_within(self._listener.event, self._spoke + self._heartbeat - time.monotonic())
         finally:
-            self._resting = False
-
-    def _take(self, turn: Turn, direct: Take, frame: Frame, end: Position) -> bool:
-        """Send news past `outgoing`, while that has nothing to send."""
-        if not self._resting or self.closing or not turn.take(frame, end, direct):
-            return False
-        self._spoke = time.monotonic()
-        return True
+            self._spoke = max(self._spoke, self._turns.rouse())
 
     async def _round(self) -> AsyncGenerator[Outgoing]:
         """Waiting replies, then one message of each subscription that has one."""

@@ -13,11 +13,11 @@ from app.domain.position import StateVector
 from app.domain.shape import Shape
 from app.errors import RateLimited
 from app.settings import Settings
+from app.sync.audience import Straight
 from app.sync.operating import Behind, behind
 from app.sync.session import Identity, Session
 from app.sync.source import Source
 from app.sync.state_vectors import StateVectorManager
-from app.sync.window import Take
 from app.turnstile import Turnstile
 from app.waiting import set_within
 
@@ -52,7 +52,7 @@ class Sessions:
         client_id: str | None,
         *,
         transport: str,
-        direct: Take | None = None,
+        straight: Straight | None = None,
     ) -> AsyncIterator[Session]:
         """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
 
@@ -73,7 +73,7 @@ class Sessions:
                 on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
                 heartbeat=self._settings.heartbeat,
                 max_shapes=self._settings.max_shapes,
-                direct=direct,
+                straight=straight,
             )
             self._sessions.add(session)
             self._empty.clear()

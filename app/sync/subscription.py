@@ -18,10 +18,10 @@ from app.domain.shape import Shape
 from app.errors import Unavailable
 from app.stores.squashed import Unsquashable
 from app.stores.tiers import BehindHorizon
+from app.sync.audience import Seat, Straight
 from app.sync.parts import parts_of
 from app.sync.planner import NotAhead
 from app.sync.source import Source
-from app.sync.window import Frame, Take
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Outgoing:
 
 
 class Subscription:
-    """`position` is what the client has once it has taken what was sent; None while it has nothing whole.
+    """A cursor over one shape. While it rests, news go straight to the client; nothing else may be asked of it then.
 
     Until it is live, an answer to `avoid` is given only where no other is exact.
     """
@@ -47,8 +47,10 @@ class Subscription:
         self, source: Source, shape: Shape, position: Position | None, avoid: frozenset[Answer] = frozenset()
     ) -> None:
         self.shape = shape
-        self.position = position
         self._source = source
+        self._position = position
+        self._seat: Seat | None = None
+        """Where it rests."""
         self.live = False
         self._avoid = avoid
         self._distrust = False
@@ -56,9 +58,14 @@ class Subscription:
         """What the client knows that it has; it may have more, of which nothing was to be told."""
 
     @property
+    def position(self) -> Position | None:
+        """What the client has once it has taken what was sent; None while it has nothing whole."""
+        return self._position if self._seat is None else self._seat.position
+
+    @property
     def at_hand(self) -> bool:
         """Whether what comes next is in the window, or not there yet: nothing has to be waited for."""
-        window, position = self._source.window, self.position
+        window, position = self._source.window, self._position
         return (
             self.live
             and position is not None
@@ -66,23 +73,27 @@ class Subscription:
             and window.covers(position.seq, self.shape)
         )
 
-    def give(self, frame: Frame, end: Position, send: Take) -> bool:
-        """Send a live client a frame, which ends at `end`, past `outgoing`; whether that was done.
-
-        Only where the client then has everything up to its end.
-        """
-        position = self.position
+    def rest(self, seat: Seat, straight: Straight) -> None:
+        """Have news sent straight to the client from now on, if it has, and knows of, all that there is."""
+        position = self._position
         if (
-            not self.live
-            or position is None
-            or position.log != end.log
-            or frame.start > self._told
-            or not frame.start <= position.seq < end.seq
-            or not send(frame, end)
+            position is not None
+            and self.live
+            and position.log == self._source.window.log
+            and self._source.window.is_current(self.shape, self._told)
         ):
-            return False
-        self.position, self._told = end, end.seq
-        return True
+            seat.rest(position, straight)
+            self._seat = seat
+
+    def rouse(self) -> float:
+        """Go on by `outgoing`. When something was last sent straight, on the monotonic clock; 0 for never."""
+        if (seat := self._seat) is None:
+            return 0.0
+        seat.rouse()
+        self._seat = None
+        if seat.position is not None and seat.position != self._position:
+            self._position, self._told = seat.position, seat.position.seq
+        return seat.sent
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         """What to send, for ever; None whenever there is nothing for now.
@@ -112,22 +123,22 @@ class Subscription:
 
     async def _plan(self) -> Plan:
         self.live = False
-        if self.position is None:
+        if self._position is None:
             return Plan(Answer.SNAPSHOT, 0.0)
-        return await self._source.planner.plan(self.shape, self.position, self._avoid)
+        return await self._source.planner.plan(self.shape, self._position, self._avoid)
 
     def _answer(self, answer: Answer) -> AsyncGenerator[Outgoing | None]:
-        if self.position is None or answer is Answer.SNAPSHOT:
+        if self._position is None or answer is Answer.SNAPSHOT:
             return self._snapshot()
-        return self._squashed(self.position) if answer is Answer.SQUASHED else self._events(self.position)
+        return self._squashed(self._position) if answer is Answer.SQUASHED else self._events(self._position)
 
     def _reset(self, reason: ResetReason) -> Outgoing:
-        self.position = None
+        self._position = None
         return Outgoing("reset", messages.reset(self.shape, reason.value))
 
     def _wait_for_checkpoint(self, plan: Plan) -> None:
         """Go on by events, which need no checkpoint. Raises `Unavailable` where that has been tried."""
-        if plan.answer in self._avoid or self.position is None:
+        if plan.answer in self._avoid or self._position is None:
             raise Unavailable(f"{self.shape} waits for a checkpoint: is a worker running?")
         self._avoid |= {Answer.SQUASHED, Answer.SNAPSHOT}
 
@@ -142,7 +153,7 @@ class Subscription:
     async def _snapshot(self) -> AsyncGenerator[Outgoing | None]:
         """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
         # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
-        after, data = Seq(self.position.seq + 1) if self.position else START, b""
+        after, data = Seq(self._position.seq + 1) if self._position else START, b""
         async with (
             self._source.bootstraps.open(self.shape, after=after, live=self._distrust) as found,
             aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,
@@ -151,7 +162,7 @@ class Subscription:
                 data = messages.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
                     yield Outgoing("snapshot", data)
-            self.position = found.position
+            self._position = found.position
         yield Outgoing("snapshot", data)
 
     async def _squashed(self, start: Position) -> AsyncGenerator[Outgoing | None]:
@@ -165,7 +176,7 @@ class Subscription:
                 data = messages.squashed(start, found.end, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
                     yield Outgoing("squashed", data)
-            self.position = found.end
+            self._position = found.end
         yield Outgoing("squashed", data)
 
     async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
@@ -178,7 +189,7 @@ class Subscription:
                 # It does not know yet that there was nothing of its shape in between, and would take that for a hole.
                 yield Outgoing("progress", messages.progress({self.shape: position}))
             if frame.end > position.seq:
-                self.position = position = Position(position.log, frame.end)
+                self._position = position = Position(position.log, frame.end)
             if frame.data:
                 self._told = frame.end
                 yield Outgoing("events", frame.data)
@@ -188,8 +199,8 @@ class Subscription:
                 yield Outgoing("live", messages.live(self.shape, position))
             else:
                 yield None
-            # Meanwhile it may have been brought on by `give`.
-            position = self.position or position
+            # Meanwhile it may have rested.
+            position = self._position or position
 
     def _continues(self, position: Position, patience: int) -> bool:
         """Whether events are the answer still: the log and the tracking are the same, and the client keeps up."""

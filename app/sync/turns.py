@@ -15,28 +15,27 @@ from dataclasses import dataclass
 from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import EventsyncError
+from app.sync.audience import Seat, Straight
 from app.sync.subscription import Outgoing, Subscription
-from app.sync.window import Frame, Take
 
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """`position` is what the client has once it has taken what `Turns.round` gave; fetched may be more."""
+    """One subscription, and what is fetched for it."""
 
     subscription: Subscription
+    seat: Seat
     outgoing: AsyncGenerator[Outgoing | None]
-    position: Position | None
     fetch: asyncio.Task[Outgoing | None] | None = None
+    before: Position | None = None
+    """Where the client stands as long as what is fetched has not been given out."""
     fetched: int = 0
     """When something was last fetched for it, by number: the others come first."""
 
-    def take(self, frame: Frame, end: Position, send: Take) -> bool:
-        """Give the client a frame now, past `Turns.round`, if it continues what it has; whether that was done."""
-        # What is being fetched for it comes first: that is what the subscription is live after.
-        if self.fetch is not None or self.position is None or not self.subscription.give(frame, end, send):
-            return False
-        self.position = end
-        return True
+    @property
+    def position(self) -> Position | None:
+        """What the client has once it has taken what `Turns.round` gave."""
+        return self.subscription.position if self.fetch is None else self.before
 
 
 class Turns:
@@ -64,17 +63,26 @@ class Turns:
         """What the client has of each shape; a shape that it has nothing whole of is left out."""
         return {shape: turn.position for shape, turn in self._turns.items() if turn.position is not None}
 
-    def add(self, subscription: Subscription) -> Turn:
-        """Let a subscription of a new shape take part."""
-        turn = Turn(subscription, subscription.outgoing(), subscription.position)
-        self._turns[subscription.shape] = turn
+    def add(self, subscription: Subscription, seat: Seat) -> None:
+        """Let a subscription of a new shape take part, which has a seat in the shape's audience."""
+        self._turns[subscription.shape] = Turn(subscription, seat, subscription.outgoing())
         self._wake()
-        return turn
 
     def remove(self, shape: Shape) -> None:
         """End a shape's subscription. What it holds is freed in the next `round`."""
         self._retired.append(self._turns.pop(shape))
         self._wake()
+
+    def rest(self, straight: Straight) -> None:
+        """Have news sent straight to the client, past `round`, of every shape that it has all of. Until `rouse`."""
+        for turn in self._turns.values():
+            # What is being fetched comes first: that is what the subscription is live after.
+            if turn.fetch is None:
+                turn.subscription.rest(turn.seat, straight)
+
+    def rouse(self) -> float:
+        """Have nothing sent straight any more. When something last was, on the monotonic clock; 0 for never."""
+        return max((turn.subscription.rouse() for turn in self._turns.values()), default=0.0)
 
     async def round(self) -> AsyncGenerator[Outgoing]:
         """The next message of each subscription that has one now. Raises what ends the session: `Unavailable`."""
@@ -102,7 +110,6 @@ class Turns:
             self.remove(turn.subscription.shape)
             self._ended(turn.subscription.shape, error)
             return None
-        turn.position = turn.subscription.position
         return message
 
     def _fetch_next(self) -> None:
@@ -113,7 +120,7 @@ class Turns:
         if turn is None:
             return
         self._fetches += 1
-        turn.fetched = self._fetches
+        turn.fetched, turn.before = self._fetches, turn.subscription.position
         turn.fetch = asyncio.get_running_loop().create_task(_next(turn.outgoing), context=self._context)
         turn.fetch.add_done_callback(lambda _: self._wake())
         self._fetching = turn

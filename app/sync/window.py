@@ -1,16 +1,16 @@
 """The window: the newest events of the log, encoded, once in each server's memory.
 
 Sessions are cursors into it. It knows positions and shapes and nothing of clients; whoever wants to be told of news
-listens to the shapes that it wants to hear of: is woken, or takes the frame of the news there and then.
+listens to the shapes that it wants to hear of: is woken, or is sent the news there and then (`audience.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -18,6 +18,7 @@ from app.domain import messages
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.stores.events import StoredEvent
+from app.sync.audience import Audience, Seat
 from app.sync.pages import PageLimit, page_of
 
 _OVERHEAD = 400
@@ -31,20 +32,7 @@ class Frame:
     start: Seq
     end: Seq
     data: bytes
-    _wire: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
-    def wire(self, transport: str, encode: Callable[[Frame], bytes]) -> bytes:
-        """The frame as a transport sends it, encoded once for all clients of that transport."""
-        if (known := self._wire.get(transport)) is None:
-            known = self._wire[transport] = encode(self)
-        return known
-
-
-Take = Callable[[Frame, Position], bool]
-"""Takes a frame of news of a shape there and then, if it can, and says whether it has; it must not wait.
-
-Given the frame, and where it ends.
-"""
 
 _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
 
@@ -55,12 +43,8 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._listeners: dict[Shape, dict[Listener, Take]] = {}
-        self._since: dict[Shape, Seq] = {}
-        """Of each shape that is listened to: after which seq all its events are here, wherever the floor is.
-
-        Who waits for something rare is not behind because much else happens.
-        """
+        self._audiences: dict[Shape, Audience] = {}
+        """Who listens, by shape; none is without members."""
         self.log: LogId | None = None
         self._clear(Seq(0))
 
@@ -70,7 +54,6 @@ class Window:
         self.bytes = 0
         self._all: deque[StoredEvent] = deque()
         self._by_shape: dict[Shape, deque[StoredEvent]] = {}
-        self._since = dict.fromkeys(self._since, seq)
         self._frames: dict[Shape, tuple[Seq, Frame]] = {}
         """The newest frame of a shape, and the first event in it."""
 
@@ -80,7 +63,8 @@ class Window:
         """Begin anew, empty, at `log:seq`. Everybody is woken: their positions may be of another log."""
         self.log = log
         self._clear(seq)
-        self.wake_all()
+        for audience in self._audiences.values():
+            audience.begin_anew(seq)
 
     def extend(self, events: Iterable[StoredEvent]) -> None:
         """Take the next events: dense, in order, and whole transactions only. Wakes who waits for their shapes."""
@@ -97,22 +81,17 @@ class Window:
         self._evict()
         for shape, after in before.items():
             self._frames.pop(shape, None)
-            if listeners := self._listeners.get(shape):
-                self._tell(shape, after, listeners)
+            if audience := self._audiences.get(shape):
+                self._tell(audience, after)
 
-    def _tell(self, shape: Shape, after: Seq, listeners: dict[Listener, Take]) -> None:
-        """Hand the news of a shape to those who take it there and then, the same bytes to all; wake the others."""
+    def _tell(self, audience: Audience, after: Seq) -> None:
+        shape = audience.shape
         frame = self.frame(shape, after) if self.covers(after, shape) else None
         if self.log is None or frame is None or not self.is_current(shape, frame.end):
             # More than a frame is fetched by each at its own pace.
-            for listener in listeners:
-                listener.event.set()
-            return
-        # All that is the same for everybody is made here: what follows is the cost of a client.
-        end = Position(self.log, frame.end)
-        for listener, take in listeners.items():
-            if not take(frame, end):
-                listener.event.set()
+            audience.wake()
+        else:
+            audience.tell(frame.data, Position(self.log, frame.end))
 
     def _evict(self) -> None:
         while self.bytes > self._limit and len(self._all) > 1:
@@ -122,8 +101,8 @@ class Window:
             for shape in (Shape(oldest.collection), Shape(oldest.collection, oldest.id)):
                 events = self._by_shape[shape]
                 events.popleft()
-                if shape in self._since:
-                    self._since[shape] = oldest.seq
+                if audience := self._audiences.get(shape):
+                    audience.since = oldest.seq
                 if not events:
                     del self._by_shape[shape]
                     self._frames.pop(shape, None)
@@ -137,7 +116,11 @@ class Window:
 
     def covers(self, seq: Seq, shape: Shape | None = None) -> bool:
         """Whether every event after `seq` is here, of `shape` or of all."""
-        return seq >= self.floor or (shape in self._since and seq >= self._since[shape])
+        return seq >= self.floor or (shape is not None and seq >= self._since(shape))
+
+    def _since(self, shape: Shape) -> Seq:
+        audience = self._audiences.get(shape)
+        return audience.since if audience else self.floor
 
     def is_current(self, shape: Shape, seq: Seq) -> bool:
         """Whether there is nothing of the shape after `seq`."""
@@ -172,7 +155,7 @@ class Window:
         for count, event in enumerate(reversed(events)):
             if event.seq <= after:
                 return event.seq, islice(events, len(events) - count, None)
-        return self._since.get(shape, self.floor), iter(events)
+        return self._since(shape), iter(events)
 
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
         """The shape's events after `after`, which the window must cover."""
@@ -186,47 +169,47 @@ class Window:
         try:
             yield listener
         finally:
-            for shape in list(listener.shapes):
-                listener.forget(shape)
+            listener.close()
 
-    def listen(self, shape: Shape, listener: Listener, take: Take) -> None:
-        """Tell a listener of news of a shape."""
-        self._listeners.setdefault(shape, {})[listener] = take
-        self._since.setdefault(shape, self.floor)
+    def join(self, shape: Shape, event: asyncio.Event) -> Seat:
+        """Have `event` set when there are news of a shape, unless they go straight to the seat."""
+        audience = self._audiences.get(shape)
+        if audience is None:
+            audience = self._audiences[shape] = Audience(shape, self.floor)
+        return audience.join(event)
 
-    def unlisten(self, shape: Shape, listener: Listener) -> None:
-        """Tell it no longer."""
-        listeners = self._listeners.get(shape)
-        if listeners is not None:
-            listeners.pop(listener, None)
-            if not listeners:
-                del self._listeners[shape], self._since[shape]
+    def leave(self, shape: Shape, seat: Seat) -> None:
+        """Give up a seat that `join` gave."""
+        audience = self._audiences[shape]
+        audience.leave(seat)
+        if not audience:
+            del self._audiences[shape]
 
     def wake_all(self) -> None:
         """Wake everybody who listens."""
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.event.set()
-
-
-def _nothing(_frame: Frame, _end: Position) -> bool:
-    return False
+        for audience in self._audiences.values():
+            audience.wake()
 
 
 class Listener:
-    """An event that is set when there is news of one of its shapes, unless that has been taken."""
+    """An event that is set when there are news of one of its shapes, unless they went straight to its seat."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
+        self._seats: dict[Shape, Seat] = {}
         self.event = asyncio.Event()
-        self.shapes: set[Shape] = set()
 
-    def add(self, shape: Shape, take: Take = _nothing) -> None:
-        """Be told of news of a shape, too: by `take`, or, where that does not take them, by the event."""
-        self.shapes.add(shape)
-        self._window.listen(shape, self, take)
+    def add(self, shape: Shape) -> Seat:
+        """Be told of news of a shape, too, that is not listened to yet."""
+        seat = self._seats[shape] = self._window.join(shape, self.event)
+        return seat
 
     def forget(self, shape: Shape) -> None:
         """Be told of news of a shape no longer."""
-        self.shapes.discard(shape)
-        self._window.unlisten(shape, self)
+        if (seat := self._seats.pop(shape, None)) is not None:
+            self._window.leave(shape, seat)
+
+    def close(self) -> None:
+        """Be told of nothing any more."""
+        for shape in list(self._seats):
+            self.forget(shape)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,15 +8,66 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.domain.position import LogId, Seq
+from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.stores.events import StoredEvent
+from app.sync.audience import Straight
 from app.sync.pages import PageLimit
 from app.sync.window import Listener, Window
 from support.logged import event, transaction
 
+LOG = LogId("aaaa")
 MEMBERS = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["1", "2", "3"]))
 SHAPES = [Shape.parse(text) for text in ("orders", "users", "orders/1", "orders/2", "users/3", "users/9")]
+
+
+class Sleeper:
+    """A client that rests as often as it can, and reads what it was not sent."""
+
+    def __init__(self, window: Window, shape: Shape) -> None:
+        self.shape = shape
+        self.position = self.told = window.head
+        self.got: list[int] = []
+        self.takes = self.rests = True
+        self._window = window
+        self._event = asyncio.Event()
+        self._seat = window.join(shape, self._event)
+
+    def rest(self) -> None:
+        if self._window.is_current(self.shape, self.told):
+            self._seat.rest(Position(LOG, self.position), Straight(lambda news: news.data, self._write))
+
+    def _write(self, data: bytes) -> bool:
+        if self.takes:
+            self._take(json.loads(data))
+        return self.takes
+
+    def _take(self, message: dict[str, Any]) -> None:
+        start, end = (Position.parse(message[name]).seq for name in ("from", "to"))
+        assert start <= self.told, "nothing is missing before it"
+        self.got += [item["seq"] for item in message["events"] if item["seq"] > self.told]
+        self.told = end
+
+    def rouse(self) -> None:
+        """Wake up, where that is wanted or not, and read on."""
+        self._seat.rouse()
+        if self._seat.position is not None:
+            self.position = max(self.position, self._seat.position.seq)
+        assert self.position >= self.told, "it has what it was sent"
+        if self._window.is_current(self.shape, self.told):
+            self.position = self._window.head
+        else:
+            assert self._event.is_set(), "it was told that there is more"
+        self._event.clear()
+        while self._window.covers(self.told, self.shape) and (frame := self._window.frame(self.shape, self.told)):
+            self._take(json.loads(frame.data))
+            self.position = self.told
+
+    def missed(self, seqs: list[int]) -> None:
+        """It fell behind the window: what it lacks comes from elsewhere."""
+        if not self._window.covers(self.told, self.shape):
+            self.got += seqs
+            self.position = self.told = self._window.head
 
 
 class Cursors(RuleBasedStateMachine):
@@ -26,8 +78,12 @@ class Cursors(RuleBasedStateMachine):
     )
     def begin(self, limit: int, frame: int, start: int) -> None:
         self.window = Window(limit, PageLimit(frame, 10_000))
-        self.window.start(LogId("aaaa"), Seq(start))
+        self.window.start(LOG, Seq(start))
+        self.sleepers = [Sleeper(self.window, shape) for shape in SHAPES[::2]]
+        for sleeper in self.sleepers:
+            sleeper.rest()
         self.listener = Listener(self.window)
+        self.listening: set[Shape] = set()
         self.events: list[StoredEvent] = []
         self.start = start
         self.cursors: dict[tuple[Shape, int], tuple[Seq, list[int]]] = {}
@@ -49,10 +105,22 @@ class Cursors(RuleBasedStateMachine):
 
     @rule(shape=st.sampled_from(SHAPES))
     def listen_or_forget(self, shape: Shape) -> None:
-        if shape in self.listener.shapes:
+        if shape in self.listening:
+            self.listening.remove(shape)
             self.listener.forget(shape)
         else:
+            self.listening.add(shape)
             self.listener.add(shape)
+
+    @rule(number=st.integers(0, 2), takes=st.booleans(), again=st.booleans())
+    def rouse(self, number: int, takes: bool, again: bool) -> None:
+        sleeper = self.sleepers[number]
+        sleeper.rouse()
+        sleeper.missed(self.after(sleeper.shape, sleeper.told))
+        assert sleeper.got == self.after(sleeper.shape, Seq(self.start))
+        sleeper.takes = takes
+        if again:
+            sleeper.rest()
 
     @rule(shape=st.sampled_from(SHAPES), number=st.integers(0, 1))
     def take(self, shape: Shape, number: int) -> None:
@@ -104,6 +172,8 @@ class Cursors(RuleBasedStateMachine):
             while self.after(shape, self.cursors[shape, number][0]):
                 self.take(shape, number)
             assert self.cursors[shape, number][1] == self.after(shape, Seq(self.start))
+        for number in range(len(self.sleepers)):
+            self.rouse(number, takes=True, again=False)
 
 
 def test_every_cursor_gets_each_event_of_its_shape_exactly_once() -> None:

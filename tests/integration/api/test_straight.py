@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import Scope
 
 from app.api import sse, websocket
 from app.main import create_app
 from app.settings import Settings
 from app.stores.mongodb import Client
+from app.sync.audience import Straight, Write
 from support.clients import following
 from support.polls import events_of
 from support.replica import log_of
@@ -38,25 +41,22 @@ async def plain_server(settings: Settings) -> AsyncIterator[str]:
 
 
 class Counted:
-    """How often news went straight, and how often that was refused."""
+    """How often news went straight."""
 
     def __init__(self) -> None:
         self.sent = 0
 
-    def of(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        def direct(*asked: Any) -> Any:
-            made = make(*asked)
-            if made is None:
-                return None
+    def of(self, straight: Callable[[Scope], Straight | None]) -> Callable[[Scope], Straight | None]:
+        def counted(scope: Scope) -> Straight | None:
+            made = straight(scope)
+            return None if made is None else Straight(made.encode, partial(self._write, made.write))
 
-            def send(*given: Any) -> bool:
-                done = bool(made(*given))
-                self.sent += done
-                return done
+        return counted
 
-            return send
-
-        return direct
+    def _write(self, write: Write, data: bytes) -> bool:
+        done = write(data)
+        self.sent += done
+        return done
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
@@ -66,7 +66,7 @@ async def test_every_event_comes_once_either_way(
 ) -> None:
     counted = Counted()
     for module in (sse, websocket):
-        monkeypatch.setattr(module, "direct", counted.of(module.direct))
+        monkeypatch.setattr(module, "straight", counted.of(module.straight))
     settings = settings.model_copy(update={"collections": ("docs",)})
     docs = client[settings.database]["docs"]
     async with running_worker(settings), server(settings) as url:

@@ -1,15 +1,16 @@
-"""What a live subscription may be given past its own messages: exactly what continues them."""
+"""A live subscription rests only where what comes next continues what the client has, and knows of."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any, cast
-
-import pytest
 
 from app.domain.plan import Answer, Plan
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
+from app.sync.audience import Straight
 from app.sync.pages import PageLimit
 from app.sync.source import Source
 from app.sync.subscription import Subscription
@@ -36,72 +37,116 @@ class Windowed:
         return await Source.frame(cast("Source", SimpleNamespace(window=self.window)), shape, cursor)
 
 
-class Sent:
-    """Where frames go that are given."""
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.ends: list[int] = []
-        self._subscription = subscription
-
-    def give(self, start: int, end: int, *, log: LogId = LOG, takes: bool = True) -> bool:
-        def send(_: Frame, at: Position) -> bool:
-            self.ends.append(at.seq)
-            return takes
-
-        return self._subscription.give(Frame(Seq(start), Seq(end), b""), Position(log, Seq(end)), send)
-
-
-async def live(source: Windowed) -> tuple[Subscription, Sent, Any]:
-    """At 12, of which it knows 10: behind there was nothing of its own."""
+async def live(source: Windowed) -> tuple[Subscription, Any]:
+    """At 10, with nothing behind it."""
     subscription = Subscription(cast("Source", source), ORDERS, Position(LOG, Seq(10)))
     outgoing = subscription.outgoing()
     message = await anext(outgoing)
     assert message is not None
     assert message.kind == "live"
+    return subscription, outgoing
+
+
+class Resting:
+    """A seat in the window's audience, and what was sent to it."""
+
+    def __init__(self, source: Windowed, subscription: Subscription) -> None:
+        self.sent: list[str] = []
+        self.takes = True
+        self.subscription = subscription
+        self.event = asyncio.Event()
+        self.seat = source.window.join(ORDERS, self.event)
+        self.rest()
+
+    def rest(self) -> None:
+        self.subscription.rest(self.seat, Straight(lambda news: news.data, self._write))
+
+    def _write(self, data: bytes) -> bool:
+        if self.takes:
+            message = json.loads(data)
+            self.sent.append(f"{message['from']} {message['to']}")
+        return self.takes
+
+
+async def test_what_continues_it_is_sent_straight_and_its_own_messages_go_on_behind() -> None:
+    source = Windowed()
+    subscription, outgoing = await live(source)
+    resting = Resting(source, subscription)
+    source.window.extend([event(11), event(12, "users"), event(13)])
+    assert subscription.position == Position(LOG, Seq(13))
+    source.window.extend([event(14)])
+    assert resting.sent == ["aaaaaaaa:10 aaaaaaaa:13", "aaaaaaaa:13 aaaaaaaa:14"]
+    assert not resting.event.is_set()
+    assert subscription.rouse() > 0
+    source.window.extend([event(15), event(16)])
+    assert resting.event.is_set()
+    message = await anext(outgoing)
+    assert message is not None
+    assert b'"from":"aaaaaaaa:14","to":"aaaaaaaa:16"' in message.data, "none of it comes twice"
+    assert len(resting.sent) == 2
+
+
+async def test_who_has_more_than_it_knows_of_is_sent_what_begins_where_it_knows() -> None:
+    source = Windowed()
+    subscription, outgoing = await live(source)
     source.window.extend([event(11, "users"), event(12, "users")])
     assert await anext(outgoing) is None
     assert subscription.position == Position(LOG, Seq(12))
-    return subscription, Sent(subscription), outgoing
-
-
-async def test_what_continues_it_is_given_and_its_own_messages_go_on_behind() -> None:
-    source = Windowed()
-    subscription, sent, outgoing = await live(source)
-    assert sent.give(10, 13)
-    assert subscription.position == Position(LOG, Seq(13))
-    assert sent.give(13, 15)
-    source.window.extend([event(seq) for seq in range(13, 17)])
-    message = await anext(outgoing)
-    assert message is not None
-    assert b'"from":"aaaaaaaa:15","to":"aaaaaaaa:16"' in message.data, "none of it comes twice"
-    assert sent.ends == [13, 15]
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "log"),
-    [
-        (13, 14, LOG),  # it lacks something before
-        (11, 13, LOG),  # it has that, but does not know it, and would take it for a hole
-        (9, 12, LOG),  # it has all of it
-        (8, 9, LOG),
-        (10, 13, OTHER),
-    ],
-)
-async def test_nothing_else_is_even_sent(start: int, end: int, log: LogId) -> None:
-    subscription, sent, _ = await live(Windowed())
-    assert not sent.give(start, end, log=log)
-    assert sent.ends == []
+    resting = Resting(source, subscription)
     assert subscription.position == Position(LOG, Seq(12))
+    source.window.extend([event(13)])
+    assert resting.sent == ["aaaaaaaa:10 aaaaaaaa:13"]
+
+
+async def test_who_lacks_something_does_not_rest() -> None:
+    source = Windowed()
+    subscription, _ = await live(source)
+    source.window.extend([event(11)])
+    resting = Resting(source, subscription)
+    source.window.extend([event(12)])
+    assert (resting.sent, resting.event.is_set()) == ([], True)
+    assert subscription.position == Position(LOG, Seq(10))
+    assert subscription.rouse() == 0.0
 
 
 async def test_what_is_not_taken_is_not_had() -> None:
-    subscription, sent, _ = await live(Windowed())
-    assert not sent.give(10, 13, takes=False)
-    assert subscription.position == Position(LOG, Seq(12))
+    source = Windowed()
+    subscription, outgoing = await live(source)
+    resting = Resting(source, subscription)
+    source.window.extend([event(11)])
+    resting.takes = False
+    source.window.extend([event(12)])
+    source.window.extend([event(13)])
+    assert resting.event.is_set()
+    assert subscription.position == Position(LOG, Seq(11))
+    subscription.rouse()
+    message = await anext(outgoing)
+    assert message is not None
+    assert b'"from":"aaaaaaaa:11","to":"aaaaaaaa:13"' in message.data
 
 
-async def test_while_it_is_not_live_it_is_given_nothing() -> None:
-    subscription, sent, _ = await live(Windowed())
+async def test_who_is_not_live_or_of_another_log_does_not_rest() -> None:
+    source = Windowed()
+    subscription, _ = await live(source)
     subscription.live = False
-    assert not sent.give(10, 13)
-    assert sent.ends == []
+    resting = Resting(source, subscription)
+    source.window.extend([event(11)])
+    assert resting.sent == []
+    subscription.live = True
+    source.window.start(OTHER, Seq(10))
+    resting.rest()
+    source.window.extend([event(11)])
+    assert resting.sent == []
+    assert subscription.position == Position(LOG, Seq(10))
+
+
+async def test_a_new_log_rouses_who_rests_where_it_stood() -> None:
+    source = Windowed()
+    subscription, _ = await live(source)
+    resting = Resting(source, subscription)
+    source.window.extend([event(11)])
+    source.window.start(OTHER, Seq(3))
+    assert resting.event.is_set()
+    assert subscription.position == Position(LOG, Seq(11))
+    source.window.extend([event(4)])
+    assert len(resting.sent) == 1

@@ -9,14 +9,17 @@ import pytest
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.errors import EventsyncError, NotTracked, Unavailable
+from app.sync.audience import Audience, Seat, Straight
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
-from app.sync.window import Frame, Take
 
 LOG = LogId("k3f9ab2c")
 
 NOTHING = -1
 """That nothing was found behind the window, and what comes now is in it."""
+
+
+STRAIGHT = Straight(lambda news: news.data, lambda _: True)
 
 
 class Scripted:
@@ -27,6 +30,8 @@ class Scripted:
         self.position: Position | None = None
         self.at_hand = at_hand
         self.freed = False
+        self.rests = False
+        self.sent = 0.0
         self.asked = 0
         self._coming: asyncio.Queue[int | Exception] = asyncio.Queue()
 
@@ -34,11 +39,13 @@ class Scripted:
         for number in numbers:
             self._coming.put_nowait(number)
 
-    def give(self, frame: Frame, end: Position, send: Take) -> bool:
-        if self.position is None or not frame.start <= self.position.seq < frame.end or not send(frame, end):
-            return False
-        self.position = end
-        return True
+    def rest(self, _seat: Seat, straight: Straight) -> None:
+        assert straight is STRAIGHT
+        self.rests = True
+
+    def rouse(self) -> float:
+        rested, self.rests = self.rests, False
+        return self.sent if rested else 0.0
 
     async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
         try:
@@ -67,7 +74,8 @@ class Played:
         self.news = asyncio.Event()
         self.over: dict[Shape, EventsyncError] = {}
         self.turns = Turns(self.news.set, self.over.__setitem__)
-        self.turn = {one.shape: self.turns.add(cast("Subscription", one)) for one in scripted}
+        for one in scripted:
+            self.turns.add(cast("Subscription", one), Audience(one.shape, Seq(0)).join(self.news))
 
     async def round(self) -> list[bytes]:
         given = [message.data async for message in self.turns.round()]
@@ -119,36 +127,22 @@ async def test_what_is_fetched_is_the_clients_only_once_it_is_given_out() -> Non
     await played.turns.aclose()
 
 
-async def test_news_go_straight_to_who_has_all_before_them_and_never_before_what_is_fetched() -> None:
+async def test_who_is_fetched_for_does_not_rest() -> None:
     live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
-    played, sent = Played(live, far), []
-
-    def send(_: Frame, end: Position) -> bool:
-        sent.append(end.seq)
-        return True
-
-    def take(one: Scripted, start: int, end: int, send: Take = send) -> bool:
-        return played.turn[one.shape].take(Frame(Seq(start), Seq(end), b""), Position(LOG, Seq(end)), send)
-
-    live.coming(1)
-    far.coming(7)
-    assert await played.round() == [b"live:1"]
-    assert take(live, 1, 3)
-    assert not take(live, 1, 3), "it has that"
-    assert not take(live, 4, 5), "it lacks what is before"
-    assert not take(live, 3, 5, lambda _, __: False)
-    assert played.vector == {"live": 3}
-    # It has been fetched up to 7, but the client does not have that yet.
-    assert far.position is not None
-    assert not take(far, 7, 9)
-    assert await played.round() == [b"far:7"]
-    far.at_hand = True
-    assert not take(far, 7, 9), "more is being fetched"
-    far.coming(8)
+    played = Played(live, far)
+    await played.round()
+    played.turns.rest(STRAIGHT)
+    assert (live.rests, far.rests) == (True, False)
     played.news.clear()
-    assert await played.after_news() == [b"far:8"]
-    assert take(far, 8, 9)
-    assert (sent, played.vector) == ([3, 9], {"live": 3, "far": 9})
+    far.coming(NOTHING)
+    assert await played.after_news() == []
+    assert far.at_hand
+    played.turns.rest(STRAIGHT)
+    assert (live.rests, far.rests) == (True, True)
+    live.sent, far.sent = 3.0, 7.0
+    assert played.turns.rouse() == 7.0
+    assert (live.rests, far.rests) == (False, False)
+    assert played.turns.rouse() == 0.0
     await played.turns.aclose()
 
 

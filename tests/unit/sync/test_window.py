@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from app.domain.ids import IdText
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
+from app.sync.audience import News, Straight
 from app.sync.pages import PageLimit
 from app.sync.window import Frame, Listener, Window
 from support.logged import event, transaction
@@ -26,9 +26,17 @@ def window(*, limit: int = 1_000_000, frame: PageLimit = ALL, at: int = 0) -> Wi
 
 def read(frame: Frame | None) -> tuple[int, int, list[int]]:
     assert frame is not None
-    message: dict[str, Any] = json.loads(frame.data)
-    assert (message["type"], message["from"], message["to"]) == ("events", f"aaaa:{frame.start}", f"aaaa:{frame.end}")
-    return frame.start, frame.end, [item["seq"] for item in message["events"]]
+    start, end, seqs = span(frame.data)
+    assert (start, end) == (frame.start, frame.end)
+    return start, end, seqs
+
+
+def span(data: bytes) -> tuple[int, int, list[int]]:
+    message: dict[str, Any] = json.loads(data)
+    assert message["type"] == "events"
+    start, end = Position.parse(message["from"]), Position.parse(message["to"])
+    assert start.log == end.log == LOG
+    return start.seq, end.seq, [item["seq"] for item in message["events"]]
 
 
 def test_an_empty_window_covers_only_its_head() -> None:
@@ -171,8 +179,8 @@ def test_nothing_is_kept_of_who_has_left() -> None:
             for shape in (ORDERS, USERS, ONE):
                 leaves.add(shape)
             leaves.forget(Shape("unknown"))
-        assert list(filled._listeners) == [ORDERS]
-    assert not filled._listeners
+        assert list(filled._audiences) == [ORDERS]
+    assert not filled._audiences
 
 
 def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind() -> None:
@@ -185,92 +193,71 @@ def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind(
     assert filled.frame(ORDERS, Seq(99)) is newest
 
 
-class Taker:
-    """A listener's owner that takes what it is told to take."""
+class Resting:
+    """A listener that rests at the window's head, and is woken when there is more than it can be sent."""
 
-    def __init__(self, window: Window, *shapes: Shape, takes: bool = True) -> None:
-        self.frames: list[tuple[Shape, int, int, list[int]]] = []
-        self.takes = takes
+    def __init__(self, window: Window, *shapes: Shape) -> None:
+        self.sent: list[tuple[Shape, int, int, list[int]]] = []
         self.listener = Listener(window)
         for shape in shapes:
-            self.listener.add(shape, partial(self.take, shape))
+            self.listener.add(shape).rest(Position(LOG, window.head), Straight(self._read, lambda _: True))
 
-    def take(self, shape: Shape, frame: Frame, end: Position) -> bool:
-        assert end == Position(LOG, frame.end)
-        if self.takes:
-            self.frames.append((shape, *read(frame)))
-        return self.takes
+    def _read(self, news: News) -> bytes:
+        start, end, seqs = span(news.data)
+        assert news.end == Position(LOG, Seq(end))
+        self.sent.append((news.shape, start, end, seqs))
+        return news.data
 
     @property
     def woken(self) -> bool:
         return self.listener.event.is_set()
 
 
-def test_news_are_handed_to_who_takes_them_and_wake_the_others() -> None:
+def test_news_go_to_who_rests_from_where_it_stands() -> None:
     filled = window(at=10)
     filled.extend([event(11), event(12, "users")])
-    orders, both, busy = Taker(filled, ORDERS), Taker(filled, ORDERS, USERS), Taker(filled, ORDERS, takes=False)
+    orders, both = Resting(filled, ORDERS), Resting(filled, ORDERS, USERS)
     filled.extend([event(13, "users"), event(14), event(15)])
-    assert orders.frames == [(ORDERS, 11, 15, [14, 15])]
-    assert sorted(both.frames, key=str) == [(ORDERS, 11, 15, [14, 15]), (USERS, 12, 13, [13])]
-    assert (orders.woken, both.woken, busy.woken) == (False, False, True)
-
-
-def test_what_all_take_is_the_same_bytes_encoded_once() -> None:
-    filled, calls = window(at=10), []
-
-    def encode(frame: Frame) -> bytes:
-        calls.append(frame)
-        return b"<%b>" % frame.data
-
-    sent: list[bytes] = []
-
-    def take(frame: Frame, _end: Position) -> bool:
-        sent.append(frame.wire("x", encode))
-        return True
-
-    for _ in range(5):
-        listener = Listener(filled)
-        listener.add(ORDERS, take)
-    filled.extend([event(11)])
-    assert len({id(data) for data in sent}) == len(calls) == 1
-    assert len(sent) == 5
+    assert orders.sent == [(ORDERS, 11, 15, [14, 15])]
+    assert sorted(both.sent, key=str) == [(ORDERS, 11, 15, [14, 15]), (USERS, 12, 13, [13])]
+    assert (orders.woken, both.woken) == (False, False)
 
 
 def test_more_news_than_a_frame_holds_only_wake() -> None:
     filled = window(frame=PageLimit(2, 1_000_000))
-    taker = Taker(filled, ORDERS)
+    taker = Resting(filled, ORDERS)
     filled.extend([event(1), event(2), event(3)])
-    assert (taker.frames, taker.woken) == ([], True)
+    assert (taker.sent, taker.woken) == ([], True)
 
 
 def test_news_that_do_not_fit_in_the_window_only_wake() -> None:
     filled = window(limit=1000)
-    taker = Taker(filled, ORDERS)
+    taker = Resting(filled, ORDERS)
     filled.extend([event(seq) for seq in range(1, 10)])
     assert filled.floor > 0
-    assert (taker.frames, taker.woken) == ([], True)
+    assert (taker.sent, taker.woken) == ([], True)
 
 
 def test_who_listens_to_something_rare_is_not_behind_because_much_else_happens() -> None:
     filled = window(limit=4000)
     filled.extend([event(1), event(2)])
-    taker = Taker(filled, ORDERS)
+    taker = Resting(filled, ORDERS)
     filled.extend([event(seq, "users") for seq in range(3, 60)])
     assert filled.floor > 10
     assert filled.covers(Seq(2), ORDERS)
     assert not filled.covers(Seq(1), ORDERS), "the second event has left"
     assert not filled.covers(Seq(2), USERS)
     filled.extend([event(60)])
-    assert taker.frames == [(ORDERS, 2, 60, [60])]
+    assert taker.sent == [(ORDERS, 2, 60, [60])]
     taker.listener.forget(ORDERS)
     assert not filled.covers(Seq(2), ORDERS)
-    assert not filled._since
+    assert not filled._audiences
 
 
 def test_beginning_anew_nothing_is_known_of_before() -> None:
     filled = window(at=10)
-    Taker(filled, ORDERS)
+    taker = Resting(filled, ORDERS)
     filled.start(LOG, Seq(50))
     assert not filled.covers(Seq(10), ORDERS)
     assert filled.covers(Seq(50), ORDERS)
+    assert taker.woken
