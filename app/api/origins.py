@@ -30,14 +30,17 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         try:
-            check_host(headers.get("host", ""), self._settings)
-            check_origin(headers.get("origin"), headers.get("host", ""), self._settings)
+            self._check(Headers(scope=scope))
         except Forbidden as error:
             await _refuse(error, scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers) -> None:
+        host = headers.get("host", "")
+        check_host(host, self._settings)
+        check_origin(headers.get("origin"), host, self._settings)
 
 
 def check_host(host: str, settings: Settings) -> None:

@@ -29,6 +29,7 @@ from app.sync.subscription import Outgoing
 
 log = logging.getLogger(__name__)
 
+PATH = "/v1/sync"
 SUBPROTOCOL = "eventsync.v1"
 
 _BURST = 10.0
@@ -215,6 +216,6 @@ async def upgrade_required(_: Request) -> Response:
 
 
 routes = [
-    WebSocketRoute("/v1/sync", Sync(), name="sync"),
-    Route("/v1/sync", upgrade_required, methods=["GET"]),
+    WebSocketRoute(PATH, Sync(), name="sync"),
+    Route(PATH, upgrade_required, methods=["GET"]),
 ]

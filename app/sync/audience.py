@@ -7,13 +7,13 @@ connection, and where they stand afterwards is said once. What a client costs is
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.domain.position import Position, Seq
 from app.domain.shape import Shape
+from app.waiting import Flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Audience:
     def __len__(self) -> int:
         return len(self._awake) + sum(map(len, self._resting.values()))
 
-    def join(self, event: asyncio.Event) -> Seat:
+    def join(self, event: Flag) -> Seat:
         """A new member, which `event` wakes."""
         seat = Seat(self, event)
         self._awake.add(seat)
@@ -114,7 +114,7 @@ class Seat:
 
     __slots__ = ("_audience", "_encode", "_position", "event", "sent")
 
-    def __init__(self, audience: Audience, event: asyncio.Event) -> None:
+    def __init__(self, audience: Audience, event: Flag) -> None:
         self.event = event
         self.sent = 0.0
         """When something was last sent to it before it was roused, on the monotonic clock."""

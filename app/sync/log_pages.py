@@ -17,7 +17,6 @@ from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
 from app.sync.pages import PageLimit, page_of
 from app.sync.source import Source
-from app.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class LogPages:
                 page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():
                     return page
-                if not await set_within(listener.event, deadline - time.monotonic()):
+                if not await listener.event.within(deadline - time.monotonic()):
                     return page
 
     def drain(self) -> None:

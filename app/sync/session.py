@@ -24,7 +24,6 @@ from app.sync.source import Source
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
 from app.sync.window import Listener
-from app.waiting import set_within
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
@@ -173,7 +172,7 @@ class Session:
         if self._straight is not None:
             self._turns.rest(self._straight)
         try:
-            return await set_within(self._listener.event, self._spoke + self._heartbeat - time.monotonic())
+            return await self._listener.event.within(self._spoke + self._heartbeat - time.monotonic())
         finally:
             self._spoke = max(self._spoke, self._turns.rouse())
 

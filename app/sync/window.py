@@ -6,7 +6,6 @@ listens to the shapes that it wants to hear of: is woken, or is sent the news th
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from app.domain.shape import Shape
 from app.stores.events import StoredEvent
 from app.sync.audience import Audience, Seat
 from app.sync.pages import PageLimit, page_of
+from app.waiting import Flag
 
 _OVERHEAD = 400
 """What an event costs here besides its body, roughly, in bytes."""
@@ -171,7 +171,7 @@ class Window:
         finally:
             listener.close()
 
-    def join(self, shape: Shape, event: asyncio.Event) -> Seat:
+    def join(self, shape: Shape, event: Flag) -> Seat:
         """Have `event` set when there are news of a shape, unless they go straight to the seat."""
         audience = self._audiences.get(shape)
         if audience is None:
@@ -197,7 +197,7 @@ class Listener:
     def __init__(self, window: Window) -> None:
         self._window = window
         self._seats: dict[Shape, Seat] = {}
-        self.event = asyncio.Event()
+        self.event = Flag()
 
     def add(self, shape: Shape) -> Seat:
         """Be told of news of a shape, too, that is not listened to yet."""

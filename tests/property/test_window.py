@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -14,6 +13,7 @@ from app.stores.events import StoredEvent
 from app.sync.audience import Straight
 from app.sync.pages import PageLimit
 from app.sync.window import Listener, Window
+from app.waiting import Flag
 from support.logged import event, transaction
 
 LOG = LogId("aaaa")
@@ -30,7 +30,7 @@ class Sleeper:
         self.got: list[int] = []
         self.takes = self.rests = True
         self._window = window
-        self._event = asyncio.Event()
+        self._event = Flag()
         self._seat = window.join(shape, self._event)
 
     def rest(self) -> None:

@@ -187,6 +187,16 @@ async def test_who_answers_no_ping_is_closed_resumably(settings: Settings) -> No
         assert await opened.closed() == 4503
 
 
+async def test_of_the_handshake_nothing_is_kept_and_what_is_kept_has_a_slot(settings: Settings) -> None:
+    async with greeted(settings):
+        connections = [one for one in gc.get_objects() if type(one) is WebSocket and not one.transport.is_closing()]
+        assert connections
+        for one in connections:
+            assert one.scope["headers"] == []
+            assert not hasattr(one, "request")
+            assert vars(one) == {}, "uvicorn keeps something new: it takes a slot"
+
+
 async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(settings: Settings) -> None:
     async with (
         serving(settings, message_rate=1e9, send_timeout=30.0) as url,

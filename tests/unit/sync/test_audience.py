@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import asyncio
-
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.sync.audience import Audience, News, Straight
+from app.waiting import Flag
 
 LOG = LogId("aaaaaaaa")
 ORDERS = Shape("orders")
@@ -18,7 +17,7 @@ class Member:
     """Somebody on a seat, whose connection takes what it is given, or nothing."""
 
     def __init__(self, audience: Audience) -> None:
-        self.event = asyncio.Event()
+        self.event = Flag()
         self.seat = audience.join(self.event)
         self.takes = True
         self.got: list[bytes] = []

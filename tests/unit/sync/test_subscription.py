@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +14,7 @@ from app.sync.pages import PageLimit
 from app.sync.source import Source
 from app.sync.subscription import Subscription
 from app.sync.window import Frame, Window
+from app.waiting import Flag
 from support.logged import event
 
 LOG, OTHER = LogId("aaaaaaaa"), LogId("bbbbbbbb")
@@ -54,7 +54,7 @@ class Resting:
         self.sent: list[str] = []
         self.takes = True
         self.subscription = subscription
-        self.event = asyncio.Event()
+        self.event = Flag()
         self.seat = source.window.join(ORDERS, self.event)
         self.rest()
 

@@ -12,6 +12,7 @@ from app.errors import EventsyncError, NotTracked, Unavailable
 from app.sync.audience import Audience, Seat, Straight
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
+from app.waiting import Flag
 
 LOG = LogId("k3f9ab2c")
 
@@ -71,7 +72,7 @@ class Played:
     """Turns whose news a test can wait for."""
 
     def __init__(self, *scripted: Scripted) -> None:
-        self.news = asyncio.Event()
+        self.news = Flag()
         self.over: dict[Shape, EventsyncError] = {}
         self.turns = Turns(self.news.set, self.over.__setitem__)
         for one in scripted:
