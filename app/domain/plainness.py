@@ -27,9 +27,9 @@ _SHORT_INT64: Final = re.compile(rb"(?s)\x12(?=[^\0]*\0.{4}(?:\0{4}|\xff{4}))")
 
 def is_plain(raw: bytes, int64s: int = 0) -> bool:
     """Whether nothing in `raw` is a NaN, an infinity, a UUID, a `$` name, or a short int64 but for `int64s` of them."""
-    return not (
-        (b"$" in raw and _DOLLAR.search(raw))
-        or _UUID.search(raw)
-        or _ODD_DOUBLE.search(raw)
-        or len(_SHORT_INT64.findall(raw)) > int64s
-    )
+    return not ((b"$" in raw and _DOLLAR.search(raw)) or is_misread(raw) or len(_SHORT_INT64.findall(raw)) > int64s)
+
+
+def is_misread(raw: bytes | memoryview) -> bool:
+    """Whether something in `raw` may be a NaN, an infinity or a UUID: what orjson would write in its own way."""
+    return bool(_UUID.search(raw) or _ODD_DOUBLE.search(raw))

@@ -46,5 +46,10 @@ class Stamp:
 
 def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
     """The stamp, and the document as its users know it: `_id` first, `_sync` gone."""
+    if FIELD not in document:
+        return _UNSTAMPED, dict(document)
     plain = {name: value for name, value in document.items() if name != FIELD}
     return Stamp.of(document), plain
+
+
+_UNSTAMPED: Final = Stamp()

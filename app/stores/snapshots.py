@@ -13,12 +13,14 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from app.domain.ids import IdText, format_id, parse_id
+from app.domain.plainness import is_misread
 from app.domain.position import LogId, Position
 from app.domain.shape import Shape
 from app.domain.stamp import unstamp
 from app.domain.values import CODEC, RAW_CODEC, Document, decode, to_json
 from app.driver import translated
 from app.errors import Unavailable
+from app.reading_ahead import ahead
 from app.stores.logs import LogStore
 
 _TOO_OLD = frozenset({239, 246})
@@ -49,11 +51,11 @@ class SnapshotDocument:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The exact state of `shape` at `position`; `documents` come in id order, once."""
+    """The exact state of `shape` at `position`; the documents come in id order, once, some at a time."""
 
     shape: Shape
     position: Position
-    documents: AsyncIterator[SnapshotDocument]
+    batches: AsyncIterator[list[SnapshotDocument]]
 
 
 class SnapshotReader:
@@ -76,17 +78,19 @@ class SnapshotReader:
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
         query = {} if shape.id is None else {"_id": {"$eq": parse_id(shape.id)}}
-        documents = self.documents(shape.collection, checkpoint.time, query)
+        batches = self.documents(shape.collection, checkpoint.time, query)
         try:
-            yield Snapshot(shape, Position(log, checkpoint.seq), documents)
+            yield Snapshot(shape, Position(log, checkpoint.seq), batches)
         finally:
-            await documents.aclose()
+            await batches.aclose()
 
-    async def documents(self, collection: str, time: Timestamp, query: Document) -> AsyncGenerator[SnapshotDocument]:
+    async def documents(
+        self, collection: str, time: Timestamp, query: Document
+    ) -> AsyncGenerator[list[SnapshotDocument]]:
         """The documents of `collection` that `query` finds, as they were at `time`, in id order. Raises as `read`."""
-        async with aclosing(self.read(collection, time, query)) as documents:
-            async for document in documents:
-                yield _row(decode(document.raw))
+        async with aclosing(self._found(collection, time, query, {})) as batches:
+            async for batch in batches:
+                yield [_row(document.raw) for document in batch]
 
     async def read(
         self, collection: str, time: Timestamp, query: Document | None = None, *, fields: Document | None = None
@@ -95,11 +99,19 @@ class SnapshotReader:
 
         Raises `Unavailable`; where MongoDB no longer keeps that time, `TimeNotKept` or `CollectionGone`.
         """
+        async with aclosing(self._found(collection, time, query or {}, fields or {})) as batches:
+            async for batch in batches:
+                for document in batch:
+                    yield document
+
+    async def _found(
+        self, collection: str, time: Timestamp, query: Document, fields: Document
+    ) -> AsyncGenerator[list[RawBSONDocument]]:
         any_found = False
-        async with aclosing(self._read(collection, time, query or {}, fields or {})) as documents:
-            async for document in documents:
+        async with aclosing(self._read(collection, time, query, fields)) as batches:
+            async for batch in batches:
                 any_found = True
-                yield document
+                yield batch
         if any_found:
             return
         # To a collection that was dropped or renamed since, MongoDB before 7.0 answers as to an empty one, whatever it
@@ -107,9 +119,9 @@ class SnapshotReader:
         # that was made after `time` it refuses to read at it.
         identity = await self._identity(collection)
         if identity is not None:
-            async with aclosing(self._read(collection, time, query or {}, fields or {})) as documents:
-                async for document in documents:
-                    yield document
+            async with aclosing(self._read(collection, time, query, fields)) as batches:
+                async for batch in batches:
+                    yield batch
         if identity is None or identity != await self._identity(collection):
             raise CollectionGone(f"{collection} was dropped or renamed just now: it can't be read as it was before")
 
@@ -123,7 +135,8 @@ class SnapshotReader:
 
     async def _read(
         self, collection: str, time: Timestamp, query: Document, fields: Document
-    ) -> AsyncGenerator[RawBSONDocument]:
+    ) -> AsyncGenerator[list[RawBSONDocument]]:
+        """Batch by batch; the next one is on its way while one is used."""
         command = {
             "find": collection,
             "filter": query,
@@ -136,16 +149,17 @@ class SnapshotReader:
             try:
                 cursor = await self._database.cursor_command(command, codec_options=RAW_CODEC)
                 # The command's own is for the first batch only; later ones would have 16 MiB.
-                async with cursor.batch_size(self._batch):
-                    async for document in cursor:
-                        yield document
+                async with cursor.batch_size(self._batch), ahead(lambda: cursor.to_list(self._batch)) as batches:
+                    async for batch in batches:
+                        yield batch
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
                     raise TimeNotKept(collection) from error
                 raise
 
 
-def _row(document: Document) -> SnapshotDocument:
-    stamp, plain = unstamp(document)
+def _row(raw: bytes | memoryview) -> SnapshotDocument:
+    stamp, plain = unstamp(decode(raw))
     id_text = format_id(plain["_id"])
-    return SnapshotDocument(id_text, to_json({"id": id_text, "version": stamp.version, "doc": plain}))
+    row = {"id": id_text, "version": stamp.version, "doc": plain}
+    return SnapshotDocument(id_text, to_json(row, plain=not is_misread(raw)))

@@ -81,12 +81,13 @@ class Squashed:
         """
         missing = dict.fromkeys(ids)
         query = {"_id": {"$in": [_lookup(text) for text in ids]}}
-        async with aclosing(self._snapshots.documents(collection, time, query)) as documents:
-            async for document in documents:
-                # Equal to MongoDB are 5 and 5.0: what was not asked for is another document, with events of its own.
-                if document.id in missing:
-                    del missing[document.id]
-                    yield document.row
+        async with aclosing(self._snapshots.documents(collection, time, query)) as batches:
+            async for batch in batches:
+                for document in batch:
+                    # Equal to MongoDB are 5 and 5.0: what was not asked for is another document, with its own events.
+                    if document.id in missing:
+                        del missing[document.id]
+                        yield document.row
         for text in missing:
             if _is_ambiguous(text):
                 raise Unsquashable(f"{collection}/{text} can't be told from another document by its text")

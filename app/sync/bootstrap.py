@@ -21,9 +21,6 @@ from app.sync.planner import NotAhead, Planner
 
 log = logging.getLogger(__name__)
 
-_BATCH = 100
-"""Documents that are read from the collection before they are passed on."""
-
 _WISH_AGE = 300.0
 """Seconds after which a server may ask for another snapshot of the same collection."""
 
@@ -53,21 +50,25 @@ class Bootstraps:
         self._wishes: Memo[bool] = Memo(age=_WISH_AGE, most=_MOST_WISHES)
 
     @asynccontextmanager
-    async def open(self, shape: Shape, *, after: Seq = START, live: bool = False) -> AsyncIterator[Bootstrap]:
+    async def open(
+        self, shape: Shape, *, after: Seq = START, live: bool = False, run_bytes: int = 0
+    ) -> AsyncIterator[Bootstrap]:
         """The state at a position not before `after`; with `live`, read from the collection itself.
+
+        Rows may come joined by commas, to runs of at most `run_bytes`.
 
         Raises `NotTracked`, `NotAhead` and `Unavailable`.
         """
         async with self._admission.admitted(), AsyncExitStack() as stack:
             self._planner.require(shape)
-            found = None if live else await self._stored(shape, after, stack)
+            found = None if live else await self._stored(shape, after, stack, run_bytes)
             if found is None:
                 found = await stack.enter_async_context(self._live(shape, after))
             yield found
 
     # --- from a stored snapshot -----------------------------------------------------------------------------------
 
-    async def _stored(self, shape: Shape, after: Seq, stack: AsyncExitStack) -> Bootstrap | None:
+    async def _stored(self, shape: Shape, after: Seq, stack: AsyncExitStack, run_bytes: int) -> Bootstrap | None:
         """None where reading the collection is better, or where the snapshot goes while it is being pinned."""
         beginning = await self._planner.beginning(shape, after=after)
         if beginning is None:
@@ -78,20 +79,20 @@ class Bootstraps:
         if await self._stores.stored.find(snapshot.id) is None:
             self._planner.outdated()
             return None
-        rows = await stack.enter_async_context(aclosing(self._chunks_of(snapshot, pin)))
+        rows = await stack.enter_async_context(aclosing(self._chunks_of(snapshot, pin, run_bytes)))
         return Bootstrap(shape, beginning.position, rows)
 
-    async def _chunks_of(self, snapshot: StoredSnapshot, pin: Pin) -> AsyncGenerator[Iterable[bytes]]:
+    async def _chunks_of(self, snapshot: StoredSnapshot, pin: Pin, run_bytes: int) -> AsyncGenerator[Iterable[bytes]]:
         count = 0
         for number in range(snapshot.chunks):
             await pin.keep()
             try:
-                rows = await self._chunks.rows(snapshot.id, number)
+                rows = await self._chunks.rows(snapshot.id, number, run_bytes)
             except Damaged:
                 self._planner.damaged(snapshot)
                 raise
-            count += len(rows)
-            yield rows
+            count += rows.count
+            yield rows.runs
         if count != snapshot.documents:
             self._planner.damaged(snapshot)
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
@@ -105,7 +106,7 @@ class Bootstraps:
         async with self._stores.snapshots.open(self._planner.log(), shape) as snapshot:
             if snapshot.position.seq < after:
                 raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
-            async with aclosing(_batches(snapshot.documents)) as rows:
+            async with aclosing(_rows(snapshot.batches)) as rows:
                 yield Bootstrap(shape, snapshot.position, rows)
 
     async def _wish(self, shape: Shape) -> bool:
@@ -118,12 +119,6 @@ class Bootstraps:
         return True
 
 
-async def _batches(documents: AsyncIterator[SnapshotDocument]) -> AsyncGenerator[Iterable[bytes]]:
-    batch: list[bytes] = []
-    async for document in documents:
-        batch.append(document.row)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+async def _rows(batches: AsyncIterator[list[SnapshotDocument]]) -> AsyncGenerator[Iterable[bytes]]:
+    async for batch in batches:
+        yield [document.row for document in batch]

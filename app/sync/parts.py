@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The `number`-th part, counted from 0; the `last` one may be empty."""
+    """The `number`-th part, counted from 0; the `last` one may be empty. A row may be several, joined by commas."""
 
     number: int
     rows: list[bytes]

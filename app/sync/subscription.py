@@ -154,9 +154,10 @@ class Subscription:
         """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
         # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
         after, data = Seq(self._position.seq + 1) if self._position else START, b""
+        most = self._source.limit.bytes
         async with (
-            self._source.bootstraps.open(self.shape, after=after, live=self._distrust) as found,
-            aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,
+            self._source.bootstraps.open(self.shape, after=after, live=self._distrust, run_bytes=most) as found,
+            aclosing(parts_of(found.rows, most)) as parts,
         ):
             async for part in parts:
                 data = messages.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)

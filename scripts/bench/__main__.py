@@ -10,17 +10,31 @@ from pathlib import Path
 
 import uvloop
 
-from scripts.bench import cached_feed, catch_up, conversion, end_to_end, fan_out, sequencing, sessions, snapshots, years
+from scripts.bench import (
+    bootstrap,
+    cached_feed,
+    catch_up,
+    conversion,
+    end_to_end,
+    fan_out,
+    hour,
+    sequencing,
+    sessions,
+    snapshots,
+    years,
+)
 from scripts.bench.report import Report
 
 RESULTS = Path("docs/benchmarks")
 
 BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], Report]]] = {
+    "bootstrap": bootstrap.declare,
     "cached_feed": cached_feed.declare,
     "catch_up": catch_up.declare,
     "conversion": conversion.declare,
     "end_to_end": end_to_end.declare,
     "fan_out": fan_out.declare,
+    "hour": hour.declare,
     "sequencing": sequencing.declare,
     "sessions": sessions.declare,
     "snapshots": snapshots.declare,

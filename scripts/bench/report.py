@@ -58,6 +58,22 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Plot:
+    """Lines by name: x → one value a round. `name` is that of its file."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Mapping[float, Sequence[float]]]
+    log: bool = False
+    """Whether x goes by powers."""
+
+    def spreads(self) -> dict[str, dict[float, Spread]]:
+        return {name: {x: Spread.of(values) for x, values in sorted(line.items())} for name, line in self.lines.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A whole result. `setup` says what is the same for all figures: counts, sizes, the write concern."""
 
@@ -65,13 +81,15 @@ class Report:
     command: str
     setup: dict[str, str]
     tables: Sequence[Table]
+    plots: Sequence[Plot] = ()
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def markdown(self) -> str:
         facts = "".join(f"- {name}: {value}\n" for name, value in (self.setup | machine()).items())
         intro = f"# {self.title}\n\nMade by `{self.command}` on {self.at:%Y-%m-%d}. "
         intro += "Figures are medians of the rounds, with the least and the most.\n\n"
-        return intro + facts + "\n" + "\n".join(table.markdown() for table in self.tables)
+        pictures = "".join(f"\n![{plot.title}]({plot.name}.svg)\n" for plot in self.plots)
+        return intro + facts + pictures + "\n" + "\n".join(table.markdown() for table in self.tables)
 
     def json(self) -> str:
         tables = {
@@ -82,7 +100,18 @@ class Report:
             for table in self.tables
         }
         whole: dict[str, Any] = {"command": self.command, "at": self.at.isoformat(timespec="seconds")}
-        return json.dumps(whole | {"setup": self.setup | machine(), "tables": tables}, indent=2) + "\n"
+        whole |= {"setup": self.setup | machine(), "tables": tables}
+        if self.plots:
+            whole["plots"] = {plot.name: _points(plot) for plot in self.plots}
+        return json.dumps(whole, indent=2) + "\n"
+
+
+def _points(plot: Plot) -> dict[str, list[list[float]]]:
+    """Line → its points: x, and the median, the least and the most of y."""
+    return {
+        name: [[x, spread.median, spread.low, spread.high] for x, spread in line.items()]
+        for name, line in plot.spreads().items()
+    }
 
 
 def machine() -> dict[str, str]:

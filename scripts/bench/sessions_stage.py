@@ -47,6 +47,8 @@ class Stage:
     log: LongLog
     history: History
     crowd: CrowdProcess
+    worker: int
+    """The worker's pid."""
 
     @asynccontextmanager
     async def serving(self, **changed: Any) -> AsyncIterator[int]:
@@ -126,12 +128,12 @@ async def staged(
         for first in range(0, documents, _BULK):
             rows = [_document(n, 0.0, 300, n=0) for n in range(first, min(documents, first + _BULK))]
             await stores.data[SHAPE].insert_many(rows)
-        with running("worker", settings, deployment.directory):
+        with running("worker", settings, deployment.directory) as worker:
             log = await until("tracking", lambda: _tracked(stores))
             if await log.head():
                 raise WrongError(f"the log begins with {await log.head()} events")
             await crowd.ask("begin", port=settings.port, log=log.name, documents=documents)
-            yield Stage(deployment, settings, stores, log, History(documents), crowd)
+            yield Stage(deployment, settings, stores, log, History(documents), crowd, worker)
 
 
 class Clock:

@@ -253,11 +253,14 @@ async def test_snapshot_of_several_parts(peer: Peer, door: str, served: Served, 
 
 @pytest.fixture(scope="module")
 async def far_behind(served: Served) -> Copy:
-    """What a client holds that has missed a thousand changes of one document."""
+    """What a client holds that has missed so many changes of one document that squashed is cheapest beyond doubt.
+
+    How many they are is estimated: of ten thousand events, as many as the suite may have made before, a share.
+    """
     copy = Copy(CATALOG)
     async with talking(Websockets(), served.url, copy) as talk:
         await talk.live()
-    busy: list[UpdateOne] = [UpdateOne({"_id": 0}, {"$inc": {"n": 1}}) for _ in range(1000)]
+    busy: list[UpdateOne] = [UpdateOne({"_id": 0}, {"$inc": {"n": 1}}) for _ in range(3000)]
     await served.collection(CATALOG).bulk_write(busy)
     await served.seq(CATALOG, "behind them")
     return copy

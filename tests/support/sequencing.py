@@ -27,7 +27,8 @@ async def snapshot(stores: Stores, log: LogId, name: str) -> Replay:
     """The collection at the newest checkpoint, ready to take the events after it."""
     async with stores.snapshots.open(log, Shape(name)) as taken:
         replay = Replay(seq=taken.position.seq)
-        async for document in taken.documents:
-            row = orjson.loads(document.row)
-            replay.rows[name, document.id] = row["version"], row["doc"]
+        async for batch in taken.batches:
+            for document in batch:
+                row = orjson.loads(document.row)
+                replay.rows[name, document.id] = row["version"], row["doc"]
     return replay

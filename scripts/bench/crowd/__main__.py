@@ -16,9 +16,11 @@ from typing import Any
 import orjson
 import uvloop
 
-from scripts.bench.crowd.client import TRANSPORTS, Client, Scene
+from scripts.bench.crowd import wire
+from scripts.bench.crowd.client import SHAPE, TRANSPORTS, Client, Scene
 from scripts.bench.crowd.history import History, Overtaking
 from scripts.bench.crowd.messages import Reader, WrongError
+from scripts.bench.crowd.puller import Puller
 from scripts.bench.crowd.replica import Replica
 from scripts.bench.percentiles import percentiles
 
@@ -37,6 +39,7 @@ class Crowd:
         self._clients: list[Client] = []
         self._silent: list[Client] = []
         self._released = 0.0
+        self._pulled: list[tuple[Puller, Replica]] = []
 
     @property
     def scene(self) -> Scene:
@@ -158,6 +161,36 @@ class Crowd:
             "frames": self.scene.frames,
         } | self._counted()
 
+    async def pull(self, count: int, seq: int | None, seconds: float) -> Answer:
+        """Connect that many at once that are at `seq`, or have nothing; answers once each was told that it is live."""
+        scene, used, began = self.scene, time.process_time(), time.monotonic()
+        loop, told = asyncio.get_running_loop(), None if seq is None else f"{self.scene.log}:{seq}"
+        pullers = [Puller(wire.upgrade(scene.port), wire.hello(SHAPE, told)) for _ in range(count)]
+        self._pulled = [(puller, Replica(scene.reader.history, seq)) for puller in pullers]
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            for puller in pullers:
+                group.create_task(_pull(loop, puller, scene.port), name="pull")
+        took = sorted(puller.done - began for puller in pullers)
+        return {
+            "first": min(puller.first for puller in pullers) - began,
+            "p50": took[len(took) // 2],
+            "seconds": took[-1],
+            "bytes": sum(puller.bytes for puller in pullers),
+            "cpu": time.process_time() - used,
+        }
+
+    async def pulled(self) -> Answer:
+        """Close them, and hold what they were told against the history: how many events each was, and the ways."""
+        replicas = []
+        for puller, replica in self._pulled:
+            puller.close()
+            replicas.append(puller.replica(self.scene.reader, replica))
+        self._pulled = []
+        if not all(replica.is_exact for replica in replicas) or len({replica.seq for replica in replicas}) != 1:
+            raise WrongError("they were not brought to the same place by each event once")
+        ways = sorted(set[str]().union(*(replica.ways for replica in replicas)))
+        return {"seq": replicas[0].seq, "events": replicas[0].events, "ways": ways}
+
     async def delays(self) -> Answer:
         """How late the events came to those who are timed, in ms, since this was asked last."""
         found = [seconds * 1000 for seconds in self.scene.delays]
@@ -191,6 +224,11 @@ class Crowd:
 
     def _counted(self) -> Answer:
         return {"refusals": dict(self.scene.refusals), "ends": dict(self.scene.ends)}
+
+
+async def _pull(loop: asyncio.AbstractEventLoop, puller: Puller, port: int) -> None:
+    await loop.create_connection(lambda: puller, "127.0.0.1", port)
+    await puller.is_live
 
 
 async def _happens(look: Callable[[], bool], seconds: float) -> bool:

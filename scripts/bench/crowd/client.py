@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 from urllib.parse import urlencode
 
-import orjson
-
 from scripts.bench.crowd import wire
 from scripts.bench.crowd.messages import Message, Reader, WrongError
 from scripts.bench.crowd.replica import Replica
@@ -206,11 +204,7 @@ class WebSocketClient(Client):
         self._frames = Frames()
 
     def _request(self) -> bytes:
-        return (
-            b"GET /v1/sync HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: ZXZlbnRzeW5jLWJlbmNoIQ==\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Protocol: eventsync.v1\r\n\r\n" % self.scene.port
-        )
+        return wire.upgrade(self.scene.port)
 
     def _take(self, data: bytes) -> None:
         if self._response is not None:
@@ -221,7 +215,7 @@ class WebSocketClient(Client):
                 self._refused_by(self._response)
                 return
             data, self._response = self._response.rest(), None
-            self._write(wire.client_frame(wire.TEXT, self._hello()))
+            self._write(wire.hello(SHAPE, None if self.replica.seq is None else self._position))
         for opcode, payload in self._frames.feed(data):
             if opcode == wire.TEXT:
                 self._message(payload)
@@ -235,10 +229,6 @@ class WebSocketClient(Client):
 
     def _is_between(self) -> bool:
         return self._response is None and self._frames.is_between
-
-    def _hello(self) -> bytes:
-        vector = {} if self.replica.seq is None else {SHAPE: self._position}
-        return orjson.dumps({"type": "hello", "shapes": [SHAPE], "vector": vector})
 
     def _write(self, data: bytes) -> None:
         if self.transport is not None and not self.transport.is_closing():

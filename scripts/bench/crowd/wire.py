@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import orjson
+
 TEXT, CLOSE, PING = 0x1, 0x8, 0x9
 """Opcodes of WebSocket frames."""
 
@@ -21,6 +23,21 @@ def client_frame(opcode: int, payload: bytes) -> bytes:
     size = len(payload)
     length = bytes([_FINAL | size]) if size < 126 else bytes([_FINAL | 126]) + size.to_bytes(2, "big")
     return bytes([_FINAL | opcode]) + length + bytes(4) + payload
+
+
+def upgrade(port: int) -> bytes:
+    """What a WebSocket client asks for first."""
+    return (
+        b"GET /v1/sync HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: ZXZlbnRzeW5jLWJlbmNoIQ==\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Protocol: eventsync.v1\r\n\r\n" % port
+    )
+
+
+def hello(shape: str, position: str | None) -> bytes:
+    """The frame in which it says where it is."""
+    vector = {} if position is None else {shape: position}
+    return client_frame(TEXT, orjson.dumps({"type": "hello", "shapes": [shape], "vector": vector}))
 
 
 class Frames:

@@ -48,10 +48,21 @@ async def test_the_least_recently_used_go_when_it_is_full() -> None:
     assert [number for _, number in chunks.read] == [0, 1, 2, 1]
 
 
+async def test_rows_are_joined_to_runs_of_bounded_size_and_not_otherwise() -> None:
+    async def three(_: str, __: int) -> Chunk:
+        return Chunk([IdText(key) for key in "abc"], [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"c"}'])
+
+    cache = ChunkCache(three, 10_000)
+    assert (await cache.rows("s", 0)).runs == [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"c"}']
+    joined = await cache.rows("s", 0, 21)
+    assert (joined.count, joined.runs) == (3, [b'{"id":"a"},{"id":"b"}', b'{"id":"c"}'])
+    assert (await cache.rows("s", 0, 1)).runs == (await cache.rows("s", 0)).runs
+
+
 async def test_what_is_larger_than_the_cache_is_passed_on_and_not_kept() -> None:
     chunks = Chunks()
     cache = ChunkCache(chunks, 0)
-    assert len(await cache.rows("s", 0)) == 1
+    assert (await cache.rows("s", 0)).count == 1
     assert cache.bytes == 0
     await cache.rows("s", 0)
     assert len(chunks.read) == 2
@@ -64,7 +75,7 @@ async def test_a_damaged_chunk_is_not_kept() -> None:
     with pytest.raises(Damaged):
         await cache.rows("s", 0)
     chunks.damaged.clear()
-    assert len(await cache.rows("s", 0)) == 1
+    assert (await cache.rows("s", 0)).count == 1
 
 
 @pytest.mark.parametrize(
