@@ -14,7 +14,8 @@ from app.domain.event import Event, Group, place
 from app.domain.marks import marks_of
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch, Token
-from app.stores.events import EventStore, NewEvent, StoredEvent, Tail
+from app.stores.events import EventStore, NewEvent, Tail
+from app.stores.stored_event import StoredEvent
 from workers.converter import Decoded, convert, decoded
 from workers.groups import transaction_of
 from workers.outcomes import told_once

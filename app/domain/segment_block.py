@@ -126,18 +126,31 @@ class Block:
     def event(self, n: int) -> SealedEvent:
         """Its n-th event, from 0."""
         return SealedEvent(
-            Seq(self.first + n),
+            self.seq(n),
             self.collections[n],
             IdText(self.ids[n]),
             self.versions[n],
             Timestamp(*self.times[n]),
-            self.raw[self.starts[n] : self.starts[n + 1] - 1],
+            self.body(n),
             self.marks.get(n, ()),
             self.groups.get(n),
         )
 
+    def seq(self, n: int) -> Seq:
+        """The number of its n-th event in the log."""
+        return Seq(self.first + n)
+
+    def body(self, n: int) -> bytes:
+        """The body of its n-th event."""
+        return self.raw[self.starts[n] : self.starts[n + 1] - 1]
+
+    def numbers(self, after: Seq, upto: Seq, selection: Selection = _ALL) -> list[int]:
+        """Which of its events have `after < seq <= upto` and are in `selection`, counted from 0."""
+        span = range(max(0, after + 1 - self.first), min(self.count, upto + 1 - self.first))
+        if selection == _ALL:
+            return list(span)
+        return [n for n in span if selection.has(self.collections[n], self.ids[n])]
+
     def events(self, after: Seq, upto: Seq, selection: Selection = _ALL) -> Iterator[SealedEvent]:
         """Its events with `after < seq <= upto` that are in `selection`."""
-        for n in range(max(0, after + 1 - self.first), min(self.count, upto + 1 - self.first)):
-            if selection.has(self.collections[n], self.ids[n]):
-                yield self.event(n)
+        return map(self.event, self.numbers(after, upto, selection))

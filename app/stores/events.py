@@ -24,15 +24,14 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from app.domain.event import Group
-from app.domain.ids import IdText
 from app.domain.marks import packed
 from app.domain.position import LogId, Seq
-from app.domain.segment import SealedEvent
 from app.domain.shape import Shape
 from app.driver import refusal, translated
 from app.errors import EventsyncError
 from app.stores.changes import Token
 from app.stores.event_parts import EventParts
+from app.stores.stored_event import StoredEvent, stored_event
 from app.stores.tiered import TieredEvents
 
 _DUPLICATE_KEY = 11000
@@ -54,22 +53,6 @@ class Fenced(EventsyncError):
     """Somebody else appended first. Read the log's tail again before anything else."""
 
     code = "fenced"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event as readers get it: `body` is its JSON, ready to send."""
-
-    seq: Seq
-    collection: str
-    id: IdText
-    body: bytes
-    group: Group | None = None
-
-    @property
-    def closes(self) -> bool:
-        """Whether a reader may stop after it: it is no part of a transaction, or its last one."""
-        return self.group is None or self.group.n == self.group.of
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +153,18 @@ class EventStore:
         if upto is None:
             tail = await self.tail(log)
             upto = tail.seq if tail else after
-        async with aclosing(self._tiered.read(log, after, upto, shape, batch=batch)) as events:
-            async for event in events:
-                yield _passed_on(event)
+        async with aclosing(self.batches(log, after, upto, shape=shape, batch=batch)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def batches(
+        self, log: LogId, after: Seq, upto: Seq, *, shape: Shape | None = None, batch: int = 1000
+    ) -> AsyncGenerator[Sequence[StoredEvent]]:
+        """The same, as many at a time as come together, at most `batch` from MongoDB or a block of a segment."""
+        async with aclosing(self._tiered.passed_on(log, after, upto, shape, batch=batch)) as batches:
+            async for events in batches:
+                yield events
 
     async def of_document(
         self, log: LogId, shape: Shape, *, after_version: int, after: Seq, upto: Seq, limit: int
@@ -183,10 +175,10 @@ class EventStore:
         made again begins anew. Raises like `read`.
         """
         found: list[StoredEvent] = []
-        events = self._tiered.read(log, after, upto, shape, above=after_version, batch=limit)
-        async with aclosing(events):
-            async for event in events:
-                found.append(_passed_on(event))
+        batches = self._tiered.passed_on(log, after, upto, shape, above=after_version, batch=limit)
+        async with aclosing(batches):
+            async for events in batches:
+                found += events[: limit - len(found)]
                 if len(found) == limit:
                     break
         return found
@@ -194,17 +186,6 @@ class EventStore:
     async def whole(self, row: dict[str, Any]) -> StoredEvent:
         """An `events` document read back, wherever its body is. Raises `Damaged` and `Unavailable`."""
         return stored_event(await self._parts.filled(row))
-
-
-def _passed_on(event: SealedEvent) -> StoredEvent:
-    return StoredEvent(event.seq, event.collection, event.id, event.body, event.group)
-
-
-def stored_event(row: dict[str, Any]) -> StoredEvent:
-    """An `events` document that has its body, read back."""
-    body = row["b"]
-    unpacked = body.encode() if isinstance(body, str) else zlib.decompress(body)
-    return StoredEvent(Seq(row["_id"]["n"]), row["c"], IdText(row["i"]), unpacked, _group(row))
 
 
 def _row(log: LogId, new: NewEvent) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import bson
 from bson.int64 import Int64
 from pymongo import ASCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -27,7 +28,7 @@ from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.driver import translated
 from app.errors import EventsyncError, Unavailable
-from app.stores.event_parts import EventParts
+from app.stores.event_parts import EventParts, is_named
 from app.stores.tiers import Tiers, TierStore
 
 Row = dict[str, Any]
@@ -94,7 +95,8 @@ class HotRows:
         with translated("events can't be read"):
             async with self._client.start_session() as session:
                 await self._see(log, find.upto, session)
-                cursor = self._events.find(
+                # As MongoDB sends them, at most 16 MiB at a time, and decoded together: one by one each row is awaited.
+                cursor = self._events.find_raw_batches(
                     find.query,
                     find.fields,
                     sort=list(find.order),
@@ -102,19 +104,19 @@ class HotRows:
                     batch_size=batch,
                     session=session,
                 )
+                whole_at_last = False
                 async with cursor:
-                    rows: list[Row] = []
-                    size = 0
-                    async for row in cursor:
-                        rows.append(await self._filled(row, log, whole, session))
-                        size += len(rows[-1].get("b", ()))
-                        if len(rows) >= batch or size >= _BATCH_BYTES:
-                            await self._validate(log, whole, session)
-                            yield rows
-                            rows, size = [], 0
+                    async for raw in cursor:
+                        is_last = not cursor.alive
+                        rows: list[Row] = bson.decode_all(raw, self._events.codec_options)
+                        async with aclosing(self._filled(rows, log, whole, session)) as parts:
+                            async for part in parts:
+                                await self._validate(log, whole, session)
+                                whole_at_last = is_last
+                                yield part
+                # Where more was asked for, and nothing came, it may have been removed.
+                if not whole_at_last:
                     await self._validate(log, whole, session)
-                    if rows:
-                        yield rows
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
@@ -123,12 +125,27 @@ class HotRows:
         if (await self._tiers.read(log, session)).floor < seq:
             raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
 
-    async def _filled(self, row: Row, log: LogId, whole: Whole, session: AsyncClientSession) -> Row:
-        try:
-            return await self._parts.filled(row)
-        except Damaged:
-            await self._validate(log, whole, session)  # its parts may just have been removed, after it was read
-            raise
+    async def _filled(
+        self, rows: list[Row], log: LogId, whole: Whole, session: AsyncClientSession
+    ) -> AsyncGenerator[list[Row]]:
+        """The rows with what they only name, again in batches: these may be much larger."""
+        if not any(map(is_named, rows)):
+            if rows:
+                yield rows
+            return
+        filled, size = list[Row](), 0
+        for row in rows:
+            try:
+                filled.append(await self._parts.filled(row))
+            except Damaged:
+                await self._validate(log, whole, session)  # its parts may just have been removed, after it was read
+                raise
+            size += len(filled[-1].get("b", ()))
+            if size >= _BATCH_BYTES:
+                yield filled
+                filled, size = [], 0
+        if filled:
+            yield filled
 
     async def _validate(self, log: LogId, whole: Whole, session: AsyncClientSession) -> None:
         if not await whole(await self._tiers.read(log, session), session):
@@ -176,8 +193,23 @@ class HotRows:
         return Seq(row["_id"]["n"]) if row else None
 
 
-def in_order(log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0) -> Find:
-    """Rows with `after < seq <= upto` in the order of their seqs, of everything or of one shape, whole.
+WHOLE: Final = {"t": 0}
+"""All that outlives the row."""
+
+PASSED_ON: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
+"""What readers get."""
+
+
+def in_order(
+    log: LogId,
+    after: Seq,
+    upto: Seq,
+    shape: Shape | None = None,
+    *,
+    above: int = 0,
+    fields: Mapping[str, int] = WHOLE,
+) -> Find:
+    """Rows with `after < seq <= upto` in the order of their seqs, of everything or of one shape.
 
     With `above`, only those that left their document with a later version.
     """
@@ -189,4 +221,4 @@ def in_order(log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, a
         query = {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}}
         query |= {"c": shape.collection} if shape is not None else {}
         order = "_id"
-    return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), upto, [(order, ASCENDING)], {"t": 0})
+    return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), upto, [(order, ASCENDING)], fields)

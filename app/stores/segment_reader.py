@@ -61,14 +61,23 @@ class SegmentReader:
 
     async def read(self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL) -> AsyncGenerator[SealedEvent]:
         """Events with `after < seq <= upto` in order, those that are in `selection`. The whole range is sealed."""
+        async with aclosing(self.blocks(log, after, upto, selection)) as blocks:
+            async for block, numbers in blocks:
+                for n in numbers:
+                    yield block.event(n)
+
+    async def blocks(
+        self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL
+    ) -> AsyncGenerator[tuple[Block, list[int]]]:
+        """The same, a block at a time, with the places in it of what was asked for; there is one at least."""
         position = after
         async with aclosing(self._segments.covering(log, after, upto)) as segments:
             async for segment in segments:
                 if segment.span.first > position + 1:
                     raise await self._missing(log, position, segment.span.first)
-                async with aclosing(self._events(segment, position, upto, selection)) as events:
-                    async for event in events:
-                        yield event
+                async with aclosing(self._within(segment, position, upto, selection)) as blocks:
+                    async for found in blocks:
+                        yield found
                 position = max(position, min(segment.span.last, upto))
         if position < upto:
             raise await self._missing(log, position, Seq(upto + 1))
@@ -94,16 +103,16 @@ class SegmentReader:
         """The object's bytes."""
         return await self._bytes(segment, offset, segment.size - offset if length is None else length)
 
-    async def _events(
+    async def _within(
         self, segment: Segment, after: Seq, upto: Seq, selection: Selection
-    ) -> AsyncGenerator[SealedEvent]:
+    ) -> AsyncGenerator[tuple[Block, list[int]]]:
         try:
             numbers = await self._numbers(segment, after, upto, selection)
             async with aclosing(self._blocks(segment, numbers)) as blocks:
                 async for block in blocks:
-                    for event in block.events(after, upto, selection):
-                        yield event
-                        after = event.seq
+                    if found := block.numbers(after, upto, selection):
+                        yield block, found
+                        after = block.seq(found[-1])
         except Damaged as error:
             raise await self._explained(segment, after, error) from error
 

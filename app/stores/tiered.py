@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from app.domain.event import Group
 from app.domain.ids import IdText
@@ -13,11 +14,15 @@ from app.domain.marks import unpacked
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged
 from app.domain.segment import SealedEvent, Selection
+from app.domain.segment_block import Block
 from app.domain.shape import Shape
 from app.errors import Malformed
-from app.stores.hot import Find, HotRows, Moved, in_order
+from app.stores.hot import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
 from app.stores.segment_reader import SegmentReader
+from app.stores.stored_event import StoredEvent, stored_event
 from app.stores.tiers import TierStore
+
+E = TypeVar("E", SealedEvent, StoredEvent)
 
 
 class TieredEvents:
@@ -39,45 +44,79 @@ class TieredEvents:
 
         Holds one batch, or one read of a segment.
         """
+        batches = self._batches(log, after, upto, shape, above, batch, _SEALED)
+        async with aclosing(batches):
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def passed_on(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
+    ) -> AsyncGenerator[Sequence[StoredEvent]]:
+        """The same as readers get them, as many at a time as come together: a batch, or what a block has of them."""
+        batches = self._batches(log, after, upto, shape, above, batch, _PASSED_ON)
+        async with aclosing(batches):
+            async for events in batches:
+                yield events
+
+    async def _batches(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]
+    ) -> AsyncGenerator[Sequence[E]]:
         position = after
         while position < upto:
             # Where to begin is what somebody has read here last; what is read is judged by what is true.
             floor = min(self._tiers.seen(log).floor, upto)
             if position < floor:
-                source, end = self._from_cold(log, position, floor, shape, above), floor
+                source, end = self._from_cold(log, position, floor, shape, above, form), floor
             else:
-                source, end = (
-                    self._from_hot(log, in_order(log, position, upto, shape, above=above), position, batch),
-                    upto,
-                )
+                find = in_order(log, position, upto, shape, above=above, fields=form.fields)
+                source, end = self._from_hot(log, find, position, batch, form), upto
             try:
-                async with aclosing(source) as events:
-                    async for event in events:
-                        yield event
-                        position = event.seq
+                async with aclosing(source) as batches:
+                    async for events in batches:
+                        yield events
+                        position = events[-1].seq
             except Moved:
                 continue  # the floor has been read for that
             position = end
 
     async def hot(self, log: LogId, after: Seq, upto: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
         """Those that are in MongoDB. Raises `Moved` where some are not any more."""
-        async with aclosing(self._from_hot(log, in_order(log, after, upto), after, batch)) as events:
-            async for event in events:
-                yield event
+        async with aclosing(self._from_hot(log, in_order(log, after, upto), after, batch, _SEALED)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
 
-    async def _from_hot(self, log: LogId, find: Find, position: Seq, batch: int) -> AsyncGenerator[SealedEvent]:
+    async def _from_hot(
+        self, log: LogId, find: Find, position: Seq, batch: int, form: _Form[E]
+    ) -> AsyncGenerator[Sequence[E]]:
         async with aclosing(self._hot.after(log, find, position, batch=batch)) as batches:
             async for rows in batches:
-                for row in rows:
-                    yield sealed_event(row)
+                yield [form.of_row(row) for row in rows]
 
     async def _from_cold(
-        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int
-    ) -> AsyncGenerator[SealedEvent]:
-        async with aclosing(self._cold.read(log, after, upto, Selection.of(shape))) as events:
-            async for event in events:
-                if above <= 0 or event.version > above:
-                    yield event
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, form: _Form[E]
+    ) -> AsyncGenerator[Sequence[E]]:
+        async with aclosing(self._cold.blocks(log, after, upto, Selection.of(shape))) as blocks:
+            async for block, numbers in blocks:
+                wanted = [n for n in numbers if block.versions[n] > above] if above > 0 else numbers
+                if wanted:
+                    yield [form.of_block(block, n) for n in wanted]
+
+
+def _stored(row: dict[str, Any]) -> StoredEvent:
+    try:
+        return stored_event(row)
+    except (LookupError, TypeError, ValueError, AttributeError, zlib.error) as error:
+        raise _unreadable(row, error) from error
+
+
+def _stored_in(block: Block, n: int) -> StoredEvent:
+    return StoredEvent(block.seq(n), block.collections[n], IdText(block.ids[n]), block.body(n), block.groups.get(n))
+
+
+def _unreadable(row: dict[str, Any], error: Exception) -> Damaged:
+    return Damaged(f"event {row['_id']['l']}:{row['_id']['n']} can't be read: {error}")
 
 
 def sealed_event(row: dict[str, Any]) -> SealedEvent:
@@ -95,4 +134,17 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
             Group(group["id"], group["n"], group["of"]) if group else None,
         )
     except (Malformed, LookupError, TypeError, ValueError, AttributeError, zlib.error) as error:
-        raise Damaged(f"event {row['_id']['l']}:{row['_id']['n']} can't be read: {error}") from error
+        raise _unreadable(row, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Form(Generic[E]):
+    """What events are made into, and the fields of a row that this takes."""
+
+    fields: Mapping[str, int]
+    of_row: Callable[[dict[str, Any]], E]
+    of_block: Callable[[Block, int], E]
+
+
+_SEALED: Final = _Form(WHOLE, sealed_event, Block.event)
+_PASSED_ON: Final = _Form(PASSED_ON, _stored, _stored_in)

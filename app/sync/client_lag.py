@@ -14,7 +14,8 @@ from app.domain.position import Position
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import NotTracked
-from app.stores.events import EventStore, StoredEvent
+from app.stores.events import EventStore
+from app.stores.stored_event import StoredEvent
 from app.stores.tiers import BehindHorizon
 from app.sync.memo import Memo
 from app.sync.planner import Planner

@@ -20,8 +20,8 @@ from app.domain.values import CODEC
 from app.errors import Unavailable
 from app.settings import Settings
 from app.stores.changes import ChangeStream, watch
-from app.stores.events import StoredEvent
 from app.stores.logs import Log
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
 from app.stores.tracking import Tracking

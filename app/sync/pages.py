@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 
 from app.domain.position import Seq
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,16 @@ def page_of(events: Iterable[StoredEvent], limit: PageLimit) -> Page:
     return builder.page(full=not all(map(builder.take, events)))
 
 
-async def page_from(events: AsyncIterable[StoredEvent], limit: PageLimit) -> Page:
-    """The first page of `events`, reading no further than it needs."""
+async def pages_from(batches: AsyncIterable[Iterable[StoredEvent]], limit: PageLimit, most: int = 1) -> list[Page]:
+    """The first pages of some events, at most so many, reading no batch further than that needs; one at least."""
+    pages: list[Page] = []
     builder = _Builder(limit)
-    async for event in events:
-        if not builder.take(event):
-            return builder.page(full=True)
-    return builder.page(full=False)
+    async for batch in batches:
+        for event in batch:
+            if not builder.take(event):
+                pages.append(builder.page(full=True))
+                if len(pages) == most:
+                    return pages
+                builder = _Builder(limit)
+                builder.take(event)
+    return [*pages, builder.page(full=False)]

@@ -16,7 +16,7 @@ from typing import Final
 from app.domain import messages
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 from app.sync.audience import Audience, Seat
 from app.sync.pages import PageLimit, page_of
 from app.waiting import Flag

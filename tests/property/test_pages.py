@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 from app.sync.pages import PageLimit, page_of
 from support.logged import event, transaction
 

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 from app.sync.audience import Straight
 from app.sync.pages import PageLimit
 from app.sync.window import Listener, Window

@@ -21,7 +21,8 @@ from app.domain.segment import SealedEvent
 from app.domain.shape import Shape
 from app.domain.values import Document
 from app.settings import Settings
-from app.stores.events import NewEvent, StoredEvent
+from app.stores.events import NewEvent
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from workers.archiver import Archiver
 from workers.compactor import Compactor

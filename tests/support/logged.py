@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import Seq
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 
 
 def event(

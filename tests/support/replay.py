@@ -15,7 +15,7 @@ from app.domain.position import LogId, Seq
 from app.domain.stamp import unstamp
 from app.domain.values import RAW_CODEC, decode, from_tree, same
 from app.stores.changes import watch
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 
 Key = tuple[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -28,7 +29,23 @@ def event(seq: int, at: float, size: int) -> bytes:
 
 def created(seq: int, document: dict[str, Any]) -> bytes:
     """The message of one event, the creation of this document."""
-    body = {
+    span = {"from": f"{LOG}:{seq - 1}", "to": f"{LOG}:{seq}"}
+    return orjson.dumps({"type": "events", "shape": SHAPE, **span, "events": [_created(seq, document)]})
+
+
+def body(seq: int, document: dict[str, Any]) -> bytes:
+    """That event alone."""
+    return orjson.dumps(_created(seq, document))
+
+
+def joined(start: int, end: int, bodies: Sequence[str]) -> str:
+    """The message of the events with `start < seq <= end`."""
+    head = f'{{"type":"events","shape":"{SHAPE}","from":"{LOG}:{start}","to":"{LOG}:{end}","events":['
+    return head + ",".join(bodies) + "]}"
+
+
+def _created(seq: int, document: dict[str, Any]) -> dict[str, Any]:
+    return {
         "seq": seq,
         "collection": SHAPE,
         "id": f"int:{document['_id']}",
@@ -39,8 +56,6 @@ def created(seq: int, document: dict[str, Any]) -> bytes:
         "at": "2026-11-23T05:22:46.405Z",
         "external": True,
     }
-    span = {"from": f"{LOG}:{seq - 1}", "to": f"{LOG}:{seq}"}
-    return orjson.dumps({"type": "events", "shape": SHAPE, **span, "events": [body]})
 
 
 def text_frame(payload: bytes) -> bytes:

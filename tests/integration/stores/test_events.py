@@ -21,7 +21,8 @@ from app.domain.shape import Shape
 from app.domain.values import same, to_json
 from app.errors import TooLarge, Unavailable
 from app.stores.event_parts import EventParts
-from app.stores.events import Fenced, NewEvent, StoredEvent, Tail
+from app.stores.events import Fenced, NewEvent, Tail
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 
 LOG, OTHER = LogId("bbbb"), LogId("bbbc")

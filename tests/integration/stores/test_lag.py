@@ -10,9 +10,10 @@ from app.domain.position import LogId, Seq
 from app.settings import Settings
 from app.stores import lag
 from app.stores.changes import token_time, watch
-from app.stores.events import NewEvent, StoredEvent
+from app.stores.events import NewEvent
 from app.stores.lag import Lag, LagReader
 from app.stores.mongodb import Client, app_name, connect
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from support.failpoints import failing
 

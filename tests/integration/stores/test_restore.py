@@ -27,10 +27,11 @@ from app.settings import Settings
 from app.stores import building, restore
 from app.stores.building import stored_id
 from app.stores.comparison import same_state
-from app.stores.events import NewEvent, StoredEvent
+from app.stores.events import NewEvent
 from app.stores.log_state import NoBase
 from app.stores.restore import Restore, Restored
 from app.stores.restores import Restores
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from support.archives import archiver
 from support.histories import History, based, collection_at, newest_checkpoint, stored_at

@@ -16,9 +16,10 @@ from app.domain.position import LogId, Seq
 from app.domain.shape import Shape
 from app.settings import Settings
 from app.stores.changes import watch
-from app.stores.events import NewEvent, StoredEvent
+from app.stores.events import NewEvent
 from app.stores.logs import Log
 from app.stores.mongodb import Client, app_name, connect
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from app.stores.tracking import Tracking
 from app.sync.feed import Feed

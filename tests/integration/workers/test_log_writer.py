@@ -11,7 +11,8 @@ from app.domain.event import Event, Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch
-from app.stores.events import StoredEvent, Tail
+from app.stores.events import Tail
+from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from support.changes import AT, SESSION, change, inserted, token
 from workers.log_writer import LogWriter

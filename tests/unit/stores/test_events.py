@@ -9,7 +9,8 @@ from bson.timestamp import Timestamp
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
-from app.stores.events import NewEvent, StoredEvent, _row, stored_event
+from app.stores.events import NewEvent, _row
+from app.stores.stored_event import StoredEvent, stored_event
 
 LOG = LogId("aaaa")
 

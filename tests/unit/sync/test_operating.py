@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.domain.ids import IdText
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
-from app.stores.events import StoredEvent
+from app.stores.stored_event import StoredEvent
 from app.sync.operating import Behind, behind
 from app.sync.pages import PageLimit
 from app.sync.window import Window
