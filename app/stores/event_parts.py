@@ -120,8 +120,3 @@ def _names(row: Mapping[str, Any]) -> set[str]:
 
 def _key(log: LogId, seq: int) -> dict[str, Any]:
     return {"l": log, "n": Int64(seq)}
-
-
-def is_named(row: dict[str, Any]) -> bool:
-    """Whether a row only names a value of its own, which `EventParts.filled` fetches."""
-    return isinstance(row.get("b"), dict) or isinstance(row.get("w"), dict)

@@ -15,7 +15,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
-import bson
 from bson.int64 import Int64
 from pymongo import ASCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -28,7 +27,7 @@ from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.driver import translated
 from app.errors import EventsyncError, Unavailable
-from app.stores.event_parts import EventParts, is_named
+from app.stores.event_parts import EventParts
 from app.stores.tiers import Tiers, TierStore
 
 Row = dict[str, Any]
@@ -95,8 +94,7 @@ class HotRows:
         with translated("events can't be read"):
             async with self._client.start_session() as session:
                 await self._see(log, find.upto, session)
-                # As MongoDB sends them, at most 16 MiB at a time, and decoded together: one by one each row is awaited.
-                cursor = self._events.find_raw_batches(
+                cursor = self._events.find(
                     find.query,
                     find.fields,
                     sort=list(find.order),
@@ -104,19 +102,21 @@ class HotRows:
                     batch_size=batch,
                     session=session,
                 )
-                whole_at_last = False
                 async with cursor:
-                    async for raw in cursor:
-                        is_last = not cursor.alive
-                        rows: list[Row] = bson.decode_all(raw, self._events.codec_options)
-                        async with aclosing(self._filled(rows, log, whole, session)) as parts:
-                            async for part in parts:
-                                await self._validate(log, whole, session)
-                                whole_at_last = is_last
-                                yield part
-                # Where more was asked for, and nothing came, it may have been removed.
-                if not whole_at_last:
+                    rows: list[Row] = []
+                    size = 0
+                    async for row in cursor:
+                        if isinstance(row.get("b"), dict) or isinstance(row.get("w"), dict):
+                            row.update(await self._filled(row, log, whole, session))
+                        rows.append(row)
+                        size += len(row.get("b", ()))
+                        if len(rows) >= batch or size >= _BATCH_BYTES:
+                            await self._validate(log, whole, session)
+                            yield rows
+                            rows, size = [], 0
                     await self._validate(log, whole, session)
+                    if rows:
+                        yield rows
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
@@ -125,27 +125,12 @@ class HotRows:
         if (await self._tiers.read(log, session)).floor < seq:
             raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
 
-    async def _filled(
-        self, rows: list[Row], log: LogId, whole: Whole, session: AsyncClientSession
-    ) -> AsyncGenerator[list[Row]]:
-        """The rows with what they only name, again in batches: these may be much larger."""
-        if not any(map(is_named, rows)):
-            if rows:
-                yield rows
-            return
-        filled, size = list[Row](), 0
-        for row in rows:
-            try:
-                filled.append(await self._parts.filled(row))
-            except Damaged:
-                await self._validate(log, whole, session)  # its parts may just have been removed, after it was read
-                raise
-            size += len(filled[-1].get("b", ()))
-            if size >= _BATCH_BYTES:
-                yield filled
-                filled, size = [], 0
-        if filled:
-            yield filled
+    async def _filled(self, row: Row, log: LogId, whole: Whole, session: AsyncClientSession) -> Row:
+        try:
+            return await self._parts.filled(row)
+        except Damaged:
+            await self._validate(log, whole, session)  # its parts may just have been removed, after it was read
+            raise
 
     async def _validate(self, log: LogId, whole: Whole, session: AsyncClientSession) -> None:
         if not await whole(await self._tiers.read(log, session), session):

@@ -45,6 +45,7 @@ class _Builder:
         self._limit = limit
         self._events: list[StoredEvent] = []
         self._bytes = 0
+        self._is_full = False
 
     def take(self, event: StoredEvent) -> bool:
         """Add an event; False, and not added, when the page is full and `event` begins the next one."""
@@ -52,11 +53,8 @@ class _Builder:
             return False
         self._events.append(event)
         self._bytes += len(event.body)
+        self._is_full = len(self._events) >= self._limit.events or self._bytes >= self._limit.bytes
         return True
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._events) >= self._limit.events or self._bytes >= self._limit.bytes
 
     def page(self, *, full: bool) -> Page:
         return Page(tuple(self._events), full)

@@ -6,6 +6,9 @@ room; after a restart a thousand clients come back from about the same place.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections import OrderedDict
 from contextlib import aclosing
 
 from app.byte_cache import ByteCache
@@ -18,11 +21,16 @@ from app.sync.flights import Flights
 from app.sync.pages import Page, PageLimit, pages_from
 from app.sync.window import Frame
 
+log_ = logging.getLogger(__name__)
+
 _OVERHEAD = 500
 """What a frame costs here besides its bytes, roughly."""
 
 _AT_ONCE = 8
 """Frames that are read at a time, at most, and the share of the cache that they may fill."""
+
+_MOST_READS = 1000
+"""Reads of which it is known where they are gone on from."""
 
 _Key = tuple[LogId, Shape, Seq]
 
@@ -34,10 +42,15 @@ class StoreFrames:
         self._events = events
         self._admission = admission
         self._limit = limit
-        # The next ones, too, which who is so far behind will ask for: a read takes MongoDB four answers, however short.
+        # Read ahead are several: a read takes MongoDB four answers, however short it is.
         self._at_once = max(1, min(_AT_ONCE, most_bytes // (_AT_ONCE * limit.bytes)))
         self._kept: ByteCache[_Key, Frame] = ByteCache(most_bytes, _cost)
         self._flights: Flights[Frame] = Flights()
+        self._gone_on_from: OrderedDict[_Key, Seq] = OrderedDict()
+        """The first frame of a read that was not the last one → where the next read begins."""
+        self._ahead: OrderedDict[_Key, bool] = OrderedDict()
+        """Where they begin: whoever asks for that has come from before, and goes on."""
+        self._fetches: set[asyncio.Task[Frame]] = set()
         self.reads = 0
         """How many frames were read from the store."""
 
@@ -47,19 +60,46 @@ class StoreFrames:
         Raises `Unavailable`, `Damaged` and `BehindHorizon`.
         """
         key = (log, shape, cursor)
-        if (known := self._kept.get(key)) is not None:
-            return known
-        return await self._flights.fetch(key, lambda: self._read(key, head))
+        frame = self._kept.get(key)
+        if frame is None:
+            frame = await self._flights.fetch(key, lambda: self._read(key, head))
+        if (end := self._gone_on_from.pop(key, None)) is not None:
+            # Whoever begins with these will want those behind them, and meanwhile MongoDB has nothing to do.
+            self._fetch_ahead(log, shape, end, head)
+        return frame
+
+    def _fetch_ahead(self, log: LogId, shape: Shape, cursor: Seq, head: Seq) -> None:
+        key = (log, shape, cursor)
+        if self._at_once == 1 or self._kept.get(key) is not None:
+            return
+        reading = self._flights.fetch(key, lambda: self._read(key, head))
+        fetch = asyncio.get_running_loop().create_task(reading, name="read ahead")
+        self._fetches.add(fetch)
+        fetch.add_done_callback(self._fetched)
+
+    def _fetched(self, fetch: asyncio.Task[Frame]) -> None:
+        self._fetches.discard(fetch)
+        if not fetch.cancelled() and (error := fetch.exception()) is not None:
+            # Whoever needs it asks again, and is told.
+            log_.debug("reading ahead failed: %r", error)
 
     async def _read(self, key: _Key, head: Seq) -> Frame:
         log, shape, cursor = key
+        most = self._at_once if self._ahead.pop(key, False) else 1
         frames: list[Frame] = []
-        for page in await self._pages(log, shape, cursor, head, self._limit, self._at_once):
+        pages = await self._pages(log, shape, cursor, head, self._limit, most)
+        for page in pages:
             start = frames[-1].end if frames else cursor
             end = page.upto(head)
             data = messages.events(shape, log, start, end, page.bodies) if page.events else b""
             frames.append(Frame(start, end, data))
             self._kept.keep((log, shape, start), frames[-1])
+        if pages[-1].full:
+            self._gone_on_from[key] = frames[-1].end
+            self._ahead[log, shape, frames[-1].end] = True
+            for known in (self._gone_on_from, self._ahead):
+                while len(known) > _MOST_READS:
+                    known.popitem(last=False)
         return frames[0]
 
     async def page(self, log: LogId, shape: Shape, cursor: Seq, head: Seq, limit: PageLimit) -> Page:

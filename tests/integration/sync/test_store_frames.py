@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from app.domain.position import Seq
 from app.domain.shape import Shape
@@ -75,3 +78,42 @@ async def test_too_many_different_ones_are_sent_away(stores: Stores) -> None:
     assert [type(one) for one in found].count(Unavailable) == 7
     assert frames.reads == 3
     assert (await frames.frame(log, SHAPE, Seq(9), head)).end == 19
+
+
+async def test_who_goes_on_finds_the_next_ones_read_already_and_several_at_a_time(stores: Stores) -> None:
+    log = await begun(stores, "docs")
+    head = await append(stores, log, "docs", 135)
+    limit = PageLimit(events=10, bytes=1 << 10)
+    frames = StoreFrames(stores.events, Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
+    cursor, ends = Seq(0), []
+    while cursor < head:
+        frame = await frames.frame(log, SHAPE, cursor, head)
+        assert frame.start == cursor
+        ends.append(frame.end)
+        cursor = frame.end
+    assert ends == [*range(10, 135, 10), 135]
+    assert frames.reads == 3, "the first one, eight, and the last five"
+
+
+async def test_what_could_not_be_read_ahead_is_read_by_who_needs_it(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await begun(stores, "docs")
+    head = await append(stores, log, "docs", 25)
+    limit = PageLimit(events=10, bytes=1 << 10)
+    frames = StoreFrames(stores.events, Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
+    batches, asked = stores.events.batches, asyncio.Event()
+
+    def failing(*words: Any, **named: Any) -> Any:
+        if words[1] == 0:
+            return batches(*words, **named)
+        asked.set()
+        raise Unavailable("not now")
+
+    monkeypatch.setattr(stores.events, "batches", failing)
+    first = await frames.frame(log, SHAPE, Seq(0), head)
+    await asked.wait()
+    with pytest.raises(Unavailable):
+        await frames.frame(log, SHAPE, first.end, head)
+    monkeypatch.undo()
+    assert (await frames.frame(log, SHAPE, first.end, head)).end == 20
