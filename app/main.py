@@ -24,6 +24,7 @@ from app.api.problems import on_error
 from app.api.server import Server, server_config
 from app.api.state import Services
 from app.errors import ConfigurationError, EventsyncError, Unavailable
+from app.garbage import collect_rarely
 from app.nodestorage import NodeStorage, WritePolicy
 from app.open_files import allow_sockets
 from app.settings import Settings
@@ -182,6 +183,7 @@ def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Calla
     `on_serving` is called once clients can be served. Raises what it could not start or go on for.
     """
     allow_sockets(settings.max_sockets)
+    collect_rarely()
     server = make_server(settings, head_start=_HEAD_START)
     try:
         uvloop.run(_serve(server, sockets, on_serving))

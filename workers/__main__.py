@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 
 import uvloop
 
+from app.garbage import collect_rarely
 from app.settings import Settings
 from workers.worker import Worker
 
@@ -16,10 +16,7 @@ from workers.worker import Worker
 def main(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT. Raises `ConfigurationError`."""
     logging.getLogger("pymongo").setLevel(logging.WARNING)
-    # What a backlog brings lives for a moment and has no cycles. By default the collector looks through it, and through
-    # all modules, every few hundred objects: a tenth of the worker's time.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    collect_rarely()
     uvloop.run(_main(settings))
 
 

@@ -14,8 +14,9 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 64
-"""Connections that are accepted in one turn. Not all that wait: other processes may accept from the same socket."""
+_AT_ONCE: Final = 4
+"""Connections that are accepted in one turn. Not all that wait: others are to be served in between, and other processes
+may accept from the same socket."""
 
 _PAUSE: Final = 1.0
 """Seconds that nothing is accepted after the system has refused it (no more open files)."""

@@ -22,6 +22,7 @@ from scripts.bench import (
     sequencing,
     sessions,
     snapshots,
+    storm,
     years,
 )
 from scripts.bench.report import Report
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Nam
     "sequencing": sequencing.declare,
     "sessions": sessions.declare,
     "snapshots": snapshots.declare,
+    "storm": storm.declare,
     "years": years.declare,
 }
 """Name → what adds the benchmark's options to a parser and returns what runs it."""
