@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from app.domain import messages
@@ -152,9 +151,12 @@ class Window:
     def _after(self, shape: Shape, after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:
         """The seq of the last event at or before `after`, and those behind it; live cursors find both at the end."""
         events = self._by_shape[shape]
-        for count, event in enumerate(reversed(events)):
+        # Backwards, and no slice from the front: a deque would pass over all that is kept before it.
+        following: list[StoredEvent] = []
+        for event in reversed(events):
             if event.seq <= after:
-                return event.seq, islice(events, len(events) - count, None)
+                return event.seq, reversed(following)
+            following.append(event)
         return self._since(shape), iter(events)
 
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:

@@ -1,12 +1,17 @@
-"""`scripts/bench/run NAME [options]`: one benchmark; prints its tables, and with `--write` keeps them."""
+"""`scripts/bench/run NAME [options]`: one benchmark; prints its tables, and with `--write` keeps them.
+
+`scripts/bench/run all` runs one after the other, `scripts/bench/run index` says whether their goals are met.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
@@ -17,6 +22,7 @@ from scripts.bench import (
     conversion,
     end_to_end,
     fan_out,
+    growth,
     hour,
     replay,
     sequencing,
@@ -25,6 +31,8 @@ from scripts.bench import (
     storm,
     years,
 )
+from scripts.bench.goals import index
+from scripts.bench.plots import draw
 from scripts.bench.report import Report
 
 RESULTS = Path("docs/benchmarks")
@@ -36,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Nam
     "conversion": conversion.declare,
     "end_to_end": end_to_end.declare,
     "fan_out": fan_out.declare,
+    "growth": growth.declare,
     "hour": hour.declare,
     "replay": replay.declare,
     "sequencing": sequencing.declare,
@@ -46,24 +55,80 @@ BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Nam
 }
 """Name → what adds the benchmark's options to a parser and returns what runs it."""
 
+_QUICK: Final = {
+    "bootstrap": "--documents 10000 --rounds 1",
+    "catch_up": "--documents 2000 --distances 10,100 --bootstraps 5",
+    "conversion": "--rounds 1",
+    "cached_feed": "--events 5000 --clients 10",
+    "end_to_end": "--rounds 1 --seconds 1 --loads 20x100",
+    "fan_out": "--rounds 1 --clients 100,200 --sizes 300",
+    "growth": "--rounds 1 --clients 1,100 --documents 1000 --backlog 1000 --log 10000 --shapes 1,100",
+    "hour": "--minutes 4 --every 5",
+    "replay": "--behind 10,10000 --cold 10 --together 0 --rounds 1",
+    "sequencing": "--changes 2000 --rounds 1 --seconds 1",
+    "sessions": "--only idle --idle 100",
+    "snapshots": "--documents 5000 --rounds 1 --seconds 1",
+    "storm": "--clients 100 --rounds 1 --rates 20",
+    "years": "--events 20000 --load-seconds 30 --limit 200 --seconds 2",
+}
+"""Options with which each is over soon: enough to see that it runs."""
+
 
 def main() -> None:
     """Exit code 0; 1 where a run was not exact, so that there is no figure; 2 for wrong arguments."""
     parser = argparse.ArgumentParser(prog="scripts/bench/run", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="NAME")
     for name, declare in BENCHMARKS.items():
-        command = commands.add_parser(name, help=(declare.__doc__ or "").split("\n")[0])
+        command = commands.add_parser(name, help=_about(name))
         command.add_argument("--write", action="store_true", help=f"keep the result as {RESULTS}/{name}.md and .json")
-        command.set_defaults(name=name, run=declare(command))
+        command.set_defaults(name=name, measure=declare(command), run=_one)
+    every = commands.add_parser("all", help="every benchmark, one after the other; then the index")
+    every.add_argument("--write", action="store_true", help="keep the results")
+    every.add_argument("--quick", action="store_true", help="small sizes: whether they run")
+    every.set_defaults(run=_all)
+    commands.add_parser("index", help=f"{RESULTS}/README.md anew: which goals are met").set_defaults(run=_index)
     options = parser.parse_args()
+    sys.exit(options.run(options))
+
+
+def _one(options: argparse.Namespace) -> int:
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     uvloop.install()
-    report: Report = options.run(options)
+    report: Report = options.measure(options)
     sys.stdout.write(report.markdown())
     if options.write:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.name}.md").write_text(report.markdown())
         (RESULTS / f"{options.name}.json").write_text(report.json())
+        draw(report.plots, RESULTS)
+        _write_index()
+    return 0
+
+
+def _all(options: argparse.Namespace) -> int:
+    failed = []
+    for name in BENCHMARKS:
+        more = _QUICK[name].split() if options.quick else []
+        command = [sys.executable, "-m", "scripts.bench", name, *more, *(["--write"] if options.write else [])]
+        print(f"--- {' '.join(command[2:])}", flush=True)
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _index(_: argparse.Namespace) -> int:
+    _write_index()
+    return 0
+
+
+def _write_index() -> None:
+    (RESULTS / "README.md").write_text(index(RESULTS, {name: _about(name) for name in BENCHMARKS}))
+
+
+def _about(name: str) -> str:
+    return (BENCHMARKS[name].__doc__ or "").split("\n")[0]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -27,10 +28,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        listed = list(values)
+        listed = list(values)  # NaN: there is no such figure
         return cls(statistics.median(listed), min(listed), max(listed))
 
     def __str__(self) -> str:
+        if math.isnan(self.median):
+            return ""
         digits = 0 if self.median >= 100 else 1 if self.median >= 10 else 2
         if self.low == self.high:
             return f"{self.median:,.{digits}f}"
@@ -94,7 +97,7 @@ class Report:
     def json(self) -> str:
         tables = {
             table.title: {
-                name: {column: asdict(spread) for column, spread in row.items()}
+                name: {column: asdict(spread) for column, spread in row.items() if not math.isnan(spread.median)}
                 for name, row in table.spreads().items()
             }
             for table in self.tables
