@@ -56,7 +56,8 @@ def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], R
     """End to end: from a write's intended time to the clients, beside its acknowledgement and a change stream."""
     parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long a round of one cell takes (3)")
-    parser.add_argument("--loads", default="20x100,100x100,200x100,100x300", help="clients x writes/s, separated by commas")
+    loads = "20x100,100x100,200x100,100x300"
+    parser.add_argument("--loads", default=loads, help=f"clients x writes/s ({loads})")
     return run
 
 
