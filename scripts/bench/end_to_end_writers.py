@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -14,6 +14,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
+
+Make = Callable[[int, float], dict[str, Any]]
+"""The document of a number that was meant to be made at a time."""
 
 Write = Callable[[int, float], Awaitable[None]]
 """Makes the document of a number, with the time at which it was meant to be made; returns once that is acknowledged."""
@@ -45,42 +48,48 @@ async def open_loop(write: Write, first: int, count: int, rate: float) -> list[f
     return lags
 
 
-def straight(collection: AsyncCollection[Any]) -> Write:
+def straight(collection: AsyncCollection[Any], make: Make = document) -> Write:
     """Into MongoDB, past eventsync; majority, journaled."""
     docs = collection.with_options(write_concern=WriteConcern("majority", j=True))
 
     async def write(number: int, at: float) -> None:
-        await docs.insert_one(document(number, at))
+        await docs.insert_one(make(number, at))
 
     return write
 
 
+def over_http(port: int) -> AbstractAsyncContextManager[Write]:
+    """`POST` to eventsync."""
+    return posting(port, f"/v1/collections/{SHAPE}/documents", {"Prefer": "return=minimal"})
+
+
 @asynccontextmanager
-async def over_http(port: int) -> AsyncIterator[Write]:
+async def posting(port: int, path: str, headers: Mapping[str, str], make: Make = document) -> AsyncIterator[Write]:
     """`POST`, over connections that are kept open; by hand, because a client library would be what is measured."""
     free: asyncio.Queue[_Connection] = asyncio.Queue()
+    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Type: application/json"]
+    head = "".join(
+        line + "\r\n" for line in [*lines, *(f"{name}: {value}" for name, value in headers.items())]
+    ).encode()
     async with AsyncExitStack() as stack:
         for _ in range(_CONNECTIONS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
-            free.put_nowait(_Connection(reader, writer, port))
+            free.put_nowait(_Connection(reader, writer, head))
 
         async def write(number: int, at: float) -> None:
             connection = await free.get()
-            await connection.post(orjson.dumps(document(number, at)))
+            await connection.post(orjson.dumps(make(number, at)))
             free.put_nowait(connection)
 
         yield write
 
 
 class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         self._reader = reader
         self._writer = writer
-        self._head = (
-            f"POST /v1/collections/{SHAPE}/documents HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-            "Content-Type: application/json\r\nPrefer: return=minimal\r\n"
-        ).encode()
+        self._head = head
 
     async def post(self, body: bytes) -> None:
         """Raises `WrongError` where nothing was made."""

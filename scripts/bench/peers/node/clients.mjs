@@ -1,0 +1,150 @@
+// `node clients.mjs MODULES`: many clients of a server of any make, in one process, so that what they cost is the same
+// for all. Told what to do by a JSON line each, and answering with one, as `scripts.bench.crowd` is.
+import {createRequire} from "node:module"
+import {createInterface} from "node:readline"
+
+const require = createRequire(`${process.argv[2]}/`)
+const WebSocket = require("ws")
+const {io} = require("socket.io-client")
+
+const now = () => Number(process.hrtime.bigint()) / 1e6
+const clients = []
+let delays = []
+
+// One client: which documents it has been told of, and how often any of them twice.
+class Client {
+  seen = new Set()
+  doubled = 0
+  told(document) {
+    if (this.seen.has(document.n)) this.doubled++
+    this.seen.add(document.n)
+    delays.push(now() - document.at * 1000)
+  }
+}
+
+// eventsync's protocol; the naive servers speak it, too.
+class Eventsync extends Client {
+  constructor({url, position, protocol}) {
+    super()
+    this.url = url
+    this.protocols = protocol ? [protocol] : []
+    this.vector = {docs: position}
+  }
+  connect() {
+    return new Promise((resolve, reject) => {
+      this.socket = new WebSocket(`${this.url}/v1/sync`, this.protocols, {perMessageDeflate: false})
+      this.socket.on("error", reject)
+      this.socket.on("open", () =>
+        this.socket.send(JSON.stringify({type: "hello", shapes: ["docs"], vector: this.vector})))
+      this.socket.on("message", (text) => {
+        const message = JSON.parse(text)
+        if (message.type === "live") resolve()
+        if (message.type !== "events") return
+        this.vector = {docs: message.to}
+        for (const event of message.events) this.told(event.doc)
+      })
+    })
+  }
+  cut() {
+    this.socket.on("error", () => {})
+    this.socket.terminate()
+  }
+}
+
+class SocketIo extends Client {
+  constructor({url, event}) {
+    super()
+    this.socket = io(url, {transports: ["websocket"], reconnection: false, forceNew: true, autoConnect: false})
+    this.socket.on(event, (document) => this.told(document))
+  }
+  connect() {
+    return new Promise((resolve, reject) => {
+      this.socket.once("connect", resolve)
+      this.socket.once("connect_error", reject)
+      this.socket.connect()
+    })
+  }
+  cut() {
+    this.socket.io.engine.transport.ws.terminate?.()
+    this.socket.io.engine.close()
+  }
+}
+
+class Parse extends Client {
+  constructor({url}) {
+    super()
+    this.url = url
+  }
+  connect() {
+    return new Promise((resolve, reject) => {
+      this.socket = new WebSocket(this.url, {perMessageDeflate: false})
+      this.socket.on("error", reject)
+      this.socket.on("open", () => this.socket.send(JSON.stringify({op: "connect", applicationId: "bench"})))
+      this.socket.on("message", (text) => {
+        const message = JSON.parse(text)
+        if (message.op === "connected") {
+          this.socket.send(JSON.stringify({op: "subscribe", requestId: 1, query: {className: "Docs", where: {}}}))
+        } else if (message.op === "subscribed") resolve()
+        else if (message.op === "create") this.told(message.object)
+        else if (message.op === "error") reject(new Error(text))
+      })
+    })
+  }
+  cut() {
+    this.socket.on("error", () => {})
+    this.socket.terminate()
+  }
+}
+
+const MAKES = {eventsync: Eventsync, socketio: SocketIo, feathers: SocketIo, parse: Parse}
+const counts = () => ({
+  received: clients.reduce((sum, client) => sum + client.seen.size, 0),
+  doubled: clients.reduce((sum, client) => sum + client.doubled, 0),
+})
+
+const methods = {
+  open: async ({make, count, ...how}) => {
+    for (let number = 0; number < count; number++) clients.push(new MAKES[make](how))
+    await Promise.all(clients.map((client) => client.connect()))
+    return {}
+  },
+  cut: async () => {
+    for (const client of clients) client.cut()
+    return {}
+  },
+  // Everybody again; until each has seen so many, or nothing has come for `quiet` ms.
+  back: async ({expected, quiet}) => {
+    const began = now()
+    await Promise.all(clients.map((client) => client.connect()))
+    return {...await methods.received({expected, quiet}), ms: now() - began}
+  },
+  received: async ({expected, quiet}) => {
+    let last = -1
+    let since = now()
+    for (;;) {
+      const {received} = counts()
+      if (received >= expected * clients.length) break
+      if (received !== last) [last, since] = [received, now()]
+      if (now() - since > quiet) break
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+    return counts()
+  },
+  delays: async () => {
+    const found = delays.sort((one, other) => one - other)
+    delays = []
+    const at = (share) => found[Math.min(found.length - 1, Math.floor(found.length * share))] ?? null
+    return {count: found.length, p50: at(0.5), p95: at(0.95), p99: at(0.99)}
+  },
+}
+
+for await (const line of createInterface({input: process.stdin})) {
+  const {do: what, ...words} = JSON.parse(line)
+  let answer
+  try {
+    answer = await methods[what](words)
+  } catch (error) {
+    answer = {wrong: `${what}: ${error.message}`}
+  }
+  process.stdout.write(JSON.stringify(answer) + "\n")
+}

@@ -1,0 +1,88 @@
+// `node servers.mjs KIND PORT URI DATABASE MODULES`: a server of another make, set up as its documentation does, with one
+// route that makes a document and tells all clients. It ends with its input.
+import {createRequire} from "node:module"
+import {createServer} from "node:http"
+
+const [kind, port, uri, database, modules] = process.argv.slice(2)
+const require = createRequire(`${modules}/`)
+// Some write what they log there.
+const answer = process.stdout.write.bind(process.stdout)
+process.stdout.write = process.stderr.write.bind(process.stderr)
+// Parse keeps its own log where it is started.
+process.chdir(modules)
+const CONCERN = {writeConcern: {w: "majority", j: true}}
+
+const body = async (request) => {
+  const pieces = []
+  for await (const piece of request) pieces.push(piece)
+  return JSON.parse(Buffer.concat(pieces))
+}
+
+const connected = async () => {
+  const {MongoClient} = require("mongodb")
+  return (await new MongoClient(uri, {maxPoolSize: 100}).connect()).db(database)
+}
+
+// socket.io with the MongoDB adapter: what is emitted goes through a capped collection, so that several servers work
+// together, and who was gone for a short time is told what it has missed.
+const socketio = async () => {
+  const {Server} = require("socket.io")
+  const {createAdapter} = require("@socket.io/mongo-adapter")
+  const db = await connected()
+  const events = await db.createCollection("socketio_events", {capped: true, size: 64 * 1024 * 1024})
+  const docs = db.collection("docs")
+  const http = createServer(async (request, response) => {
+    const document = await body(request)
+    await docs.insertOne(document, CONCERN)
+    io.emit("created", document)
+    response.writeHead(201, {"content-length": 0}).end()
+  })
+  const io = new Server(http, {
+    transports: ["websocket"], perMessageDeflate: false, serveClient: false,
+    connectionStateRecovery: {maxDisconnectionDuration: 120_000, skipMiddlewares: true},
+  })
+  io.adapter(createAdapter(events, {addCreatedAtField: false}))
+  await new Promise((resolve) => http.listen(Number(port), "127.0.0.1", 1024, resolve))
+}
+
+// Feathers on Koa: a service of a MongoDB collection, whose `created` events go to everybody in a channel.
+const feathers = async () => {
+  const {feathers: make} = require("@feathersjs/feathers")
+  const {koa, rest, bodyParser, errorHandler} = require("@feathersjs/koa")
+  const transport = require("@feathersjs/socketio")
+  const {MongoDBService} = require("@feathersjs/mongodb")
+  const db = await connected()
+  const app = koa(make())
+  app.use(errorHandler())
+  app.use(bodyParser())
+  app.configure(rest())
+  app.configure(transport({transports: ["websocket"], perMessageDeflate: false, serveClient: false}))
+  app.use("docs", new MongoDBService({Model: db.collection("docs", CONCERN), multi: true}))
+  app.on("connection", (connection) => app.channel("everybody").join(connection))
+  app.service("docs").publish("created", () => app.channel("everybody"))
+  await app.listen(Number(port), "127.0.0.1")
+}
+
+// Parse Server with LiveQuery in the same process.
+const parse = async () => {
+  const {ParseServer} = require("parse-server")
+  const express = require("express")
+  const url = new URL(uri)
+  url.pathname = `/${database}`
+  const server = new ParseServer({
+    databaseURI: url.href, appId: "bench", masterKey: "bench", serverURL: `http://127.0.0.1:${port}/parse`,
+    liveQuery: {classNames: ["Docs"]}, allowClientClassCreation: true, logLevel: "error", silent: true,
+    logsFolder: null, directAccess: true,
+    databaseOptions: {}, fileUpload: {enableForPublic: false}, encodeParseObjectInCloudFunction: true,
+  })
+  await server.start()
+  const app = express()
+  app.use("/parse", server.app)
+  const http = createServer(app)
+  await new Promise((resolve) => http.listen(Number(port), "127.0.0.1", 1024, resolve))
+  await ParseServer.createLiveQueryServer(http, {appId: "bench", masterKey: "bench", logLevel: "error"})
+}
+
+await {socketio, feathers, parse}[kind]()
+process.stdin.on("data", () => answer("{}\n"))
+process.stdin.on("end", () => process.exit(0))
