@@ -13,6 +13,9 @@ from scripts.bench.report import Plot
 _SIZE = (7.0, 3.6)
 """Inches."""
 
+_FEW = 20
+"""Points of a line that are marked."""
+
 
 def draw(plots: Sequence[Plot], directory: Path) -> None:
     """Write `NAME.svg` of each plot: medians as lines, from the least to the most as a band."""
@@ -28,9 +31,11 @@ def _fill(figure: Figure, plot: Plot) -> None:
     axes = figure.add_subplot()
     for name, line in plot.spreads().items():
         xs, spreads = list(line), list(line.values())
-        (drawn,) = axes.plot(xs, [spread.median for spread in spreads], label=name, marker="o", markersize=3)
+        marker = "o" if len(xs) <= _FEW else ""
+        (drawn,) = axes.plot(xs, [spread.median for spread in spreads], label=name, marker=marker, markersize=3)
         lows, highs = [spread.low for spread in spreads], [spread.high for spread in spreads]
-        axes.fill_between(xs, lows, highs, color=drawn.get_color(), alpha=0.2, linewidth=0)
+        if lows != highs:
+            axes.fill_between(xs, lows, highs, color=drawn.get_color(), alpha=0.2, linewidth=0)
     if plot.log:
         axes.set_xscale("log")
         xs = sorted({x for line in plot.lines.values() for x in line})
