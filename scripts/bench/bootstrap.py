@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
-import os
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Final
 
 from pymongo.asynchronous.cursor import AsyncCursor
@@ -122,25 +121,16 @@ class _Cell:
             say(f"{kind}, {name}: {row}")
 
     async def _pulled(self, kind: str, clients: int) -> dict[str, float]:
-        stage, log = self._stage, self._stage.stores.log
-        hidden = await log["snapshots"].find().to_list() if kind == LIVE else []
-        if hidden:
-            # A worker that is stopped makes no other.
-            os.kill(stage.worker, signal.SIGSTOP)
-            await log["snapshots"].delete_many({})
-        try:
-            async with stage.serving() as pid:
-                await stage.ready()
-                port = stage.settings.port
-                await self._clients.ask("begin", port=port, log=stage.log.name, documents=self._count)
+        stage = self._stage
+        async with stage.serving() as pid:
+            await stage.ready()
+            port = stage.settings.port
+            await self._clients.ask("begin", port=port, log=stage.log.name, documents=self._count)
+            async with stage.without_snapshots() if kind == LIVE else nullcontext():
                 used = cpu_seconds(pid)
                 found = await self._clients.ask("pull", count=clients, seq=None, seconds=_PATIENCE)
                 used = cpu_seconds(pid) - used
                 await self._clients.ask("pulled")
-        finally:
-            if hidden:
-                await log["snapshots"].insert_many(hidden)
-                os.kill(stage.worker, signal.SIGCONT)
         documents = self._count * clients
         return {
             "docs/s": documents / found["seconds"],

@@ -87,7 +87,7 @@ async def _measured(deployment: Deployment, options: argparse.Namespace) -> list
                         await cell.round(behind, number)
                 if options.together:
                     await cell.together(options.together, number)
-    return [Table("Ratios", _RATIOS, ratios), Table("Rates", _RATES, rates)]
+    return [table for table in (Table("Ratios", _RATIOS, ratios), Table("Rates", _RATES, rates)) if table.rows]
 
 
 @asynccontextmanager
@@ -167,7 +167,9 @@ class _Cell:
         async with stage.serving() as pid:
             await stage.ready()
             await self._clients.ask("begin", port=stage.settings.port, log=stage.log.name, documents=0)
-            return await self._pulled(pid, after, clients)
+            # It would be cheaper than so many events.
+            async with stage.without_snapshots():
+                return await self._pulled(pid, after, clients)
 
     async def _others(self, way: str, after: int, clients: int) -> dict[str, float]:
         async with peer("rows", self._stage.deployment.uri, _ELSEWHERE, way) as (process, port):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,6 +69,20 @@ class Stage:
                 return (await client.get(f"http://127.0.0.1:{self.settings.port}/readyz")).status_code == 200
         except httpx.TransportError:
             return False
+
+    @asynccontextmanager
+    async def without_snapshots(self) -> AsyncIterator[None]:
+        """There is no stored snapshot while the block runs, and a worker that is stopped makes none."""
+        snapshots = self.stores.log["snapshots"]
+        os.kill(self.worker, signal.SIGSTOP)
+        try:
+            found = await snapshots.find().to_list()
+            await snapshots.delete_many({})
+            yield
+            if found:
+                await snapshots.insert_many(found)
+        finally:
+            os.kill(self.worker, signal.SIGCONT)
 
     async def connections(self) -> int:
         """How many the server says it has."""
