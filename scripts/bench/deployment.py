@@ -11,10 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
 
 from app.dev import mongod
 from app.settings import PREFIX, Settings
 from app.supervision.orphans import die_with_parent
+
+_OPLOG = 16 * 1024
+"""MiB; it is only as large as what is written."""
 
 _PATIENCE = 20.0
 """Seconds that a process gets to end by itself."""
@@ -54,6 +60,9 @@ def fresh_mongod() -> Iterator[Deployment]:
         data.mkdir()
         with _process(mongod.command(binary, data, port), directory / "mongod.log") as process:
             mongod.initiate(port)
+            with MongoClient[dict[str, Any]](mongod.uri(port)) as client:
+                # A long backlog, its images and its events are to fit: floors read it again behind the worker.
+                client.admin.command({"replSetResizeOplog": 1, "size": float(_OPLOG)})
             yield Deployment(mongod.uri(port), process.pid, directory)
 
 
