@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import astuple
 from typing import Final
 
-from scripts.bench.deployment import cpu_seconds
 from scripts.bench.memory import Memory
 from scripts.bench.report import Table
-from scripts.bench.sessions_stage import Clock, Stage, say
+from scripts.bench.sessions_stage import Clock, Stage, say, settled
 from scripts.bench.years_system import Rows, once
-
-_SETTLING: Final = 1.0
-_RESTING: Final = 0.05
-"""A server rests that takes less than this share of a core for that many seconds."""
 
 _NOTHING: Final = Memory(0, 0, 0)
 
@@ -40,7 +34,7 @@ async def idle(stage: Stage, sizes: list[int]) -> Table:
             for size in sizes:
                 clock = Clock(pid)
                 await _open(stage, transport, size - had)
-                await _settled(pid)
+                await settled(pid)
                 opened, now = clock.figures()["server CPU s"] * 1000 / (size - had), Memory.of(pid)
                 row = _row(now, each=_each(now, empty, size), more=_each(now, before, size - had), opened=opened)
                 rows[f"{transport}, {size:,}"] = row
@@ -57,16 +51,8 @@ async def _open(stage: Stage, transport: str, count: int) -> None:
 async def _left(stage: Stage, pid: int) -> Memory:
     """The server's memory when all have gone."""
     await stage.crowd.ask("begin", port=stage.settings.port, log=stage.log.name, documents=stage.history.documents)
-    await _settled(pid)
+    await settled(pid)
     return Memory.of(pid)
-
-
-async def _settled(pid: int) -> None:
-    """Wait until the server has done what its clients leave it to do; a poll is not answered while it is well."""
-    used = -1.0
-    while (now := cpu_seconds(pid)) - used > _RESTING * _SETTLING:
-        used = now
-        await asyncio.sleep(_SETTLING)
 
 
 def _each(now: Memory, before: Memory, count: int) -> Memory:

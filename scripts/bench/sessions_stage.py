@@ -29,6 +29,9 @@ from scripts.bench.years_system import LongLog, until
 Figures = dict[str, float]
 
 _BULK = 500
+_SETTLING, _RESTING = 1.0, 0.05
+"""A server rests that takes less than this share of a core for so many seconds."""
+
 _NEVER = 10**9
 
 
@@ -163,6 +166,14 @@ class Clock:
         """`CPU %` is the share of one core."""
         seconds, used = time.monotonic() - self._began, cpu_seconds(self._pid) - self._used
         return {"server CPU s": used, "CPU %": 100 * used / seconds, "peak MiB": peak(self._pid)}
+
+
+async def settled(pid: int) -> None:
+    """Wait until a server has done what its clients leave it to do; a poll is not answered while it is well."""
+    used = -1.0
+    while (now := cpu_seconds(pid)) - used > _RESTING * _SETTLING:
+        used = now
+        await asyncio.sleep(_SETTLING)
 
 
 def say(text: str) -> None:
