@@ -20,7 +20,7 @@ from app.sync.audience import Audience, Seat
 from app.sync.pages import PageLimit, page_of
 from app.waiting import Flag
 
-_OVERHEAD = 400
+_OVERHEAD = 500
 """What an event costs here besides its body, roughly, in bytes."""
 
 
@@ -32,6 +32,11 @@ class Frame:
     end: Seq
     data: bytes
 
+
+_FEW: Final = 16
+"""Events of a shape that are kept in a list: nearly every document has no more, and an empty deque takes 760 bytes."""
+
+_Events = deque[StoredEvent] | list[StoredEvent]
 
 _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
 
@@ -52,7 +57,7 @@ class Window:
         self.head = seq
         self.bytes = 0
         self._all: deque[StoredEvent] = deque()
-        self._by_shape: dict[Shape, deque[StoredEvent]] = {}
+        self._by_shape: dict[Shape, _Events] = {}
         self._frames: dict[Shape, tuple[Seq, Frame]] = {}
         """The newest frame of a shape, and the first event in it."""
 
@@ -75,13 +80,22 @@ class Window:
             self._all.append(event)
             self.bytes += len(event.body) + _OVERHEAD
             for shape in (Shape(event.collection), Shape(event.collection, event.id)):
-                self._by_shape.setdefault(shape, deque()).append(event)
+                self._keep(shape, event)
                 before.setdefault(shape, Seq(event.seq - 1))
         self._evict()
         for shape, after in before.items():
             self._frames.pop(shape, None)
             if audience := self._audiences.get(shape):
                 self._tell(audience, after)
+
+    def _keep(self, shape: Shape, event: StoredEvent) -> None:
+        events = self._by_shape.get(shape)
+        if events is None:
+            self._by_shape[shape] = [event]
+            return
+        if len(events) == _FEW and not isinstance(events, deque):
+            events = self._by_shape[shape] = deque(events)
+        events.append(event)
 
     def _tell(self, audience: Audience, after: Seq) -> None:
         shape = audience.shape
@@ -99,7 +113,10 @@ class Window:
             self.bytes -= len(oldest.body) + _OVERHEAD
             for shape in (Shape(oldest.collection), Shape(oldest.collection, oldest.id)):
                 events = self._by_shape[shape]
-                events.popleft()
+                if isinstance(events, deque):
+                    events.popleft()
+                else:
+                    del events[0]
                 if audience := self._audiences.get(shape):
                     audience.since = oldest.seq
                 if not events:
