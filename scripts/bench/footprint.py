@@ -27,7 +27,7 @@ has shaken hands and keeps a transport, and nothing else: the least that a conne
 
 _DOCUMENTS: Final = """\
 USS of a worker and a server that have tracked a collection of so many documents (300 bytes) from its beginning and are
-at rest, in MiB: neither keeps documents, so nothing is to grow."""
+at rest, in MiB. Neither keeps documents: what the worker has more is left from storing the first snapshot."""
 
 _EVENTS: Final = """\
 Bytes that a server has more by event in its window, beside the bytes of the event's body, which is what it is kept
