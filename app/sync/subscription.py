@@ -75,12 +75,14 @@ class Subscription:
 
     def rest(self, seat: Seat, straight: Straight) -> None:
         """Have news sent straight to the client from now on, if it has, and knows of, all that there is."""
-        position = self._position
+        position, window = self._position, self._source.window
         if (
             position is not None
             and self.live
-            and position.log == self._source.window.log
-            and self._source.window.is_current(self.shape, self._told)
+            and position.log == window.log
+            # A snapshot may have brought the client further than the window is: what that gets next is no news to it.
+            and position.seq <= window.head
+            and window.is_current(self.shape, self._told)
         ):
             seat.rest(position, straight)
             self._seat = seat

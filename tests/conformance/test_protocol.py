@@ -275,7 +275,9 @@ async def test_far_behind(peer: Peer, door: str, served: Served, far_behind: Cop
         await talk.has(CATALOG, "behind them")
     assert copy.only.documents == await served.rows(CATALOG)
     assert "squashed" in talk.kinds
-    assert len(talk.events) < 1000
+    # What came after the newest checkpoint, which may be a while ago on a busy machine, comes event by event.
+    spans = [(message["type"], message.get("from"), message.get("to")) for message in talk.seen]
+    assert len(talk.events) < 3000, spans
 
 
 VALUES: dict[str, Any] = {

@@ -109,6 +109,24 @@ async def test_who_lacks_something_does_not_rest() -> None:
     assert subscription.rouse() == 0.0
 
 
+async def test_who_is_further_than_the_window_is_not_sent_what_it_has() -> None:
+    """A snapshot is of a checkpoint, which the feed of a busy server may not have reached yet."""
+    source = Windowed()
+    subscription = Subscription(cast("Source", source), ORDERS, Position(LOG, Seq(13)))
+    outgoing = subscription.outgoing()
+    await anext(outgoing)
+    assert subscription.live
+    resting = Resting(source, subscription)
+    source.window.extend([event(11), event(12)])
+    assert (resting.sent, resting.event.is_set()) == ([], True)
+    assert subscription.position == Position(LOG, Seq(13))
+    source.window.extend([event(13)])
+    assert await anext(outgoing) is None
+    resting.rest()
+    source.window.extend([event(14)])
+    assert resting.sent == ["aaaaaaaa:13 aaaaaaaa:14"]
+
+
 async def test_what_is_not_taken_is_not_had() -> None:
     source = Windowed()
     subscription, outgoing = await live(source)
