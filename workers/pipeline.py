@@ -23,7 +23,7 @@ GroupOfChanges = Sequence[RawBSONDocument]
 _PORTION = 100
 """Most groups that are converted at once: a few milliseconds, in which nothing else runs."""
 
-_FULL = 500
+_FULL = 1000
 """So many events are appended at once while more are being converted. Fewer go as soon as there are no more."""
 
 _OVERHEAD = 1024

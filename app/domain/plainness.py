@@ -27,7 +27,13 @@ _SHORT_INT64: Final = re.compile(rb"(?s)\x12(?=[^\0]*\0.{4}(?:\0{4}|\xff{4}))")
 
 def is_plain(raw: bytes, int64s: int = 0) -> bool:
     """Whether nothing in `raw` is a NaN, an infinity, a UUID, a `$` name, or a short int64 but for `int64s` of them."""
-    return not ((b"$" in raw and _DOLLAR.search(raw)) or is_misread(raw) or len(_SHORT_INT64.findall(raw)) > int64s)
+    # Each pattern needs a byte that few documents have, and a byte is looked for ten times as fast as a pattern.
+    return not (
+        (b"$" in raw and _DOLLAR.search(raw))
+        or (b"\x05" in raw and _UUID.search(raw))
+        or ((b"\x7f" in raw or b"\xff" in raw) and _ODD_DOUBLE.search(raw))
+        or (b"\x12" in raw and len(_SHORT_INT64.findall(raw)) > int64s)
+    )
 
 
 def is_misread(raw: bytes | memoryview) -> bool:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
@@ -55,8 +55,7 @@ class Fenced(EventsyncError):
     code = "fenced"
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event to append, and the change it was made from. `marks` are those of its document or patch."""
 
     event: StoredEvent

@@ -5,14 +5,17 @@ Source: https://www.mongodb.com/docs/manual/reference/operator/aggregation/chang
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import bson
 from bson.raw_bson import RawBSONDocument
 
 from app.domain.values import RAW_CODEC
 from app.errors import EventsyncError
+
+_MARK: Final = b"\x03splitEvent\0"
+"""How the field begins in BSON that tells a fragment."""
 
 
 class FragmentMissing(EventsyncError):
@@ -37,6 +40,8 @@ class Fragments:
         return [whole for change in changes if (whole := self._joined(change)) is not None]
 
     def _joined(self, change: RawBSONDocument) -> RawBSONDocument | None:
+        if not self._held and _is_whole(change):
+            return change
         part = change.get("splitEvent") or {"fragment": 1, "of": 1}
         if part["fragment"] != len(self._held) + 1:
             raise FragmentMissing(f"fragment {part['fragment']} of a change came after {len(self._held)} of it")
@@ -47,6 +52,12 @@ class Fragments:
             return None
         fragments, self._held = self._held, []
         return _merged(fragments)
+
+
+def _is_whole(change: Mapping[str, Any]) -> bool:
+    """Nearly all are. Told from the bytes: to take a raw change's fields apart costs a seventh of sequencing it."""
+    # As bytes, which most are: a large one is a memoryview, where `in` compares single numbers and finds nothing.
+    return isinstance(change, RawBSONDocument) and _MARK not in bytes(change.raw)
 
 
 def _merged(fragments: Iterable[RawBSONDocument]) -> RawBSONDocument:

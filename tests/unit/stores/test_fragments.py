@@ -45,6 +45,13 @@ def test_a_split_change_comes_whole_with_the_last_ones_token(cuts: tuple[int, ..
     assert whole["fullDocument"].raw == WHOLE["fullDocument"].raw
 
 
+def test_fragments_are_told_also_where_the_driver_gives_them_as_views() -> None:
+    """As it does with large ones, and fragments are."""
+    views = [RawBSONDocument(memoryview(bytes(part.raw)), RAW_CODEC) for part in split(3)]
+    (whole,) = Fragments().joined(views)
+    assert bson.decode(whole.raw)["_id"] == {"_data": "token 2"}
+
+
 def test_the_fragments_may_come_in_several_batches_between_others() -> None:
     fragments, (one, two, three) = Fragments(), split(2, 6)
     before, after = inserted("before"), inserted("after")

@@ -23,6 +23,12 @@ def test_a_transaction_is_named_by_session_and_number() -> None:
     assert transaction_of({"clusterTime": at(1), "lsid": {"id": SESSION}}) is None
 
 
+def test_a_transaction_is_told_also_where_the_driver_gives_a_change_as_a_view() -> None:
+    """As it does with a large one."""
+    view = RawBSONDocument(memoryview(bytes(inserted(txn=7).raw)), RAW_CODEC)
+    assert transaction_of(view) == f"{SESSION.hex}:7"
+
+
 def test_a_document_that_looks_like_a_transaction_is_none() -> None:
     assert transaction_of(change("insert", fullDocument={"_id": 1, "txnNumber": Int64(5)})) is None
 
