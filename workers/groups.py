@@ -32,7 +32,7 @@ def transaction_of(change: Mapping[str, Any]) -> str | None:
     (`clusterTime` does not tell: unrelated changes may share it.)
     """
     if isinstance(change, RawBSONDocument) and _NUMBER not in bytes(change.raw):
-        # By far the commonest, and a search is all that it costs. (A large one is a memoryview, where `in` finds nothing.)
+        # By far the commonest, and a search is all that it costs. (As bytes: in a large one's view `in` finds nothing.)
         return None
     if (number := change.get("txnNumber")) is None:
         return None

@@ -33,7 +33,7 @@ stream on the log, in ms; negative where the event is seen first. *batch* is the
 
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
     """Sequencing throughput from a backlog and under live load."""
-    parser.add_argument("--changes", type=int, default=20_000, help="changes of a backlog (20000)")
+    parser.add_argument("--changes", type=int, default=200_000, help="changes of a backlog (200000)")
     parser.add_argument("--rate", type=float, default=400.0, help="writes a second under live load (400)")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long a live load lasts (8)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; each has a mongod of its own (3)")
