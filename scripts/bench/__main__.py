@@ -66,7 +66,7 @@ _QUICK: Final = {
     "cached_feed": "--events 5000 --clients 10",
     "end_to_end": "--rounds 1 --seconds 1 --loads 20x100",
     "fan_out": "--rounds 1 --clients 100,200 --sizes 300",
-    "growth": "--rounds 1 --clients 1,100 --documents 1000 --backlog 1000 --log 10000 --shapes 1,100",
+    "growth": "--rounds 1 --clients 10,100 --documents 1000 --backlog 1000 --log 10000 --shapes 1,100",
     "hour": "--minutes 4 --every 5",
     "memory": "--connections 100 --documents 1000 --events 1000 --sizes 300",
     "peers": "--clients 10 --seconds 1 --missed 50 --rounds 1",
@@ -75,7 +75,7 @@ _QUICK: Final = {
     "sessions": "--only idle --idle 100",
     "snapshots": "--documents 5000 --rounds 1 --seconds 1",
     "storm": "--clients 100 --rounds 1 --rates 20",
-    "years": "--events 20000 --load-seconds 30 --limit 200 --seconds 2",
+    "years": "--events 20000 --documents 10000 --load-seconds 30 --limit 200 --seconds 2",
 }
 """Options with which each is over soon: enough to see that it runs."""
 
