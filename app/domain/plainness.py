@@ -30,12 +30,15 @@ def is_plain(raw: bytes, int64s: int = 0) -> bool:
     # Each pattern needs a byte that few documents have, and a byte is looked for ten times as fast as a pattern.
     return not (
         (b"$" in raw and _DOLLAR.search(raw))
-        or (b"\x05" in raw and _UUID.search(raw))
-        or ((b"\x7f" in raw or b"\xff" in raw) and _ODD_DOUBLE.search(raw))
+        or is_misread(raw)
         or (b"\x12" in raw and len(_SHORT_INT64.findall(raw)) > int64s)
     )
 
 
 def is_misread(raw: bytes | memoryview) -> bool:
     """Whether something in `raw` may be a NaN, an infinity or a UUID: what orjson would write in its own way."""
-    return bool(_UUID.search(raw) or _ODD_DOUBLE.search(raw))
+    found = bytes(raw)  # in a view `in` finds nothing
+    return bool(
+        (b"\x05" in found and _UUID.search(found))
+        or ((b"\x7f" in found or b"\xff" in found) and _ODD_DOUBLE.search(found))
+    )

@@ -50,6 +50,12 @@ RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_cl
 """The same, for readers that pass documents on without looking inside."""
 
 
+def may_hold(document: RawBSONDocument, field: bytes) -> bool:
+    """Whether a field that begins like this in BSON may be in it, at any depth; it is not taken apart for that."""
+    # As bytes, which most are: a large one is a view, where `in` compares single numbers and finds nothing.
+    return field in bytes(document.raw)
+
+
 class Literal(dict[str, Any]):
     """A parsed JSON object that is a plain object, whatever its names look like (see `app.domain.marks`)."""
 
