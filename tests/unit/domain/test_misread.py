@@ -1,0 +1,23 @@
+"""What orjson would write in its own way is found in whatever the driver gives."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import bson
+import pytest
+
+from app.domain.plainness import is_misread
+from app.domain.values import CODEC
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), uuid.UUID(int=7)], ids=repr)
+def test_it_is_found_in_bytes_and_in_a_view(kind: Any, value: Any) -> None:
+    assert is_misread(kind(bson.encode({"a": {"b": [value]}}, codec_options=CODEC)))
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_what_is_not_there_is_not_found(kind: Any) -> None:
+    assert not is_misread(kind(bson.encode({"a": {"b": [1.5, "text", 3]}}, codec_options=CODEC)))
