@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
+
+_TURNS: Final = 3
+"""Turns of the loop until a request is written: the driver does it in a task of a task."""
 
 T = TypeVar("T", bound=Sequence[object])
 
@@ -24,7 +27,8 @@ async def ahead(fetch: Callable[[], Awaitable[T]]) -> AsyncIterator[AsyncIterato
         while batch := await asyncio.shield(fetching[-1]):
             fetching[:] = [asyncio.ensure_future(fetch())]
             # Its request is to be on its way before the batch is used, which may take long without a pause.
-            await asyncio.sleep(0)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             yield batch
 
     try:

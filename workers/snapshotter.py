@@ -19,7 +19,7 @@ from app.domain.ids import parse_id
 from app.domain.position import LogId
 from app.domain.shape import Shape
 from app.domain.snapshot_policy import Retention
-from app.domain.stamp import unstamp
+from app.domain.stamp import unversioned
 from app.domain.values import Document, decode
 from app.errors import Unavailable
 from app.settings import Settings
@@ -138,5 +138,5 @@ class Snapshotter(Job):
         async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
             async for raw in documents:
                 await self.step()
-                stamp, document = unstamp(decode(raw.raw))
-                yield stamp.version, document
+                version, document = unversioned(decode(raw))
+                yield version, document

@@ -10,6 +10,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.stamp import FIELD
+from app.domain.values import RAW_CODEC
 from app.stores.changes import HistoryLost
 from app.stores.snapshots import CollectionGone, SnapshotReader, TimeNotKept
 from workers.converter import Decoded
@@ -50,7 +51,8 @@ class StateReader:
         key = dict(change["documentKey"])["_id"]
         try:
             async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": {"$eq": key}})) as found:
-                return await anext(found, None)
+                raw = await anext(found, None)
+                return None if raw is None else RawBSONDocument(raw, RAW_CODEC)
         except (TimeNotKept, CollectionGone) as error:
             raise HistoryLost(f"{key!r}: the change has no image, and {error.message}") from error
 

@@ -90,15 +90,17 @@ def _news(news: News) -> bytes:
 
 
 def text_frame(data: bytes) -> bytes:
-    """A text frame, not masked, as servers send it. Source: RFC 6455 section 5.2."""
-    size = len(data)
+    """A text frame, not masked, as servers send it."""
+    return _head(len(data)) + data
+
+
+def _head(size: int) -> bytes:
+    """What stands before so many bytes of text. Source: RFC 6455 section 5.2."""
     if size < 126:
-        head = struct.pack("!BB", 0x81, size)
-    elif size < 1 << 16:
-        head = struct.pack("!BBH", 0x81, 126, size)
-    else:
-        head = struct.pack("!BBQ", 0x81, 127, size)
-    return head + data
+        return struct.pack("!BB", 0x81, size)
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size)
+    return struct.pack("!BBQ", 0x81, 127, size)
 
 
 class _Connection:
@@ -112,18 +114,21 @@ class _Connection:
     async def run(self) -> None:
         """Until the session is closed. Raises what ended it."""
         hello = await self._hello()
-        how = straight(self._websocket.scope)
         async with self._services.sync.sessions.open(
-            hello.shapes, hello.vector, hello.client_id, transport="websocket", straight=how
+            hello.shapes,
+            hello.vector,
+            hello.client_id,
+            transport="websocket",
+            straight=straight(self._websocket.scope),
         ) as session:
-            await self._serve(session, how)
+            await self._serve(session)
 
-    async def _serve(self, session: Session, how: Straight | None) -> None:
+    async def _serve(self, session: Session) -> None:
         ended: Exception | None = None
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self._read(session), name=f"read from session {session.id}")
             try:
-                await self._write(session, how)
+                await self._write(session)
             except (EventsyncError, Gone) as error:
                 ended = error  # raised below: here the group would wrap it
             finally:
@@ -174,11 +179,12 @@ class _Connection:
             raise TooManyMessages(f"a client sends at most {self._settings.message_rate:g} messages a second")
         return messages.parse(text, max_shapes=self._settings.max_shapes)
 
-    async def _write(self, session: Session, how: Straight | None) -> None:
+    async def _write(self, session: Session) -> None:
+        write = writer(self._websocket.scope)
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
                 # Through ASGI the bytes of a message are copied five times: half of what a large one costs.
-                if how is None or not how.write(text_frame(message.data)):
+                if write is None or not write(_head(len(message.data)), message.data):
                     await self._send({"type": "websocket.send", "text": message.data.decode()})
 
     async def fail(self, error: EventsyncError) -> None:

@@ -35,13 +35,13 @@ _PREFIXED = ("int:", "uuid:", "str:", "ejson:")
 
 def format_id(value: Any) -> IdText:
     """The canonical text of an id. Types without a form of their own are written as `ejson:` + Extended JSON."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return IdText(f"int:{int(value)}")
     if isinstance(value, str) and not isinstance(value, Code):
         ambiguous = not value or value.startswith(_PREFIXED) or _OBJECT_ID.fullmatch(value)
         return IdText(f"str:{value}" if ambiguous else value)
     if isinstance(value, ObjectId):
         return IdText(str(value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return IdText(f"int:{int(value)}")
     if isinstance(value, uuid.UUID):
         return IdText(f"uuid:{value}")
     if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == 16:

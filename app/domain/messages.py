@@ -42,7 +42,7 @@ def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector)
 def snapshot(position: Position, shape: Shape, part: int, rows: Iterable[bytes], *, last: bool) -> bytes:
     """One part of a snapshot; each row is `{"id", "version", "doc"}` in JSON."""
     head = b'{"type":"snapshot","shape":%b,"position":"%b","part":%d,"last":%b,"docs":['
-    return head % (to_json(str(shape)), str(position).encode(), part, _bool(last)) + b",".join(rows) + b"]}"
+    return _whole(head % (to_json(str(shape)), str(position).encode(), part, _bool(last)), rows, b"]}")
 
 
 def squashed(start: Position, end: Position, shape: Shape, part: int, rows: Iterable[bytes], *, last: bool) -> bytes:
@@ -52,19 +52,27 @@ def squashed(start: Position, end: Position, shape: Shape, part: int, rows: Iter
     """
     head = b'{"type":"squashed","shape":%b,"from":"%b","to":"%b","part":%d,"last":%b,"docs":['
     span = to_json(str(shape)), str(start).encode(), str(end).encode()
-    return head % (*span, part, _bool(last)) + b",".join(rows) + b"]}"
+    return _whole(head % (*span, part, _bool(last)), rows, b"]}")
 
 
 def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """The events of a shape with `start < seq <= end`."""
-    return b'{"type":"events",' + events_members(shape, log, start, end, bodies) + b"}"
+    return _whole(b'{"type":"events",' + _span(shape, log, start, end), bodies, b"]}")
 
 
 def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """What an events message and a page of the HTTP log have in common: `shape`, `from`, `to`, `events`."""
-    head = b'"shape":%b,"from":"%b:%d","to":"%b:%d","events":['
+    return _whole(_span(shape, log, start, end), bodies, b"]")
+
+
+def _span(shape: Shape, log: LogId, start: Seq, end: Seq) -> bytes:
     name = log.encode()
-    return head % (to_json(str(shape)), name, start, name, end) + b",".join(bodies) + b"]"
+    return b'"shape":%b,"from":"%b:%d","to":"%b:%d","events":[' % (to_json(str(shape)), name, start, name, end)
+
+
+def _whole(head: bytes, items: Iterable[bytes], end: bytes) -> bytes:
+    """All of it, copied no oftener than it has to be: this is most of what a large message takes."""
+    return b"".join((head, b",".join(items), end))
 
 
 def live(shape: Shape, position: Position) -> bytes:

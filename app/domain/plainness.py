@@ -27,18 +27,18 @@ _SHORT_INT64: Final = re.compile(rb"(?s)\x12(?=[^\0]*\0.{4}(?:\0{4}|\xff{4}))")
 
 def is_plain(raw: bytes, int64s: int = 0) -> bool:
     """Whether nothing in `raw` is a NaN, an infinity, a UUID, a `$` name, or a short int64 but for `int64s` of them."""
-    # Each pattern needs a byte that few documents have, and a byte is looked for ten times as fast as a pattern.
+    # Each pattern needs a byte that few documents have, and a byte is looked for ten times as fast as a pattern. (As a
+    # number: for `b"$" in raw` Python first raises, and swallows, that it is none, which takes four times as long.)
     return not (
-        (b"$" in raw and _DOLLAR.search(raw))
+        (ord("$") in raw and _DOLLAR.search(raw))
         or is_misread(raw)
-        or (b"\x12" in raw and len(_SHORT_INT64.findall(raw)) > int64s)
+        or (0x12 in raw and len(_SHORT_INT64.findall(raw)) > int64s)
     )
 
 
 def is_misread(raw: bytes | memoryview) -> bool:
     """Whether something in `raw` may be a NaN, an infinity or a UUID: what orjson would write in its own way."""
-    found = bytes(raw)  # in a view `in` finds nothing
+    found = bytes(raw)  # which `re` and `in` go through faster than a view
     return bool(
-        (b"\x05" in found and _UUID.search(found))
-        or ((b"\x7f" in found or b"\xff" in found) and _ODD_DOUBLE.search(found))
+        (0x05 in found and _UUID.search(found)) or ((0x7F in found or 0xFF in found) and _ODD_DOUBLE.search(found))
     )

@@ -52,4 +52,12 @@ def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
     return Stamp.of(document), plain
 
 
+def unversioned(document: Document) -> tuple[int, Document]:
+    """The stamp's version, and the document without the stamp, which is taken out of it: the same for half the time."""
+    if (field := document.pop(FIELD, None)) is None:
+        return 0, document
+    version = field.get("v") if isinstance(field, dict) else None
+    return (int(version) if isinstance(version, int) else 0), document
+
+
 _UNSTAMPED: Final = Stamp()

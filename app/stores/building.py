@@ -13,7 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.ids import IdText, format_id, parse_id
 from app.domain.replay import Change, State, applied
-from app.domain.stamp import FIELD, unstamp
+from app.domain.stamp import FIELD, unversioned
 from app.domain.values import CODEC, RAW_CODEC, Document, decode, from_tree
 from app.driver import translated, translated_write
 from app.errors import Malformed
@@ -82,8 +82,8 @@ class Building:
         with translated(f"{self._name} can't be read"):
             async with self._raw.find({"_id": {"$in": keys}}) as cursor:
                 async for raw in cursor:
-                    stamp, document = unstamp(decode(raw.raw))
-                    states[format_id(document["_id"])] = (stamp.version, document)
+                    version, document = unversioned(decode(raw.raw))
+                    states[format_id(document["_id"])] = (version, document)
         return states
 
 

@@ -6,13 +6,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.ids import IdText, format_id
 from app.domain.position import LogId, Seq
 from app.domain.replay import State
-from app.domain.stamp import unstamp
+from app.domain.stamp import unversioned
 from app.domain.values import decode, same
 from app.stores.log_state import LogState
 from app.stores.snapshot_rows import Row
@@ -75,9 +74,9 @@ class Comparison:
         size = 0
         async with aclosing(self._snapshots.read(collection, time)) as documents:
             async for raw in documents:
-                stamp, document = unstamp(decode(raw.raw))
-                batch[format_id(document["_id"])] = (stamp.version, document)
-                size += len(raw.raw)
+                version, document = unversioned(decode(raw))
+                batch[format_id(document["_id"])] = (version, document)
+                size += len(raw)
                 if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                     yield batch
                     batch, size = {}, 0
@@ -99,5 +98,5 @@ def same_state(left: State, right: State) -> bool:
     return left[0] == right[0] and same(left[1], right[1])
 
 
-def _id(raw: RawBSONDocument) -> IdText:
-    return format_id(decode(raw.raw)["_id"])
+def _id(raw: bytes) -> IdText:
+    return format_id(decode(raw)["_id"])

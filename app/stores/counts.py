@@ -19,8 +19,13 @@ MOST_EVENTS = 1000
 """Events of one document are counted so far; with more, its present state is the better answer anyway."""
 
 _MOST_TOUCHED = 1_000_000
-_SAMPLE = 1000
-"""Events that are looked at to judge how many documents a range of them is about."""
+_SAMPLE = 5000
+_LEAST_SAMPLE = 100
+_SHARE = 30
+"""Of how many events one is looked at to judge how many documents they are about, within these bounds.
+
+(A wrong guess about few of them costs little, and so must guessing.)
+"""
 
 
 class Counts:
@@ -55,7 +60,7 @@ class Counts:
             return await self._touched.count_documents(query, limit=_MOST_TOUCHED)
 
     async def _sampled(self, log: LogId, collection: str, seqs: range) -> int:
-        chosen = random.sample(seqs, min(_SAMPLE, len(seqs)))
+        chosen = random.sample(seqs, min(len(seqs), max(_LEAST_SAMPLE, min(_SAMPLE, len(seqs) // _SHARE))))
         query = {"_id": {"$in": [{"l": log, "n": Int64(seq)} for seq in chosen]}}
         with translated(f"the events of {collection} can't be counted"):
             rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_SAMPLE).to_list()

@@ -31,7 +31,8 @@ from app.driver import refusal, translated
 from app.errors import EventsyncError
 from app.stores.changes import Token
 from app.stores.event_parts import EventParts
-from app.stores.stored_event import StoredEvent, stored_event
+from app.stores.passage import Passage
+from app.stores.stored_event import StoredEvent, group_of, stored_event
 from app.stores.tiered import TieredEvents
 
 _DUPLICATE_KEY = 11000
@@ -127,7 +128,7 @@ class EventStore:
         query = {"_id": {"$lte": _key(log, Seq(2**63 - 1)), "$gte": _key(log, Seq(0))}}
         with translated("the log's tail can't be read"):
             row = await self._events.find_one(query, {"b": 0, "w": 0}, sort=[("_id", DESCENDING)], session=session)
-        return Tail(Seq(row["_id"]["n"]), row["t"], row["s"], _group(row)) if row else None
+        return Tail(Seq(row["_id"]["n"]), row["t"], row["s"], group_of(row)) if row else None
 
     async def reaches(self, log: LogId, seq: Seq) -> bool:
         """Whether the log has come as far as this event, which still is hot if it exists at all.
@@ -152,18 +153,16 @@ class EventStore:
         if upto is None:
             tail = await self.tail(log)
             upto = tail.seq if tail else after
-        async with aclosing(self.batches(log, after, upto, shape=shape, batch=batch)) as batches:
+        async with aclosing(self._tiered.passed_on(log, after, upto, shape, batch=batch)) as batches:
             async for events in batches:
                 for event in events:
                     yield event
 
-    async def batches(
-        self, log: LogId, after: Seq, upto: Seq, *, shape: Shape | None = None, batch: int = 1000
-    ) -> AsyncGenerator[Sequence[StoredEvent]]:
-        """The same, as many at a time as come together, at most `batch` from MongoDB or a block of a segment."""
-        async with aclosing(self._tiered.passed_on(log, after, upto, shape, batch=batch)) as batches:
-            async for events in batches:
-                yield events
+    def passages(
+        self, log: LogId, after: Seq, upto: Seq, *, shape: Shape, batch: int = 1000
+    ) -> AsyncGenerator[Passage]:
+        """The same of one shape, to be sent: as many at a time as come together, at most `batch` from MongoDB."""
+        return self._tiered.passages(log, after, upto, shape, batch=batch)
 
     async def of_document(
         self, log: LogId, shape: Shape, *, after_version: int, after: Seq, upto: Seq, limit: int
@@ -208,8 +207,3 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
 
 def _key(log: LogId, seq: Seq) -> dict[str, Any]:
     return {"l": log, "n": Int64(seq)}
-
-
-def _group(row: dict[str, Any]) -> Group | None:
-    group = row.get("g")
-    return Group(group["id"], group["n"], group["of"]) if group else None

@@ -21,13 +21,19 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
+from app.domain.values import decode
 from app.driver import translated
 from app.errors import EventsyncError, Unavailable
+from app.reading_ahead import ahead
 from app.stores.event_parts import EventParts
+from app.stores.passage import SENT, Passage, PassageBuilder
+from app.stores.raw_find import majority_after, raw_find
+from app.stores.stored_event import UNREADABLE, body_of, group_of, unreadable
 from app.stores.tiers import Tiers, TierStore
 
 Row = dict[str, Any]
@@ -35,6 +41,10 @@ Row = dict[str, Any]
 _BATCH_BYTES = 4 * 1024 * 1024
 """A batch of rows is closed when their bodies have this many bytes; one event may exceed it."""
 
+
+_ANSWERS = 4
+_LEAST_ANSWER = 500
+"""Rows of a batch come in so many answers, but for small ones: MongoDB looks for some while others are taken apart."""
 
 _REMOVED_AT_ONCE = 2000
 _NAMED_AT_ONCE = 1000
@@ -109,7 +119,7 @@ class HotRows:
                         if isinstance(row.get("b"), dict) or isinstance(row.get("w"), dict):
                             row.update(await self._filled(row, log, whole, session))
                         rows.append(row)
-                        size += len(row.get("b", ()))
+                        size += len(body) if isinstance(body := row.get("b"), str | bytes) else 0
                         if len(rows) >= batch or size >= _BATCH_BYTES:
                             await self._validate(log, whole, session)
                             yield rows
@@ -117,6 +127,40 @@ class HotRows:
                     await self._validate(log, whole, session)
                     if rows:
                         yield rows
+
+    async def passages(
+        self, log: LogId, position: Seq, upto: Seq, shape: Shape, *, batch: int
+    ) -> AsyncGenerator[Passage]:
+        """The rows of a shape with `position < seq <= upto` as they are sent on, in order, at most `batch` at a time.
+
+        Raises like `after`.
+        """
+        last, made = position, PassageBuilder(log)
+
+        async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
+            return tiers.floor <= last
+
+        with translated("events can't be read"):
+            async with self._client.start_session() as session:
+                await self._see(log, upto, session)
+                found = batch
+                # Each batch is a query of its own: a cursor that is left open would take a command more, to close it.
+                while found == batch:
+                    command, found = _command(in_order(log, last, upto, shape, fields=SENT), session), 0
+                    reading = raw_find(self._events, command, session=session, batch=_answer(batch), most=batch)
+                    async with reading as cursor, ahead(cursor.next) as answers:
+                        async for rows in answers:
+                            found += len(rows)
+                            for place, row in made.add(rows):
+                                made.put(place, *_sent(await self._filled(decode(row), log, whole, session)))
+                            if made.bytes >= _BATCH_BYTES:
+                                await self._validate(log, whole, session)
+                                yield (passage := made.passage())
+                                last = passage.last
+                    await self._validate(log, whole, session)
+                    if made.bytes:
+                        yield (passage := made.passage())
+                        last = passage.last
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
@@ -181,6 +225,7 @@ class HotRows:
 WHOLE: Final = {"t": 0}
 """All that outlives the row."""
 
+
 PASSED_ON: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
 """What readers get."""
 
@@ -207,3 +252,23 @@ def in_order(
         query |= {"c": shape.collection} if shape is not None else {}
         order = "_id"
     return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), upto, [(order, ASCENDING)], fields)
+
+
+def _sent(row: Row) -> tuple[Seq, bytes, Group | None]:
+    try:
+        return Seq(row["_id"]["n"]), body_of(row), group_of(row)
+    except UNREADABLE as error:
+        raise unreadable(row, error) from error
+
+
+def _answer(batch: int) -> int:
+    return max(-(-batch // _ANSWERS), min(batch, _LEAST_ANSWER))
+
+
+def _command(find: Find, session: AsyncClientSession) -> Row:
+    return {
+        "filter": find.query,
+        "projection": find.fields,
+        "sort": dict(find.order),
+        "readConcern": majority_after(session),
+    }

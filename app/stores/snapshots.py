@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
@@ -16,12 +15,13 @@ from app.domain.ids import IdText, format_id, parse_id
 from app.domain.plainness import is_misread
 from app.domain.position import LogId, Position
 from app.domain.shape import Shape
-from app.domain.stamp import unstamp
-from app.domain.values import CODEC, RAW_CODEC, Document, decode, to_json
+from app.domain.stamp import unversioned
+from app.domain.values import CODEC, Document, decode, to_json
 from app.driver import translated
 from app.errors import Unavailable
 from app.reading_ahead import ahead
 from app.stores.logs import LogStore
+from app.stores.raw_find import raw_find
 
 _TOO_OLD = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
@@ -41,8 +41,7 @@ class CollectionGone(Unavailable):
     """A collection was dropped or renamed a moment ago, so what it was before can't be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotDocument:
+class SnapshotDocument(NamedTuple):
     """One document of a snapshot: `row` is `{"id", "version", "doc"}` in JSON."""
 
     id: IdText
@@ -65,9 +64,8 @@ class SnapshotReader:
     collection at every later position. MongoDB keeps five minutes of such history by default.
     """
 
-    def __init__(self, database: AsyncDatabase[Any], logs: LogStore, *, batch: int = 500) -> None:
-        # Of the database too: the one of a command is in force for the first batch of its cursor only.
-        self._database = database.with_options(codec_options=RAW_CODEC)
+    def __init__(self, database: AsyncDatabase[Any], logs: LogStore, *, batch: int = 1000) -> None:
+        self._database = database
         self._logs = logs
         self._batch = batch
 
@@ -90,12 +88,12 @@ class SnapshotReader:
         """The documents of `collection` that `query` finds, as they were at `time`, in id order. Raises as `read`."""
         async with aclosing(self._found(collection, time, query, {})) as batches:
             async for batch in batches:
-                yield [_row(document.raw) for document in batch]
+                yield list(map(_row, batch))
 
     async def read(
         self, collection: str, time: Timestamp, query: Document | None = None, *, fields: Document | None = None
-    ) -> AsyncGenerator[RawBSONDocument]:
-        """The stored documents of `collection` as they were at cluster time `time`, in id order.
+    ) -> AsyncGenerator[bytes]:
+        """The stored documents of `collection`, in BSON, as they were at cluster time `time`, in id order.
 
         Raises `Unavailable`; where MongoDB no longer keeps that time, `TimeNotKept` or `CollectionGone`.
         """
@@ -106,7 +104,7 @@ class SnapshotReader:
 
     async def _found(
         self, collection: str, time: Timestamp, query: Document, fields: Document
-    ) -> AsyncGenerator[list[RawBSONDocument]]:
+    ) -> AsyncGenerator[list[bytes]]:
         any_found = False
         async with aclosing(self._read(collection, time, query, fields)) as batches:
             async for batch in batches:
@@ -135,21 +133,21 @@ class SnapshotReader:
 
     async def _read(
         self, collection: str, time: Timestamp, query: Document, fields: Document
-    ) -> AsyncGenerator[list[RawBSONDocument]]:
+    ) -> AsyncGenerator[list[bytes]]:
         """Batch by batch; the next one is on its way while one is used."""
         command = {
-            "find": collection,
             "filter": query,
             "projection": fields,
             "sort": {"_id": 1},
-            "batchSize": self._batch,
             "readConcern": {"level": "snapshot", "atClusterTime": time},
         }
         with translated(f"a snapshot of {collection} can't be read"):
             try:
-                cursor = await self._database.cursor_command(command, codec_options=RAW_CODEC)
-                # The command's own is for the first batch only; later ones would have 16 MiB.
-                async with cursor.batch_size(self._batch), ahead(lambda: cursor.to_list(self._batch)) as batches:
+                async with (
+                    self._database.client.start_session(causal_consistency=False) as session,
+                    raw_find(self._database[collection], command, session=session, batch=self._batch) as cursor,
+                    ahead(cursor.next) as batches,
+                ):
                     async for batch in batches:
                         yield batch
             except OperationFailure as error:
@@ -158,8 +156,8 @@ class SnapshotReader:
                 raise
 
 
-def _row(raw: bytes | memoryview) -> SnapshotDocument:
-    stamp, plain = unstamp(decode(raw))
-    id_text = format_id(plain["_id"])
-    row = {"id": id_text, "version": stamp.version, "doc": plain}
+def _row(raw: bytes) -> SnapshotDocument:
+    version, document = unversioned(decode(raw))
+    id_text = format_id(document["_id"])
+    row = {"id": id_text, "version": version, "doc": document}
     return SnapshotDocument(id_text, to_json(row, plain=not is_misread(raw)))

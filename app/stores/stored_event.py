@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import Seq
+from app.domain.replay import Damaged
+
+UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, zlib.error)
+"""What reading back a row raises that nobody has written like that."""
 
 
 class StoredEvent(NamedTuple):
@@ -28,13 +33,23 @@ class StoredEvent(NamedTuple):
         return self.group is None or self.group.n == self.group.of
 
 
-def stored_event(row: dict[str, Any]) -> StoredEvent:
+def stored_event(row: Mapping[str, Any]) -> StoredEvent:
     """An `events` document that has its body, read back."""
-    body, group = row["b"], row.get("g")
-    return StoredEvent(
-        row["_id"]["n"],
-        row["c"],
-        row["i"],
-        body.encode() if isinstance(body, str) else zlib.decompress(body),
-        Group(group["id"], group["n"], group["of"]) if group else None,
-    )
+    return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), group_of(row))
+
+
+def body_of(row: Mapping[str, Any]) -> bytes:
+    """Of an `events` document that has its body."""
+    body = row["b"]
+    return body.encode() if isinstance(body, str) else zlib.decompress(body)
+
+
+def group_of(row: Mapping[str, Any]) -> Group | None:
+    """The transaction that an `events` document is of."""
+    group = row.get("g")
+    return Group(group["id"], group["n"], group["of"]) if group else None
+
+
+def unreadable(row: Mapping[str, Any], error: Exception) -> Damaged:
+    """What to raise instead of such an error."""
+    return Damaged(f"event {row['_id']['l']}:{row['_id']['n']} can't be read: {error}")

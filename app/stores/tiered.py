@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.marks import unpacked
 from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
 from app.domain.segment import SealedEvent, Selection
 from app.domain.segment_block import Block
 from app.domain.shape import Shape
 from app.errors import Malformed
 from app.stores.hot import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
+from app.stores.passage import Passage, passage_of
 from app.stores.segment_reader import SegmentReader
-from app.stores.stored_event import StoredEvent, stored_event
+from app.stores.stored_event import UNREADABLE, StoredEvent, body_of, group_of, stored_event, unreadable
 from app.stores.tiers import TierStore
 
 E = TypeVar("E", SealedEvent, StoredEvent)
+B = TypeVar("B")
 
 
 class TieredEvents:
@@ -59,23 +58,54 @@ class TieredEvents:
             async for events in batches:
                 yield events
 
-    async def _batches(
+    def passages(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape, *, batch: int = 1000
+    ) -> AsyncGenerator[Passage]:
+        """The same of one shape, to be sent."""
+
+        def hot(position: Seq) -> AsyncGenerator[Passage]:
+            return self._hot.passages(log, position, upto, shape, batch=batch)
+
+        async def cold(position: Seq, floor: Seq) -> AsyncGenerator[Passage]:
+            async with aclosing(self._cold.blocks(log, position, floor, Selection.of(shape))) as blocks:
+                async for block, numbers in blocks:
+                    if numbers:
+                        yield passage_of(block, numbers)
+
+        return self._across(log, after, upto, hot, cold, lambda passage: passage.last)
+
+    def _batches(
         self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]
     ) -> AsyncGenerator[Sequence[E]]:
+        def hot(position: Seq) -> AsyncGenerator[Sequence[E]]:
+            find = in_order(log, position, upto, shape, above=above, fields=form.fields)
+            return self._from_hot(log, find, position, batch, form)
+
+        def cold(position: Seq, floor: Seq) -> AsyncGenerator[Sequence[E]]:
+            return self._from_cold(log, position, floor, shape, above, form)
+
+        return self._across(log, after, upto, hot, cold, lambda events: events[-1].seq)
+
+    async def _across(
+        self,
+        log: LogId,
+        after: Seq,
+        upto: Seq,
+        hot: Callable[[Seq], AsyncGenerator[B]],
+        cold: Callable[[Seq, Seq], AsyncGenerator[B]],
+        last: Callable[[B], Seq],
+    ) -> AsyncGenerator[B]:
+        """Batches from wherever their events are: `hot` reads on from a position, `cold` up to another one."""
         position = after
         while position < upto:
             # Where to begin is what somebody has read here last; what is read is judged by what is true.
             floor = min(self._tiers.seen(log).floor, upto)
-            if position < floor:
-                source, end = self._from_cold(log, position, floor, shape, above, form), floor
-            else:
-                find = in_order(log, position, upto, shape, above=above, fields=form.fields)
-                source, end = self._from_hot(log, find, position, batch, form), upto
+            source, end = (cold(position, floor), floor) if position < floor else (hot(position), upto)
             try:
                 async with aclosing(source) as batches:
-                    async for events in batches:
-                        yield events
-                        position = events[-1].seq
+                    async for batch in batches:
+                        yield batch
+                        position = last(batch)
             except Moved:
                 continue  # the floor has been read for that
             position = end
@@ -107,21 +137,16 @@ class TieredEvents:
 def _stored(row: dict[str, Any]) -> StoredEvent:
     try:
         return stored_event(row)
-    except (LookupError, TypeError, ValueError, AttributeError, zlib.error) as error:
-        raise _unreadable(row, error) from error
+    except UNREADABLE as error:
+        raise unreadable(row, error) from error
 
 
 def _stored_in(block: Block, n: int) -> StoredEvent:
     return StoredEvent(block.seq(n), block.collections[n], IdText(block.ids[n]), block.body(n), block.groups.get(n))
 
 
-def _unreadable(row: dict[str, Any], error: Exception) -> Damaged:
-    return Damaged(f"event {row['_id']['l']}:{row['_id']['n']} can't be read: {error}")
-
-
 def sealed_event(row: dict[str, Any]) -> SealedEvent:
     """A whole row of `events`. Raises `Damaged`."""
-    body, group = row["b"], row.get("g")
     try:
         return SealedEvent(
             Seq(row["_id"]["n"]),
@@ -129,12 +154,12 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
             IdText(row["i"]),
             int(row["v"]),
             row["s"],
-            body.encode() if isinstance(body, str) else zlib.decompress(body),
+            body_of(row),
             tuple(unpacked(row.get("w"))),
-            Group(group["id"], group["n"], group["of"]) if group else None,
+            group_of(row),
         )
-    except (Malformed, LookupError, TypeError, ValueError, AttributeError, zlib.error) as error:
-        raise _unreadable(row, error) from error
+    except (Malformed, *UNREADABLE) as error:
+        raise unreadable(row, error) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class LogPages:
         end = page.upto(Seq(max(head, position.seq)))
         live = b"false" if page.full else b"true"
         members = messages.events_members(shape, log, position.seq, end, page.bodies)
-        return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.events), page.full)
+        return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.seqs), page.full)
 
     async def history(self, shape: Shape, *, after_version: int, after: Position | None, limit: int) -> History:
         """A document's events with a version above `after_version` and behind `after`, in order, at most `limit`.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from bisect import bisect_left
+from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+from app.domain.event import Group
 from app.domain.position import Seq
+from app.stores.passage import Passage
 from app.stores.stored_event import StoredEvent
 
 
@@ -19,23 +23,23 @@ class PageLimit:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some events in order. `full`: more follow; the cut was made by size, and is made at the same place every time."""
+    """Some events in order, by number and body.
 
-    events: tuple[StoredEvent, ...]
+    `full`: more follow; the cut was made by size, and is made at the same place every time.
+    """
+
+    seqs: Sequence[Seq]
+    bodies: Sequence[bytes]
     full: bool
-
-    @property
-    def bodies(self) -> Iterable[bytes]:
-        return (event.body for event in self.events)
 
     @property
     def end(self) -> Seq | None:
         """The last event's seq."""
-        return self.events[-1].seq if self.events else None
+        return self.seqs[-1] if self.seqs else None
 
     def upto(self, head: Seq) -> Seq:
         """Up to where it says everything, having been made of all events up to `head`."""
-        return self.end if self.full and self.end is not None else head
+        return self.seqs[-1] if self.full else head
 
 
 class _Builder:
@@ -43,44 +47,66 @@ class _Builder:
 
     def __init__(self, limit: PageLimit) -> None:
         self._limit = limit
-        self._events: list[StoredEvent] = []
+        self._seqs: list[Seq] = []
+        self._bodies: list[bytes] = []
         self._bytes = 0
+        self._last: Group | None = None
         self._is_full = False
 
-    def take(self, event: StoredEvent) -> bool:
-        """Add an event; False, and not added, when the page is full and `event` begins the next one."""
-        if self._is_full and not _together(self._events[-1], event):
+    def take(self, seq: Seq, body: bytes, group: Group | None) -> bool:
+        """Add an event; False, and not added, when the page is full and the event begins the next one."""
+        if self._is_full and not _together(self._last, group):
             return False
-        self._events.append(event)
-        self._bytes += len(event.body)
-        self._is_full = len(self._events) >= self._limit.events or self._bytes >= self._limit.bytes
+        self._add([seq], [body], len(body), group)
         return True
 
+    def take_from(self, passage: Passage, place: int) -> int:
+        """Add events from `place` on; the place of the first one that is not added, and begins the next page."""
+        if passage.groups or self._last is not None:
+            groups = passage.groups.get
+            while place < len(passage.seqs) and self.take(passage.seqs[place], passage.bodies[place], groups(place)):
+                place += 1
+            return place
+        if self._is_full:
+            return place
+        # None is of a transaction, so it is the first event that fills the page that is its last.
+        bodies = passage.bodies[place : place + self._limit.events - len(self._bodies)]
+        sizes = list(accumulate(map(len, bodies), initial=self._bytes))
+        count = min(bisect_left(sizes, self._limit.bytes), len(bodies))
+        self._add(passage.seqs[place : place + count], bodies[:count], sizes[count] - self._bytes, None)
+        return place + count
+
+    def _add(self, seqs: Sequence[Seq], bodies: Sequence[bytes], size: int, last: Group | None) -> None:
+        self._seqs += seqs
+        self._bodies += bodies
+        self._bytes += size
+        self._last = last
+        self._is_full = len(self._bodies) >= self._limit.events or self._bytes >= self._limit.bytes
+
     def page(self, *, full: bool) -> Page:
-        return Page(tuple(self._events), full)
+        return Page(self._seqs, self._bodies, full)
 
 
-def _together(one: StoredEvent, other: StoredEvent) -> bool:
+def _together(one: Group | None, other: Group | None) -> bool:
     """Whether two neighbours are of the same transaction."""
-    return one.group is not None and other.group is not None and one.group.id == other.group.id
+    return one is not None and other is not None and one.id == other.id
 
 
 def page_of(events: Iterable[StoredEvent], limit: PageLimit) -> Page:
     """The first page of `events`."""
     builder = _Builder(limit)
-    return builder.page(full=not all(map(builder.take, events)))
+    return builder.page(full=not all(builder.take(event.seq, event.body, event.group) for event in events))
 
 
-async def pages_from(batches: AsyncIterable[Iterable[StoredEvent]], limit: PageLimit, most: int = 1) -> list[Page]:
-    """The first pages of some events, at most so many, reading no batch further than that needs; one at least."""
+async def pages_from(passages: AsyncIterable[Passage], limit: PageLimit, most: int = 1) -> list[Page]:
+    """The first pages of some events, at most so many, reading no passage further than that needs; one at least."""
     pages: list[Page] = []
     builder = _Builder(limit)
-    async for batch in batches:
-        for event in batch:
-            if not builder.take(event):
-                pages.append(builder.page(full=True))
-                if len(pages) == most:
-                    return pages
-                builder = _Builder(limit)
-                builder.take(event)
+    async for passage in passages:
+        place = 0
+        while (place := builder.take_from(passage, place)) < len(passage.seqs):
+            pages.append(builder.page(full=True))
+            if len(pages) == most:
+                return pages
+            builder = _Builder(limit)
     return [*pages, builder.page(full=False)]

@@ -6,6 +6,7 @@ is found out while it is read.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -96,10 +97,12 @@ class Planner:
         extent = await self._extent(shape)
         if reason is not None and plan.allowed(position, extent) == {Answer.SNAPSHOT}:
             return Plan(Answer.SNAPSHOT, 0.0, reason)
-        size = await self._size(shape)
         # At first as if all was about one document. Nearly all clients are near enough for events even then.
-        best = await self._tail(shape, position.seq, counted=False)
-        stored = await self._stored(shape, extent, counted=False)
+        size, best, stored = await asyncio.gather(
+            self._size(shape),
+            self._tail(shape, position.seq, counted=False),
+            self._stored(shape, extent, counted=False),
+        )
         chosen = plan.catch_up(position, extent, best, size, stored, avoid)
         if chosen.answer is Answer.EVENTS or shape.id is not None:
             return chosen

@@ -26,6 +26,12 @@ log_ = logging.getLogger(__name__)
 _OVERHEAD = 500
 """What a frame costs here besides its bytes, roughly."""
 
+_MEAN = 300.0
+"""Bytes of an event, before any was read."""
+
+_MARGIN = 1.05
+"""Events of a page that are asked for, of those that it is thought to have. With too few, there is another query."""
+
 _AT_ONCE = 8
 """Frames that are read at a time, at most, and the share of the cache that they may fill."""
 
@@ -51,6 +57,8 @@ class StoreFrames:
         self._ahead: OrderedDict[_Key, bool] = OrderedDict()
         """Where they begin: whoever asks for that has come from before, and goes on."""
         self._fetches: set[asyncio.Task[Frame]] = set()
+        self._mean = _MEAN
+        """Bytes of an event in what was read last: so many are asked for as the pages will have."""
         self.reads = 0
         """How many frames were read from the store."""
 
@@ -91,7 +99,7 @@ class StoreFrames:
         for page in pages:
             start = frames[-1].end if frames else cursor
             end = page.upto(head)
-            data = messages.events(shape, log, start, end, page.bodies) if page.events else b""
+            data = messages.events(shape, log, start, end, page.bodies) if page.seqs else b""
             frames.append(Frame(start, end, data))
             self._kept.keep((log, shape, start), frames[-1])
         if pages[-1].full:
@@ -107,12 +115,17 @@ class StoreFrames:
         return (await self._pages(log, shape, cursor, head, limit, 1))[0]
 
     async def _pages(self, log: LogId, shape: Shape, cursor: Seq, head: Seq, limit: PageLimit, most: int) -> list[Page]:
+        # One more than the pages have: that there is one tells that the last of them is full.
+        batch = 1 + most * min(limit.events, 2 + int(_MARGIN * limit.bytes / self._mean))
         async with (
             self._admission.admitted(),
-            aclosing(self._events.batches(log, cursor, head, shape=shape)) as batches,
+            aclosing(self._events.passages(log, cursor, head, shape=shape, batch=batch)) as passages,
         ):
             self.reads += 1
-            return await pages_from(batches, limit, most)
+            pages = await pages_from(passages, limit, most)
+        if count := sum(len(page.seqs) for page in pages):
+            self._mean = max(1.0, sum(len(body) for page in pages for body in page.bodies) / count)
+        return pages
 
     @property
     def bytes(self) -> int:

@@ -159,10 +159,10 @@ class Window:
             return None
         start, following = self._after(shape, after)
         page = page_of(following, self._frame_limit)
-        end = page.events[-1].seq
+        end = page.seqs[-1]
         frame = Frame(start, end, messages.events(shape, self.log, start, end, page.bodies))
         if not page.full and (cached is None or start >= cached.start):
-            self._frames[shape] = page.events[0].seq, frame
+            self._frames[shape] = page.seqs[0], frame
         return frame
 
     def _after(self, shape: Shape, after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:

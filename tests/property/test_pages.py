@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.stores.passage import Passage
 from app.stores.stored_event import StoredEvent
-from app.sync.pages import PageLimit, page_of
-from support.logged import event, transaction
+from app.sync.pages import PageLimit, page_of, pages_from
+from support.logged import event, passage, transaction
 
 RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(11, 40)), max_size=12)
 
@@ -23,21 +26,37 @@ def test_pages_after_each_other_are_the_whole_and_each_is_as_full_as_it_may_be(
     runs: list[tuple[int, int]], most: int, size: int
 ) -> None:
     events, limit = _events(runs), PageLimit(most, size)
-    rest, seen = events, list[StoredEvent]()
+    rest = events
     while rest:
         page = page_of(rest, limit)
-        assert page.events, "every page moves on"
-        assert page.full == (len(page.events) < len(rest))
+        taken, rest = rest[: len(page.seqs)], rest[len(page.seqs) :]
+        assert taken, "every page moves on"
+        assert page.seqs == [item.seq for item in taken]
+        assert page.bodies == [item.body for item in taken]
+        assert page.full == bool(rest)
         # Without its last transaction it would not have been full.
-        last = page.events[-1].group
-        before = [item for item in page.events if last is None or item.group is None or item.group.id != last.id]
+        last = taken[-1].group
+        before = [item for item in taken if last is None or item.group is None or item.group.id != last.id]
         before = before if last is not None else before[:-1]
         assert len(before) < most
         assert sum(len(item.body) for item in before) < size
-        assert page.events[-1].closes
-        seen += page.events
-        rest = rest[len(page.events) :]
-    assert seen == events
+        assert taken[-1].closes
+
+
+@given(RUNS, st.integers(1, 6), st.integers(1, 100), st.integers(1, 5), st.integers(1, 5))
+async def test_what_is_sent_on_is_cut_at_the_same_places(
+    runs: list[tuple[int, int]], most: int, size: int, together: int, pages: int
+) -> None:
+    async def passages() -> AsyncIterator[Passage]:
+        for start in range(0, len(events), together):
+            yield passage(events[start : start + together])
+
+    events, limit = _events(runs), PageLimit(most, size)
+    rest, expected = events, [page_of(events, limit)]
+    while expected[-1].full and len(expected) < pages:
+        rest = rest[len(expected[-1].seqs) :]
+        expected.append(page_of(rest, limit))
+    assert await pages_from(passages(), limit, pages) == expected
 
 
 @given(RUNS, st.integers(1, 6), st.integers(0, 20))
@@ -46,6 +65,6 @@ def test_a_full_page_is_cut_at_the_same_place_whatever_follows(
 ) -> None:
     events, limit = _events(runs), PageLimit(most, 10_000)
     page = page_of(events, limit)
-    shorter = page_of(events[: len(page.events) + cut], limit)
+    shorter = page_of(events[: len(page.seqs) + cut], limit)
     if shorter.full:
         assert shorter == page

@@ -15,7 +15,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from app.domain.ids import IdText, format_id
 from app.domain.position import LogId, Seq
 from app.domain.replay import State
-from app.domain.stamp import unstamp
+from app.domain.stamp import unversioned
 from app.domain.values import CODEC, Document, decode
 from app.stores.changes import watch
 from app.stores.logs import Checkpoint
@@ -100,8 +100,8 @@ async def collection_at(stores: Stores, name: str, checkpoint: Checkpoint) -> di
     found: dict[IdText, State] = {}
     async with aclosing(stores.snapshots.read(name, checkpoint.time)) as documents:
         async for raw in documents:
-            stamp, document = unstamp(decode(raw.raw))
-            found[format_id(document["_id"])] = (stamp.version, document)
+            version, document = unversioned(decode(raw))
+            found[format_id(document["_id"])] = (version, document)
     return found
 
 
@@ -111,8 +111,8 @@ async def stored_at(stores: Stores, log: LogId, name: str, checkpoint: Checkpoin
     async def documents() -> Any:
         async with aclosing(stores.snapshots.read(name, checkpoint.time)) as found:
             async for raw in found:
-                stamp, document = unstamp(decode(raw.raw))
-                yield stamp.version, document
+                version, document = unversioned(decode(raw))
+                yield version, document
 
     return await stores.stored.write(log, name, checkpoint.seq, checkpoint.time, documents())
 

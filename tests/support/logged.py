@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import Seq
+from app.stores.passage import Passage
 from app.stores.stored_event import StoredEvent
 
 
@@ -28,3 +29,9 @@ def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "
         event(first + index, collection, key, Group(f"{name}{first}", index + 1, len(listed)))
         for index, (collection, key) in enumerate(listed)
     ]
+
+
+def passage(events: Sequence[StoredEvent]) -> Passage:
+    """The same events as they are sent on."""
+    groups = {place: item.group for place, item in enumerate(events) if item.group is not None}
+    return Passage([item.seq for item in events], [item.body for item in events], groups)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
+from pymongo.read_concern import ReadConcern
 
 from app.domain.event import Group
 from app.domain.ids import IdText
@@ -45,6 +46,34 @@ async def fill(stores: Stores, events: Iterable[NewEvent], log: LogId = LOG) -> 
 async def read(stores: Stores, after: int, upto: int, shape: Shape | None = None, *, batch: int = 1000) -> list[int]:
     events = stores.events.read(LOG, Seq(after), Seq(upto), shape=shape, batch=batch)
     return [event.seq async for event in events]
+
+
+async def passed_on(
+    stores: Stores, after: int, upto: int, shape: Shape = ORDERS, *, batch: int = 1000
+) -> list[tuple[int, bytes, Group | None]]:
+    passages = stores.events.passages(LOG, Seq(after), Seq(upto), shape=shape, batch=batch)
+    return [
+        (seq, body, found.groups.get(place))
+        async for found in passages
+        for place, (seq, body) in enumerate(zip(found.seqs, found.bodies, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 500, 1000, 3000])
+async def test_what_is_passed_on_is_what_is_read(stores: Stores, batch: int) -> None:
+    count = 2100 if batch > 3 else 12
+    groups = {2: Group("s:1", 1, 2), 3: Group("s:1", 2, 2)}
+    names = ["orders", "orders", "orders", "users"]
+    given = [new(seq, names[seq % 4], str(seq % 3), group=groups.get(seq), pad="é" * seq) for seq in range(1, count)]
+    body = b'{"text":"%b"}' % (b"x" * 5 * 1024 * 1024)
+    packed = NewEvent(StoredEvent(Seq(count), "orders", IdText("1"), body, None), 1, "82AA", Timestamp(count, 1))
+    await fill(stores, [*given, packed, large(count + 1, b"a"), new(count + 2)])
+    await fill(stores, [new(1)], OTHER)
+    for shape in (ORDERS, ONE):
+        for after, upto in ((0, count + 2), (2, count - 1), (count, count + 1), (count + 2, count + 2)):
+            events = stores.events.read(LOG, Seq(after), Seq(upto), shape=shape)
+            expected = [(event.seq, event.body, event.group) async for event in events]
+            assert await passed_on(stores, after, upto, shape, batch=batch) == expected
 
 
 async def test_an_event_is_read_as_it_was_appended(stores: Stores) -> None:
@@ -210,6 +239,8 @@ async def test_parts_that_are_not_what_was_written(stores: Stores, change: dict[
         await read(stores, 0, 1)
     with pytest.raises(Damaged, match=said):
         await anext(stores.history.in_order(LOG, Shape("orders"), after=Seq(0), upto=Seq(1)))
+    with pytest.raises(Damaged, match=said):
+        await passed_on(stores, 0, 1)
 
 
 async def test_an_id_that_mongodb_cannot_hold_is_refused_and_keeps_the_prefix(stores: Stores) -> None:
@@ -225,6 +256,30 @@ async def test_what_a_new_primary_does_not_show_yet_is_not_passed_over(stores: S
     for shape in (None, ORDERS, ONE):
         with pytest.raises(Unavailable, match="event bbbb:3 is not to be read yet"):
             await read(stores, 0, 3, shape)
+        if shape is not None:
+            with pytest.raises(Unavailable, match="event bbbb:3 is not to be read yet"):
+                await passed_on(stores, 0, 3, shape)
+
+
+@pytest.mark.parametrize("body", [None, 7, b"not packed", {"v": 1}])
+async def test_a_row_that_nobody_has_written_like_that_is_named(stores: Stores, body: Any) -> None:
+    await fill(stores, [new(1)])
+    await stores.log["events"].update_one({}, {"$set": {"b": body}})
+    with pytest.raises(Damaged, match="event bbbb:1"):
+        await passed_on(stores, 0, 1)
+    with pytest.raises(Damaged, match="event bbbb:1"):
+        await read(stores, 0, 1)
+
+
+async def test_no_cursor_is_left_open(stores: Stores) -> None:
+    await fill(stores, [new(seq) for seq in range(1, 3001)])
+    passages = stores.events.passages(LOG, Seq(0), Seq(3000), shape=ORDERS, batch=2000)
+    assert len((await anext(passages)).seqs) == 2000
+    await passages.aclose()
+    idle = {"$currentOp": {"idleCursors": True, "allUsers": True}}
+    admin = stores.data.client.admin.with_options(read_concern=ReadConcern("local"))
+    cursors = await admin.aggregate([idle, {"$match": {"type": "idleCursor"}}])
+    assert [found async for found in cursors if found["ns"].startswith(stores.log.name)] == []
 
 
 async def test_how_far_the_log_has_come(stores: Stores) -> None:

@@ -124,7 +124,7 @@ async def test_a_checkpoint_that_mongodb_no_longer_keeps(stores: Stores) -> None
 
 
 async def test_a_snapshot_that_is_left_early_leaves_no_cursor(stores: Stores) -> None:
-    await stores.data["docs"].insert_many([{"_id": n} for n in range(1200)])
+    await stores.data["docs"].insert_many([{"_id": n} for n in range(2500)])
     await checkpoint_now(stores)
     before = await _open_cursors(stores)
     async with stores.snapshots.open(LOG, DOCS) as snapshot:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bson import Int64
 
-from app.domain.stamp import FIELD, Stamp, unstamp
+from app.domain.stamp import FIELD, Stamp, unstamp, unversioned
 from app.domain.values import same
 
 
@@ -37,3 +37,28 @@ def test_unstamping_takes_nothing_else_away() -> None:
     assert plain == {"_id": 1, "a": {FIELD: 5}, "z": 1}
     assert list(plain) == ["_id", "a", "z"]
     assert FIELD in document
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"v": Int64(3), "op": "o", "by": "b"},
+        {"v": 3},
+        {"v": 0},
+        {"v": "3"},
+        {"v": 3.0},
+        {},
+        {"op": "o"},
+        None,
+        7,
+        "text",
+        [1],
+    ],
+    ids=str,
+)
+def test_the_version_alone_is_what_the_whole_stamp_says(field: Any) -> None:
+    for document in ({"_id": 1, FIELD: field, "a": 2}, {"_id": 1, "a": 2}):
+        stamp, plain = unstamp(document)
+        version, rest = unversioned(dict(document))
+        assert (version, rest, list(rest)) == (stamp.version, plain, list(plain))
+        assert type(version) is int

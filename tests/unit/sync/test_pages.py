@@ -4,22 +4,19 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
+from app.stores.passage import Passage
 from app.stores.stored_event import StoredEvent
 from app.sync.pages import Page, PageLimit, page_of, pages_from
-from support.logged import event, transaction
+from support.logged import event, passage, transaction
 
 PLAIN = [event(seq) for seq in range(1, 6)]
 MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transaction(6, [("orders", "2")] * 2)]
 
 
-async def stream(events: Iterable[StoredEvent], taken: list[int]) -> AsyncIterator[list[StoredEvent]]:
+async def stream(events: Iterable[StoredEvent], taken: list[int]) -> AsyncIterator[Passage]:
     for item in events:
         taken.append(item.seq)
-        yield [item]
-
-
-def seqs(page: Page) -> list[int]:
-    return [item.seq for item in page.events]
+        yield passage([item])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,7 @@ async def test_a_page_is_cut_by_size_and_never_inside_a_transaction(
     events: list[StoredEvent], limit: PageLimit, expected: list[int], full: bool
 ) -> None:
     page = page_of(events, limit)
-    assert (seqs(page), page.full) == (expected, full)
+    assert (page.seqs, page.full) == (expected, full)
     taken: list[int] = []
     assert await pages_from(stream(events, taken), limit) == [page]
     assert len(taken) <= len(expected) + 1, "it reads one event beyond the page at most"
@@ -53,14 +50,14 @@ async def test_a_page_is_cut_by_size_and_never_inside_a_transaction(
 @pytest.mark.parametrize("most", [1, 2, 3, 9])
 @pytest.mark.parametrize("size", [1, 2, 3])
 async def test_pages_follow_on_each_other_however_the_events_come(most: int, size: int) -> None:
-    async def batches() -> AsyncIterator[list[StoredEvent]]:
+    async def batches() -> AsyncIterator[Passage]:
         for start in range(0, len(MIXED), size):
-            yield MIXED[start : start + size]
+            yield passage(MIXED[start : start + size])
 
     one_by_one, rest = list[Page](), MIXED
     while len(one_by_one) < most and (not one_by_one or one_by_one[-1].full):
         one_by_one.append(page_of(rest, PageLimit(2, 999)))
-        rest = rest[len(one_by_one[-1].events) :]
+        rest = rest[len(one_by_one[-1].seqs) :]
     assert await pages_from(batches(), PageLimit(2, 999), most) == one_by_one
 
 
