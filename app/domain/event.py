@@ -32,6 +32,7 @@ class Event(NamedTuple):
     (A frozen dataclass of so many fields takes five times as long to make, and the sequencer makes one of each change.)
 
     `create` and `replace` carry `document` (with `_id`, without `_sync`), `update` carries `patch`, `delete` neither.
+    Datetimes are in UTC, whether they say so or not.
     `op_id` and `by` are None for a change that did not come through the API (`external`).
     """
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bson.int64 import Int64
 
@@ -13,8 +12,7 @@ from app.domain.values import Document
 FIELD: Final = "_sync"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What the last API write left in the document. `deleted` is set only inside the transaction of an API delete:
     the update that sets it gives the delete behind it its version, operation and principal.
     """

@@ -46,6 +46,9 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
 )
 """How every document of the user is decoded: aware datetimes, standard UUIDs, nothing lossy."""
 
+JSON_CODEC: Final = CODEC.with_options(tz_aware=False)
+"""The same for what becomes nothing but JSON: its datetimes are in UTC, but do not say so. Each takes 1 µs less."""
+
 RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_class=RawBSONDocument)
 """The same, for readers that pass documents on without looking inside."""
 
@@ -81,14 +84,14 @@ _DECIMAL_CONTEXT: Final = create_decimal128_context()
 _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
-def decode(raw: bytes | memoryview) -> Document:
+def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Document:
     """The document in `raw`.
 
     MongoDB stores text that is not UTF-8 and UUIDs of any length when another program's driver sends them. They must
     not stop everybody's stream: such text comes with replacement characters, such a UUID as binary.
     """
     try:
-        return bson.decode(raw, CODEC)
+        return bson.decode(raw, codec)
     except InvalidBSON:
         return bson.decode(raw, _LENIENT)
 
@@ -139,7 +142,8 @@ def _encode_leaf(value: Any) -> Any:
     if kind is ObjectId:
         return {"$oid": str(value)}
     if kind is datetime:
-        return {"$date": _date_text(value)} if value >= EPOCH else json_util.default(value, _RELAXED)
+        utc = _in_utc(value)
+        return {"$date": _date_text(utc)} if utc.year >= EPOCH.year else json_util.default(value, _RELAXED)
     if kind is Int64:
         return int(value)
     if kind is Decimal128:
@@ -155,10 +159,18 @@ def _date_text(value: datetime) -> str:
 
 
 def utc_text(value: datetime, precision: str) -> str:
-    """ISO 8601 in UTC, as RFC 3339 has it. `precision` is what `isoformat` calls `timespec`."""
-    # The driver's own zone answers in Python each time it is asked for its offset, which is known here.
-    utc = value if value.tzinfo is utc_zone else value.astimezone(UTC)
-    return utc.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+    """ISO 8601 in UTC, as RFC 3339 has it. `precision`: `seconds` or `milliseconds`; what is finer is left out."""
+    utc = _in_utc(value)
+    # It writes microseconds where there are some, in a fifth of the time that `isoformat` takes.
+    text = orjson.dumps(utc, option=orjson.OPT_NAIVE_UTC).decode()
+    if precision == "seconds":
+        return text[1:20] + "Z"
+    return (text[1:24] if utc.microsecond else text[1:20] + ".000") + "Z"
+
+
+def _in_utc(value: datetime) -> datetime:
+    """The same time in UTC; what names no zone is that already."""
+    return value if value.tzinfo is None or value.tzinfo is utc_zone else value.astimezone(UTC)
 
 
 def _decimal_text(value: Decimal128) -> str:

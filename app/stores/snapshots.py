@@ -16,7 +16,7 @@ from app.domain.plainness import is_misread
 from app.domain.position import LogId, Position
 from app.domain.shape import Shape
 from app.domain.stamp import unversioned
-from app.domain.values import CODEC, Document, decode, to_json
+from app.domain.values import CODEC, JSON_CODEC, Document, decode, to_json
 from app.driver import translated
 from app.errors import Unavailable
 from app.reading_ahead import ahead
@@ -157,7 +157,7 @@ class SnapshotReader:
 
 
 def _row(raw: bytes) -> SnapshotDocument:
-    version, document = unversioned(decode(raw))
+    version, document = unversioned(decode(raw, JSON_CODEC))
     id_text = format_id(document["_id"])
     row = {"id": id_text, "version": version, "doc": document}
     return SnapshotDocument(id_text, to_json(row, plain=not is_misread(raw)))

@@ -17,7 +17,7 @@ from pymongo.errors import OperationFailure, WriteError
 from app.domain.event import Event
 from app.domain.ids import IdText
 from app.domain.stamp import unstamp
-from app.domain.values import CODEC, decode, same, to_json
+from app.domain.values import CODEC, JSON_CODEC, decode, same, to_json
 from app.stores.changes import ChangeStream, watch
 from app.stores.stores import Stores
 from support.replay import apply_patch
@@ -124,7 +124,7 @@ async def drained(stream: ChangeStream, stores: Stores) -> list[RawBSONDocument]
 def states(change: RawBSONDocument) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The documents before and after, as users know them, from the images."""
     raw = (change.get("fullDocumentBeforeChange"), change.get("fullDocument"))
-    before, after = (unstamp(decode(image.raw))[1] if image is not None else None for image in raw)
+    before, after = (unstamp(decode(image.raw, JSON_CODEC))[1] if image is not None else None for image in raw)
     return before, after
 
 
@@ -184,7 +184,7 @@ async def converted(stores: Stores) -> Callable[[Write, int], Awaitable[list[Eve
         state: dict[str, Any] = {}
         for event in events:
             replay(state, event)
-        async for document in stores.data.get_collection("docs", codec_options=CODEC).find():
+        async for document in stores.data.get_collection("docs", codec_options=JSON_CODEC).find():
             assert same(state.pop(f"int:{document['_id']}"), unstamp(document)[1])
         assert state == {}
         return events
