@@ -97,10 +97,10 @@ class Plan:
 
 # Microseconds, fitted by `scripts/bench/run catch_up` (docs/benchmarks/catch_up.md).
 _BYTE: Final = 0.08
-_EVENTS, _PASSED, _EVENT = 1200.0, 2.0, 11.5
-_SQUASHED, _FINDING, _GROUPED, _TOUCHED = 1500.0, 2000.0, 2.0, 43.0
-_LIVE, _READ = 2000.0, 43.0
-_STORED, _ROW = 3000.0, 0.5
+_EVENTS, _PASSED, _EVENT = 500.0, 1.0, 2.3
+_SQUASHED, _FINDING, _GROUPED, _TOUCHED = 1500.0, 2000.0, 2.0, 27.0
+_LIVE, _READ = 2000.0, 21.0
+_STORED, _ROW = 3000.0, 0.2
 
 WORTH_STORING: Final = 50_000.0
 """A live read that costs more µs than this is worth a stored snapshot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -19,12 +20,12 @@ MOST_EVENTS = 1000
 """Events of one document are counted so far; with more, its present state is the better answer anyway."""
 
 _MOST_TOUCHED = 1_000_000
-_SAMPLE = 5000
-_LEAST_SAMPLE = 100
-_SHARE = 30
-"""Of how many events one is looked at to judge how many documents they are about, within these bounds.
+_PAIRS = 32
+_LEAST_SAMPLE, _MOST_SAMPLE = 100, 10_000
+"""Events that are looked at to judge how many documents a range of them is about.
 
-(A wrong guess about few of them costs little, and so must guessing.)
+So many that about so many documents would be met twice if there were half as many of them as events: from fewer
+pairs it can't be told whether all are different, and looking at more would cost more than a wrong plan.
 """
 
 
@@ -60,9 +61,14 @@ class Counts:
             return await self._touched.count_documents(query, limit=_MOST_TOUCHED)
 
     async def _sampled(self, log: LogId, collection: str, seqs: range) -> int:
-        chosen = random.sample(seqs, min(len(seqs), max(_LEAST_SAMPLE, min(_SAMPLE, len(seqs) // _SHARE))))
+        chosen = random.sample(seqs, min(len(seqs), _sample(len(seqs))))
         query = {"_id": {"$in": [{"l": log, "n": Int64(seq)} for seq in chosen]}}
         with translated(f"the events of {collection} can't be counted"):
-            rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_SAMPLE).to_list()
+            rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_MOST_SAMPLE).to_list()
         ids = [row["i"] for row in rows if row["c"] == collection]
         return distinct(ids, population=len(ids) * len(seqs) / len(chosen))
+
+
+def _sample(count: int) -> int:
+    # n of them, drawn at random from d equally frequent documents, meet about n² / 2d of them twice.
+    return max(_LEAST_SAMPLE, min(_MOST_SAMPLE, math.isqrt(_PAIRS * count)))

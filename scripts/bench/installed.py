@@ -1,7 +1,7 @@
 """Peers: eventsync beside what else there is, with the same documents, writes and client process.
 
 The servers that one writes in an afternoon (naive, twin: `scripts/bench/peers`), and installed ones: socket.io with its
-MongoDB adapter, Feathers, Parse Server LiveQuery. eventsync has to be exact, or there are no figures; of the others it
+MongoDB adapter, Feathers, Parse Server LiveQuery, RxDB Server. eventsync has to be exact, or there are no figures; of the others it
 is told what they leave out.
 """
 
@@ -52,7 +52,7 @@ its worker's: *µs with worker*); *mongod µs*: of MongoDB, by write. *KiB a cli
 
 _GONE: Final = """\
 All clients' sockets are destroyed; so many writes; all come back at once, with what each protocol has to resume with
-(eventsync: its state vector; socket.io: connection state recovery). *missed events that came*: of all that were written
+(eventsync: its state vector; socket.io: connection state recovery; RxDB: its checkpoint). *missed events that came*: of all that were written
 meanwhile; *ms*: until the last one, where all came."""
 
 
@@ -80,6 +80,7 @@ _INSTALLED: Final = {
     "socketio": Route("/docs", "created"),
     "feathers": Route("/docs", "docs created"),
     "parse": Route("/parse/classes/Docs", "", {"X-Parse-Application-Id": "bench"}),
+    "rxdb": Route("/docs"),
 }
 _NAMES: Final = {
     "eventsync": "eventsync",
@@ -88,11 +89,12 @@ _NAMES: Final = {
     "socketio": "socket.io + MongoDB adapter",
     "feathers": "Feathers",
     "parse": "Parse LiveQuery",
+    "rxdb": "RxDB Server",
 }
 
 
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Peers: eventsync beside naive servers, socket.io, Feathers and Parse LiveQuery."""
+    """Peers: eventsync beside naive servers, socket.io, Feathers, Parse LiveQuery and RxDB Server."""
     parser.add_argument("--clients", type=int, default=100, help="clients (100)")
     parser.add_argument("--rate", type=float, default=100.0, help="writes a second (100)")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long (4)")
@@ -110,7 +112,16 @@ def run(options: argparse.Namespace) -> Report:
     with fresh_mongod() as deployment:
         tables = run_exact(_measured(deployment, options))
     lock = json.loads((_HERE / "package-lock.json").read_text())["packages"]
-    names = ("socket.io", "@socket.io/mongo-adapter", "@feathersjs/feathers", "parse-server", "mongodb", "ws")
+    names = (
+        "socket.io",
+        "@socket.io/mongo-adapter",
+        "@feathersjs/feathers",
+        "parse-server",
+        "rxdb-server",
+        "rxdb",
+        "mongodb",
+        "ws",
+    )
     return Report(
         "Peers",
         "scripts/bench/run peers",
@@ -121,9 +132,9 @@ def run(options: argparse.Namespace) -> Report:
             "writes": "by each server's own route (HTTP), which answers once MongoDB has acknowledged by a majority, "
             "journaled; to twin and naive straight into MongoDB, which is all they see",
             "rounds": f"{options.rounds}, alternating; a fresh server each time",
-            "servers": "set up as their documentation does, WebSocket only, without compression "
+            "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
             "(`scripts/bench/peers/node/servers.mjs`)",
-            "not run": "PowerSync and RxDB Server: neither runs from npm packages alone beside this MongoDB",
+            "not run": "PowerSync: its server is a Docker image, and no npm package",
             "packages": ", ".join(f"{name} {lock[f'node_modules/{name}']['version']}" for name in names),
         },
         tables,

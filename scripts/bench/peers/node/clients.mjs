@@ -1,11 +1,15 @@
 // `node clients.mjs MODULES`: many clients of a server of any make, in one process, so that what they cost is the same
 // for all. Told what to do by a JSON line each, and answering with one, as `scripts.bench.crowd` is.
 import {createRequire} from "node:module"
+import {get} from "node:http"
 import {createInterface} from "node:readline"
 
 const require = createRequire(`${process.argv[2]}/`)
 const WebSocket = require("ws")
 const {io} = require("socket.io-client")
+
+// As many documents as RxDB's replication asks for at a time.
+const PAGE = 100
 
 const now = () => Number(process.hrtime.bigint()) / 1e6
 const clients = []
@@ -96,7 +100,52 @@ class Parse extends Client {
   }
 }
 
-const MAKES = {eventsync: Eventsync, socketio: SocketIo, feathers: SocketIo, parse: Parse}
+// RxDB's replication: a stream of what is new, and what was missed in pages from a checkpoint on. Either may bring what
+// the other has brought, which RxDB takes for nothing new. (It compares the states; here all are made once.)
+class RxDb extends Client {
+  checkpoint = {id: "", lwt: 0}
+  known = new Set()
+  constructor({url}) {
+    super()
+    this.url = `${url}/docs/0`
+  }
+  take({documents, checkpoint}) {
+    this.checkpoint = checkpoint
+    for (const document of documents) {
+      if (this.known.has(document.id)) continue
+      this.known.add(document.id)
+      this.told(document)
+    }
+  }
+  async connect() {
+    await new Promise((resolve, reject) => {
+      this.request = get(`${this.url}/pullStream`, {agent: false}, (response) => {
+        let text = ""
+        response.setEncoding("utf8")
+        response.on("error", () => {})
+        response.on("data", (piece) => {
+          const events = (text + piece).split("\n\n")
+          text = events.pop()
+          for (const event of events) if (event.startsWith("data: {")) this.take(JSON.parse(event.slice(6)))
+        })
+        resolve()
+      })
+      this.request.on("error", reject)
+    })
+    for (let count = PAGE; count === PAGE; ) {
+      const {id, lwt} = this.checkpoint
+      const page = await (await fetch(`${this.url}/pull?id=${id}&lwt=${lwt}&limit=${PAGE}`)).json()
+      this.take(page)
+      count = page.documents.length
+    }
+  }
+  cut() {
+    this.request.on("error", () => {})
+    this.request.destroy()
+  }
+}
+
+const MAKES = {eventsync: Eventsync, socketio: SocketIo, feathers: SocketIo, parse: Parse, rxdb: RxDb}
 const counts = () => ({
   received: clients.reduce((sum, client) => sum + client.seen.size, 0),
   doubled: clients.reduce((sum, client) => sum + client.doubled, 0),

@@ -83,6 +83,34 @@ const parse = async () => {
   await ParseServer.createLiveQueryServer(http, {appId: "bench", masterKey: "bench", logLevel: "error"})
 }
 
-await {socketio, feathers, parse}[kind]()
+// RxDB Server: a collection of RxDB in MongoDB, replicated to clients over HTTP and SSE. It tells of what was written
+// through it alone; what others write into MongoDB it does not see.
+const rxdb = async () => {
+  const {createRxDatabase} = require("rxdb")
+  const {getRxStorageMongoDB} = require("rxdb/plugins/storage-mongodb")
+  const {createRxServer} = require("rxdb-server/plugins/server")
+  const {RxServerAdapterExpress} = require("rxdb-server/plugins/adapter-express")
+  const url = new URL(uri)
+  url.searchParams.set("w", "majority")
+  url.searchParams.set("journal", "true")
+  const storage = getRxStorageMongoDB({connection: url.href})
+  const db = await createRxDatabase({name: database, storage, multiInstance: false})
+  const properties = {
+    id: {type: "string", maxLength: 20}, n: {type: "number"}, at: {type: "number"}, text: {type: "string"},
+  }
+  const schema = {version: 0, primaryKey: "id", type: "object", properties, required: ["id"]}
+  const {docs} = await db.addCollections({docs: {schema}})
+  const server = await createRxServer({
+    database: db, adapter: RxServerAdapterExpress, port: Number(port), hostname: "127.0.0.1",
+  })
+  server.serverApp.post("/docs", async (request, response) => {
+    await docs.insert({id: String(request.body.n), ...request.body})
+    response.status(201).end()
+  })
+  server.addReplicationEndpoint({name: "docs", collection: docs})
+  await server.start()
+}
+
+await {socketio, feathers, parse, rxdb}[kind]()
 process.stdin.on("data", () => answer("{}\n"))
 process.stdin.on("end", () => process.exit(0))
