@@ -1,8 +1,8 @@
 """Peers: eventsync beside what else there is, with the same documents, writes and client process.
 
 The servers that one writes in an afternoon (naive, twin: `scripts/bench/peers`), and installed ones: socket.io with its
-MongoDB adapter, Feathers, Parse Server LiveQuery, RxDB Server. eventsync has to be exact, or there are no figures; of the others it
-is told what they leave out.
+MongoDB adapter, Feathers, Parse Server LiveQuery, RxDB Server. eventsync has to be exact, or there are no figures; of
+the others it is told what they leave out.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ its worker's: *µs with worker*); *mongod µs*: of MongoDB, by write. *KiB a cli
 
 _GONE: Final = """\
 All clients' sockets are destroyed; so many writes; all come back at once, with what each protocol has to resume with
-(eventsync: its state vector; socket.io: connection state recovery; RxDB: its checkpoint). *missed events that came*: of all that were written
-meanwhile; *ms*: until the last one, where all came."""
+(eventsync: its state vector; socket.io: connection state recovery; RxDB: its checkpoint). *missed events that came*: of
+all that were written meanwhile; *ms*: until the last one, where all came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,9 @@ def run(options: argparse.Namespace) -> Report:
             "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
             "(`scripts/bench/peers/node/servers.mjs`)",
             "not run": "PowerSync: its server is a Docker image, and no npm package",
-            "packages": ", ".join(f"{name} {lock[f'node_modules/{name}']['version']}" for name in names),
+            "packages": ", ".join(
+                f"{name} {lock[f'node_modules/{name}']['version']}" for name in [*names, "mongodb", "ws"]
+            ),
         },
         tables,
     )
