@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bson.int64 import Int64
+from bson.timestamp import Timestamp
 from pymongo import ASCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -80,6 +81,8 @@ class HotRows:
         self._events: AsyncCollection[Any] = database["events"]
         self._parts = EventParts(database)
         self._tiers = tiers
+        self._seen: tuple[LogId, Seq, Timestamp] | None = None
+        """The newest event that was seen last, and the time of the answer."""
 
     async def after(self, log: LogId, find: Find, position: Seq, *, batch: int) -> AsyncGenerator[list[Row]]:
         """Rows that come after `position`, in the order of their seqs, at most `batch` at a time, with their bodies.
@@ -164,7 +167,14 @@ class HotRows:
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
-        if seq <= 0 or await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"_id": 1}, session=session):
+        if seq <= 0:
+            return
+        if self._seen is not None and log == self._seen[0] and seq <= self._seen[1]:
+            session.advance_operation_time(self._seen[2])  # whoever reads behind that time sees it, too
+            return
+        if await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"_id": 1}, session=session):
+            if session.operation_time is not None:
+                self._seen = log, seq, session.operation_time
             return
         if (await self._tiers.read(log, session)).floor < seq:
             raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
