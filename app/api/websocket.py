@@ -184,7 +184,7 @@ class _Connection:
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
                 # Through ASGI the bytes of a message are copied five times: half of what a large one costs.
-                if write is None or not write(_head(len(message.data)), message.data):
+                if write is None or not write(_head(sum(map(len, message.pieces))), *message.pieces):
                     await self._send({"type": "websocket.send", "text": message.data.decode()})
 
     async def fail(self, error: EventsyncError) -> None:

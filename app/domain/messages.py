@@ -6,7 +6,7 @@ Source: `docs/protocol.md`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from app.domain.values import to_json
 from app.errors import EventsyncError, Malformed
 
 PROTOCOL = 1
+
+_FEW = 4
+"""Rows that are not joined. What is shared by many (`app/sync/chunk_cache.py`) comes in runs as long as a frame."""
 
 MAX_CLIENT_ID = 128
 """Longest client id, in characters."""
@@ -39,40 +42,44 @@ def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector)
     )
 
 
-def snapshot(position: Position, shape: Shape, part: int, rows: Iterable[bytes], *, last: bool) -> bytes:
-    """One part of a snapshot; each row is `{"id", "version", "doc"}` in JSON."""
+def snapshot(position: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool) -> Sequence[bytes]:
+    """One part of a snapshot, in pieces; a row is `{"id", "version", "doc"}` in JSON, or several, joined by commas."""
     head = b'{"type":"snapshot","shape":%b,"position":"%b","part":%d,"last":%b,"docs":['
-    return _whole(head % (to_json(str(shape)), str(position).encode(), part, _bool(last)), rows, b"]}")
+    return head % (to_json(str(shape)), str(position).encode(), part, _bool(last)), *_listed(rows), b"]}"
 
 
-def squashed(start: Position, end: Position, shape: Shape, part: int, rows: Iterable[bytes], *, last: bool) -> bytes:
-    """One part of what has become of the documents with events of `start < seq <= end`.
+def squashed(
+    start: Position, end: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool
+) -> Sequence[bytes]:
+    """One part of what has become of the documents with events of `start < seq <= end`, in pieces.
 
     Each row is `{"id", "version", "doc"}` or `{"id", "deleted": true}` in JSON.
     """
     head = b'{"type":"squashed","shape":%b,"from":"%b","to":"%b","part":%d,"last":%b,"docs":['
     span = to_json(str(shape)), str(start).encode(), str(end).encode()
-    return _whole(head % (*span, part, _bool(last)), rows, b"]}")
+    return head % (*span, part, _bool(last)), *_listed(rows), b"]}"
+
+
+def _listed(rows: Sequence[bytes]) -> Sequence[bytes]:
+    """With commas between. A few are left as they are: they are large, and the same for all clients."""
+    if len(rows) > _FEW:
+        return (b",".join(rows),)
+    return [piece for row in rows for piece in (b",", row)][1:]
 
 
 def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """The events of a shape with `start < seq <= end`."""
-    return _whole(b'{"type":"events",' + _span(shape, log, start, end), bodies, b"]}")
+    return b"".join((b'{"type":"events",', _span(shape, log, start, end), b",".join(bodies), b"]}"))
 
 
 def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """What an events message and a page of the HTTP log have in common: `shape`, `from`, `to`, `events`."""
-    return _whole(_span(shape, log, start, end), bodies, b"]")
+    return b"".join((_span(shape, log, start, end), b",".join(bodies), b"]"))
 
 
 def _span(shape: Shape, log: LogId, start: Seq, end: Seq) -> bytes:
     name = log.encode()
     return b'"shape":%b,"from":"%b:%d","to":"%b:%d","events":[' % (to_json(str(shape)), name, start, name, end)
-
-
-def _whole(head: bytes, items: Iterable[bytes], end: bytes) -> bytes:
-    """All of it, copied no oftener than it has to be: this is most of what a large message takes."""
-    return b"".join((head, b",".join(items), end))
 
 
 def live(shape: Shape, position: Position) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -101,13 +102,22 @@ class Bootstraps:
 
     @asynccontextmanager
     async def _live(self, shape: Shape, after: Seq) -> AsyncIterator[Bootstrap]:
+        # Beside the reading: the client is not to wait for what only serves the next ones.
+        wishing = asyncio.ensure_future(self._wish_for(shape))
+        try:
+            async with self._stores.snapshots.open(self._planner.log(), shape) as snapshot:
+                if snapshot.position.seq < after:
+                    raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
+                async with aclosing(_rows(snapshot.batches)) as rows:
+                    yield Bootstrap(shape, snapshot.position, rows)
+        finally:
+            await asyncio.wait({wishing})
+            if not wishing.cancelled() and (error := wishing.exception()) is not None:
+                log.info("no snapshot of %s was asked for, which the next one will do: %s", shape, error)
+
+    async def _wish_for(self, shape: Shape) -> None:
         if await self._planner.is_large(shape):
             await self._wishes.get(shape, lambda: self._wish(shape))
-        async with self._stores.snapshots.open(self._planner.log(), shape) as snapshot:
-            if snapshot.position.seq < after:
-                raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
-            async with aclosing(_rows(snapshot.batches)) as rows:
-                yield Bootstrap(shape, snapshot.position, rows)
 
     async def _wish(self, shape: Shape) -> bool:
         """Ask the snapshotter for a snapshot, for the next ones who begin; whether nobody has before."""

@@ -6,9 +6,8 @@ A subscription is a cursor. It holds a position and, while a snapshot is read, t
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from app.domain import messages
 from app.domain.plan import Answer, Plan, ResetReason
@@ -29,12 +28,22 @@ _PATIENCE = 10_000
 """Events that a client may fall further behind than its plan was made for, at least, before another is made."""
 
 
-@dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message for the client, encoded; `kind` is its type."""
+    """A message for the client, encoded; `kind` is its type.
 
-    kind: str
-    data: bytes
+    A large one is in pieces, which are never copied together where the connection takes them one by one.
+    """
+
+    __slots__ = ("kind", "pieces")
+
+    def __init__(self, kind: str, *pieces: bytes) -> None:
+        self.kind = kind
+        self.pieces = pieces
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        return b"".join(self.pieces)
 
 
 class Subscription:
@@ -155,32 +164,33 @@ class Subscription:
     async def _snapshot(self) -> AsyncGenerator[Outgoing | None]:
         """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
         # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
-        after, data = Seq(self._position.seq + 1) if self._position else START, b""
+        after = Seq(self._position.seq + 1) if self._position else START
+        pieces: Sequence[bytes] = ()
         most = self._source.limit.bytes
         async with (
             self._source.bootstraps.open(self.shape, after=after, live=self._distrust, run_bytes=most) as found,
             aclosing(parts_of(found.rows, most)) as parts,
         ):
             async for part in parts:
-                data = messages.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)
+                pieces = messages.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
-                    yield Outgoing("snapshot", data)
+                    yield Outgoing("snapshot", *pieces)
             self._position = found.position
-        yield Outgoing("snapshot", data)
+        yield Outgoing("snapshot", *pieces)
 
     async def _squashed(self, start: Position) -> AsyncGenerator[Outgoing | None]:
         """What has become of the documents that were touched since `start`, in parts as a snapshot."""
-        data = b""
+        pieces: Sequence[bytes] = ()
         async with (
             self._source.catch_ups.open(self.shape, start) as found,
             aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,
         ):
             async for part in parts:
-                data = messages.squashed(start, found.end, self.shape, part.number, part.rows, last=part.last)
+                pieces = messages.squashed(start, found.end, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
-                    yield Outgoing("squashed", data)
+                    yield Outgoing("squashed", *pieces)
             self._position = found.end
-        yield Outgoing("squashed", data)
+        yield Outgoing("squashed", *pieces)
 
     async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
         """The events after `position`, until something else is the better answer, or the only one."""

@@ -23,10 +23,10 @@ POSITION = Position(LOG, Seq(128))
         (messages.welcome("s", "c", 25.0, {SHAPE: POSITION}),
          {"type": "welcome", "session": "s", "client_id": "c", "protocol": 1, "heartbeat": 25.0,
           "vector": {'orders/a"b': "k3f9ab2c:128"}}),
-        (messages.snapshot(POSITION, SHAPE, 0, [b'{"id":"1"}', b'{"id":"2"}'], last=False),
+        (b"".join(messages.snapshot(POSITION, SHAPE, 0, [b'{"id":"1"}', b'{"id":"2"}'], last=False)),
          {"type": "snapshot", "shape": 'orders/a"b', "position": "k3f9ab2c:128", "part": 0, "last": False,
           "docs": [{"id": "1"}, {"id": "2"}]}),
-        (messages.snapshot(POSITION, SHAPE, 3, [], last=True),
+        (b"".join(messages.snapshot(POSITION, SHAPE, 3, [], last=True)),
          {"type": "snapshot", "shape": 'orders/a"b', "position": "k3f9ab2c:128", "part": 3, "last": True, "docs": []}),
         (messages.events(SHAPE, LOG, Seq(1), Seq(3), [b'{"seq":2}', b'{"seq":3}']),
          {"type": "events", "shape": 'orders/a"b', "from": "k3f9ab2c:1", "to": "k3f9ab2c:3",
@@ -124,7 +124,7 @@ def test_client_ids() -> None:
 def test_squashed() -> None:
     rows = [b'{"id":"a","version":1,"doc":{"_id":"a"}}', b'{"id":"b","deleted":true}']
     start, end = Position(LOG, Seq(5)), Position(LOG, Seq(9))
-    said = json.loads(messages.squashed(start, end, SHAPE, 2, rows, last=True))
+    said = json.loads(b"".join(messages.squashed(start, end, SHAPE, 2, rows, last=True)))
     assert said == {
         "type": "squashed",
         "shape": 'orders/a"b',
@@ -134,4 +134,12 @@ def test_squashed() -> None:
         "last": True,
         "docs": [json.loads(row) for row in rows],
     }
-    assert json.loads(messages.squashed(start, end, SHAPE, 0, [], last=False))["last"] is False
+    assert json.loads(b"".join(messages.squashed(start, end, SHAPE, 0, [], last=False)))["last"] is False
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 100])
+def test_rows_are_listed_however_many_they_are(count: int) -> None:
+    rows = [b'{"id":"%d"}' % number for number in range(count)]
+    pieces = messages.snapshot(POSITION, SHAPE, 0, rows, last=True)
+    assert [row["id"] for row in json.loads(b"".join(pieces))["docs"]] == [str(number) for number in range(count)]
+    assert len(pieces) < 10
