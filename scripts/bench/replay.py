@@ -32,7 +32,7 @@ _SIZE: Final = 300
 _PATIENCE: Final = 220.0
 _BULK: Final = 1000
 _SEGMENT: Final = 10_000
-_LONG: Final = 400_000
+_LONG: Final = 300_000
 """So many are replayed once."""
 _ELSEWHERE: Final = "bench_plain_log"
 _NAMES: Final = {"rows": "row by row", "bodies": "joined bodies"}
