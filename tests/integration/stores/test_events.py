@@ -282,6 +282,18 @@ async def test_no_cursor_is_left_open(stores: Stores) -> None:
     assert [found async for found in cursors if found["ns"].startswith(stores.log.name)] == []
 
 
+async def test_what_was_seen_once_tells_nothing_of_what_comes_later(stores: Stores) -> None:
+    await fill(stores, [new(1), new(2)])
+    await fill(stores, [new(1)], OTHER)
+    assert await read(stores, 0, 2) == [1, 2]
+    with pytest.raises(Unavailable, match="event bbbb:3 is not to be read yet"):
+        await read(stores, 0, 3)
+    with pytest.raises(Unavailable, match="event bbbc:2 is not to be read yet"):
+        await anext(stores.events.read(OTHER, Seq(0), Seq(2)))
+    await fill(stores, [new(3)])
+    assert (await read(stores, 0, 3), await read(stores, 1, 2)) == ([1, 2, 3], [2])
+
+
 async def test_how_far_the_log_has_come(stores: Stores) -> None:
     await fill(stores, [new(1), new(2)])
     assert [await stores.events.reaches(LOG, Seq(seq)) for seq in (1, 2, 3)] == [True, True, False]
