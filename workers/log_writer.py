@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,24 +101,22 @@ class LogWriter:
         return batch.time > self._time
 
     async def _number(self, group: Sequence[tuple[Decoded, Any]], seq: Seq) -> list[NewEvent]:
-        if len(group) == 1 and "txnNumber" not in group[0][0]:
-            # By far the commonest, and told with nothing around it.
+        name = transaction_of(group[0][0])
+        if name is None:
+            # By far the commonest, and always alone: told with nothing around it.
             ((alone, raw),) = group
             found = await self._convert(alone, raw)
             return [] if found is None else [self._at(*_place(alone), found, Seq(seq + 1), None)]
         told = [(change, await self._convert(change, raw)) for change, raw in told_once(group)]
         events = [(change, event) for change, event in told if event is not None]
-        marks = self._marks(group[0][0], len(events))
+        marks = self._marks(name, len(events))
         return [
             self._at(*_place(change), event, Seq(seq + index), mark)
             for index, ((change, event), mark) in enumerate(zip(events, marks, strict=True), start=1)
         ]
 
-    def _marks(self, first: Mapping[str, Any], count: int) -> list[Group | None]:
-        """The transaction marks of a group's events; none where a transaction changed one document only."""
-        name = transaction_of(first)
-        if name is None:
-            return [None] * count
+    def _marks(self, name: str, count: int) -> list[Group | None]:
+        """The marks of a transaction's events; none where it changed one document only."""
         done, self._open = self._open, None
         if done is not None and done.id == name:
             # The rest of a transaction whose beginning an earlier term appended before it died.

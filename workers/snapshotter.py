@@ -138,5 +138,4 @@ class Snapshotter(Job):
         async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
             async for raw in documents:
                 await self.step()
-                version, document = unversioned(decode(raw))
-                yield version, document
+                yield unversioned(decode(raw))

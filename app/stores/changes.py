@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
@@ -29,6 +28,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from app.domain.values import RAW_CODEC
 from app.driver import forget_connections, knows_no_sessions, short
 from app.errors import Unavailable
+from app.stores.cursors import free_cursor
 from app.stores.fragments import FragmentMissing, Fragments
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,6 @@ _HISTORY_LOST = frozenset({136, 260, 280, 286, 40646, 50795})
 
 The last two are a server's that is too old for the token: for a split change's, and for one of a later format.
 """
-
-_GOODBYE = 1.0
-"""Seconds that freeing a cursor may take: a server that is gone must not hold up an end."""
 
 _TOO_LARGE = frozenset({10334, 7182500})
 """BSONObjectTooLarge, and its like from a server that splits: one fragment alone is over 16 MiB."""
@@ -138,16 +135,8 @@ class ChangeStream:
             raise HistoryLost(f"the beginning of a change is missing: {error.message}") from error
 
     async def close(self) -> None:
-        """Free the server's cursor; a server that can't be reached frees it by itself."""
-        if not self._id:
-            return
-        try:
-            command = {"killCursors": "$cmd.aggregate", "cursors": [self._id]}
-            with pymongo.timeout(_GOODBYE):
-                await self._database.command(command, session=self._session)
-        except PyMongoError as error:
-            # Nothing depends on it: the session's end and the server's own timeout free the cursor too.
-            log.debug("a change stream's cursor could not be closed: %s", short(error))
+        """Free the server's cursor, if it has one still."""
+        await free_cursor(self._database, self._session, "$cmd.aggregate", self._id)
 
 
 @contextmanager

@@ -42,7 +42,6 @@ Row = dict[str, Any]
 _BATCH_BYTES = 4 * 1024 * 1024
 """A batch of rows is closed when their bodies have this many bytes; one event may exceed it."""
 
-
 _ANSWERS = 4
 _LEAST_ANSWER = 500
 """Rows of a batch come in so many answers, but for small ones: MongoDB looks for some while others are taken apart."""
@@ -234,7 +233,6 @@ class HotRows:
 
 WHOLE: Final = {"t": 0}
 """All that outlives the row."""
-
 
 PASSED_ON: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
 """What readers get."""

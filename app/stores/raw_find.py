@@ -9,26 +9,18 @@ Source: https://github.com/mongodb/specifications/blob/master/source/find_getmor
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import PyMongoError
 
 from app.domain.values import RAW_CODEC
-from app.driver import short
-
-log = logging.getLogger(__name__)
-
-_GOODBYE: Final = 1.0
-"""Seconds that freeing a cursor may take: a server that is gone must not hold up an end."""
+from app.stores.cursors import free_cursor
 
 _INT32: Final = struct.Struct("<i")
 _ARRAY, _ID = b"\x04", b"\x12id\x00"
@@ -59,16 +51,8 @@ class RawCursor:
         return []
 
     async def close(self) -> None:
-        """Free the server's cursor; a server that can't be reached frees it by itself."""
-        if not self._id:
-            return
-        command = {"killCursors": self._collection, "cursors": [self._id]}
-        try:
-            with pymongo.timeout(_GOODBYE):
-                await self._database.command(command, session=self._session)
-        except PyMongoError as error:
-            # Nothing depends on it: the session's end and the server's own timeout free the cursor too.
-            log.debug("a cursor could not be closed: %s", short(error))
+        """Free the server's cursor, if it has one still."""
+        await free_cursor(self._database, self._session, self._collection, self._id)
 
 
 @asynccontextmanager

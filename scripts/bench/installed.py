@@ -135,9 +135,7 @@ def run(options: argparse.Namespace) -> Report:
             "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
             "(`scripts/bench/peers/node/servers.mjs`)",
             "not run": "PowerSync: its server is a Docker image, and no npm package",
-            "packages": ", ".join(
-                f"{name} {lock[f'node_modules/{name}']['version']}" for name in [*names, "mongodb", "ws"]
-            ),
+            "packages": ", ".join(f"{name} {lock[f'node_modules/{name}']['version']}" for name in names),
         },
         tables,
     )

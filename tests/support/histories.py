@@ -111,8 +111,7 @@ async def stored_at(stores: Stores, log: LogId, name: str, checkpoint: Checkpoin
     async def documents() -> Any:
         async with aclosing(stores.snapshots.read(name, checkpoint.time)) as found:
             async for raw in found:
-                version, document = unversioned(decode(raw))
-                yield version, document
+                yield unversioned(decode(raw))
 
     return await stores.stored.write(log, name, checkpoint.seq, checkpoint.time, documents())
 
