@@ -183,7 +183,7 @@ def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Calla
     `on_serving` is called once clients can be served. Raises what it could not start or go on for.
     """
     allow_sockets(settings.max_sockets)
-    collect_rarely()
+    collect_rarely(waited_for=True)
     server = make_server(settings, head_start=_HEAD_START)
     try:
         uvloop.run(_serve(server, sockets, on_serving))

@@ -16,7 +16,7 @@ from workers.worker import Worker
 def main(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT. Raises `ConfigurationError`."""
     logging.getLogger("pymongo").setLevel(logging.WARNING)
-    collect_rarely()
+    collect_rarely(waited_for=False)
     uvloop.run(_main(settings))
 
 

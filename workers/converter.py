@@ -130,7 +130,7 @@ def _plain(raw: bytes | memoryview | None, *images: Document) -> bool:
         stamp = image.get(FIELD)
         version = stamp.get("v") if isinstance(stamp, dict) else None
         versions += type(version) is Int64 and INT32_MIN <= version <= INT32_MAX
-    return is_plain(bytes(raw), versions)
+    return is_plain(bytes(raw), versions, images)
 
 
 def _touched(change: Decoded) -> frozenset[str] | None:

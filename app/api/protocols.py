@@ -128,6 +128,9 @@ class Http(FirstRequest):
         self._uncount()
         super().handle_websocket_upgrade()
         self.transport.resume_reading()
+        # The parser and the scope refer back to here: without this, what is done with waits for the garbage collector.
+        self.parser = cast("Any", None)
+        self.scope["extensions"] = {}
 
     def _uncount(self) -> None:
         if self._counted:

@@ -24,6 +24,7 @@ from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
 from scripts.bench.exact import run_exact
+from scripts.bench.fan_out_sources import beside
 from scripts.bench.report import Report, Table
 from scripts.bench.sessions_stage import Stage, raise_open_files, say, staged
 
@@ -32,6 +33,7 @@ Rows = defaultdict[str, defaultdict[str, list[float]]]
 LIVE, STORED = "read for it", "stored"
 _TOGETHER: Final = 50
 _LIST: Final = 1000
+_PIECE: Final = Settings().frame_bytes
 _PATIENCE: Final = 220.0
 
 _RATES: Final = """\
@@ -39,13 +41,14 @@ _RATES: Final = """\
 *µs a document*: CPU of the server process. *read for it*: from the collection, at one cluster time; *stored*: from a
 stored snapshot. *50 together*: connected at once, to a fresh server; the rate is that of all of them, *µs* by document
 and client. `find`: PyMongo's `find().sort("_id")` in one process, raw BSON in lists of a thousand that nothing is done
-with; *find + encode*: the same, each document decoded and encoded as JSON. clients' CPU: of the process with all
+with; *find + encode*: the same, each document decoded and encoded as JSON. *bare write*: as many bytes as the 50 are
+sent, in pieces as large, each made once and written to 50 transports. clients' CPU: of the process with all
 clients."""
 
 _RATIOS: Final = """\
 The rate of one client over that of the raw `find` (goal: at least 0.6) and of `find` + encode, in the same round; and
 what the 50th client costs the server, by CPU, (50 together - one) / 49, over what the first does, from the same stored
-snapshot and where it is read for it (goal: less than 0.05)."""
+snapshot and where it is read for it (goal: less than 0.05), and over what a bare write of its bytes does."""
 
 
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
@@ -110,13 +113,16 @@ class _Cell:
         for kind in kinds:
             one = ones[kind]
             row = {f"of {floor}": one["docs/s"] / figures["docs/s"] for floor, figures in found.items()}
-            row |= dict.fromkeys(("the 50th of the first", "the 50th of one read for"), math.nan)
+            row |= {f"the 50th of {what}": math.nan for what in ("the first", "one read for", "a bare write")}
             if self._together and kind == STORED:
                 many = await self._pulled(kind, _TOGETHER)
                 _note(rates[f"{kind}, {name}, {_TOGETHER} together"], many)
                 one_more = (many["µs a document"] * _TOGETHER - one["µs a document"]) / (_TOGETHER - 1)
                 row["the 50th of the first"] = one_more / one["µs a document"]
                 row["the 50th of one read for"] = one_more / ones[LIVE]["µs a document"]
+                bare = await self._bare(many["MiB/s"] * 2**20 / many["docs/s"])
+                _note(rates[f"bare write, {name}, {_TOGETHER} together"], bare)
+                row["the 50th of a bare write"] = one_more / bare["µs a document"]
             _note(ratios[f"{kind}, {name}"], row)
             say(f"{kind}, {name}: {row}")
 
@@ -138,6 +144,25 @@ class _Cell:
             "µs a document": used / documents * 1e6,
             "MiB/s": found["bytes"] / found["seconds"] / 2**20,
             "clients' CPU µs": found["cpu"] / documents * 1e6,
+        }
+
+    async def _bare(self, size: float) -> dict[str, float]:
+        """As many bytes as the documents are to all that are sent them together; `size` is that of one."""
+        async with beside("bare", self._clients) as peer:
+            pieces = round(self._count * size / _PIECE)
+            await self._clients.ask("open", transport="websocket", count=_TOGETHER, seq=0)
+            began, used, client = time.monotonic(), cpu_seconds(peer.pid), cpu_seconds(self._clients.pid)
+            await peer.burst(pieces, _PIECE, 1)
+            await self._clients.ask("exact", seq=peer.head, seconds=_PATIENCE)
+            seconds, used = time.monotonic() - began, cpu_seconds(peer.pid) - used
+            client = cpu_seconds(self._clients.pid) - client
+        documents = pieces * _PIECE / size * _TOGETHER
+        return {
+            "docs/s": documents / seconds,
+            "first ms": math.nan,
+            "µs a document": used / documents * 1e6,
+            "MiB/s": pieces * _PIECE * _TOGETHER / seconds / 2**20,
+            "clients' CPU µs": client / documents * 1e6,
         }
 
     async def _floors(self) -> dict[str, dict[str, float]]:

@@ -20,17 +20,22 @@ _TIMED = 20
 _WARM, _WARM_SIZE = 0.3, 300
 """Seconds, and bytes of an event."""
 
+_LONGEST = 8.0
+"""Seconds that single events go, whatever the number of clients."""
+
 _PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent: `seconds` of single events, of so many deliveries a second; bursts of so many deliveries."""
+    """What is sent: single events, in all `seconds` times `deliveries`; bursts of so many deliveries."""
 
     seconds: float
     deliveries: float
+    """A second, at most."""
     most: float
-    """Events a second, at most."""
+    """Events a second, at most: few clients get theirs for longer, or what one delivery costs would be lost in what the
+    event costs."""
     burst: int
 
     def rate(self, clients: int) -> float:
@@ -39,7 +44,9 @@ class Load:
 
     def count(self, clients: int, kind: str) -> int:
         """Events of a run."""
-        return self.burst // clients if kind == BURST else max(1, round(self.seconds * self.rate(clients)))
+        if kind == BURST:
+            return self.burst // clients
+        return max(1, round(min(self.seconds * self.deliveries / clients, _LONGEST * self.rate(clients))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,14 +32,21 @@ def ratios(costs: Costs, kind: str, ours: Sequence[str], others: Sequence[str]) 
     return rows
 
 
-def growth(costs: Costs, least: int, most: int) -> dict[str, dict[str, list[float]]]:
-    """A row for each system and size: the cost among many clients over that among few."""
+def growth(costs: Costs, least: int, most: int, floor: str) -> dict[str, dict[str, list[float]]]:
+    """A row for each system and size: the cost among many clients over that among few, and that over the floor's."""
     rows: dict[str, dict[str, list[float]]] = {}
-    for key, many in costs.items():
-        few = costs.get(key._replace(clients=least))
-        if key.clients == most and few is not None and least != most:
-            rows.setdefault(f"{key.system}, {key.size:,} B", {})[f"{key.kind}, {least:,} → {most:,}"] = over(many, few)
+    for key in costs:
+        if key.clients == most and (grown := _grown(costs, key, least)):
+            row = rows.setdefault(f"{key.system}, {key.size:,} B", {})
+            row[f"{key.kind}, {least:,} → {most:,}"] = grown
+            if key.system != floor and (bare := _grown(costs, key._replace(system=floor), least)):
+                row[f"{key.kind}, over {floor}"] = over(grown, bare)
     return rows
+
+
+def _grown(costs: Costs, key: Key, least: int) -> list[float]:
+    many, few = costs.get(key), costs.get(key._replace(clients=least))
+    return over(many, few) if many and few and key.clients != least else []
 
 
 def over(these: Sequence[float], those: Sequence[float]) -> list[float]:

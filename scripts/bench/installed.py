@@ -84,6 +84,7 @@ _INSTALLED: Final = {
 }
 _NAMES: Final = {
     "eventsync": "eventsync",
+    "direct": "eventsync, of MongoDB's writes",
     "twin": "twin (one change stream)",
     "naive": "naive (a change stream a client)",
     "socketio": "socket.io + MongoDB adapter",
@@ -130,7 +131,7 @@ def run(options: argparse.Namespace) -> Report:
             "process, and the writer share the CPUs; all over loopback",
             "load": f"{options.clients} clients, {options.rate:g} documents of 1 KiB/s for {options.seconds:g} s",
             "writes": "by each server's own route (HTTP), which answers once MongoDB has acknowledged by a majority, "
-            "journaled; to twin and naive straight into MongoDB, which is all they see",
+            "journaled; to twin and naive straight into MongoDB, which is all they see, and to eventsync both ways",
             "rounds": f"{options.rounds}, alternating; a fresh server each time",
             "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
             "(`scripts/bench/peers/node/servers.mjs`)",
@@ -166,7 +167,7 @@ async def _measured(deployment: Deployment, options: argparse.Namespace) -> list
 @asynccontextmanager
 async def _serving(deployment: Deployment, name: str, database: str) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
-        if name == "eventsync":
+        if name in {"eventsync", "direct"}:
             # The crowd is only there to say that the collection is tracked.
             crowd_ = await stack.enter_async_context(crowd())
             stage = await stack.enter_async_context(staged(deployment, crowd_, database, 0))
@@ -174,8 +175,11 @@ async def _serving(deployment: Deployment, name: str, database: str) -> AsyncIte
             await stage.ready()
             port = stage.settings.port
             how = {"url": f"ws://127.0.0.1:{port}", "position": f"{stage.log.name}:0", "protocol": "eventsync.v1"}
-            route = f"/v1/collections/{SHAPE}/documents"
-            write = await stack.enter_async_context(posting(port, route, {"Prefer": "return=minimal"}, _document))
+            if name == "direct":
+                write = straight(stage.stores.data[SHAPE], _document)
+            else:
+                route = f"/v1/collections/{SHAPE}/documents"
+                write = await stack.enter_async_context(posting(port, route, {"Prefer": "return=minimal"}, _document))
             yield Running(pid, "eventsync", how, write, stage.worker)
         elif name in _INSTALLED:
             route_ = _INSTALLED[name]

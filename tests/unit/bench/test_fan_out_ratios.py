@@ -24,8 +24,8 @@ def test_there_are_no_ratios_without_others() -> None:
 
 
 def test_growth_is_the_most_over_the_least() -> None:
-    assert growth(COSTS, 100, 200) == {
-        "ours, 300 B": {"single, 100 → 200": [1.5, 1.0]},
+    assert growth(COSTS, 100, 200, "bare") == {
+        "ours, 300 B": {"single, 100 → 200": [1.5, 1.0], "single, over bare": [1.0, 4.0]},
         "bare, 300 B": {"single, 100 → 200": [1.5, 0.25]},
     }
-    assert growth(COSTS, 100, 100) == {}
+    assert growth(COSTS, 100, 100, "bare") == {}

@@ -40,7 +40,47 @@ def test_what_needs_a_mark_or_another_spelling_is_not(value: Any) -> None:
     assert not plain(value)
 
 
+LOOKS_LIKE_A_NAME = Int64.from_bytes(b"\x02$ref\0ab", "little")
+
+
+@pytest.mark.parametrize(
+    "beside", [2.5, ObjectId("6" * 24), Decimal128("1.10"), b"bytes", Int64(2**40), {"a$": "text"}]
+)
+def test_what_looks_like_a_name_is_held_against_what_it_is(beside: Any) -> None:
+    found = [Int64(LOOKS_LIKE_A_NAME), beside]
+    raw = bson.encode({"list": found}, codec_options=CODEC)
+    assert not is_plain(raw)
+    assert is_plain(raw, decoded=bson.decode(raw, CODEC))
+
+
+@pytest.mark.parametrize("name", [{"$oid": "x"}, {"a": [{"$": 1}]}, DBRef("docs", 1), Code("f()", {"$a": 1})])
+def test_and_is_a_name_where_there_is_one(name: Any) -> None:
+    raw = bson.encode({"list": [1, name]}, codec_options=CODEC)
+    assert not is_plain(raw, decoded=bson.decode(raw, CODEC))
+
+
+def test_what_can_not_be_held_against_anything_is_not_plain() -> None:
+    raw = bson.encode({"list": [Int64(LOOKS_LIKE_A_NAME)]})
+    assert not is_plain(raw, decoded={"beyond 64 bits": 2**70})
+
+
 def test_short_int64s_that_are_known_do_not_count() -> None:
     assert plain(Int64(5), int64s=1)
     assert not plain([Int64(5), Int64(6)], int64s=1)
     assert plain([Int64(5), Int64(6)], int64s=2)
+
+
+@pytest.mark.parametrize("value", [{"$oid": "x"}, math.nan, -math.inf])
+def test_what_is_odd_is_found_among_many_bytes_that_look_like_it(value: Any) -> None:
+    text = "$ \x7f " * 100
+    among = [text, Binary(b"\xff" * 200), 2.5]
+    assert plain(among)
+    assert not plain([*among, value])
+    assert not plain([value, *among])
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, -math.nan])
+def test_doubles_that_only_look_odd_are_plain(odd: float) -> None:
+    near = math.copysign(1.7976931348623157e308, odd)
+    assert plain([near, 2.5] * 100)
+    assert not plain([near, odd] * 100)
