@@ -5,12 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
-
-_EACH: Final = 1
-"""Newcomers in one turn of the event loop, about half a millisecond's work each. News pass through ten turns or more
-until clients have them: with four newcomers in each, others waited twice as long while a thousand came, which were
-there no sooner than their own work takes (`scripts/bench/run storm`)."""
 
 
 class Turnstile:
@@ -18,7 +12,14 @@ class Turnstile:
     two thousand. It bounds nothing; who may come at all is bounded before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, each: int = 1) -> None:
+        """`each`: how many may enter in one turn of the event loop, which should take half a millisecond or so.
+
+        News pass through ten turns or more until clients have them: with four sessions begun in each instead of one,
+        others waited twice as long while a thousand came, which were there no sooner than their own work takes
+        (`scripts/bench/run storm`).
+        """
+        self._each = each
         self._waiting: deque[Callable[[], None]] = deque()
 
     def __len__(self) -> int:
@@ -38,7 +39,7 @@ class Turnstile:
 
     def _turn(self) -> None:
         try:
-            for _ in range(min(_EACH, len(self._waiting))):
+            for _ in range(min(self._each, len(self._waiting))):
                 self._waiting[0]()
                 self._waiting.popleft()
         except Exception:

@@ -31,6 +31,10 @@ _WRITE: Final = "eventsync.write"
 _LINGER: Final = 2.0
 """Seconds that an evicted client gets to read what is on its way, before the connection is cut."""
 
+_FIRST_REQUESTS: Final = 4
+"""First requests of their connections that are read in one turn of the event loop, 0.1 ms each. Of a thousand that come
+at once, hundreds were read in one turn, and everybody else waited for it."""
+
 _MOST_WAITING: Final = 1024
 """Messages, and fragments of one message, that may wait for the application. One read of the network holds far more."""
 
@@ -42,12 +46,13 @@ class Writer(Protocol):
 
 
 class Config(uvicorn.Config):
-    """uvicorn's options, and the guard and the turnstile that all connections of the process share."""
+    """uvicorn's options, and the guard and the turnstiles that all connections of the process share."""
 
     def __init__(self, *args: Any, guard: Guard, **options: Any) -> None:
         super().__init__(*args, **options)
         self.guard = guard
-        self.turnstile = Turnstile()
+        self.first_requests = Turnstile(_FIRST_REQUESTS)
+        self.upgrades = Turnstile()
 
 
 def evict(scope: Scope, code: int) -> None:
@@ -91,7 +96,9 @@ class Http(FirstRequest):
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self._guard = config.guard
-        self._turnstile = config.turnstile
+        self._first_requests = config.first_requests
+        self._upgrades = config.upgrades
+        self._has_spoken = False
         self._address = ""
         self._counted = False
         self._refused = False
@@ -119,7 +126,7 @@ class Http(FirstRequest):
     def handle_websocket_upgrade(self) -> None:
         # A client says nothing more until it has its answer; one that does waits for it.
         self.transport.pause_reading()
-        self._turnstile.pass_through(self._upgrade)
+        self._upgrades.pass_through(self._upgrade)
 
     def _upgrade(self) -> None:
         if self.transport.is_closing():
@@ -142,6 +149,11 @@ class Http(FirstRequest):
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
             return
+        if not self._has_spoken:
+            self._has_spoken = True
+            self.transport.pause_reading()
+            self._first_requests.pass_through(partial(self._first_received, data))
+            return
         self._head += len(data)
         super().data_received(data)
         # Checked behind it: a head that came whole has been read, whatever came with it.
@@ -149,6 +161,11 @@ class Http(FirstRequest):
             self._refuse(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a head has at most {self._guard.head_bytes} bytes"
             )
+
+    def _first_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

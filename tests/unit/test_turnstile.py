@@ -17,6 +17,17 @@ async def test_one_in_each_turn_first_come_first_served() -> None:
     assert [seen[0], seen[1], seen[-1]] == [1, 2, 10]
 
 
+async def test_or_as_many_as_it_takes() -> None:
+    turnstile, entered = Turnstile(each=4), list[int]()
+    for number in range(10):
+        turnstile.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]
+    seen = []
+    while len(turnstile):
+        await asyncio.sleep(0)
+        seen.append(len(entered))
+    assert seen == [4, 8, 10]
+
+
 async def test_others_run_between_two_turns() -> None:
     turnstile, order = Turnstile(), list[str]()
 

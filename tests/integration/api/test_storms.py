@@ -1,11 +1,14 @@
-"""The garbage collector has little to do in a storm, and everybody waits for less of it."""
+"""Of many that come at once few are read in a turn, and the garbage collector has little to do with them."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -46,6 +49,35 @@ async def test_a_connection_that_speaks_websocket_is_no_longer_one_that_speaks_h
         await opened.send(HELLO)
         assert b"welcome" in (await opened.receive())[1]
         assert not there() - before
+
+
+async def test_first_requests_are_read_a_few_in_a_turn(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, read_in, loop = 0, Counter[int](), asyncio.get_running_loop()
+    begin = Http.on_message_begin
+
+    def tick() -> None:
+        nonlocal turn
+        turn += 1
+        ticking[0] = loop.call_soon(tick)
+
+    def counted(self: Http) -> None:
+        read_in[turn] += 1
+        begin(self)
+
+    monkeypatch.setattr(Http, "on_message_begin", counted)
+    ticking = [loop.call_soon(tick)]
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    connections = [await asyncio.open_connection(host, port) for _ in range(40)]
+    for _, writer in connections:
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    async with asyncio.timeout(10):
+        answers = [await reader.read() for reader, _ in connections]
+    ticking[0].cancel()
+    for _, writer in connections:
+        writer.close()
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+    assert read_in.total() == 40
+    assert max(read_in.values()) <= 4
 
 
 def test_a_server_is_kept_waiting_for_less_than_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
