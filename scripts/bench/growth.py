@@ -53,8 +53,8 @@ document that one client follows; events are spread over all of them."""
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
     """Growth: cost of an event and of a delivery against clients, documents, backlog, log and shapes, with plots."""
     parser.add_argument("--clients", default="10,100,1000,2000", help="numbers of clients (10,100,1000,2000)")
-    parser.add_argument("--documents", default="1000,10000,100000", help="of documents (1k, 10k, 100k)")
-    parser.add_argument("--backlog", default="1000,10000,100000", help="changes of a backlog (1k, 10k, 100k)")
+    parser.add_argument("--documents", default="1000,10000,100000,1000000", help="of documents (1k to 1M)")
+    parser.add_argument("--backlog", default="10000,50000,200000", help="changes of a backlog (10k, 50k, 200k)")
     parser.add_argument("--log", default="10000,100000,500000", help="events in the log (10k, 100k, 500k)")
     parser.add_argument("--shapes", default="1,100,10000", help="shapes that are followed (1, 100, 10k)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of what is quick (3)")
