@@ -14,7 +14,7 @@ from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
-from app.domain.diff import Operation, diff
+from app.domain.diff import Operation, Touched, diff
 from app.domain.event import Event, Op
 from app.domain.ids import format_id
 from app.domain.plainness import is_plain
@@ -133,22 +133,31 @@ def _plain(raw: bytes | memoryview | None, *images: Document) -> bool:
     return is_plain(bytes(raw), versions, images)
 
 
-def _touched(change: Decoded) -> frozenset[str] | None:
-    """The fields that an update may have changed, by MongoDB's own account; None where it gives none.
+def _touched(change: Decoded) -> Touched | None:
+    """What an update may have changed, by MongoDB's own account; None where it gives none."""
+    if (description := change.get("updateDescription")) is None:
+        return None
+    found: dict[str, int] = {}
+    for path in (*description.get("updatedFields", ()), *description.get("removedFields", ())):
+        _touch(found, path, 0)
+    for array in description.get("truncatedArrays", ()):
+        _touch(found, array["field"], array["newSize"])
+    return found
+
+
+def _touch(found: dict[str, int], path: str, first: int) -> None:
+    """Something at `path` was changed; where that is an array, from the item `first` on.
 
     A dotted path may mean a field with dots in its name, or one inside another: either may be what has changed.
     """
-    if (description := change.get("updateDescription")) is None:
-        return None
-    paths = [*description.get("updatedFields", ()), *description.get("removedFields", ())]
-    paths += [array["field"] for array in description.get("truncatedArrays", ())]
-    names = set(paths)
-    for path in paths:
-        end = path.find(".")
-        while end >= 0:
-            names.add(path[:end])
-            end = path.find(".", end + 1)
-    return frozenset(names)
+    found[path] = min(first, found.get(path, first))
+    end = path.find(".")
+    while end >= 0:
+        name, after = path[:end], path.find(".", end + 1)
+        item = path[end + 1 : after if after >= 0 else None]
+        index = int(item) if item.isascii() and item.isdecimal() else 0
+        found[name] = min(index, found.get(name, index))
+        end = after
 
 
 def _outgrows(patch: list[Operation], document: Document) -> bool:

@@ -8,25 +8,41 @@ Source: https://www.rfc-editor.org/rfc/rfc6902
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
 
-from app.domain.values import same
+import bson
+
+from app.domain.values import CODEC, same
 
 Operation = dict[str, Any]
 """One operation: `op`, `path` and, for `add` and `replace`, a BSON `value`."""
 
+Touched = Mapping[str, int]
+"""Fields that may differ. The number counts only where one is an array: its items before that index are the same."""
 
-def diff(before: Mapping[str, Any], after: Mapping[str, Any], names: Collection[str] | None = None) -> list[Operation]:
+_FEW: Final = 4
+"""Items that are compared faster one by one than by their encoding."""
+
+
+def diff(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched | None = None) -> list[Operation]:
     """The operations that turn `before` into `after`; empty where they are the same.
 
-    With `names`, the caller knows that all fields of the two but these are the same.
+    With `touched`, the caller knows that all other fields of the two are the same.
     """
     patch: list[Operation] = []
-    if names is not None:
-        before = {name: value for name, value in before.items() if name in names}
-        after = {name: value for name, value in after.items() if name in names}
-    _objects(before, after, "", patch)
+    if touched is None:
+        _objects(before, after, "", patch)
+        return patch
+    _removals(after, "", [name for name in before if name in touched], patch)
+    for name, value in after.items():
+        if (first := touched.get(name)) is not None:
+            was, here = before.get(name), "/" + escape(name)
+            if type(was) is list and type(value) is list:
+                _arrays(was, value, here, patch, first)
+            else:
+                _field(before, name, value, here, patch)
     return patch
 
 
@@ -36,28 +52,36 @@ def escape(segment: str) -> str:
 
 
 def _objects(before: Mapping[str, Any], after: Mapping[str, Any], path: str, patch: list[Operation]) -> None:
-    patch.extend({"op": "remove", "path": f"{path}/{escape(name)}"} for name in before if name not in after)
+    _removals(after, path, before, patch)
     for name, value in after.items():
-        here = f"{path}/{escape(name)}"
-        if name in before:
-            _values(before[name], value, here, patch)
-        else:
-            patch.append({"op": "add", "path": here, "value": value})
+        _field(before, name, value, f"{path}/{escape(name)}", patch)
+
+
+def _removals(after: Mapping[str, Any], path: str, names: Iterable[str], patch: list[Operation]) -> None:
+    patch.extend({"op": "remove", "path": f"{path}/{escape(name)}"} for name in names if name not in after)
+
+
+def _field(before: Mapping[str, Any], name: str, value: Any, path: str, patch: list[Operation]) -> None:
+    if name in before:
+        _values(before[name], value, path, patch)
+    else:
+        patch.append({"op": "add", "path": path, "value": value})
 
 
 def _values(before: Any, after: Any, path: str, patch: list[Operation]) -> None:
-    if same(before, after):
-        return
+    # Without asking first whether they are the same: that would go through all that is in them, at every level again.
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         _objects(before, after, path, patch)
     elif isinstance(before, list) and isinstance(after, list):
         _arrays(before, after, path, patch)
-    else:
+    elif not same(before, after):
         patch.append({"op": "replace", "path": path, "value": after})
 
 
-def _arrays(before: list[Any], after: list[Any], path: str, patch: list[Operation]) -> None:
-    head = _common(before, after)
+def _arrays(before: list[Any], after: list[Any], path: str, patch: list[Operation], first: int = 0) -> None:
+    """`first`: so many items at the beginning are known to be the same."""
+    head = min(first, len(before), len(after))
+    head += _common(before[head:], after[head:])
     tail = _common(before[head:][::-1], after[head:][::-1])
     was, now = before[head : len(before) - tail], after[head : len(after) - tail]
     shared = min(len(was), len(now))
@@ -72,9 +96,26 @@ def _arrays(before: list[Any], after: list[Any], path: str, patch: list[Operatio
 
 def _common(left: list[Any], right: list[Any]) -> int:
     """How many leading items are the same."""
-    count = 0
-    for a, b in zip(left, right, strict=False):
+    count = _alike(left, right)
+    for a, b in zip(islice(left, count, None), islice(right, count, None), strict=False):
         if not same(a, b):
             break
         count += 1
     return count
+
+
+def _alike(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """So many leading items are certainly the same; there may be more.
+
+    (What Python finds equal, and BSON writes alike, is the same: three times as fast as to walk through both.)
+    """
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count if count >= _FEW and _encoded(left[:count]) == _encoded(right[:count]) else 0
+
+
+def _encoded(items: Sequence[Any]) -> bytes:
+    return bson.encode({"": items}, codec_options=CODEC)

@@ -59,6 +59,7 @@ GOALS: Final = (
     Goal("end to end of MongoDB's writes, p50", *_MONGODB, "p50 of ack", 2.5),
     Goal("… p99", *_MONGODB, "p99 of ack", 3.0),
     Goal("patches, over `make_patch`", "conversion", "Patches", "two fields, 4", "times faster", 50.0, at_least=True),
+    Goal("… of an item pushed onto an array", "conversion", "Patches", "push, 4", "times faster", 50.0, at_least=True),
     Goal("sequencing a backlog, of a bare reader", *_BACKLOG, "of the reader", 0.5, at_least=True),
     Goal("replay, of row by row", "replay", "Ratios", "hot", "of row by row", 5.0, at_least=True),
     Goal("replay, of joined bodies", "replay", "Ratios", "hot", "of joined bodies", 0.83, at_least=True),

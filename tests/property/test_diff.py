@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 import jsonpatch
+from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +81,17 @@ def test_an_edit_at_one_place_of_an_array_costs_no_more_than_it_changed(
     longer = items[:at] + inserted + items[at:]
     assert len(diff({"l": items}, {"l": longer})) == len(inserted)
     assert len(diff({"l": longer}, {"l": items})) == len(inserted)
+
+
+alike = st.sampled_from(
+    [0, False, 0.0, -0.0, Int64(0), math.nan, "", {"a": 0, "b": 1}, {"b": 1, "a": 0}, {"a": 0.0, "b": 1}]
+).map(copy.copy)  # the same object twice would be patched in both places
+
+
+@given(st.lists(alike, max_size=12), st.lists(alike, max_size=12), st.integers(0, 12))
+def test_what_looks_alike_is_told_apart(before: list[Any], after: list[Any], shared: int) -> None:
+    after = before[:shared] + after
+    patch = diff({"l": before}, {"l": after})
+    assert same(apply_patch(patch, {"l": before}), {"l": after})
+    assert (patch == []) == same(before, after)
+    assert diff({"l": before}, {"l": after}, {"l": shared}) == patch

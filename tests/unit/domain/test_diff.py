@@ -54,9 +54,39 @@ def test_a_token_is_escaped_as_rfc_6901_says() -> None:
 
 def test_only_the_named_fields_are_looked_at() -> None:
     before, after = {"a": 1, "b": 1, "gone": 1}, {"a": 2, "b": 2, "new": 1}
-    assert diff(before, after, {"a", "new", "gone"}) == [
+    assert diff(before, after, {"a": 0, "new": 0, "gone": 0}) == [
         {"op": "remove", "path": "/gone"},
         {"op": "replace", "path": "/a", "value": 2},
         {"op": "add", "path": "/new", "value": 1},
     ]
-    assert diff(before, after, ()) == []
+    assert diff(before, after, {}) == []
+
+
+def test_items_of_an_array_that_are_known_to_be_the_same_are_not_looked_at() -> None:
+    before, after = {"a": [1, 2, 3], "o": {"x": 1}}, {"a": [9, 2, 4], "o": {"x": 2}}
+    assert diff(before, after, {"a": 2, "o": 7}) == [
+        {"op": "replace", "path": "/a/2", "value": 4},
+        {"op": "replace", "path": "/o/x", "value": 2},
+    ]
+    assert diff({"a": [1]}, {"a": [1, None, 2]}, {"a": 2}) == [
+        {"op": "add", "path": "/a/1", "value": None},
+        {"op": "add", "path": "/a/2", "value": 2},
+    ]
+    assert diff({"a": [1, 2]}, {"a": []}, {"a": 5}) == [
+        {"op": "remove", "path": "/a/1"},
+        {"op": "remove", "path": "/a/0"},
+    ]
+    assert diff({"a": [1, 2]}, {"a": {"0": 1}}, {"a": 1}) == [{"op": "replace", "path": "/a", "value": {"0": 1}}]
+
+
+def test_what_python_finds_equal_is_compared_by_type_also_in_long_arrays() -> None:
+    before = [0, 0, 0, 0, 0, 0]
+    for other in (0.0, False, Int64(0)):
+        for place in range(6):
+            after = [*before[:place], other, *before[place + 1 :]]
+            assert diff({"a": before}, {"a": after}) == [{"op": "replace", "path": f"/a/{place}", "value": other}]
+
+
+def test_fields_in_another_order_are_no_change_in_long_arrays() -> None:
+    before = [{"a": n, "b": math.nan} for n in range(6)]
+    assert diff({"l": before}, {"l": [{"b": math.nan, "a": n} for n in range(6)]}) == []
