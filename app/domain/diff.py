@@ -38,11 +38,7 @@ def diff(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched |
     _removals(after, "", [name for name in before if name in touched], patch)
     for name, value in after.items():
         if (first := touched.get(name)) is not None:
-            was, here = before.get(name), "/" + escape(name)
-            if type(was) is list and type(value) is list:
-                _arrays(was, value, here, patch, first)
-            else:
-                _field(before, name, value, here, patch)
+            _field(before, name, value, f"/{escape(name)}", patch, first)
     return patch
 
 
@@ -61,25 +57,25 @@ def _removals(after: Mapping[str, Any], path: str, names: Iterable[str], patch: 
     patch.extend({"op": "remove", "path": f"{path}/{escape(name)}"} for name in names if name not in after)
 
 
-def _field(before: Mapping[str, Any], name: str, value: Any, path: str, patch: list[Operation]) -> None:
+def _field(before: Mapping[str, Any], name: str, value: Any, path: str, patch: list[Operation], first: int = 0) -> None:
     if name in before:
-        _values(before[name], value, path, patch)
+        _values(before[name], value, path, patch, first)
     else:
         patch.append({"op": "add", "path": path, "value": value})
 
 
-def _values(before: Any, after: Any, path: str, patch: list[Operation]) -> None:
+def _values(before: Any, after: Any, path: str, patch: list[Operation], first: int = 0) -> None:
+    """`first`: so many items at the beginning are known to be the same, where both are arrays."""
     # Without asking first whether they are the same: that would go through all that is in them, at every level again.
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         _objects(before, after, path, patch)
     elif isinstance(before, list) and isinstance(after, list):
-        _arrays(before, after, path, patch)
+        _arrays(before, after, path, patch, first)
     elif not same(before, after):
         patch.append({"op": "replace", "path": path, "value": after})
 
 
-def _arrays(before: list[Any], after: list[Any], path: str, patch: list[Operation], first: int = 0) -> None:
-    """`first`: so many items at the beginning are known to be the same."""
+def _arrays(before: list[Any], after: list[Any], path: str, patch: list[Operation], first: int) -> None:
     head = min(first, len(before), len(after))
     head += _common(before[head:], after[head:])
     tail = _common(before[head:][::-1], after[head:][::-1])

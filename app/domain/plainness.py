@@ -17,25 +17,26 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-_ODD_DOUBLE: Final = re.compile(rb"(?s)\x01[^\0]*\0.{6}[\xf0-\xff][\x7f\xff]")
+_TYPES: Final = bytes([*range(0x01, 0x14), 0x7F, 0xFF])
+"""What stands before a field name."""
+
+_EXPONENT: Final = bytes(range(0xF0, 0x100))
+"""What stands before the last byte of a double whose exponent has all bits set."""
+
+_ODD_DOUBLE: Final = re.compile(rb"(?s)\x01[^\0]*\0.{6}[%b][\x7f\xff]" % re.escape(_EXPONENT))
 """NaN and the infinities: all bits of the exponent are set."""
 
 _UUID: Final = re.compile(rb"(?s)\x05[^\0]*\0.{4}\x04")
 """A binary of the subtype of UUIDs, also where it holds none."""
 
-_DOLLAR: Final = re.compile(rb"[\x01-\x13\x7f\xff]\$")
+_DOLLAR: Final = re.compile(rb"[%b]\$" % re.escape(_TYPES))
 """A field name that starts with `$`, right behind its type."""
-
-_TYPES: Final = bytes([*range(0x01, 0x14), 0x7F, 0xFF])
-_EXPONENT: Final = bytes(range(0xF0, 0x100))
-"""What stands before the last byte of a double whose exponent has all bits set."""
 
 _LOOKS: Final = 64
 """Places that are looked at one by one; where there are more, the pattern is quicker."""
 
 _SHORT_INT64: Final = re.compile(rb"(?s)\x12(?=[^\0]*\0.{4}(?:\0{4}|\xff{4}))")
 """An int64 that would fit into an int32, or nearly. It looks ahead, so that no match hides another."""
-
 
 _NAMELESS: Final = frozenset({ObjectId, Decimal128, bytes, Int64})
 """Types that orjson asks about, and that hold no names."""

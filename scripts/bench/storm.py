@@ -92,10 +92,10 @@ async def _bare(back: CrowdProcess, clients: int, row: defaultdict[str, list[flo
         found = await back.ask("open", transport="websocket", count=clients, seq=peer.head, at_once=clients)
         used = cpu_seconds(peer.pid) - used
     times = {"exact s": found["seconds"], "p50 s": found["p50"]}
-    nobody = dict.fromkeys(("others p50", "others p99", "in the storm p50", "in the storm p99"), 0.0)
-    unknown = {"p99 of steady": 0.0, "afterwards p99": 0.0}
+    others = ("others p50", "others p99", "in the storm p50", "in the storm p99", "p99 of steady", "afterwards p99")
+    nobody = dict.fromkeys(others, 0.0)
     cpu = {"CPU ms each": used / clients * 1000, "clients' CPU ms each": found["cpu"] / clients * 1000}
-    _note(row, times | nobody | unknown | cpu)
+    _note(row, times | nobody | cpu)
 
 
 def _note(row: defaultdict[str, list[float]], figures: dict[str, float]) -> None:

@@ -5,8 +5,9 @@ import asyncio
 from app.turnstile import Turnstile
 
 
-async def test_one_in_each_turn_first_come_first_served() -> None:
-    turnstile, entered = Turnstile(), list[int]()
+async def entered_by_turn(turnstile: Turnstile) -> list[int]:
+    """How many of ten have entered after each turn; they came in order."""
+    entered = list[int]()
     for number in range(10):
         turnstile.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]
     seen = []
@@ -14,18 +15,16 @@ async def test_one_in_each_turn_first_come_first_served() -> None:
         await asyncio.sleep(0)
         seen.append(len(entered))
     assert entered == list(range(10))
+    return seen
+
+
+async def test_one_in_each_turn_first_come_first_served() -> None:
+    seen = await entered_by_turn(Turnstile())
     assert [seen[0], seen[1], seen[-1]] == [1, 2, 10]
 
 
 async def test_or_as_many_as_it_takes() -> None:
-    turnstile, entered = Turnstile(each=4), list[int]()
-    for number in range(10):
-        turnstile.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]
-    seen = []
-    while len(turnstile):
-        await asyncio.sleep(0)
-        seen.append(len(entered))
-    assert seen == [4, 8, 10]
+    assert await entered_by_turn(Turnstile(each=4)) == [4, 8, 10]
 
 
 async def test_others_run_between_two_turns() -> None:
