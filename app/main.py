@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import uvloop
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from app import event_loop
 from app.api import documents, health, metrics, pages, past, poll, segments, sse, state_vectors, transactions, websocket
 from app.api.origins import Gate
 from app.api.paths import ExactPaths
@@ -186,7 +186,7 @@ def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Calla
     collect_rarely(waited_for=True)
     server = make_server(settings, head_start=_HEAD_START)
     try:
-        uvloop.run(_serve(server, sockets, on_serving))
+        event_loop.run(_serve(server, sockets, on_serving))
     except KeyboardInterrupt:
         return  # uvicorn has shut down in order, and raises the signal again for whoever asks
     if server.failure is not None:

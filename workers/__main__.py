@@ -6,8 +6,7 @@ import asyncio
 import logging
 import signal
 
-import uvloop
-
+from app import event_loop
 from app.garbage import collect_rarely
 from app.settings import Settings
 from workers.worker import Worker
@@ -17,7 +16,7 @@ def main(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT. Raises `ConfigurationError`."""
     logging.getLogger("pymongo").setLevel(logging.WARNING)
     collect_rarely(waited_for=False)
-    uvloop.run(_main(settings))
+    event_loop.run(_main(settings))
 
 
 async def _main(settings: Settings) -> None:

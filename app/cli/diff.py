@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
+from app import event_loop
 from app.cli.console import NOTES, print_json, print_line
 from app.cli.event_text import operation_line
 from app.cli.options import Database, Document, Json, MongodbUri, document_shape
@@ -35,7 +35,7 @@ def diff(
 ) -> None:
     """Print the patch that turns a document as it was at FROM into what it was at TO."""
     shape, points = document_shape(document), (parse_point(start), None if end is None else parse_point(end))
-    before, after = asyncio.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points))
+    before, after = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points))
     patch = between(before.state, after.state)
     if as_json:
         print_json({"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": patch})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from app import event_loop
 from app.cli.console import NOTES, print_json, print_line
 from app.cli.event_text import lines
 from app.cli.options import Database, Document, Json, MongodbUri, document_shape
@@ -44,7 +44,7 @@ def history(
     With --json: one event a line, with its position.
     """
     shape = document_shape(document)
-    found = asyncio.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, limit))
+    found = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, limit))
     for body in found.bodies:
         event = orjson.loads(body)
         if as_json:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from app import event_loop
 from app.cli.options import Collections, Database, Host, MongodbUri, Port
 from app.errors import ConfigurationError, Unavailable
 from app.listening import listening
@@ -58,7 +59,7 @@ def serve(
         for listener in sockets:
             listeners.enter_context(listener)
         try:
-            asyncio.run(check(settings, "serve"))
+            event_loop.run(check(settings, "serve"))
         except Unavailable as error:
             log.warning("%s; serving, and waiting for it", error.message)
         if workers > 1:

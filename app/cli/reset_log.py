@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
+from app import event_loop
 from app.cli.console import OUT
 from app.cli.options import Database, MongodbUri
 from app.errors import NotFound
@@ -25,7 +25,7 @@ def reset_log(
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     if not yes:
         typer.confirm(f"Begin a new log for the database {settings.database!r}?", abort=True)
-    asyncio.run(_reset(settings, reason))
+    event_loop.run(_reset(settings, reason))
 
 
 async def _reset(settings: Settings, reason: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app import event_loop
 from app.cli.console import NOTES, OUT, print_json, printable
 from app.cli.options import Database, Json, MongodbUri
 from app.domain.point import Point, parse_point
@@ -34,7 +34,7 @@ def restore(
     It appears under its name when it is whole, or not at all. Indexes, validation and other options are not part of it.
     """
     point = parse_point(at)
-    made = asyncio.run(_restore(load_settings(mongodb_uri=mongodb_uri, database=database), collection, point, into))
+    made = event_loop.run(_restore(load_settings(mongodb_uri=mongodb_uri, database=database), collection, point, into))
     if as_json:
         print_json(
             {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, Any, Final
 
 import typer
 from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from app import event_loop
 from app.cli.console import NOTES, OUT, print_json, printable
 from app.cli.options import Database, Json, MongodbUri
 from app.domain.position import LogId, Position
@@ -39,7 +39,7 @@ def snapshot(
 ) -> None:
     """Store a snapshot of what a collection or a document is now, and wait until it is there."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
-    made = asyncio.run(_snapshot(settings, Shape.parse(shape), timeout))
+    made = event_loop.run(_snapshot(settings, Shape.parse(shape), timeout))
     position = str(Position(made.log, made.seq))
     if as_json:
         sizes = {"documents": made.documents, "bytes": made.bytes, "raw_bytes": made.raw_bytes}

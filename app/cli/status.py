@@ -6,13 +6,13 @@ connected to (`/metrics`).
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import typer
 
+from app import event_loop
 from app.cli import status_tiers
 from app.cli.console import OUT, print_json, print_table, printable
 from app.cli.options import Database, Json, MongodbUri
@@ -75,7 +75,7 @@ class Status:
 
 def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
     """Show the log, its leader and lag, and the tracked collections. Exit code 1 when no worker leads."""
-    found = asyncio.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database)))
+    found = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database)))
     if as_json:
         print_json(_tree(found))
     else:

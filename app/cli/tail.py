@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
+from app import event_loop
 from app.cli.console import NOTES, print_json, print_line
 from app.cli.event_text import lines
 from app.cli.options import Database, Json, MongodbUri
@@ -49,7 +50,7 @@ def tail(
     position = Position.parse(start) if start is not None else None
     deliver = _counted(print_json if as_json else _print, limit)
     try:
-        asyncio.run(_tail(settings, Shape.parse(shape), position, deliver))
+        event_loop.run(_tail(settings, Shape.parse(shape), position, deliver))
     except (KeyboardInterrupt, _Enough):
         return
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, Any, Final
 
 import typer
 
+from app import event_loop
 from app.cli.console import OUT
 from app.cli.options import Database, MongodbUri
 from app.errors import Unavailable
@@ -29,7 +29,7 @@ def track(
     timeout: Annotated[float, typer.Option(help="Longest wait for a worker to begin, in seconds.", min=0)] = 30.0,
 ) -> None:
     """Track collections, and wait until a worker has begun to sequence their changes."""
-    asyncio.run(_track(load_settings(mongodb_uri=mongodb_uri, database=database), collections, timeout))
+    event_loop.run(_track(load_settings(mongodb_uri=mongodb_uri, database=database), collections, timeout))
 
 
 async def _track(settings: Settings, names: list[str], timeout: float) -> None:

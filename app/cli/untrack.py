@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
+from app import event_loop
 from app.cli.console import OUT
 from app.cli.options import Database, MongodbUri
 from app.errors import NotTracked
@@ -21,7 +21,7 @@ def untrack(
     database: Database = None,
 ) -> None:
     """Track collections no longer. Their documents and past events stay; who follows them is told."""
-    asyncio.run(_untrack(load_settings(mongodb_uri=mongodb_uri, database=database), collections))
+    event_loop.run(_untrack(load_settings(mongodb_uri=mongodb_uri, database=database), collections))
 
 
 async def _untrack(settings: Settings, names: list[str]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app import event_loop
 from app.cli.console import NOTES, print_json, printable
 from app.cli.options import Database, Json, MongodbUri
 from app.cli.verify_report import Proof, Report, Wrong
@@ -40,7 +40,7 @@ def verify(
 
     Says the first thing that is wrong in the log and in each collection. Exit code 1 when there is one.
     """
-    report = asyncio.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
+    report = event_loop.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
     if as_json:
         print_json(report.tree())
     else:

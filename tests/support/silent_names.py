@@ -1,0 +1,136 @@
+"""A machine of its own whose name server never answers: network and mount namespaces with /etc/hosts of the test's.
+
+Run as a command inside the namespaces, it kills the primary of a replica set whose members go by names, takes its name
+away as Docker does, and prints what became of the HTTP writes. `python -m support.silent_names DIRECTORY`, as root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from app.dev import mongod, replica_set
+from app.settings import Settings
+from app.supervision.orphans import die_with_parent
+from support.systems import Processes, tracked
+
+_NAMES: Final = ("mongo-a", "mongo-b", "mongo-c")
+_TESTS: Final = Path(__file__).parent.parent
+_PATIENCE: Final = 60.0
+"""Seconds: more than an election takes, less than a look-up here (the resolver asks five times, for 30 s each)."""
+
+_SET_IFFLAGS: Final = 0x8914
+_UP_AND_RUNNING: Final = 0x41
+
+
+def possible() -> bool:
+    """Whether this process may make namespaces."""
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        return False
+    return subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode == 0
+
+
+def failover(directory: Path) -> dict[str, Any]:
+    """Run the whole story in namespaces of its own; see `_story` for what comes back."""
+    words = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--kill-child",
+        sys.executable,
+        "-m",
+        "support.silent_names",
+        str(directory),
+    ]
+    environment = os.environ | {"PYTHONPATH": f"{_TESTS}{os.pathsep}{_TESTS.parent}"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-4000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@contextmanager
+def _silent_name_server(directory: Path) -> Iterator[Path]:
+    """Give the namespace a loopback interface, a name server that never answers, and an /etc/hosts; yield that."""
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, _SET_IFFLAGS, struct.pack("16sh", b"lo", _UP_AND_RUNNING))
+    hosts, resolver = directory / "hosts", directory / "resolv.conf"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"127.0.0.1 {name}\n" for name in _NAMES))
+    resolver.write_text("nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
+    for file, place in ((hosts, "/etc/hosts"), (resolver, "/etc/resolv.conf")):
+        subprocess.run(["mount", "--bind", str(file), place], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 53))
+        yield hosts
+
+
+@contextmanager
+def _members(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Start a replica set of three, each member known by its name; yield its processes by `host:port`."""
+    binary, running = mongod.find_mongod(), {}
+    try:
+        for name in _NAMES:
+            data, port = directory / name, mongod.free_port()
+            data.mkdir()
+            with (directory / f"{name}.log").open("wb") as log:
+                running[f"{name}:{port}"] = subprocess.Popen(
+                    mongod.command(binary, data, port),
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+                )
+        yield running
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait(20)
+
+
+async def _story(directory: Path) -> dict[str, Any]:
+    """Return the statuses of the writes after the failover, and whether the last one became an event."""
+    with _silent_name_server(directory) as hosts, _members(directory) as members:
+        primary = replica_set.initiate(list(members), timeout=120, election_timeout=1.0)
+        uri = f"mongodb://{','.join(members)}/?replicaSet={mongod.REPLICA_SET}"
+        system = Processes(Settings(mongodb_uri=uri, database="names", collections=("docs",)), directory)
+        system.start("worker", "serve")
+        try:
+            await tracked(system.url, ["docs"], seconds=120)
+            members[primary].send_signal(signal.SIGKILL)
+            gone = primary.partition(":")[0]
+            hosts.write_text("".join(line for line in hosts.read_text().splitlines(True) if gone not in line))
+            return await _write_until_taken(system.url)
+        finally:
+            system.stop()
+
+
+async def _write_until_taken(url: str) -> dict[str, Any]:
+    statuses: list[int] = []
+    document = "/v1/collections/docs/documents/1"
+    async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as client, asyncio.timeout(2 * _PATIENCE):
+        while 200 not in statuses and 201 not in statuses:
+            statuses.append((await client.put(document, json={"n": len(statuses)})).status_code)
+        start = (await client.get("/v1/state-vectors")).status_code
+        events: list[Any] = []
+        while not events:
+            answer = await client.get(f"{document}/events")
+            events = answer.json().get("events", [])
+    return {"statuses": statuses, "events": len(events), "other": start}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_story(Path(sys.argv[1])))))  # noqa: T201 - read by `failover`
