@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import event_loop
 from app.api import documents, health, metrics, pages, past, poll, segments, sse, state_vectors, transactions, websocket
+from app.api.deadline import Deadlines
 from app.api.origins import Gate
 from app.api.paths import ExactPaths
 from app.api.problems import on_error
@@ -92,7 +93,12 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
         routes=ROUTES,
         lifespan=lifespan,
         exception_handlers={EventsyncError: on_error, HTTPException: on_error, Exception: on_error},
-        middleware=[Middleware(Gate, settings=settings), *_cors(settings), Middleware(ExactPaths)],
+        middleware=[
+            Middleware(Gate, settings=settings),
+            *_cors(settings),
+            Middleware(Deadlines, seconds=settings.request_timeout),
+            Middleware(ExactPaths),
+        ],
     )
     # A path has one spelling.
     application.router.redirect_slashes = False

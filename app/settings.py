@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         description="Most of them from one address; 0: no such limit. A proxy in front has one address for all its clients.",
     )
     body_timeout: float = Field(30.0, gt=0, description="How long a request body may take to arrive, in seconds.")
+    request_timeout: float = Field(
+        12.0,
+        gt=0,
+        description="How long a request may wait for MongoDB before it is answered 503, in seconds: from its last byte to the first of the answer, the `wait` of a poll apart. Longer than `write_deadline`, whose answer is the better one.",
+    )
     patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
     document_bytes: int = Field(
         15 * MIB,

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.api import conditions
+from app.api.deadline import deadline_of
 from app.api.state import services
 from app.api.streaming import Gone, Outlet
 from app.domain.position import Position
@@ -40,7 +41,9 @@ async def log_page(request: Request) -> Response:
     position = Position.parse(request.query_params.get("position"))
     most = found.settings.frame_events
     limit = conditions.number(request, "limit", default=most, low=1, high=most)
-    page = await found.sync.pages.page(shape, position, limit=limit, wait=_wait(request, found.settings.poll_wait))
+    wait = _wait(request, found.settings.poll_wait)
+    deadline_of(request).extend(wait)
+    page = await found.sync.pages.page(shape, position, limit=limit, wait=wait)
     if not page.full:
         return Response(page.body, headers={"Cache-Control": "no-store"}, media_type=_JSON)
     # A full page ends where its size says, the same on every server and for ever.
@@ -77,6 +80,7 @@ class SnapshotStream:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, *, live: bool) -> None:
         """Raises `Damaged` only as long as nothing has gone out."""
         request = Request(scope, receive)
+        deadline_of(request).lift()  # a turn to begin may take longer, and has its own bounds
         found = services(request)
         shape = Shape.parse(request.query_params.get("shape"))
         async with found.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from app.api.deadline import deadline_of
 from app.api.protocols import writer
 from app.api.state import services
 from app.api.streaming import Gone, Outlet
@@ -43,6 +44,7 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        deadline_of(request).lift()
         found = services(request)
         shapes, vector, client_id = _asked(request, found.settings)
         for shape in shapes:

@@ -5,10 +5,12 @@ Source: https://github.com/mongodb/specifications/blob/master/source/transaction
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import pymongo
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import ConfigurationError, PyMongoError
@@ -26,6 +28,9 @@ Session = Any
 """A client session of either driver."""
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)
+
+_HURRIED_ABORT: Final = 1.0
+"""Seconds that an abort may take for a caller that no longer waits. What is not aborted, MongoDB aborts by itself."""
 
 _UNKNOWN_RESULT = "UnknownTransactionCommitResult"
 
@@ -72,6 +77,10 @@ class Transactions:
             await _settled(session.start_transaction(**options, read_preference=ReadPreference.PRIMARY))
             try:
                 result = await body(session)
+            except asyncio.CancelledError:
+                with pymongo.timeout(_HURRIED_ABORT):
+                    await session.abort_transaction()
+                raise
             except BaseException:
                 await session.abort_transaction()
                 raise
