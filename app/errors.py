@@ -10,6 +10,7 @@
     ├── TooLarge                over a documented limit
     ├── UnsupportedMediaType
     ├── PatchFailed             a well-formed patch that does not apply
+    ├── TooComplex              more work than one request may cause
     ├── ResetRequired           a position that can't be continued from
     ├── BehindRetention         a point in the past that is not kept any more
     ├── Forbidden               refused by policy (origin)
@@ -36,6 +37,7 @@ __all__ = [
     "PatchFailed",
     "RateLimited",
     "ResetRequired",
+    "TooComplex",
     "TooLarge",
     "Unavailable",
     "UnsupportedMediaType",
@@ -112,6 +114,12 @@ class PatchFailed(EventsyncError):
     """The patch is well formed and does not apply to the document; nothing was changed."""
 
     code = "patch_failed"
+
+
+class TooComplex(EventsyncError):
+    """The request takes more work than one request may cause, however few bytes it has; nothing was changed."""
+
+    code = "too_complex"
 
 
 class ResetRequired(EventsyncError):

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="How long a request may wait for MongoDB before it is answered 503, in seconds: from its last byte to the first of the answer, the `wait` of a poll apart. Longer than `write_deadline`, whose answer is the better one.",
     )
     patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
+    patch_steps: int = Field(
+        10_000_000,
+        ge=1000,
+        description="Most work of one JSON Patch, in values that it looks at or copies; more is refused as `too_complex`.",
+    )
     document_bytes: int = Field(
         15 * MIB,
         ge=KIB,

@@ -25,6 +25,12 @@ from app.errors import EventsyncError
 
 _NONE = Stamp()
 
+_LONG_PATH = 1000
+_MOST_LETTERS = 1024 * 1024
+"""Paths longer than the one are looked at as long as all that they may mean has no more letters than the other. (A
+field's name may be a million dots; then it is cheaper to compare the documents whole.)
+"""
+
 
 class StateMissing(EventsyncError):
     """The exact state before or after the change is needed and is not in it."""
@@ -137,11 +143,13 @@ def _touched(change: Decoded) -> Touched | None:
     """What an update may have changed, by MongoDB's own account; None where it gives none."""
     if (description := change.get("updateDescription")) is None:
         return None
+    paths = [(path, 0) for path in (*description.get("updatedFields", ()), *description.get("removedFields", ()))]
+    paths += [(array["field"], array["newSize"]) for array in description.get("truncatedArrays", ())]
+    if sum(path.count(".") * len(path) for path, _ in paths if len(path) > _LONG_PATH) > _MOST_LETTERS:
+        return None
     found: dict[str, int] = {}
-    for path in (*description.get("updatedFields", ()), *description.get("removedFields", ())):
-        _touch(found, path, 0)
-    for array in description.get("truncatedArrays", ()):
-        _touch(found, array["field"], array["newSize"])
+    for path, first in paths:
+        _touch(found, path, first)
     return found
 
 

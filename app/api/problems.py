@@ -62,6 +62,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE, Close.BAD_MESSAGE, "The content type is not taken here"
     ),
     errors.PatchFailed: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, Close.BAD_MESSAGE, "The patch does not apply"),
+    errors.TooComplex: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, Close.BAD_MESSAGE, "The request takes too much work"),
     errors.RateLimited: Problem(HTTPStatus.TOO_MANY_REQUESTS, Close.TOO_MANY, "Too much at a time"),
     errors.Unavailable: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not available right now"),
 }

@@ -6,6 +6,9 @@ A *mark* is a JSON Pointer (RFC 6901) into the JSON form of a value. What stands
 - an object: it is a plain object, although a name in it starts with `$`;
 - a binary's `subType`: it has the subtype of UUIDs, and is none.
 
+A document can be made so that its pointers take many times its own size. Then its only mark is `bson:` and the value
+itself, as BSON in base64.
+
 Sources: https://www.rfc-editor.org/rfc/rfc6901 ,
 https://github.com/mongodb/specifications/blob/master/source/extended-json.md
 """
@@ -15,20 +18,22 @@ from __future__ import annotations
 import base64
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import bson
 import orjson
 from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
 from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
+from bson.errors import BSONError
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from app.domain.diff import escape
-from app.domain.values import Literal, from_tree
+from app.domain.values import CODEC, Literal, decode, from_tree
 from app.domain.wrappers import INT32_MAX, INT32_MIN
 from app.errors import Malformed
 
@@ -36,11 +41,21 @@ _EXACT: Final = frozenset({str, int, float, bool, type(None), ObjectId, datetime
 _FEW: Final = 20
 _SHORT: Final = 4096
 _SUBTYPE: Final = "/$binary/subType"
+_WHOLE: Final = "bson:"
+"""How the mark begins that is the value itself. A pointer is empty or begins with `/`."""
+
+_MOST_LETTERS: Final = 32 * 1024 * 1024
+"""Pointers with more letters than this are not written one by one."""
 
 
 def marks_of(value: Any) -> list[str]:
     """The marks of a BSON value; none for nearly all values, and those cost little."""
-    return list(_pointers(value, "")) if _inexact(value) else []
+    if not _inexact(value):
+        return []
+    try:
+        return _Pointers().of(value)
+    except _TooMany:
+        return [_WHOLE + base64.b64encode(bson.encode({"": value}, codec_options=CODEC)).decode()]
 
 
 def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
@@ -48,6 +63,8 @@ def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
 
     Raises `Malformed`, also for marks that don't belong to `tree`.
     """
+    if pointers and pointers[0].startswith(_WHOLE):
+        return _whole(pointers[0])
     root: dict[str, Any] = {"": tree}
     for pointer in pointers:
         try:
@@ -96,28 +113,66 @@ def _inexact(value: Any) -> bool:
     return isinstance(value, DBRef | Code) or (kind is Binary and value.subtype == UUID_SUBTYPE)
 
 
-def _pointers(value: Any, path: str) -> Iterator[str]:
-    if isinstance(value, Int64):
-        if INT32_MIN <= value <= INT32_MAX:
-            yield path
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _pointers(item, f"{path}/{index}")
-    elif isinstance(value, DBRef):
-        yield from _members(value.as_doc(), path)
-    elif isinstance(value, Mapping):
-        if any(name.startswith("$") for name in value):
-            yield path
-        yield from _members(value, path)
-    elif isinstance(value, Code):
-        yield from _pointers(value.scope, f"{path}/$scope")
-    elif isinstance(value, Binary) and value.subtype == UUID_SUBTYPE:
-        yield path + _SUBTYPE
+class _TooMany(Exception):
+    """The pointers have more letters than `_MOST_LETTERS`."""
 
 
-def _members(value: Mapping[str, Any], path: str) -> Iterator[str]:
-    for name, item in value.items():
-        yield from _pointers(item, f"{path}/{escape(name)}")
+class _Pointers:
+    """Walks through a value. `_way` leads to where it is; a pointer is made of it only for a mark."""
+
+    __slots__ = ("_found", "_left", "_way")
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._way: list[str] = []
+        self._left = _MOST_LETTERS
+
+    def of(self, value: Any) -> list[str]:
+        self._walk(value)
+        return self._found
+
+    def _add(self, behind: str = "") -> None:
+        pointer = "".join([f"/{escape(token)}" for token in self._way]) + behind
+        self._left -= len(pointer)
+        if self._left < 0:
+            raise _TooMany
+        self._found.append(pointer)
+
+    def _walk(self, value: Any) -> None:
+        if isinstance(value, Int64):
+            if INT32_MIN <= value <= INT32_MAX:
+                self._add()
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self._enter(str(index), item)
+        elif isinstance(value, DBRef):
+            self._members(value.as_doc())
+        elif isinstance(value, Mapping):
+            if any(name.startswith("$") for name in value):
+                self._add()
+            self._members(value)
+        elif isinstance(value, Code):
+            self._enter("$scope", value.scope)
+        elif isinstance(value, Binary) and value.subtype == UUID_SUBTYPE:
+            self._add(_SUBTYPE)
+
+    def _members(self, value: Mapping[str, Any]) -> None:
+        for name, item in value.items():
+            self._enter(name, item)
+
+    def _enter(self, token: str, item: Any) -> None:
+        if type(item) in _EXACT:
+            return
+        self._way.append(token)
+        self._walk(item)
+        self._way.pop()
+
+
+def _whole(mark: str) -> Any:
+    try:
+        return decode(base64.b64decode(mark.removeprefix(_WHOLE), validate=True))[""]
+    except (LookupError, ValueError, BSONError) as error:
+        raise Malformed(f"the marked value can't be read: {error!r}") from error
 
 
 def _mark(root: dict[str, Any], pointer: str) -> None:

@@ -10,6 +10,7 @@ Sources: https://www.rfc-editor.org/rfc/rfc6902 , https://www.rfc-editor.org/rfc
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,9 +20,10 @@ import jsonpatch
 from bson.int64 import Int64
 from jsonpointer import JsonPointer, JsonPointerException
 
+from app.domain.budget import SHIFTED_PER_STEP, Budget, depth_of
 from app.domain.json_document import ABSENT, converted
 from app.domain.stamp import FIELD
-from app.domain.values import CODEC, MAX_DEPTH, Document, check_depth, from_tree, same
+from app.domain.values import CODEC, MAX_DEPTH, Document, from_tree, same
 from app.errors import Malformed, PatchFailed, TooLarge
 
 Apply = Callable[[Document], Document]
@@ -34,8 +36,12 @@ _OPERATIONS: Final = {
     "remove": jsonpatch.RemoveOperation,
     "replace": jsonpatch.ReplaceOperation,
     "move": jsonpatch.MoveOperation,
-    "copy": jsonpatch.CopyOperation,
+    # The library's own copies values with `copy.deepcopy`, ten times as slowly as `_clone`.
+    "copy": jsonpatch.AddOperation,
 }
+
+_COPIED_PER_STEP: Final = 2
+"""Bytes of BSON that a `copy` doubles in one step. They are encoded, decoded and compared again afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +50,19 @@ class JsonPatch:
 
     operations: Any
 
-    def prepared(self, *, operations: int, document_bytes: int) -> Apply:
+    def prepared(self, *, operations: int, document_bytes: int, steps: int) -> Apply:
         """Check everything that does not depend on the document.
 
         Raises `Malformed`, and `TooLarge` over `operations` operations. What it returns raises `PatchFailed` where the
-        patch does not apply, and `TooLarge` where `copy` operations copy more than `document_bytes` in all.
+        patch does not apply, `TooLarge` where `copy` operations copy more than `document_bytes` in all, and
+        `TooComplex` where the operations take more than `steps` (see `app.domain.budget`).
         """
         if not isinstance(self.operations, list):
             raise Malformed("a JSON Patch is an array of operations")
         if len(self.operations) > operations:
             raise TooLarge(f"a patch may have {operations} operations, not {len(self.operations)}")
-        steps = [_Step.of(index, tree) for index, tree in enumerate(self.operations)]
-        return lambda document: _apply(steps, document, document_bytes)
+        listed = [_Step.of(index, tree) for index, tree in enumerate(self.operations)]
+        return lambda document: _Application(listed, document, document_bytes, Budget(steps)).result()
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -107,7 +114,10 @@ def _key(container: Any, part: str | int) -> str | int:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One checked operation; `value` (from the JSON `tree`) and `source` are None where it has none."""
+    """One checked operation; `value` (from the JSON `tree`) and `source` are None where it has none.
+
+    `depth` is how many levels `value` has.
+    """
 
     index: int
     op: str
@@ -115,6 +125,7 @@ class _Step:
     source: _Pointer | None
     value: Any
     tree: Any
+    depth: int
 
     @classmethod
     def of(cls, index: int, tree: Any) -> _Step:
@@ -126,7 +137,9 @@ class _Step:
             raise Malformed(f"operation {index}: {op!r} is no operation of RFC 6902")
         try:
             source = _pointer(tree, "from") if op in {"move", "copy"} else None
-            step = cls(index, op, _pointer(tree, "path"), source, _operand(tree, op), tree.get("value"))
+            value = _operand(tree, op)
+            depth = depth_of(value, MAX_DEPTH, Budget(sys.maxsize))
+            step = cls(index, op, _pointer(tree, "path"), source, value, tree.get("value"), depth)
             step._check()
         except Malformed as error:
             raise Malformed(f"operation {index} ({op}): {error.message}") from error
@@ -138,12 +151,12 @@ class _Step:
             _reserved(self.source, written=self.op == "move")
         if self.op in {"add", "replace", "move", "copy"} and (self.path.parts[-1][:1] == "$" or "\0" in self.path.path):
             raise Malformed("a field name must not start with '$' or contain a null character")
-        check_depth(self.value, MAX_DEPTH - len(self.path.parts))
+        _check_levels(len(self.path.parts) + self.depth)
 
     def spelled(self, value: Any) -> dict[str, Any]:
         """The operation as the library takes it, with `value` for its value."""
         tree = {"op": self.op, "path": self.path.path, "value": value}
-        return tree if self.source is None else tree | {"from": self.source.path}
+        return tree | {"from": self.source.path} if self.op == "move" and self.source is not None else tree
 
 
 def _pointer(tree: dict[str, Any], member: str) -> _Pointer:
@@ -172,34 +185,85 @@ def _reserved(pointer: _Pointer, *, written: bool) -> None:
         raise Malformed(f"{pointer.parts[0]} can't be patched")
 
 
-def _apply(steps: list[_Step], document: Document, budget: int) -> Document:
-    patched: Any = _clone(document)
-    for step in steps:
-        try:
-            patched, copied = _apply_step(step, patched)
-        except (jsonpatch.JsonPatchException, JsonPointerException) as error:
-            raise PatchFailed(f"operation {step.index} ({step.op} {step.path.path[:200]}): {error}") from error
-        if (budget := budget - copied) < 0:
+def _check_levels(levels: int) -> None:
+    if levels > MAX_DEPTH:
+        raise Malformed(f"the value nests deeper than {MAX_DEPTH} levels")
+
+
+class _Application:
+    """Applies a patch to a copy of one document, within bounds of bytes and of steps."""
+
+    def __init__(self, steps: list[_Step], document: Document, copied: int, budget: Budget) -> None:
+        """At most `copied` bytes are copied."""
+        self._steps = steps
+        self._document: Any = _clone(document)
+        self._copied = copied
+        self._budget = budget
+        self._depth: int | None = None
+        """No fewer than the levels of the document; None where they have not been counted."""
+
+    def result(self) -> Document:
+        for step in self._steps:
+            try:
+                self._apply(step)
+            except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+                raise PatchFailed(f"operation {step.index} ({step.op} {step.path.path[:200]}): {error}") from error
+        return self._document  # type: ignore[no-any-return] # no step can replace the root
+
+    def _apply(self, step: _Step) -> None:
+        """Apply one operation in place."""
+        self._budget.spend(1 + len(step.path.parts))
+        if step.op == "test":
+            if not equal(step.path.resolve(self._document), step.value):
+                raise jsonpatch.JsonPatchTestFailed("the value is another one")
+            return
+        value = step.value
+        if step.source is not None:
+            moved = step.source.resolve(self._document)
+            self._deepen(step, step.source, moved)
+            value = self._copy(step, moved) if step.op == "copy" else None
+            self._shift(step.source)
+        elif step.op in {"add", "replace"}:
+            # Later operations may change the value where it then is, and the patch may have to be applied again.
+            value = _clone(converted(_replaced(step, self._document), step.tree, value))
+            self._depth = None if self._depth is None else max(self._depth, len(step.path.parts) + step.depth)
+        self._shift(step.path)
+        operation = _OPERATIONS[step.op](step.spelled(value), pointer_cls=_Pointer)
+        self._document = operation.apply(self._document)
+
+    def _deepen(self, step: _Step, source: _Pointer, moved: Any) -> None:
+        """Refuse what would nest too deeply, before it outgrows every recursion limit.
+
+        The levels are estimated from above, and counted only where that does not do: a patch of a thousand operations
+        is not to walk through the document a thousand times.
+        """
+        target, further = len(step.path.parts), len(step.path.parts) - len(source.parts)
+        if further <= 0:
+            return
+        if self._depth is None:
+            self._depth = depth_of(self._document, MAX_DEPTH, self._budget)
+        if not isinstance(moved, dict | list):
+            self._depth = max(self._depth, target)
+        elif self._depth + further > MAX_DEPTH:
+            levels = target + depth_of(moved, MAX_DEPTH, self._budget)
+            _check_levels(levels)
+            self._depth = max(levels, depth_of(self._document, MAX_DEPTH, self._budget))
+        else:
+            self._depth += further
+
+    def _copy(self, step: _Step, value: Any) -> Any:
+        size = len(bson.encode({"": value}, codec_options=CODEC))
+        self._copied -= size
+        if self._copied < 0:
             raise TooLarge(f"operation {step.index}: the patch copies more than a document may hold")
-    return patched  # type: ignore[no-any-return] # no step can replace the root
+        self._budget.spend(size // _COPIED_PER_STEP)
+        return _clone(value)
 
-
-def _apply_step(step: _Step, document: Any) -> tuple[Any, int]:
-    """Apply one operation in place; also how many bytes of the document it doubled."""
-    if step.op == "test":
-        if not equal(step.path.resolve(document), step.value):
-            raise jsonpatch.JsonPatchTestFailed("the value is another one")
-        return document, 0
-    value, copied = step.value, 0
-    if step.source is not None:
-        moved = step.source.resolve(document)
-        # Without this, a few operations that copy a value into itself outgrow every recursion limit.
-        check_depth(moved, MAX_DEPTH - len(step.path.parts))
-        copied = len(bson.encode({"": moved}, codec_options=CODEC)) if step.op == "copy" else 0
-    elif step.op in {"add", "replace"}:
-        # Later operations may change the value where it then is, and the patch may have to be applied again.
-        value = _clone(converted(_replaced(step, document), step.tree, value))
-    return _OPERATIONS[step.op](step.spelled(value), pointer_cls=_Pointer).apply(document), copied
+    def _shift(self, pointer: _Pointer) -> None:
+        """Spend what inserting into an array, or removing from it, costs."""
+        container, _ = pointer.to_last(self._document)
+        if isinstance(container, list):
+            self._budget.spend(len(container) // SHIFTED_PER_STEP)
 
 
 def _replaced(step: _Step, document: Any) -> Any:

@@ -103,7 +103,9 @@ def _update(operation: Update, policy: WritePolicy) -> Intent:
 def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Document]:
     edit = operation.edit
     if isinstance(edit, JsonPatch):
-        return edit.prepared(operations=policy.patch_operations, document_bytes=policy.document_bytes)
+        return edit.prepared(
+            operations=policy.patch_operations, document_bytes=policy.document_bytes, steps=policy.patch_steps
+        )
     if isinstance(edit, MergePatch):
         return edit.prepared()
     # A function may modify what it gets: that must not be the document which the result is compared with.

@@ -12,7 +12,8 @@ class WritePolicy:
     """`attempts` and `deadline` (seconds) bound one write against concurrent ones; whichever comes first.
 
     `document_bytes` is the largest BSON document that a write may produce, `patch_operations` and
-    `transaction_operations` the most operations in one patch and one transaction, and `operation_ttl` how long an
+    `transaction_operations` the most operations in one patch and one transaction, `patch_steps` the most work of one
+    patch (see `app.domain.budget`), and `operation_ttl` how long an
     idempotency key is remembered at least, in seconds.
     """
 
@@ -20,6 +21,7 @@ class WritePolicy:
     deadline: float = 10.0
     document_bytes: int = 15 * 1024 * 1024
     patch_operations: int = 1000
+    patch_steps: int = 10_000_000
     operation_ttl: float = 86400.0
     transaction_operations: int = 100
 
@@ -31,6 +33,7 @@ class WritePolicy:
             deadline=settings.write_deadline,
             document_bytes=settings.document_bytes,
             patch_operations=settings.patch_operations,
+            patch_steps=settings.patch_steps,
             operation_ttl=settings.operation_ttl,
             transaction_operations=settings.transaction_operations,
         )

@@ -154,6 +154,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "too_large": "the body is over 1048576 bytes",
     "unsupported_media_type": "Content-Type is text/plain; this takes application/json",
     "patch_failed": "operation 0: there is no value at /location/city",
+    "too_complex": "the request takes more than 10000000 steps of work; split it up",
     "rate_limited": "this server has its 10000 connections already",
     "unavailable": "there is no event log yet: is a worker running?",
 }

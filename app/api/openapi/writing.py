@@ -127,7 +127,7 @@ _UPDATE: Json = {
     },
     "responses": {
         "200": answer("Changed.", _answered(7, _EDINA, _PATCH), sent=headers("ETag")),
-        **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed"),
+        **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed", "too_complex"),
     },
 }
 
@@ -186,7 +186,7 @@ _TRANSACT: Json = {
             "All were written; a result for each, in order.",
             content(schema("TransactionAnswer"), {"results": _RESULTS}),
         ),
-        **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed"),
+        **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed", "too_complex"),
     },
 }
 

@@ -46,3 +46,19 @@ def test_many_marks_are_stored_small() -> None:
     stored = packed(pointers)
     assert isinstance(stored, bytes)
     assert len(stored) < sum(map(len, pointers)) / 5
+
+
+def test_marks_are_not_many_times_larger_than_the_value() -> None:
+    """Each of 2,000 numbers would repeat a path of 90,000 letters: 180 MB of 130 KB."""
+    value: Any = {f"f{number}": Int64(number) for number in range(2000)}
+    for _ in range(90):
+        value = {"n" * 1000: value}
+    [mark] = marks_of(value)
+    assert len(mark) < 1_000_000
+    assert same(read_marked(to_tree(value), [mark]), value)
+
+
+def test_a_value_that_is_its_own_mark_is_read_strictly() -> None:
+    for mark in ("bson:", "bson:####", "bson:AAAA"):
+        with pytest.raises(Malformed, match="can't be read"):
+            read_marked({"n": 1}, [mark])

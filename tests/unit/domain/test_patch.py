@@ -19,14 +19,16 @@ from bson.regex import Regex
 
 from app.domain.patch import JsonPatch, equal
 from app.domain.values import Document, same
-from app.errors import Malformed, PatchFailed, TooLarge
+from app.errors import Malformed, PatchFailed, TooComplex, TooLarge
 
 DATA = Path(__file__).parents[2] / "data"
 ID = ObjectId("65a000000000000000000001")
 
 
-def patched(document: Document, *operations: Any, limit: int = 1000, size: int = 100_000) -> Document:
-    return JsonPatch(list(operations)).prepared(operations=limit, document_bytes=size)(document)
+def patched(
+    document: Document, *operations: Any, limit: int = 1000, size: int = 100_000, steps: int = 100_000
+) -> Document:
+    return JsonPatch(list(operations)).prepared(operations=limit, document_bytes=size, steps=steps)(document)
 
 
 def _cases(name: str) -> list[Any]:
@@ -118,7 +120,7 @@ def test_the_suite_is_there() -> None:
 )
 def test_ill_formed_patches_are_malformed(operations: Any) -> None:
     with pytest.raises(Malformed):
-        JsonPatch(operations).prepared(operations=10, document_bytes=1000)
+        JsonPatch(operations).prepared(operations=10, document_bytes=1000, steps=10_000)
 
 
 def test_a_message_names_the_operation() -> None:
@@ -163,7 +165,7 @@ def test_what_does_not_apply_fails_and_leaves_the_document(operation: Any) -> No
 def test_the_patch_does_not_share_its_values_with_the_document() -> None:
     apply = JsonPatch(
         [{"op": "add", "path": "/a", "value": {"list": []}}, {"op": "add", "path": "/a/list/-", "value": 1}]
-    ).prepared(operations=10, document_bytes=1000)
+    ).prepared(operations=10, document_bytes=1000, steps=10_000)
     assert apply({}) == apply({}) == {"a": {"list": [1]}}
 
 
@@ -300,3 +302,50 @@ def test_a_document_can_not_be_nested_beyond_the_limit() -> None:
         patched({"a": {}}, *deeper, size=10_000_000)
     with pytest.raises(Malformed, match="deeper"):
         patched({}, {"op": "add", "path": "/a" * 99, "value": {"b": {"c": 1}}})
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+def test_moves_do_not_walk_through_what_they_move() -> None:
+    document = {"_id": 1, "x": [[0]] * 10_000}
+    there_and_back = [{"op": "move", "from": "/x", "path": "/z"}, {"op": "move", "from": "/z", "path": "/x"}]
+    assert patched(document, *there_and_back * 500, steps=5_000) == document
+
+
+def test_moves_up_and_down_count_levels_now_and_then() -> None:
+    document = {"_id": 1, "x": [[0]] * 1000, "y": {}}
+    down_and_up = [{"op": "move", "from": "/x", "path": "/y/z"}, {"op": "move", "from": "/y/z", "path": "/x"}]
+    # 500 times down, each of which may have made it a level deeper: counted every 97 times, not 500 times.
+    assert patched(document, *down_and_up * 500, steps=40_000) == document
+
+
+@pytest.mark.parametrize("steps_needed", [pytest.param(4_000, id="enough"), pytest.param(200, id="too few")])
+def test_shifting_an_array_is_work(steps_needed: int) -> None:
+    document = {"_id": 1, "x": [0] * 6400}
+    operations = [{"op": "add", "path": "/x/0", "value": 1}] * 30
+    if steps_needed > 3_000:
+        assert len(patched(document, *operations, steps=steps_needed)["x"]) == 6430
+    else:
+        with pytest.raises(TooComplex):
+            patched(document, *operations, steps=steps_needed)
+
+
+def test_copying_is_work() -> None:
+    document = {"_id": 1, "x": "a" * 10_000}
+    copies = [{"op": "copy", "from": "/x", "path": f"/x{number}"} for number in range(5)]
+    with pytest.raises(TooComplex):
+        patched(document, *copies, steps=20_000)
+    assert len(patched(document, *copies, steps=30_000)) == 7
+
+
+def test_nesting_is_refused_also_where_levels_were_estimated() -> None:
+    """Each round moves a deeper value into itself; the estimate must not let any of it through."""
+    deep: Any = 1
+    for _ in range(60):
+        deep = [deep]
+    document = {"_id": 1, "x": deep, "y": {"z": {}}}
+    assert patched(document, {"op": "move", "from": "/x", "path": "/y/z/w"})["y"]["z"]["w"] == deep
+    copies = [{"op": "copy", "from": "/x", "path": "/y/z/w"}, {"op": "copy", "from": "/y", "path": "/x/0/0/0/0"}]
+    with pytest.raises(Malformed, match="nests deeper"):
+        patched(document, *copies * 20)

@@ -57,3 +57,22 @@ def test_a_change_of_very_many_paths_is_to_be_replaced() -> None:
     after = dict.fromkeys(before, 1)
     assert minimal_update(before, after) is None
     assert minimal_update(before, after | {"f0": 0}) is not None
+
+
+def test_a_long_path_is_not_repeated_for_each_field() -> None:
+    def document(value: int) -> dict[str, Any]:
+        inner: dict[str, Any] = {f"f{number}": value for number in range(900)}
+        for _ in range(80):
+            inner = {"n" * 1000: inner}
+        return {"_id": 1, "top": inner}
+
+    update = minimal_update(document(0), document(1))
+    assert update is not None
+    [path] = update["$set"]
+    assert path == ".".join(["top", *["n" * 1000] * 80])  # the innermost object, whole
+
+
+def test_many_changes_in_one_object_are_written_with_it() -> None:
+    before = {"_id": 1, "a": {f"f{number}": 0 for number in range(MAX_PATHS + 1)}, "b": 0}
+    after = {"_id": 1, "a": {f"f{number}": 1 for number in range(MAX_PATHS + 1)}, "b": 1}
+    assert minimal_update(before, after) == {"$set": {"a": after["a"], "b": 1}}

@@ -188,3 +188,13 @@ def test_ids_of_every_type_are_named(key: Any, text: str) -> None:
 def test_a_missing_state_is_never_guessed(kind: str, images: dict[str, Any]) -> None:
     with pytest.raises(StateMissing, match=f"{kind} of orders/int:1"):
         convert(change(kind, **images))
+
+
+def test_a_name_of_many_dots_is_compared_whole() -> None:
+    """It could mean a field of each of its beginnings: half a million of up to a megabyte."""
+    name = "." * 500_000
+    before, after = {"_id": 1, name: 0, "b": 0}, {"_id": 1, name: 1, "b": 0}
+    description = {"updatedFields": {name: 1}, "removedFields": [], "truncatedArrays": []}
+    images: dict[str, Any] = {"fullDocumentBeforeChange": before, "fullDocument": after}
+    event = the(convert(dict(change("update")) | images | {"updateDescription": description}))
+    assert event.patch == [{"op": "replace", "path": f"/{name}", "value": 1}]
