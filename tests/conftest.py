@@ -24,6 +24,8 @@ from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
 from app.supervision.orphans import die_with_parent
 
+pytest_plugins = ["support.task_runner"]
+
 _FOR_TESTS = ("--setParameter", "ttlMonitorSleepSecs=1")
 """Documents expire at once, and not only once a minute."""
 
