@@ -1,17 +1,19 @@
 """What every test may ask for: a real replica set, and a database of its own in it.
 
-The replica set is the one of `EVENTSYNC_TEST_MONGODB_URI`; else a container, where a Docker daemon answers; else the
-embedded `mongod`. Each xdist worker has its own; each test that asks has its own databases, dropped afterwards.
+The replica set is the one of `EVENTSYNC_TEST_MONGODB_URI`; else a container, where a Docker daemon answers and has the
+image (variables: `support.mongodb_container`); else the embedded `mongod`. Each xdist worker has its own; each test
+that asks has its own databases, dropped afterwards.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from app.settings import Settings
 from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
 from app.supervision.orphans import die_with_parent
+from support import mongodb_container
+
+log = logging.getLogger(__name__)
 
 pytest_plugins = ["support.task_runner"]
 
@@ -39,35 +44,22 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("EVENTSYNC_TEST_MONGODB_URI"):
         yield given
-    elif _docker_answers():
-        with _container() as uri:
-            yield uri
-    else:
-        with _embedded(tmp_path_factory.mktemp("mongod")) as uri:
-            yield uri
+        return
+    with ExitStack() as stack:
+        yield _contained(stack) or stack.enter_context(_embedded(tmp_path_factory.mktemp("mongod")))
 
 
-def _docker_answers() -> bool:
-    if os.environ.get("EVENTSYNC_TEST_DOCKER") == "0" or not shutil.which("docker"):
-        return False
-    with suppress(subprocess.TimeoutExpired):
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
-    return False
+def _contained(stack: ExitStack) -> str | None:
+    """Return the URI of a MongoDB in a container; None where none can be had."""
+    if not mongodb_container.docker_answers():
+        return None
+    from docker.errors import DockerException  # only there with testcontainers, and slow to import
 
-
-@contextmanager
-def _container() -> Iterator[str]:
-    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-    from testcontainers.core.container import DockerContainer  # slow to import, and rarely needed
-
-    port = mongod.free_port()
-    # Host network: a replica set member must be reachable under the one address that its configuration names.
-    command = f"mongod --replSet {mongod.REPLICA_SET} --bind_ip 127.0.0.1 --port {port} {' '.join(_FOR_TESTS)}"
-    command += " --setParameter enableTestCommands=1"
-    container = DockerContainer("mongo:7").with_command(command).with_kwargs(network_mode="host")
-    with container:
-        mongod.initiate(port, timeout=60)
-        yield mongod.uri(port)
+    try:
+        return stack.enter_context(mongodb_container.running((*_FOR_TESTS, "--setParameter", "enableTestCommands=1")))
+    except DockerException as error:
+        log.warning("the embedded mongod is used instead of a container: %s", error)
+        return None
 
 
 @contextmanager
