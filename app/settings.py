@@ -7,10 +7,12 @@ The file is `$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory,
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -26,6 +28,18 @@ from app.errors import ConfigurationError
 PREFIX = "EVENTSYNC_"
 KIB, MIB = 1024, 1024 * 1024
 
+_CONFIG: Final = f"{PREFIX}CONFIG"
+_FOREIGN: Final = re.compile(r"TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_\w+", re.ASCII)
+"""Names behind the prefix that are not ours to refuse: the test suite's, and those that Kubernetes gives a container
+for each Service whose name begins with `eventsync`.
+"""
+
+_RESERVED: Final = frozenset({"admin", "config", "local"})
+"""MongoDB's own databases."""
+
+_DATABASE_BYTES: Final = 63
+_NOT_IN_DATABASE: Final = re.compile(r'[/\\. "$*<>:|?\0]')
+
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as `a,b`."""
 
@@ -33,7 +47,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """One frozen object for a whole process. `eventsync settings` prints it with the descriptions below."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"), Path(".eventsync/eventsync.toml"))
 
@@ -46,7 +60,6 @@ class Settings(BaseSettings):
         "app",
         min_length=1,
         max_length=38,
-        pattern=r"^[^/\\. \"$*<>:|?]+$",
         description="Database with the tracked collections.",
     )
     log_database: str = Field(
@@ -324,6 +337,15 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("database", "log_database")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        if name in _RESERVED:
+            raise ValueError(f"{name!r} is MongoDB's own database")
+        if _NOT_IN_DATABASE.search(name) or len(name.encode("utf-8", "surrogatepass")) > _DATABASE_BYTES:
+            raise ValueError(f"a database name has no /\\. \"$*<>:|? and at most {_DATABASE_BYTES} bytes")
+        return name
+
     @property
     def log_db(self) -> str:
         """The name of the event log's database."""
@@ -352,24 +374,60 @@ class DevSettings(Settings):
 
 def config_file(candidates: Iterable[Path]) -> Path | None:
     """The configuration file in force, or None."""
-    if named := os.environ.get(f"{PREFIX}CONFIG"):
+    if named := os.environ.get(_CONFIG):
         if not Path(named).is_file():
-            raise ConfigurationError(f"{PREFIX}CONFIG names {named}, which is not a file")
+            raise ConfigurationError(f"{_CONFIG} names {named}, which is not a file")
         return Path(named)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def load_settings(kind: type[Settings] = Settings, /, **options: Any) -> Settings:
     """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
+    _check_environment()
     try:
         settings = kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors())
+        lines = "; ".join(_fault(item) for item in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(f"the settings are not valid: {lines}") from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigurationError(f"the configuration file can't be read: {error}") from error
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    """What no single setting shows."""
     if settings.log_db == settings.database:
         raise ConfigurationError("log_database must not be the database with the tracked collections")
+    if settings.log_db.casefold() == settings.database.casefold():
+        raise ConfigurationError("log_database and database differ in case only, which MongoDB refuses")
+    if len(settings.log_db.encode()) > _DATABASE_BYTES:
+        raise ConfigurationError(f"{settings.log_db!r} is too long for a database: give a shorter log_database")
     if settings.pin_ttl <= settings.send_timeout:
         raise ConfigurationError("pin_ttl must be longer than send_timeout: a client that is slow would lose its pin")
-    return settings
+
+
+def _check_environment() -> None:
+    """Refuse a variable that has our prefix and that nobody reads: most likely it is misspelt."""
+    for variable, value in sorted(os.environ.items()):
+        name = variable.upper().removeprefix(PREFIX)
+        if name == variable.upper() or name == "CONFIG" or name.lower() in Settings.model_fields:
+            continue
+        if not _FOREIGN.fullmatch(name) and not (name.endswith("_PORT") and value.startswith(("tcp://", "udp://"))):
+            raise ConfigurationError(f"the environment variable {variable} is no setting{_meant(name, PREFIX)}")
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, item["loc"])) or "settings"
+    if item["type"] == "extra_forbidden":
+        return f"{name}: no such setting{_meant(name.upper(), '')}"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _meant(name: str, prefix: str) -> str:
+    """The nearest setting there is, as a question; `name` is in upper case."""
+    known = [field.upper() for field in Settings.model_fields] + ["CONFIG"] * bool(prefix)
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:
+        return "; `eventsync settings` lists them"
+    return f"; did you mean {prefix + near[0] if prefix else near[0].lower()}?"

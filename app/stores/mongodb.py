@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
 
 import pymongo
 from pymongo import AsyncMongoClient
@@ -17,6 +21,10 @@ Client = AsyncMongoClient[dict[str, Any]]
 
 GOODBYE = 1.0
 """Seconds that telling MongoDB of an end may take. It notices by itself what it is not told."""
+
+_FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
+_SECRET: Final = re.compile("password|token|secret|authmechanismproperties", re.IGNORECASE)
+_SHORT: Final = 2
 
 
 class _Client(AsyncMongoClient[dict[str, Any]]):
@@ -46,24 +54,58 @@ def connect(settings: Settings, role: str, *, patience: float | None = None) -> 
         raise ConfigurationError(
             "no MongoDB given: set EVENTSYNC_MONGODB_URI to a replica set's connection string, or run `eventsync dev`"
         )
+    with warnings.catch_warnings():
+        # The driver warns of an option of the connection string that it does not know, and goes on without it.
+        warnings.simplefilter("error", UserWarning)
+        try:
+            _check_files(settings.mongodb_uri)
+            return _client(settings, settings.mongodb_uri, role, patience)
+        except (DriverConfigurationError, InvalidURI, ValueError, OSError, UserWarning) as error:
+            said = without_secrets(str(error), settings.mongodb_uri)
+            raise ConfigurationError(f"the MongoDB connection string can't be used: {said}") from error
+
+
+def _client(settings: Settings, uri: str, role: str, patience: float | None) -> Client:
     milliseconds = int(settings.mongodb_timeout * 1000)
-    try:
-        return _Client(
-            settings.mongodb_uri,
-            appname=app_name(settings, role),
-            w="majority",
-            journal=True,
-            readConcernLevel="majority",
-            maxPoolSize=settings.mongodb_pool_size,
-            serverSelectionTimeoutMS=milliseconds if patience is None else int(patience * 1000),
-            connectTimeoutMS=milliseconds,
-            socketTimeoutMS=milliseconds,
-            waitQueueTimeoutMS=milliseconds,
-            # PyMongo's default of 10 s keeps a frozen primary's place in the topology for as long.
-            heartbeatFrequencyMS=2000,
-            tz_aware=CODEC.tz_aware,
-            uuidRepresentation="standard",
-            datetime_conversion="DATETIME_AUTO",
-        )
-    except (DriverConfigurationError, InvalidURI, ValueError) as error:
-        raise ConfigurationError(f"the MongoDB connection string can't be used: {error}") from error
+    return _Client(
+        uri,
+        appname=app_name(settings, role),
+        w="majority",
+        journal=True,
+        readConcernLevel="majority",
+        maxPoolSize=settings.mongodb_pool_size,
+        serverSelectionTimeoutMS=milliseconds if patience is None else int(patience * 1000),
+        connectTimeoutMS=milliseconds,
+        socketTimeoutMS=milliseconds,
+        waitQueueTimeoutMS=milliseconds,
+        # PyMongo's default of 10 s keeps a frozen primary's place in the topology for as long.
+        heartbeatFrequencyMS=2000,
+        tz_aware=CODEC.tz_aware,
+        uuidRepresentation="standard",
+        datetime_conversion="DATETIME_AUTO",
+    )
+
+
+def _check_files(uri: str) -> None:
+    """Raise `OSError`, naming option and file, where a file that the connection string names can't be read.
+
+    The driver's own message does not say which file it is.
+    """
+    for name, value in parse_qsl(uri.partition("?")[2]):
+        if name.lower() in _FILES:
+            try:
+                with Path(value).open("rb"):
+                    pass
+            except OSError as error:
+                raise OSError(f"{name} {value}: {error.strerror or error}") from error
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """Return `text`, or where it repeats a part of the connection string's user, password or tokens, a substitute."""
+    rest = uri.partition("://")[2] or uri
+    pieces = re.split(r"[:@/?&=]", rest.rpartition("@")[0])
+    pieces += [value for name, value in parse_qsl(rest.partition("?")[2]) if _SECRET.search(name)]
+    pieces += [unquote(piece) for piece in pieces]
+    if any(piece in text for piece in pieces if len(piece) > _SHORT):
+        return "what the driver says of it repeats a part of its secrets, and is not shown"
+    return text

@@ -61,10 +61,19 @@ def test_a_list_is_commas_in_the_environment_and_a_list_in_the_file(text: str, m
     ("toml", "said"),
     [
         ("port = 70000", "port:"),
-        ("prot = 1", "prot:"),
+        ("prot = 1", "prot: no such setting; did you mean port?"),
+        ("[eventsync]\nport = 1", "eventsync: no such setting"),
         ("port = ", "can't be read"),
         ('log_database = "app"', "log_database must not be"),
         ('database = "a/b"', "database:"),
+        ('database = "a\\u0000b"', "database:"),
+        (f'database = "{"ä" * 27}"', "is too long for a database"),
+        *((f'database = "{name}"', "MongoDB's own database") for name in ("admin", "local", "config")),
+        *((f'log_database = "{name}"', "MongoDB's own database") for name in ("admin", "local", "config")),
+        ('log_database = "App"', "differ in case only"),
+        ('log_database = "a b"', "log_database:"),
+        ("heartbeat = inf", "heartbeat:"),
+        ("heartbeat = nan", "heartbeat:"),
         ('log_level = "loud"', "log_level:"),
     ],
 )
@@ -74,6 +83,49 @@ def test_what_is_not_valid_is_named(toml: str, said: str) -> None:
         load_settings()
     assert said in raised.value.message
     assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("EVENTSYNC_PROT", "the environment variable EVENTSYNC_PROT is no setting; did you mean EVENTSYNC_PORT?"),
+        ("EVENTSYNC_MONGO_URI", "did you mean EVENTSYNC_MONGODB_URI?"),
+        ("EVENTSYNC_DATABSE", "did you mean EVENTSYNC_DATABASE?"),
+        ("EVENTSYNC_CONFG", "did you mean EVENTSYNC_CONFIG?"),
+        ("eventsync_archiv_url", "eventsync_archiv_url is no setting; did you mean EVENTSYNC_ARCHIVE_URL?"),
+        ("EVENTSYNC_ZZZZZZ", "`eventsync settings` lists them"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(variable: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "hunter2")
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings()
+    assert said in raised.value.message
+    assert "hunter2" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "EVENTSYNC_TEST_MONGODB_URI",
+        "EVENTSYNC_SERVICE_HOST",
+        "EVENTSYNC_SERVER_SERVICE_PORT_HTTP",
+        "EVENTSYNC_SERVER_PORT",
+        "EVENTSYNC_SERVER_PORT_8000_TCP_ADDR",
+    ],
+)
+def test_what_tests_and_kubernetes_set_is_no_setting_misspelt(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
+    assert load_settings().port == 8000
+
+
+def test_a_file_that_can_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "eventsync.toml").write_bytes(b'database = "\xff"')
+    with pytest.raises(ConfigurationError, match="the configuration file can't be read"):
+        load_settings()
+    monkeypatch.setenv("EVENTSYNC_CONFIG", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="is not a file"):
+        load_settings()
 
 
 def test_a_configuration_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
