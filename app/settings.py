@@ -343,7 +343,7 @@ class Settings(BaseSettings):
         if name in _RESERVED:
             raise ValueError(f"{name!r} is MongoDB's own database")
         if _NOT_IN_DATABASE.search(name) or len(name.encode("utf-8", "surrogatepass")) > _DATABASE_BYTES:
-            raise ValueError(f"a database name has no /\\. \"$*<>:|? and at most {_DATABASE_BYTES} bytes")
+            raise ValueError(f'a database name has no /\\. "$*<>:|? and at most {_DATABASE_BYTES} bytes')
         return name
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -34,7 +35,7 @@ class Metrics(Collector):
         self._sync = sync
         self._figures = figures
 
-    def collect(self) -> Iterator[Gauge]:
+    def collect(self) -> Iterator[Gauge | Counter]:
         """All metrics that there is something to say of."""
         yield from _of_server(self._sync, self._sync.sessions.behind())
         up = float(self._figures is not None)
@@ -46,11 +47,11 @@ class Metrics(Collector):
                 yield from _of_snapshots(self._figures, self._figures.log)
 
 
-def _of_server(sync: SyncService, behind: Behind) -> Iterator[Gauge]:
+def _of_server(sync: SyncService, behind: Behind) -> Iterator[Gauge | Counter]:
     window = sync.window
     yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", len(sync.sessions))
     waiting = Gauge("eventsync_waiting", "Clients that wait for their turn, by what for.", labels=["for"])
-    refused = Gauge("eventsync_refused", "Clients told to come back later since the start.", labels=["for"])
+    refused = Counter("eventsync_refused", "Clients told to come back later since the start.", labels=["for"])
     for name, admission in sync.source.admissions.items():
         waiting.add_metric([name], admission.waiting)
         refused.add_metric([name], admission.refused)

@@ -33,7 +33,7 @@ def restore(
 
     It appears under its name when it is whole, or not at all. Indexes, validation and other options are not part of it.
     """
-    point = parse_point(at)
+    point = parse_point(at, versions=False)
     made = event_loop.run(_restore(load_settings(mongodb_uri=mongodb_uri, database=database), collection, point, into))
     if as_json:
         print_json(

@@ -12,8 +12,8 @@ from app import event_loop
 from app.cli.console import NOTES, OUT, print_json, printable
 from app.cli.options import Database, Json, MongodbUri
 from app.domain.position import LogId, Position
-from app.domain.shape import Shape
-from app.errors import NotTracked, Unavailable
+from app.domain.shape import Shape, not_tracked
+from app.errors import Unavailable
 from app.settings import Settings, load_settings
 from app.stores.changes import watch
 from app.stores.clocks import cluster_time
@@ -69,8 +69,7 @@ async def _log_of(stores: Stores, shape: Shape) -> LogId:
     log = await stores.logs.current()
     active = {item.name for item in await stores.tracking.read() if log and item.log == log.id}
     if log is None or shape.collection not in active:
-        name = shape.collection
-        raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
+        raise not_tracked(shape.collection)
     return log.id
 
 

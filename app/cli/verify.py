@@ -14,8 +14,9 @@ from app.cli.options import Database, Json, MongodbUri
 from app.cli.verify_report import Proof, Report, Wrong
 from app.domain.position import Position, Seq
 from app.domain.replay import Damaged
+from app.domain.shape import not_tracked
 from app.driver import translated
-from app.errors import NotTracked, Unavailable
+from app.errors import Unavailable
 from app.settings import Settings, load_settings
 from app.stores.clocks import cluster_time, wall_time
 from app.stores.logs import Log
@@ -66,7 +67,7 @@ async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
     active = [item.name for item in await stores.tracking.read() if item.log == log.id]
     for name in asked:
         if name not in active:
-            raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
+            raise not_tracked(name)
     return asked or active
 
 

@@ -19,14 +19,20 @@ Point = Version | Position | datetime
 """Instants are in UTC."""
 
 _VERSION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_DATE = re.compile(r"\d{4}-", re.ASCII)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-def parse_point(text: str) -> Point:
-    """Whatever has a `-` is an instant, else with a `:` a position, else a version. Raises `Malformed`."""
-    if "-" in text:
+def parse_point(text: str, *, versions: bool = True) -> Point:
+    """Read a version, a position or an instant. Raises `Malformed`, which speaks of `versions` where there are some."""
+    if _DATE.match(text):
         return parse_instant(text)
-    return Position.parse(text) if ":" in text else parse_version(text)
+    if ":" in text:
+        return Position.parse(text)
+    if text.isdecimal():
+        return parse_version(text)
+    expected = "an instant (2026-11-23T05:22:46Z) or a position (log:seq)"
+    raise Malformed(f"{text[:64]!r} is no point in time: expected {'a version (6), ' if versions else ''}{expected}")
 
 
 def parse_version(text: str) -> Version:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from app.domain.ids import IdText, format_id, parse_id
-from app.errors import Malformed
+from app.errors import Malformed, NotTracked
 
 MAX_COLLECTION_BYTES = 120
 """Longest collection name accepted. MongoDB allows 255 bytes for database and collection together."""
@@ -25,6 +26,15 @@ def check_collection(name: object) -> str:
     ):
         raise Malformed(f"{name!r} can't be a collection name here")
     return name
+
+
+def not_tracked(name: str) -> NotTracked:
+    """Return the error for a collection that nobody has asked for, with the remedy."""
+    if "*" in name:
+        remedy = "there is no wildcard: name one collection"
+    else:
+        remedy = f"`eventsync track {shlex.quote(name)}` changes that"
+    return NotTracked(f"the collection {name!r} is not tracked; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from app.domain.plan import ResetReason
 from app.domain.point import Point, Version
 from app.domain.position import LogId, Position, Seq
 from app.domain.replay import State, applied
-from app.domain.shape import Shape
+from app.domain.shape import Shape, not_tracked
 from app.driver import translated
 from app.errors import BehindRetention, Malformed, NotFound, NotTracked, ResetRequired, Unavailable
 from app.stores.clocks import wall_time
@@ -122,8 +122,10 @@ class Past:
         if log is None:
             raise Unavailable("there is no event log yet: is a worker running?")
         tracked = {item.name: item for item in await self._stores.tracking.read()}.get(collection)
-        if tracked is None or (tracked.log is None and tracked.refused):
-            raise NotTracked(f"the collection {collection!r} is not tracked")
+        if tracked is None:
+            raise not_tracked(collection)
+        if tracked.log is None and tracked.refused:
+            raise NotTracked(f"the collection {collection!r} can't be tracked: {tracked.refused}")
         if tracked.log != log.id:
             raise Unavailable(f"the collection {collection!r} is about to be tracked: is a worker running?")
         horizon = (await self._tiers.read(log.id)).horizon
@@ -206,6 +208,9 @@ class Past:
             return Reading(Position(kept.log, kept.since), state)
         if state is not None and state[0] > version:
             raise kept.gone(f"{shape} at version {version}")
+        now = await self._state(kept, shape, text, await self.head(kept.log))
+        if now is not None and now[0] < version:
+            raise NotFound(f"{shape} has no version {version} yet: it is at version {now[0]}")
         raise NotFound(f"{shape} had no version {version}, as far as it is known ({kept.log}:{kept.since} and later)")
 
     async def _newest(self, kept: Kept, shape: Shape, version: Version) -> Seq | None:

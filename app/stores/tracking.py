@@ -18,7 +18,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.position import LogId, Seq
-from app.domain.shape import check_collection
+from app.domain.shape import check_collection, not_tracked
 from app.driver import translated
 from app.errors import NotTracked, Unavailable
 
@@ -140,5 +140,5 @@ class Tracking:
                 raise NotTracked(f"the collection {name!r} can't be tracked: {reason}")
             if name in self._asked:
                 raise Unavailable(f"the collection {name!r} is about to be tracked: is a worker running?")
-            raise NotTracked(f"the collection {name!r} is not tracked; `eventsync track {name}` changes that")
+            raise not_tracked(name)
         return base

@@ -1,11 +1,13 @@
 """`scripts/bench/run NAME [options]`: one benchmark; prints its tables, and with `--write` keeps them.
 
-`scripts/bench/run all` runs one after the other, `scripts/bench/run index` says whether their goals are met.
+`scripts/bench/run all` runs one after the other, `scripts/bench/run index` says whether their goals are met,
+and `scripts/bench/run tables` writes the tables of all pages anew from the kept figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from scripts.bench import (
 )
 from scripts.bench.goals import index
 from scripts.bench.plots import draw
-from scripts.bench.report import Report
+from scripts.bench.report import Report, retabled
 
 RESULTS = Path("docs/benchmarks")
 
@@ -93,6 +95,7 @@ def main() -> None:
     every.add_argument("--quick", action="store_true", help="small sizes: whether they run")
     every.set_defaults(run=_all)
     commands.add_parser("index", help=f"{RESULTS}/README.md anew: which goals are met").set_defaults(run=_index)
+    commands.add_parser("tables", help="the tables of all pages anew, from the kept figures").set_defaults(run=_tables)
     options = parser.parse_args()
     sys.exit(options.run(options))
 
@@ -122,6 +125,13 @@ def _all(options: argparse.Namespace) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _tables(_: argparse.Namespace) -> int:
+    for kept in RESULTS.glob("*.json"):
+        page = kept.with_suffix(".md")
+        page.write_text(retabled(page.read_text(), json.loads(kept.read_text())))
+    return 0
 
 
 def _index(_: argparse.Namespace) -> int:

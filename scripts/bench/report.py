@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,12 +53,45 @@ class Table:
         return {name: {column: Spread.of(values) for column, values in row.items()} for name, row in self.rows.items()}
 
     def markdown(self) -> str:
-        columns = list(next(iter(self.rows.values())))
-        head = f"| |{'|'.join(f' {column} ' for column in columns)}|\n|---|{'---|' * len(columns)}\n"
-        body = "".join(
-            f"| {name} |{'|'.join(f' {spread} ' for spread in row.values())}|\n" for name, row in self.spreads().items()
-        )
-        return f"## {self.title}\n\n{self.explanation}\n\n{head}{body}"
+        return f"## {self.title}\n\n{self.explanation}\n\n{_cells(self.spreads())}"
+
+
+def _cells(rows: Mapping[str, Mapping[str, Spread]]) -> str:
+    """Return a Markdown table. A figure that a row lacks is an empty cell, and never one of the next column's."""
+    columns = _columns(row.keys() for row in rows.values())
+    head = f"| |{'|'.join(f' {column} ' for column in columns)}|\n|---|{'---|' * len(columns)}\n"
+    lines = ((name, "|".join(_cell(row.get(column)) for column in columns)) for name, row in rows.items())
+    return head + "".join(f"| {name} |{cells}|\n" for name, cells in lines)
+
+
+def _cell(spread: Spread | None) -> str:
+    return "  " if spread is None else f" {spread} "
+
+
+def _columns(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the columns of all rows; one that only some have stands where those have it."""
+    columns: list[str] = []
+    for row in rows:
+        at = 0
+        for column in row:
+            if column not in columns:
+                columns.insert(at, column)
+            at = columns.index(column) + 1
+    return columns
+
+
+def retabled(page: str, kept: Mapping[str, Any]) -> str:
+    """Return a page with its tables written anew from the figures kept in JSON; its words stay."""
+    parts = re.split(r"(?m)^(?=## )", page)
+    return "".join(_retabled(part, kept["tables"]) for part in parts)
+
+
+def _retabled(part: str, tables: Mapping[str, Any]) -> str:
+    title = part.partition("\n")[0].removeprefix("## ")
+    if title not in tables:
+        return part
+    rows = {name: {at: Spread(**spread) for at, spread in row.items()} for name, row in tables[title].items()}
+    return re.sub(r"(?m)(?:^\|.*\n)+", lambda _: _cells(rows), part, count=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ async def test_history_of_nothing(orders: Any, start: Start) -> None:
     unknown = await ended(await start("history", "orders/b"))
     assert (unknown.exit_code, unknown.stderr) == (1, "eventsync: nothing is known of a document orders/b\n")
     other = await ended(await start("history", "others/b"))
-    assert (other.exit_code, other.stderr) == (1, "eventsync: the collection 'others' is not tracked\n")
+    said = "eventsync: the collection 'others' is not tracked; `eventsync track others` changes that\n"
+    assert (other.exit_code, other.stderr) == (1, said)
     many = await ended(await start("history", "orders"))
     assert (many.exit_code, many.stderr) == (1, "eventsync: orders is a collection; this is about one document\n")
 
@@ -139,7 +140,10 @@ async def test_diff(orders: Any, stores: Stores, start: Start) -> None:
 async def test_diff_of_what_is_not_there(orders: Any, stores: Stores, start: Start) -> None:
     log = await current_log(stores)
     for words, said in (
-        (("orders/a", "soon"), "no version"),
+        (("orders/a", "soon"), "'soon' is no point in time: expected a version (6), an instant"),
+        (("orders/old", "0", "99"), "orders/old has no version 99 yet: it is at version 0"),
+        (("orders/a", "99"), f"orders/a had no version 99, as far as it is known ({log}:0 and later)"),
+        (("*/a", "1"), "the collection '*' is not tracked; there is no wildcard"),
         (("orders/a", f"{log}:9"), "is in the future"),
         (("orders/b", f"{log}:1"), f"there was no document orders/b at {log}:1 nor at {log}:3"),
         (("orders/a", "2001-01-01T00:00:00Z"), f"is behind what is kept: it is known from {log}:0 on"),
@@ -176,6 +180,7 @@ async def test_restores_that_can_not_be(orders: Any, stores: Stores, start: Star
     for words, said in (
         (("orders", "--at", f"{log}:2", "--into", "orders"), "is a tracked collection"),
         (("orders", "--at", "1", "--into", "then"), "a collection has no version"),
+        (("orders", "--at", "yesterday", "--into", "then"), "'yesterday' is no point in time: expected an instant"),
         (("others", "--at", f"{log}:2", "--into", "then"), "is not tracked"),
         (("orders", "--at", "2001-01-01T00:00:00Z", "--into", "then"), "is behind what is kept"),
         (("orders", "--at", "2999-01-01T00:00:00Z", "--into", "then"), "is in the future"),

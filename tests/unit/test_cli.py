@@ -157,3 +157,20 @@ def test_settings_tells_what_is_in_force_and_no_password(monkeypatch: pytest.Mon
     table = run("settings")
     assert "hunter2" not in result.stdout + table.stdout
     assert "a,b" in table.stdout
+
+
+def test_the_script_tells_its_options_without_installing_anything(tmp_path: Path) -> None:
+    scripts = Path(__file__).parents[2] / "scripts"
+    done = subprocess.run(
+        [scripts / "dev", "--port", "1", "--help"],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/nowhere/python"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    told = run("dev", "--help").stdout.replace("eventsync dev", "scripts/dev")
+    assert done.stdout.split() == told.split(), "write scripts/_dev_help anew from `eventsync dev --help`"
+    assert list(tmp_path.iterdir()) == []

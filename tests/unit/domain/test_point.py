@@ -49,6 +49,14 @@ def test_what_is_no_point(text: str) -> None:
         parse_point(text)
 
 
+@pytest.mark.parametrize("text", ["yesterday", "last-week", "", "-1", "1.0"])
+def test_a_text_that_is_nothing_of_it_is_told_what_there_is(text: str) -> None:
+    with pytest.raises(Malformed, match=r"a version \(6\), an instant .* or a position"):
+        parse_point(text)
+    with pytest.raises(Malformed, match=r"expected an instant .* or a position"):
+        parse_point(text, versions=False)
+
+
 def test_each_kind_refuses_the_others() -> None:
     for text in ("k3f9ab2c:1", "2026-11-23T05:22:46Z"):
         with pytest.raises(Malformed, match="no version"):

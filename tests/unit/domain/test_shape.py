@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from app.domain.ids import IdText
-from app.domain.shape import MAX_COLLECTION_BYTES, Shape, check_collection
+from app.domain.shape import MAX_COLLECTION_BYTES, Shape, check_collection, not_tracked
 from app.errors import Malformed
 
 
@@ -22,6 +22,12 @@ from app.errors import Malformed
 def test_a_shape_and_its_text(text: str, shape: Shape) -> None:
     assert Shape.parse(text) == shape
     assert str(shape) == text
+
+
+def test_what_is_not_tracked_is_named_with_the_remedy() -> None:
+    assert not_tracked("orders").message.endswith("`eventsync track orders` changes that")
+    assert not_tracked("my orders").message.endswith("`eventsync track 'my orders'` changes that")
+    assert not_tracked("*").message == "the collection '*' is not tracked; there is no wildcard: name one collection"
 
 
 def test_equal_shapes_have_equal_text() -> None:
