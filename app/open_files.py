@@ -8,8 +8,8 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-_OTHERS: Final = 200
-"""Connections to MongoDB, log files, libraries."""
+_OTHERS: Final = 500
+"""Connections to MongoDB, log files, libraries, connections that are being turned away."""
 
 
 def allow_sockets(wanted: int) -> None:

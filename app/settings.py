@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     max_sockets: int = Field(
         12_000,
         ge=1,
-        description="Most TCP connections of one server process, of any kind; further ones are answered 503 and closed.",
+        description="Most TCP connections of one server process, of any kind; further ones are told to come back later (event streams and WebSockets in band, all else by 503) and closed.",
     )
     max_sockets_per_address: int = Field(
         0,

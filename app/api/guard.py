@@ -17,18 +17,28 @@ _UNSENT: Final = 128 * 1024
 
 @dataclass(slots=True)
 class Guard:
-    """Counts the connections of a server process. `head_timeout` is in seconds."""
+    """Counts the connections of a server process. `head_timeout` is in seconds.
+
+    `origins` are those whose pages may read the answer to a connection that is refused.
+    """
 
     max_sockets: int
     max_sockets_per_address: int
     head_timeout: float
     head_bytes: int
+    origins: frozenset[str] = frozenset()
     open: int = 0
     _by_address: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, settings: Settings) -> Guard:
-        return cls(settings.max_sockets, settings.max_sockets_per_address, settings.head_timeout, settings.head_bytes)
+        return cls(
+            settings.max_sockets,
+            settings.max_sockets_per_address,
+            settings.head_timeout,
+            settings.head_bytes,
+            frozenset(settings.allowed_origins),
+        )
 
     def enter(self, address: str) -> None:
         """A connection was made, admitted or not."""

@@ -18,6 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
+from app.api import turned_away
 from app.api.first_request import FirstRequest
 from app.api.guard import Guard
 from app.api.inbox import Inbox
@@ -102,6 +103,8 @@ class Http(FirstRequest):
         self._address = ""
         self._counted = False
         self._refused = False
+        self._too_many: bytearray | None = None
+        """What a connection that is one too many has sent of its first head; None for all others."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._head = 0
         """Bytes of the head that is being read, behind the read of the network that it began in."""
@@ -113,10 +116,17 @@ class Http(FirstRequest):
         self._address = self.client[0] if self.client else ""
         self._guard.enter(self._address)
         self._counted = True
-        if self._guard.refuses(self._address):
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
-        else:
+        if not self._guard.refuses(self._address):
             self._expect_head()
+        elif self._guard.open - self._guard.max_sockets > turned_away.MOST_WAITING:
+            self._turn_away(b"")
+        else:
+            self._too_many = bytearray()
+            self._head_timer = self.loop.call_later(_LINGER, self._turn_away, self._too_many)
+
+    def _turn_away(self, head: bytes | bytearray) -> None:
+        """Answer a connection that is one too many, and end it."""
+        self._end_with(turned_away.answer(bytes(head), self._guard.origins, self.server_state.default_headers))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_complete()
@@ -148,6 +158,11 @@ class Http(FirstRequest):
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
+            return
+        if self._too_many is not None:
+            self._too_many += data[: turned_away.MOST_HEAD]
+            if turned_away.is_whole(self._too_many):
+                self._turn_away(self._too_many)
             return
         if not self._has_spoken:
             self._has_spoken = True
@@ -202,14 +217,18 @@ class Http(FirstRequest):
             # Another response is under way; this answer would stand in its midst.
             self._evict(Close.BAD_MESSAGE)
             return
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            head += "retry-after: 5\r\n"
-        head += f"content-length: {len(reason)}\r\nconnection: close\r\n\r\n"
-        self.transport.write((head + reason).encode())
+        self._end_with(turned_away.plain(status, reason, self.server_state.default_headers))
+
+    def _end_with(self, answer: bytes) -> None:
+        """Send the last that the connection is to carry."""
+        self._head_complete()
+        if self.transport.is_closing():
+            return
+        self.transport.write(answer)
         # What still comes is thrown away, for a while: closed with something unread, the connection would be reset, and
         # the answer lost.
         self._refused = True
+        self._too_many = None
         self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.abort)
 

@@ -24,6 +24,9 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SAFETY_HEADERS: Final = (("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"))
+"""On every answer. No browser takes one for a script, or hands it to another site's page unasked; CORS goes on."""
+
 _MESSAGE_MARGIN: Final = 4
 """uvicorn cuts messages of this many times our limit itself (1009); below, the client gets our own close code."""
 
@@ -131,4 +134,6 @@ def server_config(app: ASGIApp, settings: Settings) -> Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # On all that goes out: also what the protocols answer by themselves, before the application hears of it.
+        headers=list(SAFETY_HEADERS),
     )

@@ -8,7 +8,9 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
+import logging
 import random
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
 
 from starlette.requests import Request
@@ -17,19 +19,19 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.deadline import deadline_of
 from app.api.protocols import writer
-from app.api.state import services
+from app.api.retry import RETRY, in_band, retry_line
+from app.api.state import Services, services
 from app.api.streaming import Gone, Outlet
 from app.domain import messages
 from app.domain.messages import check_client_id
 from app.domain.position import Position, StateVector, vector_from_text, vector_to_text
 from app.domain.shape import Shape
-from app.errors import EventsyncError, Malformed, Unavailable
+from app.errors import EventsyncError, Malformed
 from app.settings import Settings
 from app.sync.audience import News, Straight
 from app.sync.session import Session
 
-RETRY = (1000, 3000)
-"""Milliseconds after which a browser reconnects, drawn between these: an outage must not bring all back at once."""
+log = logging.getLogger(__name__)
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -40,23 +42,55 @@ _HEADERS = [
 
 
 class EventStream:
-    """The endpoint. A request that can't be served gets a problem document; after that errors come in band."""
+    """The endpoint. A request that is wrong for good gets a problem document; all else is told in band, with 200.
+
+    A browser gives an `EventSource` up for ever on any other status, so what may go well later must not have one.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         deadline_of(request).lift()
         found = services(request)
-        shapes, vector, client_id = _asked(request, found.settings)
-        for shape in shapes:
-            found.sync.tracking.require(shape.collection)
-        # With several shapes each client's ids are its own, and so are the bytes.
-        how = straight(scope) if len(shapes) == 1 else None
-        async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", straight=how) as session:
-            outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
-            async with outlet.watched(session.close):
-                with suppress(Gone):
-                    await _stream(session, outlet)
-                    await _goodbye(outlet, found.sync.sessions.leaving)
+        asked = _asked(request, found.settings)
+        outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
+        try:
+            await _serve(scope, found, asked, outlet)
+        except EventsyncError as error:
+            if outlet.started or not error.retryable:
+                raise
+            await _later(error, outlet)
+        except Exception:
+            if outlet.started:
+                raise
+            log.exception("an event stream can't begin")
+            await _later(EventsyncError("the server failed; its log says why"), outlet)
+
+
+async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -> None:
+    shapes, vector, client_id = asked
+    _require(found, shapes)
+    # With several shapes each client's ids are its own, and so are the bytes.
+    how = straight(scope) if len(shapes) == 1 else None
+    async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", straight=how) as session:
+        # What is tracked may have changed meanwhile, and a shape that is left out could not be asked for again.
+        _require(found, shapes)
+        async with outlet.watched(session.close):
+            with suppress(Gone):
+                await _stream(session, outlet)
+                await _goodbye(outlet, found.sync.sessions.leaving)
+
+
+def _require(found: Services, shapes: Iterable[Shape]) -> None:
+    for shape in shapes:
+        found.sync.tracking.require(shape.collection)
+
+
+async def _later(error: EventsyncError, outlet: Outlet) -> None:
+    """Say in band that the stream can't begin yet, and when to ask again."""
+    with suppress(Gone):
+        await outlet.start(_HEADERS)
+        await outlet.write(in_band(error))
+        await outlet.end()
 
 
 def straight(scope: Scope) -> Straight | None:
@@ -74,7 +108,11 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _asked(request: Request, settings: Settings) -> tuple[list[Shape], dict[Shape, Position] | None, str | None]:
+_Asked = tuple[list[Shape], dict[Shape, Position] | None, str | None]
+"""The shapes, the vector and the id of a client."""
+
+
+def _asked(request: Request, settings: Settings) -> _Asked:
     query = request.query_params
     shapes = list(dict.fromkeys(Shape.parse(text) for text in query.getlist("shape")))
     if not 1 <= len(shapes) <= settings.max_shapes:
@@ -86,16 +124,15 @@ def _asked(request: Request, settings: Settings) -> tuple[list[Shape], dict[Shap
 
 async def _stream(session: Session, outlet: Outlet) -> None:
     await outlet.start(_HEADERS)
-    # No blank line behind it: some clients would take that for an event without data.
-    await outlet.write(b"retry: %d\n" % random.randint(*RETRY))
+    await outlet.write(retry_line())
     try:
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
                 await outlet.write(_event(message.kind, message.data, session.vector))
     except EventsyncError as error:
         # The status is out already: the client is told in band, and reconnects with its vector.
-        if isinstance(error, Unavailable):
-            await outlet.write(b"retry: %d\n" % round(1000 * error.retry_after))
+        if error.retryable:
+            await outlet.write(retry_line(error))
         await outlet.write(_event("error", messages.error(error), session.vector))
 
 

@@ -33,9 +33,12 @@ class Outlet:
         self._send = send
         self._timeout = timeout
         self.gone = False
+        self.started = False
+        """Whether the status may be out: nothing else can be the answer then."""
 
     async def start(self, headers: Headers) -> None:
         """Send the status, 200, and the headers. Raises `Gone`, as all that sends."""
+        self.started = True
         await self._put({"type": "http.response.start", "status": 200, "headers": [*headers]})
 
     async def write(self, body: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from contextlib import aclosing
 from http import HTTPStatus
 
@@ -15,13 +14,14 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app.api.frames import close_reason, text_frame, text_head
 from app.api.problems import Close, problem_of
 from app.api.protocols import evict, writer
 from app.api.state import Services, services
 from app.api.streaming import Gone
 from app.api.token_bucket import TokenBucket
 from app.domain import messages
-from app.domain.messages import Hello, Unreadable
+from app.domain.messages import SUBPROTOCOL, Hello, Unreadable
 from app.errors import EventsyncError, Malformed, RateLimited, TooLarge
 from app.sync.audience import News, Straight
 from app.sync.session import Session
@@ -30,7 +30,6 @@ from app.sync.subscription import Outgoing
 log = logging.getLogger(__name__)
 
 PATH = "/v1/sync"
-SUBPROTOCOL = "eventsync.v1"
 
 _BURST = 10.0
 """Seconds that the rate of a client's messages is averaged over."""
@@ -87,20 +86,6 @@ def straight(scope: Scope) -> Straight | None:
 
 def _news(news: News) -> bytes:
     return text_frame(news.data)
-
-
-def text_frame(data: bytes) -> bytes:
-    """A text frame, not masked, as servers send it."""
-    return _head(len(data)) + data
-
-
-def _head(size: int) -> bytes:
-    """What stands before so many bytes of text. Source: RFC 6455 section 5.2."""
-    if size < 126:
-        return struct.pack("!BB", 0x81, size)
-    if size < 1 << 16:
-        return struct.pack("!BBH", 0x81, 126, size)
-    return struct.pack("!BBQ", 0x81, 127, size)
 
 
 class _Connection:
@@ -184,7 +169,7 @@ class _Connection:
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
                 # Through ASGI the bytes of a message are copied five times: half of what a large one costs.
-                if write is None or not write(_head(sum(map(len, message.pieces))), *message.pieces):
+                if write is None or not write(text_head(sum(map(len, message.pieces))), *message.pieces):
                     await self._send({"type": "websocket.send", "text": message.data.decode()})
 
     async def fail(self, error: EventsyncError) -> None:
@@ -201,10 +186,8 @@ class _Connection:
 
     async def close(self, code: Close, reason: str) -> None:
         """Close with a code; a client that is gone, or does not take even that, is let go."""
-        # RFC 6455 section 5.5: a control frame holds 125 bytes, two of them the code.
-        text = reason.encode()[:120].decode(errors="ignore")
         try:
-            await self._send({"type": "websocket.close", "code": int(code), "reason": text})
+            await self._send({"type": "websocket.close", "code": int(code), "reason": close_reason(reason)})
         except Gone:
             return
         except SlowClient:

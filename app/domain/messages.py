@@ -19,6 +19,9 @@ from app.errors import EventsyncError, Malformed
 
 PROTOCOL = 1
 
+SUBPROTOCOL = "eventsync.v1"
+"""The WebSocket subprotocol (RFC 6455 section 1.9) that names these messages."""
+
 _FEW = 4
 """Rows that are not joined. What is shared by many (`app/sync/chunk_cache.py`) comes in runs as long as a frame."""
 

@@ -105,11 +105,13 @@ class Tracking:
         self._refused: Mapping[str, str] = MappingProxyType({})
         self._asked: frozenset[str] = frozenset()
         self._known = False
+        self._begun = False
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
         """Take over the registry: what is active in `log`."""
         listed = list(collections)
         self._known = True
+        self._begun = log is not None
         self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
@@ -126,8 +128,8 @@ class Tracking:
     def require(self, name: str) -> None:
         """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked.
 
-        Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`; so it
-        does before the registry was read.
+        Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`. It does
+        so, too, before the registry was read and before the first worker has run.
         """
         self.base(name)
 
@@ -140,5 +142,8 @@ class Tracking:
                 raise NotTracked(f"the collection {name!r} can't be tracked: {reason}")
             if name in self._asked:
                 raise Unavailable(f"the collection {name!r} is about to be tracked: is a worker running?")
+            if not self._begun:
+                # The first worker brings the collections of its settings along.
+                raise Unavailable("there is no event log yet: is a worker running?")
             raise not_tracked(name)
         return base

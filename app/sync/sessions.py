@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Final
 
 from app.domain.position import StateVector
 from app.domain.shape import Shape
-from app.errors import RateLimited
+from app.errors import Unavailable
 from app.settings import Settings
 from app.sync.audience import Straight
 from app.sync.operating import Behind, behind
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _REPORT: Final = 3600.0
 """Seconds, at most, between two records that a client is there."""
+
+_FULL: Final = (1.0, 4.0)
+"""Seconds after which a client comes back to a server that has all its connections, drawn between these."""
 
 
 class Sessions:
@@ -56,13 +60,16 @@ class Sessions:
     ) -> AsyncIterator[Session]:
         """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
 
-        Raises `RateLimited` over the bound on connections, and `Unavailable` where what is stored can't be read, or as
-        long as no log is known: nothing could be said of any shape.
+        Raises `Unavailable` over the bound on connections, where what is stored can't be read, and as long as no log is
+        known: nothing could be said of any shape.
         """
         await self._turnstile.passed()
         self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
-            raise RateLimited(f"this server has its {self._settings.max_connections} connections already")
+            raise Unavailable(
+                f"this server has its {self._settings.max_connections} connections already",
+                retry_after=round(random.uniform(*_FULL), 3),
+            )
         client = await self._identity(client_id, transport)
         vector = client.stored if vector is None else vector
         with self._source.window.listening() as listener:

@@ -35,9 +35,9 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def running_server(settings: Settings) -> AsyncIterator[str]:
-    """A server in this process, on a port of its own, while the block runs. Gives its URL."""
-    server = make_server(settings.model_copy(update={"host": "127.0.0.1", "port": 0}))
+async def running_server(settings: Settings, *, port: int = 0) -> AsyncIterator[str]:
+    """A server in this process while the block runs, on a port of its own unless one is named. Gives its URL."""
+    server = make_server(settings.model_copy(update={"host": "127.0.0.1", "port": port}))
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(), name="server")
         ready = group.create_task(server.ready.wait(), name="server is ready")

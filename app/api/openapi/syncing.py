@@ -21,8 +21,7 @@ from app.api.openapi.parts import (
 )
 from app.api.openapi.writing import EVENT
 from app.api.problems import Close
-from app.api.websocket import SUBPROTOCOL
-from app.domain.messages import MAX_CLIENT_ID
+from app.domain.messages import MAX_CLIENT_ID, SUBPROTOCOL
 
 _SHAPE: Final = query("shape", "A collection, or `collection/id`.", schema("Shape"), "theaters", required=True)
 _CLOSE: Final = ", ".join(f"{code.value} `{code.name.lower()}`" for code in Close)
@@ -97,10 +96,11 @@ _SSE: Json = {
     ],
     "responses": {
         "200": answer(
-            "A stream that does not end by itself. `data` is a `ServerMessage`.",
+            "A stream that does not end by itself. `data` is a `ServerMessage`. What may pass is told in it, too: "
+            "`retry`, an `error`, and the end.",
             content({"type": "string"}, _FRAMES, "text/event-stream"),
         ),
-        **failures("malformed", "not_tracked", "rate_limited"),
+        **failures("malformed", "not_tracked"),
     },
 }
 

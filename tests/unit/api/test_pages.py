@@ -58,7 +58,6 @@ async def test_everything_is_served_with_a_policy_and_revalidated(browser: httpx
     answer = await browser.get(path)
     assert answer.status_code == 200
     assert answer.content
-    assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-cache"
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"

@@ -36,3 +36,6 @@ def test_a_servers_copy_knows_what_is_active_in_its_log() -> None:
         tracking.require("a/b")
     tracking.replace(None, [TrackedCollection("a", None, Seq(0))])
     assert tracking.names == []
+    # A worker that is about to start may bring it along: that it is not tracked is not final.
+    with pytest.raises(Unavailable, match="no event log yet"):
+        tracking.require("nobody")
