@@ -12,12 +12,12 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from app import event_loop
 from app.api import documents, health, metrics, pages, past, poll, segments, sse, state_vectors, transactions, websocket
+from app.api.cors import Cors
 from app.api.deadline import Deadlines
 from app.api.origins import Gate
 from app.api.paths import ExactPaths
@@ -152,17 +152,7 @@ async def _prepared(services: Services, stop: asyncio.Event) -> None:
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    if not settings.allowed_origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.allowed_origins),
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Prefer", "Last-Event-ID"],
-            expose_headers=["ETag", "Location", "Retry-After"],
-        )
-    ]
+    return [Middleware(Cors, settings=settings)] if settings.allowed_origins else []
 
 
 def make_server(settings: Settings, *, head_start: float = 0.0) -> Server:

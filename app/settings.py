@@ -94,7 +94,11 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Names = Field(
         (),
-        description="Names that a request's `Host` may have besides loopback's own; `*` allows all. Default: loopback only while listening on loopback (against DNS rebinding), else all.",
+        description="Names that a request's `Host` may have; `*` allows all. `localhost` and addresses are always taken: DNS rebinding needs a name. `/healthz`, `/readyz` and `/metrics` answer under any.",
+    )
+    trusted_proxies: Names = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses or networks of proxies whose `X-Forwarded-Proto` is believed, which an `Origin` behind TLS is compared with; `*` believes all.",
     )
     body_bytes: int = Field(MIB, ge=KIB, le=16 * MIB, description="Largest request body, in bytes.")
     head_bytes: int = Field(64 * KIB, ge=KIB, description="Largest head (line and headers) of a request, in bytes.")
@@ -332,7 +336,7 @@ class Settings(BaseSettings):
     # Logging
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
 
-    @field_validator("collections", "allowed_origins", "allowed_hosts", mode="before")
+    @field_validator("collections", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -7,6 +7,7 @@ takes it. Each connection's ASGI scope carries what `evict` needs to end it.
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
@@ -191,7 +192,16 @@ class Http(FirstRequest):
 
     def on_headers_complete(self) -> None:
         self._head_complete()
+        self._take_authority()
         super().on_headers_complete()
+
+    def _take_authority(self) -> None:
+        """Have the host of a target in absolute form count, and not the one of `Host` (RFC 9112 section 3.2.2)."""
+        if not self.url.startswith((b"/", b"*")):
+            scheme, _, rest = self.url.partition(b"://")
+            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0] if scheme.lower() in {b"http", b"https"} else b""
+            # In place: the scope has the same list. Two hosts stay two, and are refused.
+            self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
 
     def _expect_head(self) -> None:
         self._head = 0

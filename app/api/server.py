@@ -134,6 +134,7 @@ def server_config(app: ASGIApp, settings: Settings) -> Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         # On all that goes out: also what the protocols answer by themselves, before the application hears of it.
         headers=list(SAFETY_HEADERS),
     )

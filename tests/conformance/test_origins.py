@@ -1,0 +1,44 @@
+"""A page of another origin, in a real browser: refused where it has to be, and told why."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from support.peers import chromium as browser
+from support.peers.chromium import Chromium
+from support.peers.inbox import Inbox
+from support.peers.peer import Ended
+from support.peers.served import Served
+from support.systems import running_server, tracked
+
+pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=browser.missing() or "")
+
+
+async def _ending(chromium: Chromium, page: str, server: str) -> Ended:
+    """How a WebSocket ends that a page of one server opens to another."""
+    number = chromium.links.next()
+
+    async def unused(_: str) -> None:
+        raise AssertionError
+
+    inbox = Inbox(unused)
+    chromium.links.add(inbox, number)
+    asked = {"url": server, "shapes": ["orders"], "vector": {}}
+    await chromium.do(page, "open", number, "websocket", asked)
+    async with asyncio.timeout(20):
+        while await inbox.receive():
+            continue
+    chromium.links.forget(number)
+    await chromium.do(page, "close", number)
+    assert inbox.ended is not None
+    return inbox.ended
+
+
+async def test_a_foreign_page_sees_4403_and_why(chromium: Chromium, served: Served) -> None:
+    async with running_server(served.settings) as url:
+        await tracked(url, ["orders"])
+        ended = await _ending(chromium, served.url, url)
+    assert ended.code == 4403
+    assert served.url in ended.reason
