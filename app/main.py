@@ -181,10 +181,7 @@ def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Calla
     allow_sockets(settings.max_sockets)
     collect_rarely(waited_for=True)
     server = make_server(settings, head_start=_HEAD_START)
-    try:
-        event_loop.run(_serve(server, sockets, on_serving))
-    except KeyboardInterrupt:
-        return  # uvicorn has shut down in order, and raises the signal again for whoever asks
+    event_loop.run(_serve(server, sockets, on_serving))
     if server.failure is not None:
         raise server.failure
     if not server.started:

@@ -240,6 +240,10 @@ class Settings(BaseSettings):
     )
 
     # Worker
+    health_file: Path | None = Field(
+        None,
+        description="File that a worker touches every second while its event loop runs, and removes when it ends, for a health check that finds it fresh; see docs/deployment.md. Default: none.",
+    )
     lease_period: float = Field(
         5.0, gt=0, description="A worker that dies is replaced after this long at the latest, in seconds."
     )

@@ -9,6 +9,7 @@ import signal
 from app import event_loop
 from app.garbage import collect_rarely
 from app.settings import Settings
+from workers.liveness import touch_until
 from workers.worker import Worker
 
 
@@ -24,4 +25,9 @@ async def _main(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Worker(settings, stop).run()
+    touching = asyncio.create_task(touch_until(stop, settings.health_file), name="show that the loop runs")
+    try:
+        await Worker(settings, stop).run()
+    finally:
+        stop.set()
+        await touching

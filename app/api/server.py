@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import signal
 import socket
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -57,6 +59,14 @@ class Server(uvicorn.Server):
         """Set once the server listens; never, where it could not start."""
         self.failure: EventsyncError | None = None
         """Why the server has to stop, if it does by itself."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Shut down in order; at once, where SIGINT comes again.
+
+        uvicorn's own raises the signal again afterwards: a clean stop would end with exit code 143.
+        """
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         listeners = listening(self.config.host, self.config.port) if sockets is None else sockets

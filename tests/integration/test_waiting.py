@@ -90,9 +90,34 @@ async def test_what_waits_ends_at_once_when_it_is_told_to(processes: Processes) 
     running = dict(processes._running)
     processes.signal(signal.SIGTERM, "serve", "worker")
     codes = {name: process.wait(5) for name, process in running.items()}
-    assert codes["worker"] == 0
-    assert codes["serve"] in {0, -signal.SIGTERM}  # uvicorn raises it again
+    assert codes == {"serve": 0, "worker": 0}
     assert "Traceback" not in processes.log("serve") + processes.log("worker")
+
+
+async def test_a_health_file_is_touched_while_the_loop_of_a_worker_runs(port: int, tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+    processes = Processes(Settings(mongodb_uri=mongod.uri(port), health_file=file), tmp_path)
+    processes.start("worker")
+    try:
+        await _touched(file, after=0)
+        await _touched(file, after=file.stat().st_mtime_ns)
+    finally:
+        processes.stop()
+    assert not file.exists()
+
+
+async def test_a_health_file_that_can_not_be_written_ends_the_worker(port: int, tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "alive"
+    processes = Processes(Settings(mongodb_uri=mongod.uri(port), health_file=missing), tmp_path)
+    processes.start("worker")
+    assert await processes.ended("worker", seconds=60) == 2
+    assert f"health_file {missing} can't be written: No such file" in processes.log("worker")
+
+
+async def _touched(file: Path, *, after: int) -> None:
+    async with asyncio.timeout(60):
+        while not file.exists() or file.stat().st_mtime_ns <= after:  # noqa: ASYNC110, ASYNC240 - another process's event
+            await asyncio.sleep(0.02)
 
 
 async def said(processes: Processes, name: str, text: str) -> None:
