@@ -100,8 +100,14 @@ class Settings(BaseSettings):
         ("127.0.0.1", "::1"),
         description="Addresses or networks of proxies whose `X-Forwarded-Proto` is believed, which an `Origin` behind TLS is compared with; `*` believes all.",
     )
-    body_bytes: int = Field(MIB, ge=KIB, le=16 * MIB, description="Largest request body, in bytes.")
+    body_bytes: int = Field(
+        MIB,
+        ge=KIB,
+        le=16 * MIB,
+        description="Largest request body, in bytes. A body in chunks may be sent in twice as many, chunk sizes, extensions and trailers included.",
+    )
     head_bytes: int = Field(64 * KIB, ge=KIB, description="Largest head (line and headers) of a request, in bytes.")
+    head_fields: int = Field(128, ge=16, description="Most header fields in the head of a request.")
     head_timeout: float = Field(
         10.0, gt=0, description="How long a request's head may take to arrive, and the first one to begin, in seconds."
     )

@@ -14,12 +14,16 @@ from app.settings import Settings
 _UNSENT: Final = 128 * 1024
 """Bytes that the kernel takes ahead of the network for a connection; the rest stays with us, who can bound it."""
 
+_SENT_RATIO: Final = 2
+"""A body in chunks may be sent in so many times the bytes that it may have."""
+
 
 @dataclass(slots=True)
 class Guard:
-    """Counts the connections of a server process. `head_timeout` is in seconds.
+    """Counts the connections of a server process, and holds the limits of a request.
 
-    `origins` are those whose pages may read the answer to a connection that is refused.
+    `head_timeout` and `body_timeout` are in seconds. `sent_bytes` bounds a body as it is sent, with chunk sizes, chunk
+    extensions and trailers. `origins` are those whose pages may read the answer to a connection that is refused.
     """
 
     max_sockets: int
@@ -27,6 +31,9 @@ class Guard:
     head_timeout: float
     head_bytes: int
     origins: frozenset[str] = frozenset()
+    head_fields: int = 128
+    sent_bytes: int = 2 * 1024 * 1024
+    body_timeout: float = 30.0
     open: int = 0
     _by_address: Counter[str] = field(default_factory=Counter)
 
@@ -38,6 +45,9 @@ class Guard:
             settings.head_timeout,
             settings.head_bytes,
             frozenset(settings.allowed_origins),
+            settings.head_fields,
+            _SENT_RATIO * settings.body_bytes,
+            settings.body_timeout,
         )
 
     def enter(self, address: str) -> None:

@@ -1,7 +1,7 @@
 """uvicorn's two protocols, with what a sync server needs besides: slow clients are put out, strangers are bounded.
 
-uvicorn waits without a bound for a head, for a client that does not read, and on what piles up before the application
-takes it. Each connection's ASGI scope carries what `evict` needs to end it.
+uvicorn waits without a bound for a head, and for a client that does not read. Each connection's ASGI scope carries what
+`evict` needs to end it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
 from app.api import turned_away
-from app.api.first_request import FirstRequest
+from app.api.bounded_input import BoundedInput
 from app.api.guard import Guard
 from app.api.inbox import Inbox
 from app.api.problems import Close
@@ -39,6 +39,9 @@ at once, hundreds were read in one turn, and everybody else waited for it."""
 
 _MOST_WAITING: Final = 1024
 """Messages, and fragments of one message, that may wait for the application. One read of the network holds far more."""
+
+_SLICE: Final = 4096
+"""Bytes of frames that are parsed in one turn of the event loop: 7 ms at worst, where all are empty."""
 
 
 class Writer(Protocol):
@@ -92,23 +95,19 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-class Http(FirstRequest):
+class Http(BoundedInput):
     """A connection that speaks HTTP, until it asks for a WebSocket."""
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
-        super().__init__(config, *args, **options)
-        self._guard = config.guard
+        super().__init__(config.guard, config, *args, **options)
         self._first_requests = config.first_requests
         self._upgrades = config.upgrades
         self._has_spoken = False
         self._address = ""
         self._counted = False
-        self._refused = False
         self._too_many: bytearray | None = None
         """What a connection that is one too many has sent of its first head; None for all others."""
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head = 0
-        """Bytes of the head that is being read, behind the read of the network that it began in."""
 
     # --- connections ----------------------------------------------------------------------------------------------
 
@@ -135,7 +134,10 @@ class Http(FirstRequest):
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
+        if self.has_too_many_fields:
+            return
         # A client says nothing more until it has its answer; one that does waits for it.
+        self._upgrading = True
         self.transport.pause_reading()
         self._upgrades.pass_through(self._upgrade)
 
@@ -146,8 +148,11 @@ class Http(FirstRequest):
         self._uncount()
         super().handle_websocket_upgrade()
         self.transport.resume_reading()
-        # The parser and the scope refer back to here: without this, what is done with waits for the garbage collector.
-        self.parser = cast("Any", None)
+        if rest := self._data[self._position :]:
+            cast("WebSocket", self.transport.get_protocol()).data_received(rest)
+        self._data, self._position = b"", 0
+        # These refer back to here: without this, what is done with waits for the garbage collector.
+        self.parser = self.flow = cast("Any", None)
         self.scope["extensions"] = {}
 
     def _uncount(self) -> None:
@@ -170,13 +175,7 @@ class Http(FirstRequest):
             self.transport.pause_reading()
             self._first_requests.pass_through(partial(self._first_received, data))
             return
-        self._head += len(data)
         super().data_received(data)
-        # Checked behind it: a head that came whole has been read, whatever came with it.
-        if self._head_timer is not None and self._head > self._guard.head_bytes:
-            self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a head has at most {self._guard.head_bytes} bytes"
-            )
 
     def _first_received(self, data: bytes) -> None:
         if not self.transport.is_closing():
@@ -187,8 +186,6 @@ class Http(FirstRequest):
         super().on_message_begin()
         extensions: dict[str, Any] = {_EXTENSION: self._evict, _WRITE: partial(self._write, cast("Scope", self.scope))}
         self.scope["extensions"] = extensions
-        if self._head_timer is None:
-            self._expect_head()
 
     def on_headers_complete(self) -> None:
         self._head_complete()
@@ -203,8 +200,11 @@ class Http(FirstRequest):
             # In place: the scope has the same list. Two hosts stay two, and are refused.
             self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
 
+    def head_begins(self) -> None:
+        if self._head_timer is None:
+            self._expect_head()
+
     def _expect_head(self) -> None:
-        self._head = 0
         self._head_timer = self.loop.call_later(self._guard.head_timeout, self._head_is_late)
 
     def _head_complete(self) -> None:
@@ -213,20 +213,27 @@ class Http(FirstRequest):
             self._head_timer = None
 
     def _head_is_late(self) -> None:
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self._guard.head_timeout:g} s")
+        self.refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self._guard.head_timeout:g} s")
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
-    def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer what is no request yet, and end the connection."""
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Answer what can't become a request, and end the connection."""
         self._head_complete()
         if self._refused or self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            # Another response is under way; this answer would stand in its midst.
+        if cycle is not None and cycle.response_started and (not cycle.response_complete or not self._in_head):
+            # The request has its answer, or is getting it: this one would stand in its midst, or be taken for the next.
             self._evict(Close.BAD_MESSAGE)
             return
+        if cycle is not None and not cycle.response_complete:
+            # The application's own answer goes nowhere.
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._end_with(turned_away.plain(status, reason, self.server_state.default_headers))
 
     def _end_with(self, answer: bytes) -> None:
@@ -239,6 +246,7 @@ class Http(FirstRequest):
         # the answer lost.
         self._refused = True
         self._too_many = None
+        self.flow.read_again()
         self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.abort)
 
@@ -269,7 +277,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     # All that uvicorn keeps of a connection; so many names in a dictionary take 1.5 KiB. Others still go there.
     __slots__ = (
-        *("_address", "_guard", "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout"),
+        *("_address", "_guard", "_rest", "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout"),
         *("close_timer", "config", "conn", "connections", "curr_msg_data_type", "default_headers", "disconnected"),
         *("frames", "handshake_complete", "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop"),
         *("pending_ping_payload", "ping_interval", "ping_sent_at", "ping_timeout", "ping_timer", "pong_timer", "queue"),
@@ -284,6 +292,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.writable.set()
         self._guard = config.guard
         self._address = ""
+        self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -293,6 +302,35 @@ class WebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._guard.leave(self._address)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._rest and len(data) <= _SLICE:
+            super().data_received(data)
+            return
+        # One read may hold 40,000 frames: they are parsed a few at a time, and nothing more is read meanwhile.
+        idle = not self._rest
+        self._rest += data
+        self.transport.pause_reading()
+        if idle:
+            self._parse_slice()
+
+    def _parse_slice(self) -> None:
+        data, self._rest = self._rest[:_SLICE], self._rest[_SLICE:]
+        if self.transport.is_closing():
+            self._rest = b""
+            return
+        super().data_received(data)
+        if self._rest:
+            self.loop.call_soon(self._parse_slice)
+        elif not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self._rest:
+            # uvicorn reads on as soon as no message waits.
+            self.transport.pause_reading()
+        return message
 
     async def run_asgi(self) -> None:
         extensions = cast("dict[str, Any]", self.scope["extensions"])

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
+import orjson
 from websockets.utils import accept_key
 
 from app.api.frames import close_frame, text_frame
@@ -29,6 +30,13 @@ MOST_HEAD: Final = 16 * 1024
 
 MOST_WAITING: Final = 256
 """Connections over the bound that may send a head at a time. Any more are answered at once, as plain HTTP."""
+
+_CODES: Final = {
+    HTTPStatus.BAD_REQUEST: "malformed",
+    HTTPStatus.REQUEST_TIMEOUT: "request_timeout",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "too_large",
+}
 
 _WAIT: Final = (1.0, 4.0)
 """Seconds after which a client is asked to come back, drawn between these: not all at once."""
@@ -52,8 +60,15 @@ def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
 
 
 def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
-    """The answer to what is no request: too late, or too large."""
-    return _response(status, "text/plain; charset=utf-8", reason.encode(), defaults)
+    """The answer to what is no request: too late, too large, or not HTTP."""
+    problem = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "code": _CODES[status],
+        "detail": reason,
+    }
+    return _response(status, "application/problem+json", orjson.dumps(problem), defaults)
 
 
 def is_whole(head: bytes | bytearray) -> bool:

@@ -131,6 +131,10 @@ class Processes:
             process.wait(20)
         self._running.clear()
 
+    def pid(self, word: str) -> int:
+        """The id of a process."""
+        return self._running[word].pid
+
     def children(self, word: str) -> set[int]:
         """The ids of its children."""
         parent = self._running[word].pid

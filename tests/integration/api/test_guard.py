@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,12 +88,86 @@ async def test_so_does_a_second_one(settings: Settings) -> None:
         assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_head_has_a_size(settings: Settings) -> None:
+CUTS = {
+    "one segment": lambda sent: [sent],
+    "two segments": lambda sent: [sent[:1000], sent[1000:]],
+    "within the blank line": lambda sent: [sent[:-2], sent[-2:]],
+    "before the last byte": lambda sent: [sent[:-1], sent[-1:]],
+    "many segments": lambda sent: [sent[start : start + 97] for start in range(0, len(sent), 97)],
+    "behind another": lambda sent: [REQUEST + sent],
+    "across two": lambda sent: [REQUEST + sent[:500], sent[500:]],
+}
+
+
+def padded(size: int) -> bytes:
+    """A request whose head has so many bytes."""
+    begin = REQUEST[:-2] + b"X-Large: "
+    return begin + b"x" * (size - len(begin) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=list(CUTS))
+@pytest.mark.parametrize(("size", "status"), [(2000, 200), (2001, 431)])
+async def test_a_heads_size_does_not_depend_on_its_segments(
+    settings: Settings, cut: Callable[[bytes], list[bytes]], size: int, status: int
+) -> None:
     async with serving(settings, head_bytes=2000) as url, connection(url) as (reader, writer):
-        writer.write(REQUEST[:-2] + b"X-Large: " + b"x" * 1000 + b"\r\n\r\n")
-        assert await answered(reader) == 200
-        writer.write(REQUEST[:-2] + b"X-Large: " + b"x" * 1_000_000)
-        assert (await rest(reader)).startswith(b"HTTP/1.1 431 ")
+        segments = cut(padded(size))
+        for segment in segments:
+            writer.write(segment)
+            # A round trip on another connection: the server has read what was sent before.
+            await health(url)
+        if segments[0].startswith(REQUEST):
+            assert await answered(reader) == 200
+        assert await answered(reader) == status
+
+
+async def health(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        (await client.get("/healthz")).raise_for_status()
+
+
+@pytest.mark.parametrize(("fields", "status"), [(20, 200), (21, 431)])
+async def test_a_head_has_so_many_fields(settings: Settings, fields: int, status: int) -> None:
+    async with serving(settings, head_fields=20) as url, connection(url) as (reader, writer):
+        writer.write(REQUEST[:-2] + b"".join(b"a%d:\r\n" % number for number in range(fields - 1)) + b"\r\n")
+        assert await answered(reader) == status
+
+
+async def test_a_trailer_is_no_header(settings: Settings) -> None:
+    document = b'{"_id":"trailed"}'
+    post = b"POST /v1/collections/docs/documents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(document), document)
+    async with serving(settings) as url, connection(url) as (reader, writer):
+        writer.write(post + chunked + b"Prefer: return=minimal\r\nIdempotency-Key:\r\n\r\n" + REQUEST)
+        assert [await answered(reader), await answered(reader)] == [201, 200]
+
+
+async def test_requests_are_answered_in_their_order_however_they_are_cut(settings: Settings) -> None:
+    posts = [
+        b"GET /v1/sync HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\n\r\n\r\r\n0\r\n\r\n",
+        b"PUT /v1/collections HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n\r\n\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ]
+    sent, wanted = b"".join([*posts, REQUEST] * 3), [426, 405, 404, 200] * 3
+    async with serving(settings) as url:
+        for size in (1, 7, 64, len(sent)):
+            async with connection(url) as (reader, writer):
+                for start in range(0, len(sent), size):
+                    writer.write(sent[start : start + size])
+                    await asyncio.sleep(0)
+                assert [await answered(reader) for _ in wanted] == wanted
+
+
+async def test_what_comes_with_the_handshake_is_not_lost(settings: Settings) -> None:
+    handshake = (
+        b"GET /v1/sync HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    async with serving(settings) as url, connection(url) as (reader, writer):
+        writer.write(handshake + HELLO)
+        async with asyncio.timeout(10):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            assert b"welcome" in await reader.readuntil(b"}")
 
 
 async def test_connections_are_bounded(settings: Settings) -> None:
@@ -152,7 +226,7 @@ async def test_a_client_that_sends_too_often_is_closed(settings: Settings) -> No
 
 
 async def test_a_flood_is_closed(settings: Settings) -> None:
-    async with greeted(settings, message_rate=1e9) as opened:
+    async with greeted(settings) as opened:
         await opened.send(*[frame(TEXT, b"{}")] * 10_000)
         assert await opened.closed() == 4429
 

@@ -1,0 +1,218 @@
+"""A server's memory while clients send, and ask for, as much as they can. Its resident memory is the witness."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from app.stores.mongodb import Client
+from support.raw_websocket import CONTINUATION, PING, PONG, TEXT, frame
+from support.resident import MIB, growth
+from support.systems import Processes, followed, head, tracked
+
+MUCH = 40 * MIB
+"""Bytes that an attack tries to send."""
+
+LITTLE = 48 * MIB
+"""Bytes that a server may grow by meanwhile: a body, some reads of the network, what the allocator keeps. Without
+bounds each of these attacks takes 200 MB to 1.5 GB."""
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    pid: int
+
+
+@pytest.fixture(scope="module")
+async def served(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    name = f"memory_{secrets.token_hex(6)}"
+    settings = Settings(mongodb_uri=mongodb_uri, database=name, collections=("docs",), checkpoint_interval=0.1)
+    processes = Processes(settings, tmp_path_factory.mktemp("memory"))
+    processes.start("worker", "serve")
+    try:
+        await tracked(processes.url, settings.collections)
+        await followed(processes.url)
+        yield Served(processes.url, processes.pid("serve"))
+    finally:
+        processes.stop()
+        await client.drop_database(name)
+        await client.drop_database(settings.log_db)
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+HEAD = b"POST /v1/collections/docs/documents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def repeated(begin: bytes, piece: bytes, size: int = MUCH) -> Iterator[bytes]:
+    """`begin`, and then `piece` again and again, in writes of about 64 KiB."""
+    yield begin
+    block = piece * max(1, 64 * 1024 // len(piece))
+    for _ in range(size // len(block)):
+        yield block
+
+
+ATTACKS = {
+    "trailers": (CHUNKED + b"1\r\n1\r\n0\r\n", b"a: b\r\n", 413),
+    "one long trailer": (CHUNKED + b"1\r\n1\r\n0\r\na: ", b"b", 413),
+    "chunk extensions": (CHUNKED, b"1;a=b;c=d;e=f;g=h;i=j\r\n1\r\n", 413),
+    "one long chunk extension": (CHUNKED + b"1;a=", b"b", 413),
+    "small chunks": (CHUNKED, b"1\r\n1\r\n", 413),
+    "a long body": (CHUNKED, b"1000\r\n" + b"1" * 4096 + b"\r\n", 413),
+    "a body of blank lines": (CHUNKED, b"1000\r\n" + b"\r\n" * 2048 + b"\r\n", 413),
+    "a long announced body": (HEAD + b"Content-Length: 1000000000\r\n\r\n", b"1", 413),
+    "a body of another type": (CHUNKED.replace(b"/json", b"/xml"), b"1000\r\n" + b"1" * 4096 + b"\r\n", 415),
+    "a body for nothing": (CHUNKED.replace(b"/docs/", b"/none/"), b"1000\r\n" + b"1" * 4096 + b"\r\n", 404),
+    "a body of a GET": (CHUNKED.replace(b"POST", b"GET"), b"1000\r\n" + b"1" * 4096 + b"\r\n", 200),
+    "a body that was not asked for": (
+        HEAD + b"Expect: 100-continue\r\nContent-Length: 1000000000\r\n\r\n",
+        b"1",
+        413,
+    ),
+    "many fields": (HEAD, b"a: b\r\n", 431),
+    "fields without a value": (HEAD, b"a:\r\n", 431),
+    "one long field": (HEAD + b"a: ", b"b", 431),
+    "a long name": (HEAD, b"b", 431),
+    "folded fields": (HEAD + b"a: b\r\n", b" b\r\n", 400),
+    "a long line": (b"GET /v1/collections?a=", b"b", 431),
+    "a long method": (b"", b"GET", 400),
+    "blank lines": (b"", b"\r\n", 431),
+}
+
+
+@pytest.mark.parametrize(("begin", "piece", "status"), ATTACKS.values(), ids=list(ATTACKS))
+async def test_what_a_request_sends_is_counted(served: Served, begin: bytes, piece: bytes, status: int) -> None:
+    with growth(served.pid) as grown:
+        answer = await sent(served.url, repeated(begin, piece))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert grown.bytes < LITTLE
+
+
+@pytest.mark.parametrize("waiting", ["/v1/sync/sse?shape=docs", "/v1/sync/log?shape=docs&position={head}&wait=60"])
+async def test_requests_behind_one_that_is_not_answered_wait_as_they_came(served: Served, waiting: str) -> None:
+    async with connection(served.url) as (_, writer):
+        first = waiting.format(head=await head(served.url))
+        writer.write(f"GET {first} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        with growth(served.pid) as grown:
+            for block in repeated(b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+                writer.write(block)
+            # The server takes no more, or it has taken all.
+            await taken(served, writer)
+    assert grown.bytes < LITTLE
+
+
+async def test_each_answer_makes_room_for_one_more_request(served: Served) -> None:
+    async with connection(served.url) as (reader, writer):
+        with growth(served.pid) as grown:
+            for block in repeated(b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+                writer.write(block)
+            for _ in range(200):
+                await reader.readuntil(b"\r\n\r\n{")
+    assert grown.bytes < LITTLE
+
+
+async def test_answers_that_are_not_read_hold_up_further_requests(served: Served) -> None:
+    async with connection(served.url, limit=4096) as (reader, writer):
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        with growth(served.pid) as grown:
+            for block in repeated(b"", b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+                writer.write(block)
+            await taken(served, writer)
+    assert grown.bytes < LITTLE
+
+
+HELLO = frame(TEXT, json.dumps({"type": "hello"}).encode())
+UPGRADE = (
+    b"GET /v1/sync HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+FRAMES = {
+    "pings": (HELLO, frame(PING, b"")),
+    "large pings": (HELLO, frame(PING, b"x" * 125)),
+    "pongs": (HELLO, frame(PONG, b"")),
+    "messages": (HELLO, frame(TEXT, b"{}")),
+    "empty fragments": (HELLO + frame(TEXT, b"", fin=False), frame(CONTINUATION, b"", fin=False)),
+    "large fragments": (HELLO + frame(TEXT, b"", fin=False), frame(CONTINUATION, b"x" * 4096, fin=False)),
+    "one long frame": (HELLO + b"\x81\xff\x00\x00\x00\x00\x40\x00\x00\x00" + b"mask", b"x"),
+    "nothing but pings": (b"", frame(PING, b"")),
+    "what is no frame": (b"", b"\xff"),
+}
+
+
+@pytest.mark.parametrize(("begin", "piece"), FRAMES.values(), ids=list(FRAMES))
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+async def test_frames_of_a_websocket_are_counted(served: Served, begin: bytes, piece: bytes, reads: bool) -> None:
+    async with connection(served.url, limit=4096) as (reader, writer):
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        reading = asyncio.ensure_future(drained(reader)) if reads else None
+        with growth(served.pid) as grown:
+            for block in repeated(begin, piece, MUCH // 4):
+                writer.write(block)
+            await taken(served, writer)
+        if reading is not None:
+            reading.cancel()
+    assert grown.bytes < LITTLE
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def connection(url: str, limit: int = 2**16) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port, limit=limit)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def sent(url: str, blocks: Iterator[bytes]) -> bytes:
+    """Send all of it, or until the server ends the connection; returns what it answers."""
+    async with connection(url) as (reader, writer):
+        answer = asyncio.ensure_future(drained(reader))
+        for block in blocks:
+            if answer.done():
+                break
+            writer.write(block)
+            await drained_by(writer)
+        async with asyncio.timeout(60):
+            return await answer
+
+
+async def taken(served: Served, writer: asyncio.StreamWriter) -> None:
+    """Wait until the server has taken all, has ended the connection, or takes nothing for many turns of its loop."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        left = -1
+        while not writer.transport.is_closing() and left != (left := writer.transport.get_write_buffer_size()):
+            for _ in range(50):
+                (await client.get("/healthz")).raise_for_status()
+
+
+async def drained_by(writer: asyncio.StreamWriter) -> None:
+    try:
+        await writer.drain()
+    except ConnectionError:
+        return
+
+
+async def drained(reader: asyncio.StreamReader) -> bytes:
+    """The beginning of what comes until the end, however that comes."""
+    found = b""
+    try:
+        while block := await reader.read(2**16):
+            found = (found + block)[: 2**16]
+    except ConnectionError:
+        pass
+    return found
