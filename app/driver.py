@@ -2,11 +2,14 @@
 
 Reads and bookkeeping use `translated`. Writes for a client use `translated_write`, which keeps apart what MongoDB
 refused, what was never sent, and what may or may not have happened.
+
+The message of the error is ours alone: the driver's text names commands, hosts, sessions and stored values. It is kept
+for logs and operators (`EventsyncError.diagnosis`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,6 +21,8 @@ from pymongo.errors import (
     DocumentTooLarge,
     DuplicateKeyError,
     ExecutionTimeout,
+    NetworkTimeout,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -26,14 +31,41 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from app.errors import Conflict, EventsyncError, Malformed, TooLarge, Unavailable
+from app.domain.validation import broken_rules
+from app.errors import Conflict, EventsyncError, Forbidden, Malformed, TooLarge, Unavailable
 
 _VALIDATION_FAILED: Final = 121
+_WRONG_KIND: Final = "MongoDB does not allow it for a collection of this kind (a view, capped, a time series)"
+_BARRED: Final[Mapping[int | None, str]] = {
+    13: "the MongoDB user of this server lacks the privilege",
+    20: _WRONG_KIND,
+    72: _WRONG_KIND,
+    73: "MongoDB does not allow this name",
+    166: _WRONG_KIND,
+    167: _WRONG_KIND,
+    263: _WRONG_KIND,
+    10003: _WRONG_KIND,
+}
+"""Unauthorized, IllegalOperation, InvalidOptions, InvalidNamespace, CommandNotSupportedOnView,
+OptionNotSupportedOnView, OperationNotSupportedInTransaction, CannotGrowDocumentInCappedNamespace: asking again does not
+help.
+"""
+_AUTHENTICATION_FAILED: Final = 18
+
 _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """BSONObjectTooLarge, KeyTooLong, and an update that would make a document larger than 16 MiB."""
 
 _NEVER_SENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
 _IN_DOUBT: Final = (ConnectionFailure, WTimeoutError, WriteConcernError, ExecutionTimeout)
+
+
+class Barred(Forbidden, Unavailable):
+    """MongoDB refuses it for good: until an operator changes a privilege, or the collection.
+
+    A client is told `forbidden`, and not to ask again. Loops that wait for MongoDB handle it as `Unavailable`.
+    """
+
+    retryable = False
 
 
 def knows_no_sessions(error: BaseException | None) -> bool:
@@ -56,11 +88,11 @@ async def forget_connections(client: Any) -> None:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn driver errors inside into `Unavailable`; `doing` says what could not be done."""
+    """Turn driver errors inside into `Unavailable`, or `Barred`; `doing` says what could not be done."""
     try:
         yield
     except PyMongoError as error:
-        raise Unavailable(f"{doing}: MongoDB answered: {short(error)}") from error
+        raise unavailable(doing, error) from error
 
 
 @contextmanager
@@ -68,28 +100,41 @@ def translated_write(doing: str) -> Iterator[None]:
     """Turn driver errors of a write inside into ours; `doing` says what could not be done.
 
     Raises `Conflict` (a unique index has the value already), `Malformed` (the collection's own validation), `TooLarge`,
-    and else `Unavailable`, whose message says whether nothing was written or the outcome is unknown.
+    `Barred`, and else `Unavailable`, whose message says whether nothing was written or the outcome is unknown.
     """
     try:
         yield
     except (PyMongoError, BSONError) as error:
         if refused := refusal(doing, error):
             raise refused from error
-        raise Unavailable(f"{doing}: {_what_happened(error)}: {short(error)}") from error
+        raise unavailable(f"{doing}: {_what_happened(error)}", error) from error
+
+
+def unavailable(doing: str, error: BaseException) -> Unavailable:
+    """The error for what MongoDB did not do: `Barred` where asking again does not help."""
+    code = error.code if isinstance(error, OperationFailure) else None
+    if code in _BARRED:
+        return Barred(f"{doing}: {_BARRED[code]}").because(short(error))
+    return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
 
 
 def refusal(doing: str, error: Exception) -> EventsyncError | None:
     """What the caller is to be told where the write itself was refused; None where something else went wrong."""
+    refused = _refusal(doing, error)
+    return None if refused is None else refused.because(short(error))
+
+
+def _refusal(doing: str, error: Exception) -> EventsyncError | None:
     if isinstance(error, DuplicateKeyError):
         return Conflict(f"{doing}: {_duplicate(error)}")
-    if isinstance(error, DocumentTooLarge):
-        return TooLarge(f"{doing}: {short(error)}")
+    if isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE):
+        return TooLarge(f"{doing}: the document would be too large for MongoDB, or a value too large for an index")
     if isinstance(error, BSONError):
-        return Malformed(f"{doing}: {short(error)}")
-    if isinstance(error, OperationFailure) and error.code in _TOO_LARGE:
-        return TooLarge(f"{doing}: {short(error)}")
+        return Malformed(f"{doing}: it holds a value that BSON can't")
     if isinstance(error, OperationFailure) and error.code == _VALIDATION_FAILED:
-        return Malformed(f"{doing}: the collection's validation refuses it: {short(error)}")
+        return Malformed(f"{doing}: the collection's validation refuses it: {broken_rules(_details(error))}")
+    if isinstance(error, OperationFailure) and error.code in _BARRED:
+        return Barred(f"{doing}: {_BARRED[error.code]}")
     return None
 
 
@@ -101,16 +146,41 @@ def short(error: BaseException) -> str:
     return text.split("\n")[0][:300]
 
 
+def _details(error: OperationFailure) -> Any:
+    """What MongoDB says of a document that its validator has refused."""
+    found = (error.details or {}).get("errInfo")
+    return found.get("details") if isinstance(found, Mapping) else None
+
+
 def _duplicate(error: DuplicateKeyError) -> str:
-    names = ", ".join((error.details or {}).get("keyPattern", {}))
-    if names in {"", "_id"}:
+    names = list((error.details or {}).get("keyPattern", {}))
+    if names == ["_id"]:
         return "it exists already"
-    return f"another document has the same {names}, which a unique index forbids"
+    if not names:
+        return "a unique index forbids it"
+    return f"another document has the same {', '.join(names)}, which a unique index forbids"
 
 
 def _what_happened(error: Exception) -> str:
     if isinstance(error, _NEVER_SENT):
-        return "MongoDB can't be reached, nothing was written"
+        return "nothing was written"
     if isinstance(error, _IN_DOUBT):
         return "the outcome is unknown, the write may have been made"
-    return "MongoDB answered"
+    return "it was not written"
+
+
+def _trouble(error: BaseException) -> str:
+    """The trouble with MongoDB, in our words."""
+    if isinstance(error, OperationFailure) and error.code == _AUTHENTICATION_FAILED:
+        return "MongoDB refuses the user or the password of this server"
+    return next((text for kind, text in _TROUBLES if isinstance(error, kind)), "MongoDB could not do it")
+
+
+_TROUBLES: Final = (
+    (WaitQueueTimeoutError, "too many requests wait for MongoDB"),
+    (ServerSelectionTimeoutError, "MongoDB can't be reached"),
+    ((NetworkTimeout, ExecutionTimeout), "MongoDB did not answer in time"),
+    (NotPrimaryError, "MongoDB has no primary right now"),
+    ((WTimeoutError, WriteConcernError), "MongoDB could not replicate it in time"),
+    (ConnectionFailure, "the connection to MongoDB broke"),
+)

@@ -18,12 +18,13 @@
     └── Unavailable             MongoDB or the log can't be used right now
 
 `app.api.problems` maps them to HTTP statuses and WebSocket close codes, in one table.
-Driver errors are translated once, at the adapter that called the driver, with `from`.
+Driver errors are translated once, at the adapter that called the driver, with `from`. Their text is kept apart from
+ours: `message` is for clients, `diagnosis` for logs and operators.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "BehindRetention",
@@ -50,11 +51,23 @@ class EventsyncError(Exception):
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    said: str = ""
+    """The words of a driver or a library about the cause. They may name hosts, commands and stored values."""
 
     @property
     def message(self) -> str:
-        """The text for a person, one sentence."""
+        """The text for a person, one sentence. It may go to a client: nothing in it but our own words."""
         return str(self.args[0]) if self.args else self.code
+
+    def because(self, said: str) -> Self:
+        """Keep the words of a driver or a library for `diagnosis`."""
+        self.said = said
+        return self
+
+    @property
+    def diagnosis(self) -> str:
+        """The message and its cause, for logs and operators. Never for clients."""
+        return f"{self.message} ({self.said})" if self.said else self.message
 
 
 class ConfigurationError(EventsyncError):
@@ -164,3 +177,26 @@ class Unavailable(EventsyncError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+_TOLD: tuple[type[EventsyncError], ...] = (
+    Malformed,
+    NotFound,
+    NotTracked,
+    Conflict,
+    VersionMismatch,
+    TooLarge,
+    UnsupportedMediaType,
+    PatchFailed,
+    TooComplex,
+    ResetRequired,
+    BehindRetention,
+    Forbidden,
+    RateLimited,
+    Unavailable,
+)
+
+
+def told(error: EventsyncError) -> EventsyncError:
+    """The error that a client is told of: a failure of our own (damage, a bug) stands in the log alone."""
+    return error if isinstance(error, _TOLD) else EventsyncError("the server failed; its log says why")

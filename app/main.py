@@ -144,7 +144,7 @@ async def _prepared(services: Services, stop: asyncio.Event) -> None:
             await services.storage.ensure_indexes()
             await services.sync.vectors.ensure_indexes(services.settings.client_ttl)
         except Unavailable as error:
-            log.warning("%s; trying again", error.message)
+            log.warning("%s; trying again", error.diagnosis)
             await set_within(stop, backoff(failures, first=0.1, cap=5.0))
             failures += 1
         else:

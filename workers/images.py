@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,20 @@ from pymongo.errors import OperationFailure
 from app.driver import short, translated
 from app.stores.clocks import cluster_time
 
+log = logging.getLogger(__name__)
+
 _ENABLED = {"changeStreamPreAndPostImages": {"enabled": True}}
 
-_REFUSALS = frozenset({13, 72, 73, 166, 167})
+_OF_VIEWS = "it is a view, which has no changes of its own"
+_REFUSALS: Mapping[int | None, str] = {
+    13: "the MongoDB user may not enable its pre- and post-images (privileges collMod and createCollection)",
+    72: "MongoDB keeps no pre- and post-images of a collection of this kind",
+    73: "MongoDB does not allow this name",
+    166: _OF_VIEWS,
+    167: _OF_VIEWS,
+}
 """Unauthorized, InvalidOptions, InvalidNamespace, CommandNotSupportedOnView, OptionNotSupportedOnView: it is about this
-one collection, and asking again does not help.
+one collection, and asking again does not help. In our words: clients are told why a collection is refused.
 """
 
 
@@ -77,5 +87,6 @@ async def _enable(
     except OperationFailure as error:
         if error.code not in _REFUSALS:
             raise
-        return short(error)
+        log.debug("%s: MongoDB answered: %s", name, short(error))
+        return _REFUSALS[error.code]
     return None

@@ -63,7 +63,7 @@ class Job(ABC):
                 break
             except EventsyncError as error:
                 failures += 1
-                log.warning("%s: %s; trying again", self._job, error.message)
+                log.warning("%s: %s; trying again", self._job, error.diagnosis)
             except Exception:
                 failures += 1
                 log.exception("%s: failed; trying again", self._job)
@@ -92,7 +92,7 @@ class Job(ABC):
         try:
             await self._leases.release(self._job, self._name)
         except Unavailable as error:
-            log.warning("%s; it runs out by itself", error.message)
+            log.warning("%s; it runs out by itself", error.diagnosis)
 
     def _backoff(self, failures: int) -> float:
         return backoff(failures, first=self._pause, cap=_BACKOFF_CAP) if failures else self._pause

@@ -37,8 +37,8 @@ class Sequencer:
             try:
                 await Term(self._stores, self._settings, self._states, current).run(stopping)
             except (LogLost, NoBase, Damaged, TooLarge) as error:
-                log.warning("beginning a new log after %s: %s", current.id, error.message)
-                await self._begin_log(current, error.message)
+                log.warning("beginning a new log after %s: %s", current.id, error.diagnosis)
+                await self._begin_log(current, error.diagnosis)
 
     async def _open_log(self) -> Log:
         current = await self._stores.logs.current()

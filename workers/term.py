@@ -73,10 +73,10 @@ class Term:
                 try:
                     token = await self._read_from(token, stopping)
                 except HistoryLost as error:
-                    token = await self._repair(error.message, stopping)
+                    token = await self._repair(error.diagnosis, stopping)
         except BrokenOff as error:
             # Its mark stands: whoever leads next repairs.
-            log.info("log %s: %s", self._log.id, error.message)
+            log.info("log %s: %s", self._log.id, error.diagnosis)
 
     # --- where to read on -----------------------------------------------------------------------------------------
 
@@ -152,9 +152,9 @@ class Term:
     async def _without_images(self, error: ChangeTooLarge, stopping: Callable[[], bool]) -> Token | None:
         """Go back to what is appended. First one by one, to find the change; then it alone is read without images."""
         if not self._images:
-            raise HistoryLost(error.message) from error
+            raise HistoryLost(error.diagnosis) from error
         if self._is_careful:
-            log.warning("%s; its states are read from the collection", error.message)
+            log.warning("%s; its states are read from the collection", error.diagnosis)
             self._images = False
         # The failed read began behind what was read: that far, too, for none of it need be appended (an open
         # transaction is not), and then it all comes again.

@@ -67,7 +67,7 @@ class Worker:
                 failures = 0
             except (Unavailable, Fenced) as error:
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
-                log.warning("%s; trying again", error.message)
+                log.warning("%s; trying again", error.diagnosis)
                 await set_within(self._stop, backoff(failures, first=0.1, cap=_BACKOFF_CAP))
 
     async def _ask(self, stores: Stores) -> None:
@@ -106,7 +106,7 @@ class Worker:
             try:
                 await leases.release(SEQUENCING, self._name)
             except Unavailable as unreleased:
-                log.warning("%s; it runs out by itself", unreleased.message)
+                log.warning("%s; it runs out by itself", unreleased.diagnosis)
             raise
 
     async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
@@ -138,7 +138,7 @@ class Worker:
                     return
                 held.renewed(asked)
             except Unavailable as error:
-                log.warning("%s", error.message)
+                log.warning("%s", error.diagnosis)
 
 
 class _Held:

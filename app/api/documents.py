@@ -25,9 +25,12 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def collections(request: Request) -> Response:
-    """The tracked collections."""
-    listed = [{"name": name} for name in services(request).sync.tracking.names]
-    return Response(to_json({"collections": listed}), headers=_NO_STORE, media_type=JSON)
+    """The tracked collections; and those that can't be tracked, with the reason."""
+    tracking = services(request).sync.tracking
+    body: dict[str, Any] = {"collections": [{"name": name} for name in tracking.names]}
+    if tracking.refused:
+        body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
+    return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
 
 
 async def listing(request: Request) -> Response:

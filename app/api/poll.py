@@ -74,7 +74,7 @@ class SnapshotStream:
         try:
             await self._serve(scope, receive, send, live=False)
         except Damaged as error:
-            log.log(logging.ERROR, "a stored snapshot is damaged, the collection is read instead: %s", error.message)
+            log.log(logging.ERROR, "a stored snapshot is damaged, the collection is read instead: %s", error.diagnosis)
             await self._serve(scope, receive, send, live=True)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, *, live: bool) -> None:
@@ -102,7 +102,7 @@ async def _stream(outlet: Outlet, first: bytes, rest: AsyncIterator[bytes]) -> N
         return
     except (Unavailable, Damaged) as error:
         level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING
-        log.log(level, "a snapshot breaks off: %s", error.message)
+        log.log(level, "a snapshot breaks off: %s", error.diagnosis)
         outlet.cut()
 
 

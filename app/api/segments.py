@@ -50,7 +50,7 @@ async def segment_list(request: Request) -> Response:
 def _described(segment: Segment) -> dict[str, Any]:
     span = segment.span
     return {
-        "position": str(Position(segment.log, span.first)),
+        "position": _name(segment),
         "first": span.first,
         "last": span.last,
         "bytes": segment.size,
@@ -90,15 +90,20 @@ async def _segment(found: Services, position: Position) -> Segment:
     return segment
 
 
+def _name(segment: Segment) -> str:
+    """The position of its first event: what clients call it. (Its path is the archive's own.)"""
+    return str(Position(segment.log, segment.span.first))
+
+
 async def _pieces(found: Services, segment: Segment) -> AsyncGenerator[bytes]:
     for offset in range(0, segment.size, _CHUNK):
         length = min(_CHUNK, segment.size - offset)
         try:
             piece = await found.archive.reader.data(segment, offset, length)
         except Damaged as error:
-            raise Unavailable(f"segment {segment.path} can't be read: {error.message}") from error
+            raise Unavailable(f"segment {_name(segment)} can't be read").because(error.diagnosis) from error
         if len(piece) != length:
-            raise Unavailable(f"segment {segment.path} is cut off")
+            raise Unavailable(f"segment {_name(segment)} is cut off")
         yield piece
 
 
@@ -123,7 +128,7 @@ async def _stream(
     except Gone:
         return
     except Unavailable as error:
-        log.warning("a segment breaks off: %s", error.message)
+        log.warning("a segment breaks off: %s", error.diagnosis)
         outlet.cut()
 
 

@@ -22,7 +22,7 @@ from app.api.streaming import Gone
 from app.api.token_bucket import TokenBucket
 from app.domain import messages
 from app.domain.messages import SUBPROTOCOL, Hello, Unreadable
-from app.errors import EventsyncError, Malformed, RateLimited, TooLarge
+from app.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
 from app.sync.audience import News, Straight
 from app.sync.session import Session
 from app.sync.subscription import Outgoing
@@ -182,7 +182,7 @@ class _Connection:
             except SlowClient:
                 evict(self._websocket.scope, Close.SLOW)
                 return
-        await self.close(problem_of(error).close, error.message)
+        await self.close(problem_of(error).close, told(error).message)
 
     async def close(self, code: Close, reason: str) -> None:
         """Close with a code; a client that is gone, or does not take even that, is let go."""

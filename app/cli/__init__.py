@@ -34,7 +34,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except EventsyncError as error:
-            typer.echo(f"eventsync: {' '.join(error.message.split())}", err=True)
+            typer.echo(f"eventsync: {' '.join(error.diagnosis.split())}", err=True)
             raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
 
 

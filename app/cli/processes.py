@@ -61,7 +61,7 @@ def serve(
         try:
             event_loop.run(check(settings, "serve"))
         except Unavailable as error:
-            log.warning("%s; serving, and waiting for it", error.message)
+            log.warning("%s; serving, and waiting for it", error.diagnosis)
         if workers > 1:
             asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
         else:

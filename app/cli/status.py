@@ -69,8 +69,10 @@ class Status:
         return max(0.0, (self.now - self.checkpoint.at).total_seconds()) if self.checkpoint else None
 
     def state(self, item: TrackedCollection) -> str:
-        """Whether a collection is `tracked`, or only `asked` for."""
-        return "tracked" if self.log and item.log == self.log.id else "asked"
+        """Whether a collection is `tracked`, only `asked` for, or `refused`."""
+        if self.log and item.log == self.log.id:
+            return "tracked"
+        return "refused" if item.refused else "asked"
 
 
 def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
@@ -108,6 +110,7 @@ def _tree(found: Status) -> dict[str, Any]:
         "checkpoint": {"seq": found.checkpoint.seq, "age": round(age or 0.0, 3)} if found.checkpoint else None,
         "collections": [
             {"name": item.name, "state": found.state(item), "base": item.base if item.log else None}
+            | ({"reason": item.refused} if item.refused else {})
             for item in found.collections
         ],
         **status_tiers.tree(found.figures, found.settings),
@@ -139,9 +142,14 @@ def _show(found: Status) -> None:
     ]
     print_table(["", ""], rows)
     OUT.print()
-    listed = [[item.name, found.state(item), str(item.base) if item.log else "-"] for item in found.collections]
+    listed = [
+        [item.name, found.state(item), str(item.base) if item.log else "-", item.refused or ""]
+        for item in found.collections
+    ]
     if listed:
-        print_table(["collection", "state", "base"], listed)
+        refused = any(item.refused for item in found.collections)
+        headers = ["collection", "state", "base", "reason"]
+        print_table(headers if refused else headers[:3], [row if refused else row[:3] for row in listed])
     else:
         OUT.print("no collection is tracked: `eventsync track NAME` changes that")
     if stored := status_tiers.snapshot_rows(found.figures):

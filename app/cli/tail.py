@@ -122,7 +122,7 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
             _note(f"reset ({error.reason}): {error.message}; going on from {position}")
         except (Unavailable, NotTracked) as error:
             # Not tracked: a new log has begun, and the worker has yet to take the collection over.
-            _note(f"{error.message}; trying again")
+            _note(f"{error.diagnosis}; trying again")
             await asyncio.sleep(_RETRY)
         else:
             position = page.end

@@ -41,6 +41,8 @@ async def _track(settings: Settings, names: list[str], timeout: float) -> None:
             OUT.print(f"asked for {', '.join(names)}; waiting for a worker to begin", markup=False)
             deadline = time.monotonic() + timeout
             while missing := await _missing(stores, names):
+                if refused := await _refused(stores, missing):
+                    raise Unavailable(f"can't be tracked: {'; '.join(refused)}")
                 if (left := deadline - time.monotonic()) <= 0:
                     raise Unavailable(await _why(stores, missing, timeout))
                 await stream.read(wait=min(1.0, left), limit=100)
@@ -52,6 +54,13 @@ async def _missing(stores: Stores, names: list[str]) -> list[str]:
     current = await stores.logs.current()
     active = {item.name for item in await stores.tracking.read() if current and item.log == current.id}
     return [name for name in names if name not in active]
+
+
+async def _refused(stores: Stores, names: list[str]) -> list[str]:
+    """Why a worker has refused some of the names."""
+    return [
+        f"{item.name}: {item.refused}" for item in await stores.tracking.read() if item.refused and item.name in names
+    ]
 
 
 async def _why(stores: Stores, missing: list[str], timeout: float) -> str:

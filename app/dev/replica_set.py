@@ -23,7 +23,7 @@ def main() -> None:
     try:
         primary = initiate(sys.argv[1:], timeout=120)
     except EventsyncError as error:
-        sys.stderr.write(f"initiate-replica-set: {error.message}\n")
+        sys.stderr.write(f"initiate-replica-set: {error.diagnosis}\n")
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     sys.stdout.write(f"{REPLICA_SET} is ready; its primary is {primary}\n")
 

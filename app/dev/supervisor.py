@@ -159,7 +159,7 @@ class Supervisor:
         try:
             await demo_data.load(self._client, self._directory.demo, self._terminal.say)
         except Unavailable as error:
-            self._terminal.say(f"{error.message}; going on without it", "yellow")
+            self._terminal.say(f"{error.diagnosis}; going on without it", "yellow")
 
     async def _ready(self) -> None:
         told = time.monotonic()
@@ -170,7 +170,7 @@ class Supervisor:
                     return
                 reason = answer.detail
             except Unavailable as error:
-                reason = error.message
+                reason = error.diagnosis
             if time.monotonic() - told > _IMPATIENCE:
                 told = time.monotonic()
                 self._terminal.say(f"not ready yet: {reason}", "yellow")

@@ -15,7 +15,7 @@ import orjson
 from app.domain.position import LogId, Position, Seq, StateVector, vector_from_json, vector_to_json
 from app.domain.shape import Shape
 from app.domain.values import to_json
-from app.errors import EventsyncError, Malformed
+from app.errors import EventsyncError, Malformed, told
 
 PROTOCOL = 1
 
@@ -100,10 +100,11 @@ def reset(shape: Shape, reason: str) -> bytes:
 
 
 def error(failure: EventsyncError, shape: str | None = None) -> bytes:
+    failure = told(failure)
     message: dict[str, Any] = {"type": "error", "code": failure.code, "message": failure.message}
     if shape is not None:
         message["shape"] = shape
-    if (retry_after := getattr(failure, "retry_after", None)) is not None:
+    if failure.retryable and (retry_after := getattr(failure, "retry_after", None)) is not None:
         message["retry_after"] = retry_after
     return _encoded(message)
 

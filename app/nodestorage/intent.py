@@ -179,6 +179,15 @@ def _modification(before: Node, after: Document, author: Author) -> Change:
     return Change(WriteResult(format_id(before.id), version, after, patch), Modify(update))
 
 
+def _not_bson(error: Exception) -> str:
+    """The fault, in our words: the library's own may hold the whole document."""
+    if isinstance(error, OverflowError):
+        return "an integer does not fit into 64 bits"
+    if isinstance(error, UnicodeError):
+        return "a text is not Unicode"
+    return "it holds a name or a value that BSON can't"
+
+
 def _checked(id: Any, document: Any, policy: WritePolicy) -> Document:
     """The document as MongoDB will have it: `_id` first, each value of the type that BSON gives it.
 
@@ -194,7 +203,7 @@ def _checked(id: Any, document: Any, policy: WritePolicy) -> Document:
     try:
         encoded = bson.encode({"_id": None} | document | {"_id": id}, codec_options=CODEC)
     except (BSONError, ValueError, OverflowError, TypeError) as error:
-        raise Malformed(f"the document is not BSON: {error}") from error
+        raise Malformed(f"the document is not BSON: {_not_bson(error)}") from error
     if len(encoded) > policy.document_bytes:
         raise TooLarge(f"the document would have {len(encoded)} bytes, more than {policy.document_bytes}")
     return decode(encoded)

@@ -9,8 +9,8 @@ from pymongo.errors import PyMongoError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from app.driver import short
-from app.errors import Conflict, Unavailable
+from app.driver import unavailable
+from app.errors import Conflict
 from app.nodestorage.policy import WritePolicy
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T
         if cause is None or isinstance(cause, Lost) or getattr(cause, "code", None) == _WRITE_CONFLICT:
             tries = failure.last_attempt.attempt_number
             raise Conflict(f"other writers were faster {tries} times; try again later") from cause
-        raise Unavailable(f"MongoDB can't be used, nothing was written: {short(cause)}") from cause
+        raise unavailable("nothing was written", cause) from cause
 
 
 def is_transient(error: BaseException) -> bool:

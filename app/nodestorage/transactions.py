@@ -103,7 +103,8 @@ class Transactions:
         except RetryError as failure:
             cause = failure.last_attempt.exception()
             detail = short(cause) if cause else ""
-            raise Unavailable(f"the outcome of the transaction is unknown, it may have happened: {detail}") from cause
+            message = "the outcome of the transaction is unknown, it may have happened"
+            raise Unavailable(message).because(detail) from cause
 
 
 async def _settled(value: Any) -> Any:

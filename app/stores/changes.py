@@ -147,10 +147,10 @@ def interrupted() -> Iterator[None]:
     except PyMongoError as error:
         code = error.code if isinstance(error, OperationFailure) else None
         if code in _HISTORY_LOST:
-            raise HistoryLost(f"change stream history is lost ({code}): {short(error)}") from error
+            raise HistoryLost(f"change stream history is lost ({code})").because(short(error)) from error
         if code in _TOO_LARGE:
-            raise ChangeTooLarge(f"a change with its images is too large: {short(error)}") from error
-        raise StreamInterrupted(f"the change stream broke: {short(error)}") from error
+            raise ChangeTooLarge("a change with its images is too large").because(short(error)) from error
+        raise StreamInterrupted("the change stream broke").because(short(error)) from error
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure, PyMongoError
 
-from app.driver import short
+from app.driver import short, unavailable
 from app.errors import ConfigurationError, Unavailable
 from app.settings import Settings
 from app.stores.mongodb import Client, connect
@@ -43,7 +43,7 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
             try:
                 await _look(client, settings)
             except Unavailable as error:
-                log.warning("%s; trying again", error.message)
+                log.warning("%s; trying again", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.25, cap=_PAUSE_CAP))
                 failures += 1
             else:
@@ -73,7 +73,7 @@ async def _look(client: Client, settings: Settings) -> None:
             raise ConfigurationError(
                 f"MongoDB can't be used: it is no member of a replica set {topology.replica_set_name!r}"
             ) from error
-        raise Unavailable(f"MongoDB can't be reached: {short(error)}") from error
+        raise unavailable("MongoDB can't be used", error) from error
 
 
 def _check_kind(hello: Mapping[str, Any]) -> None:

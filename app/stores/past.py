@@ -24,12 +24,13 @@ from app.domain.position import LogId, Position, Seq
 from app.domain.replay import State, applied
 from app.domain.shape import Shape, not_tracked
 from app.driver import translated
-from app.errors import BehindRetention, Malformed, NotFound, NotTracked, ResetRequired, Unavailable
+from app.errors import BehindRetention, Malformed, NotFound, ResetRequired, Unavailable
 from app.stores.clocks import wall_time
 from app.stores.instants import Instants
 from app.stores.log_state import NoBase
 from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
+from app.stores.tracking import refused_collection
 
 _PAGE = 500
 _SETTLED = 2.0
@@ -125,7 +126,7 @@ class Past:
         if tracked is None:
             raise not_tracked(collection)
         if tracked.log is None and tracked.refused:
-            raise NotTracked(f"the collection {collection!r} can't be tracked: {tracked.refused}")
+            raise refused_collection(collection, tracked.refused)
         if tracked.log != log.id:
             raise Unavailable(f"the collection {collection!r} is about to be tracked: is a worker running?")
         horizon = (await self._tiers.read(log.id)).horizon

@@ -52,10 +52,10 @@ class TrackingStore:
         """Ask for collections to be tracked. Raises `Malformed` for a name that can't be."""
         checked = [check_collection(name) for name in names]
         if checked:
+            # An earlier refusal says nothing any more: the sequencer looks again.
+            asked = {"$unset": {"refused": ""}}
             with translated("the collections can't be tracked"):
-                await self._collections.bulk_write(
-                    [UpdateOne({"_id": name}, {"$setOnInsert": {"_id": name}}, upsert=True) for name in checked]
-                )
+                await self._collections.bulk_write([UpdateOne({"_id": name}, asked, upsert=True) for name in checked])
 
     async def forget(self, names: Iterable[str]) -> None:
         """Have collections tracked no longer. Their past events stay in the log."""
@@ -97,6 +97,11 @@ class TrackingStore:
         ]
 
 
+def refused_collection(name: str, reason: str) -> NotTracked:
+    """The error for a collection that the sequencer has refused."""
+    return NotTracked(f"the collection {name!r} can't be tracked: {reason}")
+
+
 class Tracking:
     """A server's copy, replaced as a whole by the feed when the registry or the log changes."""
 
@@ -125,6 +130,11 @@ class Tracking:
         """The active collections, by name."""
         return sorted(self._bases)
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """The collections that are asked for and can't be tracked: name → why."""
+        return self._refused
+
     def require(self, name: str) -> None:
         """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked.
 
@@ -139,7 +149,7 @@ class Tracking:
             if not self._known:
                 raise Unavailable("which collections are tracked is not known yet: MongoDB was not reached")
             if reason := self._refused.get(name):
-                raise NotTracked(f"the collection {name!r} can't be tracked: {reason}")
+                raise refused_collection(name, reason)
             if name in self._asked:
                 raise Unavailable(f"the collection {name!r} is about to be tracked: is a worker running?")
             if not self._begun:

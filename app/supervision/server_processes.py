@@ -127,7 +127,8 @@ class ServerProcesses:
         for number, old in enumerate(self._current):
             new = self._start(group, number)
             if not await new.serves(self._plan.ready_timeout):
-                why = new.failure.message if new.failure else f"it does not serve within {self._plan.ready_timeout:g} s"
+                late = f"it does not serve within {self._plan.ready_timeout:g} s"
+                why = new.failure.diagnosis if new.failure else late
                 await new.ended()
                 log.error("the new %s is given up, those that run stay: %s", new.name, why)
                 return False

@@ -17,7 +17,7 @@ from typing import Any
 from app.domain.position import Seq
 from app.domain.replay import Damaged
 from app.domain.values import CODEC
-from app.errors import Unavailable
+from app.errors import Unavailable, told
 from app.settings import Settings
 from app.stores.changes import ChangeStream, watch
 from app.stores.logs import Log
@@ -85,9 +85,9 @@ class Feed:
                     await self._follow(stream, stop)
             except (Unavailable, Damaged, BehindHorizon) as error:
                 failures += 1
-                self.state.live, self.state.detail = False, error.message
+                self.state.live, self.state.detail = False, told(error).message
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
-                log.log(level, "the feed is interrupted: %s", error.message)
+                log.log(level, "the feed is interrupted: %s", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))
 
     async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:

@@ -89,7 +89,7 @@ class LogPages:
             self._source.planner.outdated()
             raise
         except Damaged as error:
-            log.log(logging.ERROR, "%s: what is stored is damaged: %s", shape, error.message)
+            log.log(logging.ERROR, "%s: what is stored is damaged: %s", shape, error.diagnosis)
             raise ResetRequired(ResetReason.DAMAGED.value, f"the events after {position} can't be read") from error
 
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:

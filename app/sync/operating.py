@@ -41,7 +41,7 @@ class Operating:
             with pymongo.timeout(_TIMEOUT):
                 return await read_figures(self._stores)
         except EventsyncError as error:
-            log.warning("no figures: %s", error.message)
+            log.warning("no figures: %s", error.diagnosis)
             return None
 
 

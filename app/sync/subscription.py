@@ -155,9 +155,9 @@ class Subscription:
 
     def _damaged(self, error: Damaged) -> Outgoing:
         """Begin anew, by reading the collection itself. Raises `Unavailable` where that has been done already."""
-        log.error("%s: what is stored is damaged: %s", self.shape, error.message)
+        log.error("%s: what is stored is damaged: %s", self.shape, error.diagnosis)
         if self._distrust:
-            raise Unavailable(f"{self.shape} can't be read: {error.message}", retry_after=10.0) from error
+            raise Unavailable(f"{self.shape} can't be read: it is damaged", retry_after=10.0) from error
         self._distrust = True
         return self._reset(ResetReason.DAMAGED)
 

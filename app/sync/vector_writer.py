@@ -115,7 +115,7 @@ class VectorWriter:
                 await self._store.record(some)
         except Unavailable as error:
             failure = error
-            log.warning("%s; trying again", error.message)
+            log.warning("%s; trying again", error.diagnosis)
         if failure is None:
             self._dropped = 0
         else:

@@ -17,8 +17,8 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from app.driver import short, translated, translated_write
-from app.errors import Conflict, EventsyncError, Malformed, TooLarge, Unavailable
+from app.driver import Barred, short, translated, translated_write
+from app.errors import Conflict, EventsyncError, Forbidden, Malformed, TooLarge, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,22 @@ from app.errors import Conflict, EventsyncError, Malformed, TooLarge, Unavailabl
     [
         (DuplicateKeyError("E11000", 11000, {"keyPattern": {"_id": 1}}), Conflict, "it exists already"),
         (DuplicateKeyError("E11000", 11000, {"keyPattern": {"a": 1, "b": 1}}), Conflict, "the same a, b"),
+        (DuplicateKeyError("E11000", 11000), Conflict, "a unique index forbids it"),
         (WriteError("Document failed validation", 121), Malformed, "validation"),
-        (OperationFailure("too large", 17419), TooLarge, "too large"),
-        (OperationFailure("too large", 10334), TooLarge, "too large"),
-        (DocumentTooLarge("17 MB"), TooLarge, "17 MB"),
-        (InvalidDocument("cannot encode"), Malformed, "cannot encode"),
+        (OperationFailure("secret", 17419), TooLarge, "too large"),
+        (OperationFailure("secret", 10334), TooLarge, "too large"),
+        (DocumentTooLarge("secret"), TooLarge, "too large"),
+        (InvalidDocument("secret"), Malformed, "BSON"),
         (ServerSelectionTimeoutError("no primary"), Unavailable, "nothing was written"),
         (WaitQueueTimeoutError("pool"), Unavailable, "nothing was written"),
         (AutoReconnect("closed"), Unavailable, "the outcome is unknown"),
         (NetworkTimeout("timed out"), Unavailable, "the outcome is unknown"),
         (WTimeoutError("waiting", 64), Unavailable, "the outcome is unknown"),
         (ExecutionTimeout("time limit", 50), Unavailable, "the outcome is unknown"),
-        (OperationFailure("not authorized", 13), Unavailable, "MongoDB answered: not authorized"),
+        (OperationFailure("secret", 13), Barred, "lacks the privilege"),
+        (OperationFailure("secret", 18), Unavailable, "the user or the password"),
+        (OperationFailure("secret", 166), Barred, "a view"),
+        (OperationFailure("secret", 8), Unavailable, "it was not written: MongoDB could not do it"),
     ],
 )
 def test_errors_of_writes(raised: Exception, becomes: type[EventsyncError], says: str) -> None:
@@ -45,12 +49,24 @@ def test_errors_of_writes(raised: Exception, becomes: type[EventsyncError], says
         raise raised
     assert failure.value.message.startswith("c/1 can't be written: ")
     assert says in failure.value.message
+    assert str(raised) not in failure.value.message
+    assert failure.value.diagnosis == f"{failure.value.message} ({short(raised)})"
     assert failure.value.__cause__ is raised
 
 
 def test_errors_of_reads() -> None:
-    with pytest.raises(Unavailable, match="it can't be read: MongoDB answered: closed"), translated("it can't be read"):
-        raise AutoReconnect("closed")
+    with pytest.raises(Unavailable) as failure, translated("it can't be read"):
+        raise AutoReconnect("db-1:27017: closed")
+    assert failure.value.message == "it can't be read: the connection to MongoDB broke"
+    assert failure.value.diagnosis.endswith("(db-1:27017: closed)")
+
+
+def test_what_is_forbidden_is_not_to_be_asked_for_again() -> None:
+    with pytest.raises(Unavailable) as failure, translated("it can't be read"):
+        raise OperationFailure("not authorized on shop to execute command { find: ... }", 13)
+    assert isinstance(failure.value, Forbidden)
+    assert (failure.value.code, failure.value.retryable) == ("forbidden", False)
+    assert "shop" not in failure.value.message
 
 
 def test_errors_that_are_ours_pass() -> None:

@@ -5,7 +5,9 @@ import inspect
 import pytest
 
 from app import errors
-from app.errors import EventsyncError, ResetRequired, Unavailable, VersionMismatch
+from app.api.problems import TABLE
+from app.domain.replay import Damaged
+from app.errors import ConfigurationError, EventsyncError, ResetRequired, Unavailable, VersionMismatch, told
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, EventsyncError)]
 
@@ -33,6 +35,21 @@ def test_codes_are_stable() -> None:
 @pytest.mark.parametrize("kind", TREE)
 def test_only_what_may_succeed_later_is_retryable(kind: type[EventsyncError]) -> None:
     assert kind.retryable is (kind.code in {"conflict", "rate_limited", "unavailable"})
+
+
+def test_a_client_is_told_of_what_has_a_status_and_of_nothing_else() -> None:
+    for kind in TABLE:
+        error = kind.__new__(kind)
+        assert told(error) is error
+    for failure in (EventsyncError("/srv/secret"), ConfigurationError("secret"), Damaged("secret")):
+        assert "secret" not in told(failure).message
+        assert told(failure).code == "internal"
+
+
+def test_the_words_of_a_driver_are_for_operators() -> None:
+    error = Unavailable("it can't be read").because("db-1:27017 closed")
+    assert (error.message, error.diagnosis) == ("it can't be read", "it can't be read (db-1:27017 closed)")
+    assert EventsyncError("said").diagnosis == "said"
 
 
 def test_what_errors_carry() -> None:

@@ -105,7 +105,14 @@ _BODIES: Json = {
         position=_said(schema("Position"), "Of a document as it was: a position at which it was so."),
     ),
     "Difference": _object("id from to patch", **{"id": schema("Id"), "from": _SIDE, "to": _SIDE, "patch": _PATCH}),
-    "Collections": _object("collections", collections=_list(_object("name", name=schema("CollectionName")))),
+    "Collections": _object(
+        "collections",
+        collections=_list(_object("name", name=schema("CollectionName"))),
+        refused=_said(
+            _list(_object("name reason", name=schema("CollectionName"), reason=TEXT)),
+            "Asked for, and can't be tracked; missing where there are none.",
+        ),
+    ),
     "DocumentPage": _object(
         "documents", documents=_list(schema("Row")), next=_said(schema("Id"), "Give it as `after` for the next page.")
     ),
