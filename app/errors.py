@@ -69,6 +69,10 @@ class EventsyncError(Exception):
         """The message and its cause, for logs and operators. Never for clients."""
         return f"{self.message} ({self.said})" if self.said else self.message
 
+    def __str__(self) -> str:
+        """The diagnosis: a traceback is for operators."""
+        return self.diagnosis
+
 
 class ConfigurationError(EventsyncError):
     """A setting, an option or the machine is wrong; the message names the remedy."""

@@ -71,7 +71,7 @@ class Objects:
 
     async def put(self, path: str, data: bytes) -> None:
         """Store an object. Raises `Unavailable` where there is one of that name too."""
-        with _translated("the archive can't be written to", f"{path} in {self.url}"):
+        with _translated("the archive can't be written to", f"{path} can't be written to {self.url}"):
             if self._directory is None:
                 attributes = {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE}
                 await obstore.put_async(self._opened(), path, data, mode="create", attributes=attributes)
@@ -83,7 +83,7 @@ class Objects:
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """An object's bytes from `offset` on; fewer than `length` where it ends before. Raises `ObjectMissing`."""
-        with _translated("the archive can't be read", f"{path} in {self.url}"):
+        with _translated("the archive can't be read", f"{path} can't be read from {self.url}"):
             try:
                 if length is None:
                     found = await obstore.get_async(self._opened(), path)
@@ -94,7 +94,7 @@ class Objects:
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectEntry]:
         """The objects in the folder `prefix`, in no order."""
-        with _translated("the archive can't be listed", self.url):
+        with _translated("the archive can't be listed", f"{self.url} can't be listed"):
             if self._directory is not None and not (self._directory / prefix).is_dir():
                 return
             async for batch in obstore.list(self._opened(), prefix=prefix):
@@ -103,7 +103,7 @@ class Objects:
 
     async def remove(self, path: str) -> None:
         """Remove an object; nothing happens where there is none."""
-        with _translated("an object can't be removed from the archive", f"{path} in {self.url}"):
+        with _translated("the archive can't be written to", f"{path} can't be removed from {self.url}"):
             try:
                 await obstore.delete_async(self._opened(), path)
             except FileNotFoundError:
@@ -145,12 +145,12 @@ def _sync(root: Path, file: Path) -> None:
 
 
 @contextmanager
-def _translated(doing: str, where: str) -> Iterator[None]:
-    """Turn the library's errors into `Unavailable`. `where` is a path: for operators, never for clients."""
+def _translated(doing: str, said: str) -> Iterator[None]:
+    """Turn the library's errors into `Unavailable`. `said` names what is where: for operators, never for clients."""
     try:
         yield
     except (BaseError, OSError, ValueError, NotImplementedError) as error:
-        raise Unavailable(doing).because(f"{where}: {_short(error)}") from error
+        raise Unavailable(doing).because(f"{said}: {_short(error)}") from error
 
 
 def _short(error: BaseException) -> str:
