@@ -26,6 +26,8 @@ from app.stores.mongodb import Client, connect
 from app.stores.stores import Stores
 from app.supervision.orphans import die_with_parent
 from support import mongodb_container
+from support.limits import time_limits
+from support.waiting import patience
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ def _embedded(directory: Path) -> Iterator[str]:
         yield mongod.uri(port)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(patience(30))
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -104,7 +106,8 @@ async def database_name(client: AsyncMongoClient[Any]) -> AsyncIterator[str]:
 @pytest.fixture
 def settings(mongodb_uri: str, database_name: str) -> Settings:
     """Settings for this test's database, with waits that suit a test."""
-    return Settings(mongodb_uri=mongodb_uri, database=database_name, lease_period=2.0, checkpoint_interval=0.1)
+    limits: Any = time_limits(lease_period=2.0)
+    return Settings(mongodb_uri=mongodb_uri, database=database_name, checkpoint_interval=0.1, **limits)
 
 
 @pytest.fixture

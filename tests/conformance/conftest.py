@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -12,16 +13,19 @@ from app.settings import Settings
 from app.stores.mongodb import Client
 from scripts.bench import nginx
 from scripts.bench.nginx import Nginx, documented, running_nginx
+from support.limits import time_limits
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.makes import MAKES
 from support.peers.node import Node, running_node
 from support.peers.peer import Peer
 from support.peers.served import CATALOG, COLLECTIONS, Served
 from support.systems import running_system
+from support.waiting import patience
 
 
 @pytest.fixture(scope="session")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
+    limits: Any = time_limits(drain_timeout=2.0)
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=f"conformance_{secrets.token_hex(6)}",
@@ -31,7 +35,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,
         heartbeat=0.5,
-        drain_timeout=2.0,
+        **limits,
     )
     rows = [{"_id": number, "text": f"{number:05}" * 300} for number in range(60)]
     await client[settings.database][CATALOG].insert_many(rows)
@@ -44,7 +48,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
 @pytest.fixture
 async def api(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the HTTP API, relative to the collections."""
-    async with httpx.AsyncClient(base_url=f"{served.url}/v1/collections", timeout=20) as client:
+    async with httpx.AsyncClient(base_url=f"{served.url}/v1/collections", timeout=patience(20)) as client:
         yield client
 
 

@@ -15,7 +15,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from app.domain.values import CODEC
 from app.settings import Settings
 from app.stores.mongodb import Client
+from support.limits import time_limits
 from support.systems import running_system
+from support.waiting import patience
 
 COLLECTION = "things"
 
@@ -32,6 +34,7 @@ class Served:
 @pytest.fixture(scope="session")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
     name = f"contract_{secrets.token_hex(6)}"
+    limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=name,
@@ -42,12 +45,10 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         patch_operations=50,
         transaction_operations=5,
         message_bytes=4096,
-        hello_timeout=0.5,
         heartbeat=1.0,
-        send_timeout=1.0,
         max_shapes=5,
         allowed_origins=("https://app.example",),
-        body_timeout=0.5,
+        **limits,
     )
     async with running_system(settings) as url:
         yield Served(url, settings, client[name].get_collection(COLLECTION, codec_options=CODEC))
@@ -59,14 +60,14 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
 async def api(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the HTTP API, relative to the documents of the collection."""
     base = f"{served.url}/v1/collections/{COLLECTION}/documents"
-    async with httpx.AsyncClient(base_url=base, timeout=15) as opened:
+    async with httpx.AsyncClient(base_url=base, timeout=patience(15)) as opened:
         yield opened
 
 
 @pytest.fixture
 async def root(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the server, relative to its root."""
-    async with httpx.AsyncClient(base_url=served.url, timeout=15) as opened:
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(15)) as opened:
         yield opened
 
 

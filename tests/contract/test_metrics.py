@@ -10,7 +10,9 @@ from pathlib import Path
 import httpx
 from contract.conftest import COLLECTION, Served
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.asyncio.client import connect
+
+from support.connections import connect
+from support.waiting import within
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 
@@ -29,9 +31,9 @@ async def scraped(root: httpx.AsyncClient) -> dict[str, dict[str, float]]:
 async def test_each_metric_is_documented_and_each_documented_one_is_there(
     root: httpx.AsyncClient, served: Served
 ) -> None:
-    async with connect(f"ws{served.url[4:]}/v1/sync", subprotocols=["eventsync.v1"]) as socket:  # type: ignore[list-item]
+    async with connect(f"ws{served.url[4:]}/v1/sync", subprotocols=["eventsync.v1"]) as socket:
         await socket.send(json.dumps({"type": "hello", "shapes": [COLLECTION]}))
-        async with asyncio.timeout(10):
+        async with within(10):
             while json.loads(await socket.recv())["type"] != "live":
                 pass
         found = await scraped(root)
@@ -45,7 +47,7 @@ async def test_each_metric_is_documented_and_each_documented_one_is_there(
 async def test_the_figures_are_those_of_the_log(root: httpx.AsyncClient) -> None:
     made = await root.post(f"/v1/collections/{COLLECTION}/documents", json={"n": 1})
     assert made.status_code == 201, made.text
-    async with asyncio.timeout(20):
+    async with within(20):
         while not (found := await scraped(root))["eventsync_log_head"][""]:  # noqa: ASYNC110 - they may be seconds old
             await asyncio.sleep(0.2)
     assert found["eventsync_mongodb_up"] == {"": 1}

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import orjson
 from starlette.routing import Route, WebSocketRoute
-from websockets.asyncio.client import connect
 
 from app import errors
 from app.api import openapi, problems
 from app.main import create_app
 from app.settings import Settings
+from support.connections import connect
 from support.json_schema import faults, resolve
 from support.polls import events_of
 
@@ -227,7 +227,7 @@ async def test_messages_are_as_documented(root: httpx.AsyncClient, new_id: Calla
     said: list[Json] = [{"type": "hello", "shapes": [f"things/{key}"]}, {"type": "ping"}, {"type": "write"}]
     schema, seen = {"$ref": "#/components/schemas/ServerMessage"}, set[str]()
     url = str(root.base_url).replace("http", "ws") + "/v1/sync"
-    async with connect(url, subprotocols=["eventsync.v1"]) as socket:  # type: ignore[list-item]
+    async with connect(url, subprotocols=["eventsync.v1"]) as socket:
         for message in said:
             await socket.send(orjson.dumps(message).decode())
         while seen < {"welcome", "snapshot", "live", "pong", "error", "progress"}:

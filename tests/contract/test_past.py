@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +13,7 @@ from app.api import openapi
 from support.json_schema import faults
 from support.polls import events_of
 from support.replay import apply_patch
+from support.waiting import within
 
 NewId = Callable[[], str]
 MERGE = {"content-type": "application/merge-patch+json"}
@@ -88,11 +88,10 @@ async def test_at_a_version(root: httpx.AsyncClient, api: httpx.AsyncClient, new
 
 async def settled(api: httpx.AsyncClient, key: str, instant: str) -> httpx.Response:
     """The answer, asked for again as long as the server says that the instant may not be over."""
-    deadline = asyncio.get_running_loop().time() + 20
-    while (answer := await at(api, key, at=instant)).status_code == 503:
-        assert int(answer.headers["retry-after"]) >= 1
-        assert "may not be over" in problem(answer, 503, "unavailable")["detail"]
-        assert asyncio.get_running_loop().time() < deadline
+    async with within(20):
+        while (answer := await at(api, key, at=instant)).status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "may not be over" in problem(answer, 503, "unavailable")["detail"]
     return answer
 
 

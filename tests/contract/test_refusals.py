@@ -11,6 +11,8 @@ import httpx
 import orjson
 import pytest
 
+from support.waiting import within
+
 NewId = Callable[[], str]
 DOCUMENTS = "/v1/collections/things/documents"
 JSON = "application/json"
@@ -170,7 +172,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(served: Any) -> None:
     reader, writer = await asyncio.open_connection(host, port)
     lines = ["PUT /v1/collections/things/documents/x HTTP/1.1", f"Host: {host}", f"Content-Type: {JSON}"]
     writer.write("\r\n".join([*lines, "Content-Length: 9", "", "{"]).encode())
-    async with asyncio.timeout(10):
+    async with within(10):
         status = await reader.readline()
     writer.close()
     assert b" 400 " in status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,11 +11,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 from httpx_sse import aconnect_sse
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
 from app.settings import Settings
+from support.connections import connect
 from support.polls import events_of
 from support.systems import running_server, running_system, tracked
+from support.waiting import patience, within
 
 NewId = Callable[[], str]
 PATH = "/v1/state-vectors"
@@ -32,7 +33,7 @@ async def greeted(url: str, **hello: Any) -> AsyncIterator[ClientConnection]:
 async def received(connection: ClientConnection, kind: str) -> list[dict[str, Any]]:
     """The messages up to one of this kind."""
     messages = []
-    async with asyncio.timeout(10):
+    async with within(10):
         async for text in connection:
             messages.append(json.loads(text))
             if messages[-1]["type"] == kind:
@@ -102,7 +103,7 @@ async def test_on_an_event_stream(served: Any, root: httpx.AsyncClient, api: htt
     async def kinds(**query: str) -> list[str]:
         found = []
         asked = {"shape": shape, "client_id": me} | query
-        async with asyncio.timeout(10), aconnect_sse(root, "GET", "/v1/sync/sse", params=asked) as source:
+        async with within(10), aconnect_sse(root, "GET", "/v1/sync/sse", params=asked) as source:
             async for event in source.aiter_sse():
                 found.append(event.event)
                 if event.event == "live":
@@ -211,7 +212,7 @@ async def test_shutdown_stores_what_was_acknowledged_last(settings: Settings) ->
             async with greeted(other, client_id="me", shapes=["docs"]) as connection:
                 live = (await received(connection, "live"))[-1]
                 await acknowledge(connection, {"docs": live["position"]})
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
                 assert (await client.get(f"{PATH}/me")).status_code == 404
         # By another server: only what is stored is known there.
         async with greeted(url, client_id="me", shapes=["docs"]) as connection:

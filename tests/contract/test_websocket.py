@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from app.stores.stores import Stores
+from support.connections import connect
 from support.polls import events_of
 from support.systems import tracked
+from support.waiting import patience, within
 
 NewId = Callable[[], str]
 
@@ -36,7 +38,7 @@ async def send(connection: ClientConnection, **message: Any) -> None:
 
 async def receive(connection: ClientConnection, *kinds: str) -> Any:
     """The next message that is of one of `kinds`."""
-    async with asyncio.timeout(10):
+    async with within(10):
         async for text in connection:
             message = json.loads(text)
             if message["type"] in kinds:
@@ -46,7 +48,7 @@ async def receive(connection: ClientConnection, *kinds: str) -> Any:
 
 async def closed(connection: ClientConnection) -> int:
     """The code that the server closes with."""
-    async with asyncio.timeout(10):
+    async with within(10):
         with suppress(ConnectionClosed):
             while True:
                 await connection.recv()
@@ -241,7 +243,7 @@ async def test_a_client_that_does_not_read_is_put_out(served: Any, api: httpx.As
         reading()
         for number in range(150):
             await api.put(f"/{key}", json={"n": number, "text": "x" * 60_000})
-        async with asyncio.timeout(10), httpx.AsyncClient(base_url=served.url) as client:
+        async with within(10), httpx.AsyncClient(base_url=served.url, timeout=patience(20)) as client:
             while (await client.get("/readyz")).json()["connections"]:  # noqa: ASYNC110 - the event is in the server
                 await asyncio.sleep(0.02)
         connection.transport.abort()

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from app.settings import Settings
+from support.limits import time_limits
 
 DATA = Path(__file__).parents[1] / "data"
 SETS = ("theaters", "customers", "accounts")
@@ -22,16 +23,16 @@ def data_sets() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture
 def settings(mongodb_uri: str, database_name: str) -> Settings:
+    limits: Any = time_limits(lease_period=1.0, drain_timeout=2.0)
     return Settings(
         mongodb_uri=mongodb_uri,
         database=database_name,
         collections=SETS,
-        lease_period=1.0,
         checkpoint_interval=0.1,
         # Small, so that catch-up comes from the store as well as from the window, and in more than one frame.
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,
-        drain_timeout=2.0,
+        **limits,
         # A shape without news hears of its position by the heartbeat only.
         heartbeat=0.5,
     )

@@ -16,6 +16,7 @@ from app.stores.stores import Stores
 from support.clients import TRANSPORTS, following
 from support.systems import Processes, tracked
 from support.trees import to_tree
+from support.waiting import patience
 from support.writers import ApiWriter, documents_of, write_behind
 
 Data = dict[str, list[dict[str, Any]]]
@@ -42,7 +43,7 @@ async def test_killed_in_mid_load(
                     group.create_task(writer.run(150))
                 group.create_task(_behind(client, settings))
                 for _ in range(2):
-                    await asyncio.wait_for(_some(writers, 40), 20)
+                    await asyncio.wait_for(_some(writers, 40), patience(20))
                     processes.kill(*victims)
                     processes.start(*victims)
                     await tracked(processes.url, settings.collections)

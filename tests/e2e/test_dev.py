@@ -19,6 +19,7 @@ import pytest
 
 from app.dev.mongod import free_port
 from app.settings import PREFIX
+from support.waiting import patience, within
 
 Dev = Callable[..., AbstractAsyncContextManager["Running"]]
 
@@ -42,7 +43,7 @@ class Running:
     async def says(self, text: str, *, times: int = 1) -> None:
         """Wait until it has said `text` so many times."""
         try:
-            async with asyncio.timeout(30):
+            async with within(30):
                 while len(re.findall(text, self.said)) < times:
                     self._heard.clear()
                     await self._heard.wait()
@@ -50,7 +51,7 @@ class Running:
             pytest.fail(f"{text!r} was not said:\n{self.said}")
 
     async def ended(self) -> int:
-        async with asyncio.timeout(20):
+        async with within(20):
             return await self.process.wait()
 
     def children(self) -> dict[str, int]:
@@ -65,7 +66,7 @@ class Running:
         return found
 
     def get(self, path: str) -> Any:
-        return httpx.get(self.url + path, timeout=10).raise_for_status().json()
+        return httpx.get(self.url + path, timeout=patience(10)).raise_for_status().json()
 
 
 def command_line(pid: int) -> list[str]:
@@ -85,7 +86,7 @@ def parent(pid: int) -> int:
 
 async def gone(*pids: int) -> None:
     """Wait until none of these runs."""
-    async with asyncio.timeout(10):
+    async with within(10):
         while any(command_line(pid) for pid in pids):  # noqa: ASYNC110 - for a child that is not ours there is no event
             await asyncio.sleep(0.02)
 
@@ -97,7 +98,7 @@ def environment() -> dict[str, str]:
 def eventsync(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "app", *words]
     return subprocess.run(
-        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=20, check=False
+        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=patience(20), check=False
     )
 
 

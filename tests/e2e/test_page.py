@@ -21,6 +21,7 @@ from app.stores.mongodb import Client
 from support.systems import running_system
 from support.tcp_proxy import tcp_proxy
 from support.trees import to_tree
+from support.waiting import patience, within
 from support.writers import PATCH, ApiWriter, documents_of, write_behind
 
 DRIVER = Path(__file__).with_name("browser_client.mjs")
@@ -44,7 +45,7 @@ class Browser:
     async def until(self, wanted: Callable[[Said], bool]) -> Said:
         """The next thing said that is wanted; all are kept in `said`."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(20):
+        async with within(20):
             while line := await self._process.stdout.readline():
                 self.said.append(orjson.loads(line))
                 if wanted(self.said[-1]):
@@ -77,7 +78,7 @@ async def browsing(url: str, transport: str, *shapes: str) -> AsyncIterator[Brow
 
 
 async def load(url: str, name: str, documents: list[Said]) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         for document in documents:
             (await client.post(f"/v1/collections/{name}/documents", json=document)).raise_for_status()
 
@@ -85,7 +86,7 @@ async def load(url: str, name: str, documents: list[Said]) -> None:
 async def last_write(url: str, name: str) -> int:
     """The seq of a write behind all others."""
     where = f"/v1/collections/{name}/documents/last"
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         (await client.put(where, json={"n": 1})).raise_for_status()
         log = (await client.get("/readyz")).json()["position"].split(":")[0]
         query: dict[str, str | int] = {"shape": f"{name}/last", "position": f"{log}:0", "wait": 10}
@@ -138,7 +139,7 @@ async def test_killed_and_resumed_by_hand_on_the_other_transport(settings: Setti
         browser.tell("stop")
         before = (await browser.status("stopped"))["vector"]
         count = len(browser.said)
-        async with httpx.AsyncClient(base_url=f"{url}/v1/collections", timeout=20) as http:
+        async with httpx.AsyncClient(base_url=f"{url}/v1/collections", timeout=patience(20)) as http:
             for number in range(5):
                 patch = [{"op": "replace", "path": "/n", "value": number}]
                 (await http.patch("/accounts/documents/a", json=patch, headers=PATCH)).raise_for_status()
@@ -151,7 +152,7 @@ async def test_killed_and_resumed_by_hand_on_the_other_transport(settings: Setti
         await browser.until(reached("accounts", await last_write(url, "accounts")))
         held = await browser.documents()
         missed = httpx.QueryParams(shape="accounts", position=before["accounts"])
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as http:
             page = (await http.get("/v1/sync/log", params=missed)).json()
     since = [said for said in browser.said[count:] if said.get("shape") == "accounts" and said["seqs"]]
     assert {said["kind"] for said in since} == {"events"}

@@ -14,6 +14,7 @@ import pytest
 
 from app.settings import Settings
 from support.systems import running_system
+from support.waiting import patience, within
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,13 +38,13 @@ async def curl(words: list[str], url: str) -> asyncio.subprocess.Process:
 async def test_a_write_by_curl_appears_in_the_stream(settings: Settings) -> None:
     follow, write = commands()
     demo = [json.loads(line) for line in (ROOT / "app/dev/demo/theaters.ndjson").read_text().splitlines()]
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         for document in demo[:3]:
             made = await client.post("/v1/collections/theaters/documents", json=document)
             assert made.status_code == 201
         following = await curl(follow, url)
         try:
-            async with asyncio.timeout(20):
+            async with within(20):
                 await until(following, "live")
                 writing = await curl(write, url)
                 answered, _ = await writing.communicate()

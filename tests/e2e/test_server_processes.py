@@ -19,6 +19,7 @@ from app.stores.mongodb import Client
 from support.clients import TRANSPORTS, Follower, following
 from support.systems import Processes, tracked
 from support.trees import to_tree
+from support.waiting import patience, within
 from support.writers import ApiWriter, documents_of
 
 Data = dict[str, list[dict[str, Any]]]
@@ -40,7 +41,7 @@ class Load:
     async def goes_on(self, writes: int = 30) -> None:
         """Until so many more writes have been acknowledged."""
         goal = self._acknowledged() + writes
-        async with asyncio.timeout(30):
+        async with within(30):
             while self._acknowledged() < goal:  # noqa: ASYNC110 - the event is in another process
                 await asyncio.sleep(0.005)
 
@@ -136,7 +137,7 @@ async def test_children_end_with_their_parent(processes: Processes, settings: Se
     children = processes.children("serve")
     assert len(children) == 2
     processes.kill("serve")
-    async with asyncio.timeout(BOUND):
+    async with within(BOUND):
         while runs(children):  # noqa: ASYNC110 - they are not ours to wait for
             await asyncio.sleep(0.02)
     # And the port is free.
@@ -174,5 +175,5 @@ async def test_without_reuse_port_there_is_one_server(processes: Processes, sett
         processes.start("serve", name="second", options=options)
         assert await processes.ended("second", seconds=20) == 2
     assert f"port {processes.port} on 127.0.0.1 is in use" in processes.log("second")
-    async with httpx.AsyncClient(base_url=processes.url) as client:
+    async with httpx.AsyncClient(base_url=processes.url, timeout=patience(20)) as client:
         assert (await client.get("/healthz")).status_code == 200

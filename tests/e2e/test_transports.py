@@ -14,15 +14,16 @@ import orjson
 import pytest
 from bson import json_util
 from pymongo.asynchronous.collection import AsyncCollection
-from websockets.asyncio.client import connect
 
 from app.domain.values import CODEC
 from app.settings import Settings
 from app.stores.mongodb import Client
 from support.clients import TRANSPORTS, Follower, following
+from support.connections import connect
 from support.replica import Replica, seq_of
 from support.systems import head, running_system
 from support.trees import to_tree
+from support.waiting import patience, within
 from support.writers import ApiWriter, documents_of, write_behind
 
 Data = dict[str, list[dict[str, Any]]]
@@ -37,7 +38,7 @@ async def load(url: str, data: Data) -> None:
             answer = await client.post(f"/v1/collections/{name}/documents", json=document)
             assert answer.status_code == 201, answer.text
 
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client, asyncio.TaskGroup() as group:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client, asyncio.TaskGroup() as group:
         for name, documents in data.items():
             for document in documents:
                 group.create_task(put(client, name, document))
@@ -50,12 +51,12 @@ def collection_of(client: Client, settings: Settings, name: str) -> AsyncCollect
 async def written_up(url: str, client: Client, settings: Settings, key: str = "marker") -> str:
     """The position of a last write, behind all others."""
     marker = collection_of(client, settings, settings.collections[0])
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as http:
         await marker.insert_one({"_id": key})
         position = (await head(url)).split(":")[0] + ":0"
         shape = f"{settings.collections[0]}/{key}"
         query: dict[str, Any] = {"shape": shape, "position": position, "wait": 10}
-        page = (await http.get("/v1/sync/log", params=query, timeout=20)).json()
+        page = (await http.get("/v1/sync/log", params=query, timeout=patience(20))).json()
     log = position.split(":")[0]
     return f"{log}:{page['events'][-1]['seq']}"
 
@@ -140,7 +141,7 @@ async def test_a_quiet_shape_beside_a_busy_one_has_no_hole(client: Client, setti
     async with running_system(quiet) as url, connect(url.replace("http", "ws") + "/v1/sync") as connection:
 
         async def until(there: Callable[[Any], bool]) -> None:
-            async with asyncio.timeout(10):
+            async with within(10):
                 while not there(message := json.loads(await connection.recv())):
                     replica.take(message)
             replica.take(message)

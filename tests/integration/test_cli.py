@@ -25,6 +25,7 @@ from app.stores.stores import SNAPSHOTTING, Stores
 from app.stores.vectors import Numbered, VectorUpdate
 from support.replay import caught_up, eventually, tracked
 from support.systems import running_worker
+from support.waiting import within
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
     async def finished(words: tuple[str, ...]) -> Result:
         process = await start(environment, tmp_path, *words)
         try:
-            async with asyncio.timeout(10):
+            async with within(10):
                 out, err = await process.communicate()
         except TimeoutError:
             process.kill()
@@ -98,7 +99,7 @@ async def events_up_to(stores: Stores, seq: int) -> None:
     """Wait until the log has so many events."""
     pipeline = [{"$match": {"ns.coll": "events"}}]
     log = await log_of(stores)
-    async with asyncio.timeout(10), watch(stores.log, pipeline) as stream:
+    async with within(10), watch(stores.log, pipeline) as stream:
         while (tail := await stores.events.tail(log)) is None or tail.seq < seq:
             await stream.read(wait=1.0, limit=100)
 
@@ -248,7 +249,7 @@ async def test_ctrl_c_ends_a_tail_without_a_word(
     await orders.insert_one({"_id": "a"})
     process = await start(environment, tmp_path, "tail", "orders", "--json", "--from", f"{await log_of(stores)}:0")
     assert process.stdout
-    async with asyncio.timeout(10):
+    async with within(10):
         assert json.loads(await process.stdout.readline())["id"] == "a"
         process.send_signal(signal.SIGINT)
         rest, said = await process.communicate()

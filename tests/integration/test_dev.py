@@ -14,6 +14,7 @@ from pymongo import MongoClient
 from app.dev import mongod, replica_set
 from app.errors import ConfigurationError, Unavailable
 from app.supervision.orphans import die_with_parent
+from support.waiting import patience
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def node(directory: Path, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(patience(30))
 
 
 def connected(uri: str) -> MongoClient[dict[str, Any]]:

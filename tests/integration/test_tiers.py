@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from app.stores.stores import Stores
 from support.replay import caught_up
 from support.replica import Replica
 from support.systems import running_system
+from support.waiting import patience, within
 
 DOCUMENTS = 40
 ROUNDS = 10
@@ -37,12 +37,12 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 
 async def test_a_client_reads_everything_through_the_seam(stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=15) as client:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(15)) as client:
         await docs.insert_many([{"_id": n, "n": 0} for n in range(DOCUMENTS)])
         for _ in range(ROUNDS):
             await docs.update_many({}, {"$inc": {"n": 1}})
         log = await caught_up(stores)
-        async with asyncio.timeout(30), watch(stores.log, [{"$match": {"ns.coll": "tiers"}}]) as stream:
+        async with within(30), watch(stores.log, [{"$match": {"ns.coll": "tiers"}}]) as stream:
             while (await stores.tiers.read(log)).floor < 150:
                 await stream.read(wait=1, limit=1)
         replica, live = Replica("docs", f"{log}:0"), False

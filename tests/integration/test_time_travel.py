@@ -25,6 +25,7 @@ from support.histories import based, stored_at
 from support.replay import caught_up, current_log, eventually, tracked
 from support.systems import running_server, running_worker
 from support.systems import tracked as served
+from support.waiting import patience, within
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def start(settings: Settings) -> Start:
 
 
 async def ended(process: asyncio.subprocess.Process) -> Result:
-    async with asyncio.timeout(30):
+    async with within(30):
         out, err = await process.communicate()
     return Result(process.returncode or 0, out.decode(), err.decode())
 
@@ -205,7 +206,7 @@ async def test_a_restore_that_is_killed_leaves_nothing_under_the_new_name(
     words = ("restore", "orders", "--at", f"{log}:{checkpoint.seq}", "--into", "copy")
     async with watch(stores.data, [{"$match": {"ns.coll": {"$regex": "restoring"}}}]) as stream:
         process = await start(*words)
-        async with asyncio.timeout(20):
+        async with within(20):
             while not (batch := await stream.read(wait=1, limit=10)).changes:
                 assert process.returncode is None
     process.kill()
@@ -227,7 +228,7 @@ async def test_events_that_are_not_kept(orders: Any, stores: Stores, settings: S
     """Over HTTP the history begins where what is kept begins, and says so; whoever asks for more is refused."""
     log = await current_log(stores)
     path = "/v1/collections/orders/documents/a"
-    async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         await served(url, ["orders"])
         assert (await client.get(f"{path}/events")).json().keys() == {"events"}
         await stores.tiers.raise_floor(log, Seq(1))

@@ -28,6 +28,7 @@ from support.histories import History, based
 from support.load import under_load
 from support.replay import caught_up, tracked
 from support.systems import running_worker
+from support.waiting import within
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def run(settings: Settings, *words: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         env=environment,
     )
-    async with asyncio.timeout(20):
+    async with within(20):
         out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
 

@@ -19,6 +19,7 @@ from app.dev import mongod
 from app.settings import PREFIX, Settings
 from app.supervision.orphans import die_with_parent
 from support.systems import Processes
+from support.waiting import patience, within
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def running_mongod(directory: Path, port: int, *, alone: bool = False) -> Iterat
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(patience(20))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ async def processes(port: int, tmp_path: Path) -> AsyncIterator[Processes]:
 
 async def answer(url: str, path: str, wanted: Callable[[httpx.Response], bool]) -> httpx.Response:
     """The first answer that is as wanted."""
-    async with asyncio.timeout(30), httpx.AsyncClient(base_url=url) as client:
+    async with within(30), httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         while True:
             with suppress(httpx.TransportError):
                 found = await client.get(path)
@@ -121,7 +122,7 @@ async def _touched(file: Path, *, after: int) -> None:
 
 
 async def said(processes: Processes, name: str, text: str) -> None:
-    async with asyncio.timeout(20):
+    async with within(20):
         while text not in processes.log(name):  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.02)
 
@@ -170,7 +171,7 @@ def refusal(command: str, uri: str, directory: Path) -> list[str]:
     given: dict[str, Any] = {f"{PREFIX}MONGODB_URI": uri, f"{PREFIX}PORT": "0"}
     words = [sys.executable, "-P", "-m", "app", command]
     done = subprocess.run(
-        words, env=environment | given, cwd=directory, capture_output=True, text=True, timeout=20, check=False
+        words, env=environment | given, cwd=directory, capture_output=True, text=True, timeout=patience(20), check=False
     )
     assert done.returncode == 2, done.stderr
     return [line for line in done.stderr.splitlines() if "trying again" not in line]

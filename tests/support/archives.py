@@ -24,6 +24,7 @@ from app.settings import Settings
 from app.stores.events import NewEvent
 from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
+from support.waiting import patience
 from workers.archiver import Archiver
 from workers.compactor import Compactor
 
@@ -90,7 +91,7 @@ def crashed_archiver(settings: Settings, step: str, when: str) -> int:
     environment |= {f"EVENTSYNC_{name.upper()}": str(value) for name, value in given.items()}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[1:3]))  # the tests, the project
     command = [sys.executable, "-m", "support.crashing_archiver", step, when]
-    return subprocess.run(command, env=environment, timeout=60, check=False).returncode
+    return subprocess.run(command, env=environment, timeout=patience(60), check=False).returncode
 
 
 async def everything(

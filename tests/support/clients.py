@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from support.peers.peer import Asked, Link, Peer
 from support.peers.python import HttpxPolling, HttpxSse, Websockets
 from support.replica import Replica, seq_of
+from support.waiting import within
 
 Message = dict[str, Any]
 Messages = AsyncIterator[Message]
@@ -104,7 +105,7 @@ class Follower:
 
     async def _until(self, there: Callable[[], bool], seconds: float) -> None:
         self._cut_after = None
-        async with asyncio.timeout(seconds), self._progress:
+        async with within(seconds), self._progress:
             await self._progress.wait_for(there)
 
 

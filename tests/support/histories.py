@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from app.stores.logs import Checkpoint
 from app.stores.snapshot_store import StoredSnapshot
 from app.stores.stores import Stores
 from support.documents import LEAVES
+from support.waiting import within
 
 _VALUES: tuple[Any, ...] = (
     *LEAVES, Int64(0), Int64(-5), {"$x": Int64(3)}, {"$numberLong": "7"}, [Int64(1), 1, 1.0], {"a": {"b": Int64(9)}},
@@ -129,7 +129,7 @@ async def state_of(stores: Stores, log: LogId, name: str, upto: Seq) -> dict[IdT
 
 async def based(stores: Stores, log: LogId, name: str) -> StoredSnapshot:
     """Wait until a worker has stored the base of a collection."""
-    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "snapshots"}}]) as stream:
+    async with within(20), watch(stores.log, [{"$match": {"ns.coll": "snapshots"}}]) as stream:
         while (found := await stores.stored.newest(log, name)) is None:
             await stream.read(wait=1, limit=100)
     return found

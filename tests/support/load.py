@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from pymongo.errors import DuplicateKeyError
 
+from support.waiting import within
+
 Write = Callable[[], Awaitable[object]]
 
 
@@ -22,7 +24,7 @@ class Load:
     async def wait(self, more: int) -> None:
         assert self.made is not None
         goal = self.count + more
-        async with asyncio.timeout(60), self.made:
+        async with within(60), self.made:
             await self.made.wait_for(lambda: self.count >= goal)
 
 

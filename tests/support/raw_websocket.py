@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from support.waiting import within
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
@@ -51,7 +53,7 @@ class RawWebSocket:
 
     async def closed(self, *, seconds: float = 10.0) -> int | None:
         """The code that the server closes with; None where the connection ends without."""
-        async with asyncio.timeout(seconds):
+        async with within(seconds):
             while True:
                 try:
                     opcode, payload = await self.receive()

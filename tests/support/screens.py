@@ -8,6 +8,7 @@ import io
 from rich.console import Console
 
 from app.dev.terminal import Terminal
+from support.waiting import within
 
 
 class Screen(io.StringIO):
@@ -24,7 +25,7 @@ class Screen(io.StringIO):
 
     async def shows(self, text: str, *, times: int = 1, seconds: float = 10.0) -> None:
         """Wait until `text` has been shown so many times."""
-        async with asyncio.timeout(seconds):
+        async with within(seconds):
             while self.getvalue().count(text) < times:
                 self._news.clear()
                 await self._news.wait()

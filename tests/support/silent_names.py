@@ -27,6 +27,7 @@ from app.dev import mongod, replica_set
 from app.settings import Settings
 from app.supervision.orphans import die_with_parent
 from support.systems import Processes, tracked
+from support.waiting import patience, within
 
 _NAMES: Final = ("mongo-a", "mongo-b", "mongo-c")
 _TESTS: Final = Path(__file__).parent.parent
@@ -57,7 +58,7 @@ def failover(directory: Path) -> dict[str, Any]:
         str(directory),
     ]
     environment = os.environ | {"PYTHONPATH": f"{_TESTS}{os.pathsep}{_TESTS.parent}"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=patience(300), check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-4000:])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -98,7 +99,7 @@ def _members(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     finally:
         for process in running.values():
             process.kill()
-            process.wait(20)
+            process.wait(patience(20))
 
 
 async def _story(directory: Path) -> dict[str, Any]:
@@ -121,7 +122,7 @@ async def _story(directory: Path) -> dict[str, Any]:
 async def _write_until_taken(url: str) -> dict[str, Any]:
     statuses: list[int] = []
     document = "/v1/collections/docs/documents/1"
-    async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as client, asyncio.timeout(2 * _PATIENCE):
+    async with httpx.AsyncClient(base_url=url, timeout=patience(_PATIENCE)) as client, within(2 * _PATIENCE):
         while 200 not in statuses and 201 not in statuses:
             statuses.append((await client.put(document, json={"n": len(statuses)})).status_code)
         start = (await client.get("/v1/state-vectors")).status_code

@@ -18,6 +18,7 @@ from app.dev import mongod
 from app.main import make_server
 from app.settings import Settings
 from app.supervision.orphans import die_with_parent
+from support.waiting import patience, within
 from workers.worker import Worker
 
 
@@ -62,7 +63,7 @@ async def running_system(settings: Settings) -> AsyncIterator[str]:
 
 async def tracked(url: str, names: Iterable[str], *, seconds: float = 20.0) -> None:
     """Wait until the server at `url` is ready and serves these collections."""
-    async with asyncio.timeout(seconds), httpx.AsyncClient(base_url=url) as client:
+    async with within(seconds), httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         while not await _tracked(client, set(names)):  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.02)
 
@@ -79,14 +80,14 @@ async def _tracked(client: httpx.AsyncClient, names: set[str]) -> bool:
 
 async def followed(url: str, *, seconds: float = 10.0) -> None:
     """Wait until the server at `url` has read the log."""
-    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(seconds):
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client, within(seconds):
         while not (await client.get("/readyz")).json()["position"]:
             continue
 
 
 async def head(url: str) -> str:
     """The position that this server has come to."""
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         return str((await client.get("/readyz")).json()["position"])
 
 
@@ -121,14 +122,14 @@ class Processes:
         """kill -9, and wait until it is dead."""
         self.signal(signal.SIGKILL, *words)
         for word in words:
-            self._running.pop(word).wait(10)
+            self._running.pop(word).wait(patience(10))
 
     def stop(self) -> None:
         """End whatever runs, in order."""
         for process in self._running.values():
             process.terminate()
         for process in self._running.values():
-            process.wait(20)
+            process.wait(patience(20))
         self._running.clear()
 
     def pid(self, word: str) -> int:
@@ -148,7 +149,7 @@ class Processes:
 
     async def said(self, word: str, text: str, *, times: int = 1, seconds: float = 30.0) -> None:
         """Wait until it has logged `text` so many times."""
-        async with asyncio.timeout(seconds):
+        async with within(seconds):
             while self.log(word).count(text) < times:  # noqa: ASYNC110 - the event is in another process
                 await asyncio.sleep(0.02)
 

@@ -11,6 +11,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import AutoReconnect
 
 from app.domain.ids import format_id
+from support.waiting import patience
 
 _OUTAGE = (httpx.TransportError,)
 PATCH = {"content-type": "application/json-patch+json"}
@@ -28,7 +29,7 @@ class ApiWriter:
 
     def __init__(self, url: str, collection: str, documents: list[dict[str, Any]], *, seed: int) -> None:
         self.written = Written()
-        self._client = httpx.AsyncClient(base_url=url, timeout=20)
+        self._client = httpx.AsyncClient(base_url=url, timeout=patience(20))
         self._base = f"/v1/collections/{collection}/documents"
         self._documents = documents
         self._random = random.Random(seed)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from app import __version__
 from app.cli import commands, processes
 from app.settings import PREFIX
+from support.waiting import patience
 
 UNREACHABLE = "mongodb://127.0.0.1:1/?replicaSet=rs0"
 
@@ -87,7 +88,7 @@ def test_a_mongodb_that_does_not_answer_is_one_line_in_bounded_time(monkeypatch:
         for words in (["status"], ["track", "orders"], ["tail", "orders"])
     ]
     for process in started:
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=patience(10))
         assert process.returncode == 1
         assert len(said.splitlines()) == 1, said
         assert "127.0.0.1:1" in said

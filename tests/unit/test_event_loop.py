@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from app import event_loop
+from support.waiting import patience
 
 
 class NameServer:
@@ -22,7 +23,7 @@ class NameServer:
 
     def __call__(self, host: str, port: int, *_: object) -> event_loop.Answer:
         self.asked.append(host)
-        self._answers.setdefault(host, threading.Event()).wait(60)
+        self._answers.setdefault(host, threading.Event()).wait(patience(60))
         if host.startswith("missing"):
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.0.0.{len(host)}", port))]

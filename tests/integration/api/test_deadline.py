@@ -15,6 +15,7 @@ from app.main import ROUTES
 from app.settings import Settings
 from app.stores.mongodb import Client, app_name
 from support.systems import running_system, tracked
+from support.waiting import patience
 
 _COMMANDS = [
     "find",
@@ -61,7 +62,7 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 async def url(settings: Settings) -> AsyncIterator[str]:
     given = settings.model_copy(update={"collections": ("docs",), "request_timeout": 0.4, "body_timeout": 5.0})
     async with running_system(given) as found:
-        async with httpx.AsyncClient(base_url=found) as api:
+        async with httpx.AsyncClient(base_url=found, timeout=patience(20)) as api:
             for number in (1, 4, 5):
                 (await api.put(f"{DOCUMENTS}/{number}", json={"n": 1})).raise_for_status()
         yield found
@@ -94,7 +95,7 @@ def test_every_route_that_is_read_is_in_one_of_the_tables() -> None:
 
 
 async def test_every_read_is_answered(url: str, client: Client, settings: Settings) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as api:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         log = await _log(api)
         paths = [path.replace("{log}", log) for path in READS.values()]
         async with silent(client, settings):
@@ -108,7 +109,7 @@ async def test_every_read_is_answered(url: str, client: Client, settings: Settin
 
 
 async def test_every_write_is_answered_and_leaves_no_lock(url: str, client: Client, settings: Settings) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as api:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         vector = {"json": {"vector": {"docs": f"{await _log(api)}:1"}}}
         writes = [*WRITES, ("PUT", "/v1/state-vectors/somebody", vector)]
         async with silent(client, settings):
@@ -124,7 +125,7 @@ async def test_every_write_is_answered_and_leaves_no_lock(url: str, client: Clie
 
 
 async def test_what_a_client_asks_to_wait_for_is_not_cut_off(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as api:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         position = (await api.get("/readyz")).json()["position"]
         query = {"shape": "docs", "position": position, "wait": "1"}
         answer = await api.get("/v1/sync/log", params=query)
@@ -140,7 +141,7 @@ async def test_a_body_that_takes_longer_to_arrive_is_not_cut_off(url: str) -> No
         await release.wait()
         yield b" 5}"
 
-    async with httpx.AsyncClient(base_url=url, timeout=60) as api:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         asyncio.get_running_loop().call_later(0.8, release.set)
         answer = await api.put(f"{DOCUMENTS}/slow", content=slowly(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 201

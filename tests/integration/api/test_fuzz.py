@@ -18,6 +18,7 @@ from app.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import raw_websocket
 from support.systems import followed, running_server, running_system
+from support.waiting import patience
 
 MESSAGES: list[dict[str, Any]] = [
     {"type": "hello", "shapes": ["docs", "docs/1"], "vector": {"docs": "aaaaaaaa:1"}},
@@ -51,7 +52,7 @@ async def test_frames(stores: Stores, settings: Settings, caplog: pytest.LogCapt
     settings = settings.model_copy(update={"hello_timeout": 0.2})
     met = set()
     with caplog.at_level(logging.ERROR):
-        async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
             await followed(url)
             for _ in range(COUNT):
                 async with raw_websocket(url) as opened:
@@ -93,5 +94,5 @@ async def test_requests(settings: Settings, tmp_path: Path, phases: str) -> None
             stderr=asyncio.subprocess.STDOUT,
             cwd=tmp_path,
         )
-        said, _ = await asyncio.wait_for(process.communicate(), 120)
+        said, _ = await asyncio.wait_for(process.communicate(), patience(120))
     assert process.returncode == 0, said.decode()

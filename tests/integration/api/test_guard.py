@@ -21,6 +21,7 @@ from app.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import CONTINUATION, PING, TEXT, RawWebSocket, frame, raw_websocket
 from support.systems import followed, running_server
+from support.waiting import patience, within
 
 HELLO = frame(TEXT, json.dumps({"type": "hello"}).encode())
 
@@ -54,7 +55,7 @@ async def connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the server ends the connection."""
-    async with asyncio.timeout(10):
+    async with within(10):
         return await reader.read(-1)
 
 
@@ -63,7 +64,7 @@ REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 async def answered(reader: asyncio.StreamReader) -> int:
     """The status of an answer with a body of known length, which is read."""
-    async with asyncio.timeout(10):
+    async with within(10):
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
     return int(head.split()[1])
@@ -179,7 +180,7 @@ async def test_connections_are_bounded(settings: Settings) -> None:
                 told = await rest(refused)
                 assert told.startswith(b"HTTP/1.1 503 ")
                 assert b"retry-after: " in told
-        async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(10):
+        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client, within(10):
             # As soon as the server has seen that they are gone.
             while (await client.get("/healthz")).status_code == 503:
                 continue

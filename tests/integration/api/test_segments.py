@@ -15,6 +15,7 @@ from app.stores.stores import Stores
 from app.stores.verification import Point, Verification
 from support.archives import archiver, begun, compactor, event, sealed
 from support.systems import running_server
+from support.waiting import patience
 
 EVENTS = [event(seq) for seq in range(1, 101)]
 URL = "/v1/sync/segments"
@@ -35,7 +36,7 @@ async def log(stores: Stores, settings: Settings) -> LogId:
 
 
 async def test_segments_are_listed_and_read(stores: Stores, settings: Settings, log: LogId) -> None:
-    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=15) as client:
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(15)) as client:
         listed = await _listed(stores, client)
         assert [(item["first"], item["last"]) for item in listed] == [(1, 20), (21, 40), (41, 60), (61, 80)]
         page = (await client.get(URL, params={"limit": 1, "after": 20})).json()
@@ -65,7 +66,7 @@ async def test_a_segment_that_is_gone_or_damaged(stores: Stores, settings: Setti
     await compactor(stores, settings.model_copy(update={"retention_events": 75})).look()
     (file,) = (Path(settings.archive_url) / log).glob(f"{21:020}-*")
     file.write_bytes(file.read_bytes()[:100])
-    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=15) as client:
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(15)) as client:
         listed = await _listed(stores, client)
         assert [item["first"] for item in listed] == [21, 41, 61]
         assert (await client.get(f"{URL}/{log}:1")).status_code == 404

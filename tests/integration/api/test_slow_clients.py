@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from urllib.parse import urlsplit
 
@@ -10,11 +9,12 @@ import httpx
 
 from app.settings import Settings
 from support.systems import running_system
+from support.waiting import patience, within
 
 
 async def test_an_event_stream_that_is_not_read_is_ended(settings: Settings) -> None:
     settings = settings.model_copy(update={"collections": ("docs",), "send_timeout": 0.3})
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         with socket.socket() as plain:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             plain.connect((urlsplit(url).hostname, urlsplit(url).port))
@@ -22,7 +22,7 @@ async def test_an_event_stream_that_is_not_read_is_ended(settings: Settings) -> 
             while not (await client.get("/readyz")).json()["connections"]:
                 continue
             written = 0
-            async with asyncio.timeout(30):
+            async with within(30):
                 while (await client.get("/readyz")).json()["connections"]:
                     path = f"/v1/collections/docs/documents/{written}"
                     (await client.put(path, json={"text": "x" * 100_000})).raise_for_status()

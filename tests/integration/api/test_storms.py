@@ -19,6 +19,7 @@ from app.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import TEXT, frame, raw_websocket
 from support.systems import followed, running_server
+from support.waiting import within
 
 HELLO = frame(TEXT, json.dumps({"type": "hello", "shapes": ["docs"]}).encode())
 
@@ -70,7 +71,7 @@ async def test_first_requests_are_read_a_few_in_a_turn(url: str, monkeypatch: py
     connections = [await asyncio.open_connection(host, port) for _ in range(40)]
     for _, writer in connections:
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with within(10):
         answers = [await reader.read() for reader, _ in connections]
     ticking[0].cancel()
     for _, writer in connections:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +49,6 @@ async def test_800_increments_by_8_writers(database: Any) -> None:
             ours = storages[writer % 4]
             versions.append((await ours.find_one_and_update("orders", 1, increment, author=author)).version)
 
-    began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for writer in range(8):
             group.create_task(write(writer))
@@ -58,7 +56,6 @@ async def test_800_increments_by_8_writers(database: Any) -> None:
     assert node is not None
     assert (node.document["n"], node.version) == (800, 801)
     assert sorted(versions) == list(range(2, 802))
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
@@ -131,10 +128,9 @@ async def test_trying_ends(outside: Any, meanwhile: Any, author: Author) -> None
     assert node is not None
     assert (node.version, node.document["n"]) == (0, 4)
     short = NodeStorage(outside, outside.operations, WritePolicy(attempts=10_000, deadline=0.2))
-    began = time.monotonic()
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as caught:
         await short.find_one_and_update("orders", 1, interrupted(increment, *always), author=author)
-    assert time.monotonic() - began < 2
+    assert "10000 times" not in caught.value.message, "the deadline has ended it"
 
 
 async def test_upserts_at_the_same_time_make_one_document(storage: NodeStorage) -> None:

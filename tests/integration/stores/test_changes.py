@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from typing import Any
@@ -24,6 +23,7 @@ from app.stores.mongodb import Client, app_name, connect
 from app.stores.stores import Stores
 from support.failpoints import failing
 from support.splitting import skip_unless_split, splits
+from support.waiting import within
 
 Database = AsyncDatabase[Any]
 
@@ -38,7 +38,7 @@ async def alone(settings: Settings) -> AsyncIterator[Database]:
 async def keys(stream: ChangeStream, count: int) -> list[Any]:
     """The `_id`s of the next `count` changes."""
     found: list[Any] = []
-    async with asyncio.timeout(10):
+    async with within(10):
         while len(found) < count:
             batch = await stream.read(wait=1, limit=1000)
             found += [change["documentKey"]["_id"] for change in batch.changes]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from app.stores.stores import Stores
+from support.waiting import within
 
 JOB = "sequencing"
 
@@ -40,7 +41,7 @@ async def test_renewing_moves_the_end_on_and_a_refusal_does_not(stores: Stores) 
 
 async def test_a_lease_that_has_run_out_is_anybodys(stores: Stores) -> None:
     await stores.leases.acquire(JOB, "a", 0.001)
-    async with asyncio.timeout(10):
+    async with within(10):
         while not await stores.leases.acquire(JOB, "b", 60):
             pass
     assert not await stores.leases.acquire(JOB, "a", 60)
@@ -51,7 +52,7 @@ async def test_a_lease_that_has_run_out_is_anybodys(stores: Stores) -> None:
 
 async def test_a_lease_that_has_run_out_is_not_live_and_still_its_owners_to_renew(stores: Stores) -> None:
     await stores.leases.acquire(JOB, "a", 0.001)
-    async with asyncio.timeout(10):
+    async with within(10):
         while (lease := await stores.leases.read(JOB)) is None or lease.live:
             pass
     assert await stores.leases.acquire(JOB, "a", 60)

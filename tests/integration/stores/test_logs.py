@@ -10,6 +10,7 @@ from bson.timestamp import Timestamp
 from app.domain.position import LogId, Seq
 from app.stores.logs import Checkpoint, Log, cluster_identity
 from app.stores.stores import Stores
+from support.waiting import within
 
 LOG = LogId("k3f9ab2c")
 
@@ -102,7 +103,7 @@ async def test_a_later_time_with_a_lower_seq_is_no_fact(stores: Stores) -> None:
 async def test_repeating_a_checkpoint_says_that_it_is_known_still(stores: Stores) -> None:
     await stores.logs.checkpoint(LOG, Seq(5), "82AA", Timestamp(5, 1))
     first = await read(stores)
-    async with asyncio.timeout(10):
+    async with within(10):
         while (await read(stores)).at == first.at:
             await stores.logs.checkpoint(LOG, Seq(5), "82AA", Timestamp(5, 1))
     assert (await read(stores)).at > first.at

@@ -16,6 +16,7 @@ from app.driver import knows_no_sessions
 from app.nodestorage import Author, Idempotency, NodeStorage, WritePolicy
 from app.stores.changes import StreamInterrupted, watch
 from app.supervision.orphans import die_with_parent
+from support.waiting import patience
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     )
     yield found
     process.terminate()
-    process.wait(20)
+    process.wait(patience(20))
 
 
 @pytest.fixture

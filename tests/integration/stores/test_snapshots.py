@@ -25,6 +25,7 @@ from support.load import under_load
 from support.replay import Replay, assert_complete, replayed, tracked
 from support.systems import running_worker
 from support.trees import to_tree
+from support.waiting import within
 
 LOG = LogId("k3f9ab2c")
 DOCS = Shape("docs")
@@ -130,7 +131,7 @@ async def test_a_snapshot_that_is_left_early_leaves_no_cursor(stores: Stores) ->
     async with stores.snapshots.open(LOG, DOCS) as snapshot:
         await anext(snapshot.batches)
         # While the next batch is on its way the cursor is not idle.
-        async with asyncio.timeout(10):
+        async with within(10):
             while await _open_cursors(stores) != before + 1:  # noqa: ASYNC110 - the event is in MongoDB
                 await asyncio.sleep(0.01)
     assert await _open_cursors(stores) == before

@@ -9,6 +9,7 @@ from app.domain.shape import Shape
 from app.settings import Settings
 from app.stores.stores import Stores
 from app.stores.vectors import KnownClients, Numbered, StoredVector, VectorStore, VectorUpdate
+from support.waiting import within
 
 OLD, NEW = LogId("zzzzzzzz"), LogId("aaaaaaaa")
 ORDERS, ODD = Shape("orders"), Shape.parse("a.b/c$d%2E/1.5")
@@ -93,6 +94,6 @@ async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings)
     # Changed settings change the index that is there.
     await stores.vectors.ensure_indexes(1)
     await stores.vectors.ensure_indexes(1)
-    async with asyncio.timeout(30):
+    async with within(30):
         while await stores.vectors.read("c"):  # noqa: ASYNC110 - MongoDB does it, and tells nobody
             await asyncio.sleep(0.1)

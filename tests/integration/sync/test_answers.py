@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 
@@ -20,6 +19,7 @@ from support.histories import History, based, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
 from support.systems import running_worker
+from support.waiting import within
 
 DOCS, OTHER = Shape("docs"), Shape("other")
 SHAPES = [DOCS, OTHER, *(Shape.parse(f"docs/{text}") for text in ("int:3", "k2", 'ejson:{"x":1}', "nobody"))]
@@ -146,7 +146,7 @@ async def test_nobody_gets_the_snapshot_again_that_he_has(stores: Stores, settin
     past = await Past.of(stores, log)
     service = await serving(stores, settings, past)
     client = Replica("docs")
-    async with asyncio.timeout(20):  # it went on for ever
+    async with within(20):  # it went on for ever
         await brought_up(service, client)
     assert client.rows == past.of_shape(DOCS, past.head)
     assert client.snapshots <= 2

@@ -22,6 +22,7 @@ from support.histories import newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
 from support.systems import head, running_server, running_worker
+from support.waiting import patience
 
 DOCS = Shape("docs")
 COUNT = 600
@@ -170,7 +171,11 @@ async def test_where_nothing_is_stored_a_server_asks_for_it_once(stores: Stores,
 
 async def test_over_http(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
-    async with running_worker(settings), running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        running_worker(settings),
+        running_server(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
         while await head(url) != f"{past.log}:{past.head}":  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.02)
         first, *rows = (await client.get("/v1/sync/snapshot", params={"shape": "docs"})).text.splitlines()
@@ -185,7 +190,11 @@ async def test_over_http_a_damaged_snapshot_is_replaced_before_anything_is_sent(
 ) -> None:
     past, stored = await kept(stores, settings)
     await stores.log["snapshot_chunks"].delete_one({"_id": {"s": stored.id, "n": 0, "p": 0}})
-    async with running_worker(settings), running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        running_worker(settings),
+        running_server(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
         while await head(url) != f"{past.log}:{past.head}":  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.02)
         answer = await client.get("/v1/sync/snapshot", params={"shape": "docs"})

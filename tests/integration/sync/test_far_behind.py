@@ -15,6 +15,7 @@ from support.clients import TRANSPORTS, following
 from support.replay import caught_up
 from support.replica import Replica, log_of, seq_of, vector_text
 from support.systems import head, running_server, running_system, running_worker, tracked
+from support.waiting import patience
 
 COUNT = 400
 
@@ -61,7 +62,7 @@ async def test_it_ends_exact(stores: Stores, settings: Settings, transport: str)
 
 
 async def test_the_id_of_an_event_stream_moves_with_the_last_part(stores: Stores, settings: Settings) -> None:
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         replica = await begun(stores, url)
         await changed(stores)
         query = {"shape": "docs", "vector": vector_text(replica.vector)}
@@ -90,7 +91,11 @@ async def test_behind_the_horizon_the_http_log_says_so_and_others_are_squashed(
         own = seq_of(replica.position or "")
         await compacted(stores, log, Seq(own + 100), squash_floor=Seq(own))
     # A server that has just started: the one before may remember for a moment how far the log reached.
-    async with running_worker(settings), running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        running_worker(settings),
+        running_server(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
         await tracked(url, ["docs"])
         assert seq_of(await head(url)) >= past.head
         for position, status in [(own, 409), (own + 99, 409), (own + 100, 200)]:

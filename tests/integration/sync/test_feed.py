@@ -26,6 +26,7 @@ from app.sync.feed import Feed
 from app.sync.pages import PageLimit
 from app.sync.window import Window
 from support.failpoints import failing
+from support.waiting import within
 
 ORDERS = Shape("orders")
 
@@ -41,7 +42,7 @@ class Fed:
     async def until(self, reached: Callable[[], bool]) -> None:
         with self.window.listening() as listener:
             listener.add(ORDERS)
-            async with asyncio.timeout(20):
+            async with within(20):
                 while not reached():
                     await listener.event.wait()
                     listener.event.clear()
@@ -216,7 +217,7 @@ async def test_an_event_in_parts_is_put_together_and_a_missing_part_is_said_unti
         assert [event.body for event in server.window.events(ORDERS, Seq(0))] == [body]
     parts = await stores.log["event_parts"].find({"_id.p": 1}).to_list()
     await stores.log["event_parts"].delete_many({"_id.p": 1})
-    async with fed(stores, settings) as server, asyncio.timeout(20):
+    async with fed(stores, settings) as server, within(20):
         while server.feed.state.detail != f"part 1 of event {log.id}:1 is missing":  # noqa: ASYNC110 - a plain field
             await asyncio.sleep(0.01)
         assert not server.feed.state.live
@@ -235,7 +236,7 @@ async def test_what_was_missed_during_an_interruption_is_read_from_the_log(
                 await append(stores, log, first, 100)
                 await server.at(first + 99)
         assert server.seqs() == list(range(1, 301))
-        async with asyncio.timeout(20):
+        async with within(20):
             while not server.feed.state.live:  # noqa: ASYNC110 - nobody is told
                 await asyncio.sleep(0.01)
 

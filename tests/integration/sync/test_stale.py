@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
 from app.settings import Settings
+from support.connections import connect
 from support.systems import running_server, running_worker, tracked
+from support.waiting import patience, within
 
 
 async def progress(connection: ClientConnection, *, stale: bool) -> dict[str, Any]:
     """The next `progress` that says so."""
-    async with asyncio.timeout(20):
+    async with within(20):
         async for text in connection:
             message: dict[str, Any] = json.loads(text)
             if message["type"] == "progress" and message.get("stale", False) is stale:
@@ -26,7 +27,7 @@ async def progress(connection: ClientConnection, *, stale: bool) -> dict[str, An
 async def test_without_a_worker_everybody_is_told(settings: Settings) -> None:
     changed = {"collections": ("docs",), "stale_after": 0.5, "heartbeat": 0.1, "stream_wait": 0.1}
     settings = settings.model_copy(update=changed)
-    async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         async with running_worker(settings):
             await tracked(url, ["docs"])
             async with connect(url.replace("http", "ws") + "/v1/sync") as connection:

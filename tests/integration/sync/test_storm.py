@@ -16,6 +16,7 @@ from support.clients import Follower
 from support.polls import events_of
 from support.replica import log_of
 from support.systems import head, running_server, running_worker, tracked
+from support.waiting import patience
 
 CLIENTS = 16
 
@@ -31,7 +32,7 @@ async def all_at(followers: list[Follower], position: str) -> None:
 
 
 async def refused(url: str) -> float:
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         text = (await client.get("/metrics")).text
     (family,) = (one for one in text_string_to_metric_families(text) if one.name == "eventsync_refused")
     return {sample.labels["for"]: sample.value for sample in family.samples}["read"]
@@ -87,7 +88,7 @@ async def test_polls_of_what_is_behind_are_admitted_as_the_others_are(client: Cl
         await docs.insert_many([{"_id": number, "text": "x" * 20_000} for number in range(300)])
         end = await written(url, 300)
         query = {"shape": "docs", "position": f"{log_of(end)}:0", "limit": "200"}
-        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as http:
             answers = await asyncio.gather(*(http.get("/v1/sync/log", params=query) for _ in range(8)))
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 503}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
-from websockets.asyncio.client import connect
-
 from app.settings import Settings
 from app.stores.mongodb import Client
+from support.connections import connect
 from support.raw_websocket import TEXT, frame, raw_websocket
 from support.systems import running_system
+from support.waiting import within
 
 
 async def received(connection: Any, kind: str, shape: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with within(20):
         async for text in connection:
             message: dict[str, Any] = json.loads(text)
             if message["type"] == kind and message.get("shape", shape) == shape:

@@ -11,6 +11,7 @@ import pytest
 
 from app.settings import Settings
 from app.supervision.orphans import die_with_parent
+from support.waiting import patience
 
 
 @pytest.fixture
@@ -43,13 +44,13 @@ class WorkerProcess:
     def kill(self) -> None:
         """kill -9, stopped or not."""
         self.send(signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(patience(10))
 
     def end(self) -> int:
         """SIGTERM; returns the exit code."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
-        return self._process.wait(20)
+        return self._process.wait(patience(20))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from app.domain.values import CODEC, same
 from app.stores.changes import watch
 from app.stores.stores import Stores
 from support.replay import apply_patch
+from support.waiting import within
 from workers.converter import convert, decoded
 
 LINES = [{"sku": f"s{n}", "qty": n, "tags": ["a", "b", "c"]} for n in range(8)]
@@ -67,7 +67,7 @@ async def test_what_mongodb_says_of_an_update_is_all_that_it_did(stores: Stores,
     await docs.insert_one(DOCUMENT)
     async with (
         watch(stores.data, [{"$match": {"operationType": "update"}}], images=True) as stream,
-        asyncio.timeout(30),
+        within(30),
     ):
         await docs.update_one({"_id": 1}, update)
         while not (found := (await stream.read(wait=5, limit=10)).changes):

@@ -27,6 +27,7 @@ from support.documents import LEAVES, ODD_NAMES, PLAIN_NAMES
 from support.exact import assert_exact
 from support.replay import current_log, tracked
 from support.systems import running_system, running_worker
+from support.waiting import patience
 
 Docs = AsyncCollection[Any]
 DOCUMENTS = "/v1/collections/docs/documents"
@@ -358,7 +359,7 @@ async def test_the_same_shapes_through_the_api(stores: Stores, settings: Setting
     tracking = settings.model_copy(update={"collections": ("docs",)})
     async with (
         running_system(tracking) as url,
-        httpx.AsyncClient(base_url=url) as api,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as api,
     ):
         answers = [await api.post(DOCUMENTS, json=first)]
         for patch in patches:

@@ -18,6 +18,7 @@ from support.failpoints import failing
 from support.histories import based, collection_at, newest_checkpoint, state_of
 from support.replay import assert_complete, caught_up, eventually, tracked
 from support.systems import running_worker
+from support.waiting import within
 from workers.job import LeaseLost
 from workers.snapshotter import Snapshotter
 
@@ -105,7 +106,7 @@ async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
 ) -> None:
     maker, stop = snapshotter(stores, settings.model_copy(update={"snapshot_chunk_bytes": 20_000}))
     task = asyncio.create_task(maker.run())
-    async with asyncio.timeout(10):
+    async with within(10):
         while not await stores.log["snapshot_chunks"].find_one():  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.001)
         stop.set()
@@ -141,7 +142,7 @@ async def test_killed_in_the_middle_it_is_made_by_the_next_worker(
     await stores.data["docs"].insert_many([{"_id": n, "t": "x" * 500} for n in range(20_000)])
     await stores.tracking.ask(["docs"])
     first = start_worker()
-    async with asyncio.timeout(20), watch(stores.log, [{"$match": {"ns.coll": "snapshot_chunks"}}]) as stream:
+    async with within(20), watch(stores.log, [{"$match": {"ns.coll": "snapshot_chunks"}}]) as stream:
         while not (await stream.read(wait=1, limit=1)).changes:
             pass
         first.kill()

@@ -7,6 +7,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from support.waiting import patience
+
 _MIB = 1024 * 1024
 
 
@@ -63,7 +65,7 @@ class Disk:
 
 def _run(*command: str) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(20), check=False)
     except OSError as error:
         raise MountRefusedError(str(error)) from error
     if done.returncode:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from support.chaos.history import Recorder
 from support.clients import TRANSPORTS
 from support.replica import Replica, log_of, seq_of
+from support.waiting import scaled, within
 
 _BROKEN = (ConnectionClosed, InvalidHandshake, OSError, httpx.HTTPError, TimeoutError)
 _SILENCE = 4.0
@@ -64,7 +65,7 @@ class Follower:
         # Any server will do: positions are those of the log, not of a server.
         async with self._open(self._random.choice(self._urls), self.cursor) as messages:
             while self._steady or budget > 0:
-                async with asyncio.timeout(_SILENCE):
+                async with asyncio.timeout(scaled(_SILENCE)):
                     message = await anext(messages)
                 if message["type"] == "error":
                     return
@@ -83,7 +84,7 @@ class Follower:
             return own is not None and log_of(own) == log and seq_of(own) >= seq
 
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self._moved:
+            async with within(seconds), self._moved:
                 await self._moved.wait_for(there)
         self._recorder.frame(self.name, self.shape, {"type": "end"})
         return there()
@@ -110,7 +111,7 @@ class Visitor:
         self._count += 1
         cursor = Cursor(self._random.choice(self._shapes))
         transport = TRANSPORTS[self._random.choice(("http", "websocket"))]
-        async with asyncio.timeout(_SILENCE), transport(self._random.choice(self._urls), cursor) as messages:
+        async with asyncio.timeout(scaled(_SILENCE)), transport(self._random.choice(self._urls), cursor) as messages:
             async for message in messages:
                 if message["type"] == "error":
                     return

@@ -21,6 +21,7 @@ from support.chaos.history import History
 from support.chaos.long_text import shortened
 from support.chaos.oplog import Oplog, feed
 from support.trees import to_tree
+from support.waiting import within
 
 _OF_A_CHANGE = 40
 """Characters that the resume token of a change has at least: it holds the `_id` and the collection; a mark does not."""
@@ -100,7 +101,7 @@ async def based(client: Client, log_database: str, names: Collection[str], *, se
 
     Raises `TimeoutError`.
     """
-    async with asyncio.timeout(seconds):
+    async with within(seconds):
         while len(await client[log_database]["snapshots"].distinct("c", {"complete": True})) < len(names):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

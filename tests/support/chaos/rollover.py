@@ -25,6 +25,7 @@ from support.chaos.oplog import Oplog, feed, first_time
 from support.chaos.run import COLLECTIONS, settings_for
 from support.chaos.violation import Violation
 from support.systems import tracked
+from support.waiting import within
 
 _FILLER = "x" * 200_000
 _PATIENCE = 30.0
@@ -162,7 +163,7 @@ async def _play(scene: Scene, log_database: str, way: Way) -> list[Violation]:
 
 async def _sequenced(client: Client, log_database: str, mark: str) -> None:
     """Wait until the log has the write. Raises `TimeoutError`."""
-    async with asyncio.timeout(_PATIENCE):
+    async with within(_PATIENCE):
         while mark not in {row.mark for row in await read_rows(client, log_database)}:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

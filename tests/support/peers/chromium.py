@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from app.supervision.orphans import die_with_parent
+from support.connections import connect
 from support.peers.javascript import DRIVER, Links
+from support.waiting import within
 
 _FLAGS: Final = (
     "--headless",
@@ -71,7 +73,7 @@ class Chromium:
         loaded = self._loaded[session] = asyncio.Event()
         # Any page that the server has; this one carries no policy and loads nothing.
         assert "errorText" not in await self._ask("Page.navigate", session, url=f"{url}/healthz")
-        async with asyncio.timeout(_PATIENCE):
+        async with within(_PATIENCE):
             await loaded.wait()
         await self._evaluate(session, f"driver = ({DRIVER.read_text()})((what) => tell(JSON.stringify(what)), window)")
         return session
@@ -85,7 +87,7 @@ class Chromium:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         request = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         await self._connection.send(orjson.dumps(request), text=True)
-        async with asyncio.timeout(_PATIENCE):
+        async with within(_PATIENCE):
             return await answer
 
     async def read(self) -> None:
@@ -149,7 +151,7 @@ async def running_chromium(directory: Path) -> AsyncIterator[Chromium]:
 async def _address(process: asyncio.subprocess.Process) -> str:
     assert process.stderr is not None
     said = b""
-    async with asyncio.timeout(_PATIENCE):
+    async with within(_PATIENCE):
         while line := await process.stderr.readline():
             said += line
             if found := _LISTENING.search(line):

@@ -10,15 +10,17 @@ from typing import Final
 
 import httpx
 import httpx_sse
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from support.connections import connect
 from support.peers.peer import SUBPROTOCOL, Asked, Ended, Link, Message, Received, TransportName
 from support.peers.polling import Answer, Polling
 from support.replica import vector_text
+from support.waiting import patience
 
-_TIMEOUT: Final = httpx.Timeout(20)
+_TIMEOUT: Final = 20.0
 
 
 class _Refused:
@@ -106,7 +108,7 @@ class HttpxSse:
         headers = {"Last-Event-ID": vector_text(dict(asked.vector))} if asked.vector else {}
         address, params = f"{url}/v1/sync/sse", {"shape": list(asked.shapes)}
         async with (
-            httpx.AsyncClient(timeout=_TIMEOUT) as client,
+            httpx.AsyncClient(timeout=patience(_TIMEOUT)) as client,
             httpx_sse.aconnect_sse(client, "GET", address, params=params, headers=headers) as source,
         ):
             if source.response.status_code != 200:
@@ -128,7 +130,7 @@ class HttpxPolling:
 
     @asynccontextmanager
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
-        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(_TIMEOUT)) as client:
 
             async def get(path: str, query: dict[str, str]) -> Answer:
                 try:

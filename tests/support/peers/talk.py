@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from support.peers.peer import Asked, Ended, Link, Message, Peer, Received, Speaking
 from support.replica import Replica, seq_of
+from support.waiting import within
 
 PATIENCE = 20.0
 
@@ -89,7 +89,7 @@ class Talk:
     async def until(self, wanted: Callable[[Message], bool], *, seconds: float = PATIENCE) -> Message:
         """Take messages up to the first that is wanted."""
         try:
-            async with asyncio.timeout(seconds):
+            async with within(seconds):
                 while message := await self.next():
                     if wanted(message):
                         return message
@@ -110,7 +110,7 @@ class Talk:
 
     async def over(self, *, seconds: float = PATIENCE) -> Ended:
         """Until the connection ends: how."""
-        async with asyncio.timeout(seconds):
+        async with within(seconds):
             while await self.next():
                 continue
         assert self.link.ended is not None

@@ -9,6 +9,7 @@ import uvicorn
 
 from app.api.first_request import FirstRequest
 from app.listening import listening
+from support.waiting import within
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
@@ -39,7 +40,7 @@ async def going(*, used: bool) -> AsyncIterator[tuple[Client, asyncio.Task[None]
     sockets = listening("127.0.0.1", 0)
     config = uvicorn.Config(answer, http=FirstRequest, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with within(10), asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets))
         reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
         client = Client(reader, writer)
@@ -68,7 +69,7 @@ async def test_who_has_just_connected_is_answered_once() -> None:
 async def test_who_says_nothing_is_not_waited_for_long() -> None:
     async with going(used=False) as (client, serving):
         assert await client.rest() == b""
-        async with asyncio.timeout(2):
+        async with within(2):
             await serving
 
 

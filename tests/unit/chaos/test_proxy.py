@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from support.chaos.proxy import MongoProxy, mongo_proxy
+from support.waiting import patience
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -43,20 +44,20 @@ async def opened(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
 async def connected(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
     """One that has been answered, too."""
     async with opened(proxy, hello) as pair:
-        assert await asyncio.wait_for(pair[0].readexactly(len(hello)), 5) == hello
+        assert await asyncio.wait_for(pair[0].readexactly(len(hello)), patience(5)) == hello
         yield pair
 
 
 async def answers(pair: Pair) -> bool:
     pair[1].write(b"ping")
-    return await asyncio.wait_for(pair[0].read(4), 5) == b"ping"
+    return await asyncio.wait_for(pair[0].read(4), patience(5)) == b"ping"
 
 
 async def test_only_the_named_connections_are_cut(proxy: MongoProxy) -> None:
     async with connected(proxy, b"..eventsync-worker..") as worker, connected(proxy, b"..Internal..") as peer:
         assert proxy.cut("eventsync-worker") == 1
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(worker[0].read(1), 5)
+            await asyncio.wait_for(worker[0].read(1), patience(5))
         assert await answers(peer)
 
 
@@ -68,7 +69,7 @@ async def test_what_is_held_arrives_late(proxy: MongoProxy) -> None:
         assert await answers(peer)
         assert not late.done(), "by now it would have arrived, too"
         proxy.release()
-        assert await asyncio.wait_for(late, 5) == b"late"
+        assert await asyncio.wait_for(late, patience(5)) == b"late"
 
 
 async def test_new_connections_are_held_too(proxy: MongoProxy) -> None:
@@ -78,10 +79,10 @@ async def test_new_connections_are_held_too(proxy: MongoProxy) -> None:
         async with connected(proxy, b"peer"):
             assert not first.done()
         proxy.release()
-        assert await asyncio.wait_for(first, 5) == b"eventsync-lease"
+        assert await asyncio.wait_for(first, patience(5)) == b"eventsync-lease"
 
 
 async def test_a_target_that_is_down() -> None:
     async with mongo_proxy(1) as dead, opened(dead, b"hello") as (reader, _):
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(1), 5)
+            await asyncio.wait_for(reader.read(1), patience(5))

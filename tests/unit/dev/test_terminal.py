@@ -4,6 +4,8 @@ import subprocess
 import sys
 from typing import Any
 
+from support.waiting import patience
+
 
 def test_each_line_says_whose_it_is(screen: Any) -> None:
     screen.terminal.say("hello")
@@ -35,4 +37,4 @@ def test_a_reader_that_went_away_is_no_failure() -> None:
         process.stdin.write(b"\n")
         process.stdin.close()
         assert process.stderr.read() == b""
-        assert process.wait(10) == 0
+        assert process.wait(patience(10)) == 0

@@ -13,6 +13,7 @@ import pytest
 from app.errors import ConfigurationError, Unavailable
 from app.supervision import child
 from app.supervision.child import Child, Plan, ended
+from support.waiting import within
 
 
 @dataclass
@@ -77,7 +78,7 @@ async def test_one_that_does_not_end_is_killed_when_patience_is_over(rig: Rig) -
 
 
 async def test_one_that_does_not_end_is_killed_at_once_in_a_hurry(rig: Rig) -> None:
-    async with asyncio.timeout(5), rig.child(STUBBORN, patience=60).running():
+    async with within(5), rig.child(STUBBORN, patience=60).running():
         await rig.screen.shows("here")
         rig.hurry.set()
     assert not alive(pids(rig)[0])

@@ -18,6 +18,7 @@ import pytest
 from app.errors import ConfigurationError
 from app.listening import listening
 from app.supervision.server_processes import ServerPlan, ServerProcesses
+from support.waiting import within
 
 SERVER = """
 import os, pathlib, select, signal, socket, sys
@@ -60,7 +61,7 @@ class Said(logging.Handler):
         self._news.set()
 
     async def until(self, text: str, *, times: int = 1) -> None:
-        async with asyncio.timeout(15):
+        async with within(15):
             while sum(text in line for line in self.lines) < times:
                 self._news.clear()
                 await self._news.wait()
@@ -113,7 +114,7 @@ def supervised(tmp_path: Path) -> Supervised:
         logger.setLevel(logging.INFO)
         rig = Rig(tmp_path, said, manner=manner, ready_timeout=ready_timeout)
         try:
-            async with asyncio.timeout(50), asyncio.TaskGroup() as group:
+            async with within(50), asyncio.TaskGroup() as group:
                 task = group.create_task(rig.processes.run())
                 yield rig
                 if not task.done():

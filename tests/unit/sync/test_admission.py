@@ -6,6 +6,7 @@ import pytest
 
 from app.errors import Unavailable
 from app.sync.admission import Admission
+from support.waiting import within
 
 
 async def test_as_many_as_there_are_places_and_no_more() -> None:
@@ -75,7 +76,7 @@ async def test_who_finds_the_queue_full_is_sent_away_at_once() -> None:
         waiting = asyncio.create_task(visit())
         await asyncio.sleep(0)
         assert admission.waiting == 1
-        async with asyncio.timeout(5):
+        async with within(5):
             with pytest.raises(Unavailable, match="too many readers"):
                 await visit()
         waiting.cancel()

@@ -13,6 +13,7 @@ from app.sync.audience import Audience, Seat, Straight
 from app.sync.subscription import Outgoing, Subscription
 from app.sync.turns import Turns
 from app.waiting import Flag
+from support.waiting import within
 
 LOG = LogId("k3f9ab2c")
 
@@ -84,7 +85,7 @@ class Played:
         return given
 
     async def after_news(self) -> list[bytes]:
-        async with asyncio.timeout(5):
+        async with within(5):
             await self.news.wait()
         self.news.clear()
         return await self.round()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import patience
+
 FOLDER = Path(__file__).parent
 FILES = sorted(path.name for path in FOLDER.glob("*.test.mjs"))
 
@@ -20,7 +22,7 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_module(name: str) -> None:
     command = ["node", "--test", "--test-reporter=tap", name]
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n# tests 0\n" not in done.stdout
     assert "\n# skipped 0\n" in done.stdout
