@@ -58,7 +58,8 @@ async def test_bootstrap(peer: Peer, door: str, served: Served, api: httpx.Async
     assert copy.only.documents == await served.rows("orders")
     assert copy.only.resets == 0
     opening = ["snapshot"] if peer.transport == "http" else ["welcome", "snapshot"]
-    assert talk.kinds[: len(opening)] == opening
+    # A busy machine may have a heartbeat in between.
+    assert [kind for kind in talk.kinds if kind != "progress"][: len(opening)] == opening
 
 
 @streams

@@ -17,6 +17,7 @@ from app.domain.values import RAW_CODEC, decode, from_tree, same
 from app.stores.changes import watch
 from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
+from support.waiting import patience
 
 Key = tuple[str, str]
 T = TypeVar("T")
