@@ -22,6 +22,7 @@ from support.peers.peer import Peer
 from support.peers.served import Served
 from support.peers.talk import Copy, Talk, talking
 from support.systems import running_server, running_worker
+from support.waiting import within
 
 everybody = pytest.mark.parametrize("peer", MAKES, indirect=True)
 event_sources = pytest.mark.parametrize("peer", ["node-eventsource", "chromium-eventsource"], indirect=True)
@@ -29,7 +30,7 @@ event_sources = pytest.mark.parametrize("peer", ["node-eventsource", "chromium-e
 
 async def comes_back(talk: Talk) -> None:
     """Until the client is live, however often it is sent away before. A client that gave up would say no more."""
-    async with asyncio.timeout(40):
+    async with within(40):
         while not talk.copy.live:
             if await talk.next() is None:
                 assert talk.link.ended is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from support.peers import chromium as browser
@@ -12,6 +10,7 @@ from support.peers.inbox import Inbox
 from support.peers.peer import Ended
 from support.peers.served import Served
 from support.systems import running_server, tracked
+from support.waiting import within
 
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=browser.missing() or "")
 
@@ -27,7 +26,7 @@ async def _ending(chromium: Chromium, page: str, server: str) -> Ended:
     chromium.links.add(inbox, number)
     asked = {"url": server, "shapes": ["orders"], "vector": {}}
     await chromium.do(page, "open", number, "websocket", asked)
-    async with asyncio.timeout(20):
+    async with within(20):
         while await inbox.receive():
             continue
     chromium.links.forget(number)

@@ -15,6 +15,7 @@ from websockets.typing import Origin, Subprotocol
 
 from app.domain.messages import SUBPROTOCOL
 from support.systems import running_server
+from support.waiting import within
 
 LISTED = "https://app.example"
 COLLECTIONS = "/v1/collections"
@@ -25,7 +26,7 @@ async def raw(url: str, *lines: str, target: str = COLLECTIONS, version: str = "
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
     head = "\r\n".join([f"GET {target} HTTP/{version}", *lines, "Connection: close", "", ""])
     writer.write(head.encode("latin-1"))
-    async with asyncio.timeout(10):
+    async with within(10):
         answer, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
     writer.close()
     return int(answer.split()[1]), answer.decode("latin-1").lower(), body
@@ -128,7 +129,7 @@ async def test_two_origins_are_none(served: Any) -> None:
 async def test_a_refused_websocket_answers_with_the_subprotocol(served: Any) -> None:
     async def refused(opened: ClientConnection) -> tuple[int | None, str | None]:
         assert opened.subprotocol == SUBPROTOCOL
-        async with asyncio.timeout(10):
+        async with within(10):
             await opened.wait_closed()
         return opened.close_code, opened.close_reason
 

@@ -12,6 +12,7 @@ import pytest
 from pymongo import MongoClient
 
 from support import mongodb_container
+from support.waiting import patience
 
 pytestmark = pytest.mark.skipif(not mongodb_container.docker_answers(), reason="no Docker daemon answers")
 
@@ -56,6 +57,6 @@ def test_the_container_is_reached_by_its_one_address_and_goes_with_the_tests(end
 
 def test_an_image_that_can_not_be_had_is_an_error_that_says_so() -> None:
     with _hold("eventsync.invalid/no-such-image:1") as process:
-        _, said = process.communicate(timeout=300)
+        _, said = process.communicate(timeout=patience(300))
     assert "docker.errors." in said
     assert process.returncode == 1

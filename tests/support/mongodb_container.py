@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from app.dev import mongod
+from support.waiting import patience
 
 IMAGE_VARIABLE: Final = "EVENTSYNC_TEST_MONGODB_IMAGE"
 """The image; default `mongo:7`."""
@@ -40,7 +41,9 @@ def docker_answers() -> bool:
     if os.environ.get(DOCKER_VARIABLE) == "0" or not shutil.which("docker"):
         return False
     with suppress(subprocess.TimeoutExpired):
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
+        return (
+            subprocess.run(["docker", "info"], capture_output=True, timeout=patience(10), check=False).returncode == 0
+        )
     return False
 
 
@@ -60,7 +63,7 @@ def running(options: tuple[str, ...]) -> Iterator[str]:
     container.ports[f"{port}/tcp"] = ("127.0.0.1", port)  # type: ignore[assignment]  # its `with_bind_ports` takes none
     with _guarded(name):
         container.start()
-        mongod.initiate(port, timeout=60)
+        mongod.initiate(port, timeout=patience(60))
         yield mongod.uri(port)
 
 

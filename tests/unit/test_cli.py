@@ -168,7 +168,7 @@ def test_the_script_tells_its_options_without_installing_anything(tmp_path: Path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=patience(20),
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -23,6 +23,7 @@ from app.stores.stores import Stores
 from app.sync.sessions import Sessions
 from support.logs_by_hand import begun
 from support.systems import followed, running_server
+from support.waiting import patience, within
 
 SSE = "/v1/sync/sse?shape=docs"
 
@@ -39,7 +40,7 @@ def said(body: str) -> dict[str, Any]:
 
 
 async def refused_sse(url: str, path: str = SSE, **headers: str) -> tuple[httpx.Response, dict[str, Any]]:
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         answer = await client.get(path, headers=headers)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -52,7 +53,7 @@ async def refused_websocket(opened: ClientConnection) -> tuple[dict[str, Any], i
     assert opened.subprotocol == SUBPROTOCOL
     told = None
     try:
-        async with asyncio.timeout(20):
+        async with within(20):
             async for text in opened:
                 told = json.loads(text)
     except ConnectionClosed:
@@ -173,7 +174,7 @@ async def test_the_head_of_one_socket_too_many_may_come_in_pieces(settings: Sett
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.01)
-        async with asyncio.timeout(10):
+        async with within(10):
             whole = (await reader.read(-1)).decode()
         writer.close()
     assert whole.startswith("HTTP/1.1 200 OK\r\n")
@@ -199,6 +200,6 @@ async def test_a_head_without_end_is_answered_all_the_same(settings: Settings) -
     async with full(settings) as url:
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * turned_away.MOST_HEAD)
-        async with asyncio.timeout(10):
+        async with within(10):
             assert (await reader.read(-1)).startswith(b"HTTP/1.1 503 ")
         writer.close()
