@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from app.settings import Settings
 from app.stores.mongodb import Client, app_name
 from support.systems import running_system
+from support.waiting import patience, within
 
 SECRET = "s3cret"
 STRICT = {
@@ -86,7 +87,7 @@ async def _position(url: str) -> str:
 
 @pytest.fixture
 async def root(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=30) as opened:
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as opened:
         yield opened
 
 
@@ -278,9 +279,9 @@ async def by_sse(served: Served) -> str:
     """All that an event stream says until it says an error, goes live, or ends."""
     text = ""
     async with (
-        httpx.AsyncClient(base_url=served.url, timeout=30) as root,
+        httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as root,
         root.stream("GET", "/v1/sync/sse", params={"shape": "unique", "client_id": "sse"}) as answer,
-        asyncio.timeout(30),
+        within(30),
     ):
         async for piece in answer.aiter_text():
             text += piece
@@ -292,7 +293,7 @@ async def by_sse(served: Served) -> str:
 async def by_websocket(served: Served) -> str:
     """All that a WebSocket says until it says an error, goes live, or is closed; with the reason of its close."""
     text = ""
-    async with connect(served.url.replace("http", "ws") + "/v1/sync") as socket, asyncio.timeout(30):
+    async with connect(served.url.replace("http", "ws") + "/v1/sync") as socket, within(30):
         hello = {"type": "hello", "shapes": ["unique"], "client_id": "socket"}
         await socket.send(orjson.dumps(hello).decode())
         try:
@@ -318,7 +319,7 @@ async def refused(root: httpx.AsyncClient) -> dict[str, str]:
 
 async def test_why_a_collection_is_refused(root: httpx.AsyncClient, served: Served, client: Client) -> None:
     await client[served.settings.log_db]["collections"].update_one({"_id": "view"}, {"$set": {}}, upsert=True)
-    async with asyncio.timeout(20):
+    async with within(20):
         while "view" not in (reasons := await refused(root)):  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.02)
     assert reasons["view"] == "it is a view, which has no changes of its own"

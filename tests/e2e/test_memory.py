@@ -18,6 +18,7 @@ from app.stores.mongodb import Client
 from support.raw_websocket import CONTINUATION, PING, PONG, TEXT, frame
 from support.resident import MIB, growth
 from support.systems import Processes, followed, head, tracked
+from support.waiting import patience, within
 
 MUCH = 40 * MIB
 """Bytes that an attack tries to send."""
@@ -187,13 +188,13 @@ async def sent(url: str, blocks: Iterator[bytes]) -> bytes:
                 break
             writer.write(block)
             await drained_by(writer)
-        async with asyncio.timeout(60):
+        async with within(60):
             return await answer
 
 
 async def taken(served: Served, writer: asyncio.StreamWriter) -> None:
     """Wait until the server has taken all, has ended the connection, or takes nothing for many turns of its loop."""
-    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as client:
         left = -1
         while not writer.transport.is_closing() and left != (left := writer.transport.get_write_buffer_size()):
             for _ in range(50):

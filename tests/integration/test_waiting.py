@@ -90,7 +90,7 @@ async def test_what_waits_ends_at_once_when_it_is_told_to(processes: Processes) 
     await said(processes, "worker", "trying again")
     running = dict(processes._running)
     processes.signal(signal.SIGTERM, "serve", "worker")
-    codes = {name: process.wait(5) for name, process in running.items()}
+    codes = {name: process.wait(patience(5)) for name, process in running.items()}
     assert codes == {"serve": 0, "worker": 0}
     assert "Traceback" not in processes.log("serve") + processes.log("worker")
 
@@ -116,7 +116,7 @@ async def test_a_health_file_that_can_not_be_written_ends_the_worker(port: int, 
 
 
 async def _touched(file: Path, *, after: int) -> None:
-    async with asyncio.timeout(60):
+    async with within(60):
         while not file.exists() or file.stat().st_mtime_ns <= after:  # noqa: ASYNC110, ASYNC240 - another process's event
             await asyncio.sleep(0.02)
 

@@ -166,7 +166,7 @@ async def test_what_comes_with_the_handshake_is_not_lost(settings: Settings) -> 
     )
     async with serving(settings) as url, connection(url) as (reader, writer):
         writer.write(handshake + HELLO)
-        async with asyncio.timeout(10):
+        async with within(10):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
             assert b"welcome" in await reader.readuntil(b"}")
 
