@@ -27,6 +27,7 @@ from app.api.state import Services
 from app.errors import ConfigurationError, EventsyncError, Unavailable
 from app.garbage import collect_rarely
 from app.nodestorage import NodeStorage, WritePolicy
+from app.offload import Offload
 from app.open_files import allow_sockets
 from app.settings import Settings
 from app.stores.deployment import reached
@@ -108,11 +109,15 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
 @asynccontextmanager
 async def running(settings: Settings, on_failure: OnFailure) -> AsyncIterator[Services]:
     """The services while the block runs; connected and fed as soon as MongoDB can be used."""
-    async with connect(settings, "serve") as requests, connect(settings, "feed") as tailing:
-        stores = Stores.of(requests, settings)
-        storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
+    async with (
+        connect(settings, "serve") as requests,
+        connect(settings, "feed") as tailing,
+        Offload.running(settings) as offload,
+    ):
+        stores = Stores.of(requests, settings, offload)
+        storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings), offload)
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
-        services = Services(settings, storage, sync, Past(stores), stores.archive, Operating(stores))
+        services = Services(settings, storage, sync, Past(stores), stores.archive, Operating(stores), offload)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_work(services, stop, on_failure), name="feed and indexes")

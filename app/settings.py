@@ -138,11 +138,34 @@ class Settings(BaseSettings):
         ge=1000,
         description="Most work of one JSON Patch, in values that it looks at or copies; more is refused as `too_complex`.",
     )
+    offload_above: int = Field(
+        64 * KIB,
+        ge=0,
+        description="Work on documents and bodies of more bytes than this is done by a helper process, so that it holds "
+        "up nobody else; each byte of a body counts as eight.",
+    )
+    offload_processes: int = Field(
+        2, ge=1, le=64, description="Most helper processes of each server and worker; they are started when needed."
+    )
+    offload_waiting_bytes: int = Field(
+        128 * MIB,
+        ge=MIB,
+        description="Most bytes of documents and bodies that wait for a helper process or are with it; who comes then is "
+        "told to come back later. One request may exceed it.",
+    )
+    offload_timeout: float = Field(
+        20.0, gt=0, description="Longest work of a helper process; beyond it is refused as `too_complex`, in seconds."
+    )
     document_bytes: int = Field(
         15 * MIB,
         ge=KIB,
         le=16 * MIB - 16 * KIB,
         description="Largest document that a write may produce, in bytes of BSON.",
+    )
+    transaction_bytes: int = Field(
+        64 * MIB,
+        ge=1,
+        description="Most bytes of stored documents that one transaction reads, each time that an operation names one.",
     )
     transaction_operations: int = Field(
         100, ge=1, le=1000, description="Most operations in one `POST /v1/transactions`."

@@ -9,8 +9,9 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.state import services
-from app.domain.values import parse_json
+from app.domain.values import JsonText, parse_json
 from app.errors import Malformed, TooLarge, UnsupportedMediaType
+from app.nodestorage.deciding import TEXT_WEIGHT
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
@@ -19,28 +20,39 @@ MERGE_PATCH = "application/merge-patch+json"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request body: as it came, and parsed."""
+    """A request body: as it came, and parsed; `content` of a large one is a `JsonText`, to be parsed aside."""
 
     media_type: str
     raw: bytes
-    tree: Any
+    content: Any
+
+
+async def read_small(request: Request, most: int) -> Any:
+    """The parsed JSON of a body of at most `most` bytes. Raises as `read_json`."""
+    _check_type(request, (JSON,))
+    return parse_json(await _read(request, most))
 
 
 async def read_json(request: Request, *types: str) -> Body:
     """The body, which must be JSON of one of the media types `types`.
 
-    Raises `UnsupportedMediaType`, `TooLarge` and `Malformed`.
+    Raises `UnsupportedMediaType`, `TooLarge` and `Malformed`, but for a large body's `content`: who parses it does.
     """
+    media_type = _check_type(request, types)
+    raw = await _read(request, services(request).settings.body_bytes)
+    is_large = TEXT_WEIGHT * len(raw) > services(request).offload.above
+    return Body(media_type, raw, JsonText(raw) if is_large else parse_json(raw))
+
+
+def _check_type(request: Request, types: tuple[str, ...]) -> str:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in types:
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'}; this takes {' or '.join(types)}")
-    raw = await _read(request)
-    return Body(media_type, raw, parse_json(raw))
+    return media_type
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, limit: int) -> bytes:
     settings = services(request).settings
-    limit = settings.body_bytes
     too_large = TooLarge(f"the body is over {limit} bytes")
     # A length that is no number never gets here: the server's parser refuses it.
     if int(request.headers.get("content-length", "0")) > limit:

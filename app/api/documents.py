@@ -39,7 +39,9 @@ async def listing(request: Request) -> Response:
     collection = _collection(request)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents)
     after = request.query_params.get("after")
-    nodes = await found.storage.find(collection, after=None if after is None else parse_id(after), limit=limit)
+    nodes = await found.storage.find(
+        collection, after=None if after is None else parse_id(after), limit=limit, encoded=True
+    )
     body: dict[str, Any] = {"documents": [_row(node) for node in nodes]}
     if len(nodes) == limit:
         body["next"] = format_id(nodes[-1].id)
@@ -50,7 +52,7 @@ async def create(request: Request) -> Response:
     collection = _collection(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
-    document = JsonDocument(body.tree).value()
+    document = JsonDocument(body.content)
     result = await services(request).storage.create(collection, document, author=author, idempotency=idempotency)
     return answer(request, collection, result)
 
@@ -80,7 +82,7 @@ async def replace(request: Request) -> Response:
     result = await services(request).storage.replace(
         collection,
         value,
-        JsonDocument(body.tree),
+        JsonDocument(body.content),
         expected,
         upsert=expected is None,
         must_be_absent=absent,
@@ -146,7 +148,7 @@ def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
 
 
 def _edit(body: Body) -> Edit:
-    return JsonPatch(body.tree) if body.media_type == JSON_PATCH else MergePatch(body.tree)
+    return JsonPatch(body.content) if body.media_type == JSON_PATCH else MergePatch(body.content)
 
 
 def _row(node: Node) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection
 
 from app.nodestorage import NodeStorage
+from app.offload import Offload
 from app.settings import Settings
 from app.stores.archive import Archive
 from app.stores.past import Past
@@ -24,6 +25,7 @@ class Services:
     past: Past
     archive: Archive
     operating: Operating
+    offload: Offload
 
 
 def services(connection: HTTPConnection) -> Services:

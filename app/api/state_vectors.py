@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.api import conditions
-from app.api.bodies import JSON, read_json
+from app.api.bodies import JSON, read_small
 from app.api.paths import segment
 from app.api.state import services
 from app.domain.event import timestamp
@@ -46,7 +46,7 @@ async def read(request: Request) -> Response:
 async def put(request: Request) -> Response:
     """Acknowledge: `{"vector": {…}}`. Answers with what is stored then, which may be further on."""
     found = services(request)
-    tree = (await read_json(request, JSON)).tree
+    tree = await read_small(request, min(found.settings.body_bytes, found.settings.message_bytes))
     if not isinstance(tree, dict) or "vector" not in tree:
         raise Malformed('the body is {"vector": {shape: position}}')
     vector = vector_from_json(tree["vector"], limit=found.settings.max_shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,9 +15,11 @@ from app.api.bodies import JSON, read_json
 from app.api.documents import written
 from app.api.state import services
 from app.domain.ids import parse_id
-from app.domain.values import same, to_json
+from app.domain.json_document import ABSENT
+from app.domain.values import JsonText, parse_json, to_json
 from app.errors import Malformed, NotTracked, TooLarge
 from app.nodestorage import Create, Delete, JsonDocument, JsonPatch, MergePatch, Replace, Update, WriteOperation
+from app.nodestorage.deciding import TEXT_WEIGHT
 from app.stores.tracking import Tracking
 
 
@@ -24,7 +27,10 @@ async def transaction(request: Request) -> Response:
     found = services(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
-    operations = _operations(body.tree, found.settings.transaction_operations, found.sync.tracking)
+    tree = body.content
+    if isinstance(tree, JsonText):
+        tree = await found.offload.run(parsed_apart, tree.text, size=TEXT_WEIGHT * len(tree))
+    operations = _operations(tree, found.settings.transaction_operations, found.sync.tracking)
     results = await found.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
     answer = {"results": [written(result, minimal=minimal) for result in results]}
@@ -55,10 +61,8 @@ def _made(item: Any, tracking: Tracking) -> WriteOperation:
 
 
 def _create(item: dict[str, Any]) -> WriteOperation:
-    document = JsonDocument(item.get("doc")).value()
-    if "id" in item and not same(document.setdefault("_id", id_value := parse_id(_text(item, "id"))), id_value):
-        raise Malformed("id and the document's _id differ")
-    return Create(item["collection"], document)
+    given = parse_id(_text(item, "id")) if "id" in item else ABSENT
+    return Create(item["collection"], JsonDocument(item.get("doc")), given)
 
 
 def _replace(item: dict[str, Any]) -> WriteOperation:
@@ -69,7 +73,8 @@ def _replace(item: dict[str, Any]) -> WriteOperation:
 
 def _update(item: dict[str, Any]) -> WriteOperation:
     patch = item.get("patch")
-    edit = JsonPatch(patch) if isinstance(patch, list) else MergePatch(patch)
+    is_list = isinstance(patch, list) or (isinstance(patch, JsonText) and patch.text.startswith(b"["))
+    edit = JsonPatch(patch) if is_list else MergePatch(patch)
     return Update(item["collection"], parse_id(_text(item, "id")), edit, _if_match(item))
 
 
@@ -83,6 +88,18 @@ _METHODS: dict[str, Callable[[dict[str, Any]], WriteOperation]] = {
     "PATCH": _update,
     "DELETE": _delete,
 }
+
+
+def parsed_apart(raw: bytes) -> Any:
+    """Parse a transaction, but leave its documents and patches `JsonText`: whoever decides them parses them."""
+    tree = parse_json(raw)
+    operations = tree.get("operations") if isinstance(tree, dict) else None
+    for item in operations if isinstance(operations, list) else ():
+        for name in ("doc", "patch"):
+            if isinstance(item, dict) and name in item:
+                item[name] = JsonText(orjson.dumps(item[name]))
+    # What nobody asks for is not sent back, however much it is.
+    return {"operations": operations}
 
 
 def _text(item: dict[str, Any], name: str) -> str:

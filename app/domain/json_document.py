@@ -5,20 +5,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
-from app.domain.values import Document, from_tree, keep_types
+from app.domain.values import Document, JsonText, from_tree, keep_types, parse_json
 from app.errors import Malformed
 
-ABSENT: Final = object()
-"""In the place of a value that there is none of; not null, which is a value."""
+
+class Absent(Enum):
+    """`ABSENT` stands in the place of a value that there is none of; not null, which is a value.
+
+    (An enumeration's member stays the same one in another process.)
+    """
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
 class JsonDocument:
-    """A whole document as a client sent it: `tree` is the parsed JSON."""
+    """A whole document as a client sent it: `tree` is the parsed JSON, or a `JsonText`."""
 
     tree: Any
+
+    def parsed(self) -> JsonDocument:
+        """Return the same, with its JSON parsed. Raises `Malformed`."""
+        return JsonDocument(parse_json(self.tree.text)) if isinstance(self.tree, JsonText) else self
 
     def value(self) -> Document:
         """The document that it names. Raises `Malformed`."""

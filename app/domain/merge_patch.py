@@ -12,15 +12,19 @@ from typing import Any
 from app.domain.json_document import converted
 from app.domain.patch import Apply
 from app.domain.stamp import FIELD
-from app.domain.values import Document, from_tree
+from app.domain.values import Document, JsonText, from_tree, parse_json
 from app.errors import Malformed
 
 
 @dataclass(frozen=True, slots=True)
 class MergePatch:
-    """A merge patch as a client sent it: `patch` is the parsed JSON."""
+    """A merge patch as a client sent it: `patch` is the parsed JSON, or a `JsonText`."""
 
     patch: Any
+
+    def parsed(self) -> MergePatch:
+        """Return the same, with its JSON parsed. Raises `Malformed`."""
+        return MergePatch(parse_json(self.patch.text)) if isinstance(self.patch, JsonText) else self
 
     def prepared(self) -> Apply:
         """Check the patch and convert its values. Raises `Malformed`; what it returns can't fail."""

@@ -23,7 +23,7 @@ from jsonpointer import JsonPointer, JsonPointerException
 from app.domain.budget import SHIFTED_PER_STEP, Budget, depth_of
 from app.domain.json_document import ABSENT, converted
 from app.domain.stamp import FIELD
-from app.domain.values import CODEC, MAX_DEPTH, Document, from_tree, same
+from app.domain.values import CODEC, MAX_DEPTH, Document, JsonText, from_tree, parse_json, same
 from app.errors import Malformed, PatchFailed, TooLarge
 
 Apply = Callable[[Document], Document]
@@ -46,9 +46,13 @@ _COPIED_PER_STEP: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class JsonPatch:
-    """A JSON Patch as a client sent it: `operations` is the parsed JSON."""
+    """A JSON Patch as a client sent it: `operations` is the parsed JSON, or a `JsonText`."""
 
     operations: Any
+
+    def parsed(self) -> JsonPatch:
+        """Return the same, with its JSON parsed. Raises `Malformed`."""
+        return JsonPatch(parse_json(self.operations.text)) if isinstance(self.operations, JsonText) else self
 
     def prepared(self, *, operations: int, document_bytes: int, steps: int) -> Apply:
         """Check everything that does not depend on the document.

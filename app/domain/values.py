@@ -13,6 +13,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -63,6 +64,19 @@ class Literal(dict[str, Any]):
     """A parsed JSON object that is a plain object, whatever its names look like (see `app.domain.marks`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """JSON in the place of a value: not parsed yet, or encoded already.
+
+    Parsing and encoding are the longest work on a large document, and they are done aside (`app.offload`).
+    """
+
+    text: bytes
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
 MAX_DEPTH: Final = 100
 """Deepest nesting accepted. BSON stops at 180 levels and orjson at 254; both must stay out of reach."""
 
@@ -81,7 +95,7 @@ _DECIMAL_BIAS: Final = 6176
 _DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
 _DECIMAL_LIMIT: Final = 10**34
 _DECIMAL_CONTEXT: Final = create_decimal128_context()
-_ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Document:
@@ -136,7 +150,7 @@ def longer_than(document: Mapping[str, Any], length: int) -> bool:
     return counted > length
 
 
-def _encode_leaf(value: Any) -> Any:
+def _encode_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
     """What orjson does not know: called once for each such value, the commonest first."""
     kind = type(value)
     if kind is ObjectId:
@@ -148,6 +162,8 @@ def _encode_leaf(value: Any) -> Any:
         return int(value)
     if kind is Decimal128:
         return {"$numberDecimal": _decimal_text(value)}
+    if kind is JsonText:
+        return orjson.Fragment(value.text)
     if isinstance(value, RawBSONDocument):
         return _spelled(dict(value))
     return json_util.default(value, _RELAXED)

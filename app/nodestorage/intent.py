@@ -16,12 +16,12 @@ from bson.timestamp import Timestamp
 
 from app.domain.diff import diff
 from app.domain.ids import check_id, format_id
-from app.domain.json_document import JsonDocument
+from app.domain.json_document import ABSENT, JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch, equal
 from app.domain.stamp import FIELD, Stamp
 from app.domain.update import minimal_update
-from app.domain.values import CODEC, Document, check_depth, decode
+from app.domain.values import CODEC, Document, check_depth, decode, same
 from app.errors import Malformed, NotFound, TooLarge, VersionMismatch
 from app.nodestorage.author import Author
 from app.nodestorage.node import Node
@@ -85,8 +85,13 @@ def intent_of(operation: WriteOperation, policy: WritePolicy) -> Intent:
 
 
 def _create(operation: Create, policy: WritePolicy) -> Intent:
-    new_id = check_id(operation.document["_id"]) if "_id" in operation.document else ObjectId()
-    document = _checked(new_id, operation.document, policy)
+    sent = operation.document
+    whole = sent.value() if isinstance(sent, JsonDocument) else sent
+    given = operation.id
+    if given is not ABSENT and "_id" in whole and not same(whole["_id"], given):
+        raise Malformed("id and the document's _id differ")
+    new_id = check_id(whole["_id"]) if "_id" in whole else ObjectId() if given is ABSENT else given
+    document = _checked(new_id, whole, policy)
     return Intent(operation.collection, new_id, lambda _, author: _insertion(document, author), reads=False)
 
 

@@ -8,16 +8,19 @@ from typing import Any
 from bson.raw_bson import RawBSONDocument
 
 from app.domain.stamp import unstamp
-from app.domain.values import Document, decode
+from app.domain.values import decode
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A document: its id as MongoDB has it, its version (0 without `_sync`), its fields with `_id`, without `_sync`."""
+    """A document: its id as MongoDB has it, its version (0 without `_sync`), its fields with `_id`, without `_sync`.
+
+    For a reader that only passes it on, `document` may be a `JsonText`.
+    """
 
     id: Any
     version: int
-    document: Document
+    document: Any
 
 
 def node_of(raw: RawBSONDocument) -> Node:

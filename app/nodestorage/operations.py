@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from app.domain.json_document import JsonDocument
+from app.domain.json_document import ABSENT, JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch
-from app.domain.values import Document
+from app.domain.values import Document, JsonText
 
 Edit = Callable[[Document], Document] | JsonPatch | MergePatch
 """How a document is to change. A function gets a copy of its own (with `_id`, without `_sync`), which it may modify,
@@ -19,10 +19,11 @@ and returns the new document; it runs again after a lost race, so it must depend
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A new document. Without `_id` it gets an ObjectId."""
+    """A new document. Without `_id` it gets `id`, and an ObjectId where that is `ABSENT`."""
 
     collection: str
-    document: Document
+    document: Document | JsonDocument
+    id: Any = ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,34 @@ class Delete:
 
 
 WriteOperation = Create | Update | Replace | Delete
+
+
+def text_bytes(operation: WriteOperation) -> int:
+    """Count the bytes of JSON in an operation that are not parsed yet."""
+    content = _content(operation)
+    return len(content) if isinstance(content, JsonText) else 0
+
+
+def parsed(operation: WriteOperation) -> WriteOperation:
+    """Return the same operation with its JSON parsed. Raises `Malformed`."""
+    if isinstance(operation, Create | Replace) and isinstance(operation.document, JsonDocument):
+        return replace(operation, document=operation.document.parsed())
+    if isinstance(operation, Update) and isinstance(operation.edit, JsonPatch | MergePatch):
+        return replace(operation, edit=operation.edit.parsed())
+    return operation
+
+
+def is_portable(operation: WriteOperation) -> bool:
+    """Tell whether another process can carry out an operation: it holds JSON, and no function or document of ours."""
+    if isinstance(operation, Update):
+        return isinstance(operation.edit, JsonPatch | MergePatch)
+    return isinstance(operation, Delete) or isinstance(operation.document, JsonDocument)
+
+
+def _content(operation: WriteOperation) -> Any:
+    if isinstance(operation, Create | Replace):
+        return operation.document.tree if isinstance(operation.document, JsonDocument) else None
+    edit = operation.edit if isinstance(operation, Update) else None
+    if isinstance(edit, JsonPatch):
+        return edit.operations
+    return edit.patch if isinstance(edit, MergePatch) else None

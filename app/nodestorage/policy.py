@@ -13,8 +13,8 @@ class WritePolicy:
 
     `document_bytes` is the largest BSON document that a write may produce, `patch_operations` and
     `transaction_operations` the most operations in one patch and one transaction, `patch_steps` the most work of one
-    patch (see `app.domain.budget`), and `operation_ttl` how long an
-    idempotency key is remembered at least, in seconds.
+    patch (see `app.domain.budget`), `transaction_bytes` the most bytes of stored documents that one transaction reads
+    (its first may exceed it), and `operation_ttl` how long an idempotency key is remembered at least, in seconds.
     """
 
     attempts: int = 100
@@ -24,6 +24,7 @@ class WritePolicy:
     patch_steps: int = 10_000_000
     operation_ttl: float = 86400.0
     transaction_operations: int = 100
+    transaction_bytes: int = 64 * 1024 * 1024
 
     @classmethod
     def of(cls, settings: Settings) -> WritePolicy:
@@ -36,4 +37,5 @@ class WritePolicy:
             patch_steps=settings.patch_steps,
             operation_ttl=settings.operation_ttl,
             transaction_operations=settings.transaction_operations,
+            transaction_bytes=settings.transaction_bytes,
         )

@@ -10,14 +10,17 @@ from app.domain.values import Document
 from app.driver import translated
 from app.errors import Malformed, TooLarge
 from app.nodestorage.author import Author
+from app.nodestorage.deciding import Decider
 from app.nodestorage.documents import Collections
 from app.nodestorage.idempotency import Idempotency, IdempotencyRecords
-from app.nodestorage.node import Node, node_of
+from app.nodestorage.node import Node
 from app.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
 from app.nodestorage.policy import WritePolicy
 from app.nodestorage.result import WriteResult
 from app.nodestorage.transactions import Transactions
 from app.nodestorage.writer import Writer
+from app.offload import Offload, inline
+from app.slices import Slices
 
 
 class NodeStorage:
@@ -31,11 +34,14 @@ class NodeStorage:
     `expected_version` it raises `VersionMismatch` instead of trying against another version.
     """
 
-    def __init__(self, database: Any, operations: Any, policy: WritePolicy) -> None:
+    def __init__(self, database: Any, operations: Any, policy: WritePolicy, offload: Offload | None = None) -> None:
+        """`offload` does what takes long; without it, all is done at once."""
         self._policy = policy
         self._records = IdempotencyRecords(operations)
         self._collections = Collections(database)
-        self._writer = Writer(self._collections, self._records, Transactions(database.client, policy), policy)
+        self._decider = Decider(policy, offload or inline())
+        transactions = Transactions(database.client, policy)
+        self._writer = Writer(self._collections, self._records, transactions, policy, self._decider)
 
     async def ensure_indexes(self) -> None:
         """Make the index that lets idempotency keys expire."""
@@ -44,15 +50,23 @@ class NodeStorage:
     # --- reads --------------------------------------------------------------------------------------------------
 
     async def get(self, collection: str, id: Any) -> Node | None:
-        """The document, or None. Majority-committed."""
+        """The document, or None. Majority-committed. The document of a large one is a `JsonText`."""
         with translated(f"a document of {collection} can't be read"):
             raw = await self._collections.of(collection).read(id)
-        return None if raw is None else node_of(raw)
+        return None if raw is None else await self._decider.node(raw)
 
-    async def find(self, collection: str, *, after: Any | None, limit: int) -> list[Node]:
-        """Up to `limit` documents behind the id `after` (None: from the first), in the order of their ids."""
+    async def find(self, collection: str, *, after: Any | None, limit: int, encoded: bool = False) -> list[Node]:
+        """Up to `limit` documents behind the id `after` (None: from the first), in the order of their ids.
+
+        Where they are wanted `encoded`, their documents are `JsonText`; else those of large ones are.
+        """
         with translated(f"{collection} can't be read"):
-            return [node_of(raw) for raw in await self._collections.of(collection).page(after, limit)]
+            found = await self._collections.of(collection).page(after, limit)
+        slices, nodes = Slices(), []
+        for raw in found:
+            nodes.append(await (self._decider.encoded(raw) if encoded else self._decider.node(raw)))
+            await slices.did(len(raw.raw))
+        return nodes
 
     # --- writes -------------------------------------------------------------------------------------------------
 
@@ -73,7 +87,12 @@ class NodeStorage:
         return await self._writer.one(Update(collection, id, edit, expected_version), author, idempotency)
 
     async def create(
-        self, collection: str, document: Document, *, author: Author, idempotency: Idempotency | None = None
+        self,
+        collection: str,
+        document: Document | JsonDocument,
+        *,
+        author: Author,
+        idempotency: Idempotency | None = None,
     ) -> WriteResult:
         """Insert a document; without `_id` it gets an ObjectId. Raises `Conflict` where it exists."""
         return await self._writer.one(Create(collection, document), author, idempotency)

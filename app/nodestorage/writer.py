@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.domain.ids import format_id
 from app.driver import refusal, translated_write
-from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, VersionMismatch
+from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, TooComplex, VersionMismatch
 from app.nodestorage.author import Author
+from app.nodestorage.deciding import Decider, Decision
 from app.nodestorage.documents import Collections
 from app.nodestorage.idempotency import Idempotency, IdempotencyRecords
-from app.nodestorage.intent import Intent, intent_of
-from app.nodestorage.node import node_of
+from app.nodestorage.intent import Intent
 from app.nodestorage.operations import WriteOperation
 from app.nodestorage.policy import WritePolicy
 from app.nodestorage.result import WriteResult
@@ -28,51 +29,59 @@ class Writer:
     """Writes to `collections`, and in the same transaction to `records` where a write has an idempotency key."""
 
     def __init__(
-        self, collections: Collections, records: IdempotencyRecords, transactions: Transactions, policy: WritePolicy
+        self,
+        collections: Collections,
+        records: IdempotencyRecords,
+        transactions: Transactions,
+        policy: WritePolicy,
+        decider: Decider,
     ) -> None:
         self._collections = collections
         self._records = records
         self._transactions = transactions
         self._policy = policy
+        self._decider = decider
         self._turns = Turns()
 
     async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """One operation."""
-        intent = intent_of(operation, self._policy)
+        decision = await self._decider.prepared(operation, author)
+        intent = decision.intent
         with translated_write(_doing(intent)):
             if idempotency is None and not intent.transacts:
                 async with self._turns.of(_name(intent), within=self._policy.deadline):
-                    return await retried(lambda: self._alone(intent, author), self._policy)
-            [result] = await self._together([intent], author, idempotency)
+                    return await retried(lambda: self._alone(decision, author), self._policy)
+            [result] = await self._together([decision], author, idempotency)
             return result
 
     async def all(
         self, operations: Sequence[WriteOperation], author: Author, idempotency: Idempotency | None
     ) -> list[WriteResult]:
         """Several operations, in one transaction."""
-        intents = []
+        decisions = []
         for index, operation in enumerate(operations):
             with _numbered(index):
-                intents.append(intent_of(operation, self._policy))
+                decisions.append(await self._decider.prepared(operation, author))
         with translated_write("the transaction can't be made"):
-            return await self._together(intents, author, idempotency, numbered=True)
+            return await self._together(decisions, author, idempotency, numbered=True)
 
-    async def _alone(self, intent: Intent, author: Author) -> WriteResult:
+    async def _alone(self, decision: Decision, author: Author) -> WriteResult:
         """One attempt without a transaction. Raises `Lost`."""
+        intent = decision.intent
         documents = self._collections.of(intent.collection)
         raw = await documents.read(intent.id) if intent.reads else None
-        change = intent.decide(None if raw is None else node_of(raw), author)
+        change = await self._decider.decide(decision, raw, author)
         if change.write is None:
             return change.result
         if raw is not None and not await documents.can_compare(raw):
-            [result] = await self._together([intent], author, None)
+            [result] = await self._together([decision], author, None)
             return result
         with _lost_if_taken(intent):
             await documents.write(change, raw)
         return change.result
 
     async def _together(
-        self, intents: Sequence[Intent], author: Author, idempotency: Idempotency | None, *, numbered: bool = False
+        self, decisions: Sequence[Decision], author: Author, idempotency: Idempotency | None, *, numbered: bool = False
     ) -> list[WriteResult]:
         """Everything in one transaction, or what is recorded under the key."""
 
@@ -80,9 +89,10 @@ class Writer:
             if idempotency and (recorded := await self._records.find(idempotency, session)):
                 return recorded
             results = []
-            for index, intent in enumerate(intents):
+            budget = _ReadBudget(self._policy.transaction_bytes)
+            for index, decision in enumerate(decisions):
                 with _numbered(index if numbered else None):
-                    results.append(await self._step(intent, author, session))
+                    results.append(await self._step(decision, author, session, budget))
             if idempotency:
                 await self._records.insert(idempotency, results, session)
             return results
@@ -97,13 +107,30 @@ class Writer:
                 return recorded
             raise
 
-    async def _step(self, intent: Intent, author: Author, session: Session) -> WriteResult:
+    async def _step(self, decision: Decision, author: Author, session: Session, budget: _ReadBudget) -> WriteResult:
+        intent = decision.intent
         documents = self._collections.of(intent.collection)
         raw = await documents.read(intent.id, session) if intent.reads else None
-        change = intent.decide(None if raw is None else node_of(raw), author)
+        budget.take(raw)
+        change = await self._decider.decide(decision, raw, author)
         with _refused(intent), _lost_if_taken(intent):
             await documents.write(change, raw, session)
         return change.result
+
+
+class _ReadBudget:
+    """Bounds what the operations of one transaction read: each may be about another large document, or the same."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = most
+
+    def take(self, raw: RawBSONDocument | None) -> None:
+        """Raises `TooComplex`. The first document is always taken."""
+        size = 0 if raw is None else len(raw.raw)
+        if size > self._left < self._most:
+            raise TooComplex(f"the transaction reads documents of more than {self._most} bytes in all; split it up")
+        self._left -= size
 
 
 def _name(intent: Intent) -> str:

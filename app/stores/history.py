@@ -61,12 +61,20 @@ class History:
         """What the events with `after < seq <= upto` say, of everything or of one shape: by seq."""
         async with aclosing(self._tiered.read(log, after, upto, shape)) as events:
             async for event in events:
-                yield _change(log, event)
+                yield change_of(log, event)
 
     async def changes(
         self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[Change]:
-        """What the events with `after < seq <= upto` say of these documents: for each of them by seq.
+        """What the events with `after < seq <= upto` say of these documents: for each of them by seq."""
+        async with aclosing(self.sealed(log, collection, after=after, upto=upto, ids=ids)) as events:
+            async for event in events:
+                yield change_of(log, event)
+
+    async def sealed(
+        self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
+    ) -> AsyncGenerator[SealedEvent]:
+        """These events themselves.
 
         Nothing but MongoDB is asked where all of the collection's events of that range are still there.
         """
@@ -76,7 +84,7 @@ class History:
                 async with aclosing(self._from_hot(log, collection, position, upto, ids)) as events:
                     async for event in events:
                         if (event.id, event.seq) > done:
-                            yield _change(log, event)
+                            yield event
                             done = (event.id, event.seq)
                 break
             except Moved:
@@ -86,7 +94,7 @@ class History:
             async with aclosing(sealed) as events:
                 async for event in events:
                     if (event.id, event.seq) > done:
-                        yield _change(log, event)
+                        yield event
             position = floor
 
     async def numbering(self, log: LogId, *, after: Seq, upto: Seq) -> AsyncGenerator[tuple[Seq, Group | None]]:
@@ -130,7 +138,8 @@ def _by_document(log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequen
     return Find(query, upto, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")
 
 
-def _change(log: LogId, event: SealedEvent) -> Change:
+def change_of(log: LogId, event: SealedEvent) -> Change:
+    """Read a stored event. Raises `Damaged`."""
     try:
         change = read_change(event.body, event.marks)
     except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:

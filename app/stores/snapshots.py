@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from app.domain.stamp import unversioned
 from app.domain.values import CODEC, JSON_CODEC, Document, decode, to_json
 from app.driver import translated
 from app.errors import Unavailable
+from app.offload import Offload, inline
 from app.reading_ahead import ahead
+from app.slices import SLICE
 from app.stores.logs import LogStore
 from app.stores.raw_find import raw_find
 
@@ -64,7 +67,11 @@ class SnapshotReader:
     collection at every later position. MongoDB keeps five minutes of such history by default.
     """
 
-    def __init__(self, database: AsyncDatabase[Any], logs: LogStore, *, batch: int = 1000) -> None:
+    def __init__(
+        self, database: AsyncDatabase[Any], logs: LogStore, offload: Offload | None = None, *, batch: int = 1000
+    ) -> None:
+        """`offload` encodes large documents; without it, all are encoded at once."""
+        self._offload = offload or inline()
         self._database = database
         self._logs = logs
         self._batch = batch
@@ -88,7 +95,20 @@ class SnapshotReader:
         """The documents of `collection` that `query` finds, as they were at `time`, in id order. Raises as `read`."""
         async with aclosing(self._found(collection, time, query, {})) as batches:
             async for batch in batches:
-                yield list(map(_row, batch))
+                yield await self._rows(batch)
+
+    async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
+        """Encode documents, in slices: a batch may have 16 MiB."""
+        rows: list[SnapshotDocument] = []
+        size, above = 0, self._offload.above
+        for raw in batch:
+            length = len(raw)
+            rows.append(_row(raw) if length <= above else await self._offload.run(_row, raw, size=length))
+            size += length
+            if size >= SLICE:
+                size = 0
+                await asyncio.sleep(0)
+        return rows
 
     async def read(
         self, collection: str, time: Timestamp, query: Document | None = None, *, fields: Document | None = None

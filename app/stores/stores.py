@@ -7,6 +7,7 @@ from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
 
+from app.offload import Offload, inline
 from app.settings import Settings
 from app.stores.archive import Archive
 from app.stores.comparison import Comparison
@@ -72,15 +73,19 @@ class Stores:
     vectors: VectorStore
 
     @classmethod
-    def of(cls, client: Client, settings: Settings) -> Stores:
-        """The stores that `settings` name, reached through `client`."""
+    def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
+        """The stores that `settings` name, reached through `client`.
+
+        `offload` does what takes long; without it, all is done at once.
+        """
+        offload = offload or inline()
         data, log = client[settings.database], client[settings.log_db]
         logs, tracking, tiers = LogStore(log), TrackingStore(log), TierStore(log)
         hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
         tallies = Tallies(log)
         tiered = TieredEvents(hot, archive.reader, tiers)
         history = History(hot, archive, tiered, tiers, tallies)
-        snapshots = SnapshotReader(data, logs)
+        snapshots = SnapshotReader(data, logs, offload)
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
         squashed = Squashed(log, snapshots)
         pins = Pins(log, settings.pin_ttl)

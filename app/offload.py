@@ -1,0 +1,286 @@
+"""Work that takes longer than the event loop may be held up, done by processes of our own.
+
+A thread would not do: decoding, encoding and freeing a large document are single calls that hold the interpreter's lock
+for 100 ms and more. A helper process knows nothing but pure functions and what it is sent: bytes go in, bytes come out.
+It is started by the first work that needs it, and ends when there has been none for a while, or its server is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import os
+import pickle
+import random
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeVar
+
+from app.errors import EventsyncError, TooComplex, Unavailable
+from app.settings import Settings
+
+T = TypeVar("T")
+
+_LENGTH: Final = struct.Struct("<Q")
+_IDLE: Final = 60.0
+"""Seconds without work after which a helper ends, and gives its memory back."""
+
+_READ_AHEAD: Final = 1024 * 1024
+_CLEANED_AFTER: Final = 100
+"""Jobs after which a helper looks for garbage. In between it does not: it holds millions of objects that have none."""
+
+_NICE: Final = 5
+"""Event loops go first, where there are fewer cores than processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An error that a helper's work ended with. (Pickle can't restore errors whose arguments have names.)"""
+
+    kind: type[Exception]
+    args: tuple[Any, ...]
+    state: dict[str, Any]
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failed:
+        return cls(type(error), error.args, dict(vars(error)), traceback.format_exc())
+
+    def error(self) -> Exception:
+        error = self.kind.__new__(self.kind, *self.args)
+        vars(error).update(self.state)
+        if not isinstance(error, EventsyncError):
+            error.add_note(f"in a helper process:\n{self.trace}")
+        return error
+
+
+class Offload:
+    """Runs pure functions: small work at once, larger work in a bounded number of helper processes.
+
+    What waits for a helper is bounded in bytes; whoever comes when there is too much is told to come back.
+    """
+
+    def __init__(self, *, above: int, processes: int, waiting_bytes: int, seconds: float) -> None:
+        """Work on more than `above` bytes is done by one of `processes` helpers, within `seconds` or not at all."""
+        self.above = above
+        self._places = asyncio.Semaphore(processes)
+        self._most_waiting = waiting_bytes
+        self._seconds = seconds
+        self._idle: list[_Helper] = []
+        self._all: set[_Helper] = set()
+        self.waiting_bytes = 0
+        """What is worked on or waits for that, in bytes."""
+        self.done = 0
+        """Work that helpers have done."""
+        self.refused = 0
+
+    @property
+    def helps(self) -> bool:
+        """Whether there may be helpers."""
+        return self.above < sys.maxsize
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: Settings) -> AsyncIterator[Offload]:
+        """Helpers as `settings` bound them, ended with the block."""
+        offload = cls(
+            above=settings.offload_above,
+            processes=settings.offload_processes,
+            waiting_bytes=settings.offload_waiting_bytes,
+            seconds=settings.offload_timeout,
+        )
+        try:
+            yield offload
+        finally:
+            await offload.close()
+
+    async def call(self, size: int, function: Callable[..., T], *args: Any) -> T:
+        """Return `function(*args)`, which is work on about `size` bytes. Raises what it raises, and as `run`."""
+        return await self.run(function, *args, size=size) if size > self.above else function(*args)
+
+    async def run(self, function: Callable[..., T], *args: Any, size: int) -> T:
+        """Return `function(*args)`, made by a helper. `function` is one that a module has, and all can be pickled.
+
+        Raises `Unavailable` where too much waits already or the helper died, `TooComplex` where it took too long.
+        """
+        if self.waiting_bytes and self.waiting_bytes + size > self._most_waiting:
+            self.refused += 1
+            raise Unavailable("too much large work at a time", retry_after=round(random.uniform(1.0, 5.0), 3))
+        self.waiting_bytes += size
+        try:
+            async with self._places:
+                result: T = await self._run(pickle.dumps((function.__module__, function.__qualname__, args), 5))
+                return result
+        finally:
+            self.waiting_bytes -= size
+
+    async def _run(self, job: bytes) -> Any:
+        helper = await self._helper()
+        whole = False
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await helper.ask(job)
+            whole = True
+        except TimeoutError as error:
+            raise TooComplex(f"the request takes more than {self._seconds:g} s of work; split it up") from error
+        except (OSError, EOFError) as error:
+            raise Unavailable("the helper process that worked on the request has ended") from error
+        finally:
+            # Whatever was broken off in the middle leaves a helper that answers something else next.
+            if whole:
+                self._rest(helper)
+            else:
+                helper.kill()
+                self._all.discard(helper)
+        self.done += 1
+        if isinstance(answer, _Failed):
+            raise answer.error()
+        return answer
+
+    async def _helper(self) -> _Helper:
+        while self._idle:
+            helper = self._idle.pop()
+            helper.wake()
+            if helper.alive:
+                return helper
+            self._all.discard(helper)
+        helper = await _Helper.started()
+        self._all.add(helper)
+        return helper
+
+    def _rest(self, helper: _Helper) -> None:
+        self._idle.append(helper)
+        helper.rest(_IDLE, lambda: self._dismiss(helper))
+
+    def _dismiss(self, helper: _Helper) -> None:
+        self._idle.remove(helper)
+        self._all.discard(helper)
+        helper.end()
+
+    async def close(self) -> None:
+        """End all helpers, at once: nobody waits for their work any more."""
+        helpers, self._all, self._idle = list(self._all), set(), []
+        for helper in helpers:
+            helper.kill()
+        await asyncio.gather(*(helper.ended() for helper in helpers))
+
+
+def inline() -> Offload:
+    """An `Offload` that does all work at once: for commands and tests, which have no event loop to spare."""
+    return Offload(above=sys.maxsize, processes=1, waiting_bytes=0, seconds=1.0)
+
+
+class _Helper:
+    """A helper process, seen from the server: one question at a time, through its standard input and output."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._ending: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def started(cls) -> _Helper:
+        # Nothing of our environment, which has the settings and so the credentials; only where the code is.
+        environment = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.offload",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_READ_AHEAD,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the server, which ends its helpers
+        )
+        return cls(process)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ask(self, job: bytes) -> Any:
+        """Raises `OSError` or `EOFError` where it ends before it has answered."""
+        to, back = self._process.stdin, self._process.stdout
+        if to is None or back is None:
+            raise EOFError
+        to.write(_LENGTH.pack(len(job)))
+        to.write(job)
+        await to.drain()
+        (length,) = _LENGTH.unpack(await back.readexactly(_LENGTH.size))
+        return pickle.loads(await back.readexactly(length))  # noqa: S301 - from our own process
+
+    def rest(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` where it is not woken within `seconds`."""
+        self._ending = asyncio.get_running_loop().call_later(seconds, then)
+
+    def wake(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+
+    def end(self) -> None:
+        """End it in order: it ends with its input."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        self.wake()
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def ended(self) -> None:
+        await self._process.wait()
+
+
+# --- in the helper ----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Answer until the input ends, which it does when the server is gone, however that ended."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
+    gc.freeze()
+    gc.disable()
+    # What anything prints goes to the log, and not into an answer.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    done = 0
+    while (job := _read(sys.stdin.buffer)) is not None:
+        answer = pickle.dumps(_answer(job), 5)
+        del job
+        answers.write(_LENGTH.pack(len(answer)))
+        answers.write(answer)
+        answers.flush()
+        del answer
+        done += 1
+        if done % _CLEANED_AFTER == 0:
+            gc.collect()
+
+
+def _read(source: BinaryIO) -> bytes | None:
+    head = source.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    job = source.read(length)
+    return job if len(job) == length else None
+
+
+def _answer(job: bytes) -> Any:
+    try:
+        module, name, args = pickle.loads(job)  # noqa: S301 - from our own server
+        return getattr(importlib.import_module(module), name)(*args)
+    except Exception as error:  # noqa: BLE001 - raised where the work was asked for
+        return _Failed.of(error)
+
+
+if __name__ == "__main__":
+    # As `app.offload`, whose classes the answers are made of; here it is `__main__`.
+    importlib.import_module("app.offload").main()
