@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     stale_after: float = Field(
         10.0,
         gt=0,
-        description="Clients are told, and `/readyz` answers 503, when the worker has not got on for this long, in seconds.",
+        description="Clients, `/readyz` and `/metrics` say that the worker is stale when it has made no progress for this long, in seconds.",
     )
     poll_wait: float = Field(60.0, ge=0, description="Longest `wait` of an HTTP long poll, in seconds.")
     window_bytes: int = Field(
@@ -332,7 +332,7 @@ class Settings(BaseSettings):
     # Tiers
     archive_url: str = Field(
         "",
-        description="Where old events are sealed: a directory that all processes share, or `s3://…`, `gs://…`, `az://…` with the credentials in the environment; `none` leaves them in MongoDB. Default: `eventsync-archive`.",
+        description="Where old events are sealed: the whole path of a directory that all processes share, or `s3://…`, `gs://…`, `az://…` with the credentials in the environment. Without it, or with `none`, they stay in MongoDB until they are no longer kept. `dev` has a directory of its own.",
     )
     hot_events: int = Field(
         1_000_000, ge=1, description="Events beyond the newest this many are archived, as soon as they fill a segment."
@@ -373,6 +373,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("archive_url")
+    @classmethod
+    def _whole(cls, url: str) -> str:
+        if url not in {"", "none"} and "://" not in url and not Path(url).is_absolute():
+            raise ValueError("a directory is given by its whole path, /…: processes start in different ones")
+        return url
 
     @field_validator("database", "log_database")
     @classmethod

@@ -45,6 +45,7 @@ class Archiver(Job):
         current = await self._stores.logs.current()
         if current is None:
             return
+        await self._stores.archive.identity.claim(current.id)
         await self._finish(current.id)
         while self._stores.archive.objects is not None:
             after = (await self._stores.tiers.read(current.id)).floor

@@ -52,6 +52,8 @@ class Compactor(Job):
         current = await self._stores.logs.current()
         if current is None:
             return
+        # What is removed from another archive would still be in this one, and nobody would know of it.
+        await self._stores.archive.identity.claim(current.id)
         await self._raise_horizon(current.id)
         await self._remove(current.id)
         await self._squash(current.id)

@@ -46,6 +46,7 @@ class Worker:
             stores = Stores.of(requests, self._settings)
             # The lease has a client of its own: a pool that is busy with the log must not cost the leadership.
             leases = Stores.of(renewals, self._settings).leases
+            await self._claim_archive(stores)
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
             running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
             try:
@@ -54,6 +55,21 @@ class Worker:
                 self._stop.set()
                 for job in running:
                     await job
+
+    async def _claim_archive(self, stores: Stores) -> None:
+        """Raises `ConfigurationError` where old events are in another archive; one that does not answer is waited for
+        by the jobs that use it.
+        """
+        objects = stores.archive.objects
+        try:
+            current = await stores.logs.current()
+            await stores.archive.identity.claim(current.id if current else None)
+        except Unavailable as error:
+            log.warning("%s; old events stay where they are until then", error.diagnosis)
+        if objects is None:
+            log.info("archive_url names no archive: old events stay in MongoDB until they are no longer kept")
+        elif objects.loose:
+            log.warning("%s", objects.loose)
 
     async def _work(self, stores: Stores, leases: LeaseStore) -> None:
         """Sequence until stopped, whatever fails."""

@@ -23,6 +23,7 @@ from app.logs import configure_logging
 from app.main import serve as run_server
 from app.settings import PREFIX, Settings, load_settings
 from app.stores.deployment import check
+from app.stores.objects import Objects
 from app.supervision.server_processes import ServerPlan, ServerProcesses
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def serve(
     options = {"host": host, "port": port, "mongodb_uri": mongodb_uri, "database": database}
     settings = load_settings(**options)
     configure_logging(settings.log_level)
+    Objects.of(settings.archive_url)
     if listen_fds is not None:
         sockets = [socket.socket(fileno=int(number)) for number in listen_fds.split(",")]
     else:
@@ -100,6 +102,7 @@ def _command(entry: EntryPoint) -> Callable[..., None]:
     def run(mongodb_uri: MongodbUri = None, database: Database = None, collections: Collections = None) -> None:
         settings = load_settings(mongodb_uri=mongodb_uri, database=database, collections=collections)
         configure_logging(settings.log_level)
+        Objects.of(settings.archive_url)
         _load(entry)(settings)
 
     return run

@@ -50,7 +50,7 @@ def snapshot_rows(figures: Figures) -> list[list[str]]:
 def archive_kind(settings: Settings) -> str:
     """`none`, `directory`, or the URL's scheme; the rest of it is nobody's business."""
     url = settings.archive_url
-    if url == NOWHERE:
+    if url in {"", NOWHERE}:
         return NOWHERE
     scheme = url.partition("://")[0] if "://" in url else "file"
     return "directory" if scheme == "file" else scheme

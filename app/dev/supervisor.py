@@ -166,7 +166,8 @@ class Supervisor:
         while True:
             try:
                 answer = await self._client.get("/readyz")
-                if answer.status == 200:
+                # The demo's writes need a worker, too.
+                if answer.status == 200 and answer.body["sequencer_live"]:
                     return
                 reason = answer.detail
             except Unavailable as error:

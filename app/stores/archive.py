@@ -8,6 +8,7 @@ from typing import Any
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.settings import Settings
+from app.stores.archive_identity import ArchiveIdentity
 from app.stores.objects import Objects
 from app.stores.segment_reader import SegmentReader
 from app.stores.segments import SegmentStore
@@ -17,10 +18,11 @@ from app.stores.touched import TouchedStore
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """`objects` is None where `archive_url` is `none`."""
+    """`objects` is None where `archive_url` names no archive."""
 
     segments: SegmentStore
     objects: Objects | None
+    identity: ArchiveIdentity
     reader: SegmentReader
     touched: TouchedStore
     tiers: TierStore
@@ -30,4 +32,4 @@ class Archive:
         """Raises `ConfigurationError` for an `archive_url` that no store has."""
         segments, objects = SegmentStore(database), Objects.of(settings.archive_url)
         reader = SegmentReader(segments, objects, tiers, cache_bytes=settings.segment_cache_bytes)
-        return cls(segments, objects, reader, TouchedStore(database), tiers)
+        return cls(segments, objects, ArchiveIdentity(database, objects), reader, TouchedStore(database), tiers)

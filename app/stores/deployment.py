@@ -15,7 +15,9 @@ from pymongo.errors import OperationFailure, PyMongoError
 from app.driver import short, unavailable
 from app.errors import ConfigurationError, Unavailable
 from app.settings import Settings
+from app.stores.archive_identity import ArchiveIdentity
 from app.stores.mongodb import Client, connect
+from app.stores.objects import Objects
 from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
                 failures += 1
             else:
                 log.info("MongoDB is reached")
+                await _check_archive(client, settings, role)
                 return True
     return False
 
@@ -56,6 +59,17 @@ async def check(settings: Settings, role: str) -> None:
     """Look once. Raises `ConfigurationError`, and `Unavailable` where it is not there yet."""
     async with connect(settings, role, patience=_PATIENCE) as client:
         await _look(client, settings)
+        await _check_archive(client, settings, role)
+
+
+async def _check_archive(client: Client, settings: Settings, role: str) -> None:
+    """A server reads the recorded archive or does not start; a worker has its own way, see `ArchiveIdentity.claim`."""
+    if role != "serve":
+        return
+    try:
+        await ArchiveIdentity(client[settings.log_db], Objects.of(settings.archive_url)).check()
+    except Unavailable as error:
+        log.warning("%s; clients that are far behind wait for it", error.diagnosis)
 
 
 async def _look(client: Client, settings: Settings) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from app.domain.replay import Damaged
@@ -29,9 +29,6 @@ from app.errors import ConfigurationError, Unavailable
 NOWHERE: Final = "none"
 """The URL that switches object storage off."""
 
-DEFAULT: Final = "eventsync-archive"
-"""The directory that "" stands for."""
-
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 CONTENT_TYPE: Final = "application/vnd.eventsync.segment"
 
@@ -39,8 +36,17 @@ _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)
 """Each try is bounded by the library's own 30 s; options of ours would replace what the environment says of that."""
 
 
+_DENIED: Final = (PermissionDeniedError, UnauthenticatedError, PermissionError, NotADirectoryError)
+_DENIED_TEXT: Final = ("os error 13", "os error 20", "os error 30")
+"""EACCES, ENOTDIR and EROFS, as the library tells them of a directory."""
+
+
 class ObjectMissing(Damaged):
     """An object that should be there is not."""
+
+
+class Refused(Unavailable):
+    """The storage refuses: no permission, no such bucket. Trying again does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,48 +59,65 @@ class ObjectEntry:
 
 
 class Objects:
-    """One store, or a prefix of one. Every method raises `Unavailable` where it can't be reached or refuses.
+    """One store, or a prefix of one. Every method raises `Unavailable` where it can't be reached, `Refused` where it
+    refuses.
 
     An object is written once and never overwritten; when `put` returns it is durable, and visible as a whole.
     """
 
     def __init__(self, url: str) -> None:
-        """Connects to nothing yet. Raises `ConfigurationError` for a URL that no store has."""
-        self.url = url or DEFAULT
-        self._directory = _directory(self.url)
-        self._store: ObjectStore | None = None if self._directory else _cloud(self.url)
+        """Connect to nothing yet. Raises `ConfigurationError` for a URL that no store has."""
+        self.shown = _shown(url)
+        """The URL for messages: without user, password and query."""
+        self._directory = _directory(url)
+        self._store: ObjectStore | None = None if self._directory else _cloud(url, self.shown)
 
     @classmethod
     def of(cls, url: str) -> Objects | None:
-        """The store that a setting names, None for `none`."""
-        return None if url == NOWHERE else cls(url)
+        """Return the store that a setting names, None for "" and `none`."""
+        return None if url in {"", NOWHERE} else cls(url)
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is no such directory. False for what is no directory."""
+        return self._directory is not None and not os.path.lexists(self._directory)
+
+    @property
+    def loose(self) -> str | None:
+        """What is wrong with the permissions of a directory that others than its owner and group may enter."""
+        if self._directory is None or not self._directory.is_dir() or not self._directory.stat().st_mode & 0o007:
+            return None
+        return (
+            f"everybody on this machine may enter the archive {self._directory}; `chmod o= {self._directory}` ends that"
+        )
 
     async def put(self, path: str, data: bytes) -> None:
         """Store an object. Raises `Unavailable` where there is one of that name too."""
-        with _translated("the archive can't be written to", f"{path} can't be written to {self.url}"):
+        with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
             if self._directory is None:
                 attributes = {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE}
                 await obstore.put_async(self._opened(), path, data, mode="create", attributes=attributes)
                 return
-            self._directory.mkdir(parents=True, exist_ok=True)
+            file = self._directory / path
+            await asyncio.to_thread(_make_folder, self._directory, file.parent)
             await obstore.put_async(self._opened(), path, data, mode="create")
             # The library leaves it to the system when the bytes reach the disk.
-            await asyncio.to_thread(_sync, self._directory, self._directory / path)
+            await asyncio.to_thread(_sync, self._directory, file)
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """An object's bytes from `offset` on; fewer than `length` where it ends before. Raises `ObjectMissing`."""
-        with _translated("the archive can't be read", f"{path} can't be read from {self.url}"):
+        with _translated("the archive can't be read", f"{path} can't be read from {self.shown}"):
             try:
                 if length is None:
                     found = await obstore.get_async(self._opened(), path)
                     return bytes(await found.bytes_async())[offset:]
                 return bytes(await obstore.get_range_async(self._opened(), path, start=offset, length=length))
             except FileNotFoundError as error:
-                raise ObjectMissing(f"{path} is not in {self.url}") from error
+                raise ObjectMissing(f"{path} is not in {self.shown}") from error
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectEntry]:
         """The objects in the folder `prefix`, in no order."""
-        with _translated("the archive can't be listed", f"{self.url} can't be listed"):
+        with _translated("the archive can't be listed", f"{self.shown} can't be listed"):
             if self._directory is not None and not (self._directory / prefix).is_dir():
                 return
             async for batch in obstore.list(self._opened(), prefix=prefix):
@@ -103,7 +126,7 @@ class Objects:
 
     async def remove(self, path: str) -> None:
         """Remove an object; nothing happens where there is none."""
-        with _translated("the archive can't be written to", f"{path} can't be removed from {self.url}"):
+        with _translated("the archive can't be written to", f"{path} can't be removed from {self.shown}"):
             try:
                 await obstore.delete_async(self._opened(), path)
             except FileNotFoundError:
@@ -118,21 +141,43 @@ class Objects:
 
 def _directory(url: str) -> Path | None:
     """The directory that `url` stands for; None for a URL of another kind."""
-    if "://" not in url:
-        return Path(url).absolute()
     parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    if "://" in url and parts.scheme != "file":
+        return None
+    directory = Path(unquote(parts.path) if "://" in url else url)
+    if not directory.is_absolute() or ("://" in url and parts.netloc not in {"", "localhost"}):
+        raise ConfigurationError(f"archive_url {url!r} can't be used: a directory is given by its whole path, /…")
+    return directory
 
 
-def _cloud(url: str) -> ObjectStore:
+def _cloud(url: str, shown: str) -> ObjectStore:
     try:
         return from_url(url, retry_config=_RETRIES)
     except (BaseError, ValueError) as error:
-        raise ConfigurationError(f"archive_url {url!r} can't be used: {_short(error)}") from error
+        raise ConfigurationError(f"archive_url {shown!r} can't be used: {_short(error)}") from error
+
+
+def _shown(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else url
+
+
+def _make_folder(root: Path, folder: Path) -> None:
+    """Make the folders down to `folder`. Nobody but the owner may enter; the group may where it may enter `root`."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = 0o700 | (root.stat().st_mode & 0o050)
+    for made in reversed([folder, *folder.parents]):
+        if root in made.parents and not made.exists():
+            made.mkdir(exist_ok=True)
+            made.chmod(mode)
 
 
 def _sync(root: Path, file: Path) -> None:
-    """Have the system write a file, and the names that lead to it, to the disk."""
+    """Have the system write a file, and the names that lead to it, to the disk; only the owner may read it.
+
+    The group may, too, where it may read `root`.
+    """
+    file.chmod(0o600 | (root.stat().st_mode & 0o040))
     while True:
         opened = os.open(file, os.O_RDONLY)
         try:
@@ -145,12 +190,18 @@ def _sync(root: Path, file: Path) -> None:
 
 
 @contextmanager
-def _translated(doing: str, said: str) -> Iterator[None]:
-    """Turn the library's errors into `Unavailable`. `said` names what is where: for operators, never for clients."""
+def _translated(doing: str, said: str, *, missing: bool = False) -> Iterator[None]:
+    """Turn the library's errors into ours. `said` names what is where: for operators, never for clients.
+
+    With `missing`, that something is not there is a refusal, too.
+    """
     try:
         yield
     except (BaseError, OSError, ValueError, NotImplementedError) as error:
-        raise Unavailable(doing).because(f"{said}: {_short(error)}") from error
+        denied = isinstance(error, _DENIED) or (missing and isinstance(error, FileNotFoundError))
+        lasting = denied or any(text in str(error) for text in _DENIED_TEXT)
+        kind = Refused if lasting else Unavailable
+        raise kind(doing).because(f"{said}: {_short(error)}") from error
 
 
 def _short(error: BaseException) -> str:

@@ -211,7 +211,7 @@ class SegmentReader:
 
     async def _bytes(self, segment: Segment, offset: int, length: int) -> bytes:
         if self._objects is None:
-            raise Unavailable("archived events can't be read here: archive_url is none").because(segment.path)
+            raise Unavailable("archived events can't be read here: archive_url names no archive").because(segment.path)
         return await self._objects.read(segment.path, offset, length)
 
     async def _missing(self, log: LogId, after: Seq, before: Seq) -> EventsyncError:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from app.domain.shape import Shape
 from app.settings import Settings
@@ -17,27 +16,12 @@ from app.sync.client_lag import ClientLag
 from app.sync.feed import Feed
 from app.sync.log_pages import LogPages
 from app.sync.pages import PageLimit
+from app.sync.readiness import ArchiveWatch, Health, status
 from app.sync.sessions import Sessions
 from app.sync.source import Source
 from app.sync.state_vectors import StateVectorManager
 from app.sync.vector_writer import VectorWriter
 from app.sync.window import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What `/readyz` answers. `lag_events` is how far this server is behind the log; `lag_seconds` how long ago the log
-    was known to hold every change; `sequencer_live` whether somebody leads and gets on.
-    """
-
-    live: bool
-    sequencer_live: bool
-    leader: str | None
-    position: str | None
-    lag_events: int | None
-    lag_seconds: float | None
-    connections: int
-    detail: str
 
 
 class SyncService:
@@ -61,6 +45,7 @@ class SyncService:
         lag = ClientLag(self.source.planner, self.window, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
         self.sessions = Sessions(self.source, self.vectors, settings)
+        self._archive = ArchiveWatch(stores.archive.identity)
         self.pages = LogPages(self.source, stores)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -99,23 +84,32 @@ class SyncService:
         return time.monotonic() - self.feed.state.sequenced
 
     async def health(self) -> Health:
-        """Asks MongoDB once for the lease and the log's tail. Raises `Unavailable`."""
-        connections = len(self.sessions)
-        if not self.feed.state.heard:
+        """Ask MongoDB for the lease and the log's tail, and the archive now and then. Raises `Unavailable`."""
+        connections, feed = len(self.sessions), self.feed.state
+        if not feed.heard:
             # Not asked while MongoDB is waited for: who asks for health wants to know soon.
-            return Health(False, False, None, None, None, None, connections, self.feed.state.detail)
+            return Health("not_ready", False, False, None, None, None, None, None, connections, feed.detail)
         lease = await self._stores.leases.read(SEQUENCING)
         log = self.window.log
         tail = await self._stores.events.tail(log) if log else None
-        never = not self.feed.state.sequenced
-        fresh = time.monotonic() - self.feed.state.heard < 3 * self._settings.mongodb_timeout
+        archive = await self._archive.state()
+        fresh = time.monotonic() - feed.heard < 3 * self._settings.mongodb_timeout
+        live = feed.live and fresh and log is not None
+        leads = lease is not None and lease.live
         return Health(
-            live=self.feed.state.live and fresh and log is not None,
-            sequencer_live=lease is not None and lease.live and not self.is_stale(),
+            status=status(live=live, archive=archive),
+            live=live,
+            sequencer_live=leads and not self.is_stale(),
             leader=lease.owner if lease and lease.live else None,
             position=f"{log}:{self.window.head}" if log else None,
             lag_events=(tail.seq if tail else 0) - self.window.head if log else None,
-            lag_seconds=None if never else round(self._lag(), 3),
+            lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
+            archive=archive.reason,
             connections=connections,
-            detail=self.feed.state.detail,
+            detail=feed.detail if not live else archive.reason or self._worker_detail(leads=leads),
         )
+
+    def _worker_detail(self, *, leads: bool) -> str:
+        if not leads:
+            return "no worker leads: what is written now is delivered once one does"
+        return f"the worker has made no progress for {self._lag():.0f} s" if self.is_stale() else self.feed.state.detail

@@ -130,7 +130,7 @@ async def test_status_before_anything_has_run(run: Run) -> None:
         "checkpoint": None,
         "collections": [],
         "tiers": None,
-        "archive": "directory",
+        "archive": "none",
         "snapshots": [],
         "jobs": dict.fromkeys(JOBS),
     }

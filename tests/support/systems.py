@@ -62,7 +62,7 @@ async def running_system(settings: Settings) -> AsyncIterator[str]:
 
 
 async def tracked(url: str, names: Iterable[str], *, seconds: float = 20.0) -> None:
-    """Wait until the server at `url` is ready and serves these collections."""
+    """Wait until the server at `url` is ready, a worker leads, and these collections are served."""
     async with within(seconds), httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         while not await _tracked(client, set(names)):  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.02)
@@ -75,7 +75,7 @@ async def _tracked(client: httpx.AsyncClient, names: set[str]) -> bool:
     except httpx.TransportError:
         return False
     served = {item["name"] for item in answer.json().get("collections", ())}
-    return ready.status_code == 200 and names <= served
+    return ready.status_code == 200 and ready.json()["sequencer_live"] and names <= served
 
 
 async def followed(url: str, *, seconds: float = 10.0) -> None:

@@ -14,10 +14,11 @@ _READY: Final[Json] = {
     "position": POSITION,
     "lag_events": 0,
     "lag_seconds": 0.4,
+    "archive": None,
     "connections": 12,
     "detail": "live",
 }
-_NOT_READY: Final = _READY | {"status": "not_ready", "sequencer_live": False, "leader": None}
+_NOT_READY: Final = _READY | {"status": "not_ready", "live": False, "detail": "MongoDB was not reached yet"}
 
 
 def _page(operation: str, summary: str, *media_types: str) -> Json:
@@ -65,10 +66,13 @@ PATHS: Final[Json] = {
         "get": {
             "operationId": "isReady",
             "tags": ["Operations"],
-            "summary": "MongoDB answers, the log is followed, a worker leads",
+            "summary": "This server can serve: MongoDB answers, the log is followed, the archive is the right one",
             "responses": {
                 **failures(),
-                "200": answer("Ready.", content(schema("Readiness"), _READY)),
+                "200": answer(
+                    "Ready; or `degraded`: the archive does not answer. `sequencer_live` says whether a worker leads.",
+                    content(schema("Readiness"), _READY),
+                ),
                 "503": answer(
                     "Not ready: `detail` says why. A problem document where MongoDB can't be asked.",
                     content(schema("Readiness"), _NOT_READY)

@@ -7,7 +7,7 @@ from app.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("url", "kind"), [("", "directory"), ("none", "none"), ("s3://b/c", "s3"), ("file:///a", "directory")]
+    ("url", "kind"), [("", "none"), ("none", "none"), ("s3://b/c", "s3"), ("file:///a", "directory")]
 )
 def test_the_kind_of_archive(url: str, kind: str) -> None:
     assert archive_kind(Settings(archive_url=url)) == kind

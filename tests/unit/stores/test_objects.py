@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from app.errors import ConfigurationError, Unavailable
-from app.stores.objects import ObjectMissing, Objects
+from app.stores.objects import ObjectMissing, Objects, Refused, _translated
 
 
 @pytest.fixture(params=["path", "url"])
@@ -59,8 +62,47 @@ async def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) ->
         await Objects(str(tmp_path / "file" / "archive")).put("a", b"x")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "x"), NotADirectoryError(20, "x"), GenericError("Generic … Permission denied (os error 13)")],
+)
+def test_a_refusal_is_told_from_what_passes(error: Exception) -> None:
+    with pytest.raises(Refused), _translated("it can't be read", "x"):
+        raise error
+    with pytest.raises(Unavailable) as raised, _translated("it can't be read", "x"):
+        raise GenericError("HTTP 503")
+    assert not isinstance(raised.value, Refused)
+
+
+async def test_only_the_owner_may_enter_unless_the_group_may(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        await Objects(str(tmp_path / "own")).put("log/1.seg", b"x")
+        (tmp_path / "shared").mkdir(mode=0o750)
+        await Objects(str(tmp_path / "shared")).put("log/1.seg", b"x")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("own", "own/log", "own/log/1.seg")]
+    assert modes == [0o700, 0o700, 0o600]
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("shared", "shared/log", "shared/log/1.seg")]
+    assert modes == [0o750, 0o750, 0o640]
+    assert Objects(str(tmp_path / "shared")).loose is None
+    (tmp_path / "shared").chmod(0o755)
+    assert "chmod o=" in (Objects(str(tmp_path / "shared")).loose or "")
+
+
+def test_what_is_shown_of_a_url_is_no_secret() -> None:
+    assert Objects("s3://key:secret@bucket/prefix?token=x").shown == "s3://bucket/prefix"
+
+
+@pytest.mark.parametrize("url", ["archive", "./archive", "file://host/archive"])
+def test_a_directory_is_given_by_its_whole_path(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="whole path"):
+        Objects(url)
+
+
 def test_none_is_no_store_and_nonsense_is_refused() -> None:
     assert Objects.of("none") is None
-    assert Objects.of("") is not None
+    assert Objects.of("") is None
     with pytest.raises(ConfigurationError, match="archive_url 'nonsense://x' can't be used"):
         Objects("nonsense://x")

@@ -1,0 +1,85 @@
+"""`/readyz` tells whether this server can serve, and a server with the wrong archive does not start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.domain.position import LogId
+from app.settings import PREFIX, Settings
+from app.stores.archive_identity import MARK
+from app.stores.stores import Stores
+from app.sync import readiness
+from support.systems import running_server, running_worker, tracked
+
+
+@pytest.fixture
+def archived(settings: Settings, tmp_path: Path) -> Settings:
+    return settings.model_copy(update={"collections": ("docs",), "archive_url": str(tmp_path / "archive")})
+
+
+def refusal(settings: Settings, directory: Path, command: str, archive: str) -> str:
+    """The one line that a process with another archive ends with."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment |= {f"{PREFIX}MONGODB_URI": str(settings.mongodb_uri), f"{PREFIX}DATABASE": settings.database}
+    environment |= {f"{PREFIX}ARCHIVE_URL": archive, f"{PREFIX}PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "app", command],
+        env=environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+async def test_a_process_with_another_archive_does_not_start(
+    archived: Settings, stores: Stores, client: object, tmp_path: Path
+) -> None:
+    await Stores.of(stores.log.client, archived).archive.identity.claim(LogId("abcdefgh"))
+    await stores.log["segments"].insert_one({"_id": {"l": "abcdefgh", "n": 1}, "path": "abcdefgh/1.seg"})
+    (tmp_path / "file").write_text("")
+    for command in ("serve", "worker"):
+        assert "archive_url names none here" in refusal(archived, tmp_path, command, "")
+        elsewhere = refusal(archived, tmp_path, command, str(tmp_path / "elsewhere"))
+        assert elsewhere.startswith("eventsync: archive_url names another archive than the log's: it has not the log's")
+        assert str(tmp_path / "elsewhere") in elsewhere
+        assert "archive_url can't be used" in refusal(archived, tmp_path, command, str(tmp_path / "file"))
+        assert "whole path" in refusal(archived, tmp_path, command, "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_a_running_server_is_not_ready_while_it_can_not_read_its_archive(
+    archived: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_AGE", 0.0)
+    mark = Path(archived.archive_url) / MARK
+    async with running_worker(archived), running_server(archived) as url, httpx.AsyncClient(base_url=url) as client:
+        await tracked(url, ["docs"])
+        ready = (await client.get("/readyz")).json()
+        assert (ready["status"], ready["archive"], ready["detail"]) == ("ready", None, "live")
+        mark.rename(mark.with_suffix(".away"))
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
+        assert answer.json()["detail"].startswith("archive_url names another archive than the log's")
+        assert str(mark.parent) not in answer.text
+        mark.with_suffix(".away").rename(mark)
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_an_archive_that_does_not_answer_takes_no_server_out(
+    archived: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_AGE", 0.0)
+    async with running_worker(archived), running_server(archived) as url, httpx.AsyncClient(base_url=url) as client:
+        await tracked(url, ["docs"])
+        mark = Path(archived.archive_url) / MARK
+        mark.unlink()
+        mark.symlink_to(mark)  # an error that says nothing of permissions
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["archive"] == answer.json()["detail"]
