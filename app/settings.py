@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     transaction_bytes: int = Field(
         64 * MIB,
         ge=1,
-        description="Most bytes of stored documents that one transaction reads, each time that an operation names one.",
+        description="Most bytes of the documents that one transaction reads and writes, each time that an operation names one. MongoDB's cache holds them until the transaction ends.",
     )
     transaction_operations: int = Field(
         100, ge=1, le=1000, description="Most operations in one `POST /v1/transactions`."
@@ -183,6 +183,14 @@ class Settings(BaseSettings):
     )
     write_deadline: float = Field(10.0, gt=0, description="Longest time that one write keeps trying, in seconds.")
     operation_ttl: float = Field(86400.0, gt=0, description="How long an idempotency key is remembered, in seconds.")
+    operation_keys: int = Field(
+        10_000_000,
+        ge=1,
+        description="Most idempotency keys that are remembered; writes with a further one are answered 429. Several processes may exceed it by what they take within 5 s.",
+    )
+    operation_bytes: int = Field(
+        4096 * MIB, ge=MIB, description="Most bytes that the records of idempotency keys take; likewise."
+    )
 
     # Syncing
     heartbeat: float = Field(

@@ -144,6 +144,9 @@ def answer(request: Request, collection: str, result: WriteResult) -> Response:
 def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
     """The body of a write's answer."""
     body: dict[str, Any] = {"id": result.id, "version": result.version}
+    if result.replayed:
+        # What was in the first answer besides is not kept.
+        return body | {"repeated": True}
     return body if minimal else body | {"doc": result.document, "patch": result.patch}
 
 

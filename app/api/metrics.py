@@ -42,6 +42,7 @@ class Metrics(Collector):
         yield Gauge("eventsync_mongodb_up", "Whether MongoDB has told the figures of the log.", up)
         if self._figures is not None:
             yield _leases(self._figures)
+            yield from _of_records(self._figures)
             if self._figures.log is not None:
                 yield from _of_log(self._figures.log)
                 yield from _of_snapshots(self._figures, self._figures.log)
@@ -72,6 +73,16 @@ def _leases(figures: Figures) -> Gauge:
     for job in figures.leases:
         held.add_metric([job], float(figures.holder(job) is not None))
     return held
+
+
+def _of_records(figures: Figures) -> Iterator[Gauge]:
+    count = Gauge("eventsync_records", "Records that requests leave behind, by what they are.", labels=["of"])
+    size = Gauge("eventsync_records_bytes", "Bytes of these records, before compression.", labels=["of"])
+    for kind, found in figures.records.items():
+        count.add_metric([kind], found.documents)
+        size.add_metric([kind], found.bytes)
+    yield count
+    yield size
 
 
 def _of_log(found: LogFigures) -> Iterator[Gauge]:

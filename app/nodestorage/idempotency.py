@@ -1,24 +1,29 @@
-"""Idempotency keys: a write's results, recorded in the write's own transaction.
+"""Idempotency keys: what a write did, recorded in the write's own transaction.
 
-A record is `{_id: key, fingerprint, at, result, parts}`. `result` is the encoded results; what does not fit into one
-document goes on in `{_id: {key, part}, at, result}`.
+A record is `{_id: key, fingerprint, at, results: [{id, version, created}]}`: what a repeat needs, and no document. (Up
+to version 0.1 records held whole results, encoded, in `{…, result, parts}` and `{_id: {key, part}, at, result}`. They
+are still read, as long as they live.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any
 
-from app.domain.values import CODEC
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+
+from app.capacity import Capacity
+from app.domain.ids import IdText
+from app.domain.values import CODEC, RAW_CODEC
 from app.driver import translated
-from app.errors import Conflict
+from app.errors import Conflict, RateLimited
 from app.expiry import ensure_expiry
-from app.nodestorage.result import WriteResult, decode_results, encode_results
+from app.nodestorage.policy import WritePolicy
+from app.nodestorage.result import WriteResult
 from app.nodestorage.transactions import Session, durable
-
-PART_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +37,50 @@ class Idempotency:
 class IdempotencyRecords:
     """The records in `collection`."""
 
-    def __init__(self, collection: Any) -> None:
+    def __init__(self, collection: Any, policy: WritePolicy) -> None:
         self._collection = durable(collection, CODEC)
+        self._capacity = Capacity(collection, documents=policy.operation_keys, size=policy.operation_bytes)
+        self._ttl = policy.operation_ttl
 
-    async def ensure_indexes(self, ttl: float) -> None:
-        """Have MongoDB delete records `ttl` seconds after their write."""
+    async def ensure_indexes(self) -> None:
+        """Have MongoDB delete records so long after their write as the policy says."""
         with translated("the index of idempotency keys can't be made"):
-            await ensure_expiry(self._collection, "at", ttl)
+            await ensure_expiry(self._collection, "at", self._ttl)
 
     async def find(self, idempotency: Idempotency, session: Session | None = None) -> list[WriteResult] | None:
-        """The results under a key, None where it is new. Raises `Conflict` where it stands for another request."""
+        """What was done under a key, None where it is new. Raises `Conflict` where it stands for another request."""
         record = await self._collection.find_one({"_id": {"$eq": idempotency.key}}, session=session)
         if record is None:
             return None
         if record["fingerprint"] != idempotency.fingerprint:
             raise Conflict(f"the idempotency key {idempotency.key!r} was used for another request")
-        ids = [_part_id(idempotency, number) for number in range(1, record["parts"])]
-        parts = {}
-        if ids:
-            cursor = self._collection.find({"_id": {"$in": ids}}, session=session)
-            parts = {part["_id"]["part"]: part["result"] for part in await cursor.to_list(None)}
-        return decode_results(record["result"] + b"".join(parts[number] for number in sorted(parts)))
+        rows = record["results"] if "results" in record else await self._whole(record, session)
+        return [_repeated(row) for row in rows]
+
+    async def check_room(self) -> None:
+        """Raise `RateLimited` where no further key can be remembered."""
+        if await self._capacity.is_full():
+            # To forget another key instead would let its request write twice.
+            raise RateLimited("no more idempotency keys can be remembered until older ones expire")
 
     async def insert(self, idempotency: Idempotency, results: Sequence[WriteResult], session: Session) -> None:
         """Record the results of the transaction that `session` is in."""
-        encoded = encode_results(results)
-        parts = [encoded[start : start + PART_BYTES] for start in range(0, len(encoded), PART_BYTES)]
-        now = datetime.now(UTC)
-        record = {"_id": idempotency.key, "fingerprint": idempotency.fingerprint, "at": now}
-        await self._collection.insert_one(record | {"parts": len(parts), "result": parts[0]}, session=session)
-        for number, part in enumerate(parts[1:], start=1):
-            # They outlive the record that needs them, whatever order MongoDB deletes in.
-            rest = {"_id": _part_id(idempotency, number), "at": now + timedelta(hours=1), "result": part}
-            await self._collection.insert_one(rest, session=session)
+        record = {"_id": idempotency.key, "fingerprint": idempotency.fingerprint, "at": datetime.now(UTC)}
+        await self._collection.insert_one(record | {"results": [_row(result) for result in results]}, session=session)
+        self._capacity.add()
+
+    async def _whole(self, record: Mapping[str, Any], session: Session | None) -> list[Mapping[str, Any]]:
+        """The results in a record of the former kind. What is not asked for stays encoded."""
+        ids = [{"key": record["_id"], "part": number} for number in range(1, record["parts"])]
+        cursor = self._collection.find({"_id": {"$in": ids}}, session=session)
+        parts = {part["_id"]["part"]: part["result"] for part in await cursor.to_list(None)} if ids else {}
+        encoded = record["result"] + b"".join(parts[number] for number in sorted(parts))
+        return list(RawBSONDocument(encoded, RAW_CODEC).values())
 
 
-def _part_id(idempotency: Idempotency, number: int) -> dict[str, Any]:
-    return {"key": idempotency.key, "part": number}
+def _row(result: WriteResult) -> dict[str, Any]:
+    return {"id": result.id, "version": Int64(result.version), "created": result.created}
+
+
+def _repeated(row: Mapping[str, Any]) -> WriteResult:
+    return WriteResult(IdText(row["id"]), int(row["version"]), None, [], bool(row["created"]), replayed=True)

@@ -15,6 +15,7 @@ class WritePolicy:
     `transaction_operations` the most operations in one patch and one transaction, `patch_steps` the most work of one
     patch (see `app.domain.budget`), `transaction_bytes` the most bytes of stored documents that one transaction reads
     (its first may exceed it), and `operation_ttl` how long an idempotency key is remembered at least, in seconds.
+    `operation_keys` and `operation_bytes` bound what is kept of those keys.
     """
 
     attempts: int = 100
@@ -25,6 +26,8 @@ class WritePolicy:
     operation_ttl: float = 86400.0
     transaction_operations: int = 100
     transaction_bytes: int = 64 * 1024 * 1024
+    operation_keys: int = 10_000_000
+    operation_bytes: int = 4 * 1024 * 1024 * 1024
 
     @classmethod
     def of(cls, settings: Settings) -> WritePolicy:
@@ -38,4 +41,6 @@ class WritePolicy:
             operation_ttl=settings.operation_ttl,
             transaction_operations=settings.transaction_operations,
             transaction_bytes=settings.transaction_bytes,
+            operation_keys=settings.operation_keys,
+            operation_bytes=settings.operation_bytes,
         )

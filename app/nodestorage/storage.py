@@ -37,7 +37,7 @@ class NodeStorage:
     def __init__(self, database: Any, operations: Any, policy: WritePolicy, offload: Offload | None = None) -> None:
         """`offload` does what takes long; without it, all is done at once."""
         self._policy = policy
-        self._records = IdempotencyRecords(operations)
+        self._records = IdempotencyRecords(operations, policy)
         self._collections = Collections(database)
         self._decider = Decider(policy, offload or inline())
         transactions = Transactions(database.client, policy)
@@ -45,7 +45,7 @@ class NodeStorage:
 
     async def ensure_indexes(self) -> None:
         """Make the index that lets idempotency keys expire."""
-        await self._records.ensure_indexes(self._policy.operation_ttl)
+        await self._records.ensure_indexes()
 
     # --- reads --------------------------------------------------------------------------------------------------
 

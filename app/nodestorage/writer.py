@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.domain.ids import format_id
+from app.domain.values import JsonText
 from app.driver import refusal, translated_write
-from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, TooComplex, VersionMismatch
+from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, RateLimited, TooLarge, VersionMismatch
 from app.nodestorage.author import Author
 from app.nodestorage.deciding import Decider, Decision
 from app.nodestorage.documents import Collections
@@ -89,7 +89,7 @@ class Writer:
             if idempotency and (recorded := await self._records.find(idempotency, session)):
                 return recorded
             results = []
-            budget = _ReadBudget(self._policy.transaction_bytes)
+            budget = _Budget(self._policy.transaction_bytes)
             for index, decision in enumerate(decisions):
                 with _numbered(index if numbered else None):
                     results.append(await self._step(decision, author, session, budget))
@@ -98,8 +98,10 @@ class Writer:
             return results
 
         try:
+            if idempotency:
+                await self._records.check_room()
             return await self._transactions.run(body)
-        except (Conflict, NotFound, VersionMismatch, PatchFailed, DuplicateKeyError):
+        except (Conflict, NotFound, VersionMismatch, PatchFailed, RateLimited, DuplicateKeyError):
             # What is in the way may be the work of another request with the same key, as may its record be. (Where no
             # key has ever been recorded, there is no collection, and looking into that is not yet the transaction's
             # snapshot: what it finds missing next may have been deleted in between.)
@@ -107,30 +109,36 @@ class Writer:
                 return recorded
             raise
 
-    async def _step(self, decision: Decision, author: Author, session: Session, budget: _ReadBudget) -> WriteResult:
+    async def _step(self, decision: Decision, author: Author, session: Session, budget: _Budget) -> WriteResult:
         intent = decision.intent
         documents = self._collections.of(intent.collection)
         raw = await documents.read(intent.id, session) if intent.reads else None
-        budget.take(raw)
+        before = 0 if raw is None else len(raw.raw)
+        budget.take(before)
         change = await self._decider.decide(decision, raw, author)
+        # What grows counts by what it grows to, where that is large.
+        after = change.result.document
+        budget.take(len(after.text) - before if isinstance(after, JsonText) else 0)
         with _refused(intent), _lost_if_taken(intent):
             await documents.write(change, raw, session)
         return change.result
 
 
-class _ReadBudget:
-    """Bounds what the operations of one transaction read: each may be about another large document, or the same."""
+class _Budget:
+    """Bounds the documents of one transaction: MongoDB holds them in its cache until the end.
+
+    Where the cache is too small, the transaction fails again and again, as if others were in its way.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._left = most
 
-    def take(self, raw: RawBSONDocument | None) -> None:
-        """Raises `TooComplex`. The first document is always taken."""
-        size = 0 if raw is None else len(raw.raw)
+    def take(self, size: int) -> None:
+        """Raises `TooLarge`. The first document is always taken."""
         if size > self._left < self._most:
-            raise TooComplex(f"the transaction reads documents of more than {self._most} bytes in all; split it up")
-        self._left -= size
+            raise TooLarge(f"the documents of the transaction have more than {self._most} bytes in all; split it up")
+        self._left -= max(0, size)
 
 
 def _name(intent: Intent) -> str:

@@ -5,10 +5,13 @@ One reading for whoever shows them, so that two of them can't disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
+from app.capacity import Stored, stored
 from app.domain.position import START, LogId, Seq
+from app.driver import translated
 from app.stores.clocks import wall_time
 from app.stores.leases import Lease
 from app.stores.logs import Log
@@ -19,6 +22,15 @@ from app.stores.tiers import Tiers
 
 JOBS = (SEQUENCING, SNAPSHOTTING, ARCHIVING, COMPACTING)
 """Whose lease holders are shown."""
+
+_RECORDS: Final = {
+    "idempotency_keys": "operations",
+    "clients": "state_vectors",
+    "pins": "pins",
+    "snapshot_requests": "snapshot_requests",
+    "touched": "touched",
+}
+"""The collections of what requests and readers leave behind, by what a record is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,8 @@ class Figures:
     now: datetime
     leases: dict[str, Lease | None]
     log: LogFigures | None
+    records: dict[str, Stored] = field(default_factory=dict)
+    """What requests leave behind, by kind."""
 
     def holder(self, job: str) -> str | None:
         """Who does a job; None where its lease has run out, was given back, or never was."""
@@ -70,7 +84,13 @@ async def read_figures(stores: Stores) -> Figures:
     now = await wall_time(stores.log)
     leases = {job: await stores.leases.read(job) for job in JOBS}
     log = await stores.logs.current()
-    return Figures(now, leases, await _of_log(stores, log) if log else None)
+    records = {kind: await _records(stores, name) for kind, name in _RECORDS.items()}
+    return Figures(now, leases, await _of_log(stores, log) if log else None, records)
+
+
+async def _records(stores: Stores, name: str) -> Stored:
+    with translated(f"the size of {name} can't be read"):
+        return await stored(stores.log[name])
 
 
 async def _of_log(stores: Stores, log: Log) -> LogFigures:

@@ -128,6 +128,9 @@ _BODIES: Json = {
         version=schema("Version"),
         doc={"anyOf": [schema("Document"), {"type": "null"}], "description": "Null after a delete."},
         patch=_said(schema("JsonPatch"), "What changed; empty after a create, a delete, and a write without effect."),
+        repeated=_said(
+            {"const": True}, "The answer to a repeat under an idempotency key, which has neither `doc` nor `patch`."
+        ),
     ),
     "Transaction": _object("operations", operations=_list(schema("TransactionOperation"), minItems=1)),
     "TransactionOperation": _object(

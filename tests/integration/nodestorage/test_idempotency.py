@@ -6,15 +6,18 @@ import asyncio
 import gc
 import random
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
+import bson
 import pytest
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
-from app.domain.values import Document, same
-from app.errors import Conflict, NotFound, VersionMismatch
+from app.domain.ids import IdText
+from app.domain.values import CODEC, Document
+from app.errors import Conflict, NotFound, RateLimited, TooLarge, VersionMismatch
 from app.nodestorage import (
     Author,
     Create,
@@ -28,6 +31,7 @@ from app.nodestorage import (
     WriteResult,
 )
 from app.nodestorage.idempotency import IdempotencyRecords
+from app.stores.mongodb import Client
 
 KEY = Idempotency("key-1", "fingerprint")
 
@@ -37,7 +41,7 @@ def increment(document: Document) -> Document:
 
 
 def as_replayed(result: WriteResult) -> WriteResult:
-    return replace(result, replayed=True)
+    return replace(result, replayed=True, document=None, patch=[])
 
 
 async def test_a_repeated_write_answers_the_first_answer(storage: NodeStorage, author: Author) -> None:
@@ -45,14 +49,13 @@ async def test_a_repeated_write_answers_the_first_answer(storage: NodeStorage, a
     made = await storage.create("orders", odd, author=author, idempotency=KEY)
     again = await storage.create("orders", odd, author=author, idempotency=KEY)
     assert again == as_replayed(made)
-    assert same(again.document, odd)
 
     second = Idempotency("key-2", "fingerprint")
     changed = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=second)
     await storage.find_one_and_update("orders", 1, increment, author=author)
     again = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=second)
     assert again == as_replayed(changed)
-    assert again.patch == [{"op": "replace", "path": "/n", "value": Int64(2)}]
+    assert (again.version, again.created) == (2, False)
 
     third = Idempotency("key-3", "fingerprint")
     gone = await storage.delete("orders", 1, author=author, idempotency=third)
@@ -168,15 +171,63 @@ async def test_requests_cut_off_anywhere_and_repeated_write_once_each(storage: N
     gc.collect()
 
 
-async def test_a_result_larger_than_a_document_is_kept_whole(plain: NodeStorage, author: Author, outside: Any) -> None:
+async def test_a_record_holds_no_document(plain: NodeStorage, author: Author, outside: Any) -> None:
     text = "x" * 9_000_000
     listed: list[WriteOperation] = [Create("orders", {"_id": n, "text": text + str(n)}) for n in range(2)]
     listed.append(Delete("orders", 1))
     first = await plain.transact(listed, author=author, idempotency=KEY)
     again = await plain.transact(listed, author=author, idempotency=KEY)
     assert again == [as_replayed(result) for result in first]
-    assert again[1].document == {"_id": 1, "text": text + "1"}
-    assert await outside.operations.count_documents({}) == 3
+    [record] = await outside.operations.find({}).to_list()
+    assert len(bson.encode(record)) < 500
+
+
+async def test_records_with_whole_results_are_still_read(plain: NodeStorage, author: Author, outside: Any) -> None:
+    whole = [
+        WriteResult(IdText("1"), 2**40, {"_id": 1, "text": "x" * 100}, [{"op": "remove", "path": "/gone"}]),
+        WriteResult(IdText("x"), 1, None, [], created=True),
+    ]
+    encoded = bson.encode({str(index): asdict(result) for index, result in enumerate(whole)}, codec_options=CODEC)
+    now = datetime.now(UTC)
+    record = {"_id": KEY.key, "fingerprint": KEY.fingerprint, "at": now, "parts": 2, "result": encoded[:70]}
+    part = {"_id": {"key": KEY.key, "part": 1}, "at": now, "result": encoded[70:]}
+    await outside.operations.insert_many([record, part])
+    listed: list[WriteOperation] = [Delete("orders", 1), Create("orders", {"_id": "x"})]
+    assert await plain.transact(listed, author=author, idempotency=KEY) == [as_replayed(result) for result in whole]
+
+
+@pytest.mark.parametrize("bound", [{"operation_keys": 2}, {"operation_bytes": 200}])
+async def test_no_key_is_forgotten_for_another(
+    client: Client, database_name: str, author: Author, bound: dict[str, int]
+) -> None:
+    database = client[database_name]
+    policy = WritePolicy(**bound)
+    storage = NodeStorage(database, database.operations, policy)
+    keys = [Idempotency(f"key-{number}", "fingerprint") for number in range(3)]
+    for number, key in enumerate(keys[:2]):
+        await storage.create("orders", {"_id": number}, author=author, idempotency=key)
+    # As a process that has just started sees it.
+    storage = NodeStorage(database, database.operations, policy)
+    with pytest.raises(RateLimited):
+        await storage.create("orders", {"_id": 2}, author=author, idempotency=keys[2])
+    assert await storage.get("orders", 2) is None
+    again = await storage.create("orders", {"_id": 0}, author=author, idempotency=keys[0])
+    assert again.replayed
+    assert not (await storage.create("orders", {"_id": 2}, author=author)).replayed
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["without a key", "with a key"])
+async def test_a_transaction_over_large_documents_succeeds_or_is_refused_at_once(
+    plain: NodeStorage, author: Author, key: Idempotency | None
+) -> None:
+    size, most = 10_000_000, WritePolicy().transaction_bytes
+    for number in range(most // size + 1):
+        await plain.create("orders", {"_id": number, "n": 0, "text": "x" * size}, author=author)
+    listed: list[WriteOperation] = [Update("orders", n, MergePatch({"n": 1})) for n in range(most // size + 1)]
+    with pytest.raises(TooLarge, match=str(most)):
+        await plain.transact(listed, author=author, idempotency=key)
+    results = await plain.transact(listed[:-1], author=author, idempotency=key)
+    assert [result.version for result in results] == [2] * (most // size)
 
 
 async def test_keys_expire(database: Any, outside: Any) -> None:

@@ -1,0 +1,67 @@
+"""A bound on what a collection may hold, for records that requests leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pymongo.errors import OperationFailure
+
+_AGE: Final = 5.0
+"""Seconds that a look at the collection's size counts for. What this process adds meanwhile is counted besides."""
+
+_NO_COLLECTION: Final = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a collection holds: documents, and bytes of BSON."""
+
+    documents: int = 0
+    bytes: int = 0
+
+
+async def stored(collection: Any) -> Stored:
+    """Return what MongoDB says that a collection holds. Raises the driver's errors."""
+    try:
+        found = await collection.database.command("collStats", collection.name)
+    except OperationFailure as error:
+        if error.code != _NO_COLLECTION:
+            raise
+        return Stored()
+    return Stored(int(found.get("count", 0)), int(found.get("size", 0)))
+
+
+class Capacity:
+    """The bound of one collection, for one process. It can be exceeded by what all processes add within `_AGE`."""
+
+    def __init__(self, collection: Any, *, documents: int, size: int) -> None:
+        """`documents` and `size` (in bytes) are the most that the collection may hold."""
+        self._collection = collection
+        self._documents = documents
+        self._size = size
+        self._stored = Stored()
+        self._read_at = -_AGE
+        self._added = 0
+        self._reading = asyncio.Lock()
+
+    def add(self, documents: int = 1) -> None:
+        """Count what this process adds."""
+        self._added += documents
+
+    async def is_full(self) -> bool:
+        """Whether the collection holds as much as it may. Raises the driver's errors."""
+        if self._is_old():
+            async with self._reading:
+                if self._is_old():
+                    # What is added while this is read may be counted twice, and for a moment only.
+                    added = self._added
+                    self._stored = await stored(self._collection)
+                    self._added -= added
+                    self._read_at = time.monotonic()
+        return self._stored.documents + self._added >= self._documents or self._stored.bytes >= self._size
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._read_at >= _AGE
