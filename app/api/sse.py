@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -24,7 +25,16 @@ from app.api.state import Services, services
 from app.api.streaming import Gone, Outlet
 from app.domain import messages
 from app.domain.messages import check_client_id
-from app.domain.position import Position, StateVector, vector_from_text, vector_to_text
+from app.domain.position import (
+    LogId,
+    Position,
+    Seq,
+    StateVector,
+    vector_from_short,
+    vector_from_text,
+    vector_to_short,
+    vector_to_text,
+)
 from app.domain.shape import Shape
 from app.errors import EventsyncError, Malformed
 from app.settings import Settings
@@ -39,6 +49,13 @@ _HEADERS = [
     # nginx buffers a response unless it is told not to.
     (b"x-accel-buffering", b"no"),
 ]
+
+
+_LONG_ID = 1024
+"""Longest id, in bytes, that names the shapes; a longer one has the short form."""
+
+_LONGEST = Position(LogId("x" * 8), Seq(10**12))
+"""As long as a position is in the life of a log."""
 
 
 class EventStream:
@@ -76,7 +93,7 @@ async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -
         _require(found, shapes)
         async with outlet.watched(session.close):
             with suppress(Gone):
-                await _stream(session, outlet)
+                await _stream(session, shapes, outlet)
                 await _goodbye(outlet, found.sync.sessions.leaving)
 
 
@@ -100,12 +117,19 @@ def straight(scope: Scope) -> Straight | None:
 
 
 def _news(news: News) -> bytes:
-    return _chunk(_event("events", news.data, {news.shape: news.end}))
+    return _chunk(_event("events", news.data, id_writer((news.shape,))({news.shape: news.end})))
 
 
 def _chunk(data: bytes) -> bytes:
     """Source: RFC 9112 section 7.1."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _vector(text: str, shapes: list[Shape], settings: Settings) -> dict[Shape, Position]:
+    """The state vector, in either of its text forms; only the long one has an `=`."""
+    if text and "=" not in text:
+        return vector_from_short(text, shapes)
+    return vector_from_text(text, limit=settings.max_shapes)
 
 
 _Asked = tuple[list[Shape], dict[Shape, Position] | None, str | None]
@@ -118,22 +142,33 @@ def _asked(request: Request, settings: Settings) -> _Asked:
     if not 1 <= len(shapes) <= settings.max_shapes:
         raise Malformed(f"shape is given 1 to {settings.max_shapes} times")
     text = request.headers.get("last-event-id") or query.get("vector")
-    vector = None if text is None else vector_from_text(text, limit=settings.max_shapes)
+    vector = None if text is None else _vector(text, shapes, settings)
     return shapes, vector, check_client_id(query.get("client_id"))
 
 
-async def _stream(session: Session, outlet: Outlet) -> None:
+def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
+    """What writes the ids of a stream of these shapes: in the text form where that is short, else in the short form.
+
+    A browser sends its last id back as a header, and proxies take headers of 4 to 8 KiB.
+    """
+    if sum(map(len, (vector_to_text({shape: _LONGEST}) for shape in shapes))) <= _LONG_ID:
+        return vector_to_text
+    return partial(vector_to_short, shapes=shapes)
+
+
+async def _stream(session: Session, shapes: Sequence[Shape], outlet: Outlet) -> None:
+    write_id = id_writer(shapes)
     await outlet.start(_HEADERS)
     await outlet.write(retry_line())
     try:
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
-                await outlet.write(_event(message.kind, message.data, session.vector))
+                await outlet.write(_event(message.kind, message.data, write_id(session.vector)))
     except EventsyncError as error:
         # The status is out already: the client is told in band, and reconnects with its vector.
         if error.retryable:
             await outlet.write(retry_line(error))
-        await outlet.write(_event("error", messages.error(error), session.vector))
+        await outlet.write(_event("error", messages.error(error), write_id(session.vector)))
 
 
 async def _goodbye(outlet: Outlet, leaving: int) -> None:
@@ -150,8 +185,8 @@ def retry_after_goodbye(leaving: int) -> int:
     return random.randint(low, max(high, low + leaving))
 
 
-def _event(kind: str, data: bytes, vector: StateVector) -> bytes:
-    return b"event: %b\nid: %b\ndata: %b\n\n" % (kind.encode(), vector_to_text(vector).encode(), data)
+def _event(kind: str, data: bytes, id_text: str) -> bytes:
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (kind.encode(), id_text.encode(), data)
 
 
 routes = [Route("/v1/sync/sse", EventStream(), methods=["GET"], name="sse")]

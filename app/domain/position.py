@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NewType
 from urllib.parse import parse_qsl, quote
@@ -80,6 +81,41 @@ def vector_from_text(text: str, *, limit: int) -> dict[Shape, Position]:
     except ValueError as error:
         raise Malformed(f"the state vector can't be read: {error}") from error
     return _vector(pairs)
+
+
+def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
+    """The short form of the positions of `shapes`, in that order: `5f2c81ab.k3f9ab2c:128,131,,140`.
+
+    It names no shape: a digest stands for all of them. A log is named where it is another than that of the item before;
+    a shape without a position has an empty item.
+    """
+    items, log = [], None
+    for position in map(vector.get, shapes):
+        if position is None:
+            items.append("")
+        else:
+            items.append(str(position.seq) if position.log == log else str(position))
+            log = position.log
+    return f"{_digest(shapes)}.{','.join(items)}"
+
+
+def vector_from_short(text: str, shapes: Sequence[Shape]) -> dict[Shape, Position]:
+    """Read the short form, which belongs to `shapes` in that order. The digest may be left out. Raises `Malformed`."""
+    digest, _, rest = text.rpartition(".")
+    items = rest.split(",")
+    if len(items) != len(shapes) or (digest and digest != _digest(shapes)):
+        raise Malformed("the state vector's short form is one of other shapes than those that are asked for")
+    vector, log = {}, ""
+    for shape, item in zip(shapes, items, strict=True):
+        if item:
+            vector[shape] = position = Position.parse(item if ":" in item else f"{log}:{item}")
+            log = position.log
+    return vector
+
+
+def _digest(shapes: Sequence[Shape]) -> str:
+    """Tells these shapes from others: what belongs to one position must never be taken for another's."""
+    return hashlib.sha256("\n".join(map(str, shapes)).encode()).hexdigest()[:8]
 
 
 def _vector(pairs: Iterable[tuple[object, object]]) -> dict[Shape, Position]:

@@ -24,7 +24,8 @@ const CHANGES = 20; // by the button
 const ASK_AGAIN = 3000; // ms, while there is no collection to show
 
 const keys = new Set(); // of this page's own writes
-const client = new SyncClient({ clientId: `page-${newKey()}`, transport: "websocket" });
+// Without an id of its own: the server remembers clients that have one, and each page would be another.
+const client = new SyncClient({ transport: "websocket" });
 const feed = new Feed();
 const table = new DocumentTable($("grid"), {
   edit: (cell, id, tokens) =>
@@ -139,7 +140,14 @@ async function listCollections() {
   $("collection").disabled = false;
   const wanted = new URLSearchParams(location.search).get("collection");
   if (names.includes(wanted)) $("collection").value = wanted;
+  else if (wanted) notTracked(wanted);
   follow();
+}
+
+/** Say that the collection of the page's address is not there; the notice stays until it is read. */
+function notTracked(wanted) {
+  const detail = `This is ${shape()}. \`eventsync track NAME\` adds a collection.`;
+  notify(`There is no tracked collection “${wanted}”.`, { detail, bad: true, choices: [{ text: "Close" }] });
 }
 
 let typing = null;

@@ -7,7 +7,7 @@
 // Events: `change` (a `Replica` result, with `replayed`: it happened while this client was away), `status`
 // (`{ status, reason, delay, transport }`), `refused` (the server's `error` message).
 
-import { Replica } from "./replica.js";
+import { Replica, parsePosition } from "./replica.js";
 import { parseJson } from "./values.js";
 
 const SHORTEST = 250; // ms
@@ -139,17 +139,21 @@ export class SyncClient extends EventTarget {
     this.#emit("refused", message);
     if (!message.shape) return; // a close follows, or nothing is lost
     // What the server can't serve yet is asked for again; what it won't serve would be refused on every connection.
-    if (message.retry_after === undefined) this.#replica.forget(message.shape);
-    else this.#again(message.message);
+    if (message.retry_after !== undefined) return this.#again(message.message);
+    this.#replica.forget(message.shape);
+    // A connection for nothing would be called live.
+    if (!this.#replica.shapes.length) this.#fail(message.message);
   }
 
   #closed({ code = 0, reason }) {
-    if (isFinal(code)) {
-      this.#cut();
-      this.#tell("failed", { reason: reason || `closed with ${code}` });
-      return;
-    }
+    if (isFinal(code)) return this.#fail(reason || `closed with ${code}`);
     this.#again(reason || "the connection was lost");
+  }
+
+  /** What is asked for is refused for good. */
+  #fail(reason) {
+    this.#cut();
+    this.#tell("failed", { reason });
   }
 
   /** Connect again after a while: exponential backoff with full jitter, so that a crowd does not return at once. */
@@ -185,20 +189,58 @@ function openWebSocket({ url, clientId, vector }, shapes, { message, closed }) {
   return { close: () => socket.close() };
 }
 
+const CLOSED = 2; // EventSource.CLOSED
+
+/** Why an event stream is refused, which an EventSource does not tell: as the close of a WebSocket would say it. */
+async function refusal(address) {
+  const asking = new AbortController();
+  try {
+    const answer = await fetch(address, { headers: { Accept: "application/problem+json" }, signal: asking.signal });
+    const { status } = answer;
+    if (status < 400 || status >= 500 || status === 408 || status === 429) return {};
+    const { detail } = await answer.json().catch(() => ({}));
+    return { code: 4000 + status, reason: detail };
+  } catch {
+    return {};
+  } finally {
+    asking.abort();
+  }
+}
+
 function openEventSource({ url, clientId, vector }, shapes, { message, closed }) {
   const address = new URL("/v1/sync/sse", url);
   for (const shape of shapes) address.searchParams.append("shape", shape);
-  address.searchParams.set("vector", new URLSearchParams(vector).toString());
+  address.searchParams.set("vector", vectorText(shapes, vector));
   if (clientId) address.searchParams.set("client_id", clientId);
   const source = new EventSource(address);
   for (const type of MESSAGES) {
     source.addEventListener(type, (event) => {
       // `error` is the server's message if it carries data, and the browser's own news of a lost connection if not.
       if (event.data !== undefined) return message(event.data);
+      // A server that may take it later says so in band: this is a refusal for good, or somebody else's failure.
+      const refused = source.readyState === CLOSED;
       // The browser would reconnect by itself; doing it here gives both transports one backoff, from the own vector.
       source.close();
-      closed({});
+      if (refused) refusal(address).then(closed);
+      else closed({});
     });
   }
   return { close: () => source.close() };
+}
+
+const LONG = 1024; // characters of a vector that names its shapes
+
+/** A state vector for a URL that has the shapes already: where naming them is long, their positions in that order. */
+export function vectorText(shapes, vector) {
+  const long = new URLSearchParams(vector).toString();
+  if (long.length <= LONG) return long;
+  let before = null; // the log of the item before: it is not said again
+  const item = (shape) => {
+    if (!vector[shape]) return "";
+    const { log, seq } = parsePosition(vector[shape]);
+    const text = log === before ? `${seq}` : vector[shape];
+    before = log;
+    return text;
+  };
+  return shapes.map(item).join(",");
 }

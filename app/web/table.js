@@ -45,6 +45,14 @@ export function valueAt(document, tokens) {
   return tokens.reduce((node, token) => (kindOf(node) === "object" && Object.hasOwn(node, token) ? node[token] : undefined), document);
 }
 
+/** The values in a document as people see them, without the names of its fields: what the filter searches. */
+export function searchable(value) {
+  const kind = kindOf(value);
+  if (kind === "array") return value.map(searchable).join("\n");
+  if (kind === "object") return Object.values(value).map(searchable).join("\n");
+  return show(value);
+}
+
 export class DocumentTable {
   #rows = new Map(); // id → { tr, entry, cells }
   #shown = []; // ids, in order
@@ -118,7 +126,7 @@ export class DocumentTable {
   #matches(id) {
     if (!this.#filter) return true;
     const entry = this.#documents.get(id);
-    if (!this.#text.has(entry)) this.#text.set(entry, `${id} ${show(entry.doc)}`.toLowerCase());
+    if (!this.#text.has(entry)) this.#text.set(entry, `${id}\n${searchable(entry.doc)}`.toLowerCase());
     return this.#text.get(entry).includes(this.#filter);
   }
 

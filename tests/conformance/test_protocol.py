@@ -374,6 +374,26 @@ async def test_the_client_reconnects_by_itself(peer: Peer, served: Served, api: 
     assert [event["id"] for event in talk.events if event["id"].startswith(key)] == [f"{key}-1", *[f"{key}-2"] * 2]
 
 
+@event_sources
+async def test_a_hundred_long_shapes_resume(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
+    """SSE: "where that is longer than 1 KiB, the short form": proxies take no longer header."""
+    copy = Copy(*(f"orders/{key}-{number:02}-{'x' * 40}" for number in range(100)))
+    async with tcp_proxy(door) as wire, talking(peer, wire.url, copy) as talk:
+        await talk.live()
+        wire.cut()
+        await talk.over()
+        copy.disconnected()
+        for shape in list(copy.replicas)[::30]:
+            await api.put(f"/{shape.replace('/', '/documents/')}", json={})
+        for shape in list(copy.replicas)[::30]:
+            await talk.has(shape, shape.partition("/")[2])
+    again = talk.kinds.index("welcome", 1)
+    assert not REFETCHED & set(talk.kinds[again:])
+    assert len(talk.events) == 4
+
+
 @sockets
 async def test_client_messages(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str) -> None:
     """Client → server (WebSocket only): `subscribe`, `unsubscribe`, `ack`, `ping`; "Anything else, a write above all,

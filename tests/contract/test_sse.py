@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlencode
 
 import httpx
 import pytest
@@ -73,6 +73,36 @@ async def test_last_event_id_outranks_the_vector(root: httpx.AsyncClient, new_id
         assert (welcome.event, following.event) == ("welcome", "live")
     async with stream(root, shape, vector=f"{shape}=zzzzzzzz:1") as events:
         assert (await until(events, "reset")).json()["reason"] == "unknown_log"
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_the_id_of_long_shapes_is_short_and_resumes(
+    root: httpx.AsyncClient, api: Any, new_id: NewId, count: int
+) -> None:
+    ids = [f"{new_id()} {'ü' * (400 if count == 1 else 100)}" for _ in range(count)]
+    shapes = [f"things/{text}" for text in ids]
+    async with stream(root, *shapes) as events:
+        last = [await until(events, "live") for _ in shapes][-1]
+    assert len(last.id) < 100
+    assert "things" not in last.id
+    for text in ids:
+        assert (await api.put("/" + quote(text, safe=""), json={})).status_code == 201
+    for known in ({"last": last.id}, {"vector": last.id}, {"vector": last.id.partition(".")[2]}):
+        async with stream(root, *shapes, **known) as events:
+            seen: list[Any] = []
+            async for event in events:
+                assert event.event in {"welcome", "events", "live", "progress"}, "nothing is fetched again"
+                seen += json.loads(event.data).get("events", [])
+                if len(seen) == count:
+                    break
+        assert {event["id"] for event in seen} == set(ids)
+    # Positions are never taken for those of other shapes, nor of these in another order.
+    other = await root.get(PATH, params={"shape": [*shapes[1:], "things"]}, headers={"last-event-id": last.id})
+    assert (other.status_code, other.json()["code"]) == (400, "malformed")
+    # The long form is taken all the same.
+    seq = json.loads(last.data)["position"]
+    async with stream(root, *shapes, vector=urlencode(dict.fromkeys(shapes, seq))) as events:
+        assert [(await anext(events)).event for _ in range(2)] == ["welcome", "events"]
 
 
 async def test_heartbeat(root: httpx.AsyncClient, new_id: NewId) -> None:

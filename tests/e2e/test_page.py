@@ -165,6 +165,16 @@ async def test_killed_and_resumed_by_hand_on_the_other_transport(settings: Setti
     assert before.keys() == set(shapes)
 
 
+@pytest.mark.parametrize("transport", ["websocket", "sse", "auto"])
+async def test_a_client_with_nothing_but_refused_shapes_has_failed(settings: Settings, transport: str) -> None:
+    async with running_system(settings) as url, browsing(url, transport, "untracked", "untracked/1") as browser:
+        browser.tell("start")
+        failed = await browser.status("failed")
+        assert failed["reason"]
+        assert failed["vector"] == {}
+    assert not any(said.get("status") == "live" for said in browser.said)
+
+
 async def test_a_shape_that_is_not_served_is_reported_and_not_asked_again(settings: Settings) -> None:
     async with (
         running_system(settings) as url,

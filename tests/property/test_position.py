@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +12,10 @@ from app.domain.position import (
     Position,
     Seq,
     vector_from_json,
+    vector_from_short,
     vector_from_text,
     vector_to_json,
+    vector_to_short,
     vector_to_text,
 )
 from app.domain.shape import Shape, check_collection
@@ -58,6 +62,23 @@ def test_a_vector_comes_back_from_both_forms(vector: dict[Shape, Position]) -> N
     assert vector_from_json(vector_to_json(vector), limit=6) == vector
 
 
+@given(VECTORS, st.lists(SHAPES, max_size=3), st.randoms())
+def test_a_vector_comes_back_from_its_short_form(
+    vector: dict[Shape, Position], others: list[Shape], rng: random.Random
+) -> None:
+    shapes = list(dict.fromkeys([*vector, *others])) or [Shape("a")]
+    rng.shuffle(shapes)
+    text = vector_to_short(vector, shapes)
+    assert text.isascii()
+    assert not set(text) & set("= \r\n\0"), "fit for an SSE id, and told from the long form"
+    assert vector_from_short(text, shapes) == vector
+    assert vector_from_short(text.partition(".")[2], shapes) == vector
+    for foreign in (shapes[1:], [*shapes, Shape("z z")], shapes[::-1]):
+        if foreign and foreign != shapes:
+            with pytest.raises(Malformed):
+                vector_from_short(text, foreign)
+
+
 @given(VECTORS.filter(bool))
 def test_a_vector_over_the_limit_is_refused_in_both_forms(vector: dict[Shape, Position]) -> None:
     with pytest.raises(Malformed):
@@ -68,7 +89,13 @@ def test_a_vector_over_the_limit_is_refused_in_both_forms(vector: dict[Shape, Po
 
 @given(st.text(max_size=40))
 def test_noise_is_refused_or_read_never_worse(text: str) -> None:
-    for read in (Position.parse, Shape.parse, lambda noise: vector_from_text(noise, limit=3)):
+    shapes = [Shape("a"), Shape("b")]
+    for read in (
+        Position.parse,
+        Shape.parse,
+        lambda noise: vector_from_text(noise, limit=3),
+        lambda noise: vector_from_short(noise, shapes),
+    ):
         try:
             read(text)
         except Malformed:

@@ -64,7 +64,8 @@ _SSE: Json = {
     "summary": "Sync over Server-Sent Events",
     "description": (
         "`event:` is the message's type, `data:` the message, `id:` the whole state vector after it, which a browser "
-        "sends back as `Last-Event-ID` when it reconnects."
+        "sends back as `Last-Event-ID` when it reconnects. Where it would be longer than 1 KiB, an id has a short form "
+        "that names no shape."
     ),
     "parameters": [
         {
@@ -75,7 +76,7 @@ _SSE: Json = {
         },
         query(
             "vector",
-            "The state vector as a query string. A shape without a position begins with a snapshot.",
+            "The state vector as text, long or short. A shape without a position begins with a snapshot.",
             {"type": "string"},
             f"theaters={POSITION}",
         ),

@@ -63,23 +63,34 @@ class Chromium:
         words = ",".join(orjson.dumps(argument).decode() for argument in arguments)
         await self._evaluate(self._pages[url], f"driver.{command}({words})")
 
-    async def _page(self, url: str) -> str:
-        """A page of the server's, with the driver in it. Returns the session."""
+    async def visit(self, url: str) -> str:
+        """Open a page and wait until it has loaded. Returns its session."""
         target = (await self._ask("Target.createTarget", url=_BLANK))["targetId"]
         session: str = (await self._ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         await self._ask("Runtime.enable", session)
         await self._ask("Runtime.addBinding", session, name="tell")
         await self._ask("Page.enable", session)
         loaded = self._loaded[session] = asyncio.Event()
-        # Any page that the server has; this one carries no policy and loads nothing.
-        assert "errorText" not in await self._ask("Page.navigate", session, url=f"{url}/healthz")
+        assert "errorText" not in await self._ask("Page.navigate", session, url=url)
         async with within(_PATIENCE):
             await loaded.wait()
+        return session
+
+    async def until(self, session: str, condition: str) -> None:
+        """Wait until a JavaScript expression is true in the page."""
+        look = f"const look = () => ({condition}) ? done() : setTimeout(look, 50); look();"
+        polled = f"new Promise((done) => {{ {look} }})"
+        await self._evaluate(session, polled)
+
+    async def _page(self, url: str) -> str:
+        """A page of the server's, with the driver in it. Returns the session."""
+        # Any page that the server has; this one carries no policy and loads nothing.
+        session = await self.visit(f"{url}/healthz")
         await self._evaluate(session, f"driver = ({DRIVER.read_text()})((what) => tell(JSON.stringify(what)), window)")
         return session
 
     async def _evaluate(self, session: str, expression: str) -> None:
-        found = await self._ask("Runtime.evaluate", session, expression=expression)
+        found = await self._ask("Runtime.evaluate", session, expression=expression, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
 
     async def _ask(self, method: str, session: str | None = None, **params: Any) -> Any:

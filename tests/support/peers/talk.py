@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,6 +12,18 @@ from support.replica import Replica, seq_of
 from support.waiting import within
 
 PATIENCE = 20.0
+
+
+def vector_of_id(text: str, shapes: Sequence[str]) -> dict[str, str]:
+    """What an event's id says of these shapes, in its long or its short form."""
+    if "=" in text or not text:
+        return dict(parse_qsl(text, strict_parsing=bool(text)))
+    vector, log = {}, ""
+    for shape, item in zip(shapes, text.partition(".")[2].split(","), strict=True):
+        if item:
+            vector[shape] = item if ":" in item else f"{log}:{item}"
+            log = vector[shape].partition(":")[0]
+    return vector
 
 
 class Copy:
@@ -53,7 +65,7 @@ class Copy:
         for replica in named:
             replica.take(message)
         if received.id is not None:
-            self._take_id(dict(parse_qsl(received.id, strict_parsing=bool(received.id))), message.get("shape"))
+            self._take_id(vector_of_id(received.id, tuple(self.replicas)), message.get("shape"))
 
     def _take_id(self, vector: dict[str, str], shape: str | None) -> None:
         """An event's id is where its shape has come to, and the others at least: it is what a reconnect sends."""

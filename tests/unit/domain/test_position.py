@@ -9,8 +9,10 @@ from app.domain.position import (
     Seq,
     new_log_id,
     vector_from_json,
+    vector_from_short,
     vector_from_text,
     vector_to_json,
+    vector_to_short,
     vector_to_text,
 )
 from app.domain.shape import Shape
@@ -73,3 +75,20 @@ def test_vector_texts_that_cannot_be_read_are_refused(text: str) -> None:
 def test_vector_objects_that_cannot_be_read_are_refused(value: object) -> None:
     with pytest.raises(Malformed):
         vector_from_json(value, limit=2)
+
+
+def test_the_short_form_names_no_shape() -> None:
+    shapes = [Shape.parse(text) for text in ("a", "b", "c", "d", "e")]
+    log, other = LogId("k3f9ab2c"), LogId("zzzzzzzz")
+    vector = {
+        shapes[0]: Position(log, Seq(128)),
+        shapes[1]: Position(log, Seq(131)),
+        shapes[3]: Position(other, Seq(5)),
+        shapes[4]: Position(other, Seq(6)),
+    }
+    text = vector_to_short(vector, shapes)
+    assert text.partition(".")[2] == "k3f9ab2c:128,131,,zzzzzzzz:5,6"
+    assert vector_from_short(text, shapes) == vector
+    for wrong in ("5", ",,,", "a:1,,,,x", ":1,,,,", "00000000.a:1,,,,", "a:1,2,3,4,5,6"):
+        with pytest.raises(Malformed):
+            vector_from_short(wrong, shapes)

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { patchFor } from "../../../app/web/editor.js";
-import { columnsOf, compareIds, valueAt } from "../../../app/web/table.js";
+import { columnsOf, compareIds, searchable, valueAt } from "../../../app/web/table.js";
 
 const names = (documents, limit) => columnsOf(documents, limit).map((tokens) => tokens.join("."));
 
@@ -39,4 +39,11 @@ test("an edit makes the objects that are missing on the way", () => {
   assert.deepEqual(patchFor({ a: {} }, ["a", "b"], 2), [{ op: "add", path: "/a/b", value: 2 }]);
   assert.deepEqual(patchFor({}, ["a", "b/c", "d"], 2), [{ op: "add", path: "/a", value: { "b/c": { d: 2 } } }]);
   assert.deepEqual(patchFor({ a: null }, ["a"], 2), [{ op: "replace", path: "/a", value: 2 }]);
+});
+
+test("the filter searches values as they are shown, and no names of fields", () => {
+  const document = { _id: 1, title: "Ran", cast: [{ name: "Tatsuya" }], at: { $date: "1985-06-01T00:00:00Z" }, n: { $numberLong: "9" } };
+  const text = searchable(document);
+  for (const found of ["Ran", "Tatsuya", "1985-06-01", "9"]) assert.ok(text.includes(found), found);
+  for (const name of ["title", "cast", "name", "$date", "numberLong", "_id"]) assert.ok(!text.includes(name), name);
 });
