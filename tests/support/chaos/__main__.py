@@ -52,7 +52,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3, help="competing workers (3)")
     parser.add_argument("--servers", type=int, default=2, help="servers (2)")
     parser.add_argument(
-        "--nemesis", default="all", help="names, comma separated; `all`; `fatal`: those too that cost history; `none`"
+        "--nemesis",
+        default="all",
+        help="names, comma separated; `all`; `fatal`: those too that cost history; `renewing`: or the log; `none`",
     )
     parser.add_argument("--shapes", default="all", help="names of changes, comma separated; `all`, `fatal` or `none`")
     parser.add_argument("--directory", help="where logs go (a new one under the system's)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from support.chaos import clients, commits, epochs, groups, numbering, repairs, replaying, writes
+from support.chaos import clients, commits, epochs, groups, numbering, renewals, repairs, replaying, writes
 from support.chaos.evidence import Evidence
 from support.chaos.repairs import Excuse
 from support.chaos.violation import Violation
@@ -18,15 +18,16 @@ _EACH = 5
 """At most so many violations of one check: the first ones are the witness, the others their consequence."""
 
 
-def check(evidence: Evidence, *, repaired: bool = False) -> list[Violation]:
+def check(evidence: Evidence, *, repaired: bool = False, renewed: bool = False) -> list[Violation]:
     """All that is wrong, the most elementary first.
 
     `repaired`: history was lost on purpose and the log was repaired from the collections. Where the oplog says which
     changes a repair stands for, all others are held to the same promises as ever, and the repair to its own. Where it
     does not, one event may stand for several changes of a document; everything else still holds.
+    `renewed`: the log was destroyed or turned back on purpose; see `support.chaos.renewals`.
     """
     found: list[Violation] = []
-    for one in _checks(evidence, repaired=repaired):
+    for one in [renewals.check(evidence)] if renewed else _checks(evidence, repaired=repaired):
         found.extend(islice(one, _EACH))
     return found
 

@@ -69,7 +69,7 @@ class Member:
             # A session's id in the oplog is a UUID.
             uuidRepresentation="standard",
         )
-        self._directory = directory
+        self.data = directory
         self._command = [*mongod.command(mongod.find_mongod(), directory, port), *_EAGER]
         if oplog:
             self._command[self._command.index("--oplogSize") + 1] = str(oplog)
@@ -79,8 +79,8 @@ class Member:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory.parent / f"mongod{self.number}.log").open("ab") as log:
+        self.data.mkdir(parents=True, exist_ok=True)
+        with (self.data.parent / f"mongod{self.number}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdout=log,

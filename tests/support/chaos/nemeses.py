@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from pymongo.errors import PyMongoError
 
-from support.chaos import breakers, clocks, disks, machines
+from support.chaos import abusers, breakers, clocks, destroyers, disks, machines
 from support.chaos.rig import Rig
 
 Nemesis = Callable[[Rig], Awaitable[None]]
@@ -100,6 +100,7 @@ _ALL: tuple[Nemesis, ...] = (
     breakers.conflict,
     breakers.cut_worker,
     breakers.leave_worker_half_open,
+    abusers.abuse_server,
 )
 _REPLICATED: tuple[Nemesis, ...] = (
     step_down,
@@ -122,7 +123,15 @@ _DISKS: tuple[Nemesis, ...] = (machines.fill_disk,)
 _FATAL: tuple[Nemesis, ...] = (breakers.lose_history,)
 """What costs the stream its history: the log is repaired then."""
 
-_EVERYTHING = (*_ALL, *_REPLICATED, *_CLOCKS, *_DISKS, *_FATAL)
+_RENEWING: tuple[Nemesis, ...] = (
+    destroyers.drop_log,
+    destroyers.delete_events,
+    destroyers.overwrite_event,
+    destroyers.restore_backup,
+)
+"""What destroys the log or turns it back: a new one begins then, and the run is judged by `support.chaos.renewals`."""
+
+_EVERYTHING = (*_ALL, *_REPLICATED, *_CLOCKS, *_DISKS, *_FATAL, *_RENEWING)
 NEMESES = MappingProxyType({nemesis.__name__: nemesis for nemesis in _EVERYTHING})
 
 
@@ -130,17 +139,21 @@ def _names(nemeses: tuple[Nemesis, ...]) -> frozenset[str]:
     return frozenset(nemesis.__name__ for nemesis in nemeses)
 
 
-FATAL, CLOCKS, DISKS = _names(_FATAL), _names(_CLOCKS), _names(_DISKS)
+FATAL, CLOCKS, DISKS, RENEWING = _names(_FATAL), _names(_CLOCKS), _names(_DISKS), _names(_RENEWING)
 
 
 def known(names: str, *, nodes: int) -> tuple[str, ...]:
-    """The nemeses that `names` lists, as far as they apply: comma separated; `all`, but the fatal; or `fatal`, all.
+    """The nemeses that `names` lists, as far as they apply: comma separated, or the name of a set.
+
+    `all`: but those that cost history or the log. `fatal`: those that cost history, too. `renewing`: `all`, and those
+    that cost the log.
 
     Raises `ValueError`.
     """
     alone = _names(_REPLICATED) if nodes == 1 else frozenset()
-    everything = tuple(name for name in NEMESES if name not in FATAL)
-    sets = {"all": everything, "fatal": tuple(NEMESES), "none": ()}
+    fatal = tuple(name for name in NEMESES if name not in RENEWING)
+    ordinary = tuple(name for name in fatal if name not in FATAL)
+    sets = {"all": ordinary, "fatal": fatal, "renewing": (*ordinary, *sorted(RENEWING)), "none": ()}
     listed = sets.get(names, tuple(name.strip() for name in names.split(",")))
     if unknown := set(listed) - set(NEMESES):
         raise ValueError(f"no nemesis is called {', '.join(sorted(unknown))}; there are {', '.join(NEMESES)}")

@@ -20,7 +20,7 @@ from support.chaos.evidence import Evidence
 from support.chaos.fleet import Fleet
 from support.chaos.followers import Follower, Visitor
 from support.chaos.history import Recorder
-from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, unavailable
+from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, RENEWING, unavailable
 from support.chaos.observed import based, gather, last_event, verified
 from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report
@@ -68,6 +68,11 @@ class Plan:
         """
         unread = large_document.__name__ in self.shapes and bool(self.nemeses)
         return unread or not (FATAL.isdisjoint(self.nemeses) and FATAL_SHAPES.isdisjoint(self.shapes))
+
+    @property
+    def renewed(self) -> bool:
+        """Whether the log is destroyed or turned back on purpose."""
+        return not RENEWING.isdisjoint(self.nemeses)
 
     @property
     def collections(self) -> tuple[str, ...]:
@@ -170,7 +175,7 @@ class _Run:
             evidence=evidence,
             faults=self._faults,
             statuses=self._workload.statuses,
-            violations=[*self._late, *check(evidence, repaired=self._plan.repaired)],
+            violations=[*self._late, *check(evidence, repaired=self._plan.repaired, renewed=self._plan.renewed)],
             fallen=self._fallen,
             shapes=self._shapes.made,
             outcomes=self._rig.ended,
@@ -184,7 +189,8 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(item.run(), name=item.name) for item in self._followers]
             tasks.append(group.create_task(self._visitor.run(), name="visitor"))
-            tasks.append(group.create_task(self._oplog.run(), name="oplog"))
+            if not self._plan.renewed:  # a backup takes the oplog back, too
+                tasks.append(group.create_task(self._oplog.run(), name="oplog"))
             try:
                 yield
             finally:
@@ -230,6 +236,8 @@ class _Run:
             self._late.append(Violation("progress", "a worker never ends by itself", tuple(workers)))
         if count := self._workload.statuses[500]:
             self._late.append(Violation("answers", f"the API answered {count} times by an internal error"))
+        if count := self._rig.ended["an abuse was answered 500"]:
+            self._late.append(Violation("answers", f"{count} abuses were answered by an internal error"))
 
     async def _sequenced(self) -> tuple[str, int]:
         """The last position, as soon as the log has the last writes."""
@@ -252,7 +260,7 @@ class _Run:
             await asyncio.sleep(0.1)
 
     async def _gather(self) -> Evidence:
-        commits = await self._oplog.commits(self._client)
+        commits = None if self._plan.renewed else await self._oplog.commits(self._client)
         evidence = await gather(
             self._client,
             self._rig.recorder.history(),

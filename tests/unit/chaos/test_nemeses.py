@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from support.chaos import clocks, disks
-from support.chaos.nemeses import NEMESES, known, unavailable
+from support.chaos.nemeses import NEMESES, RENEWING, known, unavailable
 
 
 def test_all_are_known_where_there_are_members_enough() -> None:
@@ -25,3 +25,9 @@ def test_what_the_machine_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(disks, "missing", lambda: "no root")
     monkeypatch.setattr(clocks, "missing", lambda: None)
     assert unavailable(["kill_worker", "fill_disk", "jump_member_clock"]) == {"fill_disk": "no root"}
+
+
+def test_what_costs_the_log_is_asked_for_by_name() -> None:
+    assert RENEWING.isdisjoint({*known("all", nodes=3), *known("fatal", nodes=3)})
+    assert set(known("renewing", nodes=3)) > RENEWING
+    assert "lose_history" not in known("renewing", nodes=3)

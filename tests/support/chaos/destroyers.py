@@ -1,0 +1,116 @@
+"""The nemeses of what is stored: the log is dropped, loses events, or is turned back together with the collections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from contextlib import suppress
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo.errors import PyMongoError
+
+from support.chaos.rig import Rig
+from support.waiting import within
+
+_SETTLE = 60.0
+
+
+async def drop_log(rig: Rig) -> None:
+    """The log's database is dropped under everybody's feet; a new log begins by itself."""
+    before = await _current(rig)
+    with suppress(PyMongoError):
+        await rig.client.drop_database(rig.settings.log_db)
+    await _renewed(rig, before)
+
+
+async def delete_events(rig: Rig) -> None:
+    """Two of the newest events are deleted; an operator sees it, and begins a new log."""
+    before = await _current(rig)
+    events = rig.client[rig.settings.log_db]["events"]
+    newest = await events.find_one({"_id.l": before}, sort=[("_id", -1)])
+    if newest is not None and (seq := int(newest["_id"]["n"])) > 6:
+        gone = [{"l": before, "n": Int64(number)} for number in (seq - 4, seq - 3)]
+        await events.delete_many({"_id": {"$in": gone}})
+    await asyncio.sleep(rig.choose.uniform(0.5, 2.0))
+    await _reset_log(rig)
+    await _renewed(rig, before)
+
+
+async def overwrite_event(rig: Rig) -> None:
+    """One of the newest events becomes unreadable; an operator sees it, and begins a new log."""
+    before = await _current(rig)
+    events = rig.client[rig.settings.log_db]["events"]
+    newest = await events.find_one({"_id.l": before}, sort=[("_id", -1)])
+    if newest is not None:
+        await events.update_one({"_id": newest["_id"]}, {"$set": {"b": "{damaged"}})
+    await asyncio.sleep(rig.choose.uniform(0.5, 2.0))
+    await _reset_log(rig)
+    await _renewed(rig, before)
+
+
+async def restore_backup(rig: Rig) -> None:
+    """All members get back an older copy of their data, log and all; servers, workers and clients live through it."""
+    before = await _current(rig)
+    await _kill_all(rig)
+    copies = [(member.data, member.data.with_name(f"{member.data.name}.backup")) for member in rig.cluster.members]
+    for data, copy in copies:
+        shutil.copytree(data, copy)
+    _start_all(rig)
+    await rig.cluster.healthy()
+    goal = rig.recorder.acknowledged + 20
+    async with within(_SETTLE):
+        while rig.recorder.acknowledged < goal:  # noqa: ASYNC110 - the event is in the writers
+            await asyncio.sleep(0.05)
+    await _kill_all(rig)
+    for data, copy in copies:
+        shutil.rmtree(data)
+        copy.rename(data)
+    _start_all(rig)
+    await rig.cluster.healthy()
+    await _renewed(rig, before)
+
+
+async def _kill_all(rig: Rig) -> None:
+    await asyncio.gather(*(member.kill() for member in rig.cluster.members))
+
+
+def _start_all(rig: Rig) -> None:
+    for member in rig.cluster.members:
+        member.start()
+
+
+async def _current(rig: Rig) -> str | None:
+    """Return the id of the newest log; None where there is none."""
+    with suppress(PyMongoError):
+        found: dict[str, Any] | None = await rig.client[rig.settings.log_db]["logs"].find_one(sort=[("number", -1)])
+        return found["_id"] if found else None
+    return None
+
+
+async def _renewed(rig: Rig, before: str | None) -> None:
+    """Wait until there is another log than `before`, and count it."""
+    async with within(_SETTLE):
+        while (await _current(rig)) in {before, None}:  # noqa: ASYNC110 - the event is in the worker
+            await asyncio.sleep(0.05)
+    rig.ended["a new log began"] += 1
+
+
+async def _reset_log(rig: Rig) -> None:
+    """Run `eventsync reset-log` as an operator would, again while MongoDB can't be used."""
+    command = (sys.executable, "-m", "app", "reset-log", "--yes")
+    environment = os.environ | {
+        "EVENTSYNC_MONGODB_URI": rig.settings.mongodb_uri or "",
+        "EVENTSYNC_DATABASE": rig.settings.database,
+    }
+    async with within(_SETTLE):
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+            said, _ = await process.communicate()
+            if process.returncode == 0:
+                return
+            rig.ended[f"reset-log failed: {said.decode()[-80:]}"] += 1
