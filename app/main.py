@@ -35,6 +35,7 @@ from app.stores.mongodb import connect
 from app.stores.past import Past
 from app.stores.stores import Stores
 from app.sync.operating import Operating
+from app.sync.past_reads import PastReads
 from app.sync.service import SyncService
 from app.waiting import backoff, set_within
 
@@ -117,7 +118,9 @@ async def running(settings: Settings, on_failure: OnFailure) -> AsyncIterator[Se
         stores = Stores.of(requests, settings, offload)
         storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings), offload)
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
-        services = Services(settings, storage, sync, Past(stores), stores.archive, Operating(stores), offload)
+        reading = sync.source.admissions["read"]
+        past = PastReads(Past(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload)
+        services = Services(settings, storage, sync, past, stores.archive, Operating(stores), offload)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_work(services, stop, on_failure), name="feed and indexes")

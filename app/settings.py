@@ -232,6 +232,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Frames read for clients behind the window that are kept in each server's memory, for the next ones there, in bytes.",
     )
+    past_cache_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        description="Documents as they were, and pages of their histories, kept in each server's memory for the next "
+        "readers: so many bytes of each.",
+    )
     snapshot_cache_bytes: int = Field(
         64 * MIB,
         ge=0,

@@ -16,9 +16,8 @@ from app.api.state import services
 from app.domain.ids import format_id, parse_id
 from app.domain.point import Point, parse_instant, parse_point, parse_version
 from app.domain.position import Position
-from app.domain.replay import between
 from app.domain.shape import Shape
-from app.domain.values import to_json
+from app.domain.values import JsonText, to_json
 from app.errors import Malformed, NotFound
 
 _IMMUTABLE: Final = "public, max-age=31536000, immutable"
@@ -41,15 +40,14 @@ def named_point(request: Request) -> Point | None:
 
 async def as_it_was(request: Request, shape: Shape, point: Point) -> Response:
     """The document at that point, and a position at which it was so."""
-    reading = await services(request).past.document(shape, point)
-    if reading.state is None:
+    past = services(request).past
+    reading = await past.document(shape, point)
+    if reading.encoded is None:
         raise NotFound(f"there was no document {shape} at {reading.position}")
-    version, document = reading.state
-    headers = {"ETag": conditions.etag(version), "Cache-Control": _caching(point)}
+    headers = {"ETag": conditions.etag(reading.encoded[0]), "Cache-Control": _caching(point)}
     if _is_final(point) and conditions.has_already(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = {"id": shape.id, "version": version, "doc": document, "position": str(reading.position)}
-    return Response(to_json(body), headers=headers, media_type=JSON)
+    return Response(await past.document_json(shape, reading), headers=headers, media_type=JSON)
 
 
 async def difference(request: Request) -> Response:
@@ -60,9 +58,10 @@ async def difference(request: Request) -> Response:
         raise Malformed("from takes the point to begin with: a version, a position or an instant")
     found = services(request).past
     before, after = await found.document(shape, start), await found.document(shape, end)
-    if before.state is None and after.state is None:
+    if before.encoded is None and after.encoded is None:
         raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
-    body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": between(before.state, after.state)}
+    patch = await found.difference_json(shape, before, after)
+    body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": JsonText(patch)}
     caching = _caching(start) if _caching(start) == _caching(end) else _caching(None)
     return Response(to_json(body), headers={"Cache-Control": caching}, media_type=JSON)
 

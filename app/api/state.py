@@ -10,8 +10,8 @@ from app.nodestorage import NodeStorage
 from app.offload import Offload
 from app.settings import Settings
 from app.stores.archive import Archive
-from app.stores.past import Past
 from app.sync.operating import Operating
+from app.sync.past_reads import PastReads
 from app.sync.service import SyncService
 
 
@@ -22,7 +22,7 @@ class Services:
     settings: Settings
     storage: NodeStorage
     sync: SyncService
-    past: Past
+    past: PastReads
     archive: Archive
     operating: Operating
     offload: Offload

@@ -9,13 +9,13 @@ from bson.int64 import Int64
 from pymongo import ASCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from app.domain.encoded_state import change_of
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
-from app.domain.replay import Change, Damaged, read_change
+from app.domain.replay import Change
 from app.domain.segment import SealedEvent, Selection
 from app.domain.shape import Shape
-from app.errors import Malformed
 from app.stores.archive import Archive
 from app.stores.hot import Find, HotRows, Moved
 from app.stores.tallies import Tallies
@@ -136,17 +136,3 @@ def _by_document(log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequen
         "_id.n": {"$gt": Int64(after), "$lte": Int64(upto)},
     }
     return Find(query, upto, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")
-
-
-def change_of(log: LogId, event: SealedEvent) -> Change:
-    """Read a stored event. Raises `Damaged`."""
-    try:
-        change = read_change(event.body, event.marks)
-    except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise Damaged(f"event {log}:{event.seq} can't be read: {error}") from error
-    said = (change.seq, change.collection, change.id, change.version)
-    if said != (event.seq, event.collection, event.id, event.version):
-        raise Damaged(
-            f"event {log}:{event.seq} says that it is {said}, and is stored as of {event.collection}/{event.id}"
-        )
-    return change

@@ -5,20 +5,34 @@ The log is complete: this, at a checkpoint's seq, is the collection at that chec
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Final, TypeVar
 
+from app.domain.encoded_state import EncodedState, replayed
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged, State, applied
+from app.domain.segment import SealedEvent
 from app.domain.shape import Shape
 from app.errors import Unavailable
+from app.offload import Offload, inline
+from app.slices import SLICE
 from app.stores.history import History
 from app.stores.pins import Pin, Pins
 from app.stores.snapshot_rows import Row
 from app.stores.snapshot_store import SnapshotStore, StoredSnapshot
 from app.stores.squashed import Squashed
 from app.stores.tracking import TrackingStore
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 4 * 1024 * 1024
+"""Bytes of events that are applied to a large document at once."""
+
+_EVENT: Final = 200
+"""Bytes that an event is counted for besides its body."""
 
 _BATCH = 500
 """Most documents in one batch: what `walk` holds at once, next to one chunk of the snapshot."""
@@ -32,8 +46,16 @@ class LogState:
     """Answers from what is stored beside the collection alone; it itself is never asked."""
 
     def __init__(
-        self, history: History, snapshots: SnapshotStore, tracking: TrackingStore, squashed: Squashed, pins: Pins
+        self,
+        history: History,
+        snapshots: SnapshotStore,
+        tracking: TrackingStore,
+        squashed: Squashed,
+        pins: Pins,
+        offload: Offload | None = None,
     ) -> None:
+        """`offload` replays large documents; without it, all is done at once."""
+        self._offload = offload or inline()
         self._history = history
         self._pins = pins
         self._squashed = squashed
@@ -61,17 +83,64 @@ class LogState:
 
         Raises `NoBase`, `Damaged` and `Unavailable`. Holds all of the answer: ask for bounded batches.
         """
+        return await self._from_base(log, collection, ids, upto, lambda base: self._states(base, ids, upto))
+
+    async def document(self, log: LogId, collection: str, text: IdText, upto: Seq) -> EncodedState:
+        """What one document is at `upto`, encoded. Raises as `documents`. Holds some of its events at a time."""
+        return await self._from_base(log, collection, [text], upto, lambda base: self._state(base, text, upto))
+
+    async def _from_base(
+        self,
+        log: LogId,
+        collection: str,
+        ids: Sequence[IdText],
+        upto: Seq,
+        read: Callable[[StoredSnapshot], Awaitable[T]],
+    ) -> T:
         while True:
             base = await self._base_of(log, collection, ids, upto)
             try:
-                states = await self._states(base, ids, upto)
+                found = await read(base)
             except Damaged:
                 if await self._snapshots.find(base.id):
                     raise
             else:
                 # Nothing is removed before it is hidden: what can be found after the reading was there all the while.
                 if await self._snapshots.find(base.id):
-                    return states
+                    return found
+
+    async def _state(self, base: StoredSnapshot, text: IdText, upto: Seq) -> EncodedState:
+        state = await self._snapshots.state_of(base, text, self._offload)
+        if upto == base.seq:
+            return state
+        events = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=[text])
+        return (await self.replay(base.log, events, state))[0]
+
+    async def replay(
+        self, log: LogId, events: AsyncGenerator[SealedEvent], state: EncodedState = None, *, whole: bool = True
+    ) -> tuple[EncodedState, bool]:
+        """Apply events of one document to its state, some at a time; see `replayed`. Raises `Damaged`."""
+        batch: list[SealedEvent] = []
+        size = 0
+        async with aclosing(events):
+            async for event in events:
+                batch.append(event)
+                size += len(event.body) + _EVENT
+                held = 0 if state is None else len(state[1])
+                # A large document is taken apart once for many events, a small one is not to hold up the loop.
+                if size >= (_AT_ONCE if size + held > self._offload.above else SLICE):
+                    state, whole = await self._replayed(log, state, batch, size, whole=whole)
+                    batch, size = [], 0
+        return await self._replayed(log, state, batch, size, whole=whole)
+
+    async def _replayed(
+        self, log: LogId, state: EncodedState, batch: list[SealedEvent], size: int, *, whole: bool
+    ) -> tuple[EncodedState, bool]:
+        if not batch:
+            return state, whole
+        await asyncio.sleep(0)
+        size += 0 if state is None else len(state[1])
+        return await self._offload.call(size, replayed, log, state, batch, whole)
 
     async def _base_of(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> StoredSnapshot:
         """A single document may have a nearer snapshot of its own."""

@@ -5,23 +5,23 @@ A reading is at a position, and what is known of that never changes. Instants an
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
+from app.byte_cache import ByteCache
+from app.domain.encoded_state import EncodedState, decoded, head_of
 from app.domain.event import timestamp
 from app.domain.ids import IdText
 from app.domain.plan import ResetReason
 from app.domain.point import Point, Version
 from app.domain.position import LogId, Position, Seq
-from app.domain.replay import State, applied
+from app.domain.replay import State
 from app.domain.shape import Shape, not_tracked
 from app.driver import translated
 from app.errors import BehindRetention, Malformed, NotFound, ResetRequired, Unavailable
@@ -33,20 +33,28 @@ from app.stores.tiers import BehindHorizon
 from app.stores.tracking import refused_collection
 
 _PAGE = 500
+_OVERHEAD = 500
+"""What a state costs in the cache besides its bytes, roughly."""
+
 _SETTLED = 2.0
 """After about so many seconds a worker that runs has read past an instant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a document was at `position`; `state` is None where it did not exist."""
+    """What a document was at `position`, in BSON; `encoded` is None where it did not exist."""
 
     position: Position
-    state: State
+    encoded: EncodedState
+
+    @property
+    def state(self) -> State:
+        """The same with the document's values."""
+        return decoded(self.encoded)
 
     def tree(self) -> dict[str, Any]:
         """As answers name it: the version, None where it did not exist, and the position."""
-        return {"version": self.state[0] if self.state is not None else None, "position": str(self.position)}
+        return {"version": self.encoded[0] if self.encoded is not None else None, "position": str(self.position)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,9 @@ class Past:
     log, `BehindRetention`, `Damaged`, and `Unavailable`: there is no log or snapshot yet, an instant may not be over.
     """
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, *, cache_bytes: int = 0) -> None:
+        """States that were read last are kept in `cache_bytes`: what was at a position never changes."""
+        self._known: ByteCache[tuple[Kept, Shape, Seq], EncodedState] = ByteCache(cache_bytes, _cost)
         self._stores = stores
         self._tiers = stores.tiers
         self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
@@ -176,22 +186,23 @@ class Past:
 
     # --- what -----------------------------------------------------------------------------------------------------
 
-    async def _state(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> State:
+    async def _state(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+        key = (kept, shape, seq)  # what is kept no longer is not told any longer
+        if (known := self._known.get(key)) is not None:
+            return known
         if kept.snapshot is not None and seq >= kept.since:
-            return (await self._stores.state.documents(kept.log, shape.collection, [text], seq))[text]
-        return await self._without_snapshot(kept, shape, text, seq)
+            state = await self._stores.state.document(kept.log, shape.collection, text, seq)
+        else:
+            state = await self._without_snapshot(kept, shape, text, seq)
+        self._known.keep(key, state)
+        return state
 
-    async def _without_snapshot(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> State:
+    async def _without_snapshot(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
         """Of before the first snapshot a document is known from an event on that tells the whole of it."""
-        state: State = None
-        whole = False
-        changes = self._stores.history.changes(
+        events = self._stores.history.sealed(
             kept.log, shape.collection, after=max(kept.tracked, kept.horizon), upto=seq, ids=[text]
         )
-        async with aclosing(changes):
-            async for change in changes:
-                whole = whole or change.op != "update"
-                state = applied(state, change) if whole else None
+        state, whole = await self._stores.state.replay(kept.log, events, whole=False)
         if not whole:
             raise kept.gone(f"{shape} at {kept.log}:{seq}")
         return state
@@ -224,7 +235,7 @@ class Past:
             async with cursor.batch_size(10):
                 async for row in cursor:
                     event = await self._stores.events.whole(row)
-                    if orjson.loads(event.body)["op"] != "delete":
+                    if head_of(event.body)[0] != "delete":
                         return event.seq
         floor = (await self._tiers.read(kept.log)).floor
         return await self._newest_archived(kept, shape, version, floor) if floor > kept.tracked else None
@@ -237,12 +248,16 @@ class Past:
                 kept.log, shape, after_version=version - 1, after=after, upto=floor, limit=_PAGE
             )
             for event in page:
-                tree = orjson.loads(event.body)
-                if tree["version"] == version and tree["op"] != "delete":
+                op, left = head_of(event.body)
+                if left == version and op != "delete":
                     found = event.seq
             if len(page) < _PAGE:
                 return found
             after = page[-1].seq
+
+
+def _cost(state: EncodedState) -> int:
+    return _OVERHEAD + (0 if state is None else len(state[1]))
 
 
 def _id(shape: Shape) -> IdText:

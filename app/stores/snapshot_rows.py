@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 
 import orjson
 
+from app.domain.encoded_state import EncodedState, encoded
 from app.domain.ids import IdText, format_id
 from app.domain.marks import marks_of, read_marked
 from app.domain.replay import Damaged
@@ -46,6 +47,11 @@ def read_row(snapshot: str, number: int, text: IdText, line: bytes) -> Row:
     if found[0] != text:
         raise Damaged(f"chunk {number} of snapshot {snapshot} has the row of {found[0]} for {text}")
     return found
+
+
+def encoded_row(snapshot: str, number: int, text: IdText, line: bytes) -> EncodedState:
+    """The state that a row tells. Raises as `read_row`."""
+    return encoded(read_row(snapshot, number, text, line)[1:])
 
 
 def _line(text: IdText, version: int, document: Document) -> bytes:

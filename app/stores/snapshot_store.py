@@ -19,6 +19,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from app.domain.encoded_state import EncodedState
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged
@@ -26,8 +27,9 @@ from app.domain.shape import Shape
 from app.domain.values import Document
 from app.driver import translated
 from app.errors import EventsyncError, Unavailable
+from app.offload import Offload
 from app.stores.snapshot_chunks import Chunk, ChunkStore
-from app.stores.snapshot_rows import Row, cut, read_row
+from app.stores.snapshot_rows import Row, cut, encoded_row, read_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,15 @@ class SnapshotStore:
             for text, line in zip(chunk.ids, chunk.lines, strict=True):
                 if text in wanted:
                     yield read_row(snapshot.id, number, text, line)
+
+    async def state_of(self, snapshot: StoredSnapshot, text: IdText, offload: Offload) -> EncodedState:
+        """What one document is in the snapshot, encoded. Raises `Damaged`, which names the chunk."""
+        async for number, _ in self._chunks.holding(snapshot.id, [text]):
+            chunk = await self._chunks.read(snapshot.id, number)
+            line = next((line for known, line in zip(chunk.ids, chunk.lines, strict=True) if known == text), None)
+            if line is not None:
+                return await offload.call(len(line), encoded_row, snapshot.id, number, text, line)
+        return None
 
     async def holds(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> set[IdText]:
         """Those of `ids` that are in the snapshot."""

@@ -89,7 +89,7 @@ class Stores:
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
         squashed = Squashed(log, snapshots)
         pins = Pins(log, settings.pin_ttl)
-        state = LogState(history, stored, tracking, squashed, pins)
+        state = LogState(history, stored, tracking, squashed, pins, offload)
         return cls(
             data,
             log,

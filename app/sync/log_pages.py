@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+from app.byte_cache import ByteCache
 from app.domain import messages
 from app.domain.plan import ResetReason
 from app.domain.position import Position, Seq
@@ -15,10 +17,14 @@ from app.domain.shape import Shape
 from app.errors import BehindRetention, ResetRequired
 from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
+from app.sync.flights import Flights
 from app.sync.pages import PageLimit, page_of
 from app.sync.source import Source
 
 log = logging.getLogger(__name__)
+
+_EVENT: Final = 100
+"""What an event costs in the cache besides its bytes, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,10 @@ class LogPages:
     What is behind the window is read by a few at a time, whatever transport they use.
     """
 
-    def __init__(self, source: Source, stores: Stores) -> None:
+    def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
+        """The pages of documents' histories that were read last are kept in `cache_bytes`."""
+        self._histories: Flights[History] = Flights()
+        self._known: ByteCache[_Page, History] = ByteCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
         self._draining = asyncio.Event()
@@ -118,8 +127,33 @@ class LogPages:
         start = after or since
         if start.seq < since.seq:
             raise BehindRetention(f"what followed on {start} is kept from {since} on only", since=str(since))
-        found = await self._stores.events.of_document(
-            log_id, shape, after_version=after_version, after=start.seq, upto=self._source.window.head, limit=limit
-        )
-        end = Position(log_id, found[-1].seq) if len(found) == limit else None
-        return History([event.body for event in found], end, since)
+        key = _Page(shape, since, start, after_version, self._source.window.head, limit)
+        if (known := self._known.get(key)) is not None:
+            return known
+        return await self._histories.fetch(key, lambda: self._read_history(key))
+
+    async def _read_history(self, key: _Page) -> History:
+        log_id, events = key.start.log, self._stores.events
+        async with self._source.admissions["read"].admitted():
+            found = await events.of_document(
+                log_id, key.shape, after_version=key.above, after=key.start.seq, upto=key.head, limit=key.limit
+            )
+        end = Position(log_id, found[-1].seq) if len(found) == key.limit else None
+        history = History([event.body for event in found], end, key.since)
+        self._known.keep(key, history)
+        return history
+
+
+class _Page(NamedTuple):
+    """What a page of a document's history depends on: with all of it the same, the page is."""
+
+    shape: Shape
+    since: Position
+    start: Position
+    above: int
+    head: Seq
+    limit: int
+
+
+def _cost(history: History) -> int:
+    return sum(map(len, history.bodies)) + _EVENT * (1 + len(history.bodies))

@@ -46,7 +46,7 @@ class SyncService:
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
         self.sessions = Sessions(self.source, self.vectors, settings)
         self._archive = ArchiveWatch(stores.archive.identity)
-        self.pages = LogPages(self.source, stores)
+        self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log and record what clients acknowledge, until `stop`; what is left then is recorded, too."""

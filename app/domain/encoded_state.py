@@ -1,0 +1,87 @@
+"""A document's state as BSON, and what events and snapshots make of it: work that another process can do. Pure.
+
+A large document is taken apart where nobody else waits (`app.offload`); what goes there and back is bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import bson
+import orjson
+
+from app.domain.ids import IdText
+from app.domain.position import LogId
+from app.domain.replay import Change, Damaged, State, applied, between, read_change
+from app.domain.segment import SealedEvent
+from app.domain.values import CODEC, decode, to_json
+from app.errors import Malformed
+
+EncodedState = tuple[int, bytes] | None
+"""A document's version and its BSON, without `_sync`; None where there is no document."""
+
+_HEAD = re.compile(
+    rb'\{"seq":\d+,"collection":"(?:[^"\\]|\\.)*","id":"(?:[^"\\]|\\.)*","op":"([a-z]+)","base":\d+,"version":(\d+)'
+)
+"""How the body of an event begins, as `app.domain.event` writes it."""
+
+
+def encoded(state: State) -> EncodedState:
+    """Encode a state."""
+    return None if state is None else (state[0], bson.encode(state[1], codec_options=CODEC))
+
+
+def decoded(state: EncodedState) -> State:
+    """Decode a state."""
+    return None if state is None else (state[0], decode(state[1]))
+
+
+def head_of(body: bytes) -> tuple[str, int]:
+    """The op and the version of an event, which stand before its content. Raises `ValueError` and `LookupError`."""
+    if match := _HEAD.match(body):
+        return match[1].decode(), int(match[2])
+    tree = orjson.loads(body)
+    return tree["op"], int(tree["version"])
+
+
+def change_of(log: LogId, event: SealedEvent) -> Change:
+    """Read a stored event. Raises `Damaged`."""
+    try:
+        change = read_change(event.body, event.marks)
+    except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"event {log}:{event.seq} can't be read: {error}") from error
+    said = (change.seq, change.collection, change.id, change.version)
+    if said != (event.seq, event.collection, event.id, event.version):
+        raise Damaged(
+            f"event {log}:{event.seq} says that it is {said}, and is stored as of {event.collection}/{event.id}"
+        )
+    return change
+
+
+def replayed(
+    log: LogId,
+    state: EncodedState,
+    events: Sequence[SealedEvent],
+    whole: bool = True,
+) -> tuple[EncodedState, bool]:
+    """Apply events of one document to its state; also tell whether it is known by then.
+
+    `whole`: it is known already. Else it is from the first event on that tells the whole of it. Raises `Damaged`.
+    """
+    now = decoded(state)
+    for event in events:
+        change = change_of(log, event)
+        whole = whole or change.op != "update"
+        now = applied(now, change) if whole else None
+    return encoded(now), whole
+
+
+def document_json(text: IdText, state: tuple[int, bytes], position: str) -> bytes:
+    """The answer to what a document was: `{"id", "version", "doc", "position"}`."""
+    return to_json({"id": text, "version": state[0], "doc": decode(state[1]), "position": position})
+
+
+def difference_json(before: EncodedState, after: EncodedState) -> bytes:
+    """The RFC 6902 patch from one state to another."""
+    return to_json(between(decoded(before), decoded(after)))
