@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import bson
-from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
 from app.domain.diff import Operation, Touched, diff
 from app.domain.event import Event, Op
 from app.domain.ids import format_id
+from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, too_deep
 from app.domain.plainness import is_plain
 from app.domain.stamp import FIELD, Stamp, unstamp
 from app.domain.values import JSON_CODEC, Document, decode, longer_than, to_json
@@ -42,14 +42,26 @@ Decoded = dict[str, Any]
 """A change as plain values, images and all."""
 
 
+class OddChange(Decoded):
+    """A change with something in it that the driver can't decode."""
+
+
 def decoded(change: Mapping[str, Any]) -> Decoded:
-    """The change as plain values. Decoded in one go, which is much faster than field by field."""
+    """The change as plain values. Decoded in one go, which is much faster than field by field. Never fails."""
     if isinstance(change, RawBSONDocument):
         try:
-            return bson.decode(change.raw, JSON_CODEC)
-        except InvalidBSON:
-            pass  # somewhere in a document: then only that one is decoded leniently
-    return {name: decode(value.raw) if isinstance(value, RawBSONDocument) else value for name, value in change.items()}
+            found = bson.decode(change.raw, JSON_CODEC)
+        except Exception:  # noqa: BLE001 - somewhere in a document: then only that one is read in another way
+            return OddChange(_by_field(change))
+        return OddChange(_by_field(change)) if too_deep(change.raw, found) else found
+    return _by_field(change)
+
+
+def _by_field(change: Mapping[str, Any]) -> Decoded:
+    return {
+        name: decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) else value
+        for name, value in change.items()
+    }
 
 
 def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) -> Event | None:
@@ -61,6 +73,8 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
     Raises `StateMissing` for an update without both images, and a delete or replacement without the one before.
     """
     parts = change if isinstance(change, dict) else decoded(change)
+    if isinstance(parts, OddChange):
+        raw = None  # it says nothing of how the values are encoded that were read in another way
     kind = parts["operationType"]
     if kind == "insert":
         return _created(parts, raw)
@@ -69,6 +83,31 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
     if kind == "replace":
         return _replaced(parts, raw)
     return _deleted(parts)
+
+
+def unreadable(change: Mapping[str, Any]) -> Event:
+    """The event of a change that can't be converted although its images are there: the bytes of the document."""
+    before, after = change.get("fullDocumentBeforeChange"), change.get("fullDocument")
+    base = _version(before)
+    value = _document(change["documentKey"])["_id"]
+    name, key, at = change["ns"]["coll"], format_id(value), change["wallTime"]
+    if after is None:
+        return Event(name, key, "delete", base, base, at)
+    op: Op = "create" if change["operationType"] == "insert" else "replace"
+    return Event(name, key, op, base, _version(after), at, unreadable_document(value, _document(after)))
+
+
+def unreadable_document(value: Any, document: Document) -> Document:
+    """What stands for a document that can't be told as it is. `value` is its id."""
+    return UnreadableDocument({"_id": value, WRAPPER: Opaque(0x03, encode(unstamp(document)[1]))})
+
+
+def _document(image: Any) -> Document:
+    return decode(image.raw, JSON_CODEC) if isinstance(image, RawBSONDocument) else dict(image)
+
+
+def _version(image: Any) -> int:
+    return 0 if image is None else Stamp.of(_document(image)).version
 
 
 def _image(change: Decoded, name: str) -> Document:
@@ -88,7 +127,10 @@ def _created(change: Decoded, raw: bytes | memoryview | None) -> Event:
 def _updated(change: Decoded) -> Event | None:
     was, before = unstamp(_image(change, "fullDocumentBeforeChange"))
     stamp, after = unstamp(_image(change, "fullDocument"))
-    patch = diff(before, after, _touched(change))
+    if isinstance(before, OddDocument) or isinstance(after, OddDocument):
+        # A patch can't name a field whose name is not UTF-8.
+        return None if stamp.deleted and not was.deleted else _event(change, "replace", was, stamp, document=after)
+    patch = diff(before, after, None if isinstance(change, OddChange) else _touched(change))
     if stamp.deleted and not was.deleted and not patch:
         return None
     # A patch that is larger than the document is a worse way to say the same.

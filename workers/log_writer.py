@@ -11,12 +11,13 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.event import Event, Group, place
+from app.domain.ids import format_id
 from app.domain.marks import marks_of
 from app.domain.position import LogId, Seq
 from app.stores.changes import Batch, Token
 from app.stores.events import EventStore, NewEvent, Tail
 from app.stores.stored_event import StoredEvent
-from workers.converter import Decoded, convert, decoded
+from workers.converter import Decoded, OddChange, convert, decoded, unreadable, unreadable_document
 from workers.groups import transaction_of
 from workers.outcomes import told_once
 from workers.states import StateReader
@@ -24,6 +25,9 @@ from workers.states import StateReader
 log = logging.getLogger(__name__)
 
 Checkpoint = tuple[Seq, Token, Timestamp]
+
+Told = tuple[Event, bytes, Sequence[str]]
+"""An event, its encoding, and the marks of its document or patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class LogWriter:
         checkpoint: Checkpoint | None = None
         numbered, time, token = self._numbered, self._time, self._token
         for group in groups:
-            changes = [(_values(change), change.raw) for change in group]
+            changes = [(decoded(change), change.raw) for change in group]
             first, last = changes[0][0], changes[-1][0]
             if token is not None and _later(first["clusterTime"], time):
                 # Nothing else can have happened at the earlier time any more.
@@ -91,7 +95,8 @@ class LogWriter:
         What was converted and not appended is given up.
         """
         seq = self.seq
-        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)]
+        told = map(_told_anyway, events)
+        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(told, start=1)]
         await self._events.append(self.log, new)
         self.seq = self._numbered = Seq(seq + len(new))
         self._time, self._token = time, token
@@ -123,23 +128,54 @@ class LogWriter:
             return [Group(name, done.n + index, done.of) for index in range(1, count + 1)]
         return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
-    async def _convert(self, change: Decoded, raw: bytes | memoryview) -> Event | None:
+    async def _convert(self, change: Decoded, raw: bytes | memoryview) -> Told | None:
         """The change's event. One that can't be made must not stop the stream: the whole document is told anew."""
         complete = await self._states.completed(change)
+        if isinstance(change, OddChange):
+            log.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
         try:
             whole = complete is change and isinstance(change["ns"], dict)
-            return convert(change, raw) if whole else _converted(complete)
+            event = convert(change, raw) if whole else _converted(complete)
+            return None if event is None else _told(event)
         except Exception:
-            log.exception("ALARM: a change of %s can't be converted; its document is reset", change["ns"]["coll"])
-            return _converted(await self._states.outcome(change))
+            log.exception("ALARM: a change of %s can't be converted; its document is reset", _named(change))
+            return await self._reset(change)
+
+    async def _reset(self, change: Decoded) -> Told | None:
+        outcome = await self._states.outcome(change)
+        try:
+            event = _converted(outcome)
+            return None if event is None else _told(event)
+        except Exception:
+            log.exception("ALARM: %s can't be told as it is; it is kept as bytes", _named(change))
+            return None if outcome is None else _told(unreadable(outcome))
 
     @staticmethod
-    def _at(token: Token, time: Timestamp, event: Event, seq: Seq, mark: Group | None) -> NewEvent:
-        stored = StoredEvent(seq, event.collection, event.id, place(event.encode(), seq, mark), mark)
-        if event.plain:
-            return NewEvent(stored, event.version, token, time)
-        exact = marks_of(event.document if event.document is not None else event.patch or [])
-        return NewEvent(stored, event.version, token, time, exact)
+    def _at(token: Token, time: Timestamp, told: Told, seq: Seq, mark: Group | None) -> NewEvent:
+        event, encoded, marks = told
+        stored = StoredEvent(seq, event.collection, event.id, place(encoded, seq, mark), mark)
+        return NewEvent(stored, event.version, token, time, marks)
+
+
+def _told(event: Event) -> Told:
+    encoded = event.encode()
+    if event.plain:
+        return event, encoded, ()
+    return event, encoded, marks_of(event.document if event.document is not None else event.patch or [])
+
+
+def _told_anyway(event: Event) -> Told:
+    """The same of an event that a repair has found: where that fails, with the bytes of its document."""
+    try:
+        return _told(event)
+    except Exception:
+        log.exception("ALARM: %s/%s can't be told as it is; it is kept as bytes", event.collection, event.id)
+        document = event.document or {}
+        return _told(event._replace(document=unreadable_document(document.get("_id"), document)))
+
+
+def _named(change: Decoded) -> str:
+    return f"{change['ns']['coll']}/{format_id(change['documentKey']['_id'])}"
 
 
 def _later(one: Timestamp, other: Timestamp) -> bool:
@@ -154,11 +190,3 @@ def _place(change: Decoded) -> tuple[Token, Timestamp]:
 
 def _converted(change: Decoded | None) -> Event | None:
     return convert(decoded(change)) if change is not None else None
-
-
-def _values(change: RawBSONDocument) -> Decoded:
-    """The change decoded; field by field, and its images not at all, where it can't be."""
-    try:
-        return decoded(change)
-    except Exception:  # noqa: BLE001 - it is found again, and reported, when the change is converted
-        return dict(change)

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-import bson
-
-from app.domain.values import CODEC, same
+from app.domain.opaque import encode
+from app.domain.values import same
 
 Operation = dict[str, Any]
 """One operation: `op`, `path` and, for `add` and `replace`, a BSON `value`."""
@@ -177,4 +176,4 @@ def _alike(left: Sequence[Any], right: Sequence[Any]) -> int:
 
 
 def _encoded(items: Sequence[Any]) -> bytes:
-    return bson.encode({"": items}, codec_options=CODEC)
+    return encode({"": items})

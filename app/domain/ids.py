@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NewType
 
 from bson.binary import UUID_SUBTYPE, Binary
@@ -18,6 +18,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
+from app.domain.opaque import Opaque, element_of, is_text, value_of
 from app.domain.values import from_tree, parse_json, to_json
 from app.domain.wrappers import INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
 from app.errors import Malformed
@@ -46,7 +47,23 @@ def format_id(value: Any) -> IdText:
         return IdText(f"uuid:{value}")
     if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == 16:
         return IdText(f"uuid:{uuid.UUID(bytes=bytes(value))}")
-    return IdText("ejson:" + to_json(value).decode())
+    return IdText("ejson:" + to_json(_spelled(value)).decode())
+
+
+def _spelled(value: Any) -> Any:
+    """An id such that its JSON reads back as the same id."""
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    if isinstance(value, Mapping) and all(map(is_text, value)):
+        return {name: _spelled(item) for name, item in value.items()}
+    return Opaque(*element_of(value)).spelled() if _is_lost(value) else value
+
+
+def _is_lost(value: Any) -> bool:
+    """Whether Extended JSON has no form of its own for a value."""
+    if isinstance(value, Binary):
+        return value.subtype == UUID_SUBTYPE  # a UUID of another length
+    return isinstance(value, Opaque | Mapping)
 
 
 def parse_id(text: str) -> Any:
@@ -77,7 +94,20 @@ def _uuid(text: str) -> uuid.UUID:
 
 
 def _extended(text: str) -> Any:
-    return check_id(from_tree(parse_json(text.encode())))
+    return check_id(read_id(parse_json(text.encode())))
+
+
+def read_id(tree: Any) -> Any:
+    """The id that Extended JSON names, as a document that has it is read. Raises `Malformed`."""
+    return _as_stored(from_tree(tree))
+
+
+def _as_stored(value: Any) -> Any:
+    if isinstance(value, Opaque):
+        return value_of(value.kind, value.raw)
+    if type(value) is dict:
+        return {name: _as_stored(item) for name, item in value.items()}
+    return value
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {"int": _integer, "uuid": _uuid, "str": str, "ejson": _extended}

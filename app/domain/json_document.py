@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from app.domain.values import Document, JsonText, from_tree, keep_types, parse_json
+import orjson
+
+from app.domain.opaque import Opaque
+from app.domain.values import Document, JsonText, from_tree, keep_types, parse_json, to_json
 from app.errors import Malformed
 
 
@@ -46,11 +49,18 @@ class JsonDocument:
         return converted(old, self.tree, self.value())  # type: ignore[no-any-return] # an object stays one
 
 
+def _shown(old: Opaque) -> Any:
+    """The JSON that a client was given for it."""
+    return orjson.loads(to_json(old))
+
+
 def converted(old: Any, tree: Any, value: Any) -> Any:
     """`value`, which was read from the JSON `tree`, in the place of `old`: plain numbers in it take the types there.
 
     A number whose JSON names its type (`{"$numberInt": "6"}`) keeps that.
     """
+    if type(old) is Opaque:
+        return old if tree == _shown(old) else value
     if isinstance(tree, dict) and isinstance(value, dict):
         at = old if isinstance(old, Mapping) else {}
         return {name: converted(at.get(name, ABSENT), tree[name], item) for name, item in value.items()}

@@ -9,6 +9,9 @@ A *mark* is a JSON Pointer (RFC 6901) into the JSON form of a value. What stands
 A document can be made so that its pointers take many times its own size. Then its only mark is `bson:` and the value
 itself, as BSON in base64.
 
+What JSON loses altogether (text that is not UTF-8, say) has its BSON type and bytes behind the pointer and a NUL, which
+no field name has.
+
 Sources: https://www.rfc-editor.org/rfc/rfc6901 ,
 https://github.com/mongodb/specifications/blob/master/source/extended-json.md
 """
@@ -22,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import bson
 import orjson
 from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
@@ -33,11 +35,14 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from app.domain.diff import escape
-from app.domain.values import CODEC, Literal, decode, from_tree
+from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, element_of, encode, read, value_of
+from app.domain.plainness import is_odd_decimal
+from app.domain.values import Literal, decode, from_tree
 from app.domain.wrappers import INT32_MAX, INT32_MIN
 from app.errors import Malformed
 
-_EXACT: Final = frozenset({str, int, float, bool, type(None), ObjectId, datetime, Decimal128, bytes, uuid.UUID})
+_EXACT: Final = frozenset({str, int, float, bool, type(None), ObjectId, datetime, bytes, uuid.UUID})
+_DOCUMENT: Final = 0x03
 _FEW: Final = 20
 _SHORT: Final = 4096
 _SUBTYPE: Final = "/$binary/subType"
@@ -55,7 +60,7 @@ def marks_of(value: Any) -> list[str]:
     try:
         return _Pointers().of(value)
     except _TooMany:
-        return [_WHOLE + base64.b64encode(bson.encode({"": value}, codec_options=CODEC)).decode()]
+        return [_WHOLE + base64.b64encode(encode({"": value})).decode()]
 
 
 def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
@@ -66,12 +71,21 @@ def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
     if pointers and pointers[0].startswith(_WHOLE):
         return _whole(pointers[0])
     root: dict[str, Any] = {"": tree}
+    exact: list[tuple[str, Any]] = []
     for pointer in pointers:
         try:
-            _mark(root, pointer)
+            where, nul, value = pointer.partition("\0")
+            if nul:
+                _replace(root, where, None)
+                exact.append((where, _read_exact(value, whole=not where)))
+            else:
+                _mark(root, pointer)
         except (LookupError, TypeError, ValueError) as error:
             raise Malformed(f"{pointer[:200]!r} marks nothing: {error!r}") from error
-    return from_tree(root[""])
+    root[""] = from_tree(root[""])
+    for where, value in exact:
+        _replace(root, where, value)
+    return root[""]
 
 
 def packed(pointers: Sequence[str]) -> list[str] | bytes:
@@ -108,9 +122,16 @@ def _inexact(value: Any) -> bool:
             if name[:1] == "$" or (type(item) not in _EXACT and _inexact(item)):
                 return True
         return False
-    if kind is list:
-        return any(map(_inexact, value))
-    return isinstance(value, DBRef | Code) or (kind is Binary and value.subtype == UUID_SUBTYPE)
+    return any(map(_inexact, value)) if kind is list else _is_inexact_leaf(value)
+
+
+def _is_inexact_leaf(value: Any) -> bool:
+    """Whether a value of a rarer type may have marks."""
+    if isinstance(value, Decimal128):
+        return is_odd_decimal(value)
+    if isinstance(value, Binary):
+        return value.subtype == UUID_SUBTYPE
+    return isinstance(value, DBRef | Code | Opaque | OddDocument)
 
 
 class _TooMany(Exception):
@@ -131,6 +152,10 @@ class _Pointers:
         self._walk(value)
         return self._found
 
+    def _add_exact(self, value: Any) -> None:
+        kind, raw = element_of(value[WRAPPER] if isinstance(value, UnreadableDocument) else value)
+        self._add("\0" + base64.b64encode(b"%c%b" % (kind, raw)).decode())
+
     def _add(self, behind: str = "") -> None:
         pointer = "".join([f"/{escape(token)}" for token in self._way]) + behind
         self._left -= len(pointer)
@@ -139,22 +164,40 @@ class _Pointers:
         self._found.append(pointer)
 
     def _walk(self, value: Any) -> None:
-        if isinstance(value, Int64):
-            if INT32_MIN <= value <= INT32_MAX:
-                self._add()
-        elif isinstance(value, list):
+        if isinstance(value, list):
             for index, item in enumerate(value):
                 self._enter(str(index), item)
-        elif isinstance(value, DBRef):
-            self._members(value.as_doc())
+        elif isinstance(value, OddDocument):
+            self._add_exact(value)
         elif isinstance(value, Mapping):
             if any(name.startswith("$") for name in value):
                 self._add()
             self._members(value)
-        elif isinstance(value, Code):
-            self._enter("$scope", value.scope)
-        elif isinstance(value, Binary) and value.subtype == UUID_SUBTYPE:
-            self._add(_SUBTYPE)
+        else:
+            self._leaf(value)
+
+    def _leaf(self, value: Any) -> None:
+        if isinstance(value, Int64):
+            if INT32_MIN <= value <= INT32_MAX:
+                self._add()
+        elif isinstance(value, DBRef | Code):
+            self._compound(value)
+        elif isinstance(value, Binary):
+            if value.subtype == UUID_SUBTYPE:
+                self._add(_SUBTYPE)
+        elif _is_lost(value):
+            self._add_exact(value)
+
+    def _compound(self, value: DBRef | Code) -> None:
+        """A value that no pointer can reach into once it is read: exact as a whole, or not at all."""
+        before = len(self._found)
+        document = value.as_doc() if isinstance(value, DBRef) else {"$scope": value.scope}
+        self._members(document)
+        named = [name for name in document if name.startswith("$")]
+        known = isinstance(value, Code) or named == [name for name in ("$ref", "$id", "$db") if name in document]
+        if not known or any("\0" in pointer for pointer in self._found[before:]):
+            del self._found[before:]
+            self._add_exact(value)
 
     def _members(self, value: Mapping[str, Any]) -> None:
         for name, item in value.items():
@@ -166,6 +209,18 @@ class _Pointers:
         self._way.append(token)
         self._walk(item)
         self._way.pop()
+
+
+def _is_lost(value: Any) -> bool:
+    """Whether JSON has no form that reads back as the same value."""
+    if isinstance(value, Opaque):
+        return bool(value.shown() != value.spelled())
+    return isinstance(value, Decimal128) and is_odd_decimal(value)
+
+
+def _read_exact(text: str, *, whole: bool) -> Any:
+    data = base64.b64decode(text, validate=True)
+    return read(data[1:]) if whole and data[0] == _DOCUMENT else value_of(data[0], data[1:])
 
 
 def _whole(mark: str) -> Any:
@@ -188,6 +243,12 @@ def _mark(root: dict[str, Any], pointer: str) -> None:
         container[key] = Binary(base64.b64decode(binary, validate=True), UUID_SUBTYPE)
     else:
         raise TypeError(f"{type(found).__name__} has no mark")
+
+
+def _replace(root: dict[str, Any], pointer: str, value: Any) -> None:
+    container, key = _place(root, pointer)
+    if container[key] is not value:  # which raises where there is nothing
+        container[key] = value
 
 
 def _place(root: dict[str, Any], pointer: str) -> tuple[Any, Any]:

@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import bson
 import jsonpatch
 from bson.int64 import Int64
 from jsonpointer import JsonPointer, JsonPointerException
 
 from app.domain.budget import SHIFTED_PER_STEP, Budget, depth_of
 from app.domain.json_document import ABSENT, converted
+from app.domain.opaque import encode
 from app.domain.stamp import FIELD
-from app.domain.values import CODEC, MAX_DEPTH, Document, JsonText, from_tree, parse_json, same
+from app.domain.values import MAX_DEPTH, Document, JsonText, from_tree, parse_json, same
 from app.errors import Malformed, PatchFailed, TooLarge
 
 Apply = Callable[[Document], Document]
@@ -256,7 +256,7 @@ class _Application:
             self._depth += further
 
     def _copy(self, step: _Step, value: Any) -> Any:
-        size = len(bson.encode({"": value}, codec_options=CODEC))
+        size = len(encode({"": value}))
         self._copied -= size
         if self._copied < 0:
             raise TooLarge(f"operation {step.index}: the patch copies more than a document may hold")

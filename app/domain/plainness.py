@@ -32,6 +32,12 @@ _UUID: Final = re.compile(rb"(?s)\x05[^\0]*\0.{4}\x04")
 _DOLLAR: Final = re.compile(rb"[%b]\$" % re.escape(_TYPES))
 """A field name that starts with `$`, right behind its type."""
 
+_ODD_DECIMAL: Final = re.compile(rb"(?s)\x13[^\0]*\0(?:.{15}[\x60-\x7f\xe0-\xff]|.{13}[\xed-\xff])")
+"""A decimal that no driver writes may be there: an infinity, a NaN, or a coefficient of about 34 digits and more."""
+
+_DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
+_DECIMAL_LIMIT: Final = 10**34
+
 _LOOKS: Final = 64
 """Places that are looked at one by one; where there are more, the pattern is quicker."""
 
@@ -52,8 +58,17 @@ def is_plain(raw: bytes, int64s: int = 0, decoded: Any = None) -> bool:
     return not (
         (ord("$") in raw and _may_have_dollars(raw) and (decoded is None or _has_dollars(decoded)))
         or is_misread(raw)
+        or (0x13 in raw and _ODD_DECIMAL.search(raw) is not None)
         or (0x12 in raw and len(_SHORT_INT64.findall(raw)) > int64s)
     )
+
+
+def is_odd_decimal(value: Decimal128) -> bool:
+    """Whether a decimal is written in another way than its text would be: as one of the forms that mean NaN or zero."""
+    bits = int.from_bytes(value.bid, "little")
+    if (bits >> 125) & 3 == 3 or bits & _DECIMAL_COEFFICIENT >= _DECIMAL_LIMIT:
+        return Decimal128(str(value)).bid != value.bid
+    return False
 
 
 def _may_have_dollars(raw: bytes) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from bson.int64 import Int64
 
-from app.domain.values import Document
+from app.domain.opaque import Document, OddDocument
 
 FIELD: Final = "_sync"
 
@@ -45,9 +45,14 @@ class Stamp(NamedTuple):
 def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
     """The stamp, and the document as its users know it: `_id` first, `_sync` gone."""
     if FIELD not in document:
-        return _UNSTAMPED, dict(document)
+        return _UNSTAMPED, _like(document, dict(document))
     plain = {name: value for name, value in document.items() if name != FIELD}
-    return Stamp.of(document), plain
+    return Stamp.of(document), _like(document, plain)
+
+
+def _like(document: Mapping[str, Any], copied: Document) -> Document:
+    """The copy, odd where the document is."""
+    return type(document)(copied) if isinstance(document, OddDocument) else copied
 
 
 def unversioned(document: Document) -> tuple[int, Document]:

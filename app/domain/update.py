@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from app.domain.opaque import is_text
 from app.domain.values import same
 
 Update = dict[str, dict[str, Any]]
@@ -26,8 +27,9 @@ MAX_LETTERS: Final = 256 * 1024
 def minimal_update(before: Mapping[str, Any], after: Mapping[str, Any]) -> Update | None:
     """Return the update from `before` to `after`; `{}` where they are the same.
 
-    A field whose name no path can express (empty, with a dot, with a leading `$`) is written with the object that it
-    is in; None where that object is the document itself, or where the update would have more than `MAX_PATHS` paths.
+    A field whose name no path can express (empty, with a dot, with a leading `$`, not UTF-8) is written with the object
+    that it is in; None where that object is the document itself, or where the update would have more than `MAX_PATHS`
+    paths.
     Arrays of one length are changed element by element, others are written whole. Nothing in an array is ever unset:
     MongoDB would leave a null in its place.
     """
@@ -141,4 +143,4 @@ def _share(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 def _addressable(name: str) -> bool:
     # A name of digits is fine: the path means a field or an element by what the document has there, and we know that.
-    return bool(name) and not name.startswith("$") and "." not in name
+    return bool(name) and not name.startswith("$") and "." not in name and is_text(name)

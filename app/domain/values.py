@@ -26,26 +26,18 @@ from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
 from bson.decimal128 import Decimal128, create_decimal128_context
-from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from bson.tz_util import utc as utc_zone
 
+from app.domain import opaque
+from app.domain.opaque import OddDocument, Opaque, read, readable, too_deep
 from app.domain.wrappers import EPOCH, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, unwrap
 from app.errors import Malformed
 
-Document = dict[str, Any]
-"""A decoded BSON document: keys are field names, values are BSON values as `CODEC` decodes them."""
-
-CODEC: Final[CodecOptions[Document]] = CodecOptions(
-    document_class=dict,
-    tz_aware=True,
-    uuid_representation=UuidRepresentation.STANDARD,
-    # A date beyond year 9999 is a legal BSON value: it stays exact as DatetimeMS instead of failing the read.
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-)
-"""How every document of the user is decoded: aware datetimes, standard UUIDs, nothing lossy."""
+Document = opaque.Document
+CODEC: Final = opaque.CODEC
 
 JSON_CODEC: Final = CODEC.with_options(tz_aware=False)
 """The same for what becomes nothing but JSON: its datetimes are in UTC, but do not say so. Each takes 1 µs less."""
@@ -80,9 +72,6 @@ class JsonText:
 MAX_DEPTH: Final = 100
 """Deepest nesting accepted. BSON stops at 180 levels and orjson at 254; both must stay out of reach."""
 
-_LENIENT: Final = CODEC.with_options(
-    uuid_representation=UuidRepresentation.UNSPECIFIED, unicode_decode_error_handler="replace"
-)
 _RELAXED = json_util.JSONOptions(
     json_mode=json_util.JSONMode.RELAXED,
     tz_aware=True,
@@ -99,15 +88,16 @@ _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCL
 
 
 def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Document:
-    """The document in `raw`.
+    """The document in `raw`, whatever MongoDB has stored. Never fails.
 
-    MongoDB stores text that is not UTF-8 and UUIDs of any length when another program's driver sends them. They must
-    not stop everybody's stream: such text comes with replacement characters, such a UUID as binary.
+    What the driver refuses (text that is not UTF-8, an inner length that is wrong) must not stop everybody's stream:
+    such a value is `Opaque`.
     """
     try:
-        return bson.decode(raw, codec)
-    except InvalidBSON:
-        return bson.decode(raw, _LENIENT)
+        document = bson.decode(raw, codec)
+    except Exception:  # noqa: BLE001 - whatever the driver finds wrong with it, the other reader takes
+        return read(raw, codec)
+    return read(raw, codec) if too_deep(raw, document) else document
 
 
 # --- BSON → JSON ------------------------------------------------------------------------------------------------
@@ -124,8 +114,24 @@ def to_json(value: Any, *, plain: bool = False) -> bytes:
         value = _spelled(value)
     try:
         return orjson.dumps(value, default=_encode_leaf, option=_ENCODE_OPTIONS)
+    except orjson.JSONEncodeError:
+        return _to_readable_json(value)
+
+
+def _to_readable_json(value: Any) -> bytes:
+    """The same for a value with names that are not UTF-8: they get replacement characters."""
+    try:
+        return orjson.dumps(_readable(value), default=_encode_leaf, option=_ENCODE_OPTIONS)
     except orjson.JSONEncodeError as error:
         raise Malformed(f"the value can't be written as JSON: {error}") from error
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str) and type(value) is str:
+        return readable(value)
+    if isinstance(value, Mapping):
+        return {readable(name): _readable(item) for name, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list) else value
 
 
 def longer_than(document: Mapping[str, Any], length: int) -> bool:
@@ -164,9 +170,9 @@ def _encode_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
         return {"$numberDecimal": _decimal_text(value)}
     if kind is JsonText:
         return orjson.Fragment(value.text)
-    if isinstance(value, RawBSONDocument):
+    if isinstance(value, RawBSONDocument | OddDocument):
         return _spelled(dict(value))
-    return json_util.default(value, _RELAXED)
+    return value.shown() if kind is Opaque else json_util.default(value, _RELAXED)
 
 
 def _date_text(value: datetime) -> str:

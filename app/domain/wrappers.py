@@ -31,6 +31,7 @@ from bson.objectid import ObjectId
 from bson.regex import Regex
 from bson.timestamp import Timestamp
 
+from app.domain.opaque import WRAPPER, Opaque
 from app.errors import Malformed
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -172,6 +173,14 @@ def _constant(value: type[MinKey | MaxKey]) -> Callable[[Tree, Any], Any]:
     return read
 
 
+def _opaque(tree: Tree, _: Any) -> Opaque:
+    """A value that can't be read as its type says. The server names it like that, and takes it where it is stored."""
+    inner = _member(tree, WRAPPER, "type", "base64")
+    if not _SUBTYPE.fullmatch(_text(inner["type"])):
+        raise ValueError("type takes one or two hex digits")
+    return Opaque.framed(int(inner["type"], 16), base64.b64decode(_text(inner["base64"]), validate=True))
+
+
 def _one(name: str, read: Callable[[Tree, Any], Any]) -> tuple[frozenset[str], frozenset[str] | None, Any]:
     return frozenset({name}), frozenset({name}), read
 
@@ -189,6 +198,7 @@ _WRAPPERS: Final[tuple[tuple[frozenset[str], frozenset[str] | None, Callable[[Tr
     _one("$timestamp", _timestamp),
     _one("$minKey", _constant(MinKey)),
     _one("$maxKey", _constant(MaxKey)),
+    _one(WRAPPER, _opaque),
     (frozenset({"$code"}), frozenset({"$code", "$scope"}), _code),
     (frozenset({"$ref", "$id"}), None, _reference),
 )

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import bson
 from bson.raw_bson import RawBSONDocument
 
-from app.domain.values import CODEC, RAW_CODEC, JsonText, to_json
+from app.domain.opaque import encode
+from app.domain.values import RAW_CODEC, JsonText, to_json
 from app.errors import TooComplex
 from app.nodestorage.author import Author
 from app.nodestorage.intent import Change, Insert, Intent, Modify, Remove, intent_of
@@ -111,9 +111,9 @@ class Packed:
         document = None if result.document is None else JsonText(to_json(result.document))
         result = replace(result, document=document, patch=JsonText(to_json(result.patch)))
         if isinstance(write, Insert):
-            return cls(result, Insert, _encoded(write.document))
+            return cls(result, Insert, encode(write.document))
         if isinstance(write, Modify):
-            return cls(result, Modify, _encoded({"u": write.update}))
+            return cls(result, Modify, encode({"u": write.update}))
         return cls(result, None, b"", write)
 
     def unpacked(self) -> Change:
@@ -140,7 +140,3 @@ def encoded_node(raw: bytes) -> Node:
     """Return a stored document with its JSON instead of its values."""
     node = node_of(RawBSONDocument(raw, RAW_CODEC))
     return replace(node, document=JsonText(to_json(node.document)))
-
-
-def _encoded(document: Any) -> bytes:
-    return bson.encode(document, codec_options=CODEC)

@@ -6,21 +6,29 @@ filter does: it compares the version, and, as writers who are not ours don't cou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
+from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 
+from app.domain.ids import format_id
+from app.domain.opaque import value_of, writable
 from app.domain.patch import equal
 from app.domain.stamp import FIELD
-from app.domain.values import CODEC, RAW_CODEC
+from app.domain.values import CODEC, RAW_CODEC, decode
 from app.nodestorage.intent import Change, Insert, Modify, Remove
 from app.nodestorage.retry import Lost
 from app.nodestorage.transactions import Session, durable
 
 GUARD_BYTES: Final = 256 * 1024
 """Up to this size a document is compared by the filter. Beyond, a transaction costs less than sending it back."""
+
+
+_FOUND: Final = {"_id": False, "found": {"$literal": True}}
+"""All that is asked of a document that was written: a field of it may be one that the driver can't decode."""
 
 
 class Documents:
@@ -34,14 +42,15 @@ class Documents:
 
     async def read(self, id: Any, session: Session | None = None) -> RawBSONDocument | None:
         """The stored document, or None."""
-        raw: RawBSONDocument | None = await self._collection.find_one({"_id": {"$eq": id}}, session=session)
+        query = {"_id": writable({"$eq": id})}
+        raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
         # Under a collation of its own, a collection finds ids that are not the one asked for.
-        return raw if raw is not None and equal(raw["_id"], id) else None
+        return raw if raw is not None and _is_same_id(_decoded(_field(raw, "_id")), id) else None
 
     async def page(self, after: Any | None, limit: int) -> list[RawBSONDocument]:
         """Up to `limit` documents behind the id `after`, in the order of ids across all types."""
         # `$gt` outside of `$expr` would only find ids of the same type.
-        behind = {} if after is None else {"$expr": {"$gt": ["$_id", {"$literal": after}]}}
+        behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
         cursor = self._collection.find(behind).sort("_id", ASCENDING).limit(limit)
         found: list[RawBSONDocument] = await cursor.to_list(limit)
         return found
@@ -60,11 +69,11 @@ class Documents:
             await self._modify(change.write.update, raw, session)
         elif raw is not None and isinstance(change.write, Remove):
             await self._modify({"$set": {FIELD: change.write.stamp.stored()}}, raw, session)
-            await self._collection.delete_one({"_id": {"$eq": raw["_id"]}}, session=session)
+            await self._collection.delete_one({"_id": writable({"$eq": _field(raw, "_id")})}, session=session)
 
     async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
         modified = await self._written.find_one_and_update(
-            _unchanged(raw, compare=session is None), update, projection={"_id": True}, session=session
+            _unchanged(raw, compare=session is None), _sent(update), projection=_FOUND, session=session
         )
         if modified is None:
             raise Lost
@@ -84,13 +93,35 @@ class Collections:
         return self._known[name]
 
 
+def _is_same_id(left: Any, right: Any) -> bool:
+    # A decimal NaN has many forms, which are one id.
+    return equal(left, right) or format_id(left) == format_id(right)
+
+
+def _field(raw: RawBSONDocument, name: str) -> Any:
+    """A field of a stored document; None where there is none. An object stays raw, where all fields can be decoded."""
+    try:
+        return raw.get(name)
+    except InvalidBSON:
+        return decode(raw.raw).get(name)
+
+
+def _decoded(value: Any) -> Any:
+    return value_of(0x03, bytes(value.raw)) if isinstance(value, RawBSONDocument) else value
+
+
+def _sent(update: Any) -> Any:
+    """An update as the driver can send it."""
+    return [writable(stage) for stage in update] if isinstance(update, list) else writable(update)
+
+
 def _unchanged(raw: RawBSONDocument, *, compare: bool) -> dict[str, Any]:
     """The filter that finds the document only as it was read."""
-    wanted: dict[str, Any] = {"_id": {"$eq": raw["_id"]}}
-    stamp = raw.get(FIELD)
+    wanted: dict[str, Any] = {"_id": writable({"$eq": _field(raw, "_id")})}
+    stamp = _decoded(_field(raw, FIELD))
     if stamp is None:
         wanted[f"{FIELD}.v"] = {"$exists": False}
-    elif isinstance(stamp, RawBSONDocument) and isinstance(version := stamp.get("v"), int):
+    elif isinstance(stamp, Mapping) and isinstance(version := stamp.get("v"), int):
         wanted[f"{FIELD}.v"] = {"$eq": Int64(version)}
     if compare:
         wanted["$expr"] = {"$eq": ["$$ROOT", {"$literal": raw}]}

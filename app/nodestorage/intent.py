@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import bson
-from bson.errors import BSONError
+from bson.errors import BSONError, InvalidDocument
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
@@ -18,16 +18,19 @@ from app.domain.diff import diff
 from app.domain.ids import check_id, format_id
 from app.domain.json_document import ABSENT, JsonDocument
 from app.domain.merge_patch import MergePatch
+from app.domain.opaque import UnreadableDocument, encode, is_odd, opaques
 from app.domain.patch import JsonPatch, equal
 from app.domain.stamp import FIELD, Stamp
 from app.domain.update import minimal_update
 from app.domain.values import CODEC, Document, check_depth, decode, same
-from app.errors import Malformed, NotFound, TooLarge, VersionMismatch
+from app.errors import Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
 from app.nodestorage.author import Author
 from app.nodestorage.node import Node
 from app.nodestorage.operations import Create, Delete, Replace, Update, WriteOperation
 from app.nodestorage.policy import WritePolicy
 from app.nodestorage.result import WriteResult
+
+_OPAQUE: Final = "$opaque stands for a value that is stored already: a write can't bring another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,9 @@ def _update(operation: Update, policy: WritePolicy) -> Intent:
 
     def decide(stored: Node | None, author: Author) -> Change:
         node = _expected(operation, stored)
-        return _modification(node, _checked(node.id, edit(node.document), policy), author)
+        if isinstance(node.document, UnreadableDocument):
+            raise PatchFailed(_named(operation, "can't be told apart into fields: replace or delete it as a whole"))
+        return _modification(node, _checked(node.id, edit(node.document), policy, node.document), author)
 
     return Intent(operation.collection, operation.id, decide)
 
@@ -114,23 +119,27 @@ def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Do
     if isinstance(edit, MergePatch):
         return edit.prepared()
     # A function may modify what it gets: that must not be the document which the result is compared with.
-    return lambda document: edit(decode(bson.encode(document, codec_options=CODEC)))
+    return lambda document: edit(decode(encode(document)))
 
 
 def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     sent = operation.document
     whole = sent.value() if isinstance(sent, JsonDocument) else sent
-    document = _checked(check_id(operation.id), whole, policy)
+    # What can't be read may stay, but not come with a document that is new.
+    document = _checked(check_id(operation.id), whole, policy, whole)
+    odd = is_odd(document)
 
     def decide(stored: Node | None, author: Author) -> Change:
         if stored is not None and operation.must_be_absent:
             raise VersionMismatch(_named(operation, "exists already"), current=stored.version)
         if stored is None and operation.expected_version is None and (operation.upsert or operation.must_be_absent):
+            if odd:
+                raise Malformed(_OPAQUE)
             return _insertion(document, author)
         node = _expected(operation, stored)
         after = sent.in_place_of(node.document) if isinstance(sent, JsonDocument) else document
         after = {**after, "_id": node.id}
-        return _modification(node, _checked(node.id, after, policy), author)
+        return _modification(node, _checked(node.id, after, policy, node.document), author)
 
     return Intent(operation.collection, operation.id, decide)
 
@@ -175,7 +184,8 @@ def _modification(before: Node, after: Document, author: Author) -> Change:
         return Change(WriteResult(format_id(before.id), before.version, before.document, []), None)
     version = before.version + 1
     stamp = Stamp(version, author.op_id, author.by).stored()
-    update: Any = minimal_update(before.document, after)
+    whole = isinstance(before.document, UnreadableDocument)
+    update: Any = None if whole else minimal_update(before.document, after)
     if update is None:
         # As a pipeline, because a plain replacement refuses fields that start with `$` and fills in empty timestamps.
         update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
@@ -193,10 +203,10 @@ def _not_bson(error: Exception) -> str:
     return "it holds a name or a value that BSON can't"
 
 
-def _checked(id: Any, document: Any, policy: WritePolicy) -> Document:
+def _checked(id: Any, document: Any, policy: WritePolicy, before: Document | None = None) -> Document:
     """The document as MongoDB will have it: `_id` first, each value of the type that BSON gives it.
 
-    Raises `Malformed` and `TooLarge`.
+    A value that can't be read may only stay what it is `before`. Raises `Malformed` and `TooLarge`.
     """
     if not isinstance(document, dict):
         raise Malformed("a document is an object")
@@ -206,9 +216,19 @@ def _checked(id: Any, document: Any, policy: WritePolicy) -> Document:
         raise Malformed(f"the document's _id is not {format_id(id)}")
     check_depth(document)
     try:
-        encoded = bson.encode({"_id": None} | document | {"_id": id}, codec_options=CODEC)
+        encoded = _encoded({"_id": None} | document | {"_id": id}, before)
     except (BSONError, ValueError, OverflowError, TypeError) as error:
         raise Malformed(f"the document is not BSON: {_not_bson(error)}") from error
     if len(encoded) > policy.document_bytes:
         raise TooLarge(f"the document would have {len(encoded)} bytes, more than {policy.document_bytes}")
     return decode(encoded)
+
+
+def _encoded(document: Document, before: Document | None) -> bytes:
+    try:
+        return bson.encode(document, codec_options=CODEC)
+    except (InvalidDocument, UnicodeError):
+        found = set(opaques(document))
+        if found and (before is None or not found <= set(opaques(before))):
+            raise Malformed(_OPAQUE) from None
+        return encode(document)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
+from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.domain.ids import IdText, format_id, parse_id
+from app.domain.ids import IdText, format_id, parse_id, read_id
+from app.domain.opaque import encode, writable
 from app.domain.replay import Change, State, applied
 from app.domain.stamp import FIELD, unversioned
-from app.domain.values import CODEC, RAW_CODEC, Document, decode, from_tree
+from app.domain.values import CODEC, RAW_CODEC, Document, decode
 from app.driver import translated, translated_write
 from app.errors import Malformed
 from app.stores.snapshot_rows import Row
@@ -56,7 +59,7 @@ class Building:
             # Not replaced: MongoDB takes a field name like `$a` in a new document only. And numbers that it takes for
             # one id may be two here, int:5 and ejson:5.0; of those at most one is alive.
             with translated(f"{self._name} can't be written"):
-                self.count -= (await self._documents.delete_many({"_id": {"$in": keys}})).deleted_count
+                self.count -= (await self._documents.delete_many(_any_of(keys))).deleted_count
             await self._insert([_stored(*state) for state in states.values() if state is not None])
 
     async def counted(self) -> int:
@@ -67,22 +70,22 @@ class Building:
     async def _insert(self, documents: list[Document]) -> None:
         if documents:
             with translated_write(f"{self._name} can't be written"):
-                await self._documents.insert_many(documents, ordered=True)
+                await self._raw.insert_many(map(_raw, documents), ordered=True)
             self.count += len(documents)
 
     async def _sizes(self, ids: set[IdText]) -> dict[IdText, int]:
-        match = {"$match": {"_id": {"$in": [stored_id(text) for text in ids]}}}
+        match = {"$match": _any_of([stored_id(text) for text in ids])}
         with translated(f"{self._name} can't be read"):
             cursor = await self._raw.aggregate([match, {"$project": {"n": {"$bsonSize": "$$ROOT"}}}])
             async with cursor:
-                return {_text(raw): int(raw["n"]) async for raw in cursor}
+                return {format_id(row["_id"]): int(row["n"]) async for row in _decoded(cursor)}
 
     async def _states(self, keys: list[Any]) -> dict[IdText, State]:
         states: dict[IdText, State] = {}
         with translated(f"{self._name} can't be read"):
-            async with self._raw.find({"_id": {"$in": keys}}) as cursor:
-                async for raw in cursor:
-                    version, document = unversioned(decode(raw.raw))
+            async with self._raw.find(_any_of(keys)) as cursor:
+                async for stored in _decoded(cursor):
+                    version, document = unversioned(stored)
                     states[format_id(document["_id"])] = (version, document)
         return states
 
@@ -94,12 +97,21 @@ def stored_id(text: IdText) -> Any:
     except Malformed:
         kind, colon, rest = text.partition(":")
         if kind == "ejson" and colon:
-            return from_tree(orjson.loads(rest))
+            return read_id(orjson.loads(rest))
         return rest if kind == "str" and colon else text
 
 
-def _text(raw: RawBSONDocument) -> IdText:
-    return format_id(decode(raw.raw)["_id"])
+def _any_of(keys: list[Any]) -> Mapping[str, Any]:
+    return writable({"_id": {"$in": keys}})
+
+
+async def _decoded(cursor: AsyncCursor[Any] | AsyncCommandCursor[Any]) -> AsyncIterator[Document]:
+    async for raw in cursor:
+        yield decode(raw.raw)
+
+
+def _raw(document: Document) -> RawBSONDocument:
+    return RawBSONDocument(encode(document), RAW_CODEC)
 
 
 def _stored(version: int, document: Document) -> Document:

@@ -10,13 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import bson
 from pymongo.errors import OperationFailure
 
+from app.domain.opaque import encode
 from app.domain.position import Position
 from app.domain.replay import Change, Damaged
 from app.domain.shape import Shape, check_collection
-from app.domain.values import CODEC
 from app.driver import translated
 from app.errors import Conflict, Unavailable
 from app.stores.building import Building
@@ -163,4 +162,4 @@ def _taken(into: str) -> Conflict:
 
 def _size(change: Change) -> int:
     """About how many bytes of memory its values stand for."""
-    return len(bson.encode({"": change.document or change.patch}, codec_options=CODEC))
+    return len(encode({"": change.document or change.patch}))

@@ -13,6 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from app.domain.ids import IdText, format_id, parse_id
+from app.domain.opaque import writable
 from app.domain.plainness import is_misread
 from app.domain.position import LogId, Position
 from app.domain.shape import Shape
@@ -156,7 +157,7 @@ class SnapshotReader:
     ) -> AsyncGenerator[list[bytes]]:
         """Batch by batch; the next one is on its way while one is used."""
         command = {
-            "filter": query,
+            "filter": writable(query),
             "projection": fields,
             "sort": {"_id": 1},
             "readConcern": {"level": "snapshot", "atClusterTime": time},

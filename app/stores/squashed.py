@@ -119,5 +119,5 @@ def _lookup(text: IdText) -> Any:
 
 
 def _is_ambiguous(text: IdText) -> bool:
-    """Whether another id may have the same text: that is so for text that was not UTF-8."""
+    """Whether another id may have the same text: earlier versions wrote text that is not UTF-8 like that."""
     return "\ufffd" in text or format_id(parse_id(text)) != text

@@ -257,17 +257,21 @@ def _raw(*elements: bytes) -> bytes:
     [
         (b"\x02s\0" + struct.pack("<i", 3) + b"\xff\xfe\0", "s", "\ufffd\ufffd"),
         (b"\x10\xff\0" + struct.pack("<i", 3), "\ufffd", 3),
-        (b"\x0br\0\xff\0\0", "r", Regex("\ufffd")),
-        (b"\x05u\0" + struct.pack("<i", 3) + b"\x04abc", "u", Binary(b"abc", 4)),
+        (b"\x0br\0\xff\0\0", "r", {"$regularExpression": {"pattern": "\ufffd", "options": ""}}),
+        (b"\x05u\0" + struct.pack("<i", 3) + b"\x04abc", "u", {"$binary": {"base64": "YWJj", "subType": "04"}}),
+        (
+            b"\x05b\0" + struct.pack("<i", 3) + b"\x02abc",
+            "b",
+            {"$opaque": {"type": "05", "base64": "AwAAAAJhYmM="}},
+        ),
     ],
-    ids=["text", "name", "regex", "uuid"],
+    ids=["text", "name", "regex", "uuid", "binary"],
 )
 def test_what_mongodb_stores_and_the_driver_refuses_can_be_read(element: bytes, name: str, value: Any) -> None:
     raw = _raw(element, b"\x10ok\0" + struct.pack("<i", 1))
     with pytest.raises(bson.errors.InvalidBSON):
         bson.decode(raw, CODEC)
-    assert same(decode(raw), {name: value, "ok": 1})
-    assert json.loads(to_json(decode(raw)))["ok"] == 1
+    assert json.loads(to_json(decode(raw))) == {name: value, "ok": 1}
 
 
 def test_deprecated_types_are_read_as_the_nearest_living_one() -> None:
