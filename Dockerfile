@@ -1,14 +1,24 @@
 # One image for the server and the worker: `docker run … eventsync serve`, `docker run … eventsync worker`.
 # The embedded mongod is not in it: production is your own replica set.
+#
+# What it installs is locked, with hashes, in locks/. The base is, too, where it is named by its digest:
+# docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… .
+ARG PYTHON_IMAGE=python:3.13-slim
 
-FROM python:3.13-slim AS build
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
+COPY locks locks
+RUN pip install --require-hashes -r locks/build.txt \
+ && python -m venv /opt/eventsync \
+ && /opt/eventsync/bin/pip install --require-hashes -r locks/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY workers workers
-RUN python -m venv /opt/eventsync && /opt/eventsync/bin/pip install --no-cache-dir .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && /opt/eventsync/bin/pip install --no-deps --no-index /wheels/*.whl
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/eventsync /opt/eventsync
 COPY scripts/initiate-replica-set /usr/local/bin/
 # Inside a container the address to listen on is every one of it; what is published decides who can connect.
@@ -20,5 +30,10 @@ RUN install -d -o 10001 -g 10001 /archive
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
+# A worker answers no requests: it is healthy while it touches EVENTSYNC_HEALTH_FILE, where that is set.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s CMD \
+    if [ -n "$EVENTSYNC_HEALTH_FILE" ]; then test -n "$(find "$EVENTSYNC_HEALTH_FILE" -newermt '-15 seconds')"; \
+    else python -c "import os, urllib.request as http; \
+        http.urlopen('http://127.0.0.1:' + os.environ.get('EVENTSYNC_PORT', '8000') + '/healthz', timeout=5)"; fi
 ENTRYPOINT ["eventsync"]
 CMD ["serve"]

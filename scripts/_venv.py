@@ -16,11 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
-REQUIREMENTS = {
-    "runtime": [["-e", ".[embedded]"]],
-    # `--group` came with pip 25.1.
-    "dev": [["--upgrade", "pip>=25.1"], ["-e", ".[embedded]", "--group", "dev"]],
-}
+LOCKS = {"runtime": "locks/local.txt", "dev": "locks/dev.txt"}
+"""What each kind installs, with hashes: `scripts/lock` writes it."""
 
 
 def main() -> None:
@@ -31,14 +28,21 @@ def main() -> None:
     if not usable():
         make()
     say(f"installing what `{kind}` needs into .venv; half a minute, this once")
-    for requirements in REQUIREMENTS[kind]:
-        run([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *requirements])
+    install("--require-hashes", "-r", LOCKS[kind])
+    # Built by what the lock has, not by what an index has today.
+    install("--no-deps", "--no-build-isolation", "-e", ".")
     stamp_file(kind).write_text(wanted)
 
 
+def install(*words: str) -> None:
+    run([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *words])
+
+
 def stamp() -> str:
-    """What an installation depends on: the requirements, and where it is (scripts in a venv name their own place)."""
-    return f"{hashlib.sha256((ROOT / 'pyproject.toml').read_bytes()).hexdigest()} {ROOT}\n"
+    """Return what an installation depends on: requirements, locks, and its place (scripts in a venv name it)."""
+    files = [ROOT / name for name in ("pyproject.toml", *LOCKS.values())]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
+    return f"{digest.hexdigest()} {ROOT}\n"
 
 
 def stamp_file(kind: str) -> Path:
@@ -52,7 +56,7 @@ def read(kind: str) -> str:
 
 def usable() -> bool:
     """Whether there is a whole environment, made at this place by a Python that is still there."""
-    if not PYTHON.exists() or any(read(kind).partition(" ")[2] not in {"", f"{ROOT}\n"} for kind in REQUIREMENTS):
+    if not PYTHON.exists() or any(read(kind).partition(" ")[2] not in {"", f"{ROOT}\n"} for kind in LOCKS):
         return False
     return subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
 
