@@ -11,6 +11,7 @@ from app.settings import Settings
 from support.peers import chromium
 from support.peers.chromium import running_chromium
 from support.systems import running_system
+from support.waiting import patience
 
 pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
 
@@ -25,7 +26,7 @@ async def test_what_it_says_finds_and_leaves_behind(settings: Settings, tmp_path
     async with (
         running_system(tracked) as url,
         running_chromium(tmp_path) as browser,
-        httpx.AsyncClient(base_url=url, timeout=20) as client,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
     ):
         for number, title in enumerate(TITLES):
             await client.put(f"/v1/collections/films/documents/f{number}", json={"title": title})

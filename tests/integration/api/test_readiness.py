@@ -16,6 +16,7 @@ from app.stores.archive_identity import MARK
 from app.stores.stores import Stores
 from app.sync import readiness
 from support.systems import running_server, running_worker, tracked
+from support.waiting import patience
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def refusal(settings: Settings, directory: Path, command: str, archive: str) -> 
     environment |= {f"{PREFIX}ARCHIVE_URL": archive, f"{PREFIX}PORT": "0"}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "app", command],
-        env=environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, cwd=directory, capture_output=True, text=True, timeout=patience(60), check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
