@@ -106,13 +106,17 @@ class Conflict(EventsyncError):
 
 
 class VersionMismatch(EventsyncError):
-    """The caller expected another version. `current` is the version now; None when there is no document."""
+    """The caller expected another state. `current` is the version now; None when there is no document.
+
+    `etag` is the entity tag now, where it is known.
+    """
 
     code = "version_mismatch"
 
-    def __init__(self, message: str, *, current: int | None) -> None:
+    def __init__(self, message: str, *, current: int | None, etag: str | None = None) -> None:
         super().__init__(message)
         self.current = current
+        self.etag = etag
 
 
 class TooLarge(EventsyncError):

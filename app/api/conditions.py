@@ -6,53 +6,44 @@ Sources: RFC 9110 section 13 (conditions), RFC 7240 (Prefer), draft-ietf-httpapi
 from __future__ import annotations
 
 import hashlib
-import re
 
 from starlette.requests import HTTPConnection, Request
 
 from app.api.state import services
-from app.errors import Malformed
+from app.domain.condition import Condition, Tags
+from app.errors import Malformed, VersionMismatch
 from app.nodestorage import Author, Idempotency
 
 MAX_KEY = 128
 """Longest idempotency key, in characters."""
 
-_ETAG = re.compile(r'"(0|[1-9][0-9]{0,18})"', re.ASCII)
+
+def of_write(request: Request) -> Condition | None:
+    """The conditions under which a document may be written, None without any. Raises `Malformed`."""
+    match, none_match = _tags(request, "If-Match"), _tags(request, "If-None-Match")
+    return None if match is None and none_match is None else Condition(match, none_match)
 
 
-def etag(version: int) -> str:
-    """A document version as an entity tag."""
-    return f'"{version}"'
+def unchanged(request: HTTPConnection, tag: str | None, version: int | None = None) -> bool:
+    """Whether `If-None-Match` says that the client has what is there, of which `tag` is the entity tag, if it has one.
+
+    `version` is a document's, which `If-Match` may name alone. `If-None-Match` may not: the client would keep a state
+    that has changed. Raises `VersionMismatch` where `If-Match` names another state, and `Malformed`.
+
+    There are no modification dates and no ranges: RFC 9110 has `If-Modified-Since`, `If-Unmodified-Since`, `If-Range`
+    and `Range` ignored then.
+    """
+    whole = set() if tag is None else {tag.strip('"')}
+    match, none_match = _tags(request, "If-Match"), _tags(request, "If-None-Match")
+    names = whole if version is None else whole | {str(version)}
+    if match is not None and not match.any_state and not match.opaque & names:
+        raise VersionMismatch(f"If-Match names another state than {tag or 'this'}", current=version, etag=tag)
+    return none_match is not None and (none_match.any_state or not none_match.opaque.isdisjoint(whole))
 
 
-def expected_version(request: Request) -> int | None:
-    """The version that `If-Match` names, or None without the header. Raises `Malformed`."""
-    if (header := request.headers.get("if-match")) is None:
-        return None
-    return version_of(header)
-
-
-def version_of(text: object) -> int:
-    """The version of an entity tag like `"6"`. Raises `Malformed`."""
-    if not isinstance(text, str) or not (match := _ETAG.fullmatch(text.strip())):
-        raise Malformed('If-Match takes one version in quotes, as ETag gives it: "6"')
-    return int(match[1])
-
-
-def must_be_absent(request: Request) -> bool:
-    """Whether `If-None-Match: *` asks that there be no document. Raises `Malformed` for any other value."""
-    if (header := request.headers.get("if-none-match")) is None:
-        return False
-    if header.strip() != "*":
-        raise Malformed("If-None-Match takes only * on a write")
-    return True
-
-
-def has_already(connection: HTTPConnection, tag: str) -> bool:
-    """Whether `If-None-Match` says that the client has the representation `tag`."""
-    header = connection.headers.get("if-none-match", "")
-    # Weak comparison (RFC 9110 section 13.1.2): a cache may have weakened the tag on the way.
-    return header.strip() == "*" or tag in (part.strip().removeprefix("W/") for part in header.split(","))
+def _tags(request: HTTPConnection, name: str) -> Tags | None:
+    lines = request.headers.getlist(name)
+    return Tags.parse(lines, name) if lines else None
 
 
 def wants_minimal(request: Request) -> bool:
@@ -72,7 +63,11 @@ def authorship(request: Request, body: bytes) -> tuple[Author, Idempotency | Non
     if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise Malformed(f"Idempotency-Key takes 1 to {MAX_KEY} printable ASCII characters")
     digest = hashlib.sha256()
-    described = (request.method, request.url.path, *(request.headers.get(name, "") for name in _FINGERPRINTED))
+    described = (
+        request.method,
+        request.url.path,
+        *(",".join(request.headers.getlist(name)) for name in _FINGERPRINTED),
+    )
     for part in (*(text.encode() for text in described), body):
         digest.update(b"%d:%b" % (len(part), part))
     return Author(by=principal, op_id=key), Idempotency(key, digest.hexdigest())

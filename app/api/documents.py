@@ -7,17 +7,17 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from app.api import conditions, past
 from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
+from app.api.endpoint import Endpoint
 from app.api.paths import segment
 from app.api.state import services
 from app.domain.ids import format_id, parse_id
 from app.domain.position import Position
 from app.domain.shape import Shape
 from app.domain.values import to_json
-from app.errors import Malformed, NotFound
+from app.errors import NotFound
 from app.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
 
 _DEFAULT_PAGE = 100
@@ -65,9 +65,9 @@ async def read(request: Request) -> Response:
     node = await services(request).storage.get(collection, value)
     if node is None:
         raise NotFound(f"there is no document {collection}/{format_id(value)}")
-    # `no-cache`: a copy may be kept, and is asked about by its version each time.
-    headers = {"ETag": conditions.etag(node.version), "Cache-Control": "no-cache"}
-    if node.version and conditions.has_already(request, headers["ETag"]):
+    # `no-cache`: a copy may be kept, and is asked about by its tag each time.
+    headers = {"ETag": node.etag, "Cache-Control": "no-cache"}
+    if conditions.unchanged(request, headers["ETag"], node.version):
         return Response(status_code=304, headers=headers)
     return Response(to_json(_row(node)), headers=headers, media_type=JSON)
 
@@ -76,16 +76,12 @@ async def replace(request: Request) -> Response:
     collection, value = _target(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
-    expected, absent = conditions.expected_version(request), conditions.must_be_absent(request)
-    if absent and expected is not None:
-        raise Malformed("If-Match and If-None-Match exclude each other")
     result = await services(request).storage.replace(
         collection,
         value,
         JsonDocument(body.content),
-        expected,
-        upsert=expected is None,
-        must_be_absent=absent,
+        upsert=True,
+        condition=conditions.of_write(request),
         author=author,
         idempotency=idempotency,
     )
@@ -100,7 +96,7 @@ async def patch(request: Request) -> Response:
         collection,
         value,
         _edit(body),
-        conditions.expected_version(request),
+        condition=conditions.of_write(request),
         author=author,
         idempotency=idempotency,
     )
@@ -110,8 +106,10 @@ async def patch(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     collection, value = _target(request)
     author, idempotency = conditions.authorship(request, b"")
-    expected = conditions.expected_version(request)
-    result = await services(request).storage.delete(collection, value, expected, author=author, idempotency=idempotency)
+    condition = conditions.of_write(request)
+    result = await services(request).storage.delete(
+        collection, value, condition=condition, author=author, idempotency=idempotency
+    )
     return answer(request, collection, result)
 
 
@@ -134,7 +132,9 @@ async def history(request: Request) -> Response:
 
 def answer(request: Request, collection: str, result: WriteResult) -> Response:
     """What every write of one document answers."""
-    headers = {"ETag": conditions.etag(result.version), **_NO_STORE}
+    headers = dict(_NO_STORE)
+    if result.etag is not None:
+        headers["ETag"] = result.etag
     if result.created:
         headers["Location"] = f"/v1/collections/{quote(collection, safe='')}/documents/{quote(result.id, safe=':')}"
     body = written(result, minimal=conditions.wants_minimal(request))
@@ -172,12 +172,12 @@ def _target(request: Request) -> tuple[str, Any]:
 _DOCUMENTS = "/v1/collections/{collection}/documents"
 
 routes = [
-    Route("/v1/collections", collections, methods=["GET"]),
-    Route(_DOCUMENTS, listing, methods=["GET"]),
-    Route(_DOCUMENTS, create, methods=["POST"]),
-    Route(_DOCUMENTS + "/{id}", read, methods=["GET"]),
-    Route(_DOCUMENTS + "/{id}", replace, methods=["PUT"]),
-    Route(_DOCUMENTS + "/{id}", patch, methods=["PATCH"]),
-    Route(_DOCUMENTS + "/{id}", delete, methods=["DELETE"]),
-    Route(_DOCUMENTS + "/{id}/events", history, methods=["GET"]),
+    Endpoint("/v1/collections", collections, methods=["GET"]),
+    Endpoint(_DOCUMENTS, listing, methods=["GET"], query=("limit", "after")),
+    Endpoint(_DOCUMENTS, create, methods=["POST"]),
+    Endpoint(_DOCUMENTS + "/{id}", read, methods=["GET"], query=("version", "at", "position"), tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", replace, methods=["PUT"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", patch, methods=["PATCH"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}/events", history, methods=["GET"], query=("after_version", "after", "limit")),
 ]

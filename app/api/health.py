@@ -7,8 +7,8 @@ from dataclasses import asdict
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from app.api.endpoint import Endpoint
 from app.api.state import services
 
 _HEADERS = {"Cache-Control": "no-store"}
@@ -30,6 +30,6 @@ async def readyz(request: Request) -> Response:
 
 
 routes = [
-    Route("/healthz", healthz, methods=["GET"]),
-    Route("/readyz", readyz, methods=["GET"]),
+    Endpoint("/healthz", healthz, methods=["GET"]),
+    Endpoint("/readyz", readyz, methods=["GET"]),
 ]

@@ -11,8 +11,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from app.api.endpoint import Endpoint
 from app.api.state import services
 from app.stores.figures import Figures, LogFigures
 from app.sync.operating import Behind
@@ -116,4 +116,4 @@ def _of_snapshots(figures: Figures, found: LogFigures) -> Iterator[Gauge]:
     yield seq
 
 
-routes = [Route("/metrics", metrics, methods=["GET"])]
+routes = [Endpoint("/metrics", metrics, methods=["GET"])]

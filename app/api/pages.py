@@ -15,10 +15,11 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from app import web
 from app.api import conditions, openapi
+from app.api.endpoint import Endpoint
 
 _FOLDER: Final = Path(web.__file__).parent
 _HTML: Final = "text/html; charset=utf-8"
@@ -54,7 +55,7 @@ class Asset:
     def respond(self, request: Request) -> Response:
         """The file, or 304 where the browser has it. It asks each time: no old script meets an upgraded server."""
         headers = {**_SECURITY, "Cache-Control": "no-cache", "ETag": self.tag}
-        if conditions.has_already(request, self.tag):
+        if conditions.unchanged(request, self.tag):
             return Response(status_code=304, headers=headers)
         return Response(self.body, headers=headers, media_type=self.media_type)
 
@@ -86,13 +87,14 @@ async def asset(request: Request) -> Response:
 
 
 routes: list[BaseRoute] = [
-    Route("/", _page(_read("index.html")), methods=["GET"], name="page"),
-    Route("/docs", _page(_read("docs.html")), methods=["GET"], name="docs"),
-    Route(
+    Endpoint("/", _page(_read("index.html")), methods=["GET"], name="page", query=("collection",), tagged=True),
+    Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], name="docs", tagged=True),
+    Endpoint(
         "/openapi.json",
         _page(Asset.of(orjson.dumps(openapi.document()), "application/json")),
         methods=["GET"],
         name="openapi",
+        tagged=True,
     ),
-    Route("/assets/{name}", asset, methods=["GET"], name="assets"),
+    Endpoint("/assets/{name}", asset, methods=["GET"], name="assets", tagged=True),
 ]

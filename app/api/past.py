@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from app.api import conditions
 from app.api.bodies import JSON
+from app.api.endpoint import Endpoint
 from app.api.paths import segment
 from app.api.state import services
+from app.domain.entity_tag import entity_tag
 from app.domain.ids import format_id, parse_id
 from app.domain.point import Point, parse_instant, parse_point, parse_version
 from app.domain.position import Position
@@ -44,10 +46,12 @@ async def as_it_was(request: Request, shape: Shape, point: Point) -> Response:
     reading = await past.document(shape, point)
     if reading.encoded is None:
         raise NotFound(f"there was no document {shape} at {reading.position}")
-    headers = {"ETag": conditions.etag(reading.encoded[0]), "Cache-Control": _caching(point)}
-    if _is_final(point) and conditions.has_already(request, headers["ETag"]):
+    version = reading.encoded[0]
+    body, digest = await past.document_json(shape, reading)
+    headers = {"ETag": entity_tag(version, digest), "Cache-Control": _caching(point)}
+    if conditions.unchanged(request, headers["ETag"], version):
         return Response(status_code=304, headers=headers)
-    return Response(await past.document_json(shape, reading), headers=headers, media_type=JSON)
+    return Response(body, headers=headers, media_type=JSON)
 
 
 async def difference(request: Request) -> Response:
@@ -63,7 +67,11 @@ async def difference(request: Request) -> Response:
     patch = await found.difference_json(shape, before, after)
     body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": JsonText(patch)}
     caching = _caching(start) if _caching(start) == _caching(end) else _caching(None)
-    return Response(to_json(body), headers={"Cache-Control": caching}, media_type=JSON)
+    encoded = to_json(body)
+    headers = {"ETag": f'"{hashlib.blake2b(encoded, digest_size=16).hexdigest()}"', "Cache-Control": caching}
+    if conditions.unchanged(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(encoded, headers=headers, media_type=JSON)
 
 
 def _given(request: Request, name: str) -> Point | None:
@@ -87,5 +95,11 @@ def _caching(point: Point | None) -> str:
 
 
 routes = [
-    Route("/v1/collections/{collection}/documents/{id}/diff", difference, methods=["GET"]),
+    Endpoint(
+        "/v1/collections/{collection}/documents/{id}/diff",
+        difference,
+        methods=["GET"],
+        query=("from", "to"),
+        tagged=True,
+    ),
 ]

@@ -9,11 +9,11 @@ from contextlib import aclosing
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.api import conditions
 from app.api.deadline import deadline_of
+from app.api.endpoint import Endpoint
 from app.api.state import services
 from app.api.streaming import Gone, Outlet
 from app.domain.position import Position
@@ -45,10 +45,12 @@ async def log_page(request: Request) -> Response:
     deadline_of(request).extend(wait)
     page = await found.sync.pages.page(shape, position, limit=limit, wait=wait)
     if not page.full:
+        if conditions.unchanged(request, None):
+            return Response(status_code=304, headers={"Cache-Control": "no-store"})
         return Response(page.body, headers={"Cache-Control": "no-store"}, media_type=_JSON)
     # A full page ends where its size says, the same on every server and for ever.
     headers = {"ETag": f'"{page.start}-{page.end.seq}"', "Cache-Control": _IMMUTABLE}
-    if conditions.has_already(request, headers["ETag"]):
+    if conditions.unchanged(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(page.body, headers=headers, media_type=_JSON)
 
@@ -119,6 +121,8 @@ async def _lines(snapshot: Bootstrap) -> AsyncGenerator[bytes]:
 
 
 routes = [
-    Route("/v1/sync/log", log_page, methods=["GET"], name="log"),
-    Route("/v1/sync/snapshot", SnapshotStream(), methods=["GET"], name="snapshot"),
+    Endpoint(
+        "/v1/sync/log", log_page, methods=["GET"], name="log", query=("shape", "position", "limit", "wait"), tagged=True
+    ),
+    Endpoint("/v1/sync/snapshot", SnapshotStream(), methods=["GET"], name="snapshot", query=("shape",)),
 ]

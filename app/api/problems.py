@@ -90,8 +90,8 @@ def respond(error: errors.EventsyncError) -> Response:
     headers: dict[str, str] = {"Cache-Control": "no-store"}
     if isinstance(error, errors.VersionMismatch):
         body["current"] = error.current
-        if error.current is not None:
-            headers["ETag"] = f'"{error.current}"'
+        if error.etag is not None:
+            headers["ETag"] = error.etag
     elif isinstance(error, errors.ResetRequired):
         body["reason"] = error.reason
     elif isinstance(error, errors.BehindRetention):

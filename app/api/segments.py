@@ -10,10 +10,10 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.api import conditions
+from app.api.endpoint import Endpoint
 from app.api.state import Services, services
 from app.api.streaming import Gone, Outlet
 from app.domain.position import Position, Seq
@@ -69,7 +69,7 @@ class SegmentStream:
         found = services(request)
         segment = await _segment(found, Position.parse(request.path_params["position"]))
         tag = f'"{segment.sha256.hex()}"'
-        if conditions.has_already(request, tag):
+        if conditions.unchanged(request, tag):
             await Response(status_code=304, headers={"ETag": tag, "Cache-Control": IMMUTABLE})(scope, receive, send)
             return
         async with aclosing(_pieces(found, segment)) as pieces:
@@ -133,6 +133,6 @@ async def _stream(
 
 
 routes = [
-    Route("/v1/sync/segments", segment_list, methods=["GET"], name="segments"),
-    Route("/v1/sync/segments/{position}", SegmentStream(), methods=["GET"], name="segment"),
+    Endpoint("/v1/sync/segments", segment_list, methods=["GET"], name="segments", query=("after", "limit")),
+    Endpoint("/v1/sync/segments/{position}", SegmentStream(), methods=["GET"], name="segment", tagged=True),
 ]

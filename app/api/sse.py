@@ -15,10 +15,10 @@ from contextlib import aclosing, suppress
 from functools import partial
 
 from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.api.deadline import deadline_of
+from app.api.endpoint import Endpoint
 from app.api.protocols import writer
 from app.api.retry import RETRY, in_band, retry_line
 from app.api.state import Services, services
@@ -189,4 +189,13 @@ def _event(kind: str, data: bytes, id_text: str) -> bytes:
     return b"event: %b\nid: %b\ndata: %b\n\n" % (kind.encode(), id_text.encode(), data)
 
 
-routes = [Route("/v1/sync/sse", EventStream(), methods=["GET"], name="sse")]
+routes = [
+    Endpoint(
+        "/v1/sync/sse",
+        EventStream(),
+        methods=["GET"],
+        name="sse",
+        query=("vector", "client_id"),
+        repeated=("shape",),
+    ),
+]

@@ -8,10 +8,10 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from app.api import conditions
 from app.api.bodies import JSON, read_small
+from app.api.endpoint import Endpoint
 from app.api.paths import segment
 from app.api.state import services
 from app.domain.event import timestamp
@@ -85,8 +85,8 @@ def _client_id(request: Request) -> str:
 
 
 routes = [
-    Route("/v1/state-vectors", listing, methods=["GET"], name="state_vectors"),
-    Route("/v1/state-vectors/{client_id}", read, methods=["GET"], name="state_vector"),
-    Route("/v1/state-vectors/{client_id}", put, methods=["PUT"]),
-    Route("/v1/state-vectors/{client_id}", delete, methods=["DELETE"]),
+    Endpoint("/v1/state-vectors", listing, methods=["GET"], name="state_vectors", query=("after", "limit")),
+    Endpoint("/v1/state-vectors/{client_id}", read, methods=["GET"], name="state_vector"),
+    Endpoint("/v1/state-vectors/{client_id}", put, methods=["PUT"]),
+    Endpoint("/v1/state-vectors/{client_id}", delete, methods=["DELETE"]),
 ]

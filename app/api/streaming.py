@@ -37,9 +37,13 @@ class Outlet:
         """Whether the status may be out: nothing else can be the answer then."""
 
     async def start(self, headers: Headers) -> None:
-        """Send the status, 200, and the headers. Raises `Gone`, as all that sends."""
+        """Send the status, 200, and the headers. Raises `Gone`, as all that sends; also where nothing more is asked."""
         self.started = True
         await self._put({"type": "http.response.start", "status": 200, "headers": [*headers]})
+        if self._scope["method"] == "HEAD":
+            await self.end()
+            self.gone = True
+            raise Gone
 
     async def write(self, body: bytes) -> None:
         """Send a piece of the body; returns when the connection can take more."""

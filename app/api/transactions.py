@@ -8,17 +8,28 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from app.api import conditions
 from app.api.bodies import JSON, read_json
 from app.api.documents import written
+from app.api.endpoint import Endpoint
 from app.api.state import services
+from app.domain.condition import Condition, Tags
 from app.domain.ids import parse_id
 from app.domain.json_document import ABSENT
 from app.domain.values import JsonText, parse_json, to_json
 from app.errors import Malformed, NotTracked, TooLarge
-from app.nodestorage import Create, Delete, JsonDocument, JsonPatch, MergePatch, Replace, Update, WriteOperation
+from app.nodestorage import (
+    Create,
+    Delete,
+    JsonDocument,
+    JsonPatch,
+    MergePatch,
+    Replace,
+    Update,
+    WriteOperation,
+    WriteResult,
+)
 from app.nodestorage.deciding import TEXT_WEIGHT
 from app.stores.tracking import Tracking
 
@@ -33,8 +44,14 @@ async def transaction(request: Request) -> Response:
     operations = _operations(tree, found.settings.transaction_operations, found.sync.tracking)
     results = await found.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
-    answer = {"results": [written(result, minimal=minimal) for result in results]}
+    answer = {"results": [_written(result, minimal=minimal) for result in results]}
     return Response(to_json(answer), headers={"Cache-Control": "no-store"}, media_type=JSON)
+
+
+def _written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
+    """A result; its entity tag is beside it, for there is only one header."""
+    body = written(result, minimal=minimal)
+    return body if result.etag is None else body | {"etag": result.etag}
 
 
 def _operations(tree: Any, most: int, tracking: Tracking) -> list[WriteOperation]:
@@ -54,8 +71,12 @@ def _operation(item: Any, index: int, tracking: Tracking) -> WriteOperation:
 
 
 def _made(item: Any, tracking: Tracking) -> WriteOperation:
-    if not isinstance(item, dict) or (make := _METHODS.get(str(item.get("method")).upper())) is None:
+    method = str(item.get("method")).upper() if isinstance(item, dict) else ""
+    if (make := _METHODS.get(method)) is None:
         raise Malformed(f"an operation is an object whose method is one of {', '.join(_METHODS)}")
+    # A condition that nobody evaluates would lose an update.
+    if unknown := item.keys() - _MEMBERS[method]:
+        raise Malformed(f"{method} takes no member {min(unknown)[:64]!r}")
     tracking.require(item.get("collection", ""))
     return make(item)
 
@@ -66,20 +87,19 @@ def _create(item: dict[str, Any]) -> WriteOperation:
 
 
 def _replace(item: dict[str, Any]) -> WriteOperation:
-    expected = _if_match(item)
-    document = JsonDocument(item.get("doc"))
-    return Replace(item["collection"], parse_id(_text(item, "id")), document, expected, upsert=expected is None)
+    document, condition = JsonDocument(item.get("doc")), _condition(item)
+    return Replace(item["collection"], parse_id(_text(item, "id")), document, upsert=True, condition=condition)
 
 
 def _update(item: dict[str, Any]) -> WriteOperation:
     patch = item.get("patch")
     is_list = isinstance(patch, list) or (isinstance(patch, JsonText) and patch.text.startswith(b"["))
     edit = JsonPatch(patch) if is_list else MergePatch(patch)
-    return Update(item["collection"], parse_id(_text(item, "id")), edit, _if_match(item))
+    return Update(item["collection"], parse_id(_text(item, "id")), edit, condition=_condition(item))
 
 
 def _delete(item: dict[str, Any]) -> WriteOperation:
-    return Delete(item["collection"], parse_id(_text(item, "id")), _if_match(item))
+    return Delete(item["collection"], parse_id(_text(item, "id")), condition=_condition(item))
 
 
 _METHODS: dict[str, Callable[[dict[str, Any]], WriteOperation]] = {
@@ -87,6 +107,14 @@ _METHODS: dict[str, Callable[[dict[str, Any]], WriteOperation]] = {
     "PUT": _replace,
     "PATCH": _update,
     "DELETE": _delete,
+}
+_ALL = frozenset({"method", "collection", "id"})
+_CONDITIONAL = _ALL | {"if_match", "if_none_match"}
+_MEMBERS: dict[str, frozenset[str]] = {
+    "POST": _ALL | {"doc"},
+    "PUT": _CONDITIONAL | {"doc"},
+    "PATCH": _CONDITIONAL | {"patch"},
+    "DELETE": _CONDITIONAL,
 }
 
 
@@ -108,14 +136,21 @@ def _text(item: dict[str, Any], name: str) -> str:
     return value
 
 
-def _if_match(item: dict[str, Any]) -> int | None:
-    """`"6"` in quotes, as ETag gives it, or the plain version. Raises `Malformed`."""
-    value = item.get("if_match")
+def _condition(item: dict[str, Any]) -> Condition | None:
+    """The conditions of an operation, spelled as the headers are. Raises `Malformed`."""
+    match, none_match = _tags(item, "if_match"), _tags(item, "if_none_match")
+    return None if match is None and none_match is None else Condition(match, none_match)
+
+
+def _tags(item: dict[str, Any], name: str) -> Tags | None:
+    value = item.get(name)
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    return conditions.version_of(value)
+    if isinstance(value, str):
+        return Tags.parse([value], name)
+    if name == "if_match" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Tags.of_version(value)
+    raise Malformed(f"{name} takes what the header of this name takes")
 
 
-routes = [Route("/v1/transactions", transaction, methods=["POST"])]
+routes = [Endpoint("/v1/transactions", transaction, methods=["POST"])]

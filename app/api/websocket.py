@@ -10,10 +10,11 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app.api.endpoint import Endpoint, check_query
 from app.api.frames import close_reason, text_frame, text_head
 from app.api.problems import Close, problem_of
 from app.api.protocols import evict, writer
@@ -98,6 +99,7 @@ class _Connection:
 
     async def run(self) -> None:
         """Until the session is closed. Raises what ended it."""
+        check_query(self._websocket, frozenset())
         hello = await self._hello()
         async with self._services.sync.sessions.open(
             hello.shapes,
@@ -213,5 +215,5 @@ async def upgrade_required(_: Request) -> Response:
 
 routes = [
     WebSocketRoute(PATH, Sync(), name="sync"),
-    Route(PATH, upgrade_required, methods=["GET"]),
+    Endpoint(PATH, upgrade_required, methods=["GET"]),
 ]

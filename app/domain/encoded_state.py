@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import bson
 import orjson
 
+from app.domain.entity_tag import digest_of
 from app.domain.ids import IdText
 from app.domain.position import LogId
 from app.domain.replay import Change, Damaged, State, applied, between, read_change
@@ -77,9 +78,11 @@ def replayed(
     return encoded(now), whole
 
 
-def document_json(text: IdText, state: tuple[int, bytes], position: str) -> bytes:
-    """The answer to what a document was: `{"id", "version", "doc", "position"}`."""
-    return to_json({"id": text, "version": state[0], "doc": decode(state[1]), "position": position})
+def document_json(text: IdText, state: tuple[int, bytes], position: str) -> tuple[bytes, str]:
+    """The answer to what a document was, `{"id", "version", "doc", "position"}`, and the document's digest."""
+    document = decode(state[1])
+    answer = to_json({"id": text, "version": state[0], "doc": document, "position": position})
+    return answer, digest_of(document)
 
 
 def difference_json(before: EncodedState, after: EncodedState) -> bytes:

@@ -110,10 +110,10 @@ def to_json(value: Any, *, plain: bool = False) -> bytes:
 
     Raises `Malformed` for what no BSON document can hold.
     """
-    if not plain and _misread(value):
-        value = _spelled(value)
+    if not plain and is_misread(value):
+        value = spelled(value)
     try:
-        return orjson.dumps(value, default=_encode_leaf, option=_ENCODE_OPTIONS)
+        return orjson.dumps(value, default=json_leaf, option=_ENCODE_OPTIONS)
     except orjson.JSONEncodeError:
         return _to_readable_json(value)
 
@@ -121,7 +121,7 @@ def to_json(value: Any, *, plain: bool = False) -> bytes:
 def _to_readable_json(value: Any) -> bytes:
     """The same for a value with names that are not UTF-8: they get replacement characters."""
     try:
-        return orjson.dumps(_readable(value), default=_encode_leaf, option=_ENCODE_OPTIONS)
+        return orjson.dumps(_readable(value), default=json_leaf, option=_ENCODE_OPTIONS)
     except orjson.JSONEncodeError as error:
         raise Malformed(f"the value can't be written as JSON: {error}") from error
 
@@ -156,7 +156,7 @@ def longer_than(document: Mapping[str, Any], length: int) -> bool:
     return counted > length
 
 
-def _encode_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
+def json_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
     """What orjson does not know: called once for each such value, the commonest first."""
     kind = type(value)
     if kind is ObjectId:
@@ -171,7 +171,7 @@ def _encode_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
     if kind is JsonText:
         return orjson.Fragment(value.text)
     if isinstance(value, RawBSONDocument | OddDocument):
-        return _spelled(dict(value))
+        return spelled(dict(value))
     return value.shown() if kind is Opaque else json_util.default(value, _RELAXED)
 
 
@@ -205,7 +205,7 @@ def _decimal_text(value: Decimal128) -> str:
     return str(number.copy_negate() if bits >> 127 else number)
 
 
-def _misread(value: Any) -> bool:
+def is_misread(value: Any) -> bool:
     """Whether anything inside is what orjson would write in its own way, silently: a NaN or an infinity as null, a UUID
     as a plain string.
     """
@@ -215,22 +215,22 @@ def _misread(value: Any) -> bool:
     if kind is float:
         return not math.isfinite(value)
     if kind is list:
-        return any(map(_misread, value))
+        return any(map(is_misread, value))
     if isinstance(value, Mapping):
-        return any(map(_misread, value.values()))
+        return any(map(is_misread, value.values()))
     return kind is uuid.UUID
 
 
-def _spelled(value: Any) -> Any:
-    """The same value, with what `_misread` finds as Extended JSON."""
+def spelled(value: Any) -> Any:
+    """The same value, with what `is_misread` finds as Extended JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"$numberDouble": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
     if isinstance(value, uuid.UUID):
         return json_util.default(value, _RELAXED)
     if isinstance(value, Mapping):
-        return {key: _spelled(item) for key, item in value.items()}
+        return {key: spelled(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_spelled(item) for item in value]
+        return [spelled(item) for item in value]
     return value
 
 

@@ -20,6 +20,7 @@ Everything is read and written with majority concern, whatever the given databas
 Motor both work: only calls that they share are used.
 """
 
+from app.domain.condition import Condition
 from app.domain.json_document import JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch
@@ -33,6 +34,7 @@ from app.nodestorage.storage import NodeStorage
 
 __all__ = [
     "Author",
+    "Condition",
     "Create",
     "Delete",
     "Edit",

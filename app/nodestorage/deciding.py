@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
 
+from app.domain.entity_tag import digest_of
 from app.domain.opaque import encode
 from app.domain.values import RAW_CODEC, JsonText, to_json
 from app.errors import TooComplex
@@ -86,11 +87,11 @@ class Decider:
     async def node(self, raw: RawBSONDocument) -> Node:
         """Return a stored document as a node; the document of a large one is a `JsonText`."""
         size = len(raw.raw)
-        return node_of(raw) if size <= self._offload.above else await self.encoded(raw)
+        return node_of(raw) if size <= self._offload.above else await self.encoded(raw, tagged=True)
 
-    async def encoded(self, raw: RawBSONDocument) -> Node:
-        """Return a stored document as a node whose document is a `JsonText`."""
-        return await self._offload.call(len(raw.raw), encoded_node, bytes(raw.raw))
+    async def encoded(self, raw: RawBSONDocument, *, tagged: bool = False) -> Node:
+        """Return a stored document as a node whose document is a `JsonText`; `tagged` with its digest."""
+        return await self._offload.call(len(raw.raw), encoded_node, bytes(raw.raw), tagged)
 
 
 # --- in a helper ------------------------------------------------------------------------------------------------------
@@ -136,7 +137,8 @@ def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None
     return Packed.of(intent_of(parsed(operation), policy).decide(node, author))
 
 
-def encoded_node(raw: bytes) -> Node:
-    """Return a stored document with its JSON instead of its values."""
+def encoded_node(raw: bytes, tagged: bool) -> Node:
+    """Return a stored document with its JSON instead of its values, and its digest where that is wanted."""
     node = node_of(RawBSONDocument(raw, RAW_CODEC))
-    return replace(node, document=JsonText(to_json(node.document)))
+    digest = digest_of(node.document) if tagged else ""
+    return replace(node, document=JsonText(to_json(node.document)), digest=digest)

@@ -1,14 +1,14 @@
 """Idempotency keys: what a write did, recorded in the write's own transaction.
 
-A record is `{_id: key, fingerprint, at, results: [{id, version, created}]}`: what a repeat needs, and no document. (Up
-to version 0.1 records held whole results, encoded, in `{…, result, parts}` and `{_id: {key, part}, at, result}`. They
-are still read, as long as they live.)
+A record is `{_id: key, fingerprint, at, results: [{id, version, created, digest}]}`: what a repeat needs, and no
+document. (Up to version 0.1 records held whole results, encoded, in `{…, result, parts}` and `{_id: {key, part}, at,
+result}`. They are still read, as long as they live.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,8 +79,10 @@ class IdempotencyRecords:
 
 
 def _row(result: WriteResult) -> dict[str, Any]:
-    return {"id": result.id, "version": Int64(result.version), "created": result.created}
+    row = {"id": result.id, "version": Int64(result.version), "created": result.created}
+    return row | {"digest": result.digest}
 
 
 def _repeated(row: Mapping[str, Any]) -> WriteResult:
-    return WriteResult(IdText(row["id"]), int(row["version"]), None, [], bool(row["created"]), replayed=True)
+    done = WriteResult(IdText(row["id"]), int(row["version"]), None, [], bool(row["created"]), replayed=True)
+    return replace(done, digest=str(row.get("digest", "")))

@@ -15,6 +15,7 @@ from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
 from app.domain.diff import diff
+from app.domain.entity_tag import digest_of
 from app.domain.ids import check_id, format_id
 from app.domain.json_document import ABSENT, JsonDocument
 from app.domain.merge_patch import MergePatch
@@ -131,8 +132,8 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
 
     def decide(stored: Node | None, author: Author) -> Change:
         if stored is not None and operation.must_be_absent:
-            raise VersionMismatch(_named(operation, "exists already"), current=stored.version)
-        if stored is None and operation.expected_version is None and (operation.upsert or operation.must_be_absent):
+            raise VersionMismatch(_named(operation, "exists already"), current=stored.version, etag=stored.etag)
+        if stored is None and not _must_exist(operation) and (operation.upsert or operation.must_be_absent):
             if odd:
                 raise Malformed(_OPAQUE)
             return _insertion(document, author)
@@ -155,16 +156,25 @@ def _delete(operation: Delete) -> Intent:
 
 
 def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node:
-    """The stored document, if it is there and at the expected version."""
-    expected = operation.expected_version
+    """The stored document, if it is there, at the expected version, and as the condition says."""
+    expected, condition = operation.expected_version, operation.condition
     if stored is None:
-        if expected is None:
+        if not _must_exist(operation):
             raise NotFound(_named(operation, "does not exist"))
-        raise VersionMismatch(_named(operation, f"does not exist, version {expected} was expected"), current=None)
+        raise VersionMismatch(_named(operation, "does not exist, and the write asks for a state of it"), current=None)
     if expected not in {None, stored.version}:
         problem = f"is at version {stored.version}, not {expected}"
-        raise VersionMismatch(_named(operation, problem), current=stored.version)
-    return stored
+    elif condition is not None and not condition.holds((stored.version, stored.document)):
+        problem = f"is {stored.etag} now, which the write's conditions exclude"
+    else:
+        return stored
+    raise VersionMismatch(_named(operation, problem), current=stored.version, etag=stored.etag)
+
+
+def _must_exist(operation: Update | Replace | Delete) -> bool:
+    """Whether the caller knows of a state of the document."""
+    condition = operation.condition
+    return operation.expected_version is not None or (condition is not None and condition.match is not None)
 
 
 def _named(operation: Update | Replace | Delete, problem: str) -> str:
@@ -175,13 +185,15 @@ def _insertion(document: Document, author: Author) -> Change:
     if any(value == Timestamp(0, 0) for value in document.values() if isinstance(value, Timestamp)):
         raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
     stored = document | {FIELD: Stamp(1, author.op_id, author.by).stored()}
-    return Change(WriteResult(format_id(document["_id"]), 1, document, [], created=True), Insert(stored))
+    result = WriteResult(format_id(document["_id"]), 1, document, [], created=True, digest=digest_of(document))
+    return Change(result, Insert(stored))
 
 
 def _modification(before: Node, after: Document, author: Author) -> Change:
     patch = diff(before.document, after)
     if not patch:
-        return Change(WriteResult(format_id(before.id), before.version, before.document, []), None)
+        digest = digest_of(before.document)
+        return Change(WriteResult(format_id(before.id), before.version, before.document, [], digest=digest), None)
     version = before.version + 1
     stamp = Stamp(version, author.op_id, author.by).stored()
     whole = isinstance(before.document, UnreadableDocument)
@@ -191,7 +203,8 @@ def _modification(before: Node, after: Document, author: Author) -> Change:
         update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
     else:
         update["$set"] = update.get("$set", {}) | {FIELD: stamp}
-    return Change(WriteResult(format_id(before.id), version, after, patch), Modify(update))
+    result = WriteResult(format_id(before.id), version, after, patch, digest=digest_of(after))
+    return Change(result, Modify(update))
 
 
 def _not_bson(error: Exception) -> str:

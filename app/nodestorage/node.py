@@ -7,6 +7,7 @@ from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 
+from app.domain.entity_tag import digest_of, entity_tag
 from app.domain.stamp import unstamp
 from app.domain.values import decode
 
@@ -15,12 +16,18 @@ from app.domain.values import decode
 class Node:
     """A document: its id as MongoDB has it, its version (0 without `_sync`), its fields with `_id`, without `_sync`.
 
-    For a reader that only passes it on, `document` may be a `JsonText`.
+    For a reader that only passes it on, `document` may be a `JsonText`; then `digest` is given, where it is wanted.
     """
 
     id: Any
     version: int
     document: Any
+    digest: str = ""
+
+    @property
+    def etag(self) -> str:
+        """The entity tag of this state."""
+        return entity_tag(self.version, self.digest or digest_of(self.document))
 
 
 def node_of(raw: RawBSONDocument) -> Node:

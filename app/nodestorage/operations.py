@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.domain.condition import Condition
 from app.domain.json_document import ABSENT, JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.patch import JsonPatch
@@ -28,17 +29,21 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An edit of the document `id`, which must exist, at `expected_version` where that is given."""
+    """An edit of the document `id`, which must exist, at `expected_version` and as `condition` says, where given."""
 
     collection: str
     id: Any
     edit: Edit
     expected_version: int | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """The whole document `id`. `upsert` creates it where there is none; `must_be_absent` does nothing but that."""
+    """The whole document `id`. `upsert` creates it where there is none; `must_be_absent` does nothing but that.
+
+    A `condition` with tags to match is about a document that is there: then nothing is created.
+    """
 
     collection: str
     id: Any
@@ -46,15 +51,17 @@ class Replace:
     expected_version: int | None = None
     upsert: bool = False
     must_be_absent: bool = False
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """The end of the document `id`, which must exist, at `expected_version` where that is given."""
+    """The end of the document `id`, which must exist, at `expected_version` and as `condition` says, where given."""
 
     collection: str
     id: Any
     expected_version: int | None = None
+    condition: Condition | None = None
 
 
 WriteOperation = Create | Update | Replace | Delete

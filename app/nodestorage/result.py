@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from app.domain.entity_tag import entity_tag
 from app.domain.ids import IdText
 
 
@@ -15,6 +16,7 @@ class WriteResult:
     `patch` holds BSON values and is empty where nothing changed, and after a create or delete. Of a large document both
     are `JsonText`. `created`: the document was not there before. `replayed`: answered from an idempotency record,
     nothing was written this time; then there is neither document nor patch.
+    `digest` is the document's (`app.domain.entity_tag`), empty after a delete.
     """
 
     id: IdText
@@ -23,3 +25,9 @@ class WriteResult:
     patch: Any
     created: bool = False
     replayed: bool = False
+    digest: str = ""
+
+    @property
+    def etag(self) -> str | None:
+        """The entity tag of the state that the write left, None where there is no document."""
+        return entity_tag(self.version, self.digest) if self.digest else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from app.domain.condition import Condition
 from app.domain.json_document import JsonDocument
 from app.domain.values import Document
 from app.driver import translated
@@ -31,7 +32,8 @@ class NodeStorage:
 
     Every write raises `Malformed` and `TooLarge` for what it is asked, `Conflict` when it lost against other writers
     until the policy's bound, and `Unavailable`; its message says whether the outcome is unknown. With an
-    `expected_version` it raises `VersionMismatch` instead of trying against another version.
+    `expected_version` or a `condition` it raises `VersionMismatch` instead of writing over a state that these exclude:
+    they are compared with the very state that the write replaces.
     """
 
     def __init__(self, database: Any, operations: Any, policy: WritePolicy, offload: Offload | None = None) -> None:
@@ -77,6 +79,7 @@ class NodeStorage:
         edit: Edit,
         expected_version: int | None = None,
         *,
+        condition: Condition | None = None,
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
@@ -84,7 +87,7 @@ class NodeStorage:
 
         Raises `NotFound`, and `PatchFailed` for a patch that does not apply.
         """
-        return await self._writer.one(Update(collection, id, edit, expected_version), author, idempotency)
+        return await self._writer.one(Update(collection, id, edit, expected_version, condition), author, idempotency)
 
     async def create(
         self,
@@ -97,7 +100,7 @@ class NodeStorage:
         """Insert a document; without `_id` it gets an ObjectId. Raises `Conflict` where it exists."""
         return await self._writer.one(Create(collection, document), author, idempotency)
 
-    async def replace(
+    async def replace(  # noqa: PLR0913 - the fields of `Replace`, and who writes
         self,
         collection: str,
         id: Any,
@@ -106,11 +109,12 @@ class NodeStorage:
         *,
         upsert: bool,
         must_be_absent: bool = False,
+        condition: Condition | None = None,
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
         """Make `document` the whole document; see `Replace`. Raises `NotFound` without `upsert`."""
-        operation = Replace(collection, id, document, expected_version, upsert, must_be_absent)
+        operation = Replace(collection, id, document, expected_version, upsert, must_be_absent, condition)
         return await self._writer.one(operation, author, idempotency)
 
     async def delete(
@@ -119,11 +123,12 @@ class NodeStorage:
         id: Any,
         expected_version: int | None = None,
         *,
+        condition: Condition | None = None,
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
         """Delete a document. Its last version is one above that before. Raises `NotFound`."""
-        return await self._writer.one(Delete(collection, id, expected_version), author, idempotency)
+        return await self._writer.one(Delete(collection, id, expected_version, condition), author, idempotency)
 
     async def transact(
         self, operations: Sequence[WriteOperation], *, author: Author, idempotency: Idempotency | None = None

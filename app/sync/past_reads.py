@@ -26,7 +26,7 @@ class PastReads:
         self._admission = admission
         self._offload = offload
         self._readings: Flights[Reading] = Flights()
-        self._documents: Flights[bytes] = Flights()
+        self._documents: Flights[tuple[bytes, str]] = Flights()
         self._differences: Flights[bytes] = Flights()
 
     async def document(self, shape: Shape, point: Point | None) -> Reading:
@@ -34,8 +34,8 @@ class PastReads:
         # Not joined by who has seen a newer event than the one who is reading.
         return await self._readings.fetch((shape, point, *self._seen()), lambda: self._read(shape, point))
 
-    async def document_json(self, shape: Shape, reading: Reading) -> bytes:
-        """Return the answer that tells what a document, which there was, was."""
+    async def document_json(self, shape: Shape, reading: Reading) -> tuple[bytes, str]:
+        """Return the answer that tells what a document, which there was, was; and the document's digest."""
         state = reading.encoded
         if shape.id is None or state is None:
             raise ValueError(f"{shape} was nothing at {reading.position}")

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -51,6 +52,40 @@ async def test_defaults_do_for_sse_and_http(
             await api.put(f"/orders/documents/{key}-{number}", json={})
             await talk.has("orders", f"{key}-{number}", seconds=TIMELY)
     assert copy.only.documents == await served.rows("orders")
+
+
+@pytest.fixture(scope="module")
+async def compressing(served: Served, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nginx]:
+    """nginx that compresses what it passes on, and so makes each entity tag a weak one."""
+    gzip = "gzip on; gzip_types application/json; gzip_proxied any; gzip_min_length 0;\n    location / {"
+    block = DEFAULTS.replace("location / {", gzip)
+    async with running_nginx(tmp_path_factory.mktemp("gzip"), served.url, block) as running:
+        yield running
+
+
+async def test_conditions_hold_behind_a_proxy_that_compresses(
+    compressing: Nginx, api: httpx.AsyncClient, key: str
+) -> None:
+    path = f"/v1/collections/orders/documents/{key}"
+    made = await api.put(f"/orders/documents/{key}", json={"n": 0, "text": "x" * 1000})
+    async with httpx.AsyncClient(base_url=compressing.url, headers={"accept-encoding": "gzip"}) as client:
+        read = await client.get(path)
+        assert read.headers["content-encoding"] == "gzip"
+        tag = read.headers["etag"]
+        assert tag == f"W/{made.headers['etag']}"
+        assert (await client.get(path, headers={"if-none-match": tag})).status_code == 304
+        assert (await client.get(path, headers={"if-match": tag})).status_code == 200
+        for number, method in enumerate(("PUT", "PATCH", "DELETE")):
+            kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+            headers = {"if-match": tag, "content-type": kind}
+            body: dict[str, Any] = {} if method == "DELETE" else {"json": {"n": number + 1, "text": "y" * 1000}}
+            done = await client.request(method, path, headers=headers, **body)
+            assert done.status_code == 200, done.text
+            if method != "DELETE":
+                again = await client.request(method, path, headers=headers, **body)
+                assert (again.status_code, again.json()["code"]) == (412, "version_mismatch")
+                tag = (await client.get(path)).headers["etag"]
+                assert tag.startswith("W/")
 
 
 @pytest.mark.parametrize("peer", of_transport("websocket"), indirect=True)

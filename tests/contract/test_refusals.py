@@ -201,9 +201,21 @@ async def test_operators_in_ids_are_values(api: httpx.AsyncClient, root: httpx.A
     assert (made.status_code, made.json()["code"]) == (400, "malformed")
 
 
-@pytest.mark.parametrize(
-    ("header", "value"), [("if-match", "*"), ("if-match", '"a"'), ("if-match", 'W/"1"'), ("if-none-match", '"1"')]
-)
-async def test_conditions_that_make_no_sense(api: httpx.AsyncClient, path: str, header: str, value: str) -> None:
-    answer = await api.put(path, json={}, headers={header: value})
+async def test_query_parameters_that_nobody_knows(api: httpx.AsyncClient, root: httpx.AsyncClient, path: str) -> None:
+    answer = await api.get(path, params={"verison": "1"})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+    assert answer.json()["detail"] == ("there is no query parameter 'verison' here; this takes at, position, version")
+    twice = await root.get(DOCUMENTS, params=[("limit", "1"), ("limit", "2")])
+    assert (twice.status_code, twice.json()["code"]) == (400, "malformed")
+    assert "limit is given 2 times" in twice.json()["detail"]
+    before = (await api.get(path)).json()
+    written = await api.put(path + "?if_match=7", json={"a": 2})
+    assert (written.status_code, (await api.get(path)).json()) == (400, before)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x-gzip", "nonsense"])
+async def test_coded_bodies(api: httpx.AsyncClient, path: str, coding: str) -> None:
+    answer = await api.put(path, json={}, headers={"content-encoding": coding})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert (await api.get(path)).json()["version"] == 1
+    assert (await api.put(path, json={"a": 3}, headers={"content-encoding": "Identity"})).status_code == 200

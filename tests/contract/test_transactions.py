@@ -60,7 +60,8 @@ async def test_a_key_covers_the_whole(root: httpx.AsyncClient, new_id: NewId) ->
     key = {"idempotency-key": new_id()}
     first, again = await post(root, operation, **key), await post(root, operation, **key)
     assert first.status_code == again.status_code == 200
-    assert again.json() == {"results": [{"id": one, "version": 1, "repeated": True}]}
+    etag = first.json()["results"][0]["etag"]
+    assert again.json() == {"results": [{"id": one, "version": 1, "repeated": True, "etag": etag}]}
 
 
 @pytest.mark.parametrize(

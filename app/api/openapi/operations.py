@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from app.api.openapi.parts import POSITION, Json, answer, content, failures, headers, parameters, schema
+from app.api.openapi.parts import POSITION, Json, answer, content, failures, headers, parameters, query, schema
 
 _READY: Final[Json] = {
     "status": "ready",
@@ -26,11 +26,11 @@ def _page(operation: str, summary: str, *media_types: str) -> Json:
         "operationId": operation,
         "tags": ["Pages"],
         "summary": summary,
-        "parameters": parameters("if_changed"),
+        "parameters": parameters("if_changed", "if_still"),
         "responses": {
             "200": answer("The file.", {name: {"schema": {}} for name in media_types}, sent=headers("FileETag")),
             "304": answer("You have it.", sent=headers("FileETag")),
-            **failures(),
+            **failures("version_mismatch"),
         },
     }
 
@@ -52,6 +52,9 @@ _ASSET["parameters"].insert(
 _ASSET["responses"]["404"] = answer(
     "There is no such file.", {"application/problem+json": {"schema": schema("Problem")}}
 )
+
+_PAGE: Json = _page("readPage", "The live page", "text/html")
+_PAGE["parameters"].append(query("collection", "The collection that is shown first.", {"type": "string"}, "theaters"))
 
 PATHS: Final[Json] = {
     "/healthz": {
@@ -95,7 +98,7 @@ PATHS: Final[Json] = {
             },
         }
     },
-    "/": {"get": _page("readPage", "The live page", "text/html")},
+    "/": {"get": _PAGE},
     "/docs": {"get": _page("readReference", "This reference", "text/html")},
     "/openapi.json": {"get": _page("readOpenApi", "The OpenAPI document", "application/json")},
     "/assets/{name}": {"get": _ASSET},

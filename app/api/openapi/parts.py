@@ -55,8 +55,11 @@ def query(name: str, description: str, value: Json, example: Any, *, required: b
 
 
 _TEXT: Json = {"type": "string"}
-_IF_MATCH = 'Write only if the document is at this version: `"6"`. Otherwise 412 with the current one, and no retry.'
-_IF_NONE_MATCH = "`*`: write only if there is no such document."
+_TAG = '"7.5f2c81ab09d3e417"'
+_IF_MATCH = "Write only if the document is in one of these states. Otherwise 412 with the current one, and no retry."
+_IF_NONE_MATCH = "Write only if the document is in none of these states; `*`: only if there is no such document."
+_IF_CHANGED = "Answer 304 if this is still what there is."
+_IF_STILL = "Answer 412 if this is not what there is."
 _KEY = (
     f"1 to {MAX_KEY} printable ASCII characters. A repeat of the same request is answered like the first and writes "
     "nothing; 409 if the request differs. It is also the event's `op_id`."
@@ -74,9 +77,10 @@ PARAMETERS: Final[Json] = {
         "59a47286cfa9a3a73e51e72c",
         required=True,
     ),
-    "if_match": _parameter("If-Match", "header", _IF_MATCH, schema("EntityTag"), '"6"'),
-    "if_absent": _parameter("If-None-Match", "header", _IF_NONE_MATCH, {"const": "*"}, "*"),
-    "if_changed": _parameter("If-None-Match", "header", "Answer 304 if this is still what there is.", _TEXT, '"6"'),
+    "if_match": _parameter("If-Match", "header", _IF_MATCH, schema("EntityTags"), _TAG),
+    "if_none_match": _parameter("If-None-Match", "header", _IF_NONE_MATCH, schema("EntityTags"), "*"),
+    "if_changed": _parameter("If-None-Match", "header", _IF_CHANGED, schema("EntityTags"), _TAG),
+    "if_still": _parameter("If-Match", "header", _IF_STILL, schema("EntityTags"), _TAG),
     "idempotency_key": _parameter(
         "Idempotency-Key",
         "header",
@@ -90,7 +94,7 @@ PARAMETERS: Final[Json] = {
 }
 
 HEADERS: Final[Json] = {
-    "ETag": {"description": "The document's version in quotes.", "schema": schema("EntityTag"), "example": '"7"'},
+    "ETag": {"description": "Names this state of the document.", "schema": schema("EntityTag"), "example": _TAG},
     "PageETag": {"description": "Of a full page, which never changes.", "schema": _TEXT, "example": '"k3f9ab2c:0-128"'},
     "FileETag": {
         "description": "Of the file's bytes.",
@@ -150,7 +154,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "conflict": "theaters/59a47286cfa9a3a73e51e72c lost against other writers",
     "reset": "theaters can't be continued from k3f9ab2c:128: take a snapshot",
     "gone": "theaters/59a47286cfa9a3a73e51e72c at k3f9ab2c:12 is behind what is kept: it is known from k3f9ab2c:100 on",
-    "version_mismatch": "theaters/59a47286cfa9a3a73e51e72c is at version 7, not 6",
+    "version_mismatch": f"theaters/59a47286cfa9a3a73e51e72c is {_TAG} now, which the write's conditions exclude",
     "too_large": "the body is over 1048576 bytes",
     "unsupported_media_type": "Content-Type is text/plain; this takes application/json",
     "patch_failed": "operation 0: there is no value at /location/city",
@@ -166,9 +170,13 @@ _EXTRA: Final[Mapping[str, Json]] = {
 _ERRORS: Final[Mapping[str, type[errors.EventsyncError]]] = {kind.code: kind for kind in problems.TABLE}
 
 
+_ANY: Final = ("malformed", "forbidden", "unsupported_media_type")
+"""A query parameter that is not known, a foreign host or origin, a coded body: refused by every operation."""
+
+
 def failures(*codes: str) -> Json:
-    """The responses for these error codes, one for each status; 403, and a default, belong to every operation."""
-    named = sorted({"forbidden", *codes}, key=_status)
+    """The responses for these error codes, one for each status; those in `_ANY`, and a default, belong to all."""
+    named = sorted({*_ANY, *codes}, key=_status)
     responses = {str(status): _failure(list(group)) for status, group in groupby(named, key=_status)}
     responses["default"] = answer("Any other failure.", {PROBLEM: {"schema": schema("Problem")}})
     return responses

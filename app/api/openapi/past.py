@@ -20,7 +20,7 @@ from app.api.openapi.parts import (
 _ID: Final = THEATER["_id"]["$oid"]
 _ROW: Final = {"id": _ID, "version": 6, "doc": THEATER, "position": POSITION}
 _AT: Final = "2026-11-23T05:22:46Z"
-_READ: Final = ("malformed", "not_tracked", "not_found", "reset", "gone", "unavailable")
+_READ: Final = ("malformed", "not_tracked", "not_found", "reset", "gone", "version_mismatch", "unavailable")
 _POINT: Json = {"type": "string"}
 
 READ: Json = {
@@ -34,7 +34,7 @@ READ: Json = {
         "not be over, because the worker has not read the changes past it yet."
     ),
     "parameters": [
-        *parameters("if_changed"),
+        *parameters("if_changed", "if_still"),
         query("version", "As it was at this version, the last time it had it.", schema("Version"), 6),
         query("at", "As it was at this instant (RFC 3339).", {"type": "string", "format": "date-time"}, _AT),
         query("position", "As it was at this position.", schema("Position"), POSITION),
@@ -52,6 +52,7 @@ DIFFERENCE: Json = {
     "summary": "What is different between two points of a document's history",
     "description": "A point is a version (`6`), a position (`k3f9ab2c:128`) or an instant (`2026-11-23T05:22:46Z`).",
     "parameters": [
+        *parameters("if_changed", "if_still"),
         query("from", "The point to begin with.", _POINT, "6", required=True),
         query("to", "The point to end with; without it the newest event.", _POINT, POSITION),
     ],
@@ -67,8 +68,9 @@ DIFFERENCE: Json = {
                     "patch": [{"op": "replace", "path": "/location/address/city", "value": "Edina"}],
                 },
             ),
-            sent=headers("CacheControl"),
+            sent=headers("FileETag", "CacheControl"),
         ),
+        "304": answer("You have it.", sent=headers("FileETag", "CacheControl")),
         **failures(*_READ),
     },
 }

@@ -45,7 +45,18 @@ _VALUES: Json = {
         "minimum": 0,
         "description": "Grows by 1 with each write through the API; 0 for a document that the API has not written.",
     },
-    "EntityTag": {"type": "string", "pattern": '^"(0|[1-9][0-9]{0,18})"$'},
+    "EntityTag": {
+        "type": "string",
+        "pattern": r'^"(0|[1-9][0-9]{0,18})\.[0-9a-f]{16}"$',
+        "description": "One state of a document: its version and a digest of its content.",
+    },
+    "EntityTags": {
+        "type": "string",
+        "description": (
+            'One or more entity tags, separated by commas, or `*`. `"7"` is version 7, whatever the content. `W/` in '
+            "front of a tag, as compressing proxies set it, makes no difference."
+        ),
+    },
     "Document": {"type": "object", "description": "MongoDB Relaxed Extended JSON v2, with `_id`, without `_sync`."},
     "Position": {"type": "string", "pattern": "^[a-z0-9]{1,32}:(0|[1-9][0-9]{0,18})$"},
     "Shape": {"type": "string", "description": "A collection (`orders`) or one document (`orders/42`)."},
@@ -131,6 +142,7 @@ _BODIES: Json = {
         repeated=_said(
             {"const": True}, "The answer to a repeat under an idempotency key, which has neither `doc` nor `patch`."
         ),
+        etag=_said(schema("EntityTag"), "In a transaction's results, where other writes have the header."),
     ),
     "Transaction": _object("operations", operations=_list(schema("TransactionOperation"), minItems=1)),
     "TransactionOperation": _object(
@@ -138,7 +150,8 @@ _BODIES: Json = {
         method={"enum": ["POST", "PUT", "PATCH", "DELETE"]},
         collection=schema("CollectionName"),
         id=schema("Id"),
-        if_match={"anyOf": [schema("EntityTag"), schema("Version")]},
+        if_match={"anyOf": [schema("EntityTags"), schema("Version")]},
+        if_none_match=schema("EntityTags"),
         doc=_said(schema("Document"), "Of `POST` and `PUT`."),
         patch={"anyOf": [schema("JsonPatch"), schema("MergePatch")], "description": "Of `PATCH`."},
     ),

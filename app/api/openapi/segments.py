@@ -70,12 +70,12 @@ _ONE: Final[Json] = {
             "schema": schema("Position"),
             "example": POSITION,
         },
-        *parameters("if_changed"),
+        *parameters("if_changed", "if_still"),
     ],
     "responses": {
         "200": answer("The segment.", {CONTENT_TYPE: {"schema": {}}}, sent=headers("FileETag", "CacheControl")),
         "304": answer("You have it.", sent=headers("FileETag", "CacheControl")),
-        **failures("malformed", "not_found", "unavailable"),
+        **failures("malformed", "not_found", "version_mismatch", "unavailable"),
     },
 }
 

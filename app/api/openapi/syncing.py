@@ -123,7 +123,7 @@ _LOG: Json = {
             {"type": "number", "minimum": 0, "default": 0},
             25,
         ),
-        *parameters("if_changed"),
+        *parameters("if_changed", "if_still"),
     ],
     "responses": {
         "200": answer(
@@ -135,7 +135,7 @@ _LOG: Json = {
             sent=headers("PageETag", "CacheControl"),
         ),
         "304": answer("You have this page.", sent=headers("PageETag", "CacheControl")),
-        **failures("malformed", "not_tracked", "reset", "unavailable"),
+        **failures("malformed", "not_tracked", "reset", "version_mismatch", "unavailable"),
     },
 }
 

@@ -100,8 +100,8 @@ _REPLACE: Json = {
     "operationId": "replaceDocument",
     "tags": ["Documents"],
     "summary": "Replace a document, or create it",
-    "description": "With `If-Match` it must exist at that version; with `If-None-Match: *` it must not exist.",
-    "parameters": parameters("if_match", "if_absent", "idempotency_key", "prefer"),
+    "description": "With `If-Match` it must exist in that state; with `If-None-Match: *` it must not exist.",
+    "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
     "requestBody": _body(schema("Document"), _EDINA),
     "responses": {
         "200": answer("Replaced.", _answered(7, _EDINA, _PATCH), sent=headers("ETag")),
@@ -119,7 +119,7 @@ _UPDATE: Json = {
         "concurrent writers itself. A patch without effect writes nothing. "
         f"At most {default('patch_operations')} operations by default."
     ),
-    "parameters": parameters("if_match", "idempotency_key", "prefer"),
+    "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
     "requestBody": {
         "required": True,
         "content": content(schema("JsonPatch"), _PATCH, JSON_PATCH)
@@ -135,9 +135,9 @@ _DELETE: Json = {
     "operationId": "deleteDocument",
     "tags": ["Documents"],
     "summary": "Delete a document",
-    "parameters": parameters("if_match", "idempotency_key", "prefer"),
+    "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
     "responses": {
-        "200": answer("Deleted.", _answered(7, None, []), sent=headers("ETag")),
+        "200": answer("Deleted.", _answered(7, None, [])),
         **failures(*_READ, "not_found", "conflict", "version_mismatch"),
     },
 }
@@ -163,12 +163,18 @@ _HISTORY: Json = {
 }
 
 _OPERATIONS: Final = [
-    {"method": "PATCH", "collection": "theaters", "id": _ID, "if_match": '"6"', "patch": _PATCH},
+    {"method": "PATCH", "collection": "theaters", "id": _ID, "if_match": '"6.09d3e4175f2c81ab"', "patch": _PATCH},
     {"method": "POST", "collection": "theaters", "doc": {"_id": "annex", "theaterId": 1001}},
 ]
 _RESULTS: Final = [
-    {"id": _ID, "version": 7, "doc": _EDINA, "patch": _PATCH},
-    {"id": "annex", "version": 1, "doc": {"_id": "annex", "theaterId": 1001}, "patch": []},
+    {"id": _ID, "version": 7, "doc": _EDINA, "patch": _PATCH, "etag": '"7.5f2c81ab09d3e417"'},
+    {
+        "id": "annex",
+        "version": 1,
+        "doc": {"_id": "annex", "theaterId": 1001},
+        "patch": [],
+        "etag": '"1.c81ab09d3e4175f2"',
+    },
 ]
 
 _TRANSACT: Json = {

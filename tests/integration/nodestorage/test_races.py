@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from app.domain.condition import Condition, Tags
 from app.domain.values import Document, same
 from app.errors import Conflict, NotFound, VersionMismatch
-from app.nodestorage import Author, JsonPatch, NodeStorage, WritePolicy
+from app.nodestorage import Author, JsonPatch, Node, NodeStorage, WritePolicy
 
 
 @pytest.fixture
@@ -108,6 +109,33 @@ async def test_an_expected_version_is_tried_once(plain: NodeStorage, meanwhile: 
             "orders", 1, interrupted(increment, lambda: meanwhile.delete_one({"_id": 1})), 2, author=author
         )
     assert failure.value.current is None
+
+
+@pytest.mark.parametrize("kind", ["compared", "large", "collated"])
+async def test_a_condition_is_compared_with_the_state_that_is_replaced(
+    plain: NodeStorage, outside: Any, meanwhile: Any, author: Author, kind: str
+) -> None:
+    if kind == "collated":
+        await outside.create_collection("orders", collation={"locale": "en", "strength": 2})
+    size = 300_000 if kind == "large" else 1
+    made = await plain.create("orders", {"_id": 1, "n": 1, "text": "x" * size}, author=author)
+    condition = Condition(Tags.parse([made.etag or ""], "If-Match"))
+    edit = interrupted(increment, lambda: meanwhile.update_one({"_id": 1}, {"$set": {"m": 1}}))
+    with pytest.raises(VersionMismatch) as failure:
+        await plain.find_one_and_update("orders", 1, edit, condition=condition, author=author)
+    node = await plain.get("orders", 1)
+    assert node is not None
+    assert (node.version, node.document["n"], node.document["m"]) == (1, 1, 1)
+    assert (failure.value.current, failure.value.etag) == (1, node.etag)
+    now = Condition(Tags.parse([node.etag], "If-Match"))
+    written = await plain.find_one_and_update("orders", 1, increment, condition=now, author=author)
+    assert (written.version, written.etag) == (2, (await read(plain)).etag)
+
+
+async def read(storage: NodeStorage) -> Node:
+    node = await storage.get("orders", 1)
+    assert node is not None
+    return node
 
 
 async def test_deleted_meanwhile(plain: NodeStorage, meanwhile: Any, author: Author) -> None:
