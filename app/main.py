@@ -26,9 +26,11 @@ from app.api.server import Server, server_config
 from app.api.state import Services
 from app.errors import ConfigurationError, EventsyncError, Unavailable
 from app.garbage import collect_rarely
+from app.logs import configure_logging
 from app.nodestorage import NodeStorage, WritePolicy
 from app.offload import Offload
 from app.open_files import allow_sockets
+from app.reloading import Reread, hangups_heard
 from app.settings import Settings
 from app.stores.deployment import reached
 from app.stores.mongodb import connect
@@ -181,15 +183,45 @@ def make_server(settings: Settings, *, head_start: float = 0.0) -> Server:
     return server
 
 
-def serve(settings: Settings, sockets: list[socket.socket], *, on_serving: Callable[[], None] = lambda: None) -> None:
-    """Run a server process on `sockets`, which it closes, until SIGTERM or SIGINT.
+def serve(
+    settings: Settings,
+    sockets: list[socket.socket],
+    *,
+    reread: Reread,
+    on_serving: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a server process on `sockets` until SIGTERM or SIGINT; at SIGHUP another server takes over, in this process.
 
-    `on_serving` is called once clients can be served. Raises what it could not start or go on for.
+    Who connects in between waits until that one accepts. `on_serving` is called once clients can be served. Raises
+    what it could not start or go on for.
     """
-    allow_sockets(settings.max_sockets)
     collect_rarely(waited_for=True)
-    server = make_server(settings, head_start=_HEAD_START)
-    event_loop.run(_serve(server, sockets, on_serving))
+    event_loop.run(_serve_on(settings, sockets, reread, on_serving))
+
+
+async def _serve_on(
+    settings: Settings, sockets: list[socket.socket], reread: Reread, on_serving: Callable[[], None]
+) -> None:
+    following: list[Settings] = [settings]
+
+    def restart(new: Settings) -> None:
+        following[:] = [new]
+        server.should_exit = True
+
+    async with hangups_heard("serve", reread, restart):
+        while following:
+            current = following.pop()
+            configure_logging(current.log_level)
+            allow_sockets(current.max_sockets)
+            server = make_server(current, head_start=_HEAD_START)
+            # Copies: the sockets themselves go on listening while one server ends and the next begins.
+            await _serve(server, [listener.dup() for listener in sockets], on_serving)
+            _check_ended(server)
+            if server.told_to_end:
+                return
+
+
+def _check_ended(server: Server) -> None:
     if server.failure is not None:
         raise server.failure
     if not server.started:

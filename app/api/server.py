@@ -59,6 +59,8 @@ class Server(uvicorn.Server):
         """Set once the server listens; never, where it could not start."""
         self.failure: EventsyncError | None = None
         """Why the server has to stop, if it does by itself."""
+        self.told_to_end = False
+        """Whether a signal has told the process to end."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Shut down in order; at once, where SIGINT comes again.
@@ -67,6 +69,7 @@ class Server(uvicorn.Server):
         """
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+        self.told_to_end = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         listeners = listening(self.config.host, self.config.port) if sockets is None else sockets

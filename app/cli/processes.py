@@ -21,6 +21,7 @@ from app.errors import ConfigurationError, Unavailable
 from app.listening import listening
 from app.logs import configure_logging
 from app.main import serve as run_server
+from app.reloading import Reread, ignore_hangups
 from app.settings import PREFIX, Settings, load_settings
 from app.stores.deployment import check
 from app.stores.objects import Objects
@@ -29,7 +30,10 @@ from app.supervision.server_processes import ServerPlan, ServerProcesses
 log = logging.getLogger(__name__)
 
 GROUP: Final = "eventsync.commands"
-"""Entry points `(settings: Settings) -> None` that run until SIGTERM or SIGINT."""
+"""Entry points `(settings: Settings, reread: Reread) -> None` that run until SIGTERM or SIGINT.
+
+At SIGHUP they start again, in place, with the settings that `reread` returns.
+"""
 
 
 def serve(
@@ -46,12 +50,13 @@ def serve(
     """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C. Where MongoDB is not there yet, wait for it.
 
     Several processes are kept running by this one; SIGHUP replaces them, one after the other, with the settings as they
-    are then.
+    are then. One alone starts again in place.
     """
+    ignore_hangups()
     options = {"host": host, "port": port, "mongodb_uri": mongodb_uri, "database": database}
-    settings = load_settings(**options)
+    reread = partial(_read, options)
+    settings = reread()
     configure_logging(settings.log_level)
-    Objects.of(settings.archive_url)
     if listen_fds is not None:
         sockets = [socket.socket(fileno=int(number)) for number in listen_fds.split(",")]
     else:
@@ -67,7 +72,14 @@ def serve(
         if workers > 1:
             asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
         else:
-            run_server(settings, sockets, on_serving=partial(_tell, ready_fd))
+            run_server(settings, sockets, reread=reread, on_serving=partial(_tell, ready_fd))
+
+
+def _read(options: dict[str, Any]) -> Settings:
+    """Read the settings, and refuse at once what only a store would refuse later."""
+    settings = load_settings(**options)
+    Objects.of(settings.archive_url)
+    return settings
 
 
 def _plan(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerPlan:
@@ -100,17 +112,18 @@ def _help(entry: EntryPoint) -> str:
 
 def _command(entry: EntryPoint) -> Callable[..., None]:
     def run(mongodb_uri: MongodbUri = None, database: Database = None, collections: Collections = None) -> None:
-        settings = load_settings(mongodb_uri=mongodb_uri, database=database, collections=collections)
+        ignore_hangups()
+        reread = partial(_read, {"mongodb_uri": mongodb_uri, "database": database, "collections": collections})
+        settings = reread()
         configure_logging(settings.log_level)
-        Objects.of(settings.archive_url)
-        _load(entry)(settings)
+        _load(entry)(settings, reread)
 
     return run
 
 
-def _load(entry: EntryPoint) -> Callable[[Settings], None]:
+def _load(entry: EntryPoint) -> Callable[[Settings, Reread], None]:
     try:
-        loaded: Callable[[Settings], None] = entry.load()
+        loaded: Callable[[Settings, Reread], None] = entry.load()
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"the command {entry.name!r} can't be loaded from {entry.value}: {error}") from error
     return loaded
