@@ -14,6 +14,7 @@ _LIMITS: Final = (
     "hello_timeout",
     "lease_period",
     "mongodb_timeout",
+    "pin_ttl",
     "ready_timeout",
     "request_timeout",
     "send_timeout",
