@@ -8,6 +8,7 @@ that asks has its own databases, dropped afterwards.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -27,7 +28,7 @@ from app.stores.stores import Stores
 from app.supervision.orphans import die_with_parent
 from support import mongodb_container
 from support.limits import time_limits
-from support.waiting import patience
+from support.waiting import patience, scaled
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _embedded(directory: Path) -> Iterator[str]:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
         )
     try:
-        mongod.initiate(port)
+        mongod.initiate(port, timeout=patience(30))
         yield mongod.uri(port)
     finally:
         process.terminate()
@@ -88,10 +89,19 @@ def _embedded(directory: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 async def client(mongodb_uri: str) -> AsyncIterator[Client]:
     """One client for a whole run, with the options of production."""
-    async with connect(Settings(mongodb_uri=mongodb_uri), "test") as opened:
-        # A server that is killed in mid-transaction leaves its documents locked until MongoDB ends the transaction.
-        await opened["admin"].command({"setParameter": 1, "transactionLifetimeLimitSeconds": 2})
+    limits: Any = time_limits(mongodb_timeout=30.0)
+    async with connect(Settings(mongodb_uri=mongodb_uri, **limits), "test") as opened:
         yield opened
+
+
+@pytest.fixture
+async def short_transactions(client: Client) -> AsyncIterator[None]:
+    """End transactions early: a server that is killed in the middle of one leaves its documents locked until then."""
+    parameter = "transactionLifetimeLimitSeconds"
+    before = (await client["admin"].command({"getParameter": 1, parameter: 1}))[parameter]
+    await client["admin"].command({"setParameter": 1, parameter: math.ceil(scaled(2))})
+    yield
+    await client["admin"].command({"setParameter": 1, parameter: before})
 
 
 @pytest.fixture

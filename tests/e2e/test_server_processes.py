@@ -93,6 +93,7 @@ def processes(settings: Settings, tmp_path: Path) -> Any:
         found.stop()
 
 
+@pytest.mark.usefixtures("short_transactions")
 async def test_several_share_a_port_are_replaced_and_killed_and_end_in_time(
     processes: Processes, client: Client, settings: Settings, data_sets: Data
 ) -> None:

@@ -27,6 +27,9 @@ from support.waiting import patience
 TIME_LIMIT = 120.0
 """Seconds for one test, or for the set-up or tear-down of one fixture, on an idle machine (`support.waiting`)."""
 
+_MOST = 1200.0
+"""Seconds after which something hangs, however busy the machine is."""
+
 _LAST_WORDS = 10.0
 """Seconds that a cancelled task has to end, on an idle machine."""
 
@@ -182,7 +185,7 @@ async def _without_exit(work: Coroutine[Any, Any, Any]) -> Any:
 
 async def _has_begun(fixture: _Fixture) -> None:
     waited = {fixture.task, fixture.value}
-    done, _ = await asyncio.wait(waited, timeout=patience(TIME_LIMIT), return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(waited, timeout=min(patience(TIME_LIMIT), _MOST), return_when=asyncio.FIRST_COMPLETED)
     if not done:
         await _cancel(fixture.task)
         _fail_late(fixture.task)
@@ -191,7 +194,9 @@ async def _has_begun(fixture: _Fixture) -> None:
 async def _ended(task: asyncio.Task[Any], *fixtures: _Fixture) -> None:
     """Wait for a task; end it when its time is over, or as soon as a fixture has ended before it."""
     watched = {fixture.task: fixture for fixture in fixtures}
-    done, _ = await asyncio.wait({task, *watched}, timeout=patience(TIME_LIMIT), return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(
+        {task, *watched}, timeout=min(patience(TIME_LIMIT), _MOST), return_when=asyncio.FIRST_COMPLETED
+    )
     if task in done:
         return
     await _cancel(task)

@@ -26,6 +26,9 @@ from pathlib import Path
 _GENEROUS = 3.0
 """A deadline costs nothing where the event comes, and a failure that is none where it is too short."""
 
+_BUSY = 1.5
+"""The same on a busy machine, where a failure should not take for ever, either."""
+
 _QUICK = 0.002
 """The seconds that `_work` takes on the machine that the tests' waits are written for."""
 
@@ -38,7 +41,7 @@ _MOST = 40.0
 
 def patience(seconds: float) -> float:
     """Return the seconds after which to give up on what takes a fraction of `seconds` on an idle machine."""
-    return _GENEROUS * scaled(seconds)
+    return max(_GENEROUS * seconds, scaled(_BUSY * seconds))
 
 
 def scaled(seconds: float) -> float:
