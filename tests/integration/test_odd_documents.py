@@ -32,6 +32,7 @@ from support.histories import based
 from support.mutants import ODD, ODD_IDS, deep, framed, mutants
 from support.replay import caught_up, current_log, tracked
 from support.systems import running_system, running_worker
+from support.waiting import patience
 
 COUNT = int(os.environ.get("EVENTSYNC_TEST_MUTANTS", "60"))
 SEED = int(os.environ.get("EVENTSYNC_TEST_SEED") or secrets.randbits(32))
@@ -89,7 +90,7 @@ async def assert_proved(stores: Stores, settings: Settings) -> None:
 
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, timeout=30) as opened:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(30)) as opened:
         yield opened
 
 

@@ -15,6 +15,7 @@ from app.stores.events import EventStore
 from app.stores.past import Past
 from support.polls import events_of
 from support.systems import running_system
+from support.waiting import patience
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,10 @@ PATH = "/v1/collections/orders/documents/hot"
 async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     tight = settings.model_copy(update={"collections": ("orders",), "max_reads": 1, "max_waiting": 2})
     limits = httpx.Limits(max_connections=None)
-    async with running_system(tight) as url, httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as opened:
+    async with (
+        running_system(tight) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(60), limits=limits) as opened,
+    ):
         for number in range(5):
             await opened.put(PATH, json={"n": number})
         await events_of(url, "orders/hot", 5)
