@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import event_loop
 from app.api import documents, health, metrics, pages, past, poll, segments, sse, state_vectors, transactions, websocket
+from app.api.answers import Answers
 from app.api.cors import Cors
 from app.api.deadline import Deadlines
 from app.api.origins import Gate
@@ -26,6 +27,7 @@ from app.api.server import Server, server_config
 from app.api.state import Services
 from app.errors import ConfigurationError, EventsyncError, Unavailable
 from app.garbage import collect_rarely
+from app.held_bytes import HeldBytes
 from app.logs import configure_logging
 from app.nodestorage import NodeStorage, WritePolicy
 from app.offload import Offload
@@ -85,9 +87,11 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
     While it runs, `app.state.sync` is its `SyncService`, to be drained before the server shuts down.
     """
 
+    held = HeldBytes(settings.held_bytes)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Services]]:
-        async with running(settings, on_failure) as services:
+        async with running(settings, on_failure, held) as services:
             app.state.sync = services.sync
             await set_within(services.sync.feed.followed, head_start)
             yield {"services": services}
@@ -100,6 +104,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
         middleware=[
             Middleware(Gate, settings=settings),
             *_cors(settings),
+            Middleware(Answers, held=held, timeout=settings.send_timeout),
             Middleware(Deadlines, seconds=settings.request_timeout),
             Middleware(ExactPaths),
         ],
@@ -110,7 +115,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
 
 
 @asynccontextmanager
-async def running(settings: Settings, on_failure: OnFailure) -> AsyncIterator[Services]:
+async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) -> AsyncIterator[Services]:
     """The services while the block runs; connected and fed as soon as MongoDB can be used."""
     async with (
         connect(settings, "serve") as requests,
@@ -122,7 +127,7 @@ async def running(settings: Settings, on_failure: OnFailure) -> AsyncIterator[Se
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
         reading = sync.source.admissions["read"]
         past = PastReads(Past(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload)
-        services = Services(settings, storage, sync, past, stores.archive, Operating(stores), offload)
+        services = Services(settings, storage, sync, past, stores.archive, Operating(stores), offload, held)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_work(services, stop, on_failure), name="feed and indexes")

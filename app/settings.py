@@ -171,6 +171,17 @@ class Settings(BaseSettings):
         100, ge=1, le=1000, description="Most operations in one `POST /v1/transactions`."
     )
     page_documents: int = Field(1000, ge=1, description="Most documents or events in one page of a listing.")
+    page_bytes: int = Field(
+        4 * MIB,
+        ge=KIB,
+        le=256 * MIB,
+        description="A page of a listing is closed when it has this many bytes; its last document, event or client may exceed it.",
+    )
+    held_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        description="Most bytes that the requests of one server process hold together (bodies, documents that are read, answers that are not sent yet), beyond 64 KiB each; further ones are answered 503.",
+    )
     principal: str = Field(
         "anonymous",
         max_length=256,

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.api.state import services
 from app.domain.values import JsonText, parse_json
 from app.errors import Malformed, TooLarge, UnsupportedMediaType
+from app.held_bytes import need
 from app.nodestorage.deciding import TEXT_WEIGHT
 
 JSON = "application/json"
@@ -64,6 +65,7 @@ async def _read(request: Request, limit: int) -> bytes:
                 body += chunk
                 if len(body) > limit:
                     raise too_large
+                need(len(body))
     except TimeoutError as error:
         raise Malformed(f"the body did not arrive within {settings.body_timeout:g} s") from error
     except ClientDisconnect as error:

@@ -18,9 +18,12 @@ from app.domain.position import Position
 from app.domain.shape import Shape
 from app.domain.values import to_json
 from app.errors import NotFound
+from app.held_bytes import need
 from app.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
 
 _DEFAULT_PAGE = 100
+_BODY_WEIGHT = 3
+"""An event's body takes so many times its size in a page: as read, in the cache, in the answer."""
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -39,12 +42,16 @@ async def listing(request: Request) -> Response:
     collection = _collection(request)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents)
     after = request.query_params.get("after")
-    nodes = await found.storage.find(
-        collection, after=None if after is None else parse_id(after), limit=limit, encoded=True
+    page = await found.storage.page(
+        collection,
+        after=None if after is None else parse_id(after),
+        limit=limit,
+        most_bytes=found.settings.page_bytes,
+        encoded=True,
     )
-    body: dict[str, Any] = {"documents": [_row(node) for node in nodes]}
-    if len(nodes) == limit:
-        body["next"] = format_id(nodes[-1].id)
+    body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
+    if page.more:
+        body["next"] = format_id(page.nodes[-1].id)
     return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
 
 
@@ -123,7 +130,9 @@ async def history(request: Request) -> Response:
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
         after=None if after is None else Position.parse(after),
         limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents),
+        most_bytes=found.settings.page_bytes,
     )
+    need(_BODY_WEIGHT * sum(map(len, page.bodies)))
     following = b"" if page.end is None else b',"next":' + to_json(str(page.end))
     kept = b',"since":' + to_json(str(page.since)) if page.since.seq else b""
     body = b'{"events":[%b]%b%b}' % (b",".join(page.bodies), following, kept)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from app.api.endpoint import Endpoint
 from app.api.state import services
+from app.held_bytes import HeldBytes
 from app.stores.figures import Figures, LogFigures
 from app.sync.operating import Behind
 from app.sync.service import SyncService
@@ -23,7 +24,7 @@ async def metrics(request: Request) -> Response:
     """This server's figures; and MongoDB's, where it answers in time (`eventsync_mongodb_up`)."""
     found = services(request)
     registry = CollectorRegistry()
-    registry.register(Metrics(found.sync, await found.operating.figures()))
+    registry.register(Metrics(found.sync, found.held, await found.operating.figures()))
     headers = {"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
     return Response(generate_latest(registry), headers=headers)
 
@@ -31,13 +32,14 @@ async def metrics(request: Request) -> Response:
 class Metrics(Collector):
     """One scrape's worth."""
 
-    def __init__(self, sync: SyncService, figures: Figures | None) -> None:
+    def __init__(self, sync: SyncService, held: HeldBytes, figures: Figures | None) -> None:
         self._sync = sync
+        self._held = held
         self._figures = figures
 
     def collect(self) -> Iterator[Gauge | Counter]:
         """All metrics that there is something to say of."""
-        yield from _of_server(self._sync, self._sync.sessions.behind())
+        yield from _of_server(self._sync, self._held, self._sync.sessions.behind())
         up = float(self._figures is not None)
         yield Gauge("eventsync_mongodb_up", "Whether MongoDB has told the figures of the log.", up)
         if self._figures is not None:
@@ -48,7 +50,7 @@ class Metrics(Collector):
                 yield from _of_snapshots(self._figures, self._figures.log)
 
 
-def _of_server(sync: SyncService, behind: Behind) -> Iterator[Gauge | Counter]:
+def _of_server(sync: SyncService, held: HeldBytes, behind: Behind) -> Iterator[Gauge | Counter]:
     window = sync.window
     yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", len(sync.sessions))
     waiting = Gauge("eventsync_waiting", "Clients that wait for their turn, by what for.", labels=["for"])
@@ -56,8 +58,10 @@ def _of_server(sync: SyncService, behind: Behind) -> Iterator[Gauge | Counter]:
     for name, admission in sync.source.admissions.items():
         waiting.add_metric([name], admission.waiting)
         refused.add_metric([name], admission.refused)
+    refused.add_metric(["bytes"], held.refused)
     yield waiting
     yield refused
+    yield Gauge("eventsync_held_bytes", "Bytes that the requests under way hold.", held.held)
     yield Gauge("eventsync_feed_live", "Whether this server follows the log.", float(sync.feed.state.live))
     yield Gauge("eventsync_stale", "Whether no worker has read the changes lately.", float(sync.is_stale()))
     yield Gauge("eventsync_window_bytes", "Bytes of the newest events in this server's memory.", window.bytes)

@@ -21,6 +21,7 @@ from app.domain.position import Position
 from app.domain.shape import Shape
 from app.domain.values import JsonText, to_json
 from app.errors import Malformed, NotFound
+from app.held_bytes import need
 
 _IMMUTABLE: Final = "public, max-age=31536000, immutable"
 _KINDS: Final[Mapping[str, Callable[[str], Point]]] = {
@@ -51,6 +52,7 @@ async def as_it_was(request: Request, shape: Shape, point: Point) -> Response:
     headers = {"ETag": entity_tag(version, digest), "Cache-Control": _caching(point)}
     if conditions.unchanged(request, headers["ETag"], version):
         return Response(status_code=304, headers=headers)
+    need(len(body))
     return Response(body, headers=headers, media_type=JSON)
 
 
@@ -68,6 +70,7 @@ async def difference(request: Request) -> Response:
     body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": JsonText(patch)}
     caching = _caching(start) if _caching(start) == _caching(end) else _caching(None)
     encoded = to_json(body)
+    need(len(encoded))
     headers = {"ETag": f'"{hashlib.blake2b(encoded, digest_size=16).hexdigest()}"', "Cache-Control": caching}
     if conditions.unchanged(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)

@@ -20,6 +20,7 @@ from app.domain.position import Position
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import Malformed, Unavailable
+from app.held_bytes import need
 from app.sync.bootstrap import Bootstrap
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ async def log_page(request: Request) -> Response:
     wait = _wait(request, found.settings.poll_wait)
     deadline_of(request).extend(wait)
     page = await found.sync.pages.page(shape, position, limit=limit, wait=wait)
+    need(len(page.body))
     if not page.full:
         if conditions.unchanged(request, None):
             return Response(status_code=304, headers={"Cache-Control": "no-store"})

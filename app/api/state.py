@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
+from app.held_bytes import HeldBytes
 from app.nodestorage import NodeStorage
 from app.offload import Offload
 from app.settings import Settings
@@ -26,6 +27,7 @@ class Services:
     archive: Archive
     operating: Operating
     offload: Offload
+    held: HeldBytes
 
 
 def services(connection: HTTPConnection) -> Services:

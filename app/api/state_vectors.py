@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -30,11 +31,24 @@ async def listing(request: Request) -> Response:
     most = found.settings.page_documents
     limit = conditions.number(request, "limit", default=min(100, most), low=1, high=most)
     async with aclosing(found.sync.vectors.clients(request.query_params.get("after", ""), limit)) as listed:
-        clients = [client async for client in listed]
-    body: dict[str, Any] = {"clients": [described(client) for client in clients]}
-    if len(clients) == limit:
-        body["next"] = clients[-1].client_id
-    return Response(orjson.dumps(body), headers=_HEADERS, media_type=JSON)
+        rows, following = await _page(listed, limit, found.settings.page_bytes)
+    body = b'{"clients":[%b]%b}' % (
+        b",".join(rows),
+        b"" if following is None else b',"next":' + orjson.dumps(following),
+    )
+    return Response(body, headers=_HEADERS, media_type=JSON)
+
+
+async def _page(clients: AsyncIterator[Client], limit: int, most_bytes: int) -> tuple[list[bytes], str | None]:
+    """The clients, encoded, and the last one's id where there may be more."""
+    rows: list[bytes] = []
+    size = 0
+    async for client in clients:
+        rows.append(orjson.dumps(described(client)))
+        size += len(rows[-1])
+        if len(rows) == limit or size >= most_bytes:
+            return rows, client.client_id
+    return rows, None
 
 
 async def read(request: Request) -> Response:

@@ -19,6 +19,7 @@ from app.domain.opaque import value_of, writable
 from app.domain.patch import equal
 from app.domain.stamp import FIELD
 from app.domain.values import CODEC, RAW_CODEC, decode
+from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.intent import Change, Insert, Modify, Remove
 from app.nodestorage.retry import Lost
 from app.nodestorage.transactions import Session, durable
@@ -47,13 +48,22 @@ class Documents:
         # Under a collation of its own, a collection finds ids that are not the one asked for.
         return raw if raw is not None and _is_same_id(_decoded(_field(raw, "_id")), id) else None
 
-    async def page(self, after: Any | None, limit: int) -> list[RawBSONDocument]:
-        """Up to `limit` documents behind the id `after`, in the order of ids across all types."""
+    async def page(self, after: Any | None, limit: int, most_bytes: int) -> tuple[list[RawBSONDocument], bool]:
+        """Documents behind the id `after`, in the order of ids across all types, and whether there may be more.
+
+        At most `limit`, and none behind those that have `most_bytes`.
+        """
         # `$gt` outside of `$expr` would only find ids of the same type.
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
-        cursor = self._collection.find(behind).sort("_id", ASCENDING).limit(limit)
-        found: list[RawBSONDocument] = await cursor.to_list(limit)
-        return found
+        found: list[RawBSONDocument] = []
+        size = 0
+        async for raw in self._collection.find(behind).sort("_id", ASCENDING).limit(limit):
+            found.append(raw)
+            size += len(raw.raw)
+            need(DOCUMENT_WEIGHT * size)
+            if len(found) == limit or size >= most_bytes:
+                return found, True
+        return found, False
 
     async def can_compare(self, raw: RawBSONDocument) -> bool:
         """Whether a filter can tell `raw` from every other state of the document, at a bearable price."""

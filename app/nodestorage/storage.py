@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from app.domain.condition import Condition
 from app.domain.json_document import JsonDocument
-from app.domain.values import Document
+from app.domain.values import Document, JsonText
 from app.driver import translated
 from app.errors import Malformed, TooLarge
+from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.author import Author
 from app.nodestorage.deciding import Decider
 from app.nodestorage.documents import Collections
@@ -22,6 +25,14 @@ from app.nodestorage.transactions import Transactions
 from app.nodestorage.writer import Writer
 from app.offload import Offload, inline
 from app.slices import Slices
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents in the order of their ids. `more`: there may be others behind them."""
+
+    nodes: list[Node]
+    more: bool
 
 
 class NodeStorage:
@@ -55,6 +66,7 @@ class NodeStorage:
         """The document, or None. Majority-committed. The document of a large one is a `JsonText`."""
         with translated(f"a document of {collection} can't be read"):
             raw = await self._collections.of(collection).read(id)
+        need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         return None if raw is None else await self._decider.node(raw)
 
     async def find(self, collection: str, *, after: Any | None, limit: int, encoded: bool = False) -> list[Node]:
@@ -62,13 +74,23 @@ class NodeStorage:
 
         Where they are wanted `encoded`, their documents are `JsonText`; else those of large ones are.
         """
+        return (await self.page(collection, after=after, limit=limit, most_bytes=sys.maxsize, encoded=encoded)).nodes
+
+    async def page(
+        self, collection: str, *, after: Any | None, limit: int, most_bytes: int, encoded: bool = False
+    ) -> Page:
+        """The same, but none behind those that have `most_bytes`, stored or encoded."""
         with translated(f"{collection} can't be read"):
-            found = await self._collections.of(collection).page(after, limit)
-        slices, nodes = Slices(), []
+            found, more = await self._collections.of(collection).page(after, limit, most_bytes)
+        slices, nodes, size = Slices(), [], 0
         for raw in found:
-            nodes.append(await (self._decider.encoded(raw) if encoded else self._decider.node(raw)))
+            node = await (self._decider.encoded(raw) if encoded else self._decider.node(raw))
+            nodes.append(node)
+            size += len(node.document) if isinstance(node.document, JsonText) else 0
+            if size >= most_bytes:
+                return Page(nodes, more=True)
             await slices.did(len(raw.raw))
-        return nodes
+        return Page(nodes, more)
 
     # --- writes -------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from app.domain.ids import format_id
 from app.domain.values import JsonText
 from app.driver import refusal, translated_write
 from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, RateLimited, TooLarge, VersionMismatch
+from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.author import Author
 from app.nodestorage.deciding import Decider, Decision
 from app.nodestorage.documents import Collections
@@ -70,6 +71,7 @@ class Writer:
         intent = decision.intent
         documents = self._collections.of(intent.collection)
         raw = await documents.read(intent.id) if intent.reads else None
+        need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         change = await self._decider.decide(decision, raw, author)
         if change.write is None:
             return change.result
@@ -135,10 +137,11 @@ class _Budget:
         self._left = most
 
     def take(self, size: int) -> None:
-        """Raises `TooLarge`. The first document is always taken."""
+        """Raises `TooLarge`, and `Unavailable` where other requests hold too much. The first document is taken."""
         if size > self._left < self._most:
             raise TooLarge(f"the documents of the transaction have more than {self._most} bytes in all; split it up")
         self._left -= max(0, size)
+        need(DOCUMENT_WEIGHT * (self._most - self._left))
 
 
 def _name(intent: Intent) -> str:

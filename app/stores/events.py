@@ -8,6 +8,7 @@ insert the same number: the later one gets a duplicate key. What is too large fo
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -165,20 +166,31 @@ class EventStore:
         return self._tiered.passages(log, after, upto, shape, batch=batch)
 
     async def of_document(
-        self, log: LogId, shape: Shape, *, after_version: int, after: Seq, upto: Seq, limit: int
+        self,
+        log: LogId,
+        shape: Shape,
+        *,
+        after_version: int,
+        after: Seq,
+        upto: Seq,
+        limit: int,
+        most_bytes: int = sys.maxsize,
     ) -> list[StoredEvent]:
         """One document's events with `after < seq <= upto` and a version above `after_version`, in order.
 
-        At most `limit`. Versions alone can't page: a change from elsewhere keeps the version, and a document that is
-        made again begins anew. Raises like `read`.
+        At most `limit`, and none behind those whose bodies have `most_bytes`. Versions alone can't page: a change from
+        elsewhere keeps the version, and a document that is made again begins anew. Raises like `read`.
         """
         found: list[StoredEvent] = []
+        size = 0
         batches = self._tiered.passed_on(log, after, upto, shape, above=after_version, batch=limit)
         async with aclosing(batches):
             async for events in batches:
-                found += events[: limit - len(found)]
-                if len(found) == limit:
-                    break
+                for event in events:
+                    found.append(event)
+                    size += len(event.body)
+                    if len(found) == limit or size >= most_bytes:
+                        return found
         return found
 
     async def whole(self, row: dict[str, Any]) -> StoredEvent:

@@ -113,8 +113,12 @@ class LogPages:
         members = messages.events_members(shape, log, position.seq, end, page.bodies)
         return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.seqs), page.full)
 
-    async def history(self, shape: Shape, *, after_version: int, after: Position | None, limit: int) -> History:
-        """A document's events with a version above `after_version` and behind `after`, in order, at most `limit`.
+    async def history(
+        self, shape: Shape, *, after_version: int, after: Position | None, limit: int, most_bytes: int
+    ) -> History:
+        """A document's events with a version above `after_version` and behind `after`, in order.
+
+        At most `limit`, and none behind those that have `most_bytes`.
 
         Raises `NotTracked`, `Unavailable`, `ResetRequired` where `after` is of another log, and `BehindRetention` where
         what follows on it is not all kept.
@@ -127,7 +131,7 @@ class LogPages:
         start = after or since
         if start.seq < since.seq:
             raise BehindRetention(f"what followed on {start} is kept from {since} on only", since=str(since))
-        key = _Page(shape, since, start, after_version, self._source.window.head, limit)
+        key = _Page(shape, since, start, after_version, self._source.window.head, limit, most_bytes)
         if (known := self._known.get(key)) is not None:
             return known
         return await self._histories.fetch(key, lambda: self._read_history(key))
@@ -136,10 +140,17 @@ class LogPages:
         log_id, events = key.start.log, self._stores.events
         async with self._source.admissions["read"].admitted():
             found = await events.of_document(
-                log_id, key.shape, after_version=key.above, after=key.start.seq, upto=key.head, limit=key.limit
+                log_id,
+                key.shape,
+                after_version=key.above,
+                after=key.start.seq,
+                upto=key.head,
+                limit=key.limit,
+                most_bytes=key.most_bytes,
             )
-        end = Position(log_id, found[-1].seq) if len(found) == key.limit else None
-        history = History([event.body for event in found], end, key.since)
+        bodies = [event.body for event in found]
+        is_full = len(found) == key.limit or sum(map(len, bodies)) >= key.most_bytes
+        history = History(bodies, Position(log_id, found[-1].seq) if is_full else None, key.since)
         self._known.keep(key, history)
         return history
 
@@ -153,6 +164,7 @@ class _Page(NamedTuple):
     above: int
     head: Seq
     limit: int
+    most_bytes: int
 
 
 def _cost(history: History) -> int:

@@ -6,12 +6,14 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pymongo.asynchronous.collection import AsyncCollection
 
 from app.settings import Settings
 from app.stores.mongodb import Client
@@ -27,23 +29,29 @@ LITTLE = 48 * MIB
 """Bytes that a server may grow by meanwhile: a body, some reads of the network, what the allocator keeps. Without
 bounds each of these attacks takes 200 MB to 1.5 GB."""
 
+HELD = 64 * MIB
+"""What requests may hold together, as the server is told: `held_bytes`."""
+
 
 @dataclass(frozen=True)
 class Served:
     url: str
     pid: int
+    collection: AsyncCollection[Any]
 
 
 @pytest.fixture(scope="module")
 async def served(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     name = f"memory_{secrets.token_hex(6)}"
-    settings = Settings(mongodb_uri=mongodb_uri, database=name, collections=("docs",), checkpoint_interval=0.1)
+    settings = Settings(
+        mongodb_uri=mongodb_uri, database=name, collections=("docs",), checkpoint_interval=0.1, held_bytes=HELD
+    )
     processes = Processes(settings, tmp_path_factory.mktemp("memory"))
     processes.start("worker", "serve")
     try:
         await tracked(processes.url, settings.collections)
         await followed(processes.url)
-        yield Served(processes.url, processes.pid("serve"))
+        yield Served(processes.url, processes.pid("serve"), client[name]["docs"])
     finally:
         processes.stop()
         await client.drop_database(name)
@@ -167,6 +175,83 @@ async def test_frames_of_a_websocket_are_counted(served: Served, begin: bytes, p
     assert grown.bytes < LITTLE
 
 
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+LARGE = 14_000_000
+
+
+@pytest.fixture(scope="module")
+async def large(served: Served) -> AsyncIterator[list[str]]:
+    """The ids of documents that have 168 MB together."""
+    ids = [f"large{number:02}" for number in range(12)]
+    for text in ids:
+        await served.collection.insert_one({"_id": text, "text": "x" * LARGE})
+    yield ids
+    await served.collection.delete_many({})
+
+
+async def test_a_listing_of_large_documents_is_bounded_in_bytes(served: Served, large: list[str]) -> None:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+
+        async def listed() -> list[str]:
+            found: list[str] = []
+            query = {"limit": "1000"}
+            while True:
+                answer = await client.get("/v1/collections/docs/documents", params=query)
+                if answer.status_code == 503:
+                    continue
+                found += [row["id"] for row in answer.json()["documents"]]
+                if "next" not in answer.json():
+                    return found
+                query["after"] = answer.json()["next"]
+
+        with growth(served.pid) as grown:
+            assert await asyncio.gather(*(listed() for _ in range(3))) == [large] * 3
+    assert grown.bytes < 3 * HELD
+
+
+async def test_answers_that_are_not_read_are_bounded_together(served: Served, large: list[str]) -> None:
+    statuses = []
+    async with AsyncExitStack() as stack:
+        with growth(served.pid) as grown:
+            for number in range(30):
+                reader, writer = await stack.enter_async_context(connection(served.url, limit=4096))
+                path = f"/v1/collections/docs/documents/{large[number % len(large)]}"
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                async with asyncio.timeout(60):
+                    statuses.append(int((await reader.readuntil(b"\r\n")).split()[1]))
+        async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+            small = await client.put("/v1/collections/docs/documents/small", json={"text": "x" * 10_000})
+    assert small.status_code == 201
+    assert set(statuses) == {200, 503}
+    assert grown.bytes < 3 * HELD
+
+
+async def test_keyed_writes_of_large_documents_leave_little(served: Served, large: list[str], client: Client) -> None:
+    log = client[f"{served.collection.database.name}_eventsync"]
+    headers = {"Content-Type": "application/merge-patch+json"}
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as api:
+        for number in range(5):
+            answer = await api.patch(
+                f"/v1/collections/docs/documents/{large[0]}",
+                content=json.dumps({"n": number}),
+                headers=headers | {"Idempotency-Key": f"key{number}", "Prefer": "return=minimal"},
+            )
+            assert answer.status_code == 200, answer.text
+        operations = [{"method": "PATCH", "collection": "docs", "id": text, "patch": {"m": 1}} for text in large]
+        for some, status in ((operations[:3], 200), (operations, 413)):
+            answer = await insisted(
+                api,
+                "/v1/transactions",
+                content=json.dumps({"operations": some}),
+                headers={"Content-Type": "application/json", "Idempotency-Key": f"all{status}"},
+            )
+            assert answer.status_code == status, answer.text
+    stats = await log.command("collStats", "operations")
+    assert stats["count"] == 6
+    assert stats["size"] < 6 * 500
+
+
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +262,13 @@ async def connection(url: str, limit: int = 2**16) -> AsyncIterator[tuple[asynci
         yield reader, writer
     finally:
         writer.transport.abort()
+
+
+async def insisted(api: httpx.AsyncClient, path: str, **options: Any) -> httpx.Response:
+    """The answer to a request under a key, asked for again where MongoDB was too slow to say what became of it."""
+    while (answer := await api.post(path, **options)).status_code == 503:
+        continue
+    return answer
 
 
 async def sent(url: str, blocks: Iterator[bytes]) -> bytes:
