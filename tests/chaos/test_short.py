@@ -16,7 +16,7 @@ from support.chaos.run import Plan, run
 
 WORKERS = ("kill_leader", "freeze_leader", "kill_all_workers", "close_connections", "doubt_writes", "break_cursors")
 MACHINES = ("jump_worker_clock", "jump_member_clock", "fill_disk")
-SHAPES = ("many_in_one_transaction", "expire", "track")
+SHAPES = ("many_in_one_transaction", "odd_document", "expire", "track")
 DROPS = ("drop", "rename_away")
 ELECTIONS = ("kill_primary", "step_down", "kill_leader")
 

@@ -13,7 +13,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from app.domain.ids import format_id
-from app.domain.values import RAW_CODEC
+from app.domain.values import RAW_CODEC, decode
 from app.stores.mongodb import Client
 from support.chaos.evidence import Commit, Kind
 
@@ -174,14 +174,14 @@ async def first_time(client: Client) -> Timestamp | None:
 
 
 async def _feed(oplog: Oplog, client: Client, upto: Timestamp | None) -> bool:
-    # Raw, so that of others' entries, which may hold what can't be decoded, nothing is but what is looked at.
-    entries = client["local"].get_collection("oplog.rs", RAW_CODEC, read_concern=ReadConcern("majority"))
+    # Raw, because entries may hold what the driver can't decode.
+    entries: Any = client["local"].get_collection("oplog.rs", RAW_CODEC, read_concern=ReadConcern("majority"))
     first = await entries.find_one({}, {"ts": 1}, sort=[("$natural", 1)])
     if first is None or (oplog.last != _BEGINNING and first["ts"] > oplog.last):
         raise LookupError(f"the oplog begins at {first and first['ts']}, it was read up to {oplog.last}")
     newest = await entries.find_one({}, {"ts": 1}, sort=[("$natural", -1)])
     async for entry in entries.find(oplog.query, sort=[("$natural", 1)]):
-        oplog.feed(entry)
+        oplog.feed(decode(entry.raw))
     return upto is None or (newest is not None and newest["ts"] >= upto)
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
@@ -24,6 +25,7 @@ from app.stores.mongodb import Client
 from app.stores.stores import Stores
 from support.chaos.history import ALL, Effect, Outcome, Recorder
 from support.chaos.observed import last_event
+from support.mutants import ODD, framed, text
 
 SOMETIMES = "extra"
 """The collection that is tracked at some times only."""
@@ -175,6 +177,17 @@ async def large_document(writer: ShapeWriter) -> None:
     await _gone(writer, "bulk", {"_id": "large"})
 
 
+async def odd_document(writer: ShapeWriter) -> None:
+    """A document that the driver can't decode, or not exactly, is made, changed and deleted."""
+    odd = ODD[writer.random.choice(sorted(ODD))]
+    async with writer.write(("bulk", "odd", True)) as mark:
+        raw = framed(b"\x02_id\0" + text(b"odd"), b"\x02mark\0" + text(mark.encode()), odd)
+        await writer.database["bulk"].insert_one(RawBSONDocument(raw))
+    await put(writer, "bulk", "odd", n=1)
+    await put(writer, "bulk", "a")
+    await _gone(writer, "bulk", {"_id": "odd"})
+
+
 async def large_transaction(writer: ShapeWriter) -> None:
     """A transaction of more than 16 MiB, which is in several entries of the oplog."""
     await asyncio.sleep(_HEAVY_PAUSE)
@@ -249,7 +262,7 @@ async def _sequenced(writer: ShapeWriter, name: str) -> bool:
     return False
 
 
-_ALL: tuple[Shape, ...] = (large_document, large_transaction, many_in_one_transaction, expire, track)
+_ALL: tuple[Shape, ...] = (large_document, large_transaction, many_in_one_transaction, odd_document, expire, track)
 _DROPS: tuple[Shape, ...] = (drop, drop_under_the_api, rename_away)
 """What the log may have to be repaired for: what is written before a collection that is made again has images."""
 
