@@ -68,7 +68,9 @@ async def test_conditions_hold_behind_a_proxy_that_compresses(
 ) -> None:
     path = f"/v1/collections/orders/documents/{key}"
     made = await api.put(f"/orders/documents/{key}", json={"n": 0, "text": "x" * 1000})
-    async with httpx.AsyncClient(base_url=compressing.url, headers={"accept-encoding": "gzip"}) as client:
+    async with httpx.AsyncClient(
+        base_url=compressing.url, headers={"accept-encoding": "gzip"}, timeout=patience(20)
+    ) as client:
         read = await client.get(path)
         assert read.headers["content-encoding"] == "gzip"
         tag = read.headers["etag"]

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from starlette.routing import WebSocketRoute
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.api import openapi
 from app.api.endpoint import SAFE, Endpoint
 from app.main import ROUTES
+from support.connections import connect
 from support.json_schema import resolve
 from support.polls import events_of
 

@@ -15,11 +15,11 @@ import orjson
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.settings import Settings
 from app.stores.mongodb import Client, app_name
+from support.connections import connect
 from support.systems import running_system
 from support.waiting import patience, within
 
@@ -81,7 +81,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
 
 
 async def _position(url: str) -> str:
-    async with httpx.AsyncClient(base_url=url) as root:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as root:
         return str((await root.get("/readyz")).json()["position"])
 
 

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.typing import Origin, Subprotocol
 
 from app.domain.messages import SUBPROTOCOL
+from support.connections import connect
 from support.systems import running_server
-from support.waiting import within
+from support.waiting import patience, within
 
 LISTED = "https://app.example"
 COLLECTIONS = "/v1/collections"
@@ -187,7 +188,7 @@ async def test_what_a_listed_page_may_read(
 
 async def test_a_wildcard_never_comes_with_credentials(served: Any) -> None:
     anybody = served.settings.model_copy(update={"allowed_origins": ("*", LISTED)})
-    async with running_server(anybody) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running_server(anybody) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         cookie = {"cookie": "a=b", "origin": "https://other.example"}
         for answer in (await client.get(COLLECTIONS, headers=cookie), await preflight(client, "https://other.example")):
             assert answer.headers["access-control-allow-origin"] == "*"

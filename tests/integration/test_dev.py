@@ -55,9 +55,9 @@ def test_three_nodes_become_one_set_however_often_that_is_asked(tmp_path: Path) 
     ports = [mongod.free_port() for _ in range(3)]
     members = [f"127.0.0.1:{port}" for port in ports]
     with node(tmp_path / "a", ports[0]), node(tmp_path / "b", ports[1]), node(tmp_path / "c", ports[2]):
-        primary = replica_set.initiate(members, timeout=30, election_timeout=1.0)
+        primary = replica_set.initiate(members, timeout=patience(30), election_timeout=1.0)
         assert primary in members
-        assert replica_set.initiate(members, timeout=30) in members
+        assert replica_set.initiate(members, timeout=patience(30)) in members
         with connected(f"mongodb://{','.join(members)}/?replicaSet={mongod.REPLICA_SET}") as client:
             assert client.admin.command("hello")["hosts"] == members
 

@@ -105,7 +105,8 @@ async def eventually(stores: Stores, collection: str, check: Callable[[], Awaita
     deadline = time.monotonic() + patience(20)
     async with watch(stores.log, [{"$match": {"ns.coll": collection}}]) as stream:
         while (found := await check()) is None:
-            assert time.monotonic() < deadline, f"{collection}: it did not happen in time"
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{collection}: it did not happen in time")
             await stream.read(wait=0.5, limit=1000)
         return found
 

@@ -105,7 +105,7 @@ def _members(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 async def _story(directory: Path) -> dict[str, Any]:
     """Return the statuses of the writes after the failover, and whether the last one became an event."""
     with _silent_name_server(directory) as hosts, _members(directory) as members:
-        primary = replica_set.initiate(list(members), timeout=120, election_timeout=1.0)
+        primary = replica_set.initiate(list(members), timeout=patience(120), election_timeout=1.0)
         uri = f"mongodb://{','.join(members)}/?replicaSet={mongod.REPLICA_SET}"
         system = Processes(Settings(mongodb_uri=uri, database="names", collections=("docs",)), directory)
         system.start("worker", "serve")

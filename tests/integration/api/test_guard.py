@@ -123,7 +123,7 @@ async def test_a_heads_size_does_not_depend_on_its_segments(
 
 
 async def health(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         (await client.get("/healthz")).raise_for_status()
 
 

@@ -59,7 +59,11 @@ async def test_a_running_server_is_not_ready_while_it_can_not_read_its_archive(
 ) -> None:
     monkeypatch.setattr(readiness, "_AGE", 0.0)
     mark = Path(archived.archive_url) / MARK
-    async with running_worker(archived), running_server(archived) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        running_worker(archived),
+        running_server(archived) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
         await tracked(url, ["docs"])
         ready = (await client.get("/readyz")).json()
         assert (ready["status"], ready["archive"], ready["detail"]) == ("ready", None, "live")
@@ -76,7 +80,11 @@ async def test_an_archive_that_does_not_answer_takes_no_server_out(
     archived: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "_AGE", 0.0)
-    async with running_worker(archived), running_server(archived) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        running_worker(archived),
+        running_server(archived) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
         await tracked(url, ["docs"])
         mark = Path(archived.archive_url) / MARK
         mark.unlink()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
@@ -21,6 +21,7 @@ from app.domain.messages import SUBPROTOCOL
 from app.settings import Settings
 from app.stores.stores import Stores
 from app.sync.sessions import Sessions
+from support.connections import connect
 from support.logs_by_hand import begun
 from support.systems import followed, running_server
 from support.waiting import patience, within
@@ -73,7 +74,7 @@ async def websocket(url: str, shape: str | None = "docs") -> AsyncIterator[Clien
 
 
 async def refused_poll(url: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         answer = await client.get("/v1/sync/log", params={"shape": "docs", "position": "aaaaaaaa:0"})
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert int(answer.headers["retry-after"]) >= 1
@@ -112,7 +113,7 @@ async def test_a_collection_that_is_about_to_be_tracked(settings: Settings, stor
             await opened.recv()
             told = json.loads(await opened.recv())
         assert (told["type"], told["shape"], told["retry_after"] > 0) == ("error", "docs", True)
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
             assert (await client.get("/v1/sync/sse?shape=nothing")).status_code == 404
 
 

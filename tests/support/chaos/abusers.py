@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from support.chaos.rig import Rig
+from support.connections import connect
 
 _TIME = 5.0
 """Seconds after which an abuser gives up."""
@@ -92,7 +92,7 @@ async def _endless_head(url: str) -> None:
 
 
 async def _websocket(url: str) -> None:
-    async with connect(url.replace("http", "ws", 1) + "/v1/sync", subprotocols=["eventsync.v1"]) as socket:  # type: ignore[list-item]
+    async with connect(url.replace("http", "ws", 1) + "/v1/sync", subprotocols=["eventsync.v1"]) as socket:
         await socket.send(json.dumps({"type": "hello", "shapes": [f"orders/{n}" for n in range(50_000)]}))
         while True:
             await socket.recv()
