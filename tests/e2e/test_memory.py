@@ -191,7 +191,7 @@ async def large(served: Served) -> AsyncIterator[list[str]]:
 
 
 async def test_a_listing_of_large_documents_is_bounded_in_bytes(served: Served, large: list[str]) -> None:
-    async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(60)) as client:
 
         async def listed() -> list[str]:
             found: list[str] = []
@@ -218,9 +218,9 @@ async def test_answers_that_are_not_read_are_bounded_together(served: Served, la
                 reader, writer = await stack.enter_async_context(connection(served.url, limit=4096))
                 path = f"/v1/collections/docs/documents/{large[number % len(large)]}"
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-                async with asyncio.timeout(60):
+                async with within(60):
                     statuses.append(int((await reader.readuntil(b"\r\n")).split()[1]))
-        async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as client:
             small = await client.put("/v1/collections/docs/documents/small", json={"text": "x" * 10_000})
     assert small.status_code == 201
     assert set(statuses) == {200, 503}
@@ -230,7 +230,7 @@ async def test_answers_that_are_not_read_are_bounded_together(served: Served, la
 async def test_keyed_writes_of_large_documents_leave_little(served: Served, large: list[str], client: Client) -> None:
     log = client[f"{served.collection.database.name}_eventsync"]
     headers = {"Content-Type": "application/merge-patch+json"}
-    async with httpx.AsyncClient(base_url=served.url, timeout=60) as api:
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(60)) as api:
         for number in range(5):
             answer = await api.patch(
                 f"/v1/collections/docs/documents/{large[0]}",

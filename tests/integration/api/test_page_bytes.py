@@ -9,6 +9,7 @@ import pytest
 
 from app.settings import Settings
 from support.systems import running_system
+from support.waiting import patience
 
 PAGE = 20_000
 DOCUMENTS = "/v1/collections/docs/documents"
@@ -17,7 +18,7 @@ DOCUMENTS = "/v1/collections/docs/documents"
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     settings = settings.model_copy(update={"collections": ("docs",), "page_bytes": PAGE})
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(30)) as client:
         yield client
 
 
