@@ -21,6 +21,7 @@ from pymongo.errors import (
     DocumentTooLarge,
     DuplicateKeyError,
     ExecutionTimeout,
+    InvalidName,
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
@@ -91,7 +92,7 @@ def translated(doing: str) -> Iterator[None]:
     """Turn driver errors inside into `Unavailable`, or `Barred`; `doing` says what could not be done."""
     try:
         yield
-    except PyMongoError as error:
+    except (PyMongoError, BSONError) as error:
         raise unavailable(doing, error) from error
 
 
@@ -112,9 +113,8 @@ def translated_write(doing: str) -> Iterator[None]:
 
 def unavailable(doing: str, error: BaseException) -> Unavailable:
     """The error for what MongoDB did not do: `Barred` where asking again does not help."""
-    code = error.code if isinstance(error, OperationFailure) else None
-    if code in _BARRED:
-        return Barred(f"{doing}: {_BARRED[code]}").because(short(error))
+    if (barred := _barred(error)) is not None:
+        return Barred(f"{doing}: {barred}").because(short(error))
     return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
 
 
@@ -122,6 +122,15 @@ def refusal(doing: str, error: Exception) -> EventsyncError | None:
     """What the caller is to be told where the write itself was refused; None where something else went wrong."""
     refused = _refusal(doing, error)
     return None if refused is None else refused.because(short(error))
+
+
+def _barred(error: BaseException) -> str | None:
+    """Why asking again does not help; None where it may."""
+    if isinstance(error, InvalidName):
+        return _BARRED[73]
+    if isinstance(error, BSONError):
+        return "MongoDB's answer can't be decoded"
+    return _BARRED.get(error.code) if isinstance(error, OperationFailure) else None
 
 
 def _refusal(doing: str, error: Exception) -> EventsyncError | None:

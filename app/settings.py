@@ -23,7 +23,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from app.errors import ConfigurationError
+from app.domain.shape import check_collection
+from app.errors import ConfigurationError, Malformed
 
 PREFIX = "EVENTSYNC_"
 KIB, MIB = 1024, 1024 * 1024
@@ -398,6 +399,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("collections")
+    @classmethod
+    def _nameable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(map(check_collection, names))
+        except Malformed as error:
+            raise ValueError(error.message) from error
 
     @field_validator("archive_url")
     @classmethod

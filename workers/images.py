@@ -11,7 +11,10 @@ from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
-from app.driver import short, translated
+from app.domain.shape import check_collection
+from app.domain.values import RAW_CODEC
+from app.driver import Barred, short, translated, unavailable
+from app.errors import Malformed
 from app.stores.clocks import cluster_time
 
 log = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
         existing = {item["name"]: item async for item in cursor}
         for name in names:
             found = existing.get(name)
-            if reason := _impossible(found) if found else None:
+            if reason := await _impossible(database, name, found):
                 refused[name] = reason
                 impossible.add(name)
             elif reason := await _enable(database, name, found, wanted=wanted):
@@ -64,8 +67,29 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
     return Images(await cluster_time(database), refused, frozenset(impossible))
 
 
-def _impossible(existing: Mapping[str, Any]) -> str | None:
-    """Why a collection of this kind can't be followed exactly, or None."""
+async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None) -> str | None:
+    """Why this collection can't be followed exactly, or None."""
+    try:
+        check_collection(name)
+    except Malformed as error:
+        return error.message
+    if existing is None:
+        return None
+    return _of_another_kind(existing) or await _unreadable(database, name)
+
+
+async def _unreadable(database: AsyncDatabase[Any], name: str) -> str | None:
+    """Why the collection can't be read, as every snapshot and repair has to; None where it can."""
+    try:
+        await database[name].with_options(codec_options=RAW_CODEC).find_one({}, {"_id": 1})
+    except OperationFailure as error:
+        # Anything else may go well another time, and is met again where the collection is read.
+        found = unavailable("it can't be read", error)
+        return found.message if isinstance(found, Barred) else None
+    return None
+
+
+def _of_another_kind(existing: Mapping[str, Any]) -> str | None:
     if (kind := existing["type"]) != "collection":
         return f"it is a {kind}, which has no changes of its own"
     if existing["options"].get("capped"):
@@ -85,8 +109,7 @@ async def _enable(
     try:
         await database.command({"create" if existing is None else "collMod": name} | (_ENABLED if wanted else {}))
     except OperationFailure as error:
-        if error.code not in _REFUSALS:
-            raise
+        # Whatever else it is: it is about this collection, and it is asked again at the next look.
         log.debug("%s: MongoDB answered: %s", name, short(error))
-        return _REFUSALS[error.code]
+        return _REFUSALS.get(error.code, "MongoDB does not enable its pre- and post-images")
     return None

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from bson.timestamp import Timestamp
 
@@ -21,14 +21,14 @@ from app.domain.shape import Shape
 from app.domain.snapshot_policy import Retention
 from app.domain.stamp import unversioned
 from app.domain.values import Document, decode
-from app.errors import Unavailable
+from app.driver import Barred
 from app.settings import Settings
 from app.stores.logs import Checkpoint
 from app.stores.snapshot_requests import Request
 from app.stores.snapshot_store import StoredSnapshot
 from app.stores.stores import SNAPSHOTTING, Stores
 from app.stores.tracking import TrackedCollection
-from workers.job import Job
+from workers.job import Job, LeaseLost, Stopped
 from workers.retirement import Retirement
 from workers.snapshot_need import SnapshotNeed
 
@@ -69,41 +69,58 @@ class Snapshotter(Job):
 
     # --- by policy ------------------------------------------------------------------------------------------------
 
-    async def _tend(
-        self, name: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint
-    ) -> list[Unavailable]:
+    async def _tend(self, name: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint) -> list[Exception]:
         """Make what is due. A collection whose snapshot can't be made must not keep the others from theirs."""
         newest = {item.shape: item for item in await self._stores.stored.listing(name)}
-        failures: list[Unavailable] = []
+        failures: list[Exception] = []
         for item in tracked:
             await self.step()
             last = newest.get(item.name)
             valid = last if last is not None and item.tells(last.seq, last.time) else None
-            cause = await self._need.cause(name, item.name, valid, checkpoint.at)
-            if cause is None or (valid is not None and valid.seq >= checkpoint.seq):
-                continue
-            try:
-                await self._make(name, Shape(item.name), cause.value)
-            except Unavailable as error:
-                failures.append(error)
+            async with self._confined(Shape(item.name), failures):
+                await self._make_due(name, item.name, valid, checkpoint)
         return failures
+
+    async def _make_due(
+        self, name: LogId, collection: str, valid: StoredSnapshot | None, checkpoint: Checkpoint
+    ) -> None:
+        cause = await self._need.cause(name, collection, valid, checkpoint.at)
+        if cause is not None and (valid is None or valid.seq < checkpoint.seq):
+            await self._make(name, Shape(collection), cause.value)
+
+    @asynccontextmanager
+    async def _confined(
+        self, shape: Shape, failures: list[Exception], requests: Sequence[Request] = ()
+    ) -> AsyncIterator[None]:
+        """Let no failure of one snapshot end the others. What may go well another time is added to `failures`.
+
+        Why a collection can't be read, for good, is recorded: the sequencer sees to it, and the operator.
+        """
+        try:
+            yield
+        except (Stopped, LeaseLost):
+            raise
+        except Barred as error:
+            if await self._stores.tracking.refuse({shape.collection: error.message}):
+                log.warning("no snapshot of %s: %s", shape, error.diagnosis)
+            await self._refuse(requests, error.message)
+        except Exception as error:  # noqa: BLE001 - raised, once the others have had their turn
+            failures.append(error)
 
     # --- on demand ------------------------------------------------------------------------------------------------
 
-    async def _serve(self, name: LogId, tracked: Sequence[TrackedCollection]) -> list[Unavailable]:
+    async def _serve(self, name: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
         """Answer requests: one snapshot for all that ask for the same shape."""
         waiting: dict[Shape, list[Request]] = defaultdict(list)
         for request in await self._stores.requests.unanswered():
             waiting[request.shape].append(request)
-        failures: list[Unavailable] = []
+        failures: list[Exception] = []
         for shape, requests in waiting.items():
             if shape.collection not in {item.name for item in tracked}:
                 await self._refuse(requests, f"the collection {shape.collection!r} is not tracked")
                 continue
-            try:
+            async with self._confined(shape, failures, requests):
                 await self._answer(name, shape, requests)
-            except Unavailable as error:
-                failures.append(error)
         return failures
 
     async def _answer(self, name: LogId, shape: Shape, requests: Sequence[Request]) -> None:

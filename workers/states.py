@@ -11,10 +11,22 @@ from bson.timestamp import Timestamp
 
 from app.domain.stamp import FIELD
 from app.domain.values import RAW_CODEC
+from app.driver import Barred
+from app.errors import EventsyncError
 from app.stores.changes import HistoryLost
 from app.stores.snapshots import CollectionGone, SnapshotReader, TimeNotKept
 from workers.converter import Decoded
 from workers.outcomes import STAMPED, lacks_images
+
+
+class CollectionBarred(EventsyncError):
+    """A state of one collection can't be read, and asking again does not help. The other collections can go on."""
+
+    code = "collection_barred"
+
+    def __init__(self, collection: str, error: Barred) -> None:
+        super().__init__(error.message)
+        self.collection = collection
 
 
 class StateReader:
@@ -31,7 +43,7 @@ class StateReader:
     async def completed(self, change: Decoded) -> Decoded | None:
         """`change`, with the states that its conversion needs; None for one that has come to nothing.
 
-        Raises `HistoryLost` when MongoDB has them no more.
+        Raises `HistoryLost` when MongoDB has them no more, and `CollectionBarred`.
         """
         return await self.outcome(change) if lacks_images(change) else change
 
@@ -53,6 +65,8 @@ class StateReader:
             async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": {"$eq": key}})) as found:
                 raw = await anext(found, None)
                 return None if raw is None else RawBSONDocument(raw, RAW_CODEC)
+        except Barred as error:
+            raise CollectionBarred(change["ns"]["coll"], error) from error
         except (TimeNotKept, CollectionGone) as error:
             raise HistoryLost(f"{key!r}: the change has no image, and {error.message}") from error
 

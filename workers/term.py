@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.domain.position import Seq
+from app.driver import Barred
+from app.errors import EventsyncError
 from app.settings import Settings
 from app.stores.changes import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, token_time, watch
 from app.stores.clocks import cluster_time
@@ -25,7 +27,7 @@ from workers.images import Images, enable_images
 from workers.log_writer import LogWriter
 from workers.pipeline import Pipeline
 from workers.repair import BrokenOff, Repair
-from workers.states import StateReader
+from workers.states import CollectionBarred, StateReader
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class Term:
         self._log = current
         self._active: list[str] = []
         self._activation: _Activation | None = None
+        self._reasons: dict[str, str] = {}
+        """Why each collection that was looked at again is said to be one that can't be tracked."""
         self._next_look = 0.0
         self._next_repair = 0.0
         self._images = True
@@ -74,6 +78,9 @@ class Term:
                     token = await self._read_from(token, stopping)
                 except HistoryLost as error:
                     token = await self._repair(error.diagnosis, stopping)
+                except CollectionBarred as error:
+                    await self._exclude(error.collection, error)
+                    token = await self._resume(stopping)
         except BrokenOff as error:
             # Its mark stands: whoever leads next repairs.
             log.info("log %s: %s", self._log.id, error.diagnosis)
@@ -119,7 +126,10 @@ class Term:
         await self._stores.logs.begin_repair(self._log.id, reason)
         repair = Repair(self._stores, self._writer)
         for name in self._active:
-            await repair.compared(name, token, stopping)
+            try:
+                await repair.compared(name, token, stopping)
+            except Barred as error:
+                await self._exclude(name, error)
         await self._stores.logs.checkpoint(self._log.id, self._writer.seq, token, token_time(token))
         await self._stores.logs.end_repair(self._log.id)
         log.warning("log %s: repaired by %d events, up to %d", self._log.id, repair.events, self._writer.seq)
@@ -134,6 +144,18 @@ class Term:
             # Made a capped collection, say, or replaced by a view, by somebody. All others are to go on.
             await self._stores.tracking.deactivate(images.impossible)
         self._active = [name for name in active if name not in images.impossible]
+
+    async def _exclude(self, name: str, error: EventsyncError) -> None:
+        """Go on without a collection that can't be followed any more. Raises `error` where it still can."""
+        if name not in await self._judged([name]):
+            raise error
+
+    async def _judged(self, names: Sequence[str]) -> frozenset[str]:
+        """Look at active collections again; those that can't be followed any more are active no longer."""
+        images = await self._enable_images(names)
+        await self._stores.tracking.accept(set(names) - images.refused.keys())
+        await self._stores.tracking.deactivate(images.impossible)
+        return images.impossible
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -266,10 +288,17 @@ class Term:
         listed = await self._stores.tracking.read()
         new = [item.name for item in listed if item.log != self._log.id]
         dropped = set(self._active) - {item.name for item in listed}
+        dropped |= await self._judged_anew({item.name: item.refused for item in listed if item.log == self._log.id})
         if new or dropped:
             images = await self._enable_images(new)
             if (ready := tuple(name for name in new if name not in images.refused)) or dropped:
                 self._activation = _Activation(ready, images.time)
+
+    async def _judged_anew(self, active: Mapping[str, str | None]) -> frozenset[str]:
+        """Look at each collection for which a new reason was recorded, by the snapshotter, say."""
+        suspects = {name: reason for name, reason in active.items() if reason and self._reasons.get(name) != reason}
+        self._reasons |= suspects
+        return await self._judged(list(suspects)) if suspects else frozenset()
 
     async def _enable_images(self, names: Sequence[str]) -> Images:
         images = await enable_images(self._stores.data, names, wanted=self._settings.images)

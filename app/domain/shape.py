@@ -13,15 +13,16 @@ MAX_COLLECTION_BYTES = 120
 
 
 def check_collection(name: object) -> str:
-    """`name`, if it can be a tracked collection's. Raises `Malformed`.
+    """Return `name`, if it can be a tracked collection's. Raises `Malformed`. Every name comes through here.
 
-    `/` would make shapes ambiguous, `$` and the `system.` prefix are MongoDB's own.
+    `/` would make shapes ambiguous, `$` and the `system.` prefix are MongoDB's own, and the driver refuses `..`.
     """
     if not isinstance(name, str) or not name or len(name.encode("utf-8", "surrogatepass")) > MAX_COLLECTION_BYTES:
         raise Malformed(f"a collection name has 1 to {MAX_COLLECTION_BYTES} bytes")
     if (
         name.startswith(("system.", "."))
         or name.endswith(".")
+        or ".." in name
         or any(c in "$/?\0" or not c.isprintable() for c in name)
     ):
         raise Malformed(f"{name!r} can't be a collection name here")

@@ -13,6 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.shape import Shape
 from app.driver import translated
+from app.errors import Malformed
 
 _FORGOTTEN = 86400
 """Seconds after which a request is gone, answered or not."""
@@ -54,16 +55,25 @@ class SnapshotRequests:
         return name
 
     async def unanswered(self) -> list[Request]:
-        """What is still to be done, oldest first."""
+        """What is still to be done, oldest first. A request for what can't be a shape is refused."""
         query = {"snapshot": None, "refused": None}
         with translated("the requests for snapshots can't be read"):
             rows = await self._requests.find(query, sort=[("at", ASCENDING)]).to_list()
-        return [_request(row) for row in rows]
+        found = []
+        for row in rows:
+            try:
+                found.append(_request(row))
+            except Malformed as error:
+                await self._answer(row["_id"], snapshot=None, refused=error.message)
+        return found
 
     async def answer(self, request: Request, *, snapshot: str | None = None, refused: str | None = None) -> None:
         """Say which snapshot it is, or why there is none."""
+        await self._answer(request.id, snapshot=snapshot, refused=refused)
+
+    async def _answer(self, name: str, *, snapshot: str | None, refused: str | None) -> None:
         with translated("a request for a snapshot can't be answered"):
-            await self._requests.update_one({"_id": request.id}, {"$set": {"snapshot": snapshot, "refused": refused}})
+            await self._requests.update_one({"_id": name}, {"$set": {"snapshot": snapshot, "refused": refused}})
 
     async def read(self, name: str) -> Request | None:
         """The request as it stands."""

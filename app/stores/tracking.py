@@ -73,7 +73,8 @@ class TrackingStore:
     async def deactivate(self, names: Iterable[str]) -> None:
         """Declare that changes of these collections are in the log no longer; they stay asked for."""
         with translated("the collections can't be deactivated"):
-            await self._collections.update_many({"_id": {"$in": list(names)}}, {"$unset": {"log": "", "base": ""}})
+            if listed := list(names):
+                await self._collections.update_many({"_id": {"$in": listed}}, {"$unset": {"log": "", "base": ""}})
 
     async def refuse(self, reasons: Mapping[str, str]) -> bool:
         """Record why collections can't be tracked: name → reason. Whether any of it is new."""
@@ -86,6 +87,12 @@ class TrackingStore:
         with translated("the refused collections can't be recorded"):
             result = await self._collections.bulk_write(requests)
         return result.modified_count > 0
+
+    async def accept(self, names: Iterable[str]) -> None:
+        """Take back what `refuse` recorded."""
+        if listed := list(names):
+            with translated("the collections can't be accepted"):
+                await self._collections.update_many({"_id": {"$in": listed}}, {"$unset": {"refused": ""}})
 
     async def read(self) -> list[TrackedCollection]:
         """All of them, by name."""

@@ -7,6 +7,7 @@ whoever writes late: `$max` compares such objects field by field, so a newer log
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -21,6 +22,7 @@ from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.domain.values import CODEC
 from app.driver import translated
+from app.errors import Malformed
 from app.expiry import ensure_expiry
 
 POLLING: Final = "http"
@@ -150,8 +152,9 @@ def _key(shape: Shape) -> str:
 
 
 def _stored(row: Mapping[str, Any]) -> StoredVector:
-    vector = {
-        Shape.parse(unquote(key)): Position(LogId(entry["l"]), Seq(entry["n"]))
-        for key, entry in row.get("v", {}).items()
-    }
+    vector = {}
+    for key, entry in row.get("v", {}).items():
+        # A shape of a name that an earlier version took: nobody can ask for it any more.
+        with suppress(Malformed):
+            vector[Shape.parse(unquote(key))] = Position(LogId(entry["l"]), Seq(entry["n"]))
     return StoredVector(row["_id"], vector, row.get("transport", ""), row["at"])

@@ -14,12 +14,18 @@ _NO_SUCH_COMMAND = 59
 
 
 @asynccontextmanager
-async def failing(client: Client, command: str, code: int, *, app: str, times: int = 1) -> AsyncIterator[None]:
-    """The next `times` such commands of the clients with this `app_name` fail with `code`. Skips where it can't."""
+async def failing(
+    client: Client, command: str, code: int, *, app: str, times: int | None = 1, of: str | None = None
+) -> AsyncIterator[None]:
+    """The next `times` such commands (None: all) of the clients with this `app_name` fail with `code`.
+
+    With `of`, only those about this `database.collection`. Skips where MongoDB injects no faults.
+    """
     point = {"configureFailPoint": "failCommand"}
-    data = {"failCommands": [command], "errorCode": code, "appName": app}
+    data = {"failCommands": [command], "errorCode": code, "appName": app} | ({"namespace": of} if of else {})
+    mode = "alwaysOn" if times is None else {"times": times}
     try:
-        await client.admin.command(point | {"mode": {"times": times}, "data": data})
+        await client.admin.command(point | {"mode": mode, "data": data})
     except OperationFailure as error:
         if error.code == _NO_SUCH_COMMAND:
             pytest.skip("this MongoDB injects no faults: start it with --setParameter enableTestCommands=1")

@@ -35,7 +35,9 @@ def test_equal_shapes_have_equal_text() -> None:
     assert str(Shape.parse("orders/str:42")) == "orders/42"
 
 
-@pytest.mark.parametrize("text", [None, 5, "", "/", "/42", "orders/", "orders/int:x", "a$b", "a?b", "system.users/1"])
+@pytest.mark.parametrize(
+    "text", [None, 5, "", "/", "/42", "orders/", "orders/int:x", "a$b", "a?b", "system.users/1", "a..b", ".a/1", "a."]
+)
 def test_texts_that_name_no_shape_are_refused(text: object) -> None:
     with pytest.raises(Malformed):
         Shape.parse(text)

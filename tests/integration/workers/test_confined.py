@@ -1,0 +1,224 @@
+"""What is wrong with one collection, for good, is said and stops no other: sequencing, repair, base, snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pymongo.errors import PyMongoError
+from typer.testing import CliRunner
+
+from app.cli import commands
+from app.domain.position import LogId, Seq
+from app.domain.shape import MAX_COLLECTION_BYTES, check_collection
+from app.errors import ConfigurationError, Malformed
+from app.settings import Settings, load_settings
+from app.stores.mongodb import Client, app_name
+from app.stores.restore import Restore, Source
+from app.stores.stores import Stores
+from app.stores.tracking import TrackedCollection
+from support.failpoints import failing
+from support.histories import based
+from support.replay import Replay, assert_complete, caught_up, current_log, eventually, replayed, tracked
+from support.systems import running_system, running_worker
+
+IMPOSSIBLE = ["a..b", ".a", "a.", "$x", "a$x", "system.x", "", "a\0b", "x" * 256, "a/b", "a?b", "..", "."]
+"""Names that PyMongo, MongoDB or a shape can't take."""
+
+
+async def item(stores: Stores, name: str) -> TrackedCollection:
+    (found,) = [item for item in await stores.tracking.read() if item.name == name]
+    return found
+
+
+async def refused(stores: Stores, name: str) -> str:
+    """Wait until it is inactive; why."""
+
+    async def check() -> str | None:
+        found = await item(stores, name)
+        return found.refused if found.log is None else None
+
+    return await eventually(stores, "collections", check)
+
+
+async def repaired(stores: Stores, log: LogId) -> None:
+    """Wait until no repair is under way."""
+
+    async def check() -> bool | None:
+        checkpoint = await stores.logs.read_checkpoint(log)
+        return True if checkpoint is not None and checkpoint.repair is None else None
+
+    await eventually(stores, "heads", check)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+async def test_an_impossible_name_is_refused_at_each_door(name: str, stores: Stores, tmp_path: Path) -> None:
+    with pytest.raises(Malformed):
+        await stores.tracking.ask([name])
+    assert await stores.tracking.read() == []
+    restore = Restore(stores)
+    with pytest.raises(Malformed):
+        await restore.run(Source(None, None), name)  # type: ignore[arg-type] # refused before they are looked at
+    if name:
+        with pytest.raises(ConfigurationError, match="collections"):
+            load_settings(collections=(name,))
+
+
+async def test_it_is_refused_by_the_command_and_over_http(settings: Settings) -> None:
+    uri = ["--mongodb-uri", str(settings.mongodb_uri), "--database", settings.database]
+    answer = await asyncio.to_thread(CliRunner().invoke, commands, ["track", "a..b", *uri])
+    assert (answer.exit_code, "'a..b' can't be a collection name" in answer.output) == (1, True)
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url) as http:
+        for path in ("/v1/collections/a..b/documents", "/v1/sync/log?shape=a..b", "/v1/sync/snapshot?shape=a..b"):
+            refusal = await http.get(path)
+            assert (refusal.status_code, refusal.json()["code"]) == (400, "malformed"), path
+
+
+async def test_what_is_taken_mongodb_takes(stores: Stores) -> None:
+    """Names at random: none passes the door that the driver or MongoDB refuses."""
+    choose = random.Random(5)
+    taken = 0
+    for _ in range(300):
+        name = "".join(choose.choices(["a", "b", ".", "..", "$", "é", "-", " ", "system", "%", "\0", "~", "\\"], k=4))
+        try:
+            check_collection(name)
+        except Malformed:
+            continue
+        taken += 1
+        try:
+            await stores.data[name].find_one({})
+        except PyMongoError as error:
+            pytest.fail(f"{name!r}: {error}")
+    await stores.data.create_collection("é" * (MAX_COLLECTION_BYTES // 2))
+    assert taken > 30
+
+
+async def test_a_name_that_stands_in_the_registry_already_holds_up_nothing(stores: Stores, settings: Settings) -> None:
+    """As an earlier version has let it in, and active."""
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await based(stores, log, "docs")
+    await stores.log["collections"].insert_one({"_id": "a..b", "log": log, "base": Seq(0)})
+    await stores.log["snapshot_requests"].insert_one({"_id": "r", "shape": "a..b", "s": None, "at": None})
+    await stores.data["docs"].insert_one({"_id": 1})
+    await stores.logs.begin_repair(log, "the test asks for it")
+    async with running_worker(settings):
+        await repaired(stores, log)
+        assert "a..b" in await refused(stores, "a..b")
+        await stores.data["docs"].insert_one({"_id": 2})
+        replay = await assert_complete(stores, "docs")
+        assert [event["id"] for event in replay.events] == ["int:1", "int:2"]
+        await stores.tracking.ask(["later"])
+        await tracked(stores, "later")
+        await based(stores, log, "later")
+    assert await current_log(stores) == log
+
+
+# --- rights -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def log(stores: Stores, settings: Settings) -> LogId:
+    """A log with the bases of `docs` and `locked`, whose worker is gone."""
+    await stores.data["locked"].insert_one({"_id": "l"})
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs", "locked"])
+        log = await tracked(stores, "docs", "locked")
+        await based(stores, log, "docs")
+        await based(stores, log, "locked")
+    return log
+
+
+def barred(client: Client, settings: Settings, command: str = "find") -> Any:
+    """As with a user who may not read `locked`."""
+    namespace = f"{settings.database}.locked"
+    return failing(client, command, 13, app=app_name(settings, "worker"), times=None, of=namespace)
+
+
+async def test_a_collection_that_may_not_be_read_holds_up_no_repair(
+    log: LogId, client: Client, stores: Stores, settings: Settings
+) -> None:
+    await stores.data["docs"].insert_one({"_id": 1})
+    await stores.logs.begin_repair(log, "the test asks for it")
+    async with barred(client, settings), running_worker(settings):
+        await repaired(stores, log)
+        assert "privilege" in await refused(stores, "locked")
+        await stores.data["docs"].insert_one({"_id": 2})
+        await assert_complete(stores, "docs")
+    assert await current_log(stores) == log
+
+
+async def test_once_it_may_be_read_it_is_tracked_again(
+    log: LogId, client: Client, stores: Stores, settings: Settings
+) -> None:
+    await stores.logs.begin_repair(log, "the test asks for it")
+    async with running_worker(settings):
+        async with barred(client, settings):
+            await stores.data["locked"].rename("elsewhere")
+            await stores.data["docs"].rename("locked")
+            await caught_up(stores)
+        await tracked(stores, "docs", "locked")
+        await stores.data["locked"].insert_one({"_id": "again"})
+        await assert_proved_by_events(stores, "again")
+    assert await current_log(stores) == log
+
+
+async def assert_proved_by_events(stores: Stores, id_text: str) -> None:
+    replay = await replayed(stores, await caught_up(stores), Replay())
+    assert replay.events[-1]["id"] == id_text
+
+
+async def test_a_base_that_may_not_be_read_keeps_no_other_from_its_base(
+    client: Client, stores: Stores, settings: Settings
+) -> None:
+    for name in ("docs", "locked", "other"):
+        await stores.data[name].insert_one({"_id": 1})
+    async with barred(client, settings), running_worker(settings):
+        await stores.tracking.ask(["docs", "locked", "other"])
+        log = await tracked(stores, "docs", "other")
+        await based(stores, log, "docs")
+        await based(stores, log, "other")
+        assert "privilege" in await refused(stores, "locked")
+
+
+@pytest.mark.parametrize("code", [1, 8, 13])
+async def test_a_base_that_can_not_be_read_now_keeps_no_other_from_its_base(
+    code: int, client: Client, stores: Stores, settings: Settings
+) -> None:
+    """A right that is taken away just then, or an error that nobody knows."""
+    await stores.data["locked"].insert_one({"_id": 1})
+    namespace, worker = f"{settings.database}.locked", app_name(settings, "worker")
+    async with running_worker(settings):
+        await stores.tracking.ask(["first"])
+        await tracked(stores, "first")
+        async with failing(client, "find", code, app=worker, times=None, of=namespace):
+            await stores.tracking.ask(["locked", "zeta"])
+            log = await tracked(stores, "zeta")
+            await based(stores, log, "zeta")
+        await tracked(stores, "locked")
+        await based(stores, log, "locked")
+
+
+async def test_a_state_that_may_not_be_read_stops_no_other_collection(
+    log: LogId, client: Client, stores: Stores, settings: Settings
+) -> None:
+    """A change without images, whose states have to be read from the collection."""
+    images = {"changeStreamPreAndPostImages": {"enabled": False}}
+    async with running_worker(settings):
+        await caught_up(stores)
+        await stores.data.command({"collMod": "locked"} | images)
+        async with barred(client, settings):
+            await stores.data["locked"].update_one({"_id": "l"}, {"$set": {"n": 1}})
+            await stores.data["docs"].insert_one({"_id": 1})
+            assert "privilege" in await refused(stores, "locked")
+            await assert_complete(stores, "docs")
+        await tracked(stores, "locked")
+    assert await current_log(stores) == log
