@@ -280,6 +280,12 @@ class Settings(BaseSettings):
     client_shapes: int = Field(
         1000, ge=1, description="Most positions stored of one client: those that it acknowledged furthest on are kept."
     )
+    max_clients: int = Field(
+        1_000_000,
+        ge=1,
+        description="Most clients whose vectors are stored. Further ones are told so (`welcome` has `remembered: false`, `PUT` is answered 429) and sync as before; those that are known stay. Several processes may exceed it by what they take within 5 s.",
+    )
+    client_bytes: int = Field(4096 * MIB, ge=MIB, description="Most bytes that stored vectors take; likewise.")
     client_ttl: float = Field(
         2592000.0,
         gt=0,

@@ -59,6 +59,7 @@ def _of_server(sync: SyncService, held: HeldBytes, behind: Behind) -> Iterator[G
         waiting.add_metric([name], admission.waiting)
         refused.add_metric([name], admission.refused)
     refused.add_metric(["bytes"], held.refused)
+    refused.add_metric(["clients"], sync.vectors.refused)
     yield waiting
     yield refused
     yield Gauge("eventsync_held_bytes", "Bytes that the requests under way hold.", held.held)

@@ -32,17 +32,16 @@ MAX_CLIENT_ID = 128
 # --- server → client --------------------------------------------------------------------------------------------
 
 
-def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector) -> bytes:
-    return _encoded(
-        {
-            "type": "welcome",
-            "session": session,
-            "client_id": client_id,
-            "protocol": PROTOCOL,
-            "heartbeat": heartbeat,
-            "vector": vector_to_json(vector),
-        }
-    )
+def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector, *, remembered: bool = True) -> bytes:
+    message = {
+        "type": "welcome",
+        "session": session,
+        "client_id": client_id,
+        "protocol": PROTOCOL,
+        "heartbeat": heartbeat,
+        "vector": vector_to_json(vector),
+    }
+    return _encoded(message if remembered else message | {"remembered": False})
 
 
 def snapshot(position: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool) -> Sequence[bytes]:

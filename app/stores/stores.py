@@ -111,7 +111,12 @@ class Stores:
             hot,
             tiered,
             archive,
-            VectorStore(log, most_shapes=settings.client_shapes),
+            VectorStore(
+                log,
+                most_shapes=settings.client_shapes,
+                most_clients=settings.max_clients,
+                most_bytes=settings.client_bytes,
+            ),
         )
 
     async def ensure_indexes(self) -> None:

@@ -6,6 +6,7 @@ whoever writes late: `$max` compares such objects field by field, so a newer log
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from app.capacity import Capacity
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.domain.values import CODEC
@@ -72,24 +74,53 @@ class KnownClients:
 class VectorStore:
     """Raises `Unavailable`."""
 
-    def __init__(self, database: AsyncDatabase[Any], *, most_shapes: int) -> None:
-        """`most_shapes` are kept of a client: those that it acknowledged furthest on."""
+    def __init__(
+        self,
+        database: AsyncDatabase[Any],
+        *,
+        most_shapes: int,
+        most_clients: int = sys.maxsize,
+        most_bytes: int = sys.maxsize,
+    ) -> None:
+        """`most_shapes` are kept of a client: those that it acknowledged furthest on.
+
+        Of new clients nothing is recorded where there are `most_clients`, or their records have `most_bytes`. (Whoever
+        makes up ids could have real clients forgotten, if others gave way.)
+        """
         self._vectors: AsyncCollection[Any] = database.get_collection("state_vectors", codec_options=CODEC)
+        self._capacity = Capacity(self._vectors, documents=most_clients, size=most_bytes)
         self._most_shapes = most_shapes
+        self.refused = 0
+        """Times that a new client was told that it is not remembered."""
 
     async def ensure_indexes(self, ttl: float) -> None:
         """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
         with translated("the index of state vectors can't be made"):
             await ensure_expiry(self._vectors, "at", ttl)
 
+    async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
+        """Whether a client is recorded, or can be. `known`: whether it is, where that was looked up already."""
+        with translated("state vectors can't be read"):
+            if not await self._capacity.is_full():
+                return True
+        if known is None:
+            known = await self.read(client_id) is not None
+        self.refused += not known
+        return known
+
     async def record(self, updates: Sequence[VectorUpdate]) -> None:
-        """Record them, in one bulk write. Positions that are recorded already, or older ones, change nothing."""
-        writes: list[UpdateOne | UpdateMany] = [
-            UpdateOne({"_id": {"$eq": update.client_id}}, _change(update), upsert=True) for update in updates
-        ]
-        writes.append(_shortening([update.client_id for update in updates if update.vector], self._most_shapes))
+        """Record them, in one bulk write. Positions that are recorded already, or older ones, change nothing.
+
+        Where no more clients can be remembered, updates of unknown ones are left out.
+        """
         with translated("state vectors can't be recorded"):
-            await self._vectors.bulk_write(writes)
+            room = not await self._capacity.is_full()
+            writes: list[UpdateOne | UpdateMany] = [
+                UpdateOne({"_id": {"$eq": update.client_id}}, _change(update), upsert=room) for update in updates
+            ]
+            writes.append(_shortening([update.client_id for update in updates if update.vector], self._most_shapes))
+            made = await self._vectors.bulk_write(writes)
+        self._capacity.add(made.upserted_count)
 
     async def read(self, client_id: str) -> StoredVector | None:
         """One client, if it is known."""

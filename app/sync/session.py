@@ -31,12 +31,16 @@ MAX_REPLIES = 16
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A client: the id that it gave, or was given (not `named`), how it is connected, what was stored for it before."""
+    """A client: the id that it gave, or was given (not `named`), how it is connected, what was stored for it before.
+
+    `remembered`: what it acknowledges is stored.
+    """
 
     id: str
     transport: str
     stored: StateVector = field(default_factory=dict)
     named: bool = True
+    remembered: bool = True
 
 
 class Session:
@@ -153,7 +157,9 @@ class Session:
 
     async def outgoing(self) -> AsyncGenerator[Outgoing]:
         """Every message for the client, in order, until `close`. Raises `Unavailable`."""
-        yield Outgoing("welcome", messages.welcome(self.id, self.client.id, self._heartbeat, self.client.stored))
+        client = self.client
+        welcome = messages.welcome(self.id, client.id, self._heartbeat, client.stored, remembered=client.remembered)
+        yield Outgoing("welcome", welcome)
         self._spoke = time.monotonic()
         while not self.closing:
             self._listener.event.clear()

@@ -100,7 +100,8 @@ class Sessions:
             return Identity(uuid.uuid4().hex, transport, named=False)
         stored = await self._vectors.vector(client_id)
         self._vectors.seen(client_id, transport)
-        return Identity(client_id, transport, stored)
+        remembered = await self._vectors.remembers(client_id, known=True if stored else None)
+        return Identity(client_id, transport, stored, remembered=remembered)
 
     async def drain(self) -> None:
         """Say goodbye to every session; new ones end at once.

@@ -13,7 +13,7 @@ from datetime import datetime
 from app.domain.plan import ResetReason
 from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
-from app.errors import NotFound, ResetRequired
+from app.errors import NotFound, RateLimited, ResetRequired
 from app.stores.vectors import Numbered, StoredVector, VectorStore, VectorUpdate
 from app.sync.client_lag import ClientLag, ShapeLag
 from app.sync.feed import Feed
@@ -59,12 +59,15 @@ class StateVectorManager:
     async def put(self, client_id: str, vector: StateVector) -> Client:
         """Store what a client says that it has; returns what then is stored. A position never goes backwards.
 
-        Raises `NotTracked`, and `ResetRequired` for a position of another log, or beyond the newest event.
+        Raises `NotTracked`, `ResetRequired` for a position of another log, or beyond the newest event, and
+        `RateLimited` for a new client where no more can be remembered.
         """
         for shape, position in vector.items():
             reason = await self._planner.refusal(shape, position)
             if reason in {ResetReason.UNKNOWN_LOG, ResetReason.FUTURE}:
                 raise ResetRequired(reason.value, f"{shape} can't be at {position}")
+        if not await self.remembers(client_id):
+            raise RateLimited("no more clients can be remembered until others are forgotten")
         await self._writer.store(VectorUpdate(client_id, None, self._numbered(vector)))
         return await self.client(client_id)
 
@@ -76,6 +79,15 @@ class StateVectorManager:
             for shape, position in vector.items()
             if log is not None and position.log == log.id
         }
+
+    async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
+        """Whether what a client acknowledges is stored: those that are known always are."""
+        return await self._store.remembers(client_id, known=known)
+
+    @property
+    def refused(self) -> int:
+        """Times that a new client was told that it is not remembered."""
+        return self._store.refused
 
     # --- what is known --------------------------------------------------------------------------------------------
 

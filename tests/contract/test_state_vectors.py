@@ -219,3 +219,20 @@ async def test_shutdown_stores_what_was_acknowledged_last(settings: Settings) ->
         async with greeted(url, client_id="me", shapes=["docs"]) as connection:
             welcome, live = await received(connection, "live")
             assert welcome["vector"] == {"docs": live["position"]}
+
+
+async def test_new_clients_beyond_the_bound_are_told(settings: Settings) -> None:
+    settings = settings.model_copy(update={"collections": ("docs",), "max_clients": 1})
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        head = (await client.get("/readyz")).json()["position"]
+        vector = {"vector": {"docs": head}}
+        assert (await client.put(f"{PATH}/known", json=vector)).status_code == 200
+        refused = await client.put(f"{PATH}/new", json=vector)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert (await client.put(f"{PATH}/known", json=vector)).status_code == 200
+        for name, remembered in (("known", None), ("new", False)):
+            async with greeted(url, client_id=name, shapes=["docs"], vector={"docs": head}) as connection:
+                [welcome] = await received(connection, "welcome")
+                assert welcome.get("remembered") is remembered
+                await received(connection, "live")
+        assert 'eventsync_refused_total{for="clients"} 2.0' in (await client.get("/metrics")).text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from app.domain.position import LogId, Position, Seq
 from app.domain.shape import Shape
 from app.settings import Settings
@@ -97,3 +99,24 @@ async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings)
     async with within(30):
         while await stores.vectors.read("c"):  # noqa: ASYNC110 - MongoDB does it, and tells nobody
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("bound", [{"most_clients": 2}, {"most_bytes": 100}])
+async def test_new_clients_beyond_the_bound_are_not_recorded_and_known_ones_are(
+    stores: Stores, bound: dict[str, int]
+) -> None:
+    first = VectorStore(stores.log, most_shapes=3)
+    await first.record([VectorUpdate("a", None, {ORDERS: at(1)}), VectorUpdate("b", None, {ORDERS: at(1)})])
+    store = VectorStore(stores.log, most_shapes=3, **bound)
+    assert [await store.remembers(name) for name in ("a", "b", "c")] == [True, True, False]
+    await store.record([VectorUpdate("a", None, {ORDERS: at(2)}), VectorUpdate("c", None, {ORDERS: at(2)})])
+    found = [item async for item in store.listing("", 10)]
+    assert [(item.client_id, item.vector[ORDERS].seq) for item in found] == [("a", 2), ("b", 1)]
+    assert store.refused == 1
+
+
+async def test_what_this_process_adds_counts_at_once(stores: Stores) -> None:
+    store = VectorStore(stores.log, most_shapes=3, most_clients=2)
+    for name in ("a", "b", "c"):
+        await store.record([VectorUpdate(name, None, {ORDERS: at(1)})])
+    assert [item.client_id async for item in store.listing("", 10)] == ["a", "b"]
