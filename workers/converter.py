@@ -6,7 +6,7 @@ change becomes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bson
@@ -16,10 +16,11 @@ from bson.raw_bson import RawBSONDocument
 from app.domain.diff import Operation, Touched, diff
 from app.domain.event import Event, Op
 from app.domain.ids import format_id
+from app.domain.marks import marks_of
 from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, too_deep
 from app.domain.plainness import is_plain
 from app.domain.stamp import FIELD, Stamp, unstamp
-from app.domain.values import JSON_CODEC, Document, decode, longer_than, to_json
+from app.domain.values import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, to_json
 from app.domain.wrappers import INT32_MAX, INT32_MIN
 from app.errors import EventsyncError
 
@@ -40,6 +41,43 @@ class StateMissing(EventsyncError):
 
 Decoded = dict[str, Any]
 """A change as plain values, images and all."""
+
+
+Told = tuple[Event, bytes, Sequence[str]]
+"""An event, its encoding, and the marks of its document or patch."""
+
+
+def told(event: Event) -> Told:
+    """Encode an event."""
+    encoded = event.encode()
+    if event.plain:
+        return event, encoded, ()
+    return event, encoded, marks_of(event.document if event.document is not None else event.patch or [])
+
+
+def told_aside(raw: bytes) -> tuple[Told | None, bool]:
+    """Convert a change and encode its event, without its values: all the work on a large one. Raises as `convert`.
+
+    Also tell whether something in it can't be decoded.
+    """
+    change = decoded(RawBSONDocument(raw, RAW_CODEC))
+    is_odd = isinstance(change, OddChange)
+    event = convert(change, raw)
+    if event is None:
+        return None, is_odd
+    _, encoded, marks = told(event)
+    return (event._replace(document=None, patch=None), encoded, marks), is_odd
+
+
+def outline(change: RawBSONDocument) -> Decoded:
+    """The change as plain values, but for what may be large: its images and MongoDB's account of it."""
+    return {
+        name: decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) and name not in _LARGE else value
+        for name, value in change.items()
+    }
+
+
+_LARGE = frozenset({"fullDocument", "fullDocumentBeforeChange", "updateDescription"})
 
 
 class OddChange(Decoded):

@@ -12,22 +12,32 @@ from bson.timestamp import Timestamp
 
 from app.domain.event import Event, Group, place
 from app.domain.ids import format_id
-from app.domain.marks import marks_of
 from app.domain.position import LogId, Seq
+from app.errors import Unavailable
+from app.offload import Offload, inline
+from app.slices import Slices
 from app.stores.changes import Batch, Token
 from app.stores.events import EventStore, NewEvent, Tail
 from app.stores.stored_event import StoredEvent
-from workers.converter import Decoded, OddChange, convert, decoded, unreadable, unreadable_document
+from workers.converter import (
+    Decoded,
+    OddChange,
+    Told,
+    convert,
+    decoded,
+    outline,
+    told,
+    told_aside,
+    unreadable,
+    unreadable_document,
+)
 from workers.groups import transaction_of
-from workers.outcomes import told_once
+from workers.outcomes import Changed, lacks_images, told_once
 from workers.states import StateReader
 
 log = logging.getLogger(__name__)
 
 Checkpoint = tuple[Seq, Token, Timestamp]
-
-Told = tuple[Event, bytes, Sequence[str]]
-"""An event, its encoding, and the marks of its document or patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,18 @@ class LogWriter:
     writer be given up. Each of the two is called by one task at a time.
     """
 
-    def __init__(self, log: LogId, events: EventStore, states: StateReader, tail: Tail | None, time: Timestamp) -> None:
+    def __init__(
+        self,
+        log: LogId,
+        events: EventStore,
+        states: StateReader,
+        tail: Tail | None,
+        time: Timestamp,
+        offload: Offload | None = None,
+    ) -> None:
+        """`offload` converts large changes; without it, all are converted at once."""
+        self._offload = offload or inline()
+        self._slices = Slices()
         self.log = log
         self.seq = tail.seq if tail else Seq(0)
         """The newest event that is appended."""
@@ -67,7 +88,7 @@ class LogWriter:
         checkpoint: Checkpoint | None = None
         numbered, time, token = self._numbered, self._time, self._token
         for group in groups:
-            changes = [(decoded(change), change.raw) for change in group]
+            changes = await self._decoded(group)
             first, last = changes[0][0], changes[-1][0]
             if token is not None and _later(first["clusterTime"], time):
                 # Nothing else can have happened at the earlier time any more.
@@ -78,6 +99,15 @@ class LogWriter:
         if read is not None and self.settles(read):
             checkpoint = (self._numbered, read.token, read.time)
         return Portion(new, checkpoint)
+
+    async def _decoded(self, group: Sequence[RawBSONDocument]) -> list[Changed]:
+        """Decode the changes of a group; of a large one no more than tells where it belongs."""
+        changes: list[Changed] = []
+        for change in group:
+            raw = change.raw
+            changes.append((decoded(change) if len(raw) <= self._offload.above else _outlined(change), raw))
+            await self._slices.did(len(raw))
+        return changes
 
     async def append(self, portions: Sequence[Portion]) -> None:
         """Append what was converted, by one insert.
@@ -95,8 +125,8 @@ class LogWriter:
         What was converted and not appended is given up.
         """
         seq = self.seq
-        told = map(_told_anyway, events)
-        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(told, start=1)]
+        found = map(_told_anyway, events)
+        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(found, start=1)]
         await self._events.append(self.log, new)
         self.seq = self._numbered = Seq(seq + len(new))
         self._time, self._token = time, token
@@ -112,8 +142,11 @@ class LogWriter:
             ((alone, raw),) = group
             found = await self._convert(alone, raw)
             return [] if found is None else [self._at(*_place(alone), found, Seq(seq + 1), None)]
-        told = [(change, await self._convert(change, raw)) for change, raw in told_once(group)]
-        events = [(change, event) for change, event in told if event is not None]
+        all_told: list[tuple[Decoded, Told | None]] = []
+        for change, raw in told_once(group):
+            all_told.append((change, await self._convert(change, raw)))
+            await self._slices.did(len(raw))
+        events = [(change, event) for change, event in all_told if event is not None]
         marks = self._marks(name, len(events))
         return [
             self._at(*_place(change), event, Seq(seq + index), mark)
@@ -132,46 +165,62 @@ class LogWriter:
         """The change's event. One that can't be made must not stop the stream: the whole document is told anew."""
         complete = await self._states.completed(change)
         if isinstance(change, OddChange):
-            log.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
+            self._alarm_odd(change)
         try:
             whole = complete is change and isinstance(change["ns"], dict)
+            if whole and len(raw) > self._offload.above:
+                return await self._convert_aside(change, raw)
             event = convert(change, raw) if whole else _converted(complete)
-            return None if event is None else _told(event)
+            return None if event is None else told(event)
+        except Unavailable:
+            raise  # there is no helper just now: that says nothing about the change
         except Exception:
             log.exception("ALARM: a change of %s can't be converted; its document is reset", _named(change))
             return await self._reset(change)
+
+    async def _convert_aside(self, change: Decoded, raw: bytes | memoryview) -> Told | None:
+        found, is_odd = await self._offload.run(told_aside, bytes(raw), size=len(raw))
+        if is_odd:
+            self._alarm_odd(change)
+        return found
+
+    @staticmethod
+    def _alarm_odd(change: Decoded) -> None:
+        log.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
 
     async def _reset(self, change: Decoded) -> Told | None:
         outcome = await self._states.outcome(change)
         try:
             event = _converted(outcome)
-            return None if event is None else _told(event)
+            return None if event is None else told(event)
         except Exception:
             log.exception("ALARM: %s can't be told as it is; it is kept as bytes", _named(change))
-            return None if outcome is None else _told(unreadable(outcome))
+            return None if outcome is None else told(unreadable(outcome))
 
     @staticmethod
-    def _at(token: Token, time: Timestamp, told: Told, seq: Seq, mark: Group | None) -> NewEvent:
-        event, encoded, marks = told
+    def _at(token: Token, time: Timestamp, event_told: Told, seq: Seq, mark: Group | None) -> NewEvent:
+        event, encoded, marks = event_told
         stored = StoredEvent(seq, event.collection, event.id, place(encoded, seq, mark), mark)
         return NewEvent(stored, event.version, token, time, marks)
 
 
-def _told(event: Event) -> Told:
-    encoded = event.encode()
-    if event.plain:
-        return event, encoded, ()
-    return event, encoded, marks_of(event.document if event.document is not None else event.patch or [])
+def _outlined(change: RawBSONDocument) -> Decoded:
+    """A large change without its images, unless it lacks one: then it is told with what else there is."""
+    try:
+        parts = outline(change)
+    except Exception:  # noqa: BLE001 - `decoded` never fails
+        return decoded(change)
+    return decoded(change) if lacks_images(parts) else parts
 
 
 def _told_anyway(event: Event) -> Told:
     """The same of an event that a repair has found: where that fails, with the bytes of its document."""
     try:
-        return _told(event)
+        return told(event)
     except Exception:
         log.exception("ALARM: %s/%s can't be told as it is; it is kept as bytes", event.collection, event.id)
         document = event.document or {}
-        return _told(event._replace(document=unreadable_document(document.get("_id"), document)))
+        return told(event._replace(document=unreadable_document(document.get("_id"), document)))
 
 
 def _named(change: Decoded) -> str:

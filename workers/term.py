@@ -104,7 +104,7 @@ class Term:
         if tail is not None and checkpoint.seq < tail.seq:
             token, at = tail.token, tail.time
         await self._check_time(token)
-        self._writer = LogWriter(self._log.id, self._stores.events, self._states, tail, at)
+        self._writer = LogWriter(self._log.id, self._stores.events, self._states, tail, at, self._stores.offload)
         if checkpoint.repair is not None:
             return await self._repair(checkpoint.repair, stopping)
         return token

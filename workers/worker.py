@@ -11,6 +11,7 @@ import time
 import uuid
 
 from app.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
+from app.offload import Offload
 from app.settings import Settings
 from app.stores.deployment import reached
 from app.stores.events import Fenced
@@ -42,8 +43,12 @@ class Worker:
         """Work until `stop`; wait for MongoDB first. Raises `ConfigurationError` for settings that can't work."""
         if not await reached(self._settings, "worker", self._stop):
             return
-        async with connect(self._settings, "worker") as requests, connect(self._settings, "lease") as renewals:
-            stores = Stores.of(requests, self._settings)
+        async with (
+            connect(self._settings, "worker") as requests,
+            connect(self._settings, "lease") as renewals,
+            Offload.running(self._settings) as offload,
+        ):
+            stores = Stores.of(requests, self._settings, offload)
             # The lease has a client of its own: a pool that is busy with the log must not cost the leadership.
             leases = Stores.of(renewals, self._settings).leases
             await self._claim_archive(stores)

@@ -8,6 +8,7 @@ insert the same number: the later one gets a duplicate key. What is too large fo
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import zlib
 from collections.abc import AsyncGenerator, Sequence
@@ -40,6 +41,9 @@ _DUPLICATE_KEY = 11000
 
 _PACKED_ABOVE = 4 * 1024 * 1024
 """Bodies with more bytes are stored compressed (zlib)."""
+
+_INSERTED_AT_ONCE = 8 * 1024 * 1024
+"""Bytes of bodies in one insert, which the driver encodes without a pause; one event may exceed it."""
 
 _APART_ABOVE = {"b": 8 * 1024 * 1024, "w": 2 * 1024 * 1024}
 """Of a body, and of marks, with more bytes as they are stored, the row only names the parts. The row then fits into
@@ -97,12 +101,22 @@ class EventStore:
         Raises `Fenced` where a number is taken, `TooLarge` for a document id of several MiB, and `Unavailable`.
         Then any prefix of `events` may be in the log.
         """
-        rows = [_row(log, new) for new in events]
-        for row in rows:
+        runs: list[list[dict[str, Any]]] = [[]]
+        size = 0
+        for new in events:
+            # In a thread where it is packed: that takes 100 ms and more, and the interpreter's lock is free meanwhile.
+            is_packed = len(new.event.body) > _PACKED_ABOVE
+            row = await asyncio.to_thread(_row, log, new) if is_packed else _row(log, new)
             await self._set_apart(row)
+            size += len(body) if isinstance(body := row["b"], str | bytes) else 0
+            if size > _INSERTED_AT_ONCE and runs[-1]:
+                runs.append([])
+                size = 0
+            runs[-1].append(row)
         with translated("events can't be appended"):
             try:
-                await self._events.insert_many(rows, ordered=True)
+                for rows in runs:
+                    await self._events.insert_many(rows, ordered=True)
             except BulkWriteError as error:
                 codes = {item["code"] for item in error.details.get("writeErrors", ())}
                 if _DUPLICATE_KEY in codes:

@@ -34,7 +34,7 @@ from app.reading_ahead import ahead
 from app.stores.event_parts import EventParts
 from app.stores.passage import SENT, Passage, PassageBuilder
 from app.stores.raw_find import majority_after, raw_find
-from app.stores.stored_event import UNREADABLE, body_of, group_of, unreadable
+from app.stores.stored_event import UNREADABLE, body_of, body_size, group_of, unreadable
 from app.stores.tiers import Tiers, TierStore
 
 Row = dict[str, Any]
@@ -118,10 +118,10 @@ class HotRows:
                     rows: list[Row] = []
                     size = 0
                     async for row in cursor:
-                        if isinstance(row.get("b"), dict) or isinstance(row.get("w"), dict):
+                        if isinstance(row.get("b"), dict | bytes) or isinstance(row.get("w"), dict):
                             row.update(await self._filled(row, log, whole, session))
                         rows.append(row)
-                        size += len(body) if isinstance(body := row.get("b"), str | bytes) else 0
+                        size += body_size(row)
                         if len(rows) >= batch or size >= _BATCH_BYTES:
                             await self._validate(log, whole, session)
                             yield rows

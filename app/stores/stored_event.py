@@ -33,6 +33,12 @@ class StoredEvent(NamedTuple):
         return self.group is None or self.group.n == self.group.of
 
 
+class Unpacked(NamedTuple):
+    """The body of a row that was packed, in its place."""
+
+    body: bytes
+
+
 def stored_event(row: Mapping[str, Any]) -> StoredEvent:
     """An `events` document that has its body, read back."""
     return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), group_of(row))
@@ -41,7 +47,17 @@ def stored_event(row: Mapping[str, Any]) -> StoredEvent:
 def body_of(row: Mapping[str, Any]) -> bytes:
     """Of an `events` document that has its body."""
     body = row["b"]
+    if isinstance(body, Unpacked):
+        return body.body
     return body.encode() if isinstance(body, str) else zlib.decompress(body)
+
+
+def body_size(row: Mapping[str, Any]) -> int:
+    """The bytes of its body, where it has one, as it is there."""
+    body = row.get("b")
+    if isinstance(body, Unpacked):
+        return len(body.body)
+    return len(body) if isinstance(body, str | bytes) else 0
 
 
 def group_of(row: Mapping[str, Any]) -> Group | None:

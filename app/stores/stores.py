@@ -71,6 +71,7 @@ class Stores:
     tiered: TieredEvents
     archive: Archive
     vectors: VectorStore
+    offload: Offload
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
@@ -117,6 +118,7 @@ class Stores:
                 most_clients=settings.max_clients,
                 most_bytes=settings.client_bytes,
             ),
+            offload,
         )
 
     async def ensure_indexes(self) -> None:

@@ -9,16 +9,21 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from app.domain.plan import ResetReason
 from app.domain.position import Position, StateVector
 from app.domain.shape import Shape
 from app.errors import NotFound, RateLimited, ResetRequired
+from app.slices import Slices
 from app.stores.vectors import Numbered, StoredVector, VectorStore, VectorUpdate
 from app.sync.client_lag import ClientLag, ShapeLag
 from app.sync.feed import Feed
 from app.sync.planner import Planner
 from app.sync.vector_writer import VectorWriter
+
+_ENTRY: Final = 1024
+"""What a position counts for in bytes of work: reading it, and finding out how far it is behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +130,8 @@ class StateVectorManager:
             raise NotFound(f"no client {client_id!r} is known")
 
     async def _described(self, stored: StoredVector) -> Client:
-        lag = {shape: await self._lag.of(shape, position) for shape, position in stored.vector.items()}
+        slices, lag = Slices(), {}
+        for shape, position in stored.vector.items():
+            lag[shape] = await self._lag.of(shape, position)
+            await slices.did(_ENTRY)
         return Client(stored.client_id, stored.vector, lag, stored.transport, stored.seen)
