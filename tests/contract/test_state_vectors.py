@@ -223,7 +223,7 @@ async def test_shutdown_stores_what_was_acknowledged_last(settings: Settings) ->
 
 async def test_new_clients_beyond_the_bound_are_told(settings: Settings) -> None:
     settings = settings.model_copy(update={"collections": ("docs",), "max_clients": 1})
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         head = (await client.get("/readyz")).json()["position"]
         vector = {"vector": {"docs": head}}
         assert (await client.put(f"{PATH}/known", json=vector)).status_code == 200

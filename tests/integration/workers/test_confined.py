@@ -25,6 +25,7 @@ from support.failpoints import failing
 from support.histories import based
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, replayed, tracked
 from support.systems import running_system, running_worker
+from support.waiting import patience
 
 IMPOSSIBLE = ["a..b", ".a", "a.", "$x", "a$x", "system.x", "", "a\0b", "x" * 256, "a/b", "a?b", "..", "."]
 """Names that PyMongo, MongoDB or a shape can't take."""
@@ -75,7 +76,7 @@ async def test_it_is_refused_by_the_command_and_over_http(settings: Settings) ->
     uri = ["--mongodb-uri", str(settings.mongodb_uri), "--database", settings.database]
     answer = await asyncio.to_thread(CliRunner().invoke, commands, ["track", "a..b", *uri])
     assert (answer.exit_code, "'a..b' can't be a collection name" in answer.output) == (1, True)
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url) as http:
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as http:
         for path in ("/v1/collections/a..b/documents", "/v1/sync/log?shape=a..b", "/v1/sync/snapshot?shape=a..b"):
             refusal = await http.get(path)
             assert (refusal.status_code, refusal.json()["code"]) == (400, "malformed"), path
