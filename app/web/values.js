@@ -31,6 +31,7 @@ const KINDS = {
   $minKey: "min key",
   $maxKey: "max key",
   $undefined: "undefined",
+  $opaque: "opaque",
 };
 
 /** `string`, `number`, `boolean`, `null`, `array`, `object`, `missing`, or the name of an Extended JSON type. */
