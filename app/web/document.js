@@ -3,7 +3,8 @@
 import { $, h } from "./dom.js";
 import { sentence, differences } from "./describe.js";
 import { failed } from "./editor.js";
-import { get, pathOf, write } from "./http.js";
+import { Refusal, get, getTagged, pathOf, write } from "./http.js";
+import { equal } from "./patch.js";
 import { kindOf, parseJson } from "./values.js";
 
 const HISTORY = 20;
@@ -12,17 +13,25 @@ const HISTORY = 20;
 export function openDocument({ collection, id, entry, wrote }) {
   const text = textarea(JSON.stringify(entry.doc, null, 2));
   const path = pathOf(collection, id);
-  const options = () => ({ version: entry.version, key: wrote() });
+  const state = getTagged(path).catch((error) => ({ error }));
+  const options = async () => ({ tag: tagOf(await state, entry), key: wrote() });
   show({
     title: id,
     text,
-    facts: `Version ${entry.version}. Saving and deleting hold only while it is still at that version.`,
+    facts: `Version ${entry.version}. Saving and deleting hold only while it is still in this state.`,
     actions: [
-      { label: "Save", primary: true, run: () => write("PUT", path, { body: read(text), ...options() }) },
-      { label: "Delete", danger: true, run: () => write("DELETE", path, options()) },
+      { label: "Save", primary: true, run: async () => write("PUT", path, { body: read(text), ...(await options()) }) },
+      { label: "Delete", danger: true, run: async () => write("DELETE", path, await options()) },
     ],
     more: history(path, entry.version),
   });
+}
+
+/** The entity tag of the state that is shown. Throws where the server had another one when the dialog was opened. */
+function tagOf(state, entry) {
+  if (state.error) throw state.error;
+  if (state.version === entry.version && equal(state.doc, entry.doc)) return state.tag;
+  throw new Refusal({ title: "The document has changed", code: "version_mismatch" });
 }
 
 /** Ask for a new document; `example` gives its fields. */

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { get, pathOf, write } from "./http.js";
 import { notify } from "./notices.js";
-import { equal, formatPointer } from "./patch.js";
+import { equal, formatPointer, parsePointer } from "./patch.js";
 import { valueAt } from "./table.js";
 import { brief, editText, kindOf, readEdit } from "./values.js";
 
@@ -16,6 +16,13 @@ export function patchFor(doc, tokens, value) {
   const made = tokens.slice(depth).reduceRight((inner, token) => ({ [token]: inner }), value);
   const path = tokens.slice(0, depth);
   return [{ op: valueAt(doc, path) === undefined ? "add" : "replace", path: formatPointer(path), value: made }];
+}
+
+/** The patch behind a test that what it replaces is still there: a change from elsewhere keeps the version. */
+export function guarded(doc, patch) {
+  const [{ op, path }] = patch;
+  if (op !== "replace") return patch;
+  return [{ op: "test", path, value: valueAt(doc, parsePointer(path)) }, ...patch];
 }
 
 /** Turn a cell into a field. `done()` is called when it ends, whatever came of it; `wrote(key)` before a write. */
@@ -73,9 +80,10 @@ async function change(edit) {
   const { collection, id, entry, tokens, value, wrote } = edit;
   try {
     const path = pathOf(collection, id);
-    await write("PATCH", path, { body: patchFor(entry.doc, tokens, value), type: PATCH, version: entry.version, key: wrote() });
+    const body = guarded(entry.doc, patchFor(entry.doc, tokens, value));
+    await write("PATCH", path, { body, type: PATCH, version: entry.version, key: wrote() });
   } catch (error) {
-    if (error.code !== "version_mismatch") return failed(error);
+    if (error.code !== "version_mismatch" && error.code !== "patch_failed") return failed(error);
     await lost(edit, error.problem.current);
   }
 }

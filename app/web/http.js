@@ -21,11 +21,22 @@ export async function get(path) {
   return answer(await fetch(path, { cache: "no-store" }));
 }
 
-/** A write. `version` makes it conditional; `key` becomes the event's `op_id`. Throws as `get` does. */
-export async function write(method, path, { body, type = "application/json", version, key = newKey() } = {}) {
+/**
+ * A document, with the entity tag of its state as `tag`. `If-Match` with the tag also notices a change that did not come
+ * through the API, which keeps the version. Throws as `get` does.
+ */
+export async function getTagged(path) {
+  const response = await fetch(path, { cache: "no-store" });
+  return { ...(await answer(response)), tag: response.headers.get("ETag") };
+}
+
+/**
+ * A write. `tag`, or else `version`, makes it conditional; `key` becomes the event's `op_id`. Throws as `get` does.
+ */
+export async function write(method, path, { body, type = "application/json", tag, version, key = newKey() } = {}) {
   const headers = { "Idempotency-Key": key };
   if (body !== undefined) headers["Content-Type"] = type;
-  if (version !== undefined) headers["If-Match"] = `"${version}"`;
+  if (tag ?? version !== undefined) headers["If-Match"] = tag ?? `"${version}"`;
   const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
   return answer(await fetch(path, request).catch(() => fetch(path, request)));
 }

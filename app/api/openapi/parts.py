@@ -95,6 +95,7 @@ PARAMETERS: Final[Json] = {
 
 HEADERS: Final[Json] = {
     "ETag": {"description": "Names this state of the document.", "schema": schema("EntityTag"), "example": _TAG},
+    "CurrentETag": {"description": "Of what there is now.", "schema": _TEXT, "example": _TAG},
     "PageETag": {"description": "Of a full page, which never changes.", "schema": _TEXT, "example": '"k3f9ab2c:0-128"'},
     "FileETag": {
         "description": "Of the file's bytes.",
@@ -126,7 +127,8 @@ def parameters(*names: str) -> list[Json]:
 
 def headers(*names: str) -> Json:
     """References to shared headers, under the names that they have on the wire."""
-    spelled = {"PageETag": "ETag", "FileETag": "ETag", "RetryAfter": "Retry-After", "CacheControl": "Cache-Control"}
+    spelled = dict.fromkeys(("CurrentETag", "PageETag", "FileETag"), "ETag")
+    spelled |= {"RetryAfter": "Retry-After", "CacheControl": "Cache-Control"}
     return {spelled.get(name, name): ref("headers", name) for name in names}
 
 
@@ -197,7 +199,7 @@ def _sent(codes: list[str]) -> Iterator[str]:
     if any(_ERRORS[code].retryable for code in codes):
         yield "RetryAfter"
     if "version_mismatch" in codes:
-        yield "ETag"
+        yield "CurrentETag"
 
 
 def _example(code: str) -> Json:

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { patchFor } from "../../../app/web/editor.js";
+import { guarded, patchFor } from "../../../app/web/editor.js";
 import { columnsOf, compareIds, searchable, valueAt } from "../../../app/web/table.js";
 
 const names = (documents, limit) => columnsOf(documents, limit).map((tokens) => tokens.join("."));
@@ -39,6 +39,14 @@ test("an edit makes the objects that are missing on the way", () => {
   assert.deepEqual(patchFor({ a: {} }, ["a", "b"], 2), [{ op: "add", path: "/a/b", value: 2 }]);
   assert.deepEqual(patchFor({}, ["a", "b/c", "d"], 2), [{ op: "add", path: "/a", value: { "b/c": { d: 2 } } }]);
   assert.deepEqual(patchFor({ a: null }, ["a"], 2), [{ op: "replace", path: "/a", value: 2 }]);
+});
+
+test("an edit replaces only the value that was on the screen", () => {
+  const document = { a: { "b/c": null } };
+  const patch = patchFor(document, ["a", "b/c"], 2);
+  assert.deepEqual(guarded(document, patch), [{ op: "test", path: "/a/b~1c", value: null }, ...patch]);
+  const added = patchFor({}, ["a"], 2);
+  assert.equal(guarded({}, added), added);
 });
 
 test("the filter searches values as they are shown, and no names of fields", () => {
