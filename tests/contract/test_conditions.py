@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import bson
 import httpx
 import pytest
 from starlette.routing import WebSocketRoute
@@ -91,6 +92,23 @@ async def test_the_tag_is_the_same_wherever_the_state_is(
     tag = await tag_of(api, path)
     assert tag == patched.headers["etag"]
     assert (await write(api, "PATCH", path, if_match=tag)).status_code == 200
+
+
+async def test_a_large_document_has_the_same_tags(api: httpx.AsyncClient, served: Any, path: str) -> None:
+    """A helper process decides and encodes what is large."""
+    part = {"text": "x" * 60_000, "n": {"$numberLong": "5"}}
+    written, *_ = [await api.patch(path, json={name: part}, headers=MERGE) for name in ("a", "b", "c")][::-1]
+    stored = await served.collection.find_one({"_id": path[1:]})
+    assert len(bson.encode(stored)) > served.settings.offload_above
+    tag = await tag_of(api, path)
+    assert tag == written.headers["etag"]
+    await events_of(served.url, "things" + path, 4)
+    assert (await api.get(path, params={"version": 4})).headers["etag"] == tag
+    assert (await api.get(path, headers={"if-none-match": tag})).status_code == 304
+    await served.collection.update_one({"_id": path[1:]}, {"$set": {"n": 5}})
+    for method in ("PUT", "PATCH", "DELETE"):
+        assert (await write(api, method, path, if_match=tag)).status_code == 412
+    assert (await write(api, "PATCH", path, if_match=await tag_of(api, path))).status_code == 200
 
 
 async def test_a_document_from_elsewhere_has_a_tag(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
