@@ -257,6 +257,7 @@ _FROM_SERVER = [
         protocol={"const": PROTOCOL},
         heartbeat={"type": "number", "description": "Seconds."},
         vector=schema("StateVector"),
+        remembered=_said({"const": False}, "What the client acknowledges is not stored: there are too many clients."),
     ),
     _message(
         "snapshot",
