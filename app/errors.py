@@ -99,10 +99,17 @@ class NotTracked(EventsyncError):
 
 
 class Conflict(EventsyncError):
-    """The write lost against concurrent writers until its retry bound, or contradicts an earlier one."""
+    """The write lost against concurrent writers until its retry bound, or contradicts an earlier one.
+
+    `existing` is the id of a document in the way that is there to stay: then no later attempt succeeds.
+    """
 
     code = "conflict"
     retryable = True
+
+    def __init__(self, message: str, *, existing: str | None = None) -> None:
+        super().__init__(message)
+        self.existing = existing
 
 
 class VersionMismatch(EventsyncError):

@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from bson.timestamp import Timestamp
 
-from app.domain.ids import parse_id
+from app.domain.ids import parse_id, query_of
 from app.domain.position import LogId
 from app.domain.shape import Shape
 from app.domain.snapshot_policy import Retention
@@ -151,7 +151,7 @@ class Snapshotter(Job):
         return made
 
     async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document]]:
-        query = None if shape.id is None else {"_id": {"$eq": parse_id(shape.id)}}
+        query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
         async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
             async for raw in documents:
                 await self.step()

@@ -9,6 +9,7 @@ from typing import Any
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
+from app.domain.ids import query_of
 from app.domain.stamp import FIELD
 from app.domain.values import RAW_CODEC
 from app.driver import Barred
@@ -62,7 +63,7 @@ class StateReader:
     async def _at(self, change: Decoded, time: Timestamp) -> RawBSONDocument | None:
         key = dict(change["documentKey"])["_id"]
         try:
-            async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": {"$eq": key}})) as found:
+            async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": query_of(key)})) as found:
                 raw = await anext(found, None)
                 return None if raw is None else RawBSONDocument(raw, RAW_CODEC)
         except Barred as error:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from app.api import conditions, past
 from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
+from app.api.cursors import Cursor
 from app.api.endpoint import Endpoint
 from app.api.paths import segment
 from app.api.state import services
@@ -41,17 +42,18 @@ async def listing(request: Request) -> Response:
     found = services(request)
     collection = _collection(request)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents)
-    after = request.query_params.get("after")
+    cursor = Cursor.parse(request.query_params.get("after"))
     page = await found.storage.page(
         collection,
-        after=None if after is None else parse_id(after),
+        after=cursor.after,
+        skip=cursor.skip,
         limit=limit,
         most_bytes=found.settings.page_bytes,
         encoded=True,
     )
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
     if page.more:
-        body["next"] = format_id(page.nodes[-1].id)
+        body["next"] = str(cursor.moved(node.id for node in page.nodes))
     return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
 
 

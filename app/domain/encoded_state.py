@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import bson
 import orjson
 
 from app.domain.entity_tag import digest_of
 from app.domain.ids import IdText
+from app.domain.opaque import encode
 from app.domain.position import LogId
 from app.domain.replay import Change, Damaged, State, applied, between, read_change
 from app.domain.segment import SealedEvent
-from app.domain.values import CODEC, decode, to_json
+from app.domain.values import decode, to_json
 from app.errors import Malformed
 
 EncodedState = tuple[int, bytes] | None
@@ -30,7 +30,7 @@ _HEAD = re.compile(
 
 def encoded(state: State) -> EncodedState:
     """Encode a state."""
-    return None if state is None else (state[0], bson.encode(state[1], codec_options=CODEC))
+    return None if state is None else (state[0], encode(state[1]))
 
 
 def decoded(state: EncodedState) -> State:

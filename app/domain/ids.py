@@ -1,24 +1,26 @@
 """Document ids and their text form, as paths, shapes and `id` fields carry them.
 
-24 lowercase hex digits are an ObjectId; `int:42` and `uuid:…` name those types; `str:…` forces a string; anything
-else is that string itself. The server always answers with the canonical form, which is the shortest that reads back
-as the same id.
+24 lowercase hex digits are an ObjectId; `int:42` and `uuid:…` name those types; `str:…` forces a string; `ejson:…` is
+Extended JSON of any type; anything else is that string itself. The server always answers with the canonical form,
+which is the shortest that reads back as the same id and that a URL can carry through any proxy.
 """
 
 from __future__ import annotations
 
 import re
+import struct
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NewType
 
 from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
+from bson.dbref import DBRef
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
-from app.domain.opaque import Opaque, element_of, is_text, value_of
+from app.domain.opaque import Opaque, element_of, is_text, value_of, writable
 from app.domain.values import from_tree, parse_json, to_json
 from app.domain.wrappers import INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
 from app.errors import Malformed
@@ -27,11 +29,16 @@ IdText = NewType("IdText", str)
 """The canonical text form of a document id."""
 
 MAX_ID_BYTES: Final = 1024
-"""Longest id text, in UTF-8 bytes: ids travel in URLs and in every event."""
+"""Longest id text of a document that is made here, in UTF-8 bytes: ids travel in URLs and in every event."""
+
+MAX_READ_BYTES: Final = 16 * 1024
+"""Longest id text that is read: others may store longer ids. Percent-encoded it fits into the head of a request."""
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}", re.ASCII)
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 _PREFIXED = ("int:", "uuid:", "str:", "ejson:")
+_DOTS = (".", "..")
+"""As a segment of a path, clients and proxies take these away, percent-encoded or not (RFC 3986 section 5.2.4)."""
 
 
 def format_id(value: Any) -> IdText:
@@ -39,8 +46,7 @@ def format_id(value: Any) -> IdText:
     if isinstance(value, int) and not isinstance(value, bool):
         return IdText(f"int:{int(value)}")
     if isinstance(value, str) and not isinstance(value, Code):
-        ambiguous = not value or value.startswith(_PREFIXED) or _OBJECT_ID.fullmatch(value)
-        return IdText(f"str:{value}" if ambiguous else value)
+        return _format_text(value)
     if isinstance(value, ObjectId):
         return IdText(str(value))
     if isinstance(value, uuid.UUID):
@@ -48,6 +54,14 @@ def format_id(value: Any) -> IdText:
     if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == 16:
         return IdText(f"uuid:{uuid.UUID(bytes=bytes(value))}")
     return IdText("ejson:" + to_json(_spelled(value)).decode())
+
+
+def _format_text(value: str) -> IdText:
+    if "\0" in value:
+        # Proxies refuse a URL with `%00`; JSON has an escape for it.
+        return IdText("ejson:" + to_json(value).decode())
+    ambiguous = not value or value in _DOTS or value.startswith(_PREFIXED) or _OBJECT_ID.fullmatch(value)
+    return IdText(f"str:{value}" if ambiguous else value)
 
 
 def _spelled(value: Any) -> Any:
@@ -68,10 +82,10 @@ def _is_lost(value: Any) -> bool:
 
 def parse_id(text: str) -> Any:
     """The id that a text names. Raises `Malformed`."""
-    if not text or len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        raise Malformed(f"a document id has 1 to {MAX_ID_BYTES} bytes")
-    if "\0" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
-        raise Malformed("a document id must be valid text without null characters")
+    if not text or len(text.encode("utf-8", "surrogatepass")) > MAX_READ_BYTES:
+        raise Malformed(f"a document id has 1 to {MAX_READ_BYTES} bytes")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise Malformed("a document id must be valid text")
     if _OBJECT_ID.fullmatch(text):
         return ObjectId(text)
     prefix, colon, rest = text.partition(":")
@@ -94,7 +108,7 @@ def _uuid(text: str) -> uuid.UUID:
 
 
 def _extended(text: str) -> Any:
-    return check_id(read_id(parse_json(text.encode())))
+    return possible_id(read_id(parse_json(text.encode())))
 
 
 def read_id(tree: Any) -> Any:
@@ -113,10 +127,45 @@ def _as_stored(value: Any) -> Any:
 _PARSERS: dict[str, Callable[[str], Any]] = {"int": _integer, "uuid": _uuid, "str": str, "ejson": _extended}
 
 
-def check_id(value: Any) -> Any:
-    """`value`, if MongoDB can take it as an `_id` and our text form can carry it. Raises `Malformed`."""
-    if value is None or isinstance(value, list | Regex | re.Pattern):
-        raise Malformed("an _id can't be null, an array or a regular expression")
-    if len(format_id(value).encode()) > MAX_ID_BYTES:
-        raise Malformed(f"an _id must not be longer than {MAX_ID_BYTES} bytes as text")
+def possible_id(value: Any) -> Any:
+    """`value`, if a stored document can have it as its `_id`. Raises `Malformed`."""
+    if isinstance(value, list | Regex | re.Pattern):
+        raise Malformed("an _id can't be an array or a regular expression")
     return value
+
+
+def check_id(value: Any) -> Any:
+    """`value`, if it can be the `_id` of a new document. Raises `Malformed`."""
+    if value is None:
+        raise Malformed("the _id of a new document can't be null")
+    if len(format_id(possible_id(value)).encode()) > MAX_ID_BYTES:
+        raise Malformed(f"the _id of a new document must not be longer than {MAX_ID_BYTES} bytes as text")
+    return value
+
+
+def same_id(left: Any, right: Any) -> bool:
+    """Whether two ids are one: whether they have the same text.
+
+    MongoDB takes more for the same: 5 and the decimal 5, `a` and `A` under a collation. A collection holds one of them.
+    """
+    return format_id(left) == format_id(right)
+
+
+def query_of(*values: Any) -> Mapping[str, Any]:
+    """The condition that finds the `_id`s which are `values`, for the driver to send.
+
+    A DBPointer, a deprecated type, is decoded as the reference that it stands for, so that either may be meant.
+    """
+    pointers = [pointer for value in values if (pointer := pointer_of(value)) is not None]
+    return writable({"$in": [*values, *pointers]} if pointers or len(values) != 1 else {"$eq": values[0]})
+
+
+def pointer_of(value: Any) -> Opaque | None:
+    """The DBPointer that is decoded as `value`, if there can be one."""
+    if not isinstance(value, DBRef) or not isinstance(value.id, ObjectId) or len(value.as_doc()) != 2:
+        return None
+    name = value.collection.encode()
+    return Opaque(_DB_POINTER, struct.pack("<i", len(name) + 1) + name + b"\0" + value.id.binary)
+
+
+_DB_POINTER: Final = 0x0C

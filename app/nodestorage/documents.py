@@ -7,16 +7,15 @@ filter does: it compares the version, and, as writers who are not ours don't cou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 
-from app.domain.ids import format_id
+from app.domain.ids import IdText, format_id, pointer_of, query_of, same_id
 from app.domain.opaque import value_of, writable
-from app.domain.patch import equal
 from app.domain.stamp import FIELD
 from app.domain.values import CODEC, RAW_CODEC, decode
 from app.held_bytes import DOCUMENT_WEIGHT, need
@@ -32,6 +31,22 @@ _FOUND: Final = {"_id": False, "found": {"$literal": True}}
 """All that is asked of a document that was written: a field of it may be one that the driver can't decode."""
 
 
+_DB_POINTER, _SYMBOL = 0x0C, 0x0E
+_DECODED_AS_OTHERS: Final = frozenset({_DB_POINTER, _SYMBOL})
+"""Deprecated types, which the driver reads as references and as text."""
+
+
+class Found(NamedTuple):
+    """A stored document, if there is one of that id.
+
+    Else `twin` may be the id of one that MongoDB takes for the same, so that no document of the wanted id can be made:
+    a number of another type, or text that a collation takes for the same.
+    """
+
+    document: RawBSONDocument | None
+    twin: IdText | None = None
+
+
 class Documents:
     """One collection's documents."""
 
@@ -43,13 +58,21 @@ class Documents:
 
     async def read(self, id: Any, session: Session | None = None) -> RawBSONDocument | None:
         """The stored document, or None."""
-        query = {"_id": writable({"$eq": id})}
-        raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
-        # Under a collation of its own, a collection finds ids that are not the one asked for.
-        return raw if raw is not None and _is_same_id(_decoded(_field(raw, "_id")), id) else None
+        return (await self.find(id, session)).document
 
-    async def page(self, after: Any | None, limit: int, most_bytes: int) -> tuple[list[RawBSONDocument], bool]:
-        """Documents behind the id `after`, in the order of ids across all types, and whether there may be more.
+    async def find(self, id: Any, session: Session | None = None) -> Found:
+        """The stored document, or what stands in the place of it."""
+        query = {"_id": query_of(id)}
+        raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
+        if raw is None:
+            return Found(None)
+        stored = _decoded(_field(raw, "_id"))
+        return Found(raw) if same_id(stored, id) else Found(None, twin=format_id(stored))
+
+    async def page(
+        self, after: Any | None, limit: int, most_bytes: int, skip: int = 0
+    ) -> tuple[list[RawBSONDocument], bool]:
+        """Documents behind the id `after` and `skip` more, in id order across all types, and whether there may be more.
 
         At most `limit`, and none behind those that have `most_bytes`.
         """
@@ -57,7 +80,7 @@ class Documents:
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
         found: list[RawBSONDocument] = []
         size = 0
-        async for raw in self._collection.find(behind).sort("_id", ASCENDING).limit(limit):
+        async for raw in self._collection.find(behind).sort("_id", ASCENDING).skip(skip).limit(limit):
             found.append(raw)
             size += len(raw.raw)
             need(DOCUMENT_WEIGHT * size)
@@ -79,11 +102,11 @@ class Documents:
             await self._modify(change.write.update, raw, session)
         elif raw is not None and isinstance(change.write, Remove):
             await self._modify({"$set": {FIELD: change.write.stamp.stored()}}, raw, session)
-            await self._collection.delete_one({"_id": writable({"$eq": _field(raw, "_id")})}, session=session)
+            await self._collection.delete_one({"_id": writable({"$eq": _exact_id(raw)})}, session=session)
 
     async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
         modified = await self._written.find_one_and_update(
-            _unchanged(raw, compare=session is None), _sent(update), projection=_FOUND, session=session
+            _unchanged(raw, compare=session is None), _sent(update, raw), projection=_FOUND, session=session
         )
         if modified is None:
             raise Lost
@@ -103,11 +126,6 @@ class Collections:
         return self._known[name]
 
 
-def _is_same_id(left: Any, right: Any) -> bool:
-    # A decimal NaN has many forms, which are one id.
-    return equal(left, right) or format_id(left) == format_id(right)
-
-
 def _field(raw: RawBSONDocument, name: str) -> Any:
     """A field of a stored document; None where there is none. An object stays raw, where all fields can be decoded."""
     try:
@@ -116,18 +134,34 @@ def _field(raw: RawBSONDocument, name: str) -> Any:
         return decode(raw.raw).get(name)
 
 
+def _exact_id(raw: RawBSONDocument) -> Any:
+    """The id such that a filter finds just this document."""
+    value = _field(raw, "_id")
+    return pointer_of(value) if _id_type(raw) == _DB_POINTER else value
+
+
+def _id_type(raw: RawBSONDocument) -> int | None:
+    """The BSON type of the `_id`, which MongoDB puts first."""
+    return raw.raw[4] if bytes(raw.raw[5:9]) == b"_id\0" else None
+
+
 def _decoded(value: Any) -> Any:
     return value_of(0x03, bytes(value.raw)) if isinstance(value, RawBSONDocument) else value
 
 
-def _sent(update: Any) -> Any:
-    """An update as the driver can send it."""
-    return [writable(stage) for stage in update] if isinstance(update, list) else writable(update)
+def _sent(update: Any, raw: RawBSONDocument) -> Any:
+    """An update of the stored document `raw` as the driver can send it."""
+    if not isinstance(update, list):
+        return writable(update)
+    if _id_type(raw) in _DECODED_AS_OTHERS:
+        # A replacement has the id as it is decoded; the stored one can't be changed.
+        update = [{"$replaceWith": {"$mergeObjects": [stage["$replaceWith"], {"_id": "$_id"}]}} for stage in update]
+    return [writable(stage) for stage in update]
 
 
 def _unchanged(raw: RawBSONDocument, *, compare: bool) -> dict[str, Any]:
     """The filter that finds the document only as it was read."""
-    wanted: dict[str, Any] = {"_id": writable({"$eq": _field(raw, "_id")})}
+    wanted: dict[str, Any] = {"_id": writable({"$eq": _exact_id(raw)})}
     stamp = _decoded(_field(raw, FIELD))
     if stamp is None:
         wanted[f"{FIELD}.v"] = {"$exists": False}

@@ -16,7 +16,7 @@ from bson.timestamp import Timestamp
 
 from app.domain.diff import diff
 from app.domain.entity_tag import digest_of
-from app.domain.ids import check_id, format_id
+from app.domain.ids import check_id, format_id, possible_id, same_id
 from app.domain.json_document import ABSENT, JsonDocument
 from app.domain.merge_patch import MergePatch
 from app.domain.opaque import UnreadableDocument, encode, is_odd, opaques
@@ -125,9 +125,10 @@ def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Do
 
 def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     sent = operation.document
-    whole = sent.value() if isinstance(sent, JsonDocument) else sent
+    whole: Any = sent.value() if isinstance(sent, JsonDocument) else sent
     # What can't be read may stay, but not come with a document that is new.
-    document = _checked(check_id(operation.id), whole, policy, whole)
+    known = {**whole, "_id": operation.id} if isinstance(whole, dict) else None
+    document = _checked(possible_id(operation.id), whole, policy, known)
     odd = is_odd(document)
 
     def decide(stored: Node | None, author: Author) -> Change:
@@ -136,6 +137,8 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
         if stored is None and not _must_exist(operation) and (operation.upsert or operation.must_be_absent):
             if odd:
                 raise Malformed(_OPAQUE)
+            # One that is there may have an id that no new one gets: null, or longer.
+            check_id(operation.id)
             return _insertion(document, author)
         node = _expected(operation, stored)
         after = sent.in_place_of(node.document) if isinstance(sent, JsonDocument) else document
@@ -225,7 +228,7 @@ def _checked(id: Any, document: Any, policy: WritePolicy, before: Document | Non
         raise Malformed("a document is an object")
     if FIELD in document:
         raise Malformed(f"{FIELD} is reserved")
-    if "_id" in document and not equal(document["_id"], id):
+    if "_id" in document and not (equal(document["_id"], id) or same_id(document["_id"], id)):
         raise Malformed(f"the document's _id is not {format_id(id)}")
     check_depth(document)
     try:

@@ -77,11 +77,11 @@ class NodeStorage:
         return (await self.page(collection, after=after, limit=limit, most_bytes=sys.maxsize, encoded=encoded)).nodes
 
     async def page(
-        self, collection: str, *, after: Any | None, limit: int, most_bytes: int, encoded: bool = False
+        self, collection: str, *, after: Any | None, limit: int, most_bytes: int, skip: int = 0, encoded: bool = False
     ) -> Page:
-        """The same, but none behind those that have `most_bytes`, stored or encoded."""
+        """The same behind `skip` more, but none behind those that have `most_bytes`, stored or encoded."""
         with translated(f"{collection} can't be read"):
-            found, more = await self._collections.of(collection).page(after, limit, most_bytes)
+            found, more = await self._collections.of(collection).page(after, limit, most_bytes, skip)
         slices, nodes, size = Slices(), [], 0
         for raw in found:
             node = await (self._decider.encoded(raw) if encoded else self._decider.node(raw))

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from bson.errors import BSONError
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from app.domain.ids import format_id
+from app.domain.ids import IdText, format_id
 from app.domain.values import JsonText
 from app.driver import refusal, translated_write
 from app.errors import Conflict, EventsyncError, NotFound, PatchFailed, RateLimited, TooLarge, VersionMismatch
 from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.author import Author
 from app.nodestorage.deciding import Decider, Decision
-from app.nodestorage.documents import Collections
+from app.nodestorage.documents import Collections, Found
 from app.nodestorage.idempotency import Idempotency, IdempotencyRecords
-from app.nodestorage.intent import Intent
+from app.nodestorage.intent import Change, Insert, Intent
 from app.nodestorage.operations import WriteOperation
 from app.nodestorage.policy import WritePolicy
 from app.nodestorage.result import WriteResult
@@ -70,9 +70,10 @@ class Writer:
         """One attempt without a transaction. Raises `Lost`."""
         intent = decision.intent
         documents = self._collections.of(intent.collection)
-        raw = await documents.read(intent.id) if intent.reads else None
+        raw, twin = await documents.find(intent.id) if intent.reads else Found(None)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         change = await self._decider.decide(decision, raw, author)
+        _check_twin(intent, change, twin)
         if change.write is None:
             return change.result
         if raw is not None and not await documents.can_compare(raw):
@@ -114,10 +115,11 @@ class Writer:
     async def _step(self, decision: Decision, author: Author, session: Session, budget: _Budget) -> WriteResult:
         intent = decision.intent
         documents = self._collections.of(intent.collection)
-        raw = await documents.read(intent.id, session) if intent.reads else None
+        raw, twin = await documents.find(intent.id, session) if intent.reads else Found(None)
         before = 0 if raw is None else len(raw.raw)
         budget.take(before)
         change = await self._decider.decide(decision, raw, author)
+        _check_twin(intent, change, twin)
         # What grows counts by what it grows to, where that is large.
         after = change.result.document
         budget.take(len(after.text) - before if isinstance(after, JsonText) else 0)
@@ -146,6 +148,14 @@ class _Budget:
 
 def _name(intent: Intent) -> str:
     return f"{intent.collection}/{format_id(intent.id)}"
+
+
+def _check_twin(intent: Intent, change: Change, twin: IdText | None) -> None:
+    """Refuse at once to make a document whose place another one has. Raises `Conflict`."""
+    if twin is not None and isinstance(change.write, Insert):
+        raise Conflict(
+            f"{_name(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
+        )
 
 
 def _doing(intent: Intent) -> str:

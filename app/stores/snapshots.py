@@ -12,7 +12,7 @@ from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
-from app.domain.ids import IdText, format_id, parse_id
+from app.domain.ids import IdText, format_id, parse_id, query_of
 from app.domain.opaque import writable
 from app.domain.plainness import is_misread
 from app.domain.position import LogId, Position
@@ -83,7 +83,7 @@ class SnapshotReader:
         checkpoint = await self._logs.read_checkpoint(log)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
-        query = {} if shape.id is None else {"_id": {"$eq": parse_id(shape.id)}}
+        query = {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
         batches = self.documents(shape.collection, checkpoint.time, query)
         try:
             yield Snapshot(shape, Position(log, checkpoint.seq), batches)

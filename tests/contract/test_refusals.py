@@ -179,7 +179,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(served: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "int:x", "int:9223372036854775808", "uuid:no", "x" * 1025, "a\0b", 'ejson:{"$ne":1}']
+    "text", ["", "int:x", "int:9223372036854775808", "uuid:no", "x" * 16385, "ejson:[1]", 'ejson:{"$ne":1}']
 )
 async def test_ids_that_are_none(api: httpx.AsyncClient, text: str) -> None:
     answer = await api.get("/" + quote(text, safe=""))

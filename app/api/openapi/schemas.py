@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from app.api import problems
 from app.api.openapi.parts import Json, schema
-from app.domain.ids import MAX_ID_BYTES
+from app.domain.ids import MAX_READ_BYTES
 from app.domain.messages import MAX_CLIENT_ID, PROTOCOL
 from app.domain.plan import ResetReason
 from app.domain.shape import MAX_COLLECTION_BYTES
@@ -37,8 +37,8 @@ _VALUES: Json = {
     "Id": {
         "type": "string",
         "minLength": 1,
-        "maxLength": MAX_ID_BYTES,
-        "description": "A document id: an ObjectId's 24 digits, `int:42`, `uuid:…`, `str:…`, or the string itself.",
+        "maxLength": MAX_READ_BYTES,
+        "description": "A document id: an ObjectId's 24 digits, `int:42`, `uuid:…`, `str:…`, `ejson:…`, or the string.",
     },
     "Version": {
         "type": "integer",

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import Binary, Decimal128, Int64, ObjectId, Regex
+from bson import Binary, DBRef, Decimal128, Int64, MinKey, ObjectId, Regex
 
-from app.domain.ids import MAX_ID_BYTES, check_id, format_id, parse_id
+from app.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, check_id, format_id, parse_id
 from app.domain.values import same
 from app.errors import Malformed
 
@@ -33,6 +33,19 @@ CANONICAL: list[tuple[Any, str]] = [
     ("str:a", "str:str:a"),
     ("uuid:x", "str:uuid:x"),
     ("ejson:1", "str:ejson:1"),
+    (".", "str:."),
+    ("..", "str:.."),
+    ("...", "..."),
+    ("a/../b", "a/../b"),
+    ("a\0b", 'ejson:"a\\u0000b"'),
+    ("\0", 'ejson:"\\u0000"'),
+    (None, "ejson:null"),
+    ("x" * MAX_READ_BYTES, "x" * MAX_READ_BYTES),
+    (DBRef("x", 1), 'ejson:{"$ref":"x","$id":1}'),
+    ({"k": DBRef("x", 1)}, 'ejson:{"k":{"$ref":"x","$id":1}}'),
+    (Decimal128("5.0"), 'ejson:{"$numberDecimal":"5.0"}'),
+    (MinKey(), 'ejson:{"$minKey":1}'),
+    (-0.0, "ejson:-0.0"),
     ("a:b", "a:b"),
     ("a/b?c#d%é ", "a/b?c#d%é "),
     (5.5, "ejson:5.5"),
@@ -46,7 +59,7 @@ CANONICAL: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "text"), CANONICAL, ids=[text for _, text in CANONICAL])
+@pytest.mark.parametrize(("value", "text"), CANONICAL, ids=[text[:60] for _, text in CANONICAL])
 def test_an_id_and_its_canonical_text(value: Any, text: str) -> None:
     assert format_id(value) == text
     assert same(parse_id(text), value)
@@ -56,6 +69,8 @@ def test_an_id_and_its_canonical_text(value: Any, text: str) -> None:
     ("text", "canonical"),
     [
         ("str:abc", "abc"),
+        (".", "str:."),
+        ("a\0b", 'ejson:"a\\u0000b"'),
         ('ejson:"abc"', "abc"),
         ("ejson:5", "int:5"),
         ('ejson:{"$numberLong":"5"}', "int:5"),
@@ -95,16 +110,14 @@ def test_a_uuid_that_was_read_as_binary_is_that_uuid() -> None:
         "uuid:",
         "uuid:xyz",
         "ejson:",
-        "ejson:null",
         "ejson:[1]",
         'ejson:{"$regularExpression":{"pattern":"a","options":""}}',
         'ejson:{"$ne":1}',
         'ejson:{"a":1,"a":2}',
         f"ejson:{2**64}",
-        "a\0b",
         "\ud800",
-        "x" * (MAX_ID_BYTES + 1),
-        "é" * (MAX_ID_BYTES // 2 + 1),
+        "x" * (MAX_READ_BYTES + 1),
+        "é" * (MAX_READ_BYTES // 2 + 1),
         "\ud800" * MAX_ID_BYTES,
     ],
     ids=lambda text: repr(text[:40]),
