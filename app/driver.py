@@ -9,6 +9,7 @@ for logs and operators (`EventsyncError.diagnosis`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -52,6 +53,19 @@ OptionNotSupportedOnView, OperationNotSupportedInTransaction, CannotGrowDocument
 help.
 """
 _AUTHENTICATION_FAILED: Final = 18
+
+_DENIED: Final = re.compile(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([^\"]*)\")?")
+_ACTIONS: Final[Mapping[str, str]] = {
+    "aggregate": "find",
+    "count": "find",
+    "create": "createCollection",
+    "createIndexes": "createIndex",
+    "delete": "remove",
+    "drop": "dropCollection",
+    "findAndModify": "update",
+    "renameCollection": "renameCollectionSameDB",
+}
+"""Command → the action of a privilege, where they are not called the same."""
 
 _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """BSONObjectTooLarge, KeyTooLong, and an update that would make a document larger than 16 MiB."""
@@ -148,11 +162,21 @@ def _refusal(doing: str, error: Exception) -> EventsyncError | None:
 
 
 def short(error: BaseException) -> str:
-    """The first line of a driver's message, without the topology and the reply that it appends."""
+    """Return the first line of a driver's message, without the topology and the reply that it appends.
+
+    Of a command that is not allowed only action and place are named: MongoDB repeats all of it, its values too.
+    """
     text = str(error)
+    if isinstance(error, OperationFailure) and (denied := _DENIED.search(text)):
+        return _privilege(*denied.group(1, 2, 3), streaming="$changeStream" in text)
     for tail in (", Topology Description", " (configured timeouts", ", full error"):
         text = text.partition(tail)[0]
     return text.split("\n")[0][:300]
+
+
+def _privilege(database: str, command: str, collection: str | None, *, streaming: bool) -> str:
+    action = "changeStream" if streaming else _ACTIONS.get(command, command)
+    return f"it needs {action} on {f'{database}.{collection}' if collection else database}"
 
 
 def _details(error: OperationFailure) -> Any:

@@ -8,10 +8,20 @@ Only a traceback takes more than one line: what a client sent can't begin a line
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
+PERIOD: Final = 60.0
+"""Seconds within which a warning that is the same is told once."""
+
+_MOST: Final = 256
+"""Most different warnings that are remembered."""
+
 _QUIET: Final = ("pymongo", "uvicorn", "websockets", "asyncio")
 """Libraries that say at `info` or `debug` what is of interest to their own authors."""
 
@@ -23,9 +33,39 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record).rstrip().replace("\r", "\\r").replace("\n", "\\n")
 
 
+class Repeats(logging.Filter):
+    """Lets a warning pass once in `PERIOD` while it is the same, and tells how often it came meanwhile.
+
+    Whatever waits in a loop may so warn each time. An alarm, which is about one document, always passes.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno < logging.WARNING or text.startswith("ALARM"):
+            return True
+        now, key = self._clock(), (record.name, text)
+        told, held = self._seen.get(key, (-math.inf, 0))
+        if now - told < PERIOD:
+            self._seen[key] = told, held + 1
+            return False
+        self._seen[key] = now, 0
+        self._seen.move_to_end(key)
+        if len(self._seen) > _MOST:
+            self._seen.popitem(last=False)
+        if held:
+            record.msg, record.args = f"{text} ({held} times more in the last {now - told:.0f} s)", ()
+        return True
+
+
 def configure_logging(level: str) -> None:
     """Send everything from `level` on to stderr. Called once, by the command line."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Repeats())
     handler.setFormatter(LineFormatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET:

@@ -9,11 +9,15 @@ import random
 import socket
 import time
 import uuid
+from contextlib import suppress
 
+from pymongo.errors import OperationFailure
+
+from app.driver import Barred
 from app.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
 from app.offload import Offload
 from app.settings import Settings
-from app.stores.deployment import reached
+from app.stores.deployment import check, reached
 from app.stores.events import Fenced
 from app.stores.leases import LeaseStore
 from app.stores.mongodb import connect
@@ -27,6 +31,9 @@ from workers.snapshotter import Snapshotter
 log = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 5.0
+_REFUSED_USER = frozenset({18, 8000})
+"""AuthenticationFailed, and Atlas's way to say it."""
+
 _JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Archiver, Compactor)
 """What runs beside the sequencer, each under a lease of its own."""
 
@@ -87,9 +94,17 @@ class Worker:
                 await self._compete(stores, leases)
                 failures = 0
             except (Unavailable, Fenced) as error:
+                await self._check_rights(error)
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
                 log.warning("%s; trying again", error.diagnosis)
                 await set_within(self._stop, backoff(failures, first=0.1, cap=_BACKOFF_CAP))
+
+    async def _check_rights(self, error: EventsyncError) -> None:
+        """Raise `ConfigurationError`, which names what is missing, where MongoDB refuses the user for good."""
+        code = error.__cause__.code if isinstance(error.__cause__, OperationFailure) else None
+        if isinstance(error, Barred) or code in _REFUSED_USER:
+            with suppress(Unavailable):
+                await check(self._settings, "worker")
 
     async def _ask(self, stores: Stores) -> None:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.stores.archive_identity import ArchiveIdentity
 from app.stores.mongodb import Client, connect
 from app.stores.objects import Objects
+from app.stores.privileges import Missing, missing
 from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ _PAUSE_CAP: Final = 5.0
 _MONGODB_6: Final = 17
 """The wire version of MongoDB 6.0."""
 
+_ROLES_ARE: Final = "docs/deployment.md has the roles to give"
 _REFUSED: Final = {
-    13: "its user may not read the log's database",
+    13: f"its user lacks a privilege, or none is given ({_ROLES_ARE})",
     18: "it refuses the user or the password",
     8000: "it refuses the user or the password",
 }
@@ -43,13 +45,15 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
     async with connect(settings, role, patience=_PATIENCE) as client:
         while not stop.is_set():
             try:
-                await _look(client, settings)
+                lacking = await _look(client, settings, role)
             except Unavailable as error:
                 log.warning("%s; trying again", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.25, cap=_PAUSE_CAP))
                 failures += 1
             else:
                 log.info("MongoDB is reached")
+                if lacking:
+                    log.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_ARE)
                 await _check_archive(client, settings, role)
                 return True
     return False
@@ -58,7 +62,7 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
 async def check(settings: Settings, role: str) -> None:
     """Look once. Raises `ConfigurationError`, and `Unavailable` where it is not there yet."""
     async with connect(settings, role, patience=_PATIENCE) as client:
-        await _look(client, settings)
+        await _look(client, settings, role)
         await _check_archive(client, settings, role)
 
 
@@ -72,11 +76,16 @@ async def _check_archive(client: Client, settings: Settings, role: str) -> None:
         log.warning("%s; clients that are far behind wait for it", error.diagnosis)
 
 
-async def _look(client: Client, settings: Settings) -> None:
+async def _look(client: Client, settings: Settings, role: str) -> list[Missing]:
+    """Return the privileges that this role does without. Raises `ConfigurationError` and `Unavailable`."""
     try:
         hello = await client["admin"].command("hello")
         _check_kind(hello)
+        lacking = await missing(client, settings, role)
+        if fatal := [str(item) for item in lacking if not item.without]:
+            raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {_ROLES_ARE}")
         await client[settings.log_db]["logs"].find_one({}, {"_id": 1})
+        _check_names(await client.list_database_names(), settings)
     except PyMongoError as error:
         code = error.code if isinstance(error, OperationFailure) else None
         if code in _REFUSED:
@@ -88,6 +97,13 @@ async def _look(client: Client, settings: Settings) -> None:
                 f"MongoDB can't be used: it is no member of a replica set {topology.replica_set_name!r}"
             ) from error
         raise unavailable("MongoDB can't be used", error) from error
+    return lacking
+
+
+def _check_names(existing: Iterable[str], settings: Settings) -> None:
+    for name in (settings.database, settings.log_db):
+        if like := [other for other in existing if other.lower() == name.lower() and other != name]:
+            raise ConfigurationError(f"there is a database {like[0]!r}; MongoDB has no {name!r} beside it")
 
 
 def _check_kind(hello: Mapping[str, Any]) -> None:

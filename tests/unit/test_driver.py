@@ -78,3 +78,18 @@ def test_messages_are_short() -> None:
     assert short(AutoReconnect("gone (configured timeouts: 2 s), Topology Description: <...>")) == "gone"
     assert short(OperationFailure("first\nsecond")) == "first"
     assert len(short(OperationFailure("x" * 1000))) == 300
+
+
+@pytest.mark.parametrize(
+    ("command", "privilege"),
+    [
+        ('{ find: "leases", filter: { x: "secret" }, lsid: 1 }', "it needs find on log.leases"),
+        ('{ findAndModify: "leases", query: {} }', "it needs update on log.leases"),
+        ("{ aggregate: 1, pipeline: [ { $changeStream: {} } ] }", "it needs changeStream on log"),
+        ('{ delete: "a.b", ordered: true }', "it needs remove on log.a.b"),
+        ("{ listCollections: 1, nameOnly: true }", "it needs listCollections on log"),
+    ],
+)
+def test_what_is_not_allowed_is_named_without_the_command(command: str, privilege: str) -> None:
+    error = OperationFailure(f"not authorized on log to execute command {command}", 13, {})
+    assert short(error) == privilege

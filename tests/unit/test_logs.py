@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
 
 import pytest
+
+from app.logs import PERIOD, Repeats
 
 
 def logged(code: str, level: str = "info") -> list[str]:
@@ -29,3 +32,41 @@ def test_what_a_client_sent_can_not_begin_a_line_of_its_own() -> None:
 def test_the_level_is_the_least_that_is_written(level: str, lines: int) -> None:
     code = "log = logging.getLogger('app'); log.debug('a'); log.info('b'); logging.getLogger('pymongo').info('c')"
     assert len(logged(code, level)) == lines
+
+
+def record(text: str, *words: object, level: int = logging.WARNING, name: str = "app") -> logging.LogRecord:
+    return logging.LogRecord(name, level, __file__, 1, text, words, None)
+
+
+def test_a_warning_that_stays_the_same_is_told_once_in_a_period_and_how_often_it_came() -> None:
+    now = 0.0
+    repeats = Repeats(lambda: now)
+    assert repeats.filter(record("it fails: %s", "why"))
+    for _ in range(30):
+        now += 1
+        assert not repeats.filter(record("it fails: %s", "why"))
+    assert repeats.filter(record("it fails: %s", "another reason"))
+    assert repeats.filter(record("it fails: %s", "why", name="app.other"))
+    now += PERIOD
+    told = record("it fails: %s", "why")
+    assert repeats.filter(told)
+    assert told.getMessage() == "it fails: why (30 times more in the last 90 s)"
+
+
+def test_what_is_no_warning_and_what_is_an_alarm_always_passes() -> None:
+    repeats = Repeats(lambda: 0.0)
+    for again in (record("x leads", level=logging.INFO), record("ALARM: a change of orders", level=logging.ERROR)):
+        assert repeats.filter(again)
+        assert repeats.filter(again)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    repeats = Repeats(lambda: 0.0)
+    for number in range(1000):
+        assert repeats.filter(record("%d", number))
+    assert len(repeats._seen) <= 256
+
+
+def test_a_process_logs_so() -> None:
+    lines = logged("log = logging.getLogger('app'); [log.warning('the same') for _ in range(5)]; log.warning('other')")
+    assert [line.rpartition(": ")[2] for line in lines] == ["the same", "other"]

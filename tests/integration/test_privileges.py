@@ -1,0 +1,293 @@
+"""The documented roles are enough, and anything less is one clear line: with a `mongod` that checks who may do what."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from app.dev import mongod
+from app.settings import PREFIX, Settings
+from app.stores.privileges import ROLES, role_definition
+from app.supervision.orphans import die_with_parent
+from support.limits import time_limits
+from support.systems import Processes, tracked
+from support.waiting import patience
+
+DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
+PASSWORD = "s3cr3t-never-shown"
+Admin = MongoClient[dict[str, Any]]
+
+
+def documented() -> dict[str, dict[str, Any]]:
+    """The roles of docs/deployment.md, by name, for the database `shop`."""
+    found = {}
+    for name, privileges in re.findall(
+        r'createRole\(\{\s*role: "([^"]+)",\s*privileges: \[(.*?)\n  \],', _page(), re.DOTALL
+    ):
+        rows = [json.loads(line.strip().rstrip(",")) for line in privileges.strip().splitlines()]
+        found[name] = {"role": name, "privileges": rows, "roles": []}
+    return found
+
+
+def _page() -> str:
+    return DEPLOYMENT.read_text()
+
+
+def test_the_documented_roles_are_those_that_are_checked() -> None:
+    settings = Settings(database="shop")
+    assert documented() == {f"eventsync-{role}": role_definition(role, settings) for role in ROLES}
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A replica set of one that wants a user, with one who may do everything and the documented roles."""
+    directory, free = tmp_path_factory.mktemp("auth"), mongod.free_port()
+    key = directory / "key"
+    key.write_bytes(base64.b64encode(secrets.token_bytes(384)))
+    key.chmod(0o400)
+    (directory / "db").mkdir()
+    words = [*mongod.command(mongod.find_mongod(), directory / "db", free), "--auth", "--keyFile", str(key)]
+    with (directory / "mongod.log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509 - no thread of ours runs yet
+    try:
+        _prepare(free)
+        yield free
+    finally:
+        process.terminate()
+        process.wait(patience(30))
+
+
+def _prepare(free: int) -> None:
+    client: Admin = MongoClient("127.0.0.1", free, directConnection=True, serverSelectionTimeoutMS=500)
+    deadline = time.monotonic() + patience(60)
+    with client:
+        _until(deadline, lambda: client.admin.command(
+            "replSetInitiate", {"_id": mongod.REPLICA_SET, "members": [{"_id": 0, "host": f"127.0.0.1:{free}"}]}
+        ))  # fmt: skip
+        _until(deadline, lambda: client.admin.command("hello")["isWritablePrimary"])
+        client.admin.command("createUser", "root", pwd="root", roles=["root"])
+    with _admin(free) as admin:
+        for role in documented().values():
+            admin.admin.command("createRole", role["role"], privileges=role["privileges"], roles=[])
+
+
+def _until(deadline: float, attempt: Any) -> None:
+    while True:
+        try:
+            if attempt():
+                return
+        except PyMongoError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _admin(port: int) -> Admin:
+    return MongoClient(f"mongodb://root:root@127.0.0.1:{port}/?replicaSet={mongod.REPLICA_SET}")
+
+
+@pytest.fixture
+def admin(port: int) -> Iterator[Admin]:
+    """Whoever may do everything; the databases and the users of the test are gone afterwards."""
+    with _admin(port) as client:
+        yield client
+        for user in client.admin.command("usersInfo")["users"]:
+            if user["user"] != "root":
+                client.admin.command("dropUser", user["user"])
+        for name in ("shop", "shop_eventsync"):
+            client.drop_database(name)
+
+
+def as_user(admin: Admin, port: int, name: str, roles: list[Any]) -> Settings:
+    """The settings by which a new user with these roles is used."""
+    admin.admin.command("createUser", name, pwd=PASSWORD, roles=roles)
+    uri = f"mongodb://{name}:{PASSWORD}@127.0.0.1:{port}/?replicaSet={mongod.REPLICA_SET}"
+    limits = time_limits(lease_period=1.0)
+    return Settings(mongodb_uri=uri, database="shop", collections=("orders",), checkpoint_interval=0.1, **limits)  # type: ignore[arg-type]
+
+
+def only(admin: Admin, role: str, *, without: tuple[str, str]) -> str:
+    """A new role that is a documented one without an action on a place. Gives its name."""
+    definition = documented()[f"eventsync-{role}"]
+    database, action = without
+    privileges = [
+        {"resource": item["resource"], "actions": [one for one in item["actions"] if one != action]}
+        if item["resource"]["db"] == database
+        else item
+        for item in definition["privileges"]
+    ]
+    name = f"{role}-{secrets.token_hex(4)}"
+    privileges = [item for item in privileges if item["actions"]]
+    admin.admin.command("createRole", name, privileges=privileges, roles=[])
+    return name
+
+
+async def command(settings: Settings, directory: Path, *words: str) -> tuple[int, str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment |= {
+        f"{PREFIX}MONGODB_URI": str(settings.mongodb_uri),
+        f"{PREFIX}DATABASE": "shop",
+        f"{PREFIX}PORT": "0",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "app", *words),
+        cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(patience(30)):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        out, err = await process.communicate()
+        pytest.fail(f"{words} does not end; it said {out!r} {err!r}")
+    assert PASSWORD not in out.decode() + err.decode()
+    assert "lsid" not in out.decode() + err.decode()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def running(admin: Admin, port: int, tmp_path: Path) -> AsyncIterator[Processes]:
+    """A worker and a server, each with its documented role alone; `orders` is tracked."""
+    (tmp_path / "worker").mkdir()
+    worker = Processes(as_user(admin, port, "worker", ["eventsync-worker"]), tmp_path / "worker")
+    server = Processes(as_user(admin, port, "serve", ["eventsync-serve"]), tmp_path)
+    try:
+        worker.start("worker")
+        server.start("serve")
+        await tracked(server.url, ["orders"])
+        assert "lacks" not in worker.log("worker") + server.log("serve")
+        yield server
+        assert PASSWORD not in worker.log("worker") + server.log("serve")
+    finally:
+        server.stop()
+        worker.stop()
+
+
+async def test_the_documented_roles_are_enough(running: Processes, admin: Admin, port: int, tmp_path: Path) -> None:
+    async with httpx.AsyncClient(base_url=running.url, timeout=patience(20)) as client:
+        for path, body in (("a", {"n": 1}), ("a", {"n": 2}), ("b", {"n": 1})):
+            made = await client.put(
+                f"/v1/collections/orders/documents/{path}", json=body, headers={"Idempotency-Key": f"{path}{body}"}
+            )
+            assert made.status_code in {200, 201}, made.text
+        assert (await client.delete("/v1/collections/orders/documents/b")).status_code == 200
+        moved = await client.post(
+            "/v1/transactions", json={"operations": [{"op": "put", "collection": "orders", "id": "c", "doc": {}}]}
+        )
+        assert moved.status_code < 500, moved.text
+        log = (await client.get("/readyz")).json()["position"].split(":")[0]
+    operator = as_user(admin, port, "operator", ["eventsync-operate"])
+    changing: tuple[tuple[str, ...], ...] = (
+        ("track", "lines"),
+        ("snapshot", "orders"),
+        ("restore", "orders", "--at", f"{log}:1", "--into", "then"),
+        ("untrack", "lines"),
+    )
+    for words in changing:
+        code, _, err = await command(operator, tmp_path, *words)
+        assert code == 0, (words, err)
+    reader = as_user(admin, port, "reader", ["eventsync-read"])
+    reading: tuple[tuple[str, ...], ...] = (
+        ("status",),
+        ("tail", "orders", "--from", f"{log}:0", "--limit", "1"),
+        ("history", "orders/a"),
+        ("diff", "orders/a", f"{log}:1"),
+        ("verify",),
+    )
+    for words in reading:
+        code, _, err = await command(reader, tmp_path, *words)
+        assert code == 0, (words, err)
+    refused, _, err = await command(reader, tmp_path, "track", "lines")
+    assert refused == 1
+    assert "it needs update on shop_eventsync.collections" in err
+    assert len(err.splitlines()) == 1
+    worker = (tmp_path / "worker" / "worker.log").read_text()
+    assert "WARNING" not in worker, worker
+    assert (await command(operator, tmp_path, "reset-log", "--yes"))[0] == 0
+
+
+FATAL = [
+    ("worker", "shop", "find"),
+    ("worker", "shop", "changeStream"),
+    ("worker", "shop", "listCollections"),
+    ("worker", "shop_eventsync", "insert"),
+    ("worker", "local", "find"),
+    ("serve", "shop", "find"),
+    ("serve", "shop_eventsync", "changeStream"),
+    ("serve", "shop_eventsync", "update"),
+]
+
+
+@pytest.mark.parametrize(("role", "database", "action"), FATAL, ids=lambda text: text)
+async def test_a_privilege_that_is_missing_is_one_line_at_once(
+    admin: Admin, port: int, tmp_path: Path, role: str, database: str, action: str
+) -> None:
+    settings = as_user(admin, port, "less", [only(admin, role, without=(database, action))])
+    code, _, err = await command(settings, tmp_path, role)
+    assert code == 2, err
+    (line,) = err.splitlines()
+    assert re.match(rf"eventsync: the MongoDB user lacks {action} on {database}(\.system\.replset)?; docs/", line)
+
+
+@pytest.mark.parametrize("role", ["worker", "serve", "status"])
+@pytest.mark.parametrize("user", ["less:wrong-pass-x@", ""])
+async def test_a_wrong_password_or_none_is_one_line_at_once(
+    admin: Admin, port: int, tmp_path: Path, role: str, user: str
+) -> None:
+    settings = as_user(admin, port, "less", ["eventsync-worker"])
+    uri = f"mongodb://{user}127.0.0.1:{port}/?replicaSet={mongod.REPLICA_SET}"
+    code, _, err = await command(settings.model_copy(update={"mongodb_uri": uri}), tmp_path, role)
+    assert code == (1 if role == "status" else 2)
+    assert len(err.splitlines()) == 1
+    assert "wrong-pass-x" not in err
+    assert err.startswith("eventsync: ")
+
+
+async def test_without_coll_mod_a_collection_is_refused_with_the_reason(
+    admin: Admin, port: int, tmp_path: Path
+) -> None:
+    admin["shop"].create_collection("orders")
+    admin["shop"].create_collection("lines", changeStreamPreAndPostImages={"enabled": True})
+    settings = as_user(admin, port, "less", [only(admin, "worker", without=("shop", "collMod"))])
+    worker = Processes(settings.model_copy(update={"collections": ("orders", "lines")}), tmp_path)
+    try:
+        worker.start("worker")
+        await worker.said("worker", "the MongoDB user lacks collMod on shop (collections without pre- and post-images")
+        await worker.said("worker", "orders can't be tracked")
+        await worker.said("worker", "tracking lines from 0")
+        assert worker.log("worker").count("orders can't be tracked") == 1
+    finally:
+        worker.stop()
+    assert admin["shop_eventsync"]["collections"].find_one({"_id": "orders"})["refused"]  # type: ignore[index]
+
+
+async def test_a_privilege_that_is_taken_away_ends_the_worker_with_its_name(
+    running: Processes, admin: Admin, port: int, tmp_path: Path
+) -> None:
+    admin.admin.command("revokePrivilegesFromRole", "eventsync-worker", privileges=[
+        {"resource": {"db": "shop_eventsync", "collection": ""}, "actions": ["update"]}
+    ])  # fmt: skip
+    try:
+        log = tmp_path / "worker" / "worker.log"
+        async with asyncio.timeout(patience(30)):
+            while "eventsync: the MongoDB user lacks update on shop_eventsync" not in log.read_text():  # noqa: ASYNC110 - the event is in another process
+                await asyncio.sleep(0.05)
+        assert log.read_text().count("WARNING") < 10
+    finally:
+        role = documented()["eventsync-worker"]
+        admin.admin.command("updateRole", "eventsync-worker", privileges=role["privileges"])
