@@ -2,7 +2,8 @@
 
 Every setting comes from `EVENTSYNC_<NAME>` or from the TOML file, in this order; a command's own options outrank both.
 The file is `$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory, else the one that a running
-`eventsync dev` leaves in `.eventsync/`. Sizes are in bytes and times in seconds unless the name says otherwise.
+`eventsync dev` leaves in `.eventsync/`. A command (not `serve` or `worker`) that finds none of them, and is given no
+connection string, takes that of the one `dev` that this user runs elsewhere. Sizes are in bytes and times in seconds unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from app import running_dev
 from app.domain.shape import check_collection
 from app.errors import ConfigurationError, Malformed
 
@@ -51,6 +53,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"), Path(".eventsync/eventsync.toml"))
+    finds_dev: ClassVar[bool] = False
+    """Where there is no file, look for a `dev` that runs elsewhere."""
 
     # MongoDB
     mongodb_uri: str | None = Field(
@@ -446,6 +450,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Options, then environment, then file."""
         file = config_file(cls.config_files)
+        if file is None and cls.finds_dev and not {**init_settings(), **env_settings()}.get("mongodb_uri"):
+            file = _running_dev()
         sources = (init_settings, env_settings)
         return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
 
@@ -454,6 +460,12 @@ class DevSettings(Settings):
     """What `eventsync dev` reads: never the file that another `dev`, or an earlier one that was killed, has left."""
 
     config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"),)
+
+
+class CommandSettings(Settings):
+    """What a command reads. Not `serve` and `worker`: they never join a `dev` that happens to run somewhere."""
+
+    finds_dev = True
 
 
 def config_file(candidates: Iterable[Path]) -> Path | None:
@@ -465,7 +477,16 @@ def config_file(candidates: Iterable[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load_settings(kind: type[Settings] = Settings, /, **options: Any) -> Settings:
+def _running_dev() -> Path | None:
+    """The configuration of the `dev` that runs. Raises `ConfigurationError` where there are several."""
+    found = running_dev.configurations()
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise ConfigurationError(f"several `eventsync dev` run; name the one that is meant by {_CONFIG}: {listed}")
+    return found[0] if found else None
+
+
+def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> Settings:
     """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
     _check_environment()
     try:

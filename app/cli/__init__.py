@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -80,7 +81,8 @@ commands.command("settings")(settings.settings)
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. What it makes, and what its children make, is for this user alone."""
+    os.umask(0o077)
     try:
         sys.exit(commands(prog_name="eventsync"))
     except KeyboardInterrupt:

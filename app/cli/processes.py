@@ -77,7 +77,7 @@ def serve(
 
 def _read(options: dict[str, Any]) -> Settings:
     """Read the settings, and refuse at once what only a store would refuse later."""
-    settings = load_settings(**options)
+    settings = load_settings(Settings, **options)
     Objects.of(settings.archive_url)
     return settings
 

@@ -23,7 +23,14 @@ Made by `eventsync settings --markdown`; a test holds it to the code.
 
 Each setting comes from a command's own option, else from its environment variable, else from the TOML file: the one
 that `EVENTSYNC_CONFIG` names, else `eventsync.toml` in the current directory, else the one that a running
-`eventsync dev` leaves in `.eventsync/`. The TOML key is the name; a list is `a,b` in the environment.
+`eventsync dev` leaves in `.eventsync/`. A command (not `serve` or `worker`) that finds none of them, and is given no
+connection string, takes that of the one `dev` that the user runs elsewhere; where there are several,
+`EVENTSYNC_CONFIG` has to name one.
+
+A variable with the prefix that is no setting is refused, but for `EVENTSYNC_TEST_…` and what Kubernetes sets for
+Services. (A Service called `eventsync` sets `EVENTSYNC_PORT`, too: give it another name, or set `enableServiceLinks` to
+false.)
+The TOML key is the name; a list is `a,b` in the environment.
 
 | name | environment variable | default | meaning |
 |---|---|---|---|

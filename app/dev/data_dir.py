@@ -18,11 +18,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
+from app import running_dev
 from app.dev.mongod import free_port
 from app.dev.port import is_free
 from app.errors import ConfigurationError
+
+_OURS: Final = ("mongodb", "mongod.log", "mongod.log.old", "mongod.port", "demo", "archive", "lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,12 @@ class DataDir:
         """Leave settings for the commands of another terminal. Only the owner may read them: a URI has a password."""
         # A JSON string is a TOML string.
         lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+        self.config.unlink(missing_ok=True)
         self.config.touch(mode=0o600)
         self.config.write_text(
             f"# Written by the `eventsync dev` that runs here; removed when it ends.\n{''.join(lines)}"
         )
+        running_dev.record(self.config)
 
 
 @contextmanager
@@ -77,7 +82,7 @@ def opened(path: Path) -> Iterator[DataDir]:
     directory = DataDir(path.absolute())
     with ExitStack() as stack:
         try:
-            directory.path.mkdir(parents=True, exist_ok=True)
+            _make_private(directory.path)
             _hold(stack.enter_context((directory.path / "lock").open("a+")), directory)
             _prepare(directory)
         except OSError as error:
@@ -86,12 +91,27 @@ def opened(path: Path) -> Iterator[DataDir]:
                 "choose another with --data-dir"
             ) from error
         stack.callback(directory.config.unlink, missing_ok=True)
+        stack.callback(running_dev.forget)
         yield directory
+
+
+def _make_private(directory: Path) -> None:
+    """Make the directory, for the user alone; tighten one that an earlier version has made, and what is ours in it.
+
+    One that is there and was never ours is left as it is: somebody may have named a directory with other things in it.
+    """
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        directory.chmod(0o700)
+    elif (directory / "lock").exists():
+        for path in (directory, *(directory / name for name in _OURS)):
+            if not path.is_symlink() and path.exists() and (mode := path.stat().st_mode) & 0o077:
+                path.chmod(mode & 0o700)
 
 
 def _prepare(directory: DataDir) -> None:
     directory.config.unlink(missing_ok=True)  # of a `dev` that was killed
-    directory.mongodb.mkdir(exist_ok=True)
+    directory.mongodb.mkdir(mode=0o700, exist_ok=True)
     (directory.path / ".gitignore").write_text("*\n")
     if directory.mongod_log.is_file():
         directory.mongod_log.replace(directory.path / "mongod.log.old")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -110,6 +111,12 @@ def refusal(directory: Path, *words: str) -> str:
     return done.stderr
 
 
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `dev` of a test is no other command's, and finds no other."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def dev(tmp_path: Path) -> Dev:
     @asynccontextmanager
@@ -141,8 +148,12 @@ async def test_one_command_runs_everything_and_the_data_stays(dev: Dev, tmp_path
         children = running.children()
         assert set(children) == {"serve", "worker", "mongod"}
         assert f"curl -N '{running.url}/v1/sync/sse?shape=theaters'" in running.said
-        # In another terminal, in the same directory, the other commands find what runs here.
+        # In another terminal, in whatever directory, the other commands find what runs here.
+        (tmp_path / "elsewhere").mkdir()
         status = json.loads(eventsync(tmp_path, "status", "--json").stdout)
+        assert json.loads(eventsync(tmp_path / "elsewhere", "status", "--json").stdout)["log"] == status["log"]
+        for path in (running.data, *running.data.rglob("*")):
+            assert not stat.S_IMODE(path.lstat().st_mode) & 0o077 or path.is_symlink(), path
         await ends(running, signal.SIGTERM, children)
         assert not (running.data / "eventsync.toml").exists()
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from app import running_dev
 from app.errors import ConfigurationError
 from app.settings import PREFIX, DevSettings, Settings, load_settings
 
@@ -12,6 +14,7 @@ from app.settings import PREFIX, DevSettings, Settings, load_settings
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
 
@@ -126,6 +129,50 @@ def test_a_file_that_can_not_be_read_is_one_line(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("EVENTSYNC_CONFIG", str(tmp_path))
     with pytest.raises(ConfigurationError, match="is not a file"):
         load_settings()
+
+
+def test_commands_find_a_dev_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "elsewhere.toml"
+    config.write_text('mongodb_uri = "mongodb://dev"\ndatabase = "dev"\n')
+    running_dev.record(config)
+    assert load_settings().database == "dev"
+    assert load_settings(Settings).mongodb_uri is None, "a server or a worker joins no `dev` unasked"
+    assert load_settings(DevSettings).mongodb_uri is None
+    # What names a MongoDB of its own has nothing to do with it.
+    assert load_settings(mongodb_uri="mongodb://own").database == "app"
+    monkeypatch.setenv("EVENTSYNC_MONGODB_URI", "mongodb://own")
+    assert load_settings().database == "app"
+    monkeypatch.delenv("EVENTSYNC_MONGODB_URI")
+    Path("eventsync.toml").write_text('database = "here"')
+    assert load_settings().database == "here"
+    Path("eventsync.toml").unlink()
+    running_dev.forget()
+    assert load_settings().database == "app"
+
+
+def test_of_several_devs_one_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "elsewhere.toml"
+    config.write_text('database = "dev"\n')
+    running_dev.record(config)
+    records = tmp_path / "state" / "eventsync" / "dev"
+    own = records / f"{os.getpid()}.json"
+    (records / "1.json").write_text(own.read_text())
+    with pytest.raises(ConfigurationError, match=r"several `eventsync dev` run; .* EVENTSYNC_CONFIG"):
+        load_settings()
+    monkeypatch.setenv("EVENTSYNC_CONFIG", str(config))
+    assert load_settings().database == "dev"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": 5}', "dead"])
+def test_a_record_that_is_damaged_or_of_a_process_that_is_gone_counts_for_nothing(text: str, tmp_path: Path) -> None:
+    config = tmp_path / "elsewhere.toml"
+    config.write_text('database = "dev"\n')
+    records = tmp_path / "state" / "eventsync" / "dev"
+    records.mkdir(parents=True)
+    dead = json.dumps({"config": str(config), "process": os.getpid(), "started": "1"})
+    (records / "7.json").write_text(dead if text == "dead" else text)
+    assert load_settings().database == "app"
+    assert (records / "7.json").exists() is (text != "dead")
 
 
 def test_a_configuration_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,38 @@ def test_it_is_made_and_keeps_itself_out_of_git(tmp_path: Path) -> None:
     with opened(tmp_path / "a" / "b") as directory:
         assert directory.mongodb.is_dir()
         assert (directory.path / ".gitignore").read_text() == "*\n"
+
+
+def test_nobody_else_may_read_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    before = os.umask(0)
+    try:
+        with opened(tmp_path / "new") as directory:
+            directory.write_config({"mongodb_uri": "mongodb://u:secret@h"})
+            assert _mode(directory.path) == _mode(directory.mongodb) == 0o700
+            assert _mode(directory.config) == 0o600
+            assert _mode(tmp_path / "state" / "eventsync" / "dev") == 0o700
+            assert _mode(tmp_path / "state" / "eventsync" / "dev" / f"{os.getpid()}.json") == 0o600
+        assert list((tmp_path / "state" / "eventsync" / "dev").iterdir()) == []
+        # As an earlier version has left it.
+        (tmp_path / "new").chmod(0o755)
+        (tmp_path / "new" / "mongod.log").write_text("")
+        with opened(tmp_path / "new") as directory:
+            assert _mode(directory.path) == 0o700
+            assert _mode(directory.path / "mongod.log.old") == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_directory_with_other_things_in_it_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o755)
+    (tmp_path / "home").chmod(0o755)
+    with opened(tmp_path / "home"):
+        assert _mode(tmp_path / "home") == 0o755
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_only_one_at_a_time_has_it_and_the_other_is_told_who(tmp_path: Path) -> None:
