@@ -150,6 +150,21 @@ def read(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Docu
     return OddDocument(document) if reader.odd_names else document
 
 
+def field_of(raw: bytes | memoryview, name: str) -> Any:
+    """The value of one field of a document, None where there is none; what stands behind it is not read. Never fails.
+
+    (A `RawBSONDocument` decodes all arrays of a document as soon as it is asked for any field.)
+    """
+    data, wanted = bytes(raw), name.encode()
+    try:
+        for element in _elements(data):
+            if element.name == wanted:
+                return value_of(element.kind, element.value)
+    except _Broken:
+        return read(data).get(name)
+    return None
+
+
 def value_of(kind: int, raw: bytes) -> Any:
     """The value of an element of type `kind`. Never fails."""
     if kind == _DOCUMENT:

@@ -15,13 +15,15 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 
 from app.domain.ids import IdText, format_id, pointer_of, query_of, same_id
-from app.domain.opaque import value_of, writable
+from app.domain.opaque import field_of, value_of, writable
 from app.domain.stamp import FIELD
 from app.domain.values import CODEC, RAW_CODEC, decode
 from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.intent import Change, Insert, Modify, Remove
 from app.nodestorage.retry import Lost
 from app.nodestorage.transactions import Session, durable
+from app.offload import Offload, inline
+from app.slices import SLICE
 
 GUARD_BYTES: Final = 256 * 1024
 """Up to this size a document is compared by the filter. Beyond, a transaction costs less than sending it back."""
@@ -50,7 +52,8 @@ class Found(NamedTuple):
 class Documents:
     """One collection's documents."""
 
-    def __init__(self, collection: Any) -> None:
+    def __init__(self, collection: Any, offload: Offload) -> None:
+        self._offload = offload
         self._collection = durable(collection, RAW_CODEC)
         # Not raw: PyMongo adds labels to a write concern error in place, which a raw document does not allow.
         self._written = durable(collection, CODEC)
@@ -105,8 +108,11 @@ class Documents:
             await self._collection.delete_one({"_id": writable({"$eq": _exact_id(raw)})}, session=session)
 
     async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
+        # A large document may have a million fields before its stamp.
+        stamp = await self._offload.call(len(raw.raw), field_of, bytes(raw.raw), FIELD)
+        unchanged = _unchanged(raw, stamp, compare=session is None)
         modified = await self._written.find_one_and_update(
-            _unchanged(raw, compare=session is None), _sent(update, raw), projection=_FOUND, session=session
+            unchanged, _sent(update, raw), projection=_FOUND, session=session
         )
         if modified is None:
             raise Lost
@@ -115,19 +121,23 @@ class Documents:
 class Collections:
     """The collections of a database, each made once: what is learnt about one is kept."""
 
-    def __init__(self, database: Any) -> None:
+    def __init__(self, database: Any, offload: Offload | None = None) -> None:
+        """`offload` looks through large documents; without it, that is done at once."""
         self._database = database
+        self._offload = offload or inline()
         self._known: dict[str, Documents] = {}
 
     def of(self, name: str) -> Documents:
         """The documents of the collection `name`."""
         if name not in self._known:
-            self._known[name] = Documents(self._database[name])
+            self._known[name] = Documents(self._database[name], self._offload)
         return self._known[name]
 
 
 def _field(raw: RawBSONDocument, name: str) -> Any:
     """A field of a stored document; None where there is none. An object stays raw, where all fields can be decoded."""
+    if len(raw.raw) > SLICE:
+        return field_of(raw.raw, name)
     try:
         return raw.get(name)
     except InvalidBSON:
@@ -159,10 +169,9 @@ def _sent(update: Any, raw: RawBSONDocument) -> Any:
     return [writable(stage) for stage in update]
 
 
-def _unchanged(raw: RawBSONDocument, *, compare: bool) -> dict[str, Any]:
+def _unchanged(raw: RawBSONDocument, stamp: Any, *, compare: bool) -> dict[str, Any]:
     """The filter that finds the document only as it was read."""
     wanted: dict[str, Any] = {"_id": writable({"$eq": _exact_id(raw)})}
-    stamp = _decoded(_field(raw, FIELD))
     if stamp is None:
         wanted[f"{FIELD}.v"] = {"$exists": False}
     elif isinstance(stamp, Mapping) and isinstance(version := stamp.get("v"), int):

@@ -51,8 +51,9 @@ class NodeStorage:
         """`offload` does what takes long; without it, all is done at once."""
         self._policy = policy
         self._records = IdempotencyRecords(operations, policy)
-        self._collections = Collections(database)
-        self._decider = Decider(policy, offload or inline())
+        offload = offload or inline()
+        self._collections = Collections(database, offload)
+        self._decider = Decider(policy, offload)
         transactions = Transactions(database.client, policy)
         self._writer = Writer(self._collections, self._records, transactions, policy, self._decider)
 
