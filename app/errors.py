@@ -8,6 +8,7 @@
     ├── Conflict                lost against other writers, or an idempotency key with another body
     ├── VersionMismatch         the document is not at the version that the caller expected
     ├── TooLarge                over a documented limit
+    ├── Unreadable              what is stored of the past is damaged there
     ├── UnsupportedMediaType
     ├── PatchFailed             a well-formed patch that does not apply
     ├── TooComplex              more work than one request may cause
@@ -41,6 +42,7 @@ __all__ = [
     "TooComplex",
     "TooLarge",
     "Unavailable",
+    "Unreadable",
     "UnsupportedMediaType",
     "VersionMismatch",
 ]
@@ -132,6 +134,12 @@ class TooLarge(EventsyncError):
     code = "too_large"
 
 
+class Unreadable(EventsyncError):
+    """What is stored of the past is missing or damaged there. The log says what; only an operator can mend it."""
+
+    code = "damaged"
+
+
 class UnsupportedMediaType(EventsyncError):
     """The content type is not one that this resource takes."""
 
@@ -201,6 +209,7 @@ _TOLD: tuple[type[EventsyncError], ...] = (
     Conflict,
     VersionMismatch,
     TooLarge,
+    Unreadable,
     UnsupportedMediaType,
     PatchFailed,
     TooComplex,

@@ -19,6 +19,7 @@ from app.settings import Settings
 from app.stores.instants import Instants
 from app.stores.segments import Segment
 from app.stores.stores import ARCHIVING, Stores
+from app.stores.witness import Witness, read_witness, record_witness
 from workers.job import Job
 from workers.safety import removable
 from workers.sealer import Limits, Sealer
@@ -36,6 +37,7 @@ class Archiver(Job):
         super().__init__(ARCHIVING, stores.leases, settings, name, stop)
         self._pause = _PAUSE * settings.checkpoint_interval
         self._stores = stores
+        self._witnessed: tuple[LogId, Witness | None] | None = None
         self._settings = settings
         self._limits = Limits(settings.segment_events, settings.segment_bytes, settings.segment_block_bytes)
         self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
@@ -46,6 +48,7 @@ class Archiver(Job):
         if current is None:
             return
         await self._stores.archive.identity.claim(current.id)
+        await self.bear_witness(current.id)
         await self._finish(current.id)
         while self._stores.archive.objects is not None:
             after = (await self._stores.tiers.read(current.id)).floor
@@ -57,6 +60,31 @@ class Archiver(Job):
             await sealer.verify(segment)
             await self.register(segment)
             await self._finish(current.id)
+
+    async def bear_witness(self, name: LogId) -> None:
+        """Record beside the segments how far the log has come, where it has."""
+        objects = self._stores.archive.objects
+        if objects is None or not self._settings.archive_url:
+            return  # nobody has said where the archive is
+        tail = await self._stores.events.tail(name)
+        if tail is None:
+            return
+        if self._witnessed is None or self._witnessed[0] != name:
+            self._witnessed = name, await read_witness(objects, name)
+        known, new = self._witnessed[1], Witness(tail.seq, tail.token)
+        if known is not None:
+            token = await self._stores.events.token(name, known.seq)
+            # What contradicts the log is evidence, for whoever takes it up next.
+            if known.seq >= new.seq or token not in {None, known.token}:
+                return
+        await record_witness(objects, name, new)
+        self._witnessed = name, new
+
+    async def finish(self) -> None:
+        """What came since the last look is witnessed, too."""
+        current = await self._stores.logs.current()
+        if current is not None:
+            await self.bear_witness(current.id)
 
     async def register(self, segment: Segment) -> None:
         """Make it part of the log, unless another archiver was first. Raises `Unavailable` then."""

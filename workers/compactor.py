@@ -20,6 +20,7 @@ from app.stores.instants import Instants
 from app.stores.segments import Segment
 from app.stores.stores import COMPACTING, Stores
 from app.stores.tallies import BLOCK
+from app.stores.witness import forget_witness
 from workers.job import Job
 from workers.safety import removable
 
@@ -149,6 +150,9 @@ class Compactor(Job):
         await self._stores.archive.touched.remove_upto(former, _ALL)
         await self._stores.tallies.forget(former)
         await self._stores.tiers.forget(former)
+        await self._stores.logs.forget_checkpoint(former)
+        if self._stores.archive.objects is not None:
+            await forget_witness(self._stores.archive.objects, former)
 
     async def sweep(self, name: LogId) -> int:
         """Remove objects that no segment is registered for, and that nobody can be about to register."""

@@ -7,6 +7,8 @@ import logging
 import time
 from abc import ABC, abstractmethod
 
+from app.alarm import Alarms
+from app.domain.replay import Damaged
 from app.errors import EventsyncError, Unavailable
 from app.settings import Settings
 from app.stores.leases import LeaseStore
@@ -45,6 +47,8 @@ class Job(ABC):
         self._name = name
         self._stop = stop
         self._renewed = 0.0
+        self._held = False
+        self._alarms = Alarms(log)
         self._turns = Turns()
 
     @abstractmethod
@@ -57,10 +61,14 @@ class Job(ABC):
         while not self._stop.is_set():
             try:
                 if await self._renew():
+                    self._held = True
                     await self.look()
                 failures = 0
             except Stopped:
                 break
+            except Damaged as error:
+                failures += 1
+                self._alarms.tell(f"{self._job}: {error.diagnosis}; it waits for `eventsync reset-log`")
             except EventsyncError as error:
                 failures += 1
                 log.warning("%s: %s; trying again", self._job, error.diagnosis)
@@ -68,7 +76,15 @@ class Job(ABC):
                 failures += 1
                 log.exception("%s: failed; trying again", self._job)
             await set_within(self._stop, self._backoff(failures))
+        if self._held:
+            try:
+                await self.finish()
+            except EventsyncError as error:
+                log.info("%s: %s", self._job, error.diagnosis)
         await self._release()
+
+    async def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """Do what is left to be done at the end, at once; only where the lease was held."""
 
     async def step(self) -> None:
         """Call it often, for each document or batch: nearly free, until it is somebody else's turn.

@@ -72,6 +72,10 @@ class LogWriter:
         """The newest event that is appended."""
         self.checkpoint: Checkpoint | None = None
         """The newest one that is not recorded yet. All before it is appended."""
+        self.newest: NewEvent | None = None
+        """The event that was appended last; None before the first one."""
+        self.token = tail.token if tail else None
+        """The token that is stored with it."""
         self._numbered = self.seq
         self._events = events
         self._states = states
@@ -116,7 +120,7 @@ class LogWriter:
         """
         if new := [event for portion in portions for event in portion.events]:
             await self._events.append(self.log, new)
-            self.seq = new[-1].event.seq
+            self._appended(new[-1])
         self.checkpoint = next((one.checkpoint for one in reversed(portions) if one.checkpoint), self.checkpoint)
 
     async def append_found(self, events: Sequence[Event], token: Token, time: Timestamp) -> None:
@@ -128,8 +132,12 @@ class LogWriter:
         found = map(_told_anyway, events)
         new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(found, start=1)]
         await self._events.append(self.log, new)
-        self.seq = self._numbered = Seq(seq + len(new))
+        self._appended(new[-1])
+        self._numbered = self.seq
         self._time, self._token = time, token
+
+    def _appended(self, newest: NewEvent) -> None:
+        self.newest, self.seq, self.token = newest, newest.event.seq, newest.token
 
     def settles(self, batch: Batch) -> bool:
         """Whether the stream was read past the last change by this batch, which has left no group open."""

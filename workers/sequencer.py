@@ -10,8 +10,10 @@ from app.errors import TooLarge
 from app.settings import Settings
 from app.stores.changes import token_time, watch
 from app.stores.log_state import NoBase
-from app.stores.logs import Log, LogLost, cluster_identity
+from app.stores.logs import Log, LogLost, ResetAsked, cluster_identity
 from app.stores.stores import Stores
+from workers.audit import Appended
+from workers.evidence import Evidence
 from workers.states import StateReader
 from workers.term import Term, pipeline
 
@@ -25,6 +27,11 @@ class Sequencer:
         self._stores = stores
         self._settings = settings
         self._states = StateReader(stores.snapshots)
+        self._evidence = Evidence(stores)
+        self._reached: tuple[Log, Appended] | None = None
+        """The newest event that this process knows to be in a log, from whichever term."""
+        self._active: tuple[str, ...] = ()
+        """The collections that it has sequenced last."""
 
     async def lead(self, stopping: Callable[[], bool]) -> None:
         """One term. Returns when `stopping`; raises `Fenced`, `StreamInterrupted` or `Unavailable` when it is over.
@@ -34,21 +41,40 @@ class Sequencer:
         """
         while not stopping():
             current = await self._open_log()
+            reached = self._reached_in(current)
+            term = Term(self._stores, self._settings, self._states, current, self._evidence, reached)
             try:
-                await Term(self._stores, self._settings, self._states, current).run(stopping)
+                await term.run(stopping)
             except (LogLost, NoBase, Damaged, TooLarge) as error:
-                log.warning("beginning a new log after %s: %s", current.id, error.diagnosis)
+                said = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
+                log.log(logging.WARNING, "%s %s: %s", said, current.id, error.diagnosis)
+                self._active = term.active or self._active
                 await self._begin_log(current, error.diagnosis)
+            finally:
+                self._active = term.active or self._active
+                if term.reached is not None:
+                    self._reached = current, term.reached
+
+    def _reached_in(self, current: Log) -> Appended | None:
+        return self._reached[1] if self._reached is not None and self._reached[0].id == current.id else None
 
     async def _open_log(self) -> Log:
-        current = await self._stores.logs.current()
+        current, known = await self._stores.logs.current(), self._reached[0] if self._reached else None
+        if known is not None and (current is None or current.number < known.number):
+            return await self._begin_log(known, "the record of the log was deleted")
         if current is None:
             return await self._begin_log(None, "the first log")
+        if current.reset is not None:
+            return await self._begin_log(current, current.reset)
         if (cluster := await cluster_identity(self._stores.data)) != current.cluster:
             return await self._begin_log(current, f"MongoDB is {cluster}, the log belongs to {current.cluster}")
         return current
 
     async def _begin_log(self, previous: Log | None, reason: str) -> Log:
+        """Begin a log, also in a database that was dropped: its collections are asked for again there."""
+        await self._stores.ensure_indexes()
+        if not await self._stores.tracking.is_marked():
+            await self._stores.tracking.ask((*self._active, *self._settings.collections))
         cluster = await cluster_identity(self._stores.data)
         async with watch(self._stores.data, pipeline(())) as stream:
             token = stream.token

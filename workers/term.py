@@ -5,9 +5,11 @@ A term keeps nothing that matters in memory: any failure ends it, and the next o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +22,10 @@ from app.errors import EventsyncError
 from app.settings import Settings
 from app.stores.changes import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, token_time, watch
 from app.stores.clocks import cluster_time
-from app.stores.logs import Log, LogLost
+from app.stores.logs import Log, LogLost, ResetAsked
 from app.stores.stores import Stores
+from workers.audit import Appended, Audit, Known, check_appended
+from workers.evidence import Evidence
 from workers.groups import Grouper, is_of_document
 from workers.images import Images, enable_images
 from workers.log_writer import LogWriter
@@ -52,7 +56,20 @@ class _Activation:
 class Term:
     """The work of one term on one log."""
 
-    def __init__(self, stores: Stores, settings: Settings, states: StateReader, current: Log) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        settings: Settings,
+        states: StateReader,
+        current: Log,
+        evidence: Evidence | None = None,
+        reached: Appended | None = None,
+    ) -> None:
+        """`reached` is an event of this log that an earlier term of this process knew to be there."""
+        self._evidence = evidence or Evidence(stores)
+        self._reached = reached
+        self._writer: LogWriter
+        self._taken_up = False
         self._stores = stores
         self._settings = settings
         self._states = states
@@ -71,6 +88,17 @@ class Term:
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
+        audit = Audit(self._stores, self._log, self._known)
+
+        def over() -> bool:
+            return stopping() or audit.failure is not None
+
+        async with self._audited(audit):
+            await self._sequence(over)
+        if audit.failure is not None:
+            raise audit.failure
+
+    async def _sequence(self, stopping: Callable[[], bool]) -> None:
         try:
             token: Token | None = await self._resume(stopping)
             while token is not None and not stopping():
@@ -85,6 +113,32 @@ class Term:
             # Its mark stands: whoever leads next repairs.
             log.info("log %s: %s", self._log.id, error.diagnosis)
 
+    @asynccontextmanager
+    async def _audited(self, audit: Audit) -> AsyncIterator[None]:
+        """Have the log looked at while the block runs."""
+        over = asyncio.Event()
+        looking = asyncio.create_task(audit.run(over, self._settings.checkpoint_interval), name="audit the log")
+        try:
+            yield
+        finally:
+            over.set()
+            await looking
+
+    @property
+    def reached(self) -> Appended | None:
+        """The newest event that this term, or one before it, knows to be in the log."""
+        if not self._taken_up or self._writer.token is None:
+            return self._reached
+        return Appended(self._writer.seq, self._writer.token, self._writer.newest)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The collections that are sequenced."""
+        return tuple(self._active)
+
+    def _known(self) -> Known | None:
+        return Known(self.reached, self.active) if self._taken_up else None
+
     # --- where to read on -----------------------------------------------------------------------------------------
 
     async def _resume(self, stopping: Callable[[], bool]) -> Token:
@@ -98,21 +152,40 @@ class Term:
         seq = tail.seq if tail else Seq(0)
         if checkpoint.seq > seq:
             raise LogLost(f"the log has lost its events {seq + 1} to {checkpoint.seq}")
+        if self.reached is not None:
+            await check_appended(self._stores, self._log, self.reached)
+        await self._check_beginning(seq)
+        await self._evidence.check(self._log, seq)
         self._recorded = (checkpoint.seq, checkpoint.token, checkpoint.time)
         self._used = checkpoint.time
         token, at = checkpoint.token, checkpoint.time
         if tail is not None and checkpoint.seq < tail.seq:
             token, at = tail.token, tail.time
-        await self._check_time(token)
+        await self._check_time(token, at)
         self._writer = LogWriter(self._log.id, self._stores.events, self._states, tail, at, self._stores.offload)
+        self._taken_up = True
         if checkpoint.repair is not None:
             return await self._repair(checkpoint.repair, stopping)
         return token
 
-    async def _check_time(self, token: Token) -> None:
+    async def _check_time(self, token: Token, at: Timestamp) -> None:
         """MongoDB waits for ever, in silence, for the time of a token from its future."""
-        if token_time(token) > (now := await cluster_time(self._stores.data)):
+        try:
+            time = token_time(token)
+        except ValueError as error:
+            raise LogLost("the log does not say where to read on: its token can't be read") from error
+        if time > (now := await cluster_time(self._stores.data)):
             raise LogLost(f"the log is ahead of MongoDB, which is at {now}")
+        if time < at:
+            raise LogLost(f"the log does not say where to read on: its token is of {time}, its change of {at}")
+
+    async def _check_beginning(self, seq: Seq) -> None:
+        """Raise `LogLost` where the first events in MongoDB, or the record of where the others are, were removed."""
+        floor, first = (await self._stores.tiers.read(self._log.id)).floor, await self._stores.hot.first(self._log.id)
+        if seq and first is not None and first > floor + 1:
+            floor = (await self._stores.tiers.read(self._log.id)).floor  # it may have been raised in between
+            if first > floor + 1:
+                raise LogLost(f"the log has lost its events {floor + 1} to {first - 1}")
 
     async def _repair(self, reason: str, stopping: Callable[[], bool]) -> Token:
         """Make the log say what the collections are now, and go on from there. Raises `BrokenOff` when `stopping`."""
@@ -143,7 +216,10 @@ class Term:
         if images.impossible:
             # Made a capped collection, say, or replaced by a view, by somebody. All others are to go on.
             await self._stores.tracking.deactivate(images.impossible)
-        self._active = [name for name in active if name not in images.impossible]
+        if active := [name for name in active if name not in images.impossible]:
+            # Before there is anything that the audit would miss it for.
+            await self._stores.tracking.mark()
+        self._active = active
 
     async def _exclude(self, name: str, error: EventsyncError) -> None:
         """Go on without a collection that can't be followed any more. Raises `error` where it still can."""
@@ -280,7 +356,7 @@ class Term:
         await self._checkpoint()
         current = await self._stores.logs.current()
         if current is not None and current.id == self._log.id and current.reset is not None:
-            raise LogLost(current.reset)
+            raise ResetAsked(current.reset)
         if self._activation is None:
             await self._look_at_tracking()
 
@@ -288,6 +364,8 @@ class Term:
         listed = await self._stores.tracking.read()
         new = [item.name for item in listed if item.log != self._log.id]
         dropped = set(self._active) - {item.name for item in listed}
+        if dropped and not await self._stores.tracking.is_marked():
+            raise LogLost("the registry of tracked collections was dropped or emptied")
         dropped |= await self._judged_anew({item.name: item.refused for item in listed if item.log == self._log.id})
         if new or dropped:
             images = await self._enable_images(new)

@@ -44,6 +44,7 @@ class Worker:
     def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
         self._settings = settings
         self._stop = stop
+        self._kept: Sequencer | None = None
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
     async def run(self) -> None:
@@ -153,7 +154,7 @@ class Worker:
             group.create_task(self._renew(leases, held, over), name="renew the sequencing lease")
             try:
                 await self._sweep(stores)
-                await Sequencer(stores, self._settings).lead(lambda: self._stop.is_set() or not held.now())
+                await self._sequencer(stores).lead(lambda: self._stop.is_set() or not held.now())
             except (Unavailable, Fenced) as error:
                 failure = error  # raised below: here the group would wrap it
             finally:
@@ -162,6 +163,12 @@ class Worker:
             raise failure
         await leases.release(SEQUENCING, self._name)
         log.info("%s no longer leads", self._name)
+
+    def _sequencer(self, stores: Stores) -> Sequencer:
+        """The same one for all terms: it remembers what this process knows to be in the log."""
+        if self._kept is None:
+            self._kept = Sequencer(stores, self._settings)
+        return self._kept
 
     async def _renew(self, leases: LeaseStore, held: _Held, over: asyncio.Event) -> None:
         """Keep the lease until `over`. A renewal that fails is tried again until the lease has run out."""

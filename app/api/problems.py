@@ -19,8 +19,11 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from app import errors
+from app.alarm import Alarms
+from app.domain.replay import Damaged
 
 log = logging.getLogger(__name__)
+_alarms = Alarms(log)
 
 
 class Close(IntEnum):
@@ -54,6 +57,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.Conflict: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The write lost against another"),
     errors.ResetRequired: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The position can't be continued from"),
     errors.BehindRetention: Problem(HTTPStatus.GONE, Close.BAD_MESSAGE, "Not kept any more"),
+    errors.Unreadable: Problem(HTTPStatus.GONE, Close.INTERNAL, "What is stored of it can't be read"),
     errors.VersionMismatch: Problem(
         HTTPStatus.PRECONDITION_FAILED, Close.TRY_LATER, "The document has another version"
     ),
@@ -106,6 +110,9 @@ def respond(error: errors.EventsyncError) -> Response:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for every error that a request may end with."""
+    if isinstance(error, Damaged):
+        _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
+        error = errors.Unreadable("an event that this takes is missing in the log, or can't be read")
     if isinstance(error, errors.EventsyncError) and problem_of(error) is not _INTERNAL:
         return respond(error)
     if isinstance(error, HTTPException):

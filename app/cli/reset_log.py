@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from app import event_loop
-from app.cli.console import OUT
+from app.cli.console import NOTES, OUT
 from app.cli.options import Database, MongodbUri
 from app.errors import NotFound
 from app.settings import Settings, load_settings
 from app.stores.mongodb import connect
-from app.stores.stores import Stores
+from app.stores.stores import SEQUENCING, Stores
 
 
 def reset_log(
@@ -21,7 +21,10 @@ def reset_log(
     reason: Annotated[str, typer.Option(help="Why, as `status` shows it from then on.")] = "by hand",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Have the worker begin a new log: numbering starts at 1 again, and every client gets a reset and a snapshot."""
+    """Have the worker begin a new log: numbering starts at 1 again, and every client gets a reset and a snapshot.
+
+    Safe at any time, beside any number of workers and servers. Without a worker the request stands until one leads.
+    """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     if not yes:
         typer.confirm(f"Begin a new log for the database {settings.database!r}?", abort=True)
@@ -30,7 +33,11 @@ def reset_log(
 
 async def _reset(settings: Settings, reason: str) -> None:
     async with connect(settings, "reset-log") as client:
-        ended = await Stores.of(client, settings).logs.request_reset(reason)
-    if ended is None:
-        raise NotFound("there is no log yet: no worker has run")
+        stores = Stores.of(client, settings)
+        ended = await stores.logs.request_reset(reason)
+        if ended is None:
+            raise NotFound("there is no log yet; the first worker, or the next one, begins one by itself")
+        lease = await stores.leases.read(SEQUENCING)
     OUT.print(f"a new log follows {ended.id} as soon as a worker leads", markup=False)
+    if lease is None or not lease.live:
+        NOTES.print("no worker leads now: start `eventsync worker`", style="yellow", soft_wrap=True)

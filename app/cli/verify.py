@@ -12,7 +12,7 @@ from app import event_loop
 from app.cli.console import NOTES, print_json, printable
 from app.cli.options import Database, Json, MongodbUri
 from app.cli.verify_report import Proof, Report, Wrong
-from app.domain.position import Position, Seq
+from app.domain.position import Position
 from app.domain.replay import Damaged
 from app.domain.shape import not_tracked
 from app.driver import translated
@@ -132,10 +132,9 @@ class _Checks:
         async with stores.log.client.start_session() as session:
             checkpoint = await stores.logs.read_checkpoint(log, session)
             # After the checkpoint: the head is never behind it.
-            tail = await stores.events.tail(log, session)
+            head = await stores.events.head(log, session)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
-        head = tail.seq if tail else Seq(0)
         if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
             return Point(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
         NOTES.print(

@@ -5,6 +5,7 @@
 <data-dir>/mongod.port       the port that it had, to have it again
 <data-dir>/demo              how far loading the demo data has come
 <data-dir>/archive/          old events, sealed
+<data-dir>/origin            an empty file that nothing touches; origin.json: what the file system says of it
 <data-dir>/eventsync.toml    while it runs: how other commands find it
 <data-dir>/lock              held while it runs
 """
@@ -54,6 +55,25 @@ class DataDir:
     def config(self) -> Path:
         return self.path / "eventsync.toml"
 
+    def is_copy(self) -> bool:
+        """Whether the files here are copies of those that `settle` saw: a backup that was restored, say.
+
+        A copy of a file is another one, changed when it was copied, whatever else of it is preserved.
+        """
+        try:
+            known = json.loads((self.path / "origin.json").read_text())
+            there = (self.path / "origin").stat()
+        except (OSError, ValueError):
+            return False  # a directory of an earlier version, or a new one: nothing is known
+        return bool(known != _identity(there))
+
+    def settle(self) -> None:
+        """Take these files for the originals."""
+        if not (self.path / "origin").exists():
+            (self.path / "origin").touch(mode=0o600)
+        identity = _identity((self.path / "origin").stat())
+        (self.path / "origin.json").write_text(json.dumps(identity) + "\n")
+
     def mongod_port(self) -> int:
         """The port of the run before if it is free, else another one, which is kept."""
         file = self.path / "mongod.port"
@@ -74,6 +94,10 @@ class DataDir:
             f"# Written by the `eventsync dev` that runs here; removed when it ends.\n{''.join(lines)}"
         )
         running_dev.record(self.config)
+
+
+def _identity(file: os.stat_result) -> dict[str, int]:
+    return {"inode": file.st_ino, "changed": file.st_ctime_ns}
 
 
 @contextmanager

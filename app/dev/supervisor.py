@@ -18,6 +18,8 @@ from app.dev.server_client import ServerClient
 from app.dev.terminal import Terminal
 from app.errors import EventsyncError, Unavailable
 from app.settings import PREFIX, Settings
+from app.stores.logs import LogStore
+from app.stores.mongodb import connect
 from app.supervision.child import Child, Plan, first
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -79,10 +81,21 @@ class Supervisor:
             uri = mongod.uri(port)
             await children.enter_async_context(self._running(self._mongod_plan(self._binary, port)))
             await asyncio.to_thread(mongod.initiate, port, given_up=self._stop.is_set)
+            await self._unless_stopped(self._recognize(uri))
         self._directory.write_config(self._left_settings(uri))
         for plan in (self._worker_plan(uri), self._server_plan(uri)):
             await children.enter_async_context(self._running(plan))
         await self._unless_stopped(self._welcome(began))
+
+    async def _recognize(self, uri: str) -> None:
+        """Have a new log begun where the data is a copy, and so may be older than what clients have."""
+        if self._directory.is_copy():
+            settings = self._settings.model_copy(update={"mongodb_uri": uri})
+            async with connect(settings, "dev") as client:
+                ended = await LogStore(client[settings.log_db]).request_reset("the data directory is a copy")
+            if ended is not None:
+                self._terminal.say(f"{self._directory.path} is a copy: a new log follows {ended.id}", "yellow")
+        self._directory.settle()
 
     @asynccontextmanager
     async def _running(self, plan: Plan) -> AsyncIterator[None]:

@@ -26,6 +26,14 @@ class Damaged(EventsyncError):
     code = "damaged"
 
 
+class DamagedEvents(Damaged):
+    """Events of a log are missing or can't be read. The `last` of them is where reading can go on."""
+
+    def __init__(self, message: str, last: Seq) -> None:
+        super().__init__(message)
+        self.last = last
+
+
 State = tuple[int, Document] | None
 """A document's version and what it is, without `_sync`; None where there is no document."""
 

@@ -22,9 +22,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
+from app.domain.replay import DamagedEvents
 from app.driver import translated
-from app.stores.stored_event import Unpacked, unreadable
+from app.stores.stored_event import UNREADABLE, Unpacked, unreadable
 
 PART_BYTES = 8 * 1024 * 1024
 
@@ -58,29 +58,29 @@ class EventParts:
         Raises `Damaged`, which names the event and the part.
         """
         named = [field for field in _LARGE if isinstance(row.get(field), dict)]
-        whole = row | {field: await self._read(row, field) for field in named} if named else row
-        if not isinstance(packed := whole.get("b"), bytes):
-            return whole
         try:
+            whole = row | {field: await self._read(row, field) for field in named} if named else row
+            if not isinstance(packed := whole.get("b"), bytes):
+                return whole
             # In a thread: it takes 50 ms and more, and the interpreter's lock is free meanwhile.
             return whole | {"b": Unpacked(await asyncio.to_thread(zlib.decompress, packed))}
-        except zlib.error as error:
+        except UNREADABLE as error:
             raise unreadable(row, error) from error
 
     async def _read(self, row: Mapping[str, Any], field: str) -> bytes:
         log, seq, said = row["_id"]["l"], row["_id"]["n"], row[field]
-        if said.keys() < {"v", "of", "sha256"}:
-            raise Damaged(f"the parts of event {log}:{seq} can't be read: its row does not name them")
+        if not {"v", "of", "sha256"} <= said.keys():
+            raise DamagedEvents(f"the parts of event {log}:{seq} can't be read: its row does not name them", seq)
         found = []
         for part in range(said["of"]):
             with translated(f"part {part} of event {log}:{seq} can't be read"):
                 piece = await self._parts.find_one({"_id": _key(log, seq) | {"v": said["v"], "p": part}})
             if piece is None:
-                raise Damaged(f"part {part} of event {log}:{seq} is missing")
+                raise DamagedEvents(f"part {part} of event {log}:{seq} is missing", seq)
             found.append(piece["d"])
         value = b"".join(found)
         if await asyncio.to_thread(_sha256, value) != said["sha256"]:
-            raise Damaged(f"the parts of event {log}:{seq} have another checksum than what was written")
+            raise DamagedEvents(f"the parts of event {log}:{seq} have another checksum than what was written", seq)
         return value
 
     async def sweep(self, log: LogId) -> int:

@@ -23,7 +23,6 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
-from pymongo.read_concern import ReadConcern
 
 from app.domain.event import Group
 from app.domain.marks import packed
@@ -34,7 +33,7 @@ from app.errors import EventsyncError
 from app.stores.changes import Token
 from app.stores.event_parts import EventParts
 from app.stores.passage import Passage
-from app.stores.stored_event import StoredEvent, group_of, stored_event
+from app.stores.stored_event import UNREADABLE, StoredEvent, group_of, stored_event, unreadable
 from app.stores.tiered import TieredEvents
 
 _DUPLICATE_KEY = 11000
@@ -51,8 +50,8 @@ MongoDB's 16 MiB, and so does the change that brings it to the servers' feeds.
 """
 
 
-_LINEARIZABLE_MS = 5000
-"""Longest wait for a majority to agree who is primary, in milliseconds."""
+_COMPARED = 1024 * 1024
+"""A body with more bytes is not compared with what is stored: the row's other fields have to do."""
 
 
 class Fenced(EventsyncError):
@@ -139,21 +138,58 @@ class EventStore:
         return await self._parts.sweep(log)
 
     async def tail(self, log: LogId, session: AsyncClientSession | None = None) -> Tail | None:
-        """The newest event, or None in an empty log. No older than what was read in `session` before."""
+        """The newest event, or None in an empty log. No older than what was read in `session` before.
+
+        Raises `DamagedEvents` where it does not say where the stream goes on.
+        """
+        row = await self._newest(log, {"b": 0, "w": 0}, session)
+        if row is None:
+            return None
+        try:
+            token, time = row["t"], row["s"]
+            if not isinstance(token, str) or not isinstance(time, Timestamp):
+                raise TypeError("its token or its time is no such thing")
+            return Tail(Seq(row["_id"]["n"]), token, time, group_of(row))
+        except UNREADABLE as error:
+            raise unreadable(row, error) from error
+
+    async def head(self, log: LogId, session: AsyncClientSession | None = None) -> Seq:
+        """The newest event's number, whatever else it says; 0 in an empty log. `session` as for `tail`."""
+        row = await self._newest(log, {"_id": 1}, session)
+        return Seq(row["_id"]["n"]) if row else Seq(0)
+
+    async def _newest(
+        self, log: LogId, fields: dict[str, int], session: AsyncClientSession | None
+    ) -> dict[str, Any] | None:
         query = {"_id": {"$lte": _key(log, Seq(2**63 - 1)), "$gte": _key(log, Seq(0))}}
         with translated("the log's tail can't be read"):
-            row = await self._events.find_one(query, {"b": 0, "w": 0}, sort=[("_id", DESCENDING)], session=session)
-        return Tail(Seq(row["_id"]["n"]), row["t"], row["s"], group_of(row)) if row else None
+            return await self._events.find_one(query, fields, sort=[("_id", DESCENDING)], session=session)
+
+    async def token(self, log: LogId, seq: Seq) -> Any:
+        """The token that is stored with an event; None where there is no such event in MongoDB."""
+        with translated("an event can't be read"):
+            row = await self._events.find_one({"_id": _key(log, seq)}, {"t": 1})
+        return row.get("t", "") if row else None
+
+    async def time(self, log: LogId, seq: Seq) -> Timestamp | None:
+        """The cluster time of an event; None where there is no such event in MongoDB."""
+        with translated("an event can't be read"):
+            row = await self._events.find_one({"_id": _key(log, seq)}, {"s": 1})
+        return row.get("s") if row else None
+
+    async def holds(self, log: LogId, new: NewEvent) -> bool:
+        """Whether what is stored under an appended event's number is that event; also where nothing is."""
+        expected = _row(log, new)
+        with translated("an event can't be read"):
+            row = await self._events.find_one({"_id": expected["_id"]}, {"w": 0, "g": 0})
+        if row is None:
+            return True
+        compared = ["t", "s", "c", "i", "v"] + (["b"] if len(new.event.body) <= _COMPARED else [])
+        return all(row.get(name) == expected[name] for name in compared)
 
     async def reaches(self, log: LogId, seq: Seq) -> bool:
-        """Whether the log has come as far as this event, which still is hot if it exists at all.
-
-        Linearizable: a member that has just become primary does not deny what its predecessor has shown, and one that
-        no longer is can't answer at all.
-        """
-        events = self._events.with_options(read_concern=ReadConcern("linearizable"))
-        with translated("the log can't be read"):
-            return await events.find_one({"_id": _key(log, seq)}, {"_id": 1}, max_time_ms=_LINEARIZABLE_MS) is not None
+        """Whether the log has come as far as this event, which still is hot if it exists at all. Linearizable."""
+        return await self._tiered.wholeness.exists(log, seq)
 
     async def read(
         self, log: LogId, after: Seq, upto: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
@@ -166,8 +202,7 @@ class EventStore:
         kept any more, `Damaged` where what should be there is not, and `Unavailable`.
         """
         if upto is None:
-            tail = await self.tail(log)
-            upto = tail.seq if tail else after
+            upto = max(after, await self.head(log))
         async with aclosing(self._tiered.passed_on(log, after, upto, shape, batch=batch)) as batches:
             async for events in batches:
                 for event in events:
@@ -208,8 +243,12 @@ class EventStore:
         return found
 
     async def whole(self, row: dict[str, Any]) -> StoredEvent:
-        """An `events` document read back, wherever its body is. Raises `Damaged` and `Unavailable`."""
-        return stored_event(await self._parts.filled(row))
+        """An `events` document read back, wherever its body is. Raises `DamagedEvents` and `Unavailable`."""
+        filled = await self._parts.filled(row)
+        try:
+            return stored_event(filled)
+        except UNREADABLE as error:
+            raise unreadable(row, error) from error
 
 
 def _row(log: LogId, new: NewEvent) -> dict[str, Any]:

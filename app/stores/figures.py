@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from app.capacity import Stored, stored
-from app.domain.position import START, LogId, Seq
+from app.domain.position import LogId, Seq
 from app.driver import translated
 from app.stores.clocks import wall_time
 from app.stores.leases import Lease
@@ -96,8 +96,7 @@ async def _records(stores: Stores, name: str) -> Stored:
 async def _of_log(stores: Stores, log: Log) -> LogFigures:
     # The marks before the tail: the tail never goes back, so the floor is never beyond it.
     tiers = await stores.tiers.read(log.id)
-    tail = await stores.events.tail(log.id)
-    head = tail.seq if tail else START
+    head = await stores.events.head(log.id)
     return LogFigures(
         log,
         head,

@@ -126,6 +126,7 @@ class History:
             async for rows in batches:
                 for row in rows:
                     yield sealed_event(row)
+        await self._hot.wholeness.require(log, after, upto)
 
 
 def _by_document(log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequence[IdText]) -> Find:

@@ -25,7 +25,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
+from app.domain.replay import Damaged, DamagedEvents
 from app.domain.shape import Shape
 from app.domain.values import decode
 from app.driver import translated
@@ -36,6 +36,7 @@ from app.stores.passage import SENT, Passage, PassageBuilder
 from app.stores.raw_find import majority_after, raw_find
 from app.stores.stored_event import UNREADABLE, body_of, body_size, group_of, unreadable
 from app.stores.tiers import Tiers, TierStore
+from app.stores.wholeness import Wholeness
 
 Row = dict[str, Any]
 
@@ -80,6 +81,7 @@ class HotRows:
         self._events: AsyncCollection[Any] = database["events"]
         self._parts = EventParts(database)
         self._tiers = tiers
+        self.wholeness = Wholeness(database, tiers)
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
         """The newest event that was seen last, and the time of the answer."""
 
@@ -95,8 +97,10 @@ class HotRows:
 
         async with aclosing(self.validated(log, find, whole, batch=batch)) as batches:
             async for rows in batches:
+                await self._require(log, last, Seq(rows[-1]["_id"]["n"]), len(rows))
                 yield rows
                 last = Seq(rows[-1]["_id"]["n"])
+        await self.wholeness.require(log, last, find.upto)
 
     async def validated(self, log: LogId, find: Find, whole: Whole, *, batch: int) -> AsyncGenerator[list[Row]]:
         """Rows in batches that `whole` has found to lack none, in any order; an end without rows is judged too.
@@ -157,12 +161,22 @@ class HotRows:
                                 made.put(place, *_sent(await self._filled(decode(row), log, whole, session)))
                             if made.bytes >= _BATCH_BYTES:
                                 await self._validate(log, whole, session)
-                                yield (passage := made.passage())
+                                passage = made.passage()
+                                await self._require(log, last, passage.last, len(passage.seqs))
+                                yield passage
                                 last = passage.last
                     await self._validate(log, whole, session)
                     if made.bytes:
-                        yield (passage := made.passage())
+                        passage = made.passage()
+                        await self._require(log, last, passage.last, len(passage.seqs))
+                        yield passage
                         last = passage.last
+                await self.wholeness.require(log, last, upto)
+
+    async def _require(self, log: LogId, after: Seq, upto: Seq, count: int) -> None:
+        """Raise `DamagedEvents` where one of `after < seq <= upto` is missing, of which a reader has got `count`."""
+        if count != upto - after:
+            await self.wholeness.require(log, after, upto)
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
@@ -175,8 +189,13 @@ class HotRows:
             if session.operation_time is not None:
                 self._seen = log, seq, session.operation_time
             return
-        if (await self._tiers.read(log, session)).floor < seq:
-            raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
+        if (await self._tiers.read(log, session)).floor >= seq:
+            return
+        if not await self.wholeness.exists(log, seq) and await self._first(log, after=seq) is not None:
+            if (await self._tiers.read(log, session)).floor < seq:
+                raise DamagedEvents(f"event {seq} is missing", seq)
+            return
+        raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
 
     async def _filled(self, row: Row, log: LogId, whole: Whole, session: AsyncClientSession) -> Row:
         try:
@@ -225,8 +244,8 @@ class HotRows:
         with translated("events can't be read"):
             return await self._first(log)
 
-    async def _first(self, log: LogId) -> Seq | None:
-        bounds = {"$gte": {"l": log, "n": Int64(0)}, "$lt": {"l": log, "n": ""}}
+    async def _first(self, log: LogId, after: int = -1) -> Seq | None:
+        bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lt": {"l": log, "n": ""}}
         row = await self._events.find_one({"_id": bounds}, {"_id": 1}, sort=[("_id", ASCENDING)])
         return Seq(row["_id"]["n"]) if row else None
 

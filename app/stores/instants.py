@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Protocol
 
-import orjson
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import DESCENDING
@@ -18,9 +17,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.event import timestamp
 from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
+from app.domain.replay import DamagedEvents
 from app.driver import translated
 from app.stores.events import EventStore
+from app.stores.stored_event import said
 from app.stores.tiers import TierStore
 
 _BATCH = 100
@@ -82,8 +82,10 @@ class Instants:
         if row is None:
             if seq <= (await self._tiers.read(log)).floor:
                 raise _Moved
-            raise Damaged(f"event {log}:{seq} is missing")
-        time: Timestamp = row["s"]
+            raise DamagedEvents(f"event {log}:{seq} is missing", seq)
+        time = row.get("s")
+        if not isinstance(time, Timestamp):
+            raise DamagedEvents(f"event {log}:{seq} can't be read: it has no time", seq)
         return time
 
     async def _committed(self, log: LogId, at: datetime, after: Seq, upto: Seq) -> Seq | None:
@@ -95,7 +97,7 @@ class Instants:
                 async for row in cursor:
                     event = await self._events.whole(row)
                     # Of one length and in UTC, so that they sort as text.
-                    if orjson.loads(event.body)["at"] <= wall:
+                    if said(event, "at") <= wall:
                         return event.seq
         return None
 

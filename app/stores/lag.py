@@ -13,6 +13,7 @@ from typing import Any, Final
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.position import LogId
+from app.domain.replay import Damaged
 from app.domain.values import CODEC
 from app.stores.changes import ChangeTooLarge, HistoryLost, Token, watch
 from app.stores.clocks import cluster_time, wall_time
@@ -58,6 +59,12 @@ class LagReader:
 
     async def read(self, log: LogId) -> Lag:
         """The lag of a log. Raises `Unavailable`."""
+        try:
+            return await self._read(log)
+        except Damaged as error:
+            return Lag(unknown=error.message)
+
+    async def _read(self, log: LogId) -> Lag:
         checkpoint = await self._logs.read_checkpoint(log)
         if checkpoint is None:
             return Lag(unknown="the log has no checkpoint")

@@ -19,9 +19,11 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
 
 from app.domain.position import LogId, Seq, new_log_id
+from app.domain.replay import Damaged
 from app.driver import translated
 from app.errors import Unavailable
 from app.stores.changes import Token
+from app.stores.stored_event import UNREADABLE
 
 _FORMER = 10
 
@@ -61,6 +63,10 @@ class LogLost(Unavailable):
     """The log can't be continued: another one has to begin."""
 
 
+class ResetAsked(LogLost):
+    """The log can be continued. Somebody has asked for a new one."""
+
+
 class LogStore:
     """Reads and, for the sequencer, writes logs and their checkpoints."""
 
@@ -82,26 +88,43 @@ class LogStore:
         return Log(LogId(row["_id"]), row["number"], row["cluster"], row["reason"], row.get("reset"))
 
     async def former(self, current: Log) -> list[LogId]:
-        """The logs before `current`, the newest of them first; what is left of older ones was removed long ago."""
+        """The logs before `current`, the newest of them first; what is left of older ones was removed long ago.
+
+        Logs of which only a checkpoint is left count, too: somebody may have deleted their record.
+        """
         query = {"stream": STREAM, "number": {"$lt": Int64(current.number)}}
         with translated("former logs can't be read"):
             rows = await self._logs.find(query, {"_id": 1}, sort=[("number", DESCENDING)], limit=_FORMER).to_list()
-        return [LogId(row["_id"]) for row in rows]
+            older = {"number": {"$lt": Int64(current.number)}}
+            heads = await self._heads.find(older, {"_id": 1}, limit=_FORMER).to_list()
+        return [LogId(text) for text in dict.fromkeys(row["_id"] for row in (*rows, *heads))]
 
-    async def request_reset(self, reason: str) -> Log | None:
-        """Ask the sequencer to begin a new log. Returns the one that it ends, None where there is none yet."""
+    async def forget_checkpoint(self, former: LogId) -> None:
+        """Forget where a former log stood."""
+        with translated("the checkpoint of a former log can't be removed"):
+            await self._heads.delete_one({"_id": former})
+
+    async def request_reset(self, reason: str, log: LogId | None = None) -> Log | None:
+        """Ask the sequencer to begin a new log. Returns the one that it ends, None where there is none yet.
+
+        With `log`, only where that one is in force. The reason that was given first stays.
+        """
         current = await self.current()
-        if current is not None:
+        if current is not None and log in {None, current.id}:
             with translated("a new log can't be asked for"):
-                await self._logs.update_one({"_id": current.id}, {"$set": {"reset": reason}})
+                await self._logs.update_one({"_id": current.id, "reset": None}, {"$set": {"reset": reason}})
         return current
 
     async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
         """Begin the log that follows `previous`, read from `token` on. If another worker did it first, that one."""
-        log = Log(new_log_id(), previous.number + 1 if previous else 1, cluster, reason)
+        log = Log(new_log_id(), await self._next_number(previous), cluster, reason)
         row = {"_id": log.id, "stream": STREAM, "number": Int64(log.number), "cluster": cluster, "reason": reason}
         # The checkpoint first: a log without one could not be read from its beginning.
         await self.checkpoint(log.id, Seq(0), token, time)
+        await self._number(log)
+        if previous is not None:
+            # Where its record is gone, this is what `former` finds it by.
+            await self._number(previous)
         with translated("a new log can't be begun"):
             try:
                 await self._logs.insert_one(row | {"at": datetime.now(UTC)})
@@ -124,13 +147,33 @@ class LogStore:
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
             await self._heads.update_one({"_id": log}, [{"$set": fields}], upsert=True)
 
+    async def _number(self, log: Log) -> None:
+        with translated("the checkpoint can't be written"):
+            await self._heads.update_one({"_id": log.id}, {"$set": {"number": Int64(log.number)}})
+
+    async def _next_number(self, previous: Log | None) -> int:
+        """One that no log has had, also where the record of the newest one was deleted by somebody.
+
+        Clients' stored positions are compared by it first: given out twice, it would make old ones the newer.
+        """
+        with translated("the logs can't be read"):
+            newest = await self._heads.find_one({}, {"number": 1}, sort=[("number", DESCENDING)])
+        known = newest.get("number", 0) if newest else 0
+        return 1 + max(previous.number if previous else 0, known if isinstance(known, int) else 0)
+
     async def read_checkpoint(self, log: LogId, session: AsyncClientSession | None = None) -> Checkpoint | None:
         """The newest checkpoint of a log. No older than what was read in `session` before."""
         with translated("the checkpoint can't be read"):
             row = await self._heads.find_one({"_id": log}, session=session)
         if row is None:
             return None
-        return Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))
+        try:
+            found = Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))
+            if (type(found.token), type(found.time)) != (str, Timestamp):
+                raise TypeError("its token or its time is no such thing")
+        except UNREADABLE as error:
+            raise Damaged(f"the checkpoint of log {log} can't be read: {error!r}") from error
+        return found
 
     async def begin_repair(self, log: LogId, reason: str) -> None:
         """From here until `end_repair`, the log's tail says nothing about where to read on: whoever takes the log up

@@ -91,6 +91,11 @@ class Objects:
             f"everybody on this machine may enter the archive {self._directory}; `chmod o= {self._directory}` ends that"
         )
 
+    @property
+    def is_there(self) -> bool:
+        """Whether a directory is there; a cloud's store is taken to be."""
+        return self._directory is None or self._directory.is_dir()
+
     async def put(self, path: str, data: bytes) -> None:
         """Store an object. Raises `Unavailable` where there is one of that name too."""
         with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
@@ -102,6 +107,17 @@ class Objects:
             await asyncio.to_thread(_make_folder, self._directory, file.parent)
             await obstore.put_async(self._opened(), path, data, mode="create")
             # The library leaves it to the system when the bytes reach the disk.
+            await asyncio.to_thread(_sync, self._directory, file)
+
+    async def replace(self, path: str, data: bytes) -> None:
+        """Store an object, or another one in its place: for what is no segment."""
+        with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
+            if self._directory is None:
+                await obstore.put_async(self._opened(), path, data, mode="overwrite")
+                return
+            file = self._directory / path
+            await asyncio.to_thread(_make_folder, self._directory, file.parent)
+            await obstore.put_async(self._opened(), path, data, mode="overwrite")
             await asyncio.to_thread(_sync, self._directory, file)
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:

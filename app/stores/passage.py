@@ -23,6 +23,7 @@ SENT: Final = {"_id": 1, "b": 1, "g": 1}
 """The fields of a row of `events` that a passage is made of."""
 
 _BODY: Final = b"\x02b\x00"
+_BEGIN, _END = ord("{"), ord("}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,14 @@ class PassageBuilder:
         for row in rows:
             if len(row) > start:
                 size, named, seq, kind, length = read(row)
-                # The body is the rest of the row, but for two NULs: its own, and the row's.
-                if named == head and kind == _BODY and size == len(row) == start + length + 1:
+                # The body is the rest of the row, but for two NULs: its own, and the row's. It is an object in JSON.
+                if (
+                    named == head
+                    and kind == _BODY
+                    and size == len(row) == start + length + 1
+                    and row[start] == _BEGIN
+                    and row[-3] == _END
+                ):
                     seqs.append(seq)
                     bodies.append(row[start:-2])
                     continue

@@ -21,13 +21,14 @@ from app.domain.ids import IdText
 from app.domain.plan import ResetReason
 from app.domain.point import Point, Version
 from app.domain.position import LogId, Position, Seq
-from app.domain.replay import State
+from app.domain.replay import DamagedEvents, State
 from app.domain.shape import Shape, not_tracked
 from app.driver import translated
 from app.errors import BehindRetention, Malformed, NotFound, ResetRequired, Unavailable
 from app.stores.clocks import wall_time
 from app.stores.instants import Instants
 from app.stores.log_state import NoBase
+from app.stores.stored_event import UNREADABLE, StoredEvent
 from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
 from app.stores.tracking import refused_collection
@@ -235,7 +236,7 @@ class Past:
             async with cursor.batch_size(10):
                 async for row in cursor:
                     event = await self._stores.events.whole(row)
-                    if head_of(event.body)[0] != "delete":
+                    if _head(event)[0] != "delete":
                         return event.seq
         floor = (await self._tiers.read(kept.log)).floor
         return await self._newest_archived(kept, shape, version, floor) if floor > kept.tracked else None
@@ -248,7 +249,7 @@ class Past:
                 kept.log, shape, after_version=version - 1, after=after, upto=floor, limit=_PAGE
             )
             for event in page:
-                op, left = head_of(event.body)
+                op, left = _head(event)
                 if left == version and op != "delete":
                     found = event.seq
             if len(page) < _PAGE:
@@ -264,3 +265,11 @@ def _id(shape: Shape) -> IdText:
     if shape.id is None:
         raise Malformed(f"{shape} is a collection; this is about one document")
     return shape.id
+
+
+def _head(event: StoredEvent) -> tuple[str, int]:
+    """The op and the version of an event. Raises `DamagedEvents`."""
+    try:
+        return head_of(event.body)
+    except UNREADABLE as error:
+        raise DamagedEvents(f"event {event.seq} can't be read: {error!r}", event.seq) from error

@@ -74,6 +74,11 @@ class SegmentStore:
             row = await self._segments.find_one(_range(log), sort=[("_id", DESCENDING)])
         return _segment(row) if row else None
 
+    async def holding(self, log: LogId, seq: Seq) -> Segment | None:
+        """The segment that has this event."""
+        before = await self._before(log, seq)
+        return before if before is not None and before.span.last >= seq else None
+
     async def starting(self, log: LogId, first: Seq) -> Segment | None:
         """The segment whose first event is `first`."""
         with translated("the segments can't be read"):

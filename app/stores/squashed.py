@@ -23,6 +23,7 @@ from app.errors import EventsyncError, Malformed
 from app.stores.clocks import cluster_time
 from app.stores.snapshots import SnapshotReader
 from app.stores.tiers import BehindHorizon
+from app.stores.wholeness import Wholeness
 
 BATCH = 500
 """Documents that are looked up at once."""
@@ -37,15 +38,17 @@ class Unsquashable(EventsyncError):
 class Squashed:
     """Reads touched documents."""
 
-    def __init__(self, log: AsyncDatabase[Any], snapshots: SnapshotReader) -> None:
+    def __init__(self, log: AsyncDatabase[Any], snapshots: SnapshotReader, wholeness: Wholeness) -> None:
         self._log = log
         self._snapshots = snapshots
+        self._wholeness = wholeness
 
     async def touched(self, log: LogId, collection: str, *, after: Seq, upto: Seq) -> AsyncGenerator[list[IdText]]:
         """The documents with an event of `after < seq <= upto`, each once, in batches; some others may be among them.
 
-        Raises `BehindHorizon` where that is not known any more, and `Unavailable`.
+        Raises `BehindHorizon` where that is not known any more, `Damaged` where an event is missing, and `Unavailable`.
         """
+        await self._wholeness.require(log, after, upto)
         with translated(f"the touched documents of {collection} can't be read"):
             concern = {"level": "snapshot", "atClusterTime": await cluster_time(self._log)}
             floor = await self._squash_floor(log, concern)

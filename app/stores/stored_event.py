@@ -6,10 +6,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import Seq
-from app.domain.replay import Damaged
+from app.domain.replay import DamagedEvents
 
 UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, zlib.error)
 """What reading back a row raises that nobody has written like that."""
@@ -46,10 +48,22 @@ def stored_event(row: Mapping[str, Any]) -> StoredEvent:
 
 def body_of(row: Mapping[str, Any]) -> bytes:
     """Of an `events` document that has its body."""
-    body = row["b"]
-    if isinstance(body, Unpacked):
-        return body.body
-    return body.encode() if isinstance(body, str) else zlib.decompress(body)
+    stored = row["b"]
+    if isinstance(stored, Unpacked):
+        body = stored.body
+    else:
+        body = stored.encode() if isinstance(stored, str) else zlib.decompress(stored)
+    if body[:1] != b"{" or body[-1:] != b"}":
+        raise ValueError("its body is no JSON object")
+    return body
+
+
+def said(event: StoredEvent, name: str) -> Any:
+    """A member of an event's body. Raises `DamagedEvents` where the body is no event's."""
+    try:
+        return orjson.loads(event.body)[name]
+    except UNREADABLE as error:
+        raise DamagedEvents(f"event {event.seq} can't be read: {error!r}", event.seq) from error
 
 
 def body_size(row: Mapping[str, Any]) -> int:
@@ -66,6 +80,7 @@ def group_of(row: Mapping[str, Any]) -> Group | None:
     return Group(group["id"], group["n"], group["of"]) if group else None
 
 
-def unreadable(row: Mapping[str, Any], error: Exception) -> Damaged:
+def unreadable(row: Mapping[str, Any], error: Exception) -> DamagedEvents:
     """What to raise instead of such an error."""
-    return Damaged(f"event {row['_id']['l']}:{row['_id']['n']} can't be read: {error}")
+    seq = row["_id"]["n"]
+    return DamagedEvents(f"event {row['_id']['l']}:{seq} can't be read: {error!r}", Seq(int(seq)))

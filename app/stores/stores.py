@@ -29,6 +29,7 @@ from app.stores.tiered import TieredEvents
 from app.stores.tiers import TierStore
 from app.stores.tracking import TrackingStore
 from app.stores.vectors import VectorStore
+from app.stores.wholeness import Wholeness
 
 SEQUENCING = "sequencing"
 """The job whose lease holder appends to the log."""
@@ -72,6 +73,7 @@ class Stores:
     archive: Archive
     vectors: VectorStore
     offload: Offload
+    wholeness: Wholeness
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
@@ -88,7 +90,7 @@ class Stores:
         history = History(hot, archive, tiered, tiers, tallies)
         snapshots = SnapshotReader(data, logs, offload)
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
-        squashed = Squashed(log, snapshots)
+        squashed = Squashed(log, snapshots, hot.wholeness)
         pins = Pins(log, settings.pin_ttl)
         state = LogState(history, stored, tracking, squashed, pins, offload)
         return cls(
@@ -119,6 +121,7 @@ class Stores:
                 most_bytes=settings.client_bytes,
             ),
             offload,
+            hot.wholeness,
         )
 
     async def ensure_indexes(self) -> None:

@@ -17,6 +17,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.domain.position import LogId, Seq
+from app.domain.replay import Damaged
 from app.driver import translated
 from app.stores.event_parts import PART_BYTES
 
@@ -55,6 +56,7 @@ class Tallies:
         self._database = database
         self._events: AsyncCollection[Any] = database["events"]
         self._tallies: AsyncCollection[Any] = database["tallies"]
+        self._tiers: AsyncCollection[Any] = database["tiers"]
 
     async def upto(self, log: LogId) -> Seq:
         """The events up to this one are tallied."""
@@ -66,15 +68,25 @@ class Tallies:
         """Tally what is not yet, up to `upto`, in pieces, with a `step` between them; which collections had events.
 
         Any number of callers at once: one of them does it. `upto` must be in MongoDB, and so all events before it.
+
+        Raises `Damaged` where some have left MongoDB untallied: the tallies were dropped or emptied by somebody.
         """
         found: set[str] = set()
         while (after := await self.upto(log)) < upto:
             piece = Seq(min(upto, after + _AT_ONCE))
             sums = await self._sums(log, after, piece)
+            if sum(row["events"] for row in sums) < piece - after:
+                await self._check_floor(log, after)
             await self._move(log, after, piece, sums)
             found |= {row["_id"]["c"] for row in sums}
             await step()
         return found
+
+    async def _check_floor(self, log: LogId, after: Seq) -> None:
+        with translated("the log's tiers can't be read"):
+            row = await self._tiers.find_one({"_id": log}, {"floor": 1})
+        if row is not None and after < row.get("floor", 0) and await self.upto(log) == after:
+            raise Damaged(f"the events of log {log} up to {row['floor']} are tallied up to {after} only")
 
     async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> Tally:
         """What was tallied after `seq`, of one collection or of all. Of the block that holds `seq` it is a share.

@@ -35,6 +35,7 @@ class TieredEvents:
         self._hot = hot
         self._cold = cold
         self._tiers = tiers
+        self.wholeness = hot.wholeness
 
     async def read(
         self, log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000

@@ -54,6 +54,11 @@ class TouchedStore:
         with translated("the touched documents can't be read"):
             return await self._touched.find_one(query, {"_id": 1}, session=session) is not None
 
+    async def any(self, log: LogId) -> bool:
+        """Whether any document of the log is recorded."""
+        with translated("the touched documents can't be read"):
+            return await self._touched.find_one({"_id.l": log}, {"_id": 1}) is not None
+
     async def count(self, log: LogId, collection: str) -> int:
         """How many documents of a collection are recorded."""
         with translated("the touched documents can't be counted"):

@@ -6,7 +6,9 @@ change has its images. From then on, and not before, it can be written through t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +23,7 @@ from app.domain.position import LogId, Seq
 from app.domain.shape import check_collection, not_tracked
 from app.driver import translated
 from app.errors import NotTracked, Unavailable
+from app.waiting import set_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class TrackedCollection:
     def tells(self, seq: Seq, time: Timestamp) -> bool:
         """Whether the events after `seq`, which is cluster time `time`, are all there."""
         return seq >= self.base and (self.time is None or time >= self.time)
+
+
+_MARK = ""
+"""The `_id` of the row that is no collection. No command of ours removes it."""
 
 
 class TrackingStore:
@@ -70,6 +77,16 @@ class TrackingStore:
             with translated("the collections can't be activated"):
                 await self._collections.bulk_write(requests)
 
+    async def mark(self) -> None:
+        """Leave a mark by which `is_marked` tells this registry from one that somebody has dropped or emptied."""
+        with translated("the registry of collections can't be marked"):
+            await self._collections.update_one({"_id": _MARK}, {"$setOnInsert": {"_id": _MARK}}, upsert=True)
+
+    async def is_marked(self) -> bool:
+        """Whether the mark is still there."""
+        with translated("the tracked collections can't be read"):
+            return await self._collections.find_one({"_id": _MARK}, {"_id": 1}) is not None
+
     async def deactivate(self, names: Iterable[str]) -> None:
         """Declare that changes of these collections are in the log no longer; they stay asked for."""
         with translated("the collections can't be deactivated"):
@@ -97,7 +114,7 @@ class TrackingStore:
     async def read(self) -> list[TrackedCollection]:
         """All of them, by name."""
         with translated("the tracked collections can't be read"):
-            rows = await self._collections.find({}, sort=[("_id", 1)]).to_list()
+            rows = await self._collections.find({"_id": {"$ne": _MARK}}, sort=[("_id", 1)]).to_list()
         return [
             TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0)), row.get("refused"), row.get("time"))
             for row in rows
@@ -118,6 +135,7 @@ class Tracking:
         self._asked: frozenset[str] = frozenset()
         self._known = False
         self._begun = False
+        self._changed = asyncio.Event()
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
         """Take over the registry: what is active in `log`."""
@@ -127,6 +145,18 @@ class Tracking:
         self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def is_pending(self, name: str) -> bool:
+        """Whether a collection is asked for and about to be active, as at first and whenever a new log begins."""
+        return name in self._asked and name not in self._bases and name not in self._refused
+
+    async def until(self, reached: Callable[[], bool], seconds: float) -> None:
+        """Wait for a change of the registry, or of the log, that brings something about; at most so long."""
+        deadline = time.monotonic() + seconds
+        while not reached() and await set_within(self._changed, deadline - time.monotonic()):
+            continue
 
     def __contains__(self, name: str) -> bool:
         """Whether a collection is active."""

@@ -149,6 +149,16 @@ class VectorStore:
             found = await (await self._vectors.aggregate(pipeline)).to_list()
         return KnownClients(count, found[0]["_id"], Seq(found[0]["n"])) if found else KnownClients(count, None, None)
 
+    async def furthest(self, log: LogId) -> Seq:
+        """The furthest position in a log that any client has acknowledged; 0 where none has. Reads all of them."""
+        positions = {"$map": {"input": {"$objectToArray": {"$ifNull": ["$v", {}]}}, "in": "$$this.v"}}
+        here = {"$filter": {"input": positions, "cond": {"$eq": ["$$this.l", {"$literal": log}]}}}
+        furthest = {"$max": {"$map": {"input": here, "in": "$$this.n"}}}
+        with translated("the state vectors can't be read"):
+            cursor = await self._vectors.aggregate([{"$group": {"_id": None, "n": {"$max": furthest}}}])
+            found = await cursor.to_list(1)
+        return Seq(found[0]["n"] or 0) if found else Seq(0)
+
     async def delete(self, client_id: str) -> bool:
         """Forget a client. Whether it was known."""
         with translated("a state vector can't be deleted"):

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import orjson
-
 from app.domain.position import Position
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import NotTracked
 from app.stores.events import EventStore
-from app.stores.stored_event import StoredEvent
+from app.stores.stored_event import StoredEvent, said
 from app.stores.tiers import BehindHorizon
 from app.sync.memo import Memo
 from app.sync.planner import Planner
@@ -77,7 +75,7 @@ class ClientLag:
 
 
 def _committed(event: StoredEvent) -> float:
-    return datetime.fromisoformat(orjson.loads(event.body)["at"]).timestamp()
+    return datetime.fromisoformat(said(event, "at")).timestamp()
 
 
 def _ago(committed: float | None) -> float | None:

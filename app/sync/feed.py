@@ -1,7 +1,11 @@
 """The feed: one tail of the event log for a whole server process, however many clients it has.
 
 Subscribe first, then read, then join the two with a gap check: a seq that does not follow is never skipped, the range
-before it is read from the store.
+before it is read from the store. Where the store lacks it, the window begins anew behind the hole: clients before it
+are reset.
+
+What a server has seen of a log is evidence. Where MongoDB holds less of it, or other events, the log was dropped, or
+taken back with a backup: then the server asks for a new log, and serves nobody who comes until there is one.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from app.alarm import Alarms
 from app.domain.position import Seq
-from app.domain.replay import Damaged
+from app.domain.replay import Damaged, DamagedEvents
 from app.domain.values import CODEC
 from app.errors import Unavailable, told
 from app.settings import Settings
@@ -29,6 +34,7 @@ from app.sync.window import Window
 from app.waiting import backoff, set_within
 
 log = logging.getLogger(__name__)
+_alarms = Alarms(log)
 
 _WAIT = 1.0
 _BACKOFF_CAP = 2.0
@@ -37,10 +43,18 @@ _READ_BACK = 1000
 
 _READ_AT_ONCE = 100
 
-_GROWING = {"ns.coll": {"$in": ["events", "heads", "logs"]}, "operationType": {"$ne": "delete"}}
+_GROWING = {"ns.coll": {"$in": ["events", "heads"]}, "operationType": {"$ne": "delete"}}
+_OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"$or": [_GROWING, {"ns.coll": "collections"}]}},
-    {"$project": {"ns.coll": 1, "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1}}},
+    {"$match": {"$or": [_GROWING, {"ns.coll": {"$in": ["collections", "logs"]}}, _OF_COLLECTIONS]}},
+    {
+        "$project": {
+            "operationType": 1,
+            "ns.coll": 1,
+            "documentKey": 1,
+            "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1},
+        }
+    },
 ]
 
 
@@ -96,9 +110,12 @@ class Feed:
             self._heard()
             rows, settled = [], False
             for change in batch.changes:
-                if change["ns"]["coll"] == "events":
+                kind, name = change["operationType"], change.get("ns", {}).get("coll")
+                if kind == "insert" and name == "events":
                     rows.append(change["fullDocument"])
-                elif change["ns"]["coll"] == "heads":
+                elif name == "events" and kind in {"update", "replace"}:
+                    _alarms.tell(f"event {_named(change['documentKey']['_id'])} was overwritten by somebody")
+                elif name == "heads" and kind in {"insert", "update", "replace"}:
                     # A checkpoint: the sequencer makes them also when there is nothing new, as long as it can read.
                     self.state.sequenced = time.monotonic()
                     settled = True
@@ -112,18 +129,23 @@ class Feed:
                 await self._settle()
 
     def _heard(self) -> None:
-        self.state.live, self.state.heard, self.state.detail = True, time.monotonic(), "live"
+        self.state.heard = time.monotonic()
+        self.state.live, self.state.detail = self._window.suspended is None, self._window.suspended or "live"
         self.followed.set()
 
     async def _join(self) -> None:
         """Take over the log and the registry as they are, and read what the window lacks."""
-        self._log = await self._stores.logs.current()
+        current = await self._stores.logs.current()
+        if self._log is not None and (lost := await self._lost(self._log, current)):
+            self._suspend(lost)
+            return
+        self._log = current
         self._tracking.replace(self._log.id if self._log else None, await self._stores.tracking.read())
         if self._log is None:
             self.state.detail = "there is no log yet: no worker has run"
             return
-        tail = await self._stores.events.tail(self._log.id)
-        seq = tail.seq if tail else Seq(0)
+        self._window.suspended = None
+        seq = await self._stores.events.head(self._log.id)
         floor = (await self._stores.tiers.read(self._log.id)).floor
         if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
             self._group = []
@@ -135,22 +157,73 @@ class Feed:
         self._window.wake_all()
         self._heard()
 
+    async def _lost(self, known: Log, current: Log | None) -> str | None:
+        """Why the log that is followed here is not the one in MongoDB any more; None where it is, or a new one is."""
+        if current is None or current.number < known.number:
+            return "the event log was deleted"
+        if current.id != known.id:
+            return None
+        if current.reset is not None and self._window.suspended is not None:
+            return self._window.suspended
+        if lost := await self._taken_back(known):
+            await self._stores.logs.request_reset(lost, known.id)
+        return lost
+
+    async def _taken_back(self, known: Log) -> str | None:
+        """Why the log ends before what was read here, or has another event there; None where it has not.
+
+        What was read here was committed by a majority. So it is a backup that was restored, or somebody's deletion.
+        """
+        newest = self._group[-1] if self._group else self._window.newest
+        if newest is None or self._window.log != known.id:
+            return None
+        events, position = self._stores.events, f"{known.id}:{newest.seq}"
+        try:
+            async with aclosing(events.read(known.id, Seq(newest.seq - 1), newest.seq)) as found:
+                async for event in found:
+                    if event != newest:
+                        return f"event {position} is another one than was read before: was a backup restored?"
+        except BehindHorizon:
+            return None
+        except (Damaged, Unavailable) as error:
+            if await events.head(known.id) < newest.seq and not await events.reaches(known.id, newest.seq):
+                return f"the log was taken back behind {position}, which was read before: was a backup restored?"
+            if isinstance(error, Unavailable):
+                raise
+        return None
+
+    def _suspend(self, reason: str) -> None:
+        """Serve nobody who comes, until a worker has begun a new log. Who is live has nothing to hear until then."""
+        if self._window.suspended is None:
+            _alarms.tell(reason)
+        self._window.suspended = reason
+        self.state.live, self.state.detail = False, reason
+
     async def _whole_before(self, seq: Seq) -> Seq:
         """`seq`, or the last one before it that does not lie inside a transaction."""
         if self._log is not None and seq > 0:
-            async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
-                async for event in events:
-                    if not event.closes and event.group is not None:
-                        return Seq(seq - event.group.n)
+            try:
+                async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
+                    async for event in events:
+                        if not event.closes and event.group is not None:
+                            return Seq(seq - event.group.n)
+            except Damaged:
+                return seq  # what is read behind it decides
         return seq
 
     async def _take(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take events that the stream delivered."""
         fresh: list[StoredEvent] = []
         for row in rows:
-            if self._log is None or row["_id"]["l"] != self._log.id:
+            if self._log is None or self._window.suspended or not _is_of(self._log, row):
                 continue
-            event = await self._stores.events.whole(row)
+            try:
+                event = await self._stores.events.whole(row)
+            except DamagedEvents as error:
+                self._accept(fresh)
+                fresh = []
+                await self._read_upto(error.last)
+                continue
             expected = self._next + len(fresh)
             if event.seq > expected:
                 self._accept(fresh)
@@ -161,10 +234,22 @@ class Feed:
         self._accept(fresh)
 
     async def _read_upto(self, seq: Seq) -> None:
-        if self._log is None or seq < self._next:
-            return
+        """Read what the window lacks. Where events are missing or can't be read, it begins anew behind them."""
+        while self._log is not None and self._next <= seq:
+            try:
+                await self._read_on(self._log, seq)
+            except Damaged as error:
+                last = error.last if isinstance(error, DamagedEvents) else seq
+                behind = Seq(min(seq, max(last, self._next)))
+                _alarms.tell(f"{error.diagnosis}; clients that stand before {self._log.id}:{behind} are reset")
+                self._group = []
+                self._window.start(self._log.id, behind)
+            else:
+                return
+
+    async def _read_on(self, current: Log, seq: Seq) -> None:
         read: list[StoredEvent] = []
-        async with aclosing(self._stores.events.read(self._log.id, Seq(self._next - 1), seq)) as events:
+        async with aclosing(self._stores.events.read(current.id, Seq(self._next - 1), seq)) as events:
             async for event in events:
                 read.append(event)
                 if len(read) == _READ_AT_ONCE:
@@ -207,3 +292,13 @@ class Feed:
         if count:
             self._window.extend(self._group[:count])
             del self._group[:count]
+
+
+def _is_of(current: Log, row: dict[str, Any]) -> bool:
+    """Whether a row is an event of a log. Anybody may insert anything."""
+    key = row.get("_id")
+    return isinstance(key, dict) and key.get("l") == current.id and isinstance(key.get("n"), int)
+
+
+def _named(key: Any) -> str:
+    return f"{key.get('l')}:{key.get('n')}" if isinstance(key, dict) else repr(key)[:100]

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from app.alarm import Alarms
 from app.byte_cache import ByteCache
 from app.domain import messages
 from app.domain.plan import ResetReason
@@ -21,7 +22,7 @@ from app.sync.flights import Flights
 from app.sync.pages import PageLimit, page_of
 from app.sync.source import Source
 
-log = logging.getLogger(__name__)
+_alarms = Alarms(logging.getLogger(__name__))
 
 _EVENT: Final = 100
 """What an event costs in the cache besides its bytes, roughly."""
@@ -98,7 +99,7 @@ class LogPages:
             self._source.planner.outdated()
             raise
         except Damaged as error:
-            log.log(logging.ERROR, "%s: what is stored is damaged: %s", shape, error.diagnosis)
+            _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
             raise ResetRequired(ResetReason.DAMAGED.value, f"the events after {position} can't be read") from error
 
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:

@@ -62,9 +62,11 @@ class Planner:
         self._damaged: set[str] = set()
 
     def log(self) -> LogId:
-        """The log in force. Raises `Unavailable` before the first worker has run."""
+        """The log in force. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         if self._window.log is None:
             raise Unavailable("there is no event log yet: is a worker running?", retry_after=2.0)
+        if self._window.suspended is not None:
+            raise Unavailable(self._window.suspended, retry_after=2.0)
         return self._window.log
 
     def require(self, shape: Shape) -> None:

@@ -91,7 +91,8 @@ class SyncService:
             return Health("not_ready", False, False, None, None, None, None, None, connections, feed.detail)
         lease = await self._stores.leases.read(SEQUENCING)
         log = self.window.log
-        tail = await self._stores.events.tail(log) if log else None
+        known = log is not None and self.window.suspended is None
+        head = await self._stores.events.head(log) if log is not None and known else None
         archive = await self._archive.state()
         fresh = time.monotonic() - feed.heard < 3 * self._settings.mongodb_timeout
         live = feed.live and fresh and log is not None
@@ -102,7 +103,7 @@ class SyncService:
             sequencer_live=leads and not self.is_stale(),
             leader=lease.owner if lease and lease.live else None,
             position=f"{log}:{self.window.head}" if log else None,
-            lag_events=(tail.seq if tail else 0) - self.window.head if log else None,
+            lag_events=None if head is None else head - self.window.head,
             lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
             archive=archive.reason,
             connections=connections,

@@ -37,6 +37,8 @@ class Source:
     limit: PageLimit
     stale: Callable[[], bool]
     """Whether nobody has read the changes lately, so that there may be some that are no events yet."""
+    patience: float = 10.0
+    """Seconds that a connected client waits for a new log to begin, and to have its collection."""
 
     @classmethod
     def of(
@@ -59,10 +61,18 @@ class Source:
         behind = StoreFrames(stores.events, reading, limit, settings.frame_cache_bytes)
         admissions = {"begin": admission, "read": reading}
         catch_ups = CatchUps(stores, admission)
-        return cls(stores, window, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale)
+        return cls(stores, window, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale, wait)
+
+    async def settled(self, shape: Shape) -> None:
+        """Wait while a new log is about to begin, or to have the shape's collection; not for ever."""
+
+        def settled() -> bool:
+            return self.window.suspended is None and not self.tracking.is_pending(shape.collection)
+
+        await self.tracking.until(settled, self.patience)
 
     def log(self) -> LogId:
-        """The log in force. Raises `Unavailable` before the first worker has run."""
+        """The log in force. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         return self.planner.log()
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:

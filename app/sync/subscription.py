@@ -9,10 +9,11 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from app.alarm import Alarms
 from app.domain import messages
 from app.domain.plan import Answer, Plan, ResetReason
 from app.domain.position import START, Position, Seq
-from app.domain.replay import Damaged
+from app.domain.replay import Damaged, DamagedEvents
 from app.domain.shape import Shape
 from app.errors import Unavailable
 from app.stores.squashed import Unsquashable
@@ -23,6 +24,7 @@ from app.sync.planner import NotAhead
 from app.sync.source import Source
 
 log = logging.getLogger(__name__)
+_alarms = Alarms(log)
 
 _PATIENCE = 10_000
 """Events that a client may fall further behind than its plan was made for, at least, before another is made."""
@@ -63,6 +65,8 @@ class Subscription:
         self.live = False
         self._avoid = avoid
         self._distrust = False
+        self._beyond = START
+        """Up to here what is stored of the past can't be read: a snapshot has to be no older."""
         self._told = START
         """What the client knows that it has; it may have more, of which nothing was to be told."""
 
@@ -134,6 +138,7 @@ class Subscription:
 
     async def _plan(self) -> Plan:
         self.live = False
+        await self._source.settled(self.shape)
         if self._position is None:
             return Plan(Answer.SNAPSHOT, 0.0)
         return await self._source.planner.plan(self.shape, self._position, self._avoid)
@@ -155,7 +160,10 @@ class Subscription:
 
     def _damaged(self, error: Damaged) -> Outgoing:
         """Begin anew, by reading the collection itself. Raises `Unavailable` where that has been done already."""
-        log.error("%s: what is stored is damaged: %s", self.shape, error.diagnosis)
+        _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
+        log.info("%s is reset: %s", self.shape, error.diagnosis)
+        if isinstance(error, DamagedEvents):
+            self._beyond = max(self._beyond, error.last)
         if self._distrust:
             raise Unavailable(f"{self.shape} can't be read: it is damaged", retry_after=10.0) from error
         self._distrust = True
@@ -164,7 +172,7 @@ class Subscription:
     async def _snapshot(self) -> AsyncGenerator[Outgoing | None]:
         """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
         # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
-        after = Seq(self._position.seq + 1) if self._position else START
+        after = Seq(self._position.seq + 1) if self._position else self._beyond
         pieces: Sequence[bytes] = ()
         most = self._source.limit.bytes
         async with (
@@ -223,4 +231,4 @@ class Subscription:
         return window.covers(position.seq, self.shape) or window.head - position.seq <= patience
 
     def _arrived(self) -> None:
-        self.live, self._avoid, self._distrust = True, frozenset(), False
+        self.live, self._avoid, self._distrust, self._beyond = True, frozenset(), False, START

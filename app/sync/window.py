@@ -50,6 +50,8 @@ class Window:
         self._audiences: dict[Shape, Audience] = {}
         """Who listens, by shape; none is without members."""
         self.log: LogId | None = None
+        self.suspended: str | None = None
+        """Why nobody may begin or catch up here for now: what MongoDB holds is not the log that is here."""
         self._clear(Seq(0))
 
     def _clear(self, seq: Seq) -> None:
@@ -129,6 +131,11 @@ class Window:
         return (self.bytes / len(self._all) - _OVERHEAD) if self._all else 0.0
 
     # --- the sessions' side -------------------------------------------------------------------------------------
+
+    @property
+    def newest(self) -> StoredEvent | None:
+        """The newest event here, None where there is none."""
+        return self._all[-1] if self._all else None
 
     def covers(self, seq: Seq, shape: Shape | None = None) -> bool:
         """Whether every event after `seq` is here, of `shape` or of all."""

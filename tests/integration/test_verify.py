@@ -120,6 +120,7 @@ async def _one(version: int, document: Document) -> AsyncIterator[tuple[int, Doc
 
 async def test_it_says_what_is_wrong_and_exits_with_1(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
     await stores.data["docs"].insert_one({"_id": "new", "n": 1})
+    await stores.data["docs"].update_one({"_id": "old-009"}, {"$set": {"n": 9}})  # of the newest the worker takes care
     await caught_up(stores)
     await stores.log["events"].update_one({"i": "new"}, {"$set": {"c": "elsewhere"}})
     code, text = await run(settings)
@@ -182,11 +183,12 @@ async def test_a_version_that_does_not_follow(base: StoredSnapshot, stores: Stor
     for n in (1, 2):
         await stores.data["docs"].update_one({"_id": "old-009"}, {"$set": {"n": n}})
     await caught_up(stores)
-    tail = await stores.events.tail(base.log)
-    assert tail is not None
-    await _forge(stores, base.log, {"_id.n": tail.seq}, '"base":0', '"base":4')
+    seq = await stores.events.head(base.log)
+    await stores.data["docs"].update_one({"_id": "old-008"}, {"$set": {"n": 8}})  # of the newest the worker takes care
+    await caught_up(stores)
+    await _forge(stores, base.log, {"_id.n": seq}, '"base":0', '"base":4')
     assert (await wrong(settings)).text == (
-        f"event {tail.seq} (update of docs/old-009): its base is 4, but event {tail.seq - 1} left version 0"
+        f"event {seq} (update of docs/old-009): its base is 4, but event {seq - 1} left version 0"
     )
 
 

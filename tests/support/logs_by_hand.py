@@ -25,7 +25,7 @@ async def append(stores: Stores, log: LogId, collection: str, count: int = 1, si
     tail = await stores.events.tail(log)
     first = (tail.seq if tail else 0) + 1
     now = (await stores.data.command("ping"))["operationTime"]
-    row = {"t": "82AB", "s": now, "c": collection, "i": "int:1", "v": Int64(0), "b": "x" * size}
+    row = {"t": "82AB", "s": now, "c": collection, "i": "int:1", "v": Int64(0), "b": f'{{"x":"{"x" * size}"}}'}
     await stores.log["events"].insert_many(
         [row | {"_id": {"l": log, "n": Int64(seq)}} for seq in range(first, first + count)]
     )

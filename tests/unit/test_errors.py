@@ -28,7 +28,7 @@ def test_codes_are_stable() -> None:
     assert {kind.code for kind in TREE} == {
         "internal", "configuration", "malformed", "not_found", "not_tracked", "conflict", "version_mismatch",
         "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone", "forbidden",
-        "rate_limited", "unavailable",
+        "rate_limited", "unavailable", "damaged",
     }  # fmt: skip
 
 

@@ -167,7 +167,7 @@ async def test_a_body_that_is_larger_than_a_document_may_be_is_stored_and_read(s
 
 def large(seq: int, seed: bytes) -> NewEvent:
     """An event that no MongoDB document can hold, compressed or not."""
-    body = hashlib.shake_256(seed).digest(17 * 1024 * 1024)
+    body = b"{%b}" % hashlib.shake_256(seed).digest(17 * 1024 * 1024)
     return NewEvent(StoredEvent(Seq(seq), "orders", IdText("1"), body), 1, f"82{seq:08X}", Timestamp(seq, 1))
 
 

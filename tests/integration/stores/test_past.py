@@ -15,7 +15,7 @@ from bson.timestamp import Timestamp
 from app.domain.ids import IdText
 from app.domain.point import Version
 from app.domain.position import LogId, Position, Seq
-from app.domain.replay import State
+from app.domain.replay import DamagedEvents, State
 from app.domain.shape import Shape
 from app.errors import BehindRetention, Malformed, NotFound, NotTracked, ResetRequired, Unavailable
 from app.settings import Settings
@@ -228,8 +228,8 @@ async def test_before_the_first_snapshot_what_its_own_events_tell(stores: Stores
     with pytest.raises(BehindRetention):
         await Past(stores).document(Shape("docs", IdText("b")), Position(log, Seq(19)))
     await stores.log["events"].delete_one({"_id.n": 12})
-    with pytest.raises(BehindRetention):
-        await number_at(stores, Position(log, Seq(19)))  # an update alone tells nothing
+    with pytest.raises(DamagedEvents, match="event 12 is missing"):
+        await number_at(stores, Position(log, Seq(19)))
 
 
 async def test_what_is_behind_the_horizon_is_gone(stores: Stores, log: LogId) -> None:

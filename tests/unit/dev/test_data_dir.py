@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -108,3 +110,24 @@ def test_the_log_of_the_run_before_is_kept_once(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         assert not directory.mongod_log.exists()
         assert (tmp_path / "mongod.log.old").read_text() == "before"
+
+
+def test_a_copy_is_told_from_the_original_also_in_its_place(tmp_path: Path) -> None:
+    original, backup = tmp_path / "data", tmp_path / "backup"
+    with opened(original) as directory:
+        assert not directory.is_copy(), "of a new one nothing is known"
+        directory.settle()
+        assert not directory.is_copy()
+    subprocess.run(["cp", "-a", original, backup], check=True)
+    with opened(original) as directory:
+        assert not directory.is_copy(), "copied, it stays the original"
+        directory.settle()
+    original.rename(tmp_path / "moved")
+    with opened(tmp_path / "moved") as directory:
+        assert not directory.is_copy(), "wherever it is moved"
+    shutil.rmtree(tmp_path / "moved")
+    subprocess.run(["cp", "-a", backup, original], check=True)
+    with opened(original) as directory:
+        assert directory.is_copy()
+        directory.settle()
+        assert not directory.is_copy()

@@ -35,7 +35,7 @@ def test_what_is_stored_of_an_event() -> None:
 
 @pytest.mark.parametrize("size", [4 * 1024 * 1024, 4 * 1024 * 1024 + 1])
 def test_only_a_large_body_is_stored_compressed(size: int) -> None:
-    stored = row(b"x" * size)["b"]
+    stored = row(b"{" + b"x" * (size - 2) + b"}")["b"]
     assert isinstance(stored, str if size <= 4 * 1024 * 1024 else bytes)
 
 

@@ -1,0 +1,163 @@
+"""A log that somebody drops, empties or changes while a worker appends to it: a new one begins by itself, at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from bson.int64 import Int64
+
+from app.domain.position import LogId, Seq
+from app.settings import Settings
+from app.stores.segments import Segment
+from app.stores.stores import Stores
+from support.replay import assert_complete, caught_up, current_log, eventually, tracked
+from support.sequencing import began, snapshot
+from support.systems import running_worker
+from support.waiting import within
+
+Damage = Callable[[Stores, LogId], Awaitable[object]]
+
+
+def dropped(name: str) -> Damage:
+    async def damage(stores: Stores, _: LogId) -> None:
+        await stores.log.drop_collection(name)
+
+    damage.__name__ = f"{name}_dropped"
+    return damage
+
+
+def emptied(name: str) -> Damage:
+    async def damage(stores: Stores, _: LogId) -> None:
+        await stores.log[name].delete_many({})
+
+    damage.__name__ = f"{name}_emptied"
+    return damage
+
+
+async def database_dropped(stores: Stores, _: LogId) -> None:
+    await stores.log.client.drop_database(stores.log.name)
+
+
+async def record_deleted(stores: Stores, log: LogId) -> None:
+    await stores.log["logs"].delete_one({"_id": log})
+
+
+async def newest_event_deleted(stores: Stores, log: LogId) -> None:
+    await stores.log["events"].delete_one({"_id": {"l": log, "n": Int64(await stores.events.head(log))}})
+
+
+async def newest_event_overwritten(stores: Stores, log: LogId) -> None:
+    key = {"l": log, "n": Int64(await stores.events.head(log))}
+    await stores.log["events"].update_one({"_id": key}, {"$set": {"b": '{"seq":3}'}})
+
+
+async def newest_event_replaced(stores: Stores, log: LogId) -> None:
+    key = {"l": log, "n": Int64(await stores.events.head(log))}
+    await stores.log["events"].replace_one({"_id": key}, {"junk": 1})
+
+
+DAMAGES: list[Damage] = [
+    database_dropped,
+    dropped("events"),
+    emptied("events"),
+    dropped("logs"),
+    emptied("logs"),
+    record_deleted,
+    dropped("collections"),
+    emptied("collections"),
+    newest_event_deleted,
+    newest_event_overwritten,
+    newest_event_replaced,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=[damage.__name__ for damage in DAMAGES])
+async def test_a_log_that_is_lost_under_a_worker_is_followed_by_a_new_one(
+    stores: Stores, settings: Settings, damage: Damage
+) -> None:
+    async with running_worker(settings):
+        old = await began(stores, "docs", "others")
+        await stores.data["docs"].insert_many([{"_id": number} for number in range(3)])
+        await caught_up(stores)
+        await damage(stores, old)
+        log = await followed(stores, old)
+        await tracked(stores, "docs", "others")
+        base = await snapshot(stores, await caught_up(stores), "docs")
+        await stores.data["docs"].update_one({"_id": 1}, {"$set": {"after": True}})
+        await caught_up(stores)
+        found = await stores.logs.current()
+        assert await current_log(stores) == log, "and no further one"
+    assert found is not None
+    assert found.number > 1
+    assert sorted(key for _, key in base.rows) == ["int:0", "int:1", "int:2"]
+    assert [event async for event in stores.events.read(log, Seq(base.seq))], "and it goes on"
+
+
+@pytest.mark.parametrize("name", ["heads", "leases", "snapshots", "pins", "state_vectors", "horizons"])
+@pytest.mark.parametrize("lose", [dropped, emptied])
+async def test_what_is_made_anew_by_itself_costs_no_log(
+    stores: Stores, settings: Settings, name: str, lose: Callable[[str], Damage]
+) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await caught_up(stores)
+        await lose(name)(stores, log)
+        await stores.data["docs"].insert_one({"_id": 2})
+        await assert_complete(stores, "docs")
+    assert await current_log(stores) == log
+
+
+async def followed(stores: Stores, old: LogId) -> LogId:
+    """Wait until another log is in force. By asking: no change stream outlives its database."""
+    async with within(20):
+        while (found := await stores.logs.current()) is None or found.id == old:  # noqa: ASYNC110 - as it says
+            await asyncio.sleep(0.02)
+    return found.id
+
+
+async def sealed(stores: Stores, log: LogId) -> Segment:
+    """Wait until all that may be is in segments, and nothing moves any more."""
+
+    async def check() -> Segment | None:
+        newest = await stores.archive.segments.newest(log)
+        return newest if newest and (await stores.tiers.read(log)).floor == newest.span.last == 25 else None
+
+    return await eventually(stores, "tiers", check)
+
+
+@pytest.mark.parametrize("name", ["tiers", "segments", "touched", "tallies"])
+@pytest.mark.parametrize("lose", [dropped, emptied])
+async def test_what_tells_where_archived_events_are_is_missed(
+    stores: Stores, settings: Settings, tmp_path: object, name: str, lose: Callable[[str], Damage]
+) -> None:
+    archiving = settings.model_copy(
+        update={"archive_url": str(tmp_path), "hot_events": 5, "segment_events": 5, "snapshot_events": 5}
+    )
+    async with running_worker(archiving):
+        old = await began(stores, "docs")
+        for number in range(30):
+            await stores.data["docs"].insert_one({"_id": number})
+        await caught_up(stores)
+        await sealed(stores, old)
+        await lose(name)(stores, old)
+        await followed(stores, old)
+        await tracked(stores, "docs")
+        assert len((await snapshot(stores, await caught_up(stores), "docs")).rows) == 30
+
+
+async def test_a_log_number_is_not_given_out_twice(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        first = await began(stores, "docs")
+        await stores.logs.request_reset("by hand")
+        second = await followed(stores, first)
+        await caught_up(stores)
+    await stores.log["logs"].delete_many({})
+    async with running_worker(settings):
+        await followed(stores, second)
+        found = await stores.logs.current()
+    assert found is not None
+    assert found.number == 3
+    assert found.id not in {first, second}
