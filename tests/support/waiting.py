@@ -41,12 +41,16 @@ _MOST = 40.0
 
 def patience(seconds: float) -> float:
     """Return the seconds after which to give up on what takes a fraction of `seconds` on an idle machine."""
-    return max(_GENEROUS * seconds, scaled(_BUSY * seconds))
+    return seconds * max(_GENEROUS, _BUSY * _pace.now())
 
 
 def scaled(seconds: float) -> float:
-    """Return `seconds` of an idle machine in seconds of this one, as busy as it is now."""
-    return seconds * _pace.now()
+    """Return `seconds` of an idle machine in seconds of this one, as busy as it is now.
+
+    What such a limit is for, a heartbeat or the renewal of a lease, is little work: it has to be served in time, not to
+    get a whole processor. Linear limits would have a failover take minutes.
+    """
+    return seconds * (1 + (_pace.now() - 1) / 4)
 
 
 @asynccontextmanager

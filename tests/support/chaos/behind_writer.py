@@ -17,6 +17,7 @@ from app.domain.ids import parse_id
 from app.driver import short
 from app.stores.mongodb import Client
 from support.chaos.history import Effect, Key, Outcome, Recorder
+from support.waiting import patience
 
 Change = Callable[[AsyncCollection[dict[str, Any]], dict[str, Any], str], Awaitable[object]]
 
@@ -55,7 +56,7 @@ class BehindWriter:
 
     async def finish(self, collection: str, mark: str, *, seconds: float = 30.0) -> None:
         """Write `mark` into the document `end` until it is acknowledged. Raises `TimeoutError`."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         self._recorder.invoke(mark, "behind", [Effect((collection, "end"), mark)])
         while time.monotonic() < deadline:
             try:

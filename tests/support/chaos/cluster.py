@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from app.supervision.orphans import die_with_parent
 from support.chaos.clocks import Clock
 from support.chaos.disks import Disk
 from support.chaos.proxy import MongoProxy, mongo_proxy
+from support.waiting import patience, scaled
 
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200, "catchUpTimeoutMillis": 2000}
 _PAUSE = 0.05
@@ -127,7 +129,7 @@ class Cluster:
 
     async def primary(self, *, seconds: float = 30.0) -> Member:
         """The member that takes writes: the one elected last, where two believe it. Waits for an election."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while time.monotonic() < deadline:
             hellos = [(await member.hello(), member) for member in self.members]
             if found := [(item["electionId"], member) for item, member in hellos if item.get("isWritablePrimary")]:
@@ -141,7 +143,7 @@ class Cluster:
 
     async def healthy(self, *, seconds: float = 40.0) -> None:
         """Wait until there is a primary and all others follow it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while time.monotonic() < deadline:
             hellos = [await member.hello() for member in self.members]
             primaries = sum(bool(item.get("isWritablePrimary")) for item in hellos)
@@ -153,8 +155,12 @@ class Cluster:
     async def initiate(self) -> None:
         """Make the members a replica set, and wait until it is healthy."""
         members = [{"_id": member.number, "host": member.host} for member in self.members]
-        config = {"_id": mongod.REPLICA_SET, "members": members, "settings": _SETTINGS}
-        deadline = time.monotonic() + 30
+        config = {
+            "_id": mongod.REPLICA_SET,
+            "members": members,
+            "settings": {name: int(scaled(value)) for name, value in _SETTINGS.items()},
+        }
+        deadline = time.monotonic() + patience(30)
         while True:
             try:
                 await self.members[0].direct.admin.command("replSetInitiate", config)
@@ -166,7 +172,9 @@ class Cluster:
         await self.healthy()
         for member in self.members:
             # What a killed client had begun holds its documents until it is undone.
-            await member.direct.admin.command({"setParameter": 1, "transactionLifetimeLimitSeconds": 2})
+            await member.direct.admin.command(
+                {"setParameter": 1, "transactionLifetimeLimitSeconds": math.ceil(scaled(2))}
+            )
 
 
 @asynccontextmanager

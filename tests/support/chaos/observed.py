@@ -21,7 +21,7 @@ from support.chaos.history import History
 from support.chaos.long_text import shortened
 from support.chaos.oplog import Oplog, feed
 from support.trees import to_tree
-from support.waiting import within
+from support.waiting import patience, within
 
 _OF_A_CHANGE = 40
 """Characters that the resume token of a change has at least: it holds the `_id` and the collection; a mark does not."""
@@ -112,7 +112,7 @@ async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
     checkpoint = await stores.logs.read_checkpoint(log.id) if log else None
     if log is None or checkpoint is None:
         return ("there is no log",)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     found: list[str] = []
     for name in [item.name for item in await stores.tracking.read() if item.log == log.id]:
         while True:

@@ -16,6 +16,7 @@ from app.domain.ids import format_id
 from app.domain.values import RAW_CODEC, decode
 from app.stores.mongodb import Client
 from support.chaos.evidence import Commit, Kind
+from support.waiting import patience
 
 _KINDS: dict[str, Kind] = {"i": "create", "u": "change", "d": "delete"}
 _BEGINNING = Timestamp(0, 0)
@@ -131,7 +132,7 @@ class OplogTail:
     async def commits(self, client: Client, *, seconds: float = 30.0) -> tuple[Commit, ...]:
         """All that is committed by now, as `client` sees it. Raises `TimeoutError`."""
         now = (await client.admin.command("ping"))["operationTime"]
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while not await self._read(upto=now):
             if time.monotonic() > deadline:
                 raise TimeoutError("the oplog can't be read up to now")

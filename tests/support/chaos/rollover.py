@@ -25,7 +25,7 @@ from support.chaos.oplog import Oplog, feed, first_time
 from support.chaos.run import COLLECTIONS, settings_for
 from support.chaos.violation import Violation
 from support.systems import tracked
-from support.waiting import within
+from support.waiting import patience, within
 
 _FILLER = "x" * 200_000
 _PATIENCE = 30.0
@@ -171,7 +171,7 @@ async def _sequenced(client: Client, log_database: str, mark: str) -> None:
 async def _lose(client: Client) -> None:
     """Write elsewhere until the oplog no longer reaches back to now. Raises `TimeoutError`."""
     now: Timestamp = (await client.admin.command("ping"))["operationTime"]
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience(_PATIENCE)
     while True:
         first = await first_time(client)
         if first is not None and first > now:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from app.settings import Settings
 from app.stores.mongodb import Client, connect
@@ -28,7 +29,9 @@ from support.chaos.rig import Rig
 from support.chaos.shapes import FATAL_SHAPES, SOMETIMES, ShapeWriter, large_document, prepare, tracked_for
 from support.chaos.violation import Violation
 from support.chaos.workload import Workload
+from support.limits import time_limits
 from support.systems import tracked
+from support.waiting import patience, scaled
 
 COLLECTIONS = ("orders", "stock")
 _FOLLOWED = (
@@ -118,18 +121,17 @@ async def run(plan: Plan, directory: Path) -> Report:
 
 def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
     """Short waits everywhere, and small frames, so that clients are fed from the store as well as from the window."""
+    limits: Any = time_limits(mongodb_timeout=2.0, lease_period=1.0, write_deadline=2.0)
     return Settings(
         mongodb_uri=uri,
         database="chaos",
         collections=names,
-        mongodb_timeout=2.0,
-        lease_period=1.0,
         stream_wait=0.2,
         # So few that the larger transactions span several reads.
         stream_batch=10,
         checkpoint_interval=0.1,
         heartbeat=0.3,
-        write_deadline=2.0,
+        **limits,
         window_bytes=64 * 1024,
         frame_bytes=8 * 1024,
     )
@@ -217,7 +219,7 @@ class _Run:
     async def _writes(self, more: int) -> None:
         """Until so many more writes are acknowledged, or for `pause` seconds: where nothing works, that is bounded."""
         goal = self._rig.recorder.acknowledged + more
-        deadline = time.monotonic() + self._plan.pause
+        deadline = time.monotonic() + scaled(self._plan.pause)
         while self._rig.recorder.acknowledged < goal and time.monotonic() < deadline:  # noqa: ASYNC110 - or it is over
             await asyncio.sleep(0.01)
 
@@ -241,7 +243,7 @@ class _Run:
 
     async def _sequenced(self) -> tuple[str, int]:
         """The last position, as soon as the log has the last writes."""
-        deadline = time.monotonic() + _SETTLE
+        deadline = time.monotonic() + patience(_SETTLE)
         stores = Stores.of(self._client, self._rig.settings)
         known = 0
         while True:
@@ -252,7 +254,7 @@ class _Run:
                 return current.id, tail.seq
             if tail and tail.seq > known:
                 # A backlog on a busy machine is no fault, as long as it becomes smaller.
-                known, deadline = tail.seq, time.monotonic() + _SETTLE
+                known, deadline = tail.seq, time.monotonic() + patience(_SETTLE)
             if time.monotonic() > deadline:
                 lines = [line for name in self._rig.fleet.workers for line in self._rig.fleet.last_lines(name)]
                 self._late.append(Violation("progress", f"the log stands still at {known}", tuple(lines)))

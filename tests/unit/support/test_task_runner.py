@@ -121,10 +121,11 @@ FAILURES = {
     "a deadline of a test's fixture passes": """
         @pytest.fixture
         async def own():
-            async with asyncio.timeout(0.01):
-                yield
+            async with asyncio.timeout(None) as deadline:
+                yield deadline
 
         async def test_fails(shared, system, own):
+            own.reschedule(asyncio.get_running_loop().time())
             await asyncio.Event().wait()
     """,
     "a task of the shared system fails": """
