@@ -17,6 +17,7 @@ from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Tim
 from pymongo import UpdateOne
 
 from app.stores.stores import Stores
+from support.limits import time_limits
 from support.peers.makes import MAKES, of_transport
 from support.peers.peer import Message, Peer
 from support.peers.python import Websockets
@@ -328,9 +329,10 @@ async def test_values(peer: Peer, door: str, served: Served, key: str) -> None:
 
 async def test_goodbye(peers: dict[str, Peer], served: Served, api: httpx.AsyncClient, key: str) -> None:
     """Close codes: "1001 / 1012 going away …: reconnect with jitter and the own vector": to whichever server."""
+    patient = served.settings.model_copy(update=time_limits(drain_timeout=10.0))
     copies = {name: Copy("orders") for name in peers}
     async with AsyncExitStack() as links, AsyncExitStack() as server:
-        url = await server.enter_async_context(running_server(served.settings))
+        url = await server.enter_async_context(running_server(patient))
         await tracked(url, COLLECTIONS)
         talks = {
             name: await links.enter_async_context(talking(peer, url, copies[name])) for name, peer in peers.items()

@@ -27,7 +27,7 @@ from app.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, format_id
 from app.domain.values import CODEC
 from app.stores.mongodb import Client
 from support.systems import tracked
-from support.waiting import within
+from support.waiting import patience, within
 
 MERGE = {"content-type": "application/merge-patch+json"}
 COLLECTION = "others"
@@ -118,7 +118,9 @@ async def collection(served: Any, client: Client) -> AsyncIterator[AsyncCollecti
 
 @pytest.fixture
 async def others(served: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"{served.url}/v1/collections/{COLLECTION}/documents", timeout=30) as opened:
+    async with httpx.AsyncClient(
+        base_url=f"{served.url}/v1/collections/{COLLECTION}/documents", timeout=patience(30)
+    ) as opened:
         yield opened
 
 
@@ -270,7 +272,7 @@ async def test_ids_under_a_collation(served: Any, client: Client) -> None:
     await tracked(served.url, [name])
     base = f"{served.url}/v1/collections/{name}/documents"
     try:
-        async with httpx.AsyncClient(base_url=base, timeout=30) as api:
+        async with httpx.AsyncClient(base_url=base, timeout=patience(30)) as api:
             for limit in (1, 2, 100):
                 assert await listed(api, limit) == ["Abc", "b9", "b10", "ü"]
             assert (await api.get("/abc")).status_code == 404

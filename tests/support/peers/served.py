@@ -13,7 +13,7 @@ from app.settings import Settings
 from app.stores.mongodb import Client
 from support.systems import head
 from support.trees import to_tree
-from support.waiting import patience
+from support.waiting import patience, within
 from support.writers import documents_of
 
 COLLECTIONS: Final = ("orders", "customers")
@@ -43,6 +43,9 @@ class Served:
         await self.collection(name).insert_one({"_id": key})
         log = (await head(self.url)).partition(":")[0]
         query: dict[str, str | int] = {"shape": f"{name}/{key}", "position": f"{log}:0", "wait": 10}
-        async with httpx.AsyncClient(base_url=self.url, timeout=patience(20)) as client:
-            page = (await client.get("/v1/sync/log", params=query)).raise_for_status().json()
-        return int(page["events"][0]["seq"])
+        async with httpx.AsyncClient(base_url=self.url, timeout=patience(20)) as client, within(20):
+            while True:  # much may be before it
+                page = (await client.get("/v1/sync/log", params=query)).raise_for_status().json()
+                if page["events"]:
+                    return int(page["events"][0]["seq"])
+                query["position"] = page["to"]
