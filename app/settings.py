@@ -8,7 +8,6 @@ connection string, takes that of the one `dev` that this user runs elsewhere. Si
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -26,16 +25,13 @@ from pydantic_settings import (
 
 from app import running_dev
 from app.domain.shape import check_collection
+from app.environment import check_environment, suggestion
 from app.errors import ConfigurationError, Malformed
 
 PREFIX = "EVENTSYNC_"
 KIB, MIB = 1024, 1024 * 1024
 
-_CONFIG: Final = f"{PREFIX}CONFIG"
-_FOREIGN: Final = re.compile(r"TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_\w+", re.ASCII)
-"""Names behind the prefix that are not ours to refuse: the test suite's, and those that Kubernetes gives a container
-for each Service whose name begins with `eventsync`.
-"""
+_CONFIG: Final = "config"  # names the configuration file: the one variable that is no setting
 
 _RESERVED: Final = frozenset({"admin", "config", "local"})
 """MongoDB's own databases."""
@@ -99,11 +95,11 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Names = Field(
         (),
-        description="Names that a request's `Host` may have; `*` allows all. `localhost` and addresses are always taken: DNS rebinding needs a name. `/healthz`, `/readyz` and `/metrics` answer under any.",
+        description="Names that a request's `Host` may have; `*` allows all. `localhost` and IP addresses are always allowed: DNS rebinding needs a name. `/healthz`, `/readyz` and `/metrics` answer under any name.",
     )
     trusted_proxies: Names = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses or networks of proxies whose `X-Forwarded-Proto` is believed, which an `Origin` behind TLS is compared with; `*` believes all.",
+        description="Addresses or networks of proxies whose `X-Forwarded-Proto` is believed; `*` believes all. It tells the scheme that an `Origin` is compared with.",
     )
     body_bytes: int = Field(
         MIB,
@@ -135,31 +131,34 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         12.0,
         gt=0,
-        description="How long a request may wait for MongoDB before it is answered 503, in seconds: from its last byte to the first of the answer, the `wait` of a poll apart. Longer than `write_deadline`, whose answer is the better one.",
+        description="Longest time from the last byte of a request to the first byte of its answer, in seconds, the `wait` of a poll not counted; then it is answered 503. Should be longer than `write_deadline`, which says whether anything was written.",
     )
     patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
     patch_steps: int = Field(
         10_000_000,
         ge=1000,
-        description="Most work of one JSON Patch, in values that it looks at or copies; more is refused as `too_complex`.",
+        description="Most work of one JSON Patch, in values that it visits or copies; more is refused as `too_complex`.",
     )
     offload_above: int = Field(
         64 * KIB,
         ge=0,
-        description="Work on documents and bodies of more bytes than this is done by a helper process, so that it holds "
-        "up nobody else; each byte of a body counts as eight.",
+        description="Work on more bytes of documents and request bodies than this is done by a helper process, so that it delays no other client; each byte of a body counts as eight.",
     )
     offload_processes: int = Field(
-        2, ge=1, le=64, description="Most helper processes of each server and worker; they are started when needed."
+        2,
+        ge=1,
+        le=64,
+        description="Most helper processes of each server process and worker; they are started when needed.",
     )
     offload_waiting_bytes: int = Field(
         128 * MIB,
         ge=MIB,
-        description="Most bytes of documents and bodies that wait for a helper process or are with it; who comes then is "
-        "told to come back later. One request may exceed it.",
+        description="Most bytes of documents and bodies that helper processes work on or that wait for them; further requests are answered 503. One request may exceed it.",
     )
     offload_timeout: float = Field(
-        20.0, gt=0, description="Longest work of a helper process; beyond it is refused as `too_complex`, in seconds."
+        20.0,
+        gt=0,
+        description="Longest time that a helper process works on one request, in seconds; then it is refused as `too_complex`.",
     )
     document_bytes: int = Field(
         15 * MIB,
@@ -170,7 +169,7 @@ class Settings(BaseSettings):
     transaction_bytes: int = Field(
         64 * MIB,
         ge=1,
-        description="Most bytes of the documents that one transaction reads and writes, each time that an operation names one. MongoDB's cache holds them until the transaction ends.",
+        description="Most bytes of the documents in one transaction, counted once for each operation; more is answered 413. MongoDB's cache holds them until the transaction ends.",
     )
     transaction_operations: int = Field(
         100, ge=1, le=1000, description="Most operations in one `POST /v1/transactions`."
@@ -202,10 +201,10 @@ class Settings(BaseSettings):
     operation_keys: int = Field(
         10_000_000,
         ge=1,
-        description="Most idempotency keys that are remembered; writes with a further one are answered 429. Several processes may exceed it by what they take within 5 s.",
+        description="Most idempotency keys that are remembered; a write with a new key is then answered 429. Processes count anew every 5 s, and may exceed it in between.",
     )
     operation_bytes: int = Field(
-        4096 * MIB, ge=MIB, description="Most bytes that the records of idempotency keys take; likewise."
+        4096 * MIB, ge=MIB, description="Most bytes of the records of idempotency keys; then as for `operation_keys`."
     )
 
     # Syncing
@@ -251,8 +250,7 @@ class Settings(BaseSettings):
     past_cache_bytes: int = Field(
         16 * MIB,
         ge=0,
-        description="Documents as they were, and pages of their histories, kept in each server's memory for the next "
-        "readers: so many bytes of each.",
+        description="Past states of documents, and as much again of pages of their histories, kept in each server's memory for the next readers, in bytes.",
     )
     snapshot_cache_bytes: int = Field(
         64 * MIB,
@@ -287,9 +285,11 @@ class Settings(BaseSettings):
     max_clients: int = Field(
         1_000_000,
         ge=1,
-        description="Most clients whose vectors are stored. Further ones are told so (`welcome` has `remembered: false`, `PUT` is answered 429) and sync as before; those that are known stay. Several processes may exceed it by what they take within 5 s.",
+        description="Most clients whose state vectors are stored. Nothing is stored of further ones: `welcome` says `remembered: false`, `PUT` is answered 429. Processes count anew every 5 s, and may exceed it in between.",
     )
-    client_bytes: int = Field(4096 * MIB, ge=MIB, description="Most bytes that stored vectors take; likewise.")
+    client_bytes: int = Field(
+        4096 * MIB, ge=MIB, description="Most bytes of stored state vectors; then as for `max_clients`."
+    )
     client_ttl: float = Field(
         2592000.0,
         gt=0,
@@ -307,7 +307,7 @@ class Settings(BaseSettings):
     # Worker
     health_file: Path | None = Field(
         None,
-        description="File that a worker touches every second while its event loop runs, and removes when it ends, for a health check that finds it fresh; see docs/deployment.md. Default: none.",
+        description="File that a worker touches every second while its event loop runs, and removes when it ends; a health check looks at its age (docs/deployment.md). Default: none.",
     )
     lease_period: float = Field(
         5.0, gt=0, description="A worker that dies is replaced after this long at the latest, in seconds."
@@ -470,9 +470,10 @@ class CommandSettings(Settings):
 
 def config_file(candidates: Iterable[Path]) -> Path | None:
     """The configuration file in force, or None."""
-    if named := os.environ.get(_CONFIG):
+    variable = f"{PREFIX}{_CONFIG.upper()}"
+    if named := os.environ.get(variable):
         if not Path(named).is_file():
-            raise ConfigurationError(f"{_CONFIG} names {named}, which is not a file")
+            raise ConfigurationError(f"{variable} names {named}, which is not a file")
         return Path(named)
     return next((path for path in candidates if path.is_file()), None)
 
@@ -488,7 +489,7 @@ def _running_dev() -> Path | None:
 
 def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> Settings:
     """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
-    _check_environment()
+    check_environment(PREFIX, (*Settings.model_fields, _CONFIG))
     try:
         settings = kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
@@ -501,7 +502,7 @@ def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> 
 
 
 def _check(settings: Settings) -> None:
-    """What no single setting shows."""
+    """Raise `ConfigurationError` for settings that don't go together."""
     if settings.log_db == settings.database:
         raise ConfigurationError("log_database must not be the database with the tracked collections")
     if settings.log_db.casefold() == settings.database.casefold():
@@ -512,27 +513,8 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError("pin_ttl must be longer than send_timeout: a client that is slow would lose its pin")
 
 
-def _check_environment() -> None:
-    """Refuse a variable that has our prefix and that nobody reads: most likely it is misspelt."""
-    for variable, value in sorted(os.environ.items()):
-        name = variable.upper().removeprefix(PREFIX)
-        if name == variable.upper() or name == "CONFIG" or name.lower() in Settings.model_fields:
-            continue
-        if not _FOREIGN.fullmatch(name) and not (name.endswith("_PORT") and value.startswith(("tcp://", "udp://"))):
-            raise ConfigurationError(f"the environment variable {variable} is no setting{_meant(name, PREFIX)}")
-
-
 def _fault(item: Mapping[str, Any]) -> str:
     name = ".".join(map(str, item["loc"])) or "settings"
     if item["type"] == "extra_forbidden":
-        return f"{name}: no such setting{_meant(name.upper(), '')}"
+        return f"{name}: no such setting{suggestion(name, Settings.model_fields)}"
     return f"{name}: {item['msg'].removeprefix('Value error, ')}"
-
-
-def _meant(name: str, prefix: str) -> str:
-    """The nearest setting there is, as a question; `name` is in upper case."""
-    known = [field.upper() for field in Settings.model_fields] + ["CONFIG"] * bool(prefix)
-    near = difflib.get_close_matches(name, known, n=1)
-    if not near:
-        return "; `eventsync settings` lists them"
-    return f"; did you mean {prefix + near[0] if prefix else near[0].lower()}?"

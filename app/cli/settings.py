@@ -115,5 +115,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.15g}"
     return ",".join(value) if isinstance(value, list | tuple) else str(value)
