@@ -1,4 +1,4 @@
-"""What the processes need to be allowed in MongoDB, and what a user lacks of it.
+"""The privileges in MongoDB that each kind of process needs, and those that its user lacks.
 
 `docs/deployment.md` shows `ROLES` as definitions to paste; a test holds the page to it, and runs everything with them.
 
@@ -85,14 +85,14 @@ async def missing(client: Client, settings: Settings, role: str) -> list[Missing
     granted = status["authenticatedUserPrivileges"]
     return [
         Missing(action, resource, _WITHOUT.get((role, where, action), ""))
-        for where, database, collection, resource in _resources(role, settings)
+        for where, database, collection, resource in resources(role, settings)
         for action in ROLES[role][where]
         if not _allows(granted, database, collection, action)
     ]
 
 
-def _resources(role: str, settings: Settings) -> Iterator[tuple[str, str, str, str]]:
-    """Each of a role's places: its name in `ROLES`, database, collection, and how people name it."""
+def resources(role: str, settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each of a role's places: its name in `ROLES`, database, collection, and how people name it."""
     databases = {DATA: settings.database, LOG: settings.log_db}
     for where in ROLES[role]:
         name, _, collection = where.partition(".")
@@ -113,12 +113,3 @@ def _covers(resource: Mapping[str, Any], database: str, collection: str) -> bool
         return False
     # "" are all collections but the system's own.
     return resource["collection"] == collection or (not resource["collection"] and not collection.startswith("system."))
-
-
-def role_definition(role: str, settings: Settings) -> dict[str, Any]:
-    """Return a role as `createRole` takes it."""
-    privileges = [
-        {"resource": {"db": database, "collection": collection}, "actions": list(ROLES[role][where])}
-        for where, database, collection, _ in _resources(role, settings)
-    ]
-    return {"role": f"eventsync-{role}", "privileges": privileges, "roles": []}

@@ -22,7 +22,7 @@ from pymongo.errors import PyMongoError
 
 from app.dev import mongod
 from app.settings import PREFIX, Settings
-from app.stores.privileges import ROLES, role_definition
+from app.stores.privileges import ROLES, resources
 from app.supervision.orphans import die_with_parent
 from support.limits import time_limits
 from support.systems import Processes, tracked
@@ -50,7 +50,16 @@ def _page() -> str:
 
 def test_the_documented_roles_are_those_that_are_checked() -> None:
     settings = Settings(database="shop")
-    assert documented() == {f"eventsync-{role}": role_definition(role, settings) for role in ROLES}
+    assert documented() == {f"eventsync-{role}": _definition(role, settings) for role in ROLES}
+
+
+def _definition(role: str, settings: Settings) -> dict[str, Any]:
+    """Return a role as `createRole` takes it."""
+    privileges = [
+        {"resource": {"db": database, "collection": collection}, "actions": list(ROLES[role][where])}
+        for where, database, collection, _ in resources(role, settings)
+    ]
+    return {"role": f"eventsync-{role}", "privileges": privileges, "roles": []}
 
 
 @pytest.fixture(scope="module")
