@@ -52,7 +52,8 @@ _BARRED: Final[Mapping[int | None, str]] = {
 OptionNotSupportedOnView, OperationNotSupportedInTransaction, CannotGrowDocumentInCappedNamespace: asking again does not
 help.
 """
-_AUTHENTICATION_FAILED: Final = 18
+AUTHENTICATION_FAILED: Final = frozenset({18, 8000})
+"""AuthenticationFailed, and AtlasError, which MongoDB Atlas answers instead."""
 
 _DENIED: Final = re.compile(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([^\"]*)\")?")
 _ACTIONS: Final[Mapping[str, str]] = {
@@ -139,7 +140,7 @@ def refusal(doing: str, error: Exception) -> EventsyncError | None:
 
 
 def _barred(error: BaseException) -> str | None:
-    """Why asking again does not help; None where it may."""
+    """Return why asking again does not help; None where it may."""
     if isinstance(error, InvalidName):
         return _BARRED[73]
     if isinstance(error, BSONError):
@@ -180,7 +181,7 @@ def _privilege(database: str, command: str, collection: str | None, *, streaming
 
 
 def _details(error: OperationFailure) -> Any:
-    """What MongoDB says of a document that its validator has refused."""
+    """Return MongoDB's account of a document that its validator has refused."""
     found = (error.details or {}).get("errInfo")
     return found.get("details") if isinstance(found, Mapping) else None
 
@@ -204,7 +205,7 @@ def _what_happened(error: Exception) -> str:
 
 def _trouble(error: BaseException) -> str:
     """The trouble with MongoDB, in our words."""
-    if isinstance(error, OperationFailure) and error.code == _AUTHENTICATION_FAILED:
+    if isinstance(error, OperationFailure) and error.code in AUTHENTICATION_FAILED:
         return "MongoDB refuses the user or the password of this server"
     return next((text for kind, text in _TROUBLES if isinstance(error, kind)), "MongoDB could not do it")
 

@@ -222,5 +222,5 @@ _TOLD: tuple[type[EventsyncError], ...] = (
 
 
 def told(error: EventsyncError) -> EventsyncError:
-    """The error that a client is told of: a failure of our own (damage, a bug) stands in the log alone."""
+    """Return the error that a client is told of: a failure of our own (damage, a bug) stands in the log alone."""
     return error if isinstance(error, _TOLD) else EventsyncError("the server failed; its log says why")

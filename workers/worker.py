@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from pymongo.errors import OperationFailure
 
-from app.driver import Barred
+from app.driver import AUTHENTICATION_FAILED, Barred
 from app.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
 from app.offload import Offload
 from app.settings import Settings
@@ -31,9 +31,6 @@ from workers.snapshotter import Snapshotter
 log = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 5.0
-_REFUSED_USER = frozenset({18, 8000})
-"""AuthenticationFailed, and Atlas's way to say it."""
-
 _JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Archiver, Compactor)
 """What runs beside the sequencer, each under a lease of its own."""
 
@@ -103,7 +100,7 @@ class Worker:
     async def _check_rights(self, error: EventsyncError) -> None:
         """Raise `ConfigurationError`, which names what is missing, where MongoDB refuses the user for good."""
         code = error.__cause__.code if isinstance(error.__cause__, OperationFailure) else None
-        if isinstance(error, Barred) or code in _REFUSED_USER:
+        if isinstance(error, Barred) or code in AUTHENTICATION_FAILED:
             with suppress(Unavailable):
                 await check(self._settings, "worker")
 

@@ -118,7 +118,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return _http(request, error)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return respond(errors.EventsyncError("the server failed; its log says why"))
+    return respond(errors.EventsyncError())
 
 
 def _http(request: Request, error: HTTPException) -> Response:

@@ -80,7 +80,7 @@ class EventStream:
             if outlet.started:
                 raise
             log.exception("an event stream can't begin")
-            await _later(EventsyncError("the server failed; its log says why"), outlet)
+            await _later(EventsyncError(), outlet)
 
 
 async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -> None:

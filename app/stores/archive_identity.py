@@ -1,4 +1,4 @@
-"""Which archive a log's old events are in, and whether the one that the settings name here is that one.
+"""The identity of the archive with a log's old events, compared with the archive that the settings name here.
 
 The archive carries a mark, a small object with a random id; MongoDB records the id. A process whose archive has another
 mark, or none, would write segments where nobody looks for them, or answer for ever that it can't read them. An archive
@@ -55,9 +55,7 @@ class ArchiveIdentity:
             if self._objects is not None:
                 await self._readable(self._objects)
         elif self._objects is None:
-            raise ConfigurationError("old events are in an archive, and archive_url names none here").because(
-                recorded.url
-            )
+            raise _none_here(recorded.url)
         else:
             await self._compare(self._objects, recorded)
 
@@ -148,8 +146,7 @@ class ArchiveIdentity:
 
     async def _give_up(self, recorded: Recorded | None, *, in_use: str | None) -> None:
         if in_use is not None:
-            where = recorded.url if recorded else in_use
-            raise ConfigurationError("old events are in an archive, and archive_url names none here").because(where)
+            raise _none_here(recorded.url if recorded else in_use)
         if recorded is not None:
             await self._forget(recorded)
 
@@ -158,8 +155,12 @@ class ArchiveIdentity:
             await self._deployment.delete_one(_KEY | {"archive": recorded.id})
 
 
+def _none_here(where: str) -> ConfigurationError:
+    return ConfigurationError("old events are in an archive, and archive_url names none here").because(where)
+
+
 def _unusable(error: Refused) -> ConfigurationError:
-    return ConfigurationError(f"archive_url can't be used: {error.message}").because(error.said or "")
+    return ConfigurationError(f"archive_url can't be used: {error.message}").because(error.said)
 
 
 async def _read(objects: Objects, path: str = MARK) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure, PyMongoError
 
-from app.driver import short, unavailable
+from app.driver import AUTHENTICATION_FAILED, short, unavailable
 from app.errors import ConfigurationError, Unavailable
 from app.settings import Settings
 from app.stores.archive_identity import ArchiveIdentity
@@ -33,8 +33,7 @@ _MONGODB_6: Final = 17
 _ROLES_ARE: Final = "docs/deployment.md has the roles to give"
 _REFUSED: Final = {
     13: f"its user lacks a privilege, or none is given ({_ROLES_ARE})",
-    18: "it refuses the user or the password",
-    8000: "it refuses the user or the password",
+    **dict.fromkeys(AUTHENTICATION_FAILED, "it refuses the user or the password"),
 }
 """Unauthorized, AuthenticationFailed, and Atlas's way to say the latter."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from app.driver import translated
 from app.errors import Unavailable
 from app.offload import Offload, inline
 from app.reading_ahead import ahead
-from app.slices import SLICE
+from app.slices import Slices
 from app.stores.logs import LogStore
 from app.stores.raw_find import raw_find
 
@@ -101,14 +100,11 @@ class SnapshotReader:
     async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
         """Encode documents, in slices: a batch may have 16 MiB."""
         rows: list[SnapshotDocument] = []
-        size, above = 0, self._offload.above
+        slices, above = Slices(), self._offload.above
         for raw in batch:
             length = len(raw)
             rows.append(_row(raw) if length <= above else await self._offload.run(_row, raw, size=length))
-            size += length
-            if size >= SLICE:
-                size = 0
-                await asyncio.sleep(0)
+            await slices.did(length)
         return rows
 
     async def read(
