@@ -10,21 +10,21 @@ from typing import Any, Final
 from pymongo.errors import OperationFailure
 
 _AGE: Final = 5.0
-"""Seconds that a look at the collection's size counts for. What this process adds meanwhile is counted besides."""
+"""Seconds until the collection's size is read again. What this process adds meanwhile is counted besides."""
 
 _NO_COLLECTION: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a collection holds: documents, and bytes of BSON."""
+    """The size of a collection: documents, and bytes of BSON."""
 
     documents: int = 0
     bytes: int = 0
 
 
 async def stored(collection: Any) -> Stored:
-    """Return what MongoDB says that a collection holds. Raises the driver's errors."""
+    """Return the size of a collection as MongoDB counts it. Raises the driver's errors."""
     try:
         found = await collection.database.command("collStats", collection.name)
     except OperationFailure as error:
@@ -52,7 +52,7 @@ class Capacity:
         self._added += documents
 
     async def is_full(self) -> bool:
-        """Whether the collection holds as much as it may. Raises the driver's errors."""
+        """Tell whether the collection holds as much as it may. Raises the driver's errors."""
         if self._is_old():
             async with self._reading:
                 if self._is_old():

@@ -127,14 +127,14 @@ def translated_write(doing: str) -> Iterator[None]:
 
 
 def unavailable(doing: str, error: BaseException) -> Unavailable:
-    """The error for what MongoDB did not do: `Barred` where asking again does not help."""
+    """Return the error for what MongoDB did not do: `Barred` where asking again does not help."""
     if (barred := _barred(error)) is not None:
         return Barred(f"{doing}: {barred}").because(short(error))
     return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
 
 
 def refusal(doing: str, error: Exception) -> EventsyncError | None:
-    """What the caller is to be told where the write itself was refused; None where something else went wrong."""
+    """Return the error for a write that was itself refused; None where something else went wrong."""
     refused = _refusal(doing, error)
     return None if refused is None else refused.because(short(error))
 
@@ -204,7 +204,7 @@ def _what_happened(error: Exception) -> str:
 
 
 def _trouble(error: BaseException) -> str:
-    """The trouble with MongoDB, in our words."""
+    """Return the trouble with MongoDB, in our words."""
     if isinstance(error, OperationFailure) and error.code in AUTHENTICATION_FAILED:
         return "MongoDB refuses the user or the password of this server"
     return next((text for kind, text in _TROUBLES if isinstance(error, kind)), "MongoDB could not do it")

@@ -14,7 +14,7 @@ FREE: Final = 64 * 1024
 """Bytes that each request may hold whatever others do, so that a few large ones keep nobody from small work."""
 
 DOCUMENT_WEIGHT: Final = 4
-"""A stored document that is read for a request takes about so many times its size: read, as JSON, in the answer."""
+"""Memory of a stored document that is read for a request, in times its size: as read, as JSON, in the answer."""
 
 
 class HeldBytes:
@@ -49,7 +49,7 @@ class HeldBytes:
 
 
 class Share:
-    """What one request holds."""
+    """The part of one request."""
 
     def __init__(self, held: HeldBytes) -> None:
         self._held = held
@@ -63,7 +63,7 @@ class Share:
             self._held.grant(self, size)
 
     def settle(self, size: int) -> None:
-        """The request holds no more than so many bytes any longer."""
+        """Give back all but `size` bytes."""
         if size < self.size:
             self._held.held -= self.size - size
             self.size = size

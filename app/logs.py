@@ -17,7 +17,7 @@ from typing import Final
 
 FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
 PERIOD: Final = 60.0
-"""Seconds within which a warning that is the same is told once."""
+"""Seconds within which the same warning is logged once."""
 
 _MOST: Final = 256
 """Most different warnings that are remembered."""
@@ -34,9 +34,9 @@ class LineFormatter(logging.Formatter):
 
 
 class Repeats(logging.Filter):
-    """Lets a warning pass once in `PERIOD` while it is the same, and tells how often it came meanwhile.
+    """Lets a warning pass once in `PERIOD` while it is the same, with the number of times that it came meanwhile.
 
-    Whatever waits in a loop may so warn each time. An alarm, which is about one document, always passes.
+    So a loop that waits may warn each time. An alarm, which is about one document, always passes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

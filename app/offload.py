@@ -1,8 +1,8 @@
-"""Work that takes longer than the event loop may be held up, done by processes of our own.
+"""Helper processes for work that would hold up the event loop.
 
 A thread would not do: decoding, encoding and freeing a large document are single calls that hold the interpreter's lock
 for 100 ms and more. A helper process knows nothing but pure functions and what it is sent: bytes go in, bytes come out.
-It is started by the first work that needs it, and ends when there has been none for a while, or its server is gone.
+It is started by the first job that needs it, and ends when there has been none for a while, or its server is gone.
 """
 
 from __future__ import annotations
@@ -76,20 +76,20 @@ class Offload:
         self._idle: list[_Helper] = []
         self._all: set[_Helper] = set()
         self.waiting_bytes = 0
-        """What is worked on or waits for that, in bytes."""
+        """Bytes of the work that is under way or waits."""
         self.done = 0
-        """Work that helpers have done."""
+        """Jobs that helpers have done."""
         self.refused = 0
 
     @property
     def helps(self) -> bool:
-        """Whether there may be helpers."""
+        """Tell whether there may be helpers."""
         return self.above < sys.maxsize
 
     @classmethod
     @asynccontextmanager
     async def running(cls, settings: Settings) -> AsyncIterator[Offload]:
-        """Helpers as `settings` bound them, ended with the block."""
+        """Offer helpers within the bounds of `settings`; end them with the block."""
         offload = cls(
             above=settings.offload_above,
             processes=settings.offload_processes,
@@ -205,7 +205,7 @@ class _Helper:
         return self._process.returncode is None
 
     async def ask(self, job: bytes) -> Any:
-        """Raises `OSError` or `EOFError` where it ends before it has answered."""
+        """Send a job and return the answer. Raises `OSError` or `EOFError` where the helper ends before that."""
         to, back = self._process.stdin, self._process.stdout
         if to is None or back is None:
             raise EOFError

@@ -22,7 +22,7 @@ Reread = Callable[[], Settings]
 
 
 def ignore_hangups() -> None:
-    """Until they are heard, and after: by default a SIGHUP would end the process on the spot."""
+    """Ignore SIGHUP before and after it is listened for: by default it would end the process at once."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 

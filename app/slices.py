@@ -6,11 +6,11 @@ import asyncio
 from typing import Final
 
 SLICE: Final = 64 * 1024
-"""Bytes of documents that are worked on at once: some milliseconds, also where they consist of the smallest values."""
+"""Bytes of documents that are worked on without a pause: some milliseconds, also where all values are small."""
 
 
 class Slices:
-    """One piece of long work, which says what it has done."""
+    """The progress of one long piece of work."""
 
     def __init__(self, every: int = SLICE) -> None:
         self._every = every

@@ -28,8 +28,8 @@ _NONE = Stamp()
 
 _LONG_PATH = 1000
 _MOST_LETTERS = 1024 * 1024
-"""Paths longer than the one are looked at as long as all that they may mean has no more letters than the other. (A
-field's name may be a million dots; then it is cheaper to compare the documents whole.)
+"""Paths longer than `_LONG_PATH` are followed while all that they may mean has at most `_MOST_LETTERS`. Beyond that it
+is cheaper to compare the documents whole: a field's name may be a million dots.
 """
 
 
@@ -58,7 +58,7 @@ def told(event: Event) -> Told:
 def told_aside(raw: bytes) -> tuple[Told | None, bool]:
     """Convert a change and encode its event, without its values: all the work on a large one. Raises as `convert`.
 
-    Also tell whether something in it can't be decoded.
+    Return the event, and whether something in the change can't be decoded.
     """
     change = decoded(RawBSONDocument(raw, RAW_CODEC))
     is_odd = isinstance(change, OddChange)
@@ -70,7 +70,7 @@ def told_aside(raw: bytes) -> tuple[Told | None, bool]:
 
 
 def outline(change: RawBSONDocument) -> Decoded:
-    """The change as plain values, but for what may be large: its images and MongoDB's account of it."""
+    """Return the change as plain values, but for what may be large: its images and MongoDB's account of it."""
     return {
         name: decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) and name not in _LARGE else value
         for name, value in change.items()
@@ -124,7 +124,7 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
 
 
 def unreadable(change: Mapping[str, Any]) -> Event:
-    """The event of a change that can't be converted although its images are there: the bytes of the document."""
+    """Return the event of a change that can't be converted although its images are there: the bytes of the document."""
     before, after = change.get("fullDocumentBeforeChange"), change.get("fullDocument")
     base = _version(before)
     value = _document(change["documentKey"])["_id"]
@@ -136,7 +136,7 @@ def unreadable(change: Mapping[str, Any]) -> Event:
 
 
 def unreadable_document(value: Any, document: Document) -> Document:
-    """What stands for a document that can't be told as it is. `value` is its id."""
+    """Return the stand-in for a document that JSON can't hold as it is. `value` is its id."""
     return UnreadableDocument({"_id": value, WRAPPER: Opaque(0x03, encode(unstamp(document)[1]))})
 
 

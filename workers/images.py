@@ -68,7 +68,7 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
 
 
 async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None) -> str | None:
-    """Why this collection can't be followed exactly, or None."""
+    """Return why this collection can't be followed exactly, or None."""
     try:
         check_collection(name)
     except Malformed as error:
@@ -79,7 +79,7 @@ async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping
 
 
 async def _unreadable(database: AsyncDatabase[Any], name: str) -> str | None:
-    """Why the collection can't be read, as every snapshot and repair has to; None where it can."""
+    """Return why the collection can't be read, which every snapshot and repair has to; None where it can."""
     try:
         await database[name].with_options(codec_options=RAW_CODEC).find_one({}, {"_id": 1})
     except OperationFailure as error:

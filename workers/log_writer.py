@@ -105,7 +105,7 @@ class LogWriter:
         return Portion(new, checkpoint)
 
     async def _decoded(self, group: Sequence[RawBSONDocument]) -> list[Changed]:
-        """Decode the changes of a group; of a large one no more than tells where it belongs."""
+        """Decode the changes of a group; of a large change only what tells where it belongs."""
         changes: list[Changed] = []
         for change in group:
             raw = change.raw
@@ -170,7 +170,7 @@ class LogWriter:
         return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
     async def _convert(self, change: Decoded, raw: bytes | memoryview) -> Told | None:
-        """The change's event. One that can't be made must not stop the stream: the whole document is told anew."""
+        """Return the change's event. Where none can be made, the stream goes on: the event holds the whole document."""
         complete = await self._states.completed(change)
         if isinstance(change, OddChange):
             self._alarm_odd(change)
@@ -213,7 +213,7 @@ class LogWriter:
 
 
 def _outlined(change: RawBSONDocument) -> Decoded:
-    """A large change without its images, unless it lacks one: then it is told with what else there is."""
+    """Return a large change without its images; one that lacks an image anyway is decoded whole."""
     try:
         parts = outline(change)
     except Exception:  # noqa: BLE001 - `decoded` never fails
@@ -222,7 +222,7 @@ def _outlined(change: RawBSONDocument) -> Decoded:
 
 
 def _told_anyway(event: Event) -> Told:
-    """The same of an event that a repair has found: where that fails, with the bytes of its document."""
+    """Encode an event of a repair; where that fails, one with the bytes of its document."""
     try:
         return told(event)
     except Exception:

@@ -92,9 +92,9 @@ class Snapshotter(Job):
     async def _confined(
         self, shape: Shape, failures: list[Exception], requests: Sequence[Request] = ()
     ) -> AsyncIterator[None]:
-        """Let no failure of one snapshot end the others. What may go well another time is added to `failures`.
+        """Let no failure of one snapshot end the others. One that may be mended by trying again is added to `failures`.
 
-        Why a collection can't be read, for good, is recorded: the sequencer sees to it, and the operator.
+        The reason why a collection can't be read, for good, is recorded for the sequencer and the operator.
         """
         try:
             yield

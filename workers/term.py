@@ -77,7 +77,7 @@ class Term:
         self._active: list[str] = []
         self._activation: _Activation | None = None
         self._reasons: dict[str, str] = {}
-        """Why each collection that was looked at again is said to be one that can't be tracked."""
+        """The recorded reasons against collections that have been looked at again because of them."""
         self._next_look = 0.0
         self._next_repair = 0.0
         self._images = True

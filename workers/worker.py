@@ -67,8 +67,9 @@ class Worker:
                     await job
 
     async def _claim_archive(self, stores: Stores) -> None:
-        """Raises `ConfigurationError` where old events are in another archive; one that does not answer is waited for
-        by the jobs that use it.
+        """Record or compare the archive. Raises `ConfigurationError` where old events are in another one.
+
+        One that does not answer is waited for by the jobs that use it.
         """
         objects = stores.archive.objects
         try:

@@ -22,7 +22,7 @@ _PIECE: Final = 256 * 1024
 
 
 class Answers:
-    """ASGI middleware: bounds what requests hold together, and how long an answer may stay unread."""
+    """ASGI middleware: bounds the bytes that requests hold together, and how long an answer may stay unread."""
 
     def __init__(self, app: ASGIApp, held: HeldBytes, timeout: float) -> None:
         """`timeout`: seconds that a client has for each piece."""

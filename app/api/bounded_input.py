@@ -142,7 +142,7 @@ class BoundedInput(FirstRequest):
         return self._complete or len(cycle.body) > HIGH_WATER_LIMIT
 
     def _end_of_slice(self) -> int:
-        """Where the bytes end that the parser gets next."""
+        """Return the end of the bytes that the parser gets next."""
         if self._announced and not self._in_head:
             return min(len(self._data), self._position + self._announced)
         most = min(len(self._data), self._position + _SLICE)
@@ -178,7 +178,7 @@ class BoundedInput(FirstRequest):
 
     @property
     def has_too_many_fields(self) -> bool:
-        """Whether the head is refused as soon as the parser returns: it can't be stopped in its midst."""
+        """Tell whether the head is to be refused as soon as the parser returns, which can't be stopped before."""
         return self._fields > self._guard.head_fields
 
     # --- what the parser finds ------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def of_write(request: Request) -> Condition | None:
 
 
 def unchanged(request: HTTPConnection, tag: str | None, version: int | None = None) -> bool:
-    """Whether `If-None-Match` says that the client has what is there, of which `tag` is the entity tag, if it has one.
+    """Tell whether `If-None-Match` names what is there. `tag` is its entity tag, None where it has none.
 
     `version` is a document's, which `If-Match` may name alone. `If-None-Match` may not: the client would keep a state
     that has changed. Raises `VersionMismatch` where `If-Match` names another state, and `Malformed`.

@@ -65,7 +65,7 @@ class Cors:
 
 
 class _Answered:
-    """Answers 500 where the application fails, inside of CORS: else a page could not even read that."""
+    """Answers 500 where the application fails, inside of CORS: else a page could not read that answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""Where a page of documents ends: what `next` says, and `after` brings back.
+"""The end of a page of documents, as `next` gives it and `after` brings it back.
 
-It is the id of the page's last document. Where no text names that one exactly enough to go on behind it, it is an id
-before it and how many documents come in between: `ejson:[2,"abc"]`, which no id can be.
+It is the id of the page's last document. Where no text names that one exactly enough to go on behind it, it is an
+earlier id and the number of documents behind that: `ejson:[2,"abc"]`, which no id can be.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _MOST_SKIPPED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Behind the id of this text (None: before all), and so many documents more."""
+    """A place behind the id `text` (None: before all ids) and behind `skip` documents more."""
 
     text: str | None = None
     skip: int = 0
 
     @property
     def after(self) -> Any | None:
-        """The id. Raises `Malformed`."""
+        """Return the id, None before all. Raises `Malformed`."""
         return None if self.text is None else parse_id(self.text)
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
-        """Read what `after` brings. Raises `Malformed`."""
+        """Read the value of `after`. Raises `Malformed`."""
         if text is None or not text.startswith("ejson:["):
             return cls(text)
         match parse_json(text.removeprefix("ejson:").encode()):
@@ -47,7 +47,7 @@ class Cursor:
         raise Malformed("after takes what `next` gave, or an id")
 
     def moved(self, ids: Iterable[Any]) -> Cursor:
-        """Behind these documents, which come next."""
+        """Return the place behind the documents with these ids, which come next."""
         text, skip = self.text, self.skip
         for value in ids:
             text, skip = (format_id(value), 0) if _is_exact(value) else (text, skip + 1)
@@ -55,6 +55,6 @@ class Cursor:
 
 
 def _is_exact(value: Any) -> bool:
-    """Whether the text of an id leads back to its place in the order."""
+    """Tell whether the text of an id leads back to its place in the order."""
     # None would be before all. A reference may be a DBPointer, which stands somewhere else.
     return value is not None and pointer_of(value) is None and len(format_id(value).encode()) <= MAX_READ_BYTES

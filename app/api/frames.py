@@ -6,7 +6,7 @@ import struct
 
 
 def text_head(size: int) -> bytes:
-    """The head of a text frame of `size` bytes."""
+    """Return the head of a text frame of `size` bytes."""
     if size < 126:
         return struct.pack("!BB", 0x81, size)
     if size < 1 << 16:
@@ -15,16 +15,16 @@ def text_head(size: int) -> bytes:
 
 
 def text_frame(data: bytes) -> bytes:
-    """A text frame."""
+    """Return a text frame."""
     return text_head(len(data)) + data
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close frame; a reason that is too long is cut."""
+    """Return a close frame; a reason that is too long is cut."""
     payload = struct.pack("!H", code) + close_reason(reason).encode()
     return struct.pack("!BB", 0x88, len(payload)) + payload
 
 
 def close_reason(text: str) -> str:
-    """As much of `text` as fits. A control frame holds 125 bytes, two of them the code (section 5.5)."""
+    """Cut a reason to what fits: a control frame holds 125 bytes, two of them the code (section 5.5)."""
     return text.encode()[:120].decode(errors="ignore")

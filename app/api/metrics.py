@@ -38,7 +38,7 @@ class Metrics(Collector):
         self._figures = figures
 
     def collect(self) -> Iterator[Gauge | Counter]:
-        """All metrics that there is something to say of."""
+        """Yield the metrics that have a value."""
         yield from _of_server(self._sync, self._held, self._sync.sessions.behind())
         up = float(self._figures is not None)
         yield Gauge("eventsync_mongodb_up", "Whether MongoDB has told the figures of the log.", up)

@@ -1,4 +1,4 @@
-"""Who may talk to this server from a browser: `Host` and `Origin`, checked before anything else.
+"""`Host` and `Origin`, checked before anything else: the names and the pages that may talk to this server.
 
 Starlette and uvicorn accept any. Without the first check a web page could reach the server under a name of its own
 (DNS rebinding); without the second, any page could open a WebSocket, which browsers do not restrict.
@@ -26,7 +26,7 @@ from app.settings import Settings
 
 _ANY: Final = "*"
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked for under whatever name a probe knows the server by. Nothing of a user's is there."""
+"""Paths that answer under any name: a probe may know the server by another one. They show no user's data."""
 
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}

@@ -1,4 +1,4 @@
-"""uvicorn's two protocols, with what a sync server needs besides: slow clients are put out, strangers are bounded.
+"""uvicorn's two protocols, with bounds on untrusted connections and an end for slow clients.
 
 uvicorn waits without a bound for a head, and for a client that does not read. Each connection's ASGI scope carries what
 `evict` needs to end it.

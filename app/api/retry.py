@@ -1,4 +1,4 @@
-"""When a client of an event stream is to come back, in the words of Server-Sent Events."""
+"""The `retry:` field of event streams: how soon a client is to come back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY: Final = (1000, 3000)
 
 
 def retry_line(error: EventsyncError | None = None) -> bytes:
-    """The `retry:` field, with jitter. An error's own `retry_after` is the least that it says.
+    """Return the `retry:` field, with jitter. An error's own `retry_after` is the least that it says.
 
     No blank line follows: some clients would take that for an event without data.
     """
@@ -23,7 +23,7 @@ def retry_line(error: EventsyncError | None = None) -> bytes:
 
 
 def in_band(error: EventsyncError) -> bytes:
-    """The whole body of a stream that ends before it has begun: when to come back, and why.
+    """Return the whole body of a stream that ends before it has begun: when to come back, and why.
 
     It has no `id`, so that the client keeps the one that it goes on from.
     """

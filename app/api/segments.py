@@ -91,7 +91,7 @@ async def _segment(found: Services, position: Position) -> Segment:
 
 
 def _name(segment: Segment) -> str:
-    """The position of its first event: what clients call it. (Its path is the archive's own.)"""
+    """Return a segment's name for clients, the position of its first event. (Its path is the archive's own.)"""
     return str(Position(segment.log, segment.span.first))
 
 

@@ -27,7 +27,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 SAFETY_HEADERS: Final = (("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"))
-"""On every answer. No browser takes one for a script, or hands it to another site's page unasked; CORS goes on."""
+"""Headers of every answer: no browser takes one for a script, or gives it to another site's page but by CORS."""
 
 _MESSAGE_MARGIN: Final = 4
 """uvicorn cuts messages of this many times our limit itself (1009); below, the client gets our own close code."""

@@ -55,7 +55,7 @@ _LONG_ID = 1024
 """Longest id, in bytes, that names the shapes; a longer one has the short form."""
 
 _LONGEST = Position(LogId("x" * 8), Seq(10**12))
-"""As long as a position is in the life of a log."""
+"""The longest position that a log will ever have."""
 
 
 class EventStream:
@@ -147,7 +147,7 @@ def _asked(request: Request, settings: Settings) -> _Asked:
 
 
 def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
-    """What writes the ids of a stream of these shapes: in the text form where that is short, else in the short form.
+    """Return what writes the ids of a stream of these shapes: the text form, or where that is long, the short form.
 
     A browser sends its last id back as a header, and proxies take headers of 4 to 8 KiB.
     """

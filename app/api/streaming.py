@@ -37,7 +37,7 @@ class Outlet:
         """Whether the status may be out: nothing else can be the answer then."""
 
     async def start(self, headers: Headers) -> None:
-        """Send the status, 200, and the headers. Raises `Gone`, as all that sends; also where nothing more is asked."""
+        """Send the status, 200, and the headers. Raises `Gone` like all that sends, and for a `HEAD` request."""
         self.started = True
         await self._put({"type": "http.response.start", "status": 200, "headers": [*headers]})
         if self._scope["method"] == "HEAD":

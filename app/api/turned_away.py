@@ -1,4 +1,4 @@
-"""Answers for connections over the bound on sockets, each in the words of what the client asked for.
+"""Answers to connections over the bound on sockets, in the protocol that each client has asked for.
 
 A browser gives up an `EventSource` for ever on any status but 200, and shows a page no more of a refused WebSocket
 than that there is none. So a connection that is one too many may still send one head, bounded in bytes and in time.
@@ -43,7 +43,7 @@ _WAIT: Final = (1.0, 4.0)
 
 
 def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
-    """The whole answer to a request of which `head` has come, perhaps not all of it.
+    """Return the whole answer to a request of which `head` has come, perhaps not all of it.
 
     `origins` are those that may read answers across origins, `defaults` the headers that every answer has.
     """
@@ -60,7 +60,7 @@ def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
 
 
 def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
-    """The answer to what is no request: too late, too large, or not HTTP."""
+    """Return the answer to what is no request: too late, too large, or not HTTP."""
     problem = {
         "type": "about:blank",
         "title": status.phrase,
@@ -72,7 +72,7 @@ def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
 
 
 def is_whole(head: bytes | bytearray) -> bool:
-    """Whether nothing more of it is waited for."""
+    """Tell whether the head has ended, or is longer than what is waited for."""
     return b"\r\n\r\n" in head or len(head) >= MOST_HEAD
 
 
@@ -83,7 +83,7 @@ def _parsed(head: bytes) -> tuple[str, Mapping[str, str]]:
 
 
 def _wants_events(line: str, fields: Mapping[str, str]) -> bool:
-    """Whether an event stream is asked for: by `Accept`, as each browser does, or by the path."""
+    """Tell whether an event stream is asked for: by `Accept`, as each browser does, or by the path."""
     target = line.split(" ")[1] if line.count(" ") >= 1 else ""
     return "text/event-stream" in fields.get("accept", "") or target.partition("?")[0] == "/v1/sync/sse"
 
@@ -119,7 +119,7 @@ def _head(status: HTTPStatus, fields: Headers) -> bytes:
 
 
 def _websocket(error: Unavailable, fields: Mapping[str, str], defaults: Headers) -> bytes:
-    """The handshake, the `error` and the close, in one go."""
+    """Return the handshake, the `error` and the close, as one piece."""
     handshake = [
         (b"upgrade", b"websocket"),
         (b"connection", b"Upgrade"),

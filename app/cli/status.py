@@ -69,7 +69,7 @@ class Status:
         return max(0.0, (self.now - self.checkpoint.at).total_seconds()) if self.checkpoint else None
 
     def state(self, item: TrackedCollection) -> str:
-        """Whether a collection is `tracked`, only `asked` for, or `refused`."""
+        """Return the state of a collection: `tracked`, only `asked` for, or `refused`."""
         if self.log and item.log == self.log.id:
             return "tracked"
         return "refused" if item.refused else "asked"

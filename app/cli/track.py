@@ -57,7 +57,7 @@ async def _missing(stores: Stores, names: list[str]) -> list[str]:
 
 
 async def _refused(stores: Stores, names: list[str]) -> list[str]:
-    """Why a worker has refused some of the names."""
+    """Return those of the names that a worker has refused, with the reasons."""
     return [
         f"{item.name}: {item.refused}" for item in await stores.tracking.read() if item.refused and item.name in names
     ]

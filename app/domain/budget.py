@@ -11,7 +11,7 @@ SHIFTED_PER_STEP: Final = 64
 
 
 class Budget:
-    """Steps that are left. One step is a value that is looked at, about 0.1 µs."""
+    """Steps that are left. One step is a visit to a value, about 0.1 µs."""
 
     __slots__ = ("_steps", "left")
 

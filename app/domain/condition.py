@@ -1,4 +1,4 @@
-"""Conditions on the state of a document: what `If-Match` and `If-None-Match` ask for.
+"""Conditions on the state of a document, as `If-Match` and `If-None-Match` set them.
 
 `If-Match` compares as `If-None-Match` does, weakly: `W/"…"` is the tag without `W/`. RFC 9110 asks for the strong
 comparison there, which a weak tag never passes, because a weak tag may stand for two states. Ours never does: it names
@@ -55,11 +55,11 @@ class Tags:
 
     @classmethod
     def of_version(cls, version: int) -> Tags:
-        """The version alone."""
+        """Return the tag that names a version alone."""
         return cls(frozenset({str(version)}))
 
     def name(self, state: State, *, versions: bool = True) -> bool:
-        """Whether one of them names the state. With `versions`, a tag without a digest names a version alone."""
+        """Tell whether one of them names the state. With `versions`, a tag without a digest names a version alone."""
         if state is None or self.any_state:
             return state is not None
         version, document = state
@@ -73,13 +73,13 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What has to hold of the stored document for a write to be made. None: nothing is asked."""
+    """A condition on the stored document, without which a write is not made. None: any state will do."""
 
     match: Tags | None = None
     none_match: Tags | None = None
 
     def holds(self, state: State) -> bool:
-        """Whether the write may be made (RFC 9110 section 13.2.2: `If-Match` first)."""
+        """Tell whether the write may be made (RFC 9110 section 13.2.2: `If-Match` first)."""
         if self.match is not None and not self.match.name(state):
             return False
         return self.none_match is None or not self.none_match.name(state)

@@ -1,4 +1,4 @@
-"""A document's state as BSON, and what events and snapshots make of it: work that another process can do. Pure.
+"""A document's state as BSON, and its replay from events and snapshots: work that another process can do. Pure.
 
 A large document is taken apart where nobody else waits (`app.offload`); what goes there and back is bytes.
 """
@@ -39,7 +39,7 @@ def decoded(state: EncodedState) -> State:
 
 
 def head_of(body: bytes) -> tuple[str, int]:
-    """The op and the version of an event, which stand before its content. Raises `ValueError` and `LookupError`."""
+    """Return the op and the version of an event, which precede its content. Raises `ValueError` and `LookupError`."""
     if match := _HEAD.match(body):
         return match[1].decode(), int(match[2])
     tree = orjson.loads(body)
@@ -66,9 +66,9 @@ def replayed(
     events: Sequence[SealedEvent],
     whole: bool = True,
 ) -> tuple[EncodedState, bool]:
-    """Apply events of one document to its state; also tell whether it is known by then.
+    """Apply events of one document to its state; return it, and whether it is known.
 
-    `whole`: it is known already. Else it is from the first event on that tells the whole of it. Raises `Damaged`.
+    With `whole` it is known before. Else it is known from the first event on that holds all of it. Raises `Damaged`.
     """
     now = decoded(state)
     for event in events:
@@ -79,12 +79,12 @@ def replayed(
 
 
 def document_json(text: IdText, state: tuple[int, bytes], position: str) -> tuple[bytes, str]:
-    """The answer to what a document was, `{"id", "version", "doc", "position"}`, and the document's digest."""
+    """Return the answer about a past state, `{"id", "version", "doc", "position"}`, and the document's digest."""
     document = decode(state[1])
     answer = to_json({"id": text, "version": state[0], "doc": document, "position": position})
     return answer, digest_of(document)
 
 
 def difference_json(before: EncodedState, after: EncodedState) -> bytes:
-    """The RFC 6902 patch from one state to another."""
+    """Return the RFC 6902 patch from one state to another."""
     return to_json(between(decoded(before), decoded(after)))

@@ -22,7 +22,7 @@ from app.domain.opaque import Opaque
 from app.domain.values import is_misread, json_leaf, spelled, to_json
 
 DIGEST_BYTES: Final = 8
-"""64 bits: two states of a document at the same version differ in it but for one time in 2**64."""
+"""64 bits: two states of a document at the same version have the same one once in 2**64 times."""
 
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _UUID: Final = re.compile(rb'"[0-9a-f]{8}-[0-9a-f]{4}-')
@@ -31,11 +31,11 @@ _LEAF: Final = "\0"
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
-    """The digest of a document without `_sync`: 16 hexadecimal digits."""
+    """Return the digest of a document without `_sync`: 16 hexadecimal digits."""
     try:
         encoded = _encoded(document)
     except orjson.JSONEncodeError:
-        # A name that is not UTF-8: what is served of the document.
+        # A name that is not UTF-8: the digest is that of the document as it is served.
         encoded = orjson.dumps(orjson.loads(to_json(document)), option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).hexdigest()
 
@@ -49,12 +49,12 @@ def _encoded(document: Mapping[str, Any]) -> bytes:
 
 
 def entity_tag(version: int, digest: str) -> str:
-    """A state's entity tag, as `ETag` has it."""
+    """Return a state's entity tag, as `ETag` has it."""
     return f'"{version}.{digest}"'
 
 
 def _leaf(value: Any) -> Any:
-    """A value that orjson does not know, told apart from every plain object that looks like it."""
+    """Encode a value that orjson does not know, such that no plain object looks like it."""
     if isinstance(value, DBRef):
         return {_LEAF: _marked(value.as_doc())}
     if isinstance(value, Code) and value.scope is not None:
@@ -67,7 +67,7 @@ def _leaf(value: Any) -> Any:
 
 
 def _marked(value: Any) -> Any:
-    """The same value, with what orjson would write in its own way (NaN, UUIDs) as leaves."""
+    """Return the same value, with what orjson would write in its own way (NaN, UUIDs) as leaves."""
     if isinstance(value, Mapping):
         return {name: _marked(item) for name, item in value.items()}
     if isinstance(value, list):

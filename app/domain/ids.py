@@ -65,7 +65,7 @@ def _format_text(value: str) -> IdText:
 
 
 def _spelled(value: Any) -> Any:
-    """An id such that its JSON reads back as the same id."""
+    """Return an id such that its JSON reads back as the same id."""
     if isinstance(value, list):
         return [_spelled(item) for item in value]
     if isinstance(value, Mapping) and all(map(is_text, value)):
@@ -74,7 +74,7 @@ def _spelled(value: Any) -> Any:
 
 
 def _is_lost(value: Any) -> bool:
-    """Whether Extended JSON has no form of its own for a value."""
+    """Tell whether Extended JSON has no form of its own for a value."""
     if isinstance(value, Binary):
         return value.subtype == UUID_SUBTYPE  # a UUID of another length
     return isinstance(value, Opaque | Mapping)
@@ -112,7 +112,7 @@ def _extended(text: str) -> Any:
 
 
 def read_id(tree: Any) -> Any:
-    """The id that Extended JSON names, as a document that has it is read. Raises `Malformed`."""
+    """Return the id that Extended JSON names, as it is read from a document. Raises `Malformed`."""
     return _as_stored(from_tree(tree))
 
 
@@ -128,14 +128,14 @@ _PARSERS: dict[str, Callable[[str], Any]] = {"int": _integer, "uuid": _uuid, "st
 
 
 def possible_id(value: Any) -> Any:
-    """`value`, if a stored document can have it as its `_id`. Raises `Malformed`."""
+    """Return `value`, if a stored document can have it as its `_id`. Raises `Malformed`."""
     if isinstance(value, list | Regex | re.Pattern):
         raise Malformed("an _id can't be an array or a regular expression")
     return value
 
 
 def check_id(value: Any) -> Any:
-    """`value`, if it can be the `_id` of a new document. Raises `Malformed`."""
+    """Return `value`, if it can be the `_id` of a new document. Raises `Malformed`."""
     if value is None:
         raise Malformed("the _id of a new document can't be null")
     if len(format_id(possible_id(value)).encode()) > MAX_ID_BYTES:
@@ -144,7 +144,7 @@ def check_id(value: Any) -> Any:
 
 
 def same_id(left: Any, right: Any) -> bool:
-    """Whether two ids are one: whether they have the same text.
+    """Tell whether two ids are one: whether they have the same text.
 
     MongoDB takes more for the same: 5 and the decimal 5, `a` and `A` under a collation. A collection holds one of them.
     """
@@ -152,7 +152,7 @@ def same_id(left: Any, right: Any) -> bool:
 
 
 def query_of(*values: Any) -> Mapping[str, Any]:
-    """The condition that finds the `_id`s which are `values`, for the driver to send.
+    """Return the condition that finds these ids, for the driver to send.
 
     A DBPointer, a deprecated type, is decoded as the reference that it stands for, so that either may be meant.
     """
@@ -161,7 +161,7 @@ def query_of(*values: Any) -> Mapping[str, Any]:
 
 
 def pointer_of(value: Any) -> Opaque | None:
-    """The DBPointer that is decoded as `value`, if there can be one."""
+    """Return the DBPointer that is decoded as `value`, None where there can be none."""
     if not isinstance(value, DBRef) or not isinstance(value.id, ObjectId) or len(value.as_doc()) != 2:
         return None
     name = value.collection.encode()

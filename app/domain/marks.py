@@ -1,4 +1,4 @@
-"""What Relaxed Extended JSON can't tell, kept beside it, so that what is stored as JSON reads back BSON-exact.
+"""Marks beside Relaxed Extended JSON for what it can't express, so that what is stored as JSON reads back BSON-exact.
 
 A *mark* is a JSON Pointer (RFC 6901) into the JSON form of a value. What stands there says what is marked:
 
@@ -126,7 +126,7 @@ def _inexact(value: Any) -> bool:
 
 
 def _is_inexact_leaf(value: Any) -> bool:
-    """Whether a value of a rarer type may have marks."""
+    """Tell whether a value of a rarer type may have marks."""
     if isinstance(value, Decimal128):
         return is_odd_decimal(value)
     if isinstance(value, Binary):
@@ -212,7 +212,7 @@ class _Pointers:
 
 
 def _is_lost(value: Any) -> bool:
-    """Whether JSON has no form that reads back as the same value."""
+    """Tell whether JSON has no form that reads back as the same value."""
     if isinstance(value, Opaque):
         return bool(value.shown() != value.spelled())
     return isinstance(value, Decimal128) and is_odd_decimal(value)

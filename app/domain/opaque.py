@@ -79,7 +79,7 @@ class Opaque:
 
     @classmethod
     def framed(cls, kind: int, raw: bytes) -> Opaque:
-        """One whose bytes are as long as its type asks for. Raises `ValueError`."""
+        """Make one whose bytes are as long as its type asks for. Raises `ValueError`."""
         if _size(kind, raw, 0, len(raw)) != len(raw):
             raise ValueError(f"a value of type {kind:02x} has another length")
         return cls(kind, raw)
@@ -136,7 +136,7 @@ class _Element(NamedTuple):
 
 
 def read(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Document:
-    """The document in `raw`, whatever it is. Never fails."""
+    """Return the document in `raw`, whatever that is. Never fails."""
     data = bytes(raw)
     reader = _Reader(codec)
     found: list[_Element] = []
@@ -166,7 +166,7 @@ def field_of(raw: bytes | memoryview, name: str) -> Any:
 
 
 def value_of(kind: int, raw: bytes) -> Any:
-    """The value of an element of type `kind`. Never fails."""
+    """Return the value of an element of type `kind`. Never fails."""
     if kind == _DOCUMENT:
         reader = _Reader(CODEC)
         value = reader.values([_Element(kind, b"", raw)], -1)[0]
@@ -175,7 +175,7 @@ def value_of(kind: int, raw: bytes) -> Any:
 
 
 def too_deep(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
-    """Whether `document`, which was decoded from `raw`, nests deeper than `MAX_STORED_DEPTH`."""
+    """Tell whether `document`, which was decoded from `raw`, nests deeper than `MAX_STORED_DEPTH`."""
     # Only a document with that many bytes that look like the type of a container is gone through.
     if len(raw) < _LEAST_DEEP or (found := bytes(raw)).count(3) + found.count(4) < MAX_STORED_DEPTH:
         return False
@@ -183,7 +183,7 @@ def too_deep(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
 
 
 def _deeper(values: Any, limit: int) -> bool:
-    """Whether a container stands more than `limit` levels below those that hold `values`."""
+    """Tell whether a container stands more than `limit` levels below those that hold `values`."""
     level: list[Any] = [value for value in values if isinstance(value, dict | list)]
     for _ in range(limit):
         level = [
@@ -248,7 +248,7 @@ class _Reader:
             return element.name.decode("utf-8", "surrogateescape")
 
     def values(self, elements: Sequence[_Element], depth: int) -> list[Any]:
-        """What these hold, as many at a time as the driver takes. `depth` is that of the document they are in."""
+        """Decode the values of these, as many at a time as the driver takes. `depth` is that of their document."""
         found: list[Any] = []
         waiting = [elements] if elements else []
         while waiting:
@@ -300,7 +300,7 @@ class _Reader:
 
 
 def _reference(found: Document) -> Any:
-    """A DBRef where the driver reads one."""
+    """Return a DBRef where the driver reads one, else `found`."""
     if not isinstance(found.get("$ref"), str) or "$id" not in found or not isinstance(found.get("$db", ""), str):
         return found
     rest = {name: value for name, value in found.items() if name not in {"$ref", "$id", "$db"}}
@@ -319,7 +319,7 @@ def _framed(body: bytes | bytearray) -> bytes:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """`document` in BSON; what was opaque has the bytes that it had. Raises what `bson.encode` raises."""
+    """Encode a document; what was opaque has the bytes that it had. Raises what `bson.encode` raises."""
     try:
         return bson.encode(document, codec_options=CODEC)
     except (BSONError, UnicodeError):
@@ -327,12 +327,12 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def writable(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`document`, such that the driver can send it: itself, where nothing in it is odd."""
+    """Return `document` such that the driver can send it: itself, where nothing in it is odd."""
     return RawBSONDocument(encode(document)) if is_odd(document) else document
 
 
 def is_odd(value: Any) -> bool:
-    """Whether there is an opaque value in `value`, or a name that is not UTF-8."""
+    """Tell whether there is an opaque value in `value`, or a name that is not UTF-8."""
     if isinstance(value, RawBSONDocument):
         return False
     if isinstance(value, Mapping):
@@ -341,7 +341,7 @@ def is_odd(value: Any) -> bool:
 
 
 def opaques(value: Any) -> Iterator[Opaque]:
-    """All opaque values in `value`."""
+    """Yield all opaque values in `value`."""
     if isinstance(value, Opaque):
         yield value
     elif isinstance(value, Mapping):
@@ -353,17 +353,17 @@ def opaques(value: Any) -> Iterator[Opaque]:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is one that UTF-8 can write."""
+    """Tell whether UTF-8 can write a name."""
     return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def readable(name: str) -> str:
-    """A name as text: with replacement characters for what is not UTF-8."""
+    """Return a name as text, with replacement characters for what is not UTF-8."""
     return name if is_text(name) else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def element_of(value: Any) -> tuple[int, bytes]:
-    """The type and the bytes of a value as an element of a document. Raises what `bson.encode` raises."""
+    """Return type and bytes of a value as an element of a document. Raises what `bson.encode` raises."""
     element = _elements_of({"": value})
     return element[0], bytes(element[2:])
 

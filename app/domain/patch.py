@@ -198,7 +198,7 @@ class _Application:
     """Applies a patch to a copy of one document, within bounds of bytes and of steps."""
 
     def __init__(self, steps: list[_Step], document: Document, copied: int, budget: Budget) -> None:
-        """At most `copied` bytes are copied."""
+        """`copied` is the most bytes that `copy` operations copy in all."""
         self._steps = steps
         self._document: Any = _clone(document)
         self._copied = copied

@@ -64,7 +64,7 @@ def is_plain(raw: bytes, int64s: int = 0, decoded: Any = None) -> bool:
 
 
 def is_odd_decimal(value: Decimal128) -> bool:
-    """Whether a decimal is written in another way than its text would be: as one of the forms that mean NaN or zero."""
+    """Tell whether a decimal is written in another way than its text would be: NaN and zero have several forms."""
     bits = int.from_bytes(value.bid, "little")
     if (bits >> 125) & 3 == 3 or bits & _DECIMAL_COEFFICIENT >= _DECIMAL_LIMIT:
         return Decimal128(str(value)).bid != value.bid

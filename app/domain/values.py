@@ -157,7 +157,7 @@ def longer_than(document: Mapping[str, Any], length: int) -> bool:
 
 
 def json_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
-    """What orjson does not know: called once for each such value, the commonest first."""
+    """Encode a value that orjson does not know: called once for each, the commonest first."""
     kind = type(value)
     if kind is ObjectId:
         return {"$oid": str(value)}
@@ -206,8 +206,8 @@ def _decimal_text(value: Decimal128) -> str:
 
 
 def is_misread(value: Any) -> bool:
-    """Whether anything inside is what orjson would write in its own way, silently: a NaN or an infinity as null, a UUID
-    as a plain string.
+    """Tell whether orjson would write anything inside in its own way, silently: a NaN or an infinity as null, a UUID as
+    a plain string.
     """
     kind = type(value)
     if kind is str or kind is int:

@@ -23,18 +23,18 @@ from app.nodestorage.result import WriteResult
 from app.offload import Offload
 
 TEXT_WEIGHT: Final = 8
-"""Bytes of a stored document that are as much work as a byte of JSON, which is parsed, checked and converted."""
+"""A byte of JSON, which is parsed, checked and converted, is as much work as this many bytes of a stored document."""
 
 _LOOP_STEPS: Final = 50_000
 """Most work of one patch on the event loop, about 5 ms (see `app.domain.budget`); a helper does what takes more."""
 
 _EMPTY: Final = 64
-"""Bytes that a document is counted for besides its own."""
+"""Bytes that each document counts for besides its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A checked operation, and what to `decide` of it. `size` is how much work its own JSON is, in bytes."""
+    """A checked operation that is to be decided. `size` is the work on its own JSON, in bytes."""
 
     intent: Intent
     operation: WriteOperation

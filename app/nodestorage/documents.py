@@ -30,7 +30,7 @@ GUARD_BYTES: Final = 256 * 1024
 
 
 _FOUND: Final = {"_id": False, "found": {"$literal": True}}
-"""All that is asked of a document that was written: a field of it may be one that the driver can't decode."""
+"""The projection of a document that was written: nothing of its own, which the driver may not be able to decode."""
 
 
 _DB_POINTER, _SYMBOL = 0x0C, 0x0E
@@ -64,7 +64,7 @@ class Documents:
         return (await self.find(id, session)).document
 
     async def find(self, id: Any, session: Session | None = None) -> Found:
-        """The stored document, or what stands in the place of it."""
+        """Return the stored document, or the one that stands in its place."""
         query = {"_id": query_of(id)}
         raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
         if raw is None:
@@ -135,7 +135,7 @@ class Collections:
 
 
 def _field(raw: RawBSONDocument, name: str) -> Any:
-    """A field of a stored document; None where there is none. An object stays raw, where all fields can be decoded."""
+    """Return a field of a stored document, or None. An object stays raw where all fields can be decoded."""
     if len(raw.raw) > SLICE:
         return field_of(raw.raw, name)
     try:
@@ -145,13 +145,13 @@ def _field(raw: RawBSONDocument, name: str) -> Any:
 
 
 def _exact_id(raw: RawBSONDocument) -> Any:
-    """The id such that a filter finds just this document."""
+    """Return the id such that a filter finds just this document."""
     value = _field(raw, "_id")
     return pointer_of(value) if _id_type(raw) == _DB_POINTER else value
 
 
 def _id_type(raw: RawBSONDocument) -> int | None:
-    """The BSON type of the `_id`, which MongoDB puts first."""
+    """Return the BSON type of the `_id`, which MongoDB puts first."""
     return raw.raw[4] if bytes(raw.raw[5:9]) == b"_id\0" else None
 
 
@@ -160,7 +160,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _sent(update: Any, raw: RawBSONDocument) -> Any:
-    """An update of the stored document `raw` as the driver can send it."""
+    """Return an update of the stored document `raw` as the driver can send it."""
     if not isinstance(update, list):
         return writable(update)
     if _id_type(raw) in _DECODED_AS_OTHERS:

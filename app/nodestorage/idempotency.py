@@ -43,12 +43,12 @@ class IdempotencyRecords:
         self._ttl = policy.operation_ttl
 
     async def ensure_indexes(self) -> None:
-        """Have MongoDB delete records so long after their write as the policy says."""
+        """Have MongoDB delete each record when its time by the policy is over."""
         with translated("the index of idempotency keys can't be made"):
             await ensure_expiry(self._collection, "at", self._ttl)
 
     async def find(self, idempotency: Idempotency, session: Session | None = None) -> list[WriteResult] | None:
-        """What was done under a key, None where it is new. Raises `Conflict` where it stands for another request."""
+        """Return the results under a key, None where it is new. Raises `Conflict` for the key of another request."""
         record = await self._collection.find_one({"_id": {"$eq": idempotency.key}}, session=session)
         if record is None:
             return None

@@ -175,7 +175,7 @@ def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node
 
 
 def _must_exist(operation: Update | Replace | Delete) -> bool:
-    """Whether the caller knows of a state of the document."""
+    """Tell whether the write is about a document that is there: the caller names a state of it."""
     condition = operation.condition
     return operation.expected_version is not None or (condition is not None and condition.match is not None)
 
@@ -211,7 +211,7 @@ def _modification(before: Node, after: Document, author: Author) -> Change:
 
 
 def _not_bson(error: Exception) -> str:
-    """The fault, in our words: the library's own may hold the whole document."""
+    """Return the fault, in our words: the library's own may hold the whole document."""
     if isinstance(error, OverflowError):
         return "an integer does not fit into 64 bits"
     if isinstance(error, UnicodeError):

@@ -29,7 +29,7 @@ from app.slices import Slices
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some documents in the order of their ids. `more`: there may be others behind them."""
+    """A page of documents in the order of their ids. `more`: there may be others behind them."""
 
     nodes: list[Node]
     more: bool
@@ -80,7 +80,7 @@ class NodeStorage:
     async def page(
         self, collection: str, *, after: Any | None, limit: int, most_bytes: int, skip: int = 0, encoded: bool = False
     ) -> Page:
-        """The same behind `skip` more, but none behind those that have `most_bytes`, stored or encoded."""
+        """Find documents as `find` does, behind `skip` more of them. A page ends once it has `most_bytes`."""
         with translated(f"{collection} can't be read"):
             found, more = await self._collections.of(collection).page(after, limit, most_bytes, skip)
         slices, nodes, size = Slices(), [], 0

@@ -139,7 +139,7 @@ class _Budget:
         self._left = most
 
     def take(self, size: int) -> None:
-        """Raises `TooLarge`, and `Unavailable` where other requests hold too much. The first document is taken."""
+        """Count `size` bytes. Raises `TooLarge`, but not for the first document, and `Unavailable` as `need` does."""
         if size > self._left < self._most:
             raise TooLarge(f"the documents of the transaction have more than {self._most} bytes in all; split it up")
         self._left -= max(0, size)

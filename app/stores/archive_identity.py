@@ -88,13 +88,13 @@ class ArchiveIdentity:
         return Recorded(row["archive"], row["url"]) if row else None
 
     async def _in_use(self) -> str | None:
-        """The path of a segment that is registered, of whatever log."""
+        """Return the path of a registered segment of any log, None where there is none."""
         with translated("the segments can't be read"):
             row = await self._segments.find_one({}, {"path": 1})
         return str(row["path"]) if row else None
 
     async def _readable(self, objects: Objects) -> None:
-        """An archive that was not used yet may be missing. Raises `ConfigurationError` where it can't be read."""
+        """Raise `ConfigurationError` where the archive can't be read. One that was not used yet may be missing."""
         try:
             await _read(objects)
         except ObjectMissing:
@@ -131,7 +131,7 @@ class ArchiveIdentity:
                 await self.check()  # another worker has been first
 
     async def _mark(self, objects: Objects) -> str:
-        """The archive's mark, made if need be. Nothing is overwritten: of two workers one is first."""
+        """Return the id in the archive's mark, made if need be. Nothing is overwritten: of two workers one is first."""
         try:
             return _id(await _read(objects))
         except ObjectMissing:
@@ -171,7 +171,7 @@ async def _read(objects: Objects, path: str = MARK) -> bytes:
 
 
 def _id(mark: bytes) -> str:
-    """The id that a mark holds; of something else, a text that equals no id."""
+    """Return the id in a mark; for anything else, a text that equals no id."""
     try:
         return str(json.loads(mark)["archive"])
     except (ValueError, KeyError, TypeError):

@@ -53,7 +53,7 @@ class EventParts:
         return {"v": name, "of": len(pieces), "sha256": Binary(await asyncio.to_thread(_sha256, value))}
 
     async def filled(self, row: dict[str, Any]) -> dict[str, Any]:
-        """`row`, with the values that it only names, and its body unpacked.
+        """Return `row` with the values that it only names, and its body unpacked.
 
         Raises `Damaged`, which names the event and the part.
         """

@@ -66,7 +66,7 @@ class History:
     async def changes(
         self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[Change]:
-        """What the events with `after < seq <= upto` say of these documents: for each of them by seq."""
+        """Yield the changes with `after < seq <= upto` of these documents: for each of them by seq."""
         async with aclosing(self.sealed(log, collection, after=after, upto=upto, ids=ids)) as events:
             async for event in events:
                 yield change_of(log, event)
@@ -74,7 +74,7 @@ class History:
     async def sealed(
         self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[SealedEvent]:
-        """These events themselves.
+        """Yield these events themselves.
 
         Nothing but MongoDB is asked where all of the collection's events of that range are still there.
         """

@@ -32,7 +32,7 @@ _AT_ONCE: Final = 4 * 1024 * 1024
 """Bytes of events that are applied to a large document at once."""
 
 _EVENT: Final = 200
-"""Bytes that an event is counted for besides its body."""
+"""Bytes that each event counts for besides its body."""
 
 _BATCH = 500
 """Most documents in one batch: what `walk` holds at once, next to one chunk of the snapshot."""
@@ -86,7 +86,7 @@ class LogState:
         return await self._from_base(log, collection, ids, upto, lambda base: self._states(base, ids, upto))
 
     async def document(self, log: LogId, collection: str, text: IdText, upto: Seq) -> EncodedState:
-        """What one document is at `upto`, encoded. Raises as `documents`. Holds some of its events at a time."""
+        """Return one document as it is at `upto`, encoded. Raises as `documents`. Holds few of its events at a time."""
         return await self._from_base(log, collection, [text], upto, lambda base: self._state(base, text, upto))
 
     async def _from_base(

@@ -38,7 +38,7 @@ _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)
 
 _DENIED: Final = (PermissionDeniedError, UnauthenticatedError, PermissionError, NotADirectoryError)
 _DENIED_TEXT: Final = ("os error 13", "os error 20", "os error 30")
-"""EACCES, ENOTDIR and EROFS, as the library tells them of a directory."""
+"""EACCES, ENOTDIR and EROFS in the library's errors about a directory."""
 
 
 class ObjectMissing(Damaged):
@@ -79,12 +79,12 @@ class Objects:
 
     @property
     def absent(self) -> bool:
-        """Whether there is no such directory. False for what is no directory."""
+        """Tell whether the directory is missing. False for a store of another kind."""
         return self._directory is not None and not os.path.lexists(self._directory)
 
     @property
     def loose(self) -> str | None:
-        """What is wrong with the permissions of a directory that others than its owner and group may enter."""
+        """Return a warning where others than its owner and group may enter the directory."""
         if self._directory is None or not self._directory.is_dir() or not self._directory.stat().st_mode & 0o007:
             return None
         return (

@@ -35,7 +35,7 @@ from app.stores.tracking import refused_collection
 
 _PAGE = 500
 _OVERHEAD = 500
-"""What a state costs in the cache besides its bytes, roughly."""
+"""Bytes that a state takes in the cache besides its own, roughly."""
 
 _SETTLED = 2.0
 """After about so many seconds a worker that runs has read past an instant."""
@@ -43,7 +43,7 @@ _SETTLED = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a document was at `position`, in BSON; `encoded` is None where it did not exist."""
+    """A document as it was at `position`, in BSON; `encoded` is None where it did not exist."""
 
     position: Position
     encoded: EncodedState
@@ -199,7 +199,7 @@ class Past:
         return state
 
     async def _without_snapshot(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
-        """Of before the first snapshot a document is known from an event on that tells the whole of it."""
+        """Return a state of before the first snapshot: known from the first event on that holds the whole document."""
         events = self._stores.history.sealed(
             kept.log, shape.collection, after=max(kept.tracked, kept.horizon), upto=seq, ids=[text]
         )

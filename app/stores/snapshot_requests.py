@@ -55,7 +55,7 @@ class SnapshotRequests:
         return name
 
     async def unanswered(self) -> list[Request]:
-        """What is still to be done, oldest first. A request for what can't be a shape is refused."""
+        """Return the requests without an answer, oldest first. A request for what can't be a shape is refused."""
         query = {"snapshot": None, "refused": None}
         with translated("the requests for snapshots can't be read"):
             rows = await self._requests.find(query, sort=[("at", ASCENDING)]).to_list()

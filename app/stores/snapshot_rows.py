@@ -50,7 +50,7 @@ def read_row(snapshot: str, number: int, text: IdText, line: bytes) -> Row:
 
 
 def encoded_row(snapshot: str, number: int, text: IdText, line: bytes) -> EncodedState:
-    """The state that a row tells. Raises as `read_row`."""
+    """Return the state in a row. Raises as `read_row`."""
     return encoded(read_row(snapshot, number, text, line)[1:])
 
 

@@ -167,7 +167,7 @@ class SnapshotStore:
                     yield read_row(snapshot.id, number, text, line)
 
     async def state_of(self, snapshot: StoredSnapshot, text: IdText, offload: Offload) -> EncodedState:
-        """What one document is in the snapshot, encoded. Raises `Damaged`, which names the chunk."""
+        """Return one document as it is in the snapshot, encoded. Raises `Damaged`, which names the chunk."""
         async for number, _ in self._chunks.holding(snapshot.id, [text]):
             chunk = await self._chunks.read(snapshot.id, number)
             line = next((line for known, line in zip(chunk.ids, chunk.lines, strict=True) if known == text), None)

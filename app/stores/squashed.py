@@ -122,5 +122,5 @@ def _lookup(text: IdText) -> Any:
 
 
 def _is_ambiguous(text: IdText) -> bool:
-    """Whether another id may have the same text: earlier versions wrote text that is not UTF-8 like that."""
+    """Tell whether another id may have the same text: earlier versions wrote text that is not UTF-8 like that."""
     return "\ufffd" in text or format_id(parse_id(text)) != text

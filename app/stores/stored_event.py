@@ -67,7 +67,7 @@ def said(event: StoredEvent, name: str) -> Any:
 
 
 def body_size(row: Mapping[str, Any]) -> int:
-    """The bytes of its body, where it has one, as it is there."""
+    """Return the size of its body as it is there, 0 where it has none."""
     body = row.get("b")
     if isinstance(body, Unpacked):
         return len(body.body)

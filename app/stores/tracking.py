@@ -122,7 +122,7 @@ class TrackingStore:
 
 
 def refused_collection(name: str, reason: str) -> NotTracked:
-    """The error for a collection that the sequencer has refused."""
+    """Return the error for a collection that the sequencer has refused."""
     return NotTracked(f"the collection {name!r} can't be tracked: {reason}")
 
 

@@ -91,7 +91,7 @@ class VectorStore:
         self._capacity = Capacity(self._vectors, documents=most_clients, size=most_bytes)
         self._most_shapes = most_shapes
         self.refused = 0
-        """Times that a new client was told that it is not remembered."""
+        """New clients that were not remembered, counted each time."""
 
     async def ensure_indexes(self, ttl: float) -> None:
         """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
@@ -99,7 +99,7 @@ class VectorStore:
             await ensure_expiry(self._vectors, "at", ttl)
 
     async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
-        """Whether a client is recorded, or can be. `known`: whether it is, where that was looked up already."""
+        """Tell whether a client is recorded, or can be. `known`: it is, or is not, where that was looked up already."""
         with translated("state vectors can't be read"):
             if not await self._capacity.is_full():
                 return True

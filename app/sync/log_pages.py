@@ -25,7 +25,7 @@ from app.sync.source import Source
 _alarms = Alarms(logging.getLogger(__name__))
 
 _EVENT: Final = 100
-"""What an event costs in the cache besides its bytes, roughly."""
+"""Bytes that an event takes in the cache besides its own, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class LogPages:
 
 
 class _Page(NamedTuple):
-    """What a page of a document's history depends on: with all of it the same, the page is."""
+    """The key of a page of a document's history: all that its content depends on."""
 
     shape: Shape
     since: Position

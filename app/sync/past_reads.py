@@ -1,4 +1,4 @@
-"""Reads of the past for many at a time: those who want the same share it, and few are read at once.
+"""Reads of the past for many clients: the same reading is shared, and a few are made at a time.
 
 A reading may replay a long history, however few bytes ask for it. Readers wait for their turn together with the clients
 that are behind the window, within the same bounds.
@@ -35,7 +35,7 @@ class PastReads:
         return await self._readings.fetch((shape, point, *self._seen()), lambda: self._read(shape, point))
 
     async def document_json(self, shape: Shape, reading: Reading) -> tuple[bytes, str]:
-        """Return the answer that tells what a document, which there was, was; and the document's digest."""
+        """Return the answer with the document of a reading, which has to have one, and the document's digest."""
         state = reading.encoded
         if shape.id is None or state is None:
             raise ValueError(f"{shape} was nothing at {reading.position}")

@@ -1,4 +1,4 @@
-"""Whether a server can serve, for `/readyz`: its MongoDB, its feed, its archive. That no worker leads is a detail."""
+"""The readiness of a server, for `/readyz`: its MongoDB, its feed, its archive. That no worker leads is a detail."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _TIMEOUT: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ArchiveState:
-    """Why the archive can't be read, None where it can. A `lasting` reason is one that no waiting mends."""
+    """The reason why the archive can't be read, None where it can. Waiting does not mend one that is `lasting`."""
 
     reason: str | None = None
     lasting: bool = False
 
 
 class ArchiveWatch:
-    """Looks at most once in a few seconds whether this server can read the archive, however many ask."""
+    """Checks whether this server can read the archive, at most once in a few seconds, however many ask."""
 
     def __init__(self, identity: ArchiveIdentity) -> None:
         self._identity = identity
         self._memo: Memo[ArchiveState] = Memo(age=_AGE, most=1)
 
     async def state(self) -> ArchiveState:
-        """Return what the last look has found."""
+        """Return what the last check has found."""
         return await self._memo.get("archive", self._look)
 
     async def _look(self) -> ArchiveState:
@@ -54,7 +54,7 @@ class ArchiveWatch:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What `/readyz` answers.
+    """The answer of `/readyz`.
 
     `live` is whether this server follows the log, `lag_events` how far it is behind it; `lag_seconds` how long ago the
     log was known to hold every change; `sequencer_live` whether a worker leads and makes progress; `archive` why the

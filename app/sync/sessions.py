@@ -28,7 +28,7 @@ _REPORT: Final = 3600.0
 """Seconds, at most, between two records that a client is there."""
 
 _FULL: Final = (1.0, 4.0)
-"""Seconds after which a client comes back to a server that has all its connections, drawn between these."""
+"""Seconds after which a client is to come back to a server that has all its connections, drawn between these."""
 
 
 class Sessions:

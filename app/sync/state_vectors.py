@@ -23,7 +23,7 @@ from app.sync.planner import Planner
 from app.sync.vector_writer import VectorWriter
 
 _ENTRY: Final = 1024
-"""What a position counts for in bytes of work: reading it, and finding out how far it is behind."""
+"""The work on a position, in bytes of work: reading it, and finding out how far it is behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class StateVectorManager:
         }
 
     async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
-        """Whether what a client acknowledges is stored: those that are known always are."""
+        """Tell whether a client's acknowledgements are stored. Those of a known client always are."""
         return await self._store.remembers(client_id, known=known)
 
     @property
     def refused(self) -> int:
-        """Times that a new client was told that it is not remembered."""
+        """New clients that were not remembered, counted each time."""
         return self._store.refused
 
     # --- what is known --------------------------------------------------------------------------------------------
