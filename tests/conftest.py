@@ -1,4 +1,4 @@
-"""What every test may ask for: a real replica set, and a database of its own in it.
+"""Fixtures of all tests: a real replica set, and a database of its own in it for each test.
 
 The replica set is the one of `EVENTSYNC_TEST_MONGODB_URI`; else a container, where a Docker daemon answers and has the
 image (variables: `support.mongodb_container`); else the embedded `mongod`. Each xdist worker has its own; each test

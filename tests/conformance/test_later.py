@@ -68,7 +68,7 @@ async def test_each_transport_is_told_in_its_own_words(peer: Peer, unserved: Set
 
 @event_sources
 async def test_an_event_source_survives_all_that_may_pass(peer: Peer, unserved: Settings, client: Client) -> None:
-    """From a log that is not there yet to live, without anybody doing anything."""
+    """Get live by itself where the log is not there yet."""
     copy = Copy("orders")
     async with running_server(unserved) as url, talking(peer, url, copy) as talk:
         assert (await talk.until(lambda message: message["type"] == "error"))["code"] == "unavailable"

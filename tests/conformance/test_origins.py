@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=browser.mi
 
 
 async def _ending(chromium: Chromium, page: str, server: str) -> Ended:
-    """How a WebSocket ends that a page of one server opens to another."""
+    """Return the end of a WebSocket that a page of one server opens to another."""
     number = chromium.links.next()
 
     async def unused(_: str) -> None:

@@ -305,7 +305,7 @@ async def by_websocket(served: Served) -> str:
 
 
 def withheld(text: str) -> str:
-    """What is said, but for the documents of a snapshot, which are what was asked for."""
+    """Return what an answer says, but for the documents of a snapshot, which are what was asked for."""
     return "\n".join(line for line in text.splitlines() if '"type":"snapshot"' not in line)
 
 

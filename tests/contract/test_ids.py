@@ -1,4 +1,4 @@
-"""What a listing names can be read, written, paged behind and subscribed to: ids of every type that others store."""
+"""Ids of every type that others store: whatever a listing names can be read, written, paged behind, subscribed to."""
 
 from __future__ import annotations
 

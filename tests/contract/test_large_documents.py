@@ -110,7 +110,7 @@ async def test_large_transactions(root: httpx.AsyncClient, api: httpx.AsyncClien
 
 
 async def test_little_json_may_be_much_work(api: httpx.AsyncClient, new_id: NewId) -> None:
-    """What takes more steps than the event loop can spare is done by a helper, and beyond `patch_steps` by nobody."""
+    """A helper does work of more steps than the event loop can spare; more than `patch_steps` is refused."""
     key = new_id()
     await api.put(f"/{key}", json={"x": "y" * 8_000})
     doubling = [{"op": "copy", "from": "/x", "path": f"/x{number}"} for number in range(25)]

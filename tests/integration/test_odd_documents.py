@@ -135,7 +135,7 @@ async def assert_restored(stores: Stores) -> None:
 
 
 async def assert_squashed(stores: Stores) -> None:
-    """What is read for clients that are behind is what the collection has."""
+    """Answers for clients that are behind have what the collection has."""
     log = await current_log(stores)
     checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None

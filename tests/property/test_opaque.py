@@ -24,7 +24,7 @@ KEY = b"\x10_id\0\1\0\0\0"
 
 
 def check(raw: bytes) -> Any:
-    """What the log and a snapshot keep of the document is the document."""
+    """The log and a snapshot keep exactly the document."""
     document = decode(raw)
     kept = orjson.loads(to_json({"doc": document}))["doc"]
     found = read_marked(kept, marks_of(document))

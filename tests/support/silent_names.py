@@ -39,7 +39,7 @@ _UP_AND_RUNNING: Final = 0x41
 
 
 def possible() -> bool:
-    """Whether this process may make namespaces."""
+    """Tell whether this process may make namespaces."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
         return False
     return subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode == 0

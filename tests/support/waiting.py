@@ -95,7 +95,7 @@ async def eventually(
 
 
 class _Pace:
-    """How many times slower than an idle machine this one is at the moment; at least 1."""
+    """Return how many times slower than an idle machine this one is at the moment; at least 1."""
 
     def __init__(self) -> None:
         self._measured = 1.0

@@ -1,4 +1,4 @@
-"""What requests hold together is bounded; one alone, and small ones, are always served."""
+"""Bytes that requests hold together are bounded; one alone, and small ones, are always served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is used of libraries that their authors may change in any release: each part is named, and has to be there.
+"""Private parts of libraries, which their authors may change in any release: each is named, and has to be there.
 
 A name that is missing here means that the new release needs work before its upper bound in pyproject.toml is raised.
 """

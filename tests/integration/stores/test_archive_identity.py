@@ -1,4 +1,4 @@
-"""Which archive is the log's: recorded once, compared by everybody, and never mistaken for another."""
+"""The identity of the log's archive: recorded once, compared by everybody, never mistaken for another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def refusal(checked: ArchiveIdentity) -> str:
 
 
 async def with_segment(stores: Stores, directory: Path) -> None:
-    """As if a segment were sealed there."""
+    """Register a segment, as if it were sealed there."""
     await Objects(str(directory)).put("log/1.seg", b"x")
     await stores.log["segments"].insert_one({"_id": {"l": LOG, "n": 1}, "path": "log/1.seg"})
 

@@ -1,4 +1,4 @@
-"""What is wrong with one collection, for good, is said and stops no other: sequencing, repair, base, snapshots."""
+"""A lasting fault of one collection is reported and stops no other: sequencing, repair, base, snapshots."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_what_is_taken_mongodb_takes(stores: Stores) -> None:
 
 
 async def test_a_name_that_stands_in_the_registry_already_holds_up_nothing(stores: Stores, settings: Settings) -> None:
-    """As an earlier version has let it in, and active."""
+    """Record a collection as tracked and active, as an earlier version has let it in."""
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         log = await tracked(stores, "docs")
@@ -139,7 +139,7 @@ async def log(stores: Stores, settings: Settings) -> LogId:
 
 
 def barred(client: Client, settings: Settings, command: str = "find") -> Any:
-    """As with a user who may not read `locked`."""
+    """Refuse reads of `locked`, as for a user without the privilege."""
     namespace = f"{settings.database}.locked"
     return failing(client, command, 13, app=app_name(settings, "worker"), times=None, of=namespace)
 

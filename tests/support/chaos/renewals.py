@@ -41,7 +41,7 @@ def check(evidence: Evidence) -> Iterator[Violation]:
 
 
 class _Held:
-    """What a client holds that does as the protocol says."""
+    """The state of a client that follows the protocol."""
 
     def __init__(self, name: str, shape: str) -> None:
         self._name = name

@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def renewed(self) -> bool:
-        """Whether the log is destroyed or turned back on purpose."""
+        """Tell whether the log is destroyed or turned back on purpose."""
         return not RENEWING.isdisjoint(self.nemeses)
 
     @property

@@ -15,7 +15,7 @@ PATIENCE = 20.0
 
 
 def vector_of_id(text: str, shapes: Sequence[str]) -> dict[str, str]:
-    """What an event's id says of these shapes, in its long or its short form."""
+    """Return what an event's id says of these shapes, in its long or its short form."""
     if "=" in text or not text:
         return dict(parse_qsl(text, strict_parsing=bool(text)))
     vector, log = {}, ""

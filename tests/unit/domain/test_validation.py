@@ -1,4 +1,4 @@
-"""What a validator's refusal names: the rules, and never the values."""
+"""A validator's refusal names the rules, and never the values."""
 
 from __future__ import annotations
 

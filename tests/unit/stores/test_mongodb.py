@@ -1,4 +1,4 @@
-"""What is refused before anything is connected to, and that no secret is part of the refusal."""
+"""Refusals before anything is connected to; no secret is part of one."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ IN_FIXTURES = {
 
 
 class Outcome:
-    """How the tests of one pytest run ended, by name."""
+    """Return the outcomes of one pytest run, by test."""
 
     def __init__(self, said: str) -> None:
         self.said = said

@@ -192,7 +192,7 @@ def test_a_missing_state_is_never_guessed(kind: str, images: dict[str, Any]) -> 
 
 
 def test_a_name_of_many_dots_is_compared_whole() -> None:
-    """It could mean a field of each of its beginnings: half a million of up to a megabyte."""
+    """A path that could mean a field of each of its beginnings: half a million of up to a megabyte."""
     name = "." * 500_000
     before, after = {"_id": 1, name: 0, "b": 0}, {"_id": 1, name: 1, "b": 0}
     description = {"updatedFields": {name: 1}, "removedFields": [], "truncatedArrays": []}
