@@ -1,8 +1,7 @@
-"""Which `eventsync dev` run, so that the commands of another terminal find them from any directory.
+"""A record of each `eventsync dev` that runs, so that commands in another terminal find it from any directory.
 
-Each leaves `$XDG_STATE_HOME/eventsync/dev/PROCESS.json` (by default below `~/.local/state`), with the path of its
-configuration.
-Only the user may read the directory. A record whose process is gone counts for nothing, and is removed.
+Each `dev` leaves `$XDG_STATE_HOME/eventsync/dev/PROCESS.json` (by default below `~/.local/state`), with the path of its
+configuration. Only the user may read the directory. A record whose process is gone counts for nothing, and is removed.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import json
 import logging
 import os
 from pathlib import Path
+
+from app.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,18 @@ def forget() -> None:
         _own().unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.warning("the record of this `dev` stays: %s", error)
+
+
+def only_configuration(variable: str) -> Path | None:
+    """Return the configuration of the one `dev` that runs, or None.
+
+    Raises `ConfigurationError`, which names `variable`, where there are several.
+    """
+    found = configurations()
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise ConfigurationError(f"several `eventsync dev` run; name the one that is meant by {variable}: {listed}")
+    return found[0] if found else None
 
 
 def configurations() -> list[Path]:
@@ -81,7 +94,7 @@ def _runs(process: int) -> bool:
 
 
 def _started(process: int) -> str | None:
-    """When a process began, as Linux counts it: a number that is used again is another process's. Elsewhere None."""
+    """Return the start of a process as Linux counts it, which tells it from a later one of that number; else None."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -9,7 +9,6 @@ connection string, takes that of the one `dev` that this user runs elsewhere. Si
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -24,20 +23,14 @@ from pydantic_settings import (
 )
 
 from app import running_dev
-from app.domain.shape import check_collection
+from app.domain.shape import MAX_DATABASE_BYTES, check_collection, check_database
 from app.environment import check_environment, suggestion
 from app.errors import ConfigurationError, Malformed
 
 PREFIX = "EVENTSYNC_"
 KIB, MIB = 1024, 1024 * 1024
 
-_CONFIG: Final = "config"  # names the configuration file: the one variable that is no setting
-
-_RESERVED: Final = frozenset({"admin", "config", "local"})
-"""MongoDB's own databases."""
-
-_DATABASE_BYTES: Final = 63
-_NOT_IN_DATABASE: Final = re.compile(r'[/\\. "$*<>:|?\0]')
+_CONFIG: Final = f"{PREFIX}CONFIG"  # names the configuration file: the one variable that is no setting
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as `a,b`."""
@@ -410,11 +403,11 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("collections")
+    @field_validator("collections", "database", "log_database")
     @classmethod
-    def _nameable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _nameable(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         try:
-            return tuple(map(check_collection, names))
+            return check_database(value) if isinstance(value, str) else tuple(map(check_collection, value))
         except Malformed as error:
             raise ValueError(error.message) from error
 
@@ -424,15 +417,6 @@ class Settings(BaseSettings):
         if url not in {"", "none"} and "://" not in url and not Path(url).is_absolute():
             raise ValueError("a directory is given by its whole path, /…: processes start in different ones")
         return url
-
-    @field_validator("database", "log_database")
-    @classmethod
-    def _usable(cls, name: str) -> str:
-        if name in _RESERVED:
-            raise ValueError(f"{name!r} is MongoDB's own database")
-        if _NOT_IN_DATABASE.search(name) or len(name.encode("utf-8", "surrogatepass")) > _DATABASE_BYTES:
-            raise ValueError(f'a database name has no /\\. "$*<>:|? and at most {_DATABASE_BYTES} bytes')
-        return name
 
     @property
     def log_db(self) -> str:
@@ -451,45 +435,35 @@ class Settings(BaseSettings):
         """Options, then environment, then file."""
         file = config_file(cls.config_files)
         if file is None and cls.finds_dev and not {**init_settings(), **env_settings()}.get("mongodb_uri"):
-            file = _running_dev()
+            file = running_dev.only_configuration(_CONFIG)
         sources = (init_settings, env_settings)
         return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
 
 
 class DevSettings(Settings):
-    """What `eventsync dev` reads: never the file that another `dev`, or an earlier one that was killed, has left."""
+    """The settings of `eventsync dev`, never from the file that another `dev`, or a killed one, has left."""
 
     config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"),)
 
 
 class CommandSettings(Settings):
-    """What a command reads. Not `serve` and `worker`: they never join a `dev` that happens to run somewhere."""
+    """The settings of a command. Not those of `serve` and `worker`, which never join a `dev` that runs somewhere."""
 
     finds_dev = True
 
 
 def config_file(candidates: Iterable[Path]) -> Path | None:
     """The configuration file in force, or None."""
-    variable = f"{PREFIX}{_CONFIG.upper()}"
-    if named := os.environ.get(variable):
+    if named := os.environ.get(_CONFIG):
         if not Path(named).is_file():
-            raise ConfigurationError(f"{variable} names {named}, which is not a file")
+            raise ConfigurationError(f"{_CONFIG} names {named}, which is not a file")
         return Path(named)
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _running_dev() -> Path | None:
-    """The configuration of the `dev` that runs. Raises `ConfigurationError` where there are several."""
-    found = running_dev.configurations()
-    if len(found) > 1:
-        listed = ", ".join(map(str, found))
-        raise ConfigurationError(f"several `eventsync dev` run; name the one that is meant by {_CONFIG}: {listed}")
-    return found[0] if found else None
-
-
 def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> Settings:
     """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
-    check_environment(PREFIX, (*Settings.model_fields, _CONFIG))
+    check_environment(PREFIX, (*Settings.model_fields, _CONFIG.removeprefix(PREFIX)))
     try:
         settings = kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
@@ -507,7 +481,7 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError("log_database must not be the database with the tracked collections")
     if settings.log_db.casefold() == settings.database.casefold():
         raise ConfigurationError("log_database and database differ in case only, which MongoDB refuses")
-    if len(settings.log_db.encode()) > _DATABASE_BYTES:
+    if len(settings.log_db.encode()) > MAX_DATABASE_BYTES:
         raise ConfigurationError(f"{settings.log_db!r} is too long for a database: give a shorter log_database")
     if settings.pin_ttl <= settings.send_timeout:
         raise ConfigurationError("pin_ttl must be longer than send_timeout: a client that is slow would lose its pin")

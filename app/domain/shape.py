@@ -12,6 +12,22 @@ MAX_COLLECTION_BYTES = 120
 """Longest collection name accepted. MongoDB allows 255 bytes for database and collection together."""
 
 
+MAX_DATABASE_BYTES = 63
+"""Longest name that MongoDB allows a database."""
+
+_MONGODBS_OWN = frozenset({"admin", "config", "local"})
+_NOT_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
+
+
+def check_database(name: str) -> str:
+    """Return `name`, if it can be the name of a database of ours. Raises `Malformed`."""
+    if name in _MONGODBS_OWN:
+        raise Malformed(f"{name!r} is MongoDB's own database")
+    if not _NOT_IN_DATABASE.isdisjoint(name) or len(name.encode("utf-8", "surrogatepass")) > MAX_DATABASE_BYTES:
+        raise Malformed(f'a database name has no /\\. "$*<>:|? and at most {MAX_DATABASE_BYTES} bytes')
+    return name
+
+
 def check_collection(name: object) -> str:
     """Return `name`, if it can be a tracked collection's. Raises `Malformed`. Every name comes through here.
 
