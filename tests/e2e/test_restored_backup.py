@@ -63,7 +63,7 @@ class Node:
                 stderr=log,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
             )
-        mongod.initiate(self._port, timeout=60)
+        mongod.initiate(self._port, timeout=patience(20))
 
     async def stop(self) -> None:
         if self._process is not None:
@@ -204,7 +204,7 @@ async def test_a_server_that_lived_through_it_has_a_new_log_begun_and_clients_re
         async with running_worker(settings):
             old = await write(settings, BEFORE + 1, AFTER, "lost")
             await tracked(url, ("docs",))
-            async with httpx.AsyncClient(base_url=url) as client, within(20):
+            async with httpx.AsyncClient(base_url=url, timeout=patience(10)) as client, within(20):
                 while (await client.get("/readyz")).json()["position"] != f"{old}:{AFTER}":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         async with client_at(url, f"{old}:{AFTER}") as link:
@@ -260,7 +260,7 @@ async def test_what_a_client_makes_up_resets_nobody_else(node: Node, settings: S
         await tracked(url, ("docs",))
         async with client_at(url, f"{log}:5") as honest:
             await next_of(honest, "live")
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=patience(10)) as client:
                 for seq in (6, 999_999_999, 2**63 - 1):
                     async with client_at(url, f"{log}:{seq}") as liar:
                         assert (await next_of(liar, "reset"))["reason"] == "future"

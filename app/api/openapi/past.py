@@ -20,7 +20,7 @@ from app.api.openapi.parts import (
 _ID: Final = THEATER["_id"]["$oid"]
 _ROW: Final = {"id": _ID, "version": 6, "doc": THEATER, "position": POSITION}
 _AT: Final = "2026-11-23T05:22:46Z"
-_READ: Final = ("malformed", "not_tracked", "not_found", "reset", "gone", "version_mismatch", "unavailable")
+_READ: Final = ("malformed", "not_tracked", "not_found", "reset", "gone", "damaged", "version_mismatch", "unavailable")
 _POINT: Json = {"type": "string"}
 
 READ: Json = {

@@ -158,7 +158,7 @@ _HISTORY: Json = {
     ],
     "responses": {
         "200": answer("A page; without `next` it is the last one.", content(schema("History"), {"events": [EVENT]})),
-        **failures(*_READ, "reset", "gone"),
+        **failures(*_READ, "reset", "gone", "damaged"),
     },
 }
 

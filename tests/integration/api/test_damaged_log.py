@@ -18,6 +18,7 @@ from support.peers.peer import Asked, Peer
 from support.peers.python import HttpxSse, Websockets
 from support.replay import caught_up, eventually
 from support.systems import running_server, running_system, tracked
+from support.waiting import patience
 
 Damage = Callable[[Stores, LogId], Awaitable[object]]
 EVENTS = 30
@@ -90,7 +91,7 @@ async def test_a_server_that_meets_it_resets_clients_before_it_and_serves_all_ot
     async with running_system(settings) as first:
         log = await written(stores)
         await damage(stores, log)
-        async with running_server(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(10)) as client:
             await tracked(url, settings.collections)
             # What can't be read at all may have been of any shape.
             anybody = damage in {deleted, replaced}
@@ -101,7 +102,7 @@ async def test_a_server_that_meets_it_resets_clients_before_it_and_serves_all_ot
             await what_was_is_not_known(client, log)
             ready = await client.get("/readyz")
             assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-        async with httpx.AsyncClient(base_url=first) as client:
+        async with httpx.AsyncClient(base_url=first, timeout=patience(10)) as client:
             page = await client.get("/v1/sync/log", params={"shape": "docs", "position": f"{log}:5", "limit": 100})
             assert page.status_code == 200, "whoever has them in memory serves them"
             assert len(page.json()["events"]) == 20
@@ -160,7 +161,7 @@ async def test_verify_names_it_and_a_new_log_is_the_way_out(stores: Stores, sett
         assert report.wrong is not None
         assert report.wrong.text == "events 10 to 11, 20 are missing"
         await stores.logs.request_reset("a hole")
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(10)) as client:
 
             async def begun() -> LogId | None:
                 current = await stores.logs.current()

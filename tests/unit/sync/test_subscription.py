@@ -33,6 +33,9 @@ class Windowed:
     async def plan(self, *_: Any) -> Plan:
         return Plan(Answer.EVENTS, 0.0)
 
+    async def settled(self, shape: Shape) -> None:
+        """No new log is about to begin."""
+
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
         return await Source.frame(cast("Source", SimpleNamespace(window=self.window)), shape, cursor)
 
