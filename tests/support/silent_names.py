@@ -58,7 +58,15 @@ def failover(directory: Path) -> dict[str, Any]:
         str(directory),
     ]
     environment = os.environ | {"PYTHONPATH": f"{_TESTS}{os.pathsep}{_TESTS.parent}"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=patience(300), check=False)
+    done = subprocess.run(
+        words,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=patience(300),
+        check=False,
+        preexec_fn=die_with_parent,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-4000:])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
