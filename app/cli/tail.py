@@ -85,7 +85,9 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
             feed = group.create_task(service.feed.run(stop), name="feed")
             try:
                 await _joined(service, shape, settings.mongodb_timeout)
-                await _follow(service, shape, position or _head(service), deliver)
+                begin = position or _head(service)
+                _note(f"{shape}: events after {begin}", style="dim")
+                await _follow(service, shape, begin, deliver)
             except (EventsyncError, _Enough) as error:
                 outcome = error  # raised below: here the group would wrap it
             finally:
@@ -131,7 +133,7 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
 
 
 async def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
-    """Where to go on: with the first event that is still kept of the shape; from now, if what was asked is to come."""
+    """Return where to go on: before the first event that is still kept; now, if the position asked for is to come."""
     head = _head(service)
     return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(shape)
 
@@ -142,5 +144,5 @@ def _head(service: SyncService) -> Position:
     return Position(service.window.log, service.window.head)
 
 
-def _note(text: str) -> None:
-    NOTES.print(text, style="yellow", markup=False, soft_wrap=True)
+def _note(text: str, *, style: str = "yellow") -> None:
+    NOTES.print(text, style=style, markup=False, soft_wrap=True)

@@ -221,6 +221,7 @@ async def test_tail_begins_now_and_follows_one_document_as_ndjson(orders: Any, s
     assert result.exit_code == 0, result
     [event] = map(json.loads, result.stdout.splitlines())
     assert (event["id"], event["op"], event["seq"] > 2) == ("a", "update", True)
+    assert result.stderr.startswith(f"orders/a: events after {await log_of(stores)}:")
 
 
 async def test_tail_says_when_it_can_not_continue_and_goes_on(orders: Any, stores: Stores, run: Run) -> None:
@@ -228,7 +229,9 @@ async def test_tail_says_when_it_can_not_continue_and_goes_on(orders: Any, store
     await events_up_to(stores, 1)
     result = await run("tail", "orders", "--json", "--from", "zzzzzzzz:7", "--limit", "1")
     assert result.exit_code == 0, result
-    assert result.stderr.startswith("reset (unknown_log)")
+    begun, told = result.stderr.splitlines()
+    assert begun == "orders: events after zzzzzzzz:7"
+    assert told.startswith("reset (unknown_log)")
     assert json.loads(result.stdout)["seq"] == 1
 
 
@@ -247,13 +250,14 @@ async def test_ctrl_c_ends_a_tail_without_a_word(
     orders: Any, stores: Stores, environment: dict[str, str], tmp_path: Path
 ) -> None:
     await orders.insert_one({"_id": "a"})
-    process = await start(environment, tmp_path, "tail", "orders", "--json", "--from", f"{await log_of(stores)}:0")
+    begin = f"{await log_of(stores)}:0"
+    process = await start(environment, tmp_path, "tail", "orders", "--json", "--from", begin)
     assert process.stdout
     async with within(10):
         assert json.loads(await process.stdout.readline())["id"] == "a"
         process.send_signal(signal.SIGINT)
         rest, said = await process.communicate()
-    assert (process.returncode, rest, said) == (0, b"", b"")
+    assert (process.returncode, rest, said.decode()) == (0, b"", f"orders: events after {begin}\n")
 
 
 async def test_untrack(orders: Any, run: Run, stores: Stores) -> None:
