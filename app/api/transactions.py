@@ -31,6 +31,7 @@ from app.nodestorage import (
     WriteResult,
 )
 from app.nodestorage.deciding import TEXT_WEIGHT
+from app.slices import Slices
 from app.stores.tracking import Tracking
 
 
@@ -44,8 +45,12 @@ async def transaction(request: Request) -> Response:
     operations = _operations(tree, found.settings.transaction_operations, found.sync.tracking)
     results = await found.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
-    answer = {"results": [_written(result, minimal=minimal) for result in results]}
-    return Response(to_json(answer), headers={"Cache-Control": "no-store"}, media_type=JSON)
+    slices, encoded = Slices(), []
+    for result in results:
+        encoded.append(to_json(_written(result, minimal=minimal)))
+        await slices.did(len(encoded[-1]))
+    body_sent = b'{"results":[%b]}' % b",".join(encoded)
+    return Response(body_sent, headers={"Cache-Control": "no-store"}, media_type=JSON)
 
 
 def _written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
