@@ -1,4 +1,4 @@
-"""Alarms: what only an operator can mend. Thousands of clients may meet the same one; it is logged once a minute."""
+"""Alarms: faults that only an operator can mend. Thousands of clients may meet one; it is logged once a minute."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class TooLarge(EventsyncError):
 
 
 class Unreadable(EventsyncError):
-    """What is stored of the past is missing or damaged there. The log says what; only an operator can mend it."""
+    """A stored part of the past is missing or damaged. The server's log says which; only an operator can mend it."""
 
     code = "damaged"
 

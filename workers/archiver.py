@@ -81,7 +81,7 @@ class Archiver(Job):
         self._witnessed = name, new
 
     async def finish(self) -> None:
-        """What came since the last look is witnessed, too."""
+        """Witness what came since the last look, too."""
         current = await self._stores.logs.current()
         if current is not None:
             await self.bear_witness(current.id)

@@ -1,4 +1,4 @@
-"""Looks, beside a term, whether the log in MongoDB still is the one that the term appends to.
+"""The audit of a log, beside its term: whether the log in MongoDB still is the one that the term appends to.
 
 MongoDB takes an insert into a log that somebody has dropped without complaint. So each look compares a few rows with
 what this process knows: a dozen reads by key each `checkpoint_interval`, none of them in the way of an append.
@@ -40,7 +40,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a term knows of its log: its newest event, None where it has none, and its active collections."""
+    """A term's knowledge of its log: the newest event, None where there is none, and the active collections."""
 
     newest: Appended | None
     collections: tuple[str, ...]
@@ -57,7 +57,7 @@ class Audit:
         self._tallied = Seq(0)
         self._counted = Seq(0)
         self.failure: LogLost | Fenced | None = None
-        """What was found to be wrong with the log. Nothing is looked at any more then."""
+        """The fault of the log, once one is found. Nothing is looked at any more then."""
 
     async def run(self, over: asyncio.Event, interval: float) -> None:
         """Look every `interval` seconds until the term is `over`, or something is wrong."""
@@ -114,7 +114,7 @@ class Audit:
             raise LogLost("the record of touched documents was dropped or emptied")
 
     async def _lacks(self, still: Callable[..., bool]) -> bool:
-        """Whether what was not found has to be there: what is kept no longer may be removed at any time."""
+        """Tell whether what was not found has to be there: what is kept no longer may be removed at any time."""
         return still(await self._stores.tiers.read(self._log.id))
 
     async def _look_at_tallies(self) -> None:

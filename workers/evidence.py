@@ -1,4 +1,4 @@
-"""What tells, besides the events themselves, that a log is older than it was: a backup was restored, or a part of one.
+"""Evidence, besides the events themselves, that a log was taken back: a backup was restored, or a part of one.
 
 Three kinds, and all are written by eventsync alone. What other collections of the log's database say of it: a dump that
 is not of one instant has them from different times. What the archive says: the witness and the segments. What this
@@ -108,7 +108,7 @@ class Evidence:
                     yield entry, Seq(int(parts[1]))
 
     async def _differs(self, name: LogId, span: Span) -> bool:
-        """Whether the last event of a span has another cluster time in the log, where that is known at once."""
+        """Tell whether the last event of a span has another cluster time in the log, where that is known at once."""
         time = await self._stores.events.time(name, span.last)
         if time is None:
             there = await self._stores.archive.segments.holding(name, span.last)

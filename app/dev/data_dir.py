@@ -56,7 +56,7 @@ class DataDir:
         return self.path / "eventsync.toml"
 
     def is_copy(self) -> bool:
-        """Whether the files here are copies of those that `settle` saw: a backup that was restored, say.
+        """Tell whether the files here are copies of those that `settle` saw: a backup that was restored, say.
 
         A copy of a file is another one, changed when it was copied, whatever else of it is preserved.
         """

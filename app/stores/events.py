@@ -178,7 +178,7 @@ class EventStore:
         return row.get("s") if row else None
 
     async def holds(self, log: LogId, new: NewEvent) -> bool:
-        """Whether what is stored under an appended event's number is that event; also where nothing is."""
+        """Tell whether the number of an appended event still has that event, or none."""
         expected = _row(log, new)
         with translated("an event can't be read"):
             row = await self._events.find_one({"_id": expected["_id"]}, {"w": 0, "g": 0})
@@ -188,7 +188,7 @@ class EventStore:
         return all(row.get(name) == expected[name] for name in compared)
 
     async def reaches(self, log: LogId, seq: Seq) -> bool:
-        """Whether the log has come as far as this event, which still is hot if it exists at all. Linearizable."""
+        """Tell whether the log has come as far as this event, which still is hot if it exists at all. Linearizable."""
         return await self._tiered.wholeness.exists(log, seq)
 
     async def read(

@@ -93,7 +93,7 @@ class Objects:
 
     @property
     def is_there(self) -> bool:
-        """Whether a directory is there; a cloud's store is taken to be."""
+        """Tell whether a directory is there; a cloud's store is taken to be."""
         return self._directory is None or self._directory.is_dir()
 
     async def put(self, path: str, data: bytes) -> None:

@@ -81,6 +81,6 @@ def group_of(row: Mapping[str, Any]) -> Group | None:
 
 
 def unreadable(row: Mapping[str, Any], error: Exception) -> DamagedEvents:
-    """What to raise instead of such an error."""
+    """Return the error to raise instead of `error`, which names the event."""
     seq = row["_id"]["n"]
     return DamagedEvents(f"event {row['_id']['l']}:{seq} can't be read: {error!r}", Seq(int(seq)))

@@ -55,7 +55,7 @@ class TouchedStore:
             return await self._touched.find_one(query, {"_id": 1}, session=session) is not None
 
     async def any(self, log: LogId) -> bool:
-        """Whether any document of the log is recorded."""
+        """Tell whether any document of the log is recorded."""
         with translated("the touched documents can't be read"):
             return await self._touched.find_one({"_id.l": log}, {"_id": 1}) is not None
 

@@ -83,7 +83,7 @@ class TrackingStore:
             await self._collections.update_one({"_id": _MARK}, {"$setOnInsert": {"_id": _MARK}}, upsert=True)
 
     async def is_marked(self) -> bool:
-        """Whether the mark is still there."""
+        """Tell whether the mark is still there."""
         with translated("the tracked collections can't be read"):
             return await self._collections.find_one({"_id": _MARK}, {"_id": 1}) is not None
 
@@ -149,7 +149,7 @@ class Tracking:
         self._changed = asyncio.Event()
 
     def is_pending(self, name: str) -> bool:
-        """Whether a collection is asked for and about to be active, as at first and whenever a new log begins."""
+        """Tell whether a collection is asked for and about to be active, as at first and whenever a new log begins."""
         return name in self._asked and name not in self._bases and name not in self._refused
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:

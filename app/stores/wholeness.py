@@ -1,7 +1,7 @@
-"""Whether the rows of a range are all there.
+"""The proof that no row of a range is missing.
 
 A reader of one shape can't tell a row that somebody has deleted from an event of another shape. So the rows of the
-range that it has read are counted, by the index alone, at a fraction of what finding them takes.
+range that it has read are counted, by the index alone, at a fraction of the price of finding them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AT_ONCE: Final = 50_000
 """Rows in one count: each has to end well within the driver's timeout."""
 
 _SHARE: Final = 20.0
-"""What was counted in one second is believed for so many: counting takes no more than a twentieth of the time."""
+"""A count that took a second is believed for so many: counting takes no more than a twentieth of the time."""
 
 _SMALL: Final = 10_000
 """So few rows are counted each time: 2 ms of MongoDB's time."""
@@ -107,7 +107,7 @@ class Wholeness:
             raise DamagedEvents(f"event {log}:{row['_id']['n']} can't be read: it names no collection", row["_id"]["n"])
 
     async def exists(self, log: LogId, seq: Seq) -> bool:
-        """Whether an event is in MongoDB.
+        """Tell whether an event is in MongoDB.
 
         Linearizable: a member that has just become primary does not deny what its predecessor has shown, and one that
         no longer is can't answer at all.

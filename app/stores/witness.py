@@ -1,7 +1,7 @@
-"""How far a log has come, recorded outside of MongoDB: one small object a log, beside its segments.
+"""The newest event of a log, recorded outside of MongoDB: one small object a log, beside its segments.
 
-A backup of MongoDB that is restored takes the log back, and nothing in it says so. The archive is not restored with it,
-or is what tells where the log had been.
+A backup of MongoDB that is restored takes the log back, and nothing in it says so. An archive that is not restored with
+it tells where the log had been.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Witness:
 
 
 async def record_witness(objects: Objects, log: LogId, witness: Witness) -> None:
-    """Replace what is recorded of a log. Raises `Unavailable`."""
+    """Replace the record of a log. Raises `Unavailable`."""
     await objects.replace(_path(log), orjson.dumps({"seq": witness.seq, "token": witness.token}))
 
 
 async def read_witness(objects: Objects, log: LogId) -> Witness | None:
-    """What is recorded of a log; None where nothing is that can be read. Raises `Unavailable`."""
+    """Return the record of a log; None where there is none that can be read. Raises `Unavailable`."""
     if not objects.is_there:
         return None
     try:
@@ -46,7 +46,7 @@ async def read_witness(objects: Objects, log: LogId) -> Witness | None:
 
 
 async def forget_witness(objects: Objects, log: LogId) -> None:
-    """Remove what is recorded of a former log. Raises `Unavailable`."""
+    """Remove the record of a former log. Raises `Unavailable`."""
     await objects.remove(_path(log))
 
 

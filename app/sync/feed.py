@@ -158,7 +158,7 @@ class Feed:
         self._heard()
 
     async def _lost(self, known: Log, current: Log | None) -> str | None:
-        """Why the log that is followed here is not the one in MongoDB any more; None where it is, or a new one is."""
+        """Return why the followed log is not the one in MongoDB any more; None where it is, or where a new one is."""
         if current is None or current.number < known.number:
             return "the event log was deleted"
         if current.id != known.id:
@@ -170,7 +170,7 @@ class Feed:
         return lost
 
     async def _taken_back(self, known: Log) -> str | None:
-        """Why the log ends before what was read here, or has another event there; None where it has not.
+        """Return why the log contradicts what was read here: it ends before, or has another event there. None if not.
 
         What was read here was committed by a majority. So it is a backup that was restored, or somebody's deletion.
         """
@@ -193,7 +193,7 @@ class Feed:
         return None
 
     def _suspend(self, reason: str) -> None:
-        """Serve nobody who comes, until a worker has begun a new log. Who is live has nothing to hear until then."""
+        """Serve no new client until a worker has begun a new log. Live clients have nothing to hear until then."""
         if self._window.suspended is None:
             _alarms.tell(reason)
         self._window.suspended = reason
@@ -295,7 +295,7 @@ class Feed:
 
 
 def _is_of(current: Log, row: dict[str, Any]) -> bool:
-    """Whether a row is an event of a log. Anybody may insert anything."""
+    """Tell whether a row is an event of a log. Anybody may insert anything."""
     key = row.get("_id")
     return isinstance(key, dict) and key.get("l") == current.id and isinstance(key.get("n"), int)
 

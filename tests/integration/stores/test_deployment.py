@@ -1,4 +1,4 @@
-"""What is refused of a MongoDB that answers."""
+"""Refusals of a MongoDB that answers."""
 
 from __future__ import annotations
 
