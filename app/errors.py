@@ -25,6 +25,7 @@ ours: `message` is for clients, `diagnosis` for logs and operators.
 
 from __future__ import annotations
 
+import random
 from typing import ClassVar, Self
 
 __all__ = [
@@ -200,6 +201,11 @@ class Unavailable(EventsyncError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    @classmethod
+    def busy(cls, message: str, least: float, most: float) -> Self:
+        """Return the error for one of many, each of which is told a time of its own: `least` to `most` seconds."""
+        return cls(message, retry_after=round(random.uniform(least, most), 3))
 
 
 _TOLD: tuple[type[EventsyncError], ...] = (

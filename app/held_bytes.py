@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -41,9 +40,7 @@ class HeldBytes:
         others = self.held - share.size
         if size > FREE and others > 0 and others + size > self._most:
             self.refused += 1
-            raise Unavailable(
-                "the requests under way hold as many bytes as they may", retry_after=round(random.uniform(1.0, 5.0), 3)
-            )
+            raise Unavailable.busy("the requests under way hold as many bytes as they may", 1.0, 5.0)
         self.held = others + size
         share.size = size
 

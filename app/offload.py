@@ -12,7 +12,6 @@ import gc
 import importlib
 import os
 import pickle
-import random
 import signal
 import struct
 import sys
@@ -112,7 +111,7 @@ class Offload:
         """
         if self.waiting_bytes and self.waiting_bytes + size > self._most_waiting:
             self.refused += 1
-            raise Unavailable("too much large work at a time", retry_after=round(random.uniform(1.0, 5.0), 3))
+            raise Unavailable.busy("too much large work at a time", 1.0, 5.0)
         self.waiting_bytes += size
         try:
             async with self._places:

@@ -9,7 +9,6 @@ Sources: https://html.spec.whatwg.org/multipage/server-sent-events.html, RFC 645
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -22,6 +21,7 @@ from app.api.problems import Close, respond
 from app.api.retry import in_band
 from app.domain import messages
 from app.errors import Unavailable
+from app.sync.sessions import FULL
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -38,9 +38,6 @@ _CODES: Final = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "too_large",
 }
 
-_WAIT: Final = (1.0, 4.0)
-"""Seconds after which a client is asked to come back, drawn between these: not all at once."""
-
 
 def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
     """Return the whole answer to a request of which `head` has come, perhaps not all of it.
@@ -48,7 +45,7 @@ def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
     `origins` are those that may read answers across origins, `defaults` the headers that every answer has.
     """
     line, fields = _parsed(head)
-    error = Unavailable("this server has too many connections", retry_after=round(random.uniform(*_WAIT), 3))
+    error = Unavailable.busy("this server has too many connections", *FULL)
     if "sec-websocket-key" in fields and fields.get("upgrade", "").lower() == "websocket":
         return _websocket(error, fields, defaults)
     shared = [*defaults, *_cors(fields.get("origin"), origins)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -48,6 +47,4 @@ class Admission:
 
     def _refusal(self) -> Unavailable:
         self.refused += 1
-        return Unavailable(
-            f"too many {self._what} at a time", retry_after=round(self._wait * random.uniform(0.2, 1.0), 3)
-        )
+        return Unavailable.busy(f"too many {self._what} at a time", 0.2 * self._wait, self._wait)

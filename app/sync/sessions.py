@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 _REPORT: Final = 3600.0
 """Seconds, at most, between two records that a client is there."""
 
-_FULL: Final = (1.0, 4.0)
+FULL: Final = (1.0, 4.0)
 """Seconds after which a client is to come back to a server that has all its connections, drawn between these."""
 
 
@@ -66,10 +65,7 @@ class Sessions:
         await self._turnstile.passed()
         self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
-            raise Unavailable(
-                f"this server has its {self._settings.max_connections} connections already",
-                retry_after=round(random.uniform(*_FULL), 3),
-            )
+            raise Unavailable.busy(f"this server has its {self._settings.max_connections} connections already", *FULL)
         client = await self._identity(client_id, transport)
         vector = client.stored if vector is None else vector
         with self._source.window.listening() as listener:
