@@ -17,10 +17,10 @@ from app.domain.diff import Operation, Touched, diff
 from app.domain.event import Event, Op
 from app.domain.ids import format_id
 from app.domain.marks import marks_of
-from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, too_deep
+from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, inexact_id, too_deep
 from app.domain.plainness import is_plain
 from app.domain.stamp import FIELD, Stamp, unstamp
-from app.domain.values import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, to_json
+from app.domain.values import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
 from app.domain.wrappers import INT32_MAX, INT32_MIN
 from app.errors import EventsyncError
 
@@ -91,7 +91,9 @@ def decoded(change: Mapping[str, Any]) -> Decoded:
             found = bson.decode(change.raw, JSON_CODEC)
         except Exception:  # noqa: BLE001 - somewhere in a document: then only that one is read in another way
             return OddChange(_by_field(change))
-        return OddChange(_by_field(change)) if too_deep(change.raw, found) else found
+        key = found.get("documentKey")
+        odd = (key is not None and inexact_id(change["documentKey"].raw, key)) or too_deep(change.raw, found)
+        return OddChange(_by_field(change)) if odd else found
     return _by_field(change)
 
 
@@ -167,7 +169,8 @@ def _updated(change: Decoded) -> Event | None:
     stamp, after = unstamp(_image(change, "fullDocument"))
     if isinstance(before, OddDocument) or isinstance(after, OddDocument):
         # A patch can't name a field whose name is not UTF-8.
-        return None if stamp.deleted and not was.deleted else _event(change, "replace", was, stamp, document=after)
+        marked = stamp.deleted and not was.deleted and same(before, after)
+        return None if marked else _event(change, "replace", was, stamp, document=after)
     patch = diff(before, after, None if isinstance(change, OddChange) else _touched(change))
     if stamp.deleted and not was.deleted and not patch:
         return None
@@ -186,7 +189,7 @@ def _replaced(change: Decoded, raw: bytes | memoryview | None) -> Event:
 def _deleted(change: Decoded) -> Event:
     was = Stamp.of(_image(change, "fullDocumentBeforeChange"))
     if was.deleted:
-        return _event(change, "delete", Stamp(was.version - 1), was)
+        return _event(change, "delete", Stamp(max(0, was.version - 1)), was)
     return _event(change, "delete", was, Stamp(was.version))
 
 

@@ -20,7 +20,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
-from app.domain.opaque import Opaque, element_of, is_text, value_of, writable
+from app.domain.opaque import Opaque, element_of, id_of, is_text, value_of, writable
 from app.domain.values import from_tree, parse_json, to_json
 from app.domain.wrappers import INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
 from app.errors import Malformed
@@ -68,7 +68,7 @@ def _spelled(value: Any) -> Any:
     """Return an id such that its JSON reads back as the same id."""
     if isinstance(value, list):
         return [_spelled(item) for item in value]
-    if isinstance(value, Mapping) and all(map(is_text, value)):
+    if isinstance(value, Mapping) and all(map(_is_plain, value)):
         return {name: _spelled(item) for name, item in value.items()}
     return Opaque(*element_of(value)).spelled() if _is_lost(value) else value
 
@@ -77,7 +77,22 @@ def _is_lost(value: Any) -> bool:
     """Tell whether Extended JSON has no form of its own for a value."""
     if isinstance(value, Binary):
         return value.subtype == UUID_SUBTYPE  # a UUID of another length
+    if isinstance(value, DBRef):
+        return any(map(_holds_lost, value.as_doc().values()))
     return isinstance(value, Opaque | Mapping)
+
+
+def _holds_lost(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_lost, value))
+    if isinstance(value, Mapping):
+        return not all(map(_is_plain, value)) or any(map(_holds_lost, value.values()))
+    return _is_lost(value)
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether an object with a field of this name reads back as an object."""
+    return is_text(name) and not name.startswith("$")
 
 
 def parse_id(text: str) -> Any:
@@ -113,7 +128,8 @@ def _extended(text: str) -> Any:
 
 def read_id(tree: Any) -> Any:
     """Return the id that Extended JSON names, as it is read from a document. Raises `Malformed`."""
-    return _as_stored(from_tree(tree))
+    value = from_tree(tree)
+    return id_of(value.kind, value.raw) if isinstance(value, Opaque) else _as_stored(value)
 
 
 def _as_stored(value: Any) -> Any:

@@ -9,8 +9,13 @@ from enum import Enum
 from typing import Any, Final
 
 import orjson
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.code import Code
+from bson.dbref import DBRef
+from bson.decimal128 import Decimal128
 
-from app.domain.opaque import Opaque
+from app.domain.opaque import Opaque, is_text, readable
+from app.domain.plainness import is_odd_decimal
 from app.domain.values import Document, JsonText, from_tree, keep_types, parse_json, to_json
 from app.errors import Malformed
 
@@ -49,21 +54,44 @@ class JsonDocument:
         return converted(old, self.tree, self.value())  # type: ignore[no-any-return] # an object stays one
 
 
-def _shown(old: Opaque) -> Any:
-    """The JSON that a client was given for it."""
-    return orjson.loads(to_json(old))
+def _comes_back(old: Any, tree: Any) -> bool:
+    """Tell whether `tree` is the JSON that a client was given for `old`, of which that JSON does not tell all."""
+    kind = type(old)
+    if kind is Decimal128:
+        vague = is_odd_decimal(old)
+    elif kind is Binary:
+        vague = old.subtype == UUID_SUBTYPE
+    elif isinstance(old, Mapping):
+        # A plain object that looks like a type.
+        vague = isinstance(tree, dict) and any(name.startswith("$") for name in tree)
+    else:
+        vague = kind is Opaque or kind is DBRef or (kind is Code and old.scope is not None)
+    return vague and _spelled(tree) == _spelled(orjson.loads(to_json(old)))
+
+
+def _spelled(tree: Any) -> bytes:
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
+
+
+def _unreadable_names(old: Any) -> dict[str, str]:
+    """The names in a stored object that are not UTF-8, by what a client was given for each."""
+    if not isinstance(old, Mapping):
+        return {}
+    return {shown: name for name in old if not is_text(name) and (shown := readable(name)) not in old}
 
 
 def converted(old: Any, tree: Any, value: Any) -> Any:
     """`value`, which was read from the JSON `tree`, in the place of `old`: plain numbers in it take the types there.
 
-    A number whose JSON names its type (`{"$numberInt": "6"}`) keeps that.
+    A number whose JSON names its type (`{"$numberInt": "6"}`) keeps that. What comes back as it was shown stays as it
+    is stored, though its JSON may not tell all of it.
     """
-    if type(old) is Opaque:
-        return old if tree == _shown(old) else value
+    if _comes_back(old, tree):
+        return old
     if isinstance(tree, dict) and isinstance(value, dict):
-        at = old if isinstance(old, Mapping) else {}
-        return {name: converted(at.get(name, ABSENT), tree[name], item) for name, item in value.items()}
+        at, names = old if isinstance(old, Mapping) else {}, _unreadable_names(old)
+        pairs = ((names.get(name, name), tree[name], item) for name, item in value.items())
+        return {name: converted(at.get(name, ABSENT), sent, item) for name, sent, item in pairs}
     if isinstance(tree, list):
         rest = itertools.chain(old if isinstance(old, list) else (), itertools.repeat(ABSENT))
         return [converted(was, *pair) for was, pair in zip(rest, zip(tree, value, strict=True), strict=False)]

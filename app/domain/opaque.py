@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import bson
 from bson.binary import UuidRepresentation
+from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
 from bson.errors import BSONError, InvalidDocument
@@ -144,9 +145,12 @@ def read(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Docu
         for element in _elements(data):
             found.append(element)  # noqa: PERF402 - what comes before the break is kept
     except _Broken:
-        ids = [reader.values([element], 0)[0] for element in found if element.name == b"_id"]
+        ids = [id_of(element.kind, element.value) for element in found if element.name == b"_id"]
         return UnreadableDocument({"_id": ids[-1] if ids else None, WRAPPER: Opaque(_DOCUMENT, data)})
     document = dict(zip(map(reader.name, found), reader.values(found, 0), strict=True))
+    for kind, name, value in found:
+        if name == b"_id" and kind == _DOCUMENT and _is_inexact(document["_id"], value):
+            document["_id"] = Opaque(kind, value)
     return OddDocument(document) if reader.odd_names else document
 
 
@@ -159,7 +163,7 @@ def field_of(raw: bytes | memoryview, name: str) -> Any:
     try:
         for element in _elements(data):
             if element.name == wanted:
-                return value_of(element.kind, element.value)
+                return (id_of if name == "_id" else value_of)(element.kind, element.value)
     except _Broken:
         return read(data).get(name)
     return None
@@ -172,6 +176,31 @@ def value_of(kind: int, raw: bytes) -> Any:
         value = reader.values([_Element(kind, b"", raw)], -1)[0]
         return OddDocument(value) if reader.odd_names and isinstance(value, dict) else value
     return _Reader(CODEC).values([_Element(kind, b"", raw)], 0)[0]
+
+
+def id_of(kind: int, raw: bytes) -> Any:
+    """Return the value of an `_id`: as `value_of`, but `Opaque` where it would be written back as another one."""
+    value = value_of(kind, raw)
+    return Opaque(kind, raw) if kind == _DOCUMENT and _is_inexact(value, raw) else value
+
+
+def inexact_id(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
+    """Tell whether the `_id` of `document`, which was decoded from `raw`, would be written back as another value.
+
+    The driver reads the deprecated types as others, and drops flags of regular expressions that it does not know. In a
+    field that loses little; a document whose `_id` is read like that is never found again. Only an object can hold
+    such a value: `app.domain.ids` knows what else there is.
+    """
+    value = document.get("_id")
+    if type(value) is not dict and type(value) is not DBRef:
+        return False
+    # MongoDB puts it first.
+    return raw[4] == _DOCUMENT and bytes(raw[5:9]) == b"_id\0" and _is_inexact(value, bytes(raw[9:]))
+
+
+def _is_inexact(value: Any, raw: bytes) -> bool:
+    """Tell whether an object that was decoded from what `raw` begins with is another one when it is encoded."""
+    return isinstance(value, Mapping | DBRef) and not raw.startswith(element_of(value)[1])
 
 
 def too_deep(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
@@ -335,21 +364,29 @@ def is_odd(value: Any) -> bool:
     """Tell whether there is an opaque value in `value`, or a name that is not UTF-8."""
     if isinstance(value, RawBSONDocument):
         return False
-    if isinstance(value, Mapping):
-        return any(not is_text(name) or is_odd(item) for name, item in value.items())
-    return any(map(is_odd, value)) if isinstance(value, list) else isinstance(value, Opaque)
+    inner = _opened(value)
+    if isinstance(inner, Mapping):
+        return any(not is_text(name) or is_odd(item) for name, item in inner.items())
+    return any(map(is_odd, inner)) if isinstance(inner, list) else isinstance(inner, Opaque)
 
 
 def opaques(value: Any) -> Iterator[Opaque]:
     """Yield all opaque values in `value`."""
     if isinstance(value, Opaque):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
+    elif isinstance(inner := _opened(value), Mapping):
+        for item in inner.values():
             yield from opaques(item)
-    elif isinstance(value, list):
-        for item in value:
+    elif isinstance(inner, list):
+        for item in inner:
             yield from opaques(item)
+
+
+def _opened(value: Any) -> Any:
+    """Return what may hold other values as an object: a reference, and code with a scope."""
+    if isinstance(value, DBRef):
+        return value.as_doc()
+    return value.scope if isinstance(value, Code) else value
 
 
 def is_text(name: str) -> bool:

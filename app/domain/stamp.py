@@ -11,6 +11,9 @@ from app.domain.opaque import Document, OddDocument
 
 FIELD: Final = "_sync"
 
+MAX_VERSION: Final = 2**53 - 1
+"""The greatest version that every JSON parser reads as it is (RFC 8259 section 6). No document is written so often."""
+
 
 class Stamp(NamedTuple):
     """What the last API write left in the document. `deleted` is set only inside the transaction of an API delete:
@@ -26,11 +29,11 @@ class Stamp(NamedTuple):
     def of(cls, document: Mapping[str, Any]) -> Stamp:
         """The stamp of a stored document; version 0 where there is none, or one that is not ours."""
         field = document.get(FIELD)
-        if not isinstance(field, Mapping) or not isinstance(version := field.get("v"), int):
+        if not isinstance(field, Mapping) or (version := version_in(field)) is None:
             return cls()
         op_id, by = field.get("op"), field.get("by")
         return cls(
-            int(version),
+            version,
             op_id if isinstance(op_id, str) else None,
             by if isinstance(by, str) else None,
             field.get("deleted") is True,
@@ -40,6 +43,14 @@ class Stamp(NamedTuple):
         """The field's value, as it is written."""
         stamp: Document = {"v": Int64(self.version), "op": self.op_id, "by": self.by}
         return stamp | {"deleted": True} if self.deleted else stamp
+
+
+def version_in(field: Mapping[str, Any]) -> int | None:
+    """The version in a stored stamp; None for a value that is no version: others may have written anything there."""
+    version = field.get("v")
+    if not isinstance(version, int) or isinstance(version, bool):
+        return None
+    return int(version) if 0 <= version <= MAX_VERSION else None
 
 
 def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
@@ -59,8 +70,7 @@ def unversioned(document: Document) -> tuple[int, Document]:
     """The stamp's version, and the document without the stamp, which is taken out of it: the same for half the time."""
     if (field := document.pop(FIELD, None)) is None:
         return 0, document
-    version = field.get("v") if isinstance(field, dict) else None
-    return (int(version) if isinstance(version, int) else 0), document
+    return (version_in(field) or 0) if isinstance(field, dict) else 0, document
 
 
 _UNSTAMPED: Final = Stamp()

@@ -32,7 +32,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.tz_util import utc as utc_zone
 
 from app.domain import opaque
-from app.domain.opaque import OddDocument, Opaque, read, readable, too_deep
+from app.domain.opaque import OddDocument, Opaque, inexact_id, read, readable, too_deep
 from app.domain.wrappers import EPOCH, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, unwrap
 from app.errors import Malformed
 
@@ -91,13 +91,13 @@ def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Do
     """The document in `raw`, whatever MongoDB has stored. Never fails.
 
     What the driver refuses (text that is not UTF-8, an inner length that is wrong) must not stop everybody's stream:
-    such a value is `Opaque`.
+    such a value is `Opaque`. So is an `_id` that the driver reads as another value (see `inexact_id`).
     """
     try:
         document = bson.decode(raw, codec)
     except Exception:  # noqa: BLE001 - whatever the driver finds wrong with it, the other reader takes
         return read(raw, codec)
-    return read(raw, codec) if too_deep(raw, document) else document
+    return read(raw, codec) if inexact_id(raw, document) or too_deep(raw, document) else document
 
 
 # --- BSON → JSON ------------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ import base64
 import json
 import math
 import re
+import struct
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from bson.binary import Binary
+from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
@@ -50,6 +51,7 @@ _DATE = re.compile(
 )
 _SUBTYPE = re.compile(r"[0-9a-fA-F]{1,2}", re.ASCII)
 _OPTIONS = frozenset("ilmsux")
+_BINARY = struct.Struct("<iB")
 
 
 def unwrap(tree: Tree, convert: Callable[[Any], Any]) -> Any:
@@ -117,7 +119,7 @@ def _date(tree: Tree, _: Any) -> datetime | DatetimeMS:
         return DatetimeMS(millis)
 
 
-def _binary(tree: Tree, _: Any) -> bytes | uuid.UUID:
+def _binary(tree: Tree, _: Any) -> bytes | uuid.UUID | Opaque:
     inner = _member(tree, "$binary", "base64", "subType")
     data = base64.b64decode(_text(inner["base64"]), validate=True)
     if not _SUBTYPE.fullmatch(_text(inner["subType"])):
@@ -125,7 +127,10 @@ def _binary(tree: Tree, _: Any) -> bytes | uuid.UUID:
     subtype = int(inner["subType"], 16)
     if subtype == 0:
         return data
-    return uuid.UUID(bytes=data) if subtype == 4 else Binary(data, subtype)
+    if subtype == UUID_SUBTYPE:
+        # Of another length it may stand for what is stored already, as all that is opaque.
+        return uuid.UUID(bytes=data) if len(data) == 16 else Opaque(0x05, _BINARY.pack(len(data), subtype) + data)
+    return Binary(data, subtype)
 
 
 def _regex(tree: Tree, _: Any) -> Regex[str]:

@@ -16,7 +16,7 @@ from pymongo import ASCENDING
 
 from app.domain.ids import IdText, format_id, pointer_of, query_of, same_id
 from app.domain.opaque import field_of, value_of, writable
-from app.domain.stamp import FIELD
+from app.domain.stamp import FIELD, version_in
 from app.domain.values import CODEC, RAW_CODEC, decode
 from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.intent import Change, Insert, Modify, Remove
@@ -69,7 +69,7 @@ class Documents:
         raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
         if raw is None:
             return Found(None)
-        stored = _decoded(_field(raw, "_id"))
+        stored = field_of(raw.raw, "_id")
         return Found(raw) if same_id(stored, id) else Found(None, twin=format_id(stored))
 
     async def page(
@@ -146,8 +146,9 @@ def _field(raw: RawBSONDocument, name: str) -> Any:
 
 def _exact_id(raw: RawBSONDocument) -> Any:
     """Return the id such that a filter finds just this document."""
-    value = _field(raw, "_id")
-    return pointer_of(value) if _id_type(raw) == _DB_POINTER else value
+    value = field_of(raw.raw, "_id")
+    # One that can't be decoded is itself already.
+    return (pointer_of(value) or value) if _id_type(raw) == _DB_POINTER else value
 
 
 def _id_type(raw: RawBSONDocument) -> int | None:
@@ -174,7 +175,7 @@ def _unchanged(raw: RawBSONDocument, stamp: Any, *, compare: bool) -> dict[str, 
     wanted: dict[str, Any] = {"_id": writable({"$eq": _exact_id(raw)})}
     if stamp is None:
         wanted[f"{FIELD}.v"] = {"$exists": False}
-    elif isinstance(stamp, Mapping) and isinstance(version := stamp.get("v"), int):
+    elif isinstance(stamp, Mapping) and (version := version_in(stamp)) is not None:
         wanted[f"{FIELD}.v"] = {"$eq": Int64(version)}
     if compare:
         wanted["$expr"] = {"$eq": ["$$ROOT", {"$literal": raw}]}

@@ -31,7 +31,7 @@ from app.nodestorage.operations import Create, Delete, Replace, Update, WriteOpe
 from app.nodestorage.policy import WritePolicy
 from app.nodestorage.result import WriteResult
 
-_OPAQUE: Final = "$opaque stands for a value that is stored already: a write can't bring another one"
+_OPAQUE: Final = "a value that can't be read as its type says ($opaque) may only stay where one is stored already"
 
 
 @dataclass(frozen=True, slots=True)

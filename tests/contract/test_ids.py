@@ -26,6 +26,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 from app.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, format_id
 from app.domain.values import CODEC
 from app.stores.mongodb import Client
+from support.mutants import framed, text
 from support.systems import tracked
 from support.waiting import patience, within
 
@@ -43,9 +44,7 @@ def of(value: Any, **more: Any) -> RawBSONDocument:
     return RawBSONDocument(bson.encode({"_id": value, **more}, codec_options=CODEC))
 
 
-def text(value: bytes) -> bytes:
-    return struct.pack("<i", len(value) + 1) + value + b"\0"
-
+DAMAGED = b"\x05$id\0\3\0\0\0\x02abc"
 
 IDS: dict[str, RawBSONDocument] = {
     "object id": of(ObjectId()),
@@ -102,6 +101,18 @@ IDS: dict[str, RawBSONDocument] = {
     "not text": stored(2, text(b"a\xff\xfeb")),
     "surrogate": stored(2, text(b"\xed\xa0\x80")),
     "not text within": stored(3, bson.encode({"a": "xxx"}).replace(b"xxx", b"x\xffx")),
+    "undefined within": stored(3, framed(b"\x06u\0")),
+    "undefined deep within": stored(3, framed(b"\x03u\0" + framed(b"\x04a\0" + framed(b"\x060\0")))),
+    "symbol within": stored(3, framed(b"\x0es\0" + text(b"a symbol"))),
+    "pointer within": stored(3, framed(b"\x0cp\0" + text(b"ns") + b"\1" * 12)),
+    "pointer that is not text": stored(0x0C, text(b"\xff") + b"\1" * 12),
+    "flags that nobody knows": stored(3, framed(b"\x0br\0(((\0zq\0")),
+    "field twice within": stored(3, framed(b"\x10a\0\1\0\0\0", b"\x10a\0\2\0\0\0")),
+    "array of no numbers within": stored(3, framed(b"\x04a\0" + framed(b"\x107\0\1\0\0\0"))),
+    "reference to a damaged binary": stored(3, framed(b"\x02$ref\0" + text(b"c"), DAMAGED)),
+    "nested reference to it": stored(3, framed(b"\x03r\0" + framed(b"\x02$ref\0" + text(b"c"), DAMAGED))),
+    "reference to a short uuid": stored(3, framed(b"\x02$ref\0" + text(b"c"), b"\x05$id\0\1\0\0\0\x04a")),
+    "reference of no text": stored(3, framed(b"\x02$ref\0" + text(b"\xff"), b"\x10$id\0\1\0\0\0")),
     "long id": of("x" * (MAX_ID_BYTES + 1)),
     "very long id": of("ü" * (MAX_READ_BYTES // 2)),
 }
@@ -329,3 +340,20 @@ async def test_any_ids_through_all_routes(
         assert (await others.patch(path, json={"n": 1}, headers=MERGE)).status_code == 200
         assert (await others.delete(path)).status_code == 200
     assert await listed(others) == []
+
+
+@pytest.mark.parametrize("version", [2**63 - 1, 2**53, -5, True, 7.0, "7"], ids=str)
+async def test_a_stamp_of_others_stops_no_write(
+    others: httpx.AsyncClient, collection: AsyncCollection[Any], version: Any
+) -> None:
+    """A version that others leave in `_sync` counts only where every client could count on from it."""
+    await collection.insert_one(
+        {"_id": f"stamped {version}", "a": 0, "_sync": {"v": Int64(version) if type(version) is int else version}}
+    )
+    path = "/" + quote(f"stamped {version}")
+    read = await others.get(path)
+    assert (read.status_code, read.json()["version"]) == (200, 0)
+    patched = await others.patch(path, json={"a": 1}, headers={**MERGE, "if-match": read.headers["etag"]})
+    assert (patched.status_code, patched.json()["version"]) == (200, 1), patched.text
+    _, told = await history(others, path, 2)
+    assert (told["op"], told["base"], told["version"]) == ("update", 0, 1)

@@ -220,10 +220,23 @@ async def test_a_value_that_is_not_touched_keeps_its_bytes(stores: Stores, setti
         await assert_proved(stores, settings)
 
 
-async def test_a_client_cannot_bring_a_new_one(stores: Stores, settings: Settings) -> None:
-    opaque = {"$opaque": {"type": "05", "base64": "AwAAAAJhYmM="}}
+OPAQUE = {"$opaque": {"type": "05", "base64": "AwAAAAJhYmM="}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        OPAQUE,
+        [{"in": OPAQUE}],
+        {"$ref": "c", "$id": OPAQUE},
+        {"$code": "f()", "$scope": {"s": OPAQUE}},
+        {"$binary": {"base64": "YQ==", "subType": "04"}},
+    ],
+    ids=["alone", "within", "in a reference", "in a scope", "a uuid of one byte"],
+)
+async def test_a_client_cannot_bring_a_new_one(stores: Stores, settings: Settings, value: object) -> None:
     async with running_system(settings) as url, client(url) as http:
-        answer = await http.post("/v1/collections/docs/documents", json={"_id": 1, "v": opaque})
+        answer = await http.post("/v1/collections/docs/documents", json={"_id": 1, "v": value})
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
         assert await raws(stores) == {}
 

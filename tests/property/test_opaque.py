@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from app.domain.diff import diff
 from app.domain.ids import format_id, parse_id
+from app.domain.json_document import JsonDocument
 from app.domain.marks import marks_of, read_marked
 from app.domain.opaque import MAX_STORED_DEPTH, OddDocument, Opaque, UnreadableDocument, encode, is_odd, read
 from app.domain.replay import patched
-from app.domain.values import CODEC, decode, same, to_json
+from app.domain.values import CODEC, decode, parse_json, same, to_json
 from app.errors import Malformed
 from support.mutants import ODD, ODD_IDS, deep, framed, mutants
 
@@ -64,6 +65,24 @@ def test_the_other_fields_are_what_they_are(name: str) -> None:
     document = decode(framed(KEY, ODD[name], b"\x12n\0" + b"\5" + b"\0" * 7))
     assert document["_id"] == 1
     assert same(document["n"], bson.Int64(5))
+
+
+NO_JSON = frozenset({
+    "a reference to nothing", "a reference with a name of its own", "a reference with dollars",
+    "what looks like an opaque value",
+    "two field names that read alike",
+})  # fmt: skip
+"""Objects that look like a type and are none are refused in a write. Of two names that read alike a client has one."""
+
+
+@pytest.mark.parametrize("name", sorted(ODD.keys() - NO_JSON))
+@pytest.mark.parametrize("within", [False, True])
+def test_what_a_client_sends_back_as_it_was_shown_stays_as_it_is(name: str, within: bool) -> None:
+    element = ODD[name] if not within else b"\x03in\0" + framed(b"\x040\0" + framed(b"\x030\0" + framed(ODD[name])))
+    document = decode(framed(KEY, element))
+    shown = parse_json(to_json(document))
+    after = JsonDocument(shown).in_place_of(document)
+    assert same(after, {**document})
 
 
 @given(st.integers(min_value=0))

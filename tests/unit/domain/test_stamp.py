@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from bson import Int64
 
-from app.domain.stamp import FIELD, Stamp, unstamp, unversioned
+from app.domain.stamp import FIELD, MAX_VERSION, Stamp, unstamp, unversioned
 from app.domain.values import same
+
+NO_VERSIONS = (True, False, -1, Int64(-(2**63)), MAX_VERSION + 1, Int64(2**63 - 1))
 
 
 def test_a_stamp_is_read_as_it_was_written() -> None:
@@ -19,10 +21,14 @@ def test_what_is_stored() -> None:
     assert same(Stamp(7, "op", "ann", deleted=True).stored(), {"v": Int64(7), "op": "op", "by": "ann", "deleted": True})
 
 
-@pytest.mark.parametrize("field", [None, 5, "x", [], {}, {"v": "7"}, {"v": 7.0}, {"v": None}, {"op": "x"}])
+@pytest.mark.parametrize(
+    "field",
+    [None, 5, "x", [], {}, {"v": "7"}, {"v": 7.0}, {"v": None}, {"op": "x"}, *({"v": odd} for odd in NO_VERSIONS)],
+)
 def test_a_field_that_is_not_ours_is_version_0(field: Any) -> None:
     assert Stamp.of({FIELD: field}) == Stamp()
     assert Stamp.of({}) == Stamp()
+    assert unversioned({"_id": 1, FIELD: field}) == (0, {"_id": 1})
 
 
 def test_odd_members_are_left_out() -> None:

@@ -11,6 +11,7 @@ import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 
+from app.domain.opaque import Opaque
 from app.domain.values import CODEC, from_tree, same
 from app.errors import Malformed
 
@@ -105,7 +106,6 @@ REFUSED: list[Any] = [
     {"$binary": "YQ=="},
     {"$binary": {"base64": "!!", "subType": "00"}},
     {"$binary": {"base64": "YQ", "subType": "00"}},
-    {"$binary": {"base64": "YQ==", "subType": "04"}},
     {"$binary": {"base64": "YQ==", "subType": "100"}},
     {"$binary": {"base64": "YQ==", "subType": "zz"}},
     {"$binary": {"base64": "YQ==", "subType": 0}},
@@ -170,3 +170,7 @@ def test_wrappers_inside_a_reference_and_a_scope_are_held_to_the_same_rules() ->
     for tree in ({"$ref": "u", "$id": {"$ne": 1}}, {"$code": "f", "$scope": {"$where": 1}}):
         with pytest.raises(Malformed):
             from_tree(tree)
+
+
+def test_a_binary_that_is_no_uuid_may_only_stand_for_one_that_is_stored() -> None:
+    assert from_tree({"$binary": {"base64": "YQ==", "subType": "04"}}) == Opaque(0x05, b"\1\0\0\0\4a")
