@@ -18,6 +18,7 @@ WORKERS = ("kill_leader", "freeze_leader", "kill_all_workers", "close_connection
 MACHINES = ("jump_worker_clock", "jump_member_clock", "fill_disk")
 SHAPES = ("many_in_one_transaction", "odd_document", "expire", "track")
 DROPS = ("drop", "rename_away")
+RENEWING = ("drop_log", "delete_events", "restore_backup", "abuse_server")
 ELECTIONS = ("kill_primary", "step_down", "kill_leader")
 
 pytestmark = pytest.mark.filterwarnings(
@@ -74,3 +75,10 @@ async def test_changes_of_every_shape_under_kills(tmp_path: Path, shapes: tuple[
     report = await run(plan, tmp_path)
     judge(report, ("kill_leader",))
     assert set(report.shapes) == set(shapes), str(report)
+
+
+async def test_a_log_that_is_destroyed_or_turned_back(tmp_path: Path) -> None:
+    plan = Plan(seed=9, seconds=2.0, nodes=1, workers=2, servers=2, nemeses=RENEWING, pause=0.5)
+    report = await run(plan, tmp_path)
+    judge(report, RENEWING)
+    assert report.outcomes["a new log began"] >= 3, str(report)

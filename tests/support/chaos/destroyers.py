@@ -9,13 +9,14 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+import httpx
 from bson.int64 import Int64
 from pymongo.errors import PyMongoError
 
 from support.chaos.rig import Rig
 from support.waiting import within
 
-_SETTLE = 60.0
+_SETTLE = 30.0
 
 
 async def drop_log(rig: Rig) -> None:
@@ -53,24 +54,47 @@ async def overwrite_event(rig: Rig) -> None:
 
 async def restore_backup(rig: Rig) -> None:
     """All members get back an older copy of their data, log and all; servers, workers and clients live through it."""
-    before = await _current(rig)
+    log_id, _ = await _with_events(rig)
     await _kill_all(rig)
     copies = [(member.data, member.data.with_name(f"{member.data.name}.backup")) for member in rig.cluster.members]
     for data, copy in copies:
         shutil.copytree(data, copy)
     _start_all(rig)
     await rig.cluster.healthy()
-    goal = rig.recorder.acknowledged + 20
-    async with within(_SETTLE):
-        while rig.recorder.acknowledged < goal:  # noqa: ASYNC110 - the event is in the writers
-            await asyncio.sleep(0.05)
+    # Events were appended until the copy was made: only what is there now is surely no less than what the copy has.
+    _, seq = await _with_events(rig)
+    await _read_by_servers(rig, log_id, seq + 5)
     await _kill_all(rig)
     for data, copy in copies:
         shutil.rmtree(data)
         copy.rename(data)
     _start_all(rig)
     await rig.cluster.healthy()
-    await _renewed(rig, before)
+    await _renewed(rig, log_id)
+
+
+async def _with_events(rig: Rig) -> tuple[str, int]:
+    """Wait until the newest log has events; return its id and the newest seq. An empty one can not be turned back."""
+    async with within(_SETTLE):
+        while True:
+            with suppress(PyMongoError):
+                log_id = await _current(rig)
+                events = rig.client[rig.settings.log_db]["events"]
+                if newest := await events.find_one({"_id.l": log_id}, sort=[("_id", -1)]):
+                    return str(log_id), int(newest["_id"]["n"])
+            await asyncio.sleep(0.05)
+
+
+async def _read_by_servers(rig: Rig, log_id: str, seq: int) -> None:
+    """Wait until every server has read event `seq`: what a server has read is what tells afterwards."""
+    async with within(_SETTLE), httpx.AsyncClient(timeout=_SETTLE) as client:
+        for url in rig.fleet.urls:
+            while True:
+                with suppress(httpx.TransportError):
+                    name, _, number = str((await client.get(f"{url}/readyz")).json().get("position")).partition(":")
+                    if name == log_id and int(number) >= seq:
+                        break
+                await asyncio.sleep(0.05)
 
 
 async def _kill_all(rig: Rig) -> None:
