@@ -88,17 +88,23 @@ def _silent_name_server(directory: Path) -> Iterator[Path]:
         yield hosts
 
 
+_KNOWING_ALL_NAMES: Final = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"')
+"""A member looks names up in one thread, where the name of the dead member would hold up the others."""
+
+
 @contextmanager
 def _members(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Start a replica set of three, each member known by its name; yield its processes by `host:port`."""
     binary, running = mongod.find_mongod(), {}
+    names = directory / "hosts of the members"
+    names.write_text(Path("/etc/hosts").read_text())
     try:
         for name in _NAMES:
             data, port = directory / name, mongod.free_port()
             data.mkdir()
             with (directory / f"{name}.log").open("wb") as log:
                 running[f"{name}:{port}"] = subprocess.Popen(
-                    mongod.command(binary, data, port),
+                    [*_KNOWING_ALL_NAMES, str(names), *mongod.command(binary, data, port)],
                     stdout=log,
                     stderr=log,
                     preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
