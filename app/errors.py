@@ -26,7 +26,7 @@ ours: `message` is for clients, `diagnosis` for logs and operators.
 from __future__ import annotations
 
 import random
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 __all__ = [
     "BehindRetention",
@@ -49,6 +49,18 @@ __all__ = [
 ]
 
 
+MOST_TEXT: Final = 2048
+"""Longest message, in characters: most quote what they are about, which may be as long as a request."""
+
+
+def shortened(text: str, most: int = MOST_TEXT) -> str:
+    """Leave out the middle of a text that is too long."""
+    if len(text) <= most:
+        return text
+    half = (most - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 class EventsyncError(Exception):
     """Base of the tree. `code` is stable: programs may branch on it, messages are for people."""
 
@@ -60,7 +72,7 @@ class EventsyncError(Exception):
     @property
     def message(self) -> str:
         """The text for a person, one sentence. It may go to a client: nothing in it but our own words."""
-        return str(self.args[0]) if self.args else self.code
+        return shortened(str(self.args[0])) if self.args else self.code
 
     def because(self, said: str) -> Self:
         """Keep the words of a driver or a library for `diagnosis`."""
@@ -70,7 +82,7 @@ class EventsyncError(Exception):
     @property
     def diagnosis(self) -> str:
         """The message and its cause, for logs and operators. Never for clients."""
-        return f"{self.message} ({self.said})" if self.said else self.message
+        return f"{self.message} ({shortened(self.said)})" if self.said else self.message
 
     def __str__(self) -> str:
         """The diagnosis: a traceback is for operators."""

@@ -29,6 +29,7 @@ from app.errors import ConfigurationError, EventsyncError, Unavailable
 from app.garbage import collect_rarely
 from app.held_bytes import HeldBytes
 from app.logs import configure_logging
+from app.memory import return_free_memory
 from app.nodestorage import NodeStorage, WritePolicy
 from app.offload import Offload
 from app.open_files import allow_sockets
@@ -201,6 +202,7 @@ def serve(
     what it could not start or go on for.
     """
     collect_rarely(waited_for=True)
+    return_free_memory()
     event_loop.run(_serve_on(settings, sockets, reread, on_serving))
 
 

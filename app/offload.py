@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 from app.errors import EventsyncError, TooComplex, Unavailable
+from app.memory import return_free_memory
 from app.settings import Settings
+from app.slices import turn
 
 T = TypeVar("T")
 
@@ -102,7 +104,10 @@ class Offload:
 
     async def call(self, size: int, function: Callable[..., T], *args: Any) -> T:
         """Return `function(*args)`, which is work on about `size` bytes. Raises what it raises, and as `run`."""
-        return await self.run(function, *args, size=size) if size > self.above else function(*args)
+        if size > self.above:
+            return await self.run(function, *args, size=size)
+        await turn(size)
+        return function(*args)
 
     async def run(self, function: Callable[..., T], *args: Any, size: int) -> T:
         """Return `function(*args)`, made by a helper. `function` is one that a module has, and all can be pickled.
@@ -247,6 +252,7 @@ def main() -> None:
     os.nice(_NICE)
     gc.freeze()
     gc.disable()
+    return_free_memory()
     # What anything prints goes to the log, and not into an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

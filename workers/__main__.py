@@ -8,6 +8,7 @@ import signal
 from app import event_loop
 from app.garbage import collect_rarely
 from app.logs import configure_logging
+from app.memory import return_free_memory
 from app.reloading import Reread, hangups_heard
 from app.settings import Settings
 from workers.liveness import touch_until
@@ -17,6 +18,7 @@ from workers.worker import Worker
 def main(settings: Settings, reread: Reread) -> None:
     """Run a worker until SIGTERM or SIGINT; at SIGHUP it starts again. Raises `ConfigurationError`."""
     collect_rarely(waited_for=False)
+    return_free_memory()
     event_loop.run(_Process(reread).run(settings))
 
 

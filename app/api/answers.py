@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import Close
@@ -38,6 +40,21 @@ class Answers:
             await self._app(scope, receive, _Answer(scope, send, share, self._timeout).send)
 
 
+class Parts(Response):
+    """An answer of known length in parts, which are never one: to join them would take twice the memory, and time."""
+
+    def __init__(self, parts: Sequence[bytes], headers: Mapping[str, str], media_type: str) -> None:
+        length = sum(map(len, parts))
+        super().__init__(None, headers={**headers, "Content-Length": str(length)}, media_type=media_type)
+        self._parts = parts
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
 class _Answer:
     def __init__(self, scope: Scope, send: Send, share: Share, timeout: float) -> None:
         self._scope = scope
@@ -54,7 +71,8 @@ class _Answer:
             # What was read for the answer is not needed any more, once there is an answer.
             self._share.settle(self._length or 0)
         # A response of unknown length bounds its pieces and its waits itself.
-        if self._length is None or len(message.get("body", b"")) <= _PIECE:
+        is_small = len(message.get("body", b"")) <= _PIECE and not message.get("more_body")
+        if self._length is None or message["type"] != "http.response.body" or is_small:
             await self._send(message)
             return
         body, more = memoryview(message["body"]), message.get("more_body", False)

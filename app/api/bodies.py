@@ -13,6 +13,7 @@ from app.domain.values import JsonText, parse_json
 from app.errors import Malformed, TooLarge, UnsupportedMediaType
 from app.held_bytes import need
 from app.nodestorage.deciding import TEXT_WEIGHT
+from app.slices import turn
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
@@ -31,7 +32,9 @@ class Body:
 async def read_small(request: Request, most: int) -> Any:
     """The parsed JSON of a body of at most `most` bytes. Raises as `read_json`."""
     _check_type(request, (JSON,))
-    return parse_json(await _read(request, most))
+    raw = await _read(request, most)
+    await turn(TEXT_WEIGHT * len(raw))
+    return parse_json(raw)
 
 
 async def read_json(request: Request, *types: str) -> Body:
@@ -42,7 +45,10 @@ async def read_json(request: Request, *types: str) -> Body:
     media_type = _check_type(request, types)
     raw = await _read(request, services(request).settings.body_bytes)
     is_large = TEXT_WEIGHT * len(raw) > services(request).offload.above
-    return Body(media_type, raw, JsonText(raw) if is_large else parse_json(raw))
+    if is_large:
+        return Body(media_type, raw, JsonText(raw))
+    await turn(TEXT_WEIGHT * len(raw))
+    return Body(media_type, raw, parse_json(raw))
 
 
 def _check_type(request: Request, types: tuple[str, ...]) -> str:

@@ -93,7 +93,7 @@ class Deadlines:
 
 def _late(method: str, seconds: float) -> Unavailable:
     outcome = "" if method in {"GET", "HEAD", "OPTIONS"} else "; the outcome is unknown, the write may have been made"
-    return Unavailable(f"MongoDB did not answer within {seconds:g} s{outcome}")
+    return Unavailable(f"there was no answer within {seconds:g} s, of MongoDB or of a helper process{outcome}")
 
 
 def _has_body(scope: Scope) -> bool:

@@ -19,8 +19,12 @@ from app.domain.event import timestamp
 from app.domain.messages import check_client_id
 from app.domain.position import vector_from_json, vector_to_json
 from app.errors import Malformed
+from app.held_bytes import need
 from app.sync.client_lag import ShapeLag
 from app.sync.state_vectors import Client
+
+_WEIGHT: Final = 3
+"""A client takes so many times its size in a page: as read, as JSON, in the answer."""
 
 _HEADERS: Final = {"Cache-Control": "no-store"}
 
@@ -46,6 +50,7 @@ async def _page(clients: AsyncIterator[Client], limit: int, most_bytes: int) -> 
     async for client in clients:
         rows.append(orjson.dumps(described(client)))
         size += len(rows[-1])
+        need(_WEIGHT * size)
         if len(rows) == limit or size >= most_bytes:
             return rows, client.client_id
     return rows, None

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import conditions
+from app.api.answers import Parts
 from app.api.bodies import JSON, read_json
 from app.api.documents import written
 from app.api.endpoint import Endpoint
@@ -31,7 +32,7 @@ from app.nodestorage import (
     WriteResult,
 )
 from app.nodestorage.deciding import TEXT_WEIGHT
-from app.slices import Slices
+from app.slices import turn
 from app.stores.tracking import Tracking
 
 
@@ -45,12 +46,11 @@ async def transaction(request: Request) -> Response:
     operations = _operations(tree, found.settings.transaction_operations, found.sync.tracking)
     results = await found.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
-    slices, encoded = Slices(), []
+    parts: list[bytes] = []
     for result in results:
-        encoded.append(to_json(_written(result, minimal=minimal)))
-        await slices.did(len(encoded[-1]))
-    body_sent = b'{"results":[%b]}' % b",".join(encoded)
-    return Response(body_sent, headers={"Cache-Control": "no-store"}, media_type=JSON)
+        parts += [b"," if parts else b'{"results":[', to_json(_written(result, minimal=minimal))]
+        await turn(len(parts[-1]))
+    return Parts([*parts, b"]}"], {"Cache-Control": "no-store"}, JSON)
 
 
 def _written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from app.api.token_bucket import TokenBucket
 from app.domain import messages
 from app.domain.messages import SUBPROTOCOL, Hello, Unreadable
 from app.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
+from app.slices import turn
 from app.sync.audience import News, Straight
 from app.sync.session import Session
 from app.sync.subscription import Outgoing
@@ -31,6 +32,9 @@ from app.sync.subscription import Outgoing
 log = logging.getLogger(__name__)
 
 PATH = "/v1/sync"
+
+_TEXT_WEIGHT = 4
+"""Bytes of a document that are as much work as a character of a message."""
 
 _BURST = 10.0
 """Seconds that the rate of a client's messages is averaged over."""
@@ -164,6 +168,7 @@ class _Connection:
         text = await self._receive()
         if not bucket.take():
             raise TooManyMessages(f"a client sends at most {self._settings.message_rate:g} messages a second")
+        await turn(_TEXT_WEIGHT * len(text))
         return messages.parse(text, max_shapes=self._settings.max_shapes)
 
     async def _write(self, session: Session) -> None:

@@ -21,6 +21,7 @@ from app.nodestorage.operations import Create, WriteOperation, is_portable, pars
 from app.nodestorage.policy import WritePolicy
 from app.nodestorage.result import WriteResult
 from app.offload import Offload
+from app.slices import turn
 
 TEXT_WEIGHT: Final = 8
 """A byte of JSON, which is parsed, checked and converted, is as much work as this many bytes of a stored document."""
@@ -72,6 +73,7 @@ class Decider:
         if not decision.intent.reads or not is_portable(decision.operation):
             return decision.intent.decide(None if stored is None else node_of(stored), author)
         if size <= self._offload.above:
+            await turn(size)
             try:
                 return decision.intent.decide(None if stored is None else node_of(stored), author)
             except TooComplex:
@@ -87,7 +89,10 @@ class Decider:
     async def node(self, raw: RawBSONDocument) -> Node:
         """Return a stored document as a node; the document of a large one is a `JsonText`."""
         size = len(raw.raw)
-        return node_of(raw) if size <= self._offload.above else await self.encoded(raw, tagged=True)
+        if size > self._offload.above:
+            return await self.encoded(raw, tagged=True)
+        await turn(size)
+        return node_of(raw)
 
     async def encoded(self, raw: RawBSONDocument, *, tagged: bool = False) -> Node:
         """Return a stored document as a node whose document is a `JsonText`; `tagged` with its digest."""
@@ -122,7 +127,7 @@ class Packed:
         if self.kind is None:
             return Change(self.result, self.remove)
         raw: Any = RawBSONDocument(self.bson, RAW_CODEC)
-        return Change(self.result, Insert(raw) if self.kind is Insert else Modify(raw["u"]))
+        return Change(self.result, Insert(raw) if self.kind is Insert else Modify(raw["u"]), size=len(self.bson))
 
 
 def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any, Packed]:

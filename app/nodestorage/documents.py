@@ -6,7 +6,9 @@ filter does: it compares the version, and, as writers who are not ours don't cou
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 
 from bson.errors import InvalidBSON
@@ -28,6 +30,12 @@ from app.slices import SLICE
 GUARD_BYTES: Final = 256 * 1024
 """Up to this size a document is compared by the filter. Beyond, a transaction costs less than sending it back."""
 
+
+_LARGE: Final = 1024 * 1024
+_LARGE_AT_ONCE: Final = 4
+"""Reads of pages, and of single documents of a collection that is known to have larger ones than `_LARGE`, that are
+under way at a time. MongoDB answers with up to 16 MiB, and only what has come can be counted and refused.
+"""
 
 _FOUND: Final = {"_id": False, "found": {"$literal": True}}
 """The projection of a document that was written: nothing of its own, which the driver may not be able to decode."""
@@ -52,9 +60,12 @@ class Found(NamedTuple):
 class Documents:
     """One collection's documents."""
 
-    def __init__(self, collection: Any, offload: Offload) -> None:
+    def __init__(self, collection: Any, offload: Offload, large: asyncio.Semaphore) -> None:
+        """`large` is held by reads of much."""
         self._offload = offload
         self._collection = durable(collection, RAW_CODEC)
+        self._large = large
+        self._has_large = False
         # Not raw: PyMongo adds labels to a write concern error in place, which a raw document does not allow.
         self._written = durable(collection, CODEC)
         self._collated: bool | None = None
@@ -66,9 +77,11 @@ class Documents:
     async def find(self, id: Any, session: Session | None = None) -> Found:
         """Return the stored document, or the one that stands in its place."""
         query = {"_id": query_of(id)}
-        raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
+        async with self._large if self._has_large else nullcontext():
+            raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
         if raw is None:
             return Found(None)
+        self._has_large = self._has_large or len(raw.raw) > _LARGE
         stored = field_of(raw.raw, "_id")
         return Found(raw) if same_id(stored, id) else Found(None, twin=format_id(stored))
 
@@ -83,12 +96,14 @@ class Documents:
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
         found: list[RawBSONDocument] = []
         size = 0
-        async for raw in self._collection.find(behind).sort("_id", ASCENDING).skip(skip).limit(limit):
-            found.append(raw)
-            size += len(raw.raw)
-            need(DOCUMENT_WEIGHT * size)
-            if len(found) == limit or size >= most_bytes:
-                return found, True
+        async with self._large:
+            async for raw in self._collection.find(behind).sort("_id", ASCENDING).skip(skip).limit(limit):
+                found.append(raw)
+                size += len(raw.raw)
+                self._has_large = self._has_large or len(raw.raw) > _LARGE
+                need(DOCUMENT_WEIGHT * size)
+                if len(found) == limit or size >= most_bytes:
+                    return found, True
         return found, False
 
     async def can_compare(self, raw: RawBSONDocument) -> bool:
@@ -99,6 +114,7 @@ class Documents:
 
     async def write(self, change: Change, raw: RawBSONDocument | None, session: Session | None = None) -> None:
         """Make the change that was decided on the stored document `raw`. Raises `Lost` where it is another now."""
+        self._has_large = self._has_large or change.size > _LARGE
         if isinstance(change.write, Insert):
             await self._collection.insert_one(change.write.document, session=session)
         elif raw is not None and isinstance(change.write, Modify):
@@ -126,11 +142,12 @@ class Collections:
         self._database = database
         self._offload = offload or inline()
         self._known: dict[str, Documents] = {}
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     def of(self, name: str) -> Documents:
         """The documents of the collection `name`."""
         if name not in self._known:
-            self._known[name] = Documents(self._database[name], self._offload)
+            self._known[name] = Documents(self._database[name], self._offload, self._large)
         return self._known[name]
 
 

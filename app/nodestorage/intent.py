@@ -61,6 +61,8 @@ class Change:
 
     result: WriteResult
     write: Insert | Modify | Remove | None
+    size: int = 0
+    """Bytes of what is written, where they are many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,13 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T
         return await retrying(once)
     except RetryError as failure:
         cause = failure.last_attempt.exception()
-        if cause is None or isinstance(cause, Lost) or getattr(cause, "code", None) == _WRITE_CONFLICT:
-            tries = failure.last_attempt.attempt_number
+        tries = failure.last_attempt.attempt_number
+        if cause is None or isinstance(cause, Lost):
             raise Conflict(f"other writers were faster {tries} times; try again later") from cause
+        if getattr(cause, "code", None) == _WRITE_CONFLICT:
+            # MongoDB 6 does not tell the two apart.
+            reason = "other writers were faster, or the transaction is too large for MongoDB's cache"
+            raise Conflict(f"{tries} times {reason}; try again later, or split it up") from cause
         raise unavailable("nothing was written", cause) from cause
 
 

@@ -120,9 +120,9 @@ class Writer:
         budget.take(before)
         change = await self._decider.decide(decision, raw, author)
         _check_twin(intent, change, twin)
-        # What grows counts by what it grows to, where that is large.
+        # What grows counts by what it grows to, and what is written as a whole once more, where that is large.
         after = change.result.document
-        budget.take(len(after.text) - before if isinstance(after, JsonText) else 0)
+        budget.take(max(change.size, len(after.text) - before if isinstance(after, JsonText) else 0))
         with _refused(intent), _lost_if_taken(intent):
             await documents.write(change, raw, session)
         return change.result

@@ -27,6 +27,9 @@ from app.driver import translated
 from app.errors import Malformed
 from app.expiry import ensure_expiry
 
+_READ_AT_ONCE: Final = 32
+"""Clients that are read at a time: of each up to `client_shapes` positions, with ids as long as there are."""
+
 POLLING: Final = "http"
 """The transport of a client that has never been connected by another."""
 
@@ -131,7 +134,8 @@ class VectorStore:
     async def listing(self, after: str, limit: int) -> AsyncGenerator[StoredVector]:
         """At most `limit` clients whose id comes behind `after`, by id."""
         with translated("the state vectors can't be read"):
-            async for row in self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit):
+            found = self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit)
+            async for row in found.batch_size(_READ_AT_ONCE):
                 yield _stored(row)
 
     async def known(self, log: LogId) -> KnownClients:

@@ -5,6 +5,7 @@ The vector that a client *sends* always outranks what is stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from app.sync.vector_writer import VectorWriter
 
 _ENTRY: Final = 1024
 """The work on a position, in bytes of work: reading it, and finding out how far it is behind."""
+
+
+_LISTINGS_AT_ONCE: Final = 4
+"""Listings that are read at a time: what they read is counted only once it has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class StateVectorManager:
         self._planner = planner
         self._feed = feed
         self._lag = lag
+        self._listings = asyncio.Semaphore(_LISTINGS_AT_ONCE)
 
     async def ensure_indexes(self, ttl: float) -> None:
         """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
@@ -116,7 +122,7 @@ class StateVectorManager:
 
     async def clients(self, after: str, limit: int) -> AsyncGenerator[Client]:
         """At most `limit` clients whose id comes behind `after`, by id."""
-        async with aclosing(self._store.listing(after, limit)) as found:
+        async with self._listings, aclosing(self._store.listing(after, limit)) as found:
             async for stored in found:
                 yield await self._described(stored)
 

@@ -219,3 +219,22 @@ async def test_coded_bodies(api: httpx.AsyncClient, path: str, coding: str) -> N
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert (await api.get(path)).json()["version"] == 1
     assert (await api.put(path, json={"a": 3}, headers={"content-encoding": "Identity"})).status_code == 200
+
+
+async def test_an_error_is_short_however_long_what_it_is_about(api: httpx.AsyncClient, path: str) -> None:
+    text = "1" * 50_000
+    bodies: list[tuple[str, Any]] = [
+        (JSON, {"a": {"$oid": text}}),
+        (JSON, {"a": {"$date": text}}),
+        (JSON, {"a": {"$" + text: 1}}),
+        (JSON, {"_id": text}),
+        (PATCH, [{"op": text, "path": "/a"}]),
+        (PATCH, [{"op": "add", "path": text, "value": 1}]),
+        (PATCH, [{"op": "test", "path": "/" + text, "value": 1}]),
+        (PATCH, [{"op": "move", "from": "/" + text, "path": "/a"}]),
+    ]
+    for kind, body in bodies:
+        method = "PUT" if kind == JSON else "PATCH"
+        answer = await api.request(method, path, content=orjson.dumps(body), headers={"content-type": kind})
+        assert answer.status_code in {400, 422}, (body, answer.text[:200])
+        assert len(answer.content) < 5_000

@@ -210,6 +210,35 @@ async def test_a_listing_of_large_documents_is_bounded_in_bytes(served: Served, 
     assert grown.bytes < 3 * HELD
 
 
+@pytest.fixture
+async def halves(served: Served) -> AsyncIterator[None]:
+    """Documents of half a megabyte, of which MongoDB sends 32 at once."""
+    for number in range(40):
+        await served.collection.insert_one({"_id": f"half{number:02}", "text": "x" * 500_000})
+    yield
+    await served.collection.delete_many({"_id": {"$regex": "^half"}})
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/collections/docs/documents?limit=1000", "/v1/collections/docs/documents/large00"]
+)
+async def test_what_is_read_for_many_at_a_time_is_bounded(
+    served: Served, large: list[str], halves: None, path: str
+) -> None:
+    """What MongoDB has sent is in memory before it can be counted, and refused."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(60), limits=httpx.Limits()) as client:
+        await client.get(f"/v1/collections/docs/documents/{large[0]}")
+        with growth(served.pid) as grown:
+
+            async def asked() -> int:
+                async with client.stream("GET", path) as answer:
+                    return answer.status_code
+
+            statuses = await asyncio.gather(*(asked() for _ in range(60)))
+    assert set(statuses) <= {200, 503}
+    assert grown.bytes < 5 * HELD
+
+
 async def test_answers_that_are_not_read_are_bounded_together(served: Served, large: list[str]) -> None:
     statuses = []
     async with AsyncExitStack() as stack:

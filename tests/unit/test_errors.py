@@ -7,7 +7,17 @@ import pytest
 from app import errors
 from app.api.problems import TABLE
 from app.domain.replay import Damaged
-from app.errors import ConfigurationError, EventsyncError, ResetRequired, Unavailable, VersionMismatch, told
+from app.errors import (
+    MOST_TEXT,
+    ConfigurationError,
+    EventsyncError,
+    Malformed,
+    ResetRequired,
+    Unavailable,
+    VersionMismatch,
+    shortened,
+    told,
+)
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, EventsyncError)]
 
@@ -59,3 +69,11 @@ def test_what_errors_carry() -> None:
     assert VersionMismatch("no", current=6).message == "no"
     assert ResetRequired("future", "no").reason == "future"
     assert (Unavailable("no").retry_after, Unavailable("no", retry_after=3).retry_after) == (1.0, 3)
+
+
+def test_a_message_is_short_however_long_what_it_is_about() -> None:
+    error = Malformed("x" * 1_000_000).because("y" * 1_000_000)
+    assert len(error.message) <= MOST_TEXT
+    assert len(error.diagnosis) <= 2 * MOST_TEXT + 3
+    assert error.message.startswith("xx")
+    assert shortened("a" * MOST_TEXT) == "a" * MOST_TEXT
