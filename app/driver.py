@@ -150,7 +150,7 @@ def _barred(error: BaseException) -> str | None:
 
 def _refusal(doing: str, error: Exception) -> EventsyncError | None:
     if isinstance(error, DuplicateKeyError):
-        return Conflict(f"{doing}: {_duplicate(error)}")
+        return Conflict(f"{doing}: {_duplicate(error)}", lasting=True)
     if isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE):
         return TooLarge(f"{doing}: the document would be too large for MongoDB, or a value too large for an index")
     if isinstance(error, BSONError):

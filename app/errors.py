@@ -116,15 +116,16 @@ class NotTracked(EventsyncError):
 class Conflict(EventsyncError):
     """The write lost against concurrent writers until its retry bound, or contradicts an earlier one.
 
-    `existing` is the id of a document in the way that is there to stay: then no later attempt succeeds.
+    `lasting`: what is in the way is there to stay, and no later attempt succeeds. `existing` is its id, if it is known.
     """
 
     code = "conflict"
     retryable = True
 
-    def __init__(self, message: str, *, existing: str | None = None) -> None:
+    def __init__(self, message: str, *, existing: str | None = None, lasting: bool = False) -> None:
         super().__init__(message)
         self.existing = existing
+        self.lasting = lasting or existing is not None
 
 
 class VersionMismatch(EventsyncError):

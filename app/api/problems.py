@@ -100,8 +100,8 @@ def respond(error: errors.EventsyncError) -> Response:
         body["reason"] = error.reason
     elif isinstance(error, errors.BehindRetention):
         body["since"] = error.since
-    elif isinstance(error, errors.Conflict) and error.existing is not None:
-        body["existing"] = error.existing
+    elif isinstance(error, errors.Conflict) and error.lasting:
+        body |= {} if error.existing is None else {"existing": error.existing}
     elif error.retryable:
         # Whole seconds, as RFC 9110 section 10.2.3 has them.
         headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", 1.0))))

@@ -91,12 +91,12 @@ async def root(served: Served) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-def told(answer: httpx.Response, status: int, code: str) -> str:
+def told(answer: httpx.Response, status: int, code: str, *, lasting: bool = False) -> str:
     """The detail of a problem, in which nothing leaks."""
     body = answer.json()
     assert (answer.status_code, body["code"]) == (status, code), body
     assert not LEAKS.search(answer.text), answer.text
-    assert ("retry-after" in answer.headers) is (status in {409, 429, 503} and code != "reset")
+    assert ("retry-after" in answer.headers) is (status in {409, 429, 503} and code != "reset" and not lasting)
     return str(body["detail"])
 
 
@@ -120,8 +120,13 @@ def writes(collection: str, doc: dict[str, Any]) -> list[tuple[str, str, Any, di
 async def test_a_unique_index_names_its_fields(root: httpx.AsyncClient) -> None:
     taken = {"email": f"{SECRET}@example.com", "tenant": SECRET}
     for method, path, body, headers in writes("unique", taken):
-        detail = told(await root.request(method, path, json=body, headers=headers), 409, "conflict")
-        assert "another document has the same email, tenant" in detail
+        answer = await root.request(method, path, json=body, headers=headers)
+        assert "another document has the same email, tenant" in told(answer, 409, "conflict", lasting=True)
+
+
+async def test_an_id_that_exists_is_not_to_be_asked_for_again(root: httpx.AsyncClient) -> None:
+    answer = await root.post(DOCUMENTS.format("unique"), json={"_id": "first"})
+    assert "it exists already" in told(answer, 409, "conflict", lasting=True)
 
 
 async def test_a_validator_names_its_rules(root: httpx.AsyncClient) -> None:
