@@ -26,7 +26,7 @@ ENV PATH=/opt/eventsync/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     EVENTSYNC_HOST=0.0.0.0
 # A volume that is mounted here belongs to that user.
-RUN install -d -o 10001 -g 10001 /archive
+RUN install -d -m 0700 -o 10001 -g 10001 /archive
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
