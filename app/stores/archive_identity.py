@@ -19,6 +19,7 @@ from pymongo.errors import DuplicateKeyError
 from app.domain.position import LogId
 from app.driver import translated
 from app.errors import ConfigurationError, Unavailable
+from app.stores.leases import LeaseStore
 from app.stores.objects import ObjectMissing, Objects, Refused
 
 MARK: Final = "eventsync-archive.json"
@@ -42,6 +43,7 @@ class ArchiveIdentity:
     def __init__(self, database: AsyncDatabase[Any], objects: Objects | None) -> None:
         self._deployment: AsyncCollection[Any] = database["deployment"]
         self._segments: AsyncCollection[Any] = database["segments"]
+        self._leases = LeaseStore(database)
         self._objects = objects
         self._claimed: LogId | None = None
 
@@ -62,7 +64,8 @@ class ArchiveIdentity:
     async def claim(self, log: LogId | None) -> None:
         """Record this process's archive, or compare it with the recorded one: once for each log. Raises like `check`.
 
-        An archive in which no segment is any more is given up for the one that the settings name now.
+        An archive in which no segment is any more is given up for the one that the settings name now, while no worker
+        runs: the one with wrong settings may be this one, and all servers go by what is recorded.
         """
         if log is not None and self._claimed == log:
             return
@@ -76,7 +79,7 @@ class ArchiveIdentity:
             try:
                 await self._compare(self._objects, recorded)
             except ConfigurationError:
-                if in_use:
+                if in_use or await self._leases.any_is_held():
                     raise
                 await self._forget(recorded)
                 await self._record(self._objects, in_use)
@@ -148,6 +151,8 @@ class ArchiveIdentity:
         if in_use is not None:
             raise _none_here(recorded.url if recorded else in_use)
         if recorded is not None:
+            if await self._leases.any_is_held():
+                raise _none_here(recorded.url)
             await self._forget(recorded)
 
     async def _forget(self, recorded: Recorded) -> None:
@@ -156,7 +161,7 @@ class ArchiveIdentity:
 
 
 def _none_here(where: str) -> ConfigurationError:
-    return ConfigurationError("old events are in an archive, and archive_url names none here").because(where)
+    return ConfigurationError("old events go to an archive, and archive_url names none here").because(where)
 
 
 def _unusable(error: Refused) -> ConfigurationError:

@@ -54,6 +54,11 @@ class LeaseStore:
         with translated(f"the lease {job!r} can't be released"):
             await self._leases.update_one({"_id": job, "owner": owner}, [{"$set": {"until": _EPOCH}}])
 
+    async def any_is_held(self) -> bool:
+        """Return whether a worker runs: whether anybody holds the lease of any job."""
+        with translated("the leases can't be read"):
+            return await self._leases.find_one({"$expr": {"$gte": ["$until", "$$NOW"]}}) is not None
+
     async def read(self, job: str) -> Lease | None:
         """The lease as it stands."""
         with translated(f"the lease {job!r} can't be read"):

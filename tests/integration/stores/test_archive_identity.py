@@ -93,6 +93,18 @@ async def test_one_with_nothing_in_it_is_given_up_for_another_or_for_none(stores
     await identity(stores, tmp_path / "b").claim(LOG)
 
 
+async def test_while_a_worker_runs_another_does_not_change_the_archive_for_all(stores: Stores, tmp_path: Path) -> None:
+    await identity(stores, tmp_path / "a").claim(LOG)
+    assert await stores.leases.acquire("sequencing", "the first worker", 60.0)
+    for other in (tmp_path / "b", None):
+        with pytest.raises(ConfigurationError):
+            await identity(stores, other).claim(LOG)
+        await identity(stores, tmp_path / "a").check()
+    await stores.leases.release("sequencing", "the first worker")
+    await identity(stores, tmp_path / "b").claim(LOG)
+    await identity(stores, tmp_path / "b").check()
+
+
 async def test_of_two_workers_one_is_first(stores: Stores, tmp_path: Path) -> None:
     first, second = identity(stores, tmp_path / "a"), identity(stores, tmp_path / "a")
     await first.claim(LOG)
