@@ -11,6 +11,7 @@ from bson.binary import UuidRepresentation
 
 from app.cli.console import OUT, printable
 from app.domain.diff import diff
+from app.domain.opaque import Opaque
 from app.domain.position import LogId, Position, Seq
 from app.stores.comparison import Difference
 
@@ -95,9 +96,10 @@ def _line(what: str, wrong: Wrong | None, well: str) -> None:
 
 
 def _exact(value: Any) -> Any:
-    return json.loads(json_util.dumps(value, json_options=_EXACT))
+    return json.loads(json_util.dumps(value, json_options=_EXACT, default=Opaque.spelled))
 
 
 def _short(tree: Any) -> str:
-    text = json.dumps(tree, ensure_ascii=False)
+    # A name that is not UTF-8 has lone surrogates, which nothing prints.
+    text = json.dumps(tree, ensure_ascii=False).encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"

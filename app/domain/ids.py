@@ -167,6 +167,19 @@ def same_id(left: Any, right: Any) -> bool:
     return format_id(left) == format_id(right)
 
 
+def filter_of(*values: Any) -> Mapping[str, Any]:
+    """Return the filter that finds the documents whose `_id`s are `values`, for the driver to send.
+
+    MongoDB keeps no names of array items in an index. Where an array inside an id has names of its own, a `$in`
+    over several ids seeks the same place for ever. So ids that are `Opaque` objects are compared without the index.
+    """
+    odd = [value for value in values if isinstance(value, Opaque) and value.kind == _DOCUMENT]
+    if not odd or len(values) == 1:
+        return {"_id": query_of(*values)}
+    others = [value for value in values if value not in odd]
+    return {"$or": [{"_id": query_of(*others)}, {"$expr": {"$in": ["$_id", writable({"$literal": odd})]}}]}
+
+
 def query_of(*values: Any) -> Mapping[str, Any]:
     """Return the condition that finds these ids, for the driver to send.
 
@@ -184,4 +197,5 @@ def pointer_of(value: Any) -> Opaque | None:
     return Opaque(_DB_POINTER, struct.pack("<i", len(name) + 1) + name + b"\0" + value.id.binary)
 
 
+_DOCUMENT: Final = 0x03
 _DB_POINTER: Final = 0x0C

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bson.timestamp import Timestamp
 
-from app.domain.ids import IdText, format_id, query_of
+from app.domain.ids import IdText, filter_of, format_id
 from app.domain.position import LogId, Seq
 from app.domain.replay import State
 from app.domain.stamp import unversioned
@@ -84,7 +84,7 @@ class Comparison:
             yield batch
 
     async def _existing(self, collection: str, rows: list[Row], time: Timestamp) -> set[IdText]:
-        query = {"_id": query_of(*(document["_id"] for _, _, document in rows))}
+        query = dict(filter_of(*(document["_id"] for _, _, document in rows)))
         if not rows:
             return set()
         async with aclosing(self._snapshots.read(collection, time, query, fields={"_id": 1})) as found:

@@ -15,7 +15,7 @@ from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.domain.ids import IdText, format_id, parse_id, query_of
+from app.domain.ids import IdText, filter_of, format_id, parse_id
 from app.domain.position import LogId, Seq
 from app.domain.values import to_json
 from app.driver import translated
@@ -83,7 +83,7 @@ class Squashed:
         Raises `Unsquashable`, and `Unavailable`, also where MongoDB no longer keeps that time.
         """
         missing = dict.fromkeys(ids)
-        query = {"_id": query_of(*map(_lookup, ids))}
+        query = dict(filter_of(*map(_lookup, ids)))
         async with aclosing(self._snapshots.documents(collection, time, query)) as batches:
             async for batch in batches:
                 for document in batch:

@@ -101,6 +101,14 @@ ODD_IDS: dict[str, bytes] = {
     "binary": b"\x05_id\0" + struct.pack("<i", 3) + b"\x02abc",
     "a short UUID": b"\x05_id\0" + struct.pack("<i", 3) + b"\x04abc",
     "within": b"\x03_id\0" + framed(b"\x02t\0" + text(b"\xff")),
+    "an array with names of its own": (
+        b"\x03_id\0" + framed(b"\x04v\0" + framed(b"\x107\0\1\0\0\0", b"\x10x\0\2\0\0\0"))
+    ),
+    "what MongoDB finds behind it": (
+        b"\x03_id\0" + framed(b"\x03v\0" + framed(b"\x02$ref\0" + text(b"a\0b"), b"\x10$id\0\1\0\0\0"))
+    ),
+    "undefined within": b"\x03_id\0" + framed(b"\x06v\0"),
+    "a reference of no text": b"\x03_id\0" + framed(b"\x02$ref\0" + text(b"\xff"), b"\x10$id\0\1\0\0\0"),
     "a name": b"\x03_id\0" + framed(b"\x02\xff\0" + text(b"\xff")),
     "a decimal NaN of no driver": b"\x13_id\0" + b"\xff" * 16,
 }

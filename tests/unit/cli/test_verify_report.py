@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from app.cli.verify_report import Wrong
+from app.domain.ids import format_id
+from app.domain.values import decode
+from app.stores.comparison import Difference
+from support.mutants import ODD, framed
+
+KEY = b"\x10_id\0\1\0\0\0"
+
+
+@pytest.mark.parametrize("name", sorted(ODD))
+def test_a_difference_is_named_whatever_is_in_it(name: str) -> None:
+    document = decode(framed(KEY, ODD[name]))
+    for difference in (
+        Difference(format_id(1), (0, document), None),
+        Difference(format_id(1), None, (0, document)),
+        Difference(format_id(1), (0, {"_id": 1}), (0, document)),
+    ):
+        wrong = Wrong.of("docs", difference)
+        assert "docs/int:1" in wrong.text
+        wrong.text.encode()
