@@ -81,11 +81,17 @@ class LogStore:
 
     async def current(self) -> Log | None:
         """The stream's newest log, or None before the first worker has run."""
+        # A row that no worker wrote, or that somebody changed, must not end every worker: one without a number or an id
+        # is no log, and one that names no cluster is of another cluster, after which a new log begins.
+        query = {"stream": STREAM, "number": {"$type": "number"}, "_id": {"$type": "string"}}
         with translated("the log can't be read"):
-            row = await self._logs.find_one({"stream": STREAM}, sort=[("number", DESCENDING)])
+            row = await self._logs.find_one(query, sort=[("number", DESCENDING)])
         if row is None:
             return None
-        return Log(LogId(row["_id"]), row["number"], row["cluster"], row["reason"], row.get("reset"))
+        cluster, reason, reset = (row.get(name) for name in ("cluster", "reason", "reset"))
+        return Log(
+            LogId(row["_id"]), int(row["number"]), str(cluster), str(reason), None if reset is None else str(reset)
+        )
 
     async def former(self, current: Log) -> list[LogId]:
         """The logs before `current`, the newest of them first; what is left of older ones was removed long ago.
@@ -117,21 +123,24 @@ class LogStore:
 
     async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
         """Begin the log that follows `previous`, read from `token` on. If another worker did it first, that one."""
+        # Number, look, insert, in this order: a log that another worker begins before the number is read is seen by the
+        # look, and one that it begins later has this very number, which the index gives out once.
         log = Log(new_log_id(), await self._next_number(previous), cluster, reason)
+        other = await self.current()
+        if other is not None and other.number > (previous.number if previous else 0):
+            return other
         row = {"_id": log.id, "stream": STREAM, "number": Int64(log.number), "cluster": cluster, "reason": reason}
         # The checkpoint first: a log without one could not be read from its beginning.
         await self.checkpoint(log.id, Seq(0), token, time)
-        await self._number(log)
-        if previous is not None:
-            # Where its record is gone, this is what `former` finds it by.
-            await self._number(previous)
         with translated("a new log can't be begun"):
             try:
                 await self._logs.insert_one(row | {"at": datetime.now(UTC)})
             except DuplicateKeyError:
                 await self._heads.delete_one({"_id": log.id})
-                other = await self.current()
-                return other or log
+                return await self.current() or log
+        for known in (log, previous) if previous is not None else (log,):
+            # Where its record is gone, this is what `former` finds it by. Only a log that has begun has a number.
+            await self._number(known)
         return log
 
     async def checkpoint(self, log: LogId, seq: Seq, token: Token, time: Timestamp) -> None:

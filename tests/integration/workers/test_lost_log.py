@@ -161,3 +161,29 @@ async def test_a_log_number_is_not_given_out_twice(stores: Stores, settings: Set
     assert found is not None
     assert found.number == 3
     assert found.id not in {first, second}
+
+
+@pytest.mark.parametrize(
+    ("row", "renews"),
+    [
+        ({"_id": "unheard-of", "number": Int64(9)}, True),
+        ({"_id": "unheard-of", "number": "9"}, False),
+        ({"_id": 7, "number": Int64(9)}, False),
+    ],
+    ids=["incomplete", "without a number", "without an id"],
+)
+async def test_a_record_that_no_worker_wrote_ends_no_worker(
+    stores: Stores, settings: Settings, row: dict[str, object], renews: bool
+) -> None:
+    async with running_worker(settings):
+        old = await began(stores, "docs")
+    await stores.log["logs"].insert_one({"stream": "main", **row})
+    async with running_worker(settings):
+        if renews:
+            await followed(stores, LogId("unheard-of"))
+            await tracked(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        log = await caught_up(stores)
+        events = [event async for event in stores.events.read(log, Seq(0))]
+    assert (log == old) is not renews
+    assert [event.id for event in events] == ["int:1"]

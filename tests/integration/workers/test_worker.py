@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pytest
-from bson.int64 import Int64
 
 from app.domain.position import Seq
 from app.settings import Settings
@@ -19,6 +18,7 @@ from support.load import under_load
 from support.replay import assert_complete, current_log, eventually, tracked
 from support.systems import running_worker
 from support.writes import random_writes
+from workers.sequencer import Sequencer
 from workers.worker import Worker
 
 
@@ -125,15 +125,18 @@ async def test_a_worker_that_fails_by_a_bug_ends_and_another_takes_over_at_once(
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         log = await tracked(stores, "docs")
-    unheard_of = {"_id": "unheard-of", "stream": "main", "number": Int64(9)}
-    await stores.log["logs"].insert_one(unheard_of)
-    with pytest.raises(ExceptionGroup) as caught:
-        await Worker(patient, asyncio.Event()).run()
-    assert caught.group_contains(KeyError, match="cluster")
+
+    async def fail(*_: object) -> None:
+        raise KeyError("a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sequencer, "lead", fail)
+        with pytest.raises(ExceptionGroup) as caught:
+            await Worker(patient, asyncio.Event()).run()
+    assert caught.group_contains(KeyError, match="a bug")
     lease = await stores.leases.read(SEQUENCING)
     assert lease is not None
     assert not lease.live
-    await stores.log["logs"].delete_one({"_id": unheard_of["_id"]})
     async with running_worker(patient):
         await stores.data["docs"].insert_one({"_id": 1})
         await assert_complete(stores, "docs")
