@@ -48,12 +48,12 @@ class Squashed:
 
         Raises `BehindHorizon` where that is not known any more, `Damaged` where an event is missing, and `Unavailable`.
         """
-        await self._wholeness.require(log, after, upto)
         with translated(f"the touched documents of {collection} can't be read"):
             concern = {"level": "snapshot", "atClusterTime": await cluster_time(self._log)}
             floor = await self._squash_floor(log, concern)
             if floor > after:
                 raise BehindHorizon(log, after, floor)
+            await self._wholeness.require(log, after, upto)
             pipeline = _pipeline(log, collection, after, upto)
             # Grouping spills to disk, and is over before the first id comes: memory here is one batch.
             command = {"aggregate": "events", "pipeline": pipeline, "allowDiskUse": True, "readConcern": concern}
