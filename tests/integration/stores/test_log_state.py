@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
 from app.domain.ids import IdText
@@ -48,6 +49,8 @@ async def test_what_was_stored_before_a_collection_was_tracked_anew_is_no_base(s
         for made in list[tuple[int, Document]]():
             yield made
 
+    others = [{"_id": {"l": LOG, "n": Int64(seq)}, "c": "others", "i": "x"} for seq in range(1, 10)]
+    await stores.log["events"].insert_many(others)
     await stores.tracking.ask(["docs"])
     await stores.tracking.activate(["docs"], LOG, Seq(4))
     await stores.stored.write(LOG, "docs", Seq(4), Timestamp(1, 1), none())

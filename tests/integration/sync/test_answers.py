@@ -121,7 +121,7 @@ async def test_what_can_not_be_looked_up_is_not_squashed(stores: Stores, setting
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         log = await tracked(stores, "docs")
-        await documents.insert_many([{"_id": None}, {"_id": "x"}])
+        await documents.insert_many([{"_id": "long" * 5000}, {"_id": "x"}])
         await caught_up(stores)
     past = await Past.of(stores, log)
     service = await serving(stores, settings, past)
