@@ -56,15 +56,15 @@ async def _healthz(port: int) -> None:
 
 
 @asynccontextmanager
-async def pulse(port: int) -> AsyncIterator[Pulse]:
-    """Ask while the block runs, whether the last question is answered or not; then wait for the answers."""
+async def pulse(port: int, period: float = _PERIOD) -> AsyncIterator[Pulse]:
+    """Ask every `period` seconds while the block runs, whether the last question is answered or not; then wait."""
     found, over = Pulse(port), asyncio.Event()
 
     async def run(group: asyncio.TaskGroup) -> None:
         due = time.perf_counter()
         while not over.is_set():
             group.create_task(found.ask(), name="ask /healthz")
-            due += _PERIOD
+            due += period
             await asyncio.sleep(due - time.perf_counter())
 
     async with asyncio.TaskGroup() as group:

@@ -1,0 +1,176 @@
+"""The worst that each route may be asked for, so that a server's event loop has most to do: for tests and benchmarks.
+
+In this order, of a server that tracks the collection `things`, after `grow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import orjson
+import websockets
+
+SETTINGS: Final[dict[str, Any]] = {
+    "collections": ("things",),
+    "request_timeout": 600.0,
+    "offload_timeout": 600.0,
+    "send_timeout": 300.0,
+    "pin_ttl": 1000.0,
+    "write_deadline": 20.0,
+}
+"""Nothing is given up because a busy machine is slow."""
+
+DOCUMENTS = "/v1/collections/things/documents"
+JSON = {"content-type": "application/json"}
+PATCH = {"content-type": "application/json-patch+json"}
+EMPTY_LISTS = b"[" + b",".join([b"[]"] * 300_000) + b"]"
+"""Nearly the largest body, of the values that are most work for their bytes."""
+
+
+class UnexpectedError(Exception):
+    """An answer is not one of those that a case may get."""
+
+
+@dataclass
+class Client:
+    """A client of the server at `url`."""
+
+    http: httpx.AsyncClient
+    url: str
+
+    async def ask(self, method: str, path: str, *statuses: int, **options: Any) -> httpx.Response:
+        """Return an answer of one of `statuses`; 200 where there are none."""
+        answer = await self.http.request(method, path, **options)
+        if answer.status_code not in (statuses or (200,)):
+            raise UnexpectedError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+        return answer
+
+
+Ask = Callable[[Client], Awaitable[object]]
+
+
+async def _moves(client: Client) -> None:
+    there_and_back = [{"op": "move", "from": "/x", "path": "/z"}, {"op": "move", "from": "/z", "path": "/x"}]
+    await client.ask("PATCH", f"{DOCUMENTS}/moved", content=orjson.dumps(there_and_back * 500), headers=PATCH)
+    shifts = orjson.dumps([{"op": "add", "path": "/x/0", "value": 1}] * 1000)
+    await client.ask("PATCH", f"{DOCUMENTS}/moved", 200, 422, content=shifts, headers=PATCH)
+
+
+async def _replaced(client: Client) -> None:
+    for value in (0, 1):
+        body = orjson.dumps({f"f{number}": value for number in range(80_000)})
+        await client.ask("PUT", f"{DOCUMENTS}/replaced", 200, 201, content=body, headers=JSON)
+    await client.ask("PUT", f"{DOCUMENTS}/big", 400, content=b'{"$a":%b}' % EMPTY_LISTS, headers=JSON)
+
+
+async def _transaction(client: Client) -> None:
+    operations = [
+        {"method": "PUT", "collection": "things", "id": f"t{number}", "doc": {"x": [[]] * 2_500}}
+        for number in range(100)
+    ]
+    await client.ask(
+        "POST", "/v1/transactions", 200, 409, 503, content=orjson.dumps({"operations": operations}), headers=JSON
+    )
+    reads = [{"method": "PATCH", "collection": "things", "id": "big", "patch": {"n": number}} for number in range(20)]
+    await client.ask(
+        "POST", "/v1/transactions", 413, 422, 409, 503, content=orjson.dumps({"operations": reads}), headers=JSON
+    )
+
+
+async def _streamed(client: Client, path: str) -> None:
+    async with client.http.stream("GET", path) as answer:
+        if answer.status_code != 200:
+            raise UnexpectedError(f"GET {path}: {answer.status_code}")
+        async for line in answer.aiter_lines():
+            if '"live"' in line:
+                return
+
+
+async def _vectors(client: Client) -> None:
+    for number in range(10):
+        await _put_vector(client, f"client{number}")
+    await client.ask("GET", "/v1/state-vectors?limit=1000")
+
+
+async def _put_vector(client: Client, name: str) -> None:
+    position = (await client.ask("GET", "/readyz", 200, 503)).json()["position"]
+    vector = {f"things/{name}-{number}": position for number in range(100)}
+    await client.ask("PUT", f"/v1/state-vectors/{name}", json={"vector": vector})
+
+
+async def _hello(client: Client) -> None:
+    position = (await client.ask("GET", "/readyz", 200, 503)).json()["position"]
+    shapes = [f"things/{number:0500}" for number in range(99)] + ["things"]
+    hello = {"type": "hello", "shapes": shapes, "vector": {"things": position.partition(":")[0] + ":0"}}
+    url = client.url.replace("http", "ws") + "/v1/sync"
+    async with websockets.connect(url, subprotocols=["eventsync.v1"], max_size=None) as socket:  # type: ignore[list-item]
+        await socket.send(orjson.dumps(hello).decode())
+        lives = 0
+        while lives < len(shapes):
+            lives += orjson.loads(await socket.recv())["type"] == "live"
+
+
+async def _log(client: Client) -> None:
+    log = (await client.ask("GET", "/readyz", 200, 503)).json()["position"].partition(":")[0]
+    await client.ask("GET", f"/v1/sync/log?shape=things&position={log}:0&limit=1000")
+
+
+def _get(path: str, *statuses: int) -> Ask:
+    return lambda client: client.ask("GET", path, *statuses)
+
+
+def _send(method: str, path: str, body: bytes, kind: dict[str, str], *statuses: int) -> Ask:
+    return lambda client: client.ask(method, path, *statuses, content=body, headers=kind)
+
+
+WORST: Final[dict[tuple[str, str], Ask]] = {
+    ("GET", "/v1/collections"): _get("/v1/collections"),
+    ("GET", DOCUMENTS): _get(f"{DOCUMENTS}?limit=1000"),
+    ("POST", DOCUMENTS): _send("POST", DOCUMENTS, b'{"x":%b}' % EMPTY_LISTS, JSON, 201),
+    ("GET", f"{DOCUMENTS}/ID"): _get(f"{DOCUMENTS}/big"),
+    ("PUT", f"{DOCUMENTS}/ID"): _replaced,
+    ("PATCH", f"{DOCUMENTS}/ID"): _moves,
+    ("DELETE", f"{DOCUMENTS}/ID"): lambda client: client.ask("DELETE", f"{DOCUMENTS}/replaced"),
+    ("GET", f"{DOCUMENTS}/ID/events"): _get(f"{DOCUMENTS}/big/events?limit=1000"),
+    ("GET", f"{DOCUMENTS}/ID/diff"): _get(f"{DOCUMENTS}/big/diff?from=1&to=3"),
+    ("GET", "as it was"): _get(f"{DOCUMENTS}/big?version=2"),
+    ("POST", "/v1/transactions"): _transaction,
+    ("WEBSOCKET", "/v1/sync"): _hello,
+    ("GET", "/v1/sync"): _get("/v1/sync", 426),
+    ("GET", "/v1/sync/sse"): lambda client: _streamed(client, "/v1/sync/sse?shape=things"),
+    ("GET", "/v1/sync/log"): _log,
+    ("GET", "/v1/sync/snapshot"): _get("/v1/sync/snapshot?shape=things"),
+    ("GET", "/v1/sync/segments"): _get("/v1/sync/segments?limit=1000"),
+    ("GET", "/v1/sync/segments/POSITION"): _get("/v1/sync/segments/k3f9ab2c:1", 404),
+    ("GET", "/v1/state-vectors"): _vectors,
+    ("GET", "/v1/state-vectors/CLIENT"): _get("/v1/state-vectors/client1"),
+    ("PUT", "/v1/state-vectors/CLIENT"): lambda client: _put_vector(client, "client1"),
+    ("DELETE", "/v1/state-vectors/CLIENT"): lambda client: client.ask("DELETE", "/v1/state-vectors/client1", 204),
+    ("GET", "/healthz"): _get("/healthz"),
+    ("GET", "/readyz"): _get("/readyz", 200, 503),
+    ("GET", "/metrics"): _get("/metrics"),
+    ("GET", "/"): _get("/"),
+    ("GET", "/docs"): _get("/docs"),
+    ("GET", "/assets/NAME"): _get("/assets/client.js"),
+    ("GET", "/openapi.json"): _get("/openapi.json"),
+}
+
+
+async def grow(client: Client) -> None:
+    """Make a document of 12 MiB, of a million lists."""
+    await client.ask("PUT", f"{DOCUMENTS}/big", 201, content=b'{"x":%b}' % EMPTY_LISTS, headers=JSON)
+    for number in range(2):
+        copy = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"}])
+        headers = PATCH | {"prefer": "return=minimal"}
+        await client.ask("PATCH", f"{DOCUMENTS}/big", content=copy, headers=headers)
+    moved = orjson.dumps({"x": [[0]] * 100_000})
+    await client.ask("PUT", f"{DOCUMENTS}/moved", 201, content=moved, headers=JSON)
+
+
+async def is_grown(client: Client) -> bool:
+    """Tell whether all events of the large document are in the log."""
+    answer = await client.http.get(f"{DOCUMENTS}/big/events?after_version=2")
+    return len(answer.json().get("events", ())) == 1

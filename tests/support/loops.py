@@ -1,0 +1,98 @@
+"""An event loop in a thread of its own, and how long its work holds it up.
+
+A pause is the CPU time that the loop's thread spends between two ticks of a timer: what a busy machine takes away does
+not count. The bound is in proportion to what a fixed computation takes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Generic, TypeVar
+
+import uvloop
+
+from app.garbage import collect_rarely
+from scripts.bench.ticks import Ticks
+
+T = TypeVar("T")
+
+_PAUSE = 0.05
+"""Most seconds of CPU between two ticks, on the machine that this was measured on."""
+
+_REFERENCE = 0.012
+"""Seconds of CPU that `_reference` takes there."""
+
+
+class Loop(Generic[T]):
+    """A part of the system on an event loop in a thread of its own. `pauses`: name → the longest one, in seconds."""
+
+    def __init__(self, part: Callable[[], AbstractAsyncContextManager[T]], *, waited_for: bool) -> None:
+        """`part` runs it while its block runs. `waited_for`: as for `collect_rarely`."""
+        self._part = part
+        self._waited_for = waited_for
+        self._started = threading.Event()
+        self._ticks = Ticks()
+        self._given: list[T] = []
+        self._failure: BaseException | None = None
+        self.pauses: dict[str, float] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[T]:
+        """Run the part while the block runs; give what it gives."""
+        thread = threading.Thread(target=self._run)
+        collected = gc.get_threshold()
+        collect_rarely(waited_for=self._waited_for)  # as its process does
+        thread.start()
+        try:
+            await asyncio.to_thread(self._started.wait)
+            if self._failure is not None:
+                raise self._failure
+            yield self._given[0]
+        finally:
+            if self._failure is None:
+                self._loop.call_soon_threadsafe(self._stop.set)
+            await asyncio.to_thread(thread.join)
+            gc.unfreeze()
+            gc.set_threshold(*collected)
+
+    @asynccontextmanager
+    async def during(self, name: str) -> AsyncIterator[None]:
+        """Note the longest pause while the block runs."""
+        self._ticks.longest = 0.0
+        yield
+        self.pauses[name] = self._ticks.longest
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - raised where it was started
+            self._failure = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with self._part() as given:
+            self._given = [given]
+            self._ticks.start()
+            self._started.set()
+            await self._stop.wait()
+
+
+def assert_short(pauses: Mapping[str, float]) -> None:
+    """Fail where any pause is longer than the bound, with all of them."""
+    slower = max(1.0, min(_reference() for _ in range(5)) / _REFERENCE)
+    report = "\n".join(f"{pause * 1000:7.1f} ms  {name}" for name, pause in sorted(pauses.items(), key=lambda x: -x[1]))
+    assert max(pauses.values()) <= _PAUSE * slower, f"bound {_PAUSE * slower * 1000:.1f} ms\n{report}"
+
+
+def _reference() -> float:
+    began = time.thread_time()
+    sum(number * number for number in range(300_000))
+    return time.thread_time() - began
