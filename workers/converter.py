@@ -17,7 +17,7 @@ from app.domain.diff import Operation, Touched, diff
 from app.domain.event import Event, Op
 from app.domain.ids import format_id
 from app.domain.marks import marks_of
-from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, inexact_id, too_deep
+from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, field_of, inexact_id, too_deep
 from app.domain.plainness import is_plain
 from app.domain.stamp import FIELD, Stamp, unstamp
 from app.domain.values import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
@@ -62,22 +62,48 @@ def told_aside(raw: bytes) -> tuple[Told | None, bool]:
     """
     change = decoded(RawBSONDocument(raw, RAW_CODEC))
     is_odd = isinstance(change, OddChange)
-    event = convert(change, raw)
+    return _without_values(convert(change, raw)), is_odd
+
+
+def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> Told | None:
+    """Do the same for a change whose images were read from the collection; they are BSON, by name."""
+    return _without_values(convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()})))
+
+
+def _without_values(event: Event | None) -> Told | None:
     if event is None:
-        return None, is_odd
+        return None
     _, encoded, marks = told(event)
-    return (event._replace(document=None, patch=None), encoded, marks), is_odd
+    return event._replace(document=None, patch=None), encoded, marks
 
 
 def outline(change: RawBSONDocument) -> Decoded:
     """Return the change as plain values, but for what may be large: its images and MongoDB's account of it."""
-    return {
-        name: decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) and name not in _LARGE else value
+    return Outline(
+        (name, decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) and name not in _LARGE else value)
         for name, value in change.items()
-    }
+    )
 
 
-_LARGE = frozenset({"fullDocument", "fullDocumentBeforeChange", "updateDescription"})
+class Outline(Decoded):
+    """A change of which what may be large is not decoded."""
+
+
+IMAGES = ("fullDocument", "fullDocumentBeforeChange")
+_LARGE = frozenset({*IMAGES, "updateDescription"})
+
+
+def outline_to_read(change: RawBSONDocument) -> Decoded:
+    """Return the outline of a change whose images are to be read from the collection: of MongoDB's account the stamp.
+
+    The account may be as large as the document, and is of no use without the images.
+    """
+    parts = {name: value for name, value in outline(change).items() if name not in _LARGE}
+    account = change.get("updateDescription")
+    if account is not None:
+        stamp = field_of(account["updatedFields"].raw, FIELD)
+        parts["updateDescription"] = {"updatedFields": {} if stamp is None else {FIELD: stamp}}
+    return parts
 
 
 class OddChange(Decoded):

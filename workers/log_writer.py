@@ -13,6 +13,7 @@ from bson.timestamp import Timestamp
 from app.domain.event import Event, Group, place
 from app.domain.ids import format_id
 from app.domain.position import LogId, Seq
+from app.domain.values import RAW_CODEC
 from app.errors import Unavailable
 from app.offload import Offload, inline
 from app.slices import Slices
@@ -20,14 +21,18 @@ from app.stores.changes import Batch, Token
 from app.stores.events import EventStore, NewEvent, Tail
 from app.stores.stored_event import StoredEvent
 from workers.converter import (
+    IMAGES,
     Decoded,
     OddChange,
+    Outline,
     Told,
     convert,
     decoded,
     outline,
+    outline_to_read,
     told,
     told_aside,
+    told_outcome_aside,
     unreadable,
     unreadable_document,
 )
@@ -38,6 +43,9 @@ from workers.states import StateReader
 log = logging.getLogger(__name__)
 
 Checkpoint = tuple[Seq, Token, Timestamp]
+
+_DECODED_AT_ONCE = 1024 * 1024
+"""Bytes of a transaction's changes that are decoded before the first is converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +113,16 @@ class LogWriter:
         return Portion(new, checkpoint)
 
     async def _decoded(self, group: Sequence[RawBSONDocument]) -> list[Changed]:
-        """Decode the changes of a group; of a large change only what tells where it belongs."""
+        """Decode the changes of a group; of a large one, or in a large group, only what tells where it belongs.
+
+        A million values that are held at once take the garbage collector long.
+        """
         changes: list[Changed] = []
+        is_large = sum(len(change.raw) for change in group) > _DECODED_AT_ONCE
         for change in group:
             raw = change.raw
-            changes.append((decoded(change) if len(raw) <= self._offload.above else _outlined(change), raw))
+            is_outlined = is_large or len(raw) > self._offload.above
+            changes.append((_outlined(change) if is_outlined else decoded(change), raw))
             await self._slices.did(len(raw))
         return changes
 
@@ -178,7 +191,13 @@ class LogWriter:
             whole = complete is change and isinstance(change["ns"], dict)
             if whole and len(raw) > self._offload.above:
                 return await self._convert_aside(change, raw)
-            event = convert(change, raw) if whole else _converted(complete)
+            if not whole:
+                return await self._convert_outcome(complete)
+            if isinstance(change, Outline):
+                change = decoded(RawBSONDocument(bytes(raw), RAW_CODEC))
+                if isinstance(change, OddChange):
+                    self._alarm_odd(change)
+            event = convert(change, raw)
             return None if event is None else told(event)
         except Unavailable:
             raise  # there is no helper just now: that says nothing about the change
@@ -191,6 +210,19 @@ class LogWriter:
         if is_odd:
             self._alarm_odd(change)
         return found
+
+    async def _convert_outcome(self, outcome: Decoded | None) -> Told | None:
+        """Convert a change whose images were read from the collection, where they were not in the change."""
+        if outcome is None:
+            return None
+        images = {name: outcome[name] for name in IMAGES if isinstance(outcome.get(name), RawBSONDocument)}
+        size = sum(len(image.raw) for image in images.values())
+        if size <= self._offload.above:
+            event = _converted(outcome)
+            return None if event is None else told(event)
+        rest = {name: value for name, value in outcome.items() if name not in {*images, "updateDescription"}}
+        raw = {name: bytes(image.raw) for name, image in images.items()}
+        return await self._offload.run(told_outcome_aside, rest, raw, size=size)
 
     @staticmethod
     def _alarm_odd(change: Decoded) -> None:
@@ -213,12 +245,12 @@ class LogWriter:
 
 
 def _outlined(change: RawBSONDocument) -> Decoded:
-    """Return a large change without its images; one that lacks an image anyway is decoded whole."""
+    """Return a large change without what is large in it; its images where it lacks none."""
     try:
         parts = outline(change)
+        return outline_to_read(change) if lacks_images(parts) else parts
     except Exception:  # noqa: BLE001 - `decoded` never fails
         return decoded(change)
-    return decoded(change) if lacks_images(parts) else parts
 
 
 def _told_anyway(event: Event) -> Told:

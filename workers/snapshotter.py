@@ -23,8 +23,10 @@ from app.domain.stamp import unversioned
 from app.domain.values import Document, decode
 from app.driver import Barred
 from app.settings import Settings
+from app.slices import Slices
 from app.stores.logs import Checkpoint
 from app.stores.snapshot_requests import Request
+from app.stores.snapshot_rows import Line, line_of
 from app.stores.snapshot_store import StoredSnapshot
 from app.stores.stores import SNAPSHOTTING, Stores
 from app.stores.tracking import TrackedCollection
@@ -150,9 +152,15 @@ class Snapshotter(Job):
         )  # fmt: skip
         return made
 
-    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document]]:
+    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | Line]:
+        """Read them for the store, a large one as its row: to decode and encode it takes hundreds of milliseconds."""
+        offload, slices = self._stores.offload, Slices()
         query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
         async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
             async for raw in documents:
                 await self.step()
-                yield unversioned(decode(raw))
+                if len(raw) > offload.above:
+                    yield await offload.run(line_of, bytes(raw), size=len(raw))
+                else:
+                    yield unversioned(decode(raw))
+                await slices.did(len(raw))

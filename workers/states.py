@@ -57,7 +57,10 @@ class StateReader:
             return None
         kind = "delete" if after is None else "insert" if before is None else "replace"
         if before is not None and after is None and STAMPED in change:
-            before = dict(before) | {FIELD: change[STAMPED]}
+            before = {
+                "_id": change["documentKey"]["_id"],
+                FIELD: change[STAMPED],
+            }  # a deletion tells nothing else of it
         return change | {"operationType": kind, "fullDocument": after, "fullDocumentBeforeChange": before}
 
     async def _at(self, change: Decoded, time: Timestamp) -> RawBSONDocument | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable
+from typing import NamedTuple
 
 import orjson
 
@@ -10,7 +11,8 @@ from app.domain.encoded_state import EncodedState, encoded
 from app.domain.ids import IdText, format_id
 from app.domain.marks import marks_of, read_marked
 from app.domain.replay import Damaged
-from app.domain.values import Document, to_json
+from app.domain.stamp import unversioned
+from app.domain.values import Document, decode, to_json
 from app.errors import Malformed
 from app.stores.snapshot_chunks import Chunk
 
@@ -18,14 +20,25 @@ Row = tuple[IdText, int, Document]
 """A document of a snapshot: its id, its version, and what it is, without `_sync`."""
 
 
-async def cut(documents: AsyncIterable[tuple[int, Document]], chunk_bytes: int) -> AsyncGenerator[Chunk]:
+class Line(NamedTuple):
+    """A row that is encoded already."""
+
+    id: IdText
+    text: bytes
+
+
+def line_of(raw: bytes) -> Line:
+    """Return the row of a stored document: all the work on a large one."""
+    return _line(*unversioned(decode(raw)))
+
+
+async def cut(documents: AsyncIterable[tuple[int, Document] | Line], chunk_bytes: int) -> AsyncGenerator[Chunk]:
     """(version, document) in id order, as chunks of about `chunk_bytes` before compression. Holds one at a time."""
     ids: list[IdText] = []
     lines: list[bytes] = []
     size = 0
-    async for version, document in documents:
-        text = format_id(document["_id"])
-        line = _line(text, version, document)
+    async for found in documents:
+        text, line = found if isinstance(found, Line) else _line(*found)
         ids.append(text)
         lines.append(line)
         size += len(line) + 1
@@ -54,7 +67,7 @@ def encoded_row(snapshot: str, number: int, text: IdText, line: bytes) -> Encode
     return encoded(read_row(snapshot, number, text, line)[1:])
 
 
-def _line(text: IdText, version: int, document: Document) -> bytes:
-    marks = marks_of(document)
+def _line(version: int, document: Document) -> Line:
+    text, marks = format_id(document["_id"]), marks_of(document)
     row = {"id": text, "version": version, "doc": document}
-    return to_json(row | {"marks": marks} if marks else row)
+    return Line(text, to_json(row | {"marks": marks} if marks else row))

@@ -29,7 +29,7 @@ from app.driver import translated
 from app.errors import EventsyncError, Unavailable
 from app.offload import Offload
 from app.stores.snapshot_chunks import Chunk, ChunkStore
-from app.stores.snapshot_rows import Row, cut, encoded_row, read_row
+from app.stores.snapshot_rows import Line, Row, cut, encoded_row, read_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class SnapshotStore:
     # --- writing --------------------------------------------------------------------------------------------------
 
     async def write(
-        self, log: LogId, shape: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document]]
+        self, log: LogId, shape: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document] | Line]
     ) -> StoredSnapshot:
         """Store the snapshot that `documents` are, (version, document) in id order; holds one chunk at a time.
 

@@ -1,0 +1,92 @@
+"""No change and no collection holds up a worker's event loop, which renews its leases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bson
+import pytest
+from bson.raw_bson import RawBSONDocument
+
+from app.domain.stamp import Stamp
+from app.settings import Settings
+from app.stores.stores import Stores
+from support.histories import based
+from support.loops import Loop, assert_short
+from support.replay import caught_up, replayed
+from support.sequencing import began
+from support.systems import running_worker
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+
+
+def document(key: int, size: int) -> RawBSONDocument:
+    """Return a document of about `size` bytes, of the values that are most work for their bytes."""
+    lists: list[Any] = [[]] * (size // 13)  # an item: its type, six digits and a zero, and an empty list
+    return RawBSONDocument(bson.encode({"_id": key, "x": lists}))
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"offload_timeout": 600.0, "collections": ("docs",)})
+
+
+async def test_no_change_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
+    docs = stores.data["docs"]
+    loop = Loop(lambda: running_worker(settings), waited_for=False)
+    async with loop.running():
+        log = await began(stores, "docs")
+        await based(stores, log, "docs")
+        inserted = document(1, 15 * MIB)
+        async with loop.during("a document of 15 MiB inserted"):
+            await docs.insert_one(inserted)
+            await caught_up(stores)
+        async with loop.during("a field of it changed"):
+            await docs.update_one({"_id": 1}, {"$set": {"n": 1}})
+            await caught_up(stores)
+        async with loop.during("replaced"):
+            await docs.replace_one({"_id": 1}, document(1, 14 * MIB))
+            await caught_up(stores)
+        async with loop.during("all of it changed"):
+            await docs.update_one({"_id": 1}, [{"$set": {"y": "$x"}}, {"$unset": "x"}])
+            await caught_up(stores)
+        async with loop.during("deleted"):
+            await docs.delete_one({"_id": 1})
+            await caught_up(stores)
+        await docs.insert_one(inserted)
+        async with loop.during("deleted by the API"):
+            stamp = Stamp(1, "op", "by", deleted=True).stored()
+            async with docs.database.client.start_session() as session, await session.start_transaction():
+                await docs.update_one({"_id": 1}, {"$set": {"_sync": stamp}}, session=session)
+                await docs.delete_one({"_id": 1}, session=session)
+            await caught_up(stores)
+        async with loop.during("a transaction of 1,000 documents"):
+            async with docs.database.client.start_session() as session, await session.start_transaction():
+                await docs.insert_many([document(10 + n, 14_000) for n in range(1000)], session=session)
+            await caught_up(stores)
+        async with loop.during("a transaction that changes them"):
+            async with docs.database.client.start_session() as session, await session.start_transaction():
+                await docs.update_many({}, {"$set": {"n": 1}}, session=session)
+            await caught_up(stores)
+        events = (await replayed(stores, log)).events
+    assert [event["op"] for event in events[:7]] == [
+        "create", "replace", "replace", "replace", "delete", "create", "delete"
+    ]  # fmt: skip
+    assert (events[6]["base"], events[6]["version"], events[6].get("op_id")) == (0, 1, "op")
+    assert len(events) == 7 + 2000
+    assert_short(loop.pauses)
+
+
+async def test_no_base_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
+    docs = stores.data["docs"]
+    for key in range(3):
+        await docs.insert_one(document(key, 10 * MIB))
+    await docs.insert_many([document(10 + n, 14_000) for n in range(1000)])
+    loop = Loop(lambda: running_worker(settings), waited_for=False)
+    async with loop.running(), loop.during("the base of a collection of several large and many small documents"):
+        log = await began(stores, "docs")
+        made = await based(stores, log, "docs")
+    assert made.documents == 1003
+    assert_short(loop.pauses)
