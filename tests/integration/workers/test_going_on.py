@@ -99,8 +99,9 @@ async def test_the_rest_of_a_transaction_that_was_half_appended_completes_it(
         async with client.start_session() as session, await session.start_transaction():
             await stores.data["docs"].insert_many([{"_id": n} for n in range(6)], session=session)
         before = [event async for event in stores.events.read(await caught_up(stores), Seq(0))]
-    # What a sequencer leaves that dies inside the insert: a prefix, and no checkpoint behind it.
+    # What a sequencer leaves that dies inside the insert: a prefix, no checkpoint behind it, and nothing tallied yet.
     await stores.log["events"].delete_many({"_id.n": {"$gt": 2}})
+    await stores.log["tallies"].delete_many({})
     await stores.log["heads"].update_one({"_id": log}, {"$set": {"seq": Int64(0), "time": Timestamp(1, 1)}})
     async with running_worker(settings):
         await assert_complete(stores, "docs")
