@@ -305,7 +305,8 @@ async def sent(url: str, blocks: Iterator[bytes]) -> bytes:
     async with connection(url) as (reader, writer):
         answer = asyncio.ensure_future(drained(reader))
         for block in blocks:
-            if answer.done():
+            # The connection may be gone before the reader is: uvloop refuses to write to it.
+            if answer.done() or writer.transport.is_closing():
                 break
             writer.write(block)
             await drained_by(writer)

@@ -60,17 +60,21 @@ def settings(settings: Settings) -> Settings:
 
 
 async def written(stores: Stores) -> LogId:
-    """Thirty events, of three documents in one collection and of one in another."""
-    for number in range(EVENTS):
-        name, key = ("others", "0") if number % 5 == 4 else ("docs", str(number % 3))
-        await stores.data[name].update_one({"_id": key}, {"$set": {"n": number}}, upsert=True)
+    """Thirty events, of three documents in one collection and of one in another.
+
+    Both collections have their first snapshots before. From one between the damage and what is asked for, the past
+    would be known without the damaged event.
+    """
     log = await caught_up(stores)
 
     async def based() -> bool | None:
         return True if len(await stores.stored.listing(log)) == 2 else None
 
     await eventually(stores, "snapshots", based)
-    return log
+    for number in range(EVENTS):
+        name, key = ("others", "0") if number % 5 == 4 else ("docs", str(number % 3))
+        await stores.data[name].update_one({"_id": key}, {"$set": {"n": number}}, upsert=True)
+    return await caught_up(stores)
 
 
 async def messages(peer: Peer, url: str, shape: str, position: str) -> list[dict[str, Any]]:
