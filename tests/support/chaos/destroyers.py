@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -66,11 +67,21 @@ async def restore_backup(rig: Rig) -> None:
     await _read_by_servers(rig, log_id, seq + 5)
     await _kill_all(rig)
     for data, copy in copies:
-        shutil.rmtree(data)
-        copy.rename(data)
+        _put_back(copy, data)
     _start_all(rig)
     await rig.cluster.healthy()
     await _renewed(rig, log_id)
+
+
+def _put_back(copy: Path, data: Path) -> None:
+    """Replace what a data directory holds. The directory itself stays: a disk of its own may be mounted there."""
+    for entry in data.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    shutil.copytree(copy, data, dirs_exist_ok=True)
+    shutil.rmtree(copy)
 
 
 async def _with_events(rig: Rig) -> tuple[str, int]:
