@@ -29,7 +29,6 @@ from app.errors import ConfigurationError, Malformed
 
 PREFIX = "EVENTSYNC_"
 KIB, MIB = 1024, 1024 * 1024
-
 _CONFIG: Final = f"{PREFIX}CONFIG"  # names the configuration file: the one variable that is no setting
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -124,7 +123,7 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         12.0,
         gt=0,
-        description="Longest time from the last byte of a request to the first byte of its answer, in seconds, the `wait` of a poll not counted; then it is answered 503. Should be longer than `write_deadline`, which says whether anything was written.",
+        description="Longest time from the last byte of a request to the first byte of its answer, in seconds, the `wait` of a poll not counted; then it is answered 503. Longer than `write_deadline`, which says whether anything was written.",
     )
     patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
     patch_steps: int = Field(
@@ -331,7 +330,6 @@ class Settings(BaseSettings):
         le=64 * MIB,
         description="A stored snapshot's chunk is closed when it has this many bytes before compression; one document may exceed it.",
     )
-
     snapshot_period: float = Field(
         86400.0,
         gt=0,
@@ -475,6 +473,13 @@ def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> 
     return settings
 
 
+_ORDERED: Final = (
+    ("pin_ttl", "send_timeout", "a client that is slow would lose its pin"),
+    ("request_timeout", "write_deadline", "a write would be answered before it is known whether anything was written"),
+    ("stale_after", "checkpoint_interval", "an idle worker would pass for a stale one"),
+)
+
+
 def _check(settings: Settings) -> None:
     """Raise `ConfigurationError` for settings that don't go together."""
     if settings.log_db == settings.database:
@@ -483,8 +488,9 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError("log_database and database differ in case only, which MongoDB refuses")
     if len(settings.log_db.encode()) > MAX_DATABASE_BYTES:
         raise ConfigurationError(f"{settings.log_db!r} is too long for a database: give a shorter log_database")
-    if settings.pin_ttl <= settings.send_timeout:
-        raise ConfigurationError("pin_ttl must be longer than send_timeout: a client that is slow would lose its pin")
+    for longer, shorter, why in _ORDERED:
+        if getattr(settings, longer) <= getattr(settings, shorter):
+            raise ConfigurationError(f"{longer} must be longer than {shorter}: {why}")
 
 
 def _fault(item: Mapping[str, Any]) -> str:

@@ -78,6 +78,10 @@ def test_a_list_is_commas_in_the_environment_and_a_list_in_the_file(text: str, m
         ("heartbeat = inf", "heartbeat:"),
         ("heartbeat = nan", "heartbeat:"),
         ('log_level = "loud"', "log_level:"),
+        ("write_deadline = 12", "request_timeout must be longer than write_deadline: a write would be answered before"),
+        ("request_timeout = 9.5", "request_timeout must be longer than write_deadline"),
+        ("pin_ttl = 30", "pin_ttl must be longer than send_timeout"),
+        ("stale_after = 1", "stale_after must be longer than checkpoint_interval"),
     ],
 )
 def test_what_is_not_valid_is_named(toml: str, said: str) -> None:
