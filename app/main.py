@@ -22,7 +22,7 @@ from app.api.cors import Cors
 from app.api.deadline import Deadlines
 from app.api.origins import Gate
 from app.api.paths import ExactPaths
-from app.api.problems import on_error
+from app.api.problems import not_found, on_error
 from app.api.server import Server, server_config
 from app.api.state import Services
 from app.errors import ConfigurationError, EventsyncError, Unavailable
@@ -112,6 +112,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
     )
     # A path has one spelling.
     application.router.redirect_slashes = False
+    application.router.default = not_found
     return application
 
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from app import errors
 from app.alarm import Alarms
@@ -121,19 +122,30 @@ async def on_error(request: Request, error: Exception) -> Response:
     return respond(errors.EventsyncError())
 
 
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for a path that has no route, by 404 for a WebSocket too; Starlette's own answer to that is a bare 403."""
+    if scope["type"] == "http":
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    await _response(HTTPStatus.NOT_FOUND, "no WebSocket is served here; /v1/sync is the one path")(scope, receive, send)
+
+
 def _http(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals: no such path, method not allowed."""
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette names those of one route, and a path may have several (RFC 9110 section 15.5.6).
         headers["Allow"] = ", ".join(sorted(_methods(request)))
-    status = HTTPStatus(error.status_code)
+    return _response(HTTPStatus(error.status_code), error.detail, headers)
+
+
+def _response(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the problem document of a status that stands for no error of ours."""
     body = {
         "type": "about:blank",
         "title": status.phrase,
         "status": status.value,
         "code": status.name.lower(),
-        "detail": error.detail,
+        "detail": detail,
     }
     return Response(orjson.dumps(body), status, headers, _MEDIA_TYPE)
 

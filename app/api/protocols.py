@@ -332,6 +332,14 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
         return message
 
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.http.response.start":
+            message["headers"] = [*message["headers"], *self.default_headers]
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # uvicorn takes the handshake for one without an answer, and writes an error into the log for each.
+            self.handshake_complete = True
+
     async def run_asgi(self) -> None:
         extensions = cast("dict[str, Any]", self.scope["extensions"])
         extensions[_EXTENSION] = self._evict

@@ -36,7 +36,7 @@ from app.domain.position import (
     vector_to_text,
 )
 from app.domain.shape import Shape
-from app.errors import EventsyncError, Malformed
+from app.errors import EventsyncError, Malformed, NotTracked
 from app.settings import Settings
 from app.sync.audience import News, Straight
 from app.sync.session import Session
@@ -98,8 +98,20 @@ async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -
 
 
 def _require(found: Services, shapes: Iterable[Shape]) -> None:
+    """Raise `Unavailable` where one of the shapes may be had soon, and `NotTracked` where none is tracked.
+
+    One that is not tracked, beside others that are, is told in band by the session.
+    """
+    refused: list[NotTracked] = []
+    served = 0
     for shape in shapes:
-        found.sync.tracking.require(shape.collection)
+        try:
+            found.sync.tracking.require(shape.collection)
+            served += 1
+        except NotTracked as error:
+            refused.append(error)
+    if refused and not served:
+        raise refused[0]
 
 
 async def _later(error: EventsyncError, outlet: Outlet) -> None:

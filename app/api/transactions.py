@@ -148,14 +148,15 @@ def _condition(item: dict[str, Any]) -> Condition | None:
 
 
 def _tags(item: dict[str, Any], name: str) -> Tags | None:
-    value = item.get(name)
-    if value is None:
+    if name not in item:
         return None
+    value = item[name]
     if isinstance(value, str):
         return Tags.parse([value], name)
     if name == "if_match" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Tags.of_version(value)
-    raise Malformed(f"{name} takes what the header of this name takes")
+    # Neither does null stand for no condition: a client without the tag that it meant to send would lose an update.
+    raise Malformed(f"{name} takes what the header of this name takes; without a condition it is left out")
 
 
 routes = [Endpoint("/v1/transactions", transaction, methods=["POST"])]

@@ -131,6 +131,34 @@ async def test_refused_before_it_begins(root: httpx.AsyncClient, query: Any, sta
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("shapes", [["secrets", "things"], ["things", "secrets/1"]])
+async def test_a_shape_that_is_not_tracked_is_refused_alone(root: httpx.AsyncClient, shapes: list[str]) -> None:
+    seen = {}
+    async with stream(root, *shapes) as events:
+        async for event in events:
+            seen[event.event] = event.json()
+            if {"error", "live"} <= seen.keys():
+                break
+    assert seen["live"]["shape"] == "things"
+    assert (seen["error"]["code"], seen["error"]["shape"]) == ("not_tracked", (set(shapes) - {"things"}).pop())
+    assert "retry_after" not in seen["error"]
+
+
+async def test_none_of_the_shapes_tracked(root: httpx.AsyncClient) -> None:
+    answer = await root.get(PATH, params={"shape": ["secrets", "secrets/1"]})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_tracked")
+
+
+async def test_head_is_answered_and_no_stream_stays_open(root: httpx.AsyncClient) -> None:
+    before = (await root.get("/readyz")).json()["connections"]
+    answer = await root.head(PATH, params={"shape": "things"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert (await root.head(PATH, params={"shape": "secrets"})).status_code == 404
+    # The same connection serves what comes next.
+    assert (await root.get("/readyz")).json()["connections"] <= before
+
+
 async def test_origins(root: httpx.AsyncClient) -> None:
     refused = await root.get(PATH, params={"shape": "things"}, headers={"origin": "https://evil.example"})
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")

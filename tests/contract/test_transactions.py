@@ -72,6 +72,20 @@ async def test_malformed(root: httpx.AsyncClient, body: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
+@pytest.mark.parametrize("name", ["if_match", "if_none_match"])
+@pytest.mark.parametrize("value", [None, False, {}, [], ["*"], 1.5, -1])
+async def test_a_condition_that_is_none_is_refused(
+    root: httpx.AsyncClient, new_id: NewId, name: str, value: Any
+) -> None:
+    one = new_id()
+    contents: dict[str, dict[str, Any]] = {"PUT": {"doc": {}}, "PATCH": {"patch": {}}, "DELETE": {}}
+    for method, content in contents.items():
+        answer = await post(root, {"method": method, "collection": "things", "id": one, name: value, **content})
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed"), method
+        assert name in answer.json()["detail"]
+    assert (await root.get(f"/v1/collections/things/documents/{one}")).status_code == 404
+
+
 async def test_bounded(root: httpx.AsyncClient) -> None:
     answer = await post(root, *[{"method": "DELETE", "collection": "things", "id": "x"}] * 6)
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from app.stores.stores import Stores
@@ -208,6 +208,23 @@ async def test_by_plain_http_it_is_426(root: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
     assert answer.headers["upgrade"] == "websocket"
     assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/v1/sync/", "/v1/Sync", "/v1/sync/sse", "/v1/nothing", "/", "/healthz", "/v1/%ff"])
+async def test_on_another_path_it_is_404_with_the_reason(served: Any, path: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(served.url.replace("http", "ws") + path, subprotocols=[Subprotocol("eventsync.v1")]):
+            pass
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert json.loads(answer.body)["code"] == "not_found"
+
+
+async def test_foreign_pages_are_refused_on_another_path_too(served: Any) -> None:
+    address = served.url.replace("http", "ws") + "/v1/nothing"
+    async with connect(address, origin=Origin("https://evil.example")) as connection:
+        assert await closed(connection) == 4403
 
 
 async def test_compression_is_refused(served: Any) -> None:
