@@ -7,7 +7,7 @@ change becomes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import bson
 from bson.int64 import Int64
@@ -15,7 +15,7 @@ from bson.raw_bson import RawBSONDocument
 
 from app.domain.diff import Operation, Touched, diff
 from app.domain.event import Event, Op
-from app.domain.ids import format_id
+from app.domain.ids import IdText, format_id
 from app.domain.marks import marks_of
 from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, field_of, inexact_id, too_deep
 from app.domain.plainness import is_plain
@@ -43,38 +43,40 @@ Decoded = dict[str, Any]
 """A change as plain values, images and all."""
 
 
-Told = tuple[Event, bytes, Sequence[str]]
-"""An event, its encoding, and the marks of its document or patch."""
+class Told(NamedTuple):
+    """An encoded event. It does not hold the values: of a transaction's documents these may be millions."""
+
+    collection: str
+    id: IdText
+    version: int
+    encoded: bytes
+    marks: Sequence[str]
+    """Those of its document or patch."""
 
 
 def told(event: Event) -> Told:
     """Encode an event."""
-    encoded = event.encode()
-    if event.plain:
-        return event, encoded, ()
-    return event, encoded, marks_of(event.document if event.document is not None else event.patch or [])
+    encoded, marks = event.encode(), list[str]()
+    if not event.plain:
+        marks = marks_of(event.document if event.document is not None else event.patch or [])
+    return Told(event.collection, event.id, event.version, encoded, marks)
 
 
 def told_aside(raw: bytes) -> tuple[Told | None, bool]:
-    """Convert a change and encode its event, without its values: all the work on a large one. Raises as `convert`.
+    """Convert a change and encode its event: all the work on a large one. Raises as `convert`.
 
     Return the event, and whether something in the change can't be decoded.
     """
     change = decoded(RawBSONDocument(raw, RAW_CODEC))
     is_odd = isinstance(change, OddChange)
-    return _without_values(convert(change, raw)), is_odd
+    event = convert(change, raw)
+    return None if event is None else told(event), is_odd
 
 
 def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> Told | None:
     """Do the same for a change whose images were read from the collection; they are BSON, by name."""
-    return _without_values(convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()})))
-
-
-def _without_values(event: Event | None) -> Told | None:
-    if event is None:
-        return None
-    _, encoded, marks = told(event)
-    return event._replace(document=None, patch=None), encoded, marks
+    event = convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
+    return None if event is None else told(event)
 
 
 def outline(change: RawBSONDocument) -> Decoded:

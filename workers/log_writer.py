@@ -238,10 +238,10 @@ class LogWriter:
             return None if outcome is None else told(unreadable(outcome))
 
     @staticmethod
-    def _at(token: Token, time: Timestamp, event_told: Told, seq: Seq, mark: Group | None) -> NewEvent:
-        event, encoded, marks = event_told
-        stored = StoredEvent(seq, event.collection, event.id, place(encoded, seq, mark), mark)
-        return NewEvent(stored, event.version, token, time, marks)
+    def _at(token: Token, time: Timestamp, event: Told, seq: Seq, mark: Group | None) -> NewEvent:
+        collection, id_text, version, encoded, marks = event
+        stored = StoredEvent(seq, collection, id_text, place(encoded, seq, mark), mark)
+        return NewEvent(stored, version, token, time, marks)
 
 
 def _outlined(change: RawBSONDocument) -> Decoded:

@@ -1,6 +1,6 @@
 """The worst that each route may be asked for, so that a server's event loop has most to do: for tests and benchmarks.
 
-In this order, of a server that tracks the collection `things`, after `grow`.
+In this order, of a server that tracks the collection `things`, after `grow`. Each can be repeated.
 """
 
 from __future__ import annotations
@@ -61,9 +61,18 @@ async def _moves(client: Client) -> None:
 
 async def _replaced(client: Client) -> None:
     for value in (0, 1):
-        body = orjson.dumps({f"f{number}": value for number in range(80_000)})
-        await client.ask("PUT", f"{DOCUMENTS}/replaced", 200, 201, content=body, headers=JSON)
+        await _put_fields(client, value)
     await client.ask("PUT", f"{DOCUMENTS}/big", 400, content=b'{"$a":%b}' % EMPTY_LISTS, headers=JSON)
+
+
+async def _deleted(client: Client) -> None:
+    await _put_fields(client, 0)
+    await client.ask("DELETE", f"{DOCUMENTS}/replaced")
+
+
+async def _put_fields(client: Client, value: int) -> None:
+    body = orjson.dumps({f"f{number}": value for number in range(80_000)})
+    await client.ask("PUT", f"{DOCUMENTS}/replaced", 200, 201, content=body, headers=JSON)
 
 
 async def _transaction(client: Client) -> None:
@@ -101,6 +110,11 @@ async def _put_vector(client: Client, name: str) -> None:
     await client.ask("PUT", f"/v1/state-vectors/{name}", json={"vector": vector})
 
 
+async def _deleted_vector(client: Client) -> None:
+    await _put_vector(client, "client1")
+    await client.ask("DELETE", "/v1/state-vectors/client1", 204)
+
+
 async def _hello(client: Client) -> None:
     position = (await client.ask("GET", "/readyz", 200, 503)).json()["position"]
     shapes = [f"things/{number:0500}" for number in range(99)] + ["things"]
@@ -133,7 +147,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", f"{DOCUMENTS}/ID"): _get(f"{DOCUMENTS}/big"),
     ("PUT", f"{DOCUMENTS}/ID"): _replaced,
     ("PATCH", f"{DOCUMENTS}/ID"): _moves,
-    ("DELETE", f"{DOCUMENTS}/ID"): lambda client: client.ask("DELETE", f"{DOCUMENTS}/replaced"),
+    ("DELETE", f"{DOCUMENTS}/ID"): _deleted,
     ("GET", f"{DOCUMENTS}/ID/events"): _get(f"{DOCUMENTS}/big/events?limit=1000"),
     ("GET", f"{DOCUMENTS}/ID/diff"): _get(f"{DOCUMENTS}/big/diff?from=1&to=3"),
     ("GET", "as it was"): _get(f"{DOCUMENTS}/big?version=2"),
@@ -148,7 +162,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "/v1/state-vectors"): _vectors,
     ("GET", "/v1/state-vectors/CLIENT"): _get("/v1/state-vectors/client1"),
     ("PUT", "/v1/state-vectors/CLIENT"): lambda client: _put_vector(client, "client1"),
-    ("DELETE", "/v1/state-vectors/CLIENT"): lambda client: client.ask("DELETE", "/v1/state-vectors/client1", 204),
+    ("DELETE", "/v1/state-vectors/CLIENT"): _deleted_vector,
     ("GET", "/healthz"): _get("/healthz"),
     ("GET", "/readyz"): _get("/readyz", 200, 503),
     ("GET", "/metrics"): _get("/metrics"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import bson
 import pytest
 from bson.raw_bson import RawBSONDocument
 
+from app.domain.position import LogId
 from app.domain.stamp import Stamp
 from app.settings import Settings
 from app.stores.stores import Stores
 from support.histories import based
-from support.loops import Loop, assert_short
-from support.replay import caught_up, replayed
+from support.loops import Loop
+from support.replay import Replay, caught_up, replayed
 from support.sequencing import began
 from support.systems import running_worker
 
@@ -34,49 +36,66 @@ def settings(settings: Settings) -> Settings:
 
 
 async def test_no_change_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
-    docs = stores.data["docs"]
     loop = Loop(lambda: running_worker(settings), waited_for=False)
     async with loop.running():
         log = await began(stores, "docs")
         await based(stores, log, "docs")
-        inserted = document(1, 15 * MIB)
-        async with loop.during("a document of 15 MiB inserted"):
-            await docs.insert_one(inserted)
-            await caught_up(stores)
-        async with loop.during("a field of it changed"):
-            await docs.update_one({"_id": 1}, {"$set": {"n": 1}})
-            await caught_up(stores)
-        async with loop.during("replaced"):
-            await docs.replace_one({"_id": 1}, document(1, 14 * MIB))
-            await caught_up(stores)
-        async with loop.during("all of it changed"):
-            await docs.update_one({"_id": 1}, [{"$set": {"y": "$x"}}, {"$unset": "x"}])
-            await caught_up(stores)
-        async with loop.during("deleted"):
-            await docs.delete_one({"_id": 1})
-            await caught_up(stores)
+        for cases in (_of_a_document, _of_transactions):
+            await loop.measured(partial(cases, loop, stores, log))
+    loop.assert_short()
+
+
+async def _of_a_document(loop: Loop[None], stores: Stores, log: LogId) -> None:
+    docs, inserted, before = stores.data["docs"], document(1, 15 * MIB), await stores.events.head(log)
+    async with loop.during("a document of 15 MiB inserted"):
         await docs.insert_one(inserted)
-        async with loop.during("deleted by the API"):
-            stamp = Stamp(1, "op", "by", deleted=True).stored()
-            async with docs.database.client.start_session() as session, await session.start_transaction():
-                await docs.update_one({"_id": 1}, {"$set": {"_sync": stamp}}, session=session)
-                await docs.delete_one({"_id": 1}, session=session)
-            await caught_up(stores)
-        async with loop.during("a transaction of 1,000 documents"):
-            async with docs.database.client.start_session() as session, await session.start_transaction():
-                await docs.insert_many([document(10 + n, 14_000) for n in range(1000)], session=session)
-            await caught_up(stores)
-        async with loop.during("a transaction that changes them"):
-            async with docs.database.client.start_session() as session, await session.start_transaction():
-                await docs.update_many({}, {"$set": {"n": 1}}, session=session)
-            await caught_up(stores)
-        events = (await replayed(stores, log)).events
-    assert [event["op"] for event in events[:7]] == [
-        "create", "replace", "replace", "replace", "delete", "create", "delete"
-    ]  # fmt: skip
+        await caught_up(stores)
+    async with loop.during("a field of it changed"):
+        await docs.update_one({"_id": 1}, {"$set": {"n": 1}})
+        await caught_up(stores)
+    async with loop.during("replaced"):
+        await docs.replace_one({"_id": 1}, document(1, 14 * MIB))
+        await caught_up(stores)
+    async with loop.during("all of it changed"):
+        await docs.update_one({"_id": 1}, [{"$set": {"y": "$x"}}, {"$unset": "x"}])
+        await caught_up(stores)
+    async with loop.during("deleted"):
+        await docs.delete_one({"_id": 1})
+        await caught_up(stores)
+    await docs.insert_one(inserted)
+    async with loop.during("deleted by the API"):
+        stamp = Stamp(1, "op", "by", deleted=True).stored()
+        async with docs.database.client.start_session() as session, await session.start_transaction():
+            await docs.update_one({"_id": 1}, {"$set": {"_sync": stamp}}, session=session)
+            await docs.delete_one({"_id": 1}, session=session)
+        await caught_up(stores)
+    events = (await replayed(stores, log, Replay(seq=before))).events
+    assert [event["op"] for event in events] == [
+        "create",
+        "replace",
+        "replace",
+        "replace",
+        "delete",
+        "create",
+        "delete",
+    ]
     assert (events[6]["base"], events[6]["version"], events[6].get("op_id")) == (0, 1, "op")
-    assert len(events) == 7 + 2000
-    assert_short(loop.pauses)
+
+
+async def _of_transactions(loop: Loop[None], stores: Stores, log: LogId) -> None:
+    docs, before = stores.data["docs"], await stores.events.head(log)
+    async with loop.during("a transaction of 1,000 documents"):
+        async with docs.database.client.start_session() as session, await session.start_transaction():
+            await docs.insert_many([document(10 + n, 14_000) for n in range(1000)], session=session)
+        await caught_up(stores)
+    async with loop.during("a transaction that changes them"):
+        async with docs.database.client.start_session() as session, await session.start_transaction():
+            await docs.update_many({}, {"$set": {"n": 1}}, session=session)
+        await caught_up(stores)
+    async with loop.during("they are deleted, one by one"):
+        await docs.delete_many({})
+        await caught_up(stores)
+    assert await stores.events.head(log) == before + 3000
 
 
 async def test_no_base_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
@@ -85,8 +104,15 @@ async def test_no_base_holds_up_the_loop(stores: Stores, settings: Settings) -> 
         await docs.insert_one(document(key, 10 * MIB))
     await docs.insert_many([document(10 + n, 14_000) for n in range(1000)])
     loop = Loop(lambda: running_worker(settings), waited_for=False)
-    async with loop.running(), loop.during("the base of a collection of several large and many small documents"):
+    async with loop.running():
         log = await began(stores, "docs")
+        await loop.measured(partial(_of_a_base, loop, stores, log))
+    loop.assert_short()
+
+
+async def _of_a_base(loop: Loop[None], stores: Stores, log: LogId) -> None:
+    for known in await stores.stored.listing(log):
+        await stores.stored.remove(known.id)
+    async with loop.during("the base of a collection of several large and many small documents"):
         made = await based(stores, log, "docs")
     assert made.documents == 1003
-    assert_short(loop.pauses)
