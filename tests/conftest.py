@@ -32,7 +32,7 @@ from support.waiting import patience, scaled
 
 log = logging.getLogger(__name__)
 
-pytest_plugins = ["support.task_runner"]
+pytest_plugins = ["support.task_runner", "support.tls"]
 
 _FOR_TESTS = ("--setParameter", "ttlMonitorSleepSecs=1")
 """Documents expire at once, and not only once a minute."""
