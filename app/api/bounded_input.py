@@ -73,7 +73,6 @@ class BoundedInput(FirstRequest):
         self._announced = 0
         self._complete = False
         self._upgrading = False
-        self._refused = False
         self._drain_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -96,7 +95,7 @@ class BoundedInput(FirstRequest):
     # --- parsing --------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._refused or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         # Nothing waits here as a rule: reading is paused meanwhile.
         self._data += data
@@ -133,7 +132,7 @@ class BoundedInput(FirstRequest):
                 self.flow.read_again()
 
     def _has_ended(self) -> bool:
-        return self._upgrading or self._refused or self.transport.is_closing()
+        return self._upgrading or self.transport.is_closing()
 
     def _must_wait(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -209,6 +208,18 @@ class BoundedInput(FirstRequest):
         self._body_complete()
         if not self.has_too_many_fields:
             super().on_message_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_complete and not self.transport.is_closing():
+            # uvicorn has ended the wait for another request with the first byte of the rest of this one.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    @property
+    def more_is_coming(self) -> bool:
+        """Tell whether the client is in the midst of sending, or has sent what is not parsed."""
+        return not self._complete or self._head > 0 or self._position < len(self._data)
 
     # --- bodies that nobody wants ---------------------------------------------------------------------------------
 

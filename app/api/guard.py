@@ -24,6 +24,7 @@ class Guard:
 
     `head_timeout` and `body_timeout` are in seconds. `sent_bytes` bounds a body as it is sent, with chunk sizes, chunk
     extensions and trailers. `origins` are those whose pages may read the answer to a connection that is refused.
+    `lingering` of the `open` connections have had their last answer.
     """
 
     max_sockets: int
@@ -35,6 +36,7 @@ class Guard:
     sent_bytes: int = 2 * 1024 * 1024
     body_timeout: float = 30.0
     open: int = 0
+    lingering: int = 0
     _by_address: Counter[str] = field(default_factory=Counter)
 
     @classmethod

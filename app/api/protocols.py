@@ -23,6 +23,7 @@ from app.api import turned_away
 from app.api.bounded_input import BoundedInput
 from app.api.guard import Guard
 from app.api.inbox import Inbox
+from app.api.lingering import ENDED, Outlet, linger, unwrapped
 from app.api.problems import Close
 from app.turnstile import Turnstile
 from app.waiting import Flag
@@ -30,8 +31,8 @@ from app.waiting import Flag
 _EXTENSION: Final = "eventsync.evict"
 _WRITE: Final = "eventsync.write"
 
-_LINGER: Final = 2.0
-"""Seconds that an evicted client gets to read what is on its way, before the connection is cut."""
+_LATE_HEAD: Final = 2.0
+"""Seconds that a connection which is one too many gets to say what for."""
 
 _FIRST_REQUESTS: Final = 4
 """First requests of their connections that are read in one turn of the event loop, 0.1 ms each. Of a thousand that come
@@ -82,11 +83,6 @@ def writer(scope: Scope) -> Writer | None:
     return found
 
 
-def _cut(transport: asyncio.Transport) -> None:
-    transport.close()
-    asyncio.get_running_loop().call_later(_LINGER, transport.abort)
-
-
 def _is_text(data: bytes) -> bool:
     try:
         data.decode()
@@ -122,7 +118,7 @@ class Http(BoundedInput):
             self._turn_away(b"")
         else:
             self._too_many = bytearray()
-            self._head_timer = self.loop.call_later(_LINGER, self._turn_away, self._too_many)
+            self._head_timer = self.loop.call_later(_LATE_HEAD, self._turn_away, self._too_many)
 
     def _turn_away(self, head: bytes | bytearray) -> None:
         """Answer a connection that is one too many, and end it."""
@@ -132,6 +128,12 @@ class Http(BoundedInput):
         self._head_complete()
         self._uncount()
         super().connection_lost(exc)
+        self._release()
+
+    def _release(self) -> None:
+        if self.cycle is not None:
+            # It refers back to here: without this, what is done with waits for the garbage collector.
+            self.cycle.transport = ENDED
 
     def handle_websocket_upgrade(self) -> None:
         if self.has_too_many_fields:
@@ -153,6 +155,7 @@ class Http(BoundedInput):
         self._data, self._position = b"", 0
         # These refer back to here: without this, what is done with waits for the garbage collector.
         self.parser = self.flow = cast("Any", None)
+        self._release()
         self.scope["extensions"] = {}
 
     def _uncount(self) -> None:
@@ -163,7 +166,7 @@ class Http(BoundedInput):
     # --- heads ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._refused or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         if self._too_many is not None:
             self._too_many += data[: turned_away.MOST_HEAD]
@@ -191,6 +194,9 @@ class Http(BoundedInput):
         self._head_complete()
         self._take_authority()
         super().on_headers_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not isinstance(cycle.transport, Outlet):
+            cycle.transport = cast("asyncio.Transport", Outlet(self.transport, self._close))
 
     def _take_authority(self) -> None:
         """Have the host of a target in absolute form count, and not the one of `Host` (RFC 9112 section 3.2.2)."""
@@ -223,7 +229,7 @@ class Http(BoundedInput):
     def refuse(self, status: HTTPStatus, reason: str) -> None:
         """Answer what can't become a request, and end the connection."""
         self._head_complete()
-        if self._refused or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_started and (not cycle.response_complete or not self._in_head):
@@ -242,13 +248,29 @@ class Http(BoundedInput):
         if self.transport.is_closing():
             return
         self.transport.write(answer)
-        # What still comes is thrown away, for a while: closed with something unread, the connection would be reset, and
-        # the answer lost.
-        self._refused = True
+        self._linger()
+
+    def _linger(self) -> None:
+        self._unset_keepalive_if_required()
         self._too_many = None
-        self.flow.read_again()
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER, self.transport.abort)
+        linger(self, self._guard, self._address, self.connections)
+
+    def _close(self) -> None:
+        """Close the connection, behind a whole response as a rule."""
+        if self.more_is_coming:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_complete:
+            self._close()
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
 
     def _write(self, scope: Scope, *chunk: bytes) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -269,7 +291,7 @@ class Http(BoundedInput):
         if self.cycle is not None:
             # What the application still sends goes nowhere, and that is no error of it.
             self.cycle.disconnected = True
-        _cut(self.transport)
+        self._linger()
 
 
 class WebSocket(WebSocketsSansIOProtocol):
@@ -298,12 +320,33 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         self._guard.enter(self._address)
+        # Until the handshake is over: a refusal must not be lost to a client that says more already.
+        self._intercept_close()
+
+    def _intercept_close(self) -> None:
+        if not isinstance(self.transport, Outlet):
+            self.transport = cast("asyncio.Transport", Outlet(self.transport, self._linger))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._guard.leave(self._address)
+        # It refers back to here.
+        self.transport = ENDED
         super().connection_lost(exc)
 
+    def handle_parser_exception(self) -> None:
+        self._intercept_close()
+        if self.conn.close_sent is None:
+            # The handshake has no answer yet, so that no close can be sent; uvicorn counts on one.
+            self.close_sent = True
+            reason = "what follows the handshake is no WebSocket frame"
+            self.transport.write(turned_away.plain(HTTPStatus.BAD_REQUEST, reason, self.default_headers))
+            self._linger()
+            return
+        super().handle_parser_exception()
+
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         if not self._rest and len(data) <= _SLICE:
             super().data_received(data)
             return
@@ -359,6 +402,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.request.headers.clear()
         del self.request, self.response
         self.scope["headers"] = []
+        self.transport = unwrapped(self.transport)
         super().start_keepalive()
 
     def handle_ping(self) -> None:
@@ -398,4 +442,8 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.conn.send_close(code)
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
-        _cut(self.transport)
+        self._linger()
+
+    def _linger(self) -> None:
+        self._rest = b""
+        linger(self, self._guard, self._address, self.connections)

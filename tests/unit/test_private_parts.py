@@ -43,7 +43,8 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
         (Http, BoundedInput, FirstRequest),
         "client connection_lost connection_made connections cycle data_received flow handle_websocket_upgrade headers "
         "loop on_header on_headers_complete on_message_begin on_message_complete on_response_complete parser scope "
-        "send_400_response server_state shutdown transport url",
+        "send_400_response server_state shutdown timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task "
+        "transport url _unset_keepalive_if_required",
     ),
     (
         WebSocketsSansIOProtocol,
@@ -66,7 +67,7 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
 
 PARTS: dict[type, str] = {
     RequestResponseCycle: "body chunked_encoding disconnected keep_alive message_event response_complete "
-    "response_started scope",
+    "response_started scope transport",
     ServerState: "connections default_headers",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
     Protocol: "data_to_send send_close state",
