@@ -13,6 +13,9 @@ from app.errors import ConfigurationError
 BACKLOG: Final = 2048
 """Connections that wait until they are accepted, at most; the system may allow fewer."""
 
+ALL: Final = "::"
+"""The host that stands for all addresses, IPv6 and IPv4."""
+
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """An address that this machine lacks, for instance `localhost` by IPv6, is no hindrance where there is another."""
 
@@ -52,7 +55,8 @@ def _sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # `::` is taken for all addresses of the machine. One socket for both families would show IPv4 clients as IPv6.
+    found = socket.getaddrinfo(None if host == ALL else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
 
 

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     # HTTP
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on. Everything but loopback exposes an API without authentication: put a proxy before it.",
+        description="Address to listen on; `0.0.0.0` is all of IPv4, `::` all of IPv6 and IPv4. Everything but loopback exposes an API without authentication: put a proxy before it.",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     reuse_port: bool = Field(

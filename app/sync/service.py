@@ -113,4 +113,6 @@ class SyncService:
     def _worker_detail(self, *, leads: bool) -> str:
         if not leads:
             return "no worker leads: what is written now is delivered once one does"
+        if not self.feed.state.sequenced:
+            return "a worker leads, and was not seen at work since this server began"
         return f"the worker has made no progress for {self._lag():.0f} s" if self.is_stale() else self.feed.state.detail

@@ -74,3 +74,12 @@ def test_an_address_that_this_machine_lacks_is_no_hindrance_beside_another(monke
     monkeypatch.setattr(module, "_addresses", lambda _host, _port: found[:1])
     with pytest.raises(ConfigurationError, match="--host"):
         listening("none", 0)
+
+
+def test_two_colons_are_all_addresses_of_both_families() -> None:
+    with opened("::", 0) as listeners:
+        for host in (LOOPBACK, "::1") if len(listeners) > 1 else (LOOPBACK,):
+            socket.create_connection((host, port_of(listeners)), 5).close()
+        assert len({listener.getsockname()[1] for listener in listeners}) == 1
+    with opened("::1", 0) as [only], pytest.raises(ConnectionRefusedError):
+        socket.create_connection((LOOPBACK, only.getsockname()[1]), 5)

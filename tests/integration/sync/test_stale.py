@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection
 
+from app.domain.position import LogId, Seq
 from app.settings import Settings
+from app.stores.stores import SEQUENCING, Stores
+from app.sync.service import SyncService
 from support.connections import connect
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience, within
@@ -22,6 +26,16 @@ async def progress(connection: ClientConnection, *, stale: bool) -> dict[str, An
             if message["type"] == "progress" and message.get("stale", False) is stale:
                 return message
     raise AssertionError("the connection ended")
+
+
+async def test_a_worker_that_was_not_seen_yet_is_none_of_long_ago(settings: Settings, stores: Stores) -> None:
+    service = SyncService(stores, settings, tailing=stores)
+    service.window.start(LogId("abcd2345"), Seq(0))
+    service.feed.state.heard, service.feed.state.live = time.monotonic(), True
+    assert await stores.leases.acquire(SEQUENCING, "a worker", 60.0)
+    health = await service.health()
+    assert (health.leader, health.sequencer_live, health.lag_seconds) == ("a worker", False, None)
+    assert health.detail == "a worker leads, and was not seen at work since this server began"
 
 
 async def test_without_a_worker_everybody_is_told(settings: Settings) -> None:
