@@ -7,6 +7,7 @@ change becomes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import bson
@@ -19,7 +20,7 @@ from app.domain.ids import IdText, format_id
 from app.domain.marks import marks_of
 from app.domain.opaque import WRAPPER, OddDocument, Opaque, UnreadableDocument, encode, field_of, inexact_id, too_deep
 from app.domain.plainness import is_plain
-from app.domain.stamp import FIELD, Stamp, unstamp
+from app.domain.stamp import FIELD, Stamp, unstamp, unversioned
 from app.domain.values import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
 from app.domain.wrappers import INT32_MAX, INT32_MIN
 from app.errors import EventsyncError
@@ -77,6 +78,20 @@ def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> Told | N
     """Do the same for a change whose images were read from the collection; they are BSON, by name."""
     event = convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
     return None if event is None else told(event)
+
+
+def told_found(collection: str, id_text: IdText, base: int | None, raw: bytes, at: datetime) -> tuple[Told, bool]:
+    """Encode the event that makes a document what it was found to be, `raw`; `base` is its version before, if any.
+
+    Return it, and whether it holds the bytes of the document because that can't be told as it is.
+    """
+    version, document = unversioned(decode(raw))
+    op: Op = "create" if base is None else "replace"
+    event = Event(collection, id_text, op, base or 0, version, at, document=document)
+    try:
+        return told(event), False
+    except Exception:  # noqa: BLE001 - one document must not stop a repair
+        return told(event._replace(document=unreadable_document(document.get("_id"), document))), True
 
 
 def outline(change: RawBSONDocument) -> Decoded:

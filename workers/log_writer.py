@@ -34,7 +34,6 @@ from workers.converter import (
     told_aside,
     told_outcome_aside,
     unreadable,
-    unreadable_document,
 )
 from workers.groups import transaction_of
 from workers.outcomes import Changed, lacks_images, told_once
@@ -136,14 +135,13 @@ class LogWriter:
             self._appended(new[-1])
         self.checkpoint = next((one.checkpoint for one in reversed(portions) if one.checkpoint), self.checkpoint)
 
-    async def append_found(self, events: Sequence[Event], token: Token, time: Timestamp) -> None:
+    async def append_found(self, events: Sequence[Told], token: Token, time: Timestamp) -> None:
         """Append events that no change brought, but what was found when `token` had been read. Raises like `append`.
 
         What was converted and not appended is given up.
         """
         seq = self.seq
-        found = map(_told_anyway, events)
-        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(found, start=1)]
+        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)]
         await self._events.append(self.log, new)
         self._appended(new[-1])
         self._numbered = self.seq
@@ -251,16 +249,6 @@ def _outlined(change: RawBSONDocument) -> Decoded:
         return outline_to_read(change) if lacks_images(parts) else parts
     except Exception:  # noqa: BLE001 - `decoded` never fails
         return decoded(change)
-
-
-def _told_anyway(event: Event) -> Told:
-    """Encode an event of a repair; where that fails, one with the bytes of its document."""
-    try:
-        return told(event)
-    except Exception:
-        log.exception("ALARM: %s/%s can't be told as it is; it is kept as bytes", event.collection, event.id)
-        document = event.document or {}
-        return told(event._replace(document=unreadable_document(document.get("_id"), document)))
 
 
 def _named(change: Decoded) -> str:

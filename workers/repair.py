@@ -7,6 +7,7 @@ at any point and run again: what is repaired no longer differs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -18,12 +19,16 @@ from app.domain.event import Event
 from app.domain.ids import IdText
 from app.errors import EventsyncError
 from app.stores.changes import Token, token_time
-from app.stores.comparison import Difference
+from app.stores.comparison import Outdated
 from app.stores.stores import Stores
+from workers.converter import Told, told, told_found
 from workers.log_writer import LogWriter
 
+log = logging.getLogger(__name__)
+
 _BATCH = 500
-"""Events that are appended together."""
+_BATCH_BYTES = 4 * 1024 * 1024
+"""Events that are appended together, and bytes of them; one event may exceed it."""
 
 
 class BrokenOff(EventsyncError):
@@ -47,27 +52,39 @@ class Repair:
         Raises `BrokenOff` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
         """
         time, at = token_time(token), _wall(token_time(token))
-        found: list[Event] = []
-        differences = self._stores.comparison.differences(self._writer.log, name, self._writer.seq, time)
-        async with aclosing(differences) as different:
-            async for difference in different:
-                found.append(_event(name, difference, at))
-                if len(found) >= _BATCH:
+        found: list[Told] = []
+        size = 0
+        outdated = self._stores.comparison.outdated(self._writer.log, name, self._writer.seq, time)
+        async with aclosing(outdated):
+            async for document in outdated:
+                found.append(event := await self._told(name, document, at))
+                size += len(event.encoded)
+                if len(found) >= _BATCH or size >= _BATCH_BYTES:
                     await self._append(found, token, time)
-                    found = []
+                    found, size = [], 0
                     _go_on_unless(stopping)
         await self._append(found, token, time)
 
     async def emptied(self, name: str, change: RawBSONDocument, stopping: Callable[[], bool]) -> None:
         """Append the deletion of all that the log has of a collection. Raises like `compared`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
-        async with aclosing(self._stores.state.walk(self._writer.log, name, self._writer.seq)) as batches:
+        async with aclosing(self._stores.state.versions(self._writer.log, name, self._writer.seq)) as batches:
             async for batch in batches:
-                deleted = [_deleted(name, id_text, version, _wall(time)) for id_text, version, _ in batch]
+                deleted = [_deleted(name, id_text, version, _wall(time)) for id_text, version in batch.items()]
                 await self._append(deleted, token, time)
                 _go_on_unless(stopping)
 
-    async def _append(self, events: list[Event], token: Token, time: Timestamp) -> None:
+    async def _told(self, name: str, document: Outdated, at: datetime) -> Told:
+        """Return the event that turns the log's state of a document into the collection's, as made elsewhere."""
+        if (raw := document.raw) is None:
+            return _deleted(name, document.id, document.version or 0, at)
+        offload = self._stores.offload
+        event, is_odd = await offload.call(len(raw), told_found, name, document.id, document.version, raw, at)
+        if is_odd:
+            log.error("ALARM: %s/%s can't be told as it is; it is kept as bytes", name, document.id)
+        return event
+
+    async def _append(self, events: list[Told], token: Token, time: Timestamp) -> None:
         if events:
             await self._writer.append_found(events, token, time)
             self.events += len(events)
@@ -78,18 +95,8 @@ def _go_on_unless(stopping: Callable[[], bool]) -> None:
         raise BrokenOff("it is stopped in the middle of a repair")
 
 
-def _event(name: str, difference: Difference, at: datetime) -> Event:
-    """What turns the log's state of a document into the collection's, marked as made elsewhere."""
-    was, now = difference.in_log, difference.in_collection
-    if now is None:
-        return _deleted(name, difference.id, was[0] if was else 0, at)
-    version, document = now
-    base = was[0] if was else 0
-    return Event(name, difference.id, "replace" if was else "create", base, version, at, document=document)
-
-
-def _deleted(name: str, id_text: IdText, version: int, at: datetime) -> Event:
-    return Event(name, id_text, "delete", version, version, at)
+def _deleted(name: str, id_text: IdText, version: int, at: datetime) -> Told:
+    return told(Event(name, id_text, "delete", version, version, at))
 
 
 def _wall(time: Timestamp) -> datetime:

@@ -101,6 +101,11 @@ def parse_id(text: str) -> Any:
         raise Malformed(f"a document id has 1 to {MAX_READ_BYTES} bytes")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise Malformed("a document id must be valid text")
+    return stored_id(text)
+
+
+def stored_id(text: str) -> Any:
+    """Return the id that a text of `format_id` names, however long it is."""
     if _OBJECT_ID.fullmatch(text):
         return ObjectId(text)
     prefix, colon, rest = text.partition(":")

@@ -6,11 +6,11 @@ The log is complete: this, at a checkpoint's seq, is the collection at that chec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final, TypeVar
 
-from app.domain.encoded_state import EncodedState, replayed
+from app.domain.encoded_state import EncodedState, head_of, replayed
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
 from app.domain.replay import Damaged, State, applied
@@ -18,10 +18,11 @@ from app.domain.segment import SealedEvent
 from app.domain.shape import Shape
 from app.errors import Unavailable
 from app.offload import Offload, inline
-from app.slices import SLICE
+from app.slices import SLICE, Slices
+from app.stores.differing import EncodedDifference, Said, differing, replayed_all
 from app.stores.history import History
 from app.stores.pins import Pin, Pins
-from app.stores.snapshot_rows import Row
+from app.stores.snapshot_rows import Row, StoredLine, read_row, version_of
 from app.stores.snapshot_store import SnapshotStore, StoredSnapshot
 from app.stores.squashed import Squashed
 from app.stores.tracking import TrackingStore
@@ -33,6 +34,9 @@ _AT_ONCE: Final = 4 * 1024 * 1024
 
 _EVENT: Final = 200
 """Bytes that each event counts for besides its body."""
+
+_HELD: Final = 32 * 1024 * 1024
+"""Bytes that are compared at once; those of a single document may exceed it."""
 
 _BATCH = 500
 """Most documents in one batch: what `walk` holds at once, next to one chunk of the snapshot."""
@@ -159,6 +163,83 @@ class LogState:
         await self._replay(base, states, upto)
         return states
 
+    async def differing(
+        self, log: LogId, collection: str, there: Mapping[IdText, bytes], upto: Seq
+    ) -> list[EncodedDifference]:
+        """Compare documents of the collection, as BSON, with what the log says of them at `upto`.
+
+        Raises as `documents`. Hold a bounded number of them.
+        """
+        ids = list(there)
+        return await self._from_base(log, collection, ids, upto, lambda base: self._differing(base, there, upto))
+
+    async def _differing(
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes], upto: Seq
+    ) -> list[EncodedDifference]:
+        size = sum(map(len, there.values()))
+        lines: list[StoredLine] = []
+        async with aclosing(self._snapshots.lines_of(base, list(there))) as stored:
+            async for line in stored:
+                lines.append(line)
+                size += len(line[2])
+                if size > _HELD and len(there) > 1:
+                    return await self._differing_in_halves(base, there, upto)
+        states: Mapping[IdText, EncodedState] = {}
+        events: list[SealedEvent] = []
+        held = 0
+        if upto > base.seq:
+            changes = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=list(there))
+            async with aclosing(changes):
+                async for event in changes:
+                    events.append(event)
+                    held += len(event.body) + _EVENT
+                    if held < _AT_ONCE:
+                        continue
+                    said = Said(base.log, base.id, lines, states, events)
+                    states = await self._offload.call(size + held, replayed_all, said)
+                    lines, events, held = [], [], 0
+                    size = sum(map(len, there.values())) + sum(len(state[1]) for state in states.values() if state)
+                    if size > _HELD and len(there) > 1:
+                        return await self._differing_in_halves(base, there, upto)
+        return await self._offload.call(size + held, differing, Said(base.log, base.id, lines, states, events), there)
+
+    async def _differing_in_halves(
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes], upto: Seq
+    ) -> list[EncodedDifference]:
+        documents = list(there.items())
+        middle = len(documents) // 2
+        first = await self._differing(base, dict(documents[:middle]), upto)
+        return first + await self._differing(base, dict(documents[middle:]), upto)
+
+    async def versions(self, log: LogId, collection: str, upto: Seq) -> AsyncGenerator[dict[IdText, int]]:
+        """Do as `walk`, but of each document tell the version alone: none is taken apart."""
+        async with self._held(log, collection, upto) as (base, pin), aclosing(self._versions(base, upto)) as batches:
+            async for batch in batches:
+                await pin.keep()
+                yield batch
+
+    async def _versions(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[dict[IdText, int]]:
+        async with aclosing(self._known(base, upto)) as batches:
+            async for lines in batches:
+                versions = {text: None if line is None else version_of(base.id, line) for text, line in lines.items()}
+                await self._bring(base, versions, upto)
+                yield {text: version for text, version in versions.items() if version is not None}
+
+    async def _bring(self, base: StoredSnapshot, versions: dict[IdText, int | None], upto: Seq) -> None:
+        """Bring `versions` from the snapshot's seq to `upto`; None where there is no document."""
+        if not versions or upto == base.seq:
+            return
+        slices = Slices()
+        events = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=list(versions))
+        async with aclosing(events):
+            async for event in events:
+                try:
+                    op, version = head_of(event.body)
+                except (LookupError, TypeError, ValueError) as error:
+                    raise Damaged(f"event {base.log}:{event.seq} can't be read: {error}") from error
+                versions[event.id] = None if op == "delete" else version
+                await slices.did(_EVENT)
+
     async def walk(self, log: LogId, collection: str, upto: Seq) -> AsyncGenerator[list[Row]]:
         """The whole collection at `upto`, in batches: every document that then exists, exactly once.
 
@@ -180,20 +261,26 @@ class LogState:
                     return
 
     async def _walk(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[list[Row]]:
-        async with aclosing(self._snapshots.rows(base)) as chunks:
+        async with aclosing(self._known(base, upto)) as batches:
+            async for lines in batches:
+                states: dict[IdText, State] = {
+                    text: None if line is None else read_row(base.id, *line)[1:] for text, line in lines.items()
+                }
+                await self._replay(base, states, upto)
+                yield _live(states)
+
+    async def _known(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[dict[IdText, StoredLine | None]]:
+        """All documents that may be there at `upto`, in batches, each with its row in the snapshot, if it has one."""
+        async with aclosing(self._snapshots.lines(base)) as chunks:
             async for chunk in chunks:
                 for at in range(0, len(chunk), _BATCH):
-                    states: dict[IdText, State] = {row[0]: row[1:] for row in chunk[at : at + _BATCH]}
-                    await self._replay(base, states, upto)
-                    yield _live(states)
+                    yield {line[1]: line for line in chunk[at : at + _BATCH]}
         touched = self._squashed.touched(base.log, base.collection, after=base.seq, upto=upto)
         async with aclosing(touched) as batches:
             async for ids in batches:
                 # What is in the snapshot had its turn, also where it was deleted and made again.
                 known = await self._snapshots.holds(base, ids)
-                states = {text: None for text in ids if text not in known}
-                await self._replay(base, states, upto)
-                yield _live(states)
+                yield {text: None for text in ids if text not in known}
 
     async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], upto: Seq) -> None:
         """Bring `states` from the snapshot's seq to `upto`."""

@@ -29,7 +29,7 @@ from app.driver import translated
 from app.errors import EventsyncError, Unavailable
 from app.offload import Offload
 from app.stores.snapshot_chunks import Chunk, ChunkStore
-from app.stores.snapshot_rows import Line, Row, cut, encoded_row, read_row
+from app.stores.snapshot_rows import Line, Row, StoredLine, cut, encoded_row, read_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,30 +149,40 @@ class SnapshotStore:
 
     async def rows(self, snapshot: StoredSnapshot) -> AsyncGenerator[list[Row]]:
         """All rows in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
+        async with aclosing(self.lines(snapshot)) as chunks:
+            async for lines in chunks:
+                yield [read_row(snapshot.id, *line) for line in lines]
+
+    async def lines(self, snapshot: StoredSnapshot) -> AsyncGenerator[list[StoredLine]]:
+        """All rows as they are stored, in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
         count = 0
         for number in range(snapshot.chunks):
             chunk = await self._chunks.read(snapshot.id, number)
             count += len(chunk.ids)
-            yield [read_row(snapshot.id, number, *pair) for pair in zip(chunk.ids, chunk.lines, strict=True)]
+            yield [(number, *pair) for pair in zip(chunk.ids, chunk.lines, strict=True)]
         if count != snapshot.documents:
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
 
     async def rows_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[Row]:
         """The rows of those of `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
+        async with aclosing(self.lines_of(snapshot, ids)) as lines:
+            async for line in lines:
+                yield read_row(snapshot.id, *line)
+
+    async def lines_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[StoredLine]:
+        """The same as they are stored. Raises `Damaged`, which names the chunk."""
         wanted = frozenset(ids)
         async for number, _ in self._chunks.holding(snapshot.id, ids):
             chunk = await self._chunks.read(snapshot.id, number)
             for text, line in zip(chunk.ids, chunk.lines, strict=True):
                 if text in wanted:
-                    yield read_row(snapshot.id, number, text, line)
+                    yield number, text, line
 
     async def state_of(self, snapshot: StoredSnapshot, text: IdText, offload: Offload) -> EncodedState:
         """Return one document as it is in the snapshot, encoded. Raises `Damaged`, which names the chunk."""
-        async for number, _ in self._chunks.holding(snapshot.id, [text]):
-            chunk = await self._chunks.read(snapshot.id, number)
-            line = next((line for known, line in zip(chunk.ids, chunk.lines, strict=True) if known == text), None)
-            if line is not None:
-                return await offload.call(len(line), encoded_row, snapshot.id, number, text, line)
+        async with aclosing(self.lines_of(snapshot, [text])) as lines:
+            async for line in lines:
+                return await offload.call(len(line[2]), encoded_row, snapshot.id, *line)
         return None
 
     async def holds(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> set[IdText]:

@@ -10,7 +10,7 @@ from app.domain.replay import State, applied
 from app.domain.shape import Shape
 from app.domain.stamp import unstamp
 from app.domain.values import RAW_CODEC, decode
-from app.stores.comparison import same_state
+from app.stores.differing import same_state
 from app.stores.stores import Stores
 from support.replay import Replay, caught_up, replayed
 

@@ -54,6 +54,7 @@ class Loop(Generic[T]):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[T]:
         """Run the part while the block runs; give what it gives."""
+        self._started.clear()
         thread = threading.Thread(target=self._run)
         collected = gc.get_threshold()
         gc.collect()  # what other tests have left is not the part's, which its own collections would look through

@@ -12,7 +12,7 @@ from app.domain.position import LogId, Seq
 from app.domain.replay import State
 from app.domain.values import Document
 from app.settings import Settings
-from app.stores.comparison import same_state
+from app.stores.differing import same_state
 from app.stores.log_state import NoBase
 from app.stores.stores import Stores
 from support.histories import History, based, collection_at, newest_checkpoint, state_of, stored_at

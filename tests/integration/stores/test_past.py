@@ -19,7 +19,7 @@ from app.domain.replay import DamagedEvents, State
 from app.domain.shape import Shape
 from app.errors import BehindRetention, Malformed, NotFound, NotTracked, ResetRequired, Unavailable
 from app.settings import Settings
-from app.stores.comparison import same_state
+from app.stores.differing import same_state
 from app.stores.log_state import NoBase
 from app.stores.logs import Checkpoint
 from app.stores.past import Past

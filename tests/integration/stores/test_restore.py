@@ -26,7 +26,7 @@ from app.errors import Conflict, Malformed, Unavailable
 from app.settings import Settings
 from app.stores import building, restore
 from app.stores.building import stored_id
-from app.stores.comparison import same_state
+from app.stores.differing import same_state
 from app.stores.events import NewEvent
 from app.stores.log_state import NoBase
 from app.stores.restore import Restore, Restored

@@ -13,7 +13,7 @@ from bson.objectid import ObjectId
 from app.domain.position import Seq
 from app.domain.values import Document
 from app.settings import Settings
-from app.stores.comparison import same_state
+from app.stores.differing import same_state
 from app.stores.stores import Stores
 from support.histories import based, collection_at, newest_checkpoint, state_of
 from support.replay import assert_complete, caught_up, current_log, replayed

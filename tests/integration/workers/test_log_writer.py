@@ -15,6 +15,7 @@ from app.stores.events import Tail
 from app.stores.stored_event import StoredEvent
 from app.stores.stores import Stores
 from support.changes import AT, SESSION, change, inserted, token
+from workers.converter import told
 from workers.log_writer import LogWriter
 from workers.states import StateReader
 
@@ -168,7 +169,7 @@ async def test_what_is_found_takes_the_place_of_what_was_only_converted(stores: 
     await written.append([[inserted(1, time=5)]])
     await written.log.convert([[inserted(2, time=6)]])
     found = Event("orders", IdText("int:9"), "delete", 0, 0, AT)
-    await written.log.append_found([found], token(7), Timestamp(7, 1))
+    await written.log.append_found([told(found)], token(7), Timestamp(7, 1))
     await written.append([[inserted(3, time=8)]])
     assert [(seq, key) for seq, key, _ in await written.marks()] == [(1, "int:1"), (2, "int:9"), (3, "int:3")]
 

@@ -9,13 +9,15 @@ import bson
 import pytest
 from bson.raw_bson import RawBSONDocument
 
+from app.domain.encoded_state import head_of
+from app.domain.ids import IdText
 from app.domain.position import LogId
 from app.domain.stamp import Stamp
 from app.settings import Settings
 from app.stores.stores import Stores
 from support.histories import based
 from support.loops import Loop
-from support.replay import Replay, caught_up, replayed
+from support.replay import Replay, caught_up, current_log, replayed
 from support.sequencing import began
 from support.systems import running_worker
 
@@ -116,3 +118,37 @@ async def _of_a_base(loop: Loop[None], stores: Stores, log: LogId) -> None:
     async with loop.during("the base of a collection of several large and many small documents"):
         made = await based(stores, log, "docs")
     assert made.documents == 1003
+
+
+async def test_no_repair_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
+    docs = stores.data["docs"]
+    await docs.insert_many([document(key, 10 * MIB) for key in range(3)])
+    await docs.insert_many([document(10 + n, 14_000) for n in range(1000)])
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await based(stores, log, "docs")
+    loop = Loop(lambda: running_worker(settings), waited_for=False)
+    await loop.measured(partial(_of_a_repair, loop, stores, settings))
+    loop.assert_short()
+
+
+async def _of_a_repair(loop: Loop[None], stores: Stores, settings: Settings) -> None:
+    """Leave one large document as it is, change one, replace one by a small one, add one; change half of the others."""
+    docs, log = stores.data["docs"], await current_log(stores)
+    await docs.replace_one({"_id": 2}, document(2, 10 * MIB), upsert=True)
+    await docs.delete_one({"_id": 3})
+    async with running_worker(settings):
+        await caught_up(stores)
+    before = await stores.events.head(log)
+    await docs.update_one({"_id": 1}, {"$inc": {"n": 1}})
+    await docs.replace_one({"_id": 2}, {"n": 1})
+    await docs.insert_one(document(3, 10 * MIB))
+    await docs.update_many({"_id": {"$gte": 510}}, {"$inc": {"n": 1}})
+    await stores.log["heads"].update_one({"_id": log}, {"$set": {"repair": "it was broken off"}})
+    async with loop.during("a repair of several large and many small documents"), loop.running():
+        await caught_up(stores)
+    events = [event async for event in stores.events.read(log, before)]
+    ops = {event.id: head_of(event.body)[0] for event in events}
+    assert len(events) == len(ops) == 503
+    assert [ops[IdText(f"int:{key}")] for key in (1, 2, 3, 510)] == ["replace", "replace", "create", "replace"]
+    assert all(event.body.endswith(b'"external":true}') for event in events)
