@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import (
-    dev,
-    diff,
-    history,
-    processes,
-    reset_log,
-    restore,
-    settings,
-    snapshot,
-    status,
-    tail,
-    track,
-    untrack,
-    verify,
-)
 from app.errors import ConfigurationError, EventsyncError
+
+_OWN: Final = ("dev", "serve")
+_FURTHER: Final = (
+    "track",
+    "untrack",
+    "status",
+    "tail",
+    "history",
+    "diff",
+    "restore",
+    "snapshot",
+    "verify",
+    "reset-log",
+    "settings",
+)
+"""Commands behind those of other packages, in the order of the help. Each is a function and a module of its name."""
+
+
+_STYLE: Final[dict[str, Any]] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
 
 
 class _Commands(TyperGroup):
-    """Turns what a command raises on purpose into one line on stderr and an exit code."""
+    """Imports a command when it is asked for, and turns what it raises on purpose into one line and an exit code.
+
+    All of them together take twice as long to import as the worker, which starts and is started again often.
+    """
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
+        from app.cli import processes  # noqa: PLC0415 - most commands do without
+
+        return [*_OWN, *(entry.name for entry in processes.added()), *_FURTHER]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in self.commands:
+            known = self.list_commands(ctx) if cmd_name not in {*_OWN, *_FURTHER} else [cmd_name]
+            # Of a word that none is called by, the base class says which one is meant: it has to know them all.
+            for name in [cmd_name] if cmd_name in known else known:
+                self.commands.setdefault(name, _imported(name))
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer's own Context is click's
         try:
@@ -39,14 +64,26 @@ class _Commands(TyperGroup):
             raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
 
 
+def _imported(name: str) -> Any:
+    """Return the command of that name."""
+    alone = typer.Typer(**_STYLE)
+    if name in {*_OWN, *_FURTHER}:
+        function = name.replace("-", "_")
+        alone.command(name)(getattr(importlib.import_module(f"app.cli.{function}"), function))
+    else:
+        from app.cli import processes  # noqa: PLC0415 - see `list_commands`
+
+        (entry,) = (entry for entry in processes.added() if entry.name == name)
+        alone.command(name, help=processes.help_of(entry))(processes.command_of(entry))
+    return typer.main.get_command(alone)
+
+
 commands = typer.Typer(
     name="eventsync",
     cls=_Commands,
     help="A sync server for MongoDB: every committed change, to every client, exactly once and in order.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **_STYLE,
 )
 
 
@@ -63,21 +100,6 @@ def _root(
     ] = False,
 ) -> None:
     """A sync server for MongoDB: every committed change, to every client, exactly once and in order."""
-
-
-commands.command("dev")(dev.dev)
-processes.add_to(commands)
-commands.command("track")(track.track)
-commands.command("untrack")(untrack.untrack)
-commands.command("status")(status.status)
-commands.command("tail")(tail.tail)
-commands.command("history")(history.history)
-commands.command("diff")(diff.diff)
-commands.command("restore")(restore.restore)
-commands.command("snapshot")(snapshot.snapshot)
-commands.command("verify")(verify.verify)
-commands.command("reset-log")(reset_log.reset_log)
-commands.command("settings")(settings.settings)
 
 
 def main() -> None:

@@ -53,6 +53,23 @@ def test_all_commands_are_listed() -> None:
         assert f"  {name} " in listed
 
 
+def test_a_misspelt_command_is_told_which_is_meant() -> None:
+    assert "'status'" in run("statu").stderr
+
+
+def test_a_command_imports_only_what_it_needs() -> None:
+    """Processes are started often, and a worker has no use for a server's libraries."""
+    program = (
+        "import sys; from app.cli import commands; commands(sys.argv[1:], standalone_mode=False); "
+        "import workers.__main__; print(*sys.modules, file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", program, "worker", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=patience(30), check=True)
+    needless = {"starlette", "uvicorn", "websockets", "rich", "app.main", "app.cli.serve", "app.dev.supervisor"}
+    assert "Turn committed changes into events" in done.stdout
+    assert not needless & set(done.stderr.split())
+
+
 def test_dev_has_exactly_the_options_that_are_promised() -> None:
     text = run("dev", "--help").stdout
     for option in ("--host", "--port", "--data-dir", "--mongodb-uri", "--database", "--collections", "--no-demo"):
