@@ -12,15 +12,15 @@ import math
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
 PERIOD: Final = 60.0
-"""Seconds within which the same warning is logged once."""
+"""Seconds within which the same warning or alarm is logged once."""
 
-_MOST: Final = 256
-"""Most different warnings that are remembered."""
+_MOST: Final = 1000
+"""Most different lines that are remembered."""
 
 _QUIET: Final = ("pymongo", "uvicorn", "websockets", "asyncio")
 """Libraries that say at `info` or `debug` what is of interest to their own authors."""
@@ -33,33 +33,62 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record).rstrip().replace("\r", "\\r").replace("\n", "\\n")
 
 
+class Throttle:
+    """Lets each key pass once in `PERIOD`, and counts how often it comes meanwhile. Remembers `_MOST` keys."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
+
+    def passes(self, key: Hashable) -> str | None:
+        """Return what to add to the line: nothing, or how often the key was held back; None where it is held back."""
+        now = self._clock()
+        at, held = self._seen.get(key, (-math.inf, 0))
+        if now - at < PERIOD:
+            self._seen[key] = at, held + 1
+            return None
+        self._seen[key] = now, 0
+        self._seen.move_to_end(key)
+        if len(self._seen) > _MOST:
+            self._seen.popitem(last=False)
+        return f" ({held} times more in the last {now - at:.0f} s)" if held else ""
+
+
 class Repeats(logging.Filter):
     """Lets a warning pass once in `PERIOD` while it is the same, with the number of times that it came meanwhile.
 
-    So a loop that waits may warn each time. An alarm, which is about one document, always passes.
+    So a loop that waits may warn each time. An alarm about one document always passes; `Alarms` throttles others.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._clock = clock
-        self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        self._throttle = Throttle(clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if record.levelno < logging.WARNING or text.startswith("ALARM"):
             return True
-        now, key = self._clock(), (record.name, text)
-        told, held = self._seen.get(key, (-math.inf, 0))
-        if now - told < PERIOD:
-            self._seen[key] = told, held + 1
+        if (often := self._throttle.passes((record.name, text))) is None:
             return False
-        self._seen[key] = now, 0
-        self._seen.move_to_end(key)
-        if len(self._seen) > _MOST:
-            self._seen.popitem(last=False)
-        if held:
-            record.msg, record.args = f"{text} ({held} times more in the last {now - told:.0f} s)", ()
+        if often:
+            record.msg, record.args = text + often, ()
         return True
+
+
+class Alarms:
+    """Alarms of one part of the system: faults that only an operator can mend. Thousands of clients may meet one.
+
+    Throttled here and not by `Repeats`, which only the processes of the command line have.
+    """
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._throttle = Throttle(clock)
+
+    def tell(self, what: str) -> None:
+        """Log `ALARM: what`, at level ERROR, once in `PERIOD`."""
+        if (often := self._throttle.passes(what)) is not None:
+            self._log.error("ALARM: %s%s", what, often)
 
 
 def configure_logging(level: str) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app.alarm import Alarms
 from app.domain.position import Seq
 from app.domain.replay import Damaged
 from app.errors import Unavailable
+from app.logs import Alarms
 from app.stores.events import Fenced, NewEvent
 from app.stores.logs import Log, LogLost
 from app.stores.stores import Stores

@@ -7,9 +7,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 
-from app.alarm import Alarms
 from app.domain.replay import Damaged
 from app.errors import EventsyncError, Unavailable
+from app.logs import Alarms
 from app.settings import Settings
 from app.stores.leases import LeaseStore
 from app.waiting import backoff, set_within

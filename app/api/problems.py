@@ -20,8 +20,8 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from app import errors
-from app.alarm import Alarms
 from app.domain.replay import Damaged
+from app.logs import Alarms
 
 log = logging.getLogger(__name__)
 _alarms = Alarms(log)

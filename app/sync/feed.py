@@ -18,11 +18,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from app.alarm import Alarms
 from app.domain.position import Seq
 from app.domain.replay import Damaged, DamagedEvents
 from app.domain.values import CODEC
 from app.errors import Unavailable, told
+from app.logs import Alarms
 from app.settings import Settings
 from app.stores.changes import ChangeStream, watch
 from app.stores.logs import Log

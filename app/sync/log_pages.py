@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from app.alarm import Alarms
 from app.byte_cache import ByteCache
 from app.domain import messages
 from app.domain.plan import ResetReason
@@ -16,6 +15,7 @@ from app.domain.position import Position, Seq
 from app.domain.replay import Damaged
 from app.domain.shape import Shape
 from app.errors import BehindRetention, ResetRequired
+from app.logs import Alarms
 from app.stores.stores import Stores
 from app.stores.tiers import BehindHorizon
 from app.sync.flights import Flights

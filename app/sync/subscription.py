@@ -9,13 +9,13 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from app.alarm import Alarms
 from app.domain import messages
 from app.domain.plan import Answer, Plan, ResetReason
 from app.domain.position import START, Position, Seq
 from app.domain.replay import Damaged, DamagedEvents
 from app.domain.shape import Shape
 from app.errors import Unavailable
+from app.logs import Alarms
 from app.stores.squashed import Unsquashable
 from app.stores.tiers import BehindHorizon
 from app.sync.audience import Seat, Straight

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from app.logs import PERIOD, Repeats
+from app.logs import _MOST, PERIOD, Alarms, Repeats, Throttle
 
 
 def logged(code: str, level: str = "info") -> list[str]:
@@ -60,11 +60,27 @@ def test_what_is_no_warning_and_what_is_an_alarm_always_passes() -> None:
         assert repeats.filter(again)
 
 
+def test_an_alarm_is_logged_once_in_a_period_and_how_often_it_came(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    alarms = Alarms(logging.getLogger("app.test"), lambda: now)
+    with caplog.at_level(logging.DEBUG, "app.test"):
+        for what in ("one", "one", "two", "one"):
+            alarms.tell(what)
+        now = PERIOD
+        alarms.tell("one")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "ALARM: one"),
+        ("ERROR", "ALARM: two"),
+        ("ERROR", "ALARM: one (2 times more in the last 60 s)"),
+    ]
+
+
 def test_what_is_remembered_is_bounded() -> None:
-    repeats = Repeats(lambda: 0.0)
-    for number in range(1000):
-        assert repeats.filter(record("%d", number))
-    assert len(repeats._seen) <= 256
+    throttle = Throttle(lambda: 0.0)
+    for number in range(3 * _MOST):
+        assert throttle.passes(number) == ""
+    assert throttle.passes(3 * _MOST - 1) is None
+    assert len(throttle._seen) == _MOST
 
 
 def test_a_process_logs_so() -> None:
