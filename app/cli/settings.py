@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
@@ -12,9 +11,7 @@ from app.cli.console import print_json, print_table
 from app.cli.options import Json
 from app.errors import ConfigurationError
 from app.settings import PREFIX, Settings, load_settings
-
-_USERINFO: Final = re.compile(r"(?<=://)([^:@/]*):.*@")
-_SECRET_OPTION: Final = re.compile(r"((?:password|token|secret)[a-z]*[=:])[^&,;]*", re.IGNORECASE)
+from app.urls import bare, masked
 
 MARKDOWN_HEAD: Final = """\
 # Settings
@@ -87,12 +84,9 @@ def _description(name: str, text: str | None) -> str:
 def _shown(name: str, value: Any) -> Any:
     if name == "mongodb_uri" and value is not None:
         return masked(value)
+    if name == "archive_url":
+        return bare(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def masked(uri: str) -> str:
-    """A connection string that may be shown: without password, token or secret, and rather too little than too much."""
-    return _SECRET_OPTION.sub(r"\1***", _USERINFO.sub(r"\1:***@", uri))
 
 
 def as_markdown() -> str:

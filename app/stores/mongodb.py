@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import pymongo
 from pymongo import AsyncMongoClient
@@ -16,6 +15,7 @@ from pymongo.errors import InvalidURI
 from app.domain.values import CODEC
 from app.errors import ConfigurationError
 from app.settings import Settings
+from app.urls import without_secrets
 
 Client = AsyncMongoClient[dict[str, Any]]
 
@@ -23,8 +23,6 @@ GOODBYE = 1.0
 """Seconds that telling MongoDB of an end may take. It notices by itself what it is not told."""
 
 _FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
-_SECRET: Final = re.compile("password|token|secret|authmechanismproperties", re.IGNORECASE)
-_SHORT: Final = 2
 
 
 class _Client(AsyncMongoClient[dict[str, Any]]):
@@ -98,14 +96,3 @@ def _check_files(uri: str) -> None:
                     pass
             except OSError as error:
                 raise OSError(f"{name} {value}: {error.strerror or error}") from error
-
-
-def without_secrets(text: str, uri: str) -> str:
-    """Return `text`, or where it repeats a part of the connection string's user, password or tokens, a substitute."""
-    rest = uri.partition("://")[2] or uri
-    pieces = re.split(r"[:@/?&=]", rest.rpartition("@")[0])
-    pieces += [value for name, value in parse_qsl(rest.partition("?")[2]) if _SECRET.search(name)]
-    pieces += [unquote(piece) for piece in pieces]
-    if any(piece in text for piece in pieces if len(piece) > _SHORT):
-        return "what the driver says of it repeats a part of its secrets, and is not shown"
-    return text

@@ -25,6 +25,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from app.domain.replay import Damaged
 from app.errors import ConfigurationError, Unavailable
+from app.urls import bare, without_secrets
 
 NOWHERE: Final = "none"
 """The URL that switches object storage off."""
@@ -67,7 +68,7 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         """Connect to nothing yet. Raises `ConfigurationError` for a URL that no store has."""
-        self.shown = _shown(url)
+        self.shown = bare(url)
         """The URL for messages: without user, password and query."""
         self._directory = _directory(url)
         self._store: ObjectStore | None = None if self._directory else _cloud(url, self.shown)
@@ -162,7 +163,7 @@ def _directory(url: str) -> Path | None:
         return None
     directory = Path(unquote(parts.path) if "://" in url else url)
     if not directory.is_absolute() or ("://" in url and parts.netloc not in {"", "localhost"}):
-        raise ConfigurationError(f"archive_url {url!r} can't be used: a directory is given by its whole path, /…")
+        raise ConfigurationError(f"archive_url {bare(url)!r} can't be used: a directory is given by its whole path, /…")
     return directory
 
 
@@ -170,12 +171,9 @@ def _cloud(url: str, shown: str) -> ObjectStore:
     try:
         return from_url(url, retry_config=_RETRIES)
     except (BaseError, ValueError) as error:
-        raise ConfigurationError(f"archive_url {shown!r} can't be used: {_short(error)}") from error
-
-
-def _shown(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else url
+        raise ConfigurationError(
+            f"archive_url {shown!r} can't be used: {without_secrets(_short(error), url)}"
+        ) from error
 
 
 def _make_folder(root: Path, folder: Path) -> None:
