@@ -128,8 +128,8 @@ def translated_write(doing: str) -> Iterator[None]:
 
 def unavailable(doing: str, error: BaseException) -> Unavailable:
     """Return the error for what MongoDB did not do: `Barred` where asking again does not help."""
-    if (barred := _barred(error)) is not None:
-        return Barred(f"{doing}: {barred}").because(short(error))
+    if (reason := barred(error)) is not None:
+        return Barred(f"{doing}: {reason}").because(short(error))
     return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
 
 
@@ -139,7 +139,7 @@ def refusal(doing: str, error: Exception) -> EventsyncError | None:
     return None if refused is None else refused.because(short(error))
 
 
-def _barred(error: BaseException) -> str | None:
+def barred(error: BaseException) -> str | None:
     """Return why asking again does not help; None where it may."""
     if isinstance(error, InvalidName):
         return _BARRED[73]

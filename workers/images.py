@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
@@ -13,7 +13,7 @@ from pymongo.errors import OperationFailure
 
 from app.domain.shape import check_collection
 from app.domain.values import RAW_CODEC
-from app.driver import Barred, short, translated, unavailable
+from app.driver import Barred, barred, short, translated, unavailable
 from app.errors import Malformed
 from app.stores.clocks import cluster_time
 
@@ -21,17 +21,7 @@ log = logging.getLogger(__name__)
 
 _ENABLED = {"changeStreamPreAndPostImages": {"enabled": True}}
 
-_OF_VIEWS = "it is a view, which has no changes of its own"
-_REFUSALS: Mapping[int | None, str] = {
-    13: "the MongoDB user may not enable its pre- and post-images (privileges collMod and createCollection)",
-    72: "MongoDB keeps no pre- and post-images of a collection of this kind",
-    73: "MongoDB does not allow this name",
-    166: _OF_VIEWS,
-    167: _OF_VIEWS,
-}
-"""Unauthorized, InvalidOptions, InvalidNamespace, CommandNotSupportedOnView, OptionNotSupportedOnView: it is about this
-one collection, and asking again does not help. In our words: clients are told why a collection is refused.
-"""
+_UNAUTHORIZED: Final = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +101,13 @@ async def _enable(
     except OperationFailure as error:
         # Whatever else it is: it is about this collection, and it is asked again at the next look.
         log.debug("%s: MongoDB answered: %s", name, short(error))
-        return _REFUSALS.get(error.code, "MongoDB does not enable its pre- and post-images")
+        return _why(error)
     return None
+
+
+def _why(error: OperationFailure) -> str:
+    """Return why images are not enabled, in our words: clients are told why a collection is refused."""
+    if error.code == _UNAUTHORIZED:
+        return "the MongoDB user may not enable its pre- and post-images (privileges collMod and createCollection)"
+    reason = barred(error)
+    return "MongoDB does not enable its pre- and post-images" + (f": {reason}" if reason else "")
