@@ -15,11 +15,13 @@ from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
+from pymongo.errors import OperationFailure
 
 from app.domain.ids import IdText, format_id, pointer_of, query_of, same_id
 from app.domain.opaque import field_of, value_of, writable
 from app.domain.stamp import FIELD, version_in
 from app.domain.values import CODEC, RAW_CODEC, decode
+from app.driver import barred
 from app.held_bytes import DOCUMENT_WEIGHT, need
 from app.nodestorage.intent import Change, Insert, Modify, Remove
 from app.nodestorage.retry import Lost
@@ -109,8 +111,17 @@ class Documents:
     async def can_compare(self, raw: RawBSONDocument) -> bool:
         """Whether a filter can tell `raw` from every other state of the document, at a bearable price."""
         if self._collated is None:
-            self._collated = "collation" in await self._collection.options()
+            self._collated = await self._may_collate()
         return not self._collated and len(raw.raw) <= GUARD_BYTES
+
+    async def _may_collate(self) -> bool:
+        """Return whether the collection has a collation; so it may where the user must not look."""
+        try:
+            return "collation" in await self._collection.options()
+        except OperationFailure as error:
+            if barred(error) is None:
+                raise
+            return True
 
     async def write(self, change: Change, raw: RawBSONDocument | None, session: Session | None = None) -> None:
         """Make the change that was decided on the stored document `raw`. Raises `Lost` where it is another now."""

@@ -27,11 +27,11 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "local.system.replset": ("find",),
     },
     "serve": {
-        DATA: ("find", "collStats", *_WRITING),
+        DATA: ("find", "collStats", "listCollections", *_WRITING),
         LOG: ("find", "changeStream", "collStats", *_WRITING, "createIndex", "collMod"),
     },
     "read": {
-        DATA: ("find", "changeStream", "collStats"),
+        DATA: ("find", "changeStream", "collStats", "listCollections"),
         LOG: ("find", "changeStream", "collStats"),
         "log.pins": _WRITING,
     },

@@ -21,7 +21,9 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from app.dev import mongod
+from app.nodestorage import Author, NodeStorage, WritePolicy
 from app.settings import PREFIX, Settings
+from app.stores.mongodb import connect
 from app.stores.privileges import ROLES, resources
 from app.supervision.orphans import die_with_parent
 from support.limits import time_limits
@@ -29,6 +31,7 @@ from support.systems import Processes, tracked
 from support.waiting import patience
 
 DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
+PATCH = {"Content-Type": "application/json-patch+json"}
 PASSWORD = "s3cr3t-never-shown"
 Admin = MongoClient[dict[str, Any]]
 
@@ -226,6 +229,19 @@ async def test_the_documented_roles_are_enough(
                 f"/v1/collections/orders/documents/{path}", json=body, headers={"Idempotency-Key": f"{path}{body}"}
             )
             assert made.status_code in {200, 201}, made.text
+        # Without a key each of these takes another way.
+        plain = "/v1/collections/orders/documents/plain"
+        assert (await client.put(plain, json={"n": 1})).status_code == 201
+        assert (await client.put(plain, json={"n": 2})).status_code == 200
+        assert (
+            await client.patch(plain, json=[{"op": "replace", "path": "/n", "value": 3}], headers=PATCH)
+        ).status_code == 200
+        assert (await client.delete(plain)).status_code == 200
+        assert (await client.post("/v1/collections/orders/documents", json={"n": 1})).status_code == 201
+        assert (await client.get("/v1/collections/orders/documents")).status_code == 200
+        for shape in ("orders", "orders/absent"):
+            assert (await client.get("/v1/sync/snapshot", params={"shape": shape})).status_code == 200, shape
+        assert (await client.put("/v1/state-vectors/me", json={"vector": {}})).status_code == 200
         assert (await client.delete("/v1/collections/orders/documents/b")).status_code == 200
         moved = await client.post(
             "/v1/transactions", json={"operations": [{"method": "PUT", "collection": "orders", "id": "c", "doc": {}}]}
@@ -242,6 +258,9 @@ async def test_the_documented_roles_are_enough(
     for words in changing:
         code, _, err = await command(operator, tmp_path, *words)
         assert code == 0, (words, err)
+    # One without a document is read in another way.
+    assert (await command(operator, tmp_path, "track", "empty"))[0] == 0
+    await tracked(running.url, ["empty"])
     reader = as_user(admin, port, "reader", roles_for(given, "read"))
     reading: tuple[tuple[str, ...], ...] = (
         ("status",),
@@ -270,6 +289,7 @@ FATAL = [
     ("worker", "shop_eventsync", "insert"),
     ("worker", "local", "find"),
     ("serve", "shop", "find"),
+    ("serve", "shop", "listCollections"),
     ("serve", "shop_eventsync", "changeStream"),
     ("serve", "shop_eventsync", "update"),
 ]
@@ -333,3 +353,41 @@ async def test_a_privilege_that_is_taken_away_ends_the_worker_with_its_name(
     finally:
         role = documented()["eventsync-worker"]
         admin.admin.command("updateRole", "eventsync-worker", privileges=role["privileges"])
+
+
+def revoke(admin: Admin, role: str, database: str, *actions: str) -> None:
+    privilege = {"resource": {"db": database, "collection": ""}, "actions": list(actions)}
+    admin.admin.command("revokePrivilegesFromRole", f"eventsync-{role}", privileges=[privilege])
+
+
+def give_back(admin: Admin, role: str) -> None:
+    admin.admin.command("updateRole", f"eventsync-{role}", privileges=documented()[f"eventsync-{role}"]["privileges"])
+
+
+async def test_what_is_taken_from_a_server_is_refused_until_it_is_given_back(running: Processes, admin: Admin) -> None:
+    path = "/v1/collections/orders/documents/a"
+    async with httpx.AsyncClient(base_url=running.url, timeout=patience(20)) as client:
+        assert (await client.put(path, json={"n": 1})).status_code == 201
+        revoke(admin, "serve", "shop", "insert", "update", "remove")
+        try:
+            for answer in (await client.put(path, json={"n": 2}), await client.delete(path)):
+                assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), answer.text
+                assert "retry-after" not in answer.headers
+            assert (await client.get(path)).json()["doc"]["n"] == 1
+            assert (await client.get("/readyz")).status_code == 200
+        finally:
+            give_back(admin, "serve")
+        async with asyncio.timeout(patience(20)):
+            while (await client.put(path, json={"n": 3})).status_code != 200:  # noqa: ASYNC110 - MongoDB reads roles anew
+                await asyncio.sleep(0.1)
+
+
+async def test_node_storage_writes_without_list_collections(admin: Admin, port: int) -> None:
+    """Our processes have it. Who uses `nodestorage` alone need not."""
+    settings = as_user(admin, port, "less", [only(admin, "serve", without=("shop", "listCollections"))])
+    async with connect(settings, "test") as client:
+        storage = NodeStorage(client["shop"], client["shop_eventsync"]["operations"], WritePolicy())
+        for version in (1, 2):
+            author = Author.new("tester")
+            result = await storage.replace("orders", "less", {"n": version}, upsert=True, author=author)
+            assert result.version == version
