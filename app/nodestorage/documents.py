@@ -17,6 +17,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 from pymongo.errors import OperationFailure
 
+from app.answer_size import AnswerSize
 from app.domain.ids import IdText, format_id, pointer_of, query_of, same_id
 from app.domain.opaque import field_of, value_of, writable
 from app.domain.stamp import FIELD, version_in
@@ -68,6 +69,7 @@ class Documents:
         self._collection = durable(collection, RAW_CODEC)
         self._large = large
         self._has_large = False
+        self._size = AnswerSize()
         # Not raw: PyMongo adds labels to a write concern error in place, which a raw document does not allow.
         self._written = durable(collection, CODEC)
         self._collated: bool | None = None
@@ -99,14 +101,16 @@ class Documents:
         found: list[RawBSONDocument] = []
         size = 0
         async with self._large:
-            async for raw in self._collection.find(behind).sort("_id", ASCENDING).skip(skip).limit(limit):
+            query = self._collection.find(behind, batch_size=self._size.documents(limit + 1))
+            async for raw in query.sort("_id", ASCENDING).skip(skip).limit(limit):
                 found.append(raw)
                 size += len(raw.raw)
                 self._has_large = self._has_large or len(raw.raw) > _LARGE
                 need(DOCUMENT_WEIGHT * size)
                 if len(found) == limit or size >= most_bytes:
-                    return found, True
-        return found, False
+                    break
+        self._size.learn(len(raw.raw) for raw in found)
+        return found, len(found) == limit or size >= most_bytes
 
     async def can_compare(self, raw: RawBSONDocument) -> bool:
         """Whether a filter can tell `raw` from every other state of the document, at a bearable price."""

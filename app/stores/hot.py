@@ -22,6 +22,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from app.answer_size import AnswerSize
 from app.domain.event import Group
 from app.domain.ids import IdText
 from app.domain.position import LogId, Seq
@@ -82,6 +83,7 @@ class HotRows:
         self._parts = EventParts(database)
         self._tiers = tiers
         self.wholeness = Wholeness(database, tiers)
+        self._size = AnswerSize()
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
         """The newest event that was seen last, and the time of the answer."""
 
@@ -115,7 +117,7 @@ class HotRows:
                     find.fields,
                     sort=list(find.order),
                     hint=find.hint,
-                    batch_size=batch,
+                    batch_size=self._size.documents(batch),
                     session=session,
                 )
                 async with cursor:
@@ -127,6 +129,7 @@ class HotRows:
                         rows.append(row)
                         size += body_size(row)
                         if len(rows) >= batch or size >= _BATCH_BYTES:
+                            self._size.learn(map(body_size, rows))
                             await self._validate(log, whole, session)
                             yield rows
                             rows, size = [], 0
@@ -153,7 +156,9 @@ class HotRows:
                 # Each batch is a query of its own: a cursor that is left open would take a command more, to close it.
                 while found == batch:
                     command, found = _command(in_order(log, last, upto, shape, fields=SENT), session), 0
-                    reading = raw_find(self._events, command, session=session, batch=_answer(batch), most=batch)
+                    reading = raw_find(
+                        self._events, command, session=session, batch=_answer(batch), size=self._size, most=batch
+                    )
                     async with reading as cursor, ahead(cursor.next) as answers:
                         async for rows in answers:
                             found += len(rows)

@@ -19,6 +19,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from app.answer_size import AnswerSize
 from app.domain.values import RAW_CODEC
 from app.stores.cursors import free_cursor
 
@@ -30,13 +31,19 @@ class RawCursor:
     """What a query finds. Make one with `raw_find`."""
 
     def __init__(
-        self, database: AsyncDatabase[Any], session: AsyncClientSession, command: dict[str, Any], batch: int
+        self,
+        database: AsyncDatabase[Any],
+        session: AsyncClientSession,
+        command: dict[str, Any],
+        batch: int,
+        size: AnswerSize,
     ) -> None:
         self._database = database
         self._session = session
         self._command: dict[str, Any] | None = command
         self._collection: str = command["find"]
         self._batch = batch
+        self._size = size
         self._id = 0
 
     async def next(self) -> list[bytes]:
@@ -44,7 +51,9 @@ class RawCursor:
         while self._command is not None:
             answer = await self._database.command(self._command, session=self._session, codec_options=RAW_CODEC)
             documents, self._id = _cut_up(answer["cursor"])
-            following = {"getMore": self._id, "collection": self._collection, "batchSize": self._batch}
+            self._size.learn(map(len, documents))
+            batch = self._size.documents(self._batch)
+            following = {"getMore": self._id, "collection": self._collection, "batchSize": batch}
             self._command = following if self._id else None
             if documents:
                 return documents
@@ -62,15 +71,19 @@ async def raw_find(
     *,
     session: AsyncClientSession,
     batch: int,
+    size: AnswerSize,
     most: int = 0,
 ) -> AsyncIterator[RawCursor]:
     """What the rest of a `find` command finds in a collection: at most `batch` documents an answer, and 16 MiB.
 
+    `size` is what earlier answers have told of the collection's documents: large ones come a few at a time.
+
     With `most`, only so many of them. The read concern is the command's own alone.
     """
+    first = size.documents(batch)
     # A server that has given the last of `limit` documents closes the cursor only where there was room for one more.
-    bounds = {"limit": most, "batchSize": batch if batch < most else most + 1} if most else {"batchSize": batch}
-    cursor = RawCursor(collection.database, session, {"find": collection.name, **command, **bounds}, batch)
+    bounds = {"limit": most, "batchSize": first if first < most else most + 1} if most else {"batchSize": first}
+    cursor = RawCursor(collection.database, session, {"find": collection.name, **command, **bounds}, batch, size)
     try:
         yield cursor
     finally:

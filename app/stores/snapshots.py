@@ -11,6 +11,7 @@ from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
+from app.answer_size import AnswerSize
 from app.domain.ids import IdText, format_id, parse_id, query_of
 from app.domain.opaque import writable
 from app.domain.plainness import is_misread
@@ -75,6 +76,7 @@ class SnapshotReader:
         self._database = database
         self._logs = logs
         self._batch = batch
+        self._size = AnswerSize()
 
     @asynccontextmanager
     async def open(self, log: LogId, shape: Shape) -> AsyncIterator[Snapshot]:
@@ -162,7 +164,9 @@ class SnapshotReader:
             try:
                 async with (
                     self._database.client.start_session(causal_consistency=False) as session,
-                    raw_find(self._database[collection], command, session=session, batch=self._batch) as cursor,
+                    raw_find(
+                        self._database[collection], command, session=session, batch=self._batch, size=self._size
+                    ) as cursor,
                     ahead(cursor.next) as batches,
                 ):
                     async for batch in batches:
