@@ -38,6 +38,19 @@ _FOR_TESTS = ("--setParameter", "ttlMonitorSleepSecs=1")
 """Documents expire at once, and not only once a minute."""
 
 
+_ORDER = ("chaos", "e2e", "integration", "conformance", "contract", "property", "unit")
+"""The directories of the tests, those with the longest tests first.
+
+So a run does not end with one long test and idle processors. The systems of the conformance and contract tests live
+from their first test to the end of the run: they come late, and do not idle beside all others.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(_ORDER)}
+    items.sort(key=lambda item: min((rank[folder] for folder in item.path.parents if folder in rank), default=0))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
