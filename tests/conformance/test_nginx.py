@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -88,6 +90,30 @@ async def test_conditions_hold_behind_a_proxy_that_compresses(
                 assert (again.status_code, again.json()["code"]) == (412, "version_mismatch")
                 tag = (await client.get(path)).headers["etag"]
                 assert tag.startswith("W/")
+
+
+_ODD = ("a/b", "a//b", "..", "x/../y", "%2F", "a b+c?d#e", "é", 'ejson:{"$ref":"x","$id":"y/z"}', 'ejson:"a\\u0000b"')
+
+
+@pytest.mark.parametrize("odd", _ODD)
+async def test_an_odd_id_is_the_same_behind_the_documented_proxy(
+    proxy: Nginx, served: Served, key: str, odd: str
+) -> None:
+    """nginx rewrites a path only where `proxy_pass` has one of its own, and the documented one has none."""
+    text = odd.replace("x", key) if odd.startswith("ejson:{") else f"{odd}{key}" if "ejson" not in odd else odd
+    address = f"/v1/collections/orders/documents/{quote(text, safe='')}"
+    async with (
+        httpx.AsyncClient(base_url=proxy.url, timeout=patience(20)) as through,
+        httpx.AsyncClient(base_url=served.url, timeout=patience(20)) as straight,
+    ):
+        made = await through.put(address, json={"n": 1})
+        assert made.status_code in {200, 201}, made.text
+        canonical = made.json()["id"]
+        assert (await straight.get(address)).json()["id"] == canonical
+        shape = f"orders/{canonical}"
+        head, *_ = (await through.get("/v1/sync/snapshot", params={"shape": shape})).text.splitlines()
+        assert json.loads(head)["shape"] == shape
+        assert (await through.delete(address)).status_code == 200
 
 
 @pytest.mark.parametrize("peer", of_transport("websocket"), indirect=True)
