@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from app.cli.verify import prove
@@ -161,6 +162,24 @@ async def test_a_document_that_only_the_log_has(base: StoredSnapshot, stores: St
     await caught_up(stores)
     await _forge(stores, base.log, {"i": "old-007"}, '"op":"delete"', '"op":"update","patch":[]')
     assert (await wrong(settings)).text.startswith('docs/old-007 is only in the log: {"_id": "old-007"')
+
+
+async def test_a_log_that_spells_an_id_as_an_older_version_did(
+    base: StoredSnapshot, stores: Stores, settings: Settings
+) -> None:
+    undefined = b"\x03_id\x00\x08\x00\x00\x00\x06a\x00\x00"  # an id {a: undefined}, which the driver reads as {a: null}
+    raw = RawBSONDocument((len(undefined) + 5).to_bytes(4, "little") + undefined + b"\x00")
+    await stores.data["docs"].insert_one(raw)
+    await caught_up(stores)
+    seq = await stores.events.head(base.log)
+    await stores.data["docs"].update_one({"_id": "old-008"}, {"$set": {"n": 8}})  # of the newest the worker takes care
+    await caught_up(stores)
+    now = (await stores.log["events"].find_one({"_id.n": seq}) or {})["i"]
+    before = 'ejson:{"a":null}'
+    assert now != before
+    await stores.log["events"].update_one({"_id.n": seq}, {"$set": {"i": before}})
+    await _forge(stores, base.log, {"_id.n": seq}, json.dumps(now), json.dumps(before))
+    assert (await wrong(settings)).text.startswith(f"docs/{now} is only in the collection")
 
 
 async def test_an_event_that_is_missing(base: StoredSnapshot, stores: Stores, settings: Settings) -> None:
