@@ -55,6 +55,15 @@ help.
 AUTHENTICATION_FAILED: Final = frozenset({18, 8000})
 """AuthenticationFailed, and AtlasError, which MongoDB Atlas answers instead."""
 
+_PASSING: Final = frozenset(
+    {6, 7, 24, 43, 46, 50, 63, 89, 91, 112, 133, 134, 150, 189, 202, 234, 237, 239, 246, 262, 292, 314, 384, 391}
+    | {9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436}
+)
+"""Codes of what passes: members, connections and elections, cursors and operations that were ended, limits of time,
+conflicts, and want of memory, disk space or history.
+Source: https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
+"""
+
 _DENIED: Final = re.compile(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([^\"]*)\")?")
 _ACTIONS: Final[Mapping[str, str]] = {
     "aggregate": "find",
@@ -100,6 +109,14 @@ async def forget_connections(client: Any) -> None:
     if isinstance(client, AsyncMongoClient) and topology is not None:
         for server in list(topology._servers.values()):  # noqa: SLF001
             await server.pool.reset_without_pause()
+
+
+def may_last(error: OperationFailure) -> bool:
+    """Tell whether nothing says that a refused read will do another time, nor that it never will."""
+    if isinstance(error, ExecutionTimeout | WTimeoutError) or error.code in _PASSING:
+        return False
+    passing = any(map(error.has_error_label, ("TransientTransactionError", "RetryableWriteError", "RetryableError")))
+    return not passing and barred(error) is None and error.code not in AUTHENTICATION_FAILED
 
 
 @contextmanager

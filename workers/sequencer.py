@@ -14,6 +14,7 @@ from app.stores.logs import Log, LogLost, ResetAsked, cluster_identity
 from app.stores.stores import Stores
 from workers.audit import Appended
 from workers.evidence import Evidence
+from workers.faults import Faults
 from workers.states import StateReader
 from workers.term import Term, pipeline
 
@@ -28,6 +29,7 @@ class Sequencer:
         self._settings = settings
         self._states = StateReader(stores.snapshots)
         self._evidence = Evidence(stores)
+        self._faults = Faults()
         self._reached: tuple[Log, Appended] | None = None
         """The newest event that this process knows to be in a log, from whichever term."""
         self._active: tuple[str, ...] = ()
@@ -42,7 +44,7 @@ class Sequencer:
         while not stopping():
             current = await self._open_log()
             reached = self._reached_in(current)
-            term = Term(self._stores, self._settings, self._states, current, self._evidence, reached)
+            term = Term(self._stores, self._settings, self._states, current, self._evidence, reached, self._faults)
             try:
                 await term.run(stopping)
             except (LogLost, NoBase, Damaged, TooLarge) as error:

@@ -23,9 +23,11 @@ from app.settings import Settings
 from app.stores.changes import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, token_time, watch
 from app.stores.clocks import cluster_time
 from app.stores.logs import Log, LogLost, ResetAsked
+from app.stores.snapshots import ReadRefused
 from app.stores.stores import Stores
 from workers.audit import Appended, Audit, Known, check_appended
 from workers.evidence import Evidence
+from workers.faults import Faults
 from workers.groups import Grouper, is_of_document
 from workers.images import Images, enable_images
 from workers.log_writer import LogWriter
@@ -64,8 +66,12 @@ class Term:
         current: Log,
         evidence: Evidence | None = None,
         reached: Appended | None = None,
+        faults: Faults | None = None,
     ) -> None:
-        """`reached` is an event of this log that an earlier term of this process knew to be there."""
+        """`reached` is an event of this log that an earlier term of this process knew to be there, `faults` what they
+        have found wrong with single collections.
+        """
+        self._faults = faults or Faults()
         self._evidence = evidence or Evidence(stores)
         self._reached = reached
         self._writer: LogWriter
@@ -108,6 +114,9 @@ class Term:
                     token = await self._repair(error.diagnosis, stopping)
                 except CollectionBarred as error:
                     await self._exclude(error.collection, error)
+                    token = await self._resume(stopping)
+                except ReadRefused as error:
+                    await self._confine(error)
                     token = await self._resume(stopping)
         except BrokenOff as error:
             # Its mark stands: whoever leads next repairs.
@@ -203,6 +212,8 @@ class Term:
                 await repair.compared(name, token, stopping)
             except Barred as error:
                 await self._exclude(name, error)
+            except ReadRefused as error:
+                await self._confine(error)
         await self._stores.logs.checkpoint(self._log.id, self._writer.seq, token, token_time(token))
         await self._stores.logs.end_repair(self._log.id)
         log.warning("log %s: repaired by %d events, up to %d", self._log.id, repair.events, self._writer.seq)
@@ -225,6 +236,14 @@ class Term:
         """Go on without a collection that can't be followed any more. Raises `error` where it still can."""
         if name not in await self._judged([name]):
             raise error
+
+    async def _confine(self, error: ReadRefused) -> None:
+        """Go on without a collection whose reads are refused again and again. Raises `error` before that."""
+        if not self._faults.lasts(error):
+            raise error
+        log.error("ALARM: %s; it is not followed for now, the others go on", error.diagnosis)
+        await self._stores.tracking.refuse({error.collection: error.message})
+        await self._stores.tracking.deactivate([error.collection])
 
     async def _judged(self, names: Sequence[str]) -> frozenset[str]:
         """Look at active collections again; those that can't be followed any more are active no longer."""
@@ -362,7 +381,7 @@ class Term:
 
     async def _look_at_tracking(self) -> None:
         listed = await self._stores.tracking.read()
-        new = [item.name for item in listed if item.log != self._log.id]
+        new = [item.name for item in listed if item.log != self._log.id and not self._faults.confines(item.name)]
         dropped = set(self._active) - {item.name for item in listed}
         if dropped and not await self._stores.tracking.is_marked():
             raise LogLost("the registry of tracked collections was dropped or emptied")

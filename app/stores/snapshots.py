@@ -19,7 +19,7 @@ from app.domain.position import LogId, Position
 from app.domain.shape import Shape
 from app.domain.stamp import unversioned
 from app.domain.values import CODEC, JSON_CODEC, Document, decode, to_json
-from app.driver import translated
+from app.driver import may_last, short, translated
 from app.errors import Unavailable
 from app.offload import Offload, inline
 from app.reading_ahead import ahead
@@ -29,6 +29,16 @@ from app.stores.raw_find import raw_find
 
 _TOO_OLD = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
+
+
+class ReadRefused(Unavailable):
+    """MongoDB refuses to read a collection, and does not say that it will do another time."""
+
+    def __init__(self, collection: str, error: OperationFailure) -> None:
+        super().__init__(f"{collection} can't be read: MongoDB refuses it (code {error.code})")
+        self.because(short(error))
+        self.collection = collection
+        self.mongodb_code = error.code
 
 
 class TimeNotKept(Unavailable):
@@ -174,6 +184,8 @@ class SnapshotReader:
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
                     raise TimeNotKept(collection) from error
+                if may_last(error):
+                    raise ReadRefused(collection, error) from error
                 raise
 
 

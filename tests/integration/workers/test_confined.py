@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,56 @@ async def test_a_state_that_may_not_be_read_stops_no_other_collection(
             await assert_complete(stores, "docs")
         await tracked(stores, "locked")
     assert await current_log(stores) == log
+
+
+# --- refusals that nobody has a name for ----------------------------------------------------------------------------
+
+
+async def test_a_refusal_that_repeats_confines_itself_to_its_collection(
+    client: Client, stores: Stores, settings: Settings, log: LogId
+) -> None:
+    """MongoDB answers each read of one collection with a code of which nothing says that it passes."""
+    await stores.data["docs"].insert_one({"_id": 1})
+    await stores.logs.begin_repair(log, "the test asks for it")
+    async with refusing(client, settings, times=None), running_worker(settings):
+        await repaired(stores, log)
+        assert "locked can't be read: MongoDB refuses it (code 8)" in await refused(stores, "locked")
+        await stores.data["docs"].insert_one({"_id": 2})
+        replay = await assert_complete(stores, "docs")
+    assert [event["id"] for event in replay.events] == ["int:1", "int:2"]
+    assert await current_log(stores) == log
+
+
+async def test_it_does_so_where_a_change_needs_the_read(
+    client: Client, stores: Stores, settings: Settings, log: LogId
+) -> None:
+    for name in ("docs", "locked"):
+        await stores.data.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": False}})
+    without = settings.model_copy(update={"images": False})
+    async with refusing(client, settings, times=None), running_worker(without):
+        await stores.data["locked"].update_one({"_id": "l"}, {"$set": {"n": 1}})
+        assert "locked can't be read: MongoDB refuses it (code 8)" in await refused(stores, "locked")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await stores.data["docs"].update_one({"_id": 1}, {"$set": {"n": 1}})
+        replay = await assert_complete(stores, "docs")
+    assert {event["id"] for event in replay.events} == {"int:1"}
+    assert await current_log(stores) == log
+
+
+async def test_a_refusal_that_passes_confines_nothing(
+    client: Client, stores: Stores, settings: Settings, log: LogId
+) -> None:
+    await stores.data["docs"].insert_one({"_id": 1})
+    await stores.data["locked"].insert_one({"_id": "m"})
+    await stores.logs.begin_repair(log, "the test asks for it")
+    async with refusing(client, settings, times=2), running_worker(settings):
+        await repaired(stores, log)
+        replay = await assert_complete(stores, "docs")
+    assert {event["id"] for event in replay.events} == {"int:1", "m"}
+    assert (await item(stores, "locked")).log == log
+
+
+def refusing(client: Client, settings: Settings, *, times: int | None) -> AbstractAsyncContextManager[None]:
+    """Have MongoDB refuse the worker's reads of the collection `locked`."""
+    app, locked = app_name(settings, "worker"), f"{settings.database}.locked"
+    return failing(client, "find", 8, app=app, times=times, of=locked)
