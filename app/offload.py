@@ -16,7 +16,7 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,12 +120,12 @@ class Offload:
         self.waiting_bytes += size
         try:
             async with self._places:
-                result: T = await self._run(pickle.dumps((function.__module__, function.__qualname__, args), 5))
+                result: T = await self._run(_pickled((function.__module__, function.__qualname__, args)))
                 return result
         finally:
             self.waiting_bytes -= size
 
-    async def _run(self, job: bytes) -> Any:
+    async def _run(self, job: Sequence[bytes]) -> Any:
         helper = await self._helper()
         whole = False
         try:
@@ -181,6 +181,22 @@ def inline() -> Offload:
     return Offload(above=sys.maxsize, processes=1, waiting_bytes=0, seconds=1.0)
 
 
+class _Parts:
+    """A file whose writes are kept as they are: pickle hands over a large value as it is, and so it is not copied."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, part: bytes) -> None:
+        self.written.append(part)
+
+
+def _pickled(value: Any) -> Sequence[bytes]:
+    parts = _Parts()
+    pickle.Pickler(parts, 5).dump(value)
+    return parts.written
+
+
 class _Helper:
     """A helper process, seen from the server: one question at a time, through its standard input and output."""
 
@@ -208,14 +224,15 @@ class _Helper:
     def alive(self) -> bool:
         return self._process.returncode is None
 
-    async def ask(self, job: bytes) -> Any:
+    async def ask(self, job: Sequence[bytes]) -> Any:
         """Send a job and return the answer. Raises `OSError` or `EOFError` where the helper ends before that."""
         to, back = self._process.stdin, self._process.stdout
         if to is None or back is None:
             raise EOFError
-        to.write(_LENGTH.pack(len(job)))
-        to.write(job)
-        await to.drain()
+        to.write(_LENGTH.pack(sum(map(len, job))))
+        for part in job:
+            to.write(part)
+            await to.drain()
         (length,) = _LENGTH.unpack(await back.readexactly(_LENGTH.size))
         return pickle.loads(await back.readexactly(length))  # noqa: S301 - from our own process
 

@@ -48,8 +48,8 @@ RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_cl
 
 def may_hold(document: RawBSONDocument, field: bytes) -> bool:
     """Whether a field that begins like this in BSON may be in it, at any depth; it is not taken apart for that."""
-    # As bytes, which most are: a large one is a view, and has no `find`.
-    return bytes(document.raw).find(field) >= 0
+    # A large one is a view, has no `find`, and would be copied for it. It may hold everything.
+    return not isinstance(document.raw, bytes) or document.raw.find(field) >= 0
 
 
 class Literal(dict[str, Any]):

@@ -12,6 +12,7 @@ Source: https://github.com/mongodb/specifications/blob/master/source/change-stre
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +29,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from app.domain.values import RAW_CODEC
 from app.driver import forget_connections, knows_no_sessions, short
 from app.errors import Unavailable
+from app.slices import SLICE
 from app.stores.cursors import free_cursor
 from app.stores.fragments import FragmentMissing, Fragments
 
@@ -118,7 +120,10 @@ class ChangeStream:
         }
         with interrupted():
             answer = await self._database.command(command, session=self._session, codec_options=self._codec)
+        # Each step copies what it takes apart, of 16 MiB in some milliseconds.
+        await _breathe(answer)
         cursor = answer["cursor"]
+        await _breathe(cursor)
         # The batch that ends a stream says why: only the read after it fails.
         self._id = cursor["id"]
         changes = self._whole(cursor["nextBatch"])
@@ -137,6 +142,12 @@ class ChangeStream:
     async def close(self) -> None:
         """Free the server's cursor, if it has one still."""
         await free_cursor(self._database, self._session, "$cmd.aggregate", self._id)
+
+
+async def _breathe(answer: Any) -> None:
+    """Let others run before a large answer is taken apart."""
+    if isinstance(answer, RawBSONDocument) and len(answer.raw) > SLICE:
+        await asyncio.sleep(0)
 
 
 @contextmanager
