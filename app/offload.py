@@ -19,6 +19,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -30,10 +31,15 @@ from app.slices import turn
 T = TypeVar("T")
 
 _LENGTH: Final = struct.Struct("<Q")
+_ANSWER: Final = struct.Struct("<QQ")
+"""Before an answer: its length, and how many buffers follow, each behind its length."""
 _IDLE: Final = 60.0
 """Seconds without work after which a helper ends, and gives its memory back."""
 
 _READ_AHEAD: Final = 1024 * 1024
+_PIECE: Final = 256 * 1024
+"""Bytes of an answer that are taken over in one turn. The JSON of a document may have 90 MiB."""
+
 _CLEANED_AFTER: Final = 100
 """Jobs after which a helper looks for garbage. In between it does not: it holds millions of objects that have none."""
 
@@ -125,7 +131,7 @@ class Offload:
         finally:
             self.waiting_bytes -= size
 
-    async def _run(self, job: Sequence[bytes]) -> Any:
+    async def _run(self, job: Sequence[bytes | memoryview]) -> Any:
         helper = await self._helper()
         whole = False
         try:
@@ -185,13 +191,13 @@ class _Parts:
     """A file whose writes are kept as they are: pickle hands over a large value as it is, and so it is not copied."""
 
     def __init__(self) -> None:
-        self.written: list[bytes] = []
+        self.written: list[bytes | memoryview] = []
 
-    def write(self, part: bytes) -> None:
-        self.written.append(part)
+    def write(self, part: bytes | pickle.PickleBuffer) -> None:
+        self.written.append(part.raw() if isinstance(part, pickle.PickleBuffer) else part)
 
 
-def _pickled(value: Any) -> Sequence[bytes]:
+def _pickled(value: Any) -> Sequence[bytes | memoryview]:
     parts = _Parts()
     pickle.Pickler(parts, 5).dump(value)
     return parts.written
@@ -224,7 +230,7 @@ class _Helper:
     def alive(self) -> bool:
         return self._process.returncode is None
 
-    async def ask(self, job: Sequence[bytes]) -> Any:
+    async def ask(self, job: Sequence[bytes | memoryview]) -> Any:
         """Send a job and return the answer. Raises `OSError` or `EOFError` where the helper ends before that."""
         to, back = self._process.stdin, self._process.stdout
         if to is None or back is None:
@@ -233,8 +239,10 @@ class _Helper:
         for part in job:
             to.write(part)
             await to.drain()
-        (length,) = _LENGTH.unpack(await back.readexactly(_LENGTH.size))
-        return pickle.loads(await back.readexactly(length))  # noqa: S301 - from our own process
+        length, count = _ANSWER.unpack(await back.readexactly(_ANSWER.size))
+        answer = await _pieces(back, length)
+        buffers = [await _pieces(back, *_LENGTH.unpack(await back.readexactly(_LENGTH.size))) for _ in range(count)]
+        return pickle.loads(answer, buffers=buffers)  # noqa: S301 - from our own process
 
     def rest(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` where it is not woken within `seconds`."""
@@ -259,6 +267,18 @@ class _Helper:
         await self._process.wait()
 
 
+async def _pieces(source: asyncio.StreamReader, length: int) -> bytes:
+    """Read so many bytes, a few in each turn: to copy the JSON of a large document at once would take 100 ms."""
+    whole = BytesIO()
+    while length > 0:
+        piece = await source.readexactly(min(length, _PIECE))
+        whole.write(piece)
+        length -= len(piece)
+        if length:
+            await asyncio.sleep(0)
+    return whole.getvalue()  # which is no copy
+
+
 # --- in the helper ----------------------------------------------------------------------------------------------------
 
 
@@ -275,18 +295,27 @@ def main() -> None:
     os.dup2(2, 1)
     done = 0
     while (job := _read(sys.stdin.buffer)) is not None:
-        answer = pickle.dumps(_answer(job), 5)
+        buffers: list[pickle.PickleBuffer] = []
+        answer = pickle.dumps(_answer(job), 5, buffer_callback=buffers.append)
         del job
         try:
-            answers.write(_LENGTH.pack(len(answer)))
-            answers.write(answer)
-            answers.flush()
+            _write(answers, answer, buffers)
         except BrokenPipeError:
             os._exit(0)  # the server is gone; there is nobody to tell, and nothing to write at exit
-        del answer
+        del answer, buffers
         done += 1
         if done % _CLEANED_AFTER == 0:
             gc.collect()
+
+
+def _write(to: BinaryIO, answer: bytes, buffers: list[pickle.PickleBuffer]) -> None:
+    to.write(_ANSWER.pack(len(answer), len(buffers)))
+    to.write(answer)
+    for buffer in buffers:
+        raw = buffer.raw()
+        to.write(_LENGTH.pack(raw.nbytes))
+        to.write(raw)
+    to.flush()
 
 
 def _read(source: BinaryIO) -> bytes | None:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import conditions, past
+from app.api.answers import Parts
 from app.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
 from app.api.cursors import Cursor
 from app.api.endpoint import Endpoint
@@ -17,7 +18,7 @@ from app.api.state import services
 from app.domain.ids import format_id, parse_id
 from app.domain.position import Position
 from app.domain.shape import Shape
-from app.domain.values import to_json
+from app.domain.values import JsonText, to_json
 from app.errors import NotFound
 from app.held_bytes import need
 from app.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
@@ -78,7 +79,11 @@ async def read(request: Request) -> Response:
     headers = {"ETag": node.etag, "Cache-Control": "no-cache"}
     if conditions.unchanged(request, headers["ETag"], node.version):
         return Response(status_code=304, headers=headers)
-    return Response(to_json(_row(node)), headers=headers, media_type=JSON)
+    if not isinstance(node.document, JsonText):
+        return Response(to_json(_row(node)), headers=headers, media_type=JSON)
+    # To copy 90 MiB into a row would take 50 ms.
+    begin = to_json({"id": format_id(node.id), "version": node.version})[:-1] + b',"doc":'
+    return Parts([begin, node.document.text, b"}"], headers, JSON)
 
 
 async def replace(request: Request) -> Response:

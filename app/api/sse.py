@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.deadline import deadline_of
 from app.api.endpoint import Endpoint
-from app.api.protocols import writer
+from app.api.protocols import Writer, writer
 from app.api.retry import RETRY, in_band, retry_line
 from app.api.state import Services, services
 from app.api.streaming import Gone, Outlet
@@ -40,6 +40,7 @@ from app.errors import EventsyncError, Malformed, NotTracked
 from app.settings import Settings
 from app.sync.audience import News, Straight
 from app.sync.session import Session
+from app.sync.subscription import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ _HEADERS = [
 
 _LONG_ID = 1024
 """Longest id, in bytes, that names the shapes; a longer one has the short form."""
+
+_LARGE = 1024 * 1024
+"""Bytes of a message from which on it is not copied on its way."""
 
 _LONGEST = Position(LogId("x" * 8), Seq(10**12))
 """The longest position that a log will ever have."""
@@ -93,7 +97,7 @@ async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -
         _require(found, shapes)
         async with outlet.watched(session.close):
             with suppress(Gone):
-                await _stream(session, shapes, outlet)
+                await _stream(session, shapes, outlet, writer(scope))
                 await _goodbye(outlet, found.sync.sessions.leaving)
 
 
@@ -168,19 +172,31 @@ def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
     return partial(vector_to_short, shapes=shapes)
 
 
-async def _stream(session: Session, shapes: Sequence[Shape], outlet: Outlet) -> None:
+async def _stream(session: Session, shapes: Sequence[Shape], outlet: Outlet, write: Writer | None) -> None:
     write_id = id_writer(shapes)
     await outlet.start(_HEADERS)
     await outlet.write(retry_line())
     try:
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
-                await outlet.write(_event(message.kind, message.data, write_id(session.vector)))
+                await _put(outlet, write, message, write_id(session.vector))
     except EventsyncError as error:
         # The status is out already: the client is told in band, and reconnects with its vector.
         if error.retryable:
             await outlet.write(retry_line(error))
         await outlet.write(_event("error", messages.error(error), write_id(session.vector)))
+
+
+async def _put(outlet: Outlet, write: Writer | None, message: Outgoing, id_text: str) -> None:
+    size = sum(map(len, message.pieces))
+    if size > _LARGE and write is not None:
+        await outlet.write(b"")  # returns when the connection can take more
+        begin, end = _event(message.kind, b"", id_text)[:-2], b"\n\n"
+        # As one chunk, of pieces that are not copied: a document's JSON may have 90 MiB.
+        length = len(begin) + size + len(end)
+        if write(b"%x\r\n" % length, begin, *message.pieces, end, b"\r\n"):
+            return
+    await outlet.write(_event(message.kind, message.data, id_text))
 
 
 async def _goodbye(outlet: Outlet, leaving: int) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final
+from pickle import PickleBuffer
+from typing import Any, Final, SupportsIndex
 
 import bson
 import orjson
@@ -67,6 +68,10 @@ class JsonText:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
+        # Beside the pickle, where that is wanted: to unpickle it is then no copy.
+        return JsonText, (PickleBuffer(self.text),)
 
 
 MAX_DEPTH: Final = 100

@@ -5,6 +5,7 @@ In this order, of a server that tracks the collection `things`, after `grow`. Ea
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -132,6 +133,16 @@ async def _log(client: Client) -> None:
     await client.ask("GET", f"/v1/sync/log?shape=things&position={log}:0&limit=1000")
 
 
+async def _together(client: Client, path: str, count: int = 64) -> None:
+    """Ask many times at once; a server that has enough to do may tell some to come back."""
+    await asyncio.gather(*(client.ask("GET", path, 200, 503) for _ in range(count)))
+
+
+async def _logs(client: Client) -> None:
+    log = (await client.ask("GET", "/readyz", 200, 503)).json()["position"].partition(":")[0]
+    await _together(client, f"/v1/sync/log?shape=things&position={log}:0&limit=1000", 16)
+
+
 def _get(path: str, *statuses: int) -> Ask:
     return lambda client: client.ask("GET", path, *statuses)
 
@@ -151,6 +162,11 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", f"{DOCUMENTS}/ID/events"): _get(f"{DOCUMENTS}/big/events?limit=1000"),
     ("GET", f"{DOCUMENTS}/ID/diff"): _get(f"{DOCUMENTS}/big/diff?from=1&to=3"),
     ("GET", "as it was"): _get(f"{DOCUMENTS}/big?version=2"),
+    ("GET", "control characters"): _get(f"{DOCUMENTS}/control"),
+    ("GET", "listings at a time"): lambda client: _together(client, f"{DOCUMENTS}?limit=1000"),
+    ("GET", "documents at a time"): lambda client: _together(client, f"{DOCUMENTS}/wide0"),
+    ("GET", "log pages at a time"): _logs,
+    ("GET", "snapshots at a time"): lambda client: _together(client, "/v1/sync/snapshot?shape=things", 8),
     ("POST", "/v1/transactions"): _transaction,
     ("WEBSOCKET", "/v1/sync"): _hello,
     ("GET", "/v1/sync"): _get("/v1/sync", 426),
@@ -174,12 +190,19 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
 
 
 async def grow(client: Client) -> None:
-    """Make a document of 12 MiB, of a million lists."""
+    """Make a document of 12 MiB, of a million lists; one of control characters, whose JSON is longer; large ones."""
     await client.ask("PUT", f"{DOCUMENTS}/big", 201, content=b'{"x":%b}' % EMPTY_LISTS, headers=JSON)
     for number in range(2):
         copy = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"}])
         headers = PATCH | {"prefer": "return=minimal"}
         await client.ask("PATCH", f"{DOCUMENTS}/big", content=copy, headers=headers)
+    control = orjson.dumps({"x": "\x01" * 160_000})
+    await client.ask("PUT", f"{DOCUMENTS}/control", 201, content=control, headers=JSON)
+    copies = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"} for number in range(85)])
+    headers = PATCH | {"prefer": "return=minimal"}
+    await client.ask("PATCH", f"{DOCUMENTS}/control", content=copies, headers=headers)
+    for number in range(16):
+        await client.ask("PUT", f"{DOCUMENTS}/wide{number}", 201, json={"x": "x" * 1_000_000})
     moved = orjson.dumps({"x": [[0]] * 100_000})
     await client.ask("PUT", f"{DOCUMENTS}/moved", 201, content=moved, headers=JSON)
 

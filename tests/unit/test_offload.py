@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.domain.values import parse_json
+from app.domain.values import JsonText, parse_json
 from app.errors import Malformed, TooComplex, Unavailable, VersionMismatch
 from app.offload import Offload, inline
 
@@ -50,6 +50,12 @@ async def test_small_work_is_done_at_once_and_large_work_elsewhere() -> None:
         assert (offload.done, offload.waiting_bytes) == (2, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(helper, 0)
+
+
+async def test_json_text_goes_and_comes_as_it_is() -> None:
+    texts = [JsonText(b""), JsonText(b"1"), JsonText(b'"' + b"x" * 3_000_000 + b'"')]
+    async with offloading(waiting=10**7) as offload:
+        assert await offload.run(list, texts, size=4_000_000) == texts
 
 
 async def test_errors_come_back_with_what_they_carry() -> None:

@@ -53,7 +53,7 @@ REFUSALS = {
     "431 behind another request": (GET + POST + b"x: ", BODY, b" 431 "),
     "200 of a GET with a body": (GET.replace(b"\r\n\r\n", b"\r\n" + ANNOUNCED), BODY, b" 200 "),
     "200 and the end": (GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), GET * 1000, b" 200 "),
-    "a handshake that is refused": (UPGRADE.replace(b"/sync", b"/none") + b"\r\n", FRAME, b" 403 "),
+    "a handshake that is refused": (UPGRADE.replace(b"/sync", b"/none") + b"\r\n", FRAME, b" 404 "),
     "a handshake that is none": (UPGRADE.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"?") + b"\r\n", FRAME, b" 400 "),
     "a handshake from elsewhere": (UPGRADE + b"Origin: https://elsewhere\r\n\r\n", FRAME, b"\x11\x33"),
     "frames that are none behind a handshake": (UPGRADE + b"\r\n" + frame(TEXT, b"{}"), b"\xff" * 65536, b" 400 "),

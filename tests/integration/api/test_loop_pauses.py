@@ -36,7 +36,7 @@ def _routes() -> set[tuple[str, str]]:
 
 
 def test_every_route_has_a_worst_case() -> None:
-    assert set(WORST) - {("GET", "as it was")} == _routes()
+    assert {(method, path) for method, path in WORST if path.startswith("/")} == _routes()
 
 
 async def test_no_route_holds_up_the_loop(settings: Settings) -> None:
