@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 
-from app.dev import mongod
-from app.settings import Settings
-from app.stores.mongodb import Client, connect
-from app.stores.stores import Stores
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.mongodb.client import Client, connect
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support import mongodb_container
 from support.limits import time_limits
 from support.waiting import patience, scaled

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from pymongo.asynchronous.cursor import AsyncCursor
 
-from app.domain.values import CODEC, RAW_CODEC, to_json
-from app.settings import Settings
+from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, to_json
+from eventsync.settings import Settings
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
-from app.dev import mongod
-from app.domain.position import Position, Seq
-from app.settings import Settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
+from eventsync.dev import mongod
+from eventsync.domain.positions import Position, Seq
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod, running
 from scripts.bench.load import Kind
 from scripts.bench.nginx import Nginx, documented, missing, running_nginx

@@ -18,18 +18,18 @@ from typing import Any
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
-from app.domain.event import Event, place
-from app.domain.ids import IdText, format_id
-from app.domain.plan import Answer
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.domain.values import Document
-from app.settings import Settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
-from app.stores.tracking import TrackedCollection
-from app.sync.service import SyncService
-from app.sync.subscription import Subscription
+from eventsync.domain.events import Event, place
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.plan import Answer
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import Document
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.stores import Stores
+from eventsync.sync.service import SyncService
+from eventsync.sync.sessions.subscription import Subscription
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
 from scripts.bench.load import change, document
 from scripts.bench.report import Report, Table

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import jsonpatch
 
-from app.domain.diff import Touched, diff
-from app.domain.values import to_json
+from eventsync.domain.patches.diff import Touched, diff
+from eventsync.domain.values.extended_json import to_json
 from scripts.bench.load import document
 from scripts.bench.report import Report, Table
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from app.dev import mongod
-from app.settings import PREFIX, Settings
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import PREFIX, Settings
 
 _OPLOG = 16 * 1024
 """MiB; it is only as large as what is written."""
@@ -72,7 +72,7 @@ def running(word: str, settings: Settings, directory: Path) -> Iterator[int]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name, value in settings.model_dump(exclude_defaults=True).items():
         environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
-    command = [sys.executable, "-m", "app", word]
+    command = [sys.executable, "-m", "eventsync", word]
     environment["PYTHONPATH"] = str(Path.cwd())
     with _process(command, directory / f"{word}.log", environment, directory) as process:
         yield process.pid

@@ -10,8 +10,8 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.domain.values import RAW_CODEC
-from app.stores.changes import watch
+from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.mongodb.change_stream import watch
 
 _BATCH = 1000
 

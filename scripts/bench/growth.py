@@ -15,14 +15,14 @@ from typing import Final
 
 import httpx
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.stores.stored_event import StoredEvent
-from app.sync.audience import Straight
-from app.sync.pages import PageLimit
-from app.sync.window import Window
-from app.waiting import Flag
+from eventsync.concurrency.waiting import Flag
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.pages import PageLimit
+from eventsync.sync.live.window import Window
 from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
 from scripts.bench.exact import run_exact

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from pymongo import AsyncMongoClient
 
-from app.dev import mongod
+from eventsync.dev import mongod
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, asked, crowd

@@ -6,8 +6,8 @@ import statistics
 import time
 from asyncio import TaskGroup
 
-from app.stores.changes import ChangeStream, watch
-from app.stores.stores import Stores
+from eventsync.mongodb.change_stream import ChangeStream, watch
+from eventsync.stores.stores import Stores
 from scripts.bench.load import Kind, open_loop
 
 COLLECTION = "live"

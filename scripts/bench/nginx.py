@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from app.dev import mongod
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.server.supervision.orphans import die_with_parent
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "deployment.md"
 

@@ -13,12 +13,12 @@ from typing import Final
 
 import httpx
 
-from app import event_loop
-from app.dev import mongod
-from app.garbage import collect_rarely
-from app.main import make_server
-from app.memory import return_free_memory
-from app.settings import Settings
+from eventsync.dev import mongod
+from eventsync.main import make_server
+from eventsync.process import event_loop
+from eventsync.process.garbage_collection import collect_rarely
+from eventsync.process.memory import return_free_memory
+from eventsync.settings import Settings
 from scripts.bench.deployment import Deployment, fresh_mongod, running
 from scripts.bench.pulse import Pulse, pulse
 from scripts.bench.report import Report, Table

@@ -17,9 +17,9 @@ from typing import Any
 
 from pymongo import UpdateOne
 
-from app.settings import PREFIX, Settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
+from eventsync.mongodb.client import connect
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.stores import Stores
 from scripts.bench.deployment import Deployment, fresh_mongod, running
 
 _BULK = 1000
@@ -105,7 +105,7 @@ def _verify(settings: Settings, deployment: Deployment) -> int:
         "PYTHONPATH": str(Path.cwd()),
     }
     began, peak = time.monotonic(), 0
-    process = subprocess.Popen([sys.executable, "-m", "app", "verify"], env=environment, cwd=deployment.directory)
+    process = subprocess.Popen([sys.executable, "-m", "eventsync", "verify"], env=environment, cwd=deployment.directory)
     while process.poll() is None:
         peak = _peak(process.pid) or peak
         time.sleep(0.1)

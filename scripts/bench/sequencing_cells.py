@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
+from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from scripts.bench.deployment import Deployment, cpu_seconds, running
 from scripts.bench.floors import insert_only, read_only
 from scripts.bench.load import Kind, open_loop

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, fresh_mongod
 from scripts.bench.exact import run_exact

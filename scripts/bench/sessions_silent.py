@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from app.waiting import set_within
+from eventsync.concurrency.waiting import set_within
 from scripts.bench.memory import Memory, forget_peak
 from scripts.bench.report import Table
 from scripts.bench.sessions_stage import Clock, Figures, Stage, say

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 from pymongo import UpdateOne
 
-from app.dev import mongod
-from app.settings import Settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
+from eventsync.dev import mongod
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.history import History
 from scripts.bench.crowd.messages import WrongError

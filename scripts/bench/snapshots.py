@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.mongodb import connect
-from app.stores.snapshot_store import StoredSnapshot
-from app.stores.stores import Stores
-from app.waiting import set_within
+from eventsync.concurrency.waiting import set_within
+from eventsync.domain.shapes import Shape
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.snapshots.store import StoredSnapshot
+from eventsync.stores.stores import Stores
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod, peak, running
 from scripts.bench.latency import COLLECTION as LIVE
 from scripts.bench.latency import latency

@@ -13,12 +13,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from app.dev import mongod
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
-from app.waiting import set_within
+from eventsync.concurrency.waiting import set_within
+from eventsync.dev import mongod
+from eventsync.domain.shapes import Shape
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod, peak, running
 from scripts.bench.latency import COLLECTION as LIVE
 from scripts.bench.latency import latency

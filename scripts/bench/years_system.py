@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 
 Found = TypeVar("Found")
 Rows = dict[str, dict[str, list[float]]]

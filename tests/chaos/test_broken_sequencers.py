@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.images import enable_images
 from support.chaos.broken import careless
 from support.chaos.broken.clock_lease import ClockLeaseSequencer
 from support.chaos.broken.separate_checkpoint import CrashedError, SeparateCheckpointSequencer
@@ -15,7 +16,6 @@ from support.chaos.checker import check
 from support.chaos.history import ALL, Effect, Recorder
 from support.chaos.observed import gather
 from support.chaos.violation import Violation
-from workers.images import enable_images
 
 NAMES = ("orders", "stock")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from app.domain.stamp import Stamp
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.stamp import Stamp
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.chaos.evidence import Commit
 from support.chaos.observed import read_commits
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.dev import mongod
-from app.errors import ConfigurationError
+from eventsync.dev import mongod
+from eventsync.errors import ConfigurationError
 from support.chaos.nemeses import unavailable
 from support.chaos.report import Report
 from support.chaos.run import Plan, run

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from scripts.bench import nginx
 from scripts.bench.nginx import Nginx, documented, running_nginx
 from support.limits import time_limits

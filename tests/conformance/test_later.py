@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.dev import mongod
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.dev import mongod
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from scripts.bench import nginx
 from scripts.bench.nginx import documented, running_nginx
 from support.peers.makes import MAKES

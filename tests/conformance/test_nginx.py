@@ -14,8 +14,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from app.main import make_server
-from app.settings import Settings
+from eventsync.main import make_server
+from eventsync.settings import Settings
 from scripts.bench import nginx
 from scripts.bench.nginx import DEFAULTS, Nginx, documented, running_nginx
 from support.peers.makes import of_transport

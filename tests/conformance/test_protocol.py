@@ -16,7 +16,7 @@ import pytest
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from pymongo import UpdateOne
 
-from app.stores.stores import Stores
+from eventsync.stores.stores import Stores
 from support.limits import time_limits
 from support.peers.makes import MAKES, of_transport
 from support.peers.peer import Message, Peer

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.limits import time_limits
 from support.systems import running_system
 from support.waiting import patience

@@ -11,9 +11,9 @@ import pytest
 from starlette.routing import WebSocketRoute
 from websockets.exceptions import ConnectionClosed
 
-from app.api import openapi
-from app.api.endpoint import SAFE, Endpoint
-from app.main import ROUTES
+from eventsync.api import openapi
+from eventsync.api.endpoint import SAFE, Endpoint
+from eventsync.main import ROUTES
 from support.connections import connect
 from support.json_schema import resolve
 from support.polls import events_of

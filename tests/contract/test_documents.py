@@ -12,7 +12,7 @@ import httpx
 import pytest
 from bson import json_util
 
-from app.domain.values import CODEC
+from eventsync.domain.values.extended_json import CODEC
 from support.polls import events_of
 
 NewId = Callable[[], str]

@@ -17,8 +17,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 from websockets.exceptions import ConnectionClosed
 
-from app.settings import Settings
-from app.stores.mongodb import Client, app_name
+from eventsync.mongodb.client import Client, app_name
+from eventsync.settings import Settings
 from support.connections import connect
 from support.systems import running_system
 from support.waiting import patience, within

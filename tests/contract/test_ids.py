@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError, WriteError
 
-from app.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, format_id
-from app.domain.values import CODEC
-from app.stores.mongodb import Client
+from eventsync.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, format_id
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
 from support.mutants import framed, text
 from support.systems import tracked
 from support.waiting import patience, within

@@ -10,10 +10,11 @@ import httpx
 import orjson
 from starlette.routing import Route, WebSocketRoute
 
-from app import errors
-from app.api import openapi, problems
-from app.main import create_app
-from app.settings import Settings
+from eventsync import errors
+from eventsync.api import openapi
+from eventsync.main import create_app
+from eventsync.server import problems
+from eventsync.settings import Settings
 from support.connections import connect
 from support.json_schema import faults, resolve
 from support.polls import events_of

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.typing import Origin, Subprotocol
 
-from app.domain.messages import SUBPROTOCOL
+from eventsync.domain.protocol import SUBPROTOCOL
 from support.connections import connect
 from support.systems import running_server
 from support.waiting import patience, within

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api import openapi
+from eventsync.api import openapi
 from support.json_schema import faults
 from support.polls import events_of
 from support.replay import apply_patch

@@ -13,7 +13,7 @@ import pytest
 from httpx_sse import aconnect_sse
 from websockets.asyncio.client import ClientConnection
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.connections import connect
 from support.polls import events_of
 from support.systems import running_server, running_system, tracked

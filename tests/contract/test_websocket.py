@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from app.stores.stores import Stores
+from eventsync.stores.stores import Stores
 from support.connections import connect
 from support.polls import events_of
 from support.systems import tracked

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.limits import time_limits
 
 DATA = Path(__file__).parents[1] / "data"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.clients import TRANSPORTS, following
 from support.systems import Processes, tracked
 from support.trees import to_tree

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.dev.mongod import free_port
-from app.settings import PREFIX
+from eventsync.dev.mongod import free_port
+from eventsync.settings import PREFIX
 from support.waiting import patience, within
 
 Dev = Callable[..., AbstractAsyncContextManager["Running"]]
@@ -97,7 +97,7 @@ def environment() -> dict[str, str]:
 
 
 def eventsync(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "app", *words]
+    command = [sys.executable, "-P", "-m", "eventsync", *words]
     return subprocess.run(
         command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=patience(20), check=False
     )
@@ -123,7 +123,7 @@ def dev(tmp_path: Path) -> Dev:
     async def running(*words: str) -> AsyncIterator[Running]:
         port = free_port()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "app", "dev", "--port", str(port), *words),
+            *(sys.executable, "-P", "-m", "eventsync", "dev", "--port", str(port), *words),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.peers import chromium
 from support.peers.chromium import running_chromium
 from support.systems import running_system

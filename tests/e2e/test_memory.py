@@ -15,8 +15,8 @@ import httpx
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.raw_websocket import CONTINUATION, PING, PONG, TEXT, frame
 from support.resident import MIB, growth
 from support.systems import Processes, followed, head, tracked

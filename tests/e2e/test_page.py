@@ -15,9 +15,9 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.systems import running_system
 from support.tcp_proxy import tcp_proxy
 from support.trees import to_tree

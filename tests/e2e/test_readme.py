@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.systems import running_system
 from support.waiting import patience, within
 
@@ -37,7 +37,7 @@ async def curl(words: list[str], url: str) -> asyncio.subprocess.Process:
 
 async def test_a_write_by_curl_appears_in_the_stream(settings: Settings) -> None:
     follow, write = commands()
-    demo = [json.loads(line) for line in (ROOT / "app/dev/demo/theaters.ndjson").read_text().splitlines()]
+    demo = [json.loads(line) for line in (ROOT / "app/eventsync/dev/demo/theaters.ndjson").read_text().splitlines()]
     async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         for document in demo[:3]:
             made = await client.post("/v1/collections/theaters/documents", json=document)

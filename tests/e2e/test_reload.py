@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.clients import following
 from support.systems import Processes, tracked
 from support.waiting import patience

@@ -18,14 +18,14 @@ from typing import Any
 import httpx
 import pytest
 
-from app.dev import mongod
-from app.domain.position import LogId, Seq
-from app.domain.shape import Shape
-from app.settings import PREFIX, Settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
-from app.stores.vectors import Numbered, VectorUpdate
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.mongodb.client import connect
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.clients.state_vectors import Numbered, VectorUpdate
+from eventsync.stores.stores import Stores
 from support.peers.peer import Asked, Link
 from support.peers.python import Websockets
 from support.replay import caught_up
@@ -234,7 +234,7 @@ async def test_where_nothing_tells_a_new_log_is_begun_by_hand(node: Node, settin
     old = await lived(node, settings)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment |= {f"{PREFIX}MONGODB_URI": node.uri, f"{PREFIX}DATABASE": "app"}
-    command = [sys.executable, "-P", "-m", "app", "reset-log", "--yes", "--reason", "a backup was restored"]
+    command = [sys.executable, "-P", "-m", "eventsync", "reset-log", "--yes", "--reason", "a backup was restored"]
     said = await asyncio.to_thread(
         subprocess.run,
         command,

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.clients import TRANSPORTS, Follower, following
 from support.systems import Processes, tracked
 from support.trees import to_tree

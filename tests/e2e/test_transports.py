@@ -15,9 +15,9 @@ import pytest
 from bson import json_util
 from pymongo.asynchronous.collection import AsyncCollection
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.clients import TRANSPORTS, Follower, following
 from support.connections import connect
 from support.replica import Replica, seq_of

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from app.domain.position import LogId, Seq
-from app.domain.shape import Shape
-from app.settings import PREFIX, Settings
-from app.stores.changes import watch
-from app.stores.figures import JOBS
-from app.stores.stores import SNAPSHOTTING, Stores
-from app.stores.vectors import Numbered, VectorUpdate
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.mongodb.change_stream import watch
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.clients.state_vectors import Numbered, VectorUpdate
+from eventsync.stores.stats.overview import JOBS
+from eventsync.stores.stores import SNAPSHOTTING, Stores
 from support.replay import caught_up, eventually, tracked
 from support.systems import running_worker
 from support.waiting import within
@@ -71,7 +71,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
 
 async def start(environment: dict[str, str], directory: Path, *words: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "app", *words),
+        *(sys.executable, "-P", "-m", "eventsync", *words),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from app.dev import mongod, replica_set
-from app.errors import ConfigurationError, Unavailable
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod, replica_set
+from eventsync.errors import ConfigurationError, Unavailable
+from eventsync.server.supervision.orphans import die_with_parent
 from support.waiting import patience
 
 

@@ -19,15 +19,15 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from app.cli.verify import prove
-from app.domain.ids import format_id
-from app.domain.opaque import encode, is_odd
-from app.domain.position import Position, Seq
-from app.domain.stamp import unversioned
-from app.domain.values import RAW_CODEC, decode, same
-from app.settings import Settings
-from app.stores.restore import Restore
-from app.stores.stores import Stores
+from eventsync.cli.verify import prove
+from eventsync.domain.bson_scan.opaque import encode, is_odd
+from eventsync.domain.ids import format_id
+from eventsync.domain.positions import Position, Seq
+from eventsync.domain.stamp import unversioned
+from eventsync.domain.values.extended_json import RAW_CODEC, decode, same
+from eventsync.settings import Settings
+from eventsync.stores.history.restore import Restore
+from eventsync.stores.stores import Stores
 from support.histories import based
 from support.mutants import ODD, ODD_IDS, deep, framed, mutants
 from support.replay import caught_up, current_log, tracked

@@ -20,12 +20,12 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from app.dev import mongod
-from app.nodestorage import Author, NodeStorage, WritePolicy
-from app.settings import PREFIX, Settings
-from app.stores.mongodb import connect
-from app.stores.privileges import ROLES, resources
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.mongodb.client import connect
+from eventsync.mongodb.privileges import ROLES, resources
+from eventsync.nodestorage import Author, NodeStorage, WritePolicy
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import PREFIX, Settings
 from support.limits import time_limits
 from support.systems import Processes, tracked
 from support.waiting import patience
@@ -157,7 +157,7 @@ async def command(settings: Settings, directory: Path, *words: str) -> tuple[int
         f"{PREFIX}PORT": "0",
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "app", *words),
+        *(sys.executable, "-P", "-m", "eventsync", *words),
         cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.stores import Stores
+from eventsync.mongodb.change_stream import watch
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.replay import caught_up
 from support.replica import Replica
 from support.systems import running_system

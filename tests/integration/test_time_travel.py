@@ -17,11 +17,11 @@ import httpx
 import pytest
 from bson.int64 import Int64
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.settings import PREFIX, Settings
-from app.stores.changes import watch
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.mongodb.change_stream import watch
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.stores import Stores
 from support.histories import based, stored_at
 from support.replay import caught_up, current_log, eventually, tracked
 from support.systems import running_server, running_worker
@@ -55,7 +55,7 @@ def start(settings: Settings) -> Start:
     }
 
     async def started(*words: str) -> asyncio.subprocess.Process:
-        command = (sys.executable, "-P", "-m", "app", *words)
+        command = (sys.executable, "-P", "-m", "eventsync", *words)
         return await asyncio.create_subprocess_exec(
             *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )

@@ -16,15 +16,15 @@ from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from app.cli.verify import prove
-from app.cli.verify_report import Wrong
-from app.domain.position import LogId, Seq
-from app.domain.values import Document
-from app.errors import NotTracked, Unavailable
-from app.settings import PREFIX, Settings
-from app.stores.log_state import NoBase
-from app.stores.snapshot_store import StoredSnapshot
-from app.stores.stores import Stores
+from eventsync.cli.verify import prove
+from eventsync.cli.verify_report import Wrong
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.values.extended_json import Document
+from eventsync.errors import NotTracked, Unavailable
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.snapshots.store import StoredSnapshot
+from eventsync.stores.stores import Stores
 from support.histories import History, based
 from support.load import under_load
 from support.replay import caught_up, tracked
@@ -44,7 +44,7 @@ async def run(settings: Settings, *words: str) -> tuple[int, str]:
         "EVENTSYNC_DATABASE": settings.database,
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "app", "verify", *words),
+        *(sys.executable, "-P", "-m", "eventsync", "verify", *words),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.dev import mongod
-from app.settings import PREFIX, Settings
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import PREFIX, Settings
 from support.systems import Processes
 from support.waiting import patience, within
 
@@ -169,7 +169,7 @@ def refusal(command: str, uri: str, directory: Path) -> list[str]:
     """What a command that is refused says, but for what it noticed while MongoDB was only about to answer."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     given: dict[str, Any] = {f"{PREFIX}MONGODB_URI": uri, f"{PREFIX}PORT": "0"}
-    words = [sys.executable, "-P", "-m", "app", command]
+    words = [sys.executable, "-P", "-m", "eventsync", command]
     done = subprocess.run(
         words, env=environment | given, cwd=directory, capture_output=True, text=True, timeout=patience(20), check=False
     )

@@ -10,7 +10,7 @@ from bson.tz_util import utc as driver_utc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.values import CODEC, JSON_CODEC, decode, to_json, utc_text
+from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, decode, to_json, utc_text
 
 ZONES = st.sampled_from([UTC, driver_utc, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-11))])
 DATES = st.datetimes(datetime.min + timedelta(1), datetime.max - timedelta(1), timezones=ZONES)  # noqa: DTZ901 - naive bounds are what it takes

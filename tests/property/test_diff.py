@@ -10,8 +10,8 @@ from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.diff import diff
-from app.domain.values import same, to_json
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.values.extended_json import same, to_json
 from support.replay import apply_patch
 from support.trees import to_tree
 

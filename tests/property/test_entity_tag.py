@@ -8,11 +8,11 @@ import bson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.diff import diff
-from app.domain.entity_tag import digest_of
-from app.domain.marks import marks_of, read_marked
-from app.domain.replay import patched
-from app.domain.values import CODEC, decode, parse_json, same, to_json
+from eventsync.domain.entity_tag import digest_of
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.replay import patched
+from eventsync.domain.values.extended_json import CODEC, decode, parse_json, same, to_json
+from eventsync.domain.values.type_hints import marks_of, read_marked
 from support.documents import pairs
 from support.trees import to_tree
 

@@ -4,8 +4,8 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventsync_workers.sequencing.transactions import Grouper, transaction_of
 from support.changes import inserted
-from workers.groups import Grouper, transaction_of
 
 COMMITS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12)
 """Each commit: how many changes (0: one without a transaction), and whether the cluster time moves on before it."""

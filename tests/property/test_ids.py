@@ -7,10 +7,10 @@ from bson import Int64, Regex
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, check_id, format_id, parse_id
-from app.domain.shape import Shape
-from app.domain.values import same, to_json
-from app.errors import Malformed
+from eventsync.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, check_id, format_id, parse_id
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import same, to_json
+from eventsync.errors import Malformed
 
 Strategy = st.SearchStrategy[Any]
 

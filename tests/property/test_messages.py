@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import messages
-from app.domain.messages import Ack, Hello, Subscribe, parse
-from app.domain.position import LogId, Position, Seq, vector_from_text, vector_to_json, vector_to_text
-from app.domain.shape import Shape
-from app.errors import Malformed
+from eventsync.domain import protocol
+from eventsync.domain.positions import LogId, Position, Seq, vector_from_text, vector_to_json, vector_to_text
+from eventsync.domain.protocol import Ack, Hello, Subscribe, parse
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Malformed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -48,7 +48,7 @@ def near_messages(draw: st.DrawFn) -> dict[str, Any]:
     return message
 
 
-def understood(text: str | bytes) -> messages.Request | None:
+def understood(text: str | bytes) -> protocol.Request | None:
     try:
         return parse(text, max_shapes=3)
     except Malformed as error:

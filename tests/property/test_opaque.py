@@ -11,14 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.diff import diff
-from app.domain.ids import format_id, parse_id
-from app.domain.json_document import JsonDocument
-from app.domain.marks import marks_of, read_marked
-from app.domain.opaque import MAX_STORED_DEPTH, OddDocument, Opaque, UnreadableDocument, encode, is_odd, read
-from app.domain.replay import patched
-from app.domain.values import CODEC, decode, parse_json, same, to_json
-from app.errors import Malformed
+from eventsync.domain.bson_scan.opaque import (
+    MAX_STORED_DEPTH,
+    OddDocument,
+    Opaque,
+    UnreadableDocument,
+    encode,
+    is_odd,
+    read,
+)
+from eventsync.domain.ids import format_id, parse_id
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.replay import patched
+from eventsync.domain.values.extended_json import CODEC, decode, parse_json, same, to_json
+from eventsync.domain.values.json_document import JsonDocument
+from eventsync.domain.values.type_hints import marks_of, read_marked
+from eventsync.errors import Malformed
 from support.mutants import ODD, ODD_IDS, deep, framed, mutants
 
 KEY = b"\x10_id\0\1\0\0\0"

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.stores.passage import Passage
-from app.stores.stored_event import StoredEvent
-from app.sync.pages import PageLimit, page_of, pages_from
+from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live.pages import PageLimit, page_of, pages_from
 from support.logged import event, passage, transaction
 
 RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(11, 40)), max_size=12)

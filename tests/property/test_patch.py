@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.diff import diff
-from app.domain.merge_patch import MergePatch
-from app.domain.patch import JsonPatch
-from app.domain.values import Document, same
-from app.errors import Malformed, PatchFailed, TooLarge
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.patches.json_patch import JsonPatch
+from eventsync.domain.patches.merge_patch import MergePatch
+from eventsync.domain.values.extended_json import Document, same
+from eventsync.errors import Malformed, PatchFailed, TooLarge
 from support.documents import documents, pairs
 from support.trees import to_tree
 

@@ -15,9 +15,9 @@ from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.marks import marks_of
-from app.domain.plainness import is_plain
-from app.domain.values import CODEC, longer_than, to_json
+from eventsync.domain.bson_scan.plain import is_plain
+from eventsync.domain.values.extended_json import CODEC, longer_than, to_json
+from eventsync.domain.values.type_hints import marks_of
 
 names = st.one_of(
     st.sampled_from(["v", "$a", "a", "", "_sync", "$", "é"]),

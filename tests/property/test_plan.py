@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.plan import (
+from eventsync.domain.plan import (
     Answer,
     Extent,
     ResetReason,
@@ -23,7 +23,7 @@ from app.domain.plan import (
     stored_cost,
     usable,
 )
-from app.domain.position import LogId, Position, Seq
+from eventsync.domain.positions import LogId, Position, Seq
 
 COUNT = st.integers(0, 10**7)
 SEQ = st.integers(0, 60).map(Seq)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.event import timestamp
-from app.domain.point import Version, parse_instant, parse_point
-from app.domain.position import LogId, Position, Seq
-from app.errors import Malformed
+from eventsync.domain.events import timestamp
+from eventsync.domain.points import Version, parse_instant, parse_point
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.errors import Malformed
 
 INSTANTS = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=st.just(UTC))  # noqa: DTZ001
 OFFSETS = st.integers(-24 * 60 + 1, 24 * 60 - 1).map(lambda minutes: timezone(timedelta(minutes=minutes)))

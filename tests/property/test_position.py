@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.ids import format_id
-from app.domain.position import (
+from eventsync.domain.ids import format_id
+from eventsync.domain.positions import (
     LogId,
     Position,
     Seq,
@@ -18,8 +18,8 @@ from app.domain.position import (
     vector_to_short,
     vector_to_text,
 )
-from app.domain.shape import Shape, check_collection
-from app.errors import Malformed
+from eventsync.domain.shapes import Shape, check_collection
+from eventsync.errors import Malformed
 
 
 def _is_name(text: str) -> bool:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.diff import diff
-from app.domain.event import Event, place
-from app.domain.ids import IdText
-from app.domain.marks import marks_of, packed, unpacked
-from app.domain.position import Seq
-from app.domain.replay import State, applied, between, patched, read_change
-from app.domain.values import Document, same
+from eventsync.domain.events import Event, place
+from eventsync.domain.ids import IdText
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.positions import Seq
+from eventsync.domain.replay import State, applied, between, patched, read_change
+from eventsync.domain.values.extended_json import Document, same
+from eventsync.domain.values.type_hints import marks_of, packed, unpacked
 from support.changes import AT
 from support.documents import documents, pairs
 from support.replay import apply_patch

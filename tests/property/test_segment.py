@@ -10,13 +10,13 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.event import Group
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
-from app.domain.segment import SealedEvent, Selection
-from app.domain.segment_file import SegmentBuilder, SegmentFile, blocks_of, events_of, index_of, open_footer
-from app.domain.shape import Shape
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.segments.file import SegmentBuilder, SegmentFile, blocks_of, events_of, index_of, open_footer
+from eventsync.domain.segments.format import SealedEvent, Selection
+from eventsync.domain.shapes import Shape
 
 LOG = LogId("segtests")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)

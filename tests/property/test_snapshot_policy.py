@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.position import Seq
-from app.domain.snapshot_policy import Conditions, Made, Retention, Since, cause, spared
+from eventsync.domain.policies.snapshots import Conditions, Made, Retention, Since, cause, spared
+from eventsync.domain.positions import Seq
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from app.domain.update import minimal_update
-from app.domain.values import Document, same
+from eventsync.domain.patches.minimal_update import minimal_update
+from eventsync.domain.values.extended_json import Document, same
 from support.documents import pairs
 
 

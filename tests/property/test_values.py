@@ -11,7 +11,7 @@ from bson.raw_bson import RawBSONDocument
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.domain.values import (
+from eventsync.domain.values.extended_json import (
     CODEC,
     MAX_DEPTH,
     RAW_CODEC,
@@ -23,8 +23,8 @@ from app.domain.values import (
     same,
     to_json,
 )
-from app.domain.wrappers import INT32_MAX, INT32_MIN
-from app.errors import Malformed
+from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
+from eventsync.errors import Malformed
 from support.trees import to_tree
 
 Strategy = st.SearchStrategy[Any]

@@ -7,13 +7,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.stores.stored_event import StoredEvent
-from app.sync.audience import Straight
-from app.sync.pages import PageLimit
-from app.sync.window import Listener, Window
-from app.waiting import Flag
+from eventsync.concurrency.waiting import Flag
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.pages import PageLimit
+from eventsync.sync.live.window import Listener, Window
 from support.logged import event, transaction
 
 LOG = LogId("aaaa")

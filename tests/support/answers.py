@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 from bson.int64 import Int64
 
-from app.domain.plan import Answer
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.stores import Stores
-from app.stores.touched import TouchedStore
-from app.sync.service import SyncService
-from app.sync.subscription import Subscription
+from eventsync.domain.plan import Answer
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.settings import Settings
+from eventsync.stores.archive.touched import TouchedStore
+from eventsync.stores.stores import Stores
+from eventsync.sync.service import SyncService
+from eventsync.sync.sessions.subscription import Subscription
 from support.replay import Key, Replay
 from support.replica import Replica
 

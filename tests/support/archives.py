@@ -14,19 +14,19 @@ from pathlib import Path
 import orjson
 from bson.timestamp import Timestamp
 
-from app.domain.event import Group, timestamp
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.segment import SealedEvent
-from app.domain.shape import Shape
-from app.domain.values import Document
-from app.settings import Settings
-from app.stores.events import NewEvent
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
+from eventsync.domain.events import Group, timestamp
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.segments.format import SealedEvent
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import Document
+from eventsync.settings import Settings
+from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.archiver import Archiver
+from eventsync_workers.jobs.compactor import Compactor
 from support.waiting import patience
-from workers.archiver import Archiver
-from workers.compactor import Compactor
 
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 

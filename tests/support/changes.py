@@ -10,7 +10,7 @@ import bson
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from app.domain.values import CODEC, RAW_CODEC
+from eventsync.domain.values.extended_json import CODEC, RAW_CODEC
 
 AT = datetime(2026, 11, 23, 5, 22, 46, 405_000, tzinfo=UTC)
 SESSION = uuid.UUID("6f1c3b9a-0d5e-4c21-9b7f-1a2b3c4d5e6f")

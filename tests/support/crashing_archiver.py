@@ -9,11 +9,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from app.settings import load_settings
-from app.stores.mongodb import connect
-from app.stores.stores import Stores
-from workers.archiver import Archiver
-from workers.sealer import Sealer
+from eventsync.mongodb.client import connect
+from eventsync.settings import load_settings
+from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.archiver import Archiver
+from eventsync_workers.jobs.sealer import Sealer
 
 Step = Callable[..., Awaitable[Any]]
 

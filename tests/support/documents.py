@@ -14,7 +14,7 @@ from bson.regex import Regex
 from bson.timestamp import Timestamp
 from hypothesis import strategies as st
 
-from app.domain.values import Document
+from eventsync.domain.values.extended_json import Document
 
 PLAIN_NAMES = ("a", "b", "c", "0", "1", "01", "é", "a b", "~", "a/b", "-", "__proto__")
 ODD_NAMES = ("", "a.b", "$a", "$set", ".", "a.0", "$")

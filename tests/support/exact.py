@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
-from app.domain.ids import IdText, format_id
-from app.domain.position import LogId, Seq
-from app.domain.replay import State, applied
-from app.domain.shape import Shape
-from app.domain.stamp import unstamp
-from app.domain.values import RAW_CODEC, decode
-from app.stores.differing import same_state
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import State, applied
+from eventsync.domain.shapes import Shape
+from eventsync.domain.stamp import unstamp
+from eventsync.domain.values.extended_json import RAW_CODEC, decode
+from eventsync.stores.history.differing import same_state
+from eventsync.stores.stores import Stores
 from support.replay import Replay, caught_up, replayed
 
 

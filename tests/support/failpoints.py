@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from pymongo.errors import OperationFailure
 
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
 
 _NO_SUCH_COMMAND = 59
 

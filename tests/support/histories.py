@@ -11,15 +11,15 @@ from bson.binary import Binary
 from bson.int64 import Int64
 from pymongo.asynchronous.collection import AsyncCollection
 
-from app.domain.ids import IdText, format_id
-from app.domain.position import LogId, Seq
-from app.domain.replay import State
-from app.domain.stamp import unversioned
-from app.domain.values import CODEC, Document, decode
-from app.stores.changes import watch
-from app.stores.logs import Checkpoint
-from app.stores.snapshot_store import StoredSnapshot
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import State
+from eventsync.domain.stamp import unversioned
+from eventsync.domain.values.extended_json import CODEC, Document, decode
+from eventsync.mongodb.change_stream import watch
+from eventsync.stores.log.logs import Checkpoint
+from eventsync.stores.snapshots.store import StoredSnapshot
+from eventsync.stores.stores import Stores
 from support.documents import LEAVES
 from support.waiting import within
 

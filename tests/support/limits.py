@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.waiting import scaled
 
 _LIMITS: Final = (

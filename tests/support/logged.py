@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from app.domain.event import Group
-from app.domain.ids import IdText
-from app.domain.position import Seq
-from app.stores.passage import Passage
-from app.stores.stored_event import StoredEvent
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
+from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.stored_event import StoredEvent
 
 
 def event(

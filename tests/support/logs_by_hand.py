@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bson.int64 import Int64
 
-from app.domain.position import LogId, Seq
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.stores.stores import Stores
 
 
 async def begun(stores: Stores, *names: str) -> LogId:

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import uvloop
 
-from app.garbage import collect_rarely
+from eventsync.process.garbage_collection import collect_rarely
 from scripts.bench.ticks import Ticks
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from app.dev import mongod
+from eventsync.dev import mongod
 from support.waiting import patience
 
 IMAGE_VARIABLE: Final = "EVENTSYNC_TEST_MONGODB_IMAGE"

@@ -12,7 +12,7 @@ from typing import Any
 import bson
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
-from app.domain.opaque import CODEC
+from eventsync.domain.bson_scan.opaque import CODEC
 
 _DEEP = 178
 

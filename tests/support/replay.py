@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import orjson
 
-from app.domain.ids import format_id
-from app.domain.position import LogId, Seq
-from app.domain.stamp import unstamp
-from app.domain.values import RAW_CODEC, decode, from_tree, same
-from app.stores.changes import watch
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
+from eventsync.domain.ids import format_id
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.stamp import unstamp
+from eventsync.domain.values.extended_json import RAW_CODEC, decode, from_tree, same
+from eventsync.mongodb.change_stream import watch
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stores import Stores
 from support.waiting import patience
 
 Key = tuple[str, str]

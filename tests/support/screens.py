@@ -7,7 +7,7 @@ import io
 
 from rich.console import Console
 
-from app.dev.terminal import Terminal
+from eventsync.dev.terminal import Terminal
 from support.waiting import within
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from app.domain.position import LogId
-from app.domain.shape import Shape
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId
+from eventsync.domain.shapes import Shape
+from eventsync.stores.stores import Stores
 from support.replay import Replay, tracked
 
 

@@ -23,9 +23,9 @@ from typing import Any, Final
 
 import httpx
 
-from app.dev import mongod, replica_set
-from app.settings import Settings
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod, replica_set
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import Settings
 from support.systems import Processes, tracked
 from support.waiting import patience, within
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 
-from app.dev import mongod
-from app.main import make_server
-from app.settings import Settings
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.main import make_server
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import Settings
+from eventsync_workers.worker import Worker
 from support.waiting import patience, within
-from workers.worker import Worker
 
 
 @asynccontextmanager
@@ -106,7 +106,7 @@ class Processes:
         for word in words:
             with self._log(name or word).open("ab") as log:
                 self._running[name or word] = subprocess.Popen(
-                    [sys.executable, "-m", "app", word, *options],
+                    [sys.executable, "-m", "eventsync", word, *options],
                     cwd=self._directory,
                     env=self._environment,
                     stdout=log,

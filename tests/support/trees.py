@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.domain.values import to_json
+from eventsync.domain.values.extended_json import to_json
 
 
 def to_tree(value: Any) -> Any:

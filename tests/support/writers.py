@@ -10,7 +10,7 @@ import httpx
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import AutoReconnect
 
-from app.domain.ids import format_id
+from eventsync.domain.ids import format_id
 from support.waiting import patience
 
 _OUTAGE = (httpx.TransportError,)

@@ -9,9 +9,9 @@ from typing import Any
 from bson import ObjectId
 from pymongo import InsertOne, UpdateOne
 
-from app.domain.stamp import Stamp
-from app.domain.values import CODEC
-from app.stores.mongodb import Client
+from eventsync.domain.stamp import Stamp
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
 
 Write = Callable[[], Awaitable[object]]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.waiting import backoff
+from eventsync.concurrency.waiting import backoff
 
 
 @pytest.mark.parametrize(("failures", "most"), [(0, 0.1), (1, 0.2), (3, 0.8), (6, 5.0), (10_000, 5.0)])

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import __version__
-from app.cli import commands, processes
-from app.settings import PREFIX
+from eventsync import __version__
+from eventsync.cli import commands, processes
+from eventsync.settings import PREFIX
 from support.waiting import patience
 
 UNREACHABLE = "mongodb://127.0.0.1:1/?replicaSet=rs0"
@@ -60,12 +60,20 @@ def test_a_misspelt_command_is_told_which_is_meant() -> None:
 def test_a_command_imports_only_what_it_needs() -> None:
     """Processes are started often, and a worker has no use for a server's libraries."""
     program = (
-        "import sys; from app.cli import commands; commands(sys.argv[1:], standalone_mode=False); "
-        "import workers.__main__; print(*sys.modules, file=sys.stderr)"
+        "import sys; from eventsync.cli import commands; commands(sys.argv[1:], standalone_mode=False); "
+        "import eventsync_workers.__main__; print(*sys.modules, file=sys.stderr)"
     )
     words = [sys.executable, "-c", program, "worker", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=patience(30), check=True)
-    needless = {"starlette", "uvicorn", "websockets", "rich", "app.main", "app.cli.serve", "app.dev.supervisor"}
+    needless = {
+        "starlette",
+        "uvicorn",
+        "websockets",
+        "rich",
+        "eventsync.main",
+        "eventsync.cli.serve",
+        "eventsync.dev.supervisor",
+    }
     assert "Turn committed changes into events" in done.stdout
     assert not needless & set(done.stderr.split())
 
@@ -102,7 +110,7 @@ def test_a_mongodb_that_does_not_answer_is_one_line_in_bounded_time(monkeypatch:
     monkeypatch.setenv("EVENTSYNC_MONGODB_URI", UNREACHABLE)
     # Processes of their own: a connection attempt that PyMongo is cancelled in leaves its socket to the collector.
     started = [
-        subprocess.Popen([sys.executable, "-P", "-m", "app", *words], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-P", "-m", "eventsync", *words], stderr=subprocess.PIPE, text=True)
         for words in (["status"], ["track", "orders"], ["tail", "orders"])
     ]
     for process in started:
@@ -155,7 +163,7 @@ def test_dev_in_a_directory_that_can_not_be_is_refused(tmp_path: Path) -> None:
 
 def test_python_m_app_is_the_same_program() -> None:
     shown = subprocess.run(
-        [sys.executable, "-P", "-m", "app", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-m", "eventsync", "--version"], capture_output=True, text=True, check=True
     ).stdout
     assert shown == f"eventsync {__version__}\n"
 

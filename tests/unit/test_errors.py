@@ -4,10 +4,9 @@ import inspect
 
 import pytest
 
-from app import errors
-from app.api.problems import TABLE
-from app.domain.replay import Damaged
-from app.errors import (
+from eventsync import errors
+from eventsync.domain.replay import Damaged
+from eventsync.errors import (
     MOST_TEXT,
     ConfigurationError,
     EventsyncError,
@@ -18,6 +17,7 @@ from app.errors import (
     shortened,
     told,
 )
+from eventsync.server.problems import TABLE
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, EventsyncError)]
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.waiting import Flag
+from eventsync.concurrency.waiting import Flag
 
 
 async def _waiting(flag: Flag, count: int, seconds: float | None) -> list[asyncio.Task[bool]]:

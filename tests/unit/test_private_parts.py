@@ -28,10 +28,10 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn.server import ServerState
 from websockets.protocol import Protocol
 
-from app.api.bounded_input import BoundedInput, _Flow
-from app.api.first_request import FirstRequest
-from app.api.protocols import Http, WebSocket
-from app.api.server import Server
+from eventsync.server.bounded_input import BoundedInput, _Flow
+from eventsync.server.first_request import FirstRequest
+from eventsync.server.protocols import Http, WebSocket
+from eventsync.server.uvicorn_server import Server
 
 ROOT = Path(__file__).parents[2]
 

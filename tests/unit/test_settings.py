@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app import running_dev
-from app.errors import ConfigurationError
-from app.settings import PREFIX, DevSettings, Settings, load_settings
+from eventsync import running_dev
+from eventsync.errors import ConfigurationError
+from eventsync.settings import PREFIX, DevSettings, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)

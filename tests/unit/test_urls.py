@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.urls import bare, masked, without_secrets
+from eventsync.urls import bare, masked, without_secrets
 
 
 @pytest.mark.parametrize(

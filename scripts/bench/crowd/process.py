@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.supervision.orphans import die_with_parent
+from eventsync.server.supervision.orphans import die_with_parent
 from scripts.bench.crowd.messages import WrongError
 
 _LINE = 1024 * 1024

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.dev import mongod
+from eventsync.dev import mongod
 from scripts.bench.crowd.process import CrowdProcess, asked
 
 _MODULES = Path(".venv/peers").resolve()

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from bson.int64 import Int64
 
-from app.cli.verify import prove
-from app.domain.position import LogId
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.cli.verify import prove
+from eventsync.domain.positions import LogId
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.peers.peer import Asked, Peer
 from support.peers.python import HttpxSse, Websockets
 from support.replay import caught_up, eventually

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from app.main import ROUTES
-from app.settings import Settings
-from app.stores.mongodb import Client, app_name
+from eventsync.main import ROUTES
+from eventsync.mongodb.client import Client, app_name
+from eventsync.settings import Settings
 from support.systems import running_system, tracked
 from support.waiting import patience
 

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import raw_websocket
 from support.systems import followed, running_server, running_system

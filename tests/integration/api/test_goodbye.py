@@ -14,12 +14,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from app.api import sse
-from app.api.server import Server
-from app.listening import listening
-from app.main import make_server
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.api import sse
+from eventsync.main import make_server
+from eventsync.mongodb.client import Client
+from eventsync.server.sockets import listening
+from eventsync.server.uvicorn_server import Server
+from eventsync.settings import Settings
 from support.connections import connect
 from support.replica import seq_of
 from support.systems import head, running_worker, tracked

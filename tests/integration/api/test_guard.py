@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.api.guard import Guard, tune
-from app.api.protocols import WebSocket
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.server.limits import Guard, tune
+from eventsync.server.protocols import WebSocket
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import CONTINUATION, PING, TEXT, RawWebSocket, frame, raw_websocket
 from support.systems import followed, running_server

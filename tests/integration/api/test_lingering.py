@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api import lingering
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.server import lingering
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import TEXT, frame
 from support.systems import followed, running_server

@@ -7,8 +7,8 @@ from functools import partial
 import httpx
 import pytest
 
-from app.main import ROUTES
-from app.settings import Settings
+from eventsync.main import ROUTES
+from eventsync.settings import Settings
 from scripts.bench.worst import SETTINGS, WORST, Ask, Client, grow, is_grown
 from support.loops import Loop
 from support.systems import running_server, running_worker, tracked

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.systems import running_system
 from support.waiting import patience
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.domain.position import LogId
-from app.settings import PREFIX, Settings
-from app.stores.archive_identity import MARK
-from app.stores.stores import Stores
-from app.sync import readiness
+from eventsync.domain.positions import LogId
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.archive.identity import MARK
+from eventsync.stores.stores import Stores
+from eventsync.sync import readiness
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience
 
@@ -30,7 +30,7 @@ def refusal(settings: Settings, directory: Path, command: str, archive: str) -> 
     environment |= {f"{PREFIX}MONGODB_URI": str(settings.mongodb_uri), f"{PREFIX}DATABASE": settings.database}
     environment |= {f"{PREFIX}ARCHIVE_URL": archive, f"{PREFIX}PORT": "0"}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "app", command],
+        [sys.executable, "-P", "-m", "eventsync", command],
         env=environment, cwd=directory, capture_output=True, text=True, timeout=patience(60), check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr

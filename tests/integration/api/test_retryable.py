@@ -16,11 +16,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
-from app.api import turned_away
-from app.domain.messages import SUBPROTOCOL
-from app.settings import Settings
-from app.stores.stores import Stores
-from app.sync.sessions import Sessions
+from eventsync.domain.protocol import SUBPROTOCOL
+from eventsync.server import turned_away
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from eventsync.sync.sessions.sessions import Sessions
 from support.connections import connect
 from support.logs_by_hand import begun
 from support.systems import followed, running_server

@@ -6,13 +6,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
-from app.domain.segment_file import events_of
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.stores import Stores
-from app.stores.verification import Point, Verification
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.segments.file import events_of
+from eventsync.mongodb.change_stream import watch
+from eventsync.settings import Settings
+from eventsync.stores.history.verification import Point, Verification
+from eventsync.stores.stores import Stores
 from support.archives import archiver, begun, compactor, event, sealed
 from support.systems import running_server
 from support.waiting import patience

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
-from app.stores.events import EventStore
-from app.stores.past import Past
+from eventsync.settings import Settings
+from eventsync.stores.history.time_travel import Past
+from eventsync.stores.log.events import EventStore
 from support.polls import events_of
 from support.systems import running_system
 from support.waiting import patience

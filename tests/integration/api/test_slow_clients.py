@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.settings import Settings
+from eventsync.settings import Settings
 from support.systems import running_system
 from support.waiting import patience, within
 

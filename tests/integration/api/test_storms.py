@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api.protocols import Http
-from app.garbage import collect_rarely
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.process.garbage_collection import collect_rarely
+from eventsync.server.protocols import Http
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import TEXT, frame, raw_websocket
 from support.systems import followed, running_server

@@ -12,11 +12,11 @@ import pytest
 import uvicorn
 from starlette.types import Scope
 
-from app.api import sse, websocket
-from app.main import create_app
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.sync.audience import Straight, Write
+from eventsync.api import sse, websocket
+from eventsync.main import create_app
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.sync.live.fan_out import Straight, Write
 from support.clients import following
 from support.polls import events_of
 from support.replica import log_of

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.domain.values import CODEC
-from app.nodestorage import Author, NodeStorage, WritePolicy
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.nodestorage import Author, NodeStorage, WritePolicy
+from eventsync.settings import Settings
 
 
 @pytest.fixture(params=["pymongo", "motor"])

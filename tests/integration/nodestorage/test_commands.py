@@ -10,8 +10,8 @@ from bson.int64 import Int64
 from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from app.domain.event import Event
-from app.nodestorage import (
+from eventsync.domain.events import Event
+from eventsync.nodestorage import (
     Author,
     Create,
     Delete,
@@ -23,7 +23,7 @@ from app.nodestorage import (
     WriteOperation,
     WritePolicy,
 )
-from workers.converter import convert
+from eventsync_workers.sequencing.converter import convert
 
 MAJORITY = {"w": "majority", "j": True}
 

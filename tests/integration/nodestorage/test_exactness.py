@@ -8,9 +8,9 @@ from typing import Any
 from bson.int64 import Int64
 from hypothesis import HealthCheck, given, settings
 
-from app.domain.stamp import FIELD
-from app.domain.values import Document, same
-from app.nodestorage import Author, NodeStorage
+from eventsync.domain.stamp import FIELD
+from eventsync.domain.values.extended_json import Document, same
+from eventsync.nodestorage import Author, NodeStorage
 from support.documents import pairs
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from app.domain.values import Document
-from app.errors import Conflict, TooLarge, Unavailable
-from app.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
-from app.settings import Settings
-from app.stores.mongodb import app_name, connect
+from eventsync.domain.values.extended_json import Document
+from eventsync.errors import Conflict, TooLarge, Unavailable
+from eventsync.mongodb.client import app_name, connect
+from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
+from eventsync.settings import Settings
 
 Break = Callable[..., Awaitable[None]]
 

@@ -15,10 +15,12 @@ import pytest
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
-from app.domain.ids import IdText
-from app.domain.values import CODEC, Document
-from app.errors import Conflict, NotFound, RateLimited, TooLarge, VersionMismatch
-from app.nodestorage import (
+from eventsync.concurrency.offload import Offload
+from eventsync.domain.ids import IdText
+from eventsync.domain.values.extended_json import CODEC, Document
+from eventsync.errors import Conflict, NotFound, RateLimited, TooLarge, VersionMismatch
+from eventsync.mongodb.client import Client
+from eventsync.nodestorage import (
     Author,
     Create,
     Delete,
@@ -31,10 +33,8 @@ from app.nodestorage import (
     WritePolicy,
     WriteResult,
 )
-from app.nodestorage.idempotency import IdempotencyRecords
-from app.offload import Offload
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.nodestorage.idempotency import IdempotencyRecords
+from eventsync.settings import Settings
 
 KEY = Idempotency("key-1", "fingerprint")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from app.domain.condition import Condition, Tags
-from app.domain.values import Document, same
-from app.errors import Conflict, NotFound, VersionMismatch
-from app.nodestorage import Author, JsonPatch, Node, NodeStorage, WritePolicy
+from eventsync.domain.condition import Condition, Tags
+from eventsync.domain.values.extended_json import Document, same
+from eventsync.errors import Conflict, NotFound, VersionMismatch
+from eventsync.nodestorage import Author, JsonPatch, Node, NodeStorage, WritePolicy
 
 
 @pytest.fixture

@@ -9,17 +9,9 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
-from app.domain.values import Document, same
-from app.errors import (
-    Conflict,
-    EventsyncError,
-    Malformed,
-    NotFound,
-    PatchFailed,
-    TooLarge,
-    VersionMismatch,
-)
-from app.nodestorage import Author, JsonDocument, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
+from eventsync.domain.values.extended_json import Document, same
+from eventsync.errors import Conflict, EventsyncError, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
+from eventsync.nodestorage import Author, JsonDocument, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
 
 ID = ObjectId("65a000000000000000000001")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.domain.values import Document
-from app.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
-from app.nodestorage import (
+from eventsync.domain.values.extended_json import Document
+from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
+from eventsync.nodestorage import (
     Author,
     Create,
     Delete,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.position import LogId
-from app.errors import ConfigurationError
-from app.settings import Settings
-from app.stores.archive_identity import MARK, ArchiveIdentity
-from app.stores.objects import Objects
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId
+from eventsync.errors import ConfigurationError
+from eventsync.settings import Settings
+from eventsync.stores.archive.identity import MARK, ArchiveIdentity
+from eventsync.stores.archive.objects import Objects
+from eventsync.stores.stores import Stores
 
 LOG = LogId("abcdefgh")
 

@@ -8,8 +8,7 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.settings import Settings
-from app.stores.changes import (
+from eventsync.mongodb.change_stream import (
     Batch,
     ChangeStream,
     ChangeTooLarge,
@@ -19,8 +18,9 @@ from app.stores.changes import (
     token_time,
     watch,
 )
-from app.stores.mongodb import Client, app_name, connect
-from app.stores.stores import Stores
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.failpoints import failing
 from support.splitting import skip_unless_split, splits
 from support.waiting import within

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from bson.int64 import Int64
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.replay import State
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.comparison import Difference
-from app.stores.log_state import NoBase
-from app.stores.logs import Checkpoint
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import State
+from eventsync.errors import Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.history.comparison import Difference
+from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.log.logs import Checkpoint
+from eventsync.stores.stores import Stores
 from support.histories import History, based, newest_checkpoint
 from support.replay import caught_up, tracked
 from support.systems import running_worker

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from bson.int64 import Int64
 
-from app.domain.ids import IdText
-from app.domain.plan import Size
-from app.domain.position import LogId, Seq
-from app.domain.shape import Shape
-from app.stores.counts import MOST_EVENTS
-from app.stores.stores import Stores
-from app.stores.touched import TouchedStore
+from eventsync.domain.ids import IdText
+from eventsync.domain.plan import Size
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.stores.archive.touched import TouchedStore
+from eventsync.stores.stats.estimates import MOST_EVENTS
+from eventsync.stores.stores import Stores
 
 LOG = LogId("k3f9ab2c")
 

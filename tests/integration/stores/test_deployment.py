@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.errors import ConfigurationError
-from app.settings import Settings
-from app.stores.deployment import check
-from app.stores.mongodb import Client
+from eventsync.errors import ConfigurationError
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.readiness import check
 
 
 @pytest.mark.parametrize("role", ["serve", "worker"])

@@ -13,18 +13,18 @@ from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
 
-from app.domain.event import Group
-from app.domain.ids import IdText
-from app.domain.marks import marks_of
-from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
-from app.domain.shape import Shape
-from app.domain.values import same, to_json
-from app.errors import TooLarge, Unavailable
-from app.stores.event_parts import EventParts
-from app.stores.events import Fenced, NewEvent, Tail
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import same, to_json
+from eventsync.domain.values.type_hints import marks_of
+from eventsync.errors import TooLarge, Unavailable
+from eventsync.stores.log.event_parts import EventParts
+from eventsync.stores.log.events import Fenced, NewEvent, Tail
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stores import Stores
 
 LOG, OTHER = LogId("bbbb"), LogId("bbbc")
 ORDERS, ONE = Shape("orders"), Shape("orders", IdText("1"))

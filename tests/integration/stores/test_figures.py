@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import status_tiers
-from app.domain.position import Seq
-from app.settings import Settings
-from app.stores.figures import JOBS, read_figures
-from app.stores.stores import ARCHIVING, Stores
+from eventsync.cli import status_tiers
+from eventsync.domain.positions import Seq
+from eventsync.settings import Settings
+from eventsync.stores.stats.overview import JOBS, read_figures
+from eventsync.stores.stores import ARCHIVING, Stores
 from support.archives import archiver, begun, compactor, event, hot_seqs, stored
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from bson.timestamp import Timestamp
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores import lag
-from app.stores.changes import token_time, watch
-from app.stores.events import NewEvent
-from app.stores.lag import Lag, LagReader
-from app.stores.mongodb import Client, app_name, connect
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.mongodb.change_stream import token_time, watch
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.settings import Settings
+from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stats import lag
+from eventsync.stores.stats.lag import Lag, LagReader
+from eventsync.stores.stores import Stores
 from support.failpoints import failing
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from app.stores.stores import Stores
+from eventsync.stores.stores import Stores
 from support.waiting import within
 
 JOB = "sequencing"

@@ -7,14 +7,14 @@ import pytest
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.replay import State
-from app.domain.values import Document
-from app.settings import Settings
-from app.stores.differing import same_state
-from app.stores.log_state import NoBase
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import State
+from eventsync.domain.values.extended_json import Document
+from eventsync.settings import Settings
+from eventsync.stores.history.differing import same_state
+from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.stores import Stores
 from support.histories import History, based, collection_at, newest_checkpoint, state_of, stored_at
 from support.replay import Replay, caught_up, tracked
 from support.systems import running_worker

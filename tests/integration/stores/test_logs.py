@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bson.timestamp import Timestamp
 
-from app.domain.position import LogId, Seq
-from app.stores.logs import Checkpoint, Log, cluster_identity
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.stores.log.logs import Checkpoint, Log, cluster_identity
+from eventsync.stores.stores import Stores
 from support.waiting import within
 
 LOG = LogId("k3f9ab2c")

@@ -12,18 +12,18 @@ import pytest
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
-from app.domain.ids import IdText
-from app.domain.point import Version
-from app.domain.position import LogId, Position, Seq
-from app.domain.replay import DamagedEvents, State
-from app.domain.shape import Shape
-from app.errors import BehindRetention, Malformed, NotFound, NotTracked, ResetRequired, Unavailable
-from app.settings import Settings
-from app.stores.differing import same_state
-from app.stores.log_state import NoBase
-from app.stores.logs import Checkpoint
-from app.stores.past import Past
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText
+from eventsync.domain.points import Version
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.replay import DamagedEvents, State
+from eventsync.domain.shapes import Shape
+from eventsync.errors import BehindRetention, Malformed, NotFound, NotTracked, ResetRequired, Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.history.differing import same_state
+from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.history.time_travel import Past
+from eventsync.stores.log.logs import Checkpoint
+from eventsync.stores.stores import Stores
 from support.archives import archiver
 from support.histories import History, based, collection_at, newest_checkpoint, stored_at
 from support.replay import Replay, caught_up, eventually, tracked

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from app.domain.position import LogId, Seq
-from app.errors import Unavailable
-from app.stores.pins import Pinned, Pins
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import Unavailable
+from eventsync.stores.snapshots.pins import Pinned, Pins
+from eventsync.stores.stores import Stores
 
 LOG, OTHER = LogId("k3f9ab2c"), LogId("zzzzzzzz")
 PAST = datetime(2020, 1, 1, tzinfo=UTC)

@@ -15,24 +15,24 @@ from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from app.domain.event import Event, Op, place
-from app.domain.ids import IdText, format_id
-from app.domain.marks import marks_of
-from app.domain.position import LogId, Position, Seq
-from app.domain.replay import Damaged, State
-from app.domain.stamp import unstamp
-from app.domain.values import RAW_CODEC, Document, decode
-from app.errors import Conflict, Malformed, Unavailable
-from app.settings import Settings
-from app.stores import building, restore
-from app.stores.building import stored_id
-from app.stores.differing import same_state
-from app.stores.events import NewEvent
-from app.stores.log_state import NoBase
-from app.stores.restore import Restore, Restored
-from app.stores.restores import Restores
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
+from eventsync.domain.events import Event, Op, place
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.replay import Damaged, State
+from eventsync.domain.stamp import unstamp
+from eventsync.domain.values.extended_json import RAW_CODEC, Document, decode
+from eventsync.domain.values.type_hints import marks_of
+from eventsync.errors import Conflict, Malformed, Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.history import restore, restore_target
+from eventsync.stores.history.differing import same_state
+from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.history.restore import Restore, Restored
+from eventsync.stores.history.restore_target import stored_id
+from eventsync.stores.history.restores import Restores
+from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stores import Stores
 from support.archives import archiver
 from support.histories import History, based, collection_at, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
@@ -73,7 +73,7 @@ async def names(stores: Stores) -> set[str]:
 async def test_after_any_history_it_is_the_collection_at_every_checkpoint(
     stores: Stores, settings: Settings, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "_BYTES", 400)  # a batch of events takes several runs
+    monkeypatch.setattr(restore_target, "_BYTES", 400)  # a batch of events takes several runs
     history, choose, models = History.of(stores, "docs", seed), random.Random(seed), []
     for _ in range(25):
         await history.write()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 
-from app.dev import mongod
-from app.driver import knows_no_sessions
-from app.nodestorage import Author, Idempotency, NodeStorage, WritePolicy
-from app.stores.changes import StreamInterrupted, watch
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.mongodb.change_stream import StreamInterrupted, watch
+from eventsync.mongodb.errors import knows_no_sessions
+from eventsync.nodestorage import Author, Idempotency, NodeStorage, WritePolicy
+from eventsync.server.supervision.orphans import die_with_parent
 from support.waiting import patience
 
 

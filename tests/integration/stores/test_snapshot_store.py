@@ -11,14 +11,14 @@ import pytest
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
-from app.domain.ids import IdText, format_id
-from app.domain.position import LogId, Seq
-from app.domain.replay import Damaged
-from app.domain.values import Document, same
-from app.errors import NotFound, Unavailable
-from app.stores.snapshot_rows import Row
-from app.stores.snapshot_store import SnapshotStore, StoredSnapshot
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.values.extended_json import Document, same
+from eventsync.errors import NotFound, Unavailable
+from eventsync.stores.snapshots.rows import Row
+from eventsync.stores.snapshots.store import SnapshotStore, StoredSnapshot
+from eventsync.stores.stores import Stores
 from support.documents import LEAVES
 
 LOG, OTHER = LogId("k3f9ab2c"), LogId("zzzzzzzz")

@@ -11,15 +11,15 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
 
-from app.domain.ids import format_id
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.mongodb import Client
-from app.stores.snapshots import CollectionGone, SnapshotReader, TimeNotKept
-from app.stores.stores import Stores
+from eventsync.domain.ids import format_id
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
+from eventsync.stores.stores import Stores
 from support.failpoints import keeping
 from support.load import under_load
 from support.replay import Replay, assert_complete, replayed, tracked

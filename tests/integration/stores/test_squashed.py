@@ -12,12 +12,12 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
-from app.domain.ids import MAX_READ_BYTES, IdText, format_id
-from app.domain.position import LogId, Seq
-from app.stores.squashed import BATCH, Unsquashable
-from app.stores.stores import Stores
-from app.stores.tiers import BehindHorizon
-from app.stores.touched import TouchedStore
+from eventsync.domain.ids import MAX_READ_BYTES, IdText, format_id
+from eventsync.domain.positions import LogId, Seq
+from eventsync.stores.archive.touched import TouchedStore
+from eventsync.stores.log.tiers import BehindHorizon
+from eventsync.stores.snapshots.squashed import BATCH, Unsquashable
+from eventsync.stores.stores import Stores
 
 LOG, OLD = LogId("k3f9ab2c"), LogId("old00000")
 

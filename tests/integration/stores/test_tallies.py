@@ -9,13 +9,13 @@ import pytest
 from bson import encode
 from bson.int64 import Int64
 
-from app.domain.position import LogId, Seq
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores import tallies as module
-from app.stores.mongodb import app_name
-from app.stores.stores import Stores
-from app.stores.tallies import Tallies, Tally
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import Unavailable
+from eventsync.mongodb.client import app_name
+from eventsync.settings import Settings
+from eventsync.stores.stats import counters as module
+from eventsync.stores.stats.counters import Tallies, Tally
+from eventsync.stores.stores import Stores
 from support.failpoints import failing
 
 LOG, OTHER = LogId("k3f9ab2c"), LogId("zzzzzzzz")

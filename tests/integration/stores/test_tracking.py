@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.position import LogId, Seq
-from app.errors import Malformed
-from app.stores.stores import Stores
-from app.stores.tracking import TrackedCollection
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import Malformed
+from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.stores import Stores
 
 LOG = LogId("aaaa")
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.stores import Stores
-from app.stores.vectors import KnownClients, Numbered, StoredVector, VectorStore, VectorUpdate
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.settings import Settings
+from eventsync.stores.clients.state_vectors import KnownClients, Numbered, StoredVector, VectorStore, VectorUpdate
+from eventsync.stores.stores import Stores
 from support.waiting import within
 
 OLD, NEW = LogId("zzzzzzzz"), LogId("aaaaaaaa")

@@ -8,12 +8,12 @@ import random
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
-from app.domain.plan import Answer
-from app.domain.position import Position, Seq
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.stores import Stores
-from app.sync.subscription import Subscription
+from eventsync.domain.plan import Answer
+from eventsync.domain.positions import Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from eventsync.sync.sessions.subscription import Subscription
 from support.answers import Past, brought_up, compacted, serving
 from support.histories import History, based, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked

@@ -11,12 +11,12 @@ import orjson
 import pytest
 from bson.int64 import Int64
 
-from app.domain.position import Seq
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.snapshot_store import StoredSnapshot
-from app.stores.stores import Stores
-from app.sync.subscription import Subscription
+from eventsync.domain.positions import Seq
+from eventsync.domain.shapes import Shape
+from eventsync.settings import Settings
+from eventsync.stores.snapshots.store import StoredSnapshot
+from eventsync.stores.stores import Stores
+from eventsync.sync.sessions.subscription import Subscription
 from support.answers import Past, brought_up, compacted, serving
 from support.histories import newest_checkpoint, stored_at
 from support.replay import caught_up, tracked

@@ -7,9 +7,9 @@ import pytest
 from httpx_sse import aconnect_sse
 from pymongo import UpdateOne
 
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.answers import Past, compacted
 from support.clients import TRANSPORTS, following
 from support.replay import caught_up

@@ -10,21 +10,21 @@ from contextlib import asynccontextmanager
 import pytest
 from bson.timestamp import Timestamp
 
-from app.domain.event import Group
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.shape import Shape
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.events import NewEvent
-from app.stores.logs import Log
-from app.stores.mongodb import Client, app_name, connect
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
-from app.stores.tracking import Tracking
-from app.sync.feed import Feed
-from app.sync.pages import PageLimit
-from app.sync.window import Window
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.settings import Settings
+from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.logs import Log
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.log.tracking import Tracking
+from eventsync.stores.stores import Stores
+from eventsync.sync.live.feed import Feed
+from eventsync.sync.live.pages import PageLimit
+from eventsync.sync.live.window import Window
 from support.failpoints import failing
 from support.waiting import within
 

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection
 
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores.stores import SEQUENCING, Stores
-from app.sync.service import SyncService
+from eventsync.domain.positions import LogId, Seq
+from eventsync.settings import Settings
+from eventsync.stores.stores import SEQUENCING, Stores
+from eventsync.sync.service import SyncService
 from support.connections import connect
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience, within

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from app.domain.position import Seq
-from app.domain.shape import Shape
-from app.errors import Unavailable
-from app.stores.stores import Stores
-from app.sync.admission import Admission
-from app.sync.pages import PageLimit
-from app.sync.store_frames import StoreFrames
+from eventsync.concurrency.admission import Admission
+from eventsync.domain.positions import Seq
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.stores.stores import Stores
+from eventsync.sync.catch_up.store_frames import StoreFrames
+from eventsync.sync.live.pages import PageLimit
 from support.logs_by_hand import append, begun
 
 SHAPE = Shape("docs")

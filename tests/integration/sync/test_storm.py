@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.clients import Follower
 from support.polls import events_of
 from support.replica import log_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.connections import connect
 from support.raw_websocket import TEXT, frame, raw_websocket
 from support.systems import running_system

@@ -11,14 +11,14 @@ import pytest
 from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
-from app.domain.position import LogId, Seq
-from app.domain.shape import Shape
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.mongodb import Client, app_name, connect
-from app.stores.stores import Stores
-from app.stores.vectors import Numbered, VectorUpdate
-from app.sync.vector_writer import VectorWriter
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.settings import Settings
+from eventsync.stores.clients.state_vectors import Numbered, VectorUpdate
+from eventsync.stores.stores import Stores
+from eventsync.sync.clients.vector_writer import VectorWriter
 from support.failpoints import failing
 
 LOG = LogId("k3f9ab2c")

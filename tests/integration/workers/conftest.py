@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
-from app.supervision.orphans import die_with_parent
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import Settings
 from support.waiting import patience
 
 
@@ -29,7 +29,7 @@ class WorkerProcess:
         environment |= {f"EVENTSYNC_{name.upper()}": str(value) for name, value in given.items()}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app", "worker"],
+                [sys.executable, "-m", "eventsync", "worker"],
                 cwd=log.parent,
                 env=environment,
                 stdout=output,

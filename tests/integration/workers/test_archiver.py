@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from app.domain.event import Group
-from app.domain.ids import IdText
-from app.domain.position import Seq
-from app.domain.replay import Damaged
-from app.domain.shape import Shape
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.stores import Stores
-from app.stores.tiers import Tiers
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.log.tiers import Tiers
+from eventsync.stores.stores import Stores
 from support.archives import archiver, begun, crashed_archiver, event, everything, hot_seqs, sealed, stored
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.segment import span_of
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.segments import Segment
-from app.stores.stores import Stores
-from app.stores.tallies import BLOCK
-from app.stores.tiers import BehindHorizon, Tiers
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.segments.format import span_of
+from eventsync.errors import Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.archive.segments import Segment
+from eventsync.stores.log.tiers import BehindHorizon, Tiers
+from eventsync.stores.stats.counters import BLOCK
+from eventsync.stores.stores import Stores
 from support.archives import archiver, begun, compactor, event, everything, hot_seqs, sealed, stored
 
 EVENTS = [event(seq) for seq in range(1, 101)]

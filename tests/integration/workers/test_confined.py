@@ -13,15 +13,15 @@ import pytest
 from pymongo.errors import PyMongoError
 from typer.testing import CliRunner
 
-from app.cli import commands
-from app.domain.position import LogId, Seq
-from app.domain.shape import MAX_COLLECTION_BYTES, check_collection
-from app.errors import ConfigurationError, Malformed
-from app.settings import Settings, load_settings
-from app.stores.mongodb import Client, app_name
-from app.stores.restore import Restore, Source
-from app.stores.stores import Stores
-from app.stores.tracking import TrackedCollection
+from eventsync.cli import commands
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import MAX_COLLECTION_BYTES, check_collection
+from eventsync.errors import ConfigurationError, Malformed
+from eventsync.mongodb.client import Client, app_name
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.history.restore import Restore, Source
+from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.stores import Stores
 from support.failpoints import failing
 from support.histories import based
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, replayed, tracked

@@ -14,15 +14,15 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, WriteError
 
-from app.domain.event import Event
-from app.domain.ids import IdText
-from app.domain.stamp import unstamp
-from app.domain.values import CODEC, JSON_CODEC, decode, same, to_json
-from app.stores.changes import ChangeStream, watch
-from app.stores.stores import Stores
+from eventsync.domain.events import Event
+from eventsync.domain.ids import IdText
+from eventsync.domain.stamp import unstamp
+from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, decode, same, to_json
+from eventsync.mongodb.change_stream import ChangeStream, watch
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.converter import convert
+from eventsync_workers.sequencing.images import enable_images
 from support.replay import apply_patch
-from workers.converter import convert
-from workers.images import enable_images
 
 Collection = AsyncCollection[dict[str, Any]]
 NAMES = ["a", "b", "c", "n", "l"]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from app.domain.values import CODEC, same
-from app.stores.changes import watch
-from app.stores.stores import Stores
+from eventsync.domain.values.extended_json import CODEC, same
+from eventsync.mongodb.change_stream import watch
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.converter import convert, decoded
 from support.replay import apply_patch
 from support.waiting import within
-from workers.converter import convert, decoded
 
 LINES = [{"sku": f"s{n}", "qty": n, "tags": ["a", "b", "c"]} for n in range(8)]
 DOCUMENT: dict[str, Any] = {

@@ -11,10 +11,10 @@ from typing import Any
 
 from bson import Decimal128, Int64
 
-from app.domain.stamp import Stamp
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.domain.stamp import Stamp
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.replay import assert_complete, tracked
 from support.systems import running_worker
 

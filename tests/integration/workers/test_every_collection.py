@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from bson import Int64
 
-from app.domain.position import LogId
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.exact import assert_exact
 from support.histories import based
 from support.replay import Replay, current_log, eventually, tracked

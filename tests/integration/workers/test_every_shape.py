@@ -20,9 +20,9 @@ from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateMany
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.documents import LEAVES, ODD_NAMES, PLAIN_NAMES
 from support.exact import assert_exact
 from support.replay import current_log, tracked

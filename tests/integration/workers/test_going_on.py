@@ -8,17 +8,17 @@ import random
 from bson import Int64
 from bson.timestamp import Timestamp
 
-from app.domain.event import Group
-from app.domain.position import Seq
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import SEQUENCING, Stores
+from eventsync.domain.events import Group
+from eventsync.domain.positions import Seq
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import SEQUENCING, Stores
+from eventsync_workers.sequencing.sequencer import Sequencer
 from support.load import under_load
 from support.replay import assert_complete, caught_up, current_log, eventually, tracked
 from support.sequencing import began
 from support.systems import running_worker
 from support.writes import random_writes
-from workers.sequencer import Sequencer
 
 
 async def test_an_idle_stream_keeps_its_checkpoint_moving(stores: Stores, settings: Settings) -> None:

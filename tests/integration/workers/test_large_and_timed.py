@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 from bson import Int64
 
-from app.settings import Settings
-from app.stores import changes
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.mongodb import change_stream
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.exact import assert_exact
 from support.replay import assert_complete, current_log, eventually, tracked
 from support.splitting import skip_unless_split
@@ -83,7 +83,7 @@ async def test_where_a_large_change_can_not_be_split_its_document_is_reset(
     client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on every MongoDB before 6.0.9. Newer ones are asked for a stage that they don't know either."""
-    monkeypatch.setattr(changes, "_SPLIT", {"$changeStreamSplitNothing": {}})
+    monkeypatch.setattr(change_stream, "_SPLIT", {"$changeStreamSplitNothing": {}})
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         log = await tracked(stores, "docs")
@@ -100,7 +100,7 @@ async def test_a_large_change_right_behind_a_transaction_of_several_reads(
     client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transaction's end is known only by what follows, which can't be read: all of it is read again, one by one."""
-    monkeypatch.setattr(changes, "_SPLIT", {"$changeStreamSplitNothing": {}})
+    monkeypatch.setattr(change_stream, "_SPLIT", {"$changeStreamSplitNothing": {}})
     small = settings.model_copy(update={"stream_batch": 10})
     async with running_worker(small):
         await stores.tracking.ask(["docs"])

@@ -10,11 +10,11 @@ import pytest
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from app.domain.position import Seq
-from app.domain.values import Document
-from app.settings import Settings
-from app.stores.differing import same_state
-from app.stores.stores import Stores
+from eventsync.domain.positions import Seq
+from eventsync.domain.values.extended_json import Document
+from eventsync.settings import Settings
+from eventsync.stores.history.differing import same_state
+from eventsync.stores.stores import Stores
 from support.histories import based, collection_at, newest_checkpoint, state_of
 from support.replay import assert_complete, caught_up, current_log, replayed
 from support.sequencing import began

@@ -7,17 +7,17 @@ from typing import Any
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from app.domain.event import Event, Group
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.stores.changes import Batch
-from app.stores.events import Tail
-from app.stores.stored_event import StoredEvent
-from app.stores.stores import Stores
+from eventsync.domain.events import Event, Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.mongodb.change_stream import Batch
+from eventsync.stores.log.events import Tail
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.converter import told
+from eventsync_workers.sequencing.log_writer import LogWriter
+from eventsync_workers.sequencing.missing_images import StateReader
 from support.changes import AT, SESSION, change, inserted, token
-from workers.converter import told
-from workers.log_writer import LogWriter
-from workers.states import StateReader
 
 LOG = LogId("k3f9ab2c")
 TXN = f"{SESSION.hex}:1"

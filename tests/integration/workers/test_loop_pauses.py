@@ -9,12 +9,12 @@ import bson
 import pytest
 from bson.raw_bson import RawBSONDocument
 
-from app.domain.encoded_state import head_of
-from app.domain.ids import IdText
-from app.domain.position import LogId
-from app.domain.stamp import Stamp
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.domain.encoded_state import head_of
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId
+from eventsync.domain.stamp import Stamp
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.histories import based
 from support.loops import Loop
 from support.replay import Replay, caught_up, current_log, replayed

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from bson.int64 import Int64
 
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores.segments import Segment
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.settings import Settings
+from eventsync.stores.archive.segments import Segment
+from eventsync.stores.stores import Stores
 from support.replay import assert_complete, caught_up, current_log, eventually, tracked
 from support.sequencing import began, snapshot
 from support.systems import running_worker

@@ -9,9 +9,9 @@ import pytest
 from bson import Int64
 from bson.timestamp import Timestamp
 
-from app.settings import Settings
-from app.stores.mongodb import Client, app_name
-from app.stores.stores import Stores
+from eventsync.mongodb.client import Client, app_name
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.failpoints import failing
 from support.replay import assert_complete, caught_up, current_log, new_log, replayed, tracked
 from support.sequencing import began, snapshot

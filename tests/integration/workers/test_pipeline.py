@@ -11,21 +11,21 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores.changes import Batch, HistoryLost, StreamInterrupted
-from app.stores.events import EventStore, Fenced, NewEvent
-from app.stores.mongodb import app_name
-from app.stores.stores import Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.mongodb.change_stream import Batch, HistoryLost, StreamInterrupted
+from eventsync.mongodb.client import app_name
+from eventsync.settings import Settings
+from eventsync.stores.log.events import EventStore, Fenced, NewEvent
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.converter import Decoded
+from eventsync_workers.sequencing.log_writer import LogWriter
+from eventsync_workers.sequencing.missing_images import StateReader
+from eventsync_workers.sequencing.pipeline import Pipeline
 from support.changes import change, inserted
 from support.failpoints import failing
 from support.histories import based
 from support.replay import assert_complete, caught_up, eventually, replayed, tracked
 from support.systems import running_worker
-from workers.converter import Decoded
-from workers.log_writer import LogWriter
-from workers.pipeline import Pipeline
-from workers.states import StateReader
 
 LOG = LogId("k3f9ab2c")
 MUCH = 2**30

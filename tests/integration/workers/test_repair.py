@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from app.domain.event import Event
-from app.domain.position import LogId
-from app.domain.stamp import Stamp
-from app.settings import Settings
-from app.stores.changes import token_time, watch
-from app.stores.mongodb import Client, app_name
-from app.stores.stores import Stores
+from eventsync.domain.events import Event
+from eventsync.domain.positions import LogId
+from eventsync.domain.stamp import Stamp
+from eventsync.mongodb.change_stream import token_time, watch
+from eventsync.mongodb.client import Client, app_name
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing import converter, log_writer
+from eventsync_workers.sequencing.missing_images import StateReader
+from eventsync_workers.sequencing.repair import Repair
+from eventsync_workers.sequencing.term import Term
 from support.failpoints import failing
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, replayed, tracked
 from support.sequencing import snapshot
 from support.systems import running_worker
-from workers import converter, log_writer
-from workers.repair import Repair
-from workers.states import StateReader
-from workers.term import Term
 
 
 async def based(stores: Stores, settings: Settings, *names: str) -> LogId:

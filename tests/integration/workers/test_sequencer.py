@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from bson import DBRef, Decimal128
 from bson.raw_bson import RawBSONDocument
 
-from app.domain.stamp import Stamp
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.domain.stamp import Stamp
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.replay import assert_complete, caught_up, current_log, replayed
 from support.sequencing import began, brief
 from support.systems import running_worker

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from bson.timestamp import Timestamp
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Seq
-from app.domain.shape import Shape
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.stores import Stores
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.snapshotter import Snapshotter
 from support.logs_by_hand import append, begun, checkpoint
-from workers.snapshotter import Snapshotter
 
 LATER = Timestamp(4_000_000_000, 1)
 

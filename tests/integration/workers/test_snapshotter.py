@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from bson.timestamp import Timestamp
 
-from app.domain.position import LogId, Seq
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.mongodb import Client, app_name, connect
-from app.stores.snapshots import TimeNotKept
-from app.stores.stores import SNAPSHOTTING, Stores
+from eventsync.domain.positions import LogId, Seq
+from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.settings import Settings
+from eventsync.stores.snapshots.live_snapshots import TimeNotKept
+from eventsync.stores.stores import SNAPSHOTTING, Stores
+from eventsync_workers.jobs.job import LeaseLost
+from eventsync_workers.jobs.snapshotter import Snapshotter
 from support.failpoints import failing
 from support.histories import based, collection_at, newest_checkpoint, state_of
 from support.replay import assert_complete, caught_up, eventually, tracked
 from support.systems import running_worker
 from support.waiting import within
-from workers.job import LeaseLost
-from workers.snapshotter import Snapshotter
 
 
 @pytest.fixture

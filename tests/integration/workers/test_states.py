@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from app.domain.stamp import Stamp
-from app.nodestorage import Author, NodeStorage, WritePolicy
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.domain.stamp import Stamp
+from eventsync.mongodb.client import Client
+from eventsync.nodestorage import Author, NodeStorage, WritePolicy
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.replay import assert_complete, caught_up, replayed
 from support.sequencing import began, brief, snapshot
 from support.systems import running_worker

@@ -7,17 +7,17 @@ import random
 
 import pytest
 
-from app.domain.position import Seq
-from app.errors import ConfigurationError
-from app.settings import Settings
-from app.stores.changes import watch
-from app.stores.logs import cluster_identity
-from app.stores.stores import Stores
+from eventsync.domain.positions import Seq
+from eventsync.errors import ConfigurationError
+from eventsync.mongodb.change_stream import watch
+from eventsync.settings import Settings
+from eventsync.stores.log.logs import cluster_identity
+from eventsync.stores.stores import Stores
+from eventsync_workers.worker import Worker
 from support.load import under_load
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, replayed, tracked
 from support.sequencing import began, snapshot
 from support.systems import running_worker
-from workers.worker import Worker
 
 
 async def test_a_collection_is_tracked_at_run_time_from_a_point_on(stores: Stores, settings: Settings) -> None:

@@ -9,17 +9,17 @@ from typing import Protocol
 
 import pytest
 
-from app.domain.position import Seq
-from app.settings import Settings
-from app.stores.event_parts import EventParts
-from app.stores.mongodb import Client
-from app.stores.stores import SEQUENCING, Stores
+from eventsync.domain.positions import Seq
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.log.event_parts import EventParts
+from eventsync.stores.stores import SEQUENCING, Stores
+from eventsync_workers.sequencing.sequencer import Sequencer
+from eventsync_workers.worker import Worker
 from support.load import under_load
 from support.replay import assert_complete, current_log, eventually, tracked
 from support.systems import running_worker
 from support.writes import random_writes
-from workers.sequencer import Sequencer
-from workers.worker import Worker
 
 
 class Process(Protocol):

@@ -13,9 +13,9 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from app.domain.ids import parse_id
-from app.driver import short
-from app.stores.mongodb import Client
+from eventsync.domain.ids import parse_id
+from eventsync.mongodb.client import Client
+from eventsync.mongodb.errors import short
 from support.chaos.history import Effect, Key, Outcome, Recorder
 from support.waiting import patience
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from pymongo.errors import PyMongoError
 
-from app.stores.mongodb import app_name
+from eventsync.mongodb.client import app_name
 from support.chaos.cluster import Member
 from support.chaos.rig import Rig
 

@@ -19,9 +19,9 @@ from typing import Any
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
-from app.dev import mongod
-from app.driver import short
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.mongodb.errors import short
+from eventsync.server.supervision.orphans import die_with_parent
 from support.chaos.clocks import Clock
 from support.chaos.disks import Disk
 from support.chaos.proxy import MongoProxy, mongo_proxy

@@ -135,7 +135,7 @@ async def _renewed(rig: Rig, before: str | None) -> None:
 
 async def _reset_log(rig: Rig) -> None:
     """Run `eventsync reset-log` as an operator would, again while MongoDB can't be used."""
-    command = (sys.executable, "-m", "app", "reset-log", "--yes")
+    command = (sys.executable, "-m", "eventsync", "reset-log", "--yes")
     environment = os.environ | {
         "EVENTSYNC_MONGODB_URI": rig.settings.mongodb_uri or "",
         "EVENTSYNC_DATABASE": rig.settings.database,

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.dev import mongod
-from app.settings import Settings
-from app.supervision.orphans import die_with_parent
+from eventsync.dev import mongod
+from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.settings import Settings
 from support.chaos.clocks import Clock
 
 
@@ -45,7 +45,7 @@ class Fleet:
         for name in names:
             with (self._directory / f"{name}.log").open("ab") as log:
                 self._running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "app", name.rstrip("0123456789")],
+                    [sys.executable, "-m", "eventsync", name.rstrip("0123456789")],
                     cwd=self._directory,
                     env=self._environment(name, monotonic=monotonic),
                     stdout=log,

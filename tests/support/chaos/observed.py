@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from app.domain.ids import format_id
-from app.domain.stamp import unstamp
-from app.domain.values import CODEC
-from app.errors import Unavailable
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.domain.ids import format_id
+from eventsync.domain.stamp import unstamp
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.errors import Unavailable
+from eventsync.mongodb.client import Client
+from eventsync.stores.stores import Stores
 from support.chaos.evidence import Commit, Evidence, LogRow, Mark, Source
 from support.chaos.history import History
 from support.chaos.long_text import shortened

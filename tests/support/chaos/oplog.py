@@ -12,9 +12,9 @@ from bson.timestamp import Timestamp
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from app.domain.ids import format_id
-from app.domain.values import RAW_CODEC, decode
-from app.stores.mongodb import Client
+from eventsync.domain.ids import format_id
+from eventsync.domain.values.extended_json import RAW_CODEC, decode
+from eventsync.mongodb.client import Client
 from support.chaos.evidence import Commit, Kind
 from support.waiting import patience
 

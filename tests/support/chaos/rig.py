@@ -10,9 +10,9 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import SEQUENCING
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import SEQUENCING
 from support.chaos.cluster import Cluster, Member
 from support.chaos.fleet import Fleet
 from support.chaos.history import Recorder

@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 from bson.timestamp import Timestamp
 
-from app.settings import Settings
-from app.stores.mongodb import Client, app_name, connect
-from app.stores.stores import Stores
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.chaos.checker import check
 from support.chaos.cluster import Machine, Member, running_cluster
 from support.chaos.fleet import Fleet

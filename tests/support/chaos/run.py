@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.settings import Settings
-from app.stores.mongodb import Client, connect
-from app.stores.stores import Stores
+from eventsync.mongodb.client import Client, connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.chaos.checker import check
 from support.chaos.cluster import Machine, running_cluster
 from support.chaos.evidence import Evidence

@@ -18,11 +18,11 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
-from app.driver import short
-from app.errors import Unavailable
-from app.settings import Settings
-from app.stores.mongodb import Client
-from app.stores.stores import Stores
+from eventsync.errors import Unavailable
+from eventsync.mongodb.client import Client
+from eventsync.mongodb.errors import short
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.chaos.history import ALL, Effect, Outcome, Recorder
 from support.chaos.observed import last_event
 from support.mutants import ODD, framed, text

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from app.stores.mongodb import Client
+from eventsync.mongodb.client import Client
 from support.chaos.api_writer import ApiWriter
 from support.chaos.behind_writer import BehindWriter
 from support.chaos.history import Recorder

@@ -18,7 +18,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from app.supervision.orphans import die_with_parent
+from eventsync.server.supervision.orphans import die_with_parent
 from support.connections import connect
 from support.peers.javascript import DRIVER, Links
 from support.waiting import within

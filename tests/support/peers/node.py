@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from app.supervision.orphans import die_with_parent
+from eventsync.server.supervision.orphans import die_with_parent
 from support.peers.javascript import Links
 
 PACKAGES: Final = Path(sys.prefix) / "peers"

@@ -8,9 +8,9 @@ from typing import Any, Final
 import httpx
 from pymongo.asynchronous.collection import AsyncCollection
 
-from app.domain.values import CODEC
-from app.settings import Settings
-from app.stores.mongodb import Client
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from support.systems import head
 from support.trees import to_tree
 from support.waiting import patience, within

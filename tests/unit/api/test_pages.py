@@ -1,4 +1,4 @@
-"""`app.api.pages`: the pages hold together, load nothing from elsewhere, and are served safely."""
+"""`eventsync.api.pages`: the pages hold together, load nothing from elsewhere, and are served safely."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from app.api import openapi, pages
-from app.api.pages import ASSETS
+from eventsync.api import openapi, pages
+from eventsync.api.pages import ASSETS
 
 PAGES = ("/", "/docs")
 SCRIPTS = {name: asset.body.decode() for name, asset in ASSETS.items() if name.endswith(".js")}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from app.cli.event_text import lines
+from eventsync.cli.event_text import lines
 
 EVENT: dict[str, Any] = {
     "seq": 129,

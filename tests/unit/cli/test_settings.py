@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.settings import as_markdown, listing
-from app.settings import Settings
+from eventsync.cli.settings import as_markdown, listing
+from eventsync.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 

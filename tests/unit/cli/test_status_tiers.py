@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.cli.status_tiers import archive_kind
-from app.settings import Settings
+from eventsync.cli.status_tiers import archive_kind
+from eventsync.settings import Settings
 
 
 @pytest.mark.parametrize(

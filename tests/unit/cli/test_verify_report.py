@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.cli.verify_report import Wrong
-from app.domain.ids import format_id
-from app.domain.values import decode
-from app.stores.comparison import Difference
+from eventsync.cli.verify_report import Wrong
+from eventsync.domain.ids import format_id
+from eventsync.domain.values.extended_json import decode
+from eventsync.stores.history.comparison import Difference
 from support.mutants import ODD, framed
 
 KEY = b"\x10_id\0\1\0\0\0"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.data_dir import opened
-from app.dev.port import is_free
-from app.errors import ConfigurationError
+from eventsync.dev.data_dir import opened
+from eventsync.dev.port import is_free
+from eventsync.errors import ConfigurationError
 
 
 def test_it_is_made_and_keeps_itself_out_of_git(tmp_path: Path) -> None:

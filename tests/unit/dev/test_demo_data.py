@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from app.dev.demo_data import documents, first_id
-from app.domain.ids import format_id
-from app.domain.values import Document, from_tree, parse_json
+from eventsync.dev.demo_data import documents, first_id
+from eventsync.domain.ids import format_id
+from eventsync.domain.values.extended_json import Document, from_tree, parse_json
 
 
 def test_the_demo_is_a_few_dozen_documents_with_ids_of_their_own() -> None:

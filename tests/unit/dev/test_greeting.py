@@ -4,8 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
-from app.dev.demo_data import first_id
-from app.dev.greeting import lines
+from eventsync.dev.demo_data import first_id
+from eventsync.dev.greeting import lines
 
 URL = "http://127.0.0.1:8000"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.dev import mongod
-from app.errors import ConfigurationError, Unavailable
+from eventsync.dev import mongod
+from eventsync.errors import ConfigurationError, Unavailable
 
 
 def script(path: Path, text: str) -> Path:

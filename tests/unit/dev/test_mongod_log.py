@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.dev.mongod_log import last_error
+from eventsync.dev.mongod_log import last_error
 
 
 def write(path: Path, *entries: dict[str, Any] | str) -> Path:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.dev.port import check_port, is_free
-from app.errors import ConfigurationError
+from eventsync.dev.port import check_port, is_free
+from eventsync.errors import ConfigurationError
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ def test_a_line_can_not_steer_the_terminal(screen: Any) -> None:
 
 
 def test_a_long_line_is_not_folded() -> None:
-    code = "from app.dev.terminal import Terminal; Terminal().say('x' * 500)"
+    code = "from eventsync.dev.terminal import Terminal; Terminal().say('x' * 500)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown == f"dev    │ {'x' * 500}\n"
 
 
 def test_a_reader_that_went_away_is_no_failure() -> None:
-    code = "from app.dev.terminal import Terminal; t = Terminal(); t.say('a'); input(); t.say('b'); t.say('c')"
+    code = "from eventsync.dev.terminal import Terminal; t = Terminal(); t.say('a'); input(); t.say('b'); t.say('c')"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

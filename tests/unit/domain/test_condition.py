@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.condition import Condition, State, Tags
-from app.domain.entity_tag import digest_of
-from app.errors import Malformed
+from eventsync.domain.condition import Condition, State, Tags
+from eventsync.domain.entity_tag import digest_of
+from eventsync.errors import Malformed
 
 DOCUMENT = {"_id": 1, "n": 1}
 DIGEST = digest_of(DOCUMENT)

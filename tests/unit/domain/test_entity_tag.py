@@ -20,7 +20,7 @@ from bson.objectid import ObjectId
 from bson.regex import Regex
 from bson.timestamp import Timestamp
 
-from app.domain.entity_tag import digest_of, entity_tag
+from eventsync.domain.entity_tag import digest_of, entity_tag
 
 ONE = uuid.UUID(int=1)
 VALUES: list[Any] = [

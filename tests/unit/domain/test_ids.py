@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from bson import Binary, DBRef, Decimal128, Int64, MinKey, ObjectId, Regex
 
-from app.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, check_id, format_id, parse_id
-from app.domain.values import same
-from app.errors import Malformed
+from eventsync.domain.ids import MAX_ID_BYTES, MAX_READ_BYTES, check_id, format_id, parse_id
+from eventsync.domain.values.extended_json import same
+from eventsync.errors import Malformed
 
 HEX = "0123456789abcdef01234567"
 UUID = uuid.UUID("6f1c3b9a-0d5e-4c21-9b7f-1a2b3c4d5e6f")

@@ -8,8 +8,8 @@ from typing import Any
 import bson
 import pytest
 
-from app.domain.plainness import is_misread
-from app.domain.values import CODEC
+from eventsync.domain.bson_scan.plain import is_misread
+from eventsync.domain.values.extended_json import CODEC
 
 
 @pytest.mark.parametrize("kind", [bytes, memoryview])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.plan import (
+from eventsync.domain.plan import (
     Answer,
     Extent,
     Plan,
@@ -17,7 +17,7 @@ from app.domain.plan import (
     refusal,
     usable,
 )
-from app.domain.position import LogId, Position, Seq
+from eventsync.domain.positions import LogId, Position, Seq
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from bson.int64 import Int64
 
-from app.domain.ids import IdText
-from app.domain.position import Seq
-from app.domain.replay import Change, Damaged, State, applied, patched, read_change
-from app.errors import Malformed
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
+from eventsync.domain.replay import Change, Damaged, State, applied, patched, read_change
+from eventsync.errors import Malformed
 
 
 def change(op: Any, **content: Any) -> Change:

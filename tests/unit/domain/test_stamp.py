@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from bson import Int64
 
-from app.domain.stamp import FIELD, MAX_VERSION, Stamp, unstamp, unversioned
-from app.domain.values import same
+from eventsync.domain.stamp import FIELD, MAX_VERSION, Stamp, unstamp, unversioned
+from eventsync.domain.values.extended_json import same
 
 NO_VERSIONS = (True, False, -1, Int64(-(2**63)), MAX_VERSION + 1, Int64(2**63 - 1))
 

@@ -7,15 +7,15 @@ import asyncio
 import pytest
 from bson.raw_bson import RawBSONDocument
 
-from app.domain.merge_patch import MergePatch
-from app.domain.opaque import encode
-from app.domain.values import RAW_CODEC
-from app.nodestorage.author import Author
-from app.nodestorage.deciding import Decider
-from app.nodestorage.operations import Update
-from app.nodestorage.policy import WritePolicy
-from app.offload import inline
-from app.slices import SLICE
+from eventsync.concurrency.offload import inline
+from eventsync.concurrency.slices import SLICE
+from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.patches.merge_patch import MergePatch
+from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.deciding import Decider
+from eventsync.nodestorage.operations import Update
+from eventsync.nodestorage.policy import WritePolicy
 
 pytestmark = pytest.mark.anyio
 

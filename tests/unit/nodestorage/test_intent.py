@@ -8,9 +8,9 @@ import pytest
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from app.domain.stamp import Stamp
-from app.errors import Malformed, NotFound, TooLarge, VersionMismatch
-from app.nodestorage import (
+from eventsync.domain.stamp import Stamp
+from eventsync.errors import Malformed, NotFound, TooLarge, VersionMismatch
+from eventsync.nodestorage import (
     Author,
     Create,
     Delete,
@@ -23,7 +23,7 @@ from app.nodestorage import (
     WriteOperation,
     WritePolicy,
 )
-from app.nodestorage.intent import Change, Insert, Modify, Remove, intent_of
+from eventsync.nodestorage.intent import Change, Insert, Modify, Remove, intent_of
 
 AUTHOR = Author("tester", "operation-1")
 NODE = Node(1, 4, {"_id": 1, "n": Int64(1), "deep": {"a": 1, "b": 2}})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pymongo.errors import NetworkTimeout, OperationFailure
 
-from app.errors import Conflict, NotFound, Unavailable
-from app.nodestorage import WritePolicy
-from app.nodestorage.retry import Lost, retried
+from eventsync.errors import Conflict, NotFound, Unavailable
+from eventsync.nodestorage import WritePolicy
+from eventsync.nodestorage.retry import Lost, retried
 
 POLICY = WritePolicy(attempts=4, deadline=5.0)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from app.domain.ids import IdText
-from app.domain.position import LogId, Position, Seq
-from app.domain.shape import Shape
-from app.stores.stored_event import StoredEvent
-from app.sync.operating import Behind, behind
-from app.sync.pages import PageLimit
-from app.sync.window import Window
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live.pages import PageLimit
+from eventsync.sync.live.window import Window
+from eventsync.sync.operating import Behind, behind
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
 ORDERS, USERS = Shape("orders"), Shape("users")

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { differences, sentence } from "../../../app/web/describe.js";
+import { differences, sentence } from "../../../app/eventsync/web/describe.js";
 
 const before = { version: 1, doc: { _id: 1, city: "Edina", tags: ["a", "b"], old: 1 } };
 

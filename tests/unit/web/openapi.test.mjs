@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { curlFor, resolve } from "../../../app/web/openapi.js";
+import { curlFor, resolve } from "../../../app/eventsync/web/openapi.js";
 
 const DOCUMENT = {
   components: { parameters: { id: { name: "id", in: "path", required: true, example: "a/b" } } },

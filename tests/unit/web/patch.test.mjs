@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
-import { PatchError, applyPatch, equal, formatPointer, parsePointer } from "../../../app/web/patch.js";
+import { PatchError, applyPatch, equal, formatPointer, parsePointer } from "../../../app/eventsync/web/patch.js";
 
 // The public suite, https://github.com/json-patch/json-patch-tests
 for (const name of ["json-patch-spec_tests.json", "json-patch-tests.json"]) {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { guarded, patchFor } from "../../../app/web/editor.js";
-import { columnsOf, compareIds, searchable, valueAt } from "../../../app/web/table.js";
+import { guarded, patchFor } from "../../../app/eventsync/web/editor.js";
+import { columnsOf, compareIds, searchable, valueAt } from "../../../app/eventsync/web/table.js";
 
 const names = (documents, limit) => columnsOf(documents, limit).map((tokens) => tokens.join("."));
 

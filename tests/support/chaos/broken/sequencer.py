@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
-from app.domain.event import Group, place
-from app.domain.position import LogId, Seq
-from app.stores.changes import Token, watch
-from app.stores.stores import Stores
-from workers.converter import convert
-from workers.groups import transaction_of
+from eventsync.domain.events import Group, place
+from eventsync.domain.positions import LogId, Seq
+from eventsync.mongodb.change_stream import Token, watch
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.converter import convert
+from eventsync_workers.sequencing.transactions import transaction_of
 
 LOG = LogId("broken00")
 

@@ -1,0 +1,1 @@
+"""The HTTP API and the sync transports: Starlette routes over `eventsync.sync` and `eventsync.nodestorage`."""

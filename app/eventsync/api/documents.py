@@ -1,0 +1,199 @@
+"""`/v1/collections…`: documents, read and written one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eventsync.api import conditions, time_travel
+from eventsync.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
+from eventsync.api.cursors import Cursor
+from eventsync.api.endpoint import Endpoint
+from eventsync.api.paths import segment
+from eventsync.api.state import services
+from eventsync.concurrency.held_bytes import need
+from eventsync.domain.ids import format_id, parse_id
+from eventsync.domain.positions import Position
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import JsonText, to_json
+from eventsync.errors import NotFound
+from eventsync.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
+from eventsync.server.sized_response import Parts
+
+_DEFAULT_PAGE = 100
+_BODY_WEIGHT = 3
+"""An event's body takes so many times its size in a page: as read, in the cache, in the answer."""
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+async def collections(request: Request) -> Response:
+    """The tracked collections; and those that can't be tracked, with the reason."""
+    tracking = services(request).sync.tracking
+    body: dict[str, Any] = {"collections": [{"name": name} for name in tracking.names]}
+    if tracking.refused:
+        body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
+    return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
+
+
+async def listing(request: Request) -> Response:
+    """A page of documents in id order."""
+    found = services(request)
+    collection = _collection(request)
+    limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents)
+    cursor = Cursor.parse(request.query_params.get("after"))
+    page = await found.storage.page(
+        collection,
+        after=cursor.after,
+        skip=cursor.skip,
+        limit=limit,
+        most_bytes=found.settings.page_bytes,
+        encoded=True,
+    )
+    body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
+    if page.more:
+        body["next"] = str(cursor.moved(node.id for node in page.nodes))
+    return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
+
+
+async def create(request: Request) -> Response:
+    collection = _collection(request)
+    body = await read_json(request, JSON)
+    author, idempotency = conditions.authorship(request, body.raw)
+    document = JsonDocument(body.content)
+    result = await services(request).storage.create(collection, document, author=author, idempotency=idempotency)
+    return answer(request, collection, result)
+
+
+async def read(request: Request) -> Response:
+    """A document as it is; as it was, where a point in history is named."""
+    collection, value = _target(request)
+    if (point := time_travel.named_point(request)) is not None:
+        return await time_travel.as_it_was(request, Shape(collection, format_id(value)), point)
+    node = await services(request).storage.get(collection, value)
+    if node is None:
+        raise NotFound(f"there is no document {collection}/{format_id(value)}")
+    # `no-cache`: a copy may be kept, and is asked about by its tag each time.
+    headers = {"ETag": node.etag, "Cache-Control": "no-cache"}
+    if conditions.unchanged(request, headers["ETag"], node.version):
+        return Response(status_code=304, headers=headers)
+    if not isinstance(node.document, JsonText):
+        return Response(to_json(_row(node)), headers=headers, media_type=JSON)
+    # To copy 90 MiB into a row would take 50 ms.
+    begin = to_json({"id": format_id(node.id), "version": node.version})[:-1] + b',"doc":'
+    return Parts([begin, node.document.text, b"}"], headers, JSON)
+
+
+async def replace(request: Request) -> Response:
+    collection, value = _target(request)
+    body = await read_json(request, JSON)
+    author, idempotency = conditions.authorship(request, body.raw)
+    result = await services(request).storage.replace(
+        collection,
+        value,
+        JsonDocument(body.content),
+        upsert=True,
+        condition=conditions.of_write(request),
+        author=author,
+        idempotency=idempotency,
+    )
+    return answer(request, collection, result)
+
+
+async def patch(request: Request) -> Response:
+    collection, value = _target(request)
+    body = await read_json(request, JSON_PATCH, MERGE_PATCH)
+    author, idempotency = conditions.authorship(request, body.raw)
+    result = await services(request).storage.find_one_and_update(
+        collection,
+        value,
+        _edit(body),
+        condition=conditions.of_write(request),
+        author=author,
+        idempotency=idempotency,
+    )
+    return answer(request, collection, result)
+
+
+async def delete(request: Request) -> Response:
+    collection, value = _target(request)
+    author, idempotency = conditions.authorship(request, b"")
+    condition = conditions.of_write(request)
+    result = await services(request).storage.delete(
+        collection, value, condition=condition, author=author, idempotency=idempotency
+    )
+    return answer(request, collection, result)
+
+
+async def history(request: Request) -> Response:
+    """A document's events in order."""
+    found = services(request)
+    shape = Shape(_collection(request), format_id(parse_id(segment(request, "id"))))
+    after = request.query_params.get("after")
+    page = await found.sync.pages.history(
+        shape,
+        after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
+        after=None if after is None else Position.parse(after),
+        limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents),
+        most_bytes=found.settings.page_bytes,
+    )
+    need(_BODY_WEIGHT * sum(map(len, page.bodies)))
+    following = b"" if page.end is None else b',"next":' + to_json(str(page.end))
+    kept = b',"since":' + to_json(str(page.since)) if page.since.seq else b""
+    body = b'{"events":[%b]%b%b}' % (b",".join(page.bodies), following, kept)
+    return Response(body, headers=_NO_STORE, media_type=JSON)
+
+
+def answer(request: Request, collection: str, result: WriteResult) -> Response:
+    """What every write of one document answers."""
+    headers = dict(_NO_STORE)
+    if result.etag is not None:
+        headers["ETag"] = result.etag
+    if result.created:
+        headers["Location"] = f"/v1/collections/{quote(collection, safe='')}/documents/{quote(result.id, safe=':')}"
+    body = written(result, minimal=conditions.wants_minimal(request))
+    return Response(to_json(body), 201 if result.created else 200, headers, JSON)
+
+
+def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
+    """The body of a write's answer."""
+    body: dict[str, Any] = {"id": result.id, "version": result.version}
+    if result.replayed:
+        # What was in the first answer besides is not kept.
+        return body | {"repeated": True}
+    return body if minimal else body | {"doc": result.document, "patch": result.patch}
+
+
+def _edit(body: Body) -> Edit:
+    return JsonPatch(body.content) if body.media_type == JSON_PATCH else MergePatch(body.content)
+
+
+def _row(node: Node) -> dict[str, Any]:
+    return {"id": format_id(node.id), "version": node.version, "doc": node.document}
+
+
+def _collection(request: Request) -> str:
+    name = segment(request, "collection")
+    services(request).sync.tracking.require(name)
+    return name
+
+
+def _target(request: Request) -> tuple[str, Any]:
+    """The collection and the id that the path names. Raises `Malformed` and `NotTracked`."""
+    return _collection(request), parse_id(segment(request, "id"))
+
+
+_DOCUMENTS = "/v1/collections/{collection}/documents"
+
+routes = [
+    Endpoint("/v1/collections", collections, methods=["GET"]),
+    Endpoint(_DOCUMENTS, listing, methods=["GET"], query=("limit", "after")),
+    Endpoint(_DOCUMENTS, create, methods=["POST"]),
+    Endpoint(_DOCUMENTS + "/{id}", read, methods=["GET"], query=("version", "at", "position"), tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", replace, methods=["PUT"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", patch, methods=["PATCH"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}/events", history, methods=["GET"], query=("after_version", "after", "limit")),
+]

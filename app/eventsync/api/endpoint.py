@@ -1,0 +1,91 @@
+"""Routes that say what they take: the checks of a request's head that are the same for every endpoint.
+
+What a server does not know it must not ignore silently: a misspelt `limit` gives another page, a condition that nobody
+evaluates loses an update, and a body with a coding that nobody undoes is another body.
+
+Source: https://www.rfc-editor.org/rfc/rfc9110
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from eventsync.api import conditions
+from eventsync.errors import Malformed, UnsupportedMediaType
+
+SAFE = frozenset({"GET", "HEAD"})
+
+
+class Endpoint(Route):
+    """A route that takes the query parameters `query`, once each, and `repeated`, any number of times.
+
+    One that is `tagged` evaluates conditions itself. Of all others no answer has an entity tag.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        methods: Sequence[str],
+        name: str | None = None,
+        query: Iterable[str] = (),
+        repeated: Iterable[str] = (),
+        tagged: bool = False,
+    ) -> None:
+        super().__init__(path, endpoint, methods=methods, name=name)
+        self.query = frozenset(query)
+        self.repeated = frozenset(repeated)
+        self.tagged = tagged
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in (self.methods or ()):
+            request = Request(scope, receive)
+            check_query(request, self.query, self.repeated)
+            _check_coding(request.headers)
+            if scope["method"] not in SAFE:
+                _check_write(request.headers, tagged=self.tagged)
+            elif not self.tagged and conditions.unchanged(request, None):
+                await Response(status_code=304)(scope, receive, send)
+                return
+        await super().handle(scope, receive, send)
+
+
+def check_query(connection: HTTPConnection, once: frozenset[str], repeated: frozenset[str] = frozenset()) -> None:
+    """Raise `Malformed` for a query parameter that is not known, or that comes twice and counts once."""
+    if not connection.scope.get("query_string"):
+        return
+    counted = Counter(name for name, _ in connection.query_params.multi_items())
+    for name, count in counted.items():
+        if name not in once and name not in repeated:
+            taken = ", ".join(sorted(once | repeated)) or "none"
+            raise Malformed(f"there is no query parameter {name[:64]!r} here; this takes {taken}")
+        if count > 1 and name not in repeated:
+            raise Malformed(f"the query parameter {name} is given {count} times; once is enough")
+
+
+def _check_coding(headers: Headers) -> None:
+    codings = [part.strip().lower() for line in headers.getlist("content-encoding") for part in line.split(",")]
+    for coding in codings:
+        if coding not in {"", "identity"}:
+            raise UnsupportedMediaType(f"Content-Encoding is {coding[:64]}; bodies are taken as they are (identity)")
+
+
+def _check_write(headers: Headers, *, tagged: bool) -> None:
+    """Raise `Malformed` for what a write would lose an update by, if it were ignored."""
+    if "content-range" in headers:
+        raise Malformed("Content-Range: a part of a document can't be put; PATCH changes a part")
+    conditional = [name for name in ("If-Match", "If-None-Match") if name in headers]
+    if conditional and not tagged:
+        raise Malformed(f"{conditional[0]} has no meaning here: a condition is about one document, or one operation")
+    # RFC 9110 section 13.1.4 has it ignored without a modification date. A client that sends it counts on it.
+    if "if-unmodified-since" in headers and not conditional:
+        raise Malformed("If-Unmodified-Since has no meaning here: nothing has a modification date; If-Match has")

@@ -1,0 +1,105 @@
+"""Health, and the pages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from eventsync.api.openapi.parts import POSITION, Json, answer, content, failures, headers, parameters, query, schema
+
+_READY: Final[Json] = {
+    "status": "ready",
+    "live": True,
+    "sequencer_live": True,
+    "leader": "db-worker-1:311:0c9f2a",
+    "position": POSITION,
+    "lag_events": 0,
+    "lag_seconds": 0.4,
+    "archive": None,
+    "connections": 12,
+    "detail": "live",
+}
+_NOT_READY: Final = _READY | {"status": "not_ready", "live": False, "detail": "MongoDB was not reached yet"}
+
+
+def _page(operation: str, summary: str, *media_types: str) -> Json:
+    return {
+        "operationId": operation,
+        "tags": ["Pages"],
+        "summary": summary,
+        "parameters": parameters("if_changed", "if_still"),
+        "responses": {
+            "200": answer("The file.", {name: {"schema": {}} for name in media_types}, sent=headers("FileETag")),
+            "304": answer("You have it.", sent=headers("FileETag")),
+            **failures("version_mismatch"),
+        },
+    }
+
+
+_ASSET: Json = _page(
+    "readAsset", "A script, style sheet or image of the pages", "text/javascript", "text/css", "image/svg+xml"
+)
+_ASSET["parameters"].insert(
+    0,
+    {
+        "name": "name",
+        "in": "path",
+        "description": "The file's name.",
+        "required": True,
+        "schema": {"type": "string"},
+        "example": "client.js",
+    },
+)
+_ASSET["responses"]["404"] = answer(
+    "There is no such file.", {"application/problem+json": {"schema": schema("Problem")}}
+)
+
+_PAGE: Json = _page("readPage", "The live page", "text/html")
+_PAGE["parameters"].append(query("collection", "The collection that is shown first.", {"type": "string"}, "theaters"))
+
+PATHS: Final[Json] = {
+    "/healthz": {
+        "get": {
+            "operationId": "isAlive",
+            "tags": ["Operations"],
+            "summary": "The process lives",
+            "responses": {"200": answer("It does.", content(schema("Health"), {"status": "ok"})), **failures()},
+        }
+    },
+    "/readyz": {
+        "get": {
+            "operationId": "isReady",
+            "tags": ["Operations"],
+            "summary": "This server can serve: MongoDB answers, the log is followed, the archive is the right one",
+            "responses": {
+                **failures(),
+                "200": answer(
+                    "Ready; or `degraded`: the archive does not answer. `sequencer_live` says whether a worker leads.",
+                    content(schema("Readiness"), _READY),
+                ),
+                "503": answer(
+                    "Not ready: `detail` says why. A problem document where MongoDB can't be asked.",
+                    content(schema("Readiness"), _NOT_READY)
+                    | {"application/problem+json": {"schema": schema("Problem")}},
+                ),
+            },
+        }
+    },
+    "/metrics": {
+        "get": {
+            "operationId": "readMetrics",
+            "tags": ["Operations"],
+            "summary": "Figures for Prometheus",
+            "description": "Without those of MongoDB where it does not answer within 3 s: `eventsync_mongodb_up 0`.",
+            "responses": {
+                "200": answer(
+                    "The figures.", content({"type": "string"}, "eventsync_connections 12.0\n", "text/plain")
+                ),
+                **failures(),
+            },
+        }
+    },
+    "/": {"get": _PAGE},
+    "/docs": {"get": _page("readReference", "This reference", "text/html")},
+    "/openapi.json": {"get": _page("readOpenApi", "The OpenAPI document", "application/json")},
+    "/assets/{name}": {"get": _ASSET},
+}

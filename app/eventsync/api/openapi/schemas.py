@@ -1,0 +1,299 @@
+"""The schemas of bodies and messages (JSON Schema 2020-12)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from eventsync.api.openapi.parts import Json, schema
+from eventsync.domain.ids import MAX_READ_BYTES
+from eventsync.domain.plan import ResetReason
+from eventsync.domain.protocol import MAX_CLIENT_ID, PROTOCOL
+from eventsync.domain.shapes import MAX_COLLECTION_BYTES
+from eventsync.server import problems
+
+TEXT: Final[Json] = {"type": "string"}
+_COUNT: Final[Json] = {"type": "integer", "minimum": 0}
+
+
+def _object(required: str, **properties: Json) -> Json:
+    """`required`: names, separated by blanks. Members that are not named may come with later versions."""
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+def _list(item: Json, **bounds: int) -> Json:
+    return {"type": "array", "items": item, **bounds}
+
+
+def _message(kind: str, required: str = "", **properties: Json) -> Json:
+    return _object(f"type {required}", type={"const": kind}, **properties)
+
+
+def _said(value: Json, description: str) -> Json:
+    return {**value, "description": description}
+
+
+_VALUES: Json = {
+    "CollectionName": {"type": "string", "minLength": 1, "maxLength": MAX_COLLECTION_BYTES},
+    "Id": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_READ_BYTES,
+        "description": "A document id: an ObjectId's 24 digits, `int:42`, `uuid:…`, `str:…`, `ejson:…`, or the string.",
+    },
+    "Version": {
+        "type": "integer",
+        "minimum": 0,
+        "description": "Grows by 1 with each write through the API; 0 for a document that the API has not written.",
+    },
+    "EntityTag": {
+        "type": "string",
+        "pattern": r'^"(0|[1-9][0-9]{0,18})\.[0-9a-f]{16}"$',
+        "description": "One state of a document: its version and a digest of its content.",
+    },
+    "EntityTags": {
+        "type": "string",
+        "description": (
+            'One or more entity tags, separated by commas, or `*`. `"7"` is version 7, whatever the content. `W/` in '
+            "front of a tag, as compressing proxies set it, makes no difference."
+        ),
+    },
+    "Document": {"type": "object", "description": "MongoDB Relaxed Extended JSON v2, with `_id`, without `_sync`."},
+    "Position": {"type": "string", "pattern": "^[a-z0-9]{1,32}:(0|[1-9][0-9]{0,18})$"},
+    "Shape": {"type": "string", "description": "A collection (`orders`) or one document (`orders/42`)."},
+    "StateVector": {
+        "type": "object",
+        "additionalProperties": schema("Position"),
+        "description": "Shape → position: what a client has applied.",
+    },
+    "PatchOperation": {
+        "type": "object",
+        "required": ["op", "path"],
+        "properties": {
+            "op": {"enum": ["add", "remove", "replace", "move", "copy", "test"]},
+            "path": {"type": "string", "description": "JSON Pointer (RFC 6901)."},
+            "from": TEXT,
+            "value": {},
+        },
+    },
+    "JsonPatch": _said(_list(schema("PatchOperation")), "RFC 6902"),
+    "MergePatch": {"type": "object", "description": "RFC 7396: members are set, members that are null are removed."},
+}
+
+_EVENT = _object(
+    "seq collection id op base version at",
+    seq={"type": "integer", "minimum": 1, "description": "Place in the log: 1, 2, 3 … without a gap."},
+    collection=schema("CollectionName"),
+    id=schema("Id"),
+    op={"enum": ["create", "update", "replace", "delete"]},
+    base=_said(schema("Version"), "The version before."),
+    version=schema("Version"),
+    doc=_said(schema("Document"), "Of `create` and `replace`."),
+    patch=_said(schema("JsonPatch"), "Of `update`."),
+    at={"type": "string", "format": "date-time", "description": "When it was committed."},
+    external={"const": True, "description": "The write did not come through the API."},
+    op_id=_said(TEXT, "The write's idempotency key."),
+    by=_said(TEXT, "Who wrote."),
+    txn=_object("id n of", id=TEXT, n={"type": "integer", "minimum": 1}, of={"type": "integer", "minimum": 1}),
+)
+
+_SIDE = _object(
+    "version position",
+    version={"type": ["integer", "null"], "minimum": 0, "description": "Null where there was no document."},
+    position=schema("Position"),
+)
+_PATCH = _said(
+    schema("JsonPatch"), "From the one to the other; it adds or removes the root where one of them is not there."
+)
+
+_BODIES: Json = {
+    "Event": _EVENT,
+    "Row": _object("id version doc", id=schema("Id"), version=schema("Version"), doc=schema("Document")),
+    "PastRow": _object(
+        "id version doc",
+        id=schema("Id"),
+        version=schema("Version"),
+        doc=schema("Document"),
+        position=_said(schema("Position"), "Of a document as it was: a position at which it was so."),
+    ),
+    "Difference": _object("id from to patch", **{"id": schema("Id"), "from": _SIDE, "to": _SIDE, "patch": _PATCH}),
+    "Collections": _object(
+        "collections",
+        collections=_list(_object("name", name=schema("CollectionName"))),
+        refused=_said(
+            _list(_object("name reason", name=schema("CollectionName"), reason=TEXT)),
+            "Asked for, and can't be tracked; missing where there are none.",
+        ),
+    ),
+    "DocumentPage": _object(
+        "documents", documents=_list(schema("Row")), next=_said(schema("Id"), "Give it as `after` for the next page.")
+    ),
+    "History": _object(
+        "events",
+        events=_list(schema("Event")),
+        next=_said(schema("Position"), "Give it as `after` for the next page."),
+        since=_said(schema("Position"), "What came up to here is not kept; it is missing where everything is."),
+    ),
+    "Written": _object(
+        "id version",
+        id=schema("Id"),
+        version=schema("Version"),
+        doc={"anyOf": [schema("Document"), {"type": "null"}], "description": "Null after a delete."},
+        patch=_said(schema("JsonPatch"), "What changed; empty after a create, a delete, and a write without effect."),
+        repeated=_said(
+            {"const": True}, "The answer to a repeat under an idempotency key, which has neither `doc` nor `patch`."
+        ),
+        etag=_said(schema("EntityTag"), "In a transaction's results, where other writes have the header."),
+    ),
+    "Transaction": _object("operations", operations=_list(schema("TransactionOperation"), minItems=1)),
+    "TransactionOperation": _object(
+        "method collection",
+        method={"enum": ["POST", "PUT", "PATCH", "DELETE"]},
+        collection=schema("CollectionName"),
+        id=schema("Id"),
+        if_match={"anyOf": [schema("EntityTags"), schema("Version")]},
+        if_none_match=schema("EntityTags"),
+        doc=_said(schema("Document"), "Of `POST` and `PUT`."),
+        patch={"anyOf": [schema("JsonPatch"), schema("MergePatch")], "description": "Of `PATCH`."},
+    ),
+    "TransactionAnswer": _object("results", results=_list(schema("Written"))),
+    "LogPage": _object(
+        "shape from to events live",
+        **{
+            "shape": schema("Shape"),
+            "from": schema("Position"),
+            "to": _said(schema("Position"), "Ask for what follows with this position."),
+            "events": _list(schema("Event")),
+            "live": {"type": "boolean", "description": "There was no more when this was answered."},
+        },
+    ),
+    "Acknowledgement": _object("vector", vector=schema("StateVector")),
+    "Client": _object(
+        "client_id vector lag transport seen",
+        client_id=TEXT,
+        vector=schema("StateVector"),
+        lag={
+            "type": "object",
+            "additionalProperties": {"anyOf": [schema("ShapeLag"), {"type": "null"}]},
+            "description": "Shape → how far behind; null where the position is of another log, or nothing is tracked.",
+        },
+        transport={"enum": ["websocket", "sse", "http"]},
+        seen={"type": "string", "format": "date-time"},
+    ),
+    "ShapeLag": _object(
+        "events seconds",
+        events=_said(_COUNT, "Events of the shape that it has not acknowledged; about so many, far behind."),
+        seconds={"type": ["number", "null"], "description": "Age of the oldest of them; null where it is not kept."},
+    ),
+    "Clients": _object(
+        "clients", clients=_list(schema("Client")), next=_said(TEXT, "Give it as `after` for the next page.")
+    ),
+    "Segments": _object(
+        "log horizon segments",
+        log=_said({"type": "string"}, "The log in force."),
+        horizon=_said(_COUNT, "Events up to this one are not kept any more."),
+        segments=_list(schema("Segment")),
+        next=_said(_COUNT, "The next page's `after`; absent on the last page."),
+    ),
+    "Segment": _object(
+        "position first last bytes raw_bytes earliest latest sha256",
+        position=_said(schema("Position"), "Names the segment: log and seq of its first event."),
+        first=_COUNT,
+        last=_COUNT,
+        bytes=_COUNT,
+        raw_bytes=_said(_COUNT, "Before compression."),
+        earliest=_said({"type": "string", "format": "date-time"}, "Of the commit times of its events."),
+        latest=_said({"type": "string", "format": "date-time"}, "Of the commit times of its events."),
+        sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    ),
+    "SnapshotHead": _object("shape position", shape=schema("Shape"), position=schema("Position")),
+    "Health": _object("status", status={"const": "ok"}),
+    "Readiness": _object(
+        "status live sequencer_live leader position lag_events lag_seconds archive connections detail",
+        status={"enum": ["ready", "degraded", "not_ready"]},
+        live={"type": "boolean", "description": "This server follows the log."},
+        sequencer_live={"type": "boolean", "description": "A worker leads, and makes progress."},
+        leader={"type": ["string", "null"]},
+        position={"anyOf": [schema("Position"), {"type": "null"}]},
+        lag_events={"type": ["integer", "null"], "description": "How far this server is behind the log."},
+        lag_seconds={
+            "type": ["number", "null"],
+            "description": "How long ago the log was known to hold every change, in seconds.",
+        },
+        archive={"type": ["string", "null"], "description": "Why the archive can't be read, where it can't."},
+        connections={"type": "integer", "minimum": 0},
+        detail=TEXT,
+    ),
+    "Problem": _object(
+        "type title status code detail",
+        type={"type": "string", "format": "uri-reference"},
+        title=TEXT,
+        status={"type": "integer", "minimum": 400, "maximum": 599},
+        code=_said(
+            TEXT,
+            "Stable. One of "
+            + ", ".join(f"`{kind.code}`" for kind in problems.TABLE)
+            + ", `internal`; or a name of the HTTP status.",
+        ),
+        detail=TEXT,
+        current={"type": ["integer", "null"], "description": "Of `version_mismatch`: the version now."},
+        reason={"enum": [*ResetReason], "description": "Of `reset`."},
+        since=_said(schema("Position"), "Of `gone`: from here on it is known."),
+    ),
+}
+
+_PART: dict[str, Any] = {
+    "part": {"type": "integer", "minimum": 0},
+    "last": {"type": "boolean"},
+}
+_SPAN: dict[str, Any] = {"shape": schema("Shape"), "from": schema("Position"), "to": schema("Position")}
+_CLIENT_ID: Json = {"type": "string", "minLength": 1, "maxLength": MAX_CLIENT_ID}
+
+_FROM_SERVER = [
+    _message(
+        "welcome",
+        "session client_id protocol heartbeat vector",
+        session=TEXT,
+        client_id=TEXT,
+        protocol={"const": PROTOCOL},
+        heartbeat={"type": "number", "description": "Seconds."},
+        vector=schema("StateVector"),
+        remembered=_said({"const": False}, "What the client acknowledges is not stored: there are too many clients."),
+    ),
+    _message(
+        "snapshot",
+        "shape position part last docs",
+        shape=schema("Shape"),
+        position=schema("Position"),
+        docs=_list(schema("Row")),
+        **_PART,
+    ),
+    _message("squashed", "shape from to part last docs", docs=_list({"type": "object"}), **_SPAN, **_PART),
+    _message("events", "shape from to events", events=_list(schema("Event")), **_SPAN),
+    _message("live", "shape position", shape=schema("Shape"), position=schema("Position")),
+    _message("progress", "vector", vector=schema("StateVector"), stale={"const": True}),
+    _message("reset", "shape reason", shape=schema("Shape"), reason={"enum": [*ResetReason]}),
+    _message("error", "code message", code=TEXT, message=TEXT, shape=schema("Shape"), retry_after={"type": "number"}),
+    _message("pong"),
+]
+
+_FROM_CLIENT = [
+    _message(
+        "hello",
+        "shapes",
+        client_id=_CLIENT_ID,
+        token=TEXT,
+        shapes=_list(schema("Shape")),
+        vector=schema("StateVector"),
+    ),
+    _message("subscribe", "shape", shape=schema("Shape"), position=schema("Position")),
+    _message("unsubscribe", "shape", shape=schema("Shape")),
+    _message("ack", "vector", vector=schema("StateVector")),
+    _message("ping"),
+]
+
+SCHEMAS: Final[Json] = {
+    **_VALUES,
+    **_BODIES,
+    "ServerMessage": {"oneOf": _FROM_SERVER, "description": "What the server sends on a sync connection."},
+    "ClientMessage": {"oneOf": _FROM_CLIENT, "description": "What a client may send over a WebSocket."},
+}

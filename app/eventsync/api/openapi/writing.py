@@ -1,0 +1,214 @@
+"""Collections, documents, their history, and transactions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH
+from eventsync.api.openapi import time_travel
+from eventsync.api.openapi.parts import (
+    THEATER,
+    Json,
+    answer,
+    content,
+    default,
+    failures,
+    headers,
+    parameters,
+    query,
+    schema,
+)
+
+_ID: Final = THEATER["_id"]["$oid"]
+_NEW: Final = {name: value for name, value in THEATER.items() if name != "_id"}
+_ROW: Final = {"id": _ID, "version": 6, "doc": THEATER}
+_CITY: Final = "/location/address/city"
+_PATCH: Final = [{"op": "replace", "path": _CITY, "value": "Edina"}]
+_MERGE: Final = {"location": {"address": {"city": "Edina"}}}
+_EDINA: Final = THEATER | {"location": {"address": THEATER["location"]["address"] | {"city": "Edina"}}}
+
+EVENT: Final[Json] = {
+    "seq": 129,
+    "collection": "theaters",
+    "id": _ID,
+    "op": "update",
+    "base": 6,
+    "version": 7,
+    "patch": _PATCH,
+    "at": "2026-11-23T05:22:46.405Z",
+    "op_id": "0f8fad5b-d9cb-469f-a165-70867728950e",
+    "by": "anonymous",
+}
+"""The event of the examples."""
+
+_READ = ("malformed", "not_tracked", "unavailable")
+_WRITE = (*_READ, "conflict", "too_large", "unsupported_media_type")
+_WRITTEN = schema("Written")
+_LIMIT = {"type": "integer", "minimum": 1, "default": 100}
+
+
+def _limit(what: str) -> Json:
+    return query("limit", f"Most {what} in the answer; {default('page_documents')} at most by default.", _LIMIT, 100)
+
+
+def _answered(version: int, doc: Json | None, patch: list[Json]) -> Json:
+    return content(_WRITTEN, {"id": _ID, "version": version, "doc": doc, "patch": patch})
+
+
+def _body(value: Json, example: object) -> Json:
+    return {"required": True, "content": content(value, example)}
+
+
+_COLLECTIONS: Json = {
+    "operationId": "listCollections",
+    "tags": ["Documents"],
+    "summary": "The tracked collections",
+    "responses": {
+        "200": answer("Their names.", content(schema("Collections"), {"collections": [{"name": "theaters"}]})),
+        **failures(),
+    },
+}
+
+_LIST: Json = {
+    "operationId": "listDocuments",
+    "tags": ["Documents"],
+    "summary": "List documents by id",
+    "parameters": [
+        _limit("documents"),
+        query("after", "Begin behind this id: the `next` of the page before.", schema("Id"), _ID),
+    ],
+    "responses": {
+        "200": answer("A page.", content(schema("DocumentPage"), {"documents": [_ROW], "next": _ID})),
+        **failures(*_READ),
+    },
+}
+
+_CREATE: Json = {
+    "operationId": "createDocument",
+    "tags": ["Documents"],
+    "summary": "Create a document",
+    "description": "Without `_id` it gets a new ObjectId. 409 if there is a document with this `_id`.",
+    "parameters": parameters("idempotency_key", "prefer"),
+    "requestBody": _body(schema("Document"), _NEW),
+    "responses": {
+        "201": answer("Created.", _answered(1, THEATER, []), sent=headers("Location", "ETag")),
+        **failures(*_WRITE),
+    },
+}
+
+_REPLACE: Json = {
+    "operationId": "replaceDocument",
+    "tags": ["Documents"],
+    "summary": "Replace a document, or create it",
+    "description": "With `If-Match` it must exist in that state; with `If-None-Match: *` it must not exist.",
+    "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
+    "requestBody": _body(schema("Document"), _EDINA),
+    "responses": {
+        "200": answer("Replaced.", _answered(7, _EDINA, _PATCH), sent=headers("ETag")),
+        "201": answer("Created.", _answered(1, _EDINA, []), sent=headers("Location", "ETag")),
+        **failures(*_WRITE, "version_mismatch"),
+    },
+}
+
+_UPDATE: Json = {
+    "operationId": "patchDocument",
+    "tags": ["Documents"],
+    "summary": "Change parts of a document",
+    "description": (
+        "A JSON Patch (RFC 6902) or a merge patch (RFC 7396). Without `If-Match` the server repeats it against "
+        "concurrent writers itself. A patch without effect writes nothing. "
+        f"At most {default('patch_operations')} operations by default."
+    ),
+    "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
+    "requestBody": {
+        "required": True,
+        "content": content(schema("JsonPatch"), _PATCH, JSON_PATCH)
+        | content(schema("MergePatch"), _MERGE, MERGE_PATCH),
+    },
+    "responses": {
+        "200": answer("Changed.", _answered(7, _EDINA, _PATCH), sent=headers("ETag")),
+        **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed", "too_complex"),
+    },
+}
+
+_DELETE: Json = {
+    "operationId": "deleteDocument",
+    "tags": ["Documents"],
+    "summary": "Delete a document",
+    "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
+    "responses": {
+        "200": answer("Deleted.", _answered(7, None, [])),
+        **failures(*_READ, "not_found", "conflict", "version_mismatch"),
+    },
+}
+
+_HISTORY: Json = {
+    "operationId": "readHistory",
+    "tags": ["Documents"],
+    "summary": "A document's events, in order",
+    "parameters": [
+        query(
+            "after_version",
+            "Only events with a version above this.",
+            {"type": "integer", "minimum": 0, "default": 0},
+            0,
+        ),
+        query("after", "Begin behind this position: the `next` of the page before.", schema("Position"), "k3f9ab2c:1"),
+        _limit("events"),
+    ],
+    "responses": {
+        "200": answer("A page; without `next` it is the last one.", content(schema("History"), {"events": [EVENT]})),
+        **failures(*_READ, "reset", "gone", "damaged"),
+    },
+}
+
+_OPERATIONS: Final = [
+    {"method": "PATCH", "collection": "theaters", "id": _ID, "if_match": '"6.09d3e4175f2c81ab"', "patch": _PATCH},
+    {"method": "POST", "collection": "theaters", "doc": {"_id": "annex", "theaterId": 1001}},
+]
+_RESULTS: Final = [
+    {"id": _ID, "version": 7, "doc": _EDINA, "patch": _PATCH, "etag": '"7.5f2c81ab09d3e417"'},
+    {
+        "id": "annex",
+        "version": 1,
+        "doc": {"_id": "annex", "theaterId": 1001},
+        "patch": [],
+        "etag": '"1.c81ab09d3e4175f2"',
+    },
+]
+
+_TRANSACT: Json = {
+    "operationId": "transact",
+    "tags": ["Transactions"],
+    "summary": "Several writes, all or nothing",
+    "description": (
+        f"1 to {default('transaction_operations')} operations by default. Their events carry the same `txn` and reach "
+        "every client in one frame."
+    ),
+    "parameters": parameters("idempotency_key", "prefer"),
+    "requestBody": _body(schema("Transaction"), {"operations": _OPERATIONS}),
+    "responses": {
+        "200": answer(
+            "All were written; a result for each, in order.",
+            content(schema("TransactionAnswer"), {"results": _RESULTS}),
+        ),
+        **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed", "too_complex"),
+    },
+}
+
+_DOCUMENTS: Final = "/v1/collections/{collection}/documents"
+
+PATHS: Final[Json] = {
+    "/v1/collections": {"get": _COLLECTIONS},
+    _DOCUMENTS: {"parameters": parameters("collection"), "get": _LIST, "post": _CREATE},
+    _DOCUMENTS + "/{id}": {
+        "parameters": parameters("collection", "id"),
+        "get": time_travel.READ,
+        "put": _REPLACE,
+        "patch": _UPDATE,
+        "delete": _DELETE,
+    },
+    _DOCUMENTS + "/{id}/events": {"parameters": parameters("collection", "id"), "get": _HISTORY},
+    _DOCUMENTS + "/{id}/diff": {"parameters": parameters("collection", "id"), "get": time_travel.DIFFERENCE},
+    "/v1/transactions": {"post": _TRANSACT},
+}

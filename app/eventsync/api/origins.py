@@ -1,0 +1,131 @@
+"""`Host` and `Origin`, checked before anything else: the names and the pages that may talk to this server.
+
+Starlette and uvicorn accept any. Without the first check a web page could reach the server under a name of its own
+(DNS rebinding); without the second, any page could open a WebSocket, which browsers do not restrict.
+
+An attacker who rebinds needs a *name* whose address changes. So a `Host` that is an address is always taken, whatever
+the server listens on, and a name only where it is loopback's or listed.
+
+Sources: RFC 9110 section 7.2, RFC 9112 section 3.2, RFC 6454.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from eventsync.domain.protocol import SUBPROTOCOL
+from eventsync.errors import EventsyncError, Forbidden, Malformed
+from eventsync.server.problems import problem_of, respond
+from eventsync.server.websocket_frames import close_reason
+from eventsync.settings import Settings
+
+_ANY: Final = "*"
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Paths that answer under any name: a probe may know the server by another one. They show no user's data."""
+
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{0,5}))?", re.ASCII)
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+
+class Gate:
+    """ASGI middleware: refuses foreign hosts and origins, HTTP by 403, WebSockets by close code 4403.
+
+    A `Host` that is missing, doubled or malformed is 400, or 4400.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope, Headers(scope=scope))
+        except (Forbidden, Malformed) as error:
+            await _refuse(error, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        probe = scope["path"] in _PROBES
+        hosts = headers.getlist("host")
+        if not hosts and probe and scope.get("http_version") == "1.0":
+            return  # probes of load balancers speak it, and name nobody
+        host = the_host(hosts)
+        if not probe:
+            check_host(host, self._settings)
+        scheme = str(scope["scheme"]).replace("ws", "http")
+        check_origin(headers.getlist("origin"), scheme, host, self._settings)
+
+
+def the_host(hosts: list[str]) -> str:
+    """The one `Host` of a request. Raises `Malformed`."""
+    if len(hosts) != 1 or not (found := _HOST.fullmatch(hosts[0].strip())) or int(found[2] or 0) > 65535:
+        raise Malformed("a request has exactly one Host, a name or an address, and perhaps a port")
+    return hosts[0].strip()
+
+
+def check_host(host: str, settings: Settings) -> None:
+    """Raise `Forbidden` for a `Host` that this server does not go by."""
+    name = _name(host)
+    allowed = {item.lower() for item in settings.allowed_hosts}
+    if name == "localhost" or _is_address(name) or _ANY in allowed or name in allowed:
+        return
+    raise Forbidden(f"this server does not go by the name {name[:100]!r}; EVENTSYNC_ALLOWED_HOSTS can allow it")
+
+
+def check_origin(origins: list[str], scheme: str, host: str, settings: Settings) -> None:
+    """Raise `Forbidden` for a browser's `Origin` that is neither the server's own nor allowed.
+
+    The server's own is the scheme that the request came by, and its `Host`.
+    """
+    if not origins or (_ANY in settings.allowed_origins and len(origins) == 1):
+        return
+    origin, own = ", ".join(origins), f"{scheme}://{host}"
+    if origin in settings.allowed_origins or _normal(origin) == _normal(own):
+        return
+    raise Forbidden(
+        f"the origin {origin[:100]!r} is not this server's own, {own[:100]!r}; EVENTSYNC_ALLOWED_ORIGINS can allow it "
+        "(behind TLS, a proxy of EVENTSYNC_TRUSTED_PROXIES sends X-Forwarded-Proto)"
+    )
+
+
+def _normal(origin: str) -> tuple[str, str, str] | None:
+    """Scheme, name and port, the default port spelled out."""
+    scheme, separator, host = origin.partition("://")
+    if not separator or not (found := _HOST.fullmatch(host)):
+        return None
+    return scheme.lower(), _name(host), found[2] or _DEFAULT_PORTS.get(scheme.lower(), "")
+
+
+def _name(host: str) -> str:
+    """The name or address of a `Host`, without port and brackets."""
+    found = _HOST.fullmatch(host)
+    return found[1].lower().strip("[]").removesuffix(".") if found else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _refuse(error: EventsyncError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await respond(error)(scope, receive, send)
+        return
+    await receive()
+    # A browser shows a close code to the page, but never the status of a refused handshake. And it takes a handshake
+    # that does not answer with the subprotocol that it offered for a failure of its own.
+    subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+    await send({"type": "websocket.accept", "subprotocol": subprotocol})
+    await send({"type": "websocket.close", "code": problem_of(error).close, "reason": close_reason(error.message)})

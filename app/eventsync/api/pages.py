@@ -1,0 +1,100 @@
+"""The browser's side: the live page, the API reference, the OpenAPI document and what they load.
+
+Everything comes from the package itself and the pages load nothing from elsewhere, so they work without the internet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from eventsync import web
+from eventsync.api import conditions, openapi
+from eventsync.api.endpoint import Endpoint
+
+_FOLDER: Final = Path(web.__file__).parent
+_HTML: Final = "text/html; charset=utf-8"
+_MEDIA_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+_SECURITY: Final = {
+    # Nothing inline and nothing from elsewhere: a document's text can't become code, whatever it says.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file as it is served; `tag` is its strong entity tag, quotes and all."""
+
+    body: bytes
+    media_type: str
+    tag: str
+
+    @classmethod
+    def of(cls, body: bytes, media_type: str) -> Asset:
+        return cls(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+    def respond(self, request: Request) -> Response:
+        """The file, or 304 where the browser has it. It asks each time: no old script meets an upgraded server."""
+        headers = {**_SECURITY, "Cache-Control": "no-cache", "ETag": self.tag}
+        if conditions.unchanged(request, self.tag):
+            return Response(status_code=304, headers=headers)
+        return Response(self.body, headers=headers, media_type=self.media_type)
+
+
+def _page(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
+    async def page(request: Request) -> Response:
+        return asset.respond(request)
+
+    return page
+
+
+def _read(name: str) -> Asset:
+    return Asset.of((_FOLDER / name).read_bytes(), _HTML)
+
+
+ASSETS: Final = {
+    path.name: Asset.of(path.read_bytes(), _MEDIA_TYPES[path.suffix])
+    for path in sorted(_FOLDER.iterdir())
+    if path.suffix in _MEDIA_TYPES
+}
+"""What `/assets/` serves, by name: read once, so no request ever names a path on the disk."""
+
+
+async def asset(request: Request) -> Response:
+    found = ASSETS.get(request.path_params["name"])
+    if found is None:
+        raise HTTPException(404, "there is no such asset")
+    return found.respond(request)
+
+
+routes: list[BaseRoute] = [
+    Endpoint("/", _page(_read("index.html")), methods=["GET"], name="page", query=("collection",), tagged=True),
+    Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], name="docs", tagged=True),
+    Endpoint(
+        "/openapi.json",
+        _page(Asset.of(orjson.dumps(openapi.document()), "application/json")),
+        methods=["GET"],
+        name="openapi",
+        tagged=True,
+    ),
+    Endpoint("/assets/{name}", asset, methods=["GET"], name="assets", tagged=True),
+]

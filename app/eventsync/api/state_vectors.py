@@ -1,0 +1,111 @@
+"""`/v1/state-vectors`: what the server has stored of each client, and how a client without a WebSocket acknowledges."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eventsync.api import conditions
+from eventsync.api.bodies import JSON, read_small
+from eventsync.api.endpoint import Endpoint
+from eventsync.api.paths import segment
+from eventsync.api.state import services
+from eventsync.concurrency.held_bytes import need
+from eventsync.domain.events import timestamp
+from eventsync.domain.positions import vector_from_json, vector_to_json
+from eventsync.domain.protocol import check_client_id
+from eventsync.errors import Malformed
+from eventsync.sync.clients.lag import ShapeLag
+from eventsync.sync.clients.state_vectors import Client
+
+_WEIGHT: Final = 3
+"""A client takes so many times its size in a page: as read, as JSON, in the answer."""
+
+_HEADERS: Final = {"Cache-Control": "no-store"}
+
+
+async def listing(request: Request) -> Response:
+    """The clients, by id, a page at a time."""
+    found = services(request)
+    most = found.settings.page_documents
+    limit = conditions.number(request, "limit", default=min(100, most), low=1, high=most)
+    async with aclosing(found.sync.vectors.clients(request.query_params.get("after", ""), limit)) as listed:
+        rows, following = await _page(listed, limit, found.settings.page_bytes)
+    body = b'{"clients":[%b]%b}' % (
+        b",".join(rows),
+        b"" if following is None else b',"next":' + orjson.dumps(following),
+    )
+    return Response(body, headers=_HEADERS, media_type=JSON)
+
+
+async def _page(clients: AsyncIterator[Client], limit: int, most_bytes: int) -> tuple[list[bytes], str | None]:
+    """The clients, encoded, and the last one's id where there may be more."""
+    rows: list[bytes] = []
+    size = 0
+    async for client in clients:
+        rows.append(orjson.dumps(described(client)))
+        size += len(rows[-1])
+        need(_WEIGHT * size)
+        if len(rows) == limit or size >= most_bytes:
+            return rows, client.client_id
+    return rows, None
+
+
+async def read(request: Request) -> Response:
+    """One client."""
+    client = await services(request).sync.vectors.client(_client_id(request))
+    return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
+
+
+async def put(request: Request) -> Response:
+    """Acknowledge: `{"vector": {…}}`. Answers with what is stored then, which may be further on."""
+    found = services(request)
+    tree = await read_small(request, min(found.settings.body_bytes, found.settings.message_bytes))
+    if not isinstance(tree, dict) or "vector" not in tree:
+        raise Malformed('the body is {"vector": {shape: position}}')
+    vector = vector_from_json(tree["vector"], limit=found.settings.max_shapes)
+    client = await found.sync.vectors.put(_client_id(request), vector)
+    return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
+
+
+async def delete(request: Request) -> Response:
+    """Forget a client: when it comes back with its id alone, it gets snapshots."""
+    await services(request).sync.vectors.forget(_client_id(request))
+    return Response(status_code=204, headers=_HEADERS)
+
+
+def described(client: Client) -> dict[str, Any]:
+    """The JSON form of a client."""
+    return {
+        "client_id": client.client_id,
+        "vector": vector_to_json(client.vector),
+        "lag": {str(shape): _lag(lag) for shape, lag in client.lag.items()},
+        "transport": client.transport,
+        "seen": timestamp(client.seen),
+    }
+
+
+def _lag(lag: ShapeLag | None) -> dict[str, float | None] | None:
+    if lag is None:
+        return None
+    return {"events": lag.events, "seconds": None if lag.seconds is None else round(lag.seconds, 3)}
+
+
+def _client_id(request: Request) -> str:
+    found = check_client_id(segment(request, "client_id"))
+    if found is None:
+        raise Malformed("a client has an id")
+    return found
+
+
+routes = [
+    Endpoint("/v1/state-vectors", listing, methods=["GET"], name="state_vectors", query=("after", "limit")),
+    Endpoint("/v1/state-vectors/{client_id}", read, methods=["GET"], name="state_vector"),
+    Endpoint("/v1/state-vectors/{client_id}", put, methods=["PUT"]),
+    Endpoint("/v1/state-vectors/{client_id}", delete, methods=["DELETE"]),
+]

@@ -1,0 +1,162 @@
+"""`POST /v1/transactions`: several writes, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eventsync.api import conditions
+from eventsync.api.bodies import JSON, read_json
+from eventsync.api.documents import written
+from eventsync.api.endpoint import Endpoint
+from eventsync.api.state import services
+from eventsync.concurrency.slices import turn
+from eventsync.domain.condition import Condition, Tags
+from eventsync.domain.ids import parse_id
+from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
+from eventsync.domain.values.json_document import ABSENT
+from eventsync.errors import Malformed, NotTracked, TooLarge
+from eventsync.nodestorage import (
+    Create,
+    Delete,
+    JsonDocument,
+    JsonPatch,
+    MergePatch,
+    Replace,
+    Update,
+    WriteOperation,
+    WriteResult,
+)
+from eventsync.nodestorage.deciding import TEXT_WEIGHT
+from eventsync.server.sized_response import Parts
+from eventsync.stores.log.tracking import Tracking
+
+
+async def transaction(request: Request) -> Response:
+    found = services(request)
+    body = await read_json(request, JSON)
+    author, idempotency = conditions.authorship(request, body.raw)
+    tree = body.content
+    if isinstance(tree, JsonText):
+        tree = await found.offload.run(parsed_apart, tree.text, size=TEXT_WEIGHT * len(tree))
+    operations = _operations(tree, found.settings.transaction_operations, found.sync.tracking)
+    results = await found.storage.transact(operations, author=author, idempotency=idempotency)
+    minimal = conditions.wants_minimal(request)
+    parts: list[bytes] = []
+    for result in results:
+        parts += [b"," if parts else b'{"results":[', to_json(_written(result, minimal=minimal))]
+        await turn(len(parts[-1]))
+    return Parts([*parts, b"]}"], {"Cache-Control": "no-store"}, JSON)
+
+
+def _written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
+    """A result; its entity tag is beside it, for there is only one header."""
+    body = written(result, minimal=minimal)
+    return body if result.etag is None else body | {"etag": result.etag}
+
+
+def _operations(tree: Any, most: int, tracking: Tracking) -> list[WriteOperation]:
+    listed = tree.get("operations") if isinstance(tree, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise Malformed("operations is a list of at least one")
+    if len(listed) > most:
+        raise TooLarge(f"a transaction has at most {most} operations")
+    return [_operation(item, index, tracking) for index, item in enumerate(listed)]
+
+
+def _operation(item: Any, index: int, tracking: Tracking) -> WriteOperation:
+    try:
+        return _made(item, tracking)
+    except (Malformed, NotTracked) as error:
+        raise type(error)(f"operation {index}: {error.message}") from error
+
+
+def _made(item: Any, tracking: Tracking) -> WriteOperation:
+    method = str(item.get("method")).upper() if isinstance(item, dict) else ""
+    if (make := _METHODS.get(method)) is None:
+        raise Malformed(f"an operation is an object whose method is one of {', '.join(_METHODS)}")
+    # A condition that nobody evaluates would lose an update.
+    if unknown := item.keys() - _MEMBERS[method]:
+        raise Malformed(f"{method} takes no member {min(unknown)[:64]!r}")
+    tracking.require(item.get("collection", ""))
+    return make(item)
+
+
+def _create(item: dict[str, Any]) -> WriteOperation:
+    given = parse_id(_text(item, "id")) if "id" in item else ABSENT
+    return Create(item["collection"], JsonDocument(item.get("doc")), given)
+
+
+def _replace(item: dict[str, Any]) -> WriteOperation:
+    document, condition = JsonDocument(item.get("doc")), _condition(item)
+    return Replace(item["collection"], parse_id(_text(item, "id")), document, upsert=True, condition=condition)
+
+
+def _update(item: dict[str, Any]) -> WriteOperation:
+    patch = item.get("patch")
+    is_list = isinstance(patch, list) or (isinstance(patch, JsonText) and patch.text.startswith(b"["))
+    edit = JsonPatch(patch) if is_list else MergePatch(patch)
+    return Update(item["collection"], parse_id(_text(item, "id")), edit, condition=_condition(item))
+
+
+def _delete(item: dict[str, Any]) -> WriteOperation:
+    return Delete(item["collection"], parse_id(_text(item, "id")), condition=_condition(item))
+
+
+_METHODS: dict[str, Callable[[dict[str, Any]], WriteOperation]] = {
+    "POST": _create,
+    "PUT": _replace,
+    "PATCH": _update,
+    "DELETE": _delete,
+}
+_ALL = frozenset({"method", "collection", "id"})
+_CONDITIONAL = _ALL | {"if_match", "if_none_match"}
+_MEMBERS: dict[str, frozenset[str]] = {
+    "POST": _ALL | {"doc"},
+    "PUT": _CONDITIONAL | {"doc"},
+    "PATCH": _CONDITIONAL | {"patch"},
+    "DELETE": _CONDITIONAL,
+}
+
+
+def parsed_apart(raw: bytes) -> Any:
+    """Parse a transaction, but leave its documents and patches `JsonText`: whoever decides them parses them."""
+    tree = parse_json(raw)
+    operations = tree.get("operations") if isinstance(tree, dict) else None
+    for item in operations if isinstance(operations, list) else ():
+        for name in ("doc", "patch"):
+            if isinstance(item, dict) and name in item:
+                item[name] = JsonText(orjson.dumps(item[name]))
+    # What nobody asks for is not sent back, however much it is.
+    return {"operations": operations}
+
+
+def _text(item: dict[str, Any], name: str) -> str:
+    if not isinstance(value := item.get(name), str):
+        raise Malformed(f"{name} is a string")
+    return value
+
+
+def _condition(item: dict[str, Any]) -> Condition | None:
+    """The conditions of an operation, spelled as the headers are. Raises `Malformed`."""
+    match, none_match = _tags(item, "if_match"), _tags(item, "if_none_match")
+    return None if match is None and none_match is None else Condition(match, none_match)
+
+
+def _tags(item: dict[str, Any], name: str) -> Tags | None:
+    if name not in item:
+        return None
+    value = item[name]
+    if isinstance(value, str):
+        return Tags.parse([value], name)
+    if name == "if_match" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Tags.of_version(value)
+    # Neither does null stand for no condition: a client without the tag that it meant to send would lose an update.
+    raise Malformed(f"{name} takes what the header of this name takes; without a condition it is left out")
+
+
+routes = [Endpoint("/v1/transactions", transaction, methods=["POST"])]

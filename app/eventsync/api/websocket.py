@@ -1,0 +1,224 @@
+"""`GET /v1/sync`: syncing over a WebSocket (RFC 6455), one message a text frame."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from eventsync.api.endpoint import Endpoint, check_query
+from eventsync.api.state import Services, services
+from eventsync.concurrency.slices import turn
+from eventsync.domain import protocol
+from eventsync.domain.protocol import SUBPROTOCOL, Hello, Unreadable
+from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
+from eventsync.server.problems import Close, problem_of
+from eventsync.server.protocols import evict, writer
+from eventsync.server.response_stream import Gone
+from eventsync.server.token_bucket import TokenBucket
+from eventsync.server.websocket_frames import close_reason, text_frame, text_head
+from eventsync.sync.live.fan_out import News, Straight
+from eventsync.sync.sessions.session import Session
+from eventsync.sync.sessions.subscription import Outgoing
+
+log = logging.getLogger(__name__)
+
+PATH = "/v1/sync"
+
+_TEXT_WEIGHT = 4
+"""Bytes of a document that are as much work as a character of a message."""
+
+_BURST = 10.0
+"""Seconds that the rate of a client's messages is averaged over."""
+
+
+class NoHello(EventsyncError):
+    """The client did not say hello in time."""
+
+    code = "no_hello"
+
+
+class TooManyMessages(RateLimited):
+    """The client sends faster than it may."""
+
+
+class SlowClient(EventsyncError):
+    """The client did not take a message within the send timeout."""
+
+    code = "slow"
+
+
+async def _serve(websocket: WebSocket) -> None:
+    """One connection from handshake to close."""
+    offered = websocket.scope["subprotocols"]
+    await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    connection = _Connection(websocket, services(websocket))
+    try:
+        await connection.run()
+    except (Gone, WebSocketDisconnect):
+        return
+    except SlowClient as error:
+        log.info("a client that does not read is put out: %s", error.message)
+        evict(websocket.scope, Close.SLOW)
+    except NoHello as error:
+        await connection.close(Close.NO_HELLO, error.message)
+    except EventsyncError as error:
+        await connection.fail(error)
+    else:
+        await connection.close(Close.RESTART, "the server is going away")
+
+
+class Sync:
+    """The endpoint. Raw ASGI: what Starlette puts around a function costs every connection 2 KiB."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _serve(WebSocket(scope, receive, send))
+
+
+def straight(scope: Scope) -> Straight | None:
+    """Sends news past ASGI, where the server can: the same bytes to every client."""
+    write = writer(scope)
+    return None if write is None else Straight(_news, write)
+
+
+def _news(news: News) -> bytes:
+    return text_frame(news.data)
+
+
+class _Connection:
+    """One client's connection. Writes happen in one task and reads in another; they meet in the session."""
+
+    def __init__(self, websocket: WebSocket, found: Services) -> None:
+        self._websocket = websocket
+        self._services = found
+        self._settings = found.settings
+
+    async def run(self) -> None:
+        """Until the session is closed. Raises what ended it."""
+        check_query(self._websocket, frozenset())
+        hello = await self._hello()
+        async with self._services.sync.sessions.open(
+            hello.shapes,
+            hello.vector,
+            hello.client_id,
+            transport="websocket",
+            straight=straight(self._websocket.scope),
+        ) as session:
+            await self._serve(session)
+
+    async def _serve(self, session: Session) -> None:
+        ended: Exception | None = None
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(session), name=f"read from session {session.id}")
+            try:
+                await self._write(session)
+            except (EventsyncError, Gone) as error:
+                ended = error  # raised below: here the group would wrap it
+            finally:
+                reading.cancel()
+        if not reading.cancelled() and (failure := reading.result()) is not None:
+            raise failure
+        if ended is not None:
+            raise ended
+
+    async def _hello(self) -> Hello:
+        try:
+            async with asyncio.timeout(self._settings.hello_timeout):
+                text = await self._receive()
+        except TimeoutError as error:
+            raise NoHello(f"no hello within {self._settings.hello_timeout:g} s") from error
+        request = protocol.parse(text, max_shapes=self._settings.max_shapes)
+        if not isinstance(request, Hello):
+            raise Malformed("the first message is hello")
+        return request
+
+    async def _receive(self) -> str:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Gone
+        if (text := message.get("text")) is None:
+            raise Unreadable("messages are text frames")
+        if len(text) > self._settings.message_bytes or len(text.encode()) > self._settings.message_bytes:
+            raise TooLarge(f"a message has at most {self._settings.message_bytes} bytes")
+        return str(text)
+
+    async def _read(self, session: Session) -> Exception | None:
+        """Take the client's messages until it leaves or does what ends the connection; that is returned."""
+        bucket = TokenBucket(self._settings.message_rate, seconds=_BURST)
+        while True:
+            try:
+                request = await self._request(bucket)
+            except (Unreadable, TooLarge, TooManyMessages, Gone) as error:
+                session.close()
+                return error
+            except Malformed as error:
+                await session.reply(Outgoing("error", protocol.error(error)))
+            else:
+                await session.request(request)
+
+    async def _request(self, bucket: TokenBucket) -> protocol.Request:
+        text = await self._receive()
+        if not bucket.take():
+            raise TooManyMessages(f"a client sends at most {self._settings.message_rate:g} messages a second")
+        await turn(_TEXT_WEIGHT * len(text))
+        return protocol.parse(text, max_shapes=self._settings.max_shapes)
+
+    async def _write(self, session: Session) -> None:
+        write = writer(self._websocket.scope)
+        async with aclosing(session.outgoing()) as outgoing:
+            async for message in outgoing:
+                # Through ASGI the bytes of a message are copied five times: half of what a large one costs.
+                if write is None or not write(text_head(sum(map(len, message.pieces))), *message.pieces):
+                    await self._send({"type": "websocket.send", "text": message.data.decode()})
+
+    async def fail(self, error: EventsyncError) -> None:
+        """Close because of an error; where the client is to come back later, a message says when."""
+        if error.retryable:
+            try:
+                await self._send({"type": "websocket.send", "text": protocol.error(error).decode()})
+            except Gone:
+                return
+            except SlowClient:
+                evict(self._websocket.scope, Close.SLOW)
+                return
+        await self.close(problem_of(error).close, told(error).message)
+
+    async def close(self, code: Close, reason: str) -> None:
+        """Close with a code; a client that is gone, or does not take even that, is let go."""
+        try:
+            await self._send({"type": "websocket.close", "code": int(code), "reason": close_reason(reason)})
+        except Gone:
+            return
+        except SlowClient:
+            evict(self._websocket.scope, code)
+
+    async def _send(self, message: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await self._websocket.send(message)
+        except TimeoutError as error:
+            raise SlowClient(f"a message was not taken within {self._settings.send_timeout:g} s") from error
+        except (WebSocketDisconnect, OSError, RuntimeError) as error:
+            # RuntimeError: Starlette's way to say that the close went out already.
+            raise Gone from error
+
+
+async def upgrade_required(_: Request) -> Response:
+    """Tell who asks by plain HTTP what to ask for (RFC 9110 section 15.5.22)."""
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Cache-Control": "no-store"}
+    detail = "connect by WebSocket (RFC 6455); a client that has done so is behind a proxy that drops the upgrade"
+    raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, detail, headers)
+
+
+routes = [
+    WebSocketRoute(PATH, Sync(), name="sync"),
+    Endpoint(PATH, upgrade_required, methods=["GET"]),
+]

@@ -1,0 +1,111 @@
+"""The command line: `eventsync`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from eventsync import __version__
+from eventsync.errors import ConfigurationError, EventsyncError
+
+_OWN: Final = ("dev", "serve")
+_FURTHER: Final = (
+    "track",
+    "untrack",
+    "status",
+    "tail",
+    "history",
+    "diff",
+    "restore",
+    "snapshot",
+    "verify",
+    "reset-log",
+    "settings",
+)
+"""Commands behind those of other packages, in the order of the help. Each is a function and a module of its name."""
+
+
+_STYLE: Final[dict[str, Any]] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is asked for, and turns what it raises on purpose into one line and an exit code.
+
+    All of them together take twice as long to import as the worker, which starts and is started again often.
+    """
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
+        from eventsync.cli import processes  # noqa: PLC0415 - most commands do without
+
+        return [*_OWN, *(entry.name for entry in processes.added()), *_FURTHER]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in self.commands:
+            known = self.list_commands(ctx) if cmd_name not in {*_OWN, *_FURTHER} else [cmd_name]
+            # Of a word that none is called by, the base class says which one is meant: it has to know them all.
+            for name in [cmd_name] if cmd_name in known else known:
+                self.commands.setdefault(name, _imported(name))
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer's own Context is click's
+        try:
+            return super().invoke(ctx)
+        except EventsyncError as error:
+            typer.echo(f"eventsync: {' '.join(error.diagnosis.split())}", err=True)
+            raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
+
+
+def _imported(name: str) -> Any:
+    """Return the command of that name."""
+    alone = typer.Typer(**_STYLE)
+    if name in {*_OWN, *_FURTHER}:
+        function = name.replace("-", "_")
+        alone.command(name)(getattr(importlib.import_module(f"eventsync.cli.{function}"), function))
+    else:
+        from eventsync.cli import processes  # noqa: PLC0415 - see `list_commands`
+
+        (entry,) = (entry for entry in processes.added() if entry.name == name)
+        alone.command(name, help=processes.help_of(entry))(processes.command_of(entry))
+    return typer.main.get_command(alone)
+
+
+commands = typer.Typer(
+    name="eventsync",
+    cls=_Commands,
+    help="A sync server for MongoDB: every committed change, to every client, exactly once and in order.",
+    no_args_is_help=True,
+    **_STYLE,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"eventsync {__version__}")
+        raise typer.Exit
+
+
+@commands.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A sync server for MongoDB: every committed change, to every client, exactly once and in order."""
+
+
+def main() -> None:
+    """The console script. What it makes, and what its children make, is for this user alone."""
+    os.umask(0o077)
+    try:
+        sys.exit(commands(prog_name="eventsync"))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,58 @@
+"""`eventsync diff`: what is different between two points of a document's history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eventsync.cli.console import NOTES, print_json, print_line
+from eventsync.cli.event_text import operation_line
+from eventsync.cli.options import Database, Document, Json, MongodbUri, document_shape
+from eventsync.domain.points import Point, parse_point
+from eventsync.domain.replay import between
+from eventsync.domain.shapes import Shape
+from eventsync.errors import NotFound
+from eventsync.mongodb.client import connect
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.history.time_travel import Past, Reading
+from eventsync.stores.stores import Stores
+
+
+def diff(
+    document: Document,
+    start: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM", help="A version (`6`), a position (`log:seq`) or an instant (`2026-11-23T05:22:46Z`)."
+        ),
+    ],
+    end: Annotated[str | None, typer.Argument(metavar="TO", help="The same.", show_default="now")] = None,
+    as_json: Json = False,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+) -> None:
+    """Print the patch that turns a document as it was at FROM into what it was at TO."""
+    shape, points = document_shape(document), (parse_point(start), None if end is None else parse_point(end))
+    before, after = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points))
+    patch = between(before.state, after.state)
+    if as_json:
+        print_json({"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": patch})
+        return
+    NOTES.print(f"{shape}: {_named(before)} → {_named(after)}", style="dim", markup=False, soft_wrap=True)
+    for operation in patch:
+        print_line(operation_line(operation))
+
+
+async def _read(settings: Settings, shape: Shape, points: tuple[Point, Point | None]) -> tuple[Reading, Reading]:
+    async with connect(settings, "diff") as client:
+        past = Past(Stores.of(client, settings))
+        before, after = [await past.document(shape, point) for point in points]
+    if before.state is None and after.state is None:
+        raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
+    return before, after
+
+
+def _named(reading: Reading) -> str:
+    return f"{'absent' if reading.state is None else f'version {reading.state[0]}'} at {reading.position}"

@@ -1,0 +1,78 @@
+"""`eventsync history`: what happened to a document, as far as the log has it."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated
+
+import orjson
+import typer
+
+from eventsync.cli.console import NOTES, print_json, print_line
+from eventsync.cli.event_text import lines
+from eventsync.cli.options import Database, Document, Json, MongodbUri, document_shape
+from eventsync.domain.positions import Position, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.errors import NotFound
+from eventsync.mongodb.client import connect
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.history.time_travel import Kept, Past
+from eventsync.stores.stores import Stores
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """The newest events of a document, encoded, and how many there are."""
+
+    kept: Kept
+    bodies: list[bytes]
+    count: int
+
+
+def history(
+    document: Document,
+    limit: Annotated[int, typer.Option(help="Show at most so many events, the newest ones.", min=1)] = 20,
+    as_json: Json = False,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+) -> None:
+    """Print what happened to a document: when, at which position, by whom, and each change.
+
+    With --json: one event a line, with its position.
+    """
+    shape = document_shape(document)
+    found = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, limit))
+    for body in found.bodies:
+        event = orjson.loads(body)
+        if as_json:
+            print_json(event | {"position": str(Position(found.kept.log, event["seq"]))})
+        else:
+            for line in lines(event):
+                print_line(line)
+    _note(shape, found)
+
+
+def _note(shape: Shape, found: _History) -> None:
+    first = max(found.kept.tracked, found.kept.horizon)
+    text = f"{shape} in log {found.kept.log}: {len(found.bodies)} of {found.count} events"
+    text += f"; what came up to {found.kept.log}:{first} is not kept" if first else ""
+    NOTES.print(text, style="dim", markup=False, soft_wrap=True)
+
+
+async def _read(settings: Settings, shape: Shape, limit: int) -> _History:
+    async with connect(settings, "history") as client:
+        stores = Stores.of(client, settings)
+        past = Past(stores)
+        kept, newest, count = await past.kept(shape.collection), deque[bytes](maxlen=limit), 0
+        head = await past.head(kept.log)
+        after = Seq(max(kept.tracked, kept.horizon))
+        async with aclosing(stores.events.read(kept.log, after, head, shape=shape)) as events:
+            async for event in events:
+                newest.append(event.body)
+                count += 1
+        if not count and (await past.document(shape, None)).state is None:
+            raise NotFound(f"nothing is known of a document {shape}")
+    return _History(kept, list(newest), count)

@@ -1,0 +1,33 @@
+"""Options that several commands share. Whatever is not given comes from the environment or the file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Malformed
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="TCP port to listen on; 0 takes a free one.", show_default="8000")]
+MongodbUri = Annotated[
+    str | None,
+    typer.Option("--mongodb-uri", help="MongoDB connection string of a replica set.", show_default=False),
+]
+Database = Annotated[
+    str | None, typer.Option(help="Database with the tracked collections.", show_default="app", metavar="NAME")
+]
+Collections = Annotated[
+    str | None, typer.Option(help="Collections to track, comma separated.", metavar="A,B", show_default=False)
+]
+Document = Annotated[str, typer.Argument(metavar="COLLECTION/ID", help="A document of a tracked collection.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+def document_shape(text: str) -> Shape:
+    """What `Document` names. Raises `Malformed`, also for a whole collection."""
+    shape = Shape.parse(text)
+    if shape.id is None:
+        raise Malformed(f"{shape} is a collection; this is about one document")
+    return shape

@@ -1,0 +1,43 @@
+"""`eventsync reset-log`: begin a new log by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eventsync.cli.console import NOTES, OUT
+from eventsync.cli.options import Database, MongodbUri
+from eventsync.errors import NotFound
+from eventsync.mongodb.client import connect
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.stores import SEQUENCING, Stores
+
+
+def reset_log(
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    reason: Annotated[str, typer.Option(help="Why, as `status` shows it from then on.")] = "by hand",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Have the worker begin a new log: numbering starts at 1 again, and every client gets a reset and a snapshot.
+
+    Safe at any time, beside any number of workers and servers. Without a worker the request stands until one leads.
+    """
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    if not yes:
+        typer.confirm(f"Begin a new log for the database {settings.database!r}?", abort=True)
+    event_loop.run(_reset(settings, reason))
+
+
+async def _reset(settings: Settings, reason: str) -> None:
+    async with connect(settings, "reset-log") as client:
+        stores = Stores.of(client, settings)
+        ended = await stores.logs.request_reset(reason)
+        if ended is None:
+            raise NotFound("there is no log yet; the first worker, or the next one, begins one by itself")
+        lease = await stores.leases.read(SEQUENCING)
+    OUT.print(f"a new log follows {ended.id} as soon as a worker leads", markup=False)
+    if lease is None or not lease.live:
+        NOTES.print("no worker leads now: start `eventsync worker`", style="yellow", soft_wrap=True)

@@ -1,0 +1,83 @@
+"""`eventsync serve`: one server process, or several that this one keeps running."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from eventsync.cli.options import Database, Host, MongodbUri, Port
+from eventsync.cli.processes import read
+from eventsync.errors import Unavailable
+from eventsync.logging import configure_logging
+from eventsync.main import serve as run_server
+from eventsync.process import event_loop
+from eventsync.reload import ignore_hangups
+from eventsync.server.sockets import listening
+from eventsync.server.supervision.server_processes import ServerPlan, ServerProcesses
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.readiness import check
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="N", help="Server processes that share the port.")
+    ] = 1,
+    listen_fds: Annotated[str | None, typer.Option(hidden=True)] = None,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C. Where MongoDB is not there yet, wait for it.
+
+    Several processes are kept running by this one; SIGHUP replaces them, one after the other, with the settings as they
+    are then. One alone starts again in place.
+    """
+    ignore_hangups()
+    options = {"host": host, "port": port, "mongodb_uri": mongodb_uri, "database": database}
+    reread = partial(read, options)
+    settings = reread()
+    configure_logging(settings.log_level)
+    if listen_fds is not None:
+        sockets = [socket.socket(fileno=int(number)) for number in listen_fds.split(",")]
+    else:
+        # Found out here, what is wrong is one line; found out inside uvicorn, a traceback.
+        sockets = listening(settings.host, settings.port, reuse_port=settings.reuse_port)
+    with ExitStack() as listeners:
+        for listener in sockets:
+            listeners.enter_context(listener)
+        try:
+            event_loop.run(check(settings, "serve"))
+        except Unavailable as error:
+            log.warning("%s; serving, and waiting for it", error.diagnosis)
+        if workers > 1:
+            asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
+        else:
+            run_server(settings, sockets, reread=reread, on_serving=partial(_tell, ready_fd))
+
+
+def _plan(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerPlan:
+    # -P: a package `app` in the current directory is the user's, not ours.
+    command = (sys.executable, "-P", "-m", "eventsync", "serve")
+    # By environment, where a URI's password is not on view. Whatever is not given is read again by each process.
+    given = options | {"host": settings.host, "port": sockets[0].getsockname()[1]}
+    texts = {f"{PREFIX}{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    return ServerPlan(command, os.environ | texts, sockets, settings.drain_timeout, settings.ready_timeout)
+
+
+def _tell(descriptor: int | None) -> None:
+    if descriptor is not None:
+        # Nobody is there any more: then this process is told to end, too.
+        with suppress(BrokenPipeError):
+            os.write(descriptor, b"serving\n")

@@ -1,0 +1,125 @@
+"""`eventsync snapshot`: have a snapshot stored now, of a collection or of one document."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Final
+
+import typer
+from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from eventsync.cli.console import NOTES, OUT, print_json, printable
+from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.domain.positions import LogId, Position
+from eventsync.domain.shapes import Shape, not_tracked
+from eventsync.errors import Unavailable
+from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.client import connect
+from eventsync.mongodb.clocks import cluster_time
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.snapshots.store import StoredSnapshot
+from eventsync.stores.stores import SNAPSHOTTING, Stores
+
+_PIPELINE: Final[list[dict[str, Any]]] = [
+    {"$match": {"ns.coll": {"$in": ["snapshot_requests", "snapshots"]}}},
+    {"$project": {"_id": 1}},
+]
+
+_PATIENCE: Final = 10.0
+"""Seconds without a worker that makes snapshots, after which none is taken to run."""
+
+
+def snapshot(
+    shape: Annotated[str, typer.Argument(help="A tracked collection, or COLLECTION/ID.", metavar="SHAPE")],
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    timeout: Annotated[float, typer.Option(help="Longest wait for the snapshot, in seconds.", min=0)] = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Store a snapshot of what a collection or a document is now, and wait until it is there."""
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    made = event_loop.run(_snapshot(settings, Shape.parse(shape), timeout))
+    position = str(Position(made.log, made.seq))
+    if as_json:
+        sizes = {"documents": made.documents, "bytes": made.bytes, "raw_bytes": made.raw_bytes}
+        print_json({"shape": made.shape, "position": position, "id": made.id, **sizes})
+    else:
+        text = f"{made.shape} at {position}: {made.documents:,} documents, {made.bytes:,} bytes"
+        OUT.print(f"{printable(text)} ({made.raw_bytes:,} before compression)", markup=False, soft_wrap=True)
+
+
+async def _snapshot(settings: Settings, shape: Shape, timeout: float) -> StoredSnapshot:
+    async with connect(settings, "snapshot") as client:
+        stores = Stores.of(client, settings)
+        log = await _log_of(stores, shape)
+        # The user's writes before this moment have an earlier cluster time, and are in the snapshot.
+        now = await cluster_time(stores.data)
+        # Watch first: an answer between asking and watching would not be seen.
+        async with watch(stores.log, _PIPELINE) as stream:
+            request = await stores.requests.ask(shape, now)
+            waiting = _Waiting(stores, log, shape, request, timeout)
+            with waiting.progress:
+                while (made := await waiting.look()) is None:
+                    await stream.read(wait=1.0, limit=100)
+    return made
+
+
+async def _log_of(stores: Stores, shape: Shape) -> LogId:
+    log = await stores.logs.current()
+    active = {item.name for item in await stores.tracking.read() if log and item.log == log.id}
+    if log is None or shape.collection not in active:
+        raise not_tracked(shape.collection)
+    return log.id
+
+
+class _Waiting:
+    """The wait for the answer to one request, with what is known of it on the terminal."""
+
+    def __init__(self, stores: Stores, log: LogId, shape: Shape, request: str, timeout: float) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            DownloadColumn(),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal)
+        self._task = self.progress.add_task(printable(f"{shape}: waiting for the worker"), total=None)
+        self._stores = stores
+        self._log = log
+        self._shape = shape
+        self._request = request
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._seen = time.monotonic()
+
+    async def look(self) -> StoredSnapshot | None:
+        """The snapshot, or None while it is still to be waited for. Raises `Unavailable` where it is not worth it."""
+        request = await self._stores.requests.read(self._request)
+        if request is None or request.refused:
+            raise Unavailable(request.refused if request and request.refused else "the request was removed")
+        if request.snapshot is not None:
+            return await self._found(request.snapshot)
+        await self._check_worker()
+        if time.monotonic() >= self._deadline:
+            raise Unavailable(f"{self._shape}: no snapshot after {self._timeout:g} s; the request stands")
+        unfinished = await self._stores.stored.unfinished(self._log, str(self._shape))
+        if unfinished is not None:
+            text = printable(f"{self._shape}: {unfinished.documents:,} documents")
+            self.progress.update(self._task, description=text, completed=unfinished.bytes)
+        return None
+
+    async def _found(self, name: str) -> StoredSnapshot:
+        made = await self._stores.stored.find(name)
+        if made is None:
+            raise Unavailable(f"snapshot {name} of {self._shape} was made, and is retired already")
+        return made
+
+    async def _check_worker(self) -> None:
+        lease = await self._stores.leases.read(SNAPSHOTTING)
+        now = time.monotonic()
+        if lease is not None and lease.live:
+            self._seen = now
+        elif now - self._seen > min(_PATIENCE, self._timeout):
+            await self._stores.requests.withdraw(self._request)
+            raise Unavailable("no worker runs that could make the snapshot: start `eventsync worker`")

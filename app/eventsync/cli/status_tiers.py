@@ -1,0 +1,80 @@
+"""What `eventsync status` says of the tiers, the stored snapshots and the jobs: as a tree, and as rows of a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventsync.settings import Settings
+from eventsync.stores.archive.objects import NOWHERE
+from eventsync.stores.stats.overview import JOBS, Figures, LogFigures
+
+
+def tree(figures: Figures, settings: Settings) -> dict[str, Any]:
+    """The members of the JSON form. Without a log there are no tiers and no snapshots."""
+    found = figures.log
+    return {
+        "tiers": _tiers(found) if found else None,
+        "archive": archive_kind(settings),
+        "snapshots": _snapshots(figures, found) if found else [],
+        "jobs": {job: figures.holder(job) for job in JOBS},
+    }
+
+
+def rows(figures: Figures, settings: Settings) -> list[list[str]]:
+    """The same for people: a name and a text each."""
+    found, shown = figures.log, list[list[str]]()
+    if found:
+        hot, cold, tiers = found.hot, found.cold, found.tiers
+        shown += [
+            ["hot", f"{hot.events} events, about {hot.bytes} bytes"],
+            [
+                "cold",
+                f"{cold.events} events, {cold.bytes} bytes in {cold.segments} segments ({archive_kind(settings)})",
+            ],
+            [
+                "kept",
+                f"events after {tiers.horizon}; in MongoDB after {tiers.floor}; squashed from {tiers.squash_floor}",
+            ],
+        ]
+    return shown + [[job, figures.holder(job) or "nobody"] for job in JOBS[1:]]
+
+
+def snapshot_rows(figures: Figures) -> list[list[str]]:
+    """Collection, seq, age, documents and bytes of each collection's newest snapshot."""
+    return [
+        [item.shape, str(item.seq), f"{figures.age(item):.0f} s", str(item.documents), str(item.bytes)]
+        for item in (figures.log.newest if figures.log else [])
+    ]
+
+
+def archive_kind(settings: Settings) -> str:
+    """`none`, `directory`, or the URL's scheme; the rest of it is nobody's business."""
+    url = settings.archive_url
+    if url in {"", NOWHERE}:
+        return NOWHERE
+    scheme = url.partition("://")[0] if "://" in url else "file"
+    return "directory" if scheme == "file" else scheme
+
+
+def _tiers(found: LogFigures) -> dict[str, Any]:
+    hot, cold, tiers = found.hot, found.cold, found.tiers
+    return {
+        "hot": {"events": hot.events, "bytes": hot.bytes},
+        "cold": {"segments": cold.segments, "events": cold.events, "bytes": cold.bytes, "raw_bytes": cold.raw},
+        "floor": tiers.floor,
+        "horizon": tiers.horizon,
+        "squash_floor": tiers.squash_floor,
+    }
+
+
+def _snapshots(figures: Figures, found: LogFigures) -> list[dict[str, Any]]:
+    return [
+        {
+            "collection": item.shape,
+            "position": f"{item.log}:{item.seq}",
+            "age": round(figures.age(item), 3),
+            "documents": item.documents,
+            "bytes": item.bytes,
+        }
+        for item in found.newest
+    ]

@@ -1,0 +1,148 @@
+"""`eventsync tail`: events as they happen, read from MongoDB alone; no server has to run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import orjson
+import typer
+
+from eventsync.cli.console import NOTES, print_json, print_line
+from eventsync.cli.event_text import lines
+from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.domain.plan import ResetReason
+from eventsync.domain.positions import Position
+from eventsync.domain.shapes import Shape
+from eventsync.errors import EventsyncError, NotTracked, ResetRequired, Unavailable
+from eventsync.logging import configure_logging
+from eventsync.mongodb.client import connect
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.stores import Stores
+from eventsync.sync.service import SyncService
+
+_WAIT: Final = 60.0
+_RETRY: Final = 1.0
+
+Deliver = Callable[[dict[str, Any]], None]
+
+
+class _Enough(Exception):
+    """As many events as were asked for have been printed."""
+
+
+def tail(
+    shape: Annotated[str, typer.Argument(help="A collection, or `collection/id` for one document.")],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="POSITION", help="Begin after this position (`log:seq`).", show_default="now"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1, show_default="never")] = None,
+    as_json: Json = False,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+) -> None:
+    """Print events as they happen, until Ctrl-C. With --json: one event a line."""
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    configure_logging("warning")
+    position = Position.parse(start) if start is not None else None
+    deliver = _counted(print_json if as_json else _print, limit)
+    try:
+        event_loop.run(_tail(settings, Shape.parse(shape), position, deliver))
+    except (KeyboardInterrupt, _Enough):
+        return
+
+
+def _print(event: dict[str, Any]) -> None:
+    for line in lines(event):
+        print_line(line)
+
+
+def _counted(deliver: Deliver, limit: int | None) -> Deliver:
+    count = 0
+
+    def counting(event: dict[str, Any]) -> None:
+        nonlocal count
+        deliver(event)
+        count += 1
+        if count == limit:
+            raise _Enough
+
+    return counting
+
+
+async def _tail(settings: Settings, shape: Shape, position: Position | None, deliver: Deliver) -> None:
+    outcome: EventsyncError | _Enough | None = None
+    async with connect(settings, "tail") as client:
+        stores = Stores.of(client, settings)
+        if await stores.logs.current() is None:
+            raise Unavailable("there is no event log yet: is a worker running?")
+        service = SyncService(stores, settings)
+        async with asyncio.TaskGroup() as group:
+            stop = asyncio.Event()
+            feed = group.create_task(service.feed.run(stop), name="feed")
+            try:
+                await _joined(service, shape, settings.mongodb_timeout)
+                begin = position or _head(service)
+                _note(f"{shape}: events after {begin}", style="dim")
+                await _follow(service, shape, begin, deliver)
+            except (EventsyncError, _Enough) as error:
+                outcome = error  # raised below: here the group would wrap it
+            finally:
+                # Both: PyMongo takes a cancellation inside a read for a broken connection, and the feed goes on.
+                stop.set()
+                feed.cancel()
+    if outcome is not None:
+        raise outcome
+
+
+async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
+    """Wait until the feed has read the log. Raises `Unavailable`, and `NotTracked` where nothing can come."""
+    with service.window.listening() as listener:
+        listener.add(shape)
+        try:
+            async with asyncio.timeout(timeout):
+                # The log's name is known before its newest event is.
+                while service.window.log is None or not service.feed.state.live:
+                    await listener.event.wait()
+                    listener.event.clear()
+        except TimeoutError as error:
+            raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
+    service.tracking.require(shape.collection)
+
+
+async def _follow(service: SyncService, shape: Shape, position: Position, deliver: Deliver) -> None:
+    while True:
+        try:
+            page = await service.pages.page(shape, position, limit=1000, wait=_WAIT)
+        except ResetRequired as error:
+            if error.reason == ResetReason.DAMAGED:
+                raise
+            position = await _afresh(service, shape, position)
+            _note(f"reset ({error.reason}): {error.message}; going on from {position}")
+        except (Unavailable, NotTracked) as error:
+            # Not tracked: a new log has begun, and the worker has yet to take the collection over.
+            _note(f"{error.diagnosis}; trying again")
+            await asyncio.sleep(_RETRY)
+        else:
+            position = page.end
+            for event in orjson.loads(page.body)["events"]:
+                deliver(event)
+
+
+async def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
+    """Return where to go on: before the first event that is still kept; now, if the position asked for is to come."""
+    head = _head(service)
+    return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(shape)
+
+
+def _head(service: SyncService) -> Position:
+    if service.window.log is None:
+        raise Unavailable("there is no event log yet: is a worker running?")
+    return Position(service.window.log, service.window.head)
+
+
+def _note(text: str, *, style: str = "yellow") -> None:
+    NOTES.print(text, style=style, markup=False, soft_wrap=True)

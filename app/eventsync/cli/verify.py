@@ -1,0 +1,145 @@
+"""`eventsync verify`: proves that the log is whole and says exactly what the collections are."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from eventsync.cli.console import NOTES, print_json, printable
+from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.cli.verify_report import Proof, Report, Wrong
+from eventsync.domain.positions import Position
+from eventsync.domain.replay import Damaged
+from eventsync.domain.shapes import not_tracked
+from eventsync.errors import Unavailable
+from eventsync.mongodb.client import connect
+from eventsync.mongodb.clocks import cluster_time, wall_time
+from eventsync.mongodb.errors import translated
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.history.verification import Point, Verification
+from eventsync.stores.history.verification import Progress as Advance
+from eventsync.stores.log.logs import Log
+from eventsync.stores.stores import Stores
+
+_STALE: Final = 60.0
+"""Seconds after which the newest checkpoint means that no worker runs; MongoDB keeps its time for some minutes only."""
+
+
+def verify(
+    collections: Annotated[
+        list[str] | None, typer.Argument(help="Tracked collections; all of them if none is given.", show_default=False)
+    ] = None,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that stored snapshot and events are the collection, exactly, while everything runs.
+
+    Says the first thing that is wrong in the log and in each collection. Exit code 1 when there is one.
+    """
+    report = event_loop.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
+    if as_json:
+        print_json(report.tree())
+    else:
+        report.show()
+    if not report.whole:
+        raise typer.Exit(1)
+
+
+async def prove(settings: Settings, asked: list[str]) -> Report:
+    """Check the log, and these collections or all. Raises `NotTracked`, `NoBase` and `Unavailable`."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    async with connect(settings, "verify") as client:
+        stores = Stores.of(client, settings)
+        log = await stores.logs.current()
+        if log is None:
+            raise Unavailable("there is no event log yet: is a worker running?")
+        names = await _names(stores, log, asked)
+        with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:
+            return await _Checks(stores, log, progress).run(names)
+
+
+async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
+    active = [item.name for item in await stores.tracking.read() if item.log == log.id]
+    for name in asked:
+        if name not in active:
+            raise not_tracked(name)
+    return asked or active
+
+
+class _Checks:
+    """All checks, one after the other, with a bar for each."""
+
+    def __init__(self, stores: Stores, log: Log, progress: Progress) -> None:
+        self._stores = stores
+        self._log = log
+        self._progress = progress
+        self._verification = Verification(stores.history, stores.comparison)
+
+    async def run(self, names: list[str]) -> Report:
+        point = await self._point()
+        report = Report(point.log, point.head)
+        check = self._verification.numbers
+        report.wrong = await self._sentence("numbers", lambda advance: check(point, advance), total=point.head)
+        for name in names:
+            report.proofs.append(await self._prove(point, name))
+        return report
+
+    async def _prove(self, point: Point, name: str) -> Proof:
+        chains, content = self._verification.chains, self._verification.content
+        wrong = await self._sentence(f"{name}: versions", lambda advance: chains(point, name, advance))
+        if wrong is not None:
+            return Proof(name, Position(point.log, point.seq), wrong)
+        # A point of its own: MongoDB keeps a cluster time for minutes, and the checks before may take as long.
+        at = await self._point()
+
+        async def compared(advance: Advance) -> Wrong | None:
+            difference = await content(at, name, advance)
+            return Wrong.of(name, difference) if difference else None
+
+        with translated(f"{name} can't be counted"):
+            count = await self._stores.data[name].estimated_document_count()
+        wrong = await self._run(f"{name}: documents", compared, total=2 * count)
+        return Proof(name, Position(at.log, at.seq), wrong)
+
+    async def _sentence(
+        self, what: str, check: Callable[[Advance], Awaitable[str | None]], *, total: int | None = None
+    ) -> Wrong | None:
+        async def said(advance: Advance) -> Wrong | None:
+            text = await check(advance)
+            return Wrong(text) if text else None
+
+        return await self._run(what, said, total=total)
+
+    async def _run(
+        self, what: str, check: Callable[[Advance], Awaitable[Wrong | None]], *, total: int | None = None
+    ) -> Wrong | None:
+        task = self._progress.add_task(printable(what), total=total)
+        try:
+            wrong = await check(lambda count: self._progress.advance(task, count))
+        except Damaged as error:
+            wrong = Wrong(error.message)
+        self._progress.update(task, total=self._progress.tasks[task].completed)
+        return wrong
+
+    async def _point(self) -> Point:
+        """The newest checkpoint; or where no worker has made one for long, the collections as they are now."""
+        stores, log = self._stores, self._log.id
+        async with stores.log.client.start_session() as session:
+            checkpoint = await stores.logs.read_checkpoint(log, session)
+            # After the checkpoint: the head is never behind it.
+            head = await stores.events.head(log, session)
+        if checkpoint is None:
+            raise Unavailable("the log has no checkpoint yet: is a worker running?")
+        if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
+            return Point(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
+        NOTES.print(
+            f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
+            style="yellow",
+            soft_wrap=True,
+        )
+        return Point(log, head, await cluster_time(stores.data), head, settled=True)

@@ -1,0 +1,340 @@
+"""Helper processes for work that would hold up the event loop.
+
+A thread would not do: decoding, encoding and freeing a large document are single calls that hold the interpreter's lock
+for 100 ms and more. A helper process knows nothing but pure functions and what it is sent: bytes go in, bytes come out.
+It is started by the first job that needs it, and ends when there has been none for a while, or its server is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import os
+import pickle
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeVar
+
+from eventsync.concurrency.slices import turn
+from eventsync.errors import EventsyncError, TooComplex, Unavailable
+from eventsync.process.memory import return_free_memory
+from eventsync.settings import Settings
+
+T = TypeVar("T")
+
+_LENGTH: Final = struct.Struct("<Q")
+_ANSWER: Final = struct.Struct("<QQ")
+"""Before an answer: its length, and how many buffers follow, each behind its length."""
+_IDLE: Final = 60.0
+"""Seconds without work after which a helper ends, and gives its memory back."""
+
+_READ_AHEAD: Final = 1024 * 1024
+_PIECE: Final = 256 * 1024
+"""Bytes of an answer that are taken over in one turn. The JSON of a document may have 90 MiB."""
+
+_CLEANED_AFTER: Final = 100
+"""Jobs after which a helper looks for garbage. In between it does not: it holds millions of objects that have none."""
+
+_NICE: Final = 2
+"""Event loops go first, where there are fewer cores than processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An error that a helper's work ended with. (Pickle can't restore errors whose arguments have names.)"""
+
+    kind: type[Exception]
+    args: tuple[Any, ...]
+    state: dict[str, Any]
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failed:
+        return cls(type(error), error.args, dict(vars(error)), traceback.format_exc())
+
+    def error(self) -> Exception:
+        error = self.kind.__new__(self.kind, *self.args)
+        vars(error).update(self.state)
+        if not isinstance(error, EventsyncError):
+            error.add_note(f"in a helper process:\n{self.trace}")
+        return error
+
+
+class Offload:
+    """Runs pure functions: small work at once, larger work in a bounded number of helper processes.
+
+    What waits for a helper is bounded in bytes; whoever comes when there is too much is told to come back.
+    """
+
+    def __init__(self, *, above: int, processes: int, waiting_bytes: int, seconds: float) -> None:
+        """Work on more than `above` bytes is done by one of `processes` helpers, within `seconds` or not at all."""
+        self.above = above
+        self._places = asyncio.Semaphore(processes)
+        self._most_waiting = waiting_bytes
+        self._seconds = seconds
+        self._idle: list[_Helper] = []
+        self._all: set[_Helper] = set()
+        self.waiting_bytes = 0
+        """Bytes of the work that is under way or waits."""
+        self.done = 0
+        """Jobs that helpers have done."""
+        self.refused = 0
+
+    @property
+    def helps(self) -> bool:
+        """Tell whether there may be helpers."""
+        return self.above < sys.maxsize
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: Settings) -> AsyncIterator[Offload]:
+        """Offer helpers within the bounds of `settings`; end them with the block."""
+        offload = cls(
+            above=settings.offload_above,
+            processes=settings.offload_processes,
+            waiting_bytes=settings.offload_waiting_bytes,
+            seconds=settings.offload_timeout,
+        )
+        try:
+            yield offload
+        finally:
+            await offload.close()
+
+    async def call(self, size: int, function: Callable[..., T], *args: Any) -> T:
+        """Return `function(*args)`, which is work on about `size` bytes. Raises what it raises, and as `run`."""
+        if size > self.above:
+            return await self.run(function, *args, size=size)
+        await turn(size)
+        return function(*args)
+
+    async def run(self, function: Callable[..., T], *args: Any, size: int) -> T:
+        """Return `function(*args)`, made by a helper. `function` is one that a module has, and all can be pickled.
+
+        Raises `Unavailable` where too much waits already or the helper died, `TooComplex` where it took too long.
+        """
+        if self.waiting_bytes and self.waiting_bytes + size > self._most_waiting:
+            self.refused += 1
+            raise Unavailable.busy("too much large work at a time", 1.0, 5.0)
+        self.waiting_bytes += size
+        try:
+            async with self._places:
+                result: T = await self._run(_pickled((function.__module__, function.__qualname__, args)))
+                return result
+        finally:
+            self.waiting_bytes -= size
+
+    async def _run(self, job: Sequence[bytes | memoryview]) -> Any:
+        helper = await self._helper()
+        whole = False
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await helper.ask(job)
+            whole = True
+        except TimeoutError as error:
+            raise TooComplex(f"the request takes more than {self._seconds:g} s of work; split it up") from error
+        except (OSError, EOFError) as error:
+            raise Unavailable("the helper process that worked on the request has ended") from error
+        finally:
+            # Whatever was broken off in the middle leaves a helper that answers something else next.
+            if whole:
+                self._rest(helper)
+            else:
+                helper.kill()
+                self._all.discard(helper)
+        self.done += 1
+        if isinstance(answer, _Failed):
+            raise answer.error()
+        return answer
+
+    async def _helper(self) -> _Helper:
+        while self._idle:
+            helper = self._idle.pop()
+            helper.wake()
+            if helper.alive:
+                return helper
+            self._all.discard(helper)
+        helper = await _Helper.started()
+        self._all.add(helper)
+        return helper
+
+    def _rest(self, helper: _Helper) -> None:
+        self._idle.append(helper)
+        helper.rest(_IDLE, lambda: self._dismiss(helper))
+
+    def _dismiss(self, helper: _Helper) -> None:
+        self._idle.remove(helper)
+        self._all.discard(helper)
+        helper.end()
+
+    async def close(self) -> None:
+        """End all helpers, at once: nobody waits for their work any more."""
+        helpers, self._all, self._idle = list(self._all), set(), []
+        for helper in helpers:
+            helper.kill()
+        await asyncio.gather(*(helper.ended() for helper in helpers))
+
+
+def inline() -> Offload:
+    """An `Offload` that does all work at once: for commands and tests, which have no event loop to spare."""
+    return Offload(above=sys.maxsize, processes=1, waiting_bytes=0, seconds=1.0)
+
+
+class _Parts:
+    """A file whose writes are kept as they are: pickle hands over a large value as it is, and so it is not copied."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes | memoryview] = []
+
+    def write(self, part: bytes | pickle.PickleBuffer) -> None:
+        self.written.append(part.raw() if isinstance(part, pickle.PickleBuffer) else part)
+
+
+def _pickled(value: Any) -> Sequence[bytes | memoryview]:
+    parts = _Parts()
+    pickle.Pickler(parts, 5).dump(value)
+    return parts.written
+
+
+class _Helper:
+    """A helper process, seen from the server: one question at a time, through its standard input and output."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._ending: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def started(cls) -> _Helper:
+        # Nothing of our environment, which has the settings and so the credentials; only where the code is.
+        environment = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "eventsync.concurrency.offload",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_READ_AHEAD,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the server, which ends its helpers
+        )
+        return cls(process)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ask(self, job: Sequence[bytes | memoryview]) -> Any:
+        """Send a job and return the answer. Raises `OSError` or `EOFError` where the helper ends before that."""
+        to, back = self._process.stdin, self._process.stdout
+        if to is None or back is None:
+            raise EOFError
+        to.write(_LENGTH.pack(sum(map(len, job))))
+        for part in job:
+            to.write(part)
+            await to.drain()
+        length, count = _ANSWER.unpack(await back.readexactly(_ANSWER.size))
+        answer = await _pieces(back, length)
+        buffers = [await _pieces(back, *_LENGTH.unpack(await back.readexactly(_LENGTH.size))) for _ in range(count)]
+        return pickle.loads(answer, buffers=buffers)  # noqa: S301 - from our own process
+
+    def rest(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` where it is not woken within `seconds`."""
+        self._ending = asyncio.get_running_loop().call_later(seconds, then)
+
+    def wake(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+
+    def end(self) -> None:
+        """End it in order: it ends with its input."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        self.wake()
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def ended(self) -> None:
+        await self._process.wait()
+
+
+async def _pieces(source: asyncio.StreamReader, length: int) -> bytes:
+    """Read so many bytes, a few in each turn: to copy the JSON of a large document at once would take 100 ms."""
+    whole = BytesIO()
+    while length > 0:
+        piece = await source.readexactly(min(length, _PIECE))
+        whole.write(piece)
+        length -= len(piece)
+        if length:
+            await asyncio.sleep(0)
+    return whole.getvalue()  # which is no copy
+
+
+# --- in the helper ----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Answer until the input ends, which it does when the server is gone, however that ended."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
+    gc.freeze()
+    gc.disable()
+    return_free_memory()
+    # What anything prints goes to the log, and not into an answer.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    done = 0
+    while (job := _read(sys.stdin.buffer)) is not None:
+        buffers: list[pickle.PickleBuffer] = []
+        answer = pickle.dumps(_answer(job), 5, buffer_callback=buffers.append)
+        del job
+        try:
+            _write(answers, answer, buffers)
+        except BrokenPipeError:
+            os._exit(0)  # the server is gone; there is nobody to tell, and nothing to write at exit
+        del answer, buffers
+        done += 1
+        if done % _CLEANED_AFTER == 0:
+            gc.collect()
+
+
+def _write(to: BinaryIO, answer: bytes, buffers: list[pickle.PickleBuffer]) -> None:
+    to.write(_ANSWER.pack(len(answer), len(buffers)))
+    to.write(answer)
+    for buffer in buffers:
+        raw = buffer.raw()
+        to.write(_LENGTH.pack(raw.nbytes))
+        to.write(raw)
+    to.flush()
+
+
+def _read(source: BinaryIO) -> bytes | None:
+    head = source.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    job = source.read(length)
+    return job if len(job) == length else None
+
+
+def _answer(job: bytes) -> Any:
+    try:
+        module, name, args = pickle.loads(job)  # noqa: S301 - from our own server
+        return getattr(importlib.import_module(module), name)(*args)
+    except Exception as error:  # noqa: BLE001 - raised where the work was asked for
+        return _Failed.of(error)
+
+
+if __name__ == "__main__":
+    # As `eventsync.concurrency.offload`, whose classes the answers are made of; here it is `__main__`.
+    importlib.import_module("eventsync.concurrency.offload").main()

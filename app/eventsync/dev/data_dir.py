@@ -1,0 +1,161 @@
+"""The directory of a `dev`: what it keeps between runs, and the lock that lets only one use it at a time.
+
+<data-dir>/mongodb/          mongod's data
+<data-dir>/mongod.log        its log; the one of the run before is mongod.log.old
+<data-dir>/mongod.port       the port that it had, to have it again
+<data-dir>/demo              how far loading the demo data has come
+<data-dir>/archive/          old events, sealed
+<data-dir>/origin            an empty file that nothing touches; origin.json: what the file system says of it
+<data-dir>/eventsync.toml    while it runs: how other commands find it
+<data-dir>/lock              held while it runs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from eventsync import running_dev
+from eventsync.dev.mongod import free_port
+from eventsync.dev.port import is_free
+from eventsync.errors import ConfigurationError
+
+_OURS: Final = ("mongodb", "mongod.log", "mongod.log.old", "mongod.port", "demo", "archive", "lock")
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """A data directory that is ours. `path` is absolute."""
+
+    path: Path
+
+    @property
+    def mongodb(self) -> Path:
+        return self.path / "mongodb"
+
+    @property
+    def mongod_log(self) -> Path:
+        return self.path / "mongod.log"
+
+    @property
+    def demo(self) -> Path:
+        return self.path / "demo"
+
+    @property
+    def archive(self) -> Path:
+        return self.path / "archive"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "eventsync.toml"
+
+    def is_copy(self) -> bool:
+        """Tell whether the files here are copies of those that `settle` saw: a backup that was restored, say.
+
+        A copy of a file is another one, changed when it was copied, whatever else of it is preserved.
+        """
+        try:
+            known = json.loads((self.path / "origin.json").read_text())
+            there = (self.path / "origin").stat()
+        except (OSError, ValueError):
+            return False  # a directory of an earlier version, or a new one: nothing is known
+        return bool(known != _identity(there))
+
+    def settle(self) -> None:
+        """Take these files for the originals."""
+        if not (self.path / "origin").exists():
+            (self.path / "origin").touch(mode=0o600)
+        identity = _identity((self.path / "origin").stat())
+        (self.path / "origin.json").write_text(json.dumps(identity) + "\n")
+
+    def mongod_port(self) -> int:
+        """The port of the run before if it is free, else another one, which is kept."""
+        file = self.path / "mongod.port"
+        kept = file.read_text().strip() if file.is_file() else ""
+        if kept.isdecimal() and 0 < int(kept) < 65536 and is_free("127.0.0.1", int(kept)):
+            return int(kept)
+        port = free_port()
+        file.write_text(f"{port}\n")
+        return port
+
+    def write_config(self, values: Mapping[str, str]) -> None:
+        """Leave settings for the commands of another terminal. Only the owner may read them: a URI has a password."""
+        # A JSON string is a TOML string.
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+        self.config.unlink(missing_ok=True)
+        self.config.touch(mode=0o600)
+        self.config.write_text(
+            f"# Written by the `eventsync dev` that runs here; removed when it ends.\n{''.join(lines)}"
+        )
+        running_dev.record(self.config)
+
+
+def _identity(file: os.stat_result) -> dict[str, int]:
+    return {"inode": file.st_ino, "changed": file.st_ctime_ns}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[DataDir]:
+    """Make the directory if need be, and hold it. Raises `ConfigurationError`: not writable, or in use by another."""
+    directory = DataDir(path.absolute())
+    with ExitStack() as stack:
+        try:
+            _make_private(directory.path)
+            _hold(stack.enter_context((directory.path / "lock").open("a+")), directory)
+            _prepare(directory)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the data directory {directory.path} can't be used ({error.strerror or error}); "
+                "choose another with --data-dir"
+            ) from error
+        stack.callback(directory.config.unlink, missing_ok=True)
+        stack.callback(running_dev.forget)
+        yield directory
+
+
+def _make_private(directory: Path) -> None:
+    """Make the directory, for the user alone; tighten one that an earlier version has made, and what is ours in it.
+
+    One that is there and was never ours is left as it is: somebody may have named a directory with other things in it.
+    """
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        directory.chmod(0o700)
+    elif (directory / "lock").exists():
+        for path in (directory, *(directory / name for name in _OURS)):
+            if not path.is_symlink() and path.exists() and (mode := path.stat().st_mode) & 0o077:
+                path.chmod(mode & 0o700)
+
+
+def _prepare(directory: DataDir) -> None:
+    directory.config.unlink(missing_ok=True)  # of a `dev` that was killed
+    directory.mongodb.mkdir(mode=0o700, exist_ok=True)
+    (directory.path / ".gitignore").write_text("*\n")
+    if directory.mongod_log.is_file():
+        directory.mongod_log.replace(directory.path / "mongod.log.old")
+
+
+def _hold(lock: IO[str], directory: DataDir) -> None:
+    """Lock the file for as long as it is open. The kernel lets go of it even after kill -9."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"another `eventsync dev`{_holder(lock)} uses {directory.path}; "
+            "stop it, or choose another directory with --data-dir"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _holder(lock: IO[str]) -> str:
+    lock.seek(0)
+    process = lock.read().strip()
+    return f" (process {process})" if process.isdecimal() else ""

@@ -1,0 +1,195 @@
+"""The supervisor: mongod, then worker and server, kept running until a signal, then ended the other way round."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from eventsync.dev import demo_data, greeting, mongod, mongod_log
+from eventsync.dev.data_dir import DataDir
+from eventsync.dev.server_client import ServerClient
+from eventsync.dev.terminal import Terminal
+from eventsync.errors import EventsyncError, Unavailable
+from eventsync.mongodb.client import connect
+from eventsync.server.supervision.child import Child, Plan, first
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.log.logs import LogStore
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL: Final = 0.05
+_IMPATIENCE: Final = 15.0
+"""After so many seconds without being ready, and again each time, the reason is told."""
+
+_GRACE: Final = 5.0
+"""What a child gets, beyond the time that its own settings allow it, between SIGTERM and SIGKILL, in seconds."""
+
+
+class Supervisor:
+    """One run of `eventsync dev`. `binary` is the mongod to run; None where `settings` name a MongoDB."""
+
+    def __init__(
+        self, settings: Settings, directory: DataDir, terminal: Terminal, *, binary: Path | None, demo: bool
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._terminal = terminal
+        self._binary = binary
+        self._demo = demo
+        self._client = ServerClient(settings.host, settings.port)
+        self._children: list[Child] = []
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until SIGINT, SIGTERM or SIGHUP. Raises what made it give up earlier."""
+        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        failure: EventsyncError | None = None
+        try:
+            async with AsyncExitStack() as children:
+                await self._start(children, began)
+                await self._stop.wait()
+        except Unavailable as error:
+            failure = error
+        self._terminal.say(f"everything has ended; the data stays in {self._directory.path}")
+        # The child's own reason is the better one: ours is that it was missing.
+        if failure := next((child.failure for child in self._children if child.failure), failure):
+            raise failure
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
+            self._terminal.say("ending everything at once")
+            self._hurry.set()
+            return
+        self._terminal.say(f"{number.name}: ending server, worker and mongod; once more to end them at once")
+        self._stop.set()
+
+    async def _start(self, children: AsyncExitStack, began: float) -> None:
+        """Start the children, each once it can work. Returns early when stopped."""
+        uri = self._settings.mongodb_uri
+        if self._binary is not None:
+            port = self._directory.mongod_port()
+            uri = mongod.uri(port)
+            await children.enter_async_context(self._running(self._mongod_plan(self._binary, port)))
+            await asyncio.to_thread(mongod.initiate, port, given_up=self._stop.is_set)
+            await self._unless_stopped(self._recognize(uri))
+        self._directory.write_config(self._left_settings(uri))
+        for plan in (self._worker_plan(uri), self._server_plan(uri)):
+            await children.enter_async_context(self._running(plan))
+        await self._unless_stopped(self._welcome(began))
+
+    async def _recognize(self, uri: str) -> None:
+        """Have a new log begun where the data is a copy, and so may be older than what clients have."""
+        if self._directory.is_copy():
+            settings = self._settings.model_copy(update={"mongodb_uri": uri})
+            async with connect(settings, "dev") as client:
+                ended = await LogStore(client[settings.log_db]).request_reset("the data directory is a copy")
+            if ended is not None:
+                self._terminal.say(f"{self._directory.path} is a copy: a new log follows {ended.id}", "yellow")
+        self._directory.settle()
+
+    @asynccontextmanager
+    async def _running(self, plan: Plan) -> AsyncIterator[None]:
+        child = Child(plan, self._terminal, self._stop.set, self._hurry)
+        self._children.append(child)
+        async with child.running():
+            yield
+
+    async def _unless_stopped(self, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(doing, name="welcome")
+        await first(self._stop, task)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        return None
+
+    # --- what to run ----------------------------------------------------------------------------------------------
+
+    def _mongod_plan(self, binary: Path, port: int) -> Plan:
+        log = self._directory.mongod_log
+        return Plan(
+            name="mongod",
+            command=tuple(mongod.command(binary, self._directory.mongodb, port)),
+            patience=2 * _GRACE,
+            log=log,
+            explain=lambda: mongod_log.last_error(log),
+        )
+
+    def _server_plan(self, uri: str | None) -> Plan:
+        address = ("--host", self._settings.host, "--port", str(self._settings.port))
+        return self._process("server", ("serve", *address), uri, self._settings.drain_timeout + _GRACE)
+
+    def _worker_plan(self, uri: str | None) -> Plan:
+        return self._process("worker", ("worker",), uri, self._settings.mongodb_timeout + _GRACE)
+
+    def _process(self, name: str, words: tuple[str, ...], uri: str | None, patience: float) -> Plan:
+        # -P: a package `app` in the current directory is the user's, not ours.
+        command = (sys.executable, "-P", "-m", "eventsync", *words)
+        # Both can be killed at any time, and with mongod on its way out they could do nothing but wait for it.
+        return Plan(name, command, patience, self._environment(uri), orphaned=signal.SIGKILL)
+
+    def _environment(self, uri: str | None) -> dict[str, str]:
+        """The settings for a child: by environment, where a URI's password is not on view as on a command line."""
+        given = {name: getattr(self._settings, name) for name in self._settings.model_fields_set}
+        # One worker alone: whoever replaces it after a kill need not wait long.
+        ours = {"lease_period": 2.0, "archive_url": str(self._directory.archive)}
+        values = ours | given | {"mongodb_uri": uri, "collections": self._collections}
+        texts = {f"{PREFIX}{name.upper()}": _text(value) for name, value in values.items()}
+        return os.environ | texts | {"PYTHONUNBUFFERED": "1"}
+
+    @property
+    def _collections(self) -> tuple[str, ...]:
+        demo = (demo_data.COLLECTION,) if self._demo else ()
+        return tuple(dict.fromkeys((*demo, *self._settings.collections)))
+
+    def _left_settings(self, uri: str | None) -> dict[str, str]:
+        archive = self._settings.archive_url or str(self._directory.archive)
+        left = {"mongodb_uri": uri, "database": self._settings.database, "log_database": self._settings.log_database}
+        left["archive_url"] = archive
+        return {name: value for name, value in left.items() if value}
+
+    # --- until it is ready ----------------------------------------------------------------------------------------
+
+    async def _welcome(self, began: float) -> None:
+        await self._ready()
+        if self._demo:
+            await self._load_demo()
+        for line in greeting.lines(self._client.url, self._collections, self._directory.path, demo=self._demo):
+            self._terminal.say(line)
+        self._terminal.say(f"ready after {time.monotonic() - began:.1f} s: {self._client.url}", "bold green")
+
+    async def _load_demo(self) -> None:
+        try:
+            await demo_data.load(self._client, self._directory.demo, self._terminal.say)
+        except Unavailable as error:
+            self._terminal.say(f"{error.diagnosis}; going on without it", "yellow")
+
+    async def _ready(self) -> None:
+        told = time.monotonic()
+        while True:
+            try:
+                answer = await self._client.get("/readyz")
+                # The demo's writes need a worker, too.
+                if answer.status == 200 and answer.body["sequencer_live"]:
+                    return
+                reason = answer.detail
+            except Unavailable as error:
+                reason = error.diagnosis
+            if time.monotonic() - told > _IMPATIENCE:
+                told = time.monotonic()
+                self._terminal.say(f"not ready yet: {reason}", "yellow")
+            await asyncio.sleep(_POLL)
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

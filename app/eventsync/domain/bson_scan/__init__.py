@@ -1,0 +1,1 @@
+"""BSON read by its bytes: odd documents that the driver refuses, and the test for documents that are plain. Pure."""

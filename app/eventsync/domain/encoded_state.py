@@ -1,0 +1,90 @@
+"""A document's state as BSON, and its replay from events and snapshots: work that another process can do. Pure.
+
+A large document is taken apart where nobody else waits (`concurrency.offload`); what goes there and back is bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import orjson
+
+from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.entity_tag import digest_of
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId
+from eventsync.domain.replay import Change, Damaged, State, applied, between, read_change
+from eventsync.domain.segments.format import SealedEvent
+from eventsync.domain.values.extended_json import decode, to_json
+from eventsync.errors import Malformed
+
+EncodedState = tuple[int, bytes] | None
+"""A document's version and its BSON, without `_sync`; None where there is no document."""
+
+_HEAD = re.compile(
+    rb'\{"seq":\d+,"collection":"(?:[^"\\]|\\.)*","id":"(?:[^"\\]|\\.)*","op":"([a-z]+)","base":\d+,"version":(\d+)'
+)
+"""How the body of an event begins, as `eventsync.domain.events` writes it."""
+
+
+def encoded(state: State) -> EncodedState:
+    """Encode a state."""
+    return None if state is None else (state[0], encode(state[1]))
+
+
+def decoded(state: EncodedState) -> State:
+    """Decode a state."""
+    return None if state is None else (state[0], decode(state[1]))
+
+
+def head_of(body: bytes) -> tuple[str, int]:
+    """Return the op and the version of an event, which precede its content. Raises `ValueError` and `LookupError`."""
+    if match := _HEAD.match(body):
+        return match[1].decode(), int(match[2])
+    tree = orjson.loads(body)
+    return tree["op"], int(tree["version"])
+
+
+def change_of(log: LogId, event: SealedEvent) -> Change:
+    """Read a stored event. Raises `Damaged`."""
+    try:
+        change = read_change(event.body, event.marks)
+    except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"event {log}:{event.seq} can't be read: {error}") from error
+    said = (change.seq, change.collection, change.id, change.version)
+    if said != (event.seq, event.collection, event.id, event.version):
+        raise Damaged(
+            f"event {log}:{event.seq} says that it is {said}, and is stored as of {event.collection}/{event.id}"
+        )
+    return change
+
+
+def replayed(
+    log: LogId,
+    state: EncodedState,
+    events: Sequence[SealedEvent],
+    whole: bool = True,
+) -> tuple[EncodedState, bool]:
+    """Apply events of one document to its state; return it, and whether it is known.
+
+    With `whole` it is known before. Else it is known from the first event on that holds all of it. Raises `Damaged`.
+    """
+    now = decoded(state)
+    for event in events:
+        change = change_of(log, event)
+        whole = whole or change.op != "update"
+        now = applied(now, change) if whole else None
+    return encoded(now), whole
+
+
+def document_json(text: IdText, state: tuple[int, bytes], position: str) -> tuple[bytes, str]:
+    """Return the answer about a past state, `{"id", "version", "doc", "position"}`, and the document's digest."""
+    document = decode(state[1])
+    answer = to_json({"id": text, "version": state[0], "doc": document, "position": position})
+    return answer, digest_of(document)
+
+
+def difference_json(before: EncodedState, after: EncodedState) -> bytes:
+    """Return the RFC 6902 patch from one state to another."""
+    return to_json(between(decoded(before), decoded(after)))

@@ -1,0 +1,86 @@
+"""An event: one committed change of one document, and its encoded body.
+
+The body is encoded once, by the sequencer; every later reader forwards the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from eventsync.domain.ids import IdText
+from eventsync.domain.patches.diff import Operation
+from eventsync.domain.positions import Seq
+from eventsync.domain.values.extended_json import Document, to_json, utc_text
+
+Op = Literal["create", "update", "replace", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The MongoDB transaction that an event belongs to: event `n` of `of`, counted from 1."""
+
+    id: str
+    n: int
+    of: int
+
+
+class Event(NamedTuple):
+    """One document change, without its place in the log.
+
+    (A frozen dataclass of so many fields takes five times as long to make, and the sequencer makes one of each change.)
+
+    `create` and `replace` carry `document` (with `_id`, without `_sync`), `update` carries `patch`, `delete` neither.
+    Datetimes are in UTC, whether they say so or not.
+    `op_id` and `by` are None for a change that did not come through the API (`external`).
+    """
+
+    collection: str
+    id: IdText
+    op: Op
+    base: int
+    version: int
+    at: datetime
+    document: Document | None = None
+    patch: list[Operation] | None = None
+    op_id: str | None = None
+    by: str | None = None
+    plain: bool = False
+    """Whether `document` is known to be plain (`domain.bson_scan.plain`): it has no marks, and is encoded faster."""
+
+    @property
+    def external(self) -> bool:
+        """Whether the change was made behind the API."""
+        return self.op_id is None
+
+    def encode(self) -> bytes:
+        """The body in JSON, from behind `seq` to before `txn`: what does not depend on the place in the log."""
+        fields: dict[str, Any] = {
+            "collection": self.collection,
+            "id": self.id,
+            "op": self.op,
+            "base": self.base,
+            "version": self.version,
+        }
+        if self.document is not None:
+            fields["doc"] = self.document
+        if self.patch is not None:
+            fields["patch"] = self.patch
+        fields["at"] = timestamp(self.at)
+        if self.external:
+            fields["external"] = True
+        else:
+            fields |= {"op_id": self.op_id, "by": self.by}
+        return to_json(fields, plain=self.plain)[1:-1]
+
+
+def place(encoded: bytes, seq: Seq, group: Group | None) -> bytes:
+    """The whole body of an encoded event at its place in the log."""
+    txn = b"" if group is None else b',"txn":' + to_json({"id": group.id, "n": group.n, "of": group.of})
+    return b'{"seq":%d,%b%b}' % (seq, encoded, txn)
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds, as every `at` of the protocol."""
+    return utc_text(at, "milliseconds")

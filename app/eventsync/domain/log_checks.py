@@ -1,0 +1,87 @@
+"""What must hold between the events of a log, checked one event at a time. Pure.
+
+`Numbers` looks at all events in the order of their seq, `Chains` at those of a collection, or of some of its documents.
+Each answers with what is wrong, as a sentence, or None.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
+from eventsync.domain.replay import Change
+
+_BEGIN = Seq(0)
+
+
+class Numbers:
+    """Seqs are dense from 1 on, and the events of a transaction stand together, counted 1 … of."""
+
+    def __init__(self, after: Seq = _BEGIN) -> None:
+        """`after`: the log's horizon, where there is one."""
+        self.seq = after
+        self._open: Group | None = None
+
+    def take(self, seq: Seq, group: Group | None) -> str | None:
+        """The next event."""
+        wrong = self._wrong(seq, group)
+        self.seq = seq
+        self._open = group if group is not None and group.n < group.of else None
+        return wrong
+
+    def _wrong(self, seq: Seq, group: Group | None) -> str | None:
+        if seq != self.seq + 1:
+            missing = f"event {self.seq + 1} is" if seq == self.seq + 2 else f"events {self.seq + 1} to {seq - 1} are"
+            return f"{missing} missing"
+        was = self._open
+        if was is not None and group != Group(was.id, was.n + 1, was.of):
+            return f"event {seq} is not {was.n + 1} of {was.of} of the transaction that event {seq - 1} is a part of"
+        if was is None and group is not None and group.n != 1:
+            return f"event {seq} is {group.n} of {group.of} of a transaction, and event {seq - 1} is no part of it"
+        return None
+
+    def end(self, head: Seq, *, settled: bool) -> str | None:
+        """After the last event, where `head` is the newest. `settled`: no transaction can be about to go on."""
+        if self.seq != head:
+            return f"events {self.seq + 1} to {head} are missing"
+        if settled and self._open is not None:
+            return f"the transaction of event {self.seq} ends after {self._open.n} of {self._open.of} events"
+        return None
+
+
+class _Link(NamedTuple):
+    """What an event has left."""
+
+    seq: Seq
+    version: int
+    exists: bool
+
+
+class Chains:
+    """A document's events follow on each other: `base` is the version before, and only what exists is changed.
+
+    A document may be older than the log: its first event has any base, unless it is a `create`.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[IdText, _Link] = {}
+
+    def take(self, change: Change) -> str | None:
+        """The next event of the collection, of whichever document."""
+        last = self._last.get(change.id)
+        exists = last is not None and last.exists
+        self._last[change.id] = _Link(change.seq, change.version, change.op != "delete")
+        where = f"event {change.seq} ({change.op} of {change.collection}/{change.id})"
+        if change.op == "create":
+            if exists:
+                return f"{where}: the document exists since event {last.seq if last else 0}"
+            return None if change.base == 0 else f"{where}: its base is {change.base}"
+        if last is None:
+            return None
+        if not exists:
+            return f"{where}: the document was deleted by event {last.seq}"
+        if change.base != last.version:
+            return f"{where}: its base is {change.base}, but event {last.seq} left version {last.version}"
+        return None

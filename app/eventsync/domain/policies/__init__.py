@@ -1,0 +1,1 @@
+"""Retention and snapshot policies: what is due, from counts and clocks that are given. Pure."""

@@ -1,0 +1,217 @@
+"""The sync protocol's messages as bytes: what the server sends, and what a client may send.
+
+An events message is assembled from bodies that are encoded already; nothing is encoded twice.
+Source: `docs/protocol.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from eventsync.domain.positions import LogId, Position, Seq, StateVector, vector_from_json, vector_to_json
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import to_json
+from eventsync.errors import EventsyncError, Malformed, told
+
+PROTOCOL = 1
+
+SUBPROTOCOL = "eventsync.v1"
+"""The WebSocket subprotocol (RFC 6455 section 1.9) that names these messages."""
+
+_FEW = 4
+"""Rows that are not joined. What is shared by many (`sync/catch_up/chunk_cache.py`) comes in runs as long as a
+frame.
+"""
+
+MAX_CLIENT_ID = 128
+"""Longest client id, in characters."""
+
+
+# --- server → client --------------------------------------------------------------------------------------------
+
+
+def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector, *, remembered: bool = True) -> bytes:
+    message = {
+        "type": "welcome",
+        "session": session,
+        "client_id": client_id,
+        "protocol": PROTOCOL,
+        "heartbeat": heartbeat,
+        "vector": vector_to_json(vector),
+    }
+    return _encoded(message if remembered else message | {"remembered": False})
+
+
+def snapshot(position: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool) -> Sequence[bytes]:
+    """One part of a snapshot, in pieces; a row is `{"id", "version", "doc"}` in JSON, or several, joined by commas."""
+    head = b'{"type":"snapshot","shape":%b,"position":"%b","part":%d,"last":%b,"docs":['
+    return head % (to_json(str(shape)), str(position).encode(), part, _bool(last)), *_listed(rows), b"]}"
+
+
+def squashed(
+    start: Position, end: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool
+) -> Sequence[bytes]:
+    """One part of what has become of the documents with events of `start < seq <= end`, in pieces.
+
+    Each row is `{"id", "version", "doc"}` or `{"id", "deleted": true}` in JSON.
+    """
+    head = b'{"type":"squashed","shape":%b,"from":"%b","to":"%b","part":%d,"last":%b,"docs":['
+    span = to_json(str(shape)), str(start).encode(), str(end).encode()
+    return head % (*span, part, _bool(last)), *_listed(rows), b"]}"
+
+
+def _listed(rows: Sequence[bytes]) -> Sequence[bytes]:
+    """With commas between. A few are left as they are: they are large, and the same for all clients."""
+    if len(rows) > _FEW:
+        return (b",".join(rows),)
+    return [piece for row in rows for piece in (b",", row)][1:]
+
+
+def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
+    """The events of a shape with `start < seq <= end`."""
+    return b"".join((b'{"type":"events",', _span(shape, log, start, end), b",".join(bodies), b"]}"))
+
+
+def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
+    """What an events message and a page of the HTTP log have in common: `shape`, `from`, `to`, `events`."""
+    return b"".join((_span(shape, log, start, end), b",".join(bodies), b"]"))
+
+
+def _span(shape: Shape, log: LogId, start: Seq, end: Seq) -> bytes:
+    name = log.encode()
+    return b'"shape":%b,"from":"%b:%d","to":"%b:%d","events":[' % (to_json(str(shape)), name, start, name, end)
+
+
+def live(shape: Shape, position: Position) -> bytes:
+    return _encoded({"type": "live", "shape": str(shape), "position": str(position)})
+
+
+def progress(vector: StateVector, *, stale: bool = False) -> bytes:
+    """`stale`: nobody has looked for changes lately, so there may be some that are no events yet."""
+    message: dict[str, Any] = {"type": "progress", "vector": vector_to_json(vector)}
+    return _encoded(message | {"stale": True} if stale else message)
+
+
+def reset(shape: Shape, reason: str) -> bytes:
+    return _encoded({"type": "reset", "shape": str(shape), "reason": reason})
+
+
+def error(failure: EventsyncError, shape: str | None = None) -> bytes:
+    failure = told(failure)
+    message: dict[str, Any] = {"type": "error", "code": failure.code, "message": failure.message}
+    if shape is not None:
+        message["shape"] = shape
+    if failure.retryable and (retry_after := getattr(failure, "retry_after", None)) is not None:
+        message["retry_after"] = retry_after
+    return _encoded(message)
+
+
+PONG = b'{"type":"pong"}'
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    """A copy of its own size: what orjson gives takes 4 KiB, and a connection at rest keeps its last message."""
+    return bytes(memoryview(orjson.dumps(message)))
+
+
+def _bool(value: bool) -> bytes:
+    return b"true" if value else b"false"
+
+
+# --- client → server --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message: who the client is, what it wants, and what it has."""
+
+    client_id: str | None
+    token: str | None
+    shapes: tuple[Shape, ...]
+    vector: Mapping[Shape, Position] | None
+    """None where it sent none: then what is stored for its id counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    shape: Shape
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    vector: Mapping[Shape, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+Request = Hello | Subscribe | Unsubscribe | Ack | Ping
+
+
+class Unreadable(Malformed):
+    """What came is no message at all: the connection is closed. Any other mistake is answered, and it lives on."""
+
+
+def parse(text: str | bytes, *, max_shapes: int) -> Request:
+    """Read a client's message. Unknown fields are ignored, unknown types refused.
+
+    Raises `Malformed`, and of it `Unreadable` where the text is not a JSON object with a `type`.
+    """
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError as failure:
+        raise Unreadable(f"the message is not JSON: {failure}") from failure
+    if not isinstance(message, dict) or not isinstance(kind := message.get("type"), str):
+        raise Unreadable("a message is an object with a string `type`")
+    if kind == "hello":
+        return _hello(message, max_shapes)
+    if kind == "subscribe":
+        position = message.get("position")
+        return Subscribe(Shape.parse(message.get("shape")), None if position is None else Position.parse(position))
+    if kind == "unsubscribe":
+        return Unsubscribe(Shape.parse(message.get("shape")))
+    if kind == "ack":
+        return Ack(vector_from_json(message.get("vector"), limit=max_shapes))
+    if kind == "ping":
+        return Ping()
+    raise Malformed(f"{kind[:64]!r} is no message that a client sends; writes go through the HTTP API")
+
+
+def check_client_id(value: object) -> str | None:
+    """A client's own id: 1 to 128 printable ASCII characters. None where it sent none. Raises `Malformed`."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= MAX_CLIENT_ID
+        or not value.isascii()
+        or not value.isprintable()
+    ):
+        raise Malformed(f"client_id takes 1 to {MAX_CLIENT_ID} printable ASCII characters")
+    return value
+
+
+def _hello(message: dict[str, Any], max_shapes: int) -> Hello:
+    shapes, token, vector = message.get("shapes", []), message.get("token"), message.get("vector")
+    if not isinstance(shapes, list) or len(shapes) > max_shapes:
+        raise Malformed(f"shapes is a list of at most {max_shapes}")
+    if token is not None and not isinstance(token, str):
+        raise Malformed("token is a string")
+    return Hello(
+        client_id=check_client_id(message.get("client_id")),
+        token=token,
+        shapes=tuple(dict.fromkeys(Shape.parse(shape) for shape in shapes)),
+        vector=None if vector is None else vector_from_json(vector, limit=max_shapes),
+    )

@@ -1,0 +1,143 @@
+"""Stored events, read back and applied: what the log says that a document is. Pure.
+
+Source: https://www.rfc-editor.org/rfc/rfc6902
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from eventsync.domain.events import Op
+from eventsync.domain.ids import IdText
+from eventsync.domain.patches.diff import Operation, diff
+from eventsync.domain.positions import Seq
+from eventsync.domain.values.extended_json import Document
+from eventsync.domain.values.type_hints import read_marked, unescape
+from eventsync.errors import EventsyncError
+
+
+class Damaged(EventsyncError):
+    """What is stored in the log or in a snapshot can't be what was written."""
+
+    code = "damaged"
+
+
+class DamagedEvents(Damaged):
+    """Events of a log are missing or can't be read. The `last` of them is where reading can go on."""
+
+    def __init__(self, message: str, last: Seq) -> None:
+        super().__init__(message)
+        self.last = last
+
+
+State = tuple[int, Document] | None
+"""A document's version and what it is, without `_sync`; None where there is no document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event as far as it changes its document; `document` and `patch` hold BSON values."""
+
+    seq: Seq
+    collection: str
+    id: IdText
+    op: Op
+    base: int
+    version: int
+    document: Document | None = None
+    patch: list[Operation] | None = None
+
+
+def read_change(body: bytes, marks: Sequence[str]) -> Change:
+    """Read an event's body, BSON-exact. Raises `ValueError`, `LookupError` and `Malformed` for one that is no event."""
+    tree = orjson.loads(body)
+    content = tree.get("doc", tree.get("patch"))
+    value = _patch(content, marks) if isinstance(content, list) else read_marked(content, marks)
+    return Change(
+        tree["seq"],
+        tree["collection"],
+        tree["id"],
+        tree["op"],
+        tree["base"],
+        tree["version"],
+        document=value if isinstance(value, dict) else None,
+        patch=value if isinstance(value, list) else None,
+    )
+
+
+def _patch(tree: list[Any], marks: Sequence[str]) -> list[Operation]:
+    patch: list[Operation] = read_marked(tree, marks)
+    return patch
+
+
+def applied(state: State, change: Change) -> State:
+    """The document's state after the event. Uses `state` and `change` up: what they hold is in the result.
+
+    Raises `Damaged` for an event that can't follow on `state`.
+    """
+    if change.op == "delete":
+        return None
+    if change.op != "update":
+        if change.document is None:
+            raise Damaged(f"event {change.seq}: a {change.op} without its document")
+        return change.version, change.document
+    if state is None or change.patch is None:
+        missing = "the document" if state is None else "the patch"
+        raise Damaged(f"event {change.seq} updates {change.collection}/{change.id}: {missing} is not there")
+    try:
+        return change.version, patched(state[1], change.patch)
+    except (LookupError, TypeError, ValueError) as error:
+        raise Damaged(
+            f"event {change.seq}: its patch does not fit {change.collection}/{change.id}: {error!r}"
+        ) from error
+
+
+def patched(document: Document, patch: Sequence[Operation]) -> Document:
+    """`document`, changed in place by a patch as `domain.patches.diff` makes it: `add`, `remove` and `replace`.
+
+    Raises `LookupError`, `TypeError` or `ValueError` where it does not fit.
+    """
+    for operation in patch:
+        _, *way, last = map(unescape, operation["path"].split("/"))
+        container: Any = document
+        for part in way:
+            container = container[_index(part) if isinstance(container, list) else part]
+        _change(container, last, operation)
+    return document
+
+
+def between(before: State, after: State) -> list[Operation]:
+    """The RFC 6902 patch from one state to another; a document that one side lacks comes or goes as a whole."""
+    if before is not None and after is not None:
+        return diff(before[1], after[1])
+    if after is not None:
+        return [{"op": "add", "path": "", "value": after[1]}]
+    return [{"op": "remove", "path": ""}] if before is not None else []
+
+
+def _change(container: Any, last: str, operation: Operation) -> None:
+    op = operation["op"]
+    if isinstance(container, list):
+        index = _index(last)
+        # An `add` inserts before this item, or behind the last one.
+        where = slice(index, index if op == "add" else index + 1)
+        if index + (op != "add") > len(container):
+            raise IndexError(f"no item {index}")
+        container[where] = [] if op == "remove" else [operation["value"]]
+    elif not isinstance(container, dict) or op not in {"add", "remove", "replace"}:
+        raise TypeError(f"{op} in a {type(container).__name__}")
+    else:
+        if op != "add":
+            del container[last]
+        if op != "remove":
+            container[last] = operation["value"]
+
+
+def _index(part: str) -> int:
+    if not part.isdecimal():
+        raise ValueError(f"{part!r} is no array index")
+    return int(part)

@@ -1,0 +1,156 @@
+"""Blocks: runs of events, each one zstd frame of NDJSON. Pure.
+
+The first line is the *header*, columns of what is beside the bodies; then follows one event's body a line. A reader
+that passes events on looks at the header alone, and cuts the bodies out by their lengths.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+import orjson
+import zstandard
+from bson.timestamp import Timestamp
+
+from eventsync.domain.events import Group
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.segments.format import Frame, SealedEvent, Selection
+
+_ALL: Final = Selection()
+_LEVEL: Final = 6
+_ROW_BYTES: Final = 300
+"""About what an event's columns take in memory, beside its body."""
+
+
+def pack_block(events: Sequence[SealedEvent]) -> tuple[bytes, int]:
+    """The frame of consecutive events, and its length unpacked. Raises `ValueError` for a body with a line break."""
+    if any(b"\n" in event.body for event in events):
+        raise ValueError("a body of more than one line")
+    raw = b"\n".join([orjson.dumps(_header(events)), *(event.body for event in events)])
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(raw), len(raw)
+
+
+def _header(events: Sequence[SealedEvent]) -> dict[str, Any]:
+    names = sorted({event.collection for event in events})
+    number = {name: index for index, name in enumerate(names)}
+    return {
+        "first": events[0].seq,
+        "collections": names,
+        "c": [number[event.collection] for event in events],
+        "i": [event.id for event in events],
+        "v": [event.version for event in events],
+        "s": [(event.time.time, event.time.inc) for event in events],
+        "length": [len(event.body) for event in events],
+        # Most events have neither: by their place among the events of the block.
+        "g": [(n, *_group(event.group)) for n, event in enumerate(events) if event.group is not None],
+        "w": [(n, event.marks) for n, event in enumerate(events) if event.marks],
+    }
+
+
+def _group(group: Group) -> tuple[str, int, int]:
+    return group.id, group.n, group.of
+
+
+def unpack(frame: Frame, packed: bytes) -> bytes:
+    """The contents of a frame. Raises `Damaged`; never unpacks more than was written."""
+    frame.check(packed)
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=frame.raw)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"it can't be unpacked: {error}") from error
+    if len(raw) != frame.raw:
+        raise Damaged(f"it unpacks to {len(raw)} bytes instead of {frame.raw}")
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An unpacked block: columns of equal length. Body n is `raw[starts[n] : starts[n + 1] - 1]`."""
+
+    first: Seq
+    collections: Sequence[str]
+    ids: Sequence[str]
+    versions: Sequence[int]
+    times: Sequence[Sequence[int]]
+    groups: dict[int, Group]
+    marks: dict[int, tuple[str, ...]]
+    starts: Sequence[int]
+    raw: bytes
+
+    @classmethod
+    def read(cls, raw: bytes) -> Block:
+        """Raises `Damaged` for what `pack_block` has not made."""
+        try:
+            return cls._read(raw)
+        except (ValueError, LookupError, TypeError) as error:
+            raise Damaged(f"it is no block of events: {error!r}") from error
+
+    @classmethod
+    def _read(cls, raw: bytes) -> Block:
+        line, _, _ = raw.partition(b"\n")
+        header = orjson.loads(line)
+        names = [sys.intern(name) for name in header["collections"]]
+        starts = list(accumulate((length + 1 for length in header["length"]), initial=len(line) + 1))
+        block = cls(
+            first=Seq(header["first"]),
+            collections=[names[number] for number in header["c"]],
+            ids=header["i"],
+            versions=header["v"],
+            times=header["s"],
+            groups={n: Group(text, at, of) for n, text, at, of in header["g"]},
+            marks={n: tuple(pointers) for n, pointers in header["w"]},
+            starts=starts,
+            raw=raw,
+        )
+        columns = {len(block.collections), len(block.ids), len(block.versions), len(block.times), len(starts) - 1}
+        if len(columns) > 1 or starts[-1] != len(raw) + 1:
+            raise ValueError("its columns have different lengths")
+        return block
+
+    @property
+    def count(self) -> int:
+        """The number of events."""
+        return len(self.ids)
+
+    @property
+    def cost(self) -> int:
+        """About what it takes in memory, in bytes."""
+        return len(self.raw) + _ROW_BYTES * self.count
+
+    def event(self, n: int) -> SealedEvent:
+        """Its n-th event, from 0."""
+        return SealedEvent(
+            self.seq(n),
+            self.collections[n],
+            IdText(self.ids[n]),
+            self.versions[n],
+            Timestamp(*self.times[n]),
+            self.body(n),
+            self.marks.get(n, ()),
+            self.groups.get(n),
+        )
+
+    def seq(self, n: int) -> Seq:
+        """The number of its n-th event in the log."""
+        return Seq(self.first + n)
+
+    def body(self, n: int) -> bytes:
+        """The body of its n-th event."""
+        return self.raw[self.starts[n] : self.starts[n + 1] - 1]
+
+    def numbers(self, after: Seq, upto: Seq, selection: Selection = _ALL) -> list[int]:
+        """Which of its events have `after < seq <= upto` and are in `selection`, counted from 0."""
+        span = range(max(0, after + 1 - self.first), min(self.count, upto + 1 - self.first))
+        if selection == _ALL:
+            return list(span)
+        return [n for n in span if selection.has(self.collections[n], self.ids[n])]
+
+    def events(self, after: Seq, upto: Seq, selection: Selection = _ALL) -> Iterator[SealedEvent]:
+        """Its events with `after < seq <= upto` that are in `selection`."""
+        return map(self.event, self.numbers(after, upto, selection))

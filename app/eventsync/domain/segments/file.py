@@ -1,0 +1,108 @@
+"""Whole segment objects: built block by block, and read from their bytes. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.segments.block import Block, pack_block, unpack
+from eventsync.domain.segments.document_index import DocumentIndex, document_hash
+from eventsync.domain.segments.footer import TRAILER_BYTES, footer_frame, pack_footer, read_footer
+from eventsync.domain.segments.format import BlockEntry, Footer, Frame, SealedEvent, span_of
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """A segment's bytes. `raw` is how many the events take unpacked, `tail` where the footer begins."""
+
+    footer: Footer
+    data: bytes
+    sha256: bytes
+    raw: int
+    tail: int
+
+
+class SegmentBuilder:
+    """Takes the events of a log in order, as many at a time as a block is to have. Holds the packed blocks only."""
+
+    def __init__(self, log: LogId) -> None:
+        self._log = log
+        self._data = bytearray()
+        self._blocks: list[BlockEntry] = []
+        self._entries: set[tuple[int, int]] = set()
+
+    def add(self, events: Sequence[SealedEvent]) -> None:
+        """One block more. Raises `Damaged` where it does not follow on the one before, or not within itself."""
+        span = span_of(events)
+        if self._blocks and self._blocks[-1].span.last + 1 != span.first:
+            raise Damaged(f"event {span.first} comes after event {self._blocks[-1].span.last}")
+        packed, raw = pack_block(events)
+        frame = Frame.of(len(self._data), packed, raw)
+        self._data += packed
+        number = len(self._blocks)
+        self._blocks.append(BlockEntry(frame, span, frozenset(event.collection for event in events)))
+        self._entries.update((document_hash(event.collection, event.id), number) for event in events)
+
+    def finish(self) -> SegmentFile:
+        """The whole segment, of at least one block. To be called once."""
+        packed, raw = DocumentIndex.of(self._entries).pack()
+        footer = Footer(self._log, tuple(self._blocks), Frame.of(len(self._data), packed, raw))
+        self._data += packed
+        tail = len(self._data)
+        self._data += pack_footer(footer, tail)
+        data = bytes(self._data)
+        unpacked = sum(block.frame.raw for block in self._blocks)
+        return SegmentFile(footer, data, hashlib.sha256(data).digest(), unpacked, tail)
+
+
+def open_footer(end: bytes, size: int) -> Footer:
+    """The footer of an object of `size` bytes, of which `end` is all from the footer on, or more.
+
+    Raises `Damaged`, also where `end` is too short for it.
+    """
+    frame = footer_frame(end[-TRAILER_BYTES:])
+    begins = frame.offset - (size - len(end))
+    if begins < 0 or frame.offset + frame.length + TRAILER_BYTES != size:
+        raise Damaged("its footer is not where it says")
+    return read_footer(frame, end[begins : begins + frame.length])
+
+
+def open_block(entry: BlockEntry, packed: bytes) -> Block:
+    """The block that `entry` describes. Raises `Damaged`, also where its events are others."""
+    block = Block.read(unpack(entry.frame, packed))
+    if (block.first, block.count) != (entry.span.first, entry.span.count):
+        raise Damaged(f"it has {block.count} events from {block.first} on, the footer says {entry.span}")
+    return block
+
+
+def open_index(frame: Frame, packed: bytes) -> DocumentIndex:
+    """The document index. Raises `Damaged`."""
+    return DocumentIndex.read(unpack(frame, packed))
+
+
+def blocks_of(data: bytes) -> Iterator[Block]:
+    """All blocks of a whole object, checked. Raises `Damaged`, which names the block."""
+    for number, entry in enumerate(open_footer(data, len(data)).blocks):
+        try:
+            yield open_block(entry, _cut(data, entry.frame))
+        except Damaged as error:
+            raise Damaged(f"block {number}: {error.message}") from error
+
+
+def events_of(data: bytes) -> Iterator[SealedEvent]:
+    """All events of a whole object, in order. Raises `Damaged`."""
+    for block in blocks_of(data):
+        yield from block.events(Seq(block.first - 1), Seq(block.first + block.count))
+
+
+def index_of(data: bytes) -> DocumentIndex:
+    """The document index of a whole object. Raises `Damaged`."""
+    frame = open_footer(data, len(data)).index
+    return open_index(frame, _cut(data, frame))
+
+
+def _cut(data: bytes, frame: Frame) -> bytes:
+    return data[frame.offset : frame.offset + frame.length]

@@ -1,0 +1,74 @@
+"""Shapes: what a client subscribes to."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from eventsync.domain.ids import IdText, format_id, parse_id
+from eventsync.errors import Malformed, NotTracked
+
+MAX_COLLECTION_BYTES = 120
+"""Longest collection name accepted. MongoDB allows 255 bytes for database and collection together."""
+
+
+MAX_DATABASE_BYTES = 63
+"""Longest name that MongoDB allows a database."""
+
+_MONGODBS_OWN = frozenset({"admin", "config", "local"})
+_NOT_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
+
+
+def check_database(name: str) -> str:
+    """Return `name`, if it can be the name of a database of ours. Raises `Malformed`."""
+    if name in _MONGODBS_OWN:
+        raise Malformed(f"{name!r} is MongoDB's own database")
+    if not _NOT_IN_DATABASE.isdisjoint(name) or len(name.encode("utf-8", "surrogatepass")) > MAX_DATABASE_BYTES:
+        raise Malformed(f'a database name has no /\\. "$*<>:|? and at most {MAX_DATABASE_BYTES} bytes')
+    return name
+
+
+def check_collection(name: object) -> str:
+    """Return `name`, if it can be a tracked collection's. Raises `Malformed`. Every name comes through here.
+
+    `/` would make shapes ambiguous, `$` and the `system.` prefix are MongoDB's own, and the driver refuses `..`.
+    """
+    if not isinstance(name, str) or not name or len(name.encode("utf-8", "surrogatepass")) > MAX_COLLECTION_BYTES:
+        raise Malformed(f"a collection name has 1 to {MAX_COLLECTION_BYTES} bytes")
+    if (
+        name.startswith(("system.", "."))
+        or name.endswith(".")
+        or ".." in name
+        or any(c in "$/?\0" or not c.isprintable() for c in name)
+    ):
+        raise Malformed(f"{name!r} can't be a collection name here")
+    return name
+
+
+def not_tracked(name: str) -> NotTracked:
+    """Return the error for a collection that nobody has asked for, with the remedy."""
+    if "*" in name:
+        remedy = "there is no wildcard: name one collection"
+    else:
+        remedy = f"`eventsync track {shlex.quote(name)}` changes that"
+    return NotTracked(f"the collection {name!r} is not tracked; {remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A collection (`orders`) or one document of it (`orders/42`). Equal shapes have equal text."""
+
+    collection: str
+    id: IdText | None = None
+
+    def __str__(self) -> str:
+        return self.collection if self.id is None else f"{self.collection}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: object) -> Shape:
+        """Read the text form; a document id is brought into its canonical form. Raises `Malformed`."""
+        if not isinstance(text, str):
+            raise Malformed("a shape is a string: a collection, or collection/id")
+        collection, slash, rest = text.partition("/")
+        check_collection(collection)
+        return cls(collection, format_id(parse_id(rest)) if slash else None)

@@ -1,0 +1,1 @@
+"""BSON values and their JSON forms: MongoDB Extended JSON, both ways, types intact. Pure."""

@@ -1,0 +1,364 @@
+"""BSON values and their JSON form: MongoDB Relaxed Extended JSON v2, both ways, types intact.
+
+Inside the server a document is a plain `dict` of BSON values as PyMongo decodes them with `CODEC`. Outside it is
+Extended JSON. A BSON value that JSON has no word for (`{"$oid": …}`, `{"$date": …}`) is *one* value here, never an
+object with a field: patches can't reach inside it.
+
+Source: https://github.com/mongodb/specifications/blob/master/source/extended-json.md
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pickle import PickleBuffer
+from typing import Any, Final, SupportsIndex
+
+import bson
+import orjson
+from bson import json_util
+from bson.binary import UuidRepresentation
+from bson.code import Code
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.dbref import DBRef
+from bson.decimal128 import Decimal128, create_decimal128_context
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
+from bson.tz_util import utc as utc_zone
+
+from eventsync.domain.bson_scan import opaque
+from eventsync.domain.bson_scan.opaque import OddDocument, Opaque, inexact_id, read, readable, too_deep
+from eventsync.domain.values.type_wrappers import EPOCH, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, unwrap
+from eventsync.errors import Malformed
+
+Document = opaque.Document
+CODEC: Final = opaque.CODEC
+
+JSON_CODEC: Final = CODEC.with_options(tz_aware=False)
+"""The same for what becomes nothing but JSON: its datetimes are in UTC, but do not say so. Each takes 1 µs less."""
+
+RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_class=RawBSONDocument)
+"""The same, for readers that pass documents on without looking inside."""
+
+
+def may_hold(document: RawBSONDocument, field: bytes) -> bool:
+    """Whether a field that begins like this in BSON may be in it, at any depth; it is not taken apart for that."""
+    # A large one is a view, has no `find`, and would be copied for it. It may hold everything.
+    return not isinstance(document.raw, bytes) or document.raw.find(field) >= 0
+
+
+class Literal(dict[str, Any]):
+    """A parsed JSON object that is a plain object, whatever its names look like (see `domain.values.type_hints`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """JSON in the place of a value: not parsed yet, or encoded already.
+
+    Parsing and encoding are the longest work on a large document, and they are done aside (`concurrency.offload`).
+    """
+
+    text: bytes
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
+        # Beside the pickle, where that is wanted: to unpickle it is then no copy.
+        return JsonText, (PickleBuffer(self.text),)
+
+
+MAX_DEPTH: Final = 100
+"""Deepest nesting accepted. BSON stops at 180 levels and orjson at 254; both must stay out of reach."""
+
+_RELAXED = json_util.JSONOptions(
+    json_mode=json_util.JSONMode.RELAXED,
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_representation=json_util.DatetimeRepresentation.ISO8601,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    document_class=dict,
+)
+_DECIMAL_BIAS: Final = 6176
+_DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
+_DECIMAL_LIMIT: Final = 10**34
+_DECIMAL_CONTEXT: Final = create_decimal128_context()
+_ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
+
+
+def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Document:
+    """The document in `raw`, whatever MongoDB has stored. Never fails.
+
+    What the driver refuses (text that is not UTF-8, an inner length that is wrong) must not stop everybody's stream:
+    such a value is `Opaque`. So is an `_id` that the driver reads as another value (see `inexact_id`).
+    """
+    try:
+        document = bson.decode(raw, codec)
+    except Exception:  # noqa: BLE001 - whatever the driver finds wrong with it, the other reader takes
+        return read(raw, codec)
+    return read(raw, codec) if inexact_id(raw, document) or too_deep(raw, document) else document
+
+
+# --- BSON → JSON ------------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any, *, plain: bool = False) -> bytes:
+    """Encode a BSON value (a whole document, or any part of one) as Relaxed Extended JSON, UTF-8.
+
+    `plain` says that there is no NaN, infinity or UUID in it, which spares looking for one (`domain.bson_scan.plain`).
+
+    Raises `Malformed` for what no BSON document can hold.
+    """
+    if not plain and is_misread(value):
+        value = spelled(value)
+    try:
+        return orjson.dumps(value, default=json_leaf, option=_ENCODE_OPTIONS)
+    except orjson.JSONEncodeError:
+        return _to_readable_json(value)
+
+
+def _to_readable_json(value: Any) -> bytes:
+    """The same for a value with names that are not UTF-8: they get replacement characters."""
+    try:
+        return orjson.dumps(_readable(value), default=json_leaf, option=_ENCODE_OPTIONS)
+    except orjson.JSONEncodeError as error:
+        raise Malformed(f"the value can't be written as JSON: {error}") from error
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str) and type(value) is str:
+        return readable(value)
+    if isinstance(value, Mapping):
+        return {readable(name): _readable(item) for name, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list) else value
+
+
+def longer_than(document: Mapping[str, Any], length: int) -> bool:
+    """Whether it certainly takes more than `length` bytes of JSON; False says nothing.
+
+    Looks only at as many values as it needs for that.
+    """
+    counted = 0
+    waiting: list[Any] = [document]
+    while waiting and counted <= length:
+        value = waiting.pop()
+        if isinstance(value, str):
+            counted += len(value) + 2
+        elif isinstance(value, Mapping):
+            counted += 1 + sum(map(len, value)) + 4 * len(value)  # each name quoted, with a colon and a comma
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            counted += 1 + len(value)
+            waiting.extend(value)
+        else:
+            counted += 1
+    return counted > length
+
+
+def json_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
+    """Encode a value that orjson does not know: called once for each, the commonest first."""
+    kind = type(value)
+    if kind is ObjectId:
+        return {"$oid": str(value)}
+    if kind is datetime:
+        utc = _in_utc(value)
+        return {"$date": _date_text(utc)} if utc.year >= EPOCH.year else json_util.default(value, _RELAXED)
+    if kind is Int64:
+        return int(value)
+    if kind is Decimal128:
+        return {"$numberDecimal": _decimal_text(value)}
+    if kind is JsonText:
+        return orjson.Fragment(value.text)
+    if isinstance(value, RawBSONDocument | OddDocument):
+        return spelled(dict(value))
+    return value.shown() if kind is Opaque else json_util.default(value, _RELAXED)
+
+
+def _date_text(value: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds only where there are some, as the Extended JSON specification writes it."""
+    return utc_text(value, "milliseconds" if value.microsecond >= 1000 else "seconds")
+
+
+def utc_text(value: datetime, precision: str) -> str:
+    """ISO 8601 in UTC, as RFC 3339 has it. `precision`: `seconds` or `milliseconds`; what is finer is left out."""
+    utc = _in_utc(value)
+    # It writes microseconds where there are some, in a fifth of the time that `isoformat` takes.
+    text = orjson.dumps(utc, option=orjson.OPT_NAIVE_UTC).decode()
+    if precision == "seconds":
+        return text[1:20] + "Z"
+    return (text[1:24] if utc.microsecond else text[1:20] + ".000") + "Z"
+
+
+def _in_utc(value: datetime) -> datetime:
+    """The same time in UTC; what names no zone is that already."""
+    return value if value.tzinfo is None or value.tzinfo is utc_zone else value.astimezone(UTC)
+
+
+def _decimal_text(value: Decimal128) -> str:
+    """`str(value)`, which takes a number apart digit by digit; nearly all are one integer and an exponent."""
+    bits = int.from_bytes(value.bid, "little")
+    exponent, coefficient = (bits >> 113) & 0x3FFF, bits & _DECIMAL_COEFFICIENT
+    if (bits >> 125) & 3 == 3 or coefficient >= _DECIMAL_LIMIT:
+        return str(value)  # an infinity, a NaN, or a form that no driver writes
+    number = Decimal(coefficient).scaleb(exponent - _DECIMAL_BIAS, _DECIMAL_CONTEXT)
+    return str(number.copy_negate() if bits >> 127 else number)
+
+
+def is_misread(value: Any) -> bool:
+    """Tell whether orjson would write anything inside in its own way, silently: a NaN or an infinity as null, a UUID as
+    a plain string.
+    """
+    kind = type(value)
+    if kind is str or kind is int:
+        return False
+    if kind is float:
+        return not math.isfinite(value)
+    if kind is list:
+        return any(map(is_misread, value))
+    if isinstance(value, Mapping):
+        return any(map(is_misread, value.values()))
+    return kind is uuid.UUID
+
+
+def spelled(value: Any) -> Any:
+    """The same value, with what `is_misread` finds as Extended JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$numberDouble": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, uuid.UUID):
+        return json_util.default(value, _RELAXED)
+    if isinstance(value, Mapping):
+        return {key: spelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [spelled(item) for item in value]
+    return value
+
+
+# --- JSON → BSON ------------------------------------------------------------------------------------------------
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON text from a client into plain Python values.
+
+    Stricter than most parsers, because what is silently changed here would be silently stored: duplicate keys, integers
+    beyond 64 bits, NaN, lone surrogates and nesting over `MAX_DEPTH` are refused.
+
+    Raises `Malformed`.
+    """
+    try:
+        orjson.loads(body)  # RFC 8259 to the letter, depth bounded: the slower parser below never sees anything else
+        tree = json.loads(body, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the body is not valid JSON: {error}") from error
+    check_depth(tree)
+    return tree
+
+
+def check_depth(tree: Any, limit: int = MAX_DEPTH) -> None:
+    """Raise `Malformed` where a value stands more than `limit` levels below the root."""
+    level = [tree]
+    for _ in range(limit + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise Malformed(f"the value nests deeper than {limit} levels")
+
+
+def from_tree(tree: Any) -> Any:
+    """Turn Extended JSON (canonical or relaxed, as parsed) into BSON values of exactly the types it names.
+
+    Raises `Malformed` for a field that starts with `$` and is no type wrapper, and for a wrapper that is not valid.
+    """
+    if isinstance(tree, dict):
+        return _object(tree)
+    if isinstance(tree, list):
+        return [from_tree(item) for item in tree]
+    if isinstance(tree, int) and not isinstance(tree, bool):
+        return tree if INT32_MIN <= tree <= INT32_MAX else Int64(tree)
+    return tree
+
+
+def _object(tree: dict[str, Any]) -> Any:
+    names = " ".join(tree)  # one search in them all: this runs for each object of each document
+    if "\0" in names:
+        raise Malformed("a field name must not contain a null character")
+    if "$" in names and any(name.startswith("$") for name in tree) and not isinstance(tree, Literal):
+        return unwrap(tree, from_tree)
+    return {name: from_tree(item) for name, item in tree.items()}
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return tree
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > 20 or not INT64_MIN <= (value := int(text)) <= INT64_MAX:
+        raise ValueError(f"{text[:24]} is not a 64-bit integer")
+    return value
+
+
+# --- types that JSON can't name ---------------------------------------------------------------------------------
+
+
+def keep_types(old: Any, new: Any) -> Any:
+    """`new`, with each plain JSON number that stands where `old` has an int64 or a double kept in that type.
+
+    A plain `6` names no BSON type (JavaScript can't even write `6.0`), so it takes the type of the number it
+    replaces. A number that names its type (`{"$numberLong": …}`) arrives here as that type and is left alone,
+    and so is a number that the old type could not hold exactly.
+    """
+    if type(new) is int:
+        if type(old) is Int64:
+            return Int64(new)
+        return float(new) if type(old) is float and float(new) == new else new
+    if isinstance(new, dict) and isinstance(old, Mapping):
+        return {name: keep_types(old[name], item) if name in old else item for name, item in new.items()}
+    if isinstance(new, list) and isinstance(old, list):
+        kept = [keep_types(was, item) for was, item in zip(old, new, strict=False)]
+        return kept + new[len(kept) :]
+    return new
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two values are equal in value *and* BSON type, field order aside.
+
+    Python's `==` finds `True == 1 == 1.0 == Int64(1)` and `nan != nan`; in a database those are the wrong way round.
+    """
+    kind = type(left)
+    if kind is not type(right):
+        return isinstance(left, Mapping) and isinstance(right, Mapping) and same(dict(left), dict(right))
+    if kind is str or kind is int:
+        return bool(left == right)
+    if kind is dict:
+        return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
+    if kind is list:
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, Mapping):
+        raw = isinstance(left, RawBSONDocument) and isinstance(right, RawBSONDocument) and left.raw == right.raw
+        return raw or same(dict(left), dict(right))
+    return _same_leaves(left, right)
+
+
+def _same_leaves(left: Any, right: Any) -> bool:
+    if isinstance(left, float):
+        if math.isnan(left) or math.isnan(right):
+            return math.isnan(left) and math.isnan(right)
+        return (left, math.copysign(1, left)) == (right, math.copysign(1, right))
+    if isinstance(left, DBRef):
+        return same(left.as_doc(), right.as_doc())
+    if isinstance(left, Code):
+        return str(left) == str(right) and same(left.scope, right.scope)
+    return bool(left == right)

@@ -1,0 +1,98 @@
+"""Values from a client's JSON in the place of stored ones: plain numbers take the types that they replace."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import orjson
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.code import Code
+from bson.dbref import DBRef
+from bson.decimal128 import Decimal128
+
+from eventsync.domain.bson_scan.opaque import Opaque, is_text, readable
+from eventsync.domain.bson_scan.plain import is_odd_decimal
+from eventsync.domain.values.extended_json import Document, JsonText, from_tree, keep_types, parse_json, to_json
+from eventsync.errors import Malformed
+
+
+class Absent(Enum):
+    """`ABSENT` stands in the place of a value that there is none of; not null, which is a value.
+
+    (An enumeration's member stays the same one in another process.)
+    """
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class JsonDocument:
+    """A whole document as a client sent it: `tree` is the parsed JSON, or a `JsonText`."""
+
+    tree: Any
+
+    def parsed(self) -> JsonDocument:
+        """Return the same, with its JSON parsed. Raises `Malformed`."""
+        return JsonDocument(parse_json(self.tree.text)) if isinstance(self.tree, JsonText) else self
+
+    def value(self) -> Document:
+        """The document that it names. Raises `Malformed`."""
+        value = from_tree(self.tree)
+        if not isinstance(self.tree, dict) or not isinstance(value, dict):
+            raise Malformed("a document is a JSON object")
+        return value
+
+    def in_place_of(self, old: Document) -> Document:
+        """The document that it makes of `old`."""
+        return converted(old, self.tree, self.value())  # type: ignore[no-any-return] # an object stays one
+
+
+def _comes_back(old: Any, tree: Any) -> bool:
+    """Tell whether `tree` is the JSON that a client was given for `old`, of which that JSON does not tell all."""
+    kind = type(old)
+    if kind is Decimal128:
+        vague = is_odd_decimal(old)
+    elif kind is Binary:
+        vague = old.subtype == UUID_SUBTYPE
+    elif isinstance(old, Mapping):
+        # A plain object that looks like a type.
+        vague = isinstance(tree, dict) and any(name.startswith("$") for name in tree)
+    else:
+        vague = kind is Opaque or kind is DBRef or (kind is Code and old.scope is not None)
+    return vague and _spelled(tree) == _spelled(orjson.loads(to_json(old)))
+
+
+def _spelled(tree: Any) -> bytes:
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
+
+
+def _unreadable_names(old: Any) -> dict[str, str]:
+    """The names in a stored object that are not UTF-8, by what a client was given for each."""
+    if not isinstance(old, Mapping):
+        return {}
+    return {shown: name for name in old if not is_text(name) and (shown := readable(name)) not in old}
+
+
+def converted(old: Any, tree: Any, value: Any) -> Any:
+    """`value`, which was read from the JSON `tree`, in the place of `old`: plain numbers in it take the types there.
+
+    A number whose JSON names its type (`{"$numberInt": "6"}`) keeps that. What comes back as it was shown stays as it
+    is stored, though its JSON may not tell all of it.
+    """
+    if _comes_back(old, tree):
+        return old
+    if isinstance(tree, dict) and isinstance(value, dict):
+        at, names = old if isinstance(old, Mapping) else {}, _unreadable_names(old)
+        pairs = ((names.get(name, name), tree[name], item) for name, item in value.items())
+        return {name: converted(at.get(name, ABSENT), sent, item) for name, sent, item in pairs}
+    if isinstance(tree, list):
+        rest = itertools.chain(old if isinstance(old, list) else (), itertools.repeat(ABSENT))
+        return [converted(was, *pair) for was, pair in zip(rest, zip(tree, value, strict=True), strict=False)]
+    return value if isinstance(tree, dict) else keep_types(old, value)

@@ -1,0 +1,273 @@
+"""Marks beside Relaxed Extended JSON for what it can't express, so that what is stored as JSON reads back BSON-exact.
+
+A *mark* is a JSON Pointer (RFC 6901) into the JSON form of a value. What stands there says what is marked:
+
+- a number: it is an int64, although it would fit into an int32;
+- an object: it is a plain object, although a name in it starts with `$`;
+- a binary's `subType`: it has the subtype of UUIDs, and is none.
+
+A document can be made so that its pointers take many times its own size. Then its only mark is `bson:` and the value
+itself, as BSON in base64.
+
+What JSON loses altogether (text that is not UTF-8, say) has its BSON type and bytes behind the pointer and a NUL, which
+no field name has.
+
+Sources: https://www.rfc-editor.org/rfc/rfc6901 ,
+https://github.com/mongodb/specifications/blob/master/source/extended-json.md
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.code import Code
+from bson.dbref import DBRef
+from bson.decimal128 import Decimal128
+from bson.errors import BSONError
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+
+from eventsync.domain.bson_scan.opaque import (
+    WRAPPER,
+    OddDocument,
+    Opaque,
+    UnreadableDocument,
+    element_of,
+    encode,
+    read,
+    value_of,
+)
+from eventsync.domain.bson_scan.plain import is_odd_decimal
+from eventsync.domain.patches.diff import escape
+from eventsync.domain.values.extended_json import Literal, decode, from_tree
+from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
+from eventsync.errors import Malformed
+
+_EXACT: Final = frozenset({str, int, float, bool, type(None), ObjectId, datetime, bytes, uuid.UUID})
+_DOCUMENT: Final = 0x03
+_FEW: Final = 20
+_SHORT: Final = 4096
+_SUBTYPE: Final = "/$binary/subType"
+_WHOLE: Final = "bson:"
+"""How the mark begins that is the value itself. A pointer is empty or begins with `/`."""
+
+_MOST_LETTERS: Final = 32 * 1024 * 1024
+"""Pointers with more letters than this are not written one by one."""
+
+
+def marks_of(value: Any) -> list[str]:
+    """The marks of a BSON value; none for nearly all values, and those cost little."""
+    if not _inexact(value):
+        return []
+    try:
+        return _Pointers().of(value)
+    except _TooMany:
+        return [_WHOLE + base64.b64encode(encode({"": value})).decode()]
+
+
+def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
+    """`from_tree`, with the marks of the value that `tree` was made from. `tree` is used up.
+
+    Raises `Malformed`, also for marks that don't belong to `tree`.
+    """
+    if pointers and pointers[0].startswith(_WHOLE):
+        return _whole(pointers[0])
+    root: dict[str, Any] = {"": tree}
+    exact: list[tuple[str, Any]] = []
+    for pointer in pointers:
+        try:
+            where, nul, value = pointer.partition("\0")
+            if nul:
+                _replace(root, where, None)
+                exact.append((where, _read_exact(value, whole=not where)))
+            else:
+                _mark(root, pointer)
+        except (LookupError, TypeError, ValueError) as error:
+            raise Malformed(f"{pointer[:200]!r} marks nothing: {error!r}") from error
+    root[""] = from_tree(root[""])
+    for where, value in exact:
+        _replace(root, where, value)
+    return root[""]
+
+
+def packed(pointers: Sequence[str]) -> list[str] | bytes:
+    """Marks as they are stored: many of them, or long ones, take a fraction of their bytes together."""
+    listed = list(pointers)
+    plain = len(listed) <= _FEW and sum(map(len, listed)) <= _SHORT
+    return listed if plain else zlib.compress(orjson.dumps(listed), 1)
+
+
+def unpacked(stored: Sequence[str] | bytes | None) -> Sequence[str]:
+    """What `packed` has made. Raises `Malformed` for anything else."""
+    if not isinstance(stored, bytes):
+        return stored or ()
+    try:
+        listed: list[str] = orjson.loads(zlib.decompress(stored))
+    except (zlib.error, ValueError) as error:
+        raise Malformed(f"the marks can't be read: {error}") from error
+    return listed
+
+
+def unescape(token: str) -> str:
+    """The field name that a reference token stands for."""
+    return token.replace("~1", "/").replace("~0", "~")
+
+
+def _inexact(value: Any) -> bool:
+    kind = type(value)
+    if kind in _EXACT:
+        return False
+    if kind is Int64:
+        return bool(INT32_MIN <= value <= INT32_MAX)
+    if kind is dict:
+        for name, item in value.items():  # noqa: SIM110 - on each event's path, and a generator takes half as long again
+            if name[:1] == "$" or (type(item) not in _EXACT and _inexact(item)):
+                return True
+        return False
+    return any(map(_inexact, value)) if kind is list else _is_inexact_leaf(value)
+
+
+def _is_inexact_leaf(value: Any) -> bool:
+    """Tell whether a value of a rarer type may have marks."""
+    if isinstance(value, Decimal128):
+        return is_odd_decimal(value)
+    if isinstance(value, Binary):
+        return value.subtype == UUID_SUBTYPE
+    return isinstance(value, DBRef | Code | Opaque | OddDocument)
+
+
+class _TooMany(Exception):
+    """The pointers have more letters than `_MOST_LETTERS`."""
+
+
+class _Pointers:
+    """Walks through a value. `_way` leads to where it is; a pointer is made of it only for a mark."""
+
+    __slots__ = ("_found", "_left", "_way")
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._way: list[str] = []
+        self._left = _MOST_LETTERS
+
+    def of(self, value: Any) -> list[str]:
+        self._walk(value)
+        return self._found
+
+    def _add_exact(self, value: Any) -> None:
+        kind, raw = element_of(value[WRAPPER] if isinstance(value, UnreadableDocument) else value)
+        self._add("\0" + base64.b64encode(b"%c%b" % (kind, raw)).decode())
+
+    def _add(self, behind: str = "") -> None:
+        pointer = "".join([f"/{escape(token)}" for token in self._way]) + behind
+        self._left -= len(pointer)
+        if self._left < 0:
+            raise _TooMany
+        self._found.append(pointer)
+
+    def _walk(self, value: Any) -> None:
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                self._enter(str(index), item)
+        elif isinstance(value, OddDocument):
+            self._add_exact(value)
+        elif isinstance(value, Mapping):
+            if any(name.startswith("$") for name in value):
+                self._add()
+            self._members(value)
+        else:
+            self._leaf(value)
+
+    def _leaf(self, value: Any) -> None:
+        if isinstance(value, Int64):
+            if INT32_MIN <= value <= INT32_MAX:
+                self._add()
+        elif isinstance(value, DBRef | Code):
+            self._compound(value)
+        elif isinstance(value, Binary):
+            if value.subtype == UUID_SUBTYPE:
+                self._add(_SUBTYPE)
+        elif _is_lost(value):
+            self._add_exact(value)
+
+    def _compound(self, value: DBRef | Code) -> None:
+        """A value that no pointer can reach into once it is read: exact as a whole, or not at all."""
+        before = len(self._found)
+        document = value.as_doc() if isinstance(value, DBRef) else {"$scope": value.scope}
+        self._members(document)
+        named = [name for name in document if name.startswith("$")]
+        known = isinstance(value, Code) or named == [name for name in ("$ref", "$id", "$db") if name in document]
+        if not known or any("\0" in pointer for pointer in self._found[before:]):
+            del self._found[before:]
+            self._add_exact(value)
+
+    def _members(self, value: Mapping[str, Any]) -> None:
+        for name, item in value.items():
+            self._enter(name, item)
+
+    def _enter(self, token: str, item: Any) -> None:
+        if type(item) in _EXACT:
+            return
+        self._way.append(token)
+        self._walk(item)
+        self._way.pop()
+
+
+def _is_lost(value: Any) -> bool:
+    """Tell whether JSON has no form that reads back as the same value."""
+    if isinstance(value, Opaque):
+        return bool(value.shown() != value.spelled())
+    return isinstance(value, Decimal128) and is_odd_decimal(value)
+
+
+def _read_exact(text: str, *, whole: bool) -> Any:
+    data = base64.b64decode(text, validate=True)
+    return read(data[1:]) if whole and data[0] == _DOCUMENT else value_of(data[0], data[1:])
+
+
+def _whole(mark: str) -> Any:
+    try:
+        return decode(base64.b64decode(mark.removeprefix(_WHOLE), validate=True))[""]
+    except (LookupError, ValueError, BSONError) as error:
+        raise Malformed(f"the marked value can't be read: {error!r}") from error
+
+
+def _mark(root: dict[str, Any], pointer: str) -> None:
+    container, key = _place(root, pointer)
+    found = container[key]
+    if isinstance(found, dict):
+        container[key] = Literal(found)
+    elif type(found) is int:
+        container[key] = Int64(found)
+    elif isinstance(found, str) and pointer.endswith(_SUBTYPE):
+        binary = container["base64"]
+        container, key = _place(root, pointer.removesuffix(_SUBTYPE))
+        container[key] = Binary(base64.b64decode(binary, validate=True), UUID_SUBTYPE)
+    else:
+        raise TypeError(f"{type(found).__name__} has no mark")
+
+
+def _replace(root: dict[str, Any], pointer: str, value: Any) -> None:
+    container, key = _place(root, pointer)
+    if container[key] is not value:  # which raises where there is nothing
+        container[key] = value
+
+
+def _place(root: dict[str, Any], pointer: str) -> tuple[Any, Any]:
+    """The container that the pointer's last token is looked up in, and that token as its key."""
+    *way, last = map(unescape, pointer.split("/"))
+    container: Any = root
+    for part in way:
+        container = container[_key(container, part)]
+    return container, _key(container, last)
+
+
+def _key(container: Any, part: str) -> str | int:
+    return int(part) if isinstance(container, list) else part

@@ -1,0 +1,38 @@
+"""Environment variables with our prefix that nobody reads: most likely they are misspelt."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from eventsync.errors import ConfigurationError
+
+_FOREIGN: Final = re.compile(r"TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_\w+", re.ASCII)
+"""Names behind the prefix that are not ours to refuse: the test suite's, and those that Kubernetes gives a container
+for each Service whose name begins with `eventsync`.
+"""
+
+
+def check_environment(prefix: str, names: Iterable[str]) -> None:
+    """Raise `ConfigurationError` for a variable with the prefix and none of these names behind it."""
+    known = {name.upper() for name in names}
+    for variable, value in sorted(os.environ.items()):
+        name = variable.upper().removeprefix(prefix)
+        if variable.upper().startswith(prefix) and name not in known and not _is_foreign(name, value):
+            meant = suggestion(name, known, prefix=prefix)
+            raise ConfigurationError(f"the environment variable {variable} is no setting{meant}")
+
+
+def _is_foreign(name: str, value: str) -> bool:
+    # Kubernetes' address of a Service is a URL, so it can't be meant for the setting `port`.
+    is_address = name.endswith("_PORT") and value.startswith(("tcp://", "udp://"))
+    return is_address or _FOREIGN.fullmatch(name) is not None
+
+
+def suggestion(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or where to find them all."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else "; `eventsync settings` lists them"

@@ -1,0 +1,1 @@
+"""The driver's edge: connections, errors, change streams, raw cursors, clocks, leases, indexes, privileges."""

@@ -1,0 +1,237 @@
+"""The one place where what the MongoDB driver raises becomes an error of ours.
+
+Reads and bookkeeping use `translated`. Writes for a client use `translated_write`, which keeps apart what MongoDB
+refused, what was never sent, and what may or may not have happened.
+
+The message of the error is ours alone: the driver's text names commands, hosts, sessions and stored values. It is kept
+for logs and operators (`EventsyncError.diagnosis`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from bson.errors import BSONError
+from pymongo import AsyncMongoClient
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    InvalidName,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WriteConcernError,
+    WTimeoutError,
+)
+
+from eventsync.errors import Conflict, EventsyncError, Forbidden, Malformed, TooLarge, Unavailable
+from eventsync.mongodb.validation import broken_rules
+
+_VALIDATION_FAILED: Final = 121
+_WRONG_KIND: Final = "MongoDB does not allow it for a collection of this kind (a view, capped, a time series)"
+_BARRED: Final[Mapping[int | None, str]] = {
+    13: "the MongoDB user of this server lacks the privilege",
+    20: _WRONG_KIND,
+    72: _WRONG_KIND,
+    73: "MongoDB does not allow this name",
+    166: _WRONG_KIND,
+    167: _WRONG_KIND,
+    263: _WRONG_KIND,
+    10003: _WRONG_KIND,
+}
+"""Unauthorized, IllegalOperation, InvalidOptions, InvalidNamespace, CommandNotSupportedOnView,
+OptionNotSupportedOnView, OperationNotSupportedInTransaction, CannotGrowDocumentInCappedNamespace: asking again does not
+help.
+"""
+AUTHENTICATION_FAILED: Final = frozenset({18, 8000})
+"""AuthenticationFailed, and AtlasError, which MongoDB Atlas answers instead."""
+
+_PASSING: Final = frozenset(
+    {6, 7, 24, 43, 46, 50, 63, 89, 91, 112, 133, 134, 150, 189, 202, 234, 237, 239, 246, 262, 292, 314, 384, 391}
+    | {9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436}
+)
+"""Codes of what passes: members, connections and elections, cursors and operations that were ended, limits of time,
+conflicts, and want of memory, disk space or history.
+Source: https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
+"""
+
+_DENIED: Final = re.compile(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([^\"]*)\")?")
+_ACTIONS: Final[Mapping[str, str]] = {
+    "aggregate": "find",
+    "count": "find",
+    "create": "createCollection",
+    "createIndexes": "createIndex",
+    "delete": "remove",
+    "drop": "dropCollection",
+    "findAndModify": "update",
+    "renameCollection": "renameCollectionSameDB",
+}
+"""Command → the action of a privilege, where they are not called the same."""
+
+_TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
+"""BSONObjectTooLarge, KeyTooLong, and an update that would make a document larger than 16 MiB."""
+
+_NEVER_SENT: Final = (ServerSelectionTimeoutError, WaitQueueTimeoutError)
+_IN_DOUBT: Final = (ConnectionFailure, WTimeoutError, WriteConcernError, ExecutionTimeout)
+
+
+class Barred(Forbidden, Unavailable):
+    """MongoDB refuses it for good: until an operator changes a privilege, or the collection.
+
+    A client is told `forbidden`, and not to ask again. Loops that wait for MongoDB handle it as `Unavailable`.
+    """
+
+    retryable = False
+
+
+def knows_no_sessions(error: BaseException | None) -> bool:
+    """Whether the driver believes that the deployment has no sessions: see `forget_connections`."""
+    return isinstance(error, ConfigurationError) and "Sessions are not supported" in str(error)
+
+
+async def forget_connections(client: Any) -> None:
+    """Have a client of PyMongo's async API open its pooled connections anew.
+
+    A connection that was opened while its member was neither primary nor secondary (in an election, while it starts)
+    believes for ever that the deployment knows no sessions, and the pool goes on giving it out. The driver has no
+    public call for this. A Motor client's connections are left alone; they heal once they are closed as idle.
+    """
+    topology = getattr(client, "_topology", None)
+    if isinstance(client, AsyncMongoClient) and topology is not None:
+        for server in list(topology._servers.values()):  # noqa: SLF001
+            await server.pool.reset_without_pause()
+
+
+def may_last(error: OperationFailure) -> bool:
+    """Tell whether nothing says that a refused read will do another time, nor that it never will."""
+    if isinstance(error, ExecutionTimeout | WTimeoutError) or error.code in _PASSING:
+        return False
+    passing = any(map(error.has_error_label, ("TransientTransactionError", "RetryableWriteError", "RetryableError")))
+    return not passing and barred(error) is None and error.code not in AUTHENTICATION_FAILED
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn driver errors inside into `Unavailable`, or `Barred`; `doing` says what could not be done."""
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        raise unavailable(doing, error) from error
+
+
+@contextmanager
+def translated_write(doing: str) -> Iterator[None]:
+    """Turn driver errors of a write inside into ours; `doing` says what could not be done.
+
+    Raises `Conflict` (a unique index has the value already), `Malformed` (the collection's own validation), `TooLarge`,
+    `Barred`, and else `Unavailable`, whose message says whether nothing was written or the outcome is unknown.
+    """
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        if refused := refusal(doing, error):
+            raise refused from error
+        raise unavailable(f"{doing}: {_what_happened(error)}", error) from error
+
+
+def unavailable(doing: str, error: BaseException) -> Unavailable:
+    """Return the error for what MongoDB did not do: `Barred` where asking again does not help."""
+    if (reason := barred(error)) is not None:
+        return Barred(f"{doing}: {reason}").because(short(error))
+    return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
+
+
+def refusal(doing: str, error: Exception) -> EventsyncError | None:
+    """Return the error for a write that was itself refused; None where something else went wrong."""
+    refused = _refusal(doing, error)
+    return None if refused is None else refused.because(short(error))
+
+
+def barred(error: BaseException) -> str | None:
+    """Return why asking again does not help; None where it may."""
+    if isinstance(error, InvalidName):
+        return _BARRED[73]
+    if isinstance(error, BSONError):
+        return "MongoDB's answer can't be decoded"
+    return _BARRED.get(error.code) if isinstance(error, OperationFailure) else None
+
+
+def _refusal(doing: str, error: Exception) -> EventsyncError | None:
+    if isinstance(error, DuplicateKeyError):
+        return Conflict(f"{doing}: {_duplicate(error)}", lasting=True)
+    if isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE):
+        return TooLarge(f"{doing}: the document would be too large for MongoDB, or a value too large for an index")
+    if isinstance(error, BSONError):
+        return Malformed(f"{doing}: it holds a value that BSON can't")
+    if isinstance(error, OperationFailure) and error.code == _VALIDATION_FAILED:
+        return Malformed(f"{doing}: the collection's validation refuses it: {broken_rules(_details(error))}")
+    if isinstance(error, OperationFailure) and error.code in _BARRED:
+        return Barred(f"{doing}: {_BARRED[error.code]}")
+    return None
+
+
+def short(error: BaseException) -> str:
+    """Return the first line of a driver's message, without the topology and the reply that it appends.
+
+    Of a command that is not allowed only action and place are named: MongoDB repeats all of it, its values too.
+    """
+    text = str(error)
+    if isinstance(error, OperationFailure) and (denied := _DENIED.search(text)):
+        return _privilege(*denied.group(1, 2, 3), streaming="$changeStream" in text)
+    for tail in (", Topology Description", " (configured timeouts", ", full error"):
+        text = text.partition(tail)[0]
+    return text.split("\n")[0][:300]
+
+
+def _privilege(database: str, command: str, collection: str | None, *, streaming: bool) -> str:
+    action = "changeStream" if streaming else _ACTIONS.get(command, command)
+    return f"it needs {action} on {f'{database}.{collection}' if collection else database}"
+
+
+def _details(error: OperationFailure) -> Any:
+    """Return MongoDB's account of a document that its validator has refused."""
+    found = (error.details or {}).get("errInfo")
+    return found.get("details") if isinstance(found, Mapping) else None
+
+
+def _duplicate(error: DuplicateKeyError) -> str:
+    names = list((error.details or {}).get("keyPattern", {}))
+    if names == ["_id"]:
+        return "it exists already"
+    if not names:
+        return "a unique index forbids it"
+    return f"another document has the same {', '.join(names)}, which a unique index forbids"
+
+
+def _what_happened(error: Exception) -> str:
+    if isinstance(error, _NEVER_SENT):
+        return "nothing was written"
+    if isinstance(error, _IN_DOUBT):
+        return "the outcome is unknown, the write may have been made"
+    return "it was not written"
+
+
+def _trouble(error: BaseException) -> str:
+    """Return the trouble with MongoDB, in our words."""
+    if isinstance(error, OperationFailure) and error.code in AUTHENTICATION_FAILED:
+        return "MongoDB refuses the user or the password of this server"
+    return next((text for kind, text in _TROUBLES if isinstance(error, kind)), "MongoDB could not do it")
+
+
+_TROUBLES: Final = (
+    (WaitQueueTimeoutError, "too many requests wait for MongoDB"),
+    (ServerSelectionTimeoutError, "MongoDB can't be reached"),
+    ((NetworkTimeout, ExecutionTimeout), "MongoDB did not answer in time"),
+    (NotPrimaryError, "MongoDB has no primary right now"),
+    ((WTimeoutError, WriteConcernError), "MongoDB could not replicate it in time"),
+    (ConnectionFailure, "the connection to MongoDB broke"),
+)

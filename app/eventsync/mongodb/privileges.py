@@ -1,0 +1,115 @@
+"""The privileges in MongoDB that each kind of process needs, and those that its user lacks.
+
+`docs/deployment.md` shows `ROLES` as definitions to paste; a test holds the page to it, and runs everything with them.
+
+Source: https://www.mongodb.com/docs/manual/reference/privilege-actions/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+
+DATA, LOG = "data", "log"
+"""The database with the tracked collections, and the event log's."""
+
+_WRITING: Final = ("insert", "update", "remove")
+
+ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "worker": {
+        DATA: ("find", "changeStream", "listCollections", "collMod", "createCollection"),
+        LOG: ("find", *_WRITING, "createIndex", "collMod"),
+        "local.system.replset": ("find",),
+    },
+    "serve": {
+        DATA: ("find", "collStats", "listCollections", *_WRITING),
+        LOG: ("find", "changeStream", "collStats", *_WRITING, "createIndex", "collMod"),
+    },
+    "read": {
+        DATA: ("find", "changeStream", "collStats", "listCollections"),
+        LOG: ("find", "changeStream", "collStats"),
+        "log.pins": _WRITING,
+    },
+    "operate": {
+        DATA: (
+            *("find", "changeStream", "collStats", "listCollections"),
+            *(*_WRITING, "createCollection", "dropCollection", "renameCollectionSameDB"),
+        ),
+        LOG: ("find", "changeStream", "collStats", *_WRITING),
+    },
+}
+"""Role → where → actions.
+
+`read` is for `status`, `tail`, `history`, `diff` and `verify`; `operate` for all commands.
+"""
+
+_WITHOUT: Final[Mapping[tuple[str, str, str], str]] = {
+    ("worker", DATA, "collMod"): "collections without pre- and post-images are not tracked",
+    ("worker", DATA, "createCollection"): "collections that do not exist are not tracked",
+    ("serve", DATA, "insert"): "no document is created through the API",
+    ("serve", DATA, "update"): "no document is changed through the API",
+    ("serve", DATA, "remove"): "no document is deleted through the API",
+    ("serve", DATA, "collStats"): "the sizes of collections are not known to plans",
+}
+"""What a process does without, and what then is missing. Without anything else it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A privilege that the user lacks. `without` is what does not work then; "" where nothing works."""
+
+    action: str
+    resource: str
+    without: str
+
+    def __str__(self) -> str:
+        return f"{self.action} on {self.resource}" + (f" ({self.without})" if self.without else "")
+
+
+async def missing(client: Client, settings: Settings, role: str) -> list[Missing]:
+    """Return what a process of this role lacks; nothing where MongoDB checks no privileges.
+
+    Raises the driver's errors.
+    """
+    if role not in ROLES:
+        return []
+    command = {"connectionStatus": 1, "showPrivileges": True}
+    status = (await client["admin"].command(command, codec_options=CODEC))["authInfo"]
+    if not status["authenticatedUsers"]:
+        return []
+    granted = status["authenticatedUserPrivileges"]
+    return [
+        Missing(action, resource, _WITHOUT.get((role, where, action), ""))
+        for where, database, collection, resource in resources(role, settings)
+        for action in ROLES[role][where]
+        if not _allows(granted, database, collection, action)
+    ]
+
+
+def resources(role: str, settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each of a role's places: its name in `ROLES`, database, collection, and how people name it."""
+    databases = {DATA: settings.database, LOG: settings.log_db}
+    for where in ROLES[role]:
+        name, _, collection = where.partition(".")
+        database = databases.get(name, name)
+        yield where, database, collection, f"{database}.{collection}" if collection else database
+
+
+def _allows(granted: list[Mapping[str, Any]], database: str, collection: str, action: str) -> bool:
+    return any(
+        action in privilege["actions"] and _covers(privilege["resource"], database, collection) for privilege in granted
+    )
+
+
+def _covers(resource: Mapping[str, Any], database: str, collection: str) -> bool:
+    if resource.get("anyResource"):
+        return True
+    if "db" not in resource or resource["db"] not in {database, ""}:
+        return False
+    # "" are all collections but the system's own.
+    return resource["collection"] == collection or (not resource["collection"] and not collection.startswith("system."))

@@ -1,0 +1,151 @@
+"""Deciding what a write becomes: at once where that is little work, and in a helper process where it is much.
+
+What a helper decides comes back encoded: documents to write as BSON, documents and patches to answer as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from bson.raw_bson import RawBSONDocument
+
+from eventsync.concurrency.offload import Offload
+from eventsync.concurrency.slices import turn
+from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.entity_tag import digest_of
+from eventsync.domain.values.extended_json import RAW_CODEC, JsonText, to_json
+from eventsync.errors import TooComplex
+from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.intent import Change, Insert, Intent, Modify, Remove, intent_of
+from eventsync.nodestorage.node import Node, node_of
+from eventsync.nodestorage.operations import Create, WriteOperation, is_portable, parsed, text_bytes
+from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.result import WriteResult
+
+TEXT_WEIGHT: Final = 8
+"""A byte of JSON, which is parsed, checked and converted, is as much work as this many bytes of a stored document."""
+
+_LOOP_STEPS: Final = 50_000
+"""Most work of one patch on the event loop, about 5 ms (see `domain.patches.step_budget`); a helper does what takes
+more.
+"""
+
+_EMPTY: Final = 64
+"""Bytes that each document counts for besides its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A checked operation that is to be decided. `size` is the work on its own JSON, in bytes."""
+
+    intent: Intent
+    operation: WriteOperation
+    size: int
+
+
+class Decider:
+    """Prepares and decides operations within `policy`. Raises what `intent_of` and `decide` do, and as `Offload`."""
+
+    def __init__(self, policy: WritePolicy, offload: Offload) -> None:
+        self._policy = policy
+        steps = min(policy.patch_steps, _LOOP_STEPS) if offload.helps else policy.patch_steps
+        self._short = replace(policy, patch_steps=steps)
+        self._offload = offload
+
+    async def prepared(self, operation: WriteOperation, author: Author) -> Decision:
+        """Check an operation: all of it that does not depend on the stored document, or what can be seen at once."""
+        size = TEXT_WEIGHT * text_bytes(operation)
+        if not size:
+            return Decision(intent_of(operation, self._short_of(operation)), operation, 0)
+        if isinstance(operation, Create):
+            # Its id may be in the document, and nothing that is stored matters.
+            new_id, packed = await self._offload.call(size, created, operation, self._policy, author)
+            change = packed.unpacked()
+            return Decision(Intent(operation.collection, new_id, lambda _, __: change, reads=False), operation, 0)
+
+        def decide(stored: Node | None, author: Author) -> Change:
+            return intent_of(parsed(operation), self._short).decide(stored, author)
+
+        return Decision(Intent(operation.collection, operation.id, decide), operation, size)
+
+    async def decide(self, decision: Decision, stored: RawBSONDocument | None, author: Author) -> Change:
+        """Decide what becomes of the stored document."""
+        size = decision.size + (len(stored.raw) if stored is not None else 0) + _EMPTY
+        if not decision.intent.reads or not is_portable(decision.operation):
+            return decision.intent.decide(None if stored is None else node_of(stored), author)
+        if size <= self._offload.above:
+            await turn(size)
+            try:
+                return decision.intent.decide(None if stored is None else node_of(stored), author)
+            except TooComplex:
+                if self._short.patch_steps == self._policy.patch_steps:
+                    raise
+        raw = None if stored is None else bytes(stored.raw)
+        packed = await self._offload.run(decided, decision.operation, self._policy, raw, author, size=size)
+        return packed.unpacked()
+
+    def _short_of(self, operation: WriteOperation) -> WritePolicy:
+        return self._short if is_portable(operation) else self._policy
+
+    async def node(self, raw: RawBSONDocument) -> Node:
+        """Return a stored document as a node; the document of a large one is a `JsonText`."""
+        size = len(raw.raw)
+        if size > self._offload.above:
+            return await self.encoded(raw, tagged=True)
+        await turn(size)
+        return node_of(raw)
+
+    async def encoded(self, raw: RawBSONDocument, *, tagged: bool = False) -> Node:
+        """Return a stored document as a node whose document is a `JsonText`; `tagged` with its digest."""
+        return await self._offload.call(len(raw.raw), encoded_node, bytes(raw.raw), tagged)
+
+
+# --- in a helper ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A change that was decided elsewhere: `write` holds the BSON of what is to be written, or nothing."""
+
+    result: WriteResult
+    kind: type[Insert | Modify] | None
+    bson: bytes
+    remove: Remove | None = None
+
+    @classmethod
+    def of(cls, change: Change) -> Packed:
+        result, write = change.result, change.write
+        document = None if result.document is None else JsonText(to_json(result.document))
+        result = replace(result, document=document, patch=JsonText(to_json(result.patch)))
+        if isinstance(write, Insert):
+            return cls(result, Insert, encode(write.document))
+        if isinstance(write, Modify):
+            return cls(result, Modify, encode({"u": write.update}))
+        return cls(result, None, b"", write)
+
+    def unpacked(self) -> Change:
+        """Return the change. What it writes is not taken apart again."""
+        if self.kind is None:
+            return Change(self.result, self.remove)
+        raw: Any = RawBSONDocument(self.bson, RAW_CODEC)
+        return Change(self.result, Insert(raw) if self.kind is Insert else Modify(raw["u"]), size=len(self.bson))
+
+
+def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any, Packed]:
+    """Return the id of a new document, and the change that makes it."""
+    intent = intent_of(parsed(operation), policy)
+    return intent.id, Packed.of(intent.decide(None, author))
+
+
+def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None, author: Author) -> Packed:
+    """Return what becomes of the document `stored`, in BSON."""
+    node = None if stored is None else node_of(RawBSONDocument(stored, RAW_CODEC))
+    return Packed.of(intent_of(parsed(operation), policy).decide(node, author))
+
+
+def encoded_node(raw: bytes, tagged: bool) -> Node:
+    """Return a stored document with its JSON instead of its values, and its digest where that is wanted."""
+    node = node_of(RawBSONDocument(raw, RAW_CODEC))
+    digest = digest_of(node.document) if tagged else ""
+    return replace(node, document=JsonText(to_json(node.document)), digest=digest)

@@ -1,0 +1,252 @@
+"""From an operation and the stored document to what is to be written. Pure: no driver call, no clock.
+
+Everything that does not depend on the stored document is checked first, once, by `intent_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import bson
+from bson.errors import BSONError, InvalidDocument
+from bson.objectid import ObjectId
+from bson.timestamp import Timestamp
+
+from eventsync.domain.bson_scan.opaque import UnreadableDocument, encode, is_odd, opaques
+from eventsync.domain.entity_tag import digest_of
+from eventsync.domain.ids import check_id, format_id, possible_id, same_id
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.patches.json_patch import JsonPatch, equal
+from eventsync.domain.patches.merge_patch import MergePatch
+from eventsync.domain.patches.minimal_update import minimal_update
+from eventsync.domain.stamp import FIELD, Stamp
+from eventsync.domain.values.extended_json import CODEC, Document, check_depth, decode, same
+from eventsync.domain.values.json_document import ABSENT, JsonDocument
+from eventsync.errors import Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
+from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.node import Node
+from eventsync.nodestorage.operations import Create, Delete, Replace, Update, WriteOperation
+from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.result import WriteResult
+
+_OPAQUE: Final = "a value that can't be read as its type says ($opaque) may only stay where one is stored already"
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Insert this document."""
+
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Modify:
+    """Apply this update, an operator document or a pipeline, to the stored document that the change was made from."""
+
+    update: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Leave `stamp` on the stored document, then delete it, both in one transaction."""
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What to write (None: nothing), and what the caller is told once that is done."""
+
+    result: WriteResult
+    write: Insert | Modify | Remove | None
+    size: int = 0
+    """Bytes of what is written, where they are many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A checked operation. `decide` takes the stored document (None: there is none) as often as it must be read.
+
+    A `reads` of False: the stored document does not matter. `transacts`: one single write can't do it.
+    """
+
+    collection: str
+    id: Any
+    decide: Callable[[Node | None, Author], Change]
+    reads: bool = True
+    transacts: bool = False
+
+
+def intent_of(operation: WriteOperation, policy: WritePolicy) -> Intent:
+    """Check an operation. Raises `Malformed` and `TooLarge`; `decide` raises what depends on the stored document."""
+    if isinstance(operation, Create):
+        return _create(operation, policy)
+    if isinstance(operation, Update):
+        return _update(operation, policy)
+    if isinstance(operation, Replace):
+        return _replace(operation, policy)
+    return _delete(operation)
+
+
+def _create(operation: Create, policy: WritePolicy) -> Intent:
+    sent = operation.document
+    whole = sent.value() if isinstance(sent, JsonDocument) else sent
+    given = operation.id
+    if given is not ABSENT and "_id" in whole and not same(whole["_id"], given):
+        raise Malformed("id and the document's _id differ")
+    new_id = check_id(whole["_id"]) if "_id" in whole else ObjectId() if given is ABSENT else given
+    document = _checked(new_id, whole, policy)
+    return Intent(operation.collection, new_id, lambda _, author: _insertion(document, author), reads=False)
+
+
+def _update(operation: Update, policy: WritePolicy) -> Intent:
+    edit = _prepared(operation, policy)
+
+    def decide(stored: Node | None, author: Author) -> Change:
+        node = _expected(operation, stored)
+        if isinstance(node.document, UnreadableDocument):
+            raise PatchFailed(_named(operation, "can't be told apart into fields: replace or delete it as a whole"))
+        return _modification(node, _checked(node.id, edit(node.document), policy, node.document), author)
+
+    return Intent(operation.collection, operation.id, decide)
+
+
+def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Document]:
+    edit = operation.edit
+    if isinstance(edit, JsonPatch):
+        return edit.prepared(
+            operations=policy.patch_operations, document_bytes=policy.document_bytes, steps=policy.patch_steps
+        )
+    if isinstance(edit, MergePatch):
+        return edit.prepared()
+    # A function may modify what it gets: that must not be the document which the result is compared with.
+    return lambda document: edit(decode(encode(document)))
+
+
+def _replace(operation: Replace, policy: WritePolicy) -> Intent:
+    sent = operation.document
+    whole: Any = sent.value() if isinstance(sent, JsonDocument) else sent
+    # What can't be read may stay, but not come with a document that is new.
+    known = {**whole, "_id": operation.id} if isinstance(whole, dict) else None
+    document = _checked(possible_id(operation.id), whole, policy, known)
+    odd = is_odd(document)
+
+    def decide(stored: Node | None, author: Author) -> Change:
+        if stored is not None and operation.must_be_absent:
+            raise VersionMismatch(_named(operation, "exists already"), current=stored.version, etag=stored.etag)
+        if stored is None and not _must_exist(operation) and (operation.upsert or operation.must_be_absent):
+            if odd:
+                raise Malformed(_OPAQUE)
+            # One that is there may have an id that no new one gets: null, or longer.
+            check_id(operation.id)
+            return _insertion(document, author)
+        node = _expected(operation, stored)
+        after = sent.in_place_of(node.document) if isinstance(sent, JsonDocument) else document
+        after = {**after, "_id": node.id}
+        return _modification(node, _checked(node.id, after, policy, node.document), author)
+
+    return Intent(operation.collection, operation.id, decide)
+
+
+def _delete(operation: Delete) -> Intent:
+    def decide(stored: Node | None, author: Author) -> Change:
+        node = _expected(operation, stored)
+        version = node.version + 1
+        mark = Stamp(version, author.op_id, author.by, deleted=True)
+        return Change(WriteResult(format_id(node.id), version, None, []), Remove(mark))
+
+    return Intent(operation.collection, operation.id, decide, transacts=True)
+
+
+def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node:
+    """The stored document, if it is there, at the expected version, and as the condition says."""
+    expected, condition = operation.expected_version, operation.condition
+    if stored is None:
+        if not _must_exist(operation):
+            raise NotFound(_named(operation, "does not exist"))
+        raise VersionMismatch(_named(operation, "does not exist, and the write asks for a state of it"), current=None)
+    if expected not in {None, stored.version}:
+        problem = f"is at version {stored.version}, not {expected}"
+    elif condition is not None and not condition.holds((stored.version, stored.document)):
+        problem = f"is {stored.etag} now, which the write's conditions exclude"
+    else:
+        return stored
+    raise VersionMismatch(_named(operation, problem), current=stored.version, etag=stored.etag)
+
+
+def _must_exist(operation: Update | Replace | Delete) -> bool:
+    """Tell whether the write is about a document that is there: the caller names a state of it."""
+    condition = operation.condition
+    return operation.expected_version is not None or (condition is not None and condition.match is not None)
+
+
+def _named(operation: Update | Replace | Delete, problem: str) -> str:
+    return f"{operation.collection}/{format_id(operation.id)} {problem}"
+
+
+def _insertion(document: Document, author: Author) -> Change:
+    if any(value == Timestamp(0, 0) for value in document.values() if isinstance(value, Timestamp)):
+        raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
+    stored = document | {FIELD: Stamp(1, author.op_id, author.by).stored()}
+    result = WriteResult(format_id(document["_id"]), 1, document, [], created=True, digest=digest_of(document))
+    return Change(result, Insert(stored))
+
+
+def _modification(before: Node, after: Document, author: Author) -> Change:
+    patch = diff(before.document, after)
+    if not patch:
+        digest = digest_of(before.document)
+        return Change(WriteResult(format_id(before.id), before.version, before.document, [], digest=digest), None)
+    version = before.version + 1
+    stamp = Stamp(version, author.op_id, author.by).stored()
+    whole = isinstance(before.document, UnreadableDocument)
+    update: Any = None if whole else minimal_update(before.document, after)
+    if update is None:
+        # As a pipeline, because a plain replacement refuses fields that start with `$` and fills in empty timestamps.
+        update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
+    else:
+        update["$set"] = update.get("$set", {}) | {FIELD: stamp}
+    result = WriteResult(format_id(before.id), version, after, patch, digest=digest_of(after))
+    return Change(result, Modify(update))
+
+
+def _not_bson(error: Exception) -> str:
+    """Return the fault, in our words: the library's own may hold the whole document."""
+    if isinstance(error, OverflowError):
+        return "an integer does not fit into 64 bits"
+    if isinstance(error, UnicodeError):
+        return "a text is not Unicode"
+    return "it holds a name or a value that BSON can't"
+
+
+def _checked(id: Any, document: Any, policy: WritePolicy, before: Document | None = None) -> Document:
+    """The document as MongoDB will have it: `_id` first, each value of the type that BSON gives it.
+
+    A value that can't be read may only stay what it is `before`. Raises `Malformed` and `TooLarge`.
+    """
+    if not isinstance(document, dict):
+        raise Malformed("a document is an object")
+    if FIELD in document:
+        raise Malformed(f"{FIELD} is reserved")
+    if "_id" in document and not (equal(document["_id"], id) or same_id(document["_id"], id)):
+        raise Malformed(f"the document's _id is not {format_id(id)}")
+    check_depth(document)
+    try:
+        encoded = _encoded({"_id": None} | document | {"_id": id}, before)
+    except (BSONError, ValueError, OverflowError, TypeError) as error:
+        raise Malformed(f"the document is not BSON: {_not_bson(error)}") from error
+    if len(encoded) > policy.document_bytes:
+        raise TooLarge(f"the document would have {len(encoded)} bytes, more than {policy.document_bytes}")
+    return decode(encoded)
+
+
+def _encoded(document: Document, before: Document | None) -> bytes:
+    try:
+        return bson.encode(document, codec_options=CODEC)
+    except (InvalidDocument, UnicodeError):
+        found = set(opaques(document))
+        if found and (before is None or not found <= set(opaques(before))):
+            raise Malformed(_OPAQUE) from None
+        return encode(document)

@@ -1,0 +1,98 @@
+"""The operations that `NodeStorage` carries out, one at a time or several in a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eventsync.domain.condition import Condition
+from eventsync.domain.patches.json_patch import JsonPatch
+from eventsync.domain.patches.merge_patch import MergePatch
+from eventsync.domain.values.extended_json import Document, JsonText
+from eventsync.domain.values.json_document import ABSENT, JsonDocument
+
+Edit = Callable[[Document], Document] | JsonPatch | MergePatch
+"""How a document is to change. A function gets a copy of its own (with `_id`, without `_sync`), which it may modify,
+and returns the new document; it runs again after a lost race, so it must depend on nothing but its argument.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new document. Without `_id` it gets `id`, and an ObjectId where that is `ABSENT`."""
+
+    collection: str
+    document: Document | JsonDocument
+    id: Any = ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An edit of the document `id`, which must exist, at `expected_version` and as `condition` says, where given."""
+
+    collection: str
+    id: Any
+    edit: Edit
+    expected_version: int | None = None
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The whole document `id`. `upsert` creates it where there is none; `must_be_absent` does nothing but that.
+
+    A `condition` with tags to match is about a document that is there: then nothing is created.
+    """
+
+    collection: str
+    id: Any
+    document: Document | JsonDocument
+    expected_version: int | None = None
+    upsert: bool = False
+    must_be_absent: bool = False
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The end of the document `id`, which must exist, at `expected_version` and as `condition` says, where given."""
+
+    collection: str
+    id: Any
+    expected_version: int | None = None
+    condition: Condition | None = None
+
+
+WriteOperation = Create | Update | Replace | Delete
+
+
+def text_bytes(operation: WriteOperation) -> int:
+    """Count the bytes of JSON in an operation that are not parsed yet."""
+    content = _content(operation)
+    return len(content) if isinstance(content, JsonText) else 0
+
+
+def parsed(operation: WriteOperation) -> WriteOperation:
+    """Return the same operation with its JSON parsed. Raises `Malformed`."""
+    if isinstance(operation, Create | Replace) and isinstance(operation.document, JsonDocument):
+        return replace(operation, document=operation.document.parsed())
+    if isinstance(operation, Update) and isinstance(operation.edit, JsonPatch | MergePatch):
+        return replace(operation, edit=operation.edit.parsed())
+    return operation
+
+
+def is_portable(operation: WriteOperation) -> bool:
+    """Tell whether another process can carry out an operation: it holds JSON, and no function or document of ours."""
+    if isinstance(operation, Update):
+        return isinstance(operation.edit, JsonPatch | MergePatch)
+    return isinstance(operation, Delete) or isinstance(operation.document, JsonDocument)
+
+
+def _content(operation: WriteOperation) -> Any:
+    if isinstance(operation, Create | Replace):
+        return operation.document.tree if isinstance(operation.document, JsonDocument) else None
+    edit = operation.edit if isinstance(operation, Update) else None
+    if isinstance(edit, JsonPatch):
+        return edit.operations
+    return edit.patch if isinstance(edit, MergePatch) else None

@@ -1,0 +1,67 @@
+"""Trying again after a lost race: jittered, and bounded by the policy's attempts and deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from pymongo.errors import PyMongoError
+from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_after_attempt, stop_before_delay
+from tenacity.wait import wait_random_exponential
+
+from eventsync.errors import Conflict
+from eventsync.mongodb.errors import unavailable
+from eventsync.nodestorage.policy import WritePolicy
+
+T = TypeVar("T")
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.004, 0.25
+"""Seconds. The first is about the time that another writer's write takes."""
+
+_WRITE_CONFLICT: Final = 112
+
+
+class Lost(Exception):
+    """Another writer changed the document first. Never leaves this package."""
+
+
+def waits() -> wait_random_exponential:
+    """Full jitter: anything between nothing and the doubled bound of the last time."""
+    return wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+
+
+async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T:
+    """Call `attempt` until it loses no race.
+
+    Raises, when the policy's bound is reached, `Conflict`, or `Unavailable` where it was no race that was lost.
+    """
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.deadline),
+        wait=waits(),
+        retry=retry_if_exception(_may_try_again),
+    )
+
+    async def once() -> T:  # Tenacity awaits nothing but functions that are declared like this.
+        return await attempt()
+
+    try:
+        return await retrying(once)
+    except RetryError as failure:
+        cause = failure.last_attempt.exception()
+        tries = failure.last_attempt.attempt_number
+        if cause is None or isinstance(cause, Lost):
+            raise Conflict(f"other writers were faster {tries} times; try again later") from cause
+        if getattr(cause, "code", None) == _WRITE_CONFLICT:
+            # MongoDB 6 does not tell the two apart.
+            reason = "other writers were faster, or the transaction is too large for MongoDB's cache"
+            raise Conflict(f"{tries} times {reason}; try again later, or split it up") from cause
+        raise unavailable("nothing was written", cause) from cause
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether a transaction that raised this has not happened and may be tried again."""
+    return isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
+
+
+def _may_try_again(error: BaseException) -> bool:
+    return isinstance(error, Lost) or is_transient(error)

@@ -1,0 +1,116 @@
+"""MongoDB transactions, on PyMongo's async API and on Motor alike.
+
+Source: https://github.com/mongodb/specifications/blob/master/source/transactions/transactions.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import pymongo
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, WriteConcern
+from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.read_concern import ReadConcern
+from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_before_delay
+
+from eventsync.errors import Unavailable
+from eventsync.mongodb.errors import forget_connections, knows_no_sessions, short
+from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.retry import Lost, retried, waits
+
+T = TypeVar("T")
+
+Session = Any
+"""A client session of either driver."""
+
+_DURABLE: Final = WriteConcern(w="majority", j=True)
+
+_HURRIED_ABORT: Final = 1.0
+"""Seconds that an abort may take for a caller that no longer waits. What is not aborted, MongoDB aborts by itself."""
+
+_UNKNOWN_RESULT = "UnknownTransactionCommitResult"
+
+
+def durable(collection: Any, codec: CodecOptions[Any]) -> Any:
+    """The collection, majority-committed on both ways, whatever it was set to."""
+    return collection.with_options(
+        codec_options=codec,
+        read_preference=ReadPreference.PRIMARY,
+        write_concern=_DURABLE,
+        read_concern=ReadConcern("majority"),
+    )
+
+
+class Transactions:
+    """Runs functions in transactions of `client`, again where MongoDB says so, within the policy's bounds."""
+
+    def __init__(self, client: Any, policy: WritePolicy) -> None:
+        self._client = client
+        self._policy = policy
+
+    async def run(self, body: Callable[[Session], Awaitable[T]]) -> T:
+        """Call `body` with a session in a transaction, and commit; what `body` raises aborts.
+
+        `body` runs again after a lost race. Raises `Conflict` at the bound, `Unavailable` where the outcome of the
+        commit stays unknown.
+        """
+
+        async def once() -> T:
+            try:
+                return await self._once(body)
+            except ConfigurationError as error:
+                if not knows_no_sessions(error):
+                    raise
+                await forget_connections(self._client)
+                raise Lost from error  # nothing was sent: the next attempt has another connection
+
+        return await retried(once, self._policy)
+
+    async def _once(self, body: Callable[[Session], Awaitable[T]]) -> T:
+        session = await _settled(self._client.start_session())
+        try:
+            options = {"read_concern": ReadConcern("snapshot"), "write_concern": _DURABLE}
+            await _settled(session.start_transaction(**options, read_preference=ReadPreference.PRIMARY))
+            try:
+                result = await body(session)
+            except asyncio.CancelledError:
+                with pymongo.timeout(_HURRIED_ABORT):
+                    await session.abort_transaction()
+                raise
+            except BaseException:
+                await session.abort_transaction()
+                raise
+            await self._commit(session)
+            return result
+        finally:
+            await session.end_session()
+
+    async def _commit(self, session: Session) -> None:
+        """Commit, repeatedly while it is unknown whether that worked: a second commit of the same is harmless."""
+        retrying = AsyncRetrying(
+            stop=stop_before_delay(self._policy.deadline), wait=waits(), retry=retry_if_exception(_result_is_unknown)
+        )
+
+        async def commit() -> None:
+            await session.commit_transaction()
+
+        try:
+            await retrying(commit)
+        except RetryError as failure:
+            cause = failure.last_attempt.exception()
+            detail = short(cause) if cause else ""
+            message = "the outcome of the transaction is unknown, it may have happened"
+            raise Unavailable(message).because(detail) from cause
+
+
+async def _settled(value: Any) -> Any:
+    """Both drivers have these calls; what is a coroutine in one is a plain call in the other."""
+    return await value if inspect.isawaitable(value) else value
+
+
+def _result_is_unknown(error: BaseException) -> bool:
+    return isinstance(error, PyMongoError) and error.has_error_label(_UNKNOWN_RESULT)

@@ -1,0 +1,195 @@
+"""Carries out operations: alone, where one write is enough, or in a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from bson.errors import BSONError
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.values.extended_json import JsonText
+from eventsync.errors import Conflict, EventsyncError, NotFound, PatchFailed, RateLimited, TooLarge, VersionMismatch
+from eventsync.mongodb.errors import refusal, translated_write
+from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.deciding import Decider, Decision
+from eventsync.nodestorage.document_locks import Turns
+from eventsync.nodestorage.documents import Collections, Found
+from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
+from eventsync.nodestorage.intent import Change, Insert, Intent
+from eventsync.nodestorage.operations import WriteOperation
+from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.result import WriteResult
+from eventsync.nodestorage.retry import Lost, is_transient, retried
+from eventsync.nodestorage.transactions import Session, Transactions
+
+
+class Writer:
+    """Writes to `collections`, and in the same transaction to `records` where a write has an idempotency key."""
+
+    def __init__(
+        self,
+        collections: Collections,
+        records: IdempotencyRecords,
+        transactions: Transactions,
+        policy: WritePolicy,
+        decider: Decider,
+    ) -> None:
+        self._collections = collections
+        self._records = records
+        self._transactions = transactions
+        self._policy = policy
+        self._decider = decider
+        self._turns = Turns()
+
+    async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
+        """One operation."""
+        decision = await self._decider.prepared(operation, author)
+        intent = decision.intent
+        with translated_write(_doing(intent)):
+            if idempotency is None and not intent.transacts:
+                async with self._turns.of(_name(intent), within=self._policy.deadline):
+                    return await retried(lambda: self._alone(decision, author), self._policy)
+            [result] = await self._together([decision], author, idempotency)
+            return result
+
+    async def all(
+        self, operations: Sequence[WriteOperation], author: Author, idempotency: Idempotency | None
+    ) -> list[WriteResult]:
+        """Several operations, in one transaction."""
+        decisions = []
+        for index, operation in enumerate(operations):
+            with _numbered(index):
+                decisions.append(await self._decider.prepared(operation, author))
+        with translated_write("the transaction can't be made"):
+            return await self._together(decisions, author, idempotency, numbered=True)
+
+    async def _alone(self, decision: Decision, author: Author) -> WriteResult:
+        """One attempt without a transaction. Raises `Lost`."""
+        intent = decision.intent
+        documents = self._collections.of(intent.collection)
+        raw, twin = await documents.find(intent.id) if intent.reads else Found(None)
+        need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
+        change = await self._decider.decide(decision, raw, author)
+        _check_twin(intent, change, twin)
+        if change.write is None:
+            return change.result
+        if raw is not None and not await documents.can_compare(raw):
+            [result] = await self._together([decision], author, None)
+            return result
+        with _lost_if_taken(intent):
+            await documents.write(change, raw)
+        return change.result
+
+    async def _together(
+        self, decisions: Sequence[Decision], author: Author, idempotency: Idempotency | None, *, numbered: bool = False
+    ) -> list[WriteResult]:
+        """Everything in one transaction, or what is recorded under the key."""
+
+        async def body(session: Session) -> list[WriteResult]:
+            if idempotency and (recorded := await self._records.find(idempotency, session)):
+                return recorded
+            results = []
+            budget = _Budget(self._policy.transaction_bytes)
+            for index, decision in enumerate(decisions):
+                with _numbered(index if numbered else None):
+                    results.append(await self._step(decision, author, session, budget))
+            if idempotency:
+                await self._records.insert(idempotency, results, session)
+            return results
+
+        try:
+            if idempotency:
+                await self._records.check_room()
+            return await self._transactions.run(body)
+        except (Conflict, NotFound, VersionMismatch, PatchFailed, RateLimited, DuplicateKeyError):
+            # What is in the way may be the work of another request with the same key, as may its record be. (Where no
+            # key has ever been recorded, there is no collection, and looking into that is not yet the transaction's
+            # snapshot: what it finds missing next may have been deleted in between.)
+            if idempotency and (recorded := await self._records.find(idempotency)):
+                return recorded
+            raise
+
+    async def _step(self, decision: Decision, author: Author, session: Session, budget: _Budget) -> WriteResult:
+        intent = decision.intent
+        documents = self._collections.of(intent.collection)
+        raw, twin = await documents.find(intent.id, session) if intent.reads else Found(None)
+        before = 0 if raw is None else len(raw.raw)
+        budget.take(before)
+        change = await self._decider.decide(decision, raw, author)
+        _check_twin(intent, change, twin)
+        # What grows counts by what it grows to, and what is written as a whole once more, where that is large.
+        after = change.result.document
+        budget.take(max(change.size, len(after.text) - before if isinstance(after, JsonText) else 0))
+        with _refused(intent), _lost_if_taken(intent):
+            await documents.write(change, raw, session)
+        return change.result
+
+
+class _Budget:
+    """Bounds the documents of one transaction: MongoDB holds them in its cache until the end.
+
+    Where the cache is too small, the transaction fails again and again, as if others were in its way.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = most
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes. Raises `TooLarge`, but not for the first document, and `Unavailable` as `need` does."""
+        if size > self._left < self._most:
+            raise TooLarge(f"the documents of the transaction have more than {self._most} bytes in all; split it up")
+        self._left -= max(0, size)
+        need(DOCUMENT_WEIGHT * (self._most - self._left))
+
+
+def _name(intent: Intent) -> str:
+    return f"{intent.collection}/{format_id(intent.id)}"
+
+
+def _check_twin(intent: Intent, change: Change, twin: IdText | None) -> None:
+    """Refuse at once to make a document whose place another one has. Raises `Conflict`."""
+    if twin is not None and isinstance(change.write, Insert):
+        raise Conflict(
+            f"{_name(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
+        )
+
+
+def _doing(intent: Intent) -> str:
+    return f"{_name(intent)} can't be written"
+
+
+@contextmanager
+def _numbered(index: int | None) -> Iterator[None]:
+    """Have an error of ours say which operation of a transaction raised it."""
+    try:
+        yield
+    except EventsyncError as error:
+        if index is not None:
+            error.args = (f"operation {index}: {error.message}", *error.args[1:])
+        raise
+
+
+@contextmanager
+def _refused(intent: Intent) -> Iterator[None]:
+    """Turn a refusal of MongoDB into an error of ours here, where it is known which operation it belongs to."""
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        if not is_transient(error) and (refused := refusal(_doing(intent), error)):
+            raise refused from error
+        raise
+
+
+@contextmanager
+def _lost_if_taken(intent: Intent) -> Iterator[None]:
+    """An id that was free when it was read, and is not now, is a lost race. An id that was never read is not."""
+    try:
+        yield
+    except DuplicateKeyError as error:
+        if intent.reads and list((error.details or {}).get("keyPattern", {})) == ["_id"]:
+            raise Lost from error
+        raise

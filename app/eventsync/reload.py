@@ -1,0 +1,60 @@
+"""SIGHUP: a process starts again in place, with the settings as they are then, if those can be used.
+
+Settings that can't be used change nothing: the process goes on with those that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from eventsync.errors import ConfigurationError, Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.readiness import check
+
+log = logging.getLogger(__name__)
+
+Reread = Callable[[], Settings]
+"""Reads the settings again, from where they were read first. Raises `ConfigurationError`."""
+
+
+def ignore_hangups() -> None:
+    """Ignore SIGHUP before and after it is listened for: by default it would end the process at once."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@asynccontextmanager
+async def hangups_heard(role: str, reread: Reread, restart: Callable[[Settings], None]) -> AsyncIterator[None]:
+    """While the block runs, call `restart` with the new settings after each SIGHUP, if they can be used."""
+    heard = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, heard.set)
+    rereading = asyncio.create_task(_reread(heard, role, reread, restart), name="read the settings again")
+    try:
+        yield
+    finally:
+        rereading.cancel()
+        with suppress(asyncio.CancelledError):
+            await rereading
+        loop.remove_signal_handler(signal.SIGHUP)
+        ignore_hangups()
+
+
+async def _reread(heard: asyncio.Event, role: str, reread: Reread, restart: Callable[[Settings], None]) -> None:
+    while True:
+        await heard.wait()
+        heard.clear()
+        try:
+            settings = reread()
+            with suppress(Unavailable):  # waited for, as at the first start
+                await check(settings, role)
+        except ConfigurationError as error:
+            log.log(
+                logging.ERROR, "SIGHUP: going on as before, because the settings can't be used: %s", error.diagnosis
+            )
+        else:
+            log.info("SIGHUP: starting again, with the settings as they are now")
+            restart(settings)

@@ -1,0 +1,103 @@
+"""A bound on how long a request may stay unanswered, whatever its endpoint waits for.
+
+Each wait below has a bound of its own, and several can follow each other: server selection, a connection, a command, a
+second attempt. This is the bound on all of them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eventsync.errors import Unavailable
+from eventsync.server.problems import respond
+
+_KEY: Final = "eventsync.deadline"
+
+
+class Deadline:
+    """The time of one request. It runs from the end of the request's body to the beginning of the answer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds: float | None = seconds
+        self._timeout = asyncio.timeout(None)
+
+    def lift(self) -> None:
+        """Take the bound away, for an endpoint that streams and bounds each of its steps."""
+        if self._seconds is not None:
+            self._seconds = None
+            self._timeout.reschedule(None)
+
+    def extend(self, seconds: float) -> None:
+        """Give an endpoint that is asked to wait so many seconds more."""
+        if self._seconds is not None:
+            self._seconds += seconds
+            self._start()
+
+    def _start(self) -> None:
+        if self._seconds is not None:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Run `app`; return False where its time was over before it had answered. What it did is then cancelled."""
+        scope[_KEY] = self
+
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                self._start()
+            return message
+
+        async def sent(message: Message) -> None:
+            # Too late: a late answer and the one that says so would be two.
+            if not self._timeout.expired():
+                self.lift()
+                await send(message)
+
+        try:
+            async with self._timeout:
+                if not _has_body(scope):
+                    self._start()
+                await app(scope, received, sent)
+        except TimeoutError:
+            if not self._timeout.expired():
+                raise
+            return False
+        return True
+
+
+def deadline_of(connection: HTTPConnection) -> Deadline:
+    """Return the deadline of the request that is being answered."""
+    found = connection.scope[_KEY]
+    if not isinstance(found, Deadline):
+        raise TypeError("the application runs without its deadlines")
+    return found
+
+
+class Deadlines:
+    """ASGI middleware: answers 503 where `seconds` pass between a request and the beginning of its answer."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif not await Deadline(self._seconds).run(self._app, scope, receive, send):
+            await respond(_late(scope["method"], self._seconds))(scope, receive, send)
+
+
+def _late(method: str, seconds: float) -> Unavailable:
+    outcome = "" if method in {"GET", "HEAD", "OPTIONS"} else "; the outcome is unknown, the write may have been made"
+    return Unavailable(f"there was no answer within {seconds:g} s, of MongoDB or of a helper process{outcome}")
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ") != b"")
+        for name, value in scope["headers"]
+    )

@@ -1,0 +1,146 @@
+"""The end of a connection whose client may still be sending.
+
+A kernel that closes a socket with something unread resets the connection, and a client that is reset loses what it has
+received but not read: the answer that says why. So the last bytes are followed by a half-close, and what still comes
+is thrown away, unparsed: until the client ends the connection, falls silent, or has used up a bound.
+
+Source: https://www.rfc-editor.org/rfc/rfc9112#section-9.6
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from eventsync.server.limits import Guard
+
+MOST_LINGERING: Final = 256
+"""Connections of a process that linger at a time. Any more are closed at once. All count as connections."""
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of a client that are thrown away. They cost some 10 µs each 256 KiB."""
+
+MOST_SECONDS: Final = 30.0
+"""Seconds that a connection lingers at most."""
+
+SILENCE: Final = 2.0
+"""Seconds without any progress, after which a client is not waited for."""
+
+
+class _Ended(asyncio.Transport):
+    """The transport of a protocol whose connection is not its own any more: nothing goes out."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Do nothing: the connection ends by itself."""
+
+    abort = pause_reading = resume_reading = close
+
+    def write(self, data: object) -> None:
+        """Drop what comes too late."""
+
+    def writelines(self, list_of_data: object) -> None:
+        """Drop what comes too late."""
+
+
+ENDED: Final = _Ended()
+
+
+class Outlet:
+    """A transport whose `close` is another's business."""
+
+    __slots__ = ("close", "is_closing", "transport", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.transport = transport
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+class Lingering(asyncio.Protocol):
+    """Throws away what a client sends, for a while, and then ends the connection."""
+
+    def __init__(self, transport: asyncio.Transport, guard: Guard, address: str, connections: set[Any]) -> None:
+        self.transport = transport
+        self._guard = guard
+        self._address = address
+        self._connections = connections
+        self._left = MOST_BYTES
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + MOST_SECONDS
+        guard.enter(address)
+        guard.lingering += 1
+        connections.add(self)
+        self._timer = self._look_again()
+
+    def data_received(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._timer.cancel()
+        self._connections.discard(self)
+        self._guard.lingering -= 1
+        self._guard.leave(self._address)
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """End the connection: the server goes."""
+        self.transport.close()
+
+    def _look_again(self) -> asyncio.TimerHandle:
+        progress = (self._left, self.transport.get_write_buffer_size())
+        return self._loop.call_later(SILENCE, self._look, progress)
+
+    def _look(self, before: tuple[int, int]) -> None:
+        if before == (self._left, self.transport.get_write_buffer_size()) or self._loop.time() >= self._end:
+            self.transport.abort()
+        else:
+            self._timer = self._look_again()
+
+
+class Served(Protocol):
+    """A protocol with a connection."""
+
+    transport: asyncio.Transport
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+
+def unwrapped(transport: asyncio.Transport | Outlet) -> asyncio.Transport:
+    """Return the transport of an `Outlet`, or the one that there is."""
+    return transport.transport if isinstance(transport, Outlet) else transport
+
+
+def linger(protocol: Served, guard: Guard, address: str, connections: set[Any]) -> None:
+    """Take the connection from its `protocol`, which has sent its last, and end it in order.
+
+    The protocol hears that the connection is lost, in the next turn: in this one it may be in the midst of something.
+    """
+    transport = unwrapped(protocol.transport)
+    protocol.transport = ENDED
+    if not transport.is_closing():
+        asyncio.get_running_loop().call_soon(_take_over, transport, protocol, guard, address, connections)
+
+
+def _take_over(
+    transport: asyncio.Transport, protocol: Served, guard: Guard, address: str, connections: set[Any]
+) -> None:
+    if transport.is_closing():
+        return
+    if guard.lingering >= MOST_LINGERING:
+        transport.close()
+        asyncio.get_running_loop().call_later(SILENCE, transport.abort)
+        return
+    transport.set_protocol(Lingering(transport, guard, address, connections))
+    protocol.connection_lost(ConnectionAbortedError())
+    transport.resume_reading()
+    transport.write_eof()

@@ -1,0 +1,159 @@
+"""The one table from error to HTTP status, WebSocket close code and title; problem documents made from it.
+
+Source: https://www.rfc-editor.org/rfc/rfc9457
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+from eventsync import errors
+from eventsync.domain.replay import Damaged
+from eventsync.logging import Alarms
+
+log = logging.getLogger(__name__)
+_alarms = Alarms(log)
+
+
+class Close(IntEnum):
+    """WebSocket close codes. 44xx: do not reconnect unchanged. All others: reconnect with jitter and the own vector."""
+
+    RESTART = 1012
+    TRY_LATER = 1013
+    INTERNAL = 1011
+    BAD_MESSAGE = 4400
+    FORBIDDEN = 4403
+    NO_HELLO = 4408
+    TOO_LARGE = 4413
+    TOO_MANY = 4429
+    SLOW = 4503
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How an error is told."""
+
+    status: HTTPStatus
+    close: Close
+    title: str
+
+
+TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
+    errors.Malformed: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The request can't be understood"),
+    errors.Forbidden: Problem(HTTPStatus.FORBIDDEN, Close.FORBIDDEN, "Refused by policy"),
+    errors.NotFound: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such document"),
+    errors.NotTracked: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such tracked collection"),
+    errors.Conflict: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The write lost against another"),
+    errors.ResetRequired: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The position can't be continued from"),
+    errors.BehindRetention: Problem(HTTPStatus.GONE, Close.BAD_MESSAGE, "Not kept any more"),
+    errors.Unreadable: Problem(HTTPStatus.GONE, Close.INTERNAL, "What is stored of it can't be read"),
+    errors.VersionMismatch: Problem(
+        HTTPStatus.PRECONDITION_FAILED, Close.TRY_LATER, "The document has another version"
+    ),
+    errors.TooLarge: Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, Close.TOO_LARGE, "Over a limit"),
+    errors.UnsupportedMediaType: Problem(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, Close.BAD_MESSAGE, "The content type is not taken here"
+    ),
+    errors.PatchFailed: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, Close.BAD_MESSAGE, "The patch does not apply"),
+    errors.TooComplex: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, Close.BAD_MESSAGE, "The request takes too much work"),
+    errors.RateLimited: Problem(HTTPStatus.TOO_MANY_REQUESTS, Close.TOO_MANY, "Too much at a time"),
+    errors.Unavailable: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not available right now"),
+}
+"""Errors that are not here are bugs: 500, 1011."""
+
+_INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, Close.INTERNAL, "Internal error")
+_MEDIA_TYPE = "application/problem+json"
+
+
+def problem_of(error: errors.EventsyncError) -> Problem:
+    """The row of the error's class, or of the nearest one above it."""
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _INTERNAL)
+
+
+def respond(error: errors.EventsyncError) -> Response:
+    """The problem document: `type`, `title`, `status`, `code`, `detail`, and what the error itself adds."""
+    problem, error = problem_of(error), errors.told(error)
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status.value,
+        "code": error.code,
+        "detail": error.message,
+    }
+    headers: dict[str, str] = {"Cache-Control": "no-store"}
+    if isinstance(error, errors.VersionMismatch):
+        body["current"] = error.current
+        if error.etag is not None:
+            headers["ETag"] = error.etag
+    elif isinstance(error, errors.ResetRequired):
+        body["reason"] = error.reason
+    elif isinstance(error, errors.BehindRetention):
+        body["since"] = error.since
+    elif isinstance(error, errors.Conflict) and error.lasting:
+        body |= {} if error.existing is None else {"existing": error.existing}
+    elif error.retryable:
+        # Whole seconds, as RFC 9110 section 10.2.3 has them.
+        headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", 1.0))))
+    return Response(orjson.dumps(body), problem.status, headers, _MEDIA_TYPE)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for every error that a request may end with."""
+    if isinstance(error, Damaged):
+        _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
+        error = errors.Unreadable("an event that this takes is missing in the log, or can't be read")
+    if isinstance(error, errors.EventsyncError) and problem_of(error) is not _INTERNAL:
+        return respond(error)
+    if isinstance(error, HTTPException):
+        return _http(request, error)
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return respond(errors.EventsyncError())
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for a path that has no route, by 404 for a WebSocket too; Starlette's own answer to that is a bare 403."""
+    if scope["type"] == "http":
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    await _response(HTTPStatus.NOT_FOUND, "no WebSocket is served here; /v1/sync is the one path")(scope, receive, send)
+
+
+def _http(request: Request, error: HTTPException) -> Response:
+    """The framework's own refusals: no such path, method not allowed."""
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names those of one route, and a path may have several (RFC 9110 section 15.5.6).
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return _response(HTTPStatus(error.status_code), error.detail, headers)
+
+
+def _response(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the problem document of a status that stands for no error of ours."""
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "code": status.name.lower(),
+        "detail": detail,
+    }
+    return Response(orjson.dumps(body), status, headers, _MEDIA_TYPE)
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that the request's path takes."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found

@@ -1,0 +1,88 @@
+"""A response of unknown length, written piece by piece: each with a deadline, until the client goes.
+
+Raw ASGI, because Starlette's streaming response has no deadline, and cancels what it streams by an anyio cancel scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive, Scope, Send
+
+from eventsync.server.problems import Close
+from eventsync.server.protocols import evict
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Gone(Exception):
+    """The client is not there any more, or was put out because it does not read."""
+
+
+class Outlet:
+    """The client's end of a streaming response."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, timeout: float) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._timeout = timeout
+        self.gone = False
+        self.started = False
+        """Whether the status may be out: nothing else can be the answer then."""
+
+    async def start(self, headers: Headers) -> None:
+        """Send the status, 200, and the headers. Raises `Gone` like all that sends, and for a `HEAD` request."""
+        self.started = True
+        await self._put({"type": "http.response.start", "status": 200, "headers": [*headers]})
+        if self._scope["method"] == "HEAD":
+            await self.end()
+            self.gone = True
+            raise Gone
+
+    async def write(self, body: bytes) -> None:
+        """Send a piece of the body; returns when the connection can take more."""
+        await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """End the response, whole."""
+        await self._put({"type": "http.response.body", "body": b""})
+
+    def cut(self) -> None:
+        """End the connection without the end of the response, so that nobody takes it for whole."""
+        self.gone = True
+        evict(self._scope, Close.TRY_LATER)
+
+    @asynccontextmanager
+    async def watched(self, on_gone: Callable[[], None]) -> AsyncIterator[None]:
+        """While the block runs, notice when the client goes, and say so."""
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._watch(on_gone), name="watch the client of a streaming response")
+            try:
+                yield
+            finally:
+                watching.cancel()
+
+    async def _watch(self, on_gone: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self.gone = True
+        on_gone()
+
+    async def _put(self, message: dict[str, object]) -> None:
+        if self.gone:
+            raise Gone
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._send(message)
+        except TimeoutError as error:
+            log.info("a client that does not read is put out: nothing taken within %g s", self._timeout)
+            self.cut()
+            raise Gone from error
+        except OSError as error:
+            raise Gone from error

@@ -1,0 +1,94 @@
+"""Answers of known length, sent in pieces, each with a deadline.
+
+The server's transport takes whatever it is given, however slowly the client reads. In pieces no more than one waits
+there; the rest is counted (`concurrency.held_bytes`) until it is sent, and a client that takes no piece in time is cut
+off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eventsync.concurrency.held_bytes import HeldBytes, Share
+from eventsync.server.problems import Close
+from eventsync.server.protocols import evict
+
+log = logging.getLogger(__name__)
+
+_PIECE: Final = 256 * 1024
+
+
+class Answers:
+    """ASGI middleware: bounds the bytes that requests hold together, and how long an answer may stay unread."""
+
+    def __init__(self, app: ASGIApp, held: HeldBytes, timeout: float) -> None:
+        """`timeout`: seconds that a client has for each piece."""
+        self._app = app
+        self._held = held
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with self._held.request() as share:
+            await self._app(scope, receive, _Answer(scope, send, share, self._timeout).send)
+
+
+class Parts(Response):
+    """An answer of known length in parts, which are never one: to join them would take twice the memory, and time."""
+
+    def __init__(self, parts: Sequence[bytes], headers: Mapping[str, str], media_type: str) -> None:
+        length = sum(map(len, parts))
+        super().__init__(None, headers={**headers, "Content-Length": str(length)}, media_type=media_type)
+        self._parts = parts
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _Answer:
+    def __init__(self, scope: Scope, send: Send, share: Share, timeout: float) -> None:
+        self._scope = scope
+        self._send = send
+        self._share = share
+        self._timeout = timeout
+        self._length: int | None = None
+        self._cut = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            found = (int(value) for name, value in message["headers"] if name.lower() == b"content-length")
+            self._length = next(found, None)
+            # What was read for the answer is not needed any more, once there is an answer.
+            self._share.settle(self._length or 0)
+        # A response of unknown length bounds its pieces and its waits itself.
+        is_small = len(message.get("body", b"")) <= _PIECE and not message.get("more_body")
+        if self._length is None or message["type"] != "http.response.body" or is_small:
+            await self._send(message)
+            return
+        body, more = memoryview(message["body"]), message.get("more_body", False)
+        for start in range(0, len(body), _PIECE):
+            piece = bytes(body[start : start + _PIECE])
+            rest = start + _PIECE < len(body)
+            await self._put({"type": "http.response.body", "body": piece, "more_body": rest or more})
+
+    async def _put(self, message: Message) -> None:
+        if self._cut:
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._send(message)
+        except TimeoutError:
+            log.info("a client that does not read its answer is cut off: nothing taken within %g s", self._timeout)
+            self._cut = True
+            evict(self._scope, Close.SLOW)

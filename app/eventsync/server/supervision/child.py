@@ -1,0 +1,181 @@
+"""A child process: started, started again whenever it dies, and ended in bounded time. None outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
+from eventsync.server.supervision.orphans import die_with_parent
+
+STEADY: Final = 10.0
+"""A child that lived this long, in seconds, is taken to have worked: the count of its deaths begins anew."""
+
+MAX_DEATHS: Final = 8
+"""So many deaths in a row, each before `STEADY`, are no accident."""
+
+_DELAY, _DELAY_CAP = 0.1, 5.0
+_HOPELESS: Final = frozenset({2, 62})
+"""Exit codes that starting again can't change: bad options (ours and mongod's), data of another MongoDB version."""
+
+_LINE_BYTES: Final = 64 * 1024
+
+
+class Voice(Protocol):
+    """Tells people about a child."""
+
+    def say(self, text: str, style: str = "", /) -> None:
+        """What has become of it, in the parent's words."""
+
+    def line(self, name: str, text: str, /) -> None:
+        """A line of the output of the child `name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to run a child. With `log`, its output goes to that file; without, line by line to the parent's voice.
+
+    `patience` is in seconds, from SIGTERM to SIGKILL. `orphaned` is the signal that it gets when its parent dies.
+    `descriptors` are open files of the parent that it inherits, under the same numbers.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    patience: float
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    log: Path | None = None
+    own_output: bool = True
+    """Without, what it writes goes where its parent's output goes, and is nobody's business here."""
+    descriptors: tuple[int, ...] = ()
+    orphaned: signal.Signals = signal.SIGTERM
+    explain: Callable[[], str] = str
+    """What is known about its last death besides the exit code."""
+
+
+class Child:
+    """Runs a plan until `end`. When it gives up, it says why in `failure` and calls `failed`."""
+
+    def __init__(self, plan: Plan, voice: Voice, failed: Callable[[], None], hurry: asyncio.Event) -> None:
+        self.plan = plan
+        self.failure: EventsyncError | None = None
+        self._voice = voice
+        self._failed = failed
+        self._hurry = hurry
+        self._ending = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep it running while the block runs. Afterwards it is gone."""
+        keeping = asyncio.create_task(self._keep(), name=f"keep {self.plan.name}")
+        try:
+            yield
+        finally:
+            self._ending.set()
+            await keeping
+
+    async def _keep(self) -> None:
+        deaths = 0
+        while not self._ending.is_set():
+            started = time.monotonic()
+            try:
+                code = await self._live()
+            except OSError as error:
+                return self._give_up(ConfigurationError(f"{self.plan.command[0]} can't be run: {error}"))
+            if self._ending.is_set():
+                return None
+            deaths = 1 if time.monotonic() - started > STEADY else deaths + 1
+            if failure := self._hopeless(code, deaths):
+                return self._give_up(failure)
+            await self._pause(code, min(_DELAY_CAP, _DELAY * 2 ** (deaths - 1)))
+        return None
+
+    def _hopeless(self, code: int, deaths: int) -> EventsyncError | None:
+        name, why = self.plan.name, self.plan.explain() or "its messages are above"
+        if code in _HOPELESS:
+            return ConfigurationError(f"{name} can't run like this ({ended(code)}): {why}")
+        if deaths >= MAX_DEATHS:
+            return Unavailable(f"{name} died {deaths} times in a row ({ended(code)}): {why}")
+        return None
+
+    def _give_up(self, failure: EventsyncError) -> None:
+        self.failure = failure
+        self._failed()
+
+    async def _pause(self, code: int, delay: float) -> None:
+        self._voice.say(f"{self.plan.name} {ended(code)}; starting it again in {delay:g} s", "yellow")
+        await first(self._ending, within=delay)
+
+    async def _live(self) -> int:
+        """One life, from start to exit code."""
+        process = await self._start()
+        output = asyncio.create_task(self._pass_on(process), name=f"output of {self.plan.name}")
+        exited = asyncio.create_task(process.wait(), name=f"end of {self.plan.name}")
+        await first(self._ending, exited)
+        if not exited.done():
+            process.terminate()
+            await first(self._hurry, exited, within=self.plan.patience)
+        if not exited.done():
+            self._voice.say(f"{self.plan.name} did not end by itself; killing it", "yellow")
+            process.kill()
+        code = await exited
+        await output
+        return code
+
+    async def _start(self) -> Process:
+        log = self.plan.log.open("ab") if self.plan.log else None
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self.plan.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log or (subprocess.PIPE if self.plan.own_output else None),
+                stderr=subprocess.STDOUT if self.plan.own_output else None,
+                env=self.plan.environment,
+                pass_fds=self.plan.descriptors,
+                # Ctrl-C in the terminal is for the parent, which ends the children in order.
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, self.plan.orphaned, os.getpid()),
+                limit=_LINE_BYTES,
+            )
+        finally:
+            if log:
+                log.close()
+
+    async def _pass_on(self, process: Process) -> None:
+        if process.stdout is None:
+            return
+        rest = b""
+        while chunk := await process.stdout.read(_LINE_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._voice.line(self.plan.name, line.decode(errors="replace"))
+        if rest:
+            self._voice.line(self.plan.name, rest.decode(errors="replace"))
+
+
+def ended(code: int) -> str:
+    """How a process ended, in words; `code` as `subprocess` has it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"
+
+
+async def first(
+    event: asyncio.Event, other: asyncio.Task[object] | None = None, *, within: float | None = None
+) -> None:
+    """Wait until `event` is set, `other` is done, or `within` seconds are over."""
+    waiting: asyncio.Task[Any] = asyncio.create_task(event.wait(), name="wait")
+    await asyncio.wait({waiting, other} if other else {waiting}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()

@@ -1,0 +1,214 @@
+"""Several server processes on one port: kept running, replaced one after the other, ended together.
+
+This process listens and never accepts; the servers inherit its sockets and accept from them. So whichever of them ends,
+for whatever reason, the connections that wait stay where they are, and the next one that has time takes them. (Of
+sockets of their own, by SO_REUSEPORT, those that wait at one are lost with it.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from eventsync.errors import EventsyncError
+from eventsync.server.supervision.child import Child, Plan, first
+
+log = logging.getLogger(__name__)
+
+GRACE: Final = 5.0
+"""What a server gets, beyond the time that it gives its clients, between SIGTERM and SIGKILL, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """How to run one server process: by `command`, with the numbers of the `sockets` and of a pipe behind it.
+
+    The server writes a line into the pipe once it serves clients. `drain_timeout` is what it gives its clients when it
+    is told to end, and `ready_timeout` how long it may take until it serves some, in seconds.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    sockets: Sequence[socket.socket]
+    drain_timeout: float
+    ready_timeout: float
+
+    def child(self, name: str, ready: int) -> Plan:
+        """The plan of one child, which tells `ready`, the pipe's end, that it serves."""
+        listeners = tuple(listener.fileno() for listener in self.sockets)
+        words = ("--listen-fds", ",".join(map(str, listeners)), "--ready-fd", str(ready))
+        return Plan(
+            name,
+            (*self.command, *words),
+            patience=self.drain_timeout + GRACE,
+            environment=self.environment,
+            own_output=False,
+            descriptors=(*listeners, ready),
+        )
+
+
+class ServerProcesses:
+    """Runs `count` server processes until SIGTERM or SIGINT. SIGHUP replaces them, one after the other."""
+
+    def __init__(self, plan: ServerPlan, count: int) -> None:
+        self._plan = plan
+        self._count = count
+        self._current: list[_Server] = []
+        self._running: set[_Server] = set()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._replace = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until a signal; a second one ends everything at once. Raises what a server was given up for."""
+        with self._signals_heard():
+            async with asyncio.TaskGroup() as group:
+                self._current = [self._start(group, number) for number in range(self._count)]
+                replacing = group.create_task(self._replacing(group), name="replace server processes")
+                await self._stop.wait()
+                # From now on who connects is refused, and can go elsewhere: nobody would accept.
+                for listener in self._plan.sockets:
+                    listener.close()
+                for server in self._running:
+                    server.end()
+                replacing.cancel()
+        for server in self._current:
+            if server.failure is not None:
+                raise server.failure
+
+    @contextmanager
+    def _signals_heard(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._replace.set)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _told_to_end(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
+            log.warning("%s again: ending the server processes at once", number.name)
+            self._hurry.set()
+            return
+        log.info("%s: ending %d server processes", number.name, len(self._running))
+        self._stop.set()
+
+    def _start(self, group: asyncio.TaskGroup, number: int) -> _Server:
+        server = _Server(self._plan, f"server {number + 1}", self._failed, self._hurry)
+        self._running.add(server)
+        running = group.create_task(server.run(), name=server.name)
+        running.add_done_callback(lambda _: self._running.discard(server))
+        return server
+
+    def _failed(self, server: _Server) -> None:
+        if server in self._current:
+            self._stop.set()
+
+    async def _replacing(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._replace.wait()
+            # A signal that comes meanwhile asks for another round: for settings that this one may not have seen.
+            self._replace.clear()
+            log.info("SIGHUP: replacing %d server processes, one after the other", self._count)
+            if await self._replace_all(group):
+                log.info("all server processes are replaced")
+
+    async def _replace_all(self, group: asyncio.TaskGroup) -> bool:
+        for number, old in enumerate(self._current):
+            new = self._start(group, number)
+            if not await new.serves(self._plan.ready_timeout):
+                late = f"it does not serve within {self._plan.ready_timeout:g} s"
+                why = new.failure.diagnosis if new.failure else late
+                await new.ended()
+                log.error("the new %s is given up, those that run stay: %s", new.name, why)
+                return False
+            self._current[number] = new
+            await old.ended()
+        return True
+
+
+class _Server:
+    """One server process, started again whenever it dies, until it is told to end."""
+
+    def __init__(self, plan: ServerPlan, name: str, failed: _OnFailure, hurry: asyncio.Event) -> None:
+        self.name = name
+        self._reading, self._writing = os.pipe()
+        self._child = Child(plan.child(name, self._writing), _Log(), self._fail, hurry)
+        self._on_failure = failed
+        self._known = asyncio.Event()
+        """Set once it is known whether it can serve."""
+        self._end = asyncio.Event()
+        self._gone = asyncio.Event()
+
+    @property
+    def failure(self) -> EventsyncError | None:
+        """Why it was given up, if it was."""
+        return self._child.failure
+
+    async def run(self) -> None:
+        """Until `end`. Afterwards the process is gone."""
+        try:
+            with self._listened_to():
+                async with self._child.running():
+                    await self._end.wait()
+        finally:
+            self._gone.set()
+
+    def end(self) -> None:
+        """Have it say goodbye to its clients, and end."""
+        self._end.set()
+
+    async def ended(self) -> None:
+        """End it, and wait until it is gone: that is bounded by the plan's patience."""
+        self.end()
+        await self._gone.wait()
+
+    async def serves(self, seconds: float) -> bool:
+        """Whether it serves clients within so many seconds."""
+        await first(self._known, within=seconds)
+        return self._known.is_set() and self.failure is None
+
+    def _fail(self) -> None:
+        self._known.set()
+        self._on_failure(self)
+
+    @contextmanager
+    def _listened_to(self) -> Iterator[None]:
+        """While the block runs, hear what comes through the pipe. Both ends stay open, for all its lives."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._reading, self._heard)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self._reading)
+            os.close(self._reading)
+            os.close(self._writing)
+
+    def _heard(self) -> None:
+        os.read(self._reading, 1024)
+        if not self._known.is_set():
+            log.info("%s serves", self.name)
+        self._known.set()
+
+
+_OnFailure = Callable[[_Server], None]
+
+
+class _Log:
+    """What becomes of server processes is told where they tell the rest."""
+
+    def say(self, text: str, _style: str = "", /) -> None:
+        log.warning("%s", text)
+
+    def line(self, name: str, text: str, /) -> None:
+        log.info("%s: %s", name, text)

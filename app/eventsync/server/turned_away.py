@@ -1,0 +1,130 @@
+"""Answers to connections over the bound on sockets, in the protocol that each client has asked for.
+
+A browser gives up an `EventSource` for ever on any status but 200, and shows a page no more of a refused WebSocket
+than that there is none. So a connection that is one too many may still send one head, bounded in bytes and in time.
+The answer to it is fixed text: the application never hears of the request.
+
+Sources: https://html.spec.whatwg.org/multipage/server-sent-events.html, RFC 6455 section 4.2.2, RFC 9112 section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+from websockets.utils import accept_key
+
+from eventsync.domain import protocol
+from eventsync.errors import Unavailable
+from eventsync.server.problems import Close, respond
+from eventsync.server.retry import in_band
+from eventsync.server.websocket_frames import close_frame, text_frame
+from eventsync.sync.sessions.sessions import FULL
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+MOST_HEAD: Final = 16 * 1024
+"""Bytes of the head that are waited for. What is longer is answered as plain HTTP."""
+
+MOST_WAITING: Final = 256
+"""Connections over the bound that may send a head at a time. Any more are answered at once, as plain HTTP."""
+
+_CODES: Final = {
+    HTTPStatus.BAD_REQUEST: "malformed",
+    HTTPStatus.REQUEST_TIMEOUT: "request_timeout",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "too_large",
+}
+
+
+def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
+    """Return the whole answer to a request of which `head` has come, perhaps not all of it.
+
+    `origins` are those that may read answers across origins, `defaults` the headers that every answer has.
+    """
+    line, fields = _parsed(head)
+    error = Unavailable.busy("this server has too many connections", *FULL)
+    if "sec-websocket-key" in fields and fields.get("upgrade", "").lower() == "websocket":
+        return _websocket(error, fields, defaults)
+    shared = [*defaults, *_cors(fields.get("origin"), origins)]
+    if _wants_events(line, fields):
+        return _response(HTTPStatus.OK, "text/event-stream; charset=utf-8", in_band(error), shared)
+    response = respond(error)
+    shared.append((b"retry-after", response.headers["retry-after"].encode()))
+    return _response(HTTPStatus.SERVICE_UNAVAILABLE, "application/problem+json", bytes(response.body), shared)
+
+
+def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
+    """Return the answer to what is no request: too late, too large, or not HTTP."""
+    problem = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "code": _CODES[status],
+        "detail": reason,
+    }
+    return _response(status, "application/problem+json", orjson.dumps(problem), defaults)
+
+
+def is_whole(head: bytes | bytearray) -> bool:
+    """Tell whether the head has ended, or is longer than what is waited for."""
+    return b"\r\n\r\n" in head or len(head) >= MOST_HEAD
+
+
+def _parsed(head: bytes) -> tuple[str, Mapping[str, str]]:
+    line, *rest = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    pairs = (field.partition(":") for field in rest)
+    return line, {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
+
+
+def _wants_events(line: str, fields: Mapping[str, str]) -> bool:
+    """Tell whether an event stream is asked for: by `Accept`, as each browser does, or by the path."""
+    target = line.split(" ")[1] if line.count(" ") >= 1 else ""
+    return "text/event-stream" in fields.get("accept", "") or target.partition("?")[0] == "/v1/sync/sse"
+
+
+def _cors(origin: str | None, origins: frozenset[str]) -> Headers:
+    # Without these a browser takes the answer to a page of a listed origin for a failure for good.
+    if origin is None or not ({origin, "*"} & origins):
+        return []
+    if origin not in origins:
+        return [(b"access-control-allow-origin", b"*")]
+    found = origin.encode("latin-1")
+    return [
+        (b"access-control-allow-origin", found),
+        (b"access-control-allow-credentials", b"true"),
+        (b"vary", b"Origin"),
+    ]
+
+
+def _response(status: HTTPStatus, kind: str, body: bytes, headers: Headers) -> bytes:
+    fields = [
+        (b"content-type", kind.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+        *headers,
+    ]
+    return _head(status, fields) + body
+
+
+def _head(status: HTTPStatus, fields: Headers) -> bytes:
+    line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+    return line + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n"
+
+
+def _websocket(error: Unavailable, fields: Mapping[str, str], defaults: Headers) -> bytes:
+    """Return the handshake, the `error` and the close, as one piece."""
+    handshake = [
+        (b"upgrade", b"websocket"),
+        (b"connection", b"Upgrade"),
+        (b"sec-websocket-accept", accept_key(fields["sec-websocket-key"]).encode()),
+        *defaults,
+    ]
+    offered = {name.strip() for name in fields.get("sec-websocket-protocol", "").split(",")}
+    if protocol.SUBPROTOCOL in offered:
+        handshake.append((b"sec-websocket-protocol", protocol.SUBPROTOCOL.encode()))
+    frames = text_frame(protocol.error(error)) + close_frame(Close.TRY_LATER, error.message)
+    return _head(HTTPStatus.SWITCHING_PROTOCOLS, handshake) + frames

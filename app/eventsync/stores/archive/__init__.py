@@ -1,0 +1,1 @@
+"""The cold tier: segments on object storage, their registry, and what reads them."""

@@ -1,0 +1,35 @@
+"""The cold tier of one process: the registry, the objects, what reads them, and what was touched by what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.settings import Settings
+from eventsync.stores.archive.identity import ArchiveIdentity
+from eventsync.stores.archive.objects import Objects
+from eventsync.stores.archive.segment_reader import SegmentReader
+from eventsync.stores.archive.segments import SegmentStore
+from eventsync.stores.archive.touched import TouchedStore
+from eventsync.stores.log.tiers import TierStore
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """`objects` is None where `archive_url` names no archive."""
+
+    segments: SegmentStore
+    objects: Objects | None
+    identity: ArchiveIdentity
+    reader: SegmentReader
+    touched: TouchedStore
+    tiers: TierStore
+
+    @classmethod
+    def of(cls, database: AsyncDatabase[Any], tiers: TierStore, settings: Settings) -> Archive:
+        """Raises `ConfigurationError` for an `archive_url` that no store has."""
+        segments, objects = SegmentStore(database), Objects.of(settings.archive_url)
+        reader = SegmentReader(segments, objects, tiers, cache_bytes=settings.segment_cache_bytes)
+        return cls(segments, objects, ArchiveIdentity(database, objects), reader, TouchedStore(database), tiers)

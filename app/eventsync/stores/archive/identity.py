@@ -1,0 +1,183 @@
+"""The identity of the archive with a log's old events, compared with the archive that the settings name here.
+
+The archive carries a mark, a small object with a random id; MongoDB records the id. A process whose archive has another
+mark, or none, would write segments where nobody looks for them, or answer for ever that it can't read them. An archive
+that is moved keeps its mark: its URL may be another one for each process, and may change.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import DuplicateKeyError
+
+from eventsync.domain.positions import LogId
+from eventsync.errors import ConfigurationError, Unavailable
+from eventsync.mongodb.errors import translated
+from eventsync.mongodb.leases import LeaseStore
+from eventsync.stores.archive.objects import ObjectMissing, Objects, Refused
+
+MARK: Final = "eventsync-archive.json"
+"""The path of the mark, at the archive's root."""
+
+_MARK_BYTES: Final = 1024
+_KEY: Final = {"_id": "archive"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The archive that MongoDB names: `id` is that of its mark, `url` where the worker that recorded it found it."""
+
+    id: str
+    url: str
+
+
+class ArchiveIdentity:
+    """Compares the archive of this process with the recorded one. `objects` is None where there is none here."""
+
+    def __init__(self, database: AsyncDatabase[Any], objects: Objects | None) -> None:
+        self._deployment: AsyncCollection[Any] = database["deployment"]
+        self._segments: AsyncCollection[Any] = database["segments"]
+        self._leases = LeaseStore(database)
+        self._objects = objects
+        self._claimed: LogId | None = None
+
+    async def check(self) -> None:
+        """Raise `ConfigurationError` where this process can't read the recorded archive, and never will by waiting.
+
+        Raises `Unavailable` where MongoDB or the archive does not answer.
+        """
+        recorded = await self._recorded()
+        if recorded is None:
+            if self._objects is not None:
+                await self._readable(self._objects)
+        elif self._objects is None:
+            raise _none_here(recorded.url)
+        else:
+            await self._compare(self._objects, recorded)
+
+    async def claim(self, log: LogId | None) -> None:
+        """Record this process's archive, or compare it with the recorded one: once for each log. Raises like `check`.
+
+        An archive in which no segment is any more is given up for the one that the settings name now, while no worker
+        runs: the one with wrong settings may be this one, and all servers go by what is recorded.
+        """
+        if log is not None and self._claimed == log:
+            return
+        recorded = await self._recorded()
+        in_use = await self._in_use()
+        if self._objects is None:
+            await self._give_up(recorded, in_use=in_use)
+        elif recorded is None:
+            await self._record(self._objects, in_use)
+        else:
+            try:
+                await self._compare(self._objects, recorded)
+            except ConfigurationError:
+                if in_use or await self._leases.any_is_held():
+                    raise
+                await self._forget(recorded)
+                await self._record(self._objects, in_use)
+        self._claimed = log
+
+    async def _recorded(self) -> Recorded | None:
+        with translated("the recorded archive can't be read"):
+            row = await self._deployment.find_one(_KEY)
+        return Recorded(row["archive"], row["url"]) if row else None
+
+    async def _in_use(self) -> str | None:
+        """Return the path of a registered segment of any log, None where there is none."""
+        with translated("the segments can't be read"):
+            row = await self._segments.find_one({}, {"path": 1})
+        return str(row["path"]) if row else None
+
+    async def _readable(self, objects: Objects) -> None:
+        """Raise `ConfigurationError` where the archive can't be read. One that was not used yet may be missing."""
+        try:
+            await _read(objects)
+        except ObjectMissing:
+            return
+        except Refused as error:
+            raise _unusable(error) from error
+
+    async def _compare(self, objects: Objects, recorded: Recorded) -> None:
+        try:
+            mark = _id(await _read(objects))
+        except ObjectMissing:
+            mark = None
+        except Refused as error:
+            raise _unusable(error) from error
+        if mark != recorded.id:
+            has = "has not the log's mark" if mark is None else "has another mark than the log's"
+            raise ConfigurationError(f"archive_url names another archive than the log's: it {has}").because(
+                f"{objects.shown} is here, {recorded.url} is the log's, {MARK} the mark"
+            )
+
+    async def _record(self, objects: Objects, in_use: str | None) -> None:
+        try:
+            if in_use is not None:
+                await _read(objects, in_use)
+            mark = await self._mark(objects)
+        except ObjectMissing as error:
+            raise ConfigurationError("archive_url is not where old events are").because(error.diagnosis) from error
+        except Refused as error:
+            raise _unusable(error) from error
+        with translated("the archive can't be recorded"):
+            try:
+                await self._deployment.insert_one(_KEY | {"archive": mark, "url": objects.shown})
+            except DuplicateKeyError:
+                await self.check()  # another worker has been first
+
+    async def _mark(self, objects: Objects) -> str:
+        """Return the id in the archive's mark, made if need be. Nothing is overwritten: of two workers one is first."""
+        try:
+            return _id(await _read(objects))
+        except ObjectMissing:
+            mark = json.dumps({"archive": secrets.token_hex(16)})
+        try:
+            await objects.put(MARK, mark.encode())
+        except Refused:
+            raise
+        except Unavailable:
+            return _id(await _read(objects))
+        return _id(mark.encode())
+
+    async def _give_up(self, recorded: Recorded | None, *, in_use: str | None) -> None:
+        if in_use is not None:
+            raise _none_here(recorded.url if recorded else in_use)
+        if recorded is not None:
+            if await self._leases.any_is_held():
+                raise _none_here(recorded.url)
+            await self._forget(recorded)
+
+    async def _forget(self, recorded: Recorded) -> None:
+        with translated("the recorded archive can't be given up"):
+            await self._deployment.delete_one(_KEY | {"archive": recorded.id})
+
+
+def _none_here(where: str) -> ConfigurationError:
+    return ConfigurationError("old events go to an archive, and archive_url names none here").because(where)
+
+
+def _unusable(error: Refused) -> ConfigurationError:
+    return ConfigurationError(f"archive_url can't be used: {error.message}").because(error.said)
+
+
+async def _read(objects: Objects, path: str = MARK) -> bytes:
+    # A directory that is not there has no mark. To a reader of segments it is one that may come back.
+    if objects.absent:
+        raise ObjectMissing(f"{path} is not in {objects.shown}")
+    return await objects.read(path, 0, _MARK_BYTES)
+
+
+def _id(mark: bytes) -> str:
+    """Return the id in a mark; for anything else, a text that equals no id."""
+    try:
+        return str(json.loads(mark)["archive"])
+    except (ValueError, KeyError, TypeError):
+        return ""

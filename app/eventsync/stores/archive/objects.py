@@ -1,0 +1,223 @@
+"""Object storage: immutable objects by name, in S3, GCS, Azure, or a directory of this machine.
+
+All through obstore. What a cloud's store needs besides its URL (keys, region, endpoint) comes from the environment, by
+the names that obstore documents (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` …): no credential ever is a setting of ours.
+
+Sources: https://developmentseed.org/obstore/latest/authentication/ ,
+https://docs.rs/object_store/latest/object_store/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from eventsync.domain.replay import Damaged
+from eventsync.errors import ConfigurationError, Unavailable
+from eventsync.urls import bare, without_secrets
+
+NOWHERE: Final = "none"
+"""The URL that switches object storage off."""
+
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+CONTENT_TYPE: Final = "application/vnd.eventsync.segment"
+
+_RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+"""Each try is bounded by the library's own 30 s; options of ours would replace what the environment says of that."""
+
+
+_DENIED: Final = (PermissionDeniedError, UnauthenticatedError, PermissionError, NotADirectoryError)
+_DENIED_TEXT: Final = ("os error 13", "os error 20", "os error 30")
+"""EACCES, ENOTDIR and EROFS in the library's errors about a directory."""
+
+
+class ObjectMissing(Damaged):
+    """An object that should be there is not."""
+
+
+class Refused(Unavailable):
+    """The storage refuses: no permission, no such bucket. Trying again does not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectEntry:
+    """An object as a listing shows it; `modified` is by the storage's clock."""
+
+    path: str
+    size: int
+    modified: datetime
+
+
+class Objects:
+    """One store, or a prefix of one. Every method raises `Unavailable` where it can't be reached, `Refused` where it
+    refuses.
+
+    An object is written once and never overwritten; when `put` returns it is durable, and visible as a whole.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect to nothing yet. Raises `ConfigurationError` for a URL that no store has."""
+        self.shown = bare(url)
+        """The URL for messages: without user, password and query."""
+        self._directory = _directory(url)
+        self._store: ObjectStore | None = None if self._directory else _cloud(url, self.shown)
+
+    @classmethod
+    def of(cls, url: str) -> Objects | None:
+        """Return the store that a setting names, None for "" and `none`."""
+        return None if url in {"", NOWHERE} else cls(url)
+
+    @property
+    def absent(self) -> bool:
+        """Tell whether the directory is missing. False for a store of another kind."""
+        return self._directory is not None and not os.path.lexists(self._directory)
+
+    @property
+    def loose(self) -> str | None:
+        """Return a warning where others than its owner and group may enter the directory."""
+        if self._directory is None or not self._directory.is_dir() or not self._directory.stat().st_mode & 0o007:
+            return None
+        return (
+            f"everybody on this machine may enter the archive {self._directory}; `chmod o= {self._directory}` ends that"
+        )
+
+    @property
+    def is_there(self) -> bool:
+        """Tell whether a directory is there; a cloud's store is taken to be."""
+        return self._directory is None or self._directory.is_dir()
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Store an object. Raises `Unavailable` where there is one of that name too."""
+        with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
+            if self._directory is None:
+                attributes = {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE}
+                await obstore.put_async(self._opened(), path, data, mode="create", attributes=attributes)
+                return
+            file = self._directory / path
+            await asyncio.to_thread(_make_folder, self._directory, file.parent)
+            await obstore.put_async(self._opened(), path, data, mode="create")
+            # The library leaves it to the system when the bytes reach the disk.
+            await asyncio.to_thread(_sync, self._directory, file)
+
+    async def replace(self, path: str, data: bytes) -> None:
+        """Store an object, or another one in its place: for what is no segment."""
+        with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
+            if self._directory is None:
+                await obstore.put_async(self._opened(), path, data, mode="overwrite")
+                return
+            file = self._directory / path
+            await asyncio.to_thread(_make_folder, self._directory, file.parent)
+            await obstore.put_async(self._opened(), path, data, mode="overwrite")
+            await asyncio.to_thread(_sync, self._directory, file)
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """An object's bytes from `offset` on; fewer than `length` where it ends before. Raises `ObjectMissing`."""
+        with _translated("the archive can't be read", f"{path} can't be read from {self.shown}"):
+            try:
+                if length is None:
+                    found = await obstore.get_async(self._opened(), path)
+                    return bytes(await found.bytes_async())[offset:]
+                return bytes(await obstore.get_range_async(self._opened(), path, start=offset, length=length))
+            except FileNotFoundError as error:
+                raise ObjectMissing(f"{path} is not in {self.shown}") from error
+
+    async def list(self, prefix: str) -> AsyncGenerator[ObjectEntry]:
+        """The objects in the folder `prefix`, in no order."""
+        with _translated("the archive can't be listed", f"{self.shown} can't be listed"):
+            if self._directory is not None and not (self._directory / prefix).is_dir():
+                return
+            async for batch in obstore.list(self._opened(), prefix=prefix):
+                for item in batch:
+                    yield ObjectEntry(item["path"], item["size"], item["last_modified"])
+
+    async def remove(self, path: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        with _translated("the archive can't be written to", f"{path} can't be removed from {self.shown}"):
+            try:
+                await obstore.delete_async(self._opened(), path)
+            except FileNotFoundError:
+                return
+
+    def _opened(self) -> ObjectStore:
+        if self._store is None:
+            # A directory has to be there for it. Whoever only reads does not make one.
+            self._store = LocalStore(self._directory)
+        return self._store
+
+
+def _directory(url: str) -> Path | None:
+    """The directory that `url` stands for; None for a URL of another kind."""
+    parts = urlsplit(url)
+    if "://" in url and parts.scheme != "file":
+        return None
+    directory = Path(unquote(parts.path) if "://" in url else url)
+    if not directory.is_absolute() or ("://" in url and parts.netloc not in {"", "localhost"}):
+        raise ConfigurationError(f"archive_url {bare(url)!r} can't be used: a directory is given by its whole path, /…")
+    return directory
+
+
+def _cloud(url: str, shown: str) -> ObjectStore:
+    try:
+        return from_url(url, retry_config=_RETRIES)
+    except (BaseError, ValueError) as error:
+        raise ConfigurationError(
+            f"archive_url {shown!r} can't be used: {without_secrets(_short(error), url)}"
+        ) from error
+
+
+def _make_folder(root: Path, folder: Path) -> None:
+    """Make the folders down to `folder`. Nobody but the owner may enter; the group may where it may enter `root`."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = 0o700 | (root.stat().st_mode & 0o050)
+    for made in reversed([folder, *folder.parents]):
+        if root in made.parents and not made.exists():
+            made.mkdir(exist_ok=True)
+            made.chmod(mode)
+
+
+def _sync(root: Path, file: Path) -> None:
+    """Have the system write a file, and the names that lead to it, to the disk; only the owner may read it.
+
+    The group may, too, where it may read `root`.
+    """
+    file.chmod(0o600 | (root.stat().st_mode & 0o040))
+    while True:
+        opened = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+        if file == root:
+            return
+        file = file.parent
+
+
+@contextmanager
+def _translated(doing: str, said: str, *, missing: bool = False) -> Iterator[None]:
+    """Turn the library's errors into ours. `said` names what is where: for operators, never for clients.
+
+    With `missing`, that something is not there is a refusal, too.
+    """
+    try:
+        yield
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
+        denied = isinstance(error, _DENIED) or (missing and isinstance(error, FileNotFoundError))
+        lasting = denied or any(text in str(error) for text in _DENIED_TEXT)
+        kind = Refused if lasting else Unavailable
+        raise kind(doing).because(f"{said}: {_short(error)}") from error
+
+
+def _short(error: BaseException) -> str:
+    """The library's first line: a description of its own structures follows."""
+    return str(error).split("\n")[0][:300] or type(error).__name__

@@ -1,0 +1,246 @@
+"""Reading the cold tier: events out of segments, by range, by document, by time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+
+from bson.timestamp import Timestamp
+
+from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.domain.events import timestamp
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.segments.block import Block
+from eventsync.domain.segments.document_index import DocumentIndex
+from eventsync.domain.segments.file import open_block, open_footer, open_index
+from eventsync.domain.segments.format import BlockEntry, Footer, SealedEvent, Selection
+from eventsync.errors import EventsyncError, Unavailable
+from eventsync.stores.archive.objects import Objects
+from eventsync.stores.archive.segments import Segment, SegmentStore
+from eventsync.stores.log.tiers import BehindHorizon, TierStore
+
+_ALL = Selection()
+
+_MOST_BLOCKS = 16
+"""Blocks of one read of an object. A reader begins with one, and doubles as it goes on."""
+
+_ENTRY_BYTES = 1000
+"""About what a footer's entry takes in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A segment's footer, as it is kept."""
+
+    footer: Footer
+
+    @property
+    def cost(self) -> int:
+        return _ENTRY_BYTES * len(self.footer.blocks)
+
+
+class SegmentReader:
+    """Reads registered segments; what they consist of is kept for the next reader, up to `cache_bytes`.
+
+    Every method raises `BehindHorizon` for what is not kept any more, `Damaged`, which names the segment, for what
+    should be there and is not, and `Unavailable`.
+    """
+
+    def __init__(self, segments: SegmentStore, objects: Objects | None, tiers: TierStore, *, cache_bytes: int) -> None:
+        self._segments = segments
+        self._objects = objects
+        self._tiers = tiers
+        self._cache: ByteCache[tuple[str, int], _Opened | DocumentIndex | Block] = ByteCache(
+            cache_bytes, lambda part: part.cost
+        )
+
+    async def read(self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL) -> AsyncGenerator[SealedEvent]:
+        """Events with `after < seq <= upto` in order, those that are in `selection`. The whole range is sealed."""
+        async with aclosing(self.blocks(log, after, upto, selection)) as blocks:
+            async for block, numbers in blocks:
+                for n in numbers:
+                    yield block.event(n)
+
+    async def blocks(
+        self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL
+    ) -> AsyncGenerator[tuple[Block, list[int]]]:
+        """The same, a block at a time, with the places in it of what was asked for; there is one at least."""
+        position = after
+        async with aclosing(self._segments.covering(log, after, upto)) as segments:
+            async for segment in segments:
+                if segment.span.first > position + 1:
+                    raise await self._missing(log, position, segment.span.first)
+                async with aclosing(self._within(segment, position, upto, selection)) as blocks:
+                    async for found in blocks:
+                        yield found
+                position = max(position, min(segment.span.last, upto))
+        if position < upto:
+            raise await self._missing(log, position, Seq(upto + 1))
+
+    async def newest_at(self, log: LogId, at: datetime) -> Seq | None:
+        """The newest sealed event that was there at a time, by the cluster's clock and by the wall's."""
+        time, wall = Timestamp(int(at.timestamp()), 2**32 - 1), timestamp(at)
+        async with aclosing(self._segments.until(log, time)) as segments:
+            async for segment in segments:
+                if segment.span.earliest <= wall and (found := await self._newest_in(segment, time, wall)):
+                    return found
+        return None
+
+    async def check(self, segment: Segment) -> None:
+        """Read a segment from the storage, every byte of it, and find it as it was registered."""
+        data = await self._bytes(segment, 0, segment.size + 1)
+        try:
+            await asyncio.to_thread(_check, segment, data)
+        except Damaged as error:
+            raise _named(segment, error) from error
+
+    async def data(self, segment: Segment, offset: int = 0, length: int | None = None) -> bytes:
+        """The object's bytes."""
+        return await self._bytes(segment, offset, segment.size - offset if length is None else length)
+
+    async def _within(
+        self, segment: Segment, after: Seq, upto: Seq, selection: Selection
+    ) -> AsyncGenerator[tuple[Block, list[int]]]:
+        try:
+            numbers = await self._numbers(segment, after, upto, selection)
+            async with aclosing(self._blocks(segment, numbers)) as blocks:
+                async for block in blocks:
+                    if found := block.numbers(after, upto, selection):
+                        yield block, found
+                        after = block.seq(found[-1])
+        except Damaged as error:
+            raise await self._explained(segment, after, error) from error
+
+    async def _numbers(self, segment: Segment, after: Seq, upto: Seq, selection: Selection) -> list[int]:
+        """The numbers of the blocks that may have what is asked for."""
+        footer = await self._footer(segment)
+        having: set[int] | None = None
+        if selection.collection is not None and selection.ids is not None:
+            index, name = await self._index(segment, footer), selection.collection
+            having = {number for text in selection.ids for number in index.find(name, text)}
+        return [
+            number
+            for number, entry in enumerate(footer.blocks)
+            if entry.may_have(after, upto, selection) and (having is None or number in having)
+        ]
+
+    async def _newest_in(self, segment: Segment, time: Timestamp, wall: str) -> Seq | None:
+        footer = await self._footer(segment)
+        for number in range(len(footer.blocks) - 1, -1, -1):
+            span = footer.blocks[number].span
+            if span.first_time > time or span.earliest > wall:
+                continue
+            block = await self._block(segment, footer, number)
+            for n in range(block.count - 1, -1, -1):
+                event = block.event(n)
+                if event.time <= time and event.at <= wall:
+                    return event.seq
+        return None
+
+    async def _blocks(self, segment: Segment, numbers: Sequence[int]) -> AsyncGenerator[Block]:
+        """These blocks in order. Those that lie next to each other are read together, more and more of them."""
+        footer = await self._footer(segment)
+        most = 1
+        while numbers:
+            block = self._kept(segment, footer.blocks[numbers[0]])
+            if block is not None:
+                yield block
+                numbers = numbers[1:]
+                continue
+            run = list(self._run(segment, footer, numbers[:most]))
+            begin, last = footer.blocks[run[0]].frame.offset, footer.blocks[run[-1]].frame
+            data = await self._bytes(segment, begin, last.offset + last.length - begin)
+            for number in run:
+                frame = footer.blocks[number].frame
+                yield await self._opened(segment, footer, number, data[frame.offset - begin :][: frame.length])
+            numbers, most = numbers[len(run) :], min(2 * most, _MOST_BLOCKS)
+
+    def _run(self, segment: Segment, footer: Footer, numbers: Sequence[int]) -> Iterator[int]:
+        """As many of the first numbers as follow on each other and are not kept."""
+        for expected, number in enumerate(numbers, start=numbers[0]):
+            if number != expected or self._kept(segment, footer.blocks[number]) is not None:
+                return
+            yield number
+
+    def _kept(self, segment: Segment, entry: BlockEntry) -> Block | None:
+        part = self._cache.get((segment.path, entry.frame.offset))
+        return part if isinstance(part, Block) else None
+
+    async def _block(self, segment: Segment, footer: Footer, number: int) -> Block:
+        entry = footer.blocks[number]
+        if (block := self._kept(segment, entry)) is not None:
+            return block
+        data = await self._bytes(segment, entry.frame.offset, entry.frame.length)
+        return await self._opened(segment, footer, number, data)
+
+    async def _opened(self, segment: Segment, footer: Footer, number: int, data: bytes) -> Block:
+        entry = footer.blocks[number]
+        try:
+            block = await asyncio.to_thread(open_block, entry, data)
+        except Damaged as error:
+            raise Damaged(f"block {number}: {error.message}") from error
+        self._cache.keep((segment.path, entry.frame.offset), block)
+        return block
+
+    async def _footer(self, segment: Segment) -> Footer:
+        key = (segment.path, segment.tail)
+        part = self._cache.get(key)
+        if isinstance(part, _Opened):
+            return part.footer
+        end = await self._bytes(segment, segment.tail, segment.size - segment.tail)
+        footer = await asyncio.to_thread(open_footer, end, segment.size)
+        if (footer.log, footer.span) != (segment.log, segment.span):
+            raise Damaged(f"it has other events than what is registered: {footer.log} {footer.span}")
+        self._cache.keep(key, _Opened(footer))
+        return footer
+
+    async def _index(self, segment: Segment, footer: Footer) -> DocumentIndex:
+        key = (segment.path, footer.index.offset)
+        part = self._cache.get(key)
+        if isinstance(part, DocumentIndex):
+            return part
+        data = await self._bytes(segment, footer.index.offset, footer.index.length)
+        index = await asyncio.to_thread(open_index, footer.index, data)
+        self._cache.keep(key, index)
+        return index
+
+    async def _bytes(self, segment: Segment, offset: int, length: int) -> bytes:
+        if self._objects is None:
+            raise Unavailable("archived events can't be read here: archive_url names no archive").because(segment.path)
+        return await self._objects.read(segment.path, offset, length)
+
+    async def _missing(self, log: LogId, after: Seq, before: Seq) -> EventsyncError:
+        horizon = (await self._tiers.read(log)).horizon
+        if after < horizon:
+            return BehindHorizon(log, after, horizon)
+        return Damaged(f"events {after + 1} to {before - 1} of log {log} are in no segment")
+
+    async def _explained(self, segment: Segment, after: Seq, error: Damaged) -> EventsyncError:
+        """Why a segment can't be read: it may just have been removed, behind a horizon that was raised before."""
+        horizon = (await self._tiers.read(segment.log)).horizon
+        return BehindHorizon(segment.log, after, horizon) if after < horizon else _named(segment, error)
+
+
+def _named(segment: Segment, error: Damaged) -> Damaged:
+    return Damaged(f"segment {segment.path}: {error.message}")
+
+
+def _check(segment: Segment, data: bytes) -> None:
+    if len(data) != segment.size:
+        raise Damaged(f"it has not the {segment.size} bytes that are registered")
+    if hashlib.sha256(data).digest() != segment.sha256:
+        raise Damaged("it has another checksum than what is registered")
+    footer = open_footer(data, len(data))
+    if (footer.log, footer.span) != (segment.log, segment.span):
+        raise Damaged(f"it has other events than what is registered: {footer.log} {footer.span}")
+    for number, entry in enumerate(footer.blocks):
+        try:
+            open_block(entry, data[entry.frame.offset :][: entry.frame.length])
+        except Damaged as error:
+            raise Damaged(f"block {number}: {error.message}") from error
+    open_index(footer.index, data[footer.index.offset :][: footer.index.length])

@@ -1,0 +1,183 @@
+"""The registry of segments: `segments`, one MongoDB document a segment, `_id: {l: log, n: first seq}`.
+
+Each begins where the one before ends, so of two archivers that have sealed the same events one can register its
+segment; the other's object is an orphan. An object that is not registered is no part of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from bson.binary import Binary
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import ASCENDING, DESCENDING
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import DuplicateKeyError
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.segments.format import Span
+from eventsync.mongodb.errors import translated
+
+_PAGE = 100
+_END = Int64(2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A registered segment. `size` is the object's, in bytes, `raw` what its events take unpacked; the footer is what
+    lies behind `tail`, and `sha256` is of the whole object.
+    """
+
+    log: LogId
+    span: Span
+    path: str
+    size: int
+    raw: int
+    tail: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The registered segments of a log together."""
+
+    segments: int
+    events: int
+    bytes: int
+    raw: int
+
+
+class SegmentStore:
+    """Registers, finds and forgets segments. Raises `Unavailable`."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._segments: AsyncCollection[Any] = database["segments"]
+        self._condemned: AsyncCollection[Any] = database["condemned_segments"]
+
+    async def register(self, segment: Segment) -> bool:
+        """Make a segment part of its log; False where another one begins with the same event already."""
+        with translated(f"segment {segment.path} can't be registered"):
+            try:
+                await self._segments.insert_one(_row(segment))
+            except DuplicateKeyError:
+                return False
+        return True
+
+    async def newest(self, log: LogId) -> Segment | None:
+        """The segment with the newest events."""
+        with translated("the segments can't be read"):
+            row = await self._segments.find_one(_range(log), sort=[("_id", DESCENDING)])
+        return _segment(row) if row else None
+
+    async def holding(self, log: LogId, seq: Seq) -> Segment | None:
+        """The segment that has this event."""
+        before = await self._before(log, seq)
+        return before if before is not None and before.span.last >= seq else None
+
+    async def starting(self, log: LogId, first: Seq) -> Segment | None:
+        """The segment whose first event is `first`."""
+        with translated("the segments can't be read"):
+            row = await self._segments.find_one({"_id": {"l": log, "n": Int64(first)}})
+        return _segment(row) if row else None
+
+    async def covering(self, log: LogId, after: Seq, upto: Seq) -> AsyncGenerator[Segment]:
+        """The segments that have events with `after < seq <= upto`, in order; listed as they are asked for."""
+        position = after
+        while position < upto:
+            page = await self._page(log, position, upto)
+            for segment in page:
+                position = max(position, segment.span.last)
+                yield segment
+            if len(page) < _PAGE:
+                return
+
+    async def _page(self, log: LogId, after: Seq, upto: Seq) -> list[Segment]:
+        # The one that holds the first event wanted may begin before it: segments follow on each other.
+        before = await self._before(log, Seq(after + 1))
+        first = before.span.first if before and before.span.last > after else after + 1
+        with translated("the segments can't be read"):
+            cursor = self._segments.find(_range(log, first, upto), sort=[("_id", ASCENDING)], limit=_PAGE)
+            return [_segment(row) async for row in cursor]
+
+    async def _before(self, log: LogId, seq: Seq) -> Segment | None:
+        with translated("the segments can't be read"):
+            row = await self._segments.find_one(_range(log, upto=seq), sort=[("_id", DESCENDING)])
+        return _segment(row) if row else None
+
+    async def until(self, log: LogId, time: Timestamp) -> AsyncGenerator[Segment]:
+        """The segments that begin at cluster time `time` or before, the newest first."""
+        with translated("the segments can't be read"):
+            query = _range(log) | {"first_time": {"$lte": time}}
+            async for row in self._segments.find(query, sort=[("_id", DESCENDING)]):
+                yield _segment(row)
+
+    async def totals(self, log: LogId) -> Totals:
+        """How much there is of a log."""
+        sums: dict[str, Any] = {"_id": None, "segments": {"$sum": 1}}
+        sums |= {name: {"$sum": f"${name}"} for name in ("events", "bytes", "raw")}
+        with translated("the segments can't be counted"):
+            cursor = await self._segments.aggregate([{"$match": _range(log)}, {"$group": sums}])
+            rows = await cursor.to_list()
+        row = rows[0] if rows else dict.fromkeys(("segments", "events", "bytes", "raw"), 0)
+        return Totals(row["segments"], int(row["events"]), int(row["bytes"]), int(row["raw"]))
+
+    async def registered(self, paths: Sequence[str]) -> set[str]:
+        """Those of `paths` that are registered, in whatever log."""
+        with translated("the segments can't be read"):
+            return {row["path"] async for row in self._segments.find({"path": {"$in": list(paths)}}, {"path": 1})}
+
+    async def condemn(self, paths: Sequence[str]) -> list[str]:
+        """Those of `paths` that are not registered, and by whoever keeps to `is_condemned` never will be."""
+        with translated("orphans can't be condemned"):
+            for path in paths:
+                await self._condemned.update_one({"_id": path}, {"$set": {"at": datetime.now(UTC)}}, upsert=True)
+        # Condemned first, then looked up; who registers does it the other way round: one of the two sees the other.
+        registered = await self.registered(paths)
+        return [path for path in paths if path not in registered]
+
+    async def is_condemned(self, segment: Segment) -> bool:
+        """Whether a segment that was just registered was taken for an orphan: its object may be gone."""
+        with translated("the orphans can't be read"):
+            return await self._condemned.find_one({"_id": segment.path}) is not None
+
+    async def forget(self, segment: Segment) -> None:
+        """Take a segment out of the registry. Its object is to be removed before."""
+        key = {"l": segment.log, "n": Int64(segment.span.first)}
+        with translated(f"segment {segment.path} can't be forgotten"):
+            await self._segments.delete_one({"_id": key, "path": segment.path})
+
+
+def _range(log: LogId, first: int = 0, upto: int = _END) -> dict[str, Any]:
+    return {"_id": {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(upto)}}}
+
+
+def _row(segment: Segment) -> dict[str, Any]:
+    span = segment.span
+    return {
+        "_id": {"l": segment.log, "n": Int64(span.first)},
+        "last": Int64(span.last),
+        "events": Int64(span.count),
+        "bytes": Int64(segment.size),
+        "raw": Int64(segment.raw),
+        "tail": Int64(segment.tail),
+        "first_time": span.first_time,
+        "last_time": span.last_time,
+        "earliest": span.earliest,
+        "latest": span.latest,
+        "path": segment.path,
+        "sha256": Binary(segment.sha256),
+    }
+
+
+def _segment(row: dict[str, Any]) -> Segment:
+    span = Span(
+        Seq(row["_id"]["n"]), Seq(row["last"]), row["first_time"], row["last_time"], row["earliest"], row["latest"]
+    )
+    return Segment(
+        LogId(row["_id"]["l"]), span, row["path"], row["bytes"], row["raw"], row["tail"], bytes(row["sha256"])
+    )

@@ -1,0 +1,176 @@
+"""A log's events wherever they are: sealed in segments up to its floor, in MongoDB beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.segments.block import Block
+from eventsync.domain.segments.format import SealedEvent, Selection
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.type_hints import unpacked
+from eventsync.errors import Malformed
+from eventsync.stores.archive.segment_reader import SegmentReader
+from eventsync.stores.log.event_batch import Passage, passage_of
+from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
+from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, body_of, group_of, stored_event, unreadable
+from eventsync.stores.log.tiers import TierStore
+
+E = TypeVar("E", SealedEvent, StoredEvent)
+B = TypeVar("B")
+
+
+class TieredEvents:
+    """Reads events in the order of their seqs, across the tiers, while the archiver moves them.
+
+    What is in neither tier is never passed over in silence: `BehindHorizon` for what is not kept any more, `Damaged`
+    for what should be there. Raises `Unavailable` too.
+    """
+
+    def __init__(self, hot: HotRows, cold: SegmentReader, tiers: TierStore) -> None:
+        self._hot = hot
+        self._cold = cold
+        self._tiers = tiers
+        self.wholeness = hot.wholeness
+
+    async def read(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
+    ) -> AsyncGenerator[SealedEvent]:
+        """Events with `after < seq <= upto`, of everything or of one shape, with a version above `above`.
+
+        Holds one batch, or one read of a segment.
+        """
+        batches = self._batches(log, after, upto, shape, above, batch, _SEALED)
+        async with aclosing(batches):
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def passed_on(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
+    ) -> AsyncGenerator[Sequence[StoredEvent]]:
+        """The same as readers get them, as many at a time as come together: a batch, or what a block has of them."""
+        batches = self._batches(log, after, upto, shape, above, batch, _PASSED_ON)
+        async with aclosing(batches):
+            async for events in batches:
+                yield events
+
+    def passages(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape, *, batch: int = 1000
+    ) -> AsyncGenerator[Passage]:
+        """The same of one shape, to be sent."""
+
+        def hot(position: Seq) -> AsyncGenerator[Passage]:
+            return self._hot.passages(log, position, upto, shape, batch=batch)
+
+        async def cold(position: Seq, floor: Seq) -> AsyncGenerator[Passage]:
+            async with aclosing(self._cold.blocks(log, position, floor, Selection.of(shape))) as blocks:
+                async for block, numbers in blocks:
+                    if numbers:
+                        yield passage_of(block, numbers)
+
+        return self._across(log, after, upto, hot, cold, lambda passage: passage.last)
+
+    def _batches(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]
+    ) -> AsyncGenerator[Sequence[E]]:
+        def hot(position: Seq) -> AsyncGenerator[Sequence[E]]:
+            find = in_order(log, position, upto, shape, above=above, fields=form.fields)
+            return self._from_hot(log, find, position, batch, form)
+
+        def cold(position: Seq, floor: Seq) -> AsyncGenerator[Sequence[E]]:
+            return self._from_cold(log, position, floor, shape, above, form)
+
+        return self._across(log, after, upto, hot, cold, lambda events: events[-1].seq)
+
+    async def _across(
+        self,
+        log: LogId,
+        after: Seq,
+        upto: Seq,
+        hot: Callable[[Seq], AsyncGenerator[B]],
+        cold: Callable[[Seq, Seq], AsyncGenerator[B]],
+        last: Callable[[B], Seq],
+    ) -> AsyncGenerator[B]:
+        """Batches from wherever their events are: `hot` reads on from a position, `cold` up to another one."""
+        position = after
+        while position < upto:
+            # Where to begin is what somebody has read here last; what is read is judged by what is true.
+            floor = min(self._tiers.seen(log).floor, upto)
+            source, end = (cold(position, floor), floor) if position < floor else (hot(position), upto)
+            try:
+                async with aclosing(source) as batches:
+                    async for batch in batches:
+                        yield batch
+                        position = last(batch)
+            except Moved:
+                continue  # the floor has been read for that
+            position = end
+
+    async def hot(self, log: LogId, after: Seq, upto: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
+        """Those that are in MongoDB. Raises `Moved` where some are not any more."""
+        async with aclosing(self._from_hot(log, in_order(log, after, upto), after, batch, _SEALED)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def _from_hot(
+        self, log: LogId, find: Find, position: Seq, batch: int, form: _Form[E]
+    ) -> AsyncGenerator[Sequence[E]]:
+        async with aclosing(self._hot.after(log, find, position, batch=batch)) as batches:
+            async for rows in batches:
+                yield [form.of_row(row) for row in rows]
+
+    async def _from_cold(
+        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, form: _Form[E]
+    ) -> AsyncGenerator[Sequence[E]]:
+        async with aclosing(self._cold.blocks(log, after, upto, Selection.of(shape))) as blocks:
+            async for block, numbers in blocks:
+                wanted = [n for n in numbers if block.versions[n] > above] if above > 0 else numbers
+                if wanted:
+                    yield [form.of_block(block, n) for n in wanted]
+
+
+def _stored(row: dict[str, Any]) -> StoredEvent:
+    try:
+        return stored_event(row)
+    except UNREADABLE as error:
+        raise unreadable(row, error) from error
+
+
+def _stored_in(block: Block, n: int) -> StoredEvent:
+    return StoredEvent(block.seq(n), block.collections[n], IdText(block.ids[n]), block.body(n), block.groups.get(n))
+
+
+def sealed_event(row: dict[str, Any]) -> SealedEvent:
+    """A whole row of `events`. Raises `Damaged`."""
+    try:
+        return SealedEvent(
+            Seq(row["_id"]["n"]),
+            row["c"],
+            IdText(row["i"]),
+            int(row["v"]),
+            row["s"],
+            body_of(row),
+            tuple(unpacked(row.get("w"))),
+            group_of(row),
+        )
+    except (Malformed, *UNREADABLE) as error:
+        raise unreadable(row, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Form(Generic[E]):
+    """What events are made into, and the fields of a row that this takes."""
+
+    fields: Mapping[str, int]
+    of_row: Callable[[dict[str, Any]], E]
+    of_block: Callable[[Block, int], E]
+
+
+_SEALED: Final = _Form(WHOLE, sealed_event, Block.event)
+_PASSED_ON: Final = _Form(PASSED_ON, _stored, _stored_in)

@@ -1,0 +1,1 @@
+"""Stored state vectors of clients."""

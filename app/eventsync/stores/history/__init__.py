@@ -1,0 +1,1 @@
+"""The log replayed: time travel, comparison with the collection, restore, verification."""

@@ -1,0 +1,66 @@
+"""The comparison of documents with what the log says of them: work that another process can do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eventsync.domain.encoded_state import EncodedState, change_of, decoded, encoded
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId
+from eventsync.domain.replay import State, applied
+from eventsync.domain.segments.format import SealedEvent
+from eventsync.domain.stamp import unversioned
+from eventsync.domain.values.extended_json import decode, same
+from eventsync.stores.snapshots.rows import StoredLine, read_row
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is stored of some documents: their states or the rows of a snapshot, and then the events after it."""
+
+    log: LogId
+    snapshot: str
+    lines: Sequence[StoredLine]
+    states: Mapping[IdText, EncodedState]
+    events: Sequence[SealedEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDifference:
+    """A document that is not the same in the log and in the collection, where it is `raw`, its stamp included."""
+
+    id: IdText
+    in_log: EncodedState
+    raw: bytes
+
+
+def replayed_all(said: Said) -> dict[IdText, EncodedState]:
+    """Return the documents' states after the events. Raises `Damaged`."""
+    return {text: encoded(state) for text, state in _states(said).items()}
+
+
+def differing(said: Said, there: Mapping[IdText, bytes]) -> list[EncodedDifference]:
+    """Return those of the documents `there` that are not what the log says. Raises `Damaged`."""
+    states, found = _states(said), []
+    for text, raw in there.items():
+        in_log = states.get(text)
+        if not same_state(in_log, unversioned(decode(raw))):
+            found.append(EncodedDifference(text, encoded(in_log), raw))
+    return found
+
+
+def same_state(left: State, right: State) -> bool:
+    """Tell whether two states are the same in version, value and BSON type."""
+    if left is None or right is None:
+        return left is right
+    return left[0] == right[0] and same(left[1], right[1])
+
+
+def _states(said: Said) -> dict[IdText, State]:
+    states: dict[IdText, State] = {text: decoded(state) for text, state in said.states.items()}
+    for number, text, line in said.lines:
+        states[text] = read_row(said.snapshot, number, text, line)[1:]
+    for event in said.events:
+        states[event.id] = applied(states.get(event.id), change_of(said.log, event))
+    return states

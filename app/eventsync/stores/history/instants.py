@@ -1,0 +1,106 @@
+"""Where in the log an instant is: which event was the newest one then.
+
+The events of a log are in the order of their cluster times, which count seconds and, within one, changes. So the second
+is found by bisection over the numbers, which have no gap; within it the events' own wall-clock times decide.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Protocol
+
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import DESCENDING
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.events import timestamp
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import DamagedEvents
+from eventsync.mongodb.errors import translated
+from eventsync.stores.log.events import EventStore
+from eventsync.stores.log.stored_event import said
+from eventsync.stores.log.tiers import TierStore
+
+_BATCH = 100
+
+
+class Sealed(Protocol):
+    """Answers for the events that are no longer in MongoDB; `eventsync.stores.archive.segment_reader` does."""
+
+    async def newest_at(self, log: LogId, at: datetime) -> Seq | None:
+        """The newest of them at that instant, None where there is none."""
+        ...
+
+
+class _Moved(Exception):
+    """An event has left MongoDB while it was looked for."""
+
+
+class Instants:
+    """Looks up instants that are over: about thirty reads of one row each, however long the log is."""
+
+    def __init__(self, database: AsyncDatabase[Any], events: EventStore, tiers: TierStore, sealed: Sealed) -> None:
+        self._rows: AsyncCollection[Any] = database["events"]
+        self._events = events
+        self._tiers = tiers
+        self._sealed = sealed
+
+    async def newest(self, log: LogId, at: datetime, head: Seq) -> Seq:
+        """The newest event up to `head` whose cluster time's second and whose commit time are not after `at`.
+
+        0 where there is none, or none that is kept. Raises `Damaged` where an event is missing, and `Unavailable`.
+        """
+        floor = (await self._tiers.read(log)).floor
+        while True:
+            try:
+                found = await self._within(log, at, floor, head)
+            except _Moved:
+                found = None
+            if found is not None:
+                return found
+            before, floor = floor, (await self._tiers.read(log)).floor
+            if floor == before:
+                return (await self._sealed.newest_at(log, at) if floor else None) or Seq(0)
+
+    async def _within(self, log: LogId, at: datetime, low: Seq, high: Seq) -> Seq | None:
+        """The newest one of the events in MongoDB, `low < seq <= high`."""
+        second, floor = int(at.timestamp()), low
+        while low < high:
+            middle = Seq((low + high + 1) // 2)
+            if (await self._time(log, middle)).time <= second:
+                low = middle
+            else:
+                high = Seq(middle - 1)
+        # Wall clocks differ between servers, and may be set back: no order of theirs is relied on.
+        return await self._committed(log, at, floor, low)
+
+    async def _time(self, log: LogId, seq: Seq) -> Timestamp:
+        with translated(f"event {log}:{seq} can't be read"):
+            row = await self._rows.find_one({"_id": _key(log, seq)}, {"s": 1})
+        if row is None:
+            if seq <= (await self._tiers.read(log)).floor:
+                raise _Moved
+            raise DamagedEvents(f"event {log}:{seq} is missing", seq)
+        time = row.get("s")
+        if not isinstance(time, Timestamp):
+            raise DamagedEvents(f"event {log}:{seq} can't be read: it has no time", seq)
+        return time
+
+    async def _committed(self, log: LogId, at: datetime, after: Seq, upto: Seq) -> Seq | None:
+        """The newest event with `after < seq <= upto` that was committed by then; nearly always the first one read."""
+        wall, query = timestamp(at), {"_id": {"$gt": _key(log, after), "$lte": _key(log, upto)}}
+        with translated("events can't be read"):
+            cursor = self._rows.find(query, {"t": 0, "w": 0}, sort=[("_id", DESCENDING)], batch_size=_BATCH)
+            async with cursor:
+                async for row in cursor:
+                    event = await self._events.whole(row)
+                    # Of one length and in UTC, so that they sort as text.
+                    if said(event, "at") <= wall:
+                        return event.seq
+        return None
+
+
+def _key(log: LogId, seq: Seq) -> dict[str, Any]:
+    return {"l": log, "n": Int64(seq)}

@@ -1,0 +1,296 @@
+"""What the log says that a collection is: its newest stored snapshot and the events after it.
+
+The log is complete: this, at a checkpoint's seq, is the collection at that checkpoint's cluster time, BSON-exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Final, TypeVar
+
+from eventsync.concurrency.offload import Offload, inline
+from eventsync.concurrency.slices import SLICE, Slices
+from eventsync.domain.encoded_state import EncodedState, head_of, replayed
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged, State, applied
+from eventsync.domain.segments.format import SealedEvent
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.stores.history.differing import EncodedDifference, Said, differing, replayed_all
+from eventsync.stores.history.history import History
+from eventsync.stores.log.tracking import TrackingStore
+from eventsync.stores.snapshots.pins import Pin, Pins
+from eventsync.stores.snapshots.rows import Row, StoredLine, read_row, version_of
+from eventsync.stores.snapshots.squashed import Squashed
+from eventsync.stores.snapshots.store import SnapshotStore, StoredSnapshot
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 4 * 1024 * 1024
+"""Bytes of events that are applied to a large document at once."""
+
+_EVENT: Final = 200
+"""Bytes that each event counts for besides its body."""
+
+_HELD: Final = 32 * 1024 * 1024
+"""Bytes that are compared at once; those of a single document may exceed it."""
+
+_BATCH = 500
+"""Most documents in one batch: what `walk` holds at once, next to one chunk of the snapshot."""
+
+
+class NoBase(Unavailable):
+    """There is no stored snapshot of the collection yet: what came before the first event is not known."""
+
+
+class LogState:
+    """Answers from what is stored beside the collection alone; it itself is never asked."""
+
+    def __init__(
+        self,
+        history: History,
+        snapshots: SnapshotStore,
+        tracking: TrackingStore,
+        squashed: Squashed,
+        pins: Pins,
+        offload: Offload | None = None,
+    ) -> None:
+        """`offload` replays large documents; without it, all is done at once."""
+        self._offload = offload or inline()
+        self._history = history
+        self._pins = pins
+        self._squashed = squashed
+        self._snapshots = snapshots
+        self._tracking = tracking
+        self._checked: StoredSnapshot | None = None
+
+    async def base(self, log: LogId, collection: str, upto: Seq) -> StoredSnapshot:
+        """The snapshot that states at `upto` are made from. Raises `NoBase`, and `Damaged` where a chunk is missing."""
+        found = await self._snapshots.newest(log, collection, upto)
+        if found is None or not await self._tells(found):
+            raise NoBase(f"there is no stored snapshot of {collection} at {log}:{upto} or before: is a worker running?")
+        if found != self._checked:
+            await self._snapshots.check(found)
+            self._checked = found
+        return found
+
+    async def _tells(self, found: StoredSnapshot) -> bool:
+        """What was stored before a collection was untracked says nothing about it once it is tracked again."""
+        tracked = [item for item in await self._tracking.read() if item.log == found.log]
+        return all(item.tells(found.seq, found.time) for item in tracked if item.name == found.collection)
+
+    async def documents(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
+        """What each of these documents is at `upto`: (version, document without `_sync`), or None where it is not.
+
+        Raises `NoBase`, `Damaged` and `Unavailable`. Holds all of the answer: ask for bounded batches.
+        """
+        return await self._from_base(log, collection, ids, upto, lambda base: self._states(base, ids, upto))
+
+    async def document(self, log: LogId, collection: str, text: IdText, upto: Seq) -> EncodedState:
+        """Return one document as it is at `upto`, encoded. Raises as `documents`. Holds few of its events at a time."""
+        return await self._from_base(log, collection, [text], upto, lambda base: self._state(base, text, upto))
+
+    async def _from_base(
+        self,
+        log: LogId,
+        collection: str,
+        ids: Sequence[IdText],
+        upto: Seq,
+        read: Callable[[StoredSnapshot], Awaitable[T]],
+    ) -> T:
+        while True:
+            base = await self._base_of(log, collection, ids, upto)
+            try:
+                found = await read(base)
+            except Damaged:
+                if await self._snapshots.find(base.id):
+                    raise
+            else:
+                # Nothing is removed before it is hidden: what can be found after the reading was there all the while.
+                if await self._snapshots.find(base.id):
+                    return found
+
+    async def _state(self, base: StoredSnapshot, text: IdText, upto: Seq) -> EncodedState:
+        state = await self._snapshots.state_of(base, text, self._offload)
+        if upto == base.seq:
+            return state
+        events = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=[text])
+        return (await self.replay(base.log, events, state))[0]
+
+    async def replay(
+        self, log: LogId, events: AsyncGenerator[SealedEvent], state: EncodedState = None, *, whole: bool = True
+    ) -> tuple[EncodedState, bool]:
+        """Apply events of one document to its state, some at a time; see `replayed`. Raises `Damaged`."""
+        batch: list[SealedEvent] = []
+        size = 0
+        async with aclosing(events):
+            async for event in events:
+                batch.append(event)
+                size += len(event.body) + _EVENT
+                held = 0 if state is None else len(state[1])
+                # A large document is taken apart once for many events, a small one is not to hold up the loop.
+                if size >= (_AT_ONCE if size + held > self._offload.above else SLICE):
+                    state, whole = await self._replayed(log, state, batch, size, whole=whole)
+                    batch, size = [], 0
+        return await self._replayed(log, state, batch, size, whole=whole)
+
+    async def _replayed(
+        self, log: LogId, state: EncodedState, batch: list[SealedEvent], size: int, *, whole: bool
+    ) -> tuple[EncodedState, bool]:
+        if not batch:
+            return state, whole
+        await asyncio.sleep(0)
+        size += 0 if state is None else len(state[1])
+        return await self._offload.call(size, replayed, log, state, batch, whole)
+
+    async def _base_of(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> StoredSnapshot:
+        """A single document may have a nearer snapshot of its own."""
+        base = await self.base(log, collection, upto)
+        own = await self._snapshots.nearest(log, Shape(collection, ids[0]), upto) if len(ids) == 1 else None
+        if own is None or own.seq <= base.seq or not await self._tells(own):
+            return base
+        await self._snapshots.check(own)
+        return own
+
+    async def _states(self, base: StoredSnapshot, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
+        states: dict[IdText, State] = dict.fromkeys(ids)
+        async with aclosing(self._snapshots.rows_of(base, list(states))) as rows:
+            async for text, version, document in rows:
+                states[text] = (version, document)
+        await self._replay(base, states, upto)
+        return states
+
+    async def differing(
+        self, log: LogId, collection: str, there: Mapping[IdText, bytes], upto: Seq
+    ) -> list[EncodedDifference]:
+        """Compare documents of the collection, as BSON, with what the log says of them at `upto`.
+
+        Raises as `documents`. Hold a bounded number of them.
+        """
+        ids = list(there)
+        return await self._from_base(log, collection, ids, upto, lambda base: self._differing(base, there, upto))
+
+    async def _differing(
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes], upto: Seq
+    ) -> list[EncodedDifference]:
+        size = sum(map(len, there.values()))
+        lines: list[StoredLine] = []
+        async with aclosing(self._snapshots.lines_of(base, list(there))) as stored:
+            async for line in stored:
+                lines.append(line)
+                size += len(line[2])
+                if size > _HELD and len(there) > 1:
+                    return await self._differing_in_halves(base, there, upto)
+        states: Mapping[IdText, EncodedState] = {}
+        events: list[SealedEvent] = []
+        held = 0
+        if upto > base.seq:
+            changes = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=list(there))
+            async with aclosing(changes):
+                async for event in changes:
+                    events.append(event)
+                    held += len(event.body) + _EVENT
+                    if held < _AT_ONCE:
+                        continue
+                    said = Said(base.log, base.id, lines, states, events)
+                    states = await self._offload.call(size + held, replayed_all, said)
+                    lines, events, held = [], [], 0
+                    size = sum(map(len, there.values())) + sum(len(state[1]) for state in states.values() if state)
+                    if size > _HELD and len(there) > 1:
+                        return await self._differing_in_halves(base, there, upto)
+        return await self._offload.call(size + held, differing, Said(base.log, base.id, lines, states, events), there)
+
+    async def _differing_in_halves(
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes], upto: Seq
+    ) -> list[EncodedDifference]:
+        documents = list(there.items())
+        middle = len(documents) // 2
+        first = await self._differing(base, dict(documents[:middle]), upto)
+        return first + await self._differing(base, dict(documents[middle:]), upto)
+
+    async def versions(self, log: LogId, collection: str, upto: Seq) -> AsyncGenerator[dict[IdText, int]]:
+        """Do as `walk`, but of each document tell the version alone: none is taken apart."""
+        async with self._held(log, collection, upto) as (base, pin), aclosing(self._versions(base, upto)) as batches:
+            async for batch in batches:
+                await pin.keep()
+                yield batch
+
+    async def _versions(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[dict[IdText, int]]:
+        async with aclosing(self._known(base, upto)) as batches:
+            async for lines in batches:
+                versions = {text: None if line is None else version_of(base.id, line) for text, line in lines.items()}
+                await self._bring(base, versions, upto)
+                yield {text: version for text, version in versions.items() if version is not None}
+
+    async def _bring(self, base: StoredSnapshot, versions: dict[IdText, int | None], upto: Seq) -> None:
+        """Bring `versions` from the snapshot's seq to `upto`; None where there is no document."""
+        if not versions or upto == base.seq:
+            return
+        slices = Slices()
+        events = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=list(versions))
+        async with aclosing(events):
+            async for event in events:
+                try:
+                    op, version = head_of(event.body)
+                except (LookupError, TypeError, ValueError) as error:
+                    raise Damaged(f"event {base.log}:{event.seq} can't be read: {error}") from error
+                versions[event.id] = None if op == "delete" else version
+                await slices.did(_EVENT)
+
+    async def walk(self, log: LogId, collection: str, upto: Seq) -> AsyncGenerator[list[Row]]:
+        """The whole collection at `upto`, in batches: every document that then exists, exactly once.
+
+        First what is in the snapshot, in id order, then what was created after it. Raises like `documents`.
+        """
+        async with self._held(log, collection, upto) as (base, pin), aclosing(self._walk(base, upto)) as batches:
+            async for batch in batches:
+                await pin.keep()
+                yield batch
+
+    @asynccontextmanager
+    async def _held(self, log: LogId, collection: str, upto: Seq) -> AsyncIterator[tuple[StoredSnapshot, Pin]]:
+        """A base that is not removed while the block runs, nor the events after it."""
+        while True:
+            base = await self.base(log, collection, upto)
+            async with self._pins.held(log, base.seq, base.id) as pin:
+                if await self._snapshots.find(base.id):
+                    yield base, pin
+                    return
+
+    async def _walk(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[list[Row]]:
+        async with aclosing(self._known(base, upto)) as batches:
+            async for lines in batches:
+                states: dict[IdText, State] = {
+                    text: None if line is None else read_row(base.id, *line)[1:] for text, line in lines.items()
+                }
+                await self._replay(base, states, upto)
+                yield _live(states)
+
+    async def _known(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[dict[IdText, StoredLine | None]]:
+        """All documents that may be there at `upto`, in batches, each with its row in the snapshot, if it has one."""
+        async with aclosing(self._snapshots.lines(base)) as chunks:
+            async for chunk in chunks:
+                for at in range(0, len(chunk), _BATCH):
+                    yield {line[1]: line for line in chunk[at : at + _BATCH]}
+        touched = self._squashed.touched(base.log, base.collection, after=base.seq, upto=upto)
+        async with aclosing(touched) as batches:
+            async for ids in batches:
+                # What is in the snapshot had its turn, also where it was deleted and made again.
+                known = await self._snapshots.holds(base, ids)
+                yield {text: None for text in ids if text not in known}
+
+    async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], upto: Seq) -> None:
+        """Bring `states` from the snapshot's seq to `upto`."""
+        if not states or upto == base.seq:
+            return
+        changes = self._history.changes(base.log, base.collection, after=base.seq, upto=upto, ids=list(states))
+        async with aclosing(changes):
+            async for change in changes:
+                states[change.id] = applied(states[change.id], change)
+
+
+def _live(states: dict[IdText, State]) -> list[Row]:
+    return [(text, *state) for text, state in states.items() if state is not None]

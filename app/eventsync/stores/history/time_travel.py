@@ -1,0 +1,275 @@
+"""Time travel: where in the log a point in history is, and what a document was there.
+
+A reading is at a position, and what is known of that never changes. Instants and versions are turned into positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import ASCENDING, DESCENDING
+from pymongo.asynchronous.collection import AsyncCollection
+
+from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.domain.encoded_state import EncodedState, decoded, head_of
+from eventsync.domain.events import timestamp
+from eventsync.domain.ids import IdText
+from eventsync.domain.plan import ResetReason
+from eventsync.domain.points import Point, Version
+from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.replay import DamagedEvents, State
+from eventsync.domain.shapes import Shape, not_tracked
+from eventsync.errors import BehindRetention, Malformed, NotFound, ResetRequired, Unavailable
+from eventsync.mongodb.clocks import wall_time
+from eventsync.mongodb.errors import translated
+from eventsync.stores.history.instants import Instants
+from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent
+from eventsync.stores.log.tiers import BehindHorizon
+from eventsync.stores.log.tracking import refused_collection
+from eventsync.stores.stores import Stores
+
+_PAGE = 500
+_OVERHEAD = 500
+"""Bytes that a state takes in the cache besides its own, roughly."""
+
+_SETTLED = 2.0
+"""After about so many seconds a worker that runs has read past an instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A document as it was at `position`, in BSON; `encoded` is None where it did not exist."""
+
+    position: Position
+    encoded: EncodedState
+
+    @property
+    def state(self) -> State:
+        """The same with the document's values."""
+        return decoded(self.encoded)
+
+    def tree(self) -> dict[str, Any]:
+        """As answers name it: the version, None where it did not exist, and the position."""
+        return {"version": self.encoded[0] if self.encoded is not None else None, "position": str(self.position)}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a collection: events after `tracked` and after `horizon`, and the oldest stored snapshot."""
+
+    log: LogId
+    tracked: Seq
+    horizon: Seq
+    snapshot: tuple[Seq, Timestamp] | None
+
+    @property
+    def since(self) -> Seq:
+        """From here on every state is known. Raises `NoBase` before the first snapshot is stored."""
+        if self.snapshot is None:
+            raise NoBase("no snapshot of the collection is stored yet: is a worker running?")
+        return max(self.snapshot[0], self.horizon)
+
+    def gone(self, what: str) -> BehindRetention:
+        """The error for a point before that."""
+        return BehindRetention(
+            f"{what} is behind what is kept: it is known from {self.log}:{self.since} on",
+            since=str(Position(self.log, self.since)),
+        )
+
+
+class Past:
+    """Reads what was.
+
+    All raise `NotTracked`, `Malformed` for a point that is not there yet, `ResetRequired` for a position of another
+    log, `BehindRetention`, `Damaged`, and `Unavailable`: there is no log or snapshot yet, an instant may not be over.
+    """
+
+    def __init__(self, stores: Stores, *, cache_bytes: int = 0) -> None:
+        """States that were read last are kept in `cache_bytes`: what was at a position never changes."""
+        self._known: ByteCache[tuple[Kept, Shape, Seq], EncodedState] = ByteCache(cache_bytes, _cost)
+        self._stores = stores
+        self._tiers = stores.tiers
+        self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
+        self._events: AsyncCollection[Any] = stores.log["events"]
+        self._snapshots: AsyncCollection[Any] = stores.log["snapshots"]
+
+    async def document(self, shape: Shape, point: Point | None) -> Reading:
+        """The document at a point; None stands for the newest event. Raises `NotFound` for a version that never was."""
+        text = _id(shape)
+        kept = await self.kept(shape.collection)
+        try:
+            if isinstance(point, int):
+                return await self._version(kept, shape, text, point)
+            seq = await self._seq(kept, str(shape), point)
+            return Reading(Position(kept.log, seq), await self._state(kept, shape, text, seq))
+        except BehindHorizon as error:
+            raise kept.gone(f"{shape} at {point}") from error
+
+    async def position(self, collection: str, point: Point) -> Position:
+        """Where a whole collection is known. Raises `Malformed` for a version: collections have none."""
+        if isinstance(point, int):
+            raise Malformed("a collection has no version: give an instant or a position")
+        kept = await self.kept(collection)
+        seq = await self._seq(kept, collection, point)
+        if seq < kept.since:
+            raise kept.gone(f"{collection} at {kept.log}:{seq}")
+        return Position(kept.log, seq)
+
+    async def head(self, log: LogId) -> Seq:
+        """The newest event that closes what it belongs to."""
+        tail = await self._stores.events.tail(log)
+        if tail is None:
+            return Seq(0)
+        whole = tail.group is None or tail.group.n == tail.group.of
+        return tail.seq if whole or tail.group is None else Seq(tail.seq - tail.group.n)
+
+    async def kept(self, collection: str) -> Kept:
+        """What there is of a collection in the log in force."""
+        log = await self._stores.logs.current()
+        if log is None:
+            raise Unavailable("there is no event log yet: is a worker running?")
+        tracked = {item.name: item for item in await self._stores.tracking.read()}.get(collection)
+        if tracked is None:
+            raise not_tracked(collection)
+        if tracked.log is None and tracked.refused:
+            raise refused_collection(collection, tracked.refused)
+        if tracked.log != log.id:
+            raise Unavailable(f"the collection {collection!r} is about to be tracked: is a worker running?")
+        horizon = (await self._tiers.read(log.id)).horizon
+        return Kept(log.id, tracked.base, horizon, await self._oldest(log.id, collection, tracked.base))
+
+    async def _oldest(self, log: LogId, collection: str, base: Seq) -> tuple[Seq, Timestamp] | None:
+        query = {"l": log, "c": collection, "complete": True, "n": {"$gte": Int64(base)}}
+        with translated(f"the snapshots of {collection} can't be read"):
+            row = await self._snapshots.find_one(query, {"n": 1, "s": 1}, sort=[("n", ASCENDING)])
+        return (Seq(row["n"]), row["s"]) if row else None
+
+    # --- where ----------------------------------------------------------------------------------------------------
+
+    async def _seq(self, kept: Kept, what: str, point: Position | datetime | None) -> Seq:
+        head = await self.head(kept.log)
+        if point is None:
+            return head
+        if isinstance(point, datetime):
+            return await self._at(kept, what, point, head)
+        if point.log != kept.log:
+            raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{point} is of another log than {kept.log}")
+        if point.seq > head:
+            raise Malformed(f"{point} is in the future: the newest event is {kept.log}:{head}")
+        return point.seq
+
+    async def _at(self, kept: Kept, what: str, at: datetime, head: Seq) -> Seq:
+        await self._check_over(kept.log, at)
+        second = int(at.timestamp())
+        seq = await self._instants.newest(kept.log, at, head) if second > 0 else Seq(0)
+        # What was before a collection was tracked is not known, although no event of it tells the two apart.
+        began = kept.snapshot[1].time if kept.snapshot and kept.snapshot[0] == kept.tracked else None
+        if seq < kept.tracked or (seq == kept.tracked and (began is None or second <= began)):
+            raise kept.gone(f"{what} at {timestamp(at)}")
+        return seq
+
+    async def _check_over(self, log: LogId, at: datetime) -> None:
+        """No event with a cluster time in this second can still come."""
+        checkpoint = await self._stores.logs.read_checkpoint(log)
+        if checkpoint is not None and int(at.timestamp()) < checkpoint.time.time:
+            return
+        if at > await wall_time(self._stores.data):
+            raise Malformed(f"{timestamp(at)} is in the future")
+        read = f"up to {timestamp(checkpoint.time.as_datetime())}" if checkpoint else "nothing"
+        raise Unavailable(
+            f"{timestamp(at)} may not be over: the worker has read the changes {read}; try again", retry_after=_SETTLED
+        )
+
+    # --- what -----------------------------------------------------------------------------------------------------
+
+    async def _state(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+        key = (kept, shape, seq)  # what is kept no longer is not told any longer
+        if (known := self._known.get(key)) is not None:
+            return known
+        if kept.snapshot is not None and seq >= kept.since:
+            state = await self._stores.state.document(kept.log, shape.collection, text, seq)
+        else:
+            state = await self._without_snapshot(kept, shape, text, seq)
+        self._known.keep(key, state)
+        return state
+
+    async def _without_snapshot(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+        """Return a state of before the first snapshot: known from the first event on that holds the whole document."""
+        events = self._stores.history.sealed(
+            kept.log, shape.collection, after=max(kept.tracked, kept.horizon), upto=seq, ids=[text]
+        )
+        state, whole = await self._stores.state.replay(kept.log, events, whole=False)
+        if not whole:
+            raise kept.gone(f"{shape} at {kept.log}:{seq}")
+        return state
+
+    # --- versions -------------------------------------------------------------------------------------------------
+
+    async def _version(self, kept: Kept, shape: Shape, text: IdText, version: Version) -> Reading:
+        """The newest state with that version."""
+        seq = await self._newest(kept, shape, version)
+        if seq is not None:
+            return Reading(Position(kept.log, seq), await self._state(kept, shape, text, seq))
+        # What no event has made may have been there before the first of them.
+        state = await self._state(kept, shape, text, kept.since)
+        if state is not None and state[0] == version:
+            return Reading(Position(kept.log, kept.since), state)
+        if state is not None and state[0] > version:
+            raise kept.gone(f"{shape} at version {version}")
+        now = await self._state(kept, shape, text, await self.head(kept.log))
+        if now is not None and now[0] < version:
+            raise NotFound(f"{shape} has no version {version} yet: it is at version {now[0]}")
+        raise NotFound(f"{shape} had no version {version}, as far as it is known ({kept.log}:{kept.since} and later)")
+
+    async def _newest(self, kept: Kept, shape: Shape, version: Version) -> Seq | None:
+        """The newest event that has left the document at that version."""
+        query = {"_id.l": kept.log, "c": shape.collection, "i": shape.id, "v": Int64(version)} | {
+            "_id.n": {"$gt": Int64(max(kept.tracked, kept.horizon))}
+        }
+        with translated(f"the events of {shape} can't be read"):
+            cursor = self._events.find(query, {"t": 0, "w": 0}, sort=[("_id.n", DESCENDING)], hint="by_document")
+            async with cursor.batch_size(10):
+                async for row in cursor:
+                    event = await self._stores.events.whole(row)
+                    if _head(event)[0] != "delete":
+                        return event.seq
+        floor = (await self._tiers.read(kept.log)).floor
+        return await self._newest_archived(kept, shape, version, floor) if floor > kept.tracked else None
+
+    async def _newest_archived(self, kept: Kept, shape: Shape, version: Version, floor: Seq) -> Seq | None:
+        found: Seq | None = None
+        after = max(kept.tracked, kept.horizon)
+        while True:
+            page = await self._stores.events.of_document(
+                kept.log, shape, after_version=version - 1, after=after, upto=floor, limit=_PAGE
+            )
+            for event in page:
+                op, left = _head(event)
+                if left == version and op != "delete":
+                    found = event.seq
+            if len(page) < _PAGE:
+                return found
+            after = page[-1].seq
+
+
+def _cost(state: EncodedState) -> int:
+    return _OVERHEAD + (0 if state is None else len(state[1]))
+
+
+def _id(shape: Shape) -> IdText:
+    if shape.id is None:
+        raise Malformed(f"{shape} is a collection; this is about one document")
+    return shape.id
+
+
+def _head(event: StoredEvent) -> tuple[str, int]:
+    """The op and the version of an event. Raises `DamagedEvents`."""
+    try:
+        return head_of(event.body)
+    except UNREADABLE as error:
+        raise DamagedEvents(f"event {event.seq} can't be read: {error!r}", event.seq) from error

@@ -1,0 +1,1 @@
+"""The event log in MongoDB: events, logs and checkpoints, tiers, tracked collections."""

@@ -1,0 +1,139 @@
+"""What does not fit into an event's own row: `event_parts`, one MongoDB document a part, `_id: {l, n, v, p}`.
+
+The row names the value's parts by a random id `v` of the writer's own, and by a checksum. Parts are written before the
+row, so a row's parts are all there; and two writers that want the same number never touch each other's. The insert of
+the row alone decides. What the loser leaves, or a writer that dies before its row, is swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import zlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from bson.binary import Binary
+from bson.int64 import Int64
+from pymongo import ASCENDING
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import DamagedEvents
+from eventsync.mongodb.errors import translated
+from eventsync.stores.log.stored_event import UNREADABLE, Unpacked, unreadable
+
+PART_BYTES = 8 * 1024 * 1024
+
+_SWEPT_AT_ONCE = 500
+
+_LARGE = ("b", "w")
+"""The fields of a row that may be in parts: the body, and the marks of its types."""
+
+
+class EventParts:
+    """Writes and reads the values that rows only name: `{v: id, of: number of parts, sha256}`."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._events: AsyncCollection[Any] = database["events"]
+        self._parts: AsyncCollection[Any] = database["event_parts"]
+
+    async def write(self, log: LogId, seq: Seq, value: bytes) -> dict[str, Any]:
+        """Store a value of the event that is about to be `log:seq`; returns what its row is to say instead.
+
+        Durable (majority, journal) when it returns.
+        """
+        name, pieces = secrets.token_hex(8), [value[at : at + PART_BYTES] for at in range(0, len(value), PART_BYTES)]
+        with translated(f"the parts of event {log}:{seq} can't be written"):
+            for part, piece in enumerate(pieces):
+                await self._parts.insert_one({"_id": _key(log, seq) | {"v": name, "p": part}, "d": Binary(piece)})
+        return {"v": name, "of": len(pieces), "sha256": Binary(await asyncio.to_thread(_sha256, value))}
+
+    async def filled(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return `row` with the values that it only names, and its body unpacked.
+
+        Raises `Damaged`, which names the event and the part.
+        """
+        named = [field for field in _LARGE if isinstance(row.get(field), dict)]
+        try:
+            whole = row | {field: await self._read(row, field) for field in named} if named else row
+            if not isinstance(packed := whole.get("b"), bytes):
+                return whole
+            # In a thread: it takes 50 ms and more, and the interpreter's lock is free meanwhile.
+            return whole | {"b": Unpacked(await asyncio.to_thread(zlib.decompress, packed))}
+        except UNREADABLE as error:
+            raise unreadable(row, error) from error
+
+    async def _read(self, row: Mapping[str, Any], field: str) -> bytes:
+        log, seq, said = row["_id"]["l"], row["_id"]["n"], row[field]
+        if not {"v", "of", "sha256"} <= said.keys():
+            raise DamagedEvents(f"the parts of event {log}:{seq} can't be read: its row does not name them", seq)
+        found = []
+        for part in range(said["of"]):
+            with translated(f"part {part} of event {log}:{seq} can't be read"):
+                piece = await self._parts.find_one({"_id": _key(log, seq) | {"v": said["v"], "p": part}})
+            if piece is None:
+                raise DamagedEvents(f"part {part} of event {log}:{seq} is missing", seq)
+            found.append(piece["d"])
+        value = b"".join(found)
+        if await asyncio.to_thread(_sha256, value) != said["sha256"]:
+            raise DamagedEvents(f"the parts of event {log}:{seq} have another checksum than what was written", seq)
+        return value
+
+    async def sweep(self, log: LogId) -> int:
+        """Remove the parts that no row will ever name: their number has a row, of another writer. Returns how many.
+
+        Parts whose number has no row yet may belong to a writer that is at work. They are left for the next time.
+        """
+        swept = 0
+        async with aclosing(self._named(log)) as batches:
+            async for parts in batches:
+                orphans = await self._orphans(parts)
+                if orphans:
+                    with translated("parts that belong to no event can't be removed"):
+                        swept += (await self._parts.delete_many({"_id": {"$in": orphans}})).deleted_count
+        return swept
+
+    async def remove(self, log: LogId, upto: Seq) -> None:
+        """Remove the parts of all events up to `upto`, whose rows are no longer here."""
+        bounds = {"$gte": {"l": log}, "$lt": {"l": log, "n": Int64(upto + 1)}}
+        with translated("the parts of events can't be removed"):
+            await self._parts.delete_many({"_id": bounds})
+
+    async def _named(self, log: LogId) -> AsyncGenerator[list[dict[str, Any]]]:
+        """The keys of all parts of a log, in batches."""
+        bounds = {"$gte": {"l": log}, "$lt": {"l": log, "n": ""}}  # MongoDB sorts strings behind all numbers
+        batch: list[dict[str, Any]] = []
+        with translated("the parts of events can't be listed"):
+            cursor = self._parts.find({"_id": bounds}, {"_id": 1}, sort=[("_id", ASCENDING)])
+            async with cursor:
+                async for row in cursor:
+                    batch.append(row["_id"])
+                    if len(batch) == _SWEPT_AT_ONCE:
+                        yield batch
+                        batch = []
+        if batch:
+            yield batch
+
+    async def _orphans(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        keys = {part["n"]: _key(part["l"], part["n"]) for part in parts}
+        with translated("events can't be read"):
+            cursor = self._events.find({"_id": {"$in": list(keys.values())}}, {"b.v": 1, "w.v": 1})
+            rows = {row["_id"]["n"]: _names(row) async for row in cursor}
+        return [part for part in parts if part["n"] in rows and part["v"] not in rows[part["n"]]]
+
+
+def _sha256(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()
+
+
+def _names(row: Mapping[str, Any]) -> set[str]:
+    """The values in parts that a row names."""
+    return {row[field]["v"] for field in _LARGE if isinstance(row.get(field), dict)}
+
+
+def _key(log: LogId, seq: int) -> dict[str, Any]:
+    return {"l": log, "n": Int64(seq)}

@@ -1,0 +1,148 @@
+"""The proof that no row of a range is missing.
+
+A reader of one shape can't tell a row that somebody has deleted from an event of another shape. So the rows of the
+range that it has read are counted, by the index alone, at a fraction of the price of finding them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bson.int64 import Int64
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.read_concern import ReadConcern
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import DamagedEvents
+from eventsync.mongodb.errors import translated
+from eventsync.stores.log.tiers import TierStore
+
+_AT_ONCE: Final = 50_000
+"""Rows in one count: each has to end well within the driver's timeout."""
+
+_SHARE: Final = 20.0
+"""A count that took a second is believed for so many: counting takes no more than a twentieth of the time."""
+
+_SMALL: Final = 10_000
+"""So few rows are counted each time: 2 ms of MongoDB's time."""
+
+_LINEARIZABLE_MS: Final = 5000
+"""Longest wait for a majority to agree who is primary, in milliseconds."""
+
+_NAMED: Final = 5
+"""Runs of missing events that a message names."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """A range without a hole, until `until` on the monotonic clock."""
+
+    log: LogId
+    after: Seq
+    upto: Seq
+    until: float
+
+
+class Wholeness:
+    """Counts rows. Raises `Unavailable`."""
+
+    def __init__(self, database: AsyncDatabase[Any], tiers: TierStore) -> None:
+        self._events: AsyncCollection[Any] = database["events"]
+        self._tiers = tiers
+        self._known: _Counted | None = None
+
+    async def require(self, log: LogId, after: Seq, upto: Seq, *, fresh: bool = False) -> None:
+        """Raise `DamagedEvents` where an event with `after < seq <= upto` is neither sealed nor in MongoDB.
+
+        What was counted just now is believed, unless it is to be `fresh`.
+        """
+        if after >= upto or (not fresh and self._is_known(log, after, upto)):
+            return
+        began = time.monotonic()
+        while (start := max(after, (await self._tiers.read(log)).floor)) < upto:
+            if await self._count(log, start, upto) == upto - start:
+                await self._check_collections(log, start, upto)
+                now = time.monotonic()
+                if upto - start > _SMALL:
+                    self._known = _Counted(log, start, upto, now + _SHARE * (now - began))
+                return
+            # Some may have been sealed and removed meanwhile: then the floor was raised before.
+            if (await self._tiers.read(log)).floor <= start:
+                missing = await self._missing(log, start, upto)
+                if missing is not None and not await self.exists(log, missing.last):
+                    raise missing
+
+    def _is_known(self, log: LogId, after: Seq, upto: Seq) -> bool:
+        known = self._known
+        return (
+            known is not None
+            and (known.log, time.monotonic() < known.until) == (log, True)
+            and known.after <= max(after, self._tiers.seen(log).floor)
+            and upto <= known.upto
+        )
+
+    async def _count(self, log: LogId, after: Seq, upto: Seq) -> int:
+        count = 0
+        with translated("the events can't be counted"):
+            for start in range(after, upto, _AT_ONCE):
+                query = _range(log, start, min(upto, start + _AT_ONCE))
+                # Not `count_documents`: that is an aggregation, and this a scan of keys.
+                answer = await self._events.database.command(
+                    {"count": self._events.name, "query": query, "readConcern": {"level": "majority"}}
+                )
+                count += int(answer["n"])
+        return count
+
+    async def _check_collections(self, log: LogId, after: Seq, upto: Seq) -> None:
+        """Raise `DamagedEvents` for a row that names no collection: no shape's reader finds it."""
+        query = {"_id.l": log, "c": None, "_id.n": {"$gt": Int64(after), "$lte": Int64(upto)}}
+        with translated("the events can't be read"):
+            row = await self._events.find_one(query, {"_id": 1}, sort=[("_id.n", -1)])
+        if row is not None:
+            raise DamagedEvents(f"event {log}:{row['_id']['n']} can't be read: it names no collection", row["_id"]["n"])
+
+    async def exists(self, log: LogId, seq: Seq) -> bool:
+        """Tell whether an event is in MongoDB.
+
+        Linearizable: a member that has just become primary does not deny what its predecessor has shown, and one that
+        no longer is can't answer at all.
+        """
+        events = self._events.with_options(read_concern=ReadConcern("linearizable"))
+        key = {"_id": {"l": log, "n": Int64(seq)}}
+        with translated("the log can't be read"):
+            return await events.find_one(key, {"_id": 1}, max_time_ms=_LINEARIZABLE_MS) is not None
+
+    async def _missing(self, log: LogId, after: Seq, upto: Seq) -> DamagedEvents | None:
+        """Name what is missing, at most `_NAMED` runs of it; None where nothing is."""
+        runs: list[tuple[int, int]] = []
+        position = int(after)
+        async with aclosing(self._numbers(log, after, upto)) as numbers:
+            async for number in numbers:
+                if number > position + 1:
+                    runs.append((position + 1, number - 1))
+                position = number
+        if position < upto:
+            runs.append((position + 1, upto))
+        if not runs:
+            return None
+        named = ", ".join(str(one) if one == last else f"{one} to {last}" for one, last in runs[:_NAMED])
+        more = f" and {len(runs) - _NAMED} runs more" if len(runs) > _NAMED else ""
+        single = len(runs) == 1 and runs[0][0] == runs[0][1]
+        words = ("event", "is") if single else ("events", "are")
+        return DamagedEvents(f"{words[0]} {named}{more} {words[1]} missing", Seq(runs[-1][1]))
+
+    async def _numbers(self, log: LogId, after: Seq, upto: Seq) -> AsyncGenerator[int]:
+        with translated("the events can't be read"):
+            cursor = self._events.find(_range(log, after, upto), {"_id": 1}, sort=[("_id", 1)], batch_size=_AT_ONCE)
+            async with cursor:
+                async for row in cursor:
+                    yield int(row["_id"]["n"])
+
+
+def _range(log: LogId, after: int, upto: int) -> dict[str, Any]:
+    return {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}}

@@ -1,0 +1,123 @@
+"""Where a log's events are: the collection `tiers`, one document a log. (`horizons`: since when they are gone.)
+
+Three seqs that only move forward. Each is raised, at majority, *before* anything is removed that it gives up: whoever
+has read a range and then finds that the mark is not beyond its beginning has read it whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import DESCENDING
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.plan import ResetReason
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import ResetRequired
+from eventsync.mongodb.errors import translated
+
+
+class BehindHorizon(ResetRequired):
+    """The events after a position are not all kept any more."""
+
+    def __init__(self, log: LogId, after: Seq, horizon: Seq) -> None:
+        super().__init__(
+            ResetReason.BEFORE_HORIZON.value, f"the events after {log}:{after} are kept from {horizon + 1} on only"
+        )
+
+
+_START = Seq(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Events with `seq <= floor` are not in MongoDB any more, those with `seq <= horizon` nowhere.
+
+    A position `>= squash_floor` can be answered by the documents that were touched since. Always
+    `squash_floor <= horizon <= floor`, and the log's newest event is beyond the floor.
+    """
+
+    floor: Seq = _START
+    horizon: Seq = _START
+    squash_floor: Seq = _START
+
+
+class TierStore:
+    """Reads the marks and, for the archiver and the compactor, raises them. Raises `Unavailable`."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._tiers: AsyncCollection[Any] = database["tiers"]
+        self._horizons: AsyncCollection[Any] = database["horizons"]
+        self._seen: dict[LogId, Tiers] = {}
+
+    async def read(self, log: LogId, session: AsyncClientSession | None = None) -> Tiers:
+        """The marks now. With the `session` of an earlier read they are no older than what that one has seen."""
+        with translated("the log's tiers can't be read"):
+            row = await self._tiers.find_one({"_id": log}, session=session)
+        found = _tiers(row) if row else Tiers()
+        if found.floor >= self.seen(log).floor:
+            self._seen = {log: found}
+        return found
+
+    def seen(self, log: LogId) -> Tiers:
+        """The marks when they were last read here: a hint where to begin, nothing more."""
+        return self._seen.get(log, Tiers())
+
+    async def raise_floor(self, log: LogId, seq: Seq) -> None:
+        """From now on nobody expects events up to `seq` in MongoDB."""
+        await self._raise(log, "floor", seq=seq)
+
+    async def raise_horizon(self, log: LogId, seq: Seq) -> None:
+        """From now on nobody expects events up to `seq` anywhere."""
+        await self._raise(log, "horizon", seq=seq)
+
+    async def raise_squash_floor(self, log: LogId, seq: Seq) -> None:
+        """From now on nobody expects to learn what was touched up to `seq`."""
+        await self._raise(log, "squash_floor", seq=seq)
+
+    async def give_up(self, log: LogId, seq: Seq) -> None:
+        """From now on nobody expects events up to `seq`, also those that never were sealed: floor and horizon at once.
+
+        (In two steps, what is between them would seem to be lost.)
+        """
+        await self._raise(log, "floor", "horizon", seq=seq)
+
+    async def record_horizon(self, log: LogId, seq: Seq, every: float) -> None:
+        """Remember since when the events up to `seq` are gone, unless that of others was within the last `every` s."""
+        recent = {"_id.l": log, "$expr": {"$gt": ["$at", _ago(every)]}}
+        with translated("the log's horizon can't be recorded"):
+            if await self._horizons.find_one(recent) is None:
+                key = {"_id": {"l": log, "n": Int64(seq)}}
+                await self._horizons.update_one(key, [{"$set": {"at": {"$ifNull": ["$at", "$$NOW"]}}}], upsert=True)
+
+    async def gone_for(self, log: LogId, seconds: float) -> Seq:
+        """The events up to this one have been gone for so long; what is not needed to say so later is forgotten."""
+        gone = {"_id.l": log, "$expr": {"$lte": ["$at", _ago(seconds)]}}
+        with translated("the log's horizons can't be read"):
+            row = await self._horizons.find_one(gone, sort=[("_id", DESCENDING)])
+            if row is None:
+                return _START
+            await self._horizons.delete_many({"_id": {"$gte": {"l": log}, "$lt": row["_id"]}})
+        return Seq(row["_id"]["n"])
+
+    async def forget(self, log: LogId) -> None:
+        """Forget a former log."""
+        with translated("the tiers of a former log can't be removed"):
+            await self._horizons.delete_many({"_id.l": log})
+            await self._tiers.delete_one({"_id": log})
+
+    async def _raise(self, log: LogId, *names: str, seq: Seq) -> None:
+        with translated(f"the log's {' and '.join(names)} can't be raised"):
+            await self._tiers.update_one({"_id": log}, {"$max": dict.fromkeys(names, Int64(seq))}, upsert=True)
+
+
+def _ago(seconds: float) -> dict[str, Any]:
+    return {"$dateSubtract": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
+
+
+def _tiers(row: dict[str, Any]) -> Tiers:
+    return Tiers(Seq(row.get("floor", 0)), Seq(row.get("horizon", 0)), Seq(row.get("squash_floor", 0)))

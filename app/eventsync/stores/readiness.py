@@ -1,0 +1,114 @@
+"""Whether the MongoDB that the settings name is there, and is one that eventsync can use.
+
+A process that starts before its MongoDB waits for it. What no waiting mends, a wrong configuration, is said at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from pymongo.errors import OperationFailure, PyMongoError
+
+from eventsync.concurrency.waiting import backoff, set_within
+from eventsync.errors import ConfigurationError, Unavailable
+from eventsync.mongodb.client import Client, connect
+from eventsync.mongodb.errors import AUTHENTICATION_FAILED, short, unavailable
+from eventsync.mongodb.privileges import Missing, missing
+from eventsync.settings import Settings
+from eventsync.stores.archive.identity import ArchiveIdentity
+from eventsync.stores.archive.objects import Objects
+
+log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 1.0
+"""Longest wait for a server at once, in seconds: who waits for MongoDB is to end at once when it is told to."""
+
+_PAUSE_CAP: Final = 5.0
+_MONGODB_6: Final = 17
+"""The wire version of MongoDB 6.0."""
+
+_ROLES_ARE: Final = "docs/deployment.md has the roles to give"
+_REFUSED: Final = {
+    13: f"its user lacks a privilege, or none is given ({_ROLES_ARE})",
+    **dict.fromkeys(AUTHENTICATION_FAILED, "it refuses the user or the password"),
+}
+"""Unauthorized, AuthenticationFailed, and Atlas's way to say the latter."""
+
+
+async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
+    """Wait until MongoDB can be used; False where `stop` came first. Raises `ConfigurationError`."""
+    failures = 0
+    async with connect(settings, role, patience=_PATIENCE) as client:
+        while not stop.is_set():
+            try:
+                lacking = await _look(client, settings, role)
+            except Unavailable as error:
+                log.warning("%s; trying again", error.diagnosis)
+                await set_within(stop, backoff(failures, first=0.25, cap=_PAUSE_CAP))
+                failures += 1
+            else:
+                log.info("MongoDB is reached")
+                if lacking:
+                    log.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_ARE)
+                await _check_archive(client, settings, role)
+                return True
+    return False
+
+
+async def check(settings: Settings, role: str) -> None:
+    """Look once. Raises `ConfigurationError`, and `Unavailable` where it is not there yet."""
+    async with connect(settings, role, patience=_PATIENCE) as client:
+        await _look(client, settings, role)
+        await _check_archive(client, settings, role)
+
+
+async def _check_archive(client: Client, settings: Settings, role: str) -> None:
+    """A server reads the recorded archive or does not start; a worker has its own way, see `ArchiveIdentity.claim`."""
+    if role != "serve":
+        return
+    try:
+        await ArchiveIdentity(client[settings.log_db], Objects.of(settings.archive_url)).check()
+    except Unavailable as error:
+        log.warning("%s; clients that are far behind wait for it", error.diagnosis)
+
+
+async def _look(client: Client, settings: Settings, role: str) -> list[Missing]:
+    """Return the privileges that this role does without. Raises `ConfigurationError` and `Unavailable`."""
+    try:
+        hello = await client["admin"].command("hello")
+        _check_kind(hello)
+        lacking = await missing(client, settings, role)
+        if fatal := [str(item) for item in lacking if not item.without]:
+            raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {_ROLES_ARE}")
+        await client[settings.log_db]["logs"].find_one({}, {"_id": 1})
+        _check_names(await client.list_database_names(), settings)
+    except PyMongoError as error:
+        code = error.code if isinstance(error, OperationFailure) else None
+        if code in _REFUSED:
+            raise ConfigurationError(f"MongoDB can't be used: {_REFUSED[code]}: {short(error)}") from error
+        topology = client.topology_description
+        if topology.replica_set_name and topology.topology_type_name != "Single" and not topology.server_descriptions():
+            # Whoever answers and is no member of the set that the connection string names is forgotten.
+            raise ConfigurationError(
+                f"MongoDB can't be used: it is no member of a replica set {topology.replica_set_name!r}"
+            ) from error
+        raise unavailable("MongoDB can't be used", error) from error
+    return lacking
+
+
+def _check_names(existing: Iterable[str], settings: Settings) -> None:
+    for name in (settings.database, settings.log_db):
+        if like := [other for other in existing if other.lower() == name.lower() and other != name]:
+            raise ConfigurationError(f"there is a database {like[0]!r}; MongoDB has no {name!r} beside it")
+
+
+def _check_kind(hello: Mapping[str, Any]) -> None:
+    if hello["maxWireVersion"] < _MONGODB_6:
+        raise ConfigurationError("MongoDB can't be used: it is older than 6.0")
+    if hello.get("isreplicaset"):
+        raise Unavailable("MongoDB can't be used yet: its replica set is not initiated")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise ConfigurationError("MongoDB can't be used: it is no replica set; start it with --replSet and initiate it")

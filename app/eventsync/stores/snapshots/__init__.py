@@ -1,0 +1,1 @@
+"""Snapshots: of the collection as it is, and stored ones with their chunks, requests and pins."""

@@ -1,0 +1,112 @@
+"""The chunks of stored snapshots: `snapshot_chunks`, NDJSON compressed with zstd, each with a checksum.
+
+A chunk is `{_id: {s: snapshot id, n, p}, data}`, in as many parts as MongoDB's largest document asks for. Its first
+part also has `ids`, the ids of its rows in their order, `parts`, and `sha256` of the uncompressed bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zstandard
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.ids import IdText
+from eventsync.domain.replay import Damaged
+from eventsync.mongodb.errors import translated
+
+_PART_BYTES = 8 * 1024 * 1024
+_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows of a snapshot: the ids, and for each its line of JSON."""
+
+    ids: Sequence[IdText]
+    lines: Sequence[bytes]
+
+
+class ChunkStore:
+    """Reads and writes chunks; which of them make a snapshot is the `SnapshotStore`'s to know."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._chunks: AsyncCollection[Any] = database["snapshot_chunks"]
+
+    async def ensure_indexes(self) -> None:
+        """By document: which chunk has it."""
+        keys = [("_id.s", ASCENDING), ("ids", ASCENDING)]
+        with translated("the indexes of stored snapshots can't be made"):
+            await self._chunks.create_indexes([IndexModel(keys, name="by_document")])
+
+    async def write(self, snapshot: str, number: int, chunk: Chunk) -> int:
+        """Store one chunk; returns its size, compressed."""
+        # In a thread: compression takes milliseconds, which is long for whoever shares the event loop.
+        data, digest = await asyncio.to_thread(_compressed, chunk.lines)
+        parts = [data[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)]
+        first = {"ids": list(chunk.ids), "parts": len(parts), "sha256": digest}
+        with translated(f"chunk {number} of snapshot {snapshot} can't be written"):
+            for part, piece in enumerate(parts):
+                row = {"_id": {"s": snapshot, "n": number, "p": part}, "data": piece}
+                await self._chunks.insert_one(row | first if part == 0 else row)
+        return len(data)
+
+    async def read(self, snapshot: str, number: int) -> Chunk:
+        """One chunk, checked. Raises `Damaged` where it is not what was written."""
+        name = f"chunk {number} of snapshot {snapshot}"
+        bounds = {"$gte": {"s": snapshot, "n": number}, "$lt": {"s": snapshot, "n": number + 1}}
+        with translated(f"{name} can't be read"):
+            rows = await self._chunks.find({"_id": bounds}, sort=[("_id", ASCENDING)]).to_list()
+        if not rows or len(rows) != rows[0].get("parts"):
+            raise Damaged(f"{name} is missing, or a part of it")
+        data = b"".join(row["data"] for row in rows)
+        lines = await asyncio.to_thread(_lines, name, data, rows[0]["sha256"])
+        if len(lines) != len(rows[0]["ids"]):
+            raise Damaged(f"{name} has {len(lines)} rows for {len(rows[0]['ids'])} ids")
+        return Chunk([IdText(text) for text in rows[0]["ids"]], lines)
+
+    async def numbers(self, snapshot: str) -> set[int]:
+        """The numbers of all chunks that are there, whole or in part."""
+        with translated(f"the chunks of snapshot {snapshot} can't be listed"):
+            return {row["_id"]["n"] async for row in self._chunks.find(_all(snapshot), {"_id": 1})}
+
+    async def holding(self, snapshot: str, ids: Sequence[IdText]) -> AsyncGenerator[tuple[int, list[IdText]]]:
+        """The numbers of the chunks that hold any of these documents, each with those of `ids` that it holds."""
+        match = {"$match": {"_id.s": snapshot, "ids": {"$in": list(ids)}}}
+        found = {"$project": {"ids": {"$setIntersection": ["$ids", list(ids)]}}}
+        with translated(f"the chunks of snapshot {snapshot} can't be found"):
+            cursor = await self._chunks.aggregate([match, found, {"$sort": {"_id": 1}}])
+            async with cursor:
+                async for row in cursor:
+                    yield row["_id"]["n"], row["ids"]
+
+    async def remove(self, snapshot: str) -> None:
+        """Remove all chunks of a snapshot."""
+        with translated(f"snapshot {snapshot} can't be removed"):
+            await self._chunks.delete_many(_all(snapshot))
+
+
+def _all(snapshot: str) -> dict[str, Any]:
+    # MongoDB sorts strings behind all numbers.
+    return {"_id": {"$gte": {"s": snapshot}, "$lt": {"s": snapshot, "n": ""}}}
+
+
+def _compressed(lines: Sequence[bytes]) -> tuple[bytes, bytes]:
+    text = b"\n".join(lines)
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(text), hashlib.sha256(text).digest()
+
+
+def _lines(name: str, data: bytes, digest: bytes) -> list[bytes]:
+    try:
+        text = zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"{name} can't be unpacked: {error}") from error
+    if hashlib.sha256(text).digest() != digest:
+        raise Damaged(f"{name} has another checksum than what was written")
+    return text.split(b"\n")

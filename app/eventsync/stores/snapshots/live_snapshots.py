@@ -1,0 +1,206 @@
+"""Snapshots of a shape at a position, read from the collection itself at a checkpoint's cluster time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bson.timestamp import Timestamp
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
+
+from eventsync.answer_size import AnswerSize
+from eventsync.concurrency.offload import Offload, inline
+from eventsync.concurrency.prefetch import ahead
+from eventsync.concurrency.slices import Slices
+from eventsync.domain.bson_scan.opaque import writable
+from eventsync.domain.bson_scan.plain import is_misread
+from eventsync.domain.ids import IdText, format_id, parse_id, query_of
+from eventsync.domain.positions import LogId, Position
+from eventsync.domain.shapes import Shape
+from eventsync.domain.stamp import unversioned
+from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, Document, JsonText, decode, to_json
+from eventsync.errors import Unavailable
+from eventsync.mongodb.errors import may_last, short, translated
+from eventsync.mongodb.raw_cursor import raw_find
+from eventsync.stores.log.logs import LogStore
+
+_TOO_OLD = frozenset({239, 246})
+"""SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
+
+
+class ReadRefused(Unavailable):
+    """MongoDB refuses to read a collection, and does not say that it will do another time."""
+
+    def __init__(self, collection: str, error: OperationFailure) -> None:
+        super().__init__(f"{collection} can't be read: MongoDB refuses it (code {error.code})")
+        self.because(short(error))
+        self.collection = collection
+        self.mongodb_code = error.code
+
+
+class TimeNotKept(Unavailable):
+    """MongoDB does not keep the cluster time that a collection is read at, or has ceased to while it was read."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(
+            f"{collection} can't be read as it was at the checkpoint: MongoDB no longer keeps that time. If a worker "
+            "runs and it is large, raise MongoDB's server parameter minSnapshotHistoryWindowInSeconds (300 by default)"
+        )
+
+
+class CollectionGone(Unavailable):
+    """A collection was dropped or renamed a moment ago, so what it was before can't be read."""
+
+
+class SnapshotDocument(NamedTuple):
+    """One document of a snapshot: `row` is `{"id", "version", "doc"}` in JSON."""
+
+    id: IdText
+    row: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The exact state of `shape` at `position`; the documents come in id order, once, some at a time."""
+
+    shape: Shape
+    position: Position
+    batches: AsyncIterator[list[SnapshotDocument]]
+
+
+class SnapshotReader:
+    """Reads the tracked collections as they were at the newest checkpoint.
+
+    A checkpoint pairs a cluster time with a seq, so what is read there plus the events after that seq is the
+    collection at every later position. MongoDB keeps five minutes of such history by default.
+    """
+
+    def __init__(
+        self, database: AsyncDatabase[Any], logs: LogStore, offload: Offload | None = None, *, batch: int = 1000
+    ) -> None:
+        """`offload` encodes large documents; without it, all are encoded at once."""
+        self._offload = offload or inline()
+        self._database = database
+        self._logs = logs
+        self._batch = batch
+        self._size = AnswerSize()
+
+    @asynccontextmanager
+    async def open(self, log: LogId, shape: Shape) -> AsyncIterator[Snapshot]:
+        """A snapshot at the log's newest checkpoint. Raises `Unavailable`, also while it is being read."""
+        checkpoint = await self._logs.read_checkpoint(log)
+        if checkpoint is None:
+            raise Unavailable("the log has no checkpoint yet: is a worker running?")
+        query = {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
+        batches = self.documents(shape.collection, checkpoint.time, query)
+        try:
+            yield Snapshot(shape, Position(log, checkpoint.seq), batches)
+        finally:
+            await batches.aclose()
+
+    async def documents(
+        self, collection: str, time: Timestamp, query: Document
+    ) -> AsyncGenerator[list[SnapshotDocument]]:
+        """The documents of `collection` that `query` finds, as they were at `time`, in id order. Raises as `read`."""
+        async with aclosing(self._found(collection, time, query, {})) as batches:
+            async for batch in batches:
+                yield await self._rows(batch)
+
+    async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
+        """Encode documents, in slices: a batch may have 16 MiB."""
+        rows: list[SnapshotDocument] = []
+        slices, above = Slices(), self._offload.above
+        for raw in batch:
+            length = len(raw)
+            if length <= above:
+                rows.append(_row(raw))
+            else:
+                id_text, row = await self._offload.run(_row_aside, raw, size=length)
+                rows.append(SnapshotDocument(id_text, row.text))
+            await slices.did(length)
+        return rows
+
+    async def read(
+        self, collection: str, time: Timestamp, query: Document | None = None, *, fields: Document | None = None
+    ) -> AsyncGenerator[bytes]:
+        """The stored documents of `collection`, in BSON, as they were at cluster time `time`, in id order.
+
+        Raises `Unavailable`; where MongoDB no longer keeps that time, `TimeNotKept` or `CollectionGone`.
+        """
+        async with aclosing(self._found(collection, time, query or {}, fields or {})) as batches:
+            async for batch in batches:
+                for document in batch:
+                    yield document
+
+    async def _found(
+        self, collection: str, time: Timestamp, query: Document, fields: Document
+    ) -> AsyncGenerator[list[bytes]]:
+        any_found = False
+        async with aclosing(self._read(collection, time, query, fields)) as batches:
+            async for batch in batches:
+                any_found = True
+                yield batch
+        if any_found:
+            return
+        # To a collection that was dropped or renamed since, MongoDB before 7.0 answers as to an empty one, whatever it
+        # was at `time`. Nothing is nothing only where the collection that is there now was there all the while: one
+        # that was made after `time` it refuses to read at it.
+        identity = await self._identity(collection)
+        if identity is not None:
+            async with aclosing(self._read(collection, time, query, fields)) as batches:
+                async for batch in batches:
+                    yield batch
+        if identity is None or identity != await self._identity(collection):
+            raise CollectionGone(f"{collection} was dropped or renamed just now: it can't be read as it was before")
+
+    async def _identity(self, collection: str) -> Any:
+        """What tells a collection from others of its name; None where there is none."""
+        command = {"listCollections": 1, "filter": {"name": collection}}
+        with translated("the collections can't be listed"):
+            answer = await self._database.command(command, codec_options=CODEC)
+        found = answer["cursor"]["firstBatch"]
+        return found[0]["info"].get("uuid") if found else None
+
+    async def _read(
+        self, collection: str, time: Timestamp, query: Document, fields: Document
+    ) -> AsyncGenerator[list[bytes]]:
+        """Batch by batch; the next one is on its way while one is used."""
+        command = {
+            "filter": writable(query),
+            "projection": fields,
+            "sort": {"_id": 1},
+            "readConcern": {"level": "snapshot", "atClusterTime": time},
+        }
+        with translated(f"a snapshot of {collection} can't be read"):
+            try:
+                async with (
+                    self._database.client.start_session(causal_consistency=False) as session,
+                    raw_find(
+                        self._database[collection], command, session=session, batch=self._batch, size=self._size
+                    ) as cursor,
+                    ahead(cursor.next) as batches,
+                ):
+                    async for batch in batches:
+                        yield batch
+            except OperationFailure as error:
+                if error.code in _TOO_OLD:
+                    raise TimeNotKept(collection) from error
+                if may_last(error):
+                    raise ReadRefused(collection, error) from error
+                raise
+
+
+def _row(raw: bytes) -> SnapshotDocument:
+    version, document = unversioned(decode(raw, JSON_CODEC))
+    id_text = format_id(document["_id"])
+    row = {"id": id_text, "version": version, "doc": document}
+    return SnapshotDocument(id_text, to_json(row, plain=not is_misread(raw)))
+
+
+def _row_aside(raw: bytes) -> tuple[IdText, JsonText]:
+    """Make a row in a helper process, whose text comes back without a copy."""
+    id_text, row = _row(raw)
+    return id_text, JsonText(row)

@@ -1,0 +1,105 @@
+"""Pins: what readers are at, so that no policy removes it under them. The collection `pins`.
+
+A reader pins first and *then* looks whether what it wants is still there (the snapshot not hidden, the horizon not
+beyond its position). Who removes gives up first (hides the snapshot, raises the horizon) and *then* asks what is
+pinned. So one of the two always sees the other. All times are MongoDB's own clock.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import Unavailable
+from eventsync.mongodb.errors import translated
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What all live pins of a log need: the events after `seq` (None: no events), and these snapshots."""
+
+    seq: Seq | None
+    snapshots: frozenset[str]
+
+
+class Pin:
+    """One reader's pin, while it is held."""
+
+    def __init__(self, store: Pins, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._renewed = time.monotonic()
+
+    async def keep(self) -> None:
+        """Call it as the reading goes on: nearly free, until a quarter of the time to live has passed.
+
+        Raises `Unavailable` where the pin has run out meanwhile: what it held may be gone.
+        """
+        now = time.monotonic()
+        if now - self._renewed >= self._store.ttl / 4:
+            await self._store.renew(self._name)
+            self._renewed = now
+
+
+class Pins:
+    """Pins of all readers, `{_id, l: log, n: needs events after this seq, s: needs this snapshot, until}`."""
+
+    def __init__(self, database: AsyncDatabase[Any], ttl: float) -> None:
+        """`ttl` is in seconds: how long a pin outlives a reader that has died."""
+        self._pins: AsyncCollection[Any] = database["pins"]
+        self.ttl = ttl
+
+    async def ensure_indexes(self) -> None:
+        """MongoDB itself removes what has run out."""
+        with translated("the index of pins can't be made"):
+            await self._pins.create_indexes([IndexModel([("until", ASCENDING)], name="expiry", expireAfterSeconds=0)])
+
+    @asynccontextmanager
+    async def held(self, log: LogId, seq: Seq | None, snapshot: str | None = None) -> AsyncIterator[Pin]:
+        """Hold the events after `seq` (None: no events) and, where one is named, a snapshot while the block runs.
+
+        Look inside of the block whether they are still there.
+        """
+        name = secrets.token_hex(8)
+        row = {"l": log, "n": None if seq is None else Int64(seq), "s": snapshot}
+        literal = {key: {"$literal": value} for key, value in row.items()}
+        with translated("what is being read can't be pinned"):
+            await self._pins.update_one({"_id": name}, [{"$set": literal | {"until": self._until()}}], upsert=True)
+        try:
+            yield Pin(self, name)
+        finally:
+            with suppress(Unavailable):  # then it runs out by itself
+                await self._remove(name)
+
+    async def renew(self, name: str) -> None:
+        """Have a live pin live for another `ttl`. Raises `Unavailable` where it has run out."""
+        live = {"_id": name, "$expr": {"$gt": ["$until", "$$NOW"]}}
+        with translated("a pin can't be renewed"):
+            result = await self._pins.update_one(live, [{"$set": {"until": self._until()}}])
+        if not result.matched_count:
+            raise Unavailable("the reader was idle for too long: what it was reading may have been removed")
+
+    async def pinned(self, log: LogId) -> Pinned:
+        """What live pins need now. Pins that are made later have seen what the caller has given up before."""
+        live = {"l": log, "$expr": {"$gt": ["$until", "$$NOW"]}}
+        with translated("the pins can't be read"):
+            rows = await self._pins.find(live, {"n": 1, "s": 1}).to_list()
+        seqs = [Seq(row["n"]) for row in rows if row["n"] is not None]
+        return Pinned(min(seqs, default=None), frozenset(row["s"] for row in rows if row["s"] is not None))
+
+    async def _remove(self, name: str) -> None:
+        with translated("a pin can't be removed"):
+            await self._pins.delete_one({"_id": name})
+
+    def _until(self) -> dict[str, Any]:
+        return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(self.ttl * 1000)}}

@@ -1,0 +1,91 @@
+"""Requests for a snapshot: the collection `snapshot_requests`. Anybody asks, the snapshotter answers."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from bson.timestamp import Timestamp
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Malformed
+from eventsync.mongodb.errors import translated
+
+_FORGOTTEN = 86400
+"""Seconds after which a request is gone, answered or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A wish for a snapshot of `shape` at cluster time `time` or later, and the answer once there is one.
+
+    The answer is the id of the `snapshot`, or why there can't be one.
+    """
+
+    id: str
+    shape: Shape
+    time: Timestamp
+    snapshot: str | None = None
+    refused: str | None = None
+
+
+class SnapshotRequests:
+    """`{_id, shape, s: cluster time, at, snapshot?, refused?}`. Raises `Unavailable`."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._requests: AsyncCollection[Any] = database["snapshot_requests"]
+
+    async def ensure_indexes(self) -> None:
+        """MongoDB itself removes old requests."""
+        with translated("the index of requests can't be made"):
+            await self._requests.create_indexes(
+                [IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=_FORGOTTEN)]
+            )
+
+    async def ask(self, shape: Shape, time: Timestamp) -> str:
+        """Ask for a snapshot at `time` or later; returns the request's id."""
+        name = secrets.token_hex(8)
+        fields = {"shape": {"$literal": str(shape)}, "s": time, "at": "$$NOW"}
+        with translated("a snapshot can't be asked for"):
+            await self._requests.update_one({"_id": name}, [{"$set": fields}], upsert=True)
+        return name
+
+    async def unanswered(self) -> list[Request]:
+        """Return the requests without an answer, oldest first. A request for what can't be a shape is refused."""
+        query = {"snapshot": None, "refused": None}
+        with translated("the requests for snapshots can't be read"):
+            rows = await self._requests.find(query, sort=[("at", ASCENDING)]).to_list()
+        found = []
+        for row in rows:
+            try:
+                found.append(_request(row))
+            except Malformed as error:
+                await self._answer(row["_id"], snapshot=None, refused=error.message)
+        return found
+
+    async def answer(self, request: Request, *, snapshot: str | None = None, refused: str | None = None) -> None:
+        """Say which snapshot it is, or why there is none."""
+        await self._answer(request.id, snapshot=snapshot, refused=refused)
+
+    async def _answer(self, name: str, *, snapshot: str | None, refused: str | None) -> None:
+        with translated("a request for a snapshot can't be answered"):
+            await self._requests.update_one({"_id": name}, {"$set": {"snapshot": snapshot, "refused": refused}})
+
+    async def read(self, name: str) -> Request | None:
+        """The request as it stands."""
+        with translated("the request for a snapshot can't be read"):
+            row = await self._requests.find_one({"_id": name})
+        return _request(row) if row else None
+
+    async def withdraw(self, name: str) -> None:
+        """Ask for it no longer."""
+        with translated("the request for a snapshot can't be withdrawn"):
+            await self._requests.delete_one({"_id": name})
+
+
+def _request(row: dict[str, Any]) -> Request:
+    return Request(row["_id"], Shape.parse(row["shape"]), row["s"], row.get("snapshot"), row.get("refused"))

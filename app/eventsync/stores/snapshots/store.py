@@ -1,0 +1,282 @@
+"""Stored snapshots: what a shape was at a position of the log, in `snapshots` and `snapshot_chunks`.
+
+A snapshot is written as a stream and becomes visible as a whole: its document in `snapshots` is `complete` only once
+all of its chunks are there. It goes the other way round: first it is hidden, and removed once nobody can be reading it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.concurrency.offload import Offload
+from eventsync.domain.encoded_state import EncodedState
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import Document
+from eventsync.errors import EventsyncError, Unavailable
+from eventsync.mongodb.errors import translated
+from eventsync.stores.snapshots.chunks import Chunk, ChunkStore
+from eventsync.stores.snapshots.rows import Line, Row, StoredLine, cut, encoded_row, read_row
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A complete snapshot of a shape at `log:seq`, which is cluster time `time`.
+
+    `bytes` is compressed, `raw_bytes` is not; `at` is when it was finished, by MongoDB's clock.
+    """
+
+    id: str
+    log: LogId
+    shape: str
+    seq: Seq
+    time: Timestamp
+    chunks: int
+    documents: int
+    bytes: int
+    raw_bytes: int
+    at: datetime
+
+    @property
+    def collection(self) -> str:
+        return self.shape.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A snapshot that is being made, as far as it is."""
+
+    documents: int
+    bytes: int
+
+
+class SnapshotStore:
+    """Writes, finds, reads and removes snapshots, of whole collections and of single documents.
+
+    A `shape` is its text. That of a document names a snapshot of its own, which no question about its collection finds.
+    """
+
+    def __init__(self, database: AsyncDatabase[Any], *, chunk_bytes: int) -> None:
+        self._snapshots: AsyncCollection[Any] = database["snapshots"]
+        self._chunks = ChunkStore(database)
+        self._chunk_bytes = chunk_bytes
+
+    async def ensure_indexes(self) -> None:
+        """By position: the newest one of a shape."""
+        keys = [("l", ASCENDING), ("c", ASCENDING), ("n", DESCENDING)]
+        with translated("the indexes of stored snapshots can't be made"):
+            await self._snapshots.create_indexes([IndexModel(keys, name="by_position")])
+        await self._chunks.ensure_indexes()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    async def write(
+        self, log: LogId, shape: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document] | Line]
+    ) -> StoredSnapshot:
+        """Store the snapshot that `documents` are, (version, document) in id order; holds one chunk at a time.
+
+        Whatever `documents` raises ends it, and leaves nothing that is visible.
+        """
+        name = secrets.token_hex(8)
+        row = {"_id": name, "l": log, "c": shape, "n": Int64(seq), "s": time, "complete": False}
+        made = {"chunks": 0, "documents": 0, "bytes": Int64(0), "raw": Int64(0)}
+        await self._update(name, row | made, upsert=True)
+        try:
+            async with aclosing(cut(documents, self._chunk_bytes)) as chunks:
+                async for chunk in chunks:
+                    # Before the chunk: a snapshot that was swept meanwhile is to get no more of them.
+                    await self._update(name, made | {"chunks": made["chunks"] + 1})
+                    size = await self._chunks.write(name, made["chunks"], chunk)
+                    made = _grown(made, chunk, size)
+            return _snapshot(await self._update(name, made | {"complete": True}))
+        except EventsyncError:
+            with suppress(Unavailable):  # then `sweep` removes it
+                await self.remove(name)
+            raise
+
+    async def unfinished(self, log: LogId, shape: str) -> Unfinished | None:
+        """How far the snapshot of a shape is that was begun last and is not complete yet."""
+        query = {"l": log, "c": shape, "complete": False, "hidden": {"$ne": True}}
+        with translated(f"the snapshots of {shape} can't be read"):
+            row = await self._snapshots.find_one(query, sort=[("n", DESCENDING)])
+        return Unfinished(int(row["documents"]), int(row["bytes"])) if row else None
+
+    # --- finding --------------------------------------------------------------------------------------------------
+
+    async def newest(self, log: LogId, shape: str, upto: Seq | None = None) -> StoredSnapshot | None:
+        """The newest complete snapshot, at `upto` or before; None where there is none."""
+        return await self._newest({"l": log, "c": shape}, upto)
+
+    async def nearest(self, log: LogId, shape: Shape, upto: Seq) -> StoredSnapshot | None:
+        """The newest one at `upto` or before that has the document `shape`: its own, or one of its collection."""
+        return await self._newest({"l": log, "c": {"$in": [shape.collection, str(shape)]}}, upto)
+
+    async def find(self, name: str) -> StoredSnapshot | None:
+        """The complete snapshot of this id. Read, and then found: what was read was still there."""
+        with translated(f"snapshot {name} can't be read"):
+            row = await self._snapshots.find_one({"_id": name, "complete": True})
+        return _snapshot(row) if row else None
+
+    async def listing(self, log: LogId) -> list[StoredSnapshot]:
+        """All complete snapshots of a log, of all shapes, by seq."""
+        return await self._list({"l": log, "complete": True})
+
+    async def positions(self, log: LogId) -> dict[str, Seq]:
+        """Where each shape's newest complete snapshot in `log` is."""
+        # In the order of the seqs: of each shape the newest remains.
+        return {item.shape: item.seq for item in await self.listing(log)}
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def check(self, snapshot: StoredSnapshot) -> None:
+        """Raises `Damaged`, which names the chunk, where one is missing: to `rows_of` it would seem to be empty."""
+        missing = set(range(snapshot.chunks)) - await self._chunks.numbers(snapshot.id)
+        if missing:
+            raise Damaged(f"chunk {min(missing)} of snapshot {snapshot.id} is missing, or a part of it")
+
+    async def rows(self, snapshot: StoredSnapshot) -> AsyncGenerator[list[Row]]:
+        """All rows in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
+        async with aclosing(self.lines(snapshot)) as chunks:
+            async for lines in chunks:
+                yield [read_row(snapshot.id, *line) for line in lines]
+
+    async def lines(self, snapshot: StoredSnapshot) -> AsyncGenerator[list[StoredLine]]:
+        """All rows as they are stored, in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
+        count = 0
+        for number in range(snapshot.chunks):
+            chunk = await self._chunks.read(snapshot.id, number)
+            count += len(chunk.ids)
+            yield [(number, *pair) for pair in zip(chunk.ids, chunk.lines, strict=True)]
+        if count != snapshot.documents:
+            raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
+
+    async def rows_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[Row]:
+        """The rows of those of `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
+        async with aclosing(self.lines_of(snapshot, ids)) as lines:
+            async for line in lines:
+                yield read_row(snapshot.id, *line)
+
+    async def lines_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[StoredLine]:
+        """The same as they are stored. Raises `Damaged`, which names the chunk."""
+        wanted = frozenset(ids)
+        async for number, _ in self._chunks.holding(snapshot.id, ids):
+            chunk = await self._chunks.read(snapshot.id, number)
+            for text, line in zip(chunk.ids, chunk.lines, strict=True):
+                if text in wanted:
+                    yield number, text, line
+
+    async def state_of(self, snapshot: StoredSnapshot, text: IdText, offload: Offload) -> EncodedState:
+        """Return one document as it is in the snapshot, encoded. Raises `Damaged`, which names the chunk."""
+        async with aclosing(self.lines_of(snapshot, [text])) as lines:
+            async for line in lines:
+                return await offload.call(len(line[2]), encoded_row, snapshot.id, *line)
+        return None
+
+    async def holds(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> set[IdText]:
+        """Those of `ids` that are in the snapshot."""
+        return {text async for _, found in self._chunks.holding(snapshot.id, ids) for text in found}
+
+    # --- removing -------------------------------------------------------------------------------------------------
+
+    async def sweep(self, older_than: float) -> int:
+        """Remove snapshots that were begun and not gone on with for `older_than` seconds; returns how many."""
+        age = {"$dateDiff": {"startDate": "$at", "endDate": "$$NOW", "unit": "millisecond"}}
+        stale = {"complete": False, "hidden": {"$ne": True}, "$expr": {"$gte": [age, older_than * 1000]}}
+        return await self._remove_all(stale)
+
+    async def retire(self, collections: Sequence[str], log: LogId) -> int:
+        """Remove the snapshots of these collections and their documents in every log but `log`; returns how many."""
+        of = {"$in": [{"$first": {"$split": ["$c", "/"]}}, list(collections)]}
+        return await self._remove_all({"l": {"$ne": log}, "$expr": of})
+
+    async def hide(self, names: Iterable[str]) -> None:
+        """Nobody finds these any more; who has found one before can still read it."""
+        await self._set_hidden(names, hidden=True)
+
+    async def show(self, names: Iterable[str]) -> None:
+        """Take back what `hide` did."""
+        await self._set_hidden(names, hidden=False)
+
+    async def hidden(self, log: LogId) -> list[StoredSnapshot]:
+        """What is hidden, by seq."""
+        return await self._list({"l": log, "complete": False, "hidden": True})
+
+    async def remove(self, name: str) -> None:
+        """Remove one snapshot: from now on it is not found; then its chunks."""
+        with translated(f"snapshot {name} can't be removed"):
+            await self._snapshots.update_one({"_id": name}, {"$set": {"complete": False}})
+            await self._chunks.remove(name)
+            await self._snapshots.delete_one({"_id": name})
+
+    async def _newest(self, query: dict[str, Any], upto: Seq | None) -> StoredSnapshot | None:
+        query |= {"complete": True} | ({"n": {"$lte": Int64(upto)}} if upto is not None else {})
+        with translated(f"the snapshots of {query['c']} can't be read"):
+            row = await self._snapshots.find_one(query, sort=[("n", DESCENDING), ("at", DESCENDING)])
+        return _snapshot(row) if row else None
+
+    async def _list(self, query: dict[str, Any]) -> list[StoredSnapshot]:
+        with translated("stored snapshots can't be listed"):
+            rows = self._snapshots.find(query, sort=[("n", ASCENDING), ("at", ASCENDING)])
+            return [_snapshot(row) async for row in rows]
+
+    async def _set_hidden(self, names: Iterable[str], *, hidden: bool) -> None:
+        query = {"_id": {"$in": list(names)}, "complete": hidden}
+        with translated("stored snapshots can't be retired"):
+            await self._snapshots.update_many(query, {"$set": {"complete": not hidden, "hidden": hidden}})
+
+    async def _remove_all(self, query: dict[str, Any]) -> int:
+        with translated("stored snapshots can't be listed"):
+            names = [row["_id"] async for row in self._snapshots.find(query, {"_id": 1})]
+        for name in names:
+            await self.remove(name)
+        return len(names)
+
+    async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> dict[str, Any]:
+        """Set fields of a snapshot that is being written. `at` is when that was last gone on with."""
+        query = {"_id": name} | ({} if upsert else {"complete": False})
+        change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": "$$NOW"}}]
+        with translated(f"snapshot {name} can't be written"):
+            row: dict[str, Any] | None = await self._snapshots.find_one_and_update(
+                query, change, upsert=upsert, return_document=ReturnDocument.AFTER
+            )
+        if row is None:
+            raise Unavailable(f"snapshot {name} was removed while it was being written")
+        return row
+
+
+def _grown(made: dict[str, int], chunk: Chunk, size: int) -> dict[str, int]:
+    raw = sum(map(len, chunk.lines)) + len(chunk.lines)
+    return {
+        "chunks": made["chunks"] + 1,
+        "documents": made["documents"] + len(chunk.ids),
+        "bytes": Int64(made["bytes"] + size),
+        "raw": Int64(made["raw"] + raw),
+    }
+
+
+def _snapshot(row: dict[str, Any]) -> StoredSnapshot:
+    return StoredSnapshot(
+        row["_id"],
+        LogId(row["l"]),
+        row["c"],
+        Seq(row["n"]),
+        row["s"],
+        int(row["chunks"]),
+        int(row["documents"]),
+        int(row["bytes"]),
+        int(row.get("raw", row["bytes"])),
+        row["at"],
+    )

@@ -1,0 +1,1 @@
+"""Counters, estimates and the operator's overview."""

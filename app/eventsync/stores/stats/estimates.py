@@ -1,0 +1,74 @@
+"""What a plan is made from: how much there is. Figures, not facts: exactness never depends on them."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.domain.plan import Size
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.mongodb.errors import translated
+from eventsync.stores.stats.distinct import distinct
+
+MOST_EVENTS = 1000
+"""Events of one document are counted so far; with more, its present state is the better answer anyway."""
+
+_MOST_TOUCHED = 1_000_000
+_PAIRS = 32
+_LEAST_SAMPLE, _MOST_SAMPLE = 100, 10_000
+"""Events that are looked at to judge how many documents a range of them is about.
+
+So many that about so many documents would be met twice if there were half as many of them as events: from fewer
+pairs it can't be told whether all are different, and looking at more would cost more than a wrong plan.
+"""
+
+
+class Counts:
+    """Cheap counts of what MongoDB holds: an index scan, a bounded sample, or metadata. Raises `Unavailable`."""
+
+    def __init__(self, data: AsyncDatabase[Any], log: AsyncDatabase[Any]) -> None:
+        self._data = data
+        self._events: AsyncCollection[Any] = log["events"]
+        self._touched: AsyncCollection[Any] = log["touched"]
+
+    async def size(self, collection: str) -> Size:
+        """Documents and bytes of a collection. (The bytes are those of BSON; as JSON it is about the same.)"""
+        with translated(f"the size of {collection} can't be read"):
+            found = await self._data.command({"collStats": collection})
+        return Size(int(found.get("count", 0)), int(found.get("size", 0)))
+
+    async def of_document(self, log: LogId, shape: Shape, *, after: Seq) -> int:
+        """The document's events in MongoDB with `after < seq`, counted up to `MOST_EVENTS`."""
+        query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": {"$gt": Int64(after)}}
+        with translated(f"the events of {shape} can't be counted"):
+            return await self._events.count_documents(query, limit=MOST_EVENTS, hint="by_document")
+
+    async def touched(self, log: LogId, collection: str, *, after: Seq, upto: Seq, floor: Seq) -> int:
+        """About how many documents have events with `after < seq <= upto`; those up to `floor` are archived."""
+        archived = await self._archived(log, collection, after) if after < floor else 0
+        first = max(after, floor) + 1
+        return archived + (await self._sampled(log, collection, range(first, upto + 1)) if upto >= first else 0)
+
+    async def _archived(self, log: LogId, collection: str, after: Seq) -> int:
+        query = {"_id.l": log, "_id.c": collection, "n": {"$gt": Int64(after)}}
+        with translated(f"the touched documents of {collection} can't be counted"):
+            return await self._touched.count_documents(query, limit=_MOST_TOUCHED)
+
+    async def _sampled(self, log: LogId, collection: str, seqs: range) -> int:
+        chosen = random.sample(seqs, min(len(seqs), _sample(len(seqs))))
+        query = {"_id": {"$in": [{"l": log, "n": Int64(seq)} for seq in chosen]}}
+        with translated(f"the events of {collection} can't be counted"):
+            rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_MOST_SAMPLE).to_list()
+        ids = [row["i"] for row in rows if row["c"] == collection]
+        return distinct(ids, population=len(ids) * len(seqs) / len(chosen))
+
+
+def _sample(count: int) -> int:
+    # n of them, drawn at random from d equally frequent documents, meet about n² / 2d of them twice.
+    return max(_LEAST_SAMPLE, min(_MOST_SAMPLE, math.isqrt(_PAIRS * count)))

@@ -1,0 +1,134 @@
+"""The stores of one process, made together from one client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync.concurrency.offload import Offload, inline
+from eventsync.mongodb.client import Client
+from eventsync.mongodb.leases import LeaseStore
+from eventsync.settings import Settings
+from eventsync.stores.archive.archive import Archive
+from eventsync.stores.archive.tiered_log import TieredEvents
+from eventsync.stores.clients.state_vectors import VectorStore
+from eventsync.stores.history.comparison import Comparison
+from eventsync.stores.history.history import History
+from eventsync.stores.history.log_state import LogState
+from eventsync.stores.log.events import EventStore
+from eventsync.stores.log.gap_check import Wholeness
+from eventsync.stores.log.hot_tier import HotRows
+from eventsync.stores.log.logs import LogStore
+from eventsync.stores.log.tiers import TierStore
+from eventsync.stores.log.tracking import TrackingStore
+from eventsync.stores.snapshots.live_snapshots import SnapshotReader
+from eventsync.stores.snapshots.pins import Pins
+from eventsync.stores.snapshots.requests import SnapshotRequests
+from eventsync.stores.snapshots.squashed import Squashed
+from eventsync.stores.snapshots.store import SnapshotStore
+from eventsync.stores.stats.counters import Tallies
+from eventsync.stores.stats.estimates import Counts
+
+SEQUENCING = "sequencing"
+"""The job whose lease holder appends to the log."""
+
+ARCHIVING = "archiving"
+"""The job whose lease holder moves events to the cold tier."""
+
+COMPACTING = "compacting"
+"""The job whose lease holder removes what is kept no longer."""
+
+SNAPSHOTTING = "snapshotting"
+"""The job whose lease holder stores snapshots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """`data` is the user's database, `log` the event log's.
+
+    `snapshots` reads the collections themselves, `stored` is what was kept of them, `state` what the log makes of it.
+    """
+
+    data: AsyncDatabase[Any]
+    log: AsyncDatabase[Any]
+    events: EventStore
+    logs: LogStore
+    leases: LeaseStore
+    tracking: TrackingStore
+    snapshots: SnapshotReader
+    stored: SnapshotStore
+    history: History
+    state: LogState
+    comparison: Comparison
+    tiers: TierStore
+    squashed: Squashed
+    counts: Counts
+    pins: Pins
+    tallies: Tallies
+    requests: SnapshotRequests
+    hot: HotRows
+    tiered: TieredEvents
+    archive: Archive
+    vectors: VectorStore
+    offload: Offload
+    wholeness: Wholeness
+
+    @classmethod
+    def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
+        """The stores that `settings` name, reached through `client`.
+
+        `offload` does what takes long; without it, all is done at once.
+        """
+        offload = offload or inline()
+        data, log = client[settings.database], client[settings.log_db]
+        logs, tracking, tiers = LogStore(log), TrackingStore(log), TierStore(log)
+        hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
+        tallies = Tallies(log)
+        tiered = TieredEvents(hot, archive.reader, tiers)
+        history = History(hot, archive, tiered, tiers, tallies)
+        snapshots = SnapshotReader(data, logs, offload)
+        stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
+        squashed = Squashed(log, snapshots, hot.wholeness)
+        pins = Pins(log, settings.pin_ttl)
+        state = LogState(history, stored, tracking, squashed, pins, offload)
+        return cls(
+            data,
+            log,
+            EventStore(log, tiered),
+            logs,
+            LeaseStore(log),
+            tracking,
+            snapshots,
+            stored,
+            history,
+            state,
+            Comparison(snapshots, state),
+            tiers,
+            squashed,
+            Counts(data, log),
+            pins,
+            tallies,
+            SnapshotRequests(log),
+            hot,
+            tiered,
+            archive,
+            VectorStore(
+                log,
+                most_shapes=settings.client_shapes,
+                most_clients=settings.max_clients,
+                most_bytes=settings.client_bytes,
+            ),
+            offload,
+            hot.wholeness,
+        )
+
+    async def ensure_indexes(self) -> None:
+        """Make what is missing; a worker does this before it does anything else."""
+        await self.logs.ensure_indexes()
+        await self.events.ensure_indexes()
+        await self.stored.ensure_indexes()
+        await self.requests.ensure_indexes()
+        await self.pins.ensure_indexes()
+        await self.archive.touched.ensure_indexes()

@@ -1,0 +1,1 @@
+"""Clients that are behind or new: the planner, log pages, squashed answers, snapshots."""

@@ -1,0 +1,65 @@
+"""Squashed catch-up: from a position to the newest checkpoint by what has become of the touched documents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from eventsync.concurrency.admission import Admission
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Position
+from eventsync.domain.shapes import Shape
+from eventsync.stores.log.logs import Checkpoint
+from eventsync.stores.stores import Stores
+from eventsync.sync.catch_up.planner import NotAhead
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """What brings `shape` from `start` to `end`: `rows` are `{"id", "version", "doc"}` or `{"id", "deleted": true}`.
+
+    Reading them raises `Unavailable`, and, for a position that can't be brought on like this, `BehindHorizon` or
+    `Unsquashable`.
+    """
+
+    shape: Shape
+    start: Position
+    end: Position
+    rows: AsyncIterator[Iterable[bytes]]
+
+
+class CatchUps:
+    """Opens them, a bounded number at a time."""
+
+    def __init__(self, stores: Stores, admission: Admission) -> None:
+        self._stores = stores
+        self._admission = admission
+
+    @asynccontextmanager
+    async def open(self, shape: Shape, start: Position) -> AsyncIterator[CatchUp]:
+        """Raises `NotAhead` where there is no checkpoint after `start` yet, and `Unavailable`."""
+        async with self._admission.admitted():
+            checkpoint = await self._stores.logs.read_checkpoint(start.log)
+            if checkpoint is None or checkpoint.seq <= start.seq:
+                raise NotAhead(f"there is no checkpoint after {start} yet: is a worker running?")
+            end = Position(start.log, checkpoint.seq)
+            async with aclosing(self._rows(shape, start, checkpoint)) as rows:
+                yield CatchUp(shape, start, end, rows)
+
+    async def _rows(self, shape: Shape, start: Position, checkpoint: Checkpoint) -> AsyncGenerator[Iterable[bytes]]:
+        """The checkpoint pairs a seq with a cluster time: at that time the documents are what they are at that seq."""
+        async with aclosing(self._touched(shape, start, checkpoint)) as touched:
+            async for ids in touched:
+                async with aclosing(self._stores.squashed.rows(shape.collection, ids, checkpoint.time)) as rows:
+                    async for row in rows:
+                        yield (row,)
+
+    async def _touched(self, shape: Shape, start: Position, checkpoint: Checkpoint) -> AsyncGenerator[list[IdText]]:
+        if shape.id is not None:
+            yield [shape.id]
+            return
+        found = self._stores.squashed.touched(start.log, shape.collection, after=start.seq, upto=checkpoint.seq)
+        async with aclosing(found) as batches:
+            async for ids in batches:
+                yield ids

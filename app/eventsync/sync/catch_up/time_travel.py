@@ -1,0 +1,61 @@
+"""Reads of the past for many clients: the same reading is shared, and a few are made at a time.
+
+A reading may replay a long history, however few bytes ask for it. Readers wait for their turn together with the clients
+that are behind the window, within the same bounds.
+"""
+
+from __future__ import annotations
+
+from eventsync.concurrency.admission import Admission
+from eventsync.concurrency.offload import Offload
+from eventsync.concurrency.single_flight import Flights
+from eventsync.domain.encoded_state import difference_json, document_json
+from eventsync.domain.points import Point
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.stores.history.time_travel import Past, Reading
+from eventsync.sync.live.window import Window
+
+
+class PastReads:
+    """One for a whole server process. All raise what `Past.document` does, and `Unavailable` where too many wait."""
+
+    def __init__(self, past: Past, window: Window, admission: Admission, offload: Offload) -> None:
+        self._past = past
+        self._window = window
+        self._admission = admission
+        self._offload = offload
+        self._readings: Flights[Reading] = Flights()
+        self._documents: Flights[tuple[bytes, str]] = Flights()
+        self._differences: Flights[bytes] = Flights()
+
+    async def document(self, shape: Shape, point: Point | None) -> Reading:
+        """Return the document at a point; None stands for the newest event. See `Past.document`."""
+        # Not joined by who has seen a newer event than the one who is reading.
+        return await self._readings.fetch((shape, point, *self._seen()), lambda: self._read(shape, point))
+
+    async def document_json(self, shape: Shape, reading: Reading) -> tuple[bytes, str]:
+        """Return the answer with the document of a reading, which has to have one, and the document's digest."""
+        state = reading.encoded
+        if shape.id is None or state is None:
+            raise ValueError(f"{shape} was nothing at {reading.position}")
+        text, position = shape.id, str(reading.position)
+        return await self._documents.fetch(
+            (shape, position, state[0]),
+            lambda: self._offload.call(len(state[1]), document_json, text, state, position),
+        )
+
+    async def difference_json(self, shape: Shape, before: Reading, after: Reading) -> bytes:
+        """Return the RFC 6902 patch from one reading of a document to another."""
+        size = sum(len(one.encoded[1]) for one in (before, after) if one.encoded is not None)
+        return await self._differences.fetch(
+            (shape, before.position, after.position),
+            lambda: self._offload.call(size, difference_json, before.encoded, after.encoded),
+        )
+
+    async def _read(self, shape: Shape, point: Point | None) -> Reading:
+        async with self._admission.admitted():
+            return await self._past.document(shape, point)
+
+    def _seen(self) -> tuple[LogId | None, Seq]:
+        return self._window.log, self._window.head

@@ -1,0 +1,1 @@
+"""State vectors and the lag of each client."""

@@ -1,0 +1,1 @@
+"""New events to connected clients: feed, window, fan-out."""

@@ -1,0 +1,304 @@
+"""The feed: one tail of the event log for a whole server process, however many clients it has.
+
+Subscribe first, then read, then join the two with a gap check: a seq that does not follow is never skipped, the range
+before it is read from the store. Where the store lacks it, the window begins anew behind the hole: clients before it
+are reset.
+
+What a server has seen of a log is evidence. Where MongoDB holds less of it, or other events, the log was dropped, or
+taken back with a backup: then the server asks for a new log, and serves nobody who comes until there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from eventsync.concurrency.waiting import backoff, set_within
+from eventsync.domain.positions import Seq
+from eventsync.domain.replay import Damaged, DamagedEvents
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.errors import Unavailable, told
+from eventsync.logging import Alarms
+from eventsync.mongodb.change_stream import ChangeStream, watch
+from eventsync.settings import Settings
+from eventsync.stores.log.logs import Log
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.log.tiers import BehindHorizon
+from eventsync.stores.log.tracking import Tracking
+from eventsync.stores.stores import Stores
+from eventsync.sync.live.window import Window
+
+log = logging.getLogger(__name__)
+_alarms = Alarms(log)
+
+_WAIT = 1.0
+_BACKOFF_CAP = 2.0
+_READ_BACK = 1000
+"""How many events of the past a server takes into its window at start, for the clients that reconnect then."""
+
+_READ_AT_ONCE = 100
+
+_GROWING = {"ns.coll": {"$in": ["events", "heads"]}, "operationType": {"$ne": "delete"}}
+_OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
+_PIPELINE: list[dict[str, Any]] = [
+    {"$match": {"$or": [_GROWING, {"ns.coll": {"$in": ["collections", "logs"]}}, _OF_COLLECTIONS]}},
+    {
+        "$project": {
+            "operationType": 1,
+            "ns.coll": 1,
+            "documentKey": 1,
+            "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1},
+        }
+    },
+]
+
+
+@dataclass(slots=True)
+class FeedState:
+    """What `/readyz` says of the feed. `heard` is the monotonic time of the last successful read."""
+
+    live: bool = False
+    heard: float = 0.0
+    sequenced: float = 0.0
+    """The monotonic time at which the sequencer was last known to have read all changes."""
+    detail: str = "MongoDB was not reached yet"
+
+
+class Feed:
+    """Keeps a window and a server's copy of the tracked collections up to date."""
+
+    def __init__(self, stores: Stores, window: Window, tracking: Tracking, settings: Settings) -> None:
+        self._stores = stores
+        self._window = window
+        self._tracking = tracking
+        self._batch = settings.stream_batch
+        self._group: list[StoredEvent] = []
+        self._log: Log | None = None
+        self.state = FeedState()
+        self.followed = asyncio.Event()
+        """Set once the log was read for the first time, and from then on."""
+
+    @property
+    def log(self) -> Log | None:
+        """The log in force, as far as is known; None before the first worker has run."""
+        return self._log
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tail until `stop`. Whatever breaks is opened again, and shown as not live until then."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                async with watch(self._stores.log, _PIPELINE, codec=CODEC) as stream:
+                    await self._join()
+                    failures = 0
+                    await self._follow(stream, stop)
+            except (Unavailable, Damaged, BehindHorizon) as error:
+                failures += 1
+                self.state.live, self.state.detail = False, told(error).message
+                level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
+                log.log(level, "the feed is interrupted: %s", error.diagnosis)
+                await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))
+
+    async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            batch = await stream.read(wait=_WAIT, limit=self._batch)
+            self._heard()
+            rows, settled = [], False
+            for change in batch.changes:
+                kind, name = change["operationType"], change.get("ns", {}).get("coll")
+                if kind == "insert" and name == "events":
+                    rows.append(change["fullDocument"])
+                elif name == "events" and kind in {"update", "replace"}:
+                    _alarms.tell(f"event {_named(change['documentKey']['_id'])} was overwritten by somebody")
+                elif name == "heads" and kind in {"insert", "update", "replace"}:
+                    # A checkpoint: the sequencer makes them also when there is nothing new, as long as it can read.
+                    self.state.sequenced = time.monotonic()
+                    settled = True
+                else:
+                    # Events of the log so far come first, whatever is announced behind them.
+                    await self._take(rows)
+                    rows = []
+                    await self._join()
+            await self._take(rows)
+            if settled:
+                await self._settle()
+
+    def _heard(self) -> None:
+        self.state.heard = time.monotonic()
+        self.state.live, self.state.detail = self._window.suspended is None, self._window.suspended or "live"
+        self.followed.set()
+
+    async def _join(self) -> None:
+        """Take over the log and the registry as they are, and read what the window lacks."""
+        current = await self._stores.logs.current()
+        if self._log is not None and (lost := await self._lost(self._log, current)):
+            self._suspend(lost)
+            return
+        self._log = current
+        self._tracking.replace(self._log.id if self._log else None, await self._stores.tracking.read())
+        if self._log is None:
+            self.state.detail = "there is no log yet: no worker has run"
+            return
+        self._window.suspended = None
+        seq = await self._stores.events.head(self._log.id)
+        floor = (await self._stores.tiers.read(self._log.id)).floor
+        if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
+            self._group = []
+            # What has left MongoDB is left out. The floor never lies inside a transaction.
+            far = Seq(max(0, seq - _READ_BACK))
+            self._window.start(self._log.id, floor if floor >= far else await self._whole_before(far))
+        await self._read_upto(seq)
+        await self._settle()
+        self._window.wake_all()
+        self._heard()
+
+    async def _lost(self, known: Log, current: Log | None) -> str | None:
+        """Return why the followed log is not the one in MongoDB any more; None where it is, or where a new one is."""
+        if current is None or current.number < known.number:
+            return "the event log was deleted"
+        if current.id != known.id:
+            return None
+        if current.reset is not None and self._window.suspended is not None:
+            return self._window.suspended
+        if lost := await self._taken_back(known):
+            await self._stores.logs.request_reset(lost, known.id)
+        return lost
+
+    async def _taken_back(self, known: Log) -> str | None:
+        """Return why the log contradicts what was read here: it ends before, or has another event there. None if not.
+
+        What was read here was committed by a majority. So it is a backup that was restored, or somebody's deletion.
+        """
+        newest = self._group[-1] if self._group else self._window.newest
+        if newest is None or self._window.log != known.id:
+            return None
+        events, position = self._stores.events, f"{known.id}:{newest.seq}"
+        try:
+            async with aclosing(events.read(known.id, Seq(newest.seq - 1), newest.seq)) as found:
+                async for event in found:
+                    if event != newest:
+                        return f"event {position} is another one than was read before: was a backup restored?"
+        except BehindHorizon:
+            return None
+        except (Damaged, Unavailable) as error:
+            if await events.head(known.id) < newest.seq and not await events.reaches(known.id, newest.seq):
+                return f"the log was taken back behind {position}, which was read before: was a backup restored?"
+            if isinstance(error, Unavailable):
+                raise
+        return None
+
+    def _suspend(self, reason: str) -> None:
+        """Serve no new client until a worker has begun a new log. Live clients have nothing to hear until then."""
+        if self._window.suspended is None:
+            _alarms.tell(reason)
+        self._window.suspended = reason
+        self.state.live, self.state.detail = False, reason
+
+    async def _whole_before(self, seq: Seq) -> Seq:
+        """`seq`, or the last one before it that does not lie inside a transaction."""
+        if self._log is not None and seq > 0:
+            try:
+                async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
+                    async for event in events:
+                        if not event.closes and event.group is not None:
+                            return Seq(seq - event.group.n)
+            except Damaged:
+                return seq  # what is read behind it decides
+        return seq
+
+    async def _take(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take events that the stream delivered."""
+        fresh: list[StoredEvent] = []
+        for row in rows:
+            if self._log is None or self._window.suspended or not _is_of(self._log, row):
+                continue
+            try:
+                event = await self._stores.events.whole(row)
+            except DamagedEvents as error:
+                self._accept(fresh)
+                fresh = []
+                await self._read_upto(error.last)
+                continue
+            expected = self._next + len(fresh)
+            if event.seq > expected:
+                self._accept(fresh)
+                fresh = []
+                await self._read_upto(Seq(event.seq - 1))
+            if event.seq >= self._next + len(fresh):
+                fresh.append(event)
+        self._accept(fresh)
+
+    async def _read_upto(self, seq: Seq) -> None:
+        """Read what the window lacks. Where events are missing or can't be read, it begins anew behind them."""
+        while self._log is not None and self._next <= seq:
+            try:
+                await self._read_on(self._log, seq)
+            except Damaged as error:
+                last = error.last if isinstance(error, DamagedEvents) else seq
+                behind = Seq(min(seq, max(last, self._next)))
+                _alarms.tell(f"{error.diagnosis}; clients that stand before {self._log.id}:{behind} are reset")
+                self._group = []
+                self._window.start(self._log.id, behind)
+            else:
+                return
+
+    async def _read_on(self, current: Log, seq: Seq) -> None:
+        read: list[StoredEvent] = []
+        async with aclosing(self._stores.events.read(current.id, Seq(self._next - 1), seq)) as events:
+            async for event in events:
+                read.append(event)
+                if len(read) == _READ_AT_ONCE:
+                    self._accept(read)
+                    read = []
+        self._accept(read)
+
+    async def _settle(self) -> None:
+        """Pass on the beginning of a transaction of which nothing more comes: a checkpoint stands right behind it.
+
+        (A checkpoint further on says nothing yet: what is between may be the rest.)
+        """
+        if self._log is None or not self._group:
+            return
+        checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
+        if checkpoint is not None and checkpoint.seq == self._group[-1].seq:
+            self._pass_on(len(self._group))
+
+    @property
+    def _next(self) -> int:
+        return self._window.head + len(self._group) + 1
+
+    def _accept(self, events: list[StoredEvent]) -> None:
+        """Pass on events up to the last whole transaction; hold back the rest."""
+        held = len(self._group)
+        self._group.extend(events)
+        # Nothing ends among what was held back before, but for its last event, which the next one may end.
+        ends = (count for count in range(len(self._group), max(0, held - 1), -1) if self._ends(count))
+        self._pass_on(next(ends, 0))
+
+    def _ends(self, count: int) -> bool:
+        """Whether a group ends with the `count`-th event: by its own mark, or because the next has another."""
+        event = self._group[count - 1]
+        if event.group is None or event.closes:
+            return True
+        following = self._group[count] if count < len(self._group) else None
+        return following is not None and (following.group is None or following.group.id != event.group.id)
+
+    def _pass_on(self, count: int) -> None:
+        if count:
+            self._window.extend(self._group[:count])
+            del self._group[:count]
+
+
+def _is_of(current: Log, row: dict[str, Any]) -> bool:
+    """Tell whether a row is an event of a log. Anybody may insert anything."""
+    key = row.get("_id")
+    return isinstance(key, dict) and key.get("l") == current.id and isinstance(key.get("n"), int)
+
+
+def _named(key: Any) -> str:
+    return f"{key.get('l')}:{key.get('n')}" if isinstance(key, dict) else repr(key)[:100]

@@ -1,0 +1,70 @@
+"""What a server has to tell its operator, beside what is in MongoDB: its window, and how far its clients are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import pymongo
+
+from eventsync.concurrency.ttl_cache import Memo
+from eventsync.domain.positions import LogId, Seq, StateVector
+from eventsync.errors import EventsyncError
+from eventsync.stores.stats.overview import Figures, read_figures
+from eventsync.stores.stores import Stores
+from eventsync.sync.live.window import Window
+
+log = logging.getLogger(__name__)
+
+_AGE: Final = 5.0
+"""Seconds that figures read from MongoDB are used for: several scrapers cost it no more than one."""
+
+_TIMEOUT: Final = 3.0
+"""Longest time that reading them may take, in seconds."""
+
+
+class Operating:
+    """Reads the figures of MongoDB, at most once in a few seconds, however many ask."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._memo: Memo[Figures | None] = Memo(age=_AGE, most=1)
+
+    async def figures(self) -> Figures | None:
+        """What there is to operate; None where MongoDB does not say within bounds."""
+        return await self._memo.get("figures", self._read)
+
+    async def _read(self) -> Figures | None:
+        try:
+            with pymongo.timeout(_TIMEOUT):
+                return await read_figures(self._stores)
+        except EventsyncError as error:
+            log.warning("no figures: %s", error.diagnosis)
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """How far the clients of a server are. `oldest` is the lowest position among them, None without any."""
+
+    log: LogId | None
+    oldest: Seq | None
+    events: int
+    """By how many events of the log that client is behind the newest one."""
+
+
+def behind(window: Window, vectors: Iterable[StateVector]) -> Behind:
+    """How far behind the newest event the clients are that have been brought to `vectors`.
+
+    A client whose shape has nothing new stands at the newest event, wherever its position was last moved to.
+    """
+    positions = [
+        window.head if window.log == position.log and window.is_current(shape, position.seq) else position.seq
+        for vector in vectors
+        for shape, position in vector.items()
+        if position.log == window.log
+    ]
+    oldest = min(positions, default=None)
+    return Behind(window.log, oldest, max(0, window.head - oldest) if oldest is not None else 0)

@@ -1,0 +1,118 @@
+"""Everything that syncing takes, made together: one feed and one window, and what serves clients from them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from eventsync.domain.shapes import Shape
+from eventsync.settings import Settings
+from eventsync.stores.log.tracking import Tracking
+from eventsync.stores.stores import SEQUENCING, Stores
+from eventsync.sync.catch_up.bootstrap import Bootstrap
+from eventsync.sync.catch_up.log_pages import LogPages
+from eventsync.sync.catch_up.source import Source
+from eventsync.sync.clients.lag import ClientLag
+from eventsync.sync.clients.state_vectors import StateVectorManager
+from eventsync.sync.clients.vector_writer import VectorWriter
+from eventsync.sync.live.feed import Feed
+from eventsync.sync.live.pages import PageLimit
+from eventsync.sync.live.window import Window
+from eventsync.sync.readiness import ArchiveWatch, Health, status
+from eventsync.sync.sessions.sessions import Sessions
+
+
+class SyncService:
+    """The one door to syncing, for all transports: `sessions` for streams, `pages` for polls, `vectors` for both."""
+
+    def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
+        """`tailing`: the stores on a client of the feed's own, so that requests can't starve it of connections."""
+        self._settings = settings
+        self._stores = stores
+        self.tracking = Tracking()
+        limit = PageLimit(settings.frame_events, settings.frame_bytes)
+        self.window = Window(settings.window_bytes, limit)
+        self.feed = Feed(tailing or stores, self.window, self.tracking, settings)
+        self.source = Source.of(stores, settings, self.window, self.tracking, limit=limit, stale=self.is_stale)
+        self._writer = VectorWriter(
+            stores.vectors,
+            interval=settings.ack_interval,
+            most=settings.max_connections,
+            patience=2 * settings.mongodb_timeout,
+        )
+        lag = ClientLag(self.source.planner, self.window, stores.events)
+        self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
+        self.sessions = Sessions(self.source, self.vectors, settings)
+        self._archive = ArchiveWatch(stores.archive.identity)
+        self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow the log and record what clients acknowledge, until `stop`; what is left then is recorded, too."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._writer.run(), name="record state vectors")
+            group.create_task(self.sessions.report(stop), name="record which clients are there")
+            try:
+                await self.feed.run(stop)
+            finally:
+                self._writer.close()
+
+    async def drain(self) -> None:
+        """Say goodbye to every session and to every waiting poll; new ones end at once.
+
+        Returns when all sessions have ended, or after the drain timeout.
+        """
+        self.pages.drain()
+        await self.sessions.drain()
+
+    @asynccontextmanager
+    async def snapshot(self, shape: Shape, *, live: bool = False) -> AsyncIterator[Bootstrap]:
+        """The state of the shape at a position, for as long as the block runs. Raises `NotTracked` and `Unavailable`.
+
+        With `live` it is read from the collection itself, whatever is stored.
+        """
+        self.tracking.require(shape.collection)
+        async with self.source.bootstraps.open(shape, live=live) as bootstrap:
+            yield bootstrap
+
+    def is_stale(self) -> bool:
+        """Whether the sequencer has not been seen at work for `stale_after` seconds."""
+        return self._lag() > self._settings.stale_after
+
+    def _lag(self) -> float:
+        return time.monotonic() - self.feed.state.sequenced
+
+    async def health(self) -> Health:
+        """Ask MongoDB for the lease and the log's tail, and the archive now and then. Raises `Unavailable`."""
+        connections, feed = len(self.sessions), self.feed.state
+        if not feed.heard:
+            # Not asked while MongoDB is waited for: who asks for health wants to know soon.
+            return Health("not_ready", False, False, None, None, None, None, None, connections, feed.detail)
+        lease = await self._stores.leases.read(SEQUENCING)
+        log = self.window.log
+        known = log is not None and self.window.suspended is None
+        head = await self._stores.events.head(log) if log is not None and known else None
+        archive = await self._archive.state()
+        fresh = time.monotonic() - feed.heard < 3 * self._settings.mongodb_timeout
+        live = feed.live and fresh and log is not None
+        leads = lease is not None and lease.live
+        return Health(
+            status=status(live=live, archive=archive),
+            live=live,
+            sequencer_live=leads and not self.is_stale(),
+            leader=lease.owner if lease and lease.live else None,
+            position=f"{log}:{self.window.head}" if log else None,
+            lag_events=None if head is None else head - self.window.head,
+            lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
+            archive=archive.reason,
+            connections=connections,
+            detail=feed.detail if not live else archive.reason or self._worker_detail(leads=leads),
+        )
+
+    def _worker_detail(self, *, leads: bool) -> str:
+        if not leads:
+            return "no worker leads: what is written now is delivered once one does"
+        if not self.feed.state.sequenced:
+            return "a worker leads, and was not seen at work since this server began"
+        return f"the worker has made no progress for {self._lag():.0f} s" if self.is_stale() else self.feed.state.detail

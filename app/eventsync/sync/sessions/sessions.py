@@ -1,0 +1,123 @@
+"""The sessions of a server process: who may have one, and how all of them end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from eventsync.concurrency.pacer import Turnstile
+from eventsync.concurrency.waiting import set_within
+from eventsync.domain.positions import StateVector
+from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
+from eventsync.settings import Settings
+from eventsync.sync.catch_up.source import Source
+from eventsync.sync.clients.state_vectors import StateVectorManager
+from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.operating import Behind, behind
+from eventsync.sync.sessions.session import Identity, Session
+
+log = logging.getLogger(__name__)
+
+_REPORT: Final = 3600.0
+"""Seconds, at most, between two records that a client is there."""
+
+FULL: Final = (1.0, 4.0)
+"""Seconds after which a client is to come back to a server that has all its connections, drawn between these."""
+
+
+class Sessions:
+    """Opens sessions, bounded in number, and says goodbye to all of them."""
+
+    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings) -> None:
+        self._source = source
+        self._vectors = vectors
+        self._settings = settings
+        self._turnstile = Turnstile()
+        self._sessions: set[Session] = set()
+        self._empty = asyncio.Event()
+        self._draining = False
+        self.leaving = 0
+        """How many there were when the server began to go: from then on at least 1, and 0 as long as it stays."""
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        shapes: Iterable[Shape],
+        vector: StateVector | None,
+        client_id: str | None,
+        *,
+        transport: str,
+        straight: Straight | None = None,
+    ) -> AsyncIterator[Session]:
+        """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
+
+        Raises `Unavailable` over the bound on connections, where what is stored can't be read, and as long as no log is
+        known: nothing could be said of any shape.
+        """
+        await self._turnstile.passed()
+        self._source.log()
+        if len(self._sessions) >= self._settings.max_connections:
+            raise Unavailable.busy(f"this server has its {self._settings.max_connections} connections already", *FULL)
+        client = await self._identity(client_id, transport)
+        vector = client.stored if vector is None else vector
+        with self._source.window.listening() as listener:
+            session = Session(
+                self._source,
+                listener,
+                client=client,
+                on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
+                heartbeat=self._settings.heartbeat,
+                max_shapes=self._settings.max_shapes,
+                straight=straight,
+            )
+            self._sessions.add(session)
+            self._empty.clear()
+            try:
+                if self._draining:
+                    session.close()
+                session.begin(shapes, vector)
+                yield session
+            finally:
+                await session.aclose()
+                self._sessions.discard(session)
+                if not self._sessions:
+                    self._empty.set()
+
+    async def _identity(self, client_id: str | None, transport: str) -> Identity:
+        if client_id is None:
+            return Identity(uuid.uuid4().hex, transport, named=False)
+        stored = await self._vectors.vector(client_id)
+        self._vectors.seen(client_id, transport)
+        remembered = await self._vectors.remembers(client_id, known=True if stored else None)
+        return Identity(client_id, transport, stored, remembered=remembered)
+
+    async def drain(self) -> None:
+        """Say goodbye to every session; new ones end at once.
+
+        Returns when all have ended, or after the drain timeout.
+        """
+        self._draining = True
+        self.leaving = max(1, len(self._sessions))
+        for session in list(self._sessions):
+            session.close()
+        if self._sessions and not await set_within(self._empty, self._settings.drain_timeout):
+            log.warning("%d sessions do not end within %g s", len(self._sessions), self._settings.drain_timeout)
+
+    async def report(self, stop: asyncio.Event) -> None:
+        """Until `stop`, have it recorded now and then which clients are there: they must not be forgotten."""
+        while not await set_within(stop, min(_REPORT, self._settings.client_ttl / 4)):
+            for session in self._sessions:
+                if session.client.named:
+                    self._vectors.seen(session.client.id, session.client.transport)
+
+    def behind(self) -> Behind:
+        """How far the clients are that are connected here."""
+        return behind(self._source.window, (session.vector for session in self._sessions))

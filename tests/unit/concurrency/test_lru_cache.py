@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eventsync.concurrency.lru_cache import ByteCache
+
+
+@dataclass(frozen=True)
+class Part:
+    cost: int
+
+
+def test_what_was_not_used_for_longest_goes_first() -> None:
+    cache: ByteCache[tuple[str, int], Part] = ByteCache(10, lambda part: part.cost)
+    for number in range(5):
+        cache.keep(("a", number), Part(2))
+    assert cache.get(("a", 0)) == Part(2)
+    cache.keep(("b", 0), Part(3))
+    assert [cache.get(("a", number)) is not None for number in range(5)] == [True, False, False, True, True]
+    assert cache.bytes == 9
+
+
+def test_one_that_is_larger_than_all_is_not_kept() -> None:
+    cache: ByteCache[tuple[str, int], Part] = ByteCache(10, lambda part: part.cost)
+    cache.keep(("a", 0), Part(2))
+    cache.keep(("a", 1), Part(11))
+    assert cache.get(("a", 1)) is None
+    assert cache.get(("a", 0)) == Part(2)
+    cache.keep(("a", 0), Part(2))
+    assert cache.bytes == 2

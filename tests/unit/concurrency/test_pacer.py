@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+
+from eventsync.concurrency.pacer import Turnstile
+
+
+async def entered_by_turn(turnstile: Turnstile) -> list[int]:
+    """How many of ten have entered after each turn; they came in order."""
+    entered = list[int]()
+    for number in range(10):
+        turnstile.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]
+    seen = []
+    while len(turnstile):
+        await asyncio.sleep(0)
+        seen.append(len(entered))
+    assert entered == list(range(10))
+    return seen
+
+
+async def test_one_in_each_turn_first_come_first_served() -> None:
+    seen = await entered_by_turn(Turnstile())
+    assert [seen[0], seen[1], seen[-1]] == [1, 2, 10]
+
+
+async def test_or_as_many_as_it_takes() -> None:
+    assert await entered_by_turn(Turnstile(each=4)) == [4, 8, 10]
+
+
+async def test_others_run_between_two_turns() -> None:
+    turnstile, order = Turnstile(), list[str]()
+
+    async def enter() -> None:
+        await turnstile.passed()
+        order.append("new")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(enter())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            order.append("old")
+    assert order.index("old") < 9
+    assert order.count("new") == 20
+
+
+async def test_who_has_gone_meanwhile_and_who_fails_hold_nobody_up() -> None:
+    turnstile, entered = Turnstile(), list[str]()
+    gone = asyncio.create_task(turnstile.passed())
+    await asyncio.sleep(0)
+    gone.cancel()
+
+    def fail() -> None:
+        raise ValueError
+
+    failures = list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    turnstile.pass_through(fail)
+    turnstile.pass_through(lambda: entered.append("next"))
+    await turnstile.passed()
+    assert entered == ["next"]
+    assert [type(failure) for failure in failures] == [ValueError]

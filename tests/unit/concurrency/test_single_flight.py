@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventsync.concurrency.single_flight import Flights
+from eventsync.errors import Unavailable
+
+
+class Fetch:
+    """Counts, and waits until it is told to go on."""
+
+    def __init__(self, outcome: Exception | str = "it") -> None:
+        self.outcome = outcome
+        self.begun = asyncio.Semaphore(0)
+        self.count = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self) -> str:
+        self.count += 1
+        self.begun.release()
+        await self.go.wait()
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+async def test_one_fetches_for_all() -> None:
+    flights, fetch = Flights[str](), Fetch()
+    asking = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(20)]
+    await fetch.begun.acquire()
+    assert await flights.fetch("b", lambda: asyncio.sleep(0, "other")) == "other"
+    fetch.go.set()
+    assert await asyncio.gather(*asking) == ["it"] * 20
+    assert (fetch.count, len(flights)) == (1, 0)
+
+
+async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
+    flights, fetch = Flights[str](), Fetch(Unavailable("not now"))
+    asking = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(20)]
+    await fetch.begun.acquire()
+    fetch.go.set()
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert fetch.count == 1
+    fetch.outcome = "now"
+    assert await flights.fetch("a", fetch) == "now"
+
+
+async def test_where_the_first_is_cancelled_the_next_one_begins() -> None:
+    flights, fetch = Flights[str](), Fetch()
+    first = asyncio.ensure_future(flights.fetch("a", fetch))
+    await fetch.begun.acquire()
+    others = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(5)]
+    await asyncio.sleep(0)
+    first.cancel()
+    await fetch.begun.acquire()
+    fetch.go.set()
+    assert await asyncio.gather(*others) == ["it"] * 5
+    assert fetch.count == 2
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert len(flights) == 0
+
+
+async def test_a_waiter_that_is_cancelled_disturbs_nobody() -> None:
+    flights, fetch = Flights[str](), Fetch()
+    first, second = (asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(2))
+    await fetch.begun.acquire()
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait({second})
+    fetch.go.set()
+    assert await first == "it"
+    assert second.cancelled()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+
+from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live.pages import Page, PageLimit, page_of, pages_from
+from support.logged import event, passage, transaction
+
+PLAIN = [event(seq) for seq in range(1, 6)]
+MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transaction(6, [("orders", "2")] * 2)]
+
+
+async def stream(events: Iterable[StoredEvent], taken: list[int]) -> AsyncIterator[Passage]:
+    for item in events:
+        taken.append(item.seq)
+        yield passage([item])
+
+
+@pytest.mark.parametrize(
+    ("events", "limit", "expected", "full"),
+    [
+        ([], PageLimit(1, 1), [], False),
+        (PLAIN, PageLimit(9, 999), [1, 2, 3, 4, 5], False),
+        (PLAIN, PageLimit(5, 999), [1, 2, 3, 4, 5], False),
+        (PLAIN, PageLimit(4, 999), [1, 2, 3, 4], True),
+        (PLAIN, PageLimit(9, 36), [1, 2, 3], True),
+        (PLAIN, PageLimit(9, 35), [1, 2, 3], True),
+        (PLAIN, PageLimit(9, 1), [1], True),
+        (MIXED, PageLimit(1, 999), [1], True),
+        (MIXED, PageLimit(2, 999), [1, 2, 3, 4], True),
+        (MIXED, PageLimit(4, 999), [1, 2, 3, 4], True),
+        (MIXED, PageLimit(6, 999), [1, 2, 3, 4, 5, 6, 7], False),
+        (MIXED[1:], PageLimit(1, 1), [2, 3, 4], True),
+        (transaction(1, [("a", "1")] * 2) + transaction(3, [("a", "1")] * 2), PageLimit(1, 1), [1, 2], True),
+    ],
+)
+async def test_a_page_is_cut_by_size_and_never_inside_a_transaction(
+    events: list[StoredEvent], limit: PageLimit, expected: list[int], full: bool
+) -> None:
+    page = page_of(events, limit)
+    assert (page.seqs, page.full) == (expected, full)
+    taken: list[int] = []
+    assert await pages_from(stream(events, taken), limit) == [page]
+    assert len(taken) <= len(expected) + 1, "it reads one event beyond the page at most"
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 9])
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_pages_follow_on_each_other_however_the_events_come(most: int, size: int) -> None:
+    async def batches() -> AsyncIterator[Passage]:
+        for start in range(0, len(MIXED), size):
+            yield passage(MIXED[start : start + size])
+
+    one_by_one, rest = list[Page](), MIXED
+    while len(one_by_one) < most and (not one_by_one or one_by_one[-1].full):
+        one_by_one.append(page_of(rest, PageLimit(2, 999)))
+        rest = rest[len(one_by_one[-1].seqs) :]
+    assert await pages_from(batches(), PageLimit(2, 999), most) == one_by_one
+
+
+def test_what_a_page_says_of_itself() -> None:
+    page = page_of(PLAIN, PageLimit(2, 999))
+    assert page.end == 2
+    assert list(page.bodies) == [item.body for item in PLAIN[:2]]
+    assert page_of([], PageLimit(2, 999)).end is None

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventsync_workers.jobs import time_slice as module
+from eventsync_workers.jobs.time_slice import Turns
+
+
+class Clock:
+    """Goes on only while something works."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+async def test_others_go_first_only_when_a_turn_is_over(clock: Clock) -> None:
+    ran: list[int] = []
+    turns = Turns()
+    asyncio.get_running_loop().call_soon(ran.append, 1)
+    assert not await turns.next()
+    assert ran == []
+    clock.work(0.002)
+    assert await turns.next()
+    assert ran == [1]
+
+
+async def test_while_others_are_at_work_it_stays_away(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AWAY", 0.2)
+
+    async def steps() -> None:
+        for _ in range(5):
+            clock.work(0.0005)
+            await asyncio.sleep(0)
+        done.append(True)
+
+    done: list[bool] = []
+    turns = Turns()
+    working = asyncio.create_task(steps())
+    clock.work(0.002)
+    assert await turns.next()
+    assert done == [True]
+    await working

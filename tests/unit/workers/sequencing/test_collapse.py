@@ -1,0 +1,60 @@
+"""What of a transaction is converted where images are missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eventsync_workers.sequencing.collapse import STAMPED, lacks_images, told_once
+
+BEFORE, AFTER = {"fullDocumentBeforeChange": {"_id": 1}}, {"fullDocument": {"_id": 1}}
+
+
+def change(kind: str, key: Any, **more: Any) -> dict[str, Any]:
+    return {"operationType": kind, "ns": {"db": "app", "coll": "docs"}, "documentKey": {"_id": key}} | more
+
+
+def told(*changes: dict[str, Any]) -> list[tuple[str, Any]]:
+    found = told_once([(item, b"") for item in changes])
+    return [(item["operationType"], item["documentKey"]["_id"]) for item, _ in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "lacks"),
+    [
+        ("insert", AFTER, False), ("insert", {}, True), ("update", BEFORE | AFTER, False), ("update", AFTER, True),
+        ("update", BEFORE, True), ("replace", AFTER, True), ("delete", BEFORE, False), ("delete", {}, True),
+    ],
+)  # fmt: skip
+def test_which_images_a_change_needs(kind: str, images: dict[str, Any], lacks: bool) -> None:
+    assert lacks_images(change(kind, 1, **images)) is lacks
+
+
+def test_a_change_alone_and_a_transaction_with_all_images_stay_as_they_are() -> None:
+    alone = [(change("update", 1), b"")]
+    assert told_once(alone) is alone
+    whole = [(change("insert", 1, **AFTER), b""), (change("update", 1, **BEFORE, **AFTER), b"")]
+    assert told_once(whole) is whole
+
+
+def test_a_document_that_lacks_an_image_is_told_by_its_last_change_alone() -> None:
+    changes = [
+        change("insert", 1, **AFTER),
+        change("update", 2, **BEFORE, **AFTER),
+        change("update", 1),
+        change("update", 2, **BEFORE, **AFTER),
+        change("update", "1"),
+        change("update", 1, **BEFORE, **AFTER),
+    ]
+    assert told(*changes) == [("update", 2), ("update", 2), ("update", "1"), ("update", 1)]
+    last = told_once([(item, b"") for item in changes])[-1][0]
+    assert "fullDocument" not in last, "they are states that nobody was told of"
+    assert "fullDocumentBeforeChange" not in last
+
+
+def test_a_delete_keeps_who_deleted() -> None:
+    stamp = {"v": 4, "op": "o", "by": "b", "deleted": True}
+    update = change("update", 1, updateDescription={"updatedFields": {"_sync": stamp}})
+    ((delete, _),) = told_once([(update, b""), (change("delete", 1), b"")])
+    assert delete[STAMPED] == stamp

@@ -1,0 +1,1 @@
+"""Jobs beside the sequencer, each under a lease of its own: archiving, compaction, snapshots."""

@@ -1,0 +1,114 @@
+"""A job beside the sequencer: one worker at a time does it, under a lease of its own, and gives way to sequencing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+
+from eventsync.concurrency.waiting import backoff, set_within
+from eventsync.domain.replay import Damaged
+from eventsync.errors import EventsyncError, Unavailable
+from eventsync.logging import Alarms
+from eventsync.mongodb.leases import LeaseStore
+from eventsync.settings import Settings
+from eventsync_workers.jobs.time_slice import Turns
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_CAP = 60.0
+
+
+class Stopped(EventsyncError):
+    """The worker is to end: whatever is half done is left or undone at once."""
+
+    code = "stopped"
+
+
+class LeaseLost(EventsyncError):
+    """Another worker has the job now."""
+
+    code = "lease_lost"
+
+
+class Job(ABC):
+    """Looks for work again and again, while it holds the lease, until `stop`.
+
+    Two workers may be at the same job for a moment, when a lease has run out under a holder that was paused: `look`
+    must be safe then, the lease is for liveness only.
+    """
+
+    def __init__(self, job: str, leases: LeaseStore, settings: Settings, name: str, stop: asyncio.Event) -> None:
+        self._job = job
+        self._leases = leases
+        self._period = settings.lease_period
+        self._pause = settings.checkpoint_interval
+        self._name = name
+        self._stop = stop
+        self._renewed = 0.0
+        self._held = False
+        self._alarms = Alarms(log)
+        self._turns = Turns()
+
+    @abstractmethod
+    async def look(self) -> None:
+        """Do what is to be done now, calling `step` all the while. May be broken off by any error at any await."""
+
+    async def run(self) -> None:
+        """Work until `stop`; whatever goes wrong is tried again, less and less often."""
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                if await self._renew():
+                    self._held = True
+                    await self.look()
+                failures = 0
+            except Stopped:
+                break
+            except Damaged as error:
+                failures += 1
+                self._alarms.tell(f"{self._job}: {error.diagnosis}; it waits for `eventsync reset-log`")
+            except EventsyncError as error:
+                failures += 1
+                log.warning("%s: %s; trying again", self._job, error.diagnosis)
+            except Exception:
+                failures += 1
+                log.exception("%s: failed; trying again", self._job)
+            await set_within(self._stop, self._backoff(failures))
+        if self._held:
+            try:
+                await self.finish()
+            except EventsyncError as error:
+                log.info("%s: %s", self._job, error.diagnosis)
+        await self._release()
+
+    async def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """Do what is left to be done at the end, at once; only where the lease was held."""
+
+    async def step(self) -> None:
+        """Call it often, for each document or batch: nearly free, until it is somebody else's turn.
+
+        Raises `Stopped`, and `LeaseLost` once another worker has the lease.
+        """
+        if self._stop.is_set():
+            raise Stopped
+        if await self._turns.next():
+            await self._keep()
+
+    async def _keep(self) -> None:
+        if time.monotonic() - self._renewed > self._period / 4 and not await self._renew():
+            raise LeaseLost("another worker has taken the lease")
+
+    async def _renew(self) -> bool:
+        self._renewed = time.monotonic()
+        return await self._leases.acquire(self._job, self._name, self._period)
+
+    async def _release(self) -> None:
+        try:
+            await self._leases.release(self._job, self._name)
+        except Unavailable as error:
+            log.warning("%s; it runs out by itself", error.diagnosis)
+
+    def _backoff(self, failures: int) -> float:
+        return backoff(failures, first=self._pause, cap=_BACKOFF_CAP) if failures else self._pause

@@ -1,0 +1,166 @@
+"""The snapshotter: tallies the log, and makes and retires snapshots by policy.
+
+The first snapshot of a collection is its base, from which on the log is complete by itself. Nothing waits for it: a
+collection can be written and followed while its base is being made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+from bson.timestamp import Timestamp
+
+from eventsync.concurrency.slices import Slices
+from eventsync.domain.ids import parse_id, query_of
+from eventsync.domain.policies.snapshots import Retention
+from eventsync.domain.positions import LogId
+from eventsync.domain.shapes import Shape
+from eventsync.domain.stamp import unversioned
+from eventsync.domain.values.extended_json import Document, decode
+from eventsync.mongodb.errors import Barred
+from eventsync.settings import Settings
+from eventsync.stores.log.logs import Checkpoint
+from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.snapshots.requests import Request
+from eventsync.stores.snapshots.rows import Line, line_of
+from eventsync.stores.snapshots.store import StoredSnapshot
+from eventsync.stores.stores import SNAPSHOTTING, Stores
+from eventsync_workers.jobs.job import Job, LeaseLost, Stopped
+from eventsync_workers.jobs.retirement import Retirement
+from eventsync_workers.jobs.snapshot_need import SnapshotNeed
+
+log = logging.getLogger(__name__)
+
+_ABANDONED = 60.0
+"""Seconds after which a snapshot that has not grown is nobody's any more."""
+
+
+class Snapshotter(Job):
+    """Makes what is due, while it holds the lease, until `stop`."""
+
+    def __init__(self, stores: Stores, settings: Settings, name: str, stop: asyncio.Event) -> None:
+        super().__init__(SNAPSHOTTING, stores.leases, settings, name, stop)
+        self._stores = stores
+        self._need = SnapshotNeed(stores, settings)
+        retention = Retention(settings.snapshots_kept, settings.snapshot_days)
+        self._retirement = Retirement(stores, retention, self.step)
+
+    async def look(self) -> None:
+        """One look: tally, store the snapshots that are due or asked for, remove what nobody needs any more.
+
+        What can't be made now, for want of a newer checkpoint, is made at a later look.
+        """
+        stores = self._stores
+        current = await stores.logs.current()
+        checkpoint = await stores.logs.read_checkpoint(current.id) if current else None
+        if current is None or checkpoint is None:
+            return
+        tracked = [item for item in await stores.tracking.read() if item.log == current.id]
+        await stores.stored.sweep(_ABANDONED)
+        await self._need.look(current.id, self.step)
+        failures = await self._tend(current.id, tracked, checkpoint)
+        failures += await self._serve(current.id, tracked)
+        await self._retirement.look(current.id, tracked, checkpoint.at)
+        if failures:
+            raise failures[0]
+
+    # --- by policy ------------------------------------------------------------------------------------------------
+
+    async def _tend(self, name: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint) -> list[Exception]:
+        """Make what is due. A collection whose snapshot can't be made must not keep the others from theirs."""
+        newest = {item.shape: item for item in await self._stores.stored.listing(name)}
+        failures: list[Exception] = []
+        for item in tracked:
+            await self.step()
+            last = newest.get(item.name)
+            valid = last if last is not None and item.tells(last.seq, last.time) else None
+            async with self._confined(Shape(item.name), failures):
+                await self._make_due(name, item.name, valid, checkpoint)
+        return failures
+
+    async def _make_due(
+        self, name: LogId, collection: str, valid: StoredSnapshot | None, checkpoint: Checkpoint
+    ) -> None:
+        cause = await self._need.cause(name, collection, valid, checkpoint.at)
+        if cause is not None and (valid is None or valid.seq < checkpoint.seq):
+            await self._make(name, Shape(collection), cause.value)
+
+    @asynccontextmanager
+    async def _confined(
+        self, shape: Shape, failures: list[Exception], requests: Sequence[Request] = ()
+    ) -> AsyncIterator[None]:
+        """Let no failure of one snapshot end the others. One that may be mended by trying again is added to `failures`.
+
+        The reason why a collection can't be read, for good, is recorded for the sequencer and the operator.
+        """
+        try:
+            yield
+        except (Stopped, LeaseLost):
+            raise
+        except Barred as error:
+            if await self._stores.tracking.refuse({shape.collection: error.message}):
+                log.warning("no snapshot of %s: %s", shape, error.diagnosis)
+            await self._refuse(requests, error.message)
+        except Exception as error:  # noqa: BLE001 - raised, once the others have had their turn
+            failures.append(error)
+
+    # --- on demand ------------------------------------------------------------------------------------------------
+
+    async def _serve(self, name: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
+        """Answer requests: one snapshot for all that ask for the same shape."""
+        waiting: dict[Shape, list[Request]] = defaultdict(list)
+        for request in await self._stores.requests.unanswered():
+            waiting[request.shape].append(request)
+        failures: list[Exception] = []
+        for shape, requests in waiting.items():
+            if shape.collection not in {item.name for item in tracked}:
+                await self._refuse(requests, f"the collection {shape.collection!r} is not tracked")
+                continue
+            async with self._confined(shape, failures, requests):
+                await self._answer(name, shape, requests)
+        return failures
+
+    async def _answer(self, name: LogId, shape: Shape, requests: Sequence[Request]) -> None:
+        checkpoint = await self._stores.logs.read_checkpoint(name)
+        due = [request for request in requests if checkpoint and request.time <= checkpoint.time]
+        made = await self._make(name, shape, "it was asked for") if due else None
+        for request in due if made else ():
+            await self._stores.requests.answer(request, snapshot=made.id if made else None)
+
+    async def _refuse(self, requests: Sequence[Request], reason: str) -> None:
+        for request in requests:
+            await self._stores.requests.answer(request, refused=reason)
+
+    # --- making ---------------------------------------------------------------------------------------------------
+
+    async def _make(self, name: LogId, shape: Shape, why: str) -> StoredSnapshot | None:
+        # The newest checkpoint there is. Activation records one first, so it is no older than the first event.
+        checkpoint = await self._stores.logs.read_checkpoint(name)
+        if checkpoint is None:
+            return None
+        began = time.monotonic()
+        async with aclosing(self._documents(shape, checkpoint.time)) as documents:
+            made = await self._stores.stored.write(name, str(shape), checkpoint.seq, checkpoint.time, documents)
+        log.info(
+            "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
+            name, shape, why, made.documents, made.bytes, made.seq, time.monotonic() - began,
+        )  # fmt: skip
+        return made
+
+    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | Line]:
+        """Read them for the store, a large one as its row: to decode and encode it takes hundreds of milliseconds."""
+        offload, slices = self._stores.offload, Slices()
+        query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
+        async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
+            async for raw in documents:
+                await self.step()
+                if len(raw) > offload.above:
+                    yield await offload.run(line_of, bytes(raw), size=len(raw))
+                else:
+                    yield unversioned(decode(raw))
+                await slices.did(len(raw))

@@ -1,0 +1,1 @@
+"""From the change stream to the event log: one leader converts each committed change to a numbered event."""

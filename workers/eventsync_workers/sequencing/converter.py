@@ -1,0 +1,309 @@
+"""From a MongoDB change to an event. Pure: no driver call, no clock, no state.
+
+Sources: https://www.mongodb.com/docs/manual/reference/change-events/ and `docs/events.md`, which says what each kind of
+change becomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import bson
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+
+from eventsync.domain.bson_scan.opaque import (
+    WRAPPER,
+    OddDocument,
+    Opaque,
+    UnreadableDocument,
+    encode,
+    field_of,
+    inexact_id,
+    too_deep,
+)
+from eventsync.domain.bson_scan.plain import is_plain
+from eventsync.domain.events import Event, Op
+from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.patches.diff import Operation, Touched, diff
+from eventsync.domain.stamp import FIELD, Stamp, unstamp, unversioned
+from eventsync.domain.values.extended_json import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
+from eventsync.domain.values.type_hints import marks_of
+from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
+from eventsync.errors import EventsyncError
+
+_NONE = Stamp()
+
+_LONG_PATH = 1000
+_MOST_LETTERS = 1024 * 1024
+"""Paths longer than `_LONG_PATH` are followed while all that they may mean has at most `_MOST_LETTERS`. Beyond that it
+is cheaper to compare the documents whole: a field's name may be a million dots.
+"""
+
+
+class StateMissing(EventsyncError):
+    """The exact state before or after the change is needed and is not in it."""
+
+    code = "state_missing"
+
+
+Decoded = dict[str, Any]
+"""A change as plain values, images and all."""
+
+
+class Told(NamedTuple):
+    """An encoded event. It does not hold the values: of a transaction's documents these may be millions."""
+
+    collection: str
+    id: IdText
+    version: int
+    encoded: bytes
+    marks: Sequence[str]
+    """Those of its document or patch."""
+
+
+def told(event: Event) -> Told:
+    """Encode an event."""
+    encoded, marks = event.encode(), list[str]()
+    if not event.plain:
+        marks = marks_of(event.document if event.document is not None else event.patch or [])
+    return Told(event.collection, event.id, event.version, encoded, marks)
+
+
+def told_aside(raw: bytes) -> tuple[Told | None, bool]:
+    """Convert a change and encode its event: all the work on a large one. Raises as `convert`.
+
+    Return the event, and whether something in the change can't be decoded.
+    """
+    change = decoded(RawBSONDocument(raw, RAW_CODEC))
+    is_odd = isinstance(change, OddChange)
+    event = convert(change, raw)
+    return None if event is None else told(event), is_odd
+
+
+def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> Told | None:
+    """Do the same for a change whose images were read from the collection; they are BSON, by name."""
+    event = convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
+    return None if event is None else told(event)
+
+
+def told_found(collection: str, id_text: IdText, base: int | None, raw: bytes, at: datetime) -> tuple[Told, bool]:
+    """Encode the event that makes a document what it was found to be, `raw`; `base` is its version before, if any.
+
+    Return it, and whether it holds the bytes of the document because that can't be told as it is.
+    """
+    version, document = unversioned(decode(raw))
+    op: Op = "create" if base is None else "replace"
+    event = Event(collection, id_text, op, base or 0, version, at, document=document)
+    try:
+        return told(event), False
+    except Exception:  # noqa: BLE001 - one document must not stop a repair
+        return told(event._replace(document=unreadable_document(document.get("_id"), document))), True
+
+
+def outline(change: RawBSONDocument) -> Decoded:
+    """Return the change as plain values, but for what may be large: its images and MongoDB's account of it."""
+    return Outline(
+        (name, decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) and name not in _LARGE else value)
+        for name, value in change.items()
+    )
+
+
+class Outline(Decoded):
+    """A change of which what may be large is not decoded."""
+
+
+IMAGES = ("fullDocument", "fullDocumentBeforeChange")
+_LARGE = frozenset({*IMAGES, "updateDescription"})
+
+
+def outline_to_read(change: RawBSONDocument) -> Decoded:
+    """Return the outline of a change whose images are to be read from the collection: of MongoDB's account the stamp.
+
+    The account may be as large as the document, and is of no use without the images.
+    """
+    parts = {name: value for name, value in outline(change).items() if name not in _LARGE}
+    account = change.get("updateDescription")
+    if account is not None:
+        stamp = field_of(account["updatedFields"].raw, FIELD)
+        parts["updateDescription"] = {"updatedFields": {} if stamp is None else {FIELD: stamp}}
+    return parts
+
+
+class OddChange(Decoded):
+    """A change with something in it that the driver can't decode."""
+
+
+def decoded(change: Mapping[str, Any]) -> Decoded:
+    """The change as plain values. Decoded in one go, which is much faster than field by field. Never fails."""
+    if isinstance(change, RawBSONDocument):
+        try:
+            found = bson.decode(change.raw, JSON_CODEC)
+        except Exception:  # noqa: BLE001 - somewhere in a document: then only that one is read in another way
+            return OddChange(_by_field(change))
+        key = found.get("documentKey")
+        odd = (key is not None and inexact_id(change["documentKey"].raw, key)) or too_deep(change.raw, found)
+        return OddChange(_by_field(change)) if odd else found
+    return _by_field(change)
+
+
+def _by_field(change: Mapping[str, Any]) -> Decoded:
+    return {
+        name: decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) else value
+        for name, value in change.items()
+    }
+
+
+def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) -> Event | None:
+    """The event of one document change; None for a change that clients are not to see by itself.
+
+    (That is the mark which an API delete leaves on the document just before it deletes it, in the same transaction.)
+    `raw` is the BSON that `change` was decoded from; it tells faster than the values do how the event is encoded.
+
+    Raises `StateMissing` for an update without both images, and a delete or replacement without the one before.
+    """
+    parts = change if isinstance(change, dict) else decoded(change)
+    if isinstance(parts, OddChange):
+        raw = None  # it says nothing of how the values are encoded that were read in another way
+    kind = parts["operationType"]
+    if kind == "insert":
+        return _created(parts, raw)
+    if kind == "update":
+        return _updated(parts)
+    if kind == "replace":
+        return _replaced(parts, raw)
+    return _deleted(parts)
+
+
+def unreadable(change: Mapping[str, Any]) -> Event:
+    """Return the event of a change that can't be converted although its images are there: the bytes of the document."""
+    before, after = change.get("fullDocumentBeforeChange"), change.get("fullDocument")
+    base = _version(before)
+    value = _document(change["documentKey"])["_id"]
+    name, key, at = change["ns"]["coll"], format_id(value), change["wallTime"]
+    if after is None:
+        return Event(name, key, "delete", base, base, at)
+    op: Op = "create" if change["operationType"] == "insert" else "replace"
+    return Event(name, key, op, base, _version(after), at, unreadable_document(value, _document(after)))
+
+
+def unreadable_document(value: Any, document: Document) -> Document:
+    """Return the stand-in for a document that JSON can't hold as it is. `value` is its id."""
+    return UnreadableDocument({"_id": value, WRAPPER: Opaque(0x03, encode(unstamp(document)[1]))})
+
+
+def _document(image: Any) -> Document:
+    return decode(image.raw, JSON_CODEC) if isinstance(image, RawBSONDocument) else dict(image)
+
+
+def _version(image: Any) -> int:
+    return 0 if image is None else Stamp.of(_document(image)).version
+
+
+def _image(change: Decoded, name: str) -> Document:
+    document: Document | None = change.get(name)
+    if document is None:
+        where = f"{change['ns']['coll']}/{format_id(change['documentKey']['_id'])}"
+        raise StateMissing(f"{change['operationType']} of {where}: it has no {name}")
+    return document
+
+
+def _created(change: Decoded, raw: bytes | memoryview | None) -> Event:
+    after = _image(change, "fullDocument")
+    stamp, document = unstamp(after)
+    return _event(change, "create", _NONE, stamp, document=document, plain=_plain(raw, after))
+
+
+def _updated(change: Decoded) -> Event | None:
+    was, before = unstamp(_image(change, "fullDocumentBeforeChange"))
+    stamp, after = unstamp(_image(change, "fullDocument"))
+    if isinstance(before, OddDocument) or isinstance(after, OddDocument):
+        # A patch can't name a field whose name is not UTF-8.
+        marked = stamp.deleted and not was.deleted and same(before, after)
+        return None if marked else _event(change, "replace", was, stamp, document=after)
+    patch = diff(before, after, None if isinstance(change, OddChange) else _touched(change))
+    if stamp.deleted and not was.deleted and not patch:
+        return None
+    # A patch that is larger than the document is a worse way to say the same.
+    if len(patch) > 1 and _outgrows(patch, after):
+        return _event(change, "replace", was, stamp, document=after)
+    return _event(change, "update", was, stamp, patch=patch)
+
+
+def _replaced(change: Decoded, raw: bytes | memoryview | None) -> Event:
+    before, after = _image(change, "fullDocumentBeforeChange"), _image(change, "fullDocument")
+    stamp, document = unstamp(after)
+    return _event(change, "replace", Stamp.of(before), stamp, document=document, plain=_plain(raw, before, after))
+
+
+def _deleted(change: Decoded) -> Event:
+    was = Stamp.of(_image(change, "fullDocumentBeforeChange"))
+    if was.deleted:
+        return _event(change, "delete", Stamp(max(0, was.version - 1)), was)
+    return _event(change, "delete", was, Stamp(was.version))
+
+
+def _event(
+    change: Decoded,
+    op: Op,
+    was: Stamp,
+    now: Stamp,
+    *,
+    document: Document | None = None,
+    patch: list[Operation] | None = None,
+    plain: bool = False,
+) -> Event:
+    """A write through the API is known by its version, one above the version before; all else came from elsewhere."""
+    op_id, by = (now.op_id, now.by) if now.version == was.version + 1 else (None, None)
+    name, key = change["ns"]["coll"], format_id(change["documentKey"]["_id"])
+    # By place: by name it takes twice as long, for each change.
+    return Event(name, key, op, was.version, now.version, change["wallTime"], document, patch, op_id, by, plain)
+
+
+def _plain(raw: bytes | memoryview | None, *images: Document) -> bool:
+    """Whether the documents are known to be plain, but for the versions in their stamps."""
+    if raw is None:
+        return False
+    versions = 0
+    for image in images:
+        stamp = image.get(FIELD)
+        version = stamp.get("v") if isinstance(stamp, dict) else None
+        versions += type(version) is Int64 and INT32_MIN <= version <= INT32_MAX
+    return is_plain(bytes(raw), versions, images)
+
+
+def _touched(change: Decoded) -> Touched | None:
+    """What an update may have changed, by MongoDB's own account; None where it gives none."""
+    if (description := change.get("updateDescription")) is None:
+        return None
+    paths = [(path, 0) for path in (*description.get("updatedFields", ()), *description.get("removedFields", ()))]
+    paths += [(array["field"], array["newSize"]) for array in description.get("truncatedArrays", ())]
+    if sum(path.count(".") * len(path) for path, _ in paths if len(path) > _LONG_PATH) > _MOST_LETTERS:
+        return None
+    found: dict[str, int] = {}
+    for path, first in paths:
+        _touch(found, path, first)
+    return found
+
+
+def _touch(found: dict[str, int], path: str, first: int) -> None:
+    """Something at `path` was changed; where that is an array, from the item `first` on.
+
+    A dotted path may mean a field with dots in its name, or one inside another: either may be what has changed.
+    """
+    found[path] = min(first, found.get(path, first))
+    end = path.find(".")
+    while end >= 0:
+        name, after = path[:end], path.find(".", end + 1)
+        item = path[end + 1 : after if after >= 0 else None]
+        index = int(item) if item.isascii() and item.isdecimal() else 0
+        found[name] = min(index, found.get(name, index))
+        end = after
+
+
+def _outgrows(patch: list[Operation], document: Document) -> bool:
+    """Whether the patch is longer than the document, in JSON."""
+    length = len(to_json(patch))
+    return not longer_than(document, length) and length > len(to_json(document))

@@ -1,0 +1,123 @@
+"""Evidence, besides the events themselves, that a log was taken back: a backup was restored, or a part of one.
+
+Three kinds, and all are written by eventsync alone. What other collections of the log's database say of it: a dump that
+is not of one instant has them from different times. What the archive says: the witness and the segments. What this
+process knows itself: see `audit`. A client's word is none of them: anybody can make up a position.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import Damaged
+from eventsync.domain.segments.file import open_footer
+from eventsync.domain.segments.format import Span
+from eventsync.errors import Unavailable
+from eventsync.stores.archive.objects import ObjectEntry, Objects
+from eventsync.stores.archive.witness import read_witness
+from eventsync.stores.log.logs import Log, LogLost
+from eventsync.stores.stores import Stores
+
+log = logging.getLogger(__name__)
+
+_COMPARED: Final = 5
+"""Unregistered objects whose last event is compared with the log's: a crash leaves one."""
+
+
+class Evidence:
+    """One for a process. Asked whenever a term takes up a log; what takes long, at the first time only."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._examined: set[LogId] = set()
+
+    async def check(self, current: Log, head: Seq) -> None:
+        """Raise `LogLost` where the log, which ends with `head`, has been further. Raises `Unavailable`."""
+        await self._check_collections(current.id, head)
+        objects = self._stores.archive.objects
+        if current.id not in self._examined:
+            await self._check_vectors(current.id, head)
+        if objects is None:
+            self._examined.add(current.id)
+            return
+        try:
+            await self._check_witness(objects, current.id, head)
+            if current.id not in self._examined:
+                await self._check_objects(objects, current.id, head)
+        except LogLost:
+            raise
+        except Unavailable as error:
+            # Sequencing does not depend on the archive. The next term asks again.
+            log.warning("log %s: the archive can't tell whether it is whole: %s", current.id, error.diagnosis)
+        else:
+            self._examined.add(current.id)
+
+    async def _check_collections(self, name: LogId, head: Seq) -> None:
+        tiers = await self._stores.tiers.read(name)
+        newest = await self._stores.archive.segments.newest(name)
+        bases = [item.base for item in await self._stores.tracking.read() if item.log == name]
+        snapshots = (await self._stores.stored.positions(name)).values()
+        known = {
+            "it says that it has archived events": max(tiers.floor, newest.span.last if newest else 0),
+            "it has tallied events": await self._stores.tallies.upto(name),
+            "a collection is tracked behind events": max(bases, default=0),
+            "a snapshot is stored of events": max(snapshots, default=0),
+        }
+        for what, seq in known.items():
+            await self._check(name, Seq(seq), head, what)
+
+    async def _check(self, name: LogId, seq: Seq, head: Seq, what: str) -> None:
+        """Raise `LogLost` where the log has not come to `seq`. Another worker may still have appended meanwhile."""
+        events = self._stores.events
+        if seq > head and await events.head(name) < seq and not await events.reaches(name, seq):
+            raise LogLost(f"the log ends with event {head}, and {what} up to {seq}: was a backup restored?")
+
+    async def _check_vectors(self, name: LogId, head: Seq) -> None:
+        await self._check(name, await self._stores.vectors.furthest(name), head, "a client has acknowledged events")
+
+    async def _check_witness(self, objects: Objects, name: LogId, head: Seq) -> None:
+        witness = await read_witness(objects, name)
+        if witness is None:
+            return
+        await self._check(name, witness.seq, head, "the archive knows of events")
+        token = await self._stores.events.token(name, witness.seq)
+        if token is not None and token != witness.token:
+            raise LogLost(f"the archive knows event {witness.seq} as another one: was a backup restored?")
+
+    async def _check_objects(self, objects: Objects, name: LogId, head: Seq) -> None:
+        """Segments of events that the log does not have, or has others of."""
+        unregistered: list[ObjectEntry] = []
+        async with aclosing(self._entries(objects, name)) as entries:
+            async for entry, last in entries:
+                await self._check(name, last, head, f"{entry.path} is there with events")
+                if not await self._stores.archive.segments.registered([entry.path]):
+                    unregistered = [*unregistered, entry][-_COMPARED:]
+        for entry in unregistered:
+            if (span := await _span(objects, entry)) and await self._differs(name, span):
+                raise LogLost(f"{entry.path} has other events than the log: was a backup restored?")
+
+    async def _entries(self, objects: Objects, name: LogId) -> AsyncGenerator[tuple[ObjectEntry, Seq]]:
+        async with aclosing(objects.list(name)) as listed:
+            async for entry in listed:
+                parts = entry.path.removeprefix(f"{name}/").split("-")
+                if len(parts) == 3 and parts[1].isdecimal():
+                    yield entry, Seq(int(parts[1]))
+
+    async def _differs(self, name: LogId, span: Span) -> bool:
+        """Tell whether the last event of a span has another cluster time in the log, where that is known at once."""
+        time = await self._stores.events.time(name, span.last)
+        if time is None:
+            there = await self._stores.archive.segments.holding(name, span.last)
+            time = there.span.last_time if there is not None and there.span.last == span.last else None
+        return time is not None and time != span.last_time
+
+
+async def _span(objects: Objects, entry: ObjectEntry) -> Span | None:
+    try:
+        return open_footer(await objects.read(entry.path), entry.size).span
+    except Damaged:
+        return None  # it was not written to its end

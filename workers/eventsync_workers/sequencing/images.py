@@ -1,0 +1,113 @@
+"""Pre- and post-images: what makes every change event carry the exact document before and after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bson.timestamp import Timestamp
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
+
+from eventsync.domain.shapes import check_collection
+from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.errors import Malformed
+from eventsync.mongodb.clocks import cluster_time
+from eventsync.mongodb.errors import Barred, barred, short, translated, unavailable
+
+log = logging.getLogger(__name__)
+
+_ENABLED = {"changeStreamPreAndPostImages": {"enabled": True}}
+
+_UNAUTHORIZED: Final = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Every change after `time` has its images, but for the collections in `refused`: name → why.
+
+    Those in `impossible` can't be followed at all, with images or without.
+    """
+
+    time: Timestamp
+    refused: Mapping[str, str]
+    impossible: frozenset[str]
+
+
+async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, wanted: bool = True) -> Images:
+    """Switch images on for each collection, making those that do not exist. Raises `Unavailable`.
+
+    Where they are not `wanted`, only look which collections can be tracked. One that can't have them is refused by
+    itself: it must not stop the sequencing of all others.
+    """
+    refused: dict[str, str] = {}
+    impossible: set[str] = set()
+    with translated("pre- and post-images can't be enabled"):
+        cursor = await database.list_collections()
+        existing = {item["name"]: item async for item in cursor}
+        for name in names:
+            found = existing.get(name)
+            if reason := await _impossible(database, name, found):
+                refused[name] = reason
+                impossible.add(name)
+            elif reason := await _enable(database, name, found, wanted=wanted):
+                refused[name] = reason
+    return Images(await cluster_time(database), refused, frozenset(impossible))
+
+
+async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None) -> str | None:
+    """Return why this collection can't be followed exactly, or None."""
+    try:
+        check_collection(name)
+    except Malformed as error:
+        return error.message
+    if existing is None:
+        return None
+    return _of_another_kind(existing) or await _unreadable(database, name)
+
+
+async def _unreadable(database: AsyncDatabase[Any], name: str) -> str | None:
+    """Return why the collection can't be read, which every snapshot and repair has to; None where it can."""
+    try:
+        await database[name].with_options(codec_options=RAW_CODEC).find_one({}, {"_id": 1})
+    except OperationFailure as error:
+        # Anything else may go well another time, and is met again where the collection is read.
+        found = unavailable("it can't be read", error)
+        return found.message if isinstance(found, Barred) else None
+    return None
+
+
+def _of_another_kind(existing: Mapping[str, Any]) -> str | None:
+    if (kind := existing["type"]) != "collection":
+        return f"it is a {kind}, which has no changes of its own"
+    if existing["options"].get("capped"):
+        return "it is capped, and MongoDB can't read a capped collection as it was at a cluster time"
+    return None
+
+
+async def _enable(
+    database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None, *, wanted: bool
+) -> str | None:
+    """Why MongoDB keeps no images of this one, or None. Makes it if need be: only of what is there a snapshot is told
+    from one of a collection that was dropped meanwhile.
+    """
+    enabled = existing and existing["options"].get("changeStreamPreAndPostImages", {}).get("enabled")
+    if existing is not None and (enabled or not wanted):
+        return None
+    try:
+        await database.command({"create" if existing is None else "collMod": name} | (_ENABLED if wanted else {}))
+    except OperationFailure as error:
+        # Whatever else it is: it is about this collection, and it is asked again at the next look.
+        log.debug("%s: MongoDB answered: %s", name, short(error))
+        return _why(error)
+    return None
+
+
+def _why(error: OperationFailure) -> str:
+    """Return why images are not enabled, in our words: clients are told why a collection is refused."""
+    if error.code == _UNAUTHORIZED:
+        return "the MongoDB user may not enable its pre- and post-images (privileges collMod and createCollection)"
+    reason = barred(error)
+    return "MongoDB does not enable its pre- and post-images" + (f": {reason}" if reason else "")

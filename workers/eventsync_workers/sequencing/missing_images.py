@@ -1,0 +1,79 @@
+"""Exact states of a document that a change event does not carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+
+from eventsync.domain.ids import query_of
+from eventsync.domain.stamp import FIELD
+from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.errors import EventsyncError
+from eventsync.mongodb.change_stream import HistoryLost
+from eventsync.mongodb.errors import Barred
+from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
+from eventsync_workers.sequencing.collapse import STAMPED, lacks_images
+from eventsync_workers.sequencing.converter import Decoded
+
+
+class CollectionBarred(EventsyncError):
+    """A state of one collection can't be read, and asking again does not help. The other collections can go on."""
+
+    code = "collection_barred"
+
+    def __init__(self, collection: str, error: Barred) -> None:
+        super().__init__(error.message)
+        self.collection = collection
+
+
+class StateReader:
+    """Reads a document as it was at a change's own cluster time (MongoDB keeps five minutes of that by default).
+
+    The second choice, for a change without its images: made before they were switched on again, say, by somebody who
+    dropped and remade the collection. Inside a transaction it sees only the transaction's outcome (see
+    `eventsync_workers.sequencing.collapse`), which as a replacement is still exact.
+    """
+
+    def __init__(self, snapshots: SnapshotReader) -> None:
+        self._snapshots = snapshots
+
+    async def completed(self, change: Decoded) -> Decoded | None:
+        """`change`, with the states that its conversion needs; None for one that has come to nothing.
+
+        Raises `HistoryLost` when MongoDB has them no more, and `CollectionBarred`.
+        """
+        return await self.outcome(change) if lacks_images(change) else change
+
+    async def outcome(self, change: Decoded) -> Decoded | None:
+        """The change's outcome alone, read from the collection: the document as it then was, or its deletion."""
+        time: Timestamp = change["clusterTime"]
+        after = await self._at(change, time) if change["operationType"] != "delete" else None
+        before: Mapping[str, Any] | None = await self._at(change, _just_before(time))
+        if after is None and before is None:
+            return None
+        kind = "delete" if after is None else "insert" if before is None else "replace"
+        if before is not None and after is None and STAMPED in change:
+            before = {
+                "_id": change["documentKey"]["_id"],
+                FIELD: change[STAMPED],
+            }  # a deletion tells nothing else of it
+        return change | {"operationType": kind, "fullDocument": after, "fullDocumentBeforeChange": before}
+
+    async def _at(self, change: Decoded, time: Timestamp) -> RawBSONDocument | None:
+        key = dict(change["documentKey"])["_id"]
+        try:
+            async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": query_of(key)})) as found:
+                raw = await anext(found, None)
+                return None if raw is None else RawBSONDocument(raw, RAW_CODEC)
+        except Barred as error:
+            raise CollectionBarred(change["ns"]["coll"], error) from error
+        except (TimeNotKept, CollectionGone) as error:
+            raise HistoryLost(f"{key!r}: the change has no image, and {error.message}") from error
+
+
+def _just_before(time: Timestamp) -> Timestamp:
+    return Timestamp(time.time, time.inc - 1) if time.inc else Timestamp(time.time - 1, 2**32 - 1)
