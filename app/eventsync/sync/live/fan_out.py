@@ -40,7 +40,7 @@ class Straight:
     write: Write
 
 
-class Audience:
+class Channel:
     """The members, each on a seat of its own. Only the window tells it news."""
 
     def __init__(self, shape: Shape, since: Seq) -> None:
@@ -114,7 +114,7 @@ class Seat:
 
     __slots__ = ("_audience", "_encode", "_position", "event", "sent")
 
-    def __init__(self, audience: Audience, event: Flag) -> None:
+    def __init__(self, audience: Channel, event: Flag) -> None:
         self.event = event
         self.sent = 0.0
         """When something was last sent to it before it was roused, on the monotonic clock."""

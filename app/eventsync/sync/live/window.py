@@ -17,7 +17,7 @@ from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.fan_out import Audience, Seat
+from eventsync.sync.live.fan_out import Channel, Seat
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
@@ -47,7 +47,7 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._audiences: dict[Shape, Audience] = {}
+        self._audiences: dict[Shape, Channel] = {}
         """Who listens, by shape; none is without members."""
         self.log: LogId | None = None
         self.suspended: str | None = None
@@ -99,7 +99,7 @@ class Window:
             events = self._by_shape[shape] = deque(events)
         events.append(event)
 
-    def _tell(self, audience: Audience, after: Seq) -> None:
+    def _tell(self, audience: Channel, after: Seq) -> None:
         shape = audience.shape
         frame = self.frame(shape, after) if self.covers(after, shape) else None
         if self.log is None or frame is None or not self.is_current(shape, frame.end):
@@ -201,7 +201,7 @@ class Window:
         """Have `event` set when there are news of a shape, unless they go straight to the seat."""
         audience = self._audiences.get(shape)
         if audience is None:
-            audience = self._audiences[shape] = Audience(shape, self.floor)
+            audience = self._audiences[shape] = Channel(shape, self.floor)
         return audience.join(event)
 
     def leave(self, shape: Shape, seat: Seat) -> None:

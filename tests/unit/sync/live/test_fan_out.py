@@ -3,7 +3,7 @@ from __future__ import annotations
 from eventsync.concurrency.waiting import Flag
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.sync.live.fan_out import Audience, News, Straight
+from eventsync.sync.live.fan_out import Channel, News, Straight
 
 LOG = LogId("aaaaaaaa")
 ORDERS = Shape("orders")
@@ -16,7 +16,7 @@ def at(seq: int) -> Position:
 class Member:
     """Somebody on a seat, whose connection takes what it is given, or nothing."""
 
-    def __init__(self, audience: Audience) -> None:
+    def __init__(self, audience: Channel) -> None:
         self.event = Flag()
         self.seat = audience.join(self.event)
         self.takes = True
@@ -49,7 +49,7 @@ class Loud:
 
 
 def test_who_rests_is_sent_news_and_the_others_are_woken() -> None:
-    audience = Audience(ORDERS, Seq(0))
+    audience = Channel(ORDERS, Seq(0))
     rests, awake = Member(audience), Member(audience)
     rests.seat.rest(at(3), Straight(plain, rests.write))
     assert rests.seat.position == at(3)
@@ -63,7 +63,7 @@ def test_who_rests_is_sent_news_and_the_others_are_woken() -> None:
 
 
 def test_each_kind_of_connection_encodes_once() -> None:
-    audience, loud = Audience(ORDERS, Seq(0)), Loud()
+    audience, loud = Channel(ORDERS, Seq(0)), Loud()
     members = [Member(audience) for _ in range(6)]
     for number, member in enumerate(members):
         member.seat.rest(at(0), Straight(loud if number % 2 else plain, member.write))
@@ -74,7 +74,7 @@ def test_each_kind_of_connection_encodes_once() -> None:
 
 
 def test_who_does_not_take_them_is_roused_and_woken_where_it_stands() -> None:
-    audience = Audience(ORDERS, Seq(0))
+    audience = Channel(ORDERS, Seq(0))
     slow, other = Member(audience), Member(audience)
     for member in (slow, other):
         member.seat.rest(at(0), Straight(plain, member.write))
@@ -89,7 +89,7 @@ def test_who_does_not_take_them_is_roused_and_woken_where_it_stands() -> None:
 
 
 def test_who_was_sent_nothing_stays_where_it_was_however_far_the_others_are() -> None:
-    audience = Audience(ORDERS, Seq(0))
+    audience = Channel(ORDERS, Seq(0))
     audience.tell(b"a", at(4))
     late = Member(audience)
     late.seat.rest(at(9), Straight(plain, late.write))
@@ -98,7 +98,7 @@ def test_who_was_sent_nothing_stays_where_it_was_however_far_the_others_are() ->
 
 
 def test_all_are_woken_and_nobody_rests() -> None:
-    audience = Audience(ORDERS, Seq(0))
+    audience = Channel(ORDERS, Seq(0))
     rests, awake = Member(audience), Member(audience)
     rests.seat.rest(at(0), Straight(plain, rests.write))
     audience.tell(b"a", at(7))
@@ -110,7 +110,7 @@ def test_all_are_woken_and_nobody_rests() -> None:
 
 
 def test_behind_a_new_beginning_nothing_of_before_counts() -> None:
-    audience, other = Audience(ORDERS, Seq(0)), LogId("bbbbbbbb")
+    audience, other = Channel(ORDERS, Seq(0)), LogId("bbbbbbbb")
     member = Member(audience)
     member.seat.rest(at(0), Straight(plain, member.write))
     audience.tell(b"a", at(7))
@@ -121,7 +121,7 @@ def test_behind_a_new_beginning_nothing_of_before_counts() -> None:
 
 
 def test_who_leaves_is_sent_nothing_and_not_woken() -> None:
-    audience = Audience(ORDERS, Seq(0))
+    audience = Channel(ORDERS, Seq(0))
     rests, awake = Member(audience), Member(audience)
     rests.seat.rest(at(0), Straight(plain, rests.write))
     assert len(audience) == 2

@@ -10,7 +10,7 @@ from eventsync.concurrency.waiting import Flag
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, Unavailable
-from eventsync.sync.live.fan_out import Audience, Seat, Straight
+from eventsync.sync.live.fan_out import Channel, Seat, Straight
 from eventsync.sync.sessions.scheduler import Turns
 from eventsync.sync.sessions.subscription import Outgoing, Subscription
 from support.waiting import within
@@ -77,7 +77,7 @@ class Played:
         self.over: dict[Shape, EventsyncError] = {}
         self.turns = Turns(self.news.set, self.over.__setitem__)
         for one in scripted:
-            self.turns.add(cast("Subscription", one), Audience(one.shape, Seq(0)).join(self.news))
+            self.turns.add(cast("Subscription", one), Channel(one.shape, Seq(0)).join(self.news))
 
     async def round(self) -> list[bytes]:
         given = [message.data async for message in self.turns.round()]
