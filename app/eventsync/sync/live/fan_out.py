@@ -54,15 +54,15 @@ class Channel:
         """What those have who rested when news were told last."""
         self.told = 0.0
         """When that was, on the monotonic clock."""
-        self._awake: set[Seat] = set()
-        self._resting: dict[Encode, dict[Seat, Write]] = {}
+        self._awake: set[Subscriber] = set()
+        self._resting: dict[Encode, dict[Subscriber, Write]] = {}
 
     def __len__(self) -> int:
         return len(self._awake) + sum(map(len, self._resting.values()))
 
-    def join(self, event: Flag) -> Seat:
+    def join(self, event: Flag) -> Subscriber:
         """A new member, which `event` wakes."""
-        seat = Seat(self, event)
+        seat = Subscriber(self, event)
         self._awake.add(seat)
         return seat
 
@@ -93,23 +93,23 @@ class Channel:
         for seat in self._awake:
             seat.event.set()
 
-    def seat_rests(self, seat: Seat, straight: Straight) -> None:
-        """For `Seat` only."""
+    def seat_rests(self, seat: Subscriber, straight: Straight) -> None:
+        """For `Subscriber` only."""
         self._awake.discard(seat)
         self._resting.setdefault(straight.encode, {})[seat] = straight.write
 
-    def seat_wakes(self, seat: Seat, encode: Encode) -> None:
-        """For `Seat` only."""
+    def seat_wakes(self, seat: Subscriber, encode: Encode) -> None:
+        """For `Subscriber` only."""
         del self._resting[encode][seat]
         self._awake.add(seat)
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, seat: Subscriber) -> None:
         """A member less."""
         seat.rouse()
         self._awake.discard(seat)
 
 
-class Seat:
+class Subscriber:
     """A member's place in an audience. While it does not rest, `event` is set whenever there are news."""
 
     __slots__ = ("_audience", "_encode", "_position", "event", "sent")

@@ -17,7 +17,7 @@ from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.fan_out import Channel, Seat
+from eventsync.sync.live.fan_out import Channel, Subscriber
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
@@ -197,14 +197,14 @@ class Window:
         finally:
             listener.close()
 
-    def join(self, shape: Shape, event: Flag) -> Seat:
+    def join(self, shape: Shape, event: Flag) -> Subscriber:
         """Have `event` set when there are news of a shape, unless they go straight to the seat."""
         audience = self._audiences.get(shape)
         if audience is None:
             audience = self._audiences[shape] = Channel(shape, self.floor)
         return audience.join(event)
 
-    def leave(self, shape: Shape, seat: Seat) -> None:
+    def leave(self, shape: Shape, seat: Subscriber) -> None:
         """Give up a seat that `join` gave."""
         audience = self._audiences[shape]
         audience.leave(seat)
@@ -222,10 +222,10 @@ class Listener:
 
     def __init__(self, window: Window) -> None:
         self._window = window
-        self._seats: dict[Shape, Seat] = {}
+        self._seats: dict[Shape, Subscriber] = {}
         self.event = Flag()
 
-    def add(self, shape: Shape) -> Seat:
+    def add(self, shape: Shape) -> Subscriber:
         """Be told of news of a shape, too, that is not listened to yet."""
         seat = self._seats[shape] = self._window.join(shape, self.event)
         return seat

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError
-from eventsync.sync.live.fan_out import Seat, Straight
+from eventsync.sync.live.fan_out import Straight, Subscriber
 from eventsync.sync.sessions.subscription import Outgoing, Subscription
 
 
@@ -24,7 +24,7 @@ class Turn:
     """One subscription, and what is fetched for it."""
 
     subscription: Subscription
-    seat: Seat
+    seat: Subscriber
     outgoing: AsyncGenerator[Outgoing | None]
     fetch: asyncio.Task[Outgoing | None] | None = None
     before: Position | None = None
@@ -63,7 +63,7 @@ class Turns:
         """What the client has of each shape; a shape that it has nothing whole of is left out."""
         return {shape: turn.position for shape, turn in self._turns.items() if turn.position is not None}
 
-    def add(self, subscription: Subscription, seat: Seat) -> None:
+    def add(self, subscription: Subscription, seat: Subscriber) -> None:
         """Let a subscription of a new shape take part, which has a seat in the shape's audience."""
         self._turns[subscription.shape] = Turn(subscription, seat, subscription.outgoing())
         self._wake()
