@@ -38,7 +38,7 @@ from eventsync.server.protocols import Writer, writer
 from eventsync.server.response_stream import Gone, Outlet
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
-from eventsync.sync.live.fan_out import News, Straight
+from eventsync.sync.live.fan_out import Publication, Straight
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import Outgoing
 
@@ -132,7 +132,7 @@ def straight(scope: Scope) -> Straight | None:
     return None if write is None else Straight(_news, write)
 
 
-def _news(news: News) -> bytes:
+def _news(news: Publication) -> bytes:
     return _chunk(_event("events", news.data, id_writer((news.shape,))({news.shape: news.end})))
 
 

@@ -25,7 +25,7 @@ from eventsync.server.protocols import evict, writer
 from eventsync.server.response_stream import Gone
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
-from eventsync.sync.live.fan_out import News, Straight
+from eventsync.sync.live.fan_out import Publication, Straight
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import Outgoing
 
@@ -89,7 +89,7 @@ def straight(scope: Scope) -> Straight | None:
     return None if write is None else Straight(_news, write)
 
 
-def _news(news: News) -> bytes:
+def _news(news: Publication) -> bytes:
     return text_frame(news.data)
 
 

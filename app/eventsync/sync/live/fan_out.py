@@ -17,7 +17,7 @@ from eventsync.domain.shapes import Shape
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Publication:
     """An events message of a shape, for who has all that is before it; `end` is what the client has behind it."""
 
     shape: Shape
@@ -25,7 +25,7 @@ class News:
     end: Position
 
 
-Encode = Callable[[News], bytes]
+Encode = Callable[[Publication], bytes]
 """News as connections of a kind send them."""
 
 Write = Callable[[bytes], bool]
@@ -68,7 +68,7 @@ class Channel:
 
     def tell(self, data: bytes, end: Position) -> None:
         """Send news to all who rest, and wake the others. The news begin where those who rest stand."""
-        news = News(self.shape, data, end)
+        news = Publication(self.shape, data, end)
         for encode, resting in self._resting.items():
             encoded = encode(news)
             for seat in [seat for seat, write in resting.items() if not write(encoded)]:

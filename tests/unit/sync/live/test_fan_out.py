@@ -3,7 +3,7 @@ from __future__ import annotations
 from eventsync.concurrency.waiting import Flag
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.sync.live.fan_out import Channel, News, Straight
+from eventsync.sync.live.fan_out import Channel, Publication, Straight
 
 LOG = LogId("aaaaaaaa")
 ORDERS = Shape("orders")
@@ -33,7 +33,7 @@ class Member:
         return woken
 
 
-def plain(news: News) -> bytes:
+def plain(news: Publication) -> bytes:
     return news.data
 
 
@@ -43,7 +43,7 @@ class Loud:
     def __init__(self) -> None:
         self.made = 0
 
-    def __call__(self, news: News) -> bytes:
+    def __call__(self, news: Publication) -> bytes:
         self.made += 1
         return news.data.upper()
 
