@@ -20,7 +20,7 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
 from scripts.bench.crowd.process import CrowdProcess, crowd
@@ -201,7 +201,7 @@ def _shapes(numbers: Iterable[int], rounds: int) -> Lines:
             window = Window(64 * 1024 * 1024, PageLimit(1000, 256 * 1024))
             log, sent = LogId("bench000"), list[bytes]()
             window.start(log, Seq(0))
-            how = Straight(lambda news: news.data, lambda data, sent=sent: sent.append(data) is None)  # type: ignore[misc]
+            how = DirectWriter(lambda news: news.data, lambda data, sent=sent: sent.append(data) is None)  # type: ignore[misc]
             for number in range(count):
                 seat = window.join(Shape("docs", IdText(f"int:{number}")), Flag())
                 seat.rest(Position(log, Seq(0)), how)

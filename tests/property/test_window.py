@@ -11,7 +11,7 @@ from eventsync.concurrency.waiting import Flag
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Listener, Window
 from support.logged import event, transaction
@@ -35,7 +35,7 @@ class Sleeper:
 
     def rest(self) -> None:
         if self._window.is_current(self.shape, self.told):
-            self._seat.rest(Position(LOG, self.position), Straight(lambda news: news.data, self._write))
+            self._seat.rest(Position(LOG, self.position), DirectWriter(lambda news: news.data, self._write))
 
     def _write(self, data: bytes) -> bool:
         if self.takes:

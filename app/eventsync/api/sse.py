@@ -38,7 +38,7 @@ from eventsync.server.protocols import Writer, writer
 from eventsync.server.response_stream import Gone, Outlet
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
-from eventsync.sync.live.fan_out import Publication, Straight
+from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import Outgoing
 
@@ -126,10 +126,10 @@ async def _later(error: EventsyncError, outlet: Outlet) -> None:
         await outlet.end()
 
 
-def straight(scope: Scope) -> Straight | None:
+def straight(scope: Scope) -> DirectWriter | None:
     """Sends news past ASGI, where the server can: the same bytes to every client of one shape."""
     write = writer(scope)
-    return None if write is None else Straight(_news, write)
+    return None if write is None else DirectWriter(_news, write)
 
 
 def _news(news: Publication) -> bytes:

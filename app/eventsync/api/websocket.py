@@ -25,7 +25,7 @@ from eventsync.server.protocols import evict, writer
 from eventsync.server.response_stream import Gone
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
-from eventsync.sync.live.fan_out import Publication, Straight
+from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import Outgoing
 
@@ -83,10 +83,10 @@ class Sync:
         await _serve(WebSocket(scope, receive, send))
 
 
-def straight(scope: Scope) -> Straight | None:
+def straight(scope: Scope) -> DirectWriter | None:
     """Sends news past ASGI, where the server can: the same bytes to every client."""
     write = writer(scope)
-    return None if write is None else Straight(_news, write)
+    return None if write is None else DirectWriter(_news, write)
 
 
 def _news(news: Publication) -> bytes:

@@ -16,7 +16,7 @@ from eventsync.api import sse, websocket
 from eventsync.main import create_app
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from eventsync.sync.live.fan_out import Straight, Write
+from eventsync.sync.live.fan_out import DirectWriter, Write
 from support.clients import following
 from support.polls import events_of
 from support.replica import log_of
@@ -46,10 +46,10 @@ class Counted:
     def __init__(self) -> None:
         self.sent = 0
 
-    def of(self, straight: Callable[[Scope], Straight | None]) -> Callable[[Scope], Straight | None]:
-        def counted(scope: Scope) -> Straight | None:
+    def of(self, straight: Callable[[Scope], DirectWriter | None]) -> Callable[[Scope], DirectWriter | None]:
+        def counted(scope: Scope) -> DirectWriter | None:
             made = straight(scope)
-            return None if made is None else Straight(made.encode, partial(self._write, made.write))
+            return None if made is None else DirectWriter(made.encode, partial(self._write, made.write))
 
         return counted
 

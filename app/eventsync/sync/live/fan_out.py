@@ -33,7 +33,7 @@ Write = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Straight:
+class DirectWriter:
     """How news go straight to a client. Those with the same `encode` are sent the same bytes."""
 
     encode: Encode
@@ -93,7 +93,7 @@ class Channel:
         for seat in self._awake:
             seat.event.set()
 
-    def seat_rests(self, seat: Subscriber, straight: Straight) -> None:
+    def seat_rests(self, seat: Subscriber, straight: DirectWriter) -> None:
         """For `Subscriber` only."""
         self._awake.discard(seat)
         self._resting.setdefault(straight.encode, {})[seat] = straight.write
@@ -127,7 +127,7 @@ class Subscriber:
         """What the client has, with all that it was sent straight; None before it has rested."""
         return self._audience.end if self._was_told() else self._position
 
-    def rest(self, position: Position, straight: Straight) -> None:
+    def rest(self, position: Position, straight: DirectWriter) -> None:
         """Have news sent straight from now on. The client stands at `position`, and knows of all events before it."""
         self._position, self._encode = position, straight.encode
         self._audience.seat_rests(self, straight)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError
-from eventsync.sync.live.fan_out import Straight, Subscriber
+from eventsync.sync.live.fan_out import DirectWriter, Subscriber
 from eventsync.sync.sessions.subscription import Outgoing, Subscription
 
 
@@ -73,7 +73,7 @@ class Turns:
         self._retired.append(self._turns.pop(shape))
         self._wake()
 
-    def rest(self, straight: Straight) -> None:
+    def rest(self, straight: DirectWriter) -> None:
         """Have news sent straight to the client, past `round`, of every shape that it has all of. Until `rouse`."""
         for turn in self._turns.values():
             # What is being fetched comes first: that is what the subscription is live after.

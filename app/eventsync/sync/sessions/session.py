@@ -20,7 +20,7 @@ from eventsync.domain.protocol import Ack, Ping, Request, Subscribe, Unsubscribe
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
 from eventsync.sync.catch_up.source import Source
-from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.window import Listener
 from eventsync.sync.sessions.scheduler import Turns
 from eventsync.sync.sessions.subscription import Outgoing, Subscription
@@ -55,7 +55,7 @@ class Session:
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
         max_shapes: int,
-        straight: Straight | None = None,
+        straight: DirectWriter | None = None,
     ) -> None:
         """`on_ack` is called with each vector that the client acknowledges; it must not wait.
 

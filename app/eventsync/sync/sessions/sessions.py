@@ -17,7 +17,7 @@ from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.clients.state_vectors import StateVectorManager
-from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.operating import Behind, behind
 from eventsync.sync.sessions.session import Identity, Session
 
@@ -55,7 +55,7 @@ class Sessions:
         client_id: str | None,
         *,
         transport: str,
-        straight: Straight | None = None,
+        straight: DirectWriter | None = None,
     ) -> AsyncIterator[Session]:
         """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
 

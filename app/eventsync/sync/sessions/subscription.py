@@ -21,7 +21,7 @@ from eventsync.stores.snapshots.squashed import Unsquashable
 from eventsync.sync.catch_up.parts import parts_of
 from eventsync.sync.catch_up.planner import NotAhead
 from eventsync.sync.catch_up.source import Source
-from eventsync.sync.live.fan_out import Straight, Subscriber
+from eventsync.sync.live.fan_out import DirectWriter, Subscriber
 
 log = logging.getLogger(__name__)
 _alarms = Alarms(log)
@@ -86,7 +86,7 @@ class Subscription:
             and window.covers(position.seq, self.shape)
         )
 
-    def rest(self, seat: Subscriber, straight: Straight) -> None:
+    def rest(self, seat: Subscriber, straight: DirectWriter) -> None:
         """Have news sent straight to the client from now on, if it has, and knows of, all that there is."""
         position, window = self._position, self._source.window
         if (

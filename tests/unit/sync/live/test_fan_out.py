@@ -3,7 +3,7 @@ from __future__ import annotations
 from eventsync.concurrency.waiting import Flag
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.sync.live.fan_out import Channel, Publication, Straight
+from eventsync.sync.live.fan_out import Channel, DirectWriter, Publication
 
 LOG = LogId("aaaaaaaa")
 ORDERS = Shape("orders")
@@ -51,7 +51,7 @@ class Loud:
 def test_who_rests_is_sent_news_and_the_others_are_woken() -> None:
     audience = Channel(ORDERS, Seq(0))
     rests, awake = Member(audience), Member(audience)
-    rests.seat.rest(at(3), Straight(plain, rests.write))
+    rests.seat.rest(at(3), DirectWriter(plain, rests.write))
     assert rests.seat.position == at(3)
     audience.tell(b"a", at(5))
     assert (rests.got, rests.woken(), rests.seat.position) == ([b"a"], False, at(5))
@@ -66,7 +66,7 @@ def test_each_kind_of_connection_encodes_once() -> None:
     audience, loud = Channel(ORDERS, Seq(0)), Loud()
     members = [Member(audience) for _ in range(6)]
     for number, member in enumerate(members):
-        member.seat.rest(at(0), Straight(loud if number % 2 else plain, member.write))
+        member.seat.rest(at(0), DirectWriter(loud if number % 2 else plain, member.write))
     audience.tell(b"a", at(1))
     assert loud.made == 1
     assert [member.got for member in members] == [[b"a"], [b"A"]] * 3
@@ -77,7 +77,7 @@ def test_who_does_not_take_them_is_roused_and_woken_where_it_stands() -> None:
     audience = Channel(ORDERS, Seq(0))
     slow, other = Member(audience), Member(audience)
     for member in (slow, other):
-        member.seat.rest(at(0), Straight(plain, member.write))
+        member.seat.rest(at(0), DirectWriter(plain, member.write))
     audience.tell(b"a", at(1))
     told, slow.takes = audience.told, False
     audience.tell(b"b", at(2))
@@ -92,7 +92,7 @@ def test_who_was_sent_nothing_stays_where_it_was_however_far_the_others_are() ->
     audience = Channel(ORDERS, Seq(0))
     audience.tell(b"a", at(4))
     late = Member(audience)
-    late.seat.rest(at(9), Straight(plain, late.write))
+    late.seat.rest(at(9), DirectWriter(plain, late.write))
     late.seat.rouse()
     assert (late.seat.position, late.seat.sent) == (at(9), 0.0)
 
@@ -100,7 +100,7 @@ def test_who_was_sent_nothing_stays_where_it_was_however_far_the_others_are() ->
 def test_all_are_woken_and_nobody_rests() -> None:
     audience = Channel(ORDERS, Seq(0))
     rests, awake = Member(audience), Member(audience)
-    rests.seat.rest(at(0), Straight(plain, rests.write))
+    rests.seat.rest(at(0), DirectWriter(plain, rests.write))
     audience.tell(b"a", at(7))
     assert awake.woken()
     audience.wake()
@@ -112,18 +112,18 @@ def test_all_are_woken_and_nobody_rests() -> None:
 def test_behind_a_new_beginning_nothing_of_before_counts() -> None:
     audience, other = Channel(ORDERS, Seq(0)), LogId("bbbbbbbb")
     member = Member(audience)
-    member.seat.rest(at(0), Straight(plain, member.write))
+    member.seat.rest(at(0), DirectWriter(plain, member.write))
     audience.tell(b"a", at(7))
     audience.begin_anew(Seq(2))
     assert (member.woken(), member.seat.position, audience.since) == (True, at(7), 2)
-    member.seat.rest(Position(other, Seq(2)), Straight(plain, member.write))
+    member.seat.rest(Position(other, Seq(2)), DirectWriter(plain, member.write))
     assert member.seat.position == Position(other, Seq(2)), "that log has not come so far"
 
 
 def test_who_leaves_is_sent_nothing_and_not_woken() -> None:
     audience = Channel(ORDERS, Seq(0))
     rests, awake = Member(audience), Member(audience)
-    rests.seat.rest(at(0), Straight(plain, rests.write))
+    rests.seat.rest(at(0), DirectWriter(plain, rests.write))
     assert len(audience) == 2
     audience.leave(rests.seat)
     audience.leave(awake.seat)

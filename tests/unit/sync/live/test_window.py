@@ -8,7 +8,7 @@ import pytest
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.sync.live.fan_out import Publication, Straight
+from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Listener, Window
 from support.logged import event, transaction
@@ -200,7 +200,7 @@ class Resting:
         self.sent: list[tuple[Shape, int, int, list[int]]] = []
         self.listener = Listener(window)
         for shape in shapes:
-            self.listener.add(shape).rest(Position(LOG, window.head), Straight(self._read, lambda _: True))
+            self.listener.add(shape).rest(Position(LOG, window.head), DirectWriter(self._read, lambda _: True))
 
     def _read(self, news: Publication) -> bytes:
         start, end, seqs = span(news.data)

@@ -10,7 +10,7 @@ from eventsync.concurrency.waiting import Flag
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, Unavailable
-from eventsync.sync.live.fan_out import Channel, Straight, Subscriber
+from eventsync.sync.live.fan_out import Channel, DirectWriter, Subscriber
 from eventsync.sync.sessions.scheduler import Turns
 from eventsync.sync.sessions.subscription import Outgoing, Subscription
 from support.waiting import within
@@ -21,7 +21,7 @@ NOTHING = -1
 """That nothing was found behind the window, and what comes now is in it."""
 
 
-STRAIGHT = Straight(lambda news: news.data, lambda _: True)
+STRAIGHT = DirectWriter(lambda news: news.data, lambda _: True)
 
 
 class Scripted:
@@ -41,7 +41,7 @@ class Scripted:
         for number in numbers:
             self._coming.put_nowait(number)
 
-    def rest(self, _seat: Subscriber, straight: Straight) -> None:
+    def rest(self, _seat: Subscriber, straight: DirectWriter) -> None:
         assert straight is STRAIGHT
         self.rests = True
 

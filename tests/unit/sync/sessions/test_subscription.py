@@ -11,7 +11,7 @@ from eventsync.domain.plan import Answer, Plan
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.sync.catch_up.source import Source
-from eventsync.sync.live.fan_out import Straight
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Window
 from eventsync.sync.sessions.subscription import Subscription
@@ -62,7 +62,7 @@ class Resting:
         self.rest()
 
     def rest(self) -> None:
-        self.subscription.rest(self.seat, Straight(lambda news: news.data, self._write))
+        self.subscription.rest(self.seat, DirectWriter(lambda news: news.data, self._write))
 
     def _write(self, data: bytes) -> bool:
         if self.takes:
