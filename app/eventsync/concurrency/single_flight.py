@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """What is being fetched right now, by key. Who comes meanwhile joins, and shares what comes of it, failures too.
 
     (One after the other, each with a failure of its own, the last of a thousand would wait for a thousand timeouts.)

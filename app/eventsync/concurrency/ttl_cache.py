@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from eventsync.concurrency.single_flight import Flights
+from eventsync.concurrency.single_flight import SingleFlight
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class Memo(Generic[T]):
         self._age = age
         self._most = most
         self._known: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
-        self._flights: Flights[T] = Flights()
+        self._flights: SingleFlight[T] = SingleFlight()
         self._cleared = 0
 
     async def get(self, question: Hashable, ask: Callable[[], Awaitable[T]]) -> T:

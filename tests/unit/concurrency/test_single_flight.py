@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eventsync.concurrency.single_flight import Flights
+from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.errors import Unavailable
 
 
@@ -27,7 +27,7 @@ class Fetch:
 
 
 async def test_one_fetches_for_all() -> None:
-    flights, fetch = Flights[str](), Fetch()
+    flights, fetch = SingleFlight[str](), Fetch()
     asking = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(20)]
     await fetch.begun.acquire()
     assert await flights.fetch("b", lambda: asyncio.sleep(0, "other")) == "other"
@@ -37,7 +37,7 @@ async def test_one_fetches_for_all() -> None:
 
 
 async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
-    flights, fetch = Flights[str](), Fetch(Unavailable("not now"))
+    flights, fetch = SingleFlight[str](), Fetch(Unavailable("not now"))
     asking = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(20)]
     await fetch.begun.acquire()
     fetch.go.set()
@@ -49,7 +49,7 @@ async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
 
 
 async def test_where_the_first_is_cancelled_the_next_one_begins() -> None:
-    flights, fetch = Flights[str](), Fetch()
+    flights, fetch = SingleFlight[str](), Fetch()
     first = asyncio.ensure_future(flights.fetch("a", fetch))
     await fetch.begun.acquire()
     others = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(5)]
@@ -65,7 +65,7 @@ async def test_where_the_first_is_cancelled_the_next_one_begins() -> None:
 
 
 async def test_a_waiter_that_is_cancelled_disturbs_nobody() -> None:
-    flights, fetch = Flights[str](), Fetch()
+    flights, fetch = SingleFlight[str](), Fetch()
     first, second = (asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(2))
     await fetch.begun.acquire()
     await asyncio.sleep(0)

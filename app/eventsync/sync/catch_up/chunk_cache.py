@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from eventsync.concurrency.lru_cache import ByteCache
-from eventsync.concurrency.single_flight import Flights
+from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.stores.snapshots.chunks import Chunk
 
 _OVERHEAD = 64
@@ -35,7 +35,7 @@ class ChunkCache:
         """`read` is given a snapshot's id and a chunk's number."""
         self._read = read
         self._kept: ByteCache[_Key, Rows] = ByteCache(limit_bytes, _cost)
-        self._flights: Flights[Rows] = Flights()
+        self._flights: SingleFlight[Rows] = SingleFlight()
         self.reads = 0
         """How many chunks were read from MongoDB."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from eventsync.concurrency.lru_cache import ByteCache
-from eventsync.concurrency.single_flight import Flights
+from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, Seq
@@ -58,7 +58,7 @@ class LogPages:
 
     def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
         """The pages of documents' histories that were read last are kept in `cache_bytes`."""
-        self._histories: Flights[History] = Flights()
+        self._histories: SingleFlight[History] = SingleFlight()
         self._known: ByteCache[_Page, History] = ByteCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores

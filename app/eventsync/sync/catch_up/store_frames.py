@@ -13,7 +13,7 @@ from contextlib import aclosing
 
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.lru_cache import ByteCache
-from eventsync.concurrency.single_flight import Flights
+from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
@@ -51,7 +51,7 @@ class StoreFrames:
         # Read ahead are several: a read takes MongoDB four answers, however short it is.
         self._at_once = max(1, min(_AT_ONCE, most_bytes // (_AT_ONCE * limit.bytes)))
         self._kept: ByteCache[_Key, Frame] = ByteCache(most_bytes, _cost)
-        self._flights: Flights[Frame] = Flights()
+        self._flights: SingleFlight[Frame] = SingleFlight()
         self._gone_on_from: OrderedDict[_Key, Seq] = OrderedDict()
         """The first frame of a read that was not the last one → where the next read begins."""
         self._ahead: OrderedDict[_Key, bool] = OrderedDict()

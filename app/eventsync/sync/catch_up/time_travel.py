@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.offload import Offload
-from eventsync.concurrency.single_flight import Flights
+from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain.encoded_state import difference_json, document_json
 from eventsync.domain.points import Point
 from eventsync.domain.positions import LogId, Seq
@@ -25,9 +25,9 @@ class PastReads:
         self._window = window
         self._admission = admission
         self._offload = offload
-        self._readings: Flights[Reading] = Flights()
-        self._documents: Flights[tuple[bytes, str]] = Flights()
-        self._differences: Flights[bytes] = Flights()
+        self._readings: SingleFlight[Reading] = SingleFlight()
+        self._documents: SingleFlight[tuple[bytes, str]] = SingleFlight()
+        self._differences: SingleFlight[bytes] = SingleFlight()
 
     async def document(self, shape: Shape, point: Point | None) -> Reading:
         """Return the document at a point; None stands for the newest event. See `Past.document`."""
