@@ -12,7 +12,7 @@ from eventsync.concurrency.single_flight import SingleFlight
 T = TypeVar("T")
 
 
-class Memo(Generic[T]):
+class TTLCache(Generic[T]):
     """The newest answer to each of at most `most` questions, for `age` seconds."""
 
     def __init__(self, *, age: float, most: int) -> None:

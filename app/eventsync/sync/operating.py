@@ -9,7 +9,7 @@ from typing import Final
 
 import pymongo
 
-from eventsync.concurrency.ttl_cache import Memo
+from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import LogId, Seq, StateVector
 from eventsync.errors import EventsyncError
 from eventsync.stores.stats.overview import Figures, read_figures
@@ -30,7 +30,7 @@ class Operating:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._memo: Memo[Figures | None] = Memo(age=_AGE, most=1)
+        self._memo: TTLCache[Figures | None] = TTLCache(age=_AGE, most=1)
 
     async def figures(self) -> Figures | None:
         """What there is to operate; None where MongoDB does not say within bounds."""

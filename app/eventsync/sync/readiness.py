@@ -8,7 +8,7 @@ from typing import Final
 
 import pymongo
 
-from eventsync.concurrency.ttl_cache import Memo
+from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.errors import ConfigurationError, EventsyncError
 from eventsync.stores.archive.identity import ArchiveIdentity
 
@@ -32,7 +32,7 @@ class ArchiveWatch:
 
     def __init__(self, identity: ArchiveIdentity) -> None:
         self._identity = identity
-        self._memo: Memo[ArchiveState] = Memo(age=_AGE, most=1)
+        self._memo: TTLCache[ArchiveState] = TTLCache(age=_AGE, most=1)
 
     async def state(self) -> ArchiveState:
         """Return what the last check has found."""

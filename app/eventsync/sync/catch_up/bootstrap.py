@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from eventsync.concurrency.admission import Admission
-from eventsync.concurrency.ttl_cache import Memo
+from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import START, Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
@@ -48,7 +48,7 @@ class Bootstraps:
         self._planner = planner
         self._chunks = chunks
         self._admission = admission
-        self._wishes: Memo[bool] = Memo(age=_WISH_AGE, most=_MOST_WISHES)
+        self._wishes: TTLCache[bool] = TTLCache(age=_WISH_AGE, most=_MOST_WISHES)
 
     @asynccontextmanager
     async def open(

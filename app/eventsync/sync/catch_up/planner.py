@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Final
 
-from eventsync.concurrency.ttl_cache import Memo
+from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain import plan
 from eventsync.domain.plan import Answer, Extent, Plan, ResetReason, Size, Stored, Tail, refusal
 from eventsync.domain.positions import START, LogId, Position, Seq
@@ -54,11 +54,11 @@ class Planner:
         self._stores = stores
         self._window = window
         self._tracking = tracking
-        self._tiers: Memo[Tiers] = Memo(age=_AGE, most=1)
-        self._sizes: Memo[Size] = Memo(age=_AGE, most=_MOST)
-        self._newest: Memo[StoredSnapshot | None] = Memo(age=_AGE, most=_MOST)
-        self._missed: Memo[tuple[int, int]] = Memo(age=_AGE, most=_MOST)
-        self._touched: Memo[int] = Memo(age=_AGE, most=_MOST)
+        self._tiers: TTLCache[Tiers] = TTLCache(age=_AGE, most=1)
+        self._sizes: TTLCache[Size] = TTLCache(age=_AGE, most=_MOST)
+        self._newest: TTLCache[StoredSnapshot | None] = TTLCache(age=_AGE, most=_MOST)
+        self._missed: TTLCache[tuple[int, int]] = TTLCache(age=_AGE, most=_MOST)
+        self._touched: TTLCache[int] = TTLCache(age=_AGE, most=_MOST)
         self._damaged: set[str] = set()
 
     def log(self) -> LogId:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from eventsync.concurrency.ttl_cache import Memo
+from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
@@ -42,7 +42,7 @@ class ClientLag:
         self._planner = planner
         self._window = window
         self._events = events
-        self._next: Memo[float | None] = Memo(age=_AGE, most=_MOST)
+        self._next: TTLCache[float | None] = TTLCache(age=_AGE, most=_MOST)
 
     async def of(self, shape: Shape, position: Position) -> ShapeLag | None:
         """None where the position can't be compared with what there is. Raises `Unavailable`."""
