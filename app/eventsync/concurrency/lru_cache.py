@@ -10,7 +10,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class ByteCache(Generic[K, V]):
+class LRUCache(Generic[K, V]):
     """The values that were used last. For what never changes: nothing in it is ever stale."""
 
     def __init__(self, limit: int, cost: Callable[[V], int]) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.concurrency.lru_cache import LRUCache
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class Part:
 
 
 def test_what_was_not_used_for_longest_goes_first() -> None:
-    cache: ByteCache[tuple[str, int], Part] = ByteCache(10, lambda part: part.cost)
+    cache: LRUCache[tuple[str, int], Part] = LRUCache(10, lambda part: part.cost)
     for number in range(5):
         cache.keep(("a", number), Part(2))
     assert cache.get(("a", 0)) == Part(2)
@@ -21,7 +21,7 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
 
 
 def test_one_that_is_larger_than_all_is_not_kept() -> None:
-    cache: ByteCache[tuple[str, int], Part] = ByteCache(10, lambda part: part.cost)
+    cache: LRUCache[tuple[str, int], Part] = LRUCache(10, lambda part: part.cost)
     cache.keep(("a", 0), Part(2))
     cache.keep(("a", 1), Part(11))
     assert cache.get(("a", 1)) is None

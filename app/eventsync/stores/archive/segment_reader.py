@@ -11,7 +11,7 @@ from datetime import datetime
 
 from bson.timestamp import Timestamp
 
-from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.domain.events import timestamp
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
@@ -55,7 +55,7 @@ class SegmentReader:
         self._segments = segments
         self._objects = objects
         self._tiers = tiers
-        self._cache: ByteCache[tuple[str, int], _Opened | DocumentIndex | Block] = ByteCache(
+        self._cache: LRUCache[tuple[str, int], _Opened | DocumentIndex | Block] = LRUCache(
             cache_bytes, lambda part: part.cost
         )
 

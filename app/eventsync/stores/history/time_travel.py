@@ -14,7 +14,7 @@ from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
-from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.domain.encoded_state import EncodedState, decoded, head_of
 from eventsync.domain.events import timestamp
 from eventsync.domain.ids import IdText
@@ -91,7 +91,7 @@ class Past:
 
     def __init__(self, stores: Stores, *, cache_bytes: int = 0) -> None:
         """States that were read last are kept in `cache_bytes`: what was at a position never changes."""
-        self._known: ByteCache[tuple[Kept, Shape, Seq], EncodedState] = ByteCache(cache_bytes, _cost)
+        self._known: LRUCache[tuple[Kept, Shape, Seq], EncodedState] = LRUCache(cache_bytes, _cost)
         self._stores = stores
         self._tiers = stores.tiers
         self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)

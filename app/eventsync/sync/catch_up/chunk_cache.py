@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.stores.snapshots.chunks import Chunk
 
@@ -34,7 +34,7 @@ class ChunkCache:
     def __init__(self, read: Callable[[str, int], Awaitable[Chunk]], limit_bytes: int) -> None:
         """`read` is given a snapshot's id and a chunk's number."""
         self._read = read
-        self._kept: ByteCache[_Key, Rows] = ByteCache(limit_bytes, _cost)
+        self._kept: LRUCache[_Key, Rows] = LRUCache(limit_bytes, _cost)
         self._flights: SingleFlight[Rows] = SingleFlight()
         self.reads = 0
         """How many chunks were read from MongoDB."""

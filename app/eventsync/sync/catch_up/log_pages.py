@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.plan import ResetReason
@@ -59,7 +59,7 @@ class LogPages:
     def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
         """The pages of documents' histories that were read last are kept in `cache_bytes`."""
         self._histories: SingleFlight[History] = SingleFlight()
-        self._known: ByteCache[_Page, History] = ByteCache(cache_bytes, _cost)
+        self._known: LRUCache[_Page, History] = LRUCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
         self._draining = asyncio.Event()

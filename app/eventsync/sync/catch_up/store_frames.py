@@ -12,7 +12,7 @@ from collections import OrderedDict
 from contextlib import aclosing
 
 from eventsync.concurrency.admission import Admission
-from eventsync.concurrency.lru_cache import ByteCache
+from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Seq
@@ -50,7 +50,7 @@ class StoreFrames:
         self._limit = limit
         # Read ahead are several: a read takes MongoDB four answers, however short it is.
         self._at_once = max(1, min(_AT_ONCE, most_bytes // (_AT_ONCE * limit.bytes)))
-        self._kept: ByteCache[_Key, Frame] = ByteCache(most_bytes, _cost)
+        self._kept: LRUCache[_Key, Frame] = LRUCache(most_bytes, _cost)
         self._flights: SingleFlight[Frame] = SingleFlight()
         self._gone_on_from: OrderedDict[_Key, Seq] = OrderedDict()
         """The first frame of a read that was not the last one → where the next read begins."""
