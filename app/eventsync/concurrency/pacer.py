@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Turnstile:
+class Pacer:
     """First come, first served. Whatever else is ready runs between two turns: a health check waits for one, not for
     two thousand. It bounds nothing; who may come at all is bounded before.
     """

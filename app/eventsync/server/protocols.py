@@ -19,7 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
-from eventsync.concurrency.pacer import Turnstile
+from eventsync.concurrency.pacer import Pacer
 from eventsync.concurrency.waiting import Flag
 from eventsync.server import turned_away
 from eventsync.server.bounded_input import BoundedInput
@@ -57,8 +57,8 @@ class Config(uvicorn.Config):
     def __init__(self, *args: Any, guard: Guard, **options: Any) -> None:
         super().__init__(*args, **options)
         self.guard = guard
-        self.first_requests = Turnstile(_FIRST_REQUESTS)
-        self.upgrades = Turnstile()
+        self.first_requests = Pacer(_FIRST_REQUESTS)
+        self.upgrades = Pacer()
 
 
 def evict(scope: Scope, code: int) -> None:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
-from eventsync.concurrency.pacer import Turnstile
+from eventsync.concurrency.pacer import Pacer
 
 
-async def entered_by_turn(turnstile: Turnstile) -> list[int]:
+async def entered_by_turn(turnstile: Pacer) -> list[int]:
     """How many of ten have entered after each turn; they came in order."""
     entered = list[int]()
     for number in range(10):
@@ -19,16 +19,16 @@ async def entered_by_turn(turnstile: Turnstile) -> list[int]:
 
 
 async def test_one_in_each_turn_first_come_first_served() -> None:
-    seen = await entered_by_turn(Turnstile())
+    seen = await entered_by_turn(Pacer())
     assert [seen[0], seen[1], seen[-1]] == [1, 2, 10]
 
 
 async def test_or_as_many_as_it_takes() -> None:
-    assert await entered_by_turn(Turnstile(each=4)) == [4, 8, 10]
+    assert await entered_by_turn(Pacer(each=4)) == [4, 8, 10]
 
 
 async def test_others_run_between_two_turns() -> None:
-    turnstile, order = Turnstile(), list[str]()
+    turnstile, order = Pacer(), list[str]()
 
     async def enter() -> None:
         await turnstile.passed()
@@ -46,7 +46,7 @@ async def test_others_run_between_two_turns() -> None:
 
 
 async def test_who_has_gone_meanwhile_and_who_fails_hold_nobody_up() -> None:
-    turnstile, entered = Turnstile(), list[str]()
+    turnstile, entered = Pacer(), list[str]()
     gone = asyncio.create_task(turnstile.passed())
     await asyncio.sleep(0)
     gone.cancel()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from eventsync.concurrency.pacer import Turnstile
+from eventsync.concurrency.pacer import Pacer
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import StateVector
 from eventsync.domain.shapes import Shape
@@ -37,7 +37,7 @@ class Sessions:
         self._source = source
         self._vectors = vectors
         self._settings = settings
-        self._turnstile = Turnstile()
+        self._turnstile = Pacer()
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._draining = False
