@@ -15,7 +15,7 @@ from typing import Final
 
 import httpx
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
@@ -203,7 +203,7 @@ def _shapes(numbers: Iterable[int], rounds: int) -> Lines:
             window.start(log, Seq(0))
             how = DirectWriter(lambda news: news.data, lambda data, sent=sent: sent.append(data) is None)  # type: ignore[misc]
             for number in range(count):
-                seat = window.join(Shape("docs", IdText(f"int:{number}")), Flag())
+                seat = window.join(Shape("docs", IdText(f"int:{number}")), LightEvent())
                 seat.rest(Position(log, Seq(0)), how)
             events = [
                 StoredEvent(Seq(seq), "docs", IdText(f"int:{seq % count}"), b"x" * _SIZE) for seq in range(1, 20_001)

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
@@ -30,7 +30,7 @@ class Sleeper:
         self.got: list[int] = []
         self.takes = self.rests = True
         self._window = window
-        self._event = Flag()
+        self._event = LightEvent()
         self._seat = window.join(shape, self._event)
 
     def rest(self) -> None:

@@ -4,17 +4,17 @@ import asyncio
 
 import pytest
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 
 
-async def _waiting(flag: Flag, count: int, seconds: float | None) -> list[asyncio.Task[bool]]:
+async def _waiting(flag: LightEvent, count: int, seconds: float | None) -> list[asyncio.Task[bool]]:
     tasks = [asyncio.ensure_future(flag.within(seconds)) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
 
 
 async def test_everybody_goes_on_once_it_is_set() -> None:
-    flag = Flag()
+    flag = LightEvent()
     tasks = await _waiting(flag, 3, None)
     assert not any(task.done() for task in tasks)
     flag.set()
@@ -27,7 +27,7 @@ async def test_everybody_goes_on_once_it_is_set() -> None:
 
 
 async def test_who_was_let_go_on_does_so_also_if_it_is_cleared_at_once() -> None:
-    flag = Flag()
+    flag = LightEvent()
     (task,) = await _waiting(flag, 1, 60.0)
     flag.set()
     flag.clear()
@@ -36,14 +36,14 @@ async def test_who_was_let_go_on_does_so_also_if_it_is_cleared_at_once() -> None
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.001])
 async def test_nobody_waits_longer_than_asked(seconds: float) -> None:
-    flag = Flag()
+    flag = LightEvent()
     assert not await flag.within(seconds)
     flag.set()
     assert await flag.within(seconds)
 
 
 async def test_nothing_is_left_of_who_is_cancelled() -> None:
-    flag = Flag()
+    flag = LightEvent()
     gone, stays = await _waiting(flag, 2, 60.0)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 
-class Flag:
+class LightEvent:
     """As much of `asyncio.Event` as connections use: that holds a deque, of 760 bytes, and a timeout around it 500."""
 
     __slots__ = ("_set", "_waiters")

@@ -20,7 +20,7 @@ from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
 from eventsync.concurrency.pacer import Pacer
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.server import turned_away
 from eventsync.server.bounded_input import BoundedInput
 from eventsync.server.inbox import Inbox
@@ -310,7 +310,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self.queue = cast("asyncio.Queue[Any]", Inbox())
-        self.writable = cast("asyncio.Event", Flag())
+        self.writable = cast("asyncio.Event", LightEvent())
         self.writable.set()
         self._guard = config.guard
         self._address = ""

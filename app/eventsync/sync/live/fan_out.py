@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.shapes import Shape
 
@@ -60,7 +60,7 @@ class Channel:
     def __len__(self) -> int:
         return len(self._awake) + sum(map(len, self._resting.values()))
 
-    def join(self, event: Flag) -> Subscriber:
+    def join(self, event: LightEvent) -> Subscriber:
         """A new member, which `event` wakes."""
         seat = Subscriber(self, event)
         self._awake.add(seat)
@@ -114,7 +114,7 @@ class Subscriber:
 
     __slots__ = ("_audience", "_encode", "_position", "event", "sent")
 
-    def __init__(self, audience: Channel, event: Flag) -> None:
+    def __init__(self, audience: Channel, event: LightEvent) -> None:
         self.event = event
         self.sent = 0.0
         """When something was last sent to it before it was roused, on the monotonic clock."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
@@ -197,7 +197,7 @@ class Window:
         finally:
             listener.close()
 
-    def join(self, shape: Shape, event: Flag) -> Subscriber:
+    def join(self, shape: Shape, event: LightEvent) -> Subscriber:
         """Have `event` set when there are news of a shape, unless they go straight to the seat."""
         audience = self._audiences.get(shape)
         if audience is None:
@@ -223,7 +223,7 @@ class Listener:
     def __init__(self, window: Window) -> None:
         self._window = window
         self._seats: dict[Shape, Subscriber] = {}
-        self.event = Flag()
+        self.event = LightEvent()
 
     def add(self, shape: Shape) -> Subscriber:
         """Be told of news of a shape, too, that is not listened to yet."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.sync.live.fan_out import Channel, DirectWriter, Publication
@@ -17,7 +17,7 @@ class Member:
     """Somebody on a seat, whose connection takes what it is given, or nothing."""
 
     def __init__(self, audience: Channel) -> None:
-        self.event = Flag()
+        self.event = LightEvent()
         self.seat = audience.join(self.event)
         self.takes = True
         self.got: list[bytes] = []

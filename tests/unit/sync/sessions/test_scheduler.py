@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, Unavailable
@@ -73,7 +73,7 @@ class Played:
     """Turns whose news a test can wait for."""
 
     def __init__(self, *scripted: Scripted) -> None:
-        self.news = Flag()
+        self.news = LightEvent()
         self.over: dict[Shape, EventsyncError] = {}
         self.turns = Turns(self.news.set, self.over.__setitem__)
         for one in scripted:

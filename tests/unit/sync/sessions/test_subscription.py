@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any, cast
 
-from eventsync.concurrency.waiting import Flag
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.plan import Answer, Plan
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
@@ -57,7 +57,7 @@ class Resting:
         self.sent: list[str] = []
         self.takes = True
         self.subscription = subscription
-        self.event = Flag()
+        self.event = LightEvent()
         self.seat = source.window.join(ORDERS, self.event)
         self.rest()
 
