@@ -25,9 +25,9 @@ class HeldBytes:
         self.refused = 0
 
     @contextmanager
-    def request(self) -> Iterator[Share]:
+    def request(self) -> Iterator[Reservation]:
         """Count what is needed within the block, in its task, and give it back at the end."""
-        share = Share(self)
+        share = Reservation(self)
         token = _current.set(share)
         try:
             yield share
@@ -35,7 +35,7 @@ class HeldBytes:
             _current.reset(token)
             share.close()
 
-    def grant(self, share: Share, size: int) -> None:
+    def grant(self, share: Reservation, size: int) -> None:
         """Let a request hold `size` bytes in all. Raises `Unavailable` where others hold too much."""
         others = self.held - share.size
         if size > FREE and others > 0 and others + size > self._most:
@@ -45,7 +45,7 @@ class HeldBytes:
         share.size = size
 
 
-class Share:
+class Reservation:
     """The part of one request."""
 
     def __init__(self, held: HeldBytes) -> None:
@@ -71,7 +71,7 @@ class Share:
         self._closed = True
 
 
-_current: ContextVar[Share | None] = ContextVar("share", default=None)
+_current: ContextVar[Reservation | None] = ContextVar("share", default=None)
 
 
 def need(size: int) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eventsync.concurrency.held_bytes import HeldBytes, Share
+from eventsync.concurrency.held_bytes import HeldBytes, Reservation
 from eventsync.server.problems import Close
 from eventsync.server.protocols import evict
 
@@ -57,7 +57,7 @@ class Parts(Response):
 
 
 class _Answer:
-    def __init__(self, scope: Scope, send: Send, share: Share, timeout: float) -> None:
+    def __init__(self, scope: Scope, send: Send, share: Reservation, timeout: float) -> None:
         self._scope = scope
         self._send = send
         self._share = share
