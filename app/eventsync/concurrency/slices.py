@@ -11,7 +11,7 @@ SLICE: Final = 64 * 1024
 """Bytes of documents that are worked on without a pause: some milliseconds, also where all values are small."""
 
 
-class Share:
+class TimeShare:
     """What one turn of an event loop may be used for, by all together: first come, first served.
 
     Without it, fifty requests whose documents arrive at the same time are each short, and one after the other long.
@@ -51,14 +51,14 @@ class Share:
                 turn.set_result(None)
 
 
-_shares: WeakKeyDictionary[asyncio.AbstractEventLoop, Share] = WeakKeyDictionary()
+_shares: WeakKeyDictionary[asyncio.AbstractEventLoop, TimeShare] = WeakKeyDictionary()
 
 
 async def turn(size: int) -> None:
     """Wait until the running event loop has a turn for work on `size` bytes."""
     loop = asyncio.get_running_loop()
     if (share := _shares.get(loop)) is None:
-        share = _shares[loop] = Share()
+        share = _shares[loop] = TimeShare()
     await share.take(size)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from eventsync.concurrency.slices import SLICE, Share, Slices, turn
+from eventsync.concurrency.slices import SLICE, Slices, TimeShare, turn
 
 pytestmark = pytest.mark.anyio
 
@@ -29,18 +29,18 @@ async def busiest(*work: Awaitable[None]) -> tuple[int, list[int]]:
 
 
 async def test_one_turn_has_one_slice_for_all() -> None:
-    share = Share(each=100)
+    share = TimeShare(each=100)
     assert await busiest(*(share.take(100) for _ in range(5))) == (1, [0, 1, 2, 3, 4])
     assert await busiest(*(share.take(50) for _ in range(6))) == (2, [0, 1, 2, 3, 4, 5])
 
 
 async def test_more_than_a_slice_has_a_turn_for_itself() -> None:
-    share = Share(each=100)
+    share = TimeShare(each=100)
     assert await busiest(share.take(1), share.take(500), share.take(1), share.take(99)) == (2, [0, 1, 2, 3])
 
 
 async def test_little_work_does_not_wait() -> None:
-    share = Share(each=100)
+    share = TimeShare(each=100)
     for _ in range(5):
         taking = asyncio.ensure_future(share.take(20))
         await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_little_work_does_not_wait() -> None:
 
 
 async def test_who_is_cancelled_holds_nobody_up() -> None:
-    share = Share(each=100)
+    share = TimeShare(each=100)
     tasks = [asyncio.ensure_future(share.take(100)) for _ in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
