@@ -16,22 +16,22 @@ _NO_COLLECTION: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class CollectionUsage:
     """The size of a collection: documents, and bytes of BSON."""
 
     documents: int = 0
     bytes: int = 0
 
 
-async def stored(collection: Any) -> Stored:
+async def stored(collection: Any) -> CollectionUsage:
     """Return the size of a collection as MongoDB counts it. Raises the driver's errors."""
     try:
         found = await collection.database.command("collStats", collection.name)
     except OperationFailure as error:
         if error.code != _NO_COLLECTION:
             raise
-        return Stored()
-    return Stored(int(found.get("count", 0)), int(found.get("size", 0)))
+        return CollectionUsage()
+    return CollectionUsage(int(found.get("count", 0)), int(found.get("size", 0)))
 
 
 class Capacity:
@@ -42,7 +42,7 @@ class Capacity:
         self._collection = collection
         self._documents = documents
         self._size = size
-        self._stored = Stored()
+        self._stored = CollectionUsage()
         self._read_at = -_AGE
         self._added = 0
         self._reading = asyncio.Lock()

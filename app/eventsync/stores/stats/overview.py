@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.mongodb.capacity import Stored, stored
+from eventsync.mongodb.capacity import CollectionUsage, stored
 from eventsync.mongodb.clocks import wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import Lease
@@ -66,7 +66,7 @@ class Figures:
     now: datetime
     leases: dict[str, Lease | None]
     log: LogFigures | None
-    records: dict[str, Stored] = field(default_factory=dict)
+    records: dict[str, CollectionUsage] = field(default_factory=dict)
     """What requests leave behind, by kind."""
 
     def holder(self, job: str) -> str | None:
@@ -88,7 +88,7 @@ async def read_figures(stores: Stores) -> Figures:
     return Figures(now, leases, await _of_log(stores, log) if log else None, records)
 
 
-async def _records(stores: Stores, name: str) -> Stored:
+async def _records(stores: Stores, name: str) -> CollectionUsage:
     with translated(f"the size of {name} can't be read"):
         return await stored(stores.log[name])
 
