@@ -29,7 +29,7 @@ from eventsync.api import (
     websocket,
 )
 from eventsync.api.cors import Cors
-from eventsync.api.origins import Gate
+from eventsync.api.origins import HostAndOrigin
 from eventsync.api.paths import ExactPaths
 from eventsync.api.state import Services
 from eventsync.concurrency.held_bytes import HeldBytes
@@ -81,7 +81,7 @@ class _Application(Starlette):
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(**options)
-        self._sync = Gate(websocket.Sync(), settings)
+        self._sync = HostAndOrigin(websocket.Sync(), settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and scope["path"] == websocket.PATH:
@@ -115,7 +115,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
         lifespan=lifespan,
         exception_handlers={EventsyncError: on_error, HTTPException: on_error, Exception: on_error},
         middleware=[
-            Middleware(Gate, settings=settings),
+            Middleware(HostAndOrigin, settings=settings),
             *_cors(settings),
             Middleware(Answers, held=held, timeout=settings.send_timeout),
             Middleware(Deadlines, seconds=settings.request_timeout),

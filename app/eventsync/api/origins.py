@@ -32,7 +32,7 @@ _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{0,5})
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
-class Gate:
+class HostAndOrigin:
     """ASGI middleware: refuses foreign hosts and origins, HTTP by 403, WebSockets by close code 4403.
 
     A `Host` that is missing, doubled or malformed is 400, or 4400.
