@@ -20,7 +20,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed, Unavailable
 from eventsync.server.deadline import deadline_of
-from eventsync.server.response_stream import Gone, Outlet
+from eventsync.server.response_stream import ClientDisconnected, Outlet
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ async def _stream(outlet: Outlet, first: bytes, rest: AsyncIterator[bytes]) -> N
         async for chunk in rest:
             await outlet.write(chunk)
         await outlet.end()
-    except Gone:
+    except ClientDisconnected:
         return
     except (Unavailable, Damaged) as error:
         level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING

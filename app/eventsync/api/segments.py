@@ -18,7 +18,7 @@ from eventsync.api.state import Services, services
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.errors import NotFound, Unavailable
-from eventsync.server.response_stream import Gone, Outlet
+from eventsync.server.response_stream import ClientDisconnected, Outlet
 from eventsync.stores.archive.objects import CONTENT_TYPE, IMMUTABLE
 from eventsync.stores.archive.segments import Segment
 
@@ -125,7 +125,7 @@ async def _stream(
         async for piece in rest:
             await outlet.write(piece)
         await outlet.end()
-    except Gone:
+    except ClientDisconnected:
         return
     except Unavailable as error:
         log.warning("a segment breaks off: %s", error.diagnosis)

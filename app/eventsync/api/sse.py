@@ -35,7 +35,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Malformed, NotTracked
 from eventsync.server.deadline import deadline_of
 from eventsync.server.protocols import Writer, writer
-from eventsync.server.response_stream import Gone, Outlet
+from eventsync.server.response_stream import ClientDisconnected, Outlet
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
 from eventsync.sync.live.fan_out import DirectWriter, Publication
@@ -96,7 +96,7 @@ async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -
         # What is tracked may have changed meanwhile, and a shape that is left out could not be asked for again.
         _require(found, shapes)
         async with outlet.watched(session.close):
-            with suppress(Gone):
+            with suppress(ClientDisconnected):
                 await _stream(session, shapes, outlet, writer(scope))
                 await _goodbye(outlet, found.sync.sessions.leaving)
 
@@ -120,7 +120,7 @@ def _require(found: Services, shapes: Iterable[Shape]) -> None:
 
 async def _later(error: EventsyncError, outlet: Outlet) -> None:
     """Say in band that the stream can't begin yet, and when to ask again."""
-    with suppress(Gone):
+    with suppress(ClientDisconnected):
         await outlet.start(_HEADERS)
         await outlet.write(in_band(error))
         await outlet.end()

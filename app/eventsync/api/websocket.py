@@ -22,7 +22,7 @@ from eventsync.domain.protocol import SUBPROTOCOL, Hello, Unreadable
 from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
 from eventsync.server.problems import Close, problem_of
 from eventsync.server.protocols import evict, writer
-from eventsync.server.response_stream import Gone
+from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
 from eventsync.sync.live.fan_out import DirectWriter, Publication
@@ -63,7 +63,7 @@ async def _serve(websocket: WebSocket) -> None:
     connection = _Connection(websocket, services(websocket))
     try:
         await connection.run()
-    except (Gone, WebSocketDisconnect):
+    except (ClientDisconnected, WebSocketDisconnect):
         return
     except SlowClient as error:
         log.info("a client that does not read is put out: %s", error.message)
@@ -120,7 +120,7 @@ class _Connection:
             reading = group.create_task(self._read(session), name=f"read from session {session.id}")
             try:
                 await self._write(session)
-            except (EventsyncError, Gone) as error:
+            except (EventsyncError, ClientDisconnected) as error:
                 ended = error  # raised below: here the group would wrap it
             finally:
                 reading.cancel()
@@ -143,7 +143,7 @@ class _Connection:
     async def _receive(self) -> str:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            raise Gone
+            raise ClientDisconnected
         if (text := message.get("text")) is None:
             raise Unreadable("messages are text frames")
         if len(text) > self._settings.message_bytes or len(text.encode()) > self._settings.message_bytes:
@@ -156,7 +156,7 @@ class _Connection:
         while True:
             try:
                 request = await self._request(bucket)
-            except (Unreadable, TooLarge, TooManyMessages, Gone) as error:
+            except (Unreadable, TooLarge, TooManyMessages, ClientDisconnected) as error:
                 session.close()
                 return error
             except Malformed as error:
@@ -184,7 +184,7 @@ class _Connection:
         if error.retryable:
             try:
                 await self._send({"type": "websocket.send", "text": protocol.error(error).decode()})
-            except Gone:
+            except ClientDisconnected:
                 return
             except SlowClient:
                 evict(self._websocket.scope, Close.SLOW)
@@ -195,7 +195,7 @@ class _Connection:
         """Close with a code; a client that is gone, or does not take even that, is let go."""
         try:
             await self._send({"type": "websocket.close", "code": int(code), "reason": close_reason(reason)})
-        except Gone:
+        except ClientDisconnected:
             return
         except SlowClient:
             evict(self._websocket.scope, code)
@@ -208,7 +208,7 @@ class _Connection:
             raise SlowClient(f"a message was not taken within {self._settings.send_timeout:g} s") from error
         except (WebSocketDisconnect, OSError, RuntimeError) as error:
             # RuntimeError: Starlette's way to say that the close went out already.
-            raise Gone from error
+            raise ClientDisconnected from error
 
 
 async def upgrade_required(_: Request) -> Response:

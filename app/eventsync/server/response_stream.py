@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client is not there any more, or was put out because it does not read."""
 
 
@@ -37,13 +37,15 @@ class Outlet:
         """Whether the status may be out: nothing else can be the answer then."""
 
     async def start(self, headers: Headers) -> None:
-        """Send the status, 200, and the headers. Raises `Gone` like all that sends, and for a `HEAD` request."""
+        """Send the status, 200, and the headers. Raises `ClientDisconnected` like all that sends, and for a `HEAD`
+        request.
+        """
         self.started = True
         await self._put({"type": "http.response.start", "status": 200, "headers": [*headers]})
         if self._scope["method"] == "HEAD":
             await self.end()
             self.gone = True
-            raise Gone
+            raise ClientDisconnected
 
     async def write(self, body: bytes) -> None:
         """Send a piece of the body; returns when the connection can take more."""
@@ -76,13 +78,13 @@ class Outlet:
 
     async def _put(self, message: dict[str, object]) -> None:
         if self.gone:
-            raise Gone
+            raise ClientDisconnected
         try:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError as error:
             log.info("a client that does not read is put out: nothing taken within %g s", self._timeout)
             self.cut()
-            raise Gone from error
+            raise ClientDisconnected from error
         except OSError as error:
-            raise Gone from error
+            raise ClientDisconnected from error
