@@ -20,7 +20,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed, Unavailable
 from eventsync.server.deadline import deadline_of
-from eventsync.server.response_stream import ClientDisconnected, Outlet
+from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 
 log = logging.getLogger(__name__)
@@ -90,12 +90,12 @@ class SnapshotStream:
         async with found.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:
             # The first chunk is read before the status goes out: what fails at once gets a problem document.
             first = await anext(lines)
-            outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
+            outlet = ResponseStream(scope, receive, send, timeout=found.settings.send_timeout)
             async with outlet.watched(lambda: None):
                 await _stream(outlet, first, lines)
 
 
-async def _stream(outlet: Outlet, first: bytes, rest: AsyncIterator[bytes]) -> None:
+async def _stream(outlet: ResponseStream, first: bytes, rest: AsyncIterator[bytes]) -> None:
     try:
         await outlet.start(_SNAPSHOT_HEADERS)
         await outlet.write(first)

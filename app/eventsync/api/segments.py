@@ -18,7 +18,7 @@ from eventsync.api.state import Services, services
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.errors import NotFound, Unavailable
-from eventsync.server.response_stream import ClientDisconnected, Outlet
+from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.stores.archive.objects import CONTENT_TYPE, IMMUTABLE
 from eventsync.stores.archive.segments import Segment
 
@@ -75,7 +75,7 @@ class SegmentStream:
         async with aclosing(_pieces(found, segment)) as pieces:
             # The first one is read before the status goes out: what fails at once gets a problem document.
             first = await anext(pieces)
-            outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
+            outlet = ResponseStream(scope, receive, send, timeout=found.settings.send_timeout)
             async with outlet.watched(lambda: None):
                 await _stream(outlet, _headers(segment, tag), first, pieces)
 
@@ -117,7 +117,7 @@ def _headers(segment: Segment, tag: str) -> list[tuple[bytes, bytes]]:
 
 
 async def _stream(
-    outlet: Outlet, headers: list[tuple[bytes, bytes]], first: bytes, rest: AsyncGenerator[bytes]
+    outlet: ResponseStream, headers: list[tuple[bytes, bytes]], first: bytes, rest: AsyncGenerator[bytes]
 ) -> None:
     try:
         await outlet.start(headers)

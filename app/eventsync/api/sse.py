@@ -35,7 +35,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Malformed, NotTracked
 from eventsync.server.deadline import deadline_of
 from eventsync.server.protocols import Writer, writer
-from eventsync.server.response_stream import ClientDisconnected, Outlet
+from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
 from eventsync.sync.live.fan_out import DirectWriter, Publication
@@ -73,7 +73,7 @@ class EventStream:
         deadline_of(request).lift()
         found = services(request)
         asked = _asked(request, found.settings)
-        outlet = Outlet(scope, receive, send, timeout=found.settings.send_timeout)
+        outlet = ResponseStream(scope, receive, send, timeout=found.settings.send_timeout)
         try:
             await _serve(scope, found, asked, outlet)
         except EventsyncError as error:
@@ -87,7 +87,7 @@ class EventStream:
             await _later(EventsyncError(), outlet)
 
 
-async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: Outlet) -> None:
+async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: ResponseStream) -> None:
     shapes, vector, client_id = asked
     _require(found, shapes)
     # With several shapes each client's ids are its own, and so are the bytes.
@@ -118,7 +118,7 @@ def _require(found: Services, shapes: Iterable[Shape]) -> None:
         raise refused[0]
 
 
-async def _later(error: EventsyncError, outlet: Outlet) -> None:
+async def _later(error: EventsyncError, outlet: ResponseStream) -> None:
     """Say in band that the stream can't begin yet, and when to ask again."""
     with suppress(ClientDisconnected):
         await outlet.start(_HEADERS)
@@ -172,7 +172,7 @@ def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
     return partial(vector_to_short, shapes=shapes)
 
 
-async def _stream(session: Session, shapes: Sequence[Shape], outlet: Outlet, write: Writer | None) -> None:
+async def _stream(session: Session, shapes: Sequence[Shape], outlet: ResponseStream, write: Writer | None) -> None:
     write_id = id_writer(shapes)
     await outlet.start(_HEADERS)
     await outlet.write(retry_line())
@@ -187,7 +187,7 @@ async def _stream(session: Session, shapes: Sequence[Shape], outlet: Outlet, wri
         await outlet.write(_event("error", protocol.error(error), write_id(session.vector)))
 
 
-async def _put(outlet: Outlet, write: Writer | None, message: Outgoing, id_text: str) -> None:
+async def _put(outlet: ResponseStream, write: Writer | None, message: Outgoing, id_text: str) -> None:
     size = sum(map(len, message.pieces))
     if size > _LARGE and write is not None:
         await outlet.write(b"")  # returns when the connection can take more
@@ -199,7 +199,7 @@ async def _put(outlet: Outlet, write: Writer | None, message: Outgoing, id_text:
     await outlet.write(_event(message.kind, message.data, id_text))
 
 
-async def _goodbye(outlet: Outlet, leaving: int) -> None:
+async def _goodbye(outlet: ResponseStream, leaving: int) -> None:
     """End the response; where the server goes, say when to come back."""
     if leaving:
         # As above, no blank line: the field counts from the end of its line on.

@@ -24,7 +24,7 @@ class ClientDisconnected(Exception):
     """The client is not there any more, or was put out because it does not read."""
 
 
-class Outlet:
+class ResponseStream:
     """The client's end of a streaming response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, timeout: float) -> None:
