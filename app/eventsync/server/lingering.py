@@ -49,7 +49,7 @@ class _Ended(asyncio.Transport):
 ENDED: Final = _Ended()
 
 
-class Outlet:
+class UnclosedTransport:
     """A transport whose `close` is another's business."""
 
     __slots__ = ("close", "is_closing", "transport", "write")
@@ -115,9 +115,9 @@ class Served(Protocol):
     def connection_lost(self, exc: Exception | None) -> None: ...
 
 
-def unwrapped(transport: asyncio.Transport | Outlet) -> asyncio.Transport:
-    """Return the transport of an `Outlet`, or the one that there is."""
-    return transport.transport if isinstance(transport, Outlet) else transport
+def unwrapped(transport: asyncio.Transport | UnclosedTransport) -> asyncio.Transport:
+    """Return the transport of an `UnclosedTransport`, or the one that there is."""
+    return transport.transport if isinstance(transport, UnclosedTransport) else transport
 
 
 def linger(protocol: Served, guard: Guard, address: str, connections: set[Any]) -> None:

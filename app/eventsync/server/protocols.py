@@ -25,7 +25,7 @@ from eventsync.server import turned_away
 from eventsync.server.bounded_input import BoundedInput
 from eventsync.server.inbox import Inbox
 from eventsync.server.limits import Guard
-from eventsync.server.lingering import ENDED, Outlet, linger, unwrapped
+from eventsync.server.lingering import ENDED, UnclosedTransport, linger, unwrapped
 from eventsync.server.problems import Close
 
 _EXTENSION: Final = "eventsync.evict"
@@ -195,8 +195,8 @@ class Http(BoundedInput):
         self._take_authority()
         super().on_headers_complete()
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not isinstance(cycle.transport, Outlet):
-            cycle.transport = cast("asyncio.Transport", Outlet(self.transport, self._close))
+        if cycle is not None and not isinstance(cycle.transport, UnclosedTransport):
+            cycle.transport = cast("asyncio.Transport", UnclosedTransport(self.transport, self._close))
 
     def _take_authority(self) -> None:
         """Have the host of a target in absolute form count, and not the one of `Host` (RFC 9112 section 3.2.2)."""
@@ -324,8 +324,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._intercept_close()
 
     def _intercept_close(self) -> None:
-        if not isinstance(self.transport, Outlet):
-            self.transport = cast("asyncio.Transport", Outlet(self.transport, self._linger))
+        if not isinstance(self.transport, UnclosedTransport):
+            self.transport = cast("asyncio.Transport", UnclosedTransport(self.transport, self._linger))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._guard.leave(self._address)
