@@ -46,7 +46,7 @@ def passage_of(block: Block, numbers: Sequence[int]) -> Passage:
     return Passage([block.seq(n) for n in numbers], [block.body(n) for n in numbers], groups)
 
 
-class PassageBuilder:
+class EventBatchBuilder:
     """Makes passages of the rows of one log, most of which are `{_id, b: string}` and nothing else.
 
     Source: https://bsonspec.org/spec.html

@@ -33,7 +33,7 @@ from eventsync.domain.values.extended_json import decode
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.raw_cursor import majority_after, raw_find
-from eventsync.stores.log.event_batch import SENT, Passage, PassageBuilder
+from eventsync.stores.log.event_batch import SENT, EventBatchBuilder, Passage
 from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.log.gap_check import Wholeness
 from eventsync.stores.log.stored_event import UNREADABLE, body_of, body_size, group_of, unreadable
@@ -144,7 +144,7 @@ class HotRows:
 
         Raises like `after`.
         """
-        last, made = position, PassageBuilder(log)
+        last, made = position, EventBatchBuilder(log)
 
         async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
             return tiers.floor <= last

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eventsync.domain.events import Group
 from eventsync.domain.positions import LogId, Seq
-from eventsync.stores.log.event_batch import Passage, PassageBuilder
+from eventsync.stores.log.event_batch import EventBatchBuilder, Passage
 
 LOG = LogId("k3f9ab2c")
 
@@ -23,7 +23,7 @@ def key(seq: int, log: str = LOG) -> dict[str, Any]:
 
 @given(st.lists(st.tuples(st.integers(0, 2**63 - 1), st.text(max_size=30).map("{{{}}}".format)), max_size=5))
 def test_plain_rows_are_read_as_decoding_reads_them(rows: list[tuple[int, str]]) -> None:
-    made = PassageBuilder(LOG)
+    made = EventBatchBuilder(LOG)
     assert made.add([bson.encode({"_id": key(seq), "b": body}) for seq, body in rows]) == []
     assert made.passage() == Passage([Seq(seq) for seq, _ in rows], [body.encode() for _, body in rows], {})
 
@@ -50,7 +50,7 @@ def test_plain_rows_are_read_as_decoding_reads_them(rows: list[tuple[int, str]])
     ids=str,
 )
 def test_a_row_of_another_form_is_given_back(row: dict[str, Any]) -> None:
-    made = PassageBuilder(LOG)
+    made = EventBatchBuilder(LOG)
     before, after = {"_id": key(6), "b": "{6}"}, {"_id": key(8), "b": "{8}"}
     assert made.add([bson.encode(before)]) == []
     others = made.add([bson.encode(row), bson.encode(after)])
