@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.pages import PageLimit, page_of, pages_from
 from support.logged import event, passage, transaction
@@ -47,7 +47,7 @@ def test_pages_after_each_other_are_the_whole_and_each_is_as_full_as_it_may_be(
 async def test_what_is_sent_on_is_cut_at_the_same_places(
     runs: list[tuple[int, int]], most: int, size: int, together: int, pages: int
 ) -> None:
-    async def passages() -> AsyncIterator[Passage]:
+    async def passages() -> AsyncIterator[EventBatch]:
         for start in range(0, len(events), together):
             yield passage(events[start : start + together])
 

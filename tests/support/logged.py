@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from eventsync.domain.events import Group
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 
 
@@ -31,7 +31,7 @@ def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "
     ]
 
 
-def passage(events: Sequence[StoredEvent]) -> Passage:
+def passage(events: Sequence[StoredEvent]) -> EventBatch:
     """The same events as they are sent on."""
     groups = {place: item.group for place, item in enumerate(events) if item.group is not None}
-    return Passage([item.seq for item in events], [item.body for item in events], groups)
+    return EventBatch([item.seq for item in events], [item.body for item in events], groups)

@@ -15,7 +15,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.type_hints import unpacked
 from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
-from eventsync.stores.log.event_batch import Passage, passage_of
+from eventsync.stores.log.event_batch import EventBatch, passage_of
 from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, body_of, group_of, stored_event, unreadable
 from eventsync.stores.log.tiers import TierStore
@@ -61,13 +61,13 @@ class TieredEvents:
 
     def passages(
         self, log: LogId, after: Seq, upto: Seq, shape: Shape, *, batch: int = 1000
-    ) -> AsyncGenerator[Passage]:
+    ) -> AsyncGenerator[EventBatch]:
         """The same of one shape, to be sent."""
 
-        def hot(position: Seq) -> AsyncGenerator[Passage]:
+        def hot(position: Seq) -> AsyncGenerator[EventBatch]:
             return self._hot.passages(log, position, upto, shape, batch=batch)
 
-        async def cold(position: Seq, floor: Seq) -> AsyncGenerator[Passage]:
+        async def cold(position: Seq, floor: Seq) -> AsyncGenerator[EventBatch]:
             async with aclosing(self._cold.blocks(log, position, floor, Selection.of(shape))) as blocks:
                 async for block, numbers in blocks:
                     if numbers:

@@ -27,7 +27,7 @@ _BEGIN, _END = ord("{"), ord("}")
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class EventBatch:
     """Events in order, some at least: their numbers, their bodies in JSON, and by place which are of a transaction."""
 
     seqs: Sequence[Seq]
@@ -40,10 +40,10 @@ class Passage:
         return self.seqs[-1]
 
 
-def passage_of(block: Block, numbers: Sequence[int]) -> Passage:
+def passage_of(block: Block, numbers: Sequence[int]) -> EventBatch:
     """Some of a block's events."""
     groups = {place: block.groups[n] for place, n in enumerate(numbers) if n in block.groups} if block.groups else {}
-    return Passage([block.seq(n) for n in numbers], [block.body(n) for n in numbers], groups)
+    return EventBatch([block.seq(n) for n in numbers], [block.body(n) for n in numbers], groups)
 
 
 class EventBatchBuilder:
@@ -96,8 +96,8 @@ class EventBatchBuilder:
         if group is not None:
             self._groups[place] = group
 
-    def passage(self) -> Passage:
+    def passage(self) -> EventBatch:
         """What was added since the last one."""
-        made = Passage(self._seqs, self._bodies, self._groups)
+        made = EventBatch(self._seqs, self._bodies, self._groups)
         self._begin()
         return made

@@ -32,7 +32,7 @@ from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token
 from eventsync.mongodb.errors import refusal, translated
 from eventsync.stores.archive.tiered_log import TieredEvents
-from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, group_of, stored_event, unreadable
 
@@ -210,7 +210,7 @@ class EventStore:
 
     def passages(
         self, log: LogId, after: Seq, upto: Seq, *, shape: Shape, batch: int = 1000
-    ) -> AsyncGenerator[Passage]:
+    ) -> AsyncGenerator[EventBatch]:
         """The same of one shape, to be sent: as many at a time as come together, at most `batch` from MongoDB."""
         return self._tiered.passages(log, after, upto, shape, batch=batch)
 

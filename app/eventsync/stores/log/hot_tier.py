@@ -33,7 +33,7 @@ from eventsync.domain.values.extended_json import decode
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.raw_cursor import majority_after, raw_find
-from eventsync.stores.log.event_batch import SENT, EventBatchBuilder, Passage
+from eventsync.stores.log.event_batch import SENT, EventBatch, EventBatchBuilder
 from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.log.gap_check import Wholeness
 from eventsync.stores.log.stored_event import UNREADABLE, body_of, body_size, group_of, unreadable
@@ -139,7 +139,7 @@ class HotRows:
 
     async def passages(
         self, log: LogId, position: Seq, upto: Seq, shape: Shape, *, batch: int
-    ) -> AsyncGenerator[Passage]:
+    ) -> AsyncGenerator[EventBatch]:
         """The rows of a shape with `position < seq <= upto` as they are sent on, in order, at most `batch` at a time.
 
         Raises like `after`.

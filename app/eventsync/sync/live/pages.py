@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from eventsync.domain.events import Group
 from eventsync.domain.positions import Seq
-from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 
 
@@ -60,7 +60,7 @@ class _Builder:
         self._add([seq], [body], len(body), group)
         return True
 
-    def take_from(self, passage: Passage, place: int) -> int:
+    def take_from(self, passage: EventBatch, place: int) -> int:
         """Add events from `place` on; the place of the first one that is not added, and begins the next page."""
         if passage.groups or self._last is not None:
             groups = passage.groups.get
@@ -98,7 +98,7 @@ def page_of(events: Iterable[StoredEvent], limit: PageLimit) -> Page:
     return builder.page(full=not all(builder.take(event.seq, event.body, event.group) for event in events))
 
 
-async def pages_from(passages: AsyncIterable[Passage], limit: PageLimit, most: int = 1) -> list[Page]:
+async def pages_from(passages: AsyncIterable[EventBatch], limit: PageLimit, most: int = 1) -> list[Page]:
     """The first pages of some events, at most so many, reading no passage further than that needs; one at least."""
     pages: list[Page] = []
     builder = _Builder(limit)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
-from eventsync.stores.log.event_batch import Passage
+from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.pages import Page, PageLimit, page_of, pages_from
 from support.logged import event, passage, transaction
@@ -13,7 +13,7 @@ PLAIN = [event(seq) for seq in range(1, 6)]
 MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transaction(6, [("orders", "2")] * 2)]
 
 
-async def stream(events: Iterable[StoredEvent], taken: list[int]) -> AsyncIterator[Passage]:
+async def stream(events: Iterable[StoredEvent], taken: list[int]) -> AsyncIterator[EventBatch]:
     for item in events:
         taken.append(item.seq)
         yield passage([item])
@@ -50,7 +50,7 @@ async def test_a_page_is_cut_by_size_and_never_inside_a_transaction(
 @pytest.mark.parametrize("most", [1, 2, 3, 9])
 @pytest.mark.parametrize("size", [1, 2, 3])
 async def test_pages_follow_on_each_other_however_the_events_come(most: int, size: int) -> None:
-    async def batches() -> AsyncIterator[Passage]:
+    async def batches() -> AsyncIterator[EventBatch]:
         for start in range(0, len(MIXED), size):
             yield passage(MIXED[start : start + size])
 
