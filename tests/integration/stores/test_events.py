@@ -22,7 +22,7 @@ from eventsync.domain.values.extended_json import same, to_json
 from eventsync.domain.values.type_hints import marks_of
 from eventsync.errors import TooLarge, Unavailable
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.events import Fenced, NewEvent, Tail
+from eventsync.stores.log.events import Fenced, LogHead, NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 
@@ -90,7 +90,7 @@ async def test_the_tail_is_the_newest_event_and_where_the_stream_goes_on(stores:
     await fill(stores, [new(1), new(2, group=Group("s:1", 1, 3))])
     await fill(stores, [new(7)], OTHER)
     await fill(stores, [new(8)], LogId("aaaa"))
-    assert await stores.events.tail(LOG) == Tail(Seq(2), "8200000002", Timestamp(2, 1), Group("s:1", 1, 3))
+    assert await stores.events.tail(LOG) == LogHead(Seq(2), "8200000002", Timestamp(2, 1), Group("s:1", 1, 3))
     assert await stores.events.tail(LogId("zzzz")) is None
 
 
@@ -178,7 +178,7 @@ async def test_a_body_that_does_not_fit_compressed_is_kept_in_parts(stores: Stor
     assert got[1] == found[0] == large(2, b"a").event
     rows = await stores.log["events"].find({}, {"b": 1}).to_list()
     assert [type(row["b"]) for row in rows] == [str, dict, str]
-    assert await stores.events.tail(LOG) == Tail(Seq(3), "8200000003", Timestamp(3, 1), None)
+    assert await stores.events.tail(LOG) == LogHead(Seq(3), "8200000003", Timestamp(3, 1), None)
 
 
 async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:

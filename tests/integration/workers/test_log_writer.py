@@ -11,7 +11,7 @@ from eventsync.domain.events import Event, Group
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.mongodb.change_stream import Batch
-from eventsync.stores.log.events import Tail
+from eventsync.stores.log.events import LogHead
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.converter import told
@@ -26,7 +26,7 @@ TXN = f"{SESSION.hex}:1"
 class Written:
     """A writer on the test's own log, and what it has appended there."""
 
-    def __init__(self, stores: Stores, tail: Tail | None = None, *, time: int = 0) -> None:
+    def __init__(self, stores: Stores, tail: LogHead | None = None, *, time: int = 0) -> None:
         self._events = stores.events
         self._from = tail.seq if tail else Seq(0)
         # The changes here carry their states: the reader is not asked for any.
@@ -45,8 +45,8 @@ class Written:
         return [(event.seq, event.id, event.group) for event in await self.events()]
 
 
-def tail(seq: int, group: Group | None = None) -> Tail:
-    return Tail(Seq(seq), token(1), Timestamp(1, 1), group)
+def tail(seq: int, group: Group | None = None) -> LogHead:
+    return LogHead(Seq(seq), token(1), Timestamp(1, 1), group)
 
 
 def api_delete(key: int, **options: Any) -> list[RawBSONDocument]:

@@ -18,7 +18,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Batch, Token
-from eventsync.stores.log.events import EventStore, NewEvent, Tail
+from eventsync.stores.log.events import EventStore, LogHead, NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync_workers.sequencing.collapse import Changed, lacks_images, told_once
 from eventsync_workers.sequencing.converter import (
@@ -67,7 +67,7 @@ class LogWriter:
         log: LogId,
         events: EventStore,
         states: StateReader,
-        tail: Tail | None,
+        tail: LogHead | None,
         time: Timestamp,
         offload: Offload | None = None,
     ) -> None:

@@ -71,7 +71,7 @@ class NewEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
+class LogHead:
     """The newest event of a log, and where the stream goes on after it."""
 
     seq: Seq
@@ -137,7 +137,7 @@ class EventStore:
         """Remove parts of events that were never appended; returns how many. Safe beside any number of writers."""
         return await self._parts.sweep(log)
 
-    async def tail(self, log: LogId, session: AsyncClientSession | None = None) -> Tail | None:
+    async def tail(self, log: LogId, session: AsyncClientSession | None = None) -> LogHead | None:
         """The newest event, or None in an empty log. No older than what was read in `session` before.
 
         Raises `DamagedEvents` where it does not say where the stream goes on.
@@ -149,7 +149,7 @@ class EventStore:
             token, time = row["t"], row["s"]
             if not isinstance(token, str) or not isinstance(time, Timestamp):
                 raise TypeError("its token or its time is no such thing")
-            return Tail(Seq(row["_id"]["n"]), token, time, group_of(row))
+            return LogHead(Seq(row["_id"]["n"]), token, time, group_of(row))
         except UNREADABLE as error:
             raise unreadable(row, error) from error
 
