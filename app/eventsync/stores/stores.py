@@ -28,7 +28,7 @@ from eventsync.stores.snapshots.pins import Pins
 from eventsync.stores.snapshots.requests import SnapshotRequests
 from eventsync.stores.snapshots.squashed import Squashed
 from eventsync.stores.snapshots.store import SnapshotStore
-from eventsync.stores.stats.counters import Tallies
+from eventsync.stores.stats.counters import Counters
 from eventsync.stores.stats.estimates import Counts
 
 SEQUENCING = "sequencing"
@@ -66,7 +66,7 @@ class Stores:
     squashed: Squashed
     counts: Counts
     pins: Pins
-    tallies: Tallies
+    tallies: Counters
     requests: SnapshotRequests
     hot: HotRows
     tiered: TieredEvents
@@ -85,7 +85,7 @@ class Stores:
         data, log = client[settings.database], client[settings.log_db]
         logs, tracking, tiers = LogStore(log), TrackingStore(log), TierStore(log)
         hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
-        tallies = Tallies(log)
+        tallies = Counters(log)
         tiered = TieredEvents(hot, archive.reader, tiers)
         history = History(hot, archive, tiered, tiers, tallies)
         snapshots = SnapshotReader(data, logs, offload)

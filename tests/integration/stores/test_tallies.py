@@ -14,7 +14,7 @@ from eventsync.errors import Unavailable
 from eventsync.mongodb.client import app_name
 from eventsync.settings import Settings
 from eventsync.stores.stats import counters as module
-from eventsync.stores.stats.counters import Tallies, Tally
+from eventsync.stores.stats.counters import Counters, Tally
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
 
@@ -48,7 +48,7 @@ async def raw(stores: Stores) -> list[dict[str, Any]]:
 
 
 async def test_tallied_as_it_grows_it_is_what_one_counts_by_hand(stores: Stores) -> None:
-    rows, tallies = history(95), Tallies(stores.log)
+    rows, tallies = history(95), Counters(stores.log)
     assert await tallies.upto(LOG) == 0
     for at in range(0, 95, 19):
         await stores.log["events"].insert_many(rows[at : at + 19])
@@ -64,7 +64,7 @@ async def test_tallied_as_it_grows_it_is_what_one_counts_by_hand(stores: Stores)
 
 
 async def test_after_a_position_whole_blocks_are_exact_and_its_own_is_a_share(stores: Stores) -> None:
-    rows, tallies = history(95), Tallies(stores.log)
+    rows, tallies = history(95), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
     await tallies.add(LOG, Seq(95))
     for after in range(96):
@@ -80,7 +80,7 @@ async def test_after_a_position_whole_blocks_are_exact_and_its_own_is_a_share(st
 
 
 async def test_of_a_block_of_like_events_the_share_is_exact(stores: Stores) -> None:
-    tallies = Tallies(stores.log)
+    tallies = Counters(stores.log)
     rows = [{"_id": {"l": LOG, "n": Int64(seq)}, "c": "a", "b": "xx"} for seq in range(1, 26)]
     await stores.log["events"].insert_many(rows)
     await tallies.add(LOG, Seq(25))
@@ -89,7 +89,7 @@ async def test_of_a_block_of_like_events_the_share_is_exact(stores: Stores) -> N
 
 
 async def test_a_collection_is_quiet_until_its_next_event_at_most(stores: Stores) -> None:
-    rows, tallies = history(60, "aaaaaaab", seed=4), Tallies(stores.log)
+    rows, tallies = history(60, "aaaaaaab", seed=4), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
     await tallies.add(LOG, Seq(60))
     for name in ("a", "b", "c"):
@@ -104,14 +104,14 @@ async def test_a_collection_is_quiet_until_its_next_event_at_most(stores: Stores
 async def test_many_at_once_count_each_event_once(stores: Stores) -> None:
     rows = history(95)
     await stores.log["events"].insert_many(rows)
-    outcomes = await asyncio.gather(*(Tallies(stores.log).add(LOG, Seq(95)) for _ in range(5)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(Counters(stores.log).add(LOG, Seq(95)) for _ in range(5)), return_exceptions=True)
     assert all(isinstance(outcome, set | Unavailable) for outcome in outcomes), outcomes
-    await Tallies(stores.log).add(LOG, Seq(95))
-    assert await Tallies(stores.log).sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
+    await Counters(stores.log).add(LOG, Seq(95))
+    assert await Counters(stores.log).sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
 
 
 async def test_one_that_is_broken_off_in_the_middle_counts_nothing_twice(stores: Stores, database_name: str) -> None:
-    rows, tallies = history(40), Tallies(stores.log)
+    rows, tallies = history(40), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
     client = stores.log.client
     async with failing(client, "commitTransaction", 11601, app=app_name(Settings(), "test"), times=1):
@@ -122,7 +122,7 @@ async def test_one_that_is_broken_off_in_the_middle_counts_nothing_twice(stores:
 
 
 async def test_what_was_tallied_stays_when_the_events_go(stores: Stores) -> None:
-    rows, tallies = history(30), Tallies(stores.log)
+    rows, tallies = history(30), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
     await tallies.add(LOG, Seq(25))
     await stores.log["events"].delete_many({"_id.n": {"$lte": 25}})
@@ -133,12 +133,12 @@ async def test_what_was_tallied_stays_when_the_events_go(stores: Stores) -> None
 async def test_a_body_that_is_stored_apart_counts(stores: Stores) -> None:
     row = {"_id": {"l": LOG, "n": Int64(1)}, "c": "a", "b": {"v": "f00", "of": 2, "sha256": b"x"}}
     await stores.log["events"].insert_one(row)
-    await Tallies(stores.log).add(LOG, Seq(1))
-    assert (await Tallies(stores.log).sizes(LOG))["a"].bytes == len(encode(row)) + 2 * 8 * 1024 * 1024
+    await Counters(stores.log).add(LOG, Seq(1))
+    assert (await Counters(stores.log).sizes(LOG))["a"].bytes == len(encode(row)) + 2 * 8 * 1024 * 1024
 
 
 async def test_each_log_has_its_own_and_former_logs_are_removed(stores: Stores) -> None:
-    tallies = Tallies(stores.log)
+    tallies = Counters(stores.log)
     rows = history(12)
     await stores.log["events"].insert_many([*rows, {"_id": {"l": OTHER, "n": Int64(1)}, "c": "a"}])
     await tallies.add(LOG, Seq(12))

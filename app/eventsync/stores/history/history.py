@@ -20,7 +20,7 @@ from eventsync.stores.archive.archive import Archive
 from eventsync.stores.archive.tiered_log import TieredEvents, sealed_event
 from eventsync.stores.log.hot_tier import Find, HotRows, Moved
 from eventsync.stores.log.tiers import Tiers, TierStore
-from eventsync.stores.stats.counters import Tallies
+from eventsync.stores.stats.counters import Counters
 
 _BATCH = 500
 """Rows in one read: what the index gives is scattered, and each read has to end within the driver's timeout."""
@@ -33,7 +33,7 @@ class History:
     """
 
     def __init__(
-        self, hot: HotRows, archive: Archive, tiered: TieredEvents, tiers: TierStore, tallies: Tallies
+        self, hot: HotRows, archive: Archive, tiered: TieredEvents, tiers: TierStore, tallies: Counters
     ) -> None:
         self._tallies = tallies
         self._hot = hot

@@ -49,7 +49,7 @@ async def _no_step() -> None:
     """What nobody waits for has no steps."""
 
 
-class Tallies:
+class Counters:
     """Counts what is appended, once, and answers from the sums. Raises `Unavailable`."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
