@@ -14,7 +14,7 @@ from eventsync.errors import Unavailable
 from eventsync.mongodb.client import app_name
 from eventsync.settings import Settings
 from eventsync.stores.stats import counters as module
-from eventsync.stores.stats.counters import Counters, Tally
+from eventsync.stores.stats.counters import Counters, EventCount
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
 
@@ -37,10 +37,10 @@ def history(count: int, names: str = "abc", seed: int = 1) -> list[dict[str, Any
     ]
 
 
-def counted(rows: list[dict[str, Any]], after: int, collection: str | None = None) -> Tally:
+def counted(rows: list[dict[str, Any]], after: int, collection: str | None = None) -> EventCount:
     chosen = [row for row in rows if row["_id"]["n"] > after and collection in (None, row["c"])]
     last = max((row["_id"]["n"] for row in chosen), default=0)
-    return Tally(len(chosen), sum(len(encode(row)) for row in chosen), Seq(last))
+    return EventCount(len(chosen), sum(len(encode(row)) for row in chosen), Seq(last))
 
 
 async def raw(stores: Stores) -> list[dict[str, Any]]:

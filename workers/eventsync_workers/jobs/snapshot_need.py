@@ -9,7 +9,7 @@ from eventsync.domain.policies.snapshots import Cause, Conditions, Made, Since, 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.snapshots.store import StoredSnapshot
-from eventsync.stores.stats.counters import Tally
+from eventsync.stores.stats.counters import EventCount
 from eventsync.stores.stores import Stores
 
 
@@ -19,7 +19,7 @@ class SnapshotNeed:
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self._stores = stores
         self._conditions = conditions(settings)
-        self._known: dict[tuple[LogId, str], tuple[str, Tally, Seq]] = {}
+        self._known: dict[tuple[LogId, str], tuple[str, EventCount, Seq]] = {}
         self._tallied = Seq(0)
         self._horizon = Seq(0)
 
@@ -45,7 +45,7 @@ class SnapshotNeed:
         since = Since(tally.events, tally.bytes, max(0, self._tallied - quiet), horizon)
         return cause(made(newest), since, now, self._conditions)
 
-    async def _figures(self, log: LogId, collection: str, newest: StoredSnapshot) -> tuple[Tally, Seq]:
+    async def _figures(self, log: LogId, collection: str, newest: StoredSnapshot) -> tuple[EventCount, Seq]:
         known = self._known.get((log, collection))
         if known is None or known[0] != newest.id:
             tally = await self._stores.tallies.after(log, newest.seq, collection)

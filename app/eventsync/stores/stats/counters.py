@@ -34,15 +34,15 @@ _NONE: Final = Seq(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class EventCount:
     """Events, their bytes, and the newest one's seq; 0 where there is none."""
 
     events: int = 0
     bytes: int = 0
     last: Seq = _NONE
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.events + other.events, self.bytes + other.bytes, max(self.last, other.last))
+    def __add__(self, other: EventCount) -> EventCount:
+        return EventCount(self.events + other.events, self.bytes + other.bytes, max(self.last, other.last))
 
 
 async def _no_step() -> None:
@@ -88,7 +88,7 @@ class Counters:
         if row is not None and after < row.get("floor", 0) and await self.upto(log) == after:
             raise Damaged(f"the events of log {log} up to {row['floor']} are tallied up to {after} only")
 
-    async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> Tally:
+    async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> EventCount:
         """What was tallied after `seq`, of one collection or of all. Of the block that holds `seq` it is a share.
 
         `last` is exact, and where it is not beyond `seq`, so are the zeros.
@@ -99,7 +99,7 @@ class Counters:
         with translated("the tallies can't be read"):
             cursor = await self._tallies.aggregate([of, newer, *_summed(_weighed(seq, upto), None)])
             rows = await cursor.to_list()
-        return _tally(rows[0]) if rows else Tally()
+        return _tally(rows[0]) if rows else EventCount()
 
     async def quiet_until(self, log: LogId, collection: str, seq: Seq) -> Seq:
         """A seq up to which the collection has no event after `seq`, as far as is tallied: what it was, it still is.
@@ -112,7 +112,7 @@ class Counters:
             row = await self._tallies.find_one(query, sort=[("_id", 1)])
         return max(seq, upto if row is None else Seq(row["_id"]["k"] * BLOCK - 1))
 
-    async def sizes(self, log: LogId) -> dict[str, Tally]:
+    async def sizes(self, log: LogId) -> dict[str, EventCount]:
         """All that was ever tallied, by collection."""
         whole = {"events": "$events", "bytes": "$bytes"}
         with translated("the tallies can't be read"):
@@ -183,5 +183,5 @@ def _summed(figures: dict[str, Any], by: str | None) -> list[dict[str, Any]]:
     return [{"$group": {"_id": by, **sums, "last": {"$max": "$last"}}}]
 
 
-def _tally(row: dict[str, Any]) -> Tally:
-    return Tally(int(row["events"]), int(row["bytes"]), Seq(row["last"]))
+def _tally(row: dict[str, Any]) -> EventCount:
+    return EventCount(int(row["events"]), int(row["bytes"]), Seq(row["last"]))
