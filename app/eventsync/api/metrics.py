@@ -15,7 +15,7 @@ from starlette.responses import Response
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.state import services
 from eventsync.concurrency.held_bytes import HeldBytes
-from eventsync.stores.stats.overview import Figures, LogFigures
+from eventsync.stores.stats.overview import Figures, LogOverview
 from eventsync.sync.operating import Behind
 from eventsync.sync.service import SyncService
 
@@ -90,7 +90,7 @@ def _of_records(figures: Figures) -> Iterator[Gauge]:
     yield size
 
 
-def _of_log(found: LogFigures) -> Iterator[Gauge]:
+def _of_log(found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_log_head", "Newest event of the log, by seq.", found.head)
     yield Gauge("eventsync_log_floor", "Events up to this seq have left MongoDB.", found.tiers.floor)
     yield Gauge("eventsync_log_horizon", "Events up to this seq are not kept any more.", found.tiers.horizon)
@@ -108,7 +108,7 @@ def _of_log(found: LogFigures) -> Iterator[Gauge]:
     yield Gauge("eventsync_segments", "Segments of the log on object storage.", found.cold.segments)
 
 
-def _of_snapshots(figures: Figures, found: LogFigures) -> Iterator[Gauge]:
+def _of_snapshots(figures: Figures, found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_snapshots", "Stored snapshots of the log.", len(found.snapshots))
     stored = sum(item.bytes for item in found.snapshots)
     yield Gauge("eventsync_snapshots_bytes", "Bytes of the stored snapshots, compressed.", stored)

@@ -6,7 +6,7 @@ from typing import Any
 
 from eventsync.settings import Settings
 from eventsync.stores.archive.objects import NOWHERE
-from eventsync.stores.stats.overview import JOBS, Figures, LogFigures
+from eventsync.stores.stats.overview import JOBS, Figures, LogOverview
 
 
 def tree(figures: Figures, settings: Settings) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def archive_kind(settings: Settings) -> str:
     return "directory" if scheme == "file" else scheme
 
 
-def _tiers(found: LogFigures) -> dict[str, Any]:
+def _tiers(found: LogOverview) -> dict[str, Any]:
     hot, cold, tiers = found.hot, found.cold, found.tiers
     return {
         "hot": {"events": hot.events, "bytes": hot.bytes},
@@ -67,7 +67,7 @@ def _tiers(found: LogFigures) -> dict[str, Any]:
     }
 
 
-def _snapshots(figures: Figures, found: LogFigures) -> list[dict[str, Any]]:
+def _snapshots(figures: Figures, found: LogOverview) -> list[dict[str, Any]]:
     return [
         {
             "collection": item.shape,

@@ -42,7 +42,7 @@ class HotTier:
 
 
 @dataclass(frozen=True, slots=True)
-class LogFigures:
+class LogOverview:
     """One log: its newest event's seq and what is kept of it. `snapshots` are the complete ones, by seq."""
 
     log: Log
@@ -65,7 +65,7 @@ class Figures:
 
     now: datetime
     leases: dict[str, Lease | None]
-    log: LogFigures | None
+    log: LogOverview | None
     records: dict[str, CollectionUsage] = field(default_factory=dict)
     """What requests leave behind, by kind."""
 
@@ -93,11 +93,11 @@ async def _records(stores: Stores, name: str) -> CollectionUsage:
         return await stored(stores.log[name])
 
 
-async def _of_log(stores: Stores, log: Log) -> LogFigures:
+async def _of_log(stores: Stores, log: Log) -> LogOverview:
     # The marks before the tail: the tail never goes back, so the floor is never beyond it.
     tiers = await stores.tiers.read(log.id)
     head = await stores.events.head(log.id)
-    return LogFigures(
+    return LogOverview(
         log,
         head,
         tiers,
