@@ -15,7 +15,7 @@ from starlette.responses import Response
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.state import services
 from eventsync.concurrency.held_bytes import HeldBytes
-from eventsync.stores.stats.overview import Figures, LogOverview
+from eventsync.stores.stats.overview import LogOverview, OverviewReader
 from eventsync.sync.operating import Behind
 from eventsync.sync.service import SyncService
 
@@ -32,7 +32,7 @@ async def metrics(request: Request) -> Response:
 class Metrics(Collector):
     """One scrape's worth."""
 
-    def __init__(self, sync: SyncService, held: HeldBytes, figures: Figures | None) -> None:
+    def __init__(self, sync: SyncService, held: HeldBytes, figures: OverviewReader | None) -> None:
         self._sync = sync
         self._held = held
         self._figures = figures
@@ -73,14 +73,14 @@ def _of_server(sync: SyncService, held: HeldBytes, behind: Behind) -> Iterator[G
         yield Gauge("eventsync_oldest_client_seq", "Lowest position among this server's clients.", behind.oldest)
 
 
-def _leases(figures: Figures) -> Gauge:
+def _leases(figures: OverviewReader) -> Gauge:
     held = Gauge("eventsync_job_held", "Whether a worker holds a job's lease.", labels=["job"])
     for job in figures.leases:
         held.add_metric([job], float(figures.holder(job) is not None))
     return held
 
 
-def _of_records(figures: Figures) -> Iterator[Gauge]:
+def _of_records(figures: OverviewReader) -> Iterator[Gauge]:
     count = Gauge("eventsync_records", "Records that requests leave behind, by what they are.", labels=["of"])
     size = Gauge("eventsync_records_bytes", "Bytes of these records, before compression.", labels=["of"])
     for kind, found in figures.records.items():
@@ -108,7 +108,7 @@ def _of_log(found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_segments", "Segments of the log on object storage.", found.cold.segments)
 
 
-def _of_snapshots(figures: Figures, found: LogOverview) -> Iterator[Gauge]:
+def _of_snapshots(figures: OverviewReader, found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_snapshots", "Stored snapshots of the log.", len(found.snapshots))
     stored = sum(item.bytes for item in found.snapshots)
     yield Gauge("eventsync_snapshots_bytes", "Bytes of the stored snapshots, compressed.", stored)

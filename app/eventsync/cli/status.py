@@ -23,7 +23,7 @@ from eventsync.stores.clients.state_vectors import KnownClients
 from eventsync.stores.log.logs import Checkpoint, Log
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stats.lag import Lag, LagReader
-from eventsync.stores.stats.overview import Figures, read_figures
+from eventsync.stores.stats.overview import OverviewReader, read_figures
 from eventsync.stores.stores import SEQUENCING, Stores
 
 
@@ -32,7 +32,7 @@ class Status:
     """One look at everything. `lag` is how far the log is behind the collections."""
 
     settings: Settings
-    figures: Figures
+    figures: OverviewReader
     checkpoint: Checkpoint | None
     collections: list[TrackedCollection]
     lag: Lag | None

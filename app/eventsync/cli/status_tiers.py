@@ -6,10 +6,10 @@ from typing import Any
 
 from eventsync.settings import Settings
 from eventsync.stores.archive.objects import NOWHERE
-from eventsync.stores.stats.overview import JOBS, Figures, LogOverview
+from eventsync.stores.stats.overview import JOBS, LogOverview, OverviewReader
 
 
-def tree(figures: Figures, settings: Settings) -> dict[str, Any]:
+def tree(figures: OverviewReader, settings: Settings) -> dict[str, Any]:
     """The members of the JSON form. Without a log there are no tiers and no snapshots."""
     found = figures.log
     return {
@@ -20,7 +20,7 @@ def tree(figures: Figures, settings: Settings) -> dict[str, Any]:
     }
 
 
-def rows(figures: Figures, settings: Settings) -> list[list[str]]:
+def rows(figures: OverviewReader, settings: Settings) -> list[list[str]]:
     """The same for people: a name and a text each."""
     found, shown = figures.log, list[list[str]]()
     if found:
@@ -39,7 +39,7 @@ def rows(figures: Figures, settings: Settings) -> list[list[str]]:
     return shown + [[job, figures.holder(job) or "nobody"] for job in JOBS[1:]]
 
 
-def snapshot_rows(figures: Figures) -> list[list[str]]:
+def snapshot_rows(figures: OverviewReader) -> list[list[str]]:
     """Collection, seq, age, documents and bytes of each collection's newest snapshot."""
     return [
         [item.shape, str(item.seq), f"{figures.age(item):.0f} s", str(item.documents), str(item.bytes)]
@@ -67,7 +67,7 @@ def _tiers(found: LogOverview) -> dict[str, Any]:
     }
 
 
-def _snapshots(figures: Figures, found: LogOverview) -> list[dict[str, Any]]:
+def _snapshots(figures: OverviewReader, found: LogOverview) -> list[dict[str, Any]]:
     return [
         {
             "collection": item.shape,

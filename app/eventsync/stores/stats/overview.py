@@ -60,7 +60,7 @@ class LogOverview:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class OverviewReader:
     """Everything, at `now` by MongoDB's clock. `log` is None before a worker has run, `leases` by job."""
 
     now: datetime
@@ -79,13 +79,13 @@ class Figures:
         return max(0.0, (self.now - snapshot.at).total_seconds())
 
 
-async def read_figures(stores: Stores) -> Figures:
+async def read_figures(stores: Stores) -> OverviewReader:
     """Read them. Raises `Unavailable`."""
     now = await wall_time(stores.log)
     leases = {job: await stores.leases.read(job) for job in JOBS}
     log = await stores.logs.current()
     records = {kind: await _records(stores, name) for kind, name in _RECORDS.items()}
-    return Figures(now, leases, await _of_log(stores, log) if log else None, records)
+    return OverviewReader(now, leases, await _of_log(stores, log) if log else None, records)
 
 
 async def _records(stores: Stores, name: str) -> CollectionUsage:
