@@ -29,7 +29,7 @@ from eventsync.stores.snapshots.requests import SnapshotRequests
 from eventsync.stores.snapshots.squashed import Squashed
 from eventsync.stores.snapshots.store import SnapshotStore
 from eventsync.stores.stats.counters import Counters
-from eventsync.stores.stats.estimates import Counts
+from eventsync.stores.stats.estimates import Estimates
 
 SEQUENCING = "sequencing"
 """The job whose lease holder appends to the log."""
@@ -64,7 +64,7 @@ class Stores:
     comparison: Comparison
     tiers: TierStore
     squashed: Squashed
-    counts: Counts
+    counts: Estimates
     pins: Pins
     tallies: Counters
     requests: SnapshotRequests
@@ -107,7 +107,7 @@ class Stores:
             Comparison(snapshots, state),
             tiers,
             squashed,
-            Counts(data, log),
+            Estimates(data, log),
             pins,
             tallies,
             SnapshotRequests(log),

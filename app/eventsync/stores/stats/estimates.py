@@ -29,7 +29,7 @@ pairs it can't be told whether all are different, and looking at more would cost
 """
 
 
-class Counts:
+class Estimates:
     """Cheap counts of what MongoDB holds: an index scan, a bounded sample, or metadata. Raises `Unavailable`."""
 
     def __init__(self, data: AsyncDatabase[Any], log: AsyncDatabase[Any]) -> None:
