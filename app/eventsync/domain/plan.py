@@ -40,7 +40,7 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class ServableRange:
     """What a log can serve for one shape: the events after `horizon` and after `base` (since when the collection is
     tracked), up to `head`; squashed documents for positions from `squash_floor` (and `base`) on.
     """
@@ -106,7 +106,7 @@ WORTH_STORING: Final = 50_000.0
 """A live read that costs more µs than this is worth a stored snapshot."""
 
 
-def refusal(position: Position, extent: Extent) -> ResetReason | None:
+def refusal(position: Position, extent: ServableRange) -> ResetReason | None:
     """Why `position` can't be continued within `extent`; None if the events after it bring it up to date."""
     if position.log != extent.log:
         return ResetReason.UNKNOWN_LOG
@@ -117,7 +117,7 @@ def refusal(position: Position, extent: Extent) -> ResetReason | None:
     return None
 
 
-def allowed(position: Position, extent: Extent) -> frozenset[Answer]:
+def allowed(position: Position, extent: ServableRange) -> frozenset[Answer]:
     """The answers that are exact for a client at `position`, which keeps what it has."""
     reason = refusal(position, extent)
     if reason is None:
@@ -128,7 +128,7 @@ def allowed(position: Position, extent: Extent) -> frozenset[Answer]:
 
 def catch_up(
     position: Position,
-    extent: Extent,
+    extent: ServableRange,
     tail: Tail,
     size: Size,
     stored: Stored | None,
@@ -153,12 +153,12 @@ def catch_up(
     return Plan(answer, costs[answer], reset)
 
 
-def usable(stored: Stored, extent: Extent) -> bool:
+def usable(stored: Stored, extent: ServableRange) -> bool:
     """Whether a client that begins with this stored snapshot can be brought on from there."""
     return max(extent.base, min(extent.horizon, extent.squash_floor)) <= stored.seq <= extent.head
 
 
-def prefers_stored(size: Size, stored: Stored | None, extent: Extent) -> bool:
+def prefers_stored(size: Size, stored: Stored | None, extent: ServableRange) -> bool:
     """Whether a new client should get the stored snapshot, and what has happened since, or a reading of its own."""
     return stored is not None and stored_cost(stored, extent) <= live_cost(size)
 
@@ -179,7 +179,7 @@ def live_cost(size: Size) -> float:
     return _LIVE + size.documents * _READ + size.bytes * _BYTE
 
 
-def stored_cost(stored: Stored, extent: Extent) -> float:
+def stored_cost(stored: Stored, extent: ServableRange) -> float:
     """Of a stored snapshot, whose chunks many clients share, and of what has happened since."""
     since = squashed_cost(stored.tail, stored.size)
     if stored.seq >= extent.horizon:

@@ -4,9 +4,9 @@ import pytest
 
 from eventsync.domain.plan import (
     Answer,
-    Extent,
     Plan,
     ResetReason,
+    ServableRange,
     Size,
     Stored,
     Tail,
@@ -38,13 +38,13 @@ LOG, OTHER = LogId("aaaa"), LogId("bbbb")
 def test_a_position_is_continued_where_every_later_event_is_there(
     log: LogId, seq: int, reason: ResetReason | None
 ) -> None:
-    assert refusal(Position(log, Seq(seq)), Extent(LOG, Seq(20), horizon=Seq(10))) == reason
+    assert refusal(Position(log, Seq(seq)), ServableRange(LOG, Seq(20), horizon=Seq(10))) == reason
     # A collection has no events from before it was tracked, whatever the log reaches back to.
-    assert refusal(Position(log, Seq(seq)), Extent(LOG, Seq(20), base=Seq(10))) == reason
+    assert refusal(Position(log, Seq(seq)), ServableRange(LOG, Seq(20), base=Seq(10))) == reason
 
 
 def test_the_beginning_of_a_log_that_has_everything_is_continued() -> None:
-    assert refusal(Position(LOG, Seq(0)), Extent(LOG, Seq(0))) is None
+    assert refusal(Position(LOG, Seq(0)), ServableRange(LOG, Seq(0))) is None
 
 
 def test_the_reasons_are_the_words_of_the_protocol() -> None:
@@ -56,7 +56,7 @@ def test_the_reasons_are_the_words_of_the_protocol() -> None:
     }
 
 
-EXTENT = Extent(LOG, Seq(2000), base=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
+EXTENT = ServableRange(LOG, Seq(2000), base=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
 SMALL, LARGE = Size(100, 100_000), Size(1_000_000, 1_000_000_000)
 NO_TAIL = Tail(0, 0, 0, 0)
 
@@ -136,4 +136,4 @@ def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_si
 @pytest.mark.parametrize(("seq", "is_usable"), [(499, False), (500, True), (1700, True), (2001, False)])
 def test_a_stored_snapshot_is_usable_where_its_position_can_be_continued(seq: int, is_usable: bool) -> None:
     assert usable(Stored(Seq(seq), SMALL, NO_TAIL), EXTENT) is is_usable
-    assert not usable(Stored(Seq(seq), SMALL, NO_TAIL), Extent(LOG, Seq(2000), base=Seq(1701)))
+    assert not usable(Stored(Seq(seq), SMALL, NO_TAIL), ServableRange(LOG, Seq(2000), base=Seq(1701)))

@@ -12,7 +12,7 @@ from typing import Final
 
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain import plan
-from eventsync.domain.plan import Answer, Extent, Plan, ResetReason, Size, Stored, Tail, refusal
+from eventsync.domain.plan import Answer, Plan, ResetReason, ServableRange, Size, Stored, Tail, refusal
 from eventsync.domain.positions import START, LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
@@ -153,11 +153,11 @@ class Planner:
 
     # --- figures --------------------------------------------------------------------------------------------------
 
-    def _recent(self, shape: Shape) -> Extent:
+    def _recent(self, shape: Shape) -> ServableRange:
         """What is known without asking."""
-        return Extent(self.log(), self._window.head, self._tracking.base(shape.collection))
+        return ServableRange(self.log(), self._window.head, self._tracking.base(shape.collection))
 
-    async def _extent(self, shape: Shape) -> Extent:
+    async def _extent(self, shape: Shape) -> ServableRange:
         recent = self._recent(shape)
         tiers = await self._tiers.get(recent.log, lambda: self._stores.tiers.read(recent.log))
         # What one document is now needs no list of what was touched.
@@ -168,7 +168,7 @@ class Planner:
         size = await self._sizes.get(shape.collection, lambda: self._stores.counts.size(shape.collection))
         return size if shape.id is None else Size(1, round(size.each))
 
-    async def _stored(self, shape: Shape, extent: Extent, *, counted: bool) -> Stored | None:
+    async def _stored(self, shape: Shape, extent: ServableRange, *, counted: bool) -> Stored | None:
         found = await self._newest_stored(shape) if shape.id is None else None
         if found is None:
             return None
@@ -177,7 +177,7 @@ class Planner:
         stored = Stored(seq, size, await self._tail(shape, seq, counted=counted))
         return stored if plan.usable(stored, extent) else None
 
-    async def _lasts_until(self, snapshot: StoredSnapshot, extent: Extent) -> Seq:
+    async def _lasts_until(self, snapshot: StoredSnapshot, extent: ServableRange) -> Seq:
         """The seq that a snapshot stands for: its own, or a later one where the log begins, if it still says it all."""
         if snapshot.seq >= extent.horizon:
             return snapshot.seq
