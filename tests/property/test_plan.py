@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from eventsync.domain.plan import (
     Answer,
+    CollectionSize,
     ResetReason,
     ServableRange,
-    Size,
     Stored,
     Tail,
     allowed,
@@ -31,7 +31,7 @@ POSITIONS = st.builds(Position, st.sampled_from(["aaaa", "bbbb"]).map(LogId), SE
 EXTENTS = st.tuples(*[SEQ] * 4).map(
     lambda seqs: ServableRange(LogId("aaaa"), max(seqs), seqs[3], *sorted(seqs[:2], reverse=True))
 )
-SIZES = st.builds(Size, COUNT, COUNT)
+SIZES = st.builds(CollectionSize, COUNT, COUNT)
 TAILS = st.builds(Tail, COUNT, COUNT, COUNT, COUNT)
 STORED = st.none() | st.builds(Stored, SEQ, SIZES, TAILS)
 AVOID = st.frozensets(st.sampled_from(Answer))
@@ -39,7 +39,12 @@ AVOID = st.frozensets(st.sampled_from(Answer))
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, STORED, AVOID)
 def test_there_is_always_an_answer_and_it_is_exact(
-    position: Position, extent: ServableRange, tail: Tail, size: Size, stored: Stored | None, avoid: frozenset[Answer]
+    position: Position,
+    extent: ServableRange,
+    tail: Tail,
+    size: CollectionSize,
+    stored: Stored | None,
+    avoid: frozenset[Answer],
 ) -> None:
     chosen = catch_up(position, extent, tail, size, stored, avoid)
     reachable = position.log == extent.log and extent.base <= position.seq <= extent.head
@@ -59,7 +64,7 @@ def test_there_is_always_an_answer_and_it_is_exact(
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, STORED)
 def test_no_exact_answer_is_modelled_as_cheaper(
-    position: Position, extent: ServableRange, tail: Tail, size: Size, stored: Stored | None
+    position: Position, extent: ServableRange, tail: Tail, size: CollectionSize, stored: Stored | None
 ) -> None:
     chosen = catch_up(position, extent, tail, size, stored)
     exact = allowed(position, extent)
@@ -73,14 +78,16 @@ def test_no_exact_answer_is_modelled_as_cheaper(
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, st.sampled_from(["passed", "events", "bytes", "touched"]), COUNT)
 def test_who_has_missed_more_is_never_modelled_as_cheaper_to_serve(
-    position: Position, extent: ServableRange, tail: Tail, size: Size, field: str, more: int
+    position: Position, extent: ServableRange, tail: Tail, size: CollectionSize, field: str, more: int
 ) -> None:
     worse = replace(tail, **{field: getattr(tail, field) + more})
     assert catch_up(position, extent, worse, size, None).cost >= catch_up(position, extent, tail, size, None).cost
 
 
 @given(EXTENTS, TAILS, SIZES, SEQ)
-def test_from_a_usable_snapshot_nobody_is_reset(extent: ServableRange, tail: Tail, size: Size, seq: Seq) -> None:
+def test_from_a_usable_snapshot_nobody_is_reset(
+    extent: ServableRange, tail: Tail, size: CollectionSize, seq: Seq
+) -> None:
     stored = Stored(seq, size, tail)
     if usable(stored, extent):
         assert catch_up(Position(extent.log, seq), extent, tail, size, None).reset is None
@@ -88,7 +95,7 @@ def test_from_a_usable_snapshot_nobody_is_reset(extent: ServableRange, tail: Tai
 
 @given(POSITIONS, EXTENTS, SIZES, STORED)
 def test_who_has_missed_nothing_is_told_nothing_else(
-    position: Position, extent: ServableRange, size: Size, stored: Stored | None
+    position: Position, extent: ServableRange, size: CollectionSize, stored: Stored | None
 ) -> None:
     chosen = catch_up(position, extent, Tail(0, 0, 0, 0), size, stored)
     assert (chosen.answer is Answer.EVENTS) == (refusal(position, extent) is None)

@@ -65,7 +65,7 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class CollectionSize:
     """How many documents, and bytes of JSON."""
 
     documents: int
@@ -82,7 +82,7 @@ class Stored:
     """A stored snapshot: its position (it may be newer than its own), its size, and what has happened since."""
 
     seq: Seq
-    size: Size
+    size: CollectionSize
     tail: Tail
 
 
@@ -130,7 +130,7 @@ def catch_up(
     position: Position,
     extent: ServableRange,
     tail: Tail,
-    size: Size,
+    size: CollectionSize,
     stored: Stored | None,
     avoid: frozenset[Answer] = frozenset(),
 ) -> Plan:
@@ -158,7 +158,7 @@ def usable(stored: Stored, extent: ServableRange) -> bool:
     return max(extent.base, min(extent.horizon, extent.squash_floor)) <= stored.seq <= extent.head
 
 
-def prefers_stored(size: Size, stored: Stored | None, extent: ServableRange) -> bool:
+def prefers_stored(size: CollectionSize, stored: Stored | None, extent: ServableRange) -> bool:
     """Whether a new client should get the stored snapshot, and what has happened since, or a reading of its own."""
     return stored is not None and stored_cost(stored, extent) <= live_cost(size)
 
@@ -168,13 +168,13 @@ def events_cost(tail: Tail) -> float:
     return _EVENTS + tail.passed * _PASSED + tail.events * _EVENT + tail.bytes * _BYTE
 
 
-def squashed_cost(tail: Tail, size: Size) -> float:
+def squashed_cost(tail: Tail, size: CollectionSize) -> float:
     """Of finding the documents that a tail has touched (a shape of one document names it), and of reading each."""
     finding = _FINDING + tail.passed * _GROUPED if tail.passed else 0.0
     return _SQUASHED + finding + tail.touched * (_TOUCHED + size.each * _BYTE)
 
 
-def live_cost(size: Size) -> float:
+def live_cost(size: CollectionSize) -> float:
     """Of reading the whole collection as it is."""
     return _LIVE + size.documents * _READ + size.bytes * _BYTE
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from bson.int64 import Int64
 
 from eventsync.domain.ids import IdText
-from eventsync.domain.plan import Size
+from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.touched import TouchedStore
@@ -24,7 +24,7 @@ async def log_of(stores: Stores, count: int, documents: int) -> None:
 
 
 async def test_the_size_of_a_collection(stores: Stores) -> None:
-    assert await stores.counts.size("nothing") == Size(0, 0)
+    assert await stores.counts.size("nothing") == CollectionSize(0, 0)
     await stores.data["docs"].insert_many([{"_id": n, "text": "x" * 1000} for n in range(50)])
     size = await stores.counts.size("docs")
     assert size.documents == 50

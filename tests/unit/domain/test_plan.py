@@ -4,10 +4,10 @@ import pytest
 
 from eventsync.domain.plan import (
     Answer,
+    CollectionSize,
     Plan,
     ResetReason,
     ServableRange,
-    Size,
     Stored,
     Tail,
     allowed,
@@ -57,7 +57,7 @@ def test_the_reasons_are_the_words_of_the_protocol() -> None:
 
 
 EXTENT = ServableRange(LOG, Seq(2000), base=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
-SMALL, LARGE = Size(100, 100_000), Size(1_000_000, 1_000_000_000)
+SMALL, LARGE = CollectionSize(100, 100_000), CollectionSize(1_000_000, 1_000_000_000)
 NO_TAIL = Tail(0, 0, 0, 0)
 
 
@@ -92,7 +92,7 @@ def test_what_is_exact_from_a_position(position: Position, answers: set[Answer])
         (Tail(100_000, 0, 0, 0), LARGE, Answer.EVENTS),
     ],
 )
-def test_each_answer_is_the_cheapest_somewhere(tail: Tail, size: Size, expected: Answer) -> None:
+def test_each_answer_is_the_cheapest_somewhere(tail: Tail, size: CollectionSize, expected: Answer) -> None:
     chosen = catch_up(at(1500), EXTENT, tail, size, None)
     assert (chosen.answer, chosen.reset) == (expected, None)
 
@@ -129,8 +129,8 @@ def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_si
     assert not prefers_stored(LARGE, None, EXTENT)
     # Behind the horizon what has happened since is told squashed, or not at all.
     hot = Tail(10, 10, 3000, 10)
-    assert not prefers_stored(Size(100, 10_000), Stored(Seq(700), Size(100, 10_000), hot), EXTENT)
-    assert prefers_stored(Size(100, 10_000), Stored(Seq(1700), Size(100, 10_000), hot), EXTENT)
+    assert not prefers_stored(CollectionSize(100, 10_000), Stored(Seq(700), CollectionSize(100, 10_000), hot), EXTENT)
+    assert prefers_stored(CollectionSize(100, 10_000), Stored(Seq(1700), CollectionSize(100, 10_000), hot), EXTENT)
 
 
 @pytest.mark.parametrize(("seq", "is_usable"), [(499, False), (500, True), (1700, True), (2001, False)])

@@ -10,7 +10,7 @@ from bson.int64 import Int64
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from eventsync.domain.plan import Size
+from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.errors import translated
@@ -37,11 +37,11 @@ class Estimates:
         self._events: AsyncCollection[Any] = log["events"]
         self._touched: AsyncCollection[Any] = log["touched"]
 
-    async def size(self, collection: str) -> Size:
+    async def size(self, collection: str) -> CollectionSize:
         """Documents and bytes of a collection. (The bytes are those of BSON; as JSON it is about the same.)"""
         with translated(f"the size of {collection} can't be read"):
             found = await self._data.command({"collStats": collection})
-        return Size(int(found.get("count", 0)), int(found.get("size", 0)))
+        return CollectionSize(int(found.get("count", 0)), int(found.get("size", 0)))
 
     async def of_document(self, log: LogId, shape: Shape, *, after: Seq) -> int:
         """The document's events in MongoDB with `after < seq`, counted up to `MOST_EVENTS`."""

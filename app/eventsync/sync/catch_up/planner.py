@@ -12,7 +12,7 @@ from typing import Final
 
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain import plan
-from eventsync.domain.plan import Answer, Plan, ResetReason, ServableRange, Size, Stored, Tail, refusal
+from eventsync.domain.plan import Answer, CollectionSize, Plan, ResetReason, ServableRange, Stored, Tail, refusal
 from eventsync.domain.positions import START, LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
@@ -55,7 +55,7 @@ class Planner:
         self._window = window
         self._tracking = tracking
         self._tiers: TTLCache[Tiers] = TTLCache(age=_AGE, most=1)
-        self._sizes: TTLCache[Size] = TTLCache(age=_AGE, most=_MOST)
+        self._sizes: TTLCache[CollectionSize] = TTLCache(age=_AGE, most=_MOST)
         self._newest: TTLCache[StoredSnapshot | None] = TTLCache(age=_AGE, most=_MOST)
         self._missed: TTLCache[tuple[int, int]] = TTLCache(age=_AGE, most=_MOST)
         self._touched: TTLCache[int] = TTLCache(age=_AGE, most=_MOST)
@@ -164,15 +164,15 @@ class Planner:
         squash_floor = tiers.squash_floor if shape.id is None else recent.base
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
-    async def _size(self, shape: Shape) -> Size:
+    async def _size(self, shape: Shape) -> CollectionSize:
         size = await self._sizes.get(shape.collection, lambda: self._stores.counts.size(shape.collection))
-        return size if shape.id is None else Size(1, round(size.each))
+        return size if shape.id is None else CollectionSize(1, round(size.each))
 
     async def _stored(self, shape: Shape, extent: ServableRange, *, counted: bool) -> Stored | None:
         found = await self._newest_stored(shape) if shape.id is None else None
         if found is None:
             return None
-        size = Size(found.documents, found.raw_bytes)
+        size = CollectionSize(found.documents, found.raw_bytes)
         seq = await self._lasts_until(found, extent)
         stored = Stored(seq, size, await self._tail(shape, seq, counted=counted))
         return stored if plan.usable(stored, extent) else None
