@@ -12,7 +12,7 @@ from eventsync.domain.plan import (
     CollectionSize,
     ResetReason,
     ServableRange,
-    Stored,
+    SnapshotOption,
     Tail,
     allowed,
     catch_up,
@@ -33,7 +33,7 @@ EXTENTS = st.tuples(*[SEQ] * 4).map(
 )
 SIZES = st.builds(CollectionSize, COUNT, COUNT)
 TAILS = st.builds(Tail, COUNT, COUNT, COUNT, COUNT)
-STORED = st.none() | st.builds(Stored, SEQ, SIZES, TAILS)
+STORED = st.none() | st.builds(SnapshotOption, SEQ, SIZES, TAILS)
 AVOID = st.frozensets(st.sampled_from(Answer))
 
 
@@ -43,7 +43,7 @@ def test_there_is_always_an_answer_and_it_is_exact(
     extent: ServableRange,
     tail: Tail,
     size: CollectionSize,
-    stored: Stored | None,
+    stored: SnapshotOption | None,
     avoid: frozenset[Answer],
 ) -> None:
     chosen = catch_up(position, extent, tail, size, stored, avoid)
@@ -64,7 +64,7 @@ def test_there_is_always_an_answer_and_it_is_exact(
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, STORED)
 def test_no_exact_answer_is_modelled_as_cheaper(
-    position: Position, extent: ServableRange, tail: Tail, size: CollectionSize, stored: Stored | None
+    position: Position, extent: ServableRange, tail: Tail, size: CollectionSize, stored: SnapshotOption | None
 ) -> None:
     chosen = catch_up(position, extent, tail, size, stored)
     exact = allowed(position, extent)
@@ -88,14 +88,14 @@ def test_who_has_missed_more_is_never_modelled_as_cheaper_to_serve(
 def test_from_a_usable_snapshot_nobody_is_reset(
     extent: ServableRange, tail: Tail, size: CollectionSize, seq: Seq
 ) -> None:
-    stored = Stored(seq, size, tail)
+    stored = SnapshotOption(seq, size, tail)
     if usable(stored, extent):
         assert catch_up(Position(extent.log, seq), extent, tail, size, None).reset is None
 
 
 @given(POSITIONS, EXTENTS, SIZES, STORED)
 def test_who_has_missed_nothing_is_told_nothing_else(
-    position: Position, extent: ServableRange, size: CollectionSize, stored: Stored | None
+    position: Position, extent: ServableRange, size: CollectionSize, stored: SnapshotOption | None
 ) -> None:
     chosen = catch_up(position, extent, Tail(0, 0, 0, 0), size, stored)
     assert (chosen.answer is Answer.EVENTS) == (refusal(position, extent) is None)

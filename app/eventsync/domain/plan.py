@@ -78,7 +78,7 @@ class CollectionSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SnapshotOption:
     """A stored snapshot: its position (it may be newer than its own), its size, and what has happened since."""
 
     seq: Seq
@@ -131,7 +131,7 @@ def catch_up(
     extent: ServableRange,
     tail: Tail,
     size: CollectionSize,
-    stored: Stored | None,
+    stored: SnapshotOption | None,
     avoid: frozenset[Answer] = frozenset(),
 ) -> Plan:
     """The cheapest allowed answer for a client at `position`. `tail` is what it has missed, `size` the shape's.
@@ -153,12 +153,12 @@ def catch_up(
     return Plan(answer, costs[answer], reset)
 
 
-def usable(stored: Stored, extent: ServableRange) -> bool:
+def usable(stored: SnapshotOption, extent: ServableRange) -> bool:
     """Whether a client that begins with this stored snapshot can be brought on from there."""
     return max(extent.base, min(extent.horizon, extent.squash_floor)) <= stored.seq <= extent.head
 
 
-def prefers_stored(size: CollectionSize, stored: Stored | None, extent: ServableRange) -> bool:
+def prefers_stored(size: CollectionSize, stored: SnapshotOption | None, extent: ServableRange) -> bool:
     """Whether a new client should get the stored snapshot, and what has happened since, or a reading of its own."""
     return stored is not None and stored_cost(stored, extent) <= live_cost(size)
 
@@ -179,7 +179,7 @@ def live_cost(size: CollectionSize) -> float:
     return _LIVE + size.documents * _READ + size.bytes * _BYTE
 
 
-def stored_cost(stored: Stored, extent: ServableRange) -> float:
+def stored_cost(stored: SnapshotOption, extent: ServableRange) -> float:
     """Of a stored snapshot, whose chunks many clients share, and of what has happened since."""
     since = squashed_cost(stored.tail, stored.size)
     if stored.seq >= extent.horizon:

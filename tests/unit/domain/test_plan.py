@@ -8,7 +8,7 @@ from eventsync.domain.plan import (
     Plan,
     ResetReason,
     ServableRange,
-    Stored,
+    SnapshotOption,
     Tail,
     allowed,
     catch_up,
@@ -114,7 +114,7 @@ def test_what_does_not_work_is_avoided_where_something_else_is_exact() -> None:
 
 
 def test_a_stored_snapshot_counts_for_those_who_are_before_it() -> None:
-    stored, tail = Stored(Seq(1700), LARGE, NO_TAIL), Tail(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
+    stored, tail = SnapshotOption(Seq(1700), LARGE, NO_TAIL), Tail(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
     cheaper = catch_up(at(1600), EXTENT, tail, LARGE, stored)
     assert cheaper.answer is Answer.SNAPSHOT
     assert cheaper.cost < live_cost(LARGE)
@@ -124,16 +124,20 @@ def test_a_stored_snapshot_counts_for_those_who_are_before_it() -> None:
 
 def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_since() -> None:
     busy = Tail(50_000_000, 50_000_000, 15_000_000_000, 1_000_000)
-    assert prefers_stored(LARGE, Stored(Seq(1700), LARGE, NO_TAIL), EXTENT)
-    assert not prefers_stored(LARGE, Stored(Seq(1700), LARGE, busy), EXTENT)
+    assert prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, NO_TAIL), EXTENT)
+    assert not prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, busy), EXTENT)
     assert not prefers_stored(LARGE, None, EXTENT)
     # Behind the horizon what has happened since is told squashed, or not at all.
     hot = Tail(10, 10, 3000, 10)
-    assert not prefers_stored(CollectionSize(100, 10_000), Stored(Seq(700), CollectionSize(100, 10_000), hot), EXTENT)
-    assert prefers_stored(CollectionSize(100, 10_000), Stored(Seq(1700), CollectionSize(100, 10_000), hot), EXTENT)
+    assert not prefers_stored(
+        CollectionSize(100, 10_000), SnapshotOption(Seq(700), CollectionSize(100, 10_000), hot), EXTENT
+    )
+    assert prefers_stored(
+        CollectionSize(100, 10_000), SnapshotOption(Seq(1700), CollectionSize(100, 10_000), hot), EXTENT
+    )
 
 
 @pytest.mark.parametrize(("seq", "is_usable"), [(499, False), (500, True), (1700, True), (2001, False)])
 def test_a_stored_snapshot_is_usable_where_its_position_can_be_continued(seq: int, is_usable: bool) -> None:
-    assert usable(Stored(Seq(seq), SMALL, NO_TAIL), EXTENT) is is_usable
-    assert not usable(Stored(Seq(seq), SMALL, NO_TAIL), ServableRange(LOG, Seq(2000), base=Seq(1701)))
+    assert usable(SnapshotOption(Seq(seq), SMALL, NO_TAIL), EXTENT) is is_usable
+    assert not usable(SnapshotOption(Seq(seq), SMALL, NO_TAIL), ServableRange(LOG, Seq(2000), base=Seq(1701)))

@@ -12,7 +12,16 @@ from typing import Final
 
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain import plan
-from eventsync.domain.plan import Answer, CollectionSize, Plan, ResetReason, ServableRange, Stored, Tail, refusal
+from eventsync.domain.plan import (
+    Answer,
+    CollectionSize,
+    Plan,
+    ResetReason,
+    ServableRange,
+    SnapshotOption,
+    Tail,
+    refusal,
+)
 from eventsync.domain.positions import START, LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
@@ -168,13 +177,13 @@ class Planner:
         size = await self._sizes.get(shape.collection, lambda: self._stores.counts.size(shape.collection))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
-    async def _stored(self, shape: Shape, extent: ServableRange, *, counted: bool) -> Stored | None:
+    async def _stored(self, shape: Shape, extent: ServableRange, *, counted: bool) -> SnapshotOption | None:
         found = await self._newest_stored(shape) if shape.id is None else None
         if found is None:
             return None
         size = CollectionSize(found.documents, found.raw_bytes)
         seq = await self._lasts_until(found, extent)
-        stored = Stored(seq, size, await self._tail(shape, seq, counted=counted))
+        stored = SnapshotOption(seq, size, await self._tail(shape, seq, counted=counted))
         return stored if plan.usable(stored, extent) else None
 
     async def _lasts_until(self, snapshot: StoredSnapshot, extent: ServableRange) -> Seq:
