@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from eventsync.domain.plan import (
     Answer,
+    Backlog,
     CollectionSize,
     ResetReason,
     ServableRange,
     SnapshotOption,
-    Tail,
     allowed,
     catch_up,
     events_cost,
@@ -32,7 +32,7 @@ EXTENTS = st.tuples(*[SEQ] * 4).map(
     lambda seqs: ServableRange(LogId("aaaa"), max(seqs), seqs[3], *sorted(seqs[:2], reverse=True))
 )
 SIZES = st.builds(CollectionSize, COUNT, COUNT)
-TAILS = st.builds(Tail, COUNT, COUNT, COUNT, COUNT)
+TAILS = st.builds(Backlog, COUNT, COUNT, COUNT, COUNT)
 STORED = st.none() | st.builds(SnapshotOption, SEQ, SIZES, TAILS)
 AVOID = st.frozensets(st.sampled_from(Answer))
 
@@ -41,7 +41,7 @@ AVOID = st.frozensets(st.sampled_from(Answer))
 def test_there_is_always_an_answer_and_it_is_exact(
     position: Position,
     extent: ServableRange,
-    tail: Tail,
+    tail: Backlog,
     size: CollectionSize,
     stored: SnapshotOption | None,
     avoid: frozenset[Answer],
@@ -64,7 +64,7 @@ def test_there_is_always_an_answer_and_it_is_exact(
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, STORED)
 def test_no_exact_answer_is_modelled_as_cheaper(
-    position: Position, extent: ServableRange, tail: Tail, size: CollectionSize, stored: SnapshotOption | None
+    position: Position, extent: ServableRange, tail: Backlog, size: CollectionSize, stored: SnapshotOption | None
 ) -> None:
     chosen = catch_up(position, extent, tail, size, stored)
     exact = allowed(position, extent)
@@ -78,7 +78,7 @@ def test_no_exact_answer_is_modelled_as_cheaper(
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, st.sampled_from(["passed", "events", "bytes", "touched"]), COUNT)
 def test_who_has_missed_more_is_never_modelled_as_cheaper_to_serve(
-    position: Position, extent: ServableRange, tail: Tail, size: CollectionSize, field: str, more: int
+    position: Position, extent: ServableRange, tail: Backlog, size: CollectionSize, field: str, more: int
 ) -> None:
     worse = replace(tail, **{field: getattr(tail, field) + more})
     assert catch_up(position, extent, worse, size, None).cost >= catch_up(position, extent, tail, size, None).cost
@@ -86,7 +86,7 @@ def test_who_has_missed_more_is_never_modelled_as_cheaper_to_serve(
 
 @given(EXTENTS, TAILS, SIZES, SEQ)
 def test_from_a_usable_snapshot_nobody_is_reset(
-    extent: ServableRange, tail: Tail, size: CollectionSize, seq: Seq
+    extent: ServableRange, tail: Backlog, size: CollectionSize, seq: Seq
 ) -> None:
     stored = SnapshotOption(seq, size, tail)
     if usable(stored, extent):
@@ -97,5 +97,5 @@ def test_from_a_usable_snapshot_nobody_is_reset(
 def test_who_has_missed_nothing_is_told_nothing_else(
     position: Position, extent: ServableRange, size: CollectionSize, stored: SnapshotOption | None
 ) -> None:
-    chosen = catch_up(position, extent, Tail(0, 0, 0, 0), size, stored)
+    chosen = catch_up(position, extent, Backlog(0, 0, 0, 0), size, stored)
     assert (chosen.answer is Answer.EVENTS) == (refusal(position, extent) is None)

@@ -53,7 +53,7 @@ class ServableRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
+class Backlog:
     """What has happened after a position: `passed` events of all collections that reading has to pass over, of which
     `events` with `bytes` of JSON are of the shape, about `touched` documents.
     """
@@ -83,7 +83,7 @@ class SnapshotOption:
 
     seq: Seq
     size: CollectionSize
-    tail: Tail
+    tail: Backlog
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def allowed(position: Position, extent: ServableRange) -> frozenset[Answer]:
 def catch_up(
     position: Position,
     extent: ServableRange,
-    tail: Tail,
+    tail: Backlog,
     size: CollectionSize,
     stored: SnapshotOption | None,
     avoid: frozenset[Answer] = frozenset(),
@@ -163,12 +163,12 @@ def prefers_stored(size: CollectionSize, stored: SnapshotOption | None, extent: 
     return stored is not None and stored_cost(stored, extent) <= live_cost(size)
 
 
-def events_cost(tail: Tail) -> float:
+def events_cost(tail: Backlog) -> float:
     """Of all events of a tail."""
     return _EVENTS + tail.passed * _PASSED + tail.events * _EVENT + tail.bytes * _BYTE
 
 
-def squashed_cost(tail: Tail, size: CollectionSize) -> float:
+def squashed_cost(tail: Backlog, size: CollectionSize) -> float:
     """Of finding the documents that a tail has touched (a shape of one document names it), and of reading each."""
     finding = _FINDING + tail.passed * _GROUPED if tail.passed else 0.0
     return _SQUASHED + finding + tail.touched * (_TOUCHED + size.each * _BYTE)

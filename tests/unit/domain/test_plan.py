@@ -4,12 +4,12 @@ import pytest
 
 from eventsync.domain.plan import (
     Answer,
+    Backlog,
     CollectionSize,
     Plan,
     ResetReason,
     ServableRange,
     SnapshotOption,
-    Tail,
     allowed,
     catch_up,
     live_cost,
@@ -58,7 +58,7 @@ def test_the_reasons_are_the_words_of_the_protocol() -> None:
 
 EXTENT = ServableRange(LOG, Seq(2000), base=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
 SMALL, LARGE = CollectionSize(100, 100_000), CollectionSize(1_000_000, 1_000_000_000)
-NO_TAIL = Tail(0, 0, 0, 0)
+NO_TAIL = Backlog(0, 0, 0, 0)
 
 
 def at(seq: int, log: LogId = LOG) -> Position:
@@ -85,20 +85,20 @@ def test_what_is_exact_from_a_position(position: Position, answers: set[Answer])
 @pytest.mark.parametrize(
     ("tail", "size", "expected"),
     [
-        (Tail(1000, 1000, 300_000, 1000), LARGE, Answer.EVENTS),
-        (Tail(100_000, 100_000, 30_000_000, 100), LARGE, Answer.SQUASHED),
-        (Tail(5_000_000, 5_000_000, 1_500_000_000, 1_000_000), LARGE, Answer.SNAPSHOT),
-        (Tail(100_000, 100_000, 30_000_000, 100), SMALL, Answer.SNAPSHOT),
-        (Tail(100_000, 0, 0, 0), LARGE, Answer.EVENTS),
+        (Backlog(1000, 1000, 300_000, 1000), LARGE, Answer.EVENTS),
+        (Backlog(100_000, 100_000, 30_000_000, 100), LARGE, Answer.SQUASHED),
+        (Backlog(5_000_000, 5_000_000, 1_500_000_000, 1_000_000), LARGE, Answer.SNAPSHOT),
+        (Backlog(100_000, 100_000, 30_000_000, 100), SMALL, Answer.SNAPSHOT),
+        (Backlog(100_000, 0, 0, 0), LARGE, Answer.EVENTS),
     ],
 )
-def test_each_answer_is_the_cheapest_somewhere(tail: Tail, size: CollectionSize, expected: Answer) -> None:
+def test_each_answer_is_the_cheapest_somewhere(tail: Backlog, size: CollectionSize, expected: Answer) -> None:
     chosen = catch_up(at(1500), EXTENT, tail, size, None)
     assert (chosen.answer, chosen.reset) == (expected, None)
 
 
 def test_a_position_that_can_be_kept_is_kept() -> None:
-    tail = Tail(1400, 1400, 400_000, 1400)
+    tail = Backlog(1400, 1400, 400_000, 1400)
     assert catch_up(at(600), EXTENT, tail, LARGE, None).answer is Answer.SQUASHED
     assert catch_up(at(600), EXTENT, tail, SMALL, None) == Plan(Answer.SNAPSHOT, live_cost(SMALL))
     for position, reason in [(at(400), "before_horizon"), (at(2001), "future"), (at(1500, OTHER), "unknown_log")]:
@@ -107,14 +107,14 @@ def test_a_position_that_can_be_kept_is_kept() -> None:
 
 
 def test_what_does_not_work_is_avoided_where_something_else_is_exact() -> None:
-    tail = Tail(100_000, 100_000, 30_000_000, 100)
+    tail = Backlog(100_000, 100_000, 30_000_000, 100)
     avoid = frozenset({Answer.SQUASHED})
     assert catch_up(at(1500), EXTENT, tail, LARGE, None, avoid).answer is Answer.EVENTS
     assert catch_up(at(600), EXTENT, tail, LARGE, None, frozenset(Answer)).answer is Answer.SQUASHED
 
 
 def test_a_stored_snapshot_counts_for_those_who_are_before_it() -> None:
-    stored, tail = SnapshotOption(Seq(1700), LARGE, NO_TAIL), Tail(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
+    stored, tail = SnapshotOption(Seq(1700), LARGE, NO_TAIL), Backlog(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
     cheaper = catch_up(at(1600), EXTENT, tail, LARGE, stored)
     assert cheaper.answer is Answer.SNAPSHOT
     assert cheaper.cost < live_cost(LARGE)
@@ -123,12 +123,12 @@ def test_a_stored_snapshot_counts_for_those_who_are_before_it() -> None:
 
 
 def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_since() -> None:
-    busy = Tail(50_000_000, 50_000_000, 15_000_000_000, 1_000_000)
+    busy = Backlog(50_000_000, 50_000_000, 15_000_000_000, 1_000_000)
     assert prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, NO_TAIL), EXTENT)
     assert not prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, busy), EXTENT)
     assert not prefers_stored(LARGE, None, EXTENT)
     # Behind the horizon what has happened since is told squashed, or not at all.
-    hot = Tail(10, 10, 3000, 10)
+    hot = Backlog(10, 10, 3000, 10)
     assert not prefers_stored(
         CollectionSize(100, 10_000), SnapshotOption(Seq(700), CollectionSize(100, 10_000), hot), EXTENT
     )

@@ -14,12 +14,12 @@ from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain import plan
 from eventsync.domain.plan import (
     Answer,
+    Backlog,
     CollectionSize,
     Plan,
     ResetReason,
     ServableRange,
     SnapshotOption,
-    Tail,
     refusal,
 )
 from eventsync.domain.positions import START, LogId, Position, Seq
@@ -198,7 +198,7 @@ class Planner:
         found = await self._newest.get((log, name), lambda: self._stores.stored.newest(log, name))
         return None if found is None or found.id in self._damaged else found
 
-    async def _tail(self, shape: Shape, after: Seq, *, counted: bool) -> Tail:
+    async def _tail(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
         """What has happened to the shape after a position; without `counted`, as if to one document of it."""
         if shape.id is not None:
             return await self._tail_of_document(shape, after)
@@ -208,15 +208,15 @@ class Planner:
         touched = min(events, 1)
         if counted and events:
             touched = min(events, await self._touched.get(key, lambda: self._count_touched(log, name, after, head)))
-        return Tail(max(0, head - after), events, size, touched)
+        return Backlog(max(0, head - after), events, size, touched)
 
-    async def _tail_of_document(self, shape: Shape, after: Seq) -> Tail:
+    async def _tail_of_document(self, shape: Shape, after: Seq) -> Backlog:
         log = self.log()
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
         events = await self._stores.counts.of_document(log, shape, after=after)
         # How many are archived is not known, but that each has to be looked for.
         events += MOST_EVENTS if after < tiers.floor else 0
-        return Tail(0, events, round(events * self._window.mean), min(events, 1))
+        return Backlog(0, events, round(events * self._window.mean), min(events, 1))
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
         """As far as is tallied; of the newest events it is taken that they are all of this collection."""
