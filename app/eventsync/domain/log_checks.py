@@ -1,7 +1,7 @@
 """What must hold between the events of a log, checked one event at a time. Pure.
 
-`Numbers` looks at all events in the order of their seq, `Chains` at those of a collection, or of some of its documents.
-Each answers with what is wrong, as a sentence, or None.
+`SequenceCheck` looks at all events in the order of their seq, `Chains` at those of a collection, or of some of its
+documents. Each answers with what is wrong, as a sentence, or None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eventsync.domain.replay import Change
 _BEGIN = Seq(0)
 
 
-class Numbers:
+class SequenceCheck:
     """Seqs are dense from 1 on, and the events of a transaction stand together, counted 1 … of."""
 
     def __init__(self, after: Seq = _BEGIN) -> None:

@@ -6,13 +6,13 @@ import pytest
 
 from eventsync.domain.events import Group
 from eventsync.domain.ids import IdText
-from eventsync.domain.log_checks import Chains, Numbers
+from eventsync.domain.log_checks import Chains, SequenceCheck
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Change
 
 
 def numbers_of(*events: tuple[int, Group | None], head: int | None = None, settled: bool = True) -> list[str]:
-    numbers = Numbers()
+    numbers = SequenceCheck()
     said = [numbers.take(Seq(seq), group) for seq, group in events]
     said.append(numbers.end(Seq(head if head is not None else events[-1][0]), settled=settled))
     return [text for text in said if text]
@@ -21,7 +21,7 @@ def numbers_of(*events: tuple[int, Group | None], head: int | None = None, settl
 def test_dense_numbers_and_whole_transactions() -> None:
     t, u = (Group("t", 1, 2), Group("t", 2, 2)), (Group("u", 1, 2), Group("u", 2, 2))
     assert numbers_of((1, None), (2, t[0]), (3, t[1]), (4, u[0]), (5, u[1]), (6, None)) == []
-    assert Numbers().end(Seq(0), settled=True) is None
+    assert SequenceCheck().end(Seq(0), settled=True) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bson.timestamp import Timestamp
 
-from eventsync.domain.log_checks import Chains, Numbers
+from eventsync.domain.log_checks import Chains, SequenceCheck
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.document_index import document_hash
 from eventsync.domain.shapes import Shape
@@ -55,7 +55,7 @@ class Verification:
         """
         await self._history.check_segments(point.log)
         horizon = await self._history.horizon(point.log)
-        numbers, count = Numbers(horizon), _Count(progress)
+        numbers, count = SequenceCheck(horizon), _Count(progress)
         async with aclosing(self._history.numbering(point.log, after=horizon, upto=point.head)) as events:
             async for seq, group in events:
                 count.one()
