@@ -1,7 +1,7 @@
 """What must hold between the events of a log, checked one event at a time. Pure.
 
-`SequenceCheck` looks at all events in the order of their seq, `Chains` at those of a collection, or of some of its
-documents. Each answers with what is wrong, as a sentence, or None.
+`SequenceCheck` looks at all events in the order of their seq, `VersionChainCheck` at those of a collection, or of some
+of its documents. Each answers with what is wrong, as a sentence, or None.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Link(NamedTuple):
     exists: bool
 
 
-class Chains:
+class VersionChainCheck:
     """A document's events follow on each other: `base` is the version before, and only what exists is changed.
 
     A document may be older than the log: its first event has any base, unless it is a `create`.

@@ -6,7 +6,7 @@ import pytest
 
 from eventsync.domain.events import Group
 from eventsync.domain.ids import IdText
-from eventsync.domain.log_checks import Chains, SequenceCheck
+from eventsync.domain.log_checks import SequenceCheck, VersionChainCheck
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Change
 
@@ -46,7 +46,7 @@ def test_the_head_has_to_be_reached_and_an_open_end_may_go_on() -> None:
 
 
 def chains_of(*events: tuple[str, Any, int, int]) -> list[str]:
-    chains = Chains()
+    chains = VersionChainCheck()
     made = [
         Change(Seq(seq), "docs", IdText(key), op, base, version)
         for seq, (key, op, base, version) in enumerate(events, start=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bson.timestamp import Timestamp
 
-from eventsync.domain.log_checks import Chains, SequenceCheck
+from eventsync.domain.log_checks import SequenceCheck, VersionChainCheck
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.document_index import document_hash
 from eventsync.domain.shapes import Shape
@@ -76,7 +76,7 @@ class Verification:
 
     async def _chains(self, point: Point, collection: str, count: _Count, number: int, passes: int) -> str | None:
         """Look at one of `passes` shares of the documents: what all of them were at is too much to hold at once."""
-        chains, horizon = Chains(), await self._history.horizon(point.log)
+        chains, horizon = VersionChainCheck(), await self._history.horizon(point.log)
         changes = self._history.in_order(point.log, Shape(collection), after=horizon, upto=point.head)
         async with aclosing(changes):
             async for change in changes:
