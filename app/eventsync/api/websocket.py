@@ -18,7 +18,7 @@ from eventsync.api.endpoint import Endpoint, check_query
 from eventsync.api.state import Services, services
 from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
-from eventsync.domain.protocol import SUBPROTOCOL, Hello, Unreadable
+from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
 from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
 from eventsync.server.problems import Close, problem_of
 from eventsync.server.protocols import evict, writer
@@ -145,7 +145,7 @@ class _Connection:
         if message["type"] == "websocket.disconnect":
             raise ClientDisconnected
         if (text := message.get("text")) is None:
-            raise Unreadable("messages are text frames")
+            raise UnreadableMessage("messages are text frames")
         if len(text) > self._settings.message_bytes or len(text.encode()) > self._settings.message_bytes:
             raise TooLarge(f"a message has at most {self._settings.message_bytes} bytes")
         return str(text)
@@ -156,7 +156,7 @@ class _Connection:
         while True:
             try:
                 request = await self._request(bucket)
-            except (Unreadable, TooLarge, TooManyMessages, ClientDisconnected) as error:
+            except (UnreadableMessage, TooLarge, TooManyMessages, ClientDisconnected) as error:
                 session.close()
                 return error
             except Malformed as error:

@@ -160,21 +160,21 @@ class Ping:
 Request = Hello | Subscribe | Unsubscribe | Ack | Ping
 
 
-class Unreadable(Malformed):
+class UnreadableMessage(Malformed):
     """What came is no message at all: the connection is closed. Any other mistake is answered, and it lives on."""
 
 
 def parse(text: str | bytes, *, max_shapes: int) -> Request:
     """Read a client's message. Unknown fields are ignored, unknown types refused.
 
-    Raises `Malformed`, and of it `Unreadable` where the text is not a JSON object with a `type`.
+    Raises `Malformed`, and of it `UnreadableMessage` where the text is not a JSON object with a `type`.
     """
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError as failure:
-        raise Unreadable(f"the message is not JSON: {failure}") from failure
+        raise UnreadableMessage(f"the message is not JSON: {failure}") from failure
     if not isinstance(message, dict) or not isinstance(kind := message.get("type"), str):
-        raise Unreadable("a message is an object with a string `type`")
+        raise UnreadableMessage("a message is an object with a string `type`")
     if kind == "hello":
         return _hello(message, max_shapes)
     if kind == "subscribe":

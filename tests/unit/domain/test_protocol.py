@@ -8,7 +8,7 @@ import pytest
 from eventsync.domain import protocol
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
-from eventsync.domain.protocol import Ack, Hello, Ping, Subscribe, Unreadable, Unsubscribe, parse
+from eventsync.domain.protocol import Ack, Hello, Ping, Subscribe, UnreadableMessage, Unsubscribe, parse
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed, NotTracked, Unavailable
 
@@ -80,7 +80,7 @@ def test_what_a_client_may_send(message: dict[str, Any], request_: protocol.Requ
     "text", ["", "{", "null", "[]", '"hello"', "{}", '{"type": 5}', '{"type": null}', "NaN", b"\xff", "[" * 5000]
 )
 def test_what_is_no_message_at_all_is_unreadable(text: str | bytes) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableMessage):
         parse(text, max_shapes=3)
 
 
@@ -112,7 +112,7 @@ def test_what_is_no_message_at_all_is_unreadable(text: str | bytes) -> None:
 def test_mistakes_are_told_apart_from_noise(message: dict[str, Any]) -> None:
     with pytest.raises(Malformed) as caught:
         parse(json.dumps(message), max_shapes=3)
-    assert not isinstance(caught.value, Unreadable)
+    assert not isinstance(caught.value, UnreadableMessage)
     assert len(caught.value.message) < 300
 
 
