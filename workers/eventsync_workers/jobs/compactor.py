@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
-from eventsync.domain.policies.retention import Bounds, Sealed, horizon, wanted
+from eventsync.domain.policies.retention import Bounds, SealedRange, horizon, wanted
 from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
@@ -69,7 +69,7 @@ class Compactor(Job):
     async def _raise_horizon(self, name: LogId) -> None:
         tiers = await self._stores.tiers.read(name)
         segments = await self._segments(name, tiers.floor)
-        sealed = [Sealed(segment.span.last, segment.size) for segment in segments]
+        sealed = [SealedRange(segment.span.last, segment.size) for segment in segments]
         target = await self._pinned(name, await self._wanted(name, sealed))
         last = await removable(self._stores, name, target, self.step) if target > tiers.floor else target
         if last > tiers.floor:
@@ -81,7 +81,7 @@ class Compactor(Job):
         if reached:
             await self._stores.tiers.record_horizon(name, reached, every=self._settings.squash_age / _STEPS)
 
-    async def _wanted(self, name: LogId, sealed: Sequence[Sealed]) -> Seq:
+    async def _wanted(self, name: LogId, sealed: Sequence[SealedRange]) -> Seq:
         tail = await self._stores.events.tail(name)
         if tail is None:
             return Seq(0)

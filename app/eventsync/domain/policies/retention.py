@@ -22,20 +22,20 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedRange:
     """A segment: its last event, and how many bytes it takes."""
 
     last: Seq
     size: int
 
 
-def wanted(head: Seq, aged: Seq, bounds: Bounds, sealed: Sequence[Sealed] = ()) -> Seq:
+def wanted(head: Seq, aged: Seq, bounds: Bounds, sealed: Sequence[SealedRange] = ()) -> Seq:
     """The newest event that is too many, or too old: `aged` is the newest one of those. `sealed` comes in order."""
     counted = head - bounds.events if bounds.events else 0
     return Seq(max(0, aged, counted, _over(bounds.bytes, sealed)))
 
 
-def _over(most: int, sealed: Sequence[Sealed]) -> int:
+def _over(most: int, sealed: Sequence[SealedRange]) -> int:
     size = 0
     for segment in reversed(sealed):
         size += segment.size
@@ -53,7 +53,7 @@ def allowed(tail: Seq, tallied: Seq, quiet_until: Iterable[Seq]) -> Seq:
     return Seq(max(0, min([tail - 1, tallied, *quiet_until])))
 
 
-def horizon(target: Seq, floor: Seq, sealed: Sequence[Sealed]) -> Seq:
+def horizon(target: Seq, floor: Seq, sealed: Sequence[SealedRange]) -> Seq:
     """How far the horizon may go towards `target` among sealed events: segments go as a whole."""
     if target >= floor:
         return floor

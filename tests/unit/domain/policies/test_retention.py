@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from eventsync.domain.policies.retention import Bounds, Sealed, allowed, horizon, wanted
+from eventsync.domain.policies.retention import Bounds, SealedRange, allowed, horizon, wanted
 from eventsync.domain.positions import Seq
 
-SEALED = [Sealed(Seq(last), 100) for last in (20, 40, 60)]
+SEALED = [SealedRange(Seq(last), 100) for last in (20, 40, 60)]
 
 
 @pytest.mark.parametrize(
