@@ -20,7 +20,7 @@ from eventsync.domain.events import Group
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
-from eventsync.domain.segments.format import Frame, SealedEvent, Selection
+from eventsync.domain.segments.format import CompressedFrame, SealedEvent, Selection
 
 _ALL: Final = Selection()
 _LEVEL: Final = 6
@@ -57,7 +57,7 @@ def _group(group: Group) -> tuple[str, int, int]:
     return group.id, group.n, group.of
 
 
-def unpack(frame: Frame, packed: bytes) -> bytes:
+def unpack(frame: CompressedFrame, packed: bytes) -> bytes:
     """The contents of a frame. Raises `Damaged`; never unpacks more than was written."""
     frame.check(packed)
     try:

@@ -11,7 +11,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.block import Block, pack_block, unpack
 from eventsync.domain.segments.document_index import DocumentIndex, document_hash
 from eventsync.domain.segments.footer import TRAILER_BYTES, footer_frame, pack_footer, read_footer
-from eventsync.domain.segments.format import BlockEntry, Footer, Frame, SealedEvent, span_of
+from eventsync.domain.segments.format import BlockEntry, CompressedFrame, Footer, SealedEvent, span_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class SegmentBuilder:
         if self._blocks and self._blocks[-1].span.last + 1 != span.first:
             raise Damaged(f"event {span.first} comes after event {self._blocks[-1].span.last}")
         packed, raw = pack_block(events)
-        frame = Frame.of(len(self._data), packed, raw)
+        frame = CompressedFrame.of(len(self._data), packed, raw)
         self._data += packed
         number = len(self._blocks)
         self._blocks.append(BlockEntry(frame, span, frozenset(event.collection for event in events)))
@@ -49,7 +49,7 @@ class SegmentBuilder:
     def finish(self) -> SegmentFile:
         """The whole segment, of at least one block. To be called once."""
         packed, raw = DocumentIndex.of(self._entries).pack()
-        footer = Footer(self._log, tuple(self._blocks), Frame.of(len(self._data), packed, raw))
+        footer = Footer(self._log, tuple(self._blocks), CompressedFrame.of(len(self._data), packed, raw))
         self._data += packed
         tail = len(self._data)
         self._data += pack_footer(footer, tail)
@@ -78,7 +78,7 @@ def open_block(entry: BlockEntry, packed: bytes) -> Block:
     return block
 
 
-def open_index(frame: Frame, packed: bytes) -> DocumentIndex:
+def open_index(frame: CompressedFrame, packed: bytes) -> DocumentIndex:
     """The document index. Raises `Damaged`."""
     return DocumentIndex.read(unpack(frame, packed))
 
@@ -104,5 +104,5 @@ def index_of(data: bytes) -> DocumentIndex:
     return open_index(frame, _cut(data, frame))
 
 
-def _cut(data: bytes, frame: Frame) -> bytes:
+def _cut(data: bytes, frame: CompressedFrame) -> bytes:
     return data[frame.offset : frame.offset + frame.length]

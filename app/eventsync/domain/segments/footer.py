@@ -14,7 +14,7 @@ from bson.timestamp import Timestamp
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.block import unpack
-from eventsync.domain.segments.format import BlockEntry, Footer, Frame, Span
+from eventsync.domain.segments.format import BlockEntry, CompressedFrame, Footer, Span
 
 _MAGIC: Final = b"EVSYNC\x00\x01"
 """The last byte is the version of the format."""
@@ -36,17 +36,17 @@ def pack_footer(footer: Footer, offset: int) -> bytes:
     return packed + _TRAILER.pack(offset, len(packed), len(raw), hashlib.sha256(packed).digest(), _MAGIC)
 
 
-def footer_frame(trailer: bytes) -> Frame:
+def footer_frame(trailer: bytes) -> CompressedFrame:
     """Where the footer is, by the last `TRAILER_BYTES` of an object. Raises `Damaged`."""
     if len(trailer) != TRAILER_BYTES or trailer[-8:-1] != _MAGIC[:-1]:
         raise Damaged("it does not end as a segment does: it is cut off, or it is something else")
     offset, length, raw, digest, magic = _TRAILER.unpack(trailer)
     if magic != _MAGIC:
         raise Damaged(f"it is a segment of format {magic[-1]}, which this version does not know")
-    return Frame(offset, length, raw, digest)
+    return CompressedFrame(offset, length, raw, digest)
 
 
-def read_footer(frame: Frame, packed: bytes) -> Footer:
+def read_footer(frame: CompressedFrame, packed: bytes) -> Footer:
     """Raises `Damaged` for what `pack_footer` has not made."""
     raw = unpack(frame, packed)
     try:
@@ -71,12 +71,12 @@ def _read_block(tree: dict[str, Any]) -> BlockEntry:
     return BlockEntry(_read_frame(tree["frame"]), span_from_json(tree["span"]), frozenset(tree["collections"]))
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
+def _frame(frame: CompressedFrame) -> dict[str, Any]:
     return {"offset": frame.offset, "length": frame.length, "raw": frame.raw, "sha256": frame.sha256.hex()}
 
 
-def _read_frame(tree: dict[str, Any]) -> Frame:
-    return Frame(tree["offset"], tree["length"], tree["raw"], bytes.fromhex(tree["sha256"]))
+def _read_frame(tree: dict[str, Any]) -> CompressedFrame:
+    return CompressedFrame(tree["offset"], tree["length"], tree["raw"], bytes.fromhex(tree["sha256"]))
 
 
 def span_to_json(span: Span) -> dict[str, Any]:

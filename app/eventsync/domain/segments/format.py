@@ -127,7 +127,7 @@ def joined(spans: Sequence[Span]) -> Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class CompressedFrame:
     """Where one zstd frame is in the object; `raw` is its length when unpacked, and `sha256` is of its packed bytes."""
 
     offset: int
@@ -136,7 +136,7 @@ class Frame:
     sha256: bytes
 
     @classmethod
-    def of(cls, offset: int, packed: bytes, raw: int) -> Frame:
+    def of(cls, offset: int, packed: bytes, raw: int) -> CompressedFrame:
         return cls(offset, len(packed), raw, hashlib.sha256(packed).digest())
 
     def check(self, packed: bytes) -> None:
@@ -151,7 +151,7 @@ class Frame:
 class BlockEntry:
     """A block as the footer knows it; `collections` are those that it has events of."""
 
-    frame: Frame
+    frame: CompressedFrame
     span: Span
     collections: frozenset[str]
 
@@ -167,7 +167,7 @@ class Footer:
 
     log: LogId
     blocks: tuple[BlockEntry, ...]
-    index: Frame
+    index: CompressedFrame
 
     @property
     def span(self) -> Span:
