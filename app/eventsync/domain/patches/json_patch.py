@@ -66,7 +66,7 @@ class JsonPatch:
         if len(self.operations) > operations:
             raise TooLarge(f"a patch may have {operations} operations, not {len(self.operations)}")
         listed = [_Step.of(index, tree) for index, tree in enumerate(self.operations)]
-        return lambda document: _Application(listed, document, document_bytes, Budget(steps)).result()
+        return lambda document: _PatchRun(listed, document, document_bytes, Budget(steps)).result()
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -194,7 +194,7 @@ def _check_levels(levels: int) -> None:
         raise Malformed(f"the value nests deeper than {MAX_DEPTH} levels")
 
 
-class _Application:
+class _PatchRun:
     """Applies a patch to a copy of one document, within bounds of bytes and of steps."""
 
     def __init__(self, steps: list[_Step], document: Document, copied: int, budget: Budget) -> None:
