@@ -18,7 +18,7 @@ from eventsync.stores.history.comparison import Comparison
 from eventsync.stores.history.history import History
 from eventsync.stores.history.log_state import LogState
 from eventsync.stores.log.events import EventStore
-from eventsync.stores.log.gap_check import Wholeness
+from eventsync.stores.log.gap_check import GapCheck
 from eventsync.stores.log.hot_tier import HotRows
 from eventsync.stores.log.logs import LogStore
 from eventsync.stores.log.tiers import TierStore
@@ -73,7 +73,7 @@ class Stores:
     archive: Archive
     vectors: VectorStore
     offload: Offload
-    wholeness: Wholeness
+    wholeness: GapCheck
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:

@@ -48,7 +48,7 @@ class _Counted:
     until: float
 
 
-class Wholeness:
+class GapCheck:
     """Counts rows. Raises `Unavailable`."""
 
     def __init__(self, database: AsyncDatabase[Any], tiers: TierStore) -> None:

@@ -35,7 +35,7 @@ from eventsync.mongodb.errors import translated
 from eventsync.mongodb.raw_cursor import majority_after, raw_find
 from eventsync.stores.log.event_batch import SENT, EventBatch, EventBatchBuilder
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.gap_check import Wholeness
+from eventsync.stores.log.gap_check import GapCheck
 from eventsync.stores.log.stored_event import UNREADABLE, body_of, body_size, group_of, unreadable
 from eventsync.stores.log.tiers import Tiers, TierStore
 
@@ -82,7 +82,7 @@ class HotRows:
         self._events: AsyncCollection[Any] = database["events"]
         self._parts = EventParts(database)
         self._tiers = tiers
-        self.wholeness = Wholeness(database, tiers)
+        self.wholeness = GapCheck(database, tiers)
         self._size = AnswerSize()
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
         """The newest event that was seen last, and the time of the answer."""

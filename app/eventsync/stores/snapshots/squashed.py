@@ -21,7 +21,7 @@ from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import EventsyncError, Malformed
 from eventsync.mongodb.clocks import cluster_time
 from eventsync.mongodb.errors import translated
-from eventsync.stores.log.gap_check import Wholeness
+from eventsync.stores.log.gap_check import GapCheck
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader
 
@@ -38,7 +38,7 @@ class Unsquashable(EventsyncError):
 class Squashed:
     """Reads touched documents."""
 
-    def __init__(self, log: AsyncDatabase[Any], snapshots: SnapshotReader, wholeness: Wholeness) -> None:
+    def __init__(self, log: AsyncDatabase[Any], snapshots: SnapshotReader, wholeness: GapCheck) -> None:
         self._log = log
         self._snapshots = snapshots
         self._wholeness = wholeness
