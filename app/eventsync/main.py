@@ -49,7 +49,7 @@ from eventsync.server.problems import not_found, on_error
 from eventsync.server.sized_response import Answers
 from eventsync.server.uvicorn_server import Server, server_config
 from eventsync.settings import Settings
-from eventsync.stores.history.time_travel import Past
+from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.readiness import reached
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.time_travel import PastReads
@@ -140,7 +140,9 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings), offload)
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
         reading = sync.source.admissions["read"]
-        time_travel = PastReads(Past(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload)
+        time_travel = PastReads(
+            TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload
+        )
         services = Services(settings, storage, sync, time_travel, stores.archive, Operating(stores), offload, held)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:

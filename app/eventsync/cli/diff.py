@@ -16,7 +16,7 @@ from eventsync.errors import NotFound
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.time_travel import Past, Reading
+from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.stores.stores import Stores
 
 
@@ -47,7 +47,7 @@ def diff(
 
 async def _read(settings: Settings, shape: Shape, points: tuple[Point, Point | None]) -> tuple[Reading, Reading]:
     async with connect(settings, "diff") as client:
-        past = Past(Stores.of(client, settings))
+        past = TimeTravel(Stores.of(client, settings))
         before, after = [await past.document(shape, point) for point in points]
     if before.state is None and after.state is None:
         raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")

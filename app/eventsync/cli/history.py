@@ -19,7 +19,7 @@ from eventsync.errors import NotFound
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.time_travel import Kept, Past
+from eventsync.stores.history.time_travel import Kept, TimeTravel
 from eventsync.stores.stores import Stores
 
 
@@ -65,7 +65,7 @@ def _note(shape: Shape, found: _History) -> None:
 async def _read(settings: Settings, shape: Shape, limit: int) -> _History:
     async with connect(settings, "history") as client:
         stores = Stores.of(client, settings)
-        past = Past(stores)
+        past = TimeTravel(stores)
         kept, newest, count = await past.kept(shape.collection), deque[bytes](maxlen=limit), 0
         head = await past.head(kept.log)
         after = Seq(max(kept.tracked, kept.horizon))

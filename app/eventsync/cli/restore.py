@@ -14,7 +14,7 @@ from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.restore import Restore, Restored, Source
-from eventsync.stores.history.time_travel import Past
+from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.stores import Stores
 
 
@@ -52,7 +52,7 @@ def restore(
 async def _restore(settings: Settings, collection: str, point: Point, into: str) -> Restored:
     async with connect(settings, "restore") as client:
         stores = Stores.of(client, settings)
-        position = await Past(stores).position(collection, point)
+        position = await TimeTravel(stores).position(collection, point)
         restoring = Restore(stores)
         for name in await restoring.unfinished():
             text = f"{name} belongs to a restore that is at work, or has just been killed"

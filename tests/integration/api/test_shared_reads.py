@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from eventsync.settings import Settings
-from eventsync.stores.history.time_travel import Past
+from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.log.events import EventStore
 from support.polls import events_of
 from support.systems import running_system
@@ -59,7 +59,7 @@ class Held:
 async def test_readers_of_the_same_share_one_read(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     for held, path in (
         (Held(monkeypatch, EventStore, "of_document"), f"{PATH}/events?limit=3"),
-        (Held(monkeypatch, Past, "document"), f"{PATH}?version=2"),
+        (Held(monkeypatch, TimeTravel, "document"), f"{PATH}?version=2"),
     ):
         reading = [asyncio.ensure_future(api.get(path)) for _ in range(50)]
         await held.asked.wait()
@@ -87,7 +87,7 @@ async def test_a_page_of_history_is_kept(api: httpx.AsyncClient, monkeypatch: py
 async def test_readers_beyond_the_bound_are_told_to_come_back(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held(monkeypatch, Past, "document")
+    held = Held(monkeypatch, TimeTravel, "document")
     # Each wants something else, so that nothing is shared: one reads, two wait.
     reading = [asyncio.ensure_future(api.get(f"{PATH}?version={number}")) for number in range(1, 6)]
     refused = [asyncio.ensure_future(api.get(f"{PATH}/events?limit={number}")) for number in range(1, 4)]

@@ -21,7 +21,7 @@ from eventsync.errors import BehindRetention, Malformed, NotFound, NotTracked, R
 from eventsync.settings import Settings
 from eventsync.stores.history.differing import same_state
 from eventsync.stores.history.log_state import NoBase
-from eventsync.stores.history.time_travel import Past
+from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.stores import Stores
 from support.archives import archiver
@@ -73,7 +73,7 @@ async def newest(stores: Stores, log: LogId) -> Seq:
     return tail.seq
 
 
-async def before_it_was(past: Past, shape: Shape, at: datetime) -> None:
+async def before_it_was(past: TimeTravel, shape: Shape, at: datetime) -> None:
     with pytest.raises(BehindRetention):
         await past.document(shape, at)
 
@@ -82,7 +82,7 @@ async def before_it_was(past: Past, shape: Shape, at: datetime) -> None:
 async def test_at_every_checkpoint_and_instant_it_is_the_collection(
     stores: Stores, settings: Settings, seed: int
 ) -> None:
-    history, choose, past = History.of(stores, "docs", seed), random.Random(seed), Past(stores)
+    history, choose, past = History.of(stores, "docs", seed), random.Random(seed), TimeTravel(stores)
     started = await clock(stores)
     for _ in range(25):
         await history.write()  # before it is tracked: only the base has it
@@ -116,7 +116,7 @@ async def test_at_every_checkpoint_and_instant_it_is_the_collection(
 async def test_at_every_position_and_version_it_is_the_log_replayed(
     stores: Stores, settings: Settings, cold: bool
 ) -> None:
-    past, history = Past(stores), History.of(stores, "docs", 11)
+    past, history = TimeTravel(stores), History.of(stores, "docs", 11)
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         log = await tracked(stores, "docs")
@@ -204,7 +204,7 @@ def instant(seconds: float) -> datetime:
 
 async def number_at(stores: Stores, point: Any) -> tuple[int, int, Any] | None:
     """Of the document `a`: seq, version and its field `n`."""
-    reading = await Past(stores).document(A, point)
+    reading = await TimeTravel(stores).document(A, point)
     return (reading.position.seq, reading.state[0], reading.state[1]["n"]) if reading.state else None
 
 
@@ -226,7 +226,7 @@ async def test_before_the_first_snapshot_what_its_own_events_tell(stores: Stores
             await number_at(stores, point)
         assert raised.value.since == f"{log}:20"
     with pytest.raises(BehindRetention):
-        await Past(stores).document(Shape("docs", IdText("b")), Position(log, Seq(19)))
+        await TimeTravel(stores).document(Shape("docs", IdText("b")), Position(log, Seq(19)))
     await stores.log["events"].delete_one({"_id.n": 12})
     with pytest.raises(DamagedEvents, match="event 12 is missing"):
         await number_at(stores, Position(log, Seq(19)))
@@ -274,7 +274,7 @@ async def test_a_version_that_was_there_before_the_first_event(stores: Stores, l
 async def test_an_instant_is_behind_all_that_was_committed_by_then(stores: Stores, log: LogId) -> None:
     for seq in range(20, 40):
         for part in (0, 0.5, 0.9999):
-            reading = await Past(stores).document(A, instant(1000 + seq + part))
+            reading = await TimeTravel(stores).document(A, instant(1000 + seq + part))
             assert reading.position.seq == seq
 
 
@@ -287,7 +287,7 @@ async def test_within_a_second_the_commit_times_decide(stores: Stores, log: LogI
         await rows.update_one({"_id.n": seq}, {"$set": {"b": body, "s": Timestamp(1036, seq)}})
     for seq in (34, 35, 36):
         await rows.update_one({"_id.n": seq}, {"$set": {"s": Timestamp(1037, seq)}})
-    past = Past(stores)
+    past = TimeTravel(stores)
     found = [(await past.document(A, instant(1036 + part))).position.seq for part in (0, 0.1, 0.2, 0.3, 0.95)]
     assert found == [30, 31, 31, 33, 33]
 
@@ -317,7 +317,7 @@ async def test_now_is_no_half_transaction(stores: Stores, log: LogId) -> None:
 
 
 async def test_collections_that_are_not_tracked_or_not_yet(stores: Stores, log: LogId) -> None:
-    past = Past(stores)
+    past = TimeTravel(stores)
     with pytest.raises(NotTracked, match="'other' is not tracked"):
         await past.document(Shape("other", IdText("a")), None)
     with pytest.raises(Unavailable, match="about to be tracked"):
@@ -331,11 +331,11 @@ async def test_collections_that_are_not_tracked_or_not_yet(stores: Stores, log: 
 
 async def test_without_a_log(stores: Stores) -> None:
     with pytest.raises(Unavailable, match="no event log yet"):
-        await Past(stores).document(A, None)
+        await TimeTravel(stores).document(A, None)
 
 
 async def test_where_a_collection_is_known(stores: Stores, log: LogId) -> None:
-    past = Past(stores)
+    past = TimeTravel(stores)
     assert await past.position("docs", instant(1025.5)) == Position(log, Seq(25))
     for point in (Position(log, Seq(19)), instant(1019)):
         with pytest.raises(BehindRetention):

@@ -82,7 +82,7 @@ class Kept:
         )
 
 
-class Past:
+class TimeTravel:
     """Reads what was.
 
     All raise `NotTracked`, `Malformed` for a point that is not there yet, `ResetRequired` for a position of another

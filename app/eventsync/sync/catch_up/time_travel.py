@@ -13,14 +13,16 @@ from eventsync.domain.encoded_state import difference_json, document_json
 from eventsync.domain.points import Point
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.stores.history.time_travel import Past, Reading
+from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.sync.live.window import Window
 
 
 class PastReads:
-    """One for a whole server process. All raise what `Past.document` does, and `Unavailable` where too many wait."""
+    """One for a whole server process. All raise what `TimeTravel.document` does, and `Unavailable` where too many
+    wait.
+    """
 
-    def __init__(self, past: Past, window: Window, admission: Admission, offload: Offload) -> None:
+    def __init__(self, past: TimeTravel, window: Window, admission: Admission, offload: Offload) -> None:
         self._past = past
         self._window = window
         self._admission = admission
@@ -30,7 +32,7 @@ class PastReads:
         self._differences: SingleFlight[bytes] = SingleFlight()
 
     async def document(self, shape: Shape, point: Point | None) -> Reading:
-        """Return the document at a point; None stands for the newest event. See `Past.document`."""
+        """Return the document at a point; None stands for the newest event. See `TimeTravel.document`."""
         # Not joined by who has seen a newer event than the one who is reading.
         return await self._readings.fetch((shape, point, *self._seen()), lambda: self._read(shape, point))
 
