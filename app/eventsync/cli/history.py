@@ -19,7 +19,7 @@ from eventsync.errors import NotFound
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.time_travel import Kept, TimeTravel
+from eventsync.stores.history.time_travel import RetainedRange, TimeTravel
 from eventsync.stores.stores import Stores
 
 
@@ -27,7 +27,7 @@ from eventsync.stores.stores import Stores
 class _History:
     """The newest events of a document, encoded, and how many there are."""
 
-    kept: Kept
+    kept: RetainedRange
     bodies: list[bytes]
     count: int
 

@@ -59,7 +59,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RetainedRange:
     """What is kept of a collection: events after `tracked` and after `horizon`, and the oldest stored snapshot."""
 
     log: LogId
@@ -91,7 +91,7 @@ class TimeTravel:
 
     def __init__(self, stores: Stores, *, cache_bytes: int = 0) -> None:
         """States that were read last are kept in `cache_bytes`: what was at a position never changes."""
-        self._known: LRUCache[tuple[Kept, Shape, Seq], EncodedState] = LRUCache(cache_bytes, _cost)
+        self._known: LRUCache[tuple[RetainedRange, Shape, Seq], EncodedState] = LRUCache(cache_bytes, _cost)
         self._stores = stores
         self._tiers = stores.tiers
         self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
@@ -128,7 +128,7 @@ class TimeTravel:
         whole = tail.group is None or tail.group.n == tail.group.of
         return tail.seq if whole or tail.group is None else Seq(tail.seq - tail.group.n)
 
-    async def kept(self, collection: str) -> Kept:
+    async def kept(self, collection: str) -> RetainedRange:
         """What there is of a collection in the log in force."""
         log = await self._stores.logs.current()
         if log is None:
@@ -141,7 +141,7 @@ class TimeTravel:
         if tracked.log != log.id:
             raise Unavailable(f"the collection {collection!r} is about to be tracked: is a worker running?")
         horizon = (await self._tiers.read(log.id)).horizon
-        return Kept(log.id, tracked.base, horizon, await self._oldest(log.id, collection, tracked.base))
+        return RetainedRange(log.id, tracked.base, horizon, await self._oldest(log.id, collection, tracked.base))
 
     async def _oldest(self, log: LogId, collection: str, base: Seq) -> tuple[Seq, Timestamp] | None:
         query = {"l": log, "c": collection, "complete": True, "n": {"$gte": Int64(base)}}
@@ -151,7 +151,7 @@ class TimeTravel:
 
     # --- where ----------------------------------------------------------------------------------------------------
 
-    async def _seq(self, kept: Kept, what: str, point: Position | datetime | None) -> Seq:
+    async def _seq(self, kept: RetainedRange, what: str, point: Position | datetime | None) -> Seq:
         head = await self.head(kept.log)
         if point is None:
             return head
@@ -163,7 +163,7 @@ class TimeTravel:
             raise Malformed(f"{point} is in the future: the newest event is {kept.log}:{head}")
         return point.seq
 
-    async def _at(self, kept: Kept, what: str, at: datetime, head: Seq) -> Seq:
+    async def _at(self, kept: RetainedRange, what: str, at: datetime, head: Seq) -> Seq:
         await self._check_over(kept.log, at)
         second = int(at.timestamp())
         seq = await self._instants.newest(kept.log, at, head) if second > 0 else Seq(0)
@@ -187,7 +187,7 @@ class TimeTravel:
 
     # --- what -----------------------------------------------------------------------------------------------------
 
-    async def _state(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+    async def _state(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
         key = (kept, shape, seq)  # what is kept no longer is not told any longer
         if (known := self._known.get(key)) is not None:
             return known
@@ -198,7 +198,7 @@ class TimeTravel:
         self._known.keep(key, state)
         return state
 
-    async def _without_snapshot(self, kept: Kept, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+    async def _without_snapshot(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
         """Return a state of before the first snapshot: known from the first event on that holds the whole document."""
         events = self._stores.history.sealed(
             kept.log, shape.collection, after=max(kept.tracked, kept.horizon), upto=seq, ids=[text]
@@ -210,7 +210,7 @@ class TimeTravel:
 
     # --- versions -------------------------------------------------------------------------------------------------
 
-    async def _version(self, kept: Kept, shape: Shape, text: IdText, version: Version) -> Reading:
+    async def _version(self, kept: RetainedRange, shape: Shape, text: IdText, version: Version) -> Reading:
         """The newest state with that version."""
         seq = await self._newest(kept, shape, version)
         if seq is not None:
@@ -226,7 +226,7 @@ class TimeTravel:
             raise NotFound(f"{shape} has no version {version} yet: it is at version {now[0]}")
         raise NotFound(f"{shape} had no version {version}, as far as it is known ({kept.log}:{kept.since} and later)")
 
-    async def _newest(self, kept: Kept, shape: Shape, version: Version) -> Seq | None:
+    async def _newest(self, kept: RetainedRange, shape: Shape, version: Version) -> Seq | None:
         """The newest event that has left the document at that version."""
         query = {"_id.l": kept.log, "c": shape.collection, "i": shape.id, "v": Int64(version)} | {
             "_id.n": {"$gt": Int64(max(kept.tracked, kept.horizon))}
@@ -241,7 +241,7 @@ class TimeTravel:
         floor = (await self._tiers.read(kept.log)).floor
         return await self._newest_archived(kept, shape, version, floor) if floor > kept.tracked else None
 
-    async def _newest_archived(self, kept: Kept, shape: Shape, version: Version, floor: Seq) -> Seq | None:
+    async def _newest_archived(self, kept: RetainedRange, shape: Shape, version: Version, floor: Seq) -> Seq | None:
         found: Seq | None = None
         after = max(kept.tracked, kept.horizon)
         while True:
