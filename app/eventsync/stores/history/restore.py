@@ -18,7 +18,7 @@ from eventsync.domain.replay import Change, Damaged
 from eventsync.domain.shapes import Shape, check_collection
 from eventsync.errors import Conflict, Unavailable
 from eventsync.mongodb.errors import translated
-from eventsync.stores.history.restore_target import Building
+from eventsync.stores.history.restore_target import RestoreTarget
 from eventsync.stores.history.restores import Restores
 from eventsync.stores.snapshots.pins import Pin
 from eventsync.stores.snapshots.store import StoredSnapshot
@@ -113,11 +113,11 @@ class Restore:
             yield pin
 
     @asynccontextmanager
-    async def _built(self, into: str) -> AsyncIterator[tuple[str, Building]]:
+    async def _built(self, into: str) -> AsyncIterator[tuple[str, RestoreTarget]]:
         """A collection, and its name for now, that becomes `into` after the block; nothing is left where that fails."""
         name = await self._restores.begin(into)
         try:
-            building = Building(self._stores.data, name)
+            building = RestoreTarget(self._stores.data, name)
             await building.create()
             yield name, building
             if (found := await building.counted()) != building.count:

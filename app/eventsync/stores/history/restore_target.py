@@ -26,7 +26,7 @@ _BYTES = 4 * 1024 * 1024
 """Most bytes of documents that are loaded at once; one document may exceed it."""
 
 
-class Building:
+class RestoreTarget:
     """`count` is how many documents the collection has, by what was written to it."""
 
     def __init__(self, database: AsyncDatabase[Any], name: str) -> None:
