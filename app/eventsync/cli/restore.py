@@ -13,7 +13,7 @@ from eventsync.domain.points import Point, parse_point
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.restore import Restore, Restored, Source
+from eventsync.stores.history.restore import Restore, Restored, RestoreSource
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.stores import Stores
 
@@ -61,7 +61,7 @@ async def _restore(settings: Settings, collection: str, point: Point, into: str)
         return await _shown(restoring, source, into)
 
 
-async def _shown(restoring: Restore, source: Source, into: str) -> Restored:
+async def _shown(restoring: Restore, source: RestoreSource, into: str) -> Restored:
     """With a bar, where there is a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:

@@ -19,7 +19,7 @@ from eventsync.domain.shapes import MAX_COLLECTION_BYTES, check_collection
 from eventsync.errors import ConfigurationError, Malformed
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.restore import Restore, Source
+from eventsync.stores.history.restore import Restore, RestoreSource
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
@@ -67,7 +67,7 @@ async def test_an_impossible_name_is_refused_at_each_door(name: str, stores: Sto
     assert await stores.tracking.read() == []
     restore = Restore(stores)
     with pytest.raises(Malformed):
-        await restore.run(Source(None, None), name)  # type: ignore[arg-type] # refused before they are looked at
+        await restore.run(RestoreSource(None, None), name)  # type: ignore[arg-type] # refused before they are looked at
     if name:
         with pytest.raises(ConfigurationError, match="collections"):
             load_settings(collections=(name,))

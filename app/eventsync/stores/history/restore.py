@@ -36,7 +36,7 @@ Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RestoreSource:
     """What a restore is made of: a snapshot, and the events after it up to `position`, in that order."""
 
     position: Position
@@ -66,11 +66,11 @@ class Restore:
         """Remove what restores that have died were building; the names of what others still build."""
         return await self._restores.sweep()
 
-    async def source(self, collection: str, position: Position) -> Source:
+    async def source(self, collection: str, position: Position) -> RestoreSource:
         """What `run` would use."""
-        return Source(position, await self._stores.state.base(position.log, collection, position.seq))
+        return RestoreSource(position, await self._stores.state.base(position.log, collection, position.seq))
 
-    async def run(self, source: Source, into: str, advance: Advance = lambda _: None) -> Restored:
+    async def run(self, source: RestoreSource, into: str, advance: Advance = lambda _: None) -> Restored:
         """Make the collection `into`.
 
         Raises `Conflict` where there is one, or it is tracked; `Malformed` for a name that no collection can have.
@@ -105,7 +105,7 @@ class Restore:
             raise Conflict(f"{into} is a tracked collection: a restore makes a new one")
 
     @asynccontextmanager
-    async def _held(self, source: Source) -> AsyncIterator[Pin]:
+    async def _held(self, source: RestoreSource) -> AsyncIterator[Pin]:
         found = source.snapshot
         async with self._stores.pins.held(found.log, found.seq, found.id) as pin:
             if await self._stores.stored.find(found.id) is None:
@@ -138,7 +138,7 @@ class Restore:
                     raise _taken(into) from error
                 raise
 
-    async def _changes(self, source: Source) -> AsyncGenerator[list[Change]]:
+    async def _changes(self, source: RestoreSource) -> AsyncGenerator[list[Change]]:
         """The events after the snapshot, in batches."""
         position, found = source.position, source.snapshot
         # What is behind the horizon was no event of this collection, or this snapshot would not be its newest.
