@@ -26,7 +26,7 @@ from eventsync.stores.log.tiers import TierStore
 _BATCH = 100
 
 
-class Sealed(Protocol):
+class ArchivedInstants(Protocol):
     """Answers for the events that are no longer in MongoDB; `eventsync.stores.archive.segment_reader` does."""
 
     async def newest_at(self, log: LogId, at: datetime) -> Seq | None:
@@ -41,7 +41,9 @@ class _Moved(Exception):
 class Instants:
     """Looks up instants that are over: about thirty reads of one row each, however long the log is."""
 
-    def __init__(self, database: AsyncDatabase[Any], events: EventStore, tiers: TierStore, sealed: Sealed) -> None:
+    def __init__(
+        self, database: AsyncDatabase[Any], events: EventStore, tiers: TierStore, sealed: ArchivedInstants
+    ) -> None:
         self._rows: AsyncCollection[Any] = database["events"]
         self._events = events
         self._tiers = tiers
