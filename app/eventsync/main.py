@@ -52,7 +52,7 @@ from eventsync.settings import Settings
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.readiness import reached
 from eventsync.stores.stores import Stores
-from eventsync.sync.catch_up.time_travel import PastReads
+from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operating import Operating
 from eventsync.sync.service import SyncService
 
@@ -140,7 +140,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings), offload)
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
         reading = sync.source.admissions["read"]
-        time_travel = PastReads(
+        time_travel = TimeTravelReads(
             TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload
         )
         services = Services(settings, storage, sync, time_travel, stores.archive, Operating(stores), offload, held)

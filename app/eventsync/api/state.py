@@ -11,7 +11,7 @@ from eventsync.concurrency.offload import Offload
 from eventsync.nodestorage import NodeStorage
 from eventsync.settings import Settings
 from eventsync.stores.archive.archive import Archive
-from eventsync.sync.catch_up.time_travel import PastReads
+from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operating import Operating
 from eventsync.sync.service import SyncService
 
@@ -23,7 +23,7 @@ class Services:
     settings: Settings
     storage: NodeStorage
     sync: SyncService
-    past: PastReads
+    past: TimeTravelReads
     archive: Archive
     operating: Operating
     offload: Offload

@@ -17,7 +17,7 @@ from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.sync.live.window import Window
 
 
-class PastReads:
+class TimeTravelReads:
     """One for a whole server process. All raise what `TimeTravel.document` does, and `Unavailable` where too many
     wait.
     """
