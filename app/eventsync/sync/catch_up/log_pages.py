@@ -40,7 +40,7 @@ class LogPage:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class DocumentHistory:
     """Some of a document's events, encoded. `end` is where to read on, None where there may be no more; `since` is
     where what is kept begins.
     """
@@ -58,8 +58,8 @@ class LogPages:
 
     def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
         """The pages of documents' histories that were read last are kept in `cache_bytes`."""
-        self._histories: SingleFlight[History] = SingleFlight()
-        self._known: LRUCache[_Page, History] = LRUCache(cache_bytes, _cost)
+        self._histories: SingleFlight[DocumentHistory] = SingleFlight()
+        self._known: LRUCache[_Page, DocumentHistory] = LRUCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
         self._draining = asyncio.Event()
@@ -116,7 +116,7 @@ class LogPages:
 
     async def history(
         self, shape: Shape, *, after_version: int, after: Position | None, limit: int, most_bytes: int
-    ) -> History:
+    ) -> DocumentHistory:
         """A document's events with a version above `after_version` and behind `after`, in order.
 
         At most `limit`, and none behind those that have `most_bytes`.
@@ -137,7 +137,7 @@ class LogPages:
             return known
         return await self._histories.fetch(key, lambda: self._read_history(key))
 
-    async def _read_history(self, key: _Page) -> History:
+    async def _read_history(self, key: _Page) -> DocumentHistory:
         log_id, events = key.start.log, self._stores.events
         async with self._source.admissions["read"].admitted():
             found = await events.of_document(
@@ -151,7 +151,7 @@ class LogPages:
             )
         bodies = [event.body for event in found]
         is_full = len(found) == key.limit or sum(map(len, bodies)) >= key.most_bytes
-        history = History(bodies, Position(log_id, found[-1].seq) if is_full else None, key.since)
+        history = DocumentHistory(bodies, Position(log_id, found[-1].seq) if is_full else None, key.since)
         self._known.keep(key, history)
         return history
 
@@ -168,5 +168,5 @@ class _Page(NamedTuple):
     most_bytes: int
 
 
-def _cost(history: History) -> int:
+def _cost(history: DocumentHistory) -> int:
     return sum(map(len, history.bodies)) + _EVENT * (1 + len(history.bodies))
