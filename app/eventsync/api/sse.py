@@ -40,7 +40,7 @@ from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Session
-from eventsync.sync.sessions.subscription import Outgoing
+from eventsync.sync.sessions.subscription import OutboundMessage
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ async def _stream(session: Session, shapes: Sequence[Shape], outlet: ResponseStr
         await outlet.write(_event("error", protocol.error(error), write_id(session.vector)))
 
 
-async def _put(outlet: ResponseStream, write: Writer | None, message: Outgoing, id_text: str) -> None:
+async def _put(outlet: ResponseStream, write: Writer | None, message: OutboundMessage, id_text: str) -> None:
     size = sum(map(len, message.pieces))
     if size > _LARGE and write is not None:
         await outlet.write(b"")  # returns when the connection can take more

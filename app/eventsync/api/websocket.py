@@ -27,7 +27,7 @@ from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Session
-from eventsync.sync.sessions.subscription import Outgoing
+from eventsync.sync.sessions.subscription import OutboundMessage
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class _Connection:
                 session.close()
                 return error
             except Malformed as error:
-                await session.reply(Outgoing("error", protocol.error(error)))
+                await session.reply(OutboundMessage("error", protocol.error(error)))
             else:
                 await session.request(request)
 

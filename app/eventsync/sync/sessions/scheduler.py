@@ -16,7 +16,7 @@ from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError
 from eventsync.sync.live.fan_out import DirectWriter, Subscriber
-from eventsync.sync.sessions.subscription import Outgoing, Subscription
+from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 
 @dataclass(slots=True, eq=False)
@@ -25,8 +25,8 @@ class Turn:
 
     subscription: Subscription
     seat: Subscriber
-    outgoing: AsyncGenerator[Outgoing | None]
-    fetch: asyncio.Task[Outgoing | None] | None = None
+    outgoing: AsyncGenerator[OutboundMessage | None]
+    fetch: asyncio.Task[OutboundMessage | None] | None = None
     before: Position | None = None
     """Where the client stands as long as what is fetched has not been given out."""
     fetched: int = 0
@@ -84,7 +84,7 @@ class Turns:
         """Have nothing sent straight any more. When something last was, on the monotonic clock; 0 for never."""
         return max((turn.subscription.rouse() for turn in self._turns.values()), default=0.0)
 
-    async def round(self) -> AsyncGenerator[Outgoing]:
+    async def round(self) -> AsyncGenerator[OutboundMessage]:
         """The next message of each subscription that has one now. Raises what ends the session: `Unavailable`."""
         await self._free()
         for shape, turn in list(self._turns.items()):
@@ -93,7 +93,7 @@ class Turns:
                 yield message
         self._fetch_next()
 
-    async def _message(self, turn: Turn) -> Outgoing | None:
+    async def _message(self, turn: Turn) -> OutboundMessage | None:
         message = None
         try:
             if turn.fetch is not None:
@@ -143,12 +143,12 @@ class Turns:
         await self._free()
 
 
-async def _abandoned(fetch: asyncio.Task[Outgoing | None]) -> None:
+async def _abandoned(fetch: asyncio.Task[OutboundMessage | None]) -> None:
     fetch.cancel()
     await asyncio.wait({fetch})
     if not fetch.cancelled():
         fetch.exception()  # nobody wants to know any more, and that is nothing to warn of
 
 
-async def _next(outgoing: AsyncGenerator[Outgoing | None]) -> Outgoing | None:
+async def _next(outgoing: AsyncGenerator[OutboundMessage | None]) -> OutboundMessage | None:
     return await anext(outgoing)

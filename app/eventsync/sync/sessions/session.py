@@ -23,7 +23,7 @@ from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.window import Listener
 from eventsync.sync.sessions.scheduler import Turns
-from eventsync.sync.sessions.subscription import Outgoing, Subscription
+from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
@@ -73,7 +73,7 @@ class Session:
         self._straight = straight
         self._spoke = 0.0
         """When something was last sent, on the monotonic clock."""
-        self._replies: list[Outgoing] = []
+        self._replies: list[OutboundMessage] = []
         self._room: asyncio.Event | None = None
         """Set when there is room for replies again; None while there is."""
 
@@ -86,7 +86,7 @@ class Session:
                 self.subscribe(shape, vector.get(shape))
             except (Malformed, NotTracked, RateLimited, Unavailable) as error:
                 # Not by `reply`: nobody takes replies yet.
-                self._replies.append(Outgoing("error", protocol.error(error, str(shape))))
+                self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
 
     def subscribe(self, shape: Shape, position: Position | None) -> None:
         """Begin to follow a shape from `position`, or from a snapshot.
@@ -118,14 +118,14 @@ class Session:
                 shape = request.shape
                 self.unsubscribe(request.shape)
             elif isinstance(request, Ping):
-                await self.reply(Outgoing("pong", protocol.PONG))
+                await self.reply(OutboundMessage("pong", protocol.PONG))
             elif isinstance(request, Ack):
                 self._check_ack(request.vector)
                 self._on_ack(request.vector)
             else:
-                await self.reply(Outgoing("error", protocol.error(Malformed("hello comes once, and first"))))
+                await self.reply(OutboundMessage("error", protocol.error(Malformed("hello comes once, and first"))))
         except (Malformed, NotTracked, RateLimited, Unavailable) as error:
-            await self.reply(Outgoing("error", protocol.error(error, str(shape) if shape else None)))
+            await self.reply(OutboundMessage("error", protocol.error(error, str(shape) if shape else None)))
 
     def _check_ack(self, vector: Mapping[Shape, Position]) -> None:
         for shape, position in vector.items():
@@ -133,7 +133,7 @@ class Session:
             if known is None or known.log != position.log or position.seq > known.seq:
                 raise Malformed(f"{shape} was not brought to {position} on this connection")
 
-    async def reply(self, message: Outgoing) -> None:
+    async def reply(self, message: OutboundMessage) -> None:
         """Send a message out of turn; waits while too many wait already."""
         while self._room is not None and not self.closing:
             await self._room.wait()
@@ -155,11 +155,11 @@ class Session:
         """What the client has once it has taken everything sent."""
         return self._turns.vector
 
-    async def outgoing(self) -> AsyncGenerator[Outgoing]:
+    async def outgoing(self) -> AsyncGenerator[OutboundMessage]:
         """Every message for the client, in order, until `close`. Raises `Unavailable`."""
         client = self.client
         welcome = protocol.welcome(self.id, client.id, self._heartbeat, client.stored, remembered=client.remembered)
-        yield Outgoing("welcome", welcome)
+        yield OutboundMessage("welcome", welcome)
         self._spoke = time.monotonic()
         while not self.closing:
             self._listener.event.clear()
@@ -171,7 +171,7 @@ class Session:
                 self._spoke = time.monotonic()
             elif not await self._rest() and time.monotonic() >= self._spoke + self._heartbeat:
                 self._spoke = time.monotonic()
-                yield Outgoing("progress", protocol.progress(self.vector, stale=self._source.stale()))
+                yield OutboundMessage("progress", protocol.progress(self.vector, stale=self._source.stale()))
 
     async def _rest(self) -> bool:
         """Wait for news until a heartbeat is due; whether there are any. What goes out straight disturbs no rest."""
@@ -182,7 +182,7 @@ class Session:
         finally:
             self._spoke = max(self._spoke, self._turns.rouse())
 
-    async def _round(self) -> AsyncGenerator[Outgoing]:
+    async def _round(self) -> AsyncGenerator[OutboundMessage]:
         """Waiting replies, then one message of each subscription that has one."""
         while self._replies:
             yield self._replies.pop(0)
@@ -200,7 +200,7 @@ class Session:
 
     def _ended(self, shape: Shape, error: EventsyncError) -> None:
         # Not by `reply`: it may wait for room, which only the reader of `outgoing` makes.
-        self._replies.append(Outgoing("error", protocol.error(error, str(shape))))
+        self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
         self._listener.forget(shape)
 
     async def aclose(self) -> None:

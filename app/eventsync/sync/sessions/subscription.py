@@ -30,7 +30,7 @@ _PATIENCE = 10_000
 """Events that a client may fall further behind than its plan was made for, at least, before another is made."""
 
 
-class Outgoing:
+class OutboundMessage:
     """A message for the client, encoded; `kind` is its type.
 
     A large one is in pieces, which are never copied together where the connection takes them one by one.
@@ -110,7 +110,7 @@ class Subscription:
             self._position, self._told = seat.position, seat.position.seq
         return seat.sent
 
-    async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
+    async def outgoing(self) -> AsyncGenerator[OutboundMessage | None]:
         """What to send, for ever; None whenever there is nothing for now.
 
         Raises `NotTracked` and `Unavailable`.
@@ -143,14 +143,14 @@ class Subscription:
             return Plan(Answer.SNAPSHOT, 0.0)
         return await self._source.planner.plan(self.shape, self._position, self._avoid)
 
-    def _answer(self, answer: Answer) -> AsyncGenerator[Outgoing | None]:
+    def _answer(self, answer: Answer) -> AsyncGenerator[OutboundMessage | None]:
         if self._position is None or answer is Answer.SNAPSHOT:
             return self._snapshot()
         return self._squashed(self._position) if answer is Answer.SQUASHED else self._events(self._position)
 
-    def _reset(self, reason: ResetReason) -> Outgoing:
+    def _reset(self, reason: ResetReason) -> OutboundMessage:
         self._position = None
-        return Outgoing("reset", protocol.reset(self.shape, reason.value))
+        return OutboundMessage("reset", protocol.reset(self.shape, reason.value))
 
     def _wait_for_checkpoint(self, plan: Plan) -> None:
         """Go on by events, which need no checkpoint. Raises `Unavailable` where that has been tried."""
@@ -158,7 +158,7 @@ class Subscription:
             raise Unavailable(f"{self.shape} waits for a checkpoint: is a worker running?")
         self._avoid |= {Answer.SQUASHED, Answer.SNAPSHOT}
 
-    def _damaged(self, error: Damaged) -> Outgoing:
+    def _damaged(self, error: Damaged) -> OutboundMessage:
         """Begin anew, by reading the collection itself. Raises `Unavailable` where that has been done already."""
         _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
         log.info("%s is reset: %s", self.shape, error.diagnosis)
@@ -169,7 +169,7 @@ class Subscription:
         self._distrust = True
         return self._reset(ResetReason.DAMAGED)
 
-    async def _snapshot(self) -> AsyncGenerator[Outgoing | None]:
+    async def _snapshot(self) -> AsyncGenerator[OutboundMessage | None]:
         """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
         # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
         after = Seq(self._position.seq + 1) if self._position else self._beyond
@@ -182,11 +182,11 @@ class Subscription:
             async for part in parts:
                 pieces = protocol.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
-                    yield Outgoing("snapshot", *pieces)
+                    yield OutboundMessage("snapshot", *pieces)
             self._position = found.position
-        yield Outgoing("snapshot", *pieces)
+        yield OutboundMessage("snapshot", *pieces)
 
-    async def _squashed(self, start: Position) -> AsyncGenerator[Outgoing | None]:
+    async def _squashed(self, start: Position) -> AsyncGenerator[OutboundMessage | None]:
         """What has become of the documents that were touched since `start`, in parts as a snapshot."""
         pieces: Sequence[bytes] = ()
         async with (
@@ -196,11 +196,11 @@ class Subscription:
             async for part in parts:
                 pieces = protocol.squashed(start, found.end, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
-                    yield Outgoing("squashed", *pieces)
+                    yield OutboundMessage("squashed", *pieces)
             self._position = found.end
-        yield Outgoing("squashed", *pieces)
+        yield OutboundMessage("squashed", *pieces)
 
-    async def _events(self, position: Position) -> AsyncGenerator[Outgoing | None]:
+    async def _events(self, position: Position) -> AsyncGenerator[OutboundMessage | None]:
         """The events after `position`, until something else is the better answer, or the only one."""
         self._told = position.seq
         patience = max(_PATIENCE, 2 * (self._source.window.head - position.seq))
@@ -208,16 +208,16 @@ class Subscription:
             frame = await self._source.frame(self.shape, position.seq)
             if frame.data and frame.start > self._told:
                 # It does not know yet that there was nothing of its shape in between, and would take that for a hole.
-                yield Outgoing("progress", protocol.progress({self.shape: position}))
+                yield OutboundMessage("progress", protocol.progress({self.shape: position}))
             if frame.end > position.seq:
                 self._position = position = Position(position.log, frame.end)
             if frame.data:
                 self._told = frame.end
-                yield Outgoing("events", frame.data)
+                yield OutboundMessage("events", frame.data)
             elif self._source.window.covers(position.seq, self.shape) and not self.live:
                 self._arrived()
                 self._told = position.seq
-                yield Outgoing("live", protocol.live(self.shape, position))
+                yield OutboundMessage("live", protocol.live(self.shape, position))
             else:
                 yield None
             # Meanwhile it may have rested.

@@ -12,7 +12,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, Unavailable
 from eventsync.sync.live.fan_out import Channel, DirectWriter, Subscriber
 from eventsync.sync.sessions.scheduler import Turns
-from eventsync.sync.sessions.subscription import Outgoing, Subscription
+from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 from support.waiting import within
 
 LOG = LogId("k3f9ab2c")
@@ -49,7 +49,7 @@ class Scripted:
         rested, self.rests = self.rests, False
         return self.sent if rested else 0.0
 
-    async def outgoing(self) -> AsyncGenerator[Outgoing | None]:
+    async def outgoing(self) -> AsyncGenerator[OutboundMessage | None]:
         try:
             while True:
                 self.asked += 1
@@ -64,7 +64,7 @@ class Scripted:
                 if isinstance(number, Exception):
                     raise number
                 self.position = Position(LOG, Seq(number))
-                yield Outgoing("events", f"{self.shape}:{number}".encode())
+                yield OutboundMessage("events", f"{self.shape}:{number}".encode())
         finally:
             self.freed = True
 
