@@ -34,11 +34,11 @@ class Turn:
 
     @property
     def position(self) -> Position | None:
-        """What the client has once it has taken what `Turns.round` gave."""
+        """What the client has once it has taken what `SubscriptionScheduler.round` gave."""
         return self.subscription.position if self.fetch is None else self.before
 
 
-class Turns:
+class SubscriptionScheduler:
     """The subscriptions of a session, by shape."""
 
     def __init__(self, wake: Callable[[], None], ended: Callable[[Shape, EventsyncError], None]) -> None:

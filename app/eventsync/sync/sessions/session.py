@@ -22,7 +22,7 @@ from eventsync.errors import EventsyncError, Malformed, NotTracked, RateLimited,
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.window import Listener
-from eventsync.sync.sessions.scheduler import Turns
+from eventsync.sync.sessions.scheduler import SubscriptionScheduler
 from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 MAX_REPLIES = 16
@@ -69,7 +69,7 @@ class Session:
         self._on_ack = on_ack
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
-        self._turns = Turns(listener.event.set, self._ended)
+        self._turns = SubscriptionScheduler(listener.event.set, self._ended)
         self._straight = straight
         self._spoke = 0.0
         """When something was last sent, on the monotonic clock."""

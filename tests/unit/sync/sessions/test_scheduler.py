@@ -11,7 +11,7 @@ from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, Unavailable
 from eventsync.sync.live.fan_out import Channel, DirectWriter, Subscriber
-from eventsync.sync.sessions.scheduler import Turns
+from eventsync.sync.sessions.scheduler import SubscriptionScheduler
 from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 from support.waiting import within
 
@@ -75,7 +75,7 @@ class Played:
     def __init__(self, *scripted: Scripted) -> None:
         self.news = LightEvent()
         self.over: dict[Shape, EventsyncError] = {}
-        self.turns = Turns(self.news.set, self.over.__setitem__)
+        self.turns = SubscriptionScheduler(self.news.set, self.over.__setitem__)
         for one in scripted:
             self.turns.add(cast("Subscription", one), Channel(one.shape, Seq(0)).join(self.news))
 
