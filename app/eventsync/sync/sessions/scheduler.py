@@ -20,7 +20,7 @@ from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
+class ScheduledSubscription:
     """One subscription, and what is fetched for it."""
 
     subscription: Subscription
@@ -45,10 +45,10 @@ class SubscriptionScheduler:
         """`wake` is called when there is something new for `round`, `ended` for a shape that can't be gone on with."""
         self._wake = wake
         self._ended = ended
-        self._turns: dict[Shape, Turn] = {}
-        self._fetching: Turn | None = None
+        self._turns: dict[Shape, ScheduledSubscription] = {}
+        self._fetching: ScheduledSubscription | None = None
         self._fetches = 0
-        self._retired: list[Turn] = []
+        self._retired: list[ScheduledSubscription] = []
         # Readers may keep something in it between two messages, so it is the same one for all fetches.
         self._context = contextvars.copy_context()
 
@@ -65,7 +65,7 @@ class SubscriptionScheduler:
 
     def add(self, subscription: Subscription, seat: Subscriber) -> None:
         """Let a subscription of a new shape take part, which has a seat in the shape's audience."""
-        self._turns[subscription.shape] = Turn(subscription, seat, subscription.outgoing())
+        self._turns[subscription.shape] = ScheduledSubscription(subscription, seat, subscription.outgoing())
         self._wake()
 
     def remove(self, shape: Shape) -> None:
@@ -93,7 +93,7 @@ class SubscriptionScheduler:
                 yield message
         self._fetch_next()
 
-    async def _message(self, turn: Turn) -> OutboundMessage | None:
+    async def _message(self, turn: ScheduledSubscription) -> OutboundMessage | None:
         message = None
         try:
             if turn.fetch is not None:
@@ -125,7 +125,7 @@ class SubscriptionScheduler:
         turn.fetch.add_done_callback(lambda _: self._wake())
         self._fetching = turn
 
-    def _waiting(self) -> Iterator[Turn]:
+    def _waiting(self) -> Iterator[ScheduledSubscription]:
         return (turn for turn in self._turns.values() if not turn.subscription.at_hand)
 
     async def _free(self) -> None:
