@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from eventsync.errors import Conflict
 
 
-class Turns:
+class DocumentLocks:
     """One queue a document, as long as anybody is in it."""
 
     def __init__(self) -> None:

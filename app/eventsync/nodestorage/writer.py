@@ -15,7 +15,7 @@ from eventsync.errors import Conflict, EventsyncError, NotFound, PatchFailed, Ra
 from eventsync.mongodb.errors import refusal, translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.document_locks import Turns
+from eventsync.nodestorage.document_locks import DocumentLocks
 from eventsync.nodestorage.documents import Collections, Found
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.intent import Change, Insert, Intent
@@ -42,7 +42,7 @@ class Writer:
         self._transactions = transactions
         self._policy = policy
         self._decider = decider
-        self._turns = Turns()
+        self._turns = DocumentLocks()
 
     async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """One operation."""

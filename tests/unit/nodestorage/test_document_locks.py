@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from eventsync.errors import Conflict
-from eventsync.nodestorage.document_locks import Turns
+from eventsync.nodestorage.document_locks import DocumentLocks
 
 
 async def test_turns_come_in_order() -> None:
-    turns, order = Turns(), list[int]()
+    turns, order = DocumentLocks(), list[int]()
     inside = 0
 
     async def write(number: int) -> None:
@@ -28,13 +28,13 @@ async def test_turns_come_in_order() -> None:
 
 
 async def test_other_documents_do_not_wait() -> None:
-    turns = Turns()
+    turns = DocumentLocks()
     async with turns.of("c/1", within=5), turns.of("c/2", within=0.001):
         pass
 
 
 async def test_waiting_is_bounded_and_leaves_the_queue() -> None:
-    turns = Turns()
+    turns = DocumentLocks()
     async with turns.of("c/1", within=5):
         with pytest.raises(Conflict, match="c/1"):
             async with turns.of("c/1", within=0.01):
@@ -44,7 +44,7 @@ async def test_waiting_is_bounded_and_leaves_the_queue() -> None:
 
 
 async def test_an_error_ends_the_turn_and_nothing_is_kept() -> None:
-    turns = Turns()
+    turns = DocumentLocks()
     with pytest.raises(ZeroDivisionError):
         async with turns.of("c/1", within=5):
             raise ZeroDivisionError
