@@ -28,7 +28,7 @@ from eventsync.nodestorage.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DocumentPage:
     """A page of documents in the order of their ids. `more`: there may be others behind them."""
 
     nodes: list[Node]
@@ -79,7 +79,7 @@ class NodeStorage:
 
     async def page(
         self, collection: str, *, after: Any | None, limit: int, most_bytes: int, skip: int = 0, encoded: bool = False
-    ) -> Page:
+    ) -> DocumentPage:
         """Find documents as `find` does, behind `skip` more of them. A page ends once it has `most_bytes`."""
         with translated(f"{collection} can't be read"):
             found, more = await self._collections.of(collection).page(after, limit, most_bytes, skip)
@@ -89,9 +89,9 @@ class NodeStorage:
             nodes.append(node)
             size += len(node.document) if isinstance(node.document, JsonText) else 0
             if size >= most_bytes:
-                return Page(nodes, more=True)
+                return DocumentPage(nodes, more=True)
             await slices.did(len(raw.raw))
-        return Page(nodes, more)
+        return DocumentPage(nodes, more)
 
     # --- writes -------------------------------------------------------------------------------------------------
 
