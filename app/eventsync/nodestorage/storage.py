@@ -24,7 +24,7 @@ from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Upda
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.transactions import Transactions
-from eventsync.nodestorage.writer import Writer
+from eventsync.nodestorage.writer import OperationWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class NodeStorage:
         self._collections = Collections(database, offload)
         self._decider = Decider(policy, offload)
         transactions = Transactions(database.client, policy)
-        self._writer = Writer(self._collections, self._records, transactions, policy, self._decider)
+        self._writer = OperationWriter(self._collections, self._records, transactions, policy, self._decider)
 
     async def ensure_indexes(self) -> None:
         """Make the index that lets idempotency keys expire."""

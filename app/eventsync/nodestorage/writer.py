@@ -26,7 +26,7 @@ from eventsync.nodestorage.retry import Lost, is_transient, retried
 from eventsync.nodestorage.transactions import Session, Transactions
 
 
-class Writer:
+class OperationWriter:
     """Writes to `collections`, and in the same transaction to `records` where a write has an idempotency key."""
 
     def __init__(
