@@ -17,7 +17,7 @@ from eventsync.domain.entity_tag import digest_of
 from eventsync.domain.values.extended_json import RAW_CODEC, JsonText, to_json
 from eventsync.errors import TooComplex
 from eventsync.nodestorage.author import Author
-from eventsync.nodestorage.intent import Change, Insert, Intent, Modify, Remove, intent_of
+from eventsync.nodestorage.intent import Insert, Intent, Modify, PlannedWrite, Remove, intent_of
 from eventsync.nodestorage.node import Node, node_of
 from eventsync.nodestorage.operations import Create, WriteOperation, is_portable, parsed, text_bytes
 from eventsync.nodestorage.policy import WritePolicy
@@ -64,12 +64,12 @@ class Decider:
             change = packed.unpacked()
             return Decision(Intent(operation.collection, new_id, lambda _, __: change, reads=False), operation, 0)
 
-        def decide(stored: Node | None, author: Author) -> Change:
+        def decide(stored: Node | None, author: Author) -> PlannedWrite:
             return intent_of(parsed(operation), self._short).decide(stored, author)
 
         return Decision(Intent(operation.collection, operation.id, decide), operation, size)
 
-    async def decide(self, decision: Decision, stored: RawBSONDocument | None, author: Author) -> Change:
+    async def decide(self, decision: Decision, stored: RawBSONDocument | None, author: Author) -> PlannedWrite:
         """Decide what becomes of the stored document."""
         size = decision.size + (len(stored.raw) if stored is not None else 0) + _EMPTY
         if not decision.intent.reads or not is_portable(decision.operation):
@@ -114,7 +114,7 @@ class Packed:
     remove: Remove | None = None
 
     @classmethod
-    def of(cls, change: Change) -> Packed:
+    def of(cls, change: PlannedWrite) -> Packed:
         result, write = change.result, change.write
         document = None if result.document is None else JsonText(to_json(result.document))
         result = replace(result, document=document, patch=JsonText(to_json(result.patch)))
@@ -124,12 +124,12 @@ class Packed:
             return cls(result, Modify, encode({"u": write.update}))
         return cls(result, None, b"", write)
 
-    def unpacked(self) -> Change:
+    def unpacked(self) -> PlannedWrite:
         """Return the change. What it writes is not taken apart again."""
         if self.kind is None:
-            return Change(self.result, self.remove)
+            return PlannedWrite(self.result, self.remove)
         raw: Any = RawBSONDocument(self.bson, RAW_CODEC)
-        return Change(self.result, Insert(raw) if self.kind is Insert else Modify(raw["u"]), size=len(self.bson))
+        return PlannedWrite(self.result, Insert(raw) if self.kind is Insert else Modify(raw["u"]), size=len(self.bson))
 
 
 def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any, Packed]:

@@ -26,7 +26,7 @@ from eventsync.domain.ids import IdText, format_id, pointer_of, query_of, same_i
 from eventsync.domain.stamp import FIELD, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
 from eventsync.mongodb.errors import barred
-from eventsync.nodestorage.intent import Change, Insert, Modify, Remove
+from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
 from eventsync.nodestorage.retry import Lost
 from eventsync.nodestorage.transactions import Session, durable
 
@@ -127,7 +127,7 @@ class Documents:
                 raise
             return True
 
-    async def write(self, change: Change, raw: RawBSONDocument | None, session: Session | None = None) -> None:
+    async def write(self, change: PlannedWrite, raw: RawBSONDocument | None, session: Session | None = None) -> None:
         """Make the change that was decided on the stored document `raw`. Raises `Lost` where it is another now."""
         self._has_large = self._has_large or change.size > _LARGE
         if isinstance(change.write, Insert):

@@ -56,7 +56,7 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PlannedWrite:
     """What to write (None: nothing), and what the caller is told once that is done."""
 
     result: WriteResult
@@ -74,7 +74,7 @@ class Intent:
 
     collection: str
     id: Any
-    decide: Callable[[Node | None, Author], Change]
+    decide: Callable[[Node | None, Author], PlannedWrite]
     reads: bool = True
     transacts: bool = False
 
@@ -104,7 +104,7 @@ def _create(operation: Create, policy: WritePolicy) -> Intent:
 def _update(operation: Update, policy: WritePolicy) -> Intent:
     edit = _prepared(operation, policy)
 
-    def decide(stored: Node | None, author: Author) -> Change:
+    def decide(stored: Node | None, author: Author) -> PlannedWrite:
         node = _expected(operation, stored)
         if isinstance(node.document, UnreadableDocument):
             raise PatchFailed(_named(operation, "can't be told apart into fields: replace or delete it as a whole"))
@@ -133,7 +133,7 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     document = _checked(possible_id(operation.id), whole, policy, known)
     odd = is_odd(document)
 
-    def decide(stored: Node | None, author: Author) -> Change:
+    def decide(stored: Node | None, author: Author) -> PlannedWrite:
         if stored is not None and operation.must_be_absent:
             raise VersionMismatch(_named(operation, "exists already"), current=stored.version, etag=stored.etag)
         if stored is None and not _must_exist(operation) and (operation.upsert or operation.must_be_absent):
@@ -151,11 +151,11 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
 
 
 def _delete(operation: Delete) -> Intent:
-    def decide(stored: Node | None, author: Author) -> Change:
+    def decide(stored: Node | None, author: Author) -> PlannedWrite:
         node = _expected(operation, stored)
         version = node.version + 1
         mark = Stamp(version, author.op_id, author.by, deleted=True)
-        return Change(WriteResult(format_id(node.id), version, None, []), Remove(mark))
+        return PlannedWrite(WriteResult(format_id(node.id), version, None, []), Remove(mark))
 
     return Intent(operation.collection, operation.id, decide, transacts=True)
 
@@ -186,19 +186,19 @@ def _named(operation: Update | Replace | Delete, problem: str) -> str:
     return f"{operation.collection}/{format_id(operation.id)} {problem}"
 
 
-def _insertion(document: Document, author: Author) -> Change:
+def _insertion(document: Document, author: Author) -> PlannedWrite:
     if any(value == Timestamp(0, 0) for value in document.values() if isinstance(value, Timestamp)):
         raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
     stored = document | {FIELD: Stamp(1, author.op_id, author.by).stored()}
     result = WriteResult(format_id(document["_id"]), 1, document, [], created=True, digest=digest_of(document))
-    return Change(result, Insert(stored))
+    return PlannedWrite(result, Insert(stored))
 
 
-def _modification(before: Node, after: Document, author: Author) -> Change:
+def _modification(before: Node, after: Document, author: Author) -> PlannedWrite:
     patch = diff(before.document, after)
     if not patch:
         digest = digest_of(before.document)
-        return Change(WriteResult(format_id(before.id), before.version, before.document, [], digest=digest), None)
+        return PlannedWrite(WriteResult(format_id(before.id), before.version, before.document, [], digest=digest), None)
     version = before.version + 1
     stamp = Stamp(version, author.op_id, author.by).stored()
     whole = isinstance(before.document, UnreadableDocument)
@@ -209,7 +209,7 @@ def _modification(before: Node, after: Document, author: Author) -> Change:
     else:
         update["$set"] = update.get("$set", {}) | {FIELD: stamp}
     result = WriteResult(format_id(before.id), version, after, patch, digest=digest_of(after))
-    return Change(result, Modify(update))
+    return PlannedWrite(result, Modify(update))
 
 
 def _not_bson(error: Exception) -> str:

@@ -18,7 +18,7 @@ from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.document_locks import DocumentLocks
 from eventsync.nodestorage.documents import Collections, Found
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
-from eventsync.nodestorage.intent import Change, Insert, Intent
+from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite
 from eventsync.nodestorage.operations import WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
@@ -150,7 +150,7 @@ def _name(intent: Intent) -> str:
     return f"{intent.collection}/{format_id(intent.id)}"
 
 
-def _check_twin(intent: Intent, change: Change, twin: IdText | None) -> None:
+def _check_twin(intent: Intent, change: PlannedWrite, twin: IdText | None) -> None:
     """Refuse at once to make a document whose place another one has. Raises `Conflict`."""
     if twin is not None and isinstance(change.write, Insert):
         raise Conflict(

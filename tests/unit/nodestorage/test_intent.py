@@ -23,14 +23,14 @@ from eventsync.nodestorage import (
     WriteOperation,
     WritePolicy,
 )
-from eventsync.nodestorage.intent import Change, Insert, Modify, Remove, intent_of
+from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove, intent_of
 
 AUTHOR = Author("tester", "operation-1")
 NODE = Node(1, 4, {"_id": 1, "n": Int64(1), "deep": {"a": 1, "b": 2}})
 STAMP = {"v": Int64(5), "op": "operation-1", "by": "tester"}
 
 
-def decided(operation: WriteOperation, stored: Node | None = NODE) -> Change:
+def decided(operation: WriteOperation, stored: Node | None = NODE) -> PlannedWrite:
     return intent_of(operation, WritePolicy()).decide(stored, AUTHOR)
 
 
