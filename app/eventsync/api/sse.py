@@ -34,7 +34,7 @@ from eventsync.domain.protocol import check_client_id
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Malformed, NotTracked
 from eventsync.server.deadline import deadline_of
-from eventsync.server.protocols import Writer, writer
+from eventsync.server.protocols import SocketWriter, writer
 from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
@@ -172,7 +172,9 @@ def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
     return partial(vector_to_short, shapes=shapes)
 
 
-async def _stream(session: Session, shapes: Sequence[Shape], outlet: ResponseStream, write: Writer | None) -> None:
+async def _stream(
+    session: Session, shapes: Sequence[Shape], outlet: ResponseStream, write: SocketWriter | None
+) -> None:
     write_id = id_writer(shapes)
     await outlet.start(_HEADERS)
     await outlet.write(retry_line())
@@ -187,7 +189,7 @@ async def _stream(session: Session, shapes: Sequence[Shape], outlet: ResponseStr
         await outlet.write(_event("error", protocol.error(error), write_id(session.vector)))
 
 
-async def _put(outlet: ResponseStream, write: Writer | None, message: OutboundMessage, id_text: str) -> None:
+async def _put(outlet: ResponseStream, write: SocketWriter | None, message: OutboundMessage, id_text: str) -> None:
     size = sum(map(len, message.pieces))
     if size > _LARGE and write is not None:
         await outlet.write(b"")  # returns when the connection can take more

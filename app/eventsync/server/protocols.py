@@ -45,7 +45,7 @@ _SLICE: Final = 4096
 """Bytes of frames that are parsed in one turn of the event loop: 7 ms at worst, where all are empty."""
 
 
-class Writer(Protocol):
+class SocketWriter(Protocol):
     """Writes to a connection at once, the whole or nothing; says which."""
 
     def __call__(self, *parts: bytes) -> bool: ...
@@ -70,7 +70,7 @@ def evict(scope: Scope, code: int) -> None:
         found(code)
 
 
-def writer(scope: Scope) -> Writer | None:
+def writer(scope: Scope) -> SocketWriter | None:
     """What writes bytes to the connection of `scope` as they are, past ASGI, where the server has that.
 
     It writes nothing, and says so, where the connection has enough to send already, or is about to end. The bytes are a
@@ -79,7 +79,7 @@ def writer(scope: Scope) -> Writer | None:
 
     (A message through ASGI costs some 20 µs, and the bytes are made anew for each client.)
     """
-    found: Writer | None = scope.get("extensions", {}).get(_WRITE)
+    found: SocketWriter | None = scope.get("extensions", {}).get(_WRITE)
     return found
 
 
