@@ -18,7 +18,7 @@ from eventsync.dev.server_client import ServerClient
 from eventsync.dev.terminal import Terminal
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.client import connect
-from eventsync.server.supervision.child import Child, Plan, first
+from eventsync.server.supervision.child import Child, ChildSpec, first
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.log.logs import LogStore
 
@@ -98,7 +98,7 @@ class Supervisor:
         self._directory.settle()
 
     @asynccontextmanager
-    async def _running(self, plan: Plan) -> AsyncIterator[None]:
+    async def _running(self, plan: ChildSpec) -> AsyncIterator[None]:
         child = Child(plan, self._terminal, self._stop.set, self._hurry)
         self._children.append(child)
         async with child.running():
@@ -115,9 +115,9 @@ class Supervisor:
 
     # --- what to run ----------------------------------------------------------------------------------------------
 
-    def _mongod_plan(self, binary: Path, port: int) -> Plan:
+    def _mongod_plan(self, binary: Path, port: int) -> ChildSpec:
         log = self._directory.mongod_log
-        return Plan(
+        return ChildSpec(
             name="mongod",
             command=tuple(mongod.command(binary, self._directory.mongodb, port)),
             patience=2 * _GRACE,
@@ -125,18 +125,18 @@ class Supervisor:
             explain=lambda: mongod_log.last_error(log),
         )
 
-    def _server_plan(self, uri: str | None) -> Plan:
+    def _server_plan(self, uri: str | None) -> ChildSpec:
         address = ("--host", self._settings.host, "--port", str(self._settings.port))
         return self._process("server", ("serve", *address), uri, self._settings.drain_timeout + _GRACE)
 
-    def _worker_plan(self, uri: str | None) -> Plan:
+    def _worker_plan(self, uri: str | None) -> ChildSpec:
         return self._process("worker", ("worker",), uri, self._settings.mongodb_timeout + _GRACE)
 
-    def _process(self, name: str, words: tuple[str, ...], uri: str | None, patience: float) -> Plan:
+    def _process(self, name: str, words: tuple[str, ...], uri: str | None, patience: float) -> ChildSpec:
         # -P: a package `app` in the current directory is the user's, not ours.
         command = (sys.executable, "-P", "-m", "eventsync", *words)
         # Both can be killed at any time, and with mongod on its way out they could do nothing but wait for it.
-        return Plan(name, command, patience, self._environment(uri), orphaned=signal.SIGKILL)
+        return ChildSpec(name, command, patience, self._environment(uri), orphaned=signal.SIGKILL)
 
     def _environment(self, uri: str | None) -> dict[str, str]:
         """The settings for a child: by environment, where a URI's password is not on view as on a command line."""

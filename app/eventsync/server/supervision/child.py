@@ -42,7 +42,7 @@ class Voice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChildSpec:
     """How to run a child. With `log`, its output goes to that file; without, line by line to the parent's voice.
 
     `patience` is in seconds, from SIGTERM to SIGKILL. `orphaned` is the signal that it gets when its parent dies.
@@ -65,7 +65,7 @@ class Plan:
 class Child:
     """Runs a plan until `end`. When it gives up, it says why in `failure` and calls `failed`."""
 
-    def __init__(self, plan: Plan, voice: Voice, failed: Callable[[], None], hurry: asyncio.Event) -> None:
+    def __init__(self, plan: ChildSpec, voice: Voice, failed: Callable[[], None], hurry: asyncio.Event) -> None:
         self.plan = plan
         self.failure: EventsyncError | None = None
         self._voice = voice

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from eventsync.errors import EventsyncError
-from eventsync.server.supervision.child import Child, Plan, first
+from eventsync.server.supervision.child import Child, ChildSpec, first
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class ServerPlan:
     drain_timeout: float
     ready_timeout: float
 
-    def child(self, name: str, ready: int) -> Plan:
+    def child(self, name: str, ready: int) -> ChildSpec:
         """The plan of one child, which tells `ready`, the pipe's end, that it serves."""
         listeners = tuple(listener.fileno() for listener in self.sockets)
         words = ("--listen-fds", ",".join(map(str, listeners)), "--ready-fd", str(ready))
-        return Plan(
+        return ChildSpec(
             name,
             (*self.command, *words),
             patience=self.drain_timeout + GRACE,

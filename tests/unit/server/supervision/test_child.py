@@ -12,7 +12,7 @@ import pytest
 
 from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.server.supervision import child
-from eventsync.server.supervision.child import Child, Plan, ended
+from eventsync.server.supervision.child import Child, ChildSpec, ended
 from support.waiting import within
 
 
@@ -25,7 +25,7 @@ class Rig:
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
     def child(self, code: str, **options: Any) -> Child:
-        plan = Plan("worker", (sys.executable, "-c", code), options.pop("patience", 10.0), **options)
+        plan = ChildSpec("worker", (sys.executable, "-c", code), options.pop("patience", 10.0), **options)
         return Child(plan, self.screen.terminal, self.failed.set, self.hurry)
 
 
@@ -113,7 +113,7 @@ async def test_one_with_bad_options_is_given_up_at_once(rig: Rig) -> None:
 
 
 async def test_a_command_that_does_not_exist_is_given_up_at_once(rig: Rig) -> None:
-    plan = Plan("mongod", ("/nowhere/mongod",), 1.0)
+    plan = ChildSpec("mongod", ("/nowhere/mongod",), 1.0)
     missing = Child(plan, rig.screen.terminal, rig.failed.set, rig.hurry)
     async with missing.running():
         await rig.failed.wait()
