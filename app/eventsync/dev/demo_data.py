@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from eventsync.dev.server_client import Answer, ServerClient
+from eventsync.dev.server_client import ServerAnswer, ServerClient
 from eventsync.errors import Unavailable
 
 COLLECTION: Final = "theaters"
@@ -67,8 +67,8 @@ async def _empty(client: ServerClient) -> bool:
 
 
 async def _answer(
-    ask: Callable[[], Awaitable[Answer]], good: Container[int], *, later: Container[int] = frozenset({503})
-) -> Answer:
+    ask: Callable[[], Awaitable[ServerAnswer]], good: Container[int], *, later: Container[int] = frozenset({503})
+) -> ServerAnswer:
     """Ask until there is an answer that is `good`; a server that is being restarted has none for a while.
 
     Raises `Unavailable` for any other answer, and after `_PATIENCE` seconds.

@@ -16,7 +16,7 @@ _TIMEOUT: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerAnswer:
     """A response: its status, and its body as JSON where it is JSON."""
 
     status: int
@@ -42,22 +42,22 @@ class ServerClient:
         """The server's address, without a slash at the end."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str) -> ServerAnswer:
         """GET `path`. Raises `Unavailable` where there is no answer."""
         return await asyncio.to_thread(self._request, "GET", path, None, {})
 
-    async def create(self, collection: str, document: bytes, key: str) -> Answer:
+    async def create(self, collection: str, document: bytes, key: str) -> ServerAnswer:
         """Create a document from Extended JSON; `key` makes a repetition harmless. Raises `Unavailable`."""
         path = f"/v1/collections/{quote(collection, safe='')}/documents"
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "Prefer": "return=minimal"}
         return await asyncio.to_thread(self._request, "POST", path, document, headers)
 
-    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> ServerAnswer:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT)
         try:
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
-            return Answer(response.status, _json(response.read()))
+            return ServerAnswer(response.status, _json(response.read()))
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the server does not answer: {str(error) or type(error).__name__}") from error
         finally:
