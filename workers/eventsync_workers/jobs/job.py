@@ -13,7 +13,7 @@ from eventsync.errors import EventsyncError, Unavailable
 from eventsync.logging import Alarms
 from eventsync.mongodb.leases import LeaseStore
 from eventsync.settings import Settings
-from eventsync_workers.jobs.time_slice import Turns
+from eventsync_workers.jobs.time_slice import TimeSlice
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Job(ABC):
         self._renewed = 0.0
         self._held = False
         self._alarms = Alarms(log)
-        self._turns = Turns()
+        self._turns = TimeSlice()
 
     @abstractmethod
     async def look(self) -> None:

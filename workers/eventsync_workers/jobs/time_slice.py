@@ -15,7 +15,7 @@ _AWAY = 0.01
 """Seconds to stay away then: a change takes several steps, each of which would wait for a turn to end."""
 
 
-class Turns:
+class TimeSlice:
     """One long piece of work. It asks for its `next` turn often; that is nearly free while the turn lasts."""
 
     def __init__(self) -> None:

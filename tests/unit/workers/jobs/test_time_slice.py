@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from eventsync_workers.jobs import time_slice as module
-from eventsync_workers.jobs.time_slice import Turns
+from eventsync_workers.jobs.time_slice import TimeSlice
 
 
 class Clock:
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 async def test_others_go_first_only_when_a_turn_is_over(clock: Clock) -> None:
     ran: list[int] = []
-    turns = Turns()
+    turns = TimeSlice()
     asyncio.get_running_loop().call_soon(ran.append, 1)
     assert not await turns.next()
     assert ran == []
@@ -48,7 +48,7 @@ async def test_while_others_are_at_work_it_stays_away(clock: Clock, monkeypatch:
         done.append(True)
 
     done: list[bool] = []
-    turns = Turns()
+    turns = TimeSlice()
     working = asyncio.create_task(steps())
     clock.work(0.002)
     assert await turns.next()
