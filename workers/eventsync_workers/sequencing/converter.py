@@ -53,7 +53,7 @@ Decoded = dict[str, Any]
 """A change as plain values, images and all."""
 
 
-class Told(NamedTuple):
+class EncodedEvent(NamedTuple):
     """An encoded event. It does not hold the values: of a transaction's documents these may be millions."""
 
     collection: str
@@ -64,15 +64,15 @@ class Told(NamedTuple):
     """Those of its document or patch."""
 
 
-def told(event: Event) -> Told:
+def told(event: Event) -> EncodedEvent:
     """Encode an event."""
     encoded, marks = event.encode(), list[str]()
     if not event.plain:
         marks = marks_of(event.document if event.document is not None else event.patch or [])
-    return Told(event.collection, event.id, event.version, encoded, marks)
+    return EncodedEvent(event.collection, event.id, event.version, encoded, marks)
 
 
-def told_aside(raw: bytes) -> tuple[Told | None, bool]:
+def told_aside(raw: bytes) -> tuple[EncodedEvent | None, bool]:
     """Convert a change and encode its event: all the work on a large one. Raises as `convert`.
 
     Return the event, and whether something in the change can't be decoded.
@@ -83,13 +83,15 @@ def told_aside(raw: bytes) -> tuple[Told | None, bool]:
     return None if event is None else told(event), is_odd
 
 
-def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> Told | None:
+def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> EncodedEvent | None:
     """Do the same for a change whose images were read from the collection; they are BSON, by name."""
     event = convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
     return None if event is None else told(event)
 
 
-def told_found(collection: str, id_text: IdText, base: int | None, raw: bytes, at: datetime) -> tuple[Told, bool]:
+def told_found(
+    collection: str, id_text: IdText, base: int | None, raw: bytes, at: datetime
+) -> tuple[EncodedEvent, bool]:
     """Encode the event that makes a document what it was found to be, `raw`; `base` is its version before, if any.
 
     Return it, and whether it holds the bytes of the document because that can't be told as it is.

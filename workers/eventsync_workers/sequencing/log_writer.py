@@ -24,9 +24,9 @@ from eventsync_workers.sequencing.collapse import Changed, lacks_images, told_on
 from eventsync_workers.sequencing.converter import (
     IMAGES,
     Decoded,
+    EncodedEvent,
     OddChange,
     Outline,
-    Told,
     convert,
     decoded,
     outline,
@@ -135,7 +135,7 @@ class LogWriter:
             self._appended(new[-1])
         self.checkpoint = next((one.checkpoint for one in reversed(portions) if one.checkpoint), self.checkpoint)
 
-    async def append_found(self, events: Sequence[Told], token: Token, time: Timestamp) -> None:
+    async def append_found(self, events: Sequence[EncodedEvent], token: Token, time: Timestamp) -> None:
         """Append events that no change brought, but what was found when `token` had been read. Raises like `append`.
 
         What was converted and not appended is given up.
@@ -161,7 +161,7 @@ class LogWriter:
             ((alone, raw),) = group
             found = await self._convert(alone, raw)
             return [] if found is None else [self._at(*_place(alone), found, Seq(seq + 1), None)]
-        all_told: list[tuple[Decoded, Told | None]] = []
+        all_told: list[tuple[Decoded, EncodedEvent | None]] = []
         for change, raw in told_once(group):
             all_told.append((change, await self._convert(change, raw)))
             await self._slices.did(len(raw))
@@ -180,7 +180,7 @@ class LogWriter:
             return [Group(name, done.n + index, done.of) for index in range(1, count + 1)]
         return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
-    async def _convert(self, change: Decoded, raw: bytes | memoryview) -> Told | None:
+    async def _convert(self, change: Decoded, raw: bytes | memoryview) -> EncodedEvent | None:
         """Return the change's event. Where none can be made, the stream goes on: the event holds the whole document."""
         complete = await self._states.completed(change)
         if isinstance(change, OddChange):
@@ -203,13 +203,13 @@ class LogWriter:
             log.exception("ALARM: a change of %s can't be converted; its document is reset", _named(change))
             return await self._reset(change)
 
-    async def _convert_aside(self, change: Decoded, raw: bytes | memoryview) -> Told | None:
+    async def _convert_aside(self, change: Decoded, raw: bytes | memoryview) -> EncodedEvent | None:
         found, is_odd = await self._offload.run(told_aside, bytes(raw), size=len(raw))
         if is_odd:
             self._alarm_odd(change)
         return found
 
-    async def _convert_outcome(self, outcome: Decoded | None) -> Told | None:
+    async def _convert_outcome(self, outcome: Decoded | None) -> EncodedEvent | None:
         """Convert a change whose images were read from the collection, where they were not in the change."""
         if outcome is None:
             return None
@@ -226,7 +226,7 @@ class LogWriter:
     def _alarm_odd(change: Decoded) -> None:
         log.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
 
-    async def _reset(self, change: Decoded) -> Told | None:
+    async def _reset(self, change: Decoded) -> EncodedEvent | None:
         outcome = await self._states.outcome(change)
         try:
             event = _converted(outcome)
@@ -236,7 +236,7 @@ class LogWriter:
             return None if outcome is None else told(unreadable(outcome))
 
     @staticmethod
-    def _at(token: Token, time: Timestamp, event: Told, seq: Seq, mark: Group | None) -> NewEvent:
+    def _at(token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, mark: Group | None) -> NewEvent:
         collection, id_text, version, encoded, marks = event
         stored = StoredEvent(seq, collection, id_text, place(encoded, seq, mark), mark)
         return NewEvent(stored, version, token, time, marks)

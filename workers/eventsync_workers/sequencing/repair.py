@@ -21,7 +21,7 @@ from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token, token_time
 from eventsync.stores.history.comparison import Outdated
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.converter import Told, told, told_found
+from eventsync_workers.sequencing.converter import EncodedEvent, told, told_found
 from eventsync_workers.sequencing.log_writer import LogWriter
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Repair:
         Raises `BrokenOff` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
         """
         time, at = token_time(token), _wall(token_time(token))
-        found: list[Told] = []
+        found: list[EncodedEvent] = []
         size = 0
         outdated = self._stores.comparison.outdated(self._writer.log, name, self._writer.seq, time)
         async with aclosing(outdated):
@@ -74,7 +74,7 @@ class Repair:
                 await self._append(deleted, token, time)
                 _go_on_unless(stopping)
 
-    async def _told(self, name: str, document: Outdated, at: datetime) -> Told:
+    async def _told(self, name: str, document: Outdated, at: datetime) -> EncodedEvent:
         """Return the event that turns the log's state of a document into the collection's, as made elsewhere."""
         if (raw := document.raw) is None:
             return _deleted(name, document.id, document.version or 0, at)
@@ -84,7 +84,7 @@ class Repair:
             log.error("ALARM: %s/%s can't be told as it is; it is kept as bytes", name, document.id)
         return event
 
-    async def _append(self, events: list[Told], token: Token, time: Timestamp) -> None:
+    async def _append(self, events: list[EncodedEvent], token: Token, time: Timestamp) -> None:
         if events:
             await self._writer.append_found(events, token, time)
             self.events += len(events)
@@ -95,7 +95,7 @@ def _go_on_unless(stopping: Callable[[], bool]) -> None:
         raise BrokenOff("it is stopped in the middle of a repair")
 
 
-def _deleted(name: str, id_text: IdText, version: int, at: datetime) -> Told:
+def _deleted(name: str, id_text: IdText, version: int, at: datetime) -> EncodedEvent:
     return told(Event(name, id_text, "delete", version, version, at))
 
 
