@@ -48,7 +48,7 @@ _DECODED_AT_ONCE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
+class NumberedEvents:
     """Numbered events, and the checkpoint that holds as soon as they are appended."""
 
     events: Sequence[NewEvent]
@@ -90,7 +90,7 @@ class LogWriter:
         self._token: Token | None = None
         self._open = tail.group if tail and tail.group and tail.group.n < tail.group.of else None
 
-    async def convert(self, groups: Iterable[Sequence[RawBSONDocument]], read: Batch | None = None) -> Portion:
+    async def convert(self, groups: Iterable[Sequence[RawBSONDocument]], read: Batch | None = None) -> NumberedEvents:
         """Number the events of whole groups. `read` is the batch that ends with them and leaves no group open, if any.
 
         Raises `HistoryLost` and `Unavailable` for a state that can't be read. Then nothing of `groups` has a number.
@@ -109,7 +109,7 @@ class LogWriter:
         self._numbered, self._time, self._token = Seq(numbered + len(new)), time, token
         if read is not None and self.settles(read):
             checkpoint = (self._numbered, read.token, read.time)
-        return Portion(new, checkpoint)
+        return NumberedEvents(new, checkpoint)
 
     async def _decoded(self, group: Sequence[RawBSONDocument]) -> list[Changed]:
         """Decode the changes of a group; of a large one, or in a large group, only what tells where it belongs.
@@ -125,7 +125,7 @@ class LogWriter:
             await self._slices.did(len(raw))
         return changes
 
-    async def append(self, portions: Sequence[Portion]) -> None:
+    async def append(self, portions: Sequence[NumberedEvents]) -> None:
         """Append what was converted, by one insert.
 
         Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the tail.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bson.raw_bson import RawBSONDocument
 
 from eventsync.mongodb.change_stream import Batch
-from eventsync_workers.sequencing.log_writer import LogWriter, Portion
+from eventsync_workers.sequencing.log_writer import LogWriter, NumberedEvents
 
 GroupOfChanges = Sequence[RawBSONDocument]
 
@@ -47,7 +47,7 @@ class Pipeline:
         self._limit = limit
         self._moved = asyncio.Condition()
         self._read: deque[_Piece] = deque()
-        self._converted: deque[tuple[Portion, int]] = deque()
+        self._converted: deque[tuple[NumberedEvents, int]] = deque()
         self._converting = True
         self._closed = False
         self._under_way = 0
@@ -140,7 +140,7 @@ class Pipeline:
                 self._failure = error
                 self._moved.notify_all()
 
-    async def _take(self) -> list[tuple[Portion, int]]:
+    async def _take(self) -> list[tuple[NumberedEvents, int]]:
         """All that is converted: as soon as it is worth an insert, or all there is. Empty at the end."""
         async with self._moved:
             await self._moved.wait_for(lambda: self._worth_an_insert() or not self._converting)
