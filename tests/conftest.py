@@ -30,7 +30,7 @@ from support import mongodb_container
 from support.limits import time_limits
 from support.waiting import patience, scaled
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 pytest_plugins = ["support.task_runner", "support.tls"]
 
@@ -74,7 +74,7 @@ def _contained(stack: ExitStack) -> str | None:
     try:
         return stack.enter_context(mongodb_container.running((*_FOR_TESTS, "--setParameter", "enableTestCommands=1")))
     except DockerException as error:
-        log.warning("the embedded mongod is used instead of a container: %s", error)
+        logger.warning("the embedded mongod is used instead of a container: %s", error)
         return None
 
 

@@ -56,7 +56,7 @@ from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operating import Operating
 from eventsync.sync.service import SyncService
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _HEAD_START = 1.0
 """A server process accepts once it follows the log, or after so many seconds: before, others serve better."""
@@ -163,7 +163,7 @@ async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) 
     except ConfigurationError as error:
         on_failure(error)
     except Exception:
-        log.critical("the feed has failed; this server stops", exc_info=True)
+        logger.critical("the feed has failed; this server stops", exc_info=True)
         on_failure(EventsyncError("the feed has failed; the log says why"))
 
 
@@ -175,7 +175,7 @@ async def _prepared(services: Services, stop: asyncio.Event) -> None:
             await services.storage.ensure_indexes()
             await services.sync.vectors.ensure_indexes(services.settings.client_ttl)
         except Unavailable as error:
-            log.warning("%s; trying again", error.diagnosis)
+            logger.warning("%s; trying again", error.diagnosis)
             await set_within(stop, backoff(failures, first=0.1, cap=5.0))
             failures += 1
         else:

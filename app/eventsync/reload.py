@@ -15,7 +15,7 @@ from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.readiness import check
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Reread = Callable[[], Settings]
 """Reads the settings again, from where they were read first. Raises `ConfigurationError`."""
@@ -52,9 +52,9 @@ async def _reread(heard: asyncio.Event, role: str, reread: Reread, restart: Call
             with suppress(Unavailable):  # waited for, as at the first start
                 await check(settings, role)
         except ConfigurationError as error:
-            log.log(
+            logger.log(
                 logging.ERROR, "SIGHUP: going on as before, because the settings can't be used: %s", error.diagnosis
             )
         else:
-            log.info("SIGHUP: starting again, with the settings as they are now")
+            logger.info("SIGHUP: starting again, with the settings as they are now")
             restart(settings)

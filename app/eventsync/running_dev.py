@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eventsync.errors import ConfigurationError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def record(config: Path) -> None:
@@ -27,7 +27,7 @@ def record(config: Path) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
     except (OSError, RuntimeError) as error:
-        log.warning("commands find this `dev` only from its own directory: %s", error)
+        logger.warning("commands find this `dev` only from its own directory: %s", error)
 
 
 def forget() -> None:
@@ -35,7 +35,7 @@ def forget() -> None:
     try:
         _own().unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        log.warning("the record of this `dev` stays: %s", error)
+        logger.warning("the record of this `dev` stays: %s", error)
 
 
 def only_configuration(variable: str) -> Path | None:

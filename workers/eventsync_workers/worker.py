@@ -28,7 +28,7 @@ from eventsync_workers.jobs.compactor import Compactor
 from eventsync_workers.jobs.snapshotter import Snapshotter
 from eventsync_workers.sequencing.sequencer import Sequencer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 5.0
 _JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Archiver, Compactor)
@@ -76,11 +76,11 @@ class Worker:
             current = await stores.logs.current()
             await stores.archive.identity.claim(current.id if current else None)
         except Unavailable as error:
-            log.warning("%s; old events stay where they are until then", error.diagnosis)
+            logger.warning("%s; old events stay where they are until then", error.diagnosis)
         if objects is None:
-            log.info("archive_url names no archive: old events stay in MongoDB until they are no longer kept")
+            logger.info("archive_url names no archive: old events stay in MongoDB until they are no longer kept")
         elif objects.loose:
-            log.warning("%s", objects.loose)
+            logger.warning("%s", objects.loose)
 
     async def _work(self, stores: Stores, leases: LeaseStore) -> None:
         """Sequence until stopped, whatever fails."""
@@ -95,7 +95,7 @@ class Worker:
             except (Unavailable, Fenced) as error:
                 await self._check_rights(error)
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
-                log.warning("%s; trying again", error.diagnosis)
+                logger.warning("%s; trying again", error.diagnosis)
                 await set_within(self._stop, backoff(failures, first=0.1, cap=_BACKOFF_CAP))
 
     async def _check_rights(self, error: EventsyncError) -> None:
@@ -116,7 +116,7 @@ class Worker:
         period = self._settings.lease_period
         while not self._stop.is_set():
             if await leases.acquire(SEQUENCING, self._name, period):
-                log.info("%s leads", self._name)
+                logger.info("%s leads", self._name)
                 await self._lead_or_give_up(stores, leases)
                 return
             await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))
@@ -125,7 +125,7 @@ class Worker:
         """Remove what earlier leaders have left of large events that they did not come to append."""
         current = await stores.logs.current()
         if current is not None and (swept := await stores.events.sweep(current.id)):
-            log.info("log %s: %d parts that belong to no event are removed", current.id, swept)
+            logger.info("log %s: %d parts that belong to no event are removed", current.id, swept)
 
     async def _lead_or_give_up(self, stores: Stores, leases: LeaseStore) -> None:
         """Lead; where that fails as it never should, give the lease back and let the error end this process.
@@ -137,11 +137,11 @@ class Worker:
         except EventsyncError:
             raise  # `_work` knows what to do, and this worker may well go on leading
         except Exception as error:
-            log.critical("%s gives up the lease and ends: %r", self._name, error)
+            logger.critical("%s gives up the lease and ends: %r", self._name, error)
             try:
                 await leases.release(SEQUENCING, self._name)
             except Unavailable as unreleased:
-                log.warning("%s; it runs out by itself", unreleased.diagnosis)
+                logger.warning("%s; it runs out by itself", unreleased.diagnosis)
             raise
 
     async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
@@ -160,7 +160,7 @@ class Worker:
         if failure is not None:
             raise failure
         await leases.release(SEQUENCING, self._name)
-        log.info("%s no longer leads", self._name)
+        logger.info("%s no longer leads", self._name)
 
     def _sequencer(self, stores: Stores) -> Sequencer:
         """The same one for all terms: it remembers what this process knows to be in the log."""
@@ -174,12 +174,12 @@ class Worker:
             asked = time.monotonic()
             try:
                 if not await leases.acquire(SEQUENCING, self._name, self._settings.lease_period):
-                    log.warning("another worker has taken the lease")
+                    logger.warning("another worker has taken the lease")
                     held.lose()
                     return
                 held.renewed(asked)
             except Unavailable as error:
-                log.warning("%s", error.diagnosis)
+                logger.warning("%s", error.diagnosis)
 
 
 class _Held:

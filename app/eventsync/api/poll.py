@@ -23,7 +23,7 @@ from eventsync.server.deadline import deadline_of
 from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK = 64 * 1024
 _IMMUTABLE = "public, max-age=31536000, immutable"
@@ -78,7 +78,9 @@ class SnapshotStream:
         try:
             await self._serve(scope, receive, send, live=False)
         except Damaged as error:
-            log.log(logging.ERROR, "a stored snapshot is damaged, the collection is read instead: %s", error.diagnosis)
+            logger.log(
+                logging.ERROR, "a stored snapshot is damaged, the collection is read instead: %s", error.diagnosis
+            )
             await self._serve(scope, receive, send, live=True)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, *, live: bool) -> None:
@@ -106,7 +108,7 @@ async def _stream(outlet: ResponseStream, first: bytes, rest: AsyncIterator[byte
         return
     except (Unavailable, Damaged) as error:
         level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING
-        log.log(level, "a snapshot breaks off: %s", error.diagnosis)
+        logger.log(level, "a snapshot breaks off: %s", error.diagnosis)
         outlet.cut()
 
 

@@ -22,7 +22,7 @@ from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.stores.archive.objects import CONTENT_TYPE, IMMUTABLE
 from eventsync.stores.archive.segments import Segment
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK: Final = 1024 * 1024
 
@@ -128,7 +128,7 @@ async def _stream(
     except ClientDisconnected:
         return
     except Unavailable as error:
-        log.warning("a segment breaks off: %s", error.diagnosis)
+        logger.warning("a segment breaks off: %s", error.diagnosis)
         outlet.cut()
 
 

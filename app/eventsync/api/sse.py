@@ -42,7 +42,7 @@ from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import OutboundMessage
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -83,7 +83,7 @@ class EventStream:
         except Exception:
             if outlet.started:
                 raise
-            log.exception("an event stream can't begin")
+            logger.exception("an event stream can't begin")
             await _later(EventsyncError(), outlet)
 
 

@@ -29,7 +29,7 @@ from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import OutboundMessage
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PATH = "/v1/sync"
 
@@ -66,7 +66,7 @@ async def _serve(websocket: WebSocket) -> None:
     except (ClientDisconnected, WebSocketDisconnect):
         return
     except SlowClient as error:
-        log.info("a client that does not read is put out: %s", error.message)
+        logger.info("a client that does not read is put out: %s", error.message)
         evict(websocket.scope, Close.SLOW)
     except NoHello as error:
         await connection.close(Close.NO_HELLO, error.message)

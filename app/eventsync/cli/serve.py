@@ -25,7 +25,7 @@ from eventsync.server.supervision.server_processes import ServerPlan, ServerProc
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.readiness import check
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -60,7 +60,7 @@ def serve(
         try:
             event_loop.run(check(settings, "serve"))
         except Unavailable as error:
-            log.warning("%s; serving, and waiting for it", error.diagnosis)
+            logger.warning("%s; serving, and waiting for it", error.diagnosis)
         if workers > 1:
             asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
         else:

@@ -14,7 +14,6 @@ Source: https://github.com/mongodb/specifications/blob/master/source/change-stre
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from eventsync.errors import Unavailable
 from eventsync.mongodb.errors import forget_connections, knows_no_sessions, short
 from eventsync.mongodb.kill_cursors import free_cursor
 from eventsync.mongodb.split_changes import FragmentMissing, Fragments
-
-log = logging.getLogger(__name__)
 
 Token = str
 """A resume token's `_data`: hex digits."""

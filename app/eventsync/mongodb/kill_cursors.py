@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 from eventsync.mongodb.client import GOODBYE
 from eventsync.mongodb.errors import short
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 async def free_cursor(database: AsyncDatabase[Any], session: AsyncClientSession, collection: str, number: int) -> None:
@@ -25,4 +25,4 @@ async def free_cursor(database: AsyncDatabase[Any], session: AsyncClientSession,
             await database.command({"killCursors": collection, "cursors": [number]}, session=session)
     except PyMongoError as error:
         # Nothing depends on it: the session's end and the server's own timeout free the cursor too.
-        log.debug("a cursor could not be freed: %s", short(error))
+        logger.debug("a cursor could not be freed: %s", short(error))

@@ -6,7 +6,7 @@ import logging
 import resource
 from typing import Final
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _OTHERS: Final = 500
 """Connections to MongoDB, log files, libraries, connections that are being turned away."""
@@ -21,4 +21,4 @@ def allow_sockets(wanted: int) -> None:
     allowed = need if hard == resource.RLIM_INFINITY else min(need, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < need:
-        log.warning("max_sockets is %d, but the system allows %d open files (ulimit -n)", wanted, allowed)
+        logger.warning("max_sockets is %d, but the system allows %d open files (ulimit -n)", wanted, allowed)

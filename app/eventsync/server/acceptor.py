@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 4
 """Connections that are accepted in one turn. Not all that wait: others are to be served in between, and other processes
@@ -45,7 +45,7 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.log(logging.ERROR, "no connection can be accepted for %g s: %s", _PAUSE, error)
+                logger.log(logging.ERROR, "no connection can be accepted for %g s: %s", _PAUSE, error)
                 self._loop.remove_reader(self._listener.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
                 return

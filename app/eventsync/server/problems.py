@@ -23,8 +23,8 @@ from eventsync import errors
 from eventsync.domain.replay import Damaged
 from eventsync.logging import Alarms
 
-log = logging.getLogger(__name__)
-_alarms = Alarms(log)
+logger = logging.getLogger(__name__)
+_alarms = Alarms(logger)
 
 
 class Close(IntEnum):
@@ -118,7 +118,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         return respond(error)
     if isinstance(error, HTTPException):
         return _http(request, error)
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return respond(errors.EventsyncError())
 
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from eventsync.server.problems import Close
 from eventsync.server.protocols import evict
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -83,7 +83,7 @@ class ResponseStream:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError as error:
-            log.info("a client that does not read is put out: nothing taken within %g s", self._timeout)
+            logger.info("a client that does not read is put out: nothing taken within %g s", self._timeout)
             self.cut()
             raise ClientDisconnected from error
         except OSError as error:

@@ -19,7 +19,7 @@ from eventsync.concurrency.held_bytes import HeldBytes, Reservation
 from eventsync.server.problems import Close
 from eventsync.server.protocols import evict
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _PIECE: Final = 256 * 1024
 
@@ -89,6 +89,6 @@ class _Answer:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError:
-            log.info("a client that does not read its answer is cut off: nothing taken within %g s", self._timeout)
+            logger.info("a client that does not read its answer is cut off: nothing taken within %g s", self._timeout)
             self._cut = True
             evict(self._scope, Close.SLOW)

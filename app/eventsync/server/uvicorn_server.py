@@ -24,7 +24,7 @@ from eventsync.server.protocols import Config, Http, WebSocket
 from eventsync.server.sockets import BACKLOG, listening
 from eventsync.settings import Settings
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SAFETY_HEADERS: Final = (("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"))
 """Headers of every answer: no browser takes one for a script, or gives it to another site's page but by CORS."""
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
             tune(listener, self._patience)
             listener.listen(BACKLOG)
             self._acceptors.append(Acceptor(listener, self._protocol))
-        log.info("listening on %s", self.url)
+        logger.info("listening on %s", self.url)
         self.ready.set()
 
     def _protocol(self) -> asyncio.Protocol:
@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
 
     def _cut_all(self) -> None:
         if self.server_state.connections:
-            log.warning("%d connections are cut: they did not end in time", len(self.server_state.connections))
+            logger.warning("%d connections are cut: they did not end in time", len(self.server_state.connections))
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 

@@ -21,7 +21,7 @@ from eventsync.settings import Settings
 from eventsync.stores.archive.identity import ArchiveIdentity
 from eventsync.stores.archive.objects import Objects
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 1.0
 """Longest wait for a server at once, in seconds: who waits for MongoDB is to end at once when it is told to."""
@@ -46,13 +46,13 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
             try:
                 lacking = await _look(client, settings, role)
             except Unavailable as error:
-                log.warning("%s; trying again", error.diagnosis)
+                logger.warning("%s; trying again", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.25, cap=_PAUSE_CAP))
                 failures += 1
             else:
-                log.info("MongoDB is reached")
+                logger.info("MongoDB is reached")
                 if lacking:
-                    log.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_ARE)
+                    logger.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_ARE)
                 await _check_archive(client, settings, role)
                 return True
     return False
@@ -72,7 +72,7 @@ async def _check_archive(client: Client, settings: Settings, role: str) -> None:
     try:
         await ArchiveIdentity(client[settings.log_db], Objects.of(settings.archive_url)).check()
     except Unavailable as error:
-        log.warning("%s; clients that are far behind wait for it", error.diagnosis)
+        logger.warning("%s; clients that are far behind wait for it", error.diagnosis)
 
 
 async def _look(client: Client, settings: Settings, role: str) -> list[Missing]:

@@ -16,7 +16,7 @@ from eventsync.stores.stats.overview import OverviewReader, read_figures
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AGE: Final = 5.0
 """Seconds that figures read from MongoDB are used for: several scrapers cost it no more than one."""
@@ -41,7 +41,7 @@ class Operating:
             with pymongo.timeout(_TIMEOUT):
                 return await read_figures(self._stores)
         except EventsyncError as error:
-            log.warning("no figures: %s", error.diagnosis)
+            logger.warning("no figures: %s", error.diagnosis)
             return None
 
 

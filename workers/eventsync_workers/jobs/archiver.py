@@ -24,7 +24,7 @@ from eventsync_workers.jobs.job import Job
 from eventsync_workers.jobs.safety import removable
 from eventsync_workers.jobs.sealer import Limits, Sealer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _PAUSE = 5
 """Checkpoint intervals between two looks."""
@@ -94,7 +94,7 @@ class Archiver(Job):
         if await segments.is_condemned(segment):
             await segments.forget(segment)
             raise Unavailable(f"segment {segment.path} was taken for an orphan, it was made so slowly")
-        log.info(
+        logger.info(
             "log %s: events %d to %d are sealed: %d bytes of %d",
             segment.log, segment.span.first, segment.span.last, segment.size, segment.raw,
         )  # fmt: skip

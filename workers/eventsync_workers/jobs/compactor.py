@@ -24,7 +24,7 @@ from eventsync.stores.stores import COMPACTING, Stores
 from eventsync_workers.jobs.job import Job
 from eventsync_workers.jobs.safety import removable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ALL = Seq(2**63 - 2)
 _ORPHANED = 3600.0
@@ -76,7 +76,7 @@ class Compactor(Job):
             await self._give_up(name, tiers.floor, last)
         elif (goal := horizon(target, tiers.floor, sealed)) > tiers.horizon:
             await self._stores.tiers.raise_horizon(name, goal)
-            log.info("log %s: events up to %d are kept no longer", name, goal)
+            logger.info("log %s: events up to %d are kept no longer", name, goal)
         reached = (await self._stores.tiers.read(name)).horizon
         if reached:
             await self._stores.tiers.record_horizon(name, reached, every=self._settings.squash_age / _STEPS)
@@ -99,7 +99,7 @@ class Compactor(Job):
                 await self.step()
                 await self._stores.archive.touched.touch(name, documents)
         await self._stores.tiers.give_up(name, upto)
-        log.info("log %s: events up to %d are kept no longer", name, upto)
+        logger.info("log %s: events up to %d are kept no longer", name, upto)
 
     async def _remove(self, name: LogId) -> None:
         tiers = await self._stores.tiers.read(name)
@@ -169,5 +169,5 @@ class Compactor(Job):
                 await objects.remove(path)
                 swept += 1
         if swept:
-            log.info("log %s: %d objects that no segment is registered for are removed", name, swept)
+            logger.info("log %s: %d objects that no segment is registered for are removed", name, swept)
         return swept

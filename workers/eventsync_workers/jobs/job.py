@@ -15,7 +15,7 @@ from eventsync.mongodb.leases import LeaseStore
 from eventsync.settings import Settings
 from eventsync_workers.jobs.time_slice import TimeSlice
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 60.0
 
@@ -48,7 +48,7 @@ class Job(ABC):
         self._stop = stop
         self._renewed = 0.0
         self._held = False
-        self._alarms = Alarms(log)
+        self._alarms = Alarms(logger)
         self._turns = TimeSlice()
 
     @abstractmethod
@@ -71,16 +71,16 @@ class Job(ABC):
                 self._alarms.tell(f"{self._job}: {error.diagnosis}; it waits for `eventsync reset-log`")
             except EventsyncError as error:
                 failures += 1
-                log.warning("%s: %s; trying again", self._job, error.diagnosis)
+                logger.warning("%s: %s; trying again", self._job, error.diagnosis)
             except Exception:
                 failures += 1
-                log.exception("%s: failed; trying again", self._job)
+                logger.exception("%s: failed; trying again", self._job)
             await set_within(self._stop, self._backoff(failures))
         if self._held:
             try:
                 await self.finish()
             except EventsyncError as error:
-                log.info("%s: %s", self._job, error.diagnosis)
+                logger.info("%s: %s", self._job, error.diagnosis)
         await self._release()
 
     async def finish(self) -> None:  # noqa: B027 - most have nothing to do
@@ -108,7 +108,7 @@ class Job(ABC):
         try:
             await self._leases.release(self._job, self._name)
         except Unavailable as error:
-            log.warning("%s; it runs out by itself", error.diagnosis)
+            logger.warning("%s; it runs out by itself", error.diagnosis)
 
     def _backoff(self, failures: int) -> float:
         return backoff(failures, first=self._pause, cap=_BACKOFF_CAP) if failures else self._pause

@@ -19,7 +19,7 @@ from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.snapshot_need import made
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Retirement:
@@ -47,7 +47,7 @@ class Retirement:
             await self._step()
             await stored.remove(snapshot)
         if gone:
-            log.info("log %s: %d snapshots are retired", name, len(gone))
+            logger.info("log %s: %d snapshots are retired", name, len(gone))
         return len(gone)
 
     async def _doomed(

@@ -34,7 +34,7 @@ from eventsync_workers.jobs.job import Job, LeaseLost, Stopped
 from eventsync_workers.jobs.retirement import Retirement
 from eventsync_workers.jobs.snapshot_need import SnapshotNeed
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ABANDONED = 60.0
 """Seconds after which a snapshot that has not grown is nobody's any more."""
@@ -104,7 +104,7 @@ class Snapshotter(Job):
             raise
         except Barred as error:
             if await self._stores.tracking.refuse({shape.collection: error.message}):
-                log.warning("no snapshot of %s: %s", shape, error.diagnosis)
+                logger.warning("no snapshot of %s: %s", shape, error.diagnosis)
             await self._refuse(requests, error.message)
         except Exception as error:  # noqa: BLE001 - raised, once the others have had their turn
             failures.append(error)
@@ -146,7 +146,7 @@ class Snapshotter(Job):
         began = time.monotonic()
         async with aclosing(self._documents(shape, checkpoint.time)) as documents:
             made = await self._stores.stored.write(name, str(shape), checkpoint.seq, checkpoint.time, documents)
-        log.info(
+        logger.info(
             "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
             name, shape, why, made.documents, made.bytes, made.seq, time.monotonic() - began,
         )  # fmt: skip

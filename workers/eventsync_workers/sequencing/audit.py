@@ -22,8 +22,8 @@ from eventsync.stores.log.logs import Log, LogLost
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.stores import Stores
 
-log = logging.getLogger(__name__)
-_alarms = Alarms(log)
+logger = logging.getLogger(__name__)
+_alarms = Alarms(logger)
 
 _PIECE: Final = 10_000
 """Events in which one look searches for a hole: 2 ms of MongoDB's time."""
@@ -67,7 +67,7 @@ class Audit:
             except (LogLost, Fenced) as error:
                 self.failure = error
             except Unavailable as error:
-                log.debug("log %s can't be looked at: %s", self._log.id, error.diagnosis)
+                logger.debug("log %s can't be looked at: %s", self._log.id, error.diagnosis)
 
     async def look(self) -> None:
         """One look. Raises `LogLost`, `Fenced` where another log is in force, and `Unavailable`."""

@@ -22,7 +22,7 @@ from eventsync.stores.archive.witness import read_witness
 from eventsync.stores.log.logs import Log, LogLost
 from eventsync.stores.stores import Stores
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _COMPARED: Final = 5
 """Unregistered objects whose last event is compared with the log's: a crash leaves one."""
@@ -52,7 +52,7 @@ class Evidence:
             raise
         except Unavailable as error:
             # Sequencing does not depend on the archive. The next term asks again.
-            log.warning("log %s: the archive can't tell whether it is whole: %s", current.id, error.diagnosis)
+            logger.warning("log %s: the archive can't tell whether it is whole: %s", current.id, error.diagnosis)
         else:
             self._examined.add(current.id)
 

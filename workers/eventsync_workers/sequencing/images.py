@@ -17,7 +17,7 @@ from eventsync.errors import Malformed
 from eventsync.mongodb.clocks import cluster_time
 from eventsync.mongodb.errors import Barred, barred, short, translated, unavailable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ENABLED = {"changeStreamPreAndPostImages": {"enabled": True}}
 
@@ -100,7 +100,7 @@ async def _enable(
         await database.command({"create" if existing is None else "collMod": name} | (_ENABLED if wanted else {}))
     except OperationFailure as error:
         # Whatever else it is: it is about this collection, and it is asked again at the next look.
-        log.debug("%s: MongoDB answered: %s", name, short(error))
+        logger.debug("%s: MongoDB answered: %s", name, short(error))
         return _why(error)
     return None
 

@@ -39,7 +39,7 @@ from eventsync_workers.sequencing.converter import (
 from eventsync_workers.sequencing.missing_images import StateReader
 from eventsync_workers.sequencing.transactions import transaction_of
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Checkpoint = tuple[Seq, Token, Timestamp]
 
@@ -200,7 +200,7 @@ class LogWriter:
         except Unavailable:
             raise  # there is no helper just now: that says nothing about the change
         except Exception:
-            log.exception("ALARM: a change of %s can't be converted; its document is reset", _named(change))
+            logger.exception("ALARM: a change of %s can't be converted; its document is reset", _named(change))
             return await self._reset(change)
 
     async def _convert_aside(self, change: Decoded, raw: bytes | memoryview) -> EncodedEvent | None:
@@ -224,7 +224,7 @@ class LogWriter:
 
     @staticmethod
     def _alarm_odd(change: Decoded) -> None:
-        log.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
+        logger.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
 
     async def _reset(self, change: Decoded) -> EncodedEvent | None:
         outcome = await self._states.outcome(change)
@@ -232,7 +232,7 @@ class LogWriter:
             event = _converted(outcome)
             return None if event is None else told(event)
         except Exception:
-            log.exception("ALARM: %s can't be told as it is; it is kept as bytes", _named(change))
+            logger.exception("ALARM: %s can't be told as it is; it is kept as bytes", _named(change))
             return None if outcome is None else told(unreadable(outcome))
 
     @staticmethod

@@ -24,7 +24,7 @@ from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.converter import EncodedEvent, told, told_found
 from eventsync_workers.sequencing.log_writer import LogWriter
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -81,7 +81,7 @@ class Repair:
         offload = self._stores.offload
         event, is_odd = await offload.call(len(raw), told_found, name, document.id, document.version, raw, at)
         if is_odd:
-            log.error("ALARM: %s/%s can't be told as it is; it is kept as bytes", name, document.id)
+            logger.error("ALARM: %s/%s can't be told as it is; it is kept as bytes", name, document.id)
         return event
 
     async def _append(self, events: list[EncodedEvent], token: Token, time: Timestamp) -> None:

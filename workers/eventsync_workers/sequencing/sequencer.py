@@ -18,7 +18,7 @@ from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.missing_images import StateReader
 from eventsync_workers.sequencing.term import Term, pipeline
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Sequencer:
@@ -49,7 +49,7 @@ class Sequencer:
                 await term.run(stopping)
             except (LogLost, NoBase, Damaged, TooLarge) as error:
                 said = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
-                log.log(logging.WARNING, "%s %s: %s", said, current.id, error.diagnosis)
+                logger.log(logging.WARNING, "%s %s: %s", said, current.id, error.diagnosis)
                 self._active = term.active or self._active
                 await self._begin_log(current, error.diagnosis)
             finally:
@@ -83,5 +83,5 @@ class Sequencer:
         begun = await self._stores.logs.begin(
             previous, cluster=cluster, reason=reason, token=token, time=token_time(token)
         )
-        log.info("log %s begins: %s", begun.id, begun.reason)
+        logger.info("log %s begins: %s", begun.id, begun.reason)
         return begun

@@ -35,7 +35,7 @@ from eventsync_workers.sequencing.pipeline import Pipeline
 from eventsync_workers.sequencing.repair import BrokenOff, Repair
 from eventsync_workers.sequencing.transactions import Grouper, is_of_document
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _NUDGE_WAIT = 0.02
 """Seconds that a read waits when a write of our own has just moved the cluster time on and only that is awaited."""
@@ -120,7 +120,7 @@ class Term:
                     token = await self._resume(stopping)
         except BrokenOff as error:
             # Its mark stands: whoever leads next repairs.
-            log.info("log %s: %s", self._log.id, error.diagnosis)
+            logger.info("log %s: %s", self._log.id, error.diagnosis)
 
     @asynccontextmanager
     async def _audited(self, audit: Audit) -> AsyncIterator[None]:
@@ -200,7 +200,7 @@ class Term:
         """Make the log say what the collections are now, and go on from there. Raises `BrokenOff` when `stopping`."""
         if time.monotonic() < self._next_repair:
             raise HistoryLost(reason)
-        log.warning("log %s: history is lost, repairing it: %s", self._log.id, reason)
+        logger.warning("log %s: history is lost, repairing it: %s", self._log.id, reason)
         await self._take_active()
         async with watch(self._stores.data, pipeline(self._active)) as stream:
             token = stream.token
@@ -216,7 +216,7 @@ class Term:
                 await self._confine(error)
         await self._stores.logs.checkpoint(self._log.id, self._writer.seq, token, token_time(token))
         await self._stores.logs.end_repair(self._log.id)
-        log.warning("log %s: repaired by %d events, up to %d", self._log.id, repair.events, self._writer.seq)
+        logger.warning("log %s: repaired by %d events, up to %d", self._log.id, repair.events, self._writer.seq)
         self._next_repair = time.monotonic() + _REPAIR_PAUSE
         return await self._resume(stopping)
 
@@ -241,7 +241,7 @@ class Term:
         """Go on without a collection whose reads are refused again and again. Raises `error` before that."""
         if not self._faults.lasts(error):
             raise error
-        log.error("ALARM: %s; it is not followed for now, the others go on", error.diagnosis)
+        logger.error("ALARM: %s; it is not followed for now, the others go on", error.diagnosis)
         await self._stores.tracking.refuse({error.collection: error.message})
         await self._stores.tracking.deactivate([error.collection])
 
@@ -258,7 +258,7 @@ class Term:
         """Open the stream behind `token` and sequence; return where to open it anew, None when `stopping`."""
         await self._take_active()
         names = ", ".join(self._active) or "nothing yet"
-        log.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
+        logger.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
         async with watch(self._stores.data, pipeline(self._active), after=token, images=self._images) as stream:
             self._read = 0
             try:
@@ -271,7 +271,7 @@ class Term:
         if not self._images:
             raise HistoryLost(error.diagnosis) from error
         if self._is_careful:
-            log.warning("%s; its states are read from the collection", error.diagnosis)
+            logger.warning("%s; its states are read from the collection", error.diagnosis)
             self._images = False
         # The failed read began behind what was read: that far, too, for none of it need be appended (an open
         # transaction is not), and then it all comes again.
@@ -354,7 +354,7 @@ class Term:
     async def _collection_changed(self, change: RawBSONDocument, stopping: Callable[[], bool]) -> None:
         """A drop, or a renaming away: all documents are gone at once. What else there is ends what the stream says."""
         kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
-        log.warning("log %s: %s of %s", self._log.id, kind, name)
+        logger.warning("log %s: %s of %s", self._log.id, kind, name)
         if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._active:
             raise HistoryLost(f"{kind} of {name}")
         await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
@@ -401,7 +401,7 @@ class Term:
         images = await enable_images(self._stores.data, names, wanted=self._settings.images)
         if await self._stores.tracking.refuse(images.refused):
             for name, reason in images.refused.items():
-                log.warning("%s can't be tracked: %s", name, reason)
+                logger.warning("%s can't be tracked: %s", name, reason)
         return images
 
     async def _activate(self) -> None:
@@ -411,7 +411,7 @@ class Term:
         await self._checkpoint()
         if names := self._activation.names:
             await self._stores.tracking.activate(names, self._log.id, self._writer.seq, self._recorded[2])
-            log.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), self._writer.seq)
+            logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), self._writer.seq)
         self._activation = None
 
     async def _checkpoint(self) -> None:

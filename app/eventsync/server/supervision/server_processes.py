@@ -20,7 +20,7 @@ from typing import Final
 from eventsync.errors import EventsyncError
 from eventsync.server.supervision.child import Child, ChildSpec, first
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 GRACE: Final = 5.0
 """What a server gets, beyond the time that it gives its clients, between SIGTERM and SIGKILL, in seconds."""
@@ -97,10 +97,10 @@ class ServerProcesses:
 
     def _told_to_end(self, number: signal.Signals) -> None:
         if self._stop.is_set():
-            log.warning("%s again: ending the server processes at once", number.name)
+            logger.warning("%s again: ending the server processes at once", number.name)
             self._hurry.set()
             return
-        log.info("%s: ending %d server processes", number.name, len(self._running))
+        logger.info("%s: ending %d server processes", number.name, len(self._running))
         self._stop.set()
 
     def _start(self, group: asyncio.TaskGroup, number: int) -> _Server:
@@ -119,9 +119,9 @@ class ServerProcesses:
             await self._replace.wait()
             # A signal that comes meanwhile asks for another round: for settings that this one may not have seen.
             self._replace.clear()
-            log.info("SIGHUP: replacing %d server processes, one after the other", self._count)
+            logger.info("SIGHUP: replacing %d server processes, one after the other", self._count)
             if await self._replace_all(group):
-                log.info("all server processes are replaced")
+                logger.info("all server processes are replaced")
 
     async def _replace_all(self, group: asyncio.TaskGroup) -> bool:
         for number, old in enumerate(self._current):
@@ -130,7 +130,7 @@ class ServerProcesses:
                 late = f"it does not serve within {self._plan.ready_timeout:g} s"
                 why = new.failure.diagnosis if new.failure else late
                 await new.ended()
-                log.error("the new %s is given up, those that run stay: %s", new.name, why)
+                logger.error("the new %s is given up, those that run stay: %s", new.name, why)
                 return False
             self._current[number] = new
             await old.ended()
@@ -197,7 +197,7 @@ class _Server:
     def _heard(self) -> None:
         os.read(self._reading, 1024)
         if not self._known.is_set():
-            log.info("%s serves", self.name)
+            logger.info("%s serves", self.name)
         self._known.set()
 
 
@@ -208,7 +208,7 @@ class _Log:
     """What becomes of server processes is told where they tell the rest."""
 
     def say(self, text: str, _style: str = "", /) -> None:
-        log.warning("%s", text)
+        logger.warning("%s", text)
 
     def line(self, name: str, text: str, /) -> None:
-        log.info("%s: %s", name, text)
+        logger.info("%s: %s", name, text)

@@ -20,7 +20,7 @@ from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.chunk_cache import ChunkCache
 from eventsync.sync.catch_up.planner import NotAhead, Planner
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WISH_AGE = 300.0
 """Seconds after which a server may ask for another snapshot of the same collection."""
@@ -113,7 +113,7 @@ class Bootstraps:
         finally:
             await asyncio.wait({wishing})
             if not wishing.cancelled() and (error := wishing.exception()) is not None:
-                log.info("no snapshot of %s was asked for, which the next one will do: %s", shape, error)
+                logger.info("no snapshot of %s was asked for, which the next one will do: %s", shape, error)
 
     async def _wish_for(self, shape: Shape) -> None:
         if await self._planner.is_large(shape):

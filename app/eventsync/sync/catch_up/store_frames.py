@@ -21,7 +21,7 @@ from eventsync.stores.log.events import EventStore
 from eventsync.sync.live.pages import Page, PageLimit, pages_from
 from eventsync.sync.live.window import Frame
 
-log_ = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _OVERHEAD = 500
 """What a frame costs here besides its bytes, roughly."""
@@ -89,7 +89,7 @@ class StoreFrames:
         self._fetches.discard(fetch)
         if not fetch.cancelled() and (error := fetch.exception()) is not None:
             # Whoever needs it asks again, and is told.
-            log_.debug("reading ahead failed: %r", error)
+            logger.debug("reading ahead failed: %r", error)
 
     async def _read(self, key: _Key, head: Seq) -> Frame:
         log, shape, cursor = key

@@ -15,7 +15,7 @@ from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.errors import Unavailable
 from eventsync.stores.clients.state_vectors import VectorStore, VectorUpdate
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 1000
 """Clients in one bulk write."""
@@ -47,7 +47,7 @@ class VectorWriter:
         """
         if not self._take(update):
             self._dropped += 1
-            log.log(
+            logger.log(
                 logging.WARNING if self._dropped == 1 else logging.DEBUG,
                 "%d clients wait for their vector to be stored; more are not taken until MongoDB answers",
                 self._most,
@@ -115,7 +115,7 @@ class VectorWriter:
                 await self._store.record(some)
         except Unavailable as error:
             failure = error
-            log.warning("%s; trying again", error.diagnosis)
+            logger.warning("%s; trying again", error.diagnosis)
         if failure is None:
             self._dropped = 0
         else:

@@ -33,8 +33,8 @@ from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
 
-log = logging.getLogger(__name__)
-_alarms = Alarms(log)
+logger = logging.getLogger(__name__)
+_alarms = Alarms(logger)
 
 _WAIT = 1.0
 _BACKOFF_CAP = 2.0
@@ -101,7 +101,7 @@ class Feed:
                 failures += 1
                 self.state.live, self.state.detail = False, told(error).message
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
-                log.log(level, "the feed is interrupted: %s", error.diagnosis)
+                logger.log(level, "the feed is interrupted: %s", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))
 
     async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:

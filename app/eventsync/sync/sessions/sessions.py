@@ -21,7 +21,7 @@ from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.operating import Behind, behind
 from eventsync.sync.sessions.session import Identity, Session
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _REPORT: Final = 3600.0
 """Seconds, at most, between two records that a client is there."""
@@ -109,7 +109,7 @@ class Sessions:
         for session in list(self._sessions):
             session.close()
         if self._sessions and not await set_within(self._empty, self._settings.drain_timeout):
-            log.warning("%d sessions do not end within %g s", len(self._sessions), self._settings.drain_timeout)
+            logger.warning("%d sessions do not end within %g s", len(self._sessions), self._settings.drain_timeout)
 
     async def report(self, stop: asyncio.Event) -> None:
         """Until `stop`, have it recorded now and then which clients are there: they must not be forgotten."""

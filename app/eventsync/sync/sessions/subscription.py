@@ -23,8 +23,8 @@ from eventsync.sync.catch_up.planner import NotAhead
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter, Subscriber
 
-log = logging.getLogger(__name__)
-_alarms = Alarms(log)
+logger = logging.getLogger(__name__)
+_alarms = Alarms(logger)
 
 _PATIENCE = 10_000
 """Events that a client may fall further behind than its plan was made for, at least, before another is made."""
@@ -127,7 +127,7 @@ class Subscription:
             except BehindHorizon:
                 self._source.planner.outdated()
             except Unsquashable as error:
-                log.info("no squashed answer: %s", error.message)
+                logger.info("no squashed answer: %s", error.message)
                 self._avoid |= {Answer.SQUASHED}
             except NotAhead:
                 self._wait_for_checkpoint(plan)
@@ -161,7 +161,7 @@ class Subscription:
     def _damaged(self, error: Damaged) -> OutboundMessage:
         """Begin anew, by reading the collection itself. Raises `Unavailable` where that has been done already."""
         _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
-        log.info("%s is reset: %s", self.shape, error.diagnosis)
+        logger.info("%s is reset: %s", self.shape, error.diagnosis)
         if isinstance(error, DamagedEvents):
             self._beyond = max(self._beyond, error.last)
         if self._distrust:
