@@ -26,6 +26,17 @@ class Group:
     of: int
 
 
+def unfinished(group: Group | None) -> Group | None:
+    """Return `group` if further events of its transaction must follow, else None."""
+    return group if group is not None and group.n < group.of else None
+
+
+def last_whole(seq: Seq, group: Group | None) -> Seq:
+    """Return `seq`, an event of `group`, or the last event before the transaction that it leaves unfinished."""
+    transaction = unfinished(group)
+    return seq if transaction is None else Seq(seq - transaction.n)
+
+
 class Event(NamedTuple):
     """One document change, without its place in the log.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import Group, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Change
@@ -28,7 +28,7 @@ class SequenceCheck:
         """The next event."""
         wrong = self._wrong(seq, group)
         self.seq = seq
-        self._open = group if group is not None and group.n < group.of else None
+        self._open = unfinished(group)
         return wrong
 
     def _wrong(self, seq: Seq, group: Group | None) -> str | None:

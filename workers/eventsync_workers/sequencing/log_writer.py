@@ -12,7 +12,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
-from eventsync.domain.events import Event, Group, place
+from eventsync.domain.events import Event, Group, place, unfinished
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
@@ -88,7 +88,7 @@ class LogWriter:
         self._states = states
         self._time = time
         self._token: Token | None = None
-        self._open = tail.group if tail and tail.group and tail.group.n < tail.group.of else None
+        self._open = unfinished(tail.group) if tail else None
 
     async def convert(self, groups: Iterable[Sequence[RawBSONDocument]], read: Batch | None = None) -> NumberedEvents:
         """Number the events of whole groups. `read` is the batch that ends with them and leaves no group open, if any.

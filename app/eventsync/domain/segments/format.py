@@ -21,7 +21,7 @@ from itertools import pairwise
 import orjson
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import Group, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
@@ -46,8 +46,8 @@ class SealedEvent:
 
     @property
     def closes(self) -> bool:
-        """Whether a segment may end after it: it is no part of a transaction, or its last one."""
-        return self.group is None or self.group.n == self.group.of
+        """True if a segment may end after it: it is outside any transaction, or the last event of one."""
+        return unfinished(self.group) is None
 
     @property
     def at(self) -> str:

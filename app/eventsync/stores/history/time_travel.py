@@ -16,7 +16,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.domain.encoded_state import EncodedState, decoded, head_of
-from eventsync.domain.events import timestamp
+from eventsync.domain.events import last_whole, timestamp
 from eventsync.domain.ids import IdText
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.points import Point, Version
@@ -123,10 +123,7 @@ class TimeTravel:
     async def head(self, log: LogId) -> Seq:
         """The newest event that closes what it belongs to."""
         tail = await self._stores.events.tail(log)
-        if tail is None:
-            return Seq(0)
-        whole = tail.group is None or tail.group.n == tail.group.of
-        return tail.seq if whole or tail.group is None else Seq(tail.seq - tail.group.n)
+        return Seq(0) if tail is None else last_whole(tail.seq, tail.group)
 
     async def kept(self, collection: str) -> RetainedRange:
         """What there is of a collection in the log in force."""

@@ -24,7 +24,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.answer_size import AnswerSize
 from eventsync.concurrency.prefetch import ahead
-from eventsync.domain.events import Group
+from eventsync.domain.events import Group, last_whole
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
@@ -228,8 +228,7 @@ class HotRows:
         """`seq`, or the last event before it that does not lie inside a transaction."""
         with translated("events can't be read"):
             row = await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"g": 1})
-        group = row.get("g") if row else None
-        return Seq(seq - group["n"]) if group and group["n"] < group["of"] else seq
+        return last_whole(seq, group_of(row) if row else None)
 
     async def remove(self, log: LogId, upto: Seq) -> AsyncGenerator[int]:
         """Remove rows with `seq <= upto` and their parts, a bounded number at a time; says how many each time.

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import Group, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import DamagedEvents
@@ -31,8 +31,8 @@ class StoredEvent(NamedTuple):
 
     @property
     def closes(self) -> bool:
-        """Whether a reader may stop after it: it is no part of a transaction, or its last one."""
-        return self.group is None or self.group.n == self.group.of
+        """True if a reader may stop after it: it is outside any transaction, or the last event of one."""
+        return unfinished(self.group) is None
 
 
 class Unpacked(NamedTuple):

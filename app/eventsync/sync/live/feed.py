@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventsync.concurrency.waiting import backoff, set_within
+from eventsync.domain.events import last_whole
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
 from eventsync.domain.values.extended_json import CODEC
@@ -205,8 +206,7 @@ class Feed:
             try:
                 async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
                     async for event in events:
-                        if not event.closes and event.group is not None:
-                            return Seq(seq - event.group.n)
+                        return last_whole(seq, event.group)
             except Damaged:
                 return seq  # what is read behind it decides
         return seq
