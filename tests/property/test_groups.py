@@ -27,8 +27,8 @@ def test_groups_are_the_commits_whatever_the_batches(
         size = cuts.pop() if cuts else len(stream)
         batch, stream = stream[:size], stream[size:]
         # A batch that was cut ends at its last change's time; one that was not, maybe beyond.
-        upto = batch[-1]["clusterTime"] if batch else Timestamp(0, 0)
-        got += grouper.feed(batch, upto)
+        up_to = batch[-1]["clusterTime"] if batch else Timestamp(0, 0)
+        got += grouper.feed(batch, up_to)
         assert grouper.pending == bool(batch and transaction_of(batch[-1])) or not batch
         assert grouper.bytes == sum(len(change.raw) for change in grouper._open)
     got += grouper.feed([], Timestamp(time + 1, 0))

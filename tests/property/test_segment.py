@@ -72,16 +72,16 @@ def test_a_range_of_a_shape(runs: Any, first: int, data: st.DataObject) -> None:
     blocks = placed(runs, first)
     events = [event for block in blocks for event in block]
     made = sealed(blocks)
-    after, upto = (Seq(data.draw(st.integers(first - 2, first + len(events) + 1))) for _ in range(2))
+    after, up_to = (Seq(data.draw(st.integers(first - 2, first + len(events) + 1))) for _ in range(2))
     chosen = data.draw(st.sampled_from(events))
     shape = data.draw(st.sampled_from([None, Shape(chosen.collection), Shape(chosen.collection, chosen.id)]))
     selection = Selection.of(shape)
     found = []
     for entry, block in zip(made.footer.blocks, blocks_of(made.data), strict=True):
-        read = list(block.events(after, upto, selection))
-        assert not read or entry.may_have(after, upto, selection)
+        read = list(block.events(after, up_to, selection))
+        assert not read or entry.may_have(after, up_to, selection)
         found.extend(read)
-    assert found == [event for event in events if after < event.seq <= upto and is_of(event, shape)]
+    assert found == [event for event in events if after < event.seq <= up_to and is_of(event, shape)]
 
 
 def is_of(event: SealedEvent, shape: Shape | None) -> bool:

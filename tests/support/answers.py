@@ -74,16 +74,16 @@ async def brought_up(service: SyncService, replica: Replica, *, force: Answer | 
     raise AssertionError("it ended")
 
 
-async def compacted(stores: Stores, log: LogId, upto: Seq, *, squash_floor: Seq | None = None) -> None:
-    """Drop the events up to `upto`, by the steps of the archiver and the compactor, with no segment in between."""
+async def compacted(stores: Stores, log: LogId, up_to: Seq, *, squash_floor: Seq | None = None) -> None:
+    """Drop the events up to `up_to`, by the steps of the archiver and the compactor, with no segment in between."""
     touched = TouchedStore(stores.log)
     await touched.ensure_indexes()
-    async with aclosing(stores.events.read(log, Seq(0), upto)) as events:
+    async with aclosing(stores.events.read(log, Seq(0), up_to)) as events:
         rows = [(event.collection, event.id, event.seq) async for event in events]
     await touched.touch(log, rows)
-    await stores.tiers.raise_floor(log, upto)
-    await stores.tiers.raise_horizon(log, upto)
-    await stores.log["events"].delete_many({"_id": {"$lte": {"l": log, "n": Int64(upto)}, "$gt": {"l": log}}})
+    await stores.tiers.raise_floor(log, up_to)
+    await stores.tiers.raise_horizon(log, up_to)
+    await stores.log["events"].delete_many({"_id": {"$lte": {"l": log, "n": Int64(up_to)}, "$gt": {"l": log}}})
     if squash_floor is not None:
         await stores.tiers.raise_squash_floor(log, squash_floor)
-        await touched.remove_upto(log, squash_floor)
+        await touched.remove_up_to(log, squash_floor)

@@ -95,9 +95,9 @@ def crashed_archiver(settings: Settings, step: str, when: str) -> int:
 
 
 async def everything(
-    stores: Stores, log: LogId, after: int, upto: int, shape: Shape | None = None
+    stores: Stores, log: LogId, after: int, up_to: int, shape: Shape | None = None
 ) -> list[SealedEvent]:
-    async with aclosing(stores.tiered.read(log, Seq(after), Seq(upto), shape)) as events:
+    async with aclosing(stores.tiered.read(log, Seq(after), Seq(up_to), shape)) as events:
         return [event async for event in events]
 
 

@@ -116,10 +116,10 @@ async def stored_at(stores: Stores, log: LogId, name: str, checkpoint: Checkpoin
     return await stores.stored.write(log, name, checkpoint.seq, checkpoint.time, documents())
 
 
-async def state_of(stores: Stores, log: LogId, name: str, upto: Seq) -> dict[IdText, State]:
+async def state_of(stores: Stores, log: LogId, name: str, up_to: Seq) -> dict[IdText, State]:
     """What the log says, by walking it; fails where a document comes twice."""
     found: dict[IdText, State] = {}
-    async with aclosing(stores.state.walk(log, name, upto)) as batches:
+    async with aclosing(stores.state.walk(log, name, up_to)) as batches:
         async for rows in batches:
             for text, version, document in rows:
                 assert text not in found, "each document once"

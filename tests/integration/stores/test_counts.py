@@ -43,7 +43,7 @@ async def test_how_many_documents_were_touched(stores: Stores) -> None:
     await log_of(stores, 6000, 50)
 
     async def touched(after: int, floor: int = 0, name: str = "docs") -> int:
-        return await stores.counts.touched(LOG, name, after=Seq(after), upto=Seq(6000), floor=Seq(floor))
+        return await stores.counts.touched(LOG, name, after=Seq(after), up_to=Seq(6000), floor=Seq(floor))
 
     assert await touched(5980) == 10, "so few are counted"
     assert 35 <= await touched(0) <= 90

@@ -43,15 +43,15 @@ async def fill(stores: Stores, events: Iterable[NewEvent], log: LogId = LOG) -> 
     await stores.events.append(log, list(events))
 
 
-async def read(stores: Stores, after: int, upto: int, shape: Shape | None = None, *, batch: int = 1000) -> list[int]:
-    events = stores.events.read(LOG, Seq(after), Seq(upto), shape=shape, batch=batch)
+async def read(stores: Stores, after: int, up_to: int, shape: Shape | None = None, *, batch: int = 1000) -> list[int]:
+    events = stores.events.read(LOG, Seq(after), Seq(up_to), shape=shape, batch=batch)
     return [event.seq async for event in events]
 
 
 async def passed_on(
-    stores: Stores, after: int, upto: int, shape: Shape = ORDERS, *, batch: int = 1000
+    stores: Stores, after: int, up_to: int, shape: Shape = ORDERS, *, batch: int = 1000
 ) -> list[tuple[int, bytes, Group | None]]:
-    passages = stores.events.passages(LOG, Seq(after), Seq(upto), shape=shape, batch=batch)
+    passages = stores.events.passages(LOG, Seq(after), Seq(up_to), shape=shape, batch=batch)
     return [
         (seq, body, found.groups.get(place))
         async for found in passages
@@ -70,10 +70,10 @@ async def test_what_is_passed_on_is_what_is_read(stores: Stores, batch: int) -> 
     await fill(stores, [*given, packed, large(count + 1, b"a"), new(count + 2)])
     await fill(stores, [new(1)], OTHER)
     for shape in (ORDERS, ONE):
-        for after, upto in ((0, count + 2), (2, count - 1), (count, count + 1), (count + 2, count + 2)):
-            events = stores.events.read(LOG, Seq(after), Seq(upto), shape=shape)
+        for after, up_to in ((0, count + 2), (2, count - 1), (count, count + 1), (count + 2, count + 2)):
+            events = stores.events.read(LOG, Seq(after), Seq(up_to), shape=shape)
             expected = [(event.seq, event.body, event.group) async for event in events]
-            assert await passed_on(stores, after, upto, shape, batch=batch) == expected
+            assert await passed_on(stores, after, up_to, shape, batch=batch) == expected
 
 
 async def test_an_event_is_read_as_it_was_appended(stores: Stores) -> None:
@@ -136,16 +136,16 @@ async def test_the_history_of_a_document(stores: Stores) -> None:
     await fill(stores, [new(n, version=version) for n, version in enumerate(versions, 1)])
     await fill(stores, [new(6, key="2", version=9)])
 
-    async def history(after_version: int, after: int = 0, upto: int = 6, limit: int = 99) -> list[int]:
+    async def history(after_version: int, after: int = 0, up_to: int = 6, limit: int = 99) -> list[int]:
         events = await stores.events.of_document(
-            LOG, ONE, after_version=after_version, after=Seq(after), upto=Seq(upto), limit=limit
+            LOG, ONE, after_version=after_version, after=Seq(after), up_to=Seq(up_to), limit=limit
         )
         return [event.seq for event in events]
 
     assert await history(0) == [1, 2, 3, 4, 5]
     assert await history(1) == [2, 3, 4]
     assert await history(0, after=2, limit=2) == [3, 4]
-    assert await history(0, upto=2) == [1, 2]
+    assert await history(0, up_to=2) == [1, 2]
     assert await history(9) == []
 
 
@@ -174,7 +174,7 @@ def large(seq: int, seed: bytes) -> NewEvent:
 async def test_a_body_that_does_not_fit_compressed_is_kept_in_parts(stores: Stores) -> None:
     await fill(stores, [new(1), large(2, b"a"), new(3)])
     got = [event async for event in stores.events.read(LOG, Seq(0))]
-    found = await stores.events.of_document(LOG, ONE, after_version=0, after=Seq(1), upto=Seq(2), limit=9)
+    found = await stores.events.of_document(LOG, ONE, after_version=0, after=Seq(1), up_to=Seq(2), limit=9)
     assert got[1] == found[0] == large(2, b"a").event
     rows = await stores.log["events"].find({}, {"b": 1}).to_list()
     assert [type(row["b"]) for row in rows] == [str, dict, str]
@@ -189,7 +189,7 @@ async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:
     row = await stores.log["events"].find_one({})
     assert row is not None
     assert isinstance(row["w"], dict)
-    changes = [item async for item in stores.history.in_order(LOG, Shape("orders"), after=Seq(0), upto=Seq(1))]
+    changes = [item async for item in stores.history.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1))]
     assert same(changes[0].document, document)
 
 
@@ -238,7 +238,7 @@ async def test_parts_that_are_not_what_was_written(stores: Stores, change: dict[
     with pytest.raises(Damaged, match=said):
         await read(stores, 0, 1)
     with pytest.raises(Damaged, match=said):
-        await anext(stores.history.in_order(LOG, Shape("orders"), after=Seq(0), upto=Seq(1)))
+        await anext(stores.history.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1)))
     with pytest.raises(Damaged, match=said):
         await passed_on(stores, 0, 1)
 

@@ -87,8 +87,8 @@ async def test_the_newest_at_a_position(stored: SnapshotStore) -> None:
     made = {seq: await stored.write(LOG, "docs", Seq(seq), TIME, told([])) for seq in (5, 9, 7)}
     await stored.write(OTHER, "docs", Seq(8), TIME, told([]))
     await stored.write(LOG, "other", Seq(8), TIME, told([]))
-    for upto, seq in ((None, 9), (9, 9), (8, 7), (7, 7), (5, 5)):
-        assert await stored.newest(LOG, "docs", Seq(upto) if upto else None) == made[seq]
+    for up_to, seq in ((None, 9), (9, 9), (8, 7), (7, 7), (5, 5)):
+        assert await stored.newest(LOG, "docs", Seq(up_to) if up_to else None) == made[seq]
     assert await stored.newest(LOG, "docs", Seq(4)) is None
     assert await stored.positions(LOG) == {"docs": 9, "other": 8}
 

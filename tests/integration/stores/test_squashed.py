@@ -28,9 +28,9 @@ async def log_of(stores: Stores, *events: tuple[int, str, str], log: LogId = LOG
     await stores.log["events"].insert_many(rows)
 
 
-async def touched(stores: Stores, after: int, upto: int) -> set[str]:
+async def touched(stores: Stores, after: int, up_to: int) -> set[str]:
     found: list[str] = []
-    async with aclosing(stores.squashed.touched(LOG, "docs", after=Seq(after), upto=Seq(upto))) as batches:
+    async with aclosing(stores.squashed.touched(LOG, "docs", after=Seq(after), up_to=Seq(up_to))) as batches:
         async for ids in batches:
             assert 1 <= len(ids) <= BATCH
             found += ids
@@ -64,8 +64,8 @@ async def test_none_is_missed_at_any_step_of_the_archiver(stores: Stores) -> Non
     await check()
     await stores.tiers.raise_floor(LOG, Seq(10))
     await check()
-    for upto in (4, 10):
-        await stores.log["events"].delete_many({"_id": {"$lte": {"l": LOG, "n": Int64(upto)}}})
+    for up_to in (4, 10):
+        await stores.log["events"].delete_many({"_id": {"$lte": {"l": LOG, "n": Int64(up_to)}}})
         await check()
     assert await touched(stores, 8, 20) == wanted[8]
 

@@ -49,12 +49,12 @@ async def raw(stores: Stores) -> list[dict[str, Any]]:
 
 async def test_tallied_as_it_grows_it_is_what_one_counts_by_hand(stores: Stores) -> None:
     rows, tallies = history(95), Counters(stores.log)
-    assert await tallies.upto(LOG) == 0
+    assert await tallies.up_to(LOG) == 0
     for at in range(0, 95, 19):
         await stores.log["events"].insert_many(rows[at : at + 19])
         found = await tallies.add(LOG, Seq(at + 19))
         assert found == {row["c"] for row in rows[at : at + 19]}
-        assert await tallies.upto(LOG) == at + 19
+        assert await tallies.up_to(LOG) == at + 19
         assert await tallies.sizes(LOG) == {name: counted(rows[: at + 19], 0, name) for name in "abc"}
     assert await tallies.add(LOG, Seq(95)) == set(), "once"
     grown = await raw(stores)
@@ -147,5 +147,5 @@ async def test_each_log_has_its_own_and_former_logs_are_removed(stores: Stores) 
     assert await tallies.after(LOG, Seq(0)) == counted(rows, 0)
     await tallies.forget(OTHER)
     assert await tallies.sizes(OTHER) == {}
-    assert await tallies.upto(OTHER) == 0
-    assert await tallies.upto(LOG) == 12
+    assert await tallies.up_to(OTHER) == 0
+    assert await tallies.up_to(LOG) == 12

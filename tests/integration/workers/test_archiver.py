@@ -45,9 +45,9 @@ async def test_events_are_sealed_and_read_across_the_seam(stores: Stores, settin
     assert await stores.tiers.read(log) == Tiers(floor=Seq(80))
     assert await hot_seqs(stores, log) == list(range(81, 101))
     assert (await stores.archive.segments.totals(log)).segments == 4
-    for after, upto in ((0, 100), (0, 79), (19, 20), (35, 85), (80, 100), (79, 81), (99, 100), (100, 100)):
-        assert await everything(stores, log, after, upto) == [
-            sealed(item) for item in EVENTS if after < item.event.seq <= upto
+    for after, up_to in ((0, 100), (0, 79), (19, 20), (35, 85), (80, 100), (79, 81), (99, 100), (100, 100)):
+        assert await everything(stores, log, after, up_to) == [
+            sealed(item) for item in EVENTS if after < item.event.seq <= up_to
         ]
     for shape in (Shape("rare"), Shape("docs", IdText("int:4")), Shape("nobody"), Shape("docs", IdText("int:x"))):
         assert await everything(stores, log, 5, 95, shape) == [
@@ -62,12 +62,12 @@ async def test_a_documents_history_across_the_seam(stores: Stores, settings: Set
     await archiver(stores, settings).look()
     one = Shape("docs", IdText("int:4"))
     seqs = [item.event.seq for item in EVENTS if (item.event.collection, item.event.id) == ("docs", "int:4")]
-    page = await stores.events.of_document(log, one, after_version=0, after=Seq(0), upto=Seq(100), limit=100)
+    page = await stores.events.of_document(log, one, after_version=0, after=Seq(0), up_to=Seq(100), limit=100)
     assert [item.seq for item in page] == seqs
-    page = await stores.events.of_document(log, one, after_version=34, after=Seq(0), upto=Seq(100), limit=3)
+    page = await stores.events.of_document(log, one, after_version=34, after=Seq(0), up_to=Seq(100), limit=3)
     assert [item.seq for item in page] == [seq for seq in seqs if seq > 34][:3]
     ids = [IdText("int:4"), IdText("int:5")]
-    changes = [item async for item in stores.history.changes(log, "docs", after=Seq(3), upto=Seq(99), ids=ids)]
+    changes = [item async for item in stores.history.changes(log, "docs", after=Seq(3), up_to=Seq(99), ids=ids)]
     for text in ids:
         assert [change.seq for change in changes if change.id == text] == [
             item.event.seq for item in EVENTS[3:99] if (item.event.collection, item.event.id) == ("docs", text)

@@ -56,7 +56,7 @@ async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, set
         with pytest.raises(BehindHorizon, match=f"the events after {log}:{after} are kept from 41 on only"):
             await everything(stores, log, after, 100)
         with pytest.raises(BehindHorizon):
-            await anext(stores.history.changes(log, "docs", after=Seq(after), upto=Seq(99), ids=[IdText("int:1")]))
+            await anext(stores.history.changes(log, "docs", after=Seq(after), up_to=Seq(99), ids=[IdText("int:1")]))
     await archiver(stores, settings).look()
     assert files(settings, log) == [41, 61], "nothing is sealed twice"
 
@@ -159,10 +159,10 @@ async def test_what_was_touched_is_forgotten_last(stores: Stores, settings: Sett
     assert await stores.tiers.read(log) == Tiers(floor=Seq(10_000), horizon=Seq(10_000), squash_floor=Seq(9999))
     assert [row["n"] async for row in stores.log["touched"].find()] == [10_000]
     ids = [IdText("int:3")]
-    changes = stores.history.changes(log, "rare", after=Seq(3), upto=Seq(10_050), ids=ids)
+    changes = stores.history.changes(log, "rare", after=Seq(3), up_to=Seq(10_050), ids=ids)
     assert [item async for item in changes] == []
     with pytest.raises(BehindHorizon):
-        await anext(stores.history.changes(log, "rare", after=Seq(2), upto=Seq(10_050), ids=ids))
+        await anext(stores.history.changes(log, "rare", after=Seq(2), up_to=Seq(10_050), ids=ids))
 
 
 async def test_a_former_log_is_removed_and_a_newer_one_is_not(stores: Stores, settings: Settings) -> None:

@@ -145,9 +145,9 @@ class _Client:
             message = f"{frame.client} at {self._position} was told {frame.end} past events that it has not got"
             yield Violation("client", message, (str(frame), str(passed[0])))
 
-    def _between(self, after: int, upto: int) -> list[LogRow]:
-        """The shape's events with `after < seq <= upto`."""
-        return self._rows[bisect_right(self._seqs, after) : bisect_right(self._seqs, upto)]
+    def _between(self, after: int, up_to: int) -> list[LogRow]:
+        """The shape's events with `after < seq <= up_to`."""
+        return self._rows[bisect_right(self._seqs, after) : bisect_right(self._seqs, up_to)]
 
     def _stopped_before(self, seq: int) -> LogRow | None:
         """What is left of a transaction whose beginning is before `seq`; None where nothing is."""

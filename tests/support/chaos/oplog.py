@@ -133,30 +133,30 @@ class OplogTail:
         """All that is committed by now, as `client` sees it. Raises `TimeoutError`."""
         now = (await client.admin.command("ping"))["operationTime"]
         deadline = time.monotonic() + patience(seconds)
-        while not await self._read(upto=now):
+        while not await self._read(up_to=now):
             if time.monotonic() > deadline:
                 raise TimeoutError("the oplog can't be read up to now")
             await asyncio.sleep(0.05)
         return tuple(self._oplog.commits)
 
-    async def _read(self, *, upto: Timestamp | None = None) -> bool:
-        """Read what is new from the first member that answers. Whether that was all up to `upto`."""
+    async def _read(self, *, up_to: Timestamp | None = None) -> bool:
+        """Read what is new from the first member that answers. Whether that was all up to `up_to`."""
         for client in self._clients:
             try:
-                return await feed(self._oplog, client, upto=upto)
+                return await feed(self._oplog, client, up_to=up_to)
             except PyMongoError:
                 continue
         return False
 
 
-async def feed(oplog: Oplog, client: Client, *, upto: Timestamp | None = None) -> bool:
-    """Feed what the member has that is new. Whether it has all up to `upto`.
+async def feed(oplog: Oplog, client: Client, *, up_to: Timestamp | None = None) -> bool:
+    """Feed what the member has that is new. Whether it has all up to `up_to`.
 
     Raises `LookupError` where the member's oplog no longer reaches back to what was fed before.
     """
     for _ in range(_ATTEMPTS):
         try:
-            return await _feed(oplog, client, upto)
+            return await _feed(oplog, client, up_to)
         except OperationFailure as error:
             if error.code != _POSITION_LOST:
                 raise
@@ -174,7 +174,7 @@ async def first_time(client: Client) -> Timestamp | None:
     return first["ts"] if first else None
 
 
-async def _feed(oplog: Oplog, client: Client, upto: Timestamp | None) -> bool:
+async def _feed(oplog: Oplog, client: Client, up_to: Timestamp | None) -> bool:
     # Raw, because entries may hold what the driver can't decode.
     entries: Any = client["local"].get_collection("oplog.rs", RAW_CODEC, read_concern=ReadConcern("majority"))
     first = await entries.find_one({}, {"ts": 1}, sort=[("$natural", 1)])
@@ -183,7 +183,7 @@ async def _feed(oplog: Oplog, client: Client, upto: Timestamp | None) -> bool:
     newest = await entries.find_one({}, {"ts": 1}, sort=[("$natural", -1)])
     async for entry in entries.find(oplog.query, sort=[("$natural", 1)]):
         oplog.feed(decode(entry.raw))
-    return upto is None or (newest is not None and newest["ts"] >= upto)
+    return up_to is None or (newest is not None and newest["ts"] >= up_to)
 
 
 def transaction_of(entry: Entry) -> str | None:

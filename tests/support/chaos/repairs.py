@@ -83,13 +83,13 @@ def gaps(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Gap]:
             gap.before = dict(said) if gap.before is None else gap.before
             gap.rows.append(row)
         else:
-            upto = max(done, rank[place[name]])
-            gap.commits += _alone(changes[done:upto], commits[done:upto], shared)
-            for commit in commits[done:upto]:
+            up_to = max(done, rank[place[name]])
+            gap.commits += _alone(changes[done:up_to], commits[done:up_to], shared)
+            for commit in commits[done:up_to]:
                 _follow(true, commit)
             if gap:
                 yield _closed(gap, said, true)
-            gap, done = Gap(), upto
+            gap, done = Gap(), up_to
         _follow(said, row)
     gap.commits += _alone(changes[done:], commits[done:], shared)
     for commit in commits[done:]:

@@ -99,20 +99,20 @@ class Archiver(Job):
             segment.log, segment.span.first, segment.span.last, segment.size, segment.raw,
         )  # fmt: skip
 
-    async def touch(self, name: LogId, after: Seq, upto: Seq) -> None:
+    async def touch(self, name: LogId, after: Seq, up_to: Seq) -> None:
         """Record which documents these events are of: nobody else knows, once they are dropped."""
-        async with aclosing(self._stores.hot.named(name, after, upto)) as batches:
+        async with aclosing(self._stores.hot.named(name, after, up_to)) as batches:
             async for documents in batches:
                 await self.step()
                 await self._stores.archive.touched.touch(name, documents)
 
-    async def raise_floor(self, name: LogId, upto: Seq) -> None:
+    async def raise_floor(self, name: LogId, up_to: Seq) -> None:
         """From here on readers look for these events in the segments."""
-        await self._stores.tiers.raise_floor(name, upto)
+        await self._stores.tiers.raise_floor(name, up_to)
 
-    async def drop(self, name: LogId, upto: Seq) -> None:
+    async def drop(self, name: LogId, up_to: Seq) -> None:
         """Remove them from MongoDB."""
-        async with aclosing(self._stores.hot.remove(name, upto)) as removed:
+        async with aclosing(self._stores.hot.remove(name, up_to)) as removed:
             async for _ in removed:
                 await self.step()
 

@@ -92,21 +92,21 @@ class Compactor(Job):
             aged = await self._instants.newest(name, old, tail.seq)
         return wanted(tail.seq, aged, bounds, sealed)
 
-    async def _give_up(self, name: LogId, floor: Seq, upto: Seq) -> None:
+    async def _give_up(self, name: LogId, floor: Seq, up_to: Seq) -> None:
         """Events that never were sealed."""
-        async with aclosing(self._stores.hot.named(name, floor, upto)) as batches:
+        async with aclosing(self._stores.hot.named(name, floor, up_to)) as batches:
             async for documents in batches:
                 await self.step()
                 await self._stores.archive.touched.touch(name, documents)
-        await self._stores.tiers.give_up(name, upto)
-        logger.info("log %s: events up to %d are kept no longer", name, upto)
+        await self._stores.tiers.give_up(name, up_to)
+        logger.info("log %s: events up to %d are kept no longer", name, up_to)
 
     async def _remove(self, name: LogId) -> None:
         tiers = await self._stores.tiers.read(name)
         # Asked for only now: who has pinned later has seen the horizon.
-        upto = await self._pinned(name, tiers.horizon)
-        for segment in await self._segments(name, upto):
-            if segment.span.last <= upto:
+        up_to = await self._pinned(name, tiers.horizon)
+        for segment in await self._segments(name, up_to):
+            if segment.span.last <= up_to:
                 await self._remove_segment(segment)
         await self._drop(name, tiers.floor)
 
@@ -116,8 +116,8 @@ class Compactor(Job):
             await self._stores.archive.objects.remove(segment.path)
         await self._stores.archive.segments.forget(segment)
 
-    async def _drop(self, name: LogId, upto: Seq) -> None:
-        async with aclosing(self._stores.hot.remove(name, upto)) as removed:
+    async def _drop(self, name: LogId, up_to: Seq) -> None:
+        async with aclosing(self._stores.hot.remove(name, up_to)) as removed:
             async for _ in removed:
                 await self.step()
 
@@ -126,8 +126,8 @@ class Compactor(Job):
         pinned = (await self._stores.pins.pinned(name)).seq
         return seq if pinned is None else Seq(min(seq, pinned))
 
-    async def _segments(self, name: LogId, upto: Seq) -> list[Segment]:
-        async with aclosing(self._stores.archive.segments.covering(name, Seq(0), upto)) as segments:
+    async def _segments(self, name: LogId, up_to: Seq) -> list[Segment]:
+        async with aclosing(self._stores.archive.segments.covering(name, Seq(0), up_to)) as segments:
             return [segment async for segment in segments]
 
     # --- what is beside them --------------------------------------------------------------------------------------
@@ -140,14 +140,14 @@ class Compactor(Job):
         goal = Seq(gone // BLOCK * BLOCK - 1)
         if goal > (await self._stores.tiers.read(name)).squash_floor:
             await self._stores.tiers.raise_squash_floor(name, goal)
-            await self._stores.archive.touched.remove_upto(name, goal)
+            await self._stores.archive.touched.remove_up_to(name, goal)
 
     async def _forget(self, former: LogId) -> None:
         """Remove a former log, whose positions nobody can continue from."""
         await self._drop(former, _ALL)
         for segment in await self._segments(former, _ALL):
             await self._remove_segment(segment)
-        await self._stores.archive.touched.remove_upto(former, _ALL)
+        await self._stores.archive.touched.remove_up_to(former, _ALL)
         await self._stores.tallies.forget(former)
         await self._stores.tiers.forget(former)
         await self._stores.logs.forget_checkpoint(former)

@@ -23,4 +23,4 @@ async def removable(stores: Stores, log: LogId, target: Seq, step: Step) -> Seq:
         return Seq(0)
     await stores.tallies.add(log, target, step)
     quiet = [await stores.tallies.quiet_until(log, item.name, bases[item.name]) for item in tracked]
-    return await stores.hot.whole_before(log, allowed(tail.seq, await stores.tallies.upto(log), [target, *quiet]))
+    return await stores.hot.whole_before(log, allowed(tail.seq, await stores.tallies.up_to(log), [target, *quiet]))

@@ -26,14 +26,14 @@ class SnapshotNeed:
     async def look(self, log: LogId, step: Callable[[], Awaitable[None]]) -> None:
         """Tally what is new in the log."""
         tallies = self._stores.tallies
-        before = await tallies.upto(log)
+        before = await tallies.up_to(log)
         tail = await self._stores.events.tail(log)
         changed = await tallies.add(log, tail.seq, step) if tail else set()
         if before != self._tallied:  # another log, or another worker has tallied meanwhile
             self._known.clear()
         for collection in changed:
             self._known.pop((log, collection), None)
-        self._tallied = await tallies.upto(log) if changed else before
+        self._tallied = await tallies.up_to(log) if changed else before
         self._horizon = (await self._stores.tiers.read(log)).horizon
 
     async def cause(self, log: LogId, collection: str, newest: StoredSnapshot | None, now: datetime) -> Cause | None:

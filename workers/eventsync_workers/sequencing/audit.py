@@ -118,23 +118,23 @@ class Audit:
         return still(await self._stores.tiers.read(self._log.id))
 
     async def _look_at_tallies(self) -> None:
-        upto = await self._stores.tallies.upto(self._log.id)
-        if upto < max(self._tallied, self._tiers.floor):
+        up_to = await self._stores.tallies.up_to(self._log.id)
+        if up_to < max(self._tallied, self._tiers.floor):
             raise LogLost("the tallies of the log were dropped or emptied")
-        self._tallied = upto
+        self._tallied = up_to
 
     async def _look_for_holes(self, newest: Seq) -> None:
         """Count the next piece of what is in MongoDB. A hole is for readers to tell, and for the operator to decide."""
         after = max(self._counted, self._tiers.floor)
-        upto = Seq(min(after + _PIECE, newest))
+        up_to = Seq(min(after + _PIECE, newest))
         try:
-            await self._stores.wholeness.require(self._log.id, after, upto, fresh=True)
+            await self._stores.wholeness.require(self._log.id, after, up_to, fresh=True)
         except Damaged as error:
             _alarms.tell(
                 f"log {self._log.id}: {error.diagnosis}; clients that need them are reset. "
                 "`eventsync verify` tells the extent, `eventsync reset-log` begins a new log"
             )
-        self._counted = upto if upto < newest else Seq(0)
+        self._counted = up_to if up_to < newest else Seq(0)
 
 
 async def check_appended(stores: Stores, current: Log, newest: Appended) -> None:

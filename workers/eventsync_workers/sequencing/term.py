@@ -344,9 +344,9 @@ class Term:
         return [change for change in changes if change["clusterTime"] > self._used]
 
     def _grouped(
-        self, grouper: Grouper, changes: Sequence[RawBSONDocument], upto: Timestamp
+        self, grouper: Grouper, changes: Sequence[RawBSONDocument], up_to: Timestamp
     ) -> Sequence[Sequence[RawBSONDocument]]:
-        whole = grouper.feed(changes, upto)
+        whole = grouper.feed(changes, up_to)
         if grouper.bytes > self._settings.group_bytes:
             raise HistoryLost(f"a transaction of more than {self._settings.group_bytes} bytes")
         return whole

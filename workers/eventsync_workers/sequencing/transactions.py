@@ -59,8 +59,8 @@ class Grouper:
         """Whether a transaction is open: what has come of it may not be all."""
         return bool(self._open)
 
-    def feed(self, changes: Iterable[RawBSONDocument], read_upto: Timestamp) -> list[Sequence[RawBSONDocument]]:
-        """Take a batch that ends at cluster time `read_upto`; return the groups that are whole now, in order."""
+    def feed(self, changes: Iterable[RawBSONDocument], read_up_to: Timestamp) -> list[Sequence[RawBSONDocument]]:
+        """Take a batch that ends at cluster time `read_up_to`; return the groups that are whole now, in order."""
         whole: list[Sequence[RawBSONDocument]] = []
         for change in changes:
             key = transaction_of(change)
@@ -72,7 +72,7 @@ class Grouper:
                 self._key = key
                 self._open.append(change)
                 self.bytes += len(change.raw)
-        if self._open and read_upto > self._open[-1]["clusterTime"]:
+        if self._open and read_up_to > self._open[-1]["clusterTime"]:
             whole.append(self._close())
         return whole
 

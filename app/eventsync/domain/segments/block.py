@@ -144,13 +144,13 @@ class Block:
         """The body of its n-th event."""
         return self.raw[self.starts[n] : self.starts[n + 1] - 1]
 
-    def numbers(self, after: Seq, upto: Seq, selection: Selection = _ALL) -> list[int]:
-        """Which of its events have `after < seq <= upto` and are in `selection`, counted from 0."""
-        span = range(max(0, after + 1 - self.first), min(self.count, upto + 1 - self.first))
+    def numbers(self, after: Seq, up_to: Seq, selection: Selection = _ALL) -> list[int]:
+        """Which of its events have `after < seq <= up_to` and are in `selection`, counted from 0."""
+        span = range(max(0, after + 1 - self.first), min(self.count, up_to + 1 - self.first))
         if selection == _ALL:
             return list(span)
         return [n for n in span if selection.has(self.collections[n], self.ids[n])]
 
-    def events(self, after: Seq, upto: Seq, selection: Selection = _ALL) -> Iterator[SealedEvent]:
-        """Its events with `after < seq <= upto` that are in `selection`."""
-        return map(self.event, self.numbers(after, upto, selection))
+    def events(self, after: Seq, up_to: Seq, selection: Selection = _ALL) -> Iterator[SealedEvent]:
+        """Its events with `after < seq <= up_to` that are in `selection`."""
+        return map(self.event, self.numbers(after, up_to, selection))

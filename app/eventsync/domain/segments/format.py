@@ -155,9 +155,9 @@ class BlockEntry:
     span: Span
     collections: frozenset[str]
 
-    def may_have(self, after: Seq, upto: Seq, selection: Selection) -> bool:
-        """Whether any of its events can have `after < seq <= upto` and be one of `selection`."""
-        within = self.span.last > after and self.span.first <= upto
+    def may_have(self, after: Seq, up_to: Seq, selection: Selection) -> bool:
+        """Whether any of its events can have `after < seq <= up_to` and be one of `selection`."""
+        within = self.span.last > after and self.span.first <= up_to
         return within and (selection.collection is None or selection.collection in self.collections)
 
 

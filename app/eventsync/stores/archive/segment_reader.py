@@ -59,28 +59,30 @@ class SegmentReader:
             cache_bytes, lambda part: part.cost
         )
 
-    async def read(self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL) -> AsyncGenerator[SealedEvent]:
-        """Events with `after < seq <= upto` in order, those that are in `selection`. The whole range is sealed."""
-        async with aclosing(self.blocks(log, after, upto, selection)) as blocks:
+    async def read(
+        self, log: LogId, after: Seq, up_to: Seq, selection: Selection = _ALL
+    ) -> AsyncGenerator[SealedEvent]:
+        """Events with `after < seq <= up_to` in order, those that are in `selection`. The whole range is sealed."""
+        async with aclosing(self.blocks(log, after, up_to, selection)) as blocks:
             async for block, numbers in blocks:
                 for n in numbers:
                     yield block.event(n)
 
     async def blocks(
-        self, log: LogId, after: Seq, upto: Seq, selection: Selection = _ALL
+        self, log: LogId, after: Seq, up_to: Seq, selection: Selection = _ALL
     ) -> AsyncGenerator[tuple[Block, list[int]]]:
         """The same, a block at a time, with the places in it of what was asked for; there is one at least."""
         position = after
-        async with aclosing(self._segments.covering(log, after, upto)) as segments:
+        async with aclosing(self._segments.covering(log, after, up_to)) as segments:
             async for segment in segments:
                 if segment.span.first > position + 1:
                     raise await self._missing(log, position, segment.span.first)
-                async with aclosing(self._within(segment, position, upto, selection)) as blocks:
+                async with aclosing(self._within(segment, position, up_to, selection)) as blocks:
                     async for found in blocks:
                         yield found
-                position = max(position, min(segment.span.last, upto))
-        if position < upto:
-            raise await self._missing(log, position, Seq(upto + 1))
+                position = max(position, min(segment.span.last, up_to))
+        if position < up_to:
+            raise await self._missing(log, position, Seq(up_to + 1))
 
     async def newest_at(self, log: LogId, at: datetime) -> Seq | None:
         """The newest sealed event that was there at a time, by the cluster's clock and by the wall's."""
@@ -104,19 +106,19 @@ class SegmentReader:
         return await self._bytes(segment, offset, segment.size - offset if length is None else length)
 
     async def _within(
-        self, segment: Segment, after: Seq, upto: Seq, selection: Selection
+        self, segment: Segment, after: Seq, up_to: Seq, selection: Selection
     ) -> AsyncGenerator[tuple[Block, list[int]]]:
         try:
-            numbers = await self._numbers(segment, after, upto, selection)
+            numbers = await self._numbers(segment, after, up_to, selection)
             async with aclosing(self._blocks(segment, numbers)) as blocks:
                 async for block in blocks:
-                    if found := block.numbers(after, upto, selection):
+                    if found := block.numbers(after, up_to, selection):
                         yield block, found
                         after = block.seq(found[-1])
         except Damaged as error:
             raise await self._explained(segment, after, error) from error
 
-    async def _numbers(self, segment: Segment, after: Seq, upto: Seq, selection: Selection) -> list[int]:
+    async def _numbers(self, segment: Segment, after: Seq, up_to: Seq, selection: Selection) -> list[int]:
         """The numbers of the blocks that may have what is asked for."""
         footer = await self._footer(segment)
         having: set[int] | None = None
@@ -126,7 +128,7 @@ class SegmentReader:
         return [
             number
             for number, entry in enumerate(footer.blocks)
-            if entry.may_have(after, upto, selection) and (having is None or number in having)
+            if entry.may_have(after, up_to, selection) and (having is None or number in having)
         ]
 
     async def _newest_in(self, segment: Segment, time: Timestamp, wall: str) -> Seq | None:

@@ -85,28 +85,28 @@ class SegmentStore:
             row = await self._segments.find_one({"_id": {"l": log, "n": Int64(first)}})
         return _segment(row) if row else None
 
-    async def covering(self, log: LogId, after: Seq, upto: Seq) -> AsyncGenerator[Segment]:
-        """The segments that have events with `after < seq <= upto`, in order; listed as they are asked for."""
+    async def covering(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[Segment]:
+        """The segments that have events with `after < seq <= up_to`, in order; listed as they are asked for."""
         position = after
-        while position < upto:
-            page = await self._page(log, position, upto)
+        while position < up_to:
+            page = await self._page(log, position, up_to)
             for segment in page:
                 position = max(position, segment.span.last)
                 yield segment
             if len(page) < _PAGE:
                 return
 
-    async def _page(self, log: LogId, after: Seq, upto: Seq) -> list[Segment]:
+    async def _page(self, log: LogId, after: Seq, up_to: Seq) -> list[Segment]:
         # The one that holds the first event wanted may begin before it: segments follow on each other.
         before = await self._before(log, Seq(after + 1))
         first = before.span.first if before and before.span.last > after else after + 1
         with translated("the segments can't be read"):
-            cursor = self._segments.find(_range(log, first, upto), sort=[("_id", ASCENDING)], limit=_PAGE)
+            cursor = self._segments.find(_range(log, first, up_to), sort=[("_id", ASCENDING)], limit=_PAGE)
             return [_segment(row) async for row in cursor]
 
     async def _before(self, log: LogId, seq: Seq) -> Segment | None:
         with translated("the segments can't be read"):
-            row = await self._segments.find_one(_range(log, upto=seq), sort=[("_id", DESCENDING)])
+            row = await self._segments.find_one(_range(log, up_to=seq), sort=[("_id", DESCENDING)])
         return _segment(row) if row else None
 
     async def until(self, log: LogId, time: Timestamp) -> AsyncGenerator[Segment]:
@@ -152,8 +152,8 @@ class SegmentStore:
             await self._segments.delete_one({"_id": key, "path": segment.path})
 
 
-def _range(log: LogId, first: int = 0, upto: int = _END) -> dict[str, Any]:
-    return {"_id": {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(upto)}}}
+def _range(log: LogId, first: int = 0, up_to: int = _END) -> dict[str, Any]:
+    return {"_id": {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(up_to)}}}
 
 
 def _row(segment: Segment) -> dict[str, Any]:

@@ -38,34 +38,34 @@ class TieredEvents:
         self.wholeness = hot.wholeness
 
     async def read(
-        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
     ) -> AsyncGenerator[SealedEvent]:
-        """Events with `after < seq <= upto`, of everything or of one shape, with a version above `above`.
+        """Events with `after < seq <= up_to`, of everything or of one shape, with a version above `above`.
 
         Holds one batch, or one read of a segment.
         """
-        batches = self._batches(log, after, upto, shape, above, batch, _SEALED)
+        batches = self._batches(log, after, up_to, shape, above, batch, _SEALED)
         async with aclosing(batches):
             async for events in batches:
                 for event in events:
                     yield event
 
     async def passed_on(
-        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
     ) -> AsyncGenerator[Sequence[StoredEvent]]:
         """The same as readers get them, as many at a time as come together: a batch, or what a block has of them."""
-        batches = self._batches(log, after, upto, shape, above, batch, _PASSED_ON)
+        batches = self._batches(log, after, up_to, shape, above, batch, _PASSED_ON)
         async with aclosing(batches):
             async for events in batches:
                 yield events
 
     def passages(
-        self, log: LogId, after: Seq, upto: Seq, shape: Shape, *, batch: int = 1000
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape, *, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
         """The same of one shape, to be sent."""
 
         def hot(position: Seq) -> AsyncGenerator[EventBatch]:
-            return self._hot.passages(log, position, upto, shape, batch=batch)
+            return self._hot.passages(log, position, up_to, shape, batch=batch)
 
         async def cold(position: Seq, floor: Seq) -> AsyncGenerator[EventBatch]:
             async with aclosing(self._cold.blocks(log, position, floor, Selection.of(shape))) as blocks:
@@ -73,35 +73,35 @@ class TieredEvents:
                     if numbers:
                         yield passage_of(block, numbers)
 
-        return self._across(log, after, upto, hot, cold, lambda passage: passage.last)
+        return self._across(log, after, up_to, hot, cold, lambda passage: passage.last)
 
     def _batches(
-        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]
     ) -> AsyncGenerator[Sequence[E]]:
         def hot(position: Seq) -> AsyncGenerator[Sequence[E]]:
-            find = in_order(log, position, upto, shape, above=above, fields=form.fields)
+            find = in_order(log, position, up_to, shape, above=above, fields=form.fields)
             return self._from_hot(log, find, position, batch, form)
 
         def cold(position: Seq, floor: Seq) -> AsyncGenerator[Sequence[E]]:
             return self._from_cold(log, position, floor, shape, above, form)
 
-        return self._across(log, after, upto, hot, cold, lambda events: events[-1].seq)
+        return self._across(log, after, up_to, hot, cold, lambda events: events[-1].seq)
 
     async def _across(
         self,
         log: LogId,
         after: Seq,
-        upto: Seq,
+        up_to: Seq,
         hot: Callable[[Seq], AsyncGenerator[B]],
         cold: Callable[[Seq, Seq], AsyncGenerator[B]],
         last: Callable[[B], Seq],
     ) -> AsyncGenerator[B]:
         """Batches from wherever their events are: `hot` reads on from a position, `cold` up to another one."""
         position = after
-        while position < upto:
+        while position < up_to:
             # Where to begin is what somebody has read here last; what is read is judged by what is true.
-            floor = min(self._tiers.seen(log).floor, upto)
-            source, end = (cold(position, floor), floor) if position < floor else (hot(position), upto)
+            floor = min(self._tiers.seen(log).floor, up_to)
+            source, end = (cold(position, floor), floor) if position < floor else (hot(position), up_to)
             try:
                 async with aclosing(source) as batches:
                     async for batch in batches:
@@ -111,9 +111,9 @@ class TieredEvents:
                 continue  # the floor has been read for that
             position = end
 
-    async def hot(self, log: LogId, after: Seq, upto: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
+    async def hot(self, log: LogId, after: Seq, up_to: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
         """Those that are in MongoDB. Raises `Moved` where some are not any more."""
-        async with aclosing(self._from_hot(log, in_order(log, after, upto), after, batch, _SEALED)) as batches:
+        async with aclosing(self._from_hot(log, in_order(log, after, up_to), after, batch, _SEALED)) as batches:
             async for events in batches:
                 for event in events:
                     yield event
@@ -126,9 +126,9 @@ class TieredEvents:
                 yield [form.of_row(row) for row in rows]
 
     async def _from_cold(
-        self, log: LogId, after: Seq, upto: Seq, shape: Shape | None, above: int, form: _Form[E]
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None, above: int, form: _Form[E]
     ) -> AsyncGenerator[Sequence[E]]:
-        async with aclosing(self._cold.blocks(log, after, upto, Selection.of(shape))) as blocks:
+        async with aclosing(self._cold.blocks(log, after, up_to, Selection.of(shape))) as blocks:
             async for block, numbers in blocks:
                 wanted = [n for n in numbers if block.versions[n] > above] if above > 0 else numbers
                 if wanted:

@@ -64,7 +64,7 @@ class TouchedStore:
         with translated("the touched documents can't be counted"):
             return await self._touched.count_documents({"_id.l": log, "_id.c": collection})
 
-    async def remove_upto(self, log: LogId, seq: Seq) -> int:
+    async def remove_up_to(self, log: LogId, seq: Seq) -> int:
         """Remove what nobody asks for any more; returns how many documents. The squash floor is raised before."""
         with translated("touched documents can't be removed"):
             names = await self._touched.distinct("_id.c", {"_id.l": log})

@@ -57,38 +57,38 @@ class History:
             async for segment in segments:
                 await self._archive.reader.check(segment)
 
-    async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, upto: Seq) -> AsyncGenerator[Change]:
-        """What the events with `after < seq <= upto` say, of everything or of one shape: by seq."""
-        async with aclosing(self._tiered.read(log, after, upto, shape)) as events:
+    async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, up_to: Seq) -> AsyncGenerator[Change]:
+        """What the events with `after < seq <= up_to` say, of everything or of one shape: by seq."""
+        async with aclosing(self._tiered.read(log, after, up_to, shape)) as events:
             async for event in events:
                 yield change_of(log, event)
 
     async def changes(
-        self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
+        self, log: LogId, collection: str, *, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[Change]:
-        """Yield the changes with `after < seq <= upto` of these documents: for each of them by seq."""
-        async with aclosing(self.sealed(log, collection, after=after, upto=upto, ids=ids)) as events:
+        """Yield the changes with `after < seq <= up_to` of these documents: for each of them by seq."""
+        async with aclosing(self.sealed(log, collection, after=after, up_to=up_to, ids=ids)) as events:
             async for event in events:
                 yield change_of(log, event)
 
     async def sealed(
-        self, log: LogId, collection: str, *, after: Seq, upto: Seq, ids: Sequence[IdText]
+        self, log: LogId, collection: str, *, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[SealedEvent]:
         """Yield these events themselves.
 
         Nothing but MongoDB is asked where all of the collection's events of that range are still there.
         """
         position, done = after, ("", 0)
-        while position < upto:
+        while position < up_to:
             try:
-                async with aclosing(self._from_hot(log, collection, position, upto, ids)) as events:
+                async with aclosing(self._from_hot(log, collection, position, up_to, ids)) as events:
                     async for event in events:
                         if (event.id, event.seq) > done:
                             yield event
                             done = (event.id, event.seq)
                 break
             except Moved:
-                floor = Seq(min(self._tiers.seen(log).floor, upto))
+                floor = Seq(min(self._tiers.seen(log).floor, up_to))
             # They come by id and seq: up to where it broke off there is nothing left to tell.
             sealed = self._archive.reader.read(log, position, floor, Selection(collection, frozenset(ids)))
             async with aclosing(sealed) as events:
@@ -97,9 +97,9 @@ class History:
                         yield event
             position = floor
 
-    async def numbering(self, log: LogId, *, after: Seq, upto: Seq) -> AsyncGenerator[tuple[Seq, Group | None]]:
-        """The numbers that are there with `after < seq <= upto`, in order, and the transactions they belong to."""
-        async with aclosing(self._tiered.read(log, after, upto)) as events:
+    async def numbering(self, log: LogId, *, after: Seq, up_to: Seq) -> AsyncGenerator[tuple[Seq, Group | None]]:
+        """The numbers that are there with `after < seq <= up_to`, in order, and the transactions they belong to."""
+        async with aclosing(self._tiered.read(log, after, up_to)) as events:
             async for event in events:
                 yield event.seq, event.group
 
@@ -116,24 +116,24 @@ class History:
         return not await self._archive.touched.any_after(log, collection, known, session)
 
     async def _from_hot(
-        self, log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequence[IdText]
+        self, log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[SealedEvent]:
         async def whole(tiers: Tiers, session: AsyncClientSession) -> bool:
             return tiers.floor <= after or await self._is_quiet(log, collection, after, tiers, session)
 
-        find = _by_document(log, collection, after, upto, ids)
+        find = _by_document(log, collection, after, up_to, ids)
         async with aclosing(self._hot.validated(log, find, whole, batch=_BATCH)) as batches:
             async for rows in batches:
                 for row in rows:
                     yield sealed_event(row)
-        await self._hot.wholeness.require(log, after, upto)
+        await self._hot.wholeness.require(log, after, up_to)
 
 
-def _by_document(log: LogId, collection: str, after: Seq, upto: Seq, ids: Sequence[IdText]) -> Find:
+def _by_document(log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]) -> Find:
     query = {
         "_id.l": log,
         "c": collection,
         "i": {"$in": list(ids)},
-        "_id.n": {"$gt": Int64(after), "$lte": Int64(upto)},
+        "_id.n": {"$gt": Int64(after), "$lte": Int64(up_to)},
     }
-    return Find(query, upto, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")
+    return Find(query, up_to, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")

@@ -90,9 +90,9 @@ class Instants:
             raise DamagedEvents(f"event {log}:{seq} can't be read: it has no time", seq)
         return time
 
-    async def _committed(self, log: LogId, at: datetime, after: Seq, upto: Seq) -> Seq | None:
-        """The newest event with `after < seq <= upto` that was committed by then; nearly always the first one read."""
-        wall, query = timestamp(at), {"_id": {"$gt": _key(log, after), "$lte": _key(log, upto)}}
+    async def _committed(self, log: LogId, at: datetime, after: Seq, up_to: Seq) -> Seq | None:
+        """The newest event with `after < seq <= up_to` that was committed by then; nearly always the first one read."""
+        wall, query = timestamp(at), {"_id": {"$gt": _key(log, after), "$lte": _key(log, up_to)}}
         with translated("events can't be read"):
             cursor = self._rows.find(query, {"t": 0, "w": 0}, sort=[("_id", DESCENDING)], batch_size=_BATCH)
             async with cursor:

@@ -67,11 +67,15 @@ class LogState:
         self._tracking = tracking
         self._checked: StoredSnapshot | None = None
 
-    async def base(self, log: LogId, collection: str, upto: Seq) -> StoredSnapshot:
-        """The snapshot that states at `upto` are made from. Raises `NoBase`, and `Damaged` where a chunk is missing."""
-        found = await self._snapshots.newest(log, collection, upto)
+    async def base(self, log: LogId, collection: str, up_to: Seq) -> StoredSnapshot:
+        """The snapshot that states at `up_to` are made from. Raises `NoBase`, and `Damaged` where a chunk is
+        missing.
+        """
+        found = await self._snapshots.newest(log, collection, up_to)
         if found is None or not await self._tells(found):
-            raise NoBase(f"there is no stored snapshot of {collection} at {log}:{upto} or before: is a worker running?")
+            raise NoBase(
+                f"there is no stored snapshot of {collection} at {log}:{up_to} or before: is a worker running?"
+            )
         if found != self._checked:
             await self._snapshots.check(found)
             self._checked = found
@@ -82,27 +86,29 @@ class LogState:
         tracked = [item for item in await self._tracking.read() if item.log == found.log]
         return all(item.tells(found.seq, found.time) for item in tracked if item.name == found.collection)
 
-    async def documents(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
-        """What each of these documents is at `upto`: (version, document without `_sync`), or None where it is not.
+    async def documents(self, log: LogId, collection: str, ids: Sequence[IdText], up_to: Seq) -> dict[IdText, State]:
+        """What each of these documents is at `up_to`: (version, document without `_sync`), or None where it is not.
 
         Raises `NoBase`, `Damaged` and `Unavailable`. Holds all of the answer: ask for bounded batches.
         """
-        return await self._from_base(log, collection, ids, upto, lambda base: self._states(base, ids, upto))
+        return await self._from_base(log, collection, ids, up_to, lambda base: self._states(base, ids, up_to))
 
-    async def document(self, log: LogId, collection: str, text: IdText, upto: Seq) -> EncodedState:
-        """Return one document as it is at `upto`, encoded. Raises as `documents`. Holds few of its events at a time."""
-        return await self._from_base(log, collection, [text], upto, lambda base: self._state(base, text, upto))
+    async def document(self, log: LogId, collection: str, text: IdText, up_to: Seq) -> EncodedState:
+        """Return one document as it is at `up_to`, encoded. Raises as `documents`. Holds few of its events at a
+        time.
+        """
+        return await self._from_base(log, collection, [text], up_to, lambda base: self._state(base, text, up_to))
 
     async def _from_base(
         self,
         log: LogId,
         collection: str,
         ids: Sequence[IdText],
-        upto: Seq,
+        up_to: Seq,
         read: Callable[[StoredSnapshot], Awaitable[T]],
     ) -> T:
         while True:
-            base = await self._base_of(log, collection, ids, upto)
+            base = await self._base_of(log, collection, ids, up_to)
             try:
                 found = await read(base)
             except Damaged:
@@ -113,11 +119,11 @@ class LogState:
                 if await self._snapshots.find(base.id):
                     return found
 
-    async def _state(self, base: StoredSnapshot, text: IdText, upto: Seq) -> EncodedState:
+    async def _state(self, base: StoredSnapshot, text: IdText, up_to: Seq) -> EncodedState:
         state = await self._snapshots.state_of(base, text, self._offload)
-        if upto == base.seq:
+        if up_to == base.seq:
             return state
-        events = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=[text])
+        events = self._history.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=[text])
         return (await self.replay(base.log, events, state))[0]
 
     async def replay(
@@ -146,35 +152,35 @@ class LogState:
         size += 0 if state is None else len(state[1])
         return await self._offload.call(size, replayed, log, state, batch, whole)
 
-    async def _base_of(self, log: LogId, collection: str, ids: Sequence[IdText], upto: Seq) -> StoredSnapshot:
+    async def _base_of(self, log: LogId, collection: str, ids: Sequence[IdText], up_to: Seq) -> StoredSnapshot:
         """A single document may have a nearer snapshot of its own."""
-        base = await self.base(log, collection, upto)
-        own = await self._snapshots.nearest(log, Shape(collection, ids[0]), upto) if len(ids) == 1 else None
+        base = await self.base(log, collection, up_to)
+        own = await self._snapshots.nearest(log, Shape(collection, ids[0]), up_to) if len(ids) == 1 else None
         if own is None or own.seq <= base.seq or not await self._tells(own):
             return base
         await self._snapshots.check(own)
         return own
 
-    async def _states(self, base: StoredSnapshot, ids: Sequence[IdText], upto: Seq) -> dict[IdText, State]:
+    async def _states(self, base: StoredSnapshot, ids: Sequence[IdText], up_to: Seq) -> dict[IdText, State]:
         states: dict[IdText, State] = dict.fromkeys(ids)
         async with aclosing(self._snapshots.rows_of(base, list(states))) as rows:
             async for text, version, document in rows:
                 states[text] = (version, document)
-        await self._replay(base, states, upto)
+        await self._replay(base, states, up_to)
         return states
 
     async def differing(
-        self, log: LogId, collection: str, there: Mapping[IdText, bytes], upto: Seq
+        self, log: LogId, collection: str, there: Mapping[IdText, bytes], up_to: Seq
     ) -> list[EncodedDifference]:
-        """Compare documents of the collection, as BSON, with what the log says of them at `upto`.
+        """Compare documents of the collection, as BSON, with what the log says of them at `up_to`.
 
         Raises as `documents`. Hold a bounded number of them.
         """
         ids = list(there)
-        return await self._from_base(log, collection, ids, upto, lambda base: self._differing(base, there, upto))
+        return await self._from_base(log, collection, ids, up_to, lambda base: self._differing(base, there, up_to))
 
     async def _differing(
-        self, base: StoredSnapshot, there: Mapping[IdText, bytes], upto: Seq
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes], up_to: Seq
     ) -> list[EncodedDifference]:
         size = sum(map(len, there.values()))
         lines: list[StoredLine] = []
@@ -183,12 +189,12 @@ class LogState:
                 lines.append(line)
                 size += len(line[2])
                 if size > _HELD and len(there) > 1:
-                    return await self._differing_in_halves(base, there, upto)
+                    return await self._differing_in_halves(base, there, up_to)
         states: Mapping[IdText, EncodedState] = {}
         events: list[SealedEvent] = []
         held = 0
-        if upto > base.seq:
-            changes = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=list(there))
+        if up_to > base.seq:
+            changes = self._history.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(there))
             async with aclosing(changes):
                 async for event in changes:
                     events.append(event)
@@ -200,37 +206,37 @@ class LogState:
                     lines, events, held = [], [], 0
                     size = sum(map(len, there.values())) + sum(len(state[1]) for state in states.values() if state)
                     if size > _HELD and len(there) > 1:
-                        return await self._differing_in_halves(base, there, upto)
+                        return await self._differing_in_halves(base, there, up_to)
         return await self._offload.call(size + held, differing, Said(base.log, base.id, lines, states, events), there)
 
     async def _differing_in_halves(
-        self, base: StoredSnapshot, there: Mapping[IdText, bytes], upto: Seq
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes], up_to: Seq
     ) -> list[EncodedDifference]:
         documents = list(there.items())
         middle = len(documents) // 2
-        first = await self._differing(base, dict(documents[:middle]), upto)
-        return first + await self._differing(base, dict(documents[middle:]), upto)
+        first = await self._differing(base, dict(documents[:middle]), up_to)
+        return first + await self._differing(base, dict(documents[middle:]), up_to)
 
-    async def versions(self, log: LogId, collection: str, upto: Seq) -> AsyncGenerator[dict[IdText, int]]:
+    async def versions(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[dict[IdText, int]]:
         """Do as `walk`, but of each document tell the version alone: none is taken apart."""
-        async with self._held(log, collection, upto) as (base, pin), aclosing(self._versions(base, upto)) as batches:
+        async with self._held(log, collection, up_to) as (base, pin), aclosing(self._versions(base, up_to)) as batches:
             async for batch in batches:
                 await pin.keep()
                 yield batch
 
-    async def _versions(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[dict[IdText, int]]:
-        async with aclosing(self._known(base, upto)) as batches:
+    async def _versions(self, base: StoredSnapshot, up_to: Seq) -> AsyncGenerator[dict[IdText, int]]:
+        async with aclosing(self._known(base, up_to)) as batches:
             async for lines in batches:
                 versions = {text: None if line is None else version_of(base.id, line) for text, line in lines.items()}
-                await self._bring(base, versions, upto)
+                await self._bring(base, versions, up_to)
                 yield {text: version for text, version in versions.items() if version is not None}
 
-    async def _bring(self, base: StoredSnapshot, versions: dict[IdText, int | None], upto: Seq) -> None:
-        """Bring `versions` from the snapshot's seq to `upto`; None where there is no document."""
-        if not versions or upto == base.seq:
+    async def _bring(self, base: StoredSnapshot, versions: dict[IdText, int | None], up_to: Seq) -> None:
+        """Bring `versions` from the snapshot's seq to `up_to`; None where there is no document."""
+        if not versions or up_to == base.seq:
             return
         slices = Slices()
-        events = self._history.sealed(base.log, base.collection, after=base.seq, upto=upto, ids=list(versions))
+        events = self._history.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(versions))
         async with aclosing(events):
             async for event in events:
                 try:
@@ -240,53 +246,53 @@ class LogState:
                 versions[event.id] = None if op == "delete" else version
                 await slices.did(_EVENT)
 
-    async def walk(self, log: LogId, collection: str, upto: Seq) -> AsyncGenerator[list[Row]]:
-        """The whole collection at `upto`, in batches: every document that then exists, exactly once.
+    async def walk(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[list[Row]]:
+        """The whole collection at `up_to`, in batches: every document that then exists, exactly once.
 
         First what is in the snapshot, in id order, then what was created after it. Raises like `documents`.
         """
-        async with self._held(log, collection, upto) as (base, pin), aclosing(self._walk(base, upto)) as batches:
+        async with self._held(log, collection, up_to) as (base, pin), aclosing(self._walk(base, up_to)) as batches:
             async for batch in batches:
                 await pin.keep()
                 yield batch
 
     @asynccontextmanager
-    async def _held(self, log: LogId, collection: str, upto: Seq) -> AsyncIterator[tuple[StoredSnapshot, Pin]]:
+    async def _held(self, log: LogId, collection: str, up_to: Seq) -> AsyncIterator[tuple[StoredSnapshot, Pin]]:
         """A base that is not removed while the block runs, nor the events after it."""
         while True:
-            base = await self.base(log, collection, upto)
+            base = await self.base(log, collection, up_to)
             async with self._pins.held(log, base.seq, base.id) as pin:
                 if await self._snapshots.find(base.id):
                     yield base, pin
                     return
 
-    async def _walk(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[list[Row]]:
-        async with aclosing(self._known(base, upto)) as batches:
+    async def _walk(self, base: StoredSnapshot, up_to: Seq) -> AsyncGenerator[list[Row]]:
+        async with aclosing(self._known(base, up_to)) as batches:
             async for lines in batches:
                 states: dict[IdText, State] = {
                     text: None if line is None else read_row(base.id, *line)[1:] for text, line in lines.items()
                 }
-                await self._replay(base, states, upto)
+                await self._replay(base, states, up_to)
                 yield _live(states)
 
-    async def _known(self, base: StoredSnapshot, upto: Seq) -> AsyncGenerator[dict[IdText, StoredLine | None]]:
-        """All documents that may be there at `upto`, in batches, each with its row in the snapshot, if it has one."""
+    async def _known(self, base: StoredSnapshot, up_to: Seq) -> AsyncGenerator[dict[IdText, StoredLine | None]]:
+        """All documents that may be there at `up_to`, in batches, each with its row in the snapshot, if it has one."""
         async with aclosing(self._snapshots.lines(base)) as chunks:
             async for chunk in chunks:
                 for at in range(0, len(chunk), _BATCH):
                     yield {line[1]: line for line in chunk[at : at + _BATCH]}
-        touched = self._squashed.touched(base.log, base.collection, after=base.seq, upto=upto)
+        touched = self._squashed.touched(base.log, base.collection, after=base.seq, up_to=up_to)
         async with aclosing(touched) as batches:
             async for ids in batches:
                 # What is in the snapshot had its turn, also where it was deleted and made again.
                 known = await self._snapshots.holds(base, ids)
                 yield {text: None for text in ids if text not in known}
 
-    async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], upto: Seq) -> None:
-        """Bring `states` from the snapshot's seq to `upto`."""
-        if not states or upto == base.seq:
+    async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], up_to: Seq) -> None:
+        """Bring `states` from the snapshot's seq to `up_to`."""
+        if not states or up_to == base.seq:
             return
-        changes = self._history.changes(base.log, base.collection, after=base.seq, upto=upto, ids=list(states))
+        changes = self._history.changes(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(states))
         async with aclosing(changes):
             async for change in changes:
                 states[change.id] = applied(states[change.id], change)

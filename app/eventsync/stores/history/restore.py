@@ -144,7 +144,7 @@ class Restore:
         # What is behind the horizon was no event of this collection, or this snapshot would not be its newest.
         after = max(found.seq, (await self._stores.tiers.read(position.log)).horizon)
         shape, batch, size = Shape(found.collection), list[Change](), 0
-        changes = self._stores.history.in_order(position.log, shape, after=after, upto=position.seq)
+        changes = self._stores.history.in_order(position.log, shape, after=after, up_to=position.seq)
         async with aclosing(changes):
             async for change in changes:
                 batch.append(change)

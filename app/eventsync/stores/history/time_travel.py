@@ -198,7 +198,7 @@ class TimeTravel:
     async def _without_snapshot(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
         """Return a state of before the first snapshot: known from the first event on that holds the whole document."""
         events = self._stores.history.sealed(
-            kept.log, shape.collection, after=max(kept.tracked, kept.horizon), upto=seq, ids=[text]
+            kept.log, shape.collection, after=max(kept.tracked, kept.horizon), up_to=seq, ids=[text]
         )
         state, whole = await self._stores.state.replay(kept.log, events, whole=False)
         if not whole:
@@ -243,7 +243,7 @@ class TimeTravel:
         after = max(kept.tracked, kept.horizon)
         while True:
             page = await self._stores.events.of_document(
-                kept.log, shape, after_version=version - 1, after=after, upto=floor, limit=_PAGE
+                kept.log, shape, after_version=version - 1, after=after, up_to=floor, limit=_PAGE
             )
             for event in page:
                 op, left = _head(event)

@@ -56,7 +56,7 @@ class Verification:
         await self._history.check_segments(point.log)
         horizon = await self._history.horizon(point.log)
         numbers, count = SequenceCheck(horizon), _Count(progress)
-        async with aclosing(self._history.numbering(point.log, after=horizon, upto=point.head)) as events:
+        async with aclosing(self._history.numbering(point.log, after=horizon, up_to=point.head)) as events:
             async for seq, group in events:
                 count.one()
                 if wrong := numbers.take(seq, group):
@@ -77,7 +77,7 @@ class Verification:
     async def _chains(self, point: Point, collection: str, count: _Count, number: int, passes: int) -> str | None:
         """Look at one of `passes` shares of the documents: what all of them were at is too much to hold at once."""
         chains, horizon = VersionChainCheck(), await self._history.horizon(point.log)
-        changes = self._history.in_order(point.log, Shape(collection), after=horizon, upto=point.head)
+        changes = self._history.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
         async with aclosing(changes):
             async for change in changes:
                 if passes > 1 and document_hash(collection, change.id) % passes != number:

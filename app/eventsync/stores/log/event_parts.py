@@ -97,9 +97,9 @@ class EventParts:
                         swept += (await self._parts.delete_many({"_id": {"$in": orphans}})).deleted_count
         return swept
 
-    async def remove(self, log: LogId, upto: Seq) -> None:
-        """Remove the parts of all events up to `upto`, whose rows are no longer here."""
-        bounds = {"$gte": {"l": log}, "$lt": {"l": log, "n": Int64(upto + 1)}}
+    async def remove(self, log: LogId, up_to: Seq) -> None:
+        """Remove the parts of all events up to `up_to`, whose rows are no longer here."""
+        bounds = {"$gte": {"l": log}, "$lt": {"l": log, "n": Int64(up_to + 1)}}
         with translated("the parts of events can't be removed"):
             await self._parts.delete_many({"_id": bounds})
 

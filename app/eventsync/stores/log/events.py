@@ -192,27 +192,27 @@ class EventStore:
         return await self._tiered.wholeness.exists(log, seq)
 
     async def read(
-        self, log: LogId, after: Seq, upto: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
+        self, log: LogId, after: Seq, up_to: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
     ) -> AsyncGenerator[StoredEvent]:
-        """Events with `after < seq <= upto` in order, of everything or of one shape; never holds more than `batch`.
+        """Events with `after < seq <= up_to` in order, of everything or of one shape; never holds more than `batch`.
 
-        `upto` is an event that is known to exist; without it, all that there are.
+        `up_to` is an event that is known to exist; without it, all that there are.
 
         Wherever they are: none is passed over, also while they are moved. Raises `BehindHorizon` where they are not
         kept any more, `Damaged` where what should be there is not, and `Unavailable`.
         """
-        if upto is None:
-            upto = max(after, await self.head(log))
-        async with aclosing(self._tiered.passed_on(log, after, upto, shape, batch=batch)) as batches:
+        if up_to is None:
+            up_to = max(after, await self.head(log))
+        async with aclosing(self._tiered.passed_on(log, after, up_to, shape, batch=batch)) as batches:
             async for events in batches:
                 for event in events:
                     yield event
 
     def passages(
-        self, log: LogId, after: Seq, upto: Seq, *, shape: Shape, batch: int = 1000
+        self, log: LogId, after: Seq, up_to: Seq, *, shape: Shape, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
         """The same of one shape, to be sent: as many at a time as come together, at most `batch` from MongoDB."""
-        return self._tiered.passages(log, after, upto, shape, batch=batch)
+        return self._tiered.passages(log, after, up_to, shape, batch=batch)
 
     async def of_document(
         self,
@@ -221,18 +221,18 @@ class EventStore:
         *,
         after_version: int,
         after: Seq,
-        upto: Seq,
+        up_to: Seq,
         limit: int,
         most_bytes: int = sys.maxsize,
     ) -> list[StoredEvent]:
-        """One document's events with `after < seq <= upto` and a version above `after_version`, in order.
+        """One document's events with `after < seq <= up_to` and a version above `after_version`, in order.
 
         At most `limit`, and none behind those whose bodies have `most_bytes`. Versions alone can't page: a change from
         elsewhere keeps the version, and a document that is made again begins anew. Raises like `read`.
         """
         found: list[StoredEvent] = []
         size = 0
-        batches = self._tiered.passed_on(log, after, upto, shape, above=after_version, batch=limit)
+        batches = self._tiered.passed_on(log, after, up_to, shape, above=after_version, batch=limit)
         async with aclosing(batches):
             async for events in batches:
                 for event in events:

@@ -44,7 +44,7 @@ class _Counted:
 
     log: LogId
     after: Seq
-    upto: Seq
+    up_to: Seq
     until: float
 
 
@@ -56,41 +56,41 @@ class GapCheck:
         self._tiers = tiers
         self._known: _Counted | None = None
 
-    async def require(self, log: LogId, after: Seq, upto: Seq, *, fresh: bool = False) -> None:
-        """Raise `DamagedEvents` where an event with `after < seq <= upto` is neither sealed nor in MongoDB.
+    async def require(self, log: LogId, after: Seq, up_to: Seq, *, fresh: bool = False) -> None:
+        """Raise `DamagedEvents` where an event with `after < seq <= up_to` is neither sealed nor in MongoDB.
 
         What was counted just now is believed, unless it is to be `fresh`.
         """
-        if after >= upto or (not fresh and self._is_known(log, after, upto)):
+        if after >= up_to or (not fresh and self._is_known(log, after, up_to)):
             return
         began = time.monotonic()
-        while (start := max(after, (await self._tiers.read(log)).floor)) < upto:
-            if await self._count(log, start, upto) == upto - start:
-                await self._check_collections(log, start, upto)
+        while (start := max(after, (await self._tiers.read(log)).floor)) < up_to:
+            if await self._count(log, start, up_to) == up_to - start:
+                await self._check_collections(log, start, up_to)
                 now = time.monotonic()
-                if upto - start > _SMALL:
-                    self._known = _Counted(log, start, upto, now + _SHARE * (now - began))
+                if up_to - start > _SMALL:
+                    self._known = _Counted(log, start, up_to, now + _SHARE * (now - began))
                 return
             # Some may have been sealed and removed meanwhile: then the floor was raised before.
             if (await self._tiers.read(log)).floor <= start:
-                missing = await self._missing(log, start, upto)
+                missing = await self._missing(log, start, up_to)
                 if missing is not None and not await self.exists(log, missing.last):
                     raise missing
 
-    def _is_known(self, log: LogId, after: Seq, upto: Seq) -> bool:
+    def _is_known(self, log: LogId, after: Seq, up_to: Seq) -> bool:
         known = self._known
         return (
             known is not None
             and (known.log, time.monotonic() < known.until) == (log, True)
             and known.after <= max(after, self._tiers.seen(log).floor)
-            and upto <= known.upto
+            and up_to <= known.up_to
         )
 
-    async def _count(self, log: LogId, after: Seq, upto: Seq) -> int:
+    async def _count(self, log: LogId, after: Seq, up_to: Seq) -> int:
         count = 0
         with translated("the events can't be counted"):
-            for start in range(after, upto, _AT_ONCE):
-                query = _range(log, start, min(upto, start + _AT_ONCE))
+            for start in range(after, up_to, _AT_ONCE):
+                query = _range(log, start, min(up_to, start + _AT_ONCE))
                 # Not `count_documents`: that is an aggregation, and this a scan of keys.
                 answer = await self._events.database.command(
                     {"count": self._events.name, "query": query, "readConcern": {"level": "majority"}}
@@ -98,9 +98,9 @@ class GapCheck:
                 count += int(answer["n"])
         return count
 
-    async def _check_collections(self, log: LogId, after: Seq, upto: Seq) -> None:
+    async def _check_collections(self, log: LogId, after: Seq, up_to: Seq) -> None:
         """Raise `DamagedEvents` for a row that names no collection: no shape's reader finds it."""
-        query = {"_id.l": log, "c": None, "_id.n": {"$gt": Int64(after), "$lte": Int64(upto)}}
+        query = {"_id.l": log, "c": None, "_id.n": {"$gt": Int64(after), "$lte": Int64(up_to)}}
         with translated("the events can't be read"):
             row = await self._events.find_one(query, {"_id": 1}, sort=[("_id.n", -1)])
         if row is not None:
@@ -117,17 +117,17 @@ class GapCheck:
         with translated("the log can't be read"):
             return await events.find_one(key, {"_id": 1}, max_time_ms=_LINEARIZABLE_MS) is not None
 
-    async def _missing(self, log: LogId, after: Seq, upto: Seq) -> DamagedEvents | None:
+    async def _missing(self, log: LogId, after: Seq, up_to: Seq) -> DamagedEvents | None:
         """Name what is missing, at most `_NAMED` runs of it; None where nothing is."""
         runs: list[tuple[int, int]] = []
         position = int(after)
-        async with aclosing(self._numbers(log, after, upto)) as numbers:
+        async with aclosing(self._numbers(log, after, up_to)) as numbers:
             async for number in numbers:
                 if number > position + 1:
                     runs.append((position + 1, number - 1))
                 position = number
-        if position < upto:
-            runs.append((position + 1, upto))
+        if position < up_to:
+            runs.append((position + 1, up_to))
         if not runs:
             return None
         named = ", ".join(str(one) if one == last else f"{one} to {last}" for one, last in runs[:_NAMED])
@@ -136,13 +136,13 @@ class GapCheck:
         words = ("event", "is") if single else ("events", "are")
         return DamagedEvents(f"{words[0]} {named}{more} {words[1]} missing", Seq(runs[-1][1]))
 
-    async def _numbers(self, log: LogId, after: Seq, upto: Seq) -> AsyncGenerator[int]:
+    async def _numbers(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[int]:
         with translated("the events can't be read"):
-            cursor = self._events.find(_range(log, after, upto), {"_id": 1}, sort=[("_id", 1)], batch_size=_AT_ONCE)
+            cursor = self._events.find(_range(log, after, up_to), {"_id": 1}, sort=[("_id", 1)], batch_size=_AT_ONCE)
             async with cursor:
                 async for row in cursor:
                     yield int(row["_id"]["n"])
 
 
-def _range(log: LogId, after: int, upto: int) -> dict[str, Any]:
-    return {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}}
+def _range(log: LogId, after: int, up_to: int) -> dict[str, Any]:
+    return {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}}

@@ -67,7 +67,7 @@ class Find:
     """A query of rows, its order, and its projection."""
 
     query: Mapping[str, Any]
-    upto: Seq
+    up_to: Seq
     """The newest event that the query is about. It is known to exist."""
     order: Sequence[tuple[str, int]]
     fields: Mapping[str, int]
@@ -102,7 +102,7 @@ class HotRows:
                 await self._require(log, last, Seq(rows[-1]["_id"]["n"]), len(rows))
                 yield rows
                 last = Seq(rows[-1]["_id"]["n"])
-        await self.wholeness.require(log, last, find.upto)
+        await self.wholeness.require(log, last, find.up_to)
 
     async def validated(self, log: LogId, find: Find, whole: Whole, *, batch: int) -> AsyncGenerator[list[Row]]:
         """Rows in batches that `whole` has found to lack none, in any order; an end without rows is judged too.
@@ -111,7 +111,7 @@ class HotRows:
         """
         with translated("events can't be read"):
             async with self._client.start_session() as session:
-                await self._see(log, find.upto, session)
+                await self._see(log, find.up_to, session)
                 cursor = self._events.find(
                     find.query,
                     find.fields,
@@ -138,9 +138,9 @@ class HotRows:
                         yield rows
 
     async def passages(
-        self, log: LogId, position: Seq, upto: Seq, shape: Shape, *, batch: int
+        self, log: LogId, position: Seq, up_to: Seq, shape: Shape, *, batch: int
     ) -> AsyncGenerator[EventBatch]:
-        """The rows of a shape with `position < seq <= upto` as they are sent on, in order, at most `batch` at a time.
+        """The rows of a shape with `position < seq <= up_to` as they are sent on, in order, at most `batch` at a time.
 
         Raises like `after`.
         """
@@ -151,11 +151,11 @@ class HotRows:
 
         with translated("events can't be read"):
             async with self._client.start_session() as session:
-                await self._see(log, upto, session)
+                await self._see(log, up_to, session)
                 found = batch
                 # Each batch is a query of its own: a cursor that is left open would take a command more, to close it.
                 while found == batch:
-                    command, found = _command(in_order(log, last, upto, shape, fields=SENT), session), 0
+                    command, found = _command(in_order(log, last, up_to, shape, fields=SENT), session), 0
                     reading = raw_find(
                         self._events, command, session=session, batch=_answer(batch), size=self._size, most=batch
                     )
@@ -176,12 +176,12 @@ class HotRows:
                         await self._require(log, last, passage.last, len(passage.seqs))
                         yield passage
                         last = passage.last
-                await self.wholeness.require(log, last, upto)
+                await self.wholeness.require(log, last, up_to)
 
-    async def _require(self, log: LogId, after: Seq, upto: Seq, count: int) -> None:
-        """Raise `DamagedEvents` where one of `after < seq <= upto` is missing, of which a reader has got `count`."""
-        if count != upto - after:
-            await self.wholeness.require(log, after, upto)
+    async def _require(self, log: LogId, after: Seq, up_to: Seq, count: int) -> None:
+        """Raise `DamagedEvents` where one of `after < seq <= up_to` is missing, of which a reader has got `count`."""
+        if count != up_to - after:
+            await self.wholeness.require(log, after, up_to)
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
@@ -213,13 +213,13 @@ class HotRows:
         if not await whole(await self._tiers.read(log, session), session):
             raise Moved(f"events of log {log} have left MongoDB")
 
-    async def named(self, log: LogId, after: Seq, upto: Seq) -> AsyncGenerator[list[tuple[str, IdText, Seq]]]:
-        """Of which documents the events with `after < seq <= upto` are, in batches: (collection, id, seq).
+    async def named(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[list[tuple[str, IdText, Seq]]]:
+        """Of which documents the events with `after < seq <= up_to` are, in batches: (collection, id, seq).
 
         Raises `Moved` where some are no longer here.
         """
         fields = {"c": 1, "i": 1}
-        find = Find(in_order(log, after, upto).query, upto, [("_id", ASCENDING)], fields)
+        find = Find(in_order(log, after, up_to).query, up_to, [("_id", ASCENDING)], fields)
         async with aclosing(self.after(log, find, after, batch=_NAMED_AT_ONCE)) as batches:
             async for rows in batches:
                 yield [(row["c"], IdText(row["i"]), Seq(row["_id"]["n"])) for row in rows]
@@ -230,18 +230,18 @@ class HotRows:
             row = await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"g": 1})
         return last_whole(seq, group_of(row) if row else None)
 
-    async def remove(self, log: LogId, upto: Seq) -> AsyncGenerator[int]:
-        """Remove rows with `seq <= upto` and their parts, a bounded number at a time; says how many each time.
+    async def remove(self, log: LogId, up_to: Seq) -> AsyncGenerator[int]:
+        """Remove rows with `seq <= up_to` and their parts, a bounded number at a time; says how many each time.
 
-        The floor was raised to `upto` before.
+        The floor was raised to `up_to` before.
         """
         with translated("sealed events can't be removed"):
-            while (first := await self._first(log)) is not None and first <= upto:
-                last = Seq(min(first + _REMOVED_AT_ONCE - 1, upto))
+            while (first := await self._first(log)) is not None and first <= up_to:
+                last = Seq(min(first + _REMOVED_AT_ONCE - 1, up_to))
                 bounds = {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(last)}}
                 yield (await self._events.delete_many({"_id": bounds})).deleted_count
         # After the rows that name them; also those of a writer that never came to its row.
-        await self._parts.remove(log, upto)
+        await self._parts.remove(log, up_to)
 
     async def first(self, log: LogId) -> Seq | None:
         """The number of the oldest row that is still here."""
@@ -264,25 +264,25 @@ PASSED_ON: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
 def in_order(
     log: LogId,
     after: Seq,
-    upto: Seq,
+    up_to: Seq,
     shape: Shape | None = None,
     *,
     above: int = 0,
     fields: Mapping[str, int] = WHOLE,
 ) -> Find:
-    """Rows with `after < seq <= upto` in the order of their seqs, of everything or of one shape.
+    """Rows with `after < seq <= up_to` in the order of their seqs, of everything or of one shape.
 
     With `above`, only those that left their document with a later version.
     """
     if shape is not None and shape.id is not None:
-        within = {"$gt": Int64(after), "$lte": Int64(upto)}
+        within = {"$gt": Int64(after), "$lte": Int64(up_to)}
         query: Row = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": within}
         order = "_id.n"
     else:
-        query = {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}}
+        query = {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}}
         query |= {"c": shape.collection} if shape is not None else {}
         order = "_id"
-    return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), upto, [(order, ASCENDING)], fields)
+    return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields)
 
 
 def _sent(row: Row) -> tuple[Seq, bytes, Group | None]:

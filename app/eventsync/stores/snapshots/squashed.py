@@ -43,8 +43,8 @@ class Squashed:
         self._snapshots = snapshots
         self._wholeness = wholeness
 
-    async def touched(self, log: LogId, collection: str, *, after: Seq, upto: Seq) -> AsyncGenerator[list[IdText]]:
-        """The documents with an event of `after < seq <= upto`, each once, in batches; some others may be among them.
+    async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq) -> AsyncGenerator[list[IdText]]:
+        """The documents with an event of `after < seq <= up_to`, each once, in batches; some others may be among them.
 
         Raises `BehindHorizon` where that is not known any more, `Damaged` where an event is missing, and `Unavailable`.
         """
@@ -53,8 +53,8 @@ class Squashed:
             floor = await self._squash_floor(log, concern)
             if floor > after:
                 raise BehindHorizon(log, after, floor)
-            await self._wholeness.require(log, after, upto)
-            pipeline = _pipeline(log, collection, after, upto)
+            await self._wholeness.require(log, after, up_to)
+            pipeline = _pipeline(log, collection, after, up_to)
             # Grouping spills to disk, and is over before the first id comes: memory here is one batch.
             command = {"aggregate": "events", "pipeline": pipeline, "allowDiskUse": True, "readConcern": concern}
             cursor = await self._log.cursor_command(command | {"cursor": {"batchSize": BATCH}})
@@ -97,8 +97,8 @@ class Squashed:
             yield to_json({"id": text, "deleted": True})
 
 
-def _pipeline(log: LogId, collection: str, after: Seq, upto: Seq) -> list[dict[str, Any]]:
-    bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}
+def _pipeline(log: LogId, collection: str, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
+    bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}
     archived = {"_id.l": log, "_id.c": collection, "n": {"$gt": Int64(after)}}
     return [
         {"$match": {"_id": bounds, "c": collection}},

@@ -116,13 +116,13 @@ class SnapshotStore:
 
     # --- finding --------------------------------------------------------------------------------------------------
 
-    async def newest(self, log: LogId, shape: str, upto: Seq | None = None) -> StoredSnapshot | None:
-        """The newest complete snapshot, at `upto` or before; None where there is none."""
-        return await self._newest({"l": log, "c": shape}, upto)
+    async def newest(self, log: LogId, shape: str, up_to: Seq | None = None) -> StoredSnapshot | None:
+        """The newest complete snapshot, at `up_to` or before; None where there is none."""
+        return await self._newest({"l": log, "c": shape}, up_to)
 
-    async def nearest(self, log: LogId, shape: Shape, upto: Seq) -> StoredSnapshot | None:
-        """The newest one at `upto` or before that has the document `shape`: its own, or one of its collection."""
-        return await self._newest({"l": log, "c": {"$in": [shape.collection, str(shape)]}}, upto)
+    async def nearest(self, log: LogId, shape: Shape, up_to: Seq) -> StoredSnapshot | None:
+        """The newest one at `up_to` or before that has the document `shape`: its own, or one of its collection."""
+        return await self._newest({"l": log, "c": {"$in": [shape.collection, str(shape)]}}, up_to)
 
     async def find(self, name: str) -> StoredSnapshot | None:
         """The complete snapshot of this id. Read, and then found: what was read was still there."""
@@ -221,8 +221,8 @@ class SnapshotStore:
             await self._chunks.remove(name)
             await self._snapshots.delete_one({"_id": name})
 
-    async def _newest(self, query: dict[str, Any], upto: Seq | None) -> StoredSnapshot | None:
-        query |= {"complete": True} | ({"n": {"$lte": Int64(upto)}} if upto is not None else {})
+    async def _newest(self, query: dict[str, Any], up_to: Seq | None) -> StoredSnapshot | None:
+        query |= {"complete": True} | ({"n": {"$lte": Int64(up_to)}} if up_to is not None else {})
         with translated(f"the snapshots of {query['c']} can't be read"):
             row = await self._snapshots.find_one(query, sort=[("n", DESCENDING), ("at", DESCENDING)])
         return _snapshot(row) if row else None

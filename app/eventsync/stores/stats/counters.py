@@ -58,22 +58,22 @@ class Counters:
         self._tallies: AsyncCollection[Any] = database["tallies"]
         self._tiers: AsyncCollection[Any] = database["tiers"]
 
-    async def upto(self, log: LogId) -> Seq:
+    async def up_to(self, log: LogId) -> Seq:
         """The events up to this one are tallied."""
         with translated("the tallies can't be read"):
             row = await self._tallies.find_one({"_id": {"l": log}})
         return Seq(row["upto"]) if row else Seq(0)
 
-    async def add(self, log: LogId, upto: Seq, step: Callable[[], Awaitable[None]] = _no_step) -> set[str]:
-        """Tally what is not yet, up to `upto`, in pieces, with a `step` between them; which collections had events.
+    async def add(self, log: LogId, up_to: Seq, step: Callable[[], Awaitable[None]] = _no_step) -> set[str]:
+        """Tally what is not yet, up to `up_to`, in pieces, with a `step` between them; which collections had events.
 
-        Any number of callers at once: one of them does it. `upto` must be in MongoDB, and so all events before it.
+        Any number of callers at once: one of them does it. `up_to` must be in MongoDB, and so all events before it.
 
         Raises `Damaged` where some have left MongoDB untallied: the tallies were dropped or emptied by somebody.
         """
         found: set[str] = set()
-        while (after := await self.upto(log)) < upto:
-            piece = Seq(min(upto, after + _AT_ONCE))
+        while (after := await self.up_to(log)) < up_to:
+            piece = Seq(min(up_to, after + _AT_ONCE))
             sums = await self._sums(log, after, piece)
             if sum(row["events"] for row in sums) < piece - after:
                 await self._check_floor(log, after)
@@ -85,7 +85,7 @@ class Counters:
     async def _check_floor(self, log: LogId, after: Seq) -> None:
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, {"floor": 1})
-        if row is not None and after < row.get("floor", 0) and await self.upto(log) == after:
+        if row is not None and after < row.get("floor", 0) and await self.up_to(log) == after:
             raise Damaged(f"the events of log {log} up to {row['floor']} are tallied up to {after} only")
 
     async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> EventCount:
@@ -93,11 +93,11 @@ class Counters:
 
         `last` is exact, and where it is not beyond `seq`, so are the zeros.
         """
-        upto = await self.upto(log)
+        up_to = await self.up_to(log)
         of = {"$match": {"_id": _blocks(log, collection, seq // BLOCK)}} if collection else _of_log(log)
         newer = {"$match": {"last": {"$gt": Int64(seq)}}}
         with translated("the tallies can't be read"):
-            cursor = await self._tallies.aggregate([of, newer, *_summed(_weighed(seq, upto), None)])
+            cursor = await self._tallies.aggregate([of, newer, *_summed(_weighed(seq, up_to), None)])
             rows = await cursor.to_list()
         return _tally(rows[0]) if rows else EventCount()
 
@@ -106,11 +106,11 @@ class Counters:
 
         Exact where there is no event at all; else it may say less than is true, by up to a block.
         """
-        upto = await self.upto(log)
+        up_to = await self.up_to(log)
         query = {"_id": _blocks(log, collection, seq // BLOCK), "last": {"$gt": Int64(seq)}}
         with translated("the tallies can't be read"):
             row = await self._tallies.find_one(query, sort=[("_id", 1)])
-        return max(seq, upto if row is None else Seq(row["_id"]["k"] * BLOCK - 1))
+        return max(seq, up_to if row is None else Seq(row["_id"]["k"] * BLOCK - 1))
 
     async def sizes(self, log: LogId) -> dict[str, EventCount]:
         """All that was ever tallied, by collection."""
@@ -124,8 +124,8 @@ class Counters:
         with translated("the tallies of a former log can't be removed"):
             await self._tallies.delete_many({"_id.l": log})
 
-    async def _sums(self, log: LogId, after: Seq, upto: Seq) -> list[dict[str, Any]]:
-        bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(upto)}}
+    async def _sums(self, log: LogId, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
+        bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}
         block = {"$floor": {"$divide": ["$_id.n", BLOCK]}}
         size = {"$add": [{"$bsonSize": "$$ROOT"}, _APART]}
         sums = {"events": {"$sum": 1}, "bytes": {"$sum": size}, "last": {"$max": "$_id.n"}}
@@ -134,8 +134,8 @@ class Counters:
             cursor = await self._events.aggregate([{"$match": {"_id": bounds}}, group])
             return await cursor.to_list()
 
-    async def _move(self, log: LogId, after: Seq, upto: Seq, sums: list[dict[str, Any]]) -> None:
-        """Add `sums` and go on to `upto`, unless somebody else has done it."""
+    async def _move(self, log: LogId, after: Seq, up_to: Seq, sums: list[dict[str, Any]]) -> None:
+        """Add `sums` and go on to `up_to`, unless somebody else has done it."""
         writes: list[UpdateOne] = [
             UpdateOne(
                 {"_id": {"l": log, "c": row["_id"]["c"], "k": Int64(row["_id"]["k"])}},
@@ -149,7 +149,7 @@ class Counters:
             await self._tallies.update_one(mark, {"$setOnInsert": {"upto": Int64(0)}}, upsert=True)
             async with self._database.client.start_session() as session, await session.start_transaction():
                 moved = await self._tallies.update_one(
-                    mark | {"upto": Int64(after)}, {"$set": {"upto": Int64(upto)}}, session=session
+                    mark | {"upto": Int64(after)}, {"$set": {"upto": Int64(up_to)}}, session=session
                 )
                 if moved.matched_count and writes:
                     await self._tallies.bulk_write(writes, ordered=False, session=session)
@@ -165,10 +165,10 @@ def _of_log(log: LogId) -> dict[str, Any]:
     return {"$match": {"_id": {"$gt": {"l": log}, "$lt": {"l": log, "c": {}}}}}
 
 
-def _weighed(seq: Seq, upto: Seq) -> dict[str, Any]:
+def _weighed(seq: Seq, up_to: Seq) -> dict[str, Any]:
     """A block's figures, of the block that holds `seq` only the share that lies after it; at least one event."""
     first = max(1, seq // BLOCK * BLOCK)
-    last = min(upto, seq // BLOCK * BLOCK + BLOCK - 1)
+    last = min(up_to, seq // BLOCK * BLOCK + BLOCK - 1)
     share = (last - seq) / max(1, last - first + 1)
     holds = {"$eq": ["$_id.k", Int64(seq // BLOCK)]}
 

@@ -82,7 +82,7 @@ class LagReader:
             return Lag(unknown=error.message)
 
     async def _count(self, names: Sequence[str], token: Token, checkpoint: Checkpoint) -> Lag:
-        now, upto = await wall_time(self._database), await cluster_time(self._database)
+        now, up_to = await wall_time(self._database), await cluster_time(self._database)
         count, oldest, whole = 0, None, False
         deadline = time.monotonic() + _SECONDS
         async with watch(self._database, _pipeline(names), after=token, codec=CODEC) as stream:
@@ -92,7 +92,7 @@ class LagReader:
                     # As the sequencer does: a high-water mark stands before the changes of its own time.
                     if change["clusterTime"] > checkpoint.time:
                         count, oldest = count + 1, oldest or change["wallTime"]
-                whole = batch.time >= upto and len(batch.changes) < _BATCH
+                whole = batch.time >= up_to and len(batch.changes) < _BATCH
         seconds = max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
         return Lag(count, seconds, more=not whole)
 

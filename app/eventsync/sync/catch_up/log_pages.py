@@ -109,7 +109,7 @@ class LogPages:
             page = page_of(source.window.events(shape, position.seq), bound)
         else:
             page = await source.behind.page(log, shape, position.seq, head, bound)
-        end = page.upto(Seq(max(head, position.seq)))
+        end = page.up_to(Seq(max(head, position.seq)))
         live = b"false" if page.full else b"true"
         members = protocol.events_members(shape, log, position.seq, end, page.bodies)
         return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.seqs), page.full)
@@ -145,7 +145,7 @@ class LogPages:
                 key.shape,
                 after_version=key.above,
                 after=key.start.seq,
-                upto=key.head,
+                up_to=key.head,
                 limit=key.limit,
                 most_bytes=key.most_bytes,
             )

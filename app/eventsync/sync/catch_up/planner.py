@@ -220,7 +220,7 @@ class Planner:
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
         """As far as is tallied; of the newest events it is taken that they are all of this collection."""
-        tallied = min(head, max(after, await self._stores.tallies.upto(log)))
+        tallied = min(head, max(after, await self._stores.tallies.up_to(log)))
         tally = await self._stores.tallies.after(log, after, name)
         newer = head - tallied
         bodies = max(0, tally.bytes - tally.events * _ROW)
@@ -228,4 +228,4 @@ class Planner:
 
     async def _count_touched(self, log: LogId, name: str, after: Seq, head: Seq) -> int:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
-        return await self._stores.counts.touched(log, name, after=after, upto=head, floor=tiers.floor)
+        return await self._stores.counts.touched(log, name, after=after, up_to=head, floor=tiers.floor)

@@ -59,7 +59,7 @@ class CatchUps:
         if shape.id is not None:
             yield [shape.id]
             return
-        found = self._stores.squashed.touched(start.log, shape.collection, after=start.seq, upto=checkpoint.seq)
+        found = self._stores.squashed.touched(start.log, shape.collection, after=start.seq, up_to=checkpoint.seq)
         async with aclosing(found) as batches:
             async for ids in batches:
                 yield ids

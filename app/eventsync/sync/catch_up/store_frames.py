@@ -98,7 +98,7 @@ class StoreFrames:
         pages = await self._pages(log, shape, cursor, head, self._limit, most)
         for page in pages:
             start = frames[-1].end if frames else cursor
-            end = page.upto(head)
+            end = page.up_to(head)
             data = protocol.events(shape, log, start, end, page.bodies) if page.seqs else b""
             frames.append(Frame(start, end, data))
             self._kept.keep((log, shape, start), frames[-1])

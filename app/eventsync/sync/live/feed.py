@@ -153,7 +153,7 @@ class Feed:
             # What has left MongoDB is left out. The floor never lies inside a transaction.
             far = Seq(max(0, seq - _READ_BACK))
             self._window.start(self._log.id, floor if floor >= far else await self._whole_before(far))
-        await self._read_upto(seq)
+        await self._read_up_to(seq)
         await self._settle()
         self._window.wake_all()
         self._heard()
@@ -222,18 +222,18 @@ class Feed:
             except DamagedEvents as error:
                 self._accept(fresh)
                 fresh = []
-                await self._read_upto(error.last)
+                await self._read_up_to(error.last)
                 continue
             expected = self._next + len(fresh)
             if event.seq > expected:
                 self._accept(fresh)
                 fresh = []
-                await self._read_upto(Seq(event.seq - 1))
+                await self._read_up_to(Seq(event.seq - 1))
             if event.seq >= self._next + len(fresh):
                 fresh.append(event)
         self._accept(fresh)
 
-    async def _read_upto(self, seq: Seq) -> None:
+    async def _read_up_to(self, seq: Seq) -> None:
         """Read what the window lacks. Where events are missing or can't be read, it begins anew behind them."""
         while self._log is not None and self._next <= seq:
             try:

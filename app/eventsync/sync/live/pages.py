@@ -37,7 +37,7 @@ class Page:
         """The last event's seq."""
         return self.seqs[-1] if self.seqs else None
 
-    def upto(self, head: Seq) -> Seq:
+    def up_to(self, head: Seq) -> Seq:
         """Up to where it says everything, having been made of all events up to `head`."""
         return self.seqs[-1] if self.full else head
 
