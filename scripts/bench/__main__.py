@@ -1,7 +1,8 @@
 """`scripts/bench/run NAME [options]`: one benchmark; prints its tables, and with `--write` keeps them.
 
 `scripts/bench/run all` runs one after the other, `scripts/bench/run index` says whether their goals are met,
-and `scripts/bench/run tables` writes the tables of all pages anew from the kept figures.
+`scripts/bench/run tables` writes the tables of all pages again from the kept figures, and `scripts/bench/run plots
+DIRECTORY` draws the plots.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from scripts.bench import (
 )
 from scripts.bench.goals import index
 from scripts.bench.plots import draw
-from scripts.bench.report import Report, retabled
+from scripts.bench.report import Report, plots_of, retabled
 
 RESULTS = Path("docs/benchmarks")
 
@@ -99,6 +100,9 @@ def main() -> None:
     every.set_defaults(run=_all)
     commands.add_parser("index", help=f"{RESULTS}/README.md anew: which goals are met").set_defaults(run=_index)
     commands.add_parser("tables", help="the tables of all pages anew, from the kept figures").set_defaults(run=_tables)
+    drawn = commands.add_parser("plots", help="the plots of all kept figures, as SVG files")
+    drawn.add_argument("directory", type=Path, help="where they are written")
+    drawn.set_defaults(run=_plots)
     options = parser.parse_args()
     sys.exit(options.run(options))
 
@@ -112,7 +116,6 @@ def _one(options: argparse.Namespace) -> int:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.name}.md").write_text(report.markdown())
         (RESULTS / f"{options.name}.json").write_text(report.json())
-        draw(report.plots, RESULTS)
         _write_index()
     return 0
 
@@ -134,6 +137,13 @@ def _tables(_: argparse.Namespace) -> int:
     for kept in RESULTS.glob("*.json"):
         page = kept.with_suffix(".md")
         page.write_text(retabled(page.read_text(), json.loads(kept.read_text())))
+    return 0
+
+
+def _plots(options: argparse.Namespace) -> int:
+    options.directory.mkdir(parents=True, exist_ok=True)
+    for kept in RESULTS.glob("*.json"):
+        draw(plots_of(json.loads(kept.read_text())), options.directory)
     return 0
 
 

@@ -36,7 +36,7 @@ class Goal:
     def _found(self, results: Mapping[str, Any]) -> dict[str, float]:
         table = results.get(self.benchmark, {}).get("tables", {}).get(self.table, {})
         return {
-            name: row[self.column]["median"]
+            name: row[self.column][0]
             for name, row in table.items()
             if name.startswith(self.rows) and self.column in row
         }

@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> Report:
         sys.exit("no Node, or its packages can't be installed (scripts/bench/peers/node/install)")
     with fresh_mongod() as deployment:
         tables = run_exact(_measured(deployment, options))
-    lock = json.loads((_HERE / "package-lock.json").read_text())["packages"]
+    versions = json.loads((_HERE / "package.json").read_text())["dependencies"]
     names = (
         "socket.io",
         "@socket.io/mongo-adapter",
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace) -> Report:
             "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
             "(`scripts/bench/peers/node/servers.mjs`)",
             "not run": "PowerSync: its server is a Docker image, and no npm package",
-            "packages": ", ".join(f"{name} {lock[f'node_modules/{name}']['version']}" for name in names),
+            "packages": ", ".join(f"{name} {versions[name]}" for name in names),
         },
         tables,
     )
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> Report:
 def _installed() -> bool:
     if shutil.which("node") is None or shutil.which("npm") is None:
         return False
-    wanted, there = _HERE / "package-lock.json", _MODULES / "package-lock.json"
+    wanted, there = _HERE / "package.json", _MODULES / "package.json"
     if (_MODULES / "node_modules/ws").is_dir() and there.exists() and there.read_bytes() == wanted.read_bytes():
         return True
     return subprocess.run([_HERE / "install"], check=False).returncode == 0

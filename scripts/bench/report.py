@@ -8,9 +8,10 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _retabled(part: str, tables: Mapping[str, Any]) -> str:
     title = part.partition("\n")[0].removeprefix("## ")
     if title not in tables:
         return part
-    rows = {name: {at: Spread(**spread) for at, spread in row.items()} for name, row in tables[title].items()}
+    rows = {name: {at: Spread(*spread) for at, spread in row.items()} for name, row in tables[title].items()}
     return re.sub(r"(?m)(?:^\|.*\n)+", lambda _: _cells(rows), part, count=1)
 
 
@@ -122,33 +123,74 @@ class Report:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def markdown(self) -> str:
-        facts = "".join(f"- {name}: {value}\n" for name, value in (self.setup | machine()).items())
+        facts = "".join(
+            f"- {name}: {value}\n" for name, value in (self.setup | {"commit": commit()} | machine()).items()
+        )
         intro = f"# {self.title}\n\nMade by `{self.command}` on {self.at:%Y-%m-%d}. "
         intro += "Figures are medians of the rounds, with the least and the most.\n\n"
-        pictures = "".join(f"\n![{plot.title}]({plot.name}.svg)\n" for plot in self.plots)
-        return intro + facts + pictures + "\n" + "\n".join(table.markdown() for table in self.tables)
+        drawn = "\nPlots: `scripts/bench/run plots` draws them of the kept figures.\n" if self.plots else ""
+        return intro + facts + drawn + "\n" + "\n".join(table.markdown() for table in self.tables)
 
     def json(self) -> str:
+        """Return the figures as JSON, one line a row: each column as the median, the least and the most."""
+        head = {"command": self.command, "at": self.at.isoformat(timespec="seconds"), "setup": self._setup()}
         tables = {
             table.title: {
-                name: {column: asdict(spread) for column, spread in row.items() if not math.isnan(spread.median)}
+                name: {column: _kept(spread) for column, spread in row.items() if not math.isnan(spread.median)}
                 for name, row in table.spreads().items()
             }
             for table in self.tables
         }
-        whole: dict[str, Any] = {"command": self.command, "at": self.at.isoformat(timespec="seconds")}
-        whole |= {"setup": self.setup | machine(), "tables": tables}
-        if self.plots:
-            whole["plots"] = {plot.name: _points(plot) for plot in self.plots}
-        return json.dumps(whole, indent=2) + "\n"
+        plots = {
+            plot.name: {
+                "about": {"title": plot.title, "x": plot.x, "y": plot.y, "log": plot.log},
+                **{name: [[x, *_kept(spread)] for x, spread in line.items()] for name, line in plot.spreads().items()},
+            }
+            for plot in self.plots
+        }
+        return written(head | {"tables": tables} | ({"plots": plots} if plots else {}))
+
+    def _setup(self) -> dict[str, str]:
+        return self.setup | {"commit": commit()} | machine()
 
 
-def _points(plot: Plot) -> dict[str, list[list[float]]]:
-    """Line → its points: x, and the median, the least and the most of y."""
-    return {
-        name: [[x, spread.median, spread.low, spread.high] for x, spread in line.items()]
-        for name, line in plot.spreads().items()
-    }
+def written(result: Mapping[str, Any]) -> str:
+    """Return a kept result as JSON in which each row of a table, and each line of a plot, is one line."""
+    parts = [f"{json.dumps(name)}: {json.dumps(result[name])}" for name in ("command", "at", "setup")]
+    parts += [f"{json.dumps(part)}: {_by_row(result[part])}" for part in ("tables", "plots") if part in result]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _by_row(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    texts = (
+        f"{json.dumps(name)}: {{\n"
+        + ",\n".join(f"{json.dumps(row)}: {json.dumps(at)}" for row, at in rows.items())
+        + "}"
+        for name, rows in groups.items()
+    )
+    return "{\n" + ",\n".join(texts) + "}"
+
+
+def _kept(spread: Spread) -> list[float]:
+    return [float(f"{value:.9g}") for value in (spread.median, spread.low, spread.high)]
+
+
+def plots_of(result: Mapping[str, Any]) -> list[Plot]:
+    """Return the plots of a kept result, to be drawn."""
+    return [
+        Plot(
+            name,
+            **kept["about"],
+            lines={line: {x: ys for x, *ys in at} for line, at in kept.items() if line != "about"},
+        )
+        for name, kept in result.get("plots", {}).items()
+    ]
+
+
+def commit() -> str:
+    """Return the commit that is measured, with `-dirty` where the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def machine() -> dict[str, str]:

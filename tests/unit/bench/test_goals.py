@@ -5,15 +5,15 @@ from pathlib import Path
 
 from scripts.bench.goals import GOALS, Goal, index
 from scripts.bench.plots import draw
-from scripts.bench.report import Plot, Report, Table
+from scripts.bench.report import Plot, Report, Table, plots_of
 from scripts.bench.slope import slope
 
 MOST = Goal("a cost", "one", "Ratios", "ours", "of theirs", 1.3)
 
 
 def results(*values: float) -> dict[str, object]:
-    rows = {f"ours {number}": {"of theirs": {"median": value}} for number, value in enumerate(values)}
-    return {"one": {"tables": {"Ratios": rows | {"others": {"of theirs": {"median": 99.0}}}}}}
+    rows = {f"ours {number}": {"of theirs": [value, value, value]} for number, value in enumerate(values)}
+    return {"one": {"tables": {"Ratios": rows | {"others": {"of theirs": [99.0, 99.0, 99.0]}}}}}
 
 
 def test_a_goal_is_met_by_all_rows_by_some_or_by_none() -> None:
@@ -31,15 +31,25 @@ def test_every_goal_is_about_rows_that_the_kept_results_have() -> None:
     assert "not measured" not in page
 
 
-def test_a_report_draws_its_plots_and_shows_them(tmp_path: Path) -> None:
+def test_plots_are_drawn_of_the_kept_figures(tmp_path: Path) -> None:
     plot = Plot("growth-x", "A curve", "clients", "µs", {"ours": {1: [1.0, 2.0], 10: [1.5]}}, log=True)
     report = Report("Growth", "run growth", {}, [Table("T", "About.", {"a": {"x": [1.0]}})], [plot])
     draw(report.plots, tmp_path)
     first = (tmp_path / "growth-x.svg").read_bytes()
-    draw(report.plots, tmp_path)
+    kept = json.loads(report.json())
+    assert kept["plots"]["growth-x"]["ours"] == [[1, 1.5, 1.0, 2.0], [10, 1.5, 1.5, 1.5]]
+    draw(plots_of(kept), tmp_path)
     assert (tmp_path / "growth-x.svg").read_bytes() == first
-    assert "![A curve](growth-x.svg)" in report.markdown()
-    assert json.loads(report.json())["plots"] == {"growth-x": {"ours": [[1, 1.5, 1.0, 2.0], [10, 1.5, 1.5, 1.5]]}}
+
+
+def test_a_kept_result_has_one_line_a_row() -> None:
+    rows = {"a": {"x": [1.0], "y": [2.0]}, "b": {"x": [3.0]}}
+    text = Report("R", "run r", {}, [Table("T", "About.", rows)]).json()
+    assert [line for line in text.splitlines() if line.startswith(('"a"', '"b"'))] == [
+        '"a": {"x": [1.0, 1.0, 1.0], "y": [2.0, 2.0, 2.0]},',
+        '"b": {"x": [3.0, 3.0, 3.0]}}}',
+    ]
+    assert json.loads(text)["setup"]["commit"]
 
 
 def test_a_slope_is_an_hours_growth_and_how_sure_that_is() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,12 +11,10 @@ import pytest
 NODE = Path("scripts/bench/peers/node")
 
 
-def test_the_lock_says_what_is_installed_and_not_from_where() -> None:
-    lock = json.loads((NODE / "package-lock.json").read_text())
+def test_each_peer_is_pinned_to_one_version() -> None:
     wanted = json.loads((NODE / "package.json").read_text())["dependencies"]
-    assert lock["packages"][""]["dependencies"] == wanted
-    assert not any("resolved" in package for package in lock["packages"].values())
-    assert all("integrity" in package for name, package in lock["packages"].items() if name)
+    assert wanted
+    assert not {name: version for name, version in wanted.items() if not re.fullmatch(r"\d+\.\d+\.\d+", version)}
 
 
 @pytest.mark.parametrize("name", ["servers.mjs", "clients.mjs"])
