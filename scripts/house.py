@@ -1,0 +1,163 @@
+"""Counts how the sources read: docstrings, comments, file sizes, names that stand twice.
+
+    python3 scripts/house.py            prints the figures
+    python3 scripts/house.py --check    exit code 1 where one of them is over its limit (CI)
+
+`--root DIRECTORY` counts another checkout, for a comparison with an older commit. Only the standard library is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import statistics
+import subprocess
+import sys
+import tokenize
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+OPENINGS: Final = frozenset(
+    {"what", "who", "whom", "whose", "whoever", "whatever", "whether", "which", "of", "how", "where"}
+)
+"""First words of a docstring that make a reader wait for its subject."""
+
+SMALL: Final = 90
+"""Lines below which a module with one importer may as well stand in that one."""
+
+LIMITS: Final = {
+    "docstring openings %": 2.0,
+    "class names used twice": 0,
+    "subjects of the last 50 commits over 72 characters": 0,
+}
+"""Most of each figure that CI lets pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of the product: its dotted name, text and syntax tree."""
+
+    name: str
+    text: str
+    tree: ast.Module
+
+    @property
+    def lines(self) -> int:
+        return self.text.count("\n")
+
+
+def main() -> None:
+    """Print the figures; with `--check` fail where one is over its limit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit code 1 where a figure is over its limit")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout that is counted")
+    options = parser.parse_args()
+    figures = measured(options.root)
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        limit = f"  (limit {LIMITS[name]:g})" if name in LIMITS else ""
+        print(f"{name:<{width}}  {value:,.10g}{limit}")
+    over = [name for name, limit in LIMITS.items() if figures[name] > limit]
+    if options.check and over:
+        sys.exit(f"over the limit: {', '.join(over)}")
+
+
+def measured(root: Path) -> dict[str, float]:
+    """Return the figures of a checkout, by name."""
+    modules = [*modules_of(root)]
+    docstrings = [text for module in modules for text in _docstrings(module.tree)]
+    opened = [text for text in docstrings if text.split(maxsplit=1)[0].rstrip(",:").lower() in OPENINGS]
+    sizes = sorted(module.lines for module in modules if module.lines > 3)
+    importers = _importers(modules)
+    small = [module for module in modules if 3 < module.lines < SMALL and len(importers[module.name]) == 1]
+    classes = Counter(
+        node.name for module in modules for node in module.tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )  # fmt: skip
+    comments = sum(map(_comment_lines, modules))
+    return {
+        "docstrings": len(docstrings),
+        "docstring openings": len(opened),
+        "docstring openings %": round(100 * len(opened) / len(docstrings), 1),
+        "comment lines %": round(100 * comments / sum(module.lines for module in modules), 1),
+        "files": len(sizes),
+        "file median": statistics.median(sizes),
+        "file p90": statistics.quantiles(sizes, n=10)[-1],
+        "small files with one importer": len(small),
+        "class names used twice": sum(count > 1 for count in classes.values()),
+        "subjects of the last 50 commits over 72 characters": _long_subjects(root),
+        **{f"lines: {room}": lines for room, lines in _lines_by_room(root).items()},
+    }
+
+
+def modules_of(root: Path) -> Iterator[Module]:
+    """Yield the modules of both packages, wherever their sources stand."""
+    for top in ("app", "workers"):
+        for path in sorted((root / top).rglob("*.py")):
+            text = path.read_text()
+            name = ".".join(path.relative_to(root / top).with_suffix("").parts).removesuffix(".__init__")
+            # Before the packages had names of their own, the directories were the packages.
+            prefix = "" if name.split(".")[0].startswith("eventsync") else f"{top}."
+            yield Module(f"{prefix}{name}", text, ast.parse(text))
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    """Yield the docstrings of a module, its classes and functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from filter(None, [ast.get_docstring(node)])
+
+
+def _comment_lines(module: Module) -> int:
+    """Count lines that are a comment and nothing else."""
+    tokens = tokenize.generate_tokens(io.StringIO(module.text).readline)
+    return sum(token.type == tokenize.COMMENT and token.line.lstrip().startswith("#") for token in tokens)
+
+
+def _importers(modules: list[Module]) -> dict[str, set[str]]:
+    """Return module → the modules that import it or something of it."""
+    names = {module.name for module in modules}
+    importers: dict[str, set[str]] = defaultdict(set)
+    for module in modules:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    importers[whole if whole in names else node.module].add(module.name)
+    return importers
+
+
+def _long_subjects(root: Path) -> int:
+    command = ["git", "-C", str(root), "log", "-50", "--format=%s"]
+    log = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return sum(len(subject) > 72 for subject in log.splitlines())
+
+
+def _lines_by_room(root: Path) -> dict[str, int]:
+    """Return room → lines of all files that are tracked there, and the whole."""
+    command = ["git", "-C", str(root), "ls-files", "-z"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\0")
+    rooms: Counter[str] = Counter()
+    for name in filter(None, listed):
+        path = root / name
+        if path.is_file():
+            rooms[_room(name)] += path.read_bytes().count(b"\n")
+    return dict(sorted(rooms.items())) | {"all": rooms.total()}
+
+
+def _room(name: str) -> str:
+    parts = name.split("/")
+    if parts[0] == "app":
+        inner = parts[2:] if parts[1] == "eventsync" else parts[1:]
+        return f"app/{inner[0]}" if len(inner) > 1 else "app"
+    return "/".join(parts[:2]) if parts[0] in {"tests", "docs", "scripts"} and len(parts) > 2 else parts[0]
+
+
+if __name__ == "__main__":
+    main()
