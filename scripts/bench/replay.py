@@ -112,7 +112,7 @@ async def _log_of(deployment: Deployment, clients: CrowdProcess, tier: str, behi
 
 
 async def _archived(stage: Stage, seq: int) -> bool:
-    return (await stage.stores.tiers.read(stage.log.name)).floor >= seq
+    return (await stage.stores.tiers.read(stage.log.name)).archived_up_to >= seq
 
 
 async def _plain(stage: Stage, count: int) -> None:
@@ -162,7 +162,7 @@ class _Cell:
     async def _after(self, behind: int) -> int:
         if self._tier == "hot":
             return await self._stage.log.head() - behind
-        return (await self._stage.stores.tiers.read(self._stage.log.name)).floor - behind
+        return (await self._stage.stores.tiers.read(self._stage.log.name)).archived_up_to - behind
 
     async def _ours(self, after: int, clients: int) -> dict[str, float]:
         stage = self._stage

@@ -71,7 +71,7 @@ class LongLog:
     async def settled(self, settings: Settings) -> bool:
         """Whether the jobs have nothing left to do: archived, dropped, and no snapshot under way."""
         head = await self.head()
-        floor = (await self.stores.tiers.read(self.name)).floor
+        floor = (await self.stores.tiers.read(self.name)).archived_up_to
         if head - settings.hot_events - floor >= settings.segment_events:
             return False
         first = await self.stores.hot.first(self.name)

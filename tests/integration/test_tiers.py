@@ -43,7 +43,7 @@ async def test_a_client_reads_everything_through_the_seam(stores: Stores, settin
             await docs.update_many({}, {"$inc": {"n": 1}})
         log = await caught_up(stores)
         async with within(30), watch(stores.log, [{"$match": {"ns.coll": "tiers"}}]) as stream:
-            while (await stores.tiers.read(log)).floor < 150:
+            while (await stores.tiers.read(log)).archived_up_to < 150:
                 await stream.read(wait=1, limit=1)
         replica, live = Replica("docs", f"{log}:0"), False
         while not live:

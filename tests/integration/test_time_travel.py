@@ -117,7 +117,7 @@ async def test_history_says_what_is_not_kept(orders: Any, stores: Stores, start:
     log = await current_log(stores)
     # As the archiver does: a floor without what was touched before it is a log that somebody has damaged.
     await stores.archive.touched.touch(log, [("orders", IdText("a"), Seq(1))])
-    await stores.tiers.raise_floor(log, Seq(1))
+    await stores.tiers.raise_archived_up_to(log, Seq(1))
     await stores.tiers.raise_horizon(log, Seq(1))
     result = await ended(await start("history", "orders/a"))
     assert result.stderr == f"orders/a in log {log}: 2 of 2 events; what came up to {log}:1 is not kept\n"
@@ -234,7 +234,7 @@ async def test_events_that_are_not_kept(orders: Any, stores: Stores, settings: S
     async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         await served(url, ["orders"])
         assert (await client.get(f"{path}/events")).json().keys() == {"events"}
-        await stores.tiers.raise_floor(log, Seq(1))
+        await stores.tiers.raise_archived_up_to(log, Seq(1))
         await stores.tiers.raise_horizon(log, Seq(1))
         body = (await client.get(f"{path}/events")).json()
         assert ([event["seq"] for event in body["events"]], body["since"]) == ([2, 3], f"{log}:1")

@@ -81,7 +81,7 @@ async def compacted(stores: Stores, log: LogId, up_to: Seq, *, squash_floor: Seq
     async with aclosing(stores.events.read(log, Seq(0), up_to)) as events:
         rows = [(event.collection, event.id, event.seq) async for event in events]
     await touched.touch(log, rows)
-    await stores.tiers.raise_floor(log, up_to)
+    await stores.tiers.raise_archived_up_to(log, up_to)
     await stores.tiers.raise_horizon(log, up_to)
     await stores.log["events"].delete_many({"_id": {"$lte": {"l": log, "n": Int64(up_to)}, "$gt": {"l": log}}})
     if squash_floor is not None:

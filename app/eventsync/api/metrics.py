@@ -92,7 +92,7 @@ def _of_records(figures: OverviewReader) -> Iterator[Gauge]:
 
 def _of_log(found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_log_head", "Newest event of the log, by seq.", found.head)
-    yield Gauge("eventsync_log_floor", "Events up to this seq have left MongoDB.", found.tiers.floor)
+    yield Gauge("eventsync_log_floor", "Events up to this seq have left MongoDB.", found.tiers.archived_up_to)
     yield Gauge("eventsync_log_horizon", "Events up to this seq are not kept any more.", found.tiers.horizon)
     yield Gauge("eventsync_log_squash_floor", "Positions below it get a snapshot.", found.tiers.squash_floor)
     events = Gauge("eventsync_tier_events", "Events of the log, by tier.", labels=["tier"])

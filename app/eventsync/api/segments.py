@@ -36,7 +36,7 @@ async def segment_list(request: Request) -> Response:
     tiers = await found.archive.tiers.read(name)
     after = conditions.number(request, "after", default=tiers.horizon, low=0, high=2**63 - 1)
     segments: list[Segment] = []
-    async with aclosing(found.archive.segments.covering(name, Seq(after), tiers.floor)) as listed:
+    async with aclosing(found.archive.segments.covering(name, Seq(after), tiers.archived_up_to)) as listed:
         async for segment in listed:
             segments.append(segment)
             if len(segments) == limit:
@@ -85,7 +85,7 @@ async def _segment(found: Services, position: Position) -> Segment:
     segment = await found.archive.segments.starting(position.log, position.seq)
     tiers = await found.archive.tiers.read(position.log)
     # Below the floor it is there for good, until the horizon passes.
-    if segment is None or not tiers.horizon < segment.span.last <= tiers.floor:
+    if segment is None or not tiers.horizon < segment.span.last <= tiers.archived_up_to:
         raise NotFound(f"no segment begins with event {position}")
     return segment
 

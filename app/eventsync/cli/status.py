@@ -109,7 +109,7 @@ def _tree(found: Status) -> dict[str, Any]:
         "clients": asdict(found.clients) if found.clients else None,
         "checkpoint": {"seq": found.checkpoint.seq, "age": round(age or 0.0, 3)} if found.checkpoint else None,
         "collections": [
-            {"name": item.name, "state": found.state(item), "base": item.base if item.log else None}
+            {"name": item.name, "state": found.state(item), "base": item.tracked_from if item.log else None}
             | ({"reason": item.refused} if item.refused else {})
             for item in found.collections
         ],
@@ -143,7 +143,7 @@ def _show(found: Status) -> None:
     print_table(["", ""], rows)
     OUT.print()
     listed = [
-        [item.name, found.state(item), str(item.base) if item.log else "-", item.refused or ""]
+        [item.name, found.state(item), str(item.tracked_from) if item.log else "-", item.refused or ""]
         for item in found.collections
     ]
     if listed:

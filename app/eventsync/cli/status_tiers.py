@@ -33,7 +33,8 @@ def rows(figures: OverviewReader, settings: Settings) -> list[list[str]]:
             ],
             [
                 "kept",
-                f"events after {tiers.horizon}; in MongoDB after {tiers.floor}; squashed from {tiers.squash_floor}",
+                f"events after {tiers.horizon}; in MongoDB after {tiers.archived_up_to}; "
+                f"squashed from {tiers.squash_floor}",
             ],
         ]
     return shown + [[job, figures.holder(job) or "nobody"] for job in JOBS[1:]]
@@ -61,7 +62,7 @@ def _tiers(found: LogOverview) -> dict[str, Any]:
     return {
         "hot": {"events": hot.events, "bytes": hot.bytes},
         "cold": {"segments": cold.segments, "events": cold.events, "bytes": cold.bytes, "raw_bytes": cold.raw},
-        "floor": tiers.floor,
+        "floor": tiers.archived_up_to,
         "horizon": tiers.horizon,
         "squash_floor": tiers.squash_floor,
     }

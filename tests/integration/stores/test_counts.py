@@ -42,8 +42,10 @@ async def test_the_events_of_a_document(stores: Stores) -> None:
 async def test_how_many_documents_were_touched(stores: Stores) -> None:
     await log_of(stores, 6000, 50)
 
-    async def touched(after: int, floor: int = 0, name: str = "docs") -> int:
-        return await stores.counts.touched(LOG, name, after=Seq(after), up_to=Seq(6000), floor=Seq(floor))
+    async def touched(after: int, archived_up_to: int = 0, name: str = "docs") -> int:
+        return await stores.counts.touched(
+            LOG, name, after=Seq(after), up_to=Seq(6000), archived_up_to=Seq(archived_up_to)
+        )
 
     assert await touched(5980) == 10, "so few are counted"
     assert 35 <= await touched(0) <= 90
@@ -51,5 +53,5 @@ async def test_how_many_documents_were_touched(stores: Stores) -> None:
     # What is archived is known by its documents.
     store = TouchedStore(stores.log)
     await store.touch(LOG, [("docs", IdText("a"), Seq(10)), ("docs", IdText("b"), Seq(20))])
-    assert await touched(15, floor=5980) == 11
-    assert await touched(5, floor=5980) == 12
+    assert await touched(15, archived_up_to=5980) == 11
+    assert await touched(5, archived_up_to=5980) == 12

@@ -43,7 +43,7 @@ async def test_they_are_what_is_there(stores: Stores, settings: Settings) -> Non
     assert found.hot.bytes == pytest.approx((await rows.to_list())[0]["n"], rel=0.05)
     files = list((Path(settings.archive_url) / log).iterdir())
     assert (found.cold.segments, found.cold.bytes) == (len(files), sum(file.stat().st_size for file in files))
-    assert found.cold.events == found.tiers.floor - found.tiers.horizon == 60
+    assert found.cold.events == found.tiers.archived_up_to - found.tiers.horizon == 60
     assert [(item.shape, item.seq) for item in found.newest] == [("docs", 100)]
     assert (figures.holder(ARCHIVING), 0 <= figures.age(found.newest[0]) < 60) == ("me", True)
     shown = status_tiers.tree(figures, settings)

@@ -44,7 +44,7 @@ async def archived(stores: Stores, settings: Settings, log: LogId) -> None:
     """Move nearly all events into segments."""
     await stored_at(stores, log, "docs", await newest_checkpoint(stores, log))
     await archiver(stores, settings.model_copy(update={"hot_events": 1, "hot_age": 0.0})).look()
-    assert (await stores.tiers.read(log)).floor > 0
+    assert (await stores.tiers.read(log)).archived_up_to > 0
 
 
 async def clock(stores: Stores) -> datetime:
@@ -233,7 +233,7 @@ async def test_before_the_first_snapshot_what_its_own_events_tell(stores: Stores
 
 
 async def test_what_is_behind_the_horizon_is_gone(stores: Stores, log: LogId) -> None:
-    await stores.tiers.raise_floor(log, Seq(28))
+    await stores.tiers.raise_archived_up_to(log, Seq(28))
     await stores.tiers.raise_horizon(log, Seq(28))
     await stores.log["snapshots"].delete_one({"n": 20})
     await stores.log["events"].delete_many({"_id.n": {"$lte": 28}})
@@ -247,7 +247,7 @@ async def test_what_is_behind_the_horizon_is_gone(stores: Stores, log: LogId) ->
 
 async def test_what_is_behind_a_horizon_that_is_beyond_the_snapshot_is_gone(stores: Stores, log: LogId) -> None:
     """A snapshot is the state up to where its collection has no event."""
-    await stores.tiers.raise_floor(log, Seq(33))
+    await stores.tiers.raise_archived_up_to(log, Seq(33))
     await stores.tiers.raise_horizon(log, Seq(33))
     await stores.log["events"].delete_many({"_id.n": {"$lte": 33}})
     with pytest.raises(BehindRetention, match=f"is known from {log}:33 on"):

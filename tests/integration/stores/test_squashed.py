@@ -62,7 +62,7 @@ async def test_none_is_missed_at_any_step_of_the_archiver(stores: Stores) -> Non
     await check()
     await store.touch(LOG, rows)
     await check()
-    await stores.tiers.raise_floor(LOG, Seq(10))
+    await stores.tiers.raise_archived_up_to(LOG, Seq(10))
     await check()
     for up_to in (4, 10):
         await stores.log["events"].delete_many({"_id": {"$lte": {"l": LOG, "n": Int64(up_to)}}})

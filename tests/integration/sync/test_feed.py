@@ -122,7 +122,7 @@ async def test_a_server_that_starts_leaves_out_what_has_left_mongodb(stores: Sto
     """Whether it is archived or not kept any more."""
     log = await begin(stores)
     await append(stores, log, 1, 50)
-    await stores.tiers.raise_floor(log.id, Seq(30))
+    await stores.tiers.raise_archived_up_to(log.id, Seq(30))
     await stores.tiers.raise_horizon(log.id, Seq(20))
     await stores.log["events"].delete_many({"_id.n": {"$lte": 30}})
     async with fed(stores, settings) as server:

@@ -42,7 +42,7 @@ EVENTS = [event(seq, "docs" if seq % 3 else "rare", f"int:{seq % 10}") for seq i
 async def test_events_are_sealed_and_read_across_the_seam(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS, ["docs", "rare"])
     await archiver(stores, settings).look()
-    assert await stores.tiers.read(log) == Tiers(floor=Seq(80))
+    assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(80))
     assert await hot_seqs(stores, log) == list(range(81, 101))
     assert (await stores.archive.segments.totals(log)).segments == 4
     for after, up_to in ((0, 100), (0, 79), (19, 20), (35, 85), (80, 100), (79, 81), (99, 100), (100, 100)):
@@ -89,7 +89,7 @@ async def test_a_transaction_is_not_divided(stores: Stores, settings: Settings) 
     events += [event(seq) for seq in range(87, 91)]
     log = await begun(stores, events)
     await archiver(stores, settings).look()
-    assert (await stores.tiers.read(log)).floor == 26
+    assert (await stores.tiers.read(log)).archived_up_to == 26
     assert await everything(stores, log, 0, 90) == [sealed(item) for item in events]
 
 
@@ -100,10 +100,10 @@ async def test_nothing_leaves_that_a_snapshot_does_not_cover(stores: Stores, set
     await stores.events.append(log, events[45:])
     await stores.log["snapshots"].update_one({"c": "rare"}, {"$set": {"n": 3}})
     await archiver(stores, settings).look()
-    assert (await stores.tiers.read(log)).floor == 40
+    assert (await stores.tiers.read(log)).archived_up_to == 40
     await stored(stores, log, "docs", 100)
     await archiver(stores, settings).look()
-    assert (await stores.tiers.read(log)).floor == 80
+    assert (await stores.tiers.read(log)).archived_up_to == 80
 
 
 async def test_nothing_leaves_while_a_collection_has_no_snapshot(stores: Stores, settings: Settings) -> None:
@@ -214,7 +214,7 @@ async def test_readers_see_no_hole_and_no_duplicate_while_events_move(stores: St
         archiving = group.create_task(archiver(stores, settings).look())
     assert archiving.done()
     assert all(reader.result() == expected for reader in readers)
-    assert (await stores.tiers.read(log)).floor == 80
+    assert (await stores.tiers.read(log)).archived_up_to == 80
 
 
 async def test_rows_that_vanish_before_they_are_validated_are_not_missed(stores: Stores, settings: Settings) -> None:
@@ -253,7 +253,7 @@ async def test_passages_show_no_hole_and_no_duplicate_while_events_move(stores: 
     assert [*zip(begun_in_mongodb.seqs, begun_in_mongodb.bodies, strict=True), *rest] == expected
     assert all(task.result() == expected for task in readers)
     assert await slow(10, 0.0) == expected
-    assert (await stores.tiers.read(log)).floor == 80
+    assert (await stores.tiers.read(log)).archived_up_to == 80
 
 
 async def test_a_body_that_is_stored_in_parts_is_sealed_whole(stores: Stores, settings: Settings) -> None:
@@ -266,7 +266,7 @@ async def test_a_body_that_is_stored_in_parts_is_sealed_whole(stores: Stores, se
     assert await everything(stores, log, 0, 4) == [sealed(item) for item in events]
 
 
-STEPS = ("seal", "verify", "register", "touch", "raise_floor", "drop")
+STEPS = ("seal", "verify", "register", "touch", "raise_archived_up_to", "drop")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -298,7 +298,7 @@ async def test_killed_at_any_step_it_loses_and_doubles_nothing(
             over.set()
     assert reading.result() > 3
     assert await hot_seqs(stores, log) == list(range(81, 101))
-    assert (await stores.tiers.read(log)).floor == 80
+    assert (await stores.tiers.read(log)).archived_up_to == 80
     assert (await stores.archive.segments.totals(log)).events == 80
     newest = {item.event.id: item.event.seq for item in EVENTS[:80] if item.event.collection == "docs"}
     rows = await stores.log["touched"].find({"_id.c": "docs"}).to_list()

@@ -48,7 +48,7 @@ async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, set
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).look()
     await compactor(stores, settings).look()
-    assert await stores.tiers.read(log) == Tiers(floor=Seq(80), horizon=Seq(40))
+    assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(80), horizon=Seq(40))
     assert files(settings, log) == [41, 61]
     assert (await stores.archive.segments.totals(log)).segments == 2
     assert await everything(stores, log, 40, 100) == [sealed(item) for item in EVENTS[40:]]
@@ -79,7 +79,7 @@ async def test_what_is_too_old_goes_even_if_it_never_was_sealed(client: Any, set
     stores = Stores.of(client, settings)
     log = await begun(stores, EVENTS)
     await compactor(stores, settings).look()
-    assert await stores.tiers.read(log) == Tiers(floor=Seq(99), horizon=Seq(99))
+    assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(99), horizon=Seq(99))
     assert await hot_seqs(stores, log) == [100]
     rows = await stores.log["touched"].find().to_list()
     assert {row["_id"]["i"]: row["n"] for row in rows} == {item.event.id: item.event.seq for item in EVENTS[:99]}
@@ -153,10 +153,12 @@ async def test_what_was_touched_is_forgotten_last(stores: Stores, settings: Sett
     log = await begun(stores, events, ["docs", "rare"])
     await stores.log["snapshots"].update_one({"c": "rare"}, {"$set": {"n": 3}})
     await archiver(stores, settings).look()
-    assert await stores.tiers.read(log) == Tiers(floor=Seq(10_000))
+    assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(10_000))
     await compactor(stores, settings).look()
     await compactor(stores, settings).look()
-    assert await stores.tiers.read(log) == Tiers(floor=Seq(10_000), horizon=Seq(10_000), squash_floor=Seq(9999))
+    assert await stores.tiers.read(log) == Tiers(
+        archived_up_to=Seq(10_000), horizon=Seq(10_000), squash_floor=Seq(9999)
+    )
     assert [row["n"] async for row in stores.log["touched"].find()] == [10_000]
     ids = [IdText("int:3")]
     changes = stores.history.changes(log, "rare", after=Seq(3), up_to=Seq(10_050), ids=ids)

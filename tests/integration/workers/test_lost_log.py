@@ -123,7 +123,7 @@ async def sealed(stores: Stores, log: LogId) -> Segment:
 
     async def check() -> Segment | None:
         newest = await stores.archive.segments.newest(log)
-        return newest if newest and (await stores.tiers.read(log)).floor == newest.span.last == 25 else None
+        return newest if newest and (await stores.tiers.read(log)).archived_up_to == newest.span.last == 25 else None
 
     return await eventually(stores, "tiers", check)
 

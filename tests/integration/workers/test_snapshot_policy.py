@@ -117,7 +117,7 @@ async def test_one_from_before_the_horizon_is_made_anew_without_events(
     maker = snapshotter(stores, settings)
     await maker.look()
     await append(stores, log, "docs", 5)
-    await stores.tiers.raise_floor(log, Seq(3))
+    await stores.tiers.raise_archived_up_to(log, Seq(3))
     await stores.tiers.raise_horizon(log, Seq(3))
     await maker.look()
     assert 5 in await seqs(stores, log, "other")
@@ -237,7 +237,7 @@ async def grown(log: LogId, stores: Stores, settings: Settings) -> LogId:
 
 
 async def raise_horizon(stores: Stores, log: LogId, seq: int) -> None:
-    await stores.tiers.raise_floor(log, Seq(seq))
+    await stores.tiers.raise_archived_up_to(log, Seq(seq))
     await stores.tiers.raise_horizon(log, Seq(seq))
 
 

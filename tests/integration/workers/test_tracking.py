@@ -29,7 +29,7 @@ async def test_a_collection_is_tracked_at_run_time_from_a_point_on(stores: Store
         await late.update_one({"_id": 0}, {"$set": {"a": 1}})
         await caught_up(stores)
         assert await began(stores, "late") == log
-        base = next(item.base for item in await stores.tracking.read() if item.name == "late")
+        base = next(item.tracked_from for item in await stores.tracking.read() if item.name == "late")
         assert base == 1
         await late.update_one({"_id": 1}, {"$set": {"a": 2}})
         await late.delete_one({"_id": 2})
@@ -62,7 +62,7 @@ async def test_what_is_untracked_is_sequenced_no_longer(stores: Stores, settings
         await eventually(stores, "heads", reopened)
         await stores.tracking.ask(["others"])
         await tracked(stores, "docs", "others")
-        base = next(item.base for item in await stores.tracking.read() if item.name == "others")
+        base = next(item.tracked_from for item in await stores.tracking.read() if item.name == "others")
         await stores.data["others"].insert_one({"_id": 2})
         events = (await replayed(stores, await caught_up(stores))).events
     assert await current_log(stores) == log

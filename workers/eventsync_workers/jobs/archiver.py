@@ -51,7 +51,7 @@ class Archiver(Job):
         await self.bear_witness(current.id)
         await self._finish(current.id)
         while self._stores.archive.objects is not None:
-            after = (await self._stores.tiers.read(current.id)).floor
+            after = (await self._stores.tiers.read(current.id)).archived_up_to
             last = await self._last(current.id, after)
             if last <= after:
                 return
@@ -106,9 +106,9 @@ class Archiver(Job):
                 await self.step()
                 await self._stores.archive.touched.touch(name, documents)
 
-    async def raise_floor(self, name: LogId, up_to: Seq) -> None:
+    async def raise_archived_up_to(self, name: LogId, up_to: Seq) -> None:
         """From here on readers look for these events in the segments."""
-        await self._stores.tiers.raise_floor(name, up_to)
+        await self._stores.tiers.raise_archived_up_to(name, up_to)
 
     async def drop(self, name: LogId, up_to: Seq) -> None:
         """Remove them from MongoDB."""
@@ -117,14 +117,14 @@ class Archiver(Job):
                 await self.step()
 
     async def _finish(self, name: LogId) -> None:
-        floor = (await self._stores.tiers.read(name)).floor
+        archived_up_to = (await self._stores.tiers.read(name)).archived_up_to
         newest = await self._stores.archive.segments.newest(name)
-        if newest is not None and newest.span.last > floor:
-            await self.touch(name, floor, newest.span.last)
-            await self.raise_floor(name, newest.span.last)
-            floor = newest.span.last
-        if floor:
-            await self.drop(name, floor)
+        if newest is not None and newest.span.last > archived_up_to:
+            await self.touch(name, archived_up_to, newest.span.last)
+            await self.raise_archived_up_to(name, newest.span.last)
+            archived_up_to = newest.span.last
+        if archived_up_to:
+            await self.drop(name, archived_up_to)
 
     async def _last(self, name: LogId, after: Seq) -> Seq:
         """Up to where events are to be sealed now; `after` where they do not fill a segment."""

@@ -68,13 +68,13 @@ class Compactor(Job):
 
     async def _raise_horizon(self, name: LogId) -> None:
         tiers = await self._stores.tiers.read(name)
-        segments = await self._segments(name, tiers.floor)
+        segments = await self._segments(name, tiers.archived_up_to)
         sealed = [SealedRange(segment.span.last, segment.size) for segment in segments]
         target = await self._pinned(name, await self._wanted(name, sealed))
-        last = await removable(self._stores, name, target, self.step) if target > tiers.floor else target
-        if last > tiers.floor:
-            await self._give_up(name, tiers.floor, last)
-        elif (goal := horizon(target, tiers.floor, sealed)) > tiers.horizon:
+        last = await removable(self._stores, name, target, self.step) if target > tiers.archived_up_to else target
+        if last > tiers.archived_up_to:
+            await self._give_up(name, tiers.archived_up_to, last)
+        elif (goal := horizon(target, tiers.archived_up_to, sealed)) > tiers.horizon:
             await self._stores.tiers.raise_horizon(name, goal)
             logger.info("log %s: events up to %d are kept no longer", name, goal)
         reached = (await self._stores.tiers.read(name)).horizon
@@ -92,9 +92,9 @@ class Compactor(Job):
             aged = await self._instants.newest(name, old, tail.seq)
         return wanted(tail.seq, aged, bounds, sealed)
 
-    async def _give_up(self, name: LogId, floor: Seq, up_to: Seq) -> None:
+    async def _give_up(self, name: LogId, archived_up_to: Seq, up_to: Seq) -> None:
         """Events that never were sealed."""
-        async with aclosing(self._stores.hot.named(name, floor, up_to)) as batches:
+        async with aclosing(self._stores.hot.named(name, archived_up_to, up_to)) as batches:
             async for documents in batches:
                 await self.step()
                 await self._stores.archive.touched.touch(name, documents)
@@ -108,7 +108,7 @@ class Compactor(Job):
         for segment in await self._segments(name, up_to):
             if segment.span.last <= up_to:
                 await self._remove_segment(segment)
-        await self._drop(name, tiers.floor)
+        await self._drop(name, tiers.archived_up_to)
 
     async def _remove_segment(self, segment: Segment) -> None:
         await self.step()

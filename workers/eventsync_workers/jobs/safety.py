@@ -19,7 +19,7 @@ async def removable(stores: Stores, log: LogId, target: Seq, step: Step) -> Seq:
     target = Seq(min(target, tail.seq - 1))
     bases = await stores.stored.positions(log)
     tracked = [item for item in await stores.tracking.read() if item.log == log]
-    if any(bases.get(item.name, -1) < item.base for item in tracked):
+    if any(bases.get(item.name, -1) < item.tracked_from for item in tracked):
         return Seq(0)
     await stores.tallies.add(log, target, step)
     quiet = [await stores.tallies.quiet_until(log, item.name, bases[item.name]) for item in tracked]

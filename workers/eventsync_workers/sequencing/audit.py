@@ -102,15 +102,19 @@ class Audit:
         """Segments, and what was touched, are named as long as events are only there."""
         name, known = self._log.id, self._tiers
         tiers = await self._stores.tiers.read(name)
-        if tiers.floor < known.floor or tiers.horizon < known.horizon or tiers.squash_floor < known.squash_floor:
+        if (
+            tiers.archived_up_to < known.archived_up_to
+            or tiers.horizon < known.horizon
+            or tiers.squash_floor < known.squash_floor
+        ):
             raise LogLost("the record of where events are was deleted or set back")
         self._tiers = tiers
-        for seq in {tiers.horizon + 1, tiers.floor} if tiers.horizon < tiers.floor else ():
+        for seq in {tiers.horizon + 1, tiers.archived_up_to} if tiers.horizon < tiers.archived_up_to else ():
             found = await self._stores.archive.segments.holding(name, Seq(seq))
-            if found is None and await self._lacks(lambda now, seq=seq: now.horizon < seq <= now.floor):
+            if found is None and await self._lacks(lambda now, seq=seq: now.horizon < seq <= now.archived_up_to):
                 raise LogLost(f"no segment is registered that has event {seq}")
-        lacks_touched = tiers.squash_floor < tiers.floor and not await self._stores.archive.touched.any(name)
-        if lacks_touched and await self._lacks(lambda now: now.squash_floor < now.floor):
+        lacks_touched = tiers.squash_floor < tiers.archived_up_to and not await self._stores.archive.touched.any(name)
+        if lacks_touched and await self._lacks(lambda now: now.squash_floor < now.archived_up_to):
             raise LogLost("the record of touched documents was dropped or emptied")
 
     async def _lacks(self, still: Callable[..., bool]) -> bool:
@@ -119,13 +123,13 @@ class Audit:
 
     async def _look_at_tallies(self) -> None:
         up_to = await self._stores.tallies.up_to(self._log.id)
-        if up_to < max(self._tallied, self._tiers.floor):
+        if up_to < max(self._tallied, self._tiers.archived_up_to):
             raise LogLost("the tallies of the log were dropped or emptied")
         self._tallied = up_to
 
     async def _look_for_holes(self, newest: Seq) -> None:
         """Count the next piece of what is in MongoDB. A hole is for readers to tell, and for the operator to decide."""
-        after = max(self._counted, self._tiers.floor)
+        after = max(self._counted, self._tiers.archived_up_to)
         up_to = Seq(min(after + _PIECE, newest))
         try:
             await self._stores.wholeness.require(self._log.id, after, up_to, fresh=True)
@@ -141,7 +145,7 @@ async def check_appended(stores: Stores, current: Log, newest: Appended) -> None
     """Raise `LogLost` where an event that was appended is not in the log any more, or is another one."""
     token = await stores.events.token(current.id, newest.seq)
     if token is None:
-        if newest.seq <= (await stores.tiers.read(current.id)).floor:
+        if newest.seq <= (await stores.tiers.read(current.id)).archived_up_to:
             return
         # A member that has just become primary may not show yet what its predecessor has acknowledged.
         if not await stores.events.reaches(current.id, newest.seq):

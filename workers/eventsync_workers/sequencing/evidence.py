@@ -59,10 +59,10 @@ class Evidence:
     async def _check_collections(self, name: LogId, head: Seq) -> None:
         tiers = await self._stores.tiers.read(name)
         newest = await self._stores.archive.segments.newest(name)
-        bases = [item.base for item in await self._stores.tracking.read() if item.log == name]
+        bases = [item.tracked_from for item in await self._stores.tracking.read() if item.log == name]
         snapshots = (await self._stores.stored.positions(name)).values()
         known = {
-            "it says that it has archived events": max(tiers.floor, newest.span.last if newest else 0),
+            "it says that it has archived events": max(tiers.archived_up_to, newest.span.last if newest else 0),
             "it has tallied events": await self._stores.tallies.up_to(name),
             "a collection is tracked behind events": max(bases, default=0),
             "a snapshot is stored of events": max(snapshots, default=0),

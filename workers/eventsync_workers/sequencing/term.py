@@ -190,11 +190,16 @@ class Term:
 
     async def _check_beginning(self, seq: Seq) -> None:
         """Raise `LogLost` where the first events in MongoDB, or the record of where the others are, were removed."""
-        floor, first = (await self._stores.tiers.read(self._log.id)).floor, await self._stores.hot.first(self._log.id)
-        if seq and first is not None and first > floor + 1:
-            floor = (await self._stores.tiers.read(self._log.id)).floor  # it may have been raised in between
-            if first > floor + 1:
-                raise LogLost(f"the log has lost its events {floor + 1} to {first - 1}")
+        archived_up_to, first = (
+            (await self._stores.tiers.read(self._log.id)).archived_up_to,
+            await self._stores.hot.first(self._log.id),
+        )
+        if seq and first is not None and first > archived_up_to + 1:
+            archived_up_to = (
+                await self._stores.tiers.read(self._log.id)
+            ).archived_up_to  # it may have been raised in between
+            if first > archived_up_to + 1:
+                raise LogLost(f"the log has lost its events {archived_up_to + 1} to {first - 1}")
 
     async def _repair(self, reason: str, stopping: Callable[[], bool]) -> Token:
         """Make the log say what the collections are now, and go on from there. Raises `BrokenOff` when `stopping`."""

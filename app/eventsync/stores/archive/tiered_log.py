@@ -67,8 +67,8 @@ class TieredEvents:
         def hot(position: Seq) -> AsyncGenerator[EventBatch]:
             return self._hot.passages(log, position, up_to, shape, batch=batch)
 
-        async def cold(position: Seq, floor: Seq) -> AsyncGenerator[EventBatch]:
-            async with aclosing(self._cold.blocks(log, position, floor, Selection.of(shape))) as blocks:
+        async def cold(position: Seq, archived_up_to: Seq) -> AsyncGenerator[EventBatch]:
+            async with aclosing(self._cold.blocks(log, position, archived_up_to, Selection.of(shape))) as blocks:
                 async for block, numbers in blocks:
                     if numbers:
                         yield passage_of(block, numbers)
@@ -82,8 +82,8 @@ class TieredEvents:
             find = in_order(log, position, up_to, shape, above=above, fields=form.fields)
             return self._from_hot(log, find, position, batch, form)
 
-        def cold(position: Seq, floor: Seq) -> AsyncGenerator[Sequence[E]]:
-            return self._from_cold(log, position, floor, shape, above, form)
+        def cold(position: Seq, archived_up_to: Seq) -> AsyncGenerator[Sequence[E]]:
+            return self._from_cold(log, position, archived_up_to, shape, above, form)
 
         return self._across(log, after, up_to, hot, cold, lambda events: events[-1].seq)
 
@@ -100,8 +100,12 @@ class TieredEvents:
         position = after
         while position < up_to:
             # Where to begin is what somebody has read here last; what is read is judged by what is true.
-            floor = min(self._tiers.seen(log).floor, up_to)
-            source, end = (cold(position, floor), floor) if position < floor else (hot(position), up_to)
+            archived_up_to = min(self._tiers.seen(log).archived_up_to, up_to)
+            source, end = (
+                (cold(position, archived_up_to), archived_up_to)
+                if position < archived_up_to
+                else (hot(position), up_to)
+            )
             try:
                 async with aclosing(source) as batches:
                     async for batch in batches:

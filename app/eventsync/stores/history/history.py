@@ -47,13 +47,13 @@ class History:
 
     async def most_documents(self, log: LogId, collection: str, head: Seq) -> int:
         """No fewer than the documents of the collection that have events up to `head` that are kept."""
-        floor = (await self._tiers.read(log)).floor
-        return await self._archive.touched.count(log, collection) + max(0, head - floor)
+        archived_up_to = (await self._tiers.read(log)).archived_up_to
+        return await self._archive.touched.count(log, collection) + max(0, head - archived_up_to)
 
     async def check_segments(self, log: LogId) -> None:
         """Read every archived segment, byte for byte. Raises `Damaged` for the first that is not what was written."""
         tiers = await self._tiers.read(log)
-        async with aclosing(self._archive.segments.covering(log, tiers.horizon, tiers.floor)) as segments:
+        async with aclosing(self._archive.segments.covering(log, tiers.horizon, tiers.archived_up_to)) as segments:
             async for segment in segments:
                 await self._archive.reader.check(segment)
 
@@ -88,14 +88,14 @@ class History:
                             done = (event.id, event.seq)
                 break
             except Moved:
-                floor = Seq(min(self._tiers.seen(log).floor, up_to))
+                archived_up_to = Seq(min(self._tiers.seen(log).archived_up_to, up_to))
             # They come by id and seq: up to where it broke off there is nothing left to tell.
-            sealed = self._archive.reader.read(log, position, floor, Selection(collection, frozenset(ids)))
+            sealed = self._archive.reader.read(log, position, archived_up_to, Selection(collection, frozenset(ids)))
             async with aclosing(sealed) as events:
                 async for event in events:
                     if (event.id, event.seq) > done:
                         yield event
-            position = floor
+            position = archived_up_to
 
     async def numbering(self, log: LogId, *, after: Seq, up_to: Seq) -> AsyncGenerator[tuple[Seq, Group | None]]:
         """The numbers that are there with `after < seq <= up_to`, in order, and the transactions they belong to."""
@@ -119,7 +119,7 @@ class History:
         self, log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[SealedEvent]:
         async def whole(tiers: Tiers, session: AsyncClientSession) -> bool:
-            return tiers.floor <= after or await self._is_quiet(log, collection, after, tiers, session)
+            return tiers.archived_up_to <= after or await self._is_quiet(log, collection, after, tiers, session)
 
         find = _by_document(log, collection, after, up_to, ids)
         async with aclosing(self._hot.validated(log, find, whole, batch=_BATCH)) as batches:

@@ -54,21 +54,21 @@ class Instants:
 
         0 where there is none, or none that is kept. Raises `Damaged` where an event is missing, and `Unavailable`.
         """
-        floor = (await self._tiers.read(log)).floor
+        archived_up_to = (await self._tiers.read(log)).archived_up_to
         while True:
             try:
-                found = await self._within(log, at, floor, head)
+                found = await self._within(log, at, archived_up_to, head)
             except _Moved:
                 found = None
             if found is not None:
                 return found
-            before, floor = floor, (await self._tiers.read(log)).floor
-            if floor == before:
-                return (await self._sealed.newest_at(log, at) if floor else None) or Seq(0)
+            before, archived_up_to = archived_up_to, (await self._tiers.read(log)).archived_up_to
+            if archived_up_to == before:
+                return (await self._sealed.newest_at(log, at) if archived_up_to else None) or Seq(0)
 
     async def _within(self, log: LogId, at: datetime, low: Seq, high: Seq) -> Seq | None:
         """The newest one of the events in MongoDB, `low < seq <= high`."""
-        second, floor = int(at.timestamp()), low
+        second, archived_up_to = int(at.timestamp()), low
         while low < high:
             middle = Seq((low + high + 1) // 2)
             if (await self._time(log, middle)).time <= second:
@@ -76,13 +76,13 @@ class Instants:
             else:
                 high = Seq(middle - 1)
         # Wall clocks differ between servers, and may be set back: no order of theirs is relied on.
-        return await self._committed(log, at, floor, low)
+        return await self._committed(log, at, archived_up_to, low)
 
     async def _time(self, log: LogId, seq: Seq) -> Timestamp:
         with translated(f"event {log}:{seq} can't be read"):
             row = await self._rows.find_one({"_id": _key(log, seq)}, {"s": 1})
         if row is None:
-            if seq <= (await self._tiers.read(log)).floor:
+            if seq <= (await self._tiers.read(log)).archived_up_to:
                 raise _Moved
             raise DamagedEvents(f"event {log}:{seq} is missing", seq)
         time = row.get("s")

@@ -138,10 +138,12 @@ class TimeTravel:
         if tracked.log != log.id:
             raise Unavailable(f"the collection {collection!r} is about to be tracked: is a worker running?")
         horizon = (await self._tiers.read(log.id)).horizon
-        return RetainedRange(log.id, tracked.base, horizon, await self._oldest(log.id, collection, tracked.base))
+        return RetainedRange(
+            log.id, tracked.tracked_from, horizon, await self._oldest(log.id, collection, tracked.tracked_from)
+        )
 
-    async def _oldest(self, log: LogId, collection: str, base: Seq) -> tuple[Seq, Timestamp] | None:
-        query = {"l": log, "c": collection, "complete": True, "n": {"$gte": Int64(base)}}
+    async def _oldest(self, log: LogId, collection: str, tracked_from: Seq) -> tuple[Seq, Timestamp] | None:
+        query = {"l": log, "c": collection, "complete": True, "n": {"$gte": Int64(tracked_from)}}
         with translated(f"the snapshots of {collection} can't be read"):
             row = await self._snapshots.find_one(query, {"n": 1, "s": 1}, sort=[("n", ASCENDING)])
         return (Seq(row["n"]), row["s"]) if row else None
@@ -235,15 +237,19 @@ class TimeTravel:
                     event = await self._stores.events.whole(row)
                     if _head(event)[0] != "delete":
                         return event.seq
-        floor = (await self._tiers.read(kept.log)).floor
-        return await self._newest_archived(kept, shape, version, floor) if floor > kept.tracked else None
+        archived_up_to = (await self._tiers.read(kept.log)).archived_up_to
+        return (
+            await self._newest_archived(kept, shape, version, archived_up_to) if archived_up_to > kept.tracked else None
+        )
 
-    async def _newest_archived(self, kept: RetainedRange, shape: Shape, version: Version, floor: Seq) -> Seq | None:
+    async def _newest_archived(
+        self, kept: RetainedRange, shape: Shape, version: Version, archived_up_to: Seq
+    ) -> Seq | None:
         found: Seq | None = None
         after = max(kept.tracked, kept.horizon)
         while True:
             page = await self._stores.events.of_document(
-                kept.log, shape, after_version=version - 1, after=after, up_to=floor, limit=_PAGE
+                kept.log, shape, after_version=version - 1, after=after, up_to=archived_up_to, limit=_PAGE
             )
             for event in page:
                 op, left = _head(event)

@@ -64,7 +64,7 @@ class GapCheck:
         if after >= up_to or (not fresh and self._is_known(log, after, up_to)):
             return
         began = time.monotonic()
-        while (start := max(after, (await self._tiers.read(log)).floor)) < up_to:
+        while (start := max(after, (await self._tiers.read(log)).archived_up_to)) < up_to:
             if await self._count(log, start, up_to) == up_to - start:
                 await self._check_collections(log, start, up_to)
                 now = time.monotonic()
@@ -72,7 +72,7 @@ class GapCheck:
                     self._known = _Counted(log, start, up_to, now + _SHARE * (now - began))
                 return
             # Some may have been sealed and removed meanwhile: then the floor was raised before.
-            if (await self._tiers.read(log)).floor <= start:
+            if (await self._tiers.read(log)).archived_up_to <= start:
                 missing = await self._missing(log, start, up_to)
                 if missing is not None and not await self.exists(log, missing.last):
                     raise missing
@@ -82,7 +82,7 @@ class GapCheck:
         return (
             known is not None
             and (known.log, time.monotonic() < known.until) == (log, True)
-            and known.after <= max(after, self._tiers.seen(log).floor)
+            and known.after <= max(after, self._tiers.seen(log).archived_up_to)
             and up_to <= known.up_to
         )
 

@@ -95,7 +95,7 @@ class HotRows:
         last = position
 
         async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
-            return tiers.floor <= last
+            return tiers.archived_up_to <= last
 
         async with aclosing(self.validated(log, find, whole, batch=batch)) as batches:
             async for rows in batches:
@@ -147,7 +147,7 @@ class HotRows:
         last, made = position, EventBatchBuilder(log)
 
         async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
-            return tiers.floor <= last
+            return tiers.archived_up_to <= last
 
         with translated("events can't be read"):
             async with self._client.start_session() as session:
@@ -194,10 +194,10 @@ class HotRows:
             if session.operation_time is not None:
                 self._seen = log, seq, session.operation_time
             return
-        if (await self._tiers.read(log, session)).floor >= seq:
+        if (await self._tiers.read(log, session)).archived_up_to >= seq:
             return
         if not await self.wholeness.exists(log, seq) and await self._first(log, after=seq) is not None:
-            if (await self._tiers.read(log, session)).floor < seq:
+            if (await self._tiers.read(log, session)).archived_up_to < seq:
                 raise DamagedEvents(f"event {seq} is missing", seq)
             return
         raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")

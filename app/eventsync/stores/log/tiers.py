@@ -35,13 +35,13 @@ _START = Seq(0)
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Events with `seq <= floor` are not in MongoDB any more, those with `seq <= horizon` nowhere.
+    """Events with `seq <= archived_up_to` are not in MongoDB any more, those with `seq <= horizon` nowhere.
 
     A position `>= squash_floor` can be answered by the documents that were touched since. Always
-    `squash_floor <= horizon <= floor`, and the log's newest event is beyond the floor.
+    `squash_floor <= horizon <= archived_up_to`, and the log's newest event is beyond the floor.
     """
 
-    floor: Seq = _START
+    archived_up_to: Seq = _START
     horizon: Seq = _START
     squash_floor: Seq = _START
 
@@ -59,7 +59,7 @@ class TierStore:
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, session=session)
         found = _tiers(row) if row else Tiers()
-        if found.floor >= self.seen(log).floor:
+        if found.archived_up_to >= self.seen(log).archived_up_to:
             self._seen = {log: found}
         return found
 
@@ -67,7 +67,7 @@ class TierStore:
         """The marks when they were last read here: a hint where to begin, nothing more."""
         return self._seen.get(log, Tiers())
 
-    async def raise_floor(self, log: LogId, seq: Seq) -> None:
+    async def raise_archived_up_to(self, log: LogId, seq: Seq) -> None:
         """From now on nobody expects events up to `seq` in MongoDB."""
         await self._raise(log, "floor", seq=seq)
 

@@ -36,13 +36,13 @@ class TrackedCollection:
 
     name: str
     log: LogId | None
-    base: Seq
+    tracked_from: Seq
     refused: str | None = None
     time: Timestamp | None = None
 
     def tells(self, seq: Seq, time: Timestamp) -> bool:
         """Whether the events after `seq`, which is cluster time `time`, are all there."""
-        return seq >= self.base and (self.time is None or time >= self.time)
+        return seq >= self.tracked_from and (self.time is None or time >= self.time)
 
 
 _MARK = ""
@@ -50,7 +50,9 @@ _MARK = ""
 
 
 class TrackingStore:
-    """The registry, `{_id: collection, log?, base?, refused?}`. Asking is anybody's, all else the sequencer's."""
+    """The registry, `{_id: collection, log?, tracked_from?, refused?}`. Asking is anybody's, all else the
+    sequencer's.
+    """
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._collections: AsyncCollection[Any] = database["collections"]
@@ -69,9 +71,13 @@ class TrackingStore:
         with translated("the collections can't be untracked"):
             await self._collections.delete_many({"_id": {"$in": list(names)}})
 
-    async def activate(self, names: Iterable[str], log: LogId, base: Seq, time: Timestamp | None = None) -> None:
-        """Declare that every change of these collections after `base`, which is cluster time `time`, is in `log`."""
-        active = {"$set": {"log": log, "base": Int64(base), "time": time}, "$unset": {"refused": ""}}
+    async def activate(
+        self, names: Iterable[str], log: LogId, tracked_from: Seq, time: Timestamp | None = None
+    ) -> None:
+        """Declare that every change of these collections after `tracked_from`, which is cluster time `time`, is in
+        `log`.
+        """
+        active = {"$set": {"log": log, "base": Int64(tracked_from), "time": time}, "$unset": {"refused": ""}}
         requests = [UpdateOne({"_id": name}, active) for name in names]
         if requests:
             with translated("the collections can't be activated"):
@@ -130,7 +136,7 @@ class Tracking:
     """A server's copy, replaced as a whole by the feed when the registry or the log changes."""
 
     def __init__(self) -> None:
-        self._bases: Mapping[str, Seq] = MappingProxyType({})
+        self._tracked_from: Mapping[str, Seq] = MappingProxyType({})
         self._refused: Mapping[str, str] = MappingProxyType({})
         self._asked: frozenset[str] = frozenset()
         self._known = False
@@ -142,7 +148,9 @@ class Tracking:
         listed = list(collections)
         self._known = True
         self._begun = log is not None
-        self._bases = MappingProxyType({item.name: item.base for item in listed if log and item.log == log})
+        self._tracked_from = MappingProxyType(
+            {item.name: item.tracked_from for item in listed if log and item.log == log}
+        )
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
         self._changed.set()
@@ -150,7 +158,7 @@ class Tracking:
 
     def is_pending(self, name: str) -> bool:
         """Tell whether a collection is asked for and about to be active, as at first and whenever a new log begins."""
-        return name in self._asked and name not in self._bases and name not in self._refused
+        return name in self._asked and name not in self._tracked_from and name not in self._refused
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:
         """Wait for a change of the registry, or of the log, that brings something about; at most so long."""
@@ -160,12 +168,12 @@ class Tracking:
 
     def __contains__(self, name: str) -> bool:
         """Whether a collection is active."""
-        return name in self._bases
+        return name in self._tracked_from
 
     @property
     def names(self) -> list[str]:
         """The active collections, by name."""
-        return sorted(self._bases)
+        return sorted(self._tracked_from)
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -178,11 +186,11 @@ class Tracking:
         Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`. It does
         so, too, before the registry was read and before the first worker has run.
         """
-        self.base(name)
+        self.tracked_from(name)
 
-    def base(self, name: str) -> Seq:
+    def tracked_from(self, name: str) -> Seq:
         """The seq from which on the collection's events are in the log. Raises like `require`."""
-        if (base := self._bases.get(check_collection(name))) is None:
+        if (tracked_from := self._tracked_from.get(check_collection(name))) is None:
             if not self._known:
                 raise Unavailable("which collections are tracked is not known yet: MongoDB was not reached")
             if reason := self._refused.get(name):
@@ -193,4 +201,4 @@ class Tracking:
                 # The first worker brings the collections of its settings along.
                 raise Unavailable("there is no event log yet: is a worker running?")
             raise not_tracked(name)
-        return base
+        return tracked_from

@@ -50,9 +50,9 @@ class Squashed:
         """
         with translated(f"the touched documents of {collection} can't be read"):
             concern = {"level": "snapshot", "atClusterTime": await cluster_time(self._log)}
-            floor = await self._squash_floor(log, concern)
-            if floor > after:
-                raise BehindHorizon(log, after, floor)
+            squash_floor = await self._squash_floor(log, concern)
+            if squash_floor > after:
+                raise BehindHorizon(log, after, squash_floor)
             await self._wholeness.require(log, after, up_to)
             pipeline = _pipeline(log, collection, after, up_to)
             # Grouping spills to disk, and is over before the first id comes: memory here is one batch.

@@ -49,10 +49,12 @@ class Estimates:
         with translated(f"the events of {shape} can't be counted"):
             return await self._events.count_documents(query, limit=MOST_EVENTS, hint="by_document")
 
-    async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq, floor: Seq) -> int:
-        """About how many documents have events with `after < seq <= up_to`; those up to `floor` are archived."""
-        archived = await self._archived(log, collection, after) if after < floor else 0
-        first = max(after, floor) + 1
+    async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq, archived_up_to: Seq) -> int:
+        """About how many documents have events with `after < seq <= up_to`; those up to `archived_up_to` are
+        archived.
+        """
+        archived = await self._archived(log, collection, after) if after < archived_up_to else 0
+        first = max(after, archived_up_to) + 1
         return archived + (await self._sampled(log, collection, range(first, up_to + 1)) if up_to >= first else 0)
 
     async def _archived(self, log: LogId, collection: str, after: Seq) -> int:

@@ -101,13 +101,13 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
         log,
         head,
         tiers,
-        await _hot(stores, log.id, tiers.floor, head),
+        await _hot(stores, log.id, tiers.archived_up_to, head),
         await stores.archive.segments.totals(log.id),
         await stores.stored.listing(log.id),
     )
 
 
-async def _hot(stores: Stores, log: LogId, floor: Seq, head: Seq) -> HotTier:
+async def _hot(stores: Stores, log: LogId, archived_up_to: Seq, head: Seq) -> HotTier:
     """The newest events are not tallied yet: taken to be as large as the others."""
-    tally, events = await stores.tallies.after(log, floor), max(0, head - floor)
+    tally, events = await stores.tallies.after(log, archived_up_to), max(0, head - archived_up_to)
     return HotTier(events, round(tally.bytes / tally.events * events) if tally.events else 0)

@@ -164,7 +164,7 @@ class Planner:
 
     def _recent(self, shape: Shape) -> ServableRange:
         """What is known without asking."""
-        return ServableRange(self.log(), self._window.head, self._tracking.base(shape.collection))
+        return ServableRange(self.log(), self._window.head, self._tracking.tracked_from(shape.collection))
 
     async def _extent(self, shape: Shape) -> ServableRange:
         recent = self._recent(shape)
@@ -215,7 +215,7 @@ class Planner:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
         events = await self._stores.counts.of_document(log, shape, after=after)
         # How many are archived is not known, but that each has to be looked for.
-        events += MOST_EVENTS if after < tiers.floor else 0
+        events += MOST_EVENTS if after < tiers.archived_up_to else 0
         return Backlog(0, events, round(events * self._window.mean), min(events, 1))
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
@@ -228,4 +228,6 @@ class Planner:
 
     async def _count_touched(self, log: LogId, name: str, after: Seq, head: Seq) -> int:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
-        return await self._stores.counts.touched(log, name, after=after, up_to=head, floor=tiers.floor)
+        return await self._stores.counts.touched(
+            log, name, after=after, up_to=head, archived_up_to=tiers.archived_up_to
+        )

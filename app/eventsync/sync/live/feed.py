@@ -147,7 +147,7 @@ class Feed:
             return
         self._window.suspended = None
         seq = await self._stores.events.head(self._log.id)
-        floor = (await self._stores.tiers.read(self._log.id)).floor
+        floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
         if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
             self._group = []
             # What has left MongoDB is left out. The floor never lies inside a transaction.

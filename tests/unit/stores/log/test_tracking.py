@@ -23,7 +23,7 @@ def test_a_servers_copy_knows_what_is_active_in_its_log() -> None:
         ],
     )
     assert tracking.names == ["a", "b"]
-    assert tracking.base("b") == 7
+    assert tracking.tracked_from("b") == 7
     tracking.require("a")
     for name in ("new", "old"):
         with pytest.raises(Unavailable, match="about to be tracked"):
