@@ -133,7 +133,7 @@ class _Bench:
         for first in range(1, events + 1, _INSERTED):
             rows = [_row(log, seq, choose.randrange(hot)) for seq in range(first, min(events + 1, first + _INSERTED))]
             await stores.log["events"].insert_many(rows, ordered=False)
-        await stores.tallies.add(log, head)
+        await stores.counters.add(log, head)
         now = (await stores.data.command("ping"))["operationTime"]
         await stores.logs.checkpoint(log, head, "82", now)
         return cls(stores, settings, pid, log, head)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.pages import PageLimit, page_of, pages_from
-from support.logged import event, passage, transaction
+from support.logged import event, event_batch, transaction
 
 RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(11, 40)), max_size=12)
 
@@ -47,16 +47,16 @@ def test_pages_after_each_other_are_the_whole_and_each_is_as_full_as_it_may_be(
 async def test_what_is_sent_on_is_cut_at_the_same_places(
     runs: list[tuple[int, int]], most: int, size: int, together: int, pages: int
 ) -> None:
-    async def passages() -> AsyncIterator[EventBatch]:
+    async def event_batches() -> AsyncIterator[EventBatch]:
         for start in range(0, len(events), together):
-            yield passage(events[start : start + together])
+            yield event_batch(events[start : start + together])
 
     events, limit = _events(runs), PageLimit(most, size)
     rest, expected = events, [page_of(events, limit)]
     while expected[-1].full and len(expected) < pages:
         rest = rest[len(expected[-1].seqs) :]
         expected.append(page_of(rest, limit))
-    assert await pages_from(passages(), limit, pages) == expected
+    assert await pages_from(event_batches(), limit, pages) == expected
 
 
 @given(RUNS, st.integers(1, 6), st.integers(0, 20))

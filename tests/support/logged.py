@@ -31,7 +31,7 @@ def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "
     ]
 
 
-def passage(events: Sequence[StoredEvent]) -> EventBatch:
+def event_batch(events: Sequence[StoredEvent]) -> EventBatch:
     """The same events as they are sent on."""
     groups = {place: item.group for place, item in enumerate(events) if item.group is not None}
     return EventBatch([item.seq for item in events], [item.body for item in events], groups)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.state import services
 from eventsync.concurrency.held_bytes import HeldBytes
-from eventsync.stores.stats.overview import LogOverview, OverviewReader
+from eventsync.stores.stats.overview import LogOverview, Overview
 from eventsync.sync.operating import Behind
 from eventsync.sync.service import SyncService
 
@@ -24,7 +24,7 @@ async def metrics(request: Request) -> Response:
     """This server's figures; and MongoDB's, where it answers in time (`eventsync_mongodb_up`)."""
     found = services(request)
     registry = CollectorRegistry()
-    registry.register(Metrics(found.sync, found.held, await found.operating.figures()))
+    registry.register(Metrics(found.sync, found.held, await found.operating.overview()))
     headers = {"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
     return Response(generate_latest(registry), headers=headers)
 
@@ -32,22 +32,22 @@ async def metrics(request: Request) -> Response:
 class Metrics(Collector):
     """One scrape's worth."""
 
-    def __init__(self, sync: SyncService, held: HeldBytes, figures: OverviewReader | None) -> None:
+    def __init__(self, sync: SyncService, held: HeldBytes, overview: Overview | None) -> None:
         self._sync = sync
         self._held = held
-        self._figures = figures
+        self._overview = overview
 
     def collect(self) -> Iterator[Gauge | Counter]:
         """Yield the metrics that have a value."""
         yield from _of_server(self._sync, self._held, self._sync.sessions.behind())
-        up = float(self._figures is not None)
+        up = float(self._overview is not None)
         yield Gauge("eventsync_mongodb_up", "Whether MongoDB has told the figures of the log.", up)
-        if self._figures is not None:
-            yield _leases(self._figures)
-            yield from _of_records(self._figures)
-            if self._figures.log is not None:
-                yield from _of_log(self._figures.log)
-                yield from _of_snapshots(self._figures, self._figures.log)
+        if self._overview is not None:
+            yield _leases(self._overview)
+            yield from _of_records(self._overview)
+            if self._overview.log is not None:
+                yield from _of_log(self._overview.log)
+                yield from _of_snapshots(self._overview, self._overview.log)
 
 
 def _of_server(sync: SyncService, held: HeldBytes, behind: Behind) -> Iterator[Gauge | Counter]:
@@ -73,17 +73,17 @@ def _of_server(sync: SyncService, held: HeldBytes, behind: Behind) -> Iterator[G
         yield Gauge("eventsync_oldest_client_seq", "Lowest position among this server's clients.", behind.oldest)
 
 
-def _leases(figures: OverviewReader) -> Gauge:
+def _leases(overview: Overview) -> Gauge:
     held = Gauge("eventsync_job_held", "Whether a worker holds a job's lease.", labels=["job"])
-    for job in figures.leases:
-        held.add_metric([job], float(figures.holder(job) is not None))
+    for job in overview.leases:
+        held.add_metric([job], float(overview.holder(job) is not None))
     return held
 
 
-def _of_records(figures: OverviewReader) -> Iterator[Gauge]:
+def _of_records(overview: Overview) -> Iterator[Gauge]:
     count = Gauge("eventsync_records", "Records that requests leave behind, by what they are.", labels=["of"])
     size = Gauge("eventsync_records_bytes", "Bytes of these records, before compression.", labels=["of"])
-    for kind, found in figures.records.items():
+    for kind, found in overview.records.items():
         count.add_metric([kind], found.documents)
         size.add_metric([kind], found.bytes)
     yield count
@@ -108,14 +108,14 @@ def _of_log(found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_segments", "Segments of the log on object storage.", found.cold.segments)
 
 
-def _of_snapshots(figures: OverviewReader, found: LogOverview) -> Iterator[Gauge]:
+def _of_snapshots(overview: Overview, found: LogOverview) -> Iterator[Gauge]:
     yield Gauge("eventsync_snapshots", "Stored snapshots of the log.", len(found.snapshots))
     stored = sum(item.bytes for item in found.snapshots)
     yield Gauge("eventsync_snapshots_bytes", "Bytes of the stored snapshots, compressed.", stored)
     age = Gauge("eventsync_snapshot_age_seconds", "Age of a collection's newest snapshot.", labels=["collection"])
     seq = Gauge("eventsync_snapshot_seq", "Position of a collection's newest snapshot.", labels=["collection"])
     for item in found.newest:
-        age.add_metric([item.collection], figures.age(item))
+        age.add_metric([item.collection], overview.age(item))
         seq.add_metric([item.collection], item.seq)
     yield age
     yield seq

@@ -23,7 +23,7 @@ from eventsync.stores.clients.state_vectors import KnownClients
 from eventsync.stores.log.logs import Checkpoint, Log
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stats.lag import Lag, LagReader
-from eventsync.stores.stats.overview import OverviewReader, read_figures
+from eventsync.stores.stats.overview import Overview, read_overview
 from eventsync.stores.stores import SEQUENCING, Stores
 
 
@@ -32,7 +32,7 @@ class Status:
     """One look at everything. `lag` is how far the log is behind the collections."""
 
     settings: Settings
-    figures: OverviewReader
+    overview: Overview
     checkpoint: Checkpoint | None
     collections: list[TrackedCollection]
     lag: Lag | None
@@ -41,22 +41,22 @@ class Status:
     @property
     def now(self) -> datetime:
         """By MongoDB's clock."""
-        return self.figures.now
+        return self.overview.now
 
     @property
     def log(self) -> Log | None:
         """The log in force."""
-        return self.figures.log.log if self.figures.log else None
+        return self.overview.log.log if self.overview.log else None
 
     @property
     def head(self) -> int:
         """The newest event's seq."""
-        return self.figures.log.head if self.figures.log else 0
+        return self.overview.log.head if self.overview.log else 0
 
     @property
     def lease(self) -> Lease | None:
         """Of the sequencer."""
-        return self.figures.leases[SEQUENCING]
+        return self.overview.leases[SEQUENCING]
 
     @property
     def leader(self) -> str | None:
@@ -89,14 +89,14 @@ def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: J
 async def _read(settings: Settings) -> Status:
     async with connect(settings, "status") as client:
         stores = Stores.of(client, settings)
-        figures = await read_figures(stores)
-        log = figures.log.log if figures.log else None
+        overview = await read_overview(stores)
+        log = overview.log.log if overview.log else None
         checkpoint = await stores.logs.read_checkpoint(log.id) if log else None
         tracked = await stores.tracking.read()
         reader = LagReader(stores.data, stores.events, stores.logs, stores.tracking)
         lag = await reader.read(log.id) if log else None
         clients = await stores.vectors.known(log.id) if log else None
-        return Status(settings, figures, checkpoint, tracked, lag, clients)
+        return Status(settings, overview, checkpoint, tracked, lag, clients)
 
 
 def _tree(found: Status) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _tree(found: Status) -> dict[str, Any]:
             | ({"reason": item.refused} if item.refused else {})
             for item in found.collections
         ],
-        **status_tiers.tree(found.figures, found.settings),
+        **status_tiers.tree(found.overview, found.settings),
     }
 
 
@@ -138,7 +138,7 @@ def _show(found: Status) -> None:
         ["lag", _lag(found.lag)],
         ["clients", _clients(found.clients, found.head)],
         ["checkpoint", f"at {found.checkpoint.seq}, {age:.1f} s old" if found.checkpoint else "-"],
-        *status_tiers.rows(found.figures, found.settings),
+        *status_tiers.rows(found.overview, found.settings),
     ]
     print_table(["", ""], rows)
     OUT.print()
@@ -152,7 +152,7 @@ def _show(found: Status) -> None:
         print_table(headers if refused else headers[:3], [row if refused else row[:3] for row in listed])
     else:
         OUT.print("no collection is tracked: `eventsync track NAME` changes that")
-    if stored := status_tiers.snapshot_rows(found.figures):
+    if stored := status_tiers.snapshot_rows(found.overview):
         OUT.print()
         print_table(["newest snapshot", "seq", "age", "documents", "bytes"], stored)
 

@@ -6,23 +6,23 @@ from typing import Any
 
 from eventsync.settings import Settings
 from eventsync.stores.archive.objects import NOWHERE
-from eventsync.stores.stats.overview import JOBS, LogOverview, OverviewReader
+from eventsync.stores.stats.overview import JOBS, LogOverview, Overview
 
 
-def tree(figures: OverviewReader, settings: Settings) -> dict[str, Any]:
+def tree(overview: Overview, settings: Settings) -> dict[str, Any]:
     """The members of the JSON form. Without a log there are no tiers and no snapshots."""
-    found = figures.log
+    found = overview.log
     return {
         "tiers": _tiers(found) if found else None,
         "archive": archive_kind(settings),
-        "snapshots": _snapshots(figures, found) if found else [],
-        "jobs": {job: figures.holder(job) for job in JOBS},
+        "snapshots": _snapshots(overview, found) if found else [],
+        "jobs": {job: overview.holder(job) for job in JOBS},
     }
 
 
-def rows(figures: OverviewReader, settings: Settings) -> list[list[str]]:
+def rows(overview: Overview, settings: Settings) -> list[list[str]]:
     """The same for people: a name and a text each."""
-    found, shown = figures.log, list[list[str]]()
+    found, shown = overview.log, list[list[str]]()
     if found:
         hot, cold, tiers = found.hot, found.cold, found.tiers
         shown += [
@@ -37,14 +37,14 @@ def rows(figures: OverviewReader, settings: Settings) -> list[list[str]]:
                 f"squashed from {tiers.squash_floor}",
             ],
         ]
-    return shown + [[job, figures.holder(job) or "nobody"] for job in JOBS[1:]]
+    return shown + [[job, overview.holder(job) or "nobody"] for job in JOBS[1:]]
 
 
-def snapshot_rows(figures: OverviewReader) -> list[list[str]]:
+def snapshot_rows(overview: Overview) -> list[list[str]]:
     """Collection, seq, age, documents and bytes of each collection's newest snapshot."""
     return [
-        [item.shape, str(item.seq), f"{figures.age(item):.0f} s", str(item.documents), str(item.bytes)]
-        for item in (figures.log.newest if figures.log else [])
+        [item.shape, str(item.seq), f"{overview.age(item):.0f} s", str(item.documents), str(item.bytes)]
+        for item in (overview.log.newest if overview.log else [])
     ]
 
 
@@ -68,12 +68,12 @@ def _tiers(found: LogOverview) -> dict[str, Any]:
     }
 
 
-def _snapshots(figures: OverviewReader, found: LogOverview) -> list[dict[str, Any]]:
+def _snapshots(overview: Overview, found: LogOverview) -> list[dict[str, Any]]:
     return [
         {
             "collection": item.shape,
             "position": f"{item.log}:{item.seq}",
-            "age": round(figures.age(item), 3),
+            "age": round(overview.age(item), 3),
             "documents": item.documents,
             "bytes": item.bytes,
         }

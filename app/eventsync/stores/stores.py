@@ -64,16 +64,16 @@ class Stores:
     comparison: Comparison
     tiers: TierStore
     squashed: Squashed
-    counts: Estimates
+    estimates: Estimates
     pins: Pins
-    tallies: Counters
+    counters: Counters
     requests: SnapshotRequests
     hot: HotRows
     tiered: TieredEvents
     archive: Archive
     vectors: VectorStore
     offload: Offload
-    wholeness: GapCheck
+    gap_check: GapCheck
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
@@ -85,12 +85,12 @@ class Stores:
         data, log = client[settings.database], client[settings.log_db]
         logs, tracking, tiers = LogStore(log), TrackingStore(log), TierStore(log)
         hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
-        tallies = Counters(log)
+        counters = Counters(log)
         tiered = TieredEvents(hot, archive.reader, tiers)
-        history = History(hot, archive, tiered, tiers, tallies)
+        history = History(hot, archive, tiered, tiers, counters)
         snapshots = SnapshotReader(data, logs, offload)
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
-        squashed = Squashed(log, snapshots, hot.wholeness)
+        squashed = Squashed(log, snapshots, hot.gap_check)
         pins = Pins(log, settings.pin_ttl)
         state = LogState(history, stored, tracking, squashed, pins, offload)
         return cls(
@@ -109,7 +109,7 @@ class Stores:
             squashed,
             Estimates(data, log),
             pins,
-            tallies,
+            counters,
             SnapshotRequests(log),
             hot,
             tiered,
@@ -121,7 +121,7 @@ class Stores:
                 most_bytes=settings.client_bytes,
             ),
             offload,
-            hot.wholeness,
+            hot.gap_check,
         )
 
     async def ensure_indexes(self) -> None:

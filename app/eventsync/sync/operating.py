@@ -12,7 +12,7 @@ import pymongo
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import LogId, Seq, StateVector
 from eventsync.errors import EventsyncError
-from eventsync.stores.stats.overview import OverviewReader, read_figures
+from eventsync.stores.stats.overview import Overview, read_overview
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
 
@@ -30,18 +30,18 @@ class Operating:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._memo: TTLCache[OverviewReader | None] = TTLCache(age=_AGE, most=1)
+        self._memo: TTLCache[Overview | None] = TTLCache(age=_AGE, most=1)
 
-    async def figures(self) -> OverviewReader | None:
+    async def overview(self) -> Overview | None:
         """What there is to operate; None where MongoDB does not say within bounds."""
-        return await self._memo.get("figures", self._read)
+        return await self._memo.get("overview", self._read)
 
-    async def _read(self) -> OverviewReader | None:
+    async def _read(self) -> Overview | None:
         try:
             with pymongo.timeout(_TIMEOUT):
-                return await read_figures(self._stores)
+                return await read_overview(self._stores)
         except EventsyncError as error:
-            logger.warning("no figures: %s", error.diagnosis)
+            logger.warning("no overview: %s", error.diagnosis)
             return None
 
 

@@ -51,10 +51,10 @@ async def read(stores: Stores, after: int, up_to: int, shape: Shape | None = Non
 async def passed_on(
     stores: Stores, after: int, up_to: int, shape: Shape = ORDERS, *, batch: int = 1000
 ) -> list[tuple[int, bytes, Group | None]]:
-    passages = stores.events.passages(LOG, Seq(after), Seq(up_to), shape=shape, batch=batch)
+    event_batches = stores.events.event_batches(LOG, Seq(after), Seq(up_to), shape=shape, batch=batch)
     return [
         (seq, body, found.groups.get(place))
-        async for found in passages
+        async for found in event_batches
         for place, (seq, body) in enumerate(zip(found.seqs, found.bodies, strict=True))
     ]
 
@@ -273,9 +273,9 @@ async def test_a_row_that_nobody_has_written_like_that_is_named(stores: Stores, 
 
 async def test_no_cursor_is_left_open(stores: Stores) -> None:
     await fill(stores, [new(seq) for seq in range(1, 3001)])
-    passages = stores.events.passages(LOG, Seq(0), Seq(3000), shape=ORDERS, batch=2000)
-    assert len((await anext(passages)).seqs) == 2000
-    await passages.aclose()
+    event_batches = stores.events.event_batches(LOG, Seq(0), Seq(3000), shape=ORDERS, batch=2000)
+    assert len((await anext(event_batches)).seqs) == 2000
+    await event_batches.aclose()
     idle = {"$currentOp": {"idleCursors": True, "allUsers": True}}
     admin = stores.data.client.admin.with_options(read_concern=ReadConcern("local"))
     cursors = await admin.aggregate([idle, {"$match": {"type": "idleCursor"}}])

@@ -144,7 +144,7 @@ async def test_a_cold_collection_begins_behind_the_horizon(stores: Stores, setti
         await stores.data["other"].insert_many([{"_id": n} for n in range(100, 120)])
         await caught_up(stores)
     past = await Past.of(stores, past.log)
-    await stores.tallies.add(past.log, past.head)
+    await stores.counters.add(past.log, past.head)
     await compacted(stores, past.log, Seq(past.head - 3), squash_floor=Seq(past.head - 3))
     assert stored.seq < past.head - 3
     service = await serving(stores, settings, past)

@@ -102,15 +102,15 @@ async def test_what_could_not_be_read_ahead_is_read_by_who_needs_it(
     head = await append(stores, log, "docs", 25)
     limit = PageLimit(events=10, bytes=1 << 10)
     frames = StoreFrames(stores.events, Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
-    passages, asked = stores.events.passages, asyncio.Event()
+    event_batches, asked = stores.events.event_batches, asyncio.Event()
 
     def failing(*words: Any, **named: Any) -> Any:
         if words[1] == 0:
-            return passages(*words, **named)
+            return event_batches(*words, **named)
         asked.set()
         raise Unavailable("not now")
 
-    monkeypatch.setattr(stores.events, "passages", failing)
+    monkeypatch.setattr(stores.events, "event_batches", failing)
     first = await frames.frame(log, SHAPE, Seq(0), head)
     await asked.wait()
     with pytest.raises(Unavailable):

@@ -229,27 +229,29 @@ async def test_rows_that_vanish_before_they_are_validated_are_not_missed(stores:
     assert first + rest == [sealed(item) for item in EVENTS if item.event.collection == "docs"]
 
 
-async def test_passages_show_no_hole_and_no_duplicate_while_events_move(stores: Stores, settings: Settings) -> None:
+async def test_event_batches_show_no_hole_and_no_duplicate_while_events_move(
+    stores: Stores, settings: Settings
+) -> None:
     log = await begun(stores, EVENTS)
     expected = [(item.event.seq, item.event.body) for item in EVENTS if item.event.collection == "docs"]
 
     async def slow(batch: int, pause: float) -> list[tuple[int, bytes]]:
         found = list[tuple[int, bytes]]()
-        passages = stores.tiered.passages(log, Seq(0), Seq(100), Shape("docs"), batch=batch)
-        async with aclosing(passages):
-            async for passage in passages:
-                found += zip(passage.seqs, passage.bodies, strict=True)
+        event_batches = stores.tiered.event_batches(log, Seq(0), Seq(100), Shape("docs"), batch=batch)
+        async with aclosing(event_batches):
+            async for event_batch in event_batches:
+                found += zip(event_batch.seqs, event_batch.bodies, strict=True)
                 await asyncio.sleep(pause)
         return found
 
-    reader = stores.tiered.passages(log, Seq(0), Seq(100), Shape("docs"), batch=5)
+    reader = stores.tiered.event_batches(log, Seq(0), Seq(100), Shape("docs"), batch=5)
     async with aclosing(reader):
         begun_in_mongodb = await anext(reader)
         other = Stores.of(stores.log.client, settings)
         async with asyncio.TaskGroup() as group:
             readers = [group.create_task(slow(batch, 0.01)) for batch in (1, 3, 10, 33)]
             group.create_task(archiver(other, settings).look())
-        rest = [pair async for passage in reader for pair in zip(passage.seqs, passage.bodies, strict=True)]
+        rest = [pair async for event_batch in reader for pair in zip(event_batch.seqs, event_batch.bodies, strict=True)]
     assert [*zip(begun_in_mongodb.seqs, begun_in_mongodb.bodies, strict=True), *rest] == expected
     assert all(task.result() == expected for task in readers)
     assert await slow(10, 0.0) == expected

@@ -91,7 +91,7 @@ class Archiver(Job):
         segments = self._stores.archive.segments
         if not await segments.register(segment):
             raise Unavailable(f"another archiver has sealed event {segment.span.first}")
-        if await segments.is_condemned(segment):
+        if await segments.is_quarantined(segment):
             await segments.forget(segment)
             raise Unavailable(f"segment {segment.path} was taken for an orphan, it was made so slowly")
         logger.info(
@@ -141,5 +141,5 @@ class Archiver(Job):
         """Whether the events make a segment, by their number or about by their bytes."""
         if last - after >= self._limits.events:
             return True
-        tally = await self._stores.tallies.after(name, after)
+        tally = await self._stores.counters.after(name, after)
         return tally.events > 0 and tally.bytes * (last - after) // tally.events >= self._limits.bytes

@@ -148,7 +148,7 @@ class Compactor(Job):
         for segment in await self._segments(former, _ALL):
             await self._remove_segment(segment)
         await self._stores.archive.touched.remove_up_to(former, _ALL)
-        await self._stores.tallies.forget(former)
+        await self._stores.counters.forget(former)
         await self._stores.tiers.forget(former)
         await self._stores.logs.forget_checkpoint(former)
         if self._stores.archive.objects is not None:
@@ -165,7 +165,7 @@ class Compactor(Job):
             paths = [entry.path async for entry in listed if entry.modified < old]
         for path in paths:
             await self.step()
-            if not await segments.registered([path]) and await segments.condemn([path]):
+            if not await segments.registered([path]) and await segments.quarantine([path]):
                 await objects.remove(path)
                 swept += 1
         if swept:

@@ -21,6 +21,8 @@ async def removable(stores: Stores, log: LogId, target: Seq, step: Step) -> Seq:
     tracked = [item for item in await stores.tracking.read() if item.log == log]
     if any(bases.get(item.name, -1) < item.tracked_from for item in tracked):
         return Seq(0)
-    await stores.tallies.add(log, target, step)
-    quiet = [await stores.tallies.quiet_until(log, item.name, bases[item.name]) for item in tracked]
-    return await stores.hot.whole_before(log, allowed(tail.seq, await stores.tallies.up_to(log), [target, *quiet]))
+    await stores.counters.add(log, target, step)
+    quiet = [await stores.counters.quiet_until(log, item.name, bases[item.name]) for item in tracked]
+    return await stores.hot.whole_before(
+        log, allowed(tail.seq, await stores.counters.counted_up_to(log), [target, *quiet])
+    )

@@ -25,15 +25,15 @@ class SnapshotNeed:
 
     async def look(self, log: LogId, step: Callable[[], Awaitable[None]]) -> None:
         """Tally what is new in the log."""
-        tallies = self._stores.tallies
-        before = await tallies.up_to(log)
+        counters = self._stores.counters
+        before = await counters.counted_up_to(log)
         tail = await self._stores.events.tail(log)
-        changed = await tallies.add(log, tail.seq, step) if tail else set()
+        changed = await counters.add(log, tail.seq, step) if tail else set()
         if before != self._tallied:  # another log, or another worker has tallied meanwhile
             self._known.clear()
         for collection in changed:
             self._known.pop((log, collection), None)
-        self._tallied = await tallies.up_to(log) if changed else before
+        self._tallied = await counters.counted_up_to(log) if changed else before
         self._horizon = (await self._stores.tiers.read(log)).horizon
 
     async def cause(self, log: LogId, collection: str, newest: StoredSnapshot | None, now: datetime) -> Cause | None:
@@ -48,8 +48,8 @@ class SnapshotNeed:
     async def _figures(self, log: LogId, collection: str, newest: StoredSnapshot) -> tuple[EventCount, Seq]:
         known = self._known.get((log, collection))
         if known is None or known[0] != newest.id:
-            tally = await self._stores.tallies.after(log, newest.seq, collection)
-            quiet = await self._stores.tallies.quiet_until(log, collection, newest.seq)
+            tally = await self._stores.counters.after(log, newest.seq, collection)
+            quiet = await self._stores.counters.quiet_until(log, collection, newest.seq)
             self._known[log, collection] = known = newest.id, tally, quiet
         return known[1:]
 

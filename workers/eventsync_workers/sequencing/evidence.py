@@ -63,7 +63,7 @@ class Evidence:
         snapshots = (await self._stores.stored.positions(name)).values()
         known = {
             "it says that it has archived events": max(tiers.archived_up_to, newest.span.last if newest else 0),
-            "it has tallied events": await self._stores.tallies.up_to(name),
+            "it has tallied events": await self._stores.counters.counted_up_to(name),
             "a collection is tracked behind events": max(bases, default=0),
             "a snapshot is stored of events": max(snapshots, default=0),
         }

@@ -57,7 +57,7 @@ class SegmentStore:
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._segments: AsyncCollection[Any] = database["segments"]
-        self._condemned: AsyncCollection[Any] = database["condemned_segments"]
+        self._quarantined: AsyncCollection[Any] = database["condemned_segments"]
 
     async def register(self, segment: Segment) -> bool:
         """Make a segment part of its log; False where another one begins with the same event already."""
@@ -131,19 +131,19 @@ class SegmentStore:
         with translated("the segments can't be read"):
             return {row["path"] async for row in self._segments.find({"path": {"$in": list(paths)}}, {"path": 1})}
 
-    async def condemn(self, paths: Sequence[str]) -> list[str]:
-        """Those of `paths` that are not registered, and by whoever keeps to `is_condemned` never will be."""
+    async def quarantine(self, paths: Sequence[str]) -> list[str]:
+        """Those of `paths` that are not registered, and by whoever keeps to `is_quarantined` never will be."""
         with translated("orphans can't be condemned"):
             for path in paths:
-                await self._condemned.update_one({"_id": path}, {"$set": {"at": datetime.now(UTC)}}, upsert=True)
+                await self._quarantined.update_one({"_id": path}, {"$set": {"at": datetime.now(UTC)}}, upsert=True)
         # Condemned first, then looked up; who registers does it the other way round: one of the two sees the other.
         registered = await self.registered(paths)
         return [path for path in paths if path not in registered]
 
-    async def is_condemned(self, segment: Segment) -> bool:
+    async def is_quarantined(self, segment: Segment) -> bool:
         """Whether a segment that was just registered was taken for an orphan: its object may be gone."""
         with translated("the orphans can't be read"):
-            return await self._condemned.find_one({"_id": segment.path}) is not None
+            return await self._quarantined.find_one({"_id": segment.path}) is not None
 
     async def forget(self, segment: Segment) -> None:
         """Take a segment out of the registry. Its object is to be removed before."""

@@ -15,7 +15,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.type_hints import unpacked
 from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
-from eventsync.stores.log.event_batch import EventBatch, passage_of
+from eventsync.stores.log.event_batch import EventBatch, batch_of_block
 from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, body_of, group_of, stored_event, unreadable
 from eventsync.stores.log.tiers import TierStore
@@ -35,7 +35,7 @@ class TieredEvents:
         self._hot = hot
         self._cold = cold
         self._tiers = tiers
-        self.wholeness = hot.wholeness
+        self.gap_check = hot.gap_check
 
     async def read(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
@@ -59,21 +59,21 @@ class TieredEvents:
             async for events in batches:
                 yield events
 
-    def passages(
+    def event_batches(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape, *, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
         """The same of one shape, to be sent."""
 
         def hot(position: Seq) -> AsyncGenerator[EventBatch]:
-            return self._hot.passages(log, position, up_to, shape, batch=batch)
+            return self._hot.event_batches(log, position, up_to, shape, batch=batch)
 
         async def cold(position: Seq, archived_up_to: Seq) -> AsyncGenerator[EventBatch]:
             async with aclosing(self._cold.blocks(log, position, archived_up_to, Selection.of(shape))) as blocks:
                 async for block, numbers in blocks:
                     if numbers:
-                        yield passage_of(block, numbers)
+                        yield batch_of_block(block, numbers)
 
-        return self._across(log, after, up_to, hot, cold, lambda passage: passage.last)
+        return self._across(log, after, up_to, hot, cold, lambda event_batch: event_batch.last)
 
     def _batches(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]

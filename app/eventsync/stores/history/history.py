@@ -33,9 +33,9 @@ class History:
     """
 
     def __init__(
-        self, hot: HotRows, archive: Archive, tiered: TieredEvents, tiers: TierStore, tallies: Counters
+        self, hot: HotRows, archive: Archive, tiered: TieredEvents, tiers: TierStore, counters: Counters
     ) -> None:
-        self._tallies = tallies
+        self._counters = counters
         self._hot = hot
         self._archive = archive
         self._tiered = tiered
@@ -110,7 +110,7 @@ class History:
 
         What was touched tells it from the squash floor on. Up to there the tallies do: it lies between their blocks.
         """
-        if after < tiers.squash_floor and await self._tallies.quiet_until(log, collection, after) < tiers.squash_floor:
+        if after < tiers.squash_floor and await self._counters.quiet_until(log, collection, after) < tiers.squash_floor:
             return False
         known = max(after, tiers.squash_floor)
         return not await self._archive.touched.any_after(log, collection, known, session)
@@ -126,7 +126,7 @@ class History:
             async for rows in batches:
                 for row in rows:
                     yield sealed_event(row)
-        await self._hot.wholeness.require(log, after, up_to)
+        await self._hot.gap_check.require(log, after, up_to)
 
 
 def _by_document(log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]) -> Find:

@@ -40,7 +40,7 @@ class EventBatch:
         return self.seqs[-1]
 
 
-def passage_of(block: Block, numbers: Sequence[int]) -> EventBatch:
+def batch_of_block(block: Block, numbers: Sequence[int]) -> EventBatch:
     """Some of a block's events."""
     groups = {place: block.groups[n] for place, n in enumerate(numbers) if n in block.groups} if block.groups else {}
     return EventBatch([block.seq(n) for n in numbers], [block.body(n) for n in numbers], groups)
@@ -96,7 +96,7 @@ class EventBatchBuilder:
         if group is not None:
             self._groups[place] = group
 
-    def passage(self) -> EventBatch:
+    def take(self) -> EventBatch:
         """What was added since the last one."""
         made = EventBatch(self._seqs, self._bodies, self._groups)
         self._begin()

@@ -189,7 +189,7 @@ class EventStore:
 
     async def reaches(self, log: LogId, seq: Seq) -> bool:
         """Tell whether the log has come as far as this event, which still is hot if it exists at all. Linearizable."""
-        return await self._tiered.wholeness.exists(log, seq)
+        return await self._tiered.gap_check.exists(log, seq)
 
     async def read(
         self, log: LogId, after: Seq, up_to: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
@@ -208,11 +208,11 @@ class EventStore:
                 for event in events:
                     yield event
 
-    def passages(
+    def event_batches(
         self, log: LogId, after: Seq, up_to: Seq, *, shape: Shape, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
         """The same of one shape, to be sent: as many at a time as come together, at most `batch` from MongoDB."""
-        return self._tiered.passages(log, after, up_to, shape, batch=batch)
+        return self._tiered.event_batches(log, after, up_to, shape, batch=batch)
 
     async def of_document(
         self,

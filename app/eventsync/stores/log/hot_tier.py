@@ -82,7 +82,7 @@ class HotRows:
         self._events: AsyncCollection[Any] = database["events"]
         self._parts = EventParts(database)
         self._tiers = tiers
-        self.wholeness = GapCheck(database, tiers)
+        self.gap_check = GapCheck(database, tiers)
         self._size = AnswerSize()
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
         """The newest event that was seen last, and the time of the answer."""
@@ -102,7 +102,7 @@ class HotRows:
                 await self._require(log, last, Seq(rows[-1]["_id"]["n"]), len(rows))
                 yield rows
                 last = Seq(rows[-1]["_id"]["n"])
-        await self.wholeness.require(log, last, find.up_to)
+        await self.gap_check.require(log, last, find.up_to)
 
     async def validated(self, log: LogId, find: Find, whole: Whole, *, batch: int) -> AsyncGenerator[list[Row]]:
         """Rows in batches that `whole` has found to lack none, in any order; an end without rows is judged too.
@@ -137,7 +137,7 @@ class HotRows:
                     if rows:
                         yield rows
 
-    async def passages(
+    async def event_batches(
         self, log: LogId, position: Seq, up_to: Seq, shape: Shape, *, batch: int
     ) -> AsyncGenerator[EventBatch]:
         """The rows of a shape with `position < seq <= up_to` as they are sent on, in order, at most `batch` at a time.
@@ -166,22 +166,22 @@ class HotRows:
                                 made.put(place, *_sent(await self._filled(decode(row), log, whole, session)))
                             if made.bytes >= _BATCH_BYTES:
                                 await self._validate(log, whole, session)
-                                passage = made.passage()
-                                await self._require(log, last, passage.last, len(passage.seqs))
-                                yield passage
-                                last = passage.last
+                                event_batch = made.take()
+                                await self._require(log, last, event_batch.last, len(event_batch.seqs))
+                                yield event_batch
+                                last = event_batch.last
                     await self._validate(log, whole, session)
                     if made.bytes:
-                        passage = made.passage()
-                        await self._require(log, last, passage.last, len(passage.seqs))
-                        yield passage
-                        last = passage.last
-                await self.wholeness.require(log, last, up_to)
+                        event_batch = made.take()
+                        await self._require(log, last, event_batch.last, len(event_batch.seqs))
+                        yield event_batch
+                        last = event_batch.last
+                await self.gap_check.require(log, last, up_to)
 
     async def _require(self, log: LogId, after: Seq, up_to: Seq, count: int) -> None:
         """Raise `DamagedEvents` where one of `after < seq <= up_to` is missing, of which a reader has got `count`."""
         if count != up_to - after:
-            await self.wholeness.require(log, after, up_to)
+            await self.gap_check.require(log, after, up_to)
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
         """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
@@ -196,7 +196,7 @@ class HotRows:
             return
         if (await self._tiers.read(log, session)).archived_up_to >= seq:
             return
-        if not await self.wholeness.exists(log, seq) and await self._first(log, after=seq) is not None:
+        if not await self.gap_check.exists(log, seq) and await self._first(log, after=seq) is not None:
             if (await self._tiers.read(log, session)).archived_up_to < seq:
                 raise DamagedEvents(f"event {seq} is missing", seq)
             return

@@ -1,4 +1,4 @@
-"""Which log a stream is numbered by, and how far it has been read: the `logs` and `heads` collections.
+"""Which log a stream is numbered by, and how far it has been read: the `logs` and `checkpoints` collections.
 
 A log is one incarnation of the numbering. A new one begins only when the old can't be continued; clients then get a
 reset and a snapshot.
@@ -72,7 +72,7 @@ class LogStore:
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._logs: AsyncCollection[Any] = database["logs"]
-        self._heads: AsyncCollection[Any] = database["heads"]
+        self._checkpoints: AsyncCollection[Any] = database["heads"]
 
     async def ensure_indexes(self) -> None:
         """The index that lets only one log be a stream's n-th."""
@@ -102,13 +102,13 @@ class LogStore:
         with translated("former logs can't be read"):
             rows = await self._logs.find(query, {"_id": 1}, sort=[("number", DESCENDING)], limit=_FORMER).to_list()
             older = {"number": {"$lt": Int64(current.number)}}
-            heads = await self._heads.find(older, {"_id": 1}, limit=_FORMER).to_list()
-        return [LogId(text) for text in dict.fromkeys(row["_id"] for row in (*rows, *heads))]
+            checkpoints = await self._checkpoints.find(older, {"_id": 1}, limit=_FORMER).to_list()
+        return [LogId(text) for text in dict.fromkeys(row["_id"] for row in (*rows, *checkpoints))]
 
     async def forget_checkpoint(self, former: LogId) -> None:
         """Forget where a former log stood."""
         with translated("the checkpoint of a former log can't be removed"):
-            await self._heads.delete_one({"_id": former})
+            await self._checkpoints.delete_one({"_id": former})
 
     async def request_reset(self, reason: str, log: LogId | None = None) -> Log | None:
         """Ask the sequencer to begin a new log. Returns the one that it ends, None where there is none yet.
@@ -136,7 +136,7 @@ class LogStore:
             try:
                 await self._logs.insert_one(row | {"at": datetime.now(UTC)})
             except DuplicateKeyError:
-                await self._heads.delete_one({"_id": log.id})
+                await self._checkpoints.delete_one({"_id": log.id})
                 return await self.current() or log
         for known in (log, previous) if previous is not None else (log,):
             # Where its record is gone, this is what `former` finds it by. Only a log that has begun has a number.
@@ -154,11 +154,11 @@ class LogStore:
             # A pipeline, so that the comparison and the write are one step and `$$NOW` is the server's clock.
             later = {"$or": [{"$gt": ["$time", time]}, {"$gt": ["$seq", Int64(seq)]}]}
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
-            await self._heads.update_one({"_id": log}, [{"$set": fields}], upsert=True)
+            await self._checkpoints.update_one({"_id": log}, [{"$set": fields}], upsert=True)
 
     async def _number(self, log: Log) -> None:
         with translated("the checkpoint can't be written"):
-            await self._heads.update_one({"_id": log.id}, {"$set": {"number": Int64(log.number)}})
+            await self._checkpoints.update_one({"_id": log.id}, {"$set": {"number": Int64(log.number)}})
 
     async def _next_number(self, previous: Log | None) -> int:
         """One that no log has had, also where the record of the newest one was deleted by somebody.
@@ -166,14 +166,14 @@ class LogStore:
         Clients' stored positions are compared by it first: given out twice, it would make old ones the newer.
         """
         with translated("the logs can't be read"):
-            newest = await self._heads.find_one({}, {"number": 1}, sort=[("number", DESCENDING)])
+            newest = await self._checkpoints.find_one({}, {"number": 1}, sort=[("number", DESCENDING)])
         known = newest.get("number", 0) if newest else 0
         return 1 + max(previous.number if previous else 0, known if isinstance(known, int) else 0)
 
     async def read_checkpoint(self, log: LogId, session: AsyncClientSession | None = None) -> Checkpoint | None:
         """The newest checkpoint of a log. No older than what was read in `session` before."""
         with translated("the checkpoint can't be read"):
-            row = await self._heads.find_one({"_id": log}, session=session)
+            row = await self._checkpoints.find_one({"_id": log}, session=session)
         if row is None:
             return None
         try:
@@ -191,11 +191,11 @@ class LogStore:
         Always a write, also where the repair was begun before, so that the cluster time has moved on when it returns.
         """
         with translated("the repair of the log can't be recorded"):
-            await self._heads.update_one({"_id": log}, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
+            await self._checkpoints.update_one({"_id": log}, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
 
     async def end_repair(self, log: LogId) -> None:
         with translated("the end of the log's repair can't be recorded"):
-            await self._heads.update_one({"_id": log}, {"$unset": {"repair": ""}})
+            await self._checkpoints.update_one({"_id": log}, {"$unset": {"repair": ""}})
 
 
 def _literal(value: Any) -> Any:

@@ -38,10 +38,10 @@ class Unsquashable(EventsyncError):
 class Squashed:
     """Reads touched documents."""
 
-    def __init__(self, log: AsyncDatabase[Any], snapshots: SnapshotReader, wholeness: GapCheck) -> None:
+    def __init__(self, log: AsyncDatabase[Any], snapshots: SnapshotReader, gap_check: GapCheck) -> None:
         self._log = log
         self._snapshots = snapshots
-        self._wholeness = wholeness
+        self._gap_check = gap_check
 
     async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq) -> AsyncGenerator[list[IdText]]:
         """The documents with an event of `after < seq <= up_to`, each once, in batches; some others may be among them.
@@ -53,7 +53,7 @@ class Squashed:
             squash_floor = await self._squash_floor(log, concern)
             if squash_floor > after:
                 raise BehindHorizon(log, after, squash_floor)
-            await self._wholeness.require(log, after, up_to)
+            await self._gap_check.require(log, after, up_to)
             pipeline = _pipeline(log, collection, after, up_to)
             # Grouping spills to disk, and is over before the first id comes: memory here is one batch.
             command = {"aggregate": "events", "pipeline": pipeline, "allowDiskUse": True, "readConcern": concern}

@@ -1,4 +1,4 @@
-"""How much a log holds, without counting it each time: the collection `tallies`.
+"""How much a log holds, without counting it each time: the collection `counters`.
 
 `_id: {l: log, c: collection, k: block}` sums up the collection's events with `seq // BLOCK == k`: how many, their bytes
 as MongoDB stores them, and the `last` one's seq. `_id: {l: log}` says up to which seq the log is tallied; it moves in
@@ -55,24 +55,26 @@ class Counters:
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._database = database
         self._events: AsyncCollection[Any] = database["events"]
-        self._tallies: AsyncCollection[Any] = database["tallies"]
+        self._counters: AsyncCollection[Any] = database["tallies"]
         self._tiers: AsyncCollection[Any] = database["tiers"]
 
-    async def up_to(self, log: LogId) -> Seq:
+    async def counted_up_to(self, log: LogId) -> Seq:
         """The events up to this one are tallied."""
         with translated("the tallies can't be read"):
-            row = await self._tallies.find_one({"_id": {"l": log}})
+            row = await self._counters.find_one({"_id": {"l": log}})
         return Seq(row["upto"]) if row else Seq(0)
 
     async def add(self, log: LogId, up_to: Seq, step: Callable[[], Awaitable[None]] = _no_step) -> set[str]:
-        """Tally what is not yet, up to `up_to`, in pieces, with a `step` between them; which collections had events.
+        """Tally what is not yet, up to `counted_up_to`, in pieces, with a `step` between them; which collections had
+        events.
 
-        Any number of callers at once: one of them does it. `up_to` must be in MongoDB, and so all events before it.
+        Any number of callers at once: one of them does it. `counted_up_to` must be in MongoDB, and so all events before
+        it.
 
         Raises `Damaged` where some have left MongoDB untallied: the tallies were dropped or emptied by somebody.
         """
         found: set[str] = set()
-        while (after := await self.up_to(log)) < up_to:
+        while (after := await self.counted_up_to(log)) < up_to:
             piece = Seq(min(up_to, after + _AT_ONCE))
             sums = await self._sums(log, after, piece)
             if sum(row["events"] for row in sums) < piece - after:
@@ -85,7 +87,7 @@ class Counters:
     async def _check_floor(self, log: LogId, after: Seq) -> None:
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, {"floor": 1})
-        if row is not None and after < row.get("floor", 0) and await self.up_to(log) == after:
+        if row is not None and after < row.get("floor", 0) and await self.counted_up_to(log) == after:
             raise Damaged(f"the events of log {log} up to {row['floor']} are tallied up to {after} only")
 
     async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> EventCount:
@@ -93,11 +95,11 @@ class Counters:
 
         `last` is exact, and where it is not beyond `seq`, so are the zeros.
         """
-        up_to = await self.up_to(log)
+        up_to = await self.counted_up_to(log)
         of = {"$match": {"_id": _blocks(log, collection, seq // BLOCK)}} if collection else _of_log(log)
         newer = {"$match": {"last": {"$gt": Int64(seq)}}}
         with translated("the tallies can't be read"):
-            cursor = await self._tallies.aggregate([of, newer, *_summed(_weighed(seq, up_to), None)])
+            cursor = await self._counters.aggregate([of, newer, *_summed(_weighed(seq, up_to), None)])
             rows = await cursor.to_list()
         return _tally(rows[0]) if rows else EventCount()
 
@@ -106,23 +108,23 @@ class Counters:
 
         Exact where there is no event at all; else it may say less than is true, by up to a block.
         """
-        up_to = await self.up_to(log)
+        up_to = await self.counted_up_to(log)
         query = {"_id": _blocks(log, collection, seq // BLOCK), "last": {"$gt": Int64(seq)}}
         with translated("the tallies can't be read"):
-            row = await self._tallies.find_one(query, sort=[("_id", 1)])
+            row = await self._counters.find_one(query, sort=[("_id", 1)])
         return max(seq, up_to if row is None else Seq(row["_id"]["k"] * BLOCK - 1))
 
     async def sizes(self, log: LogId) -> dict[str, EventCount]:
         """All that was ever tallied, by collection."""
         whole = {"events": "$events", "bytes": "$bytes"}
         with translated("the tallies can't be read"):
-            cursor = await self._tallies.aggregate([_of_log(log), *_summed(whole, "$_id.c")])
+            cursor = await self._counters.aggregate([_of_log(log), *_summed(whole, "$_id.c")])
             return {row["_id"]: _tally(row) for row in await cursor.to_list()}
 
     async def forget(self, log: LogId) -> None:
         """Remove what belongs to a former log."""
         with translated("the tallies of a former log can't be removed"):
-            await self._tallies.delete_many({"_id.l": log})
+            await self._counters.delete_many({"_id.l": log})
 
     async def _sums(self, log: LogId, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
         bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}
@@ -135,7 +137,7 @@ class Counters:
             return await cursor.to_list()
 
     async def _move(self, log: LogId, after: Seq, up_to: Seq, sums: list[dict[str, Any]]) -> None:
-        """Add `sums` and go on to `up_to`, unless somebody else has done it."""
+        """Add `sums` and go on to `counted_up_to`, unless somebody else has done it."""
         writes: list[UpdateOne] = [
             UpdateOne(
                 {"_id": {"l": log, "c": row["_id"]["c"], "k": Int64(row["_id"]["k"])}},
@@ -146,13 +148,13 @@ class Counters:
         ]
         mark = {"_id": {"l": log}}
         with translated("the tallies can't be written"):
-            await self._tallies.update_one(mark, {"$setOnInsert": {"upto": Int64(0)}}, upsert=True)
+            await self._counters.update_one(mark, {"$setOnInsert": {"upto": Int64(0)}}, upsert=True)
             async with self._database.client.start_session() as session, await session.start_transaction():
-                moved = await self._tallies.update_one(
+                moved = await self._counters.update_one(
                     mark | {"upto": Int64(after)}, {"$set": {"upto": Int64(up_to)}}, session=session
                 )
                 if moved.matched_count and writes:
-                    await self._tallies.bulk_write(writes, ordered=False, session=session)
+                    await self._counters.bulk_write(writes, ordered=False, session=session)
 
 
 def _blocks(log: LogId, collection: str, first: int) -> dict[str, Any]:

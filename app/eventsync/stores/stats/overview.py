@@ -60,7 +60,7 @@ class LogOverview:
 
 
 @dataclass(frozen=True, slots=True)
-class OverviewReader:
+class Overview:
     """Everything, at `now` by MongoDB's clock. `log` is None before a worker has run, `leases` by job."""
 
     now: datetime
@@ -79,13 +79,13 @@ class OverviewReader:
         return max(0.0, (self.now - snapshot.at).total_seconds())
 
 
-async def read_figures(stores: Stores) -> OverviewReader:
+async def read_overview(stores: Stores) -> Overview:
     """Read them. Raises `Unavailable`."""
     now = await wall_time(stores.log)
     leases = {job: await stores.leases.read(job) for job in JOBS}
     log = await stores.logs.current()
     records = {kind: await _records(stores, name) for kind, name in _RECORDS.items()}
-    return OverviewReader(now, leases, await _of_log(stores, log) if log else None, records)
+    return Overview(now, leases, await _of_log(stores, log) if log else None, records)
 
 
 async def _records(stores: Stores, name: str) -> CollectionUsage:
@@ -109,5 +109,5 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
 
 async def _hot(stores: Stores, log: LogId, archived_up_to: Seq, head: Seq) -> HotTier:
     """The newest events are not tallied yet: taken to be as large as the others."""
-    tally, events = await stores.tallies.after(log, archived_up_to), max(0, head - archived_up_to)
+    tally, events = await stores.counters.after(log, archived_up_to), max(0, head - archived_up_to)
     return HotTier(events, round(tally.bytes / tally.events * events) if tally.events else 0)

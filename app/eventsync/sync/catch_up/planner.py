@@ -174,7 +174,7 @@ class Planner:
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
     async def _size(self, shape: Shape) -> CollectionSize:
-        size = await self._sizes.get(shape.collection, lambda: self._stores.counts.size(shape.collection))
+        size = await self._sizes.get(shape.collection, lambda: self._stores.estimates.size(shape.collection))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
     async def _stored(self, shape: Shape, extent: ServableRange, *, counted: bool) -> SnapshotOption | None:
@@ -190,7 +190,7 @@ class Planner:
         """The seq that a snapshot stands for: its own, or a later one where the log begins, if it still says it all."""
         if snapshot.seq >= extent.horizon:
             return snapshot.seq
-        quiet = await self._stores.tallies.quiet_until(extent.log, snapshot.collection, snapshot.seq)
+        quiet = await self._stores.counters.quiet_until(extent.log, snapshot.collection, snapshot.seq)
         return max(snapshot.seq, min(extent.horizon, quiet))
 
     async def _newest_stored(self, shape: Shape) -> StoredSnapshot | None:
@@ -213,21 +213,21 @@ class Planner:
     async def _tail_of_document(self, shape: Shape, after: Seq) -> Backlog:
         log = self.log()
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
-        events = await self._stores.counts.of_document(log, shape, after=after)
+        events = await self._stores.estimates.of_document(log, shape, after=after)
         # How many are archived is not known, but that each has to be looked for.
         events += MOST_EVENTS if after < tiers.archived_up_to else 0
         return Backlog(0, events, round(events * self._window.mean), min(events, 1))
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
         """As far as is tallied; of the newest events it is taken that they are all of this collection."""
-        tallied = min(head, max(after, await self._stores.tallies.up_to(log)))
-        tally = await self._stores.tallies.after(log, after, name)
+        tallied = min(head, max(after, await self._stores.counters.counted_up_to(log)))
+        tally = await self._stores.counters.after(log, after, name)
         newer = head - tallied
         bodies = max(0, tally.bytes - tally.events * _ROW)
         return tally.events + newer, bodies + round(newer * self._window.mean)
 
     async def _count_touched(self, log: LogId, name: str, after: Seq, head: Seq) -> int:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
-        return await self._stores.counts.touched(
+        return await self._stores.estimates.touched(
             log, name, after=after, up_to=head, archived_up_to=tiers.archived_up_to
         )

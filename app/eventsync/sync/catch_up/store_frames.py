@@ -119,10 +119,10 @@ class StoreFrames:
         batch = 1 + most * min(limit.events, 2 + int(_MARGIN * limit.bytes / self._mean))
         async with (
             self._admission.admitted(),
-            aclosing(self._events.passages(log, cursor, head, shape=shape, batch=batch)) as passages,
+            aclosing(self._events.event_batches(log, cursor, head, shape=shape, batch=batch)) as event_batches,
         ):
             self.reads += 1
-            pages = await pages_from(passages, limit, most)
+            pages = await pages_from(event_batches, limit, most)
         if count := sum(len(page.seqs) for page in pages):
             self._mean = max(1.0, sum(len(body) for page in pages for body in page.bodies) / count)
         return pages

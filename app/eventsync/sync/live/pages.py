@@ -60,20 +60,22 @@ class _Builder:
         self._add([seq], [body], len(body), group)
         return True
 
-    def take_from(self, passage: EventBatch, place: int) -> int:
+    def take_from(self, event_batch: EventBatch, place: int) -> int:
         """Add events from `place` on; the place of the first one that is not added, and begins the next page."""
-        if passage.groups or self._last is not None:
-            groups = passage.groups.get
-            while place < len(passage.seqs) and self.take(passage.seqs[place], passage.bodies[place], groups(place)):
+        if event_batch.groups or self._last is not None:
+            groups = event_batch.groups.get
+            while place < len(event_batch.seqs) and self.take(
+                event_batch.seqs[place], event_batch.bodies[place], groups(place)
+            ):
                 place += 1
             return place
         if self._is_full:
             return place
         # None is of a transaction, so it is the first event that fills the page that is its last.
-        bodies = passage.bodies[place : place + self._limit.events - len(self._bodies)]
+        bodies = event_batch.bodies[place : place + self._limit.events - len(self._bodies)]
         sizes = list(accumulate(map(len, bodies), initial=self._bytes))
         count = min(bisect_left(sizes, self._limit.bytes), len(bodies))
-        self._add(passage.seqs[place : place + count], bodies[:count], sizes[count] - self._bytes, None)
+        self._add(event_batch.seqs[place : place + count], bodies[:count], sizes[count] - self._bytes, None)
         return place + count
 
     def _add(self, seqs: Sequence[Seq], bodies: Sequence[bytes], size: int, last: Group | None) -> None:
@@ -98,13 +100,13 @@ def page_of(events: Iterable[StoredEvent], limit: PageLimit) -> Page:
     return builder.page(full=not all(builder.take(event.seq, event.body, event.group) for event in events))
 
 
-async def pages_from(passages: AsyncIterable[EventBatch], limit: PageLimit, most: int = 1) -> list[Page]:
+async def pages_from(event_batches: AsyncIterable[EventBatch], limit: PageLimit, most: int = 1) -> list[Page]:
     """The first pages of some events, at most so many, reading no passage further than that needs; one at least."""
     pages: list[Page] = []
     builder = _Builder(limit)
-    async for passage in passages:
+    async for event_batch in event_batches:
         place = 0
-        while (place := builder.take_from(passage, place)) < len(passage.seqs):
+        while (place := builder.take_from(event_batch, place)) < len(event_batch.seqs):
             pages.append(builder.page(full=True))
             if len(pages) == most:
                 return pages

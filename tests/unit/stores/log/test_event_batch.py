@@ -25,7 +25,7 @@ def key(seq: int, log: str = LOG) -> dict[str, Any]:
 def test_plain_rows_are_read_as_decoding_reads_them(rows: list[tuple[int, str]]) -> None:
     made = EventBatchBuilder(LOG)
     assert made.add([bson.encode({"_id": key(seq), "b": body}) for seq, body in rows]) == []
-    assert made.passage() == EventBatch([Seq(seq) for seq, _ in rows], [body.encode() for _, body in rows], {})
+    assert made.take() == EventBatch([Seq(seq) for seq, _ in rows], [body.encode() for _, body in rows], {})
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_a_row_of_another_form_is_given_back(row: dict[str, Any]) -> None:
     group = Group("s:1", 1, 2)
     made.put(1, Seq(7), b"seven", group)
     assert made.bytes > 0
-    assert made.passage() == EventBatch([Seq(6), Seq(7), Seq(8)], [b"{6}", b"seven", b"{8}"], {1: group})
-    assert (made.bytes, made.passage()) == (0, EventBatch([], [], {}))
+    assert made.take() == EventBatch([Seq(6), Seq(7), Seq(8)], [b"{6}", b"seven", b"{8}"], {1: group})
+    assert (made.bytes, made.take()) == (0, EventBatch([], [], {}))

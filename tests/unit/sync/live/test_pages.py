@@ -7,7 +7,7 @@ import pytest
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.pages import Page, PageLimit, page_of, pages_from
-from support.logged import event, passage, transaction
+from support.logged import event, event_batch, transaction
 
 PLAIN = [event(seq) for seq in range(1, 6)]
 MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transaction(6, [("orders", "2")] * 2)]
@@ -16,7 +16,7 @@ MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transactio
 async def stream(events: Iterable[StoredEvent], taken: list[int]) -> AsyncIterator[EventBatch]:
     for item in events:
         taken.append(item.seq)
-        yield passage([item])
+        yield event_batch([item])
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ async def test_a_page_is_cut_by_size_and_never_inside_a_transaction(
 async def test_pages_follow_on_each_other_however_the_events_come(most: int, size: int) -> None:
     async def batches() -> AsyncIterator[EventBatch]:
         for start in range(0, len(MIXED), size):
-            yield passage(MIXED[start : start + size])
+            yield event_batch(MIXED[start : start + size])
 
     one_by_one, rest = list[Page](), MIXED
     while len(one_by_one) < most and (not one_by_one or one_by_one[-1].full):

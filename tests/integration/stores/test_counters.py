@@ -48,28 +48,28 @@ async def raw(stores: Stores) -> list[dict[str, Any]]:
 
 
 async def test_tallied_as_it_grows_it_is_what_one_counts_by_hand(stores: Stores) -> None:
-    rows, tallies = history(95), Counters(stores.log)
-    assert await tallies.up_to(LOG) == 0
+    rows, counters = history(95), Counters(stores.log)
+    assert await counters.counted_up_to(LOG) == 0
     for at in range(0, 95, 19):
         await stores.log["events"].insert_many(rows[at : at + 19])
-        found = await tallies.add(LOG, Seq(at + 19))
+        found = await counters.add(LOG, Seq(at + 19))
         assert found == {row["c"] for row in rows[at : at + 19]}
-        assert await tallies.up_to(LOG) == at + 19
-        assert await tallies.sizes(LOG) == {name: counted(rows[: at + 19], 0, name) for name in "abc"}
-    assert await tallies.add(LOG, Seq(95)) == set(), "once"
+        assert await counters.counted_up_to(LOG) == at + 19
+        assert await counters.sizes(LOG) == {name: counted(rows[: at + 19], 0, name) for name in "abc"}
+    assert await counters.add(LOG, Seq(95)) == set(), "once"
     grown = await raw(stores)
     await stores.log["tallies"].drop()
-    await tallies.add(LOG, Seq(95))
+    await counters.add(LOG, Seq(95))
     assert await raw(stores) == grown, "tallied from scratch it is the same"
 
 
 async def test_after_a_position_whole_blocks_are_exact_and_its_own_is_a_share(stores: Stores) -> None:
-    rows, tallies = history(95), Counters(stores.log)
+    rows, counters = history(95), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
-    await tallies.add(LOG, Seq(95))
+    await counters.add(LOG, Seq(95))
     for after in range(96):
         for name in (None, *"abc"):
-            said, true = await tallies.after(LOG, Seq(after), name), counted(rows, after, name)
+            said, true = await counters.after(LOG, Seq(after), name), counted(rows, after, name)
             assert said.last == true.last
             assert (said.events == 0) == (true.events == 0)
             if after % BLOCK == BLOCK - 1:  # the last of its block
@@ -80,23 +80,23 @@ async def test_after_a_position_whole_blocks_are_exact_and_its_own_is_a_share(st
 
 
 async def test_of_a_block_of_like_events_the_share_is_exact(stores: Stores) -> None:
-    tallies = Counters(stores.log)
+    counters = Counters(stores.log)
     rows = [{"_id": {"l": LOG, "n": Int64(seq)}, "c": "a", "b": "xx"} for seq in range(1, 26)]
     await stores.log["events"].insert_many(rows)
-    await tallies.add(LOG, Seq(25))
+    await counters.add(LOG, Seq(25))
     for after in range(26):
-        assert await tallies.after(LOG, Seq(after), "a") == counted(rows, after, "a")
+        assert await counters.after(LOG, Seq(after), "a") == counted(rows, after, "a")
 
 
 async def test_a_collection_is_quiet_until_its_next_event_at_most(stores: Stores) -> None:
-    rows, tallies = history(60, "aaaaaaab", seed=4), Counters(stores.log)
+    rows, counters = history(60, "aaaaaaab", seed=4), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
-    await tallies.add(LOG, Seq(60))
+    await counters.add(LOG, Seq(60))
     for name in ("a", "b", "c"):
         seqs = [row["_id"]["n"] for row in rows if row["c"] == name]
         for after in range(61):
             first = min((seq for seq in seqs if seq > after), default=math.inf)
-            said = await tallies.quiet_until(LOG, name, Seq(after))
+            said = await counters.quiet_until(LOG, name, Seq(after))
             assert after <= said < first
             assert said == 60 if first == math.inf else first - said <= BLOCK
 
@@ -111,23 +111,23 @@ async def test_many_at_once_count_each_event_once(stores: Stores) -> None:
 
 
 async def test_one_that_is_broken_off_in_the_middle_counts_nothing_twice(stores: Stores, database_name: str) -> None:
-    rows, tallies = history(40), Counters(stores.log)
+    rows, counters = history(40), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
     client = stores.log.client
     async with failing(client, "commitTransaction", 11601, app=app_name(Settings(), "test"), times=1):
         with pytest.raises(Unavailable):
-            await tallies.add(LOG, Seq(40))
-    await tallies.add(LOG, Seq(40))
-    assert await tallies.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
+            await counters.add(LOG, Seq(40))
+    await counters.add(LOG, Seq(40))
+    assert await counters.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
 
 
 async def test_what_was_tallied_stays_when_the_events_go(stores: Stores) -> None:
-    rows, tallies = history(30), Counters(stores.log)
+    rows, counters = history(30), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
-    await tallies.add(LOG, Seq(25))
+    await counters.add(LOG, Seq(25))
     await stores.log["events"].delete_many({"_id.n": {"$lte": 25}})
-    await tallies.add(LOG, Seq(30))
-    assert await tallies.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
+    await counters.add(LOG, Seq(30))
+    assert await counters.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
 
 
 async def test_a_body_that_is_stored_apart_counts(stores: Stores) -> None:
@@ -138,14 +138,14 @@ async def test_a_body_that_is_stored_apart_counts(stores: Stores) -> None:
 
 
 async def test_each_log_has_its_own_and_former_logs_are_removed(stores: Stores) -> None:
-    tallies = Counters(stores.log)
+    counters = Counters(stores.log)
     rows = history(12)
     await stores.log["events"].insert_many([*rows, {"_id": {"l": OTHER, "n": Int64(1)}, "c": "a"}])
-    await tallies.add(LOG, Seq(12))
-    await tallies.add(OTHER, Seq(1))
-    assert (await tallies.sizes(OTHER))["a"].events == 1
-    assert await tallies.after(LOG, Seq(0)) == counted(rows, 0)
-    await tallies.forget(OTHER)
-    assert await tallies.sizes(OTHER) == {}
-    assert await tallies.up_to(OTHER) == 0
-    assert await tallies.up_to(LOG) == 12
+    await counters.add(LOG, Seq(12))
+    await counters.add(OTHER, Seq(1))
+    assert (await counters.sizes(OTHER))["a"].events == 1
+    assert await counters.after(LOG, Seq(0)) == counted(rows, 0)
+    await counters.forget(OTHER)
+    assert await counters.sizes(OTHER) == {}
+    assert await counters.counted_up_to(OTHER) == 0
+    assert await counters.counted_up_to(LOG) == 12

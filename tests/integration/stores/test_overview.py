@@ -9,7 +9,7 @@ import pytest
 from eventsync.cli import status_tiers
 from eventsync.domain.positions import Seq
 from eventsync.settings import Settings
-from eventsync.stores.stats.overview import JOBS, read_figures
+from eventsync.stores.stats.overview import JOBS, read_overview
 from eventsync.stores.stores import ARCHIVING, Stores
 from support.archives import archiver, begun, compactor, event, hot_seqs, stored
 
@@ -21,20 +21,20 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 
 
 async def test_before_anything_has_run(stores: Stores) -> None:
-    found = await read_figures(stores)
+    found = await read_overview(stores)
     assert found.log is None
     assert [found.holder(job) for job in JOBS] == [None] * 4
 
 
 async def test_they_are_what_is_there(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, [event(seq) for seq in range(1, 101)])
-    await stores.tallies.add(log, Seq(100))
+    await stores.counters.add(log, Seq(100))
     await archiver(stores, settings).look()
     await compactor(stores, settings.model_copy(update={"retention_events": 75})).look()
     await stored(stores, log, "docs/int:1", 100)
     await stored(stores, log, "docs", 90)
     await stores.leases.acquire(ARCHIVING, "me", 60)
-    figures = await read_figures(stores)
+    figures = await read_overview(stores)
     found = figures.log
     assert found is not None
     assert (found.head, found.tiers) == (100, await stores.tiers.read(log))
