@@ -1,4 +1,4 @@
-"""The README's commands do what it says, and its words on settings and files are true."""
+"""The README: its commands and its script do what it says; and the links and paths of all documents exist."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ import httpx
 import pytest
 
 from eventsync.settings import Settings
+from support.peers import chromium
+from support.peers.chromium import running_chromium
 from support.systems import running_system
 from support.waiting import patience, within
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+PAGES = [str(file.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for file in sorted(folder.glob("*.md"))]
 HERE = "http://127.0.0.1:8000"
 
 
 def commands() -> list[list[str]]:
-    """Every `curl` of the README as words."""
+    """Return every `curl` command of the README, split into words."""
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     joined = [block.replace("\\\n", " ") for block in blocks]
     return [shlex.split(line) for block in joined for line in block.splitlines() if line.startswith("curl ")]
@@ -58,6 +62,35 @@ async def test_a_write_by_curl_appears_in_the_stream(settings: Settings) -> None
     assert event["patch"] == [{"op": "replace", "path": "/location/address/city", "value": "Springfield"}]
 
 
+@pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
+async def test_the_script_keeps_a_copy_in_a_page(settings: Settings, tmp_path: Path) -> None:
+    script = re.search(r"```js\n(.*?)```", README, re.DOTALL)
+    assert script is not None
+    module = json.dumps(script[1] + "globalThis.documents = documents")
+    insert = f"Object.assign(document.createElement('script'), {{type: 'module', textContent: {module}}})"
+    path = "/v1/collections/theaters/documents"
+    async with (
+        running_system(settings) as url,
+        running_chromium(tmp_path) as browser,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
+        await client.put(f"{path}/before", json={"city": "Shelbyville"})
+        page = await browser.visit(f"{url}/healthz")  # a page of the server's origin, without a content policy
+        await browser.until(page, f"document.head.append({insert}), true")
+        await browser.until(page, "globalThis.documents?.get('before')?.city === 'Shelbyville'")
+        await client.patch(f"{path}/before", json={"city": "Springfield"}, headers=MERGE_PATCH)
+        await client.put(f"{path}/after", json={"city": "Ogdenville"})
+        await browser.until(page, "documents.get('before').city === 'Springfield' && documents.has('after')")
+        await client.delete(f"{path}/before")
+        await browser.until(page, "documents.size === 1 && documents.get('after').city === 'Ogdenville'")
+
+
+def test_it_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
+
+
 async def until(process: asyncio.subprocess.Process, kind: str) -> Any:
     """The data of the next event of this kind in a stream that curl prints."""
     assert process.stdout is not None
@@ -68,17 +101,15 @@ async def until(process: asyncio.subprocess.Process, kind: str) -> Any:
     raise AssertionError(f"the stream ended without {kind}")
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *(f"docs/{f.name}" for f in (ROOT / "docs").glob("*.md"))]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):
         assert (file.parent / target).exists(), target
 
 
-def test_the_code_map_names_what_is_there() -> None:
-    architecture = (ROOT / "ARCHITECTURE.md").read_text()
-    table = architecture[architecture.index("## Code map") : architecture.index("Imports point down")]
-    for path in re.findall(r"`((?:app|workers|tests)/[a-z_/.]*)`", table):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_the_text_exist(page: str) -> None:
+    named = re.findall(r"`((?:app|docs|locks|scripts|tests|workers)/[\w./*-]*)[` ]", (ROOT / page).read_text())
+    missing = [path for path in named if not any(ROOT.glob(path.rstrip("/")))]
+    assert not missing
