@@ -198,7 +198,7 @@ async def grow(client: Client) -> None:
         await client.ask("PATCH", f"{DOCUMENTS}/big", content=copy, headers=headers)
     control = orjson.dumps({"x": "\x01" * 160_000})
     await client.ask("PUT", f"{DOCUMENTS}/control", 201, content=control, headers=JSON)
-    copies = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"} for number in range(85)])
+    copies = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"} for number in range(60)])
     headers = PATCH | {"prefer": "return=minimal"}
     await client.ask("PATCH", f"{DOCUMENTS}/control", content=copies, headers=headers)
     for number in range(16):

@@ -21,7 +21,7 @@ from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
 from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
 from eventsync.server.problems import Close, problem_of
-from eventsync.server.protocols import evict, writer
+from eventsync.server.protocols import evict, until_writable, writer
 from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
@@ -35,6 +35,9 @@ PATH = "/v1/sync"
 
 _TEXT_WEIGHT = 4
 """Bytes of a document that are as much work as a character of a message."""
+
+_LARGE = 1024 * 1024
+"""Bytes of a message that waits until the connection can take it, so that it is not copied."""
 
 _BURST = 10.0
 """Seconds that the rate of a client's messages is averaged over."""
@@ -175,9 +178,19 @@ class _Connection:
         write = writer(self._websocket.scope)
         async with aclosing(session.outgoing()) as outgoing:
             async for message in outgoing:
+                size = sum(map(len, message.pieces))
+                if size > _LARGE:
+                    await self._until_writable()
                 # Through ASGI the bytes of a message are copied five times: half of what a large one costs.
-                if write is None or not write(text_head(sum(map(len, message.pieces))), *message.pieces):
+                if write is None or not write(text_head(size), *message.pieces):
                     await self._send({"type": "websocket.send", "text": message.data.decode()})
+
+    async def _until_writable(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await until_writable(self._websocket.scope)
+        except TimeoutError as error:
+            raise SlowClient(f"a message was not taken within {self._settings.send_timeout:g} s") from error
 
     async def fail(self, error: EventsyncError) -> None:
         """Close because of an error; where the client is to come back later, a message says when."""

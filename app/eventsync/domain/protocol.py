@@ -73,12 +73,12 @@ def _listed(rows: Sequence[bytes]) -> Sequence[bytes]:
 
 def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """The events of a shape with `start < seq <= end`."""
-    return b"".join((b'{"type":"events",', _span(shape, log, start, end), b",".join(bodies), b"]}"))
+    return b"".join((b'{"type":"events",', _span(shape, log, start, end), *_listed([*bodies]), b"]}"))
 
 
 def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
     """What an events message and a page of the HTTP log have in common: `shape`, `from`, `to`, `events`."""
-    return b"".join((_span(shape, log, start, end), b",".join(bodies), b"]"))
+    return b"".join((_span(shape, log, start, end), *_listed([*bodies]), b"]"))
 
 
 def _span(shape: Shape, log: LogId, start: Seq, end: Seq) -> bytes:

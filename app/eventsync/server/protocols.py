@@ -30,6 +30,7 @@ from eventsync.server.problems import Close
 
 _EXTENSION: Final = "eventsync.evict"
 _WRITE: Final = "eventsync.write"
+_WRITABLE: Final = "eventsync.writable"
 
 _LATE_HEAD: Final = 2.0
 """Seconds that a connection which is one too many gets to say what for."""
@@ -89,6 +90,12 @@ def _is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+async def until_writable(scope: Scope) -> None:
+    """Wait until the WebSocket of `scope` can take more, or is lost. Under a server other than ours, return at once."""
+    if (found := scope.get("extensions", {}).get(_WRITABLE)) is not None:
+        await found()
 
 
 class Http(BoundedInput):
@@ -387,6 +394,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         extensions = cast("dict[str, Any]", self.scope["extensions"])
         extensions[_EXTENSION] = self._evict
         extensions[_WRITE] = self._write
+        extensions[_WRITABLE] = self.writable.wait
         await super().run_asgi()
 
     def _write(self, *frame: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from eventsync.stores.snapshots.chunks import Chunk
 
 _OVERHEAD = 64
 """What a run costs here besides its bytes, roughly."""
+
+_LARGE = 8 * 1024 * 1024
+"""Bytes of a chunk from which on its rows are joined in a thread."""
 
 _MARKS = b',"marks":['
 
@@ -53,7 +57,11 @@ class ChunkCache:
         self.reads += 1
         snapshot, number, run_bytes = key
         chunk = await self._read(snapshot, number)
-        rows = Rows(len(chunk.lines), list(_runs(map(unmarked, chunk.lines), run_bytes)))
+        if sum(map(len, chunk.lines)) > _LARGE:
+            runs = await asyncio.to_thread(_joined, chunk.lines, run_bytes)
+        else:
+            runs = _joined(chunk.lines, run_bytes)
+        rows = Rows(len(chunk.lines), runs)
         self._kept.keep(key, rows)
         return rows
 
@@ -65,6 +73,10 @@ class ChunkCache:
 
 def _cost(rows: Rows) -> int:
     return sum(map(len, rows.runs)) + _OVERHEAD * len(rows.runs)
+
+
+def _joined(lines: Iterable[bytes], most: int) -> list[bytes]:
+    return list(_runs(map(unmarked, lines), most))
 
 
 def _runs(rows: Iterable[bytes], most: int) -> Iterator[bytes]:
@@ -84,4 +96,8 @@ def unmarked(line: bytes) -> bytes:
 
     They stand last in the row, and a list; a row without them ends with the braces of its document and its own.
     """
-    return line[: line.rindex(_MARKS)] + b"}" if line.endswith(b"]}") else line
+    if not line.endswith(b"]}"):
+        return line
+    with memoryview(line) as view:
+        # In one copy: of a line of 90 MiB each takes 30 ms.
+        return b"".join((view[: line.rindex(_MARKS)], b"}"))
