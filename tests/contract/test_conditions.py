@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from eventsync.api import openapi
 from eventsync.api.endpoint import SAFE, Endpoint
-from eventsync.main import ROUTES
+from eventsync.application import ROUTES
 from support.connections import connect
 from support.json_schema import resolve
 from support.polls import events_of

@@ -12,7 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from eventsync import errors
 from eventsync.api import openapi
-from eventsync.main import create_app
+from eventsync.application import create_app
 from eventsync.server import problems
 from eventsync.settings import Settings
 from support.connections import connect

@@ -1,19 +1,33 @@
-"""Path segments, exactly as the client percent-encoded them.
+"""Paths below the application's root, and path segments exactly as the client percent-encoded them.
 
-A document id may contain `/`, and the server decodes a whole path at once, which would make `a%2Fb` two segments. So
-`ExactPaths` decodes again from `raw_path`, all but the two characters that decoding must not lose; routes then see one
-segment, and `segment` decodes the rest.
+A document id may contain `/`, and the server decodes a whole path at once, which would make `a%2Fb` two segments.
+`ExactPaths` decodes the path again from `raw_path`, except for the two characters that decoding must keep. Routes then
+see one segment, and `segment` decodes the rest.
+
+In an application that is mounted under a path, `scope["root_path"]` is that path, and both paths of the scope begin
+with it (`mounting`).
 """
 
 from __future__ import annotations
 
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventsync.errors import Malformed
 from eventsync.server.problems import respond
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path below the application's root, wherever the application is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def root_of(scope: Scope) -> str:
+    """Return the root path as it stands in a URL; empty where the application is not mounted."""
+    return quote(scope.get("root_path", ""))
 
 
 class ExactPaths:
@@ -23,9 +37,11 @@ class ExactPaths:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and b"%" in scope["raw_path"]:
+        # ASGI servers may leave `raw_path` out. An id with a `/` has no URL there.
+        raw = scope.get("raw_path")
+        if scope["type"] == "http" and raw and b"%" in raw:
             try:
-                scope["path"] = _decoded(scope["raw_path"])
+                scope["path"] = scope.get("root_path", "") + _decoded(raw.removeprefix(root_of(scope).encode()))
             except UnicodeDecodeError:
                 await respond(Malformed("the path is not UTF-8"))(scope, receive, send)
                 return
@@ -38,5 +54,5 @@ def _decoded(raw: bytes) -> str:
 
 
 def segment(request: Request, name: str) -> str:
-    """A path parameter, decoded to the end."""
+    """Return a path parameter, fully decoded."""
     return unquote(request.path_params[name])

@@ -1,4 +1,4 @@
-"""What every handler may use: made once by the lifespan of `eventsync.main`, carried in the ASGI state."""
+"""What every handler may use: made once by the lifespan of `eventsync.application`, carried in the ASGI state."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What `eventsync dev` shows: its own words and its children's lines, each behind the name of who says it.
 
-server │ 2026-11-23 16:05:13.123 INFO    eventsync.main: listening on http://127.0.0.1:8000
+server │ 2026-11-23 16:05:13.123 INFO    eventsync.server.uvicorn_server: listening on http://127.0.0.1:8000
 """
 
 from __future__ import annotations

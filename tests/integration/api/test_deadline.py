@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from eventsync.main import ROUTES
+from eventsync.application import ROUTES
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from support.systems import running_system, tracked

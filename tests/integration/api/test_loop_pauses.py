@@ -7,7 +7,7 @@ from functools import partial
 import httpx
 import pytest
 
-from eventsync.main import ROUTES
+from eventsync.application import ROUTES
 from eventsync.settings import Settings
 from scripts.bench.worst import SETTINGS, WORST, Ask, Client, grow, is_grown
 from support.loops import Loop

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import Scope
 
 from eventsync.api import sse, websocket
-from eventsync.main import create_app
+from eventsync.application import create_app
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.sync.live.fan_out import DirectWriter, Write

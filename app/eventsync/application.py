@@ -1,0 +1,181 @@
+"""The ASGI application: its routes, its middlewares and, while it runs, its services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
+
+from eventsync.api import (
+    documents,
+    health,
+    metrics,
+    pages,
+    poll,
+    segments,
+    sse,
+    state_vectors,
+    time_travel,
+    transactions,
+    websocket,
+)
+from eventsync.api.cors import Cors
+from eventsync.api.origins import HostAndOrigin
+from eventsync.api.paths import ExactPaths, route_path
+from eventsync.api.state import Services
+from eventsync.concurrency.held_bytes import HeldBytes
+from eventsync.concurrency.offload import Offload
+from eventsync.concurrency.waiting import backoff, set_within
+from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
+from eventsync.mongodb.client import connect
+from eventsync.nodestorage import NodeStorage, WritePolicy
+from eventsync.server.deadline import Deadlines
+from eventsync.server.problems import not_found, on_error
+from eventsync.server.sized_response import Answers
+from eventsync.settings import Settings
+from eventsync.stores.history.time_travel import TimeTravel
+from eventsync.stores.readiness import reached
+from eventsync.stores.stores import Stores
+from eventsync.sync.catch_up.time_travel import TimeTravelReads
+from eventsync.sync.operating import Operating
+from eventsync.sync.service import SyncService
+
+logger = logging.getLogger(__name__)
+
+HEAD_START: Final = 1.0
+"""Seconds to wait for the log before the first request. Other servers answer better until then."""
+
+ROUTES: list[BaseRoute] = [
+    *documents.routes,
+    *time_travel.routes,
+    *transactions.routes,
+    *websocket.routes,
+    *sse.routes,
+    *poll.routes,
+    *segments.routes,
+    *state_vectors.routes,
+    *health.routes,
+    *metrics.routes,
+    *pages.routes,
+]
+
+
+class _Application(Starlette):
+    """Starlette, except for WebSockets: its wrapping of an endpoint would cost each open connection 3 KiB."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(**options)
+        self._sync = HostAndOrigin(websocket.Sync(), settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and route_path(scope) == websocket.PATH:
+            await self._sync(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+OnFailure = Callable[[EventsyncError], None]
+"""Called with the reason why the application must stop: without its feed it would serve outdated data."""
+
+
+def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, head_start: float = 0.0) -> Starlette:
+    """Make the application. Its lifespan begins once it follows the log, or after `head_start` seconds.
+
+    While it runs, `app.state.sync` is its `SyncService`. Drain that before the server shuts down.
+    """
+
+    held = HeldBytes(settings.held_bytes)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Services]]:
+        async with running(settings, on_failure, held) as services:
+            app.state.sync = services.sync
+            await set_within(services.sync.feed.followed, head_start)
+            yield {"services": services}
+
+    application = _Application(
+        settings,
+        routes=ROUTES,
+        lifespan=lifespan,
+        exception_handlers={EventsyncError: on_error, HTTPException: on_error, Exception: on_error},
+        middleware=[
+            Middleware(HostAndOrigin, settings=settings),
+            *_cors(settings),
+            Middleware(Answers, held=held, timeout=settings.send_timeout),
+            Middleware(Deadlines, seconds=settings.request_timeout),
+            Middleware(ExactPaths),
+        ],
+    )
+    # Each path has one spelling.
+    application.router.redirect_slashes = False
+    application.router.default = not_found
+    return application
+
+
+@asynccontextmanager
+async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) -> AsyncIterator[Services]:
+    """Run the services while the block runs. They connect and follow the log as soon as MongoDB can be used."""
+    async with (
+        connect(settings, "serve") as requests,
+        connect(settings, "feed") as tailing,
+        Offload.running(settings) as offload,
+    ):
+        stores = Stores.of(requests, settings, offload)
+        storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings), offload)
+        sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
+        reading = sync.source.admissions["read"]
+        time_travel = TimeTravelReads(
+            TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload
+        )
+        services = Services(settings, storage, sync, time_travel, stores.archive, Operating(stores), offload, held)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_work(services, stop, on_failure), name="feed and indexes")
+            try:
+                yield services
+            finally:
+                stop.set()
+
+
+async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) -> None:
+    """Wait for MongoDB; then follow the log and make the indexes until `stop`.
+
+    Until then the application answers, and `/readyz` reports that it is not ready.
+    """
+    try:
+        if await reached(services.settings, "serve", stop):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_prepared(services, stop), name="indexes")
+                await services.sync.run(stop)
+    except ConfigurationError as error:
+        on_failure(error)
+    except Exception:
+        logger.critical("the feed has failed", exc_info=True)
+        on_failure(EventsyncError("the feed has failed; the log has the reason"))
+
+
+async def _prepared(services: Services, stop: asyncio.Event) -> None:
+    """Make the indexes as soon as MongoDB accepts writes."""
+    failures = 0
+    while not stop.is_set():
+        try:
+            await services.storage.ensure_indexes()
+            await services.sync.vectors.ensure_indexes(services.settings.client_ttl)
+        except Unavailable as error:
+            logger.warning("%s; trying again", error.diagnosis)
+            await set_within(stop, backoff(failures, first=0.1, cap=5.0))
+            failures += 1
+        else:
+            return
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    return [Middleware(Cors, settings=settings)] if settings.allowed_origins else []
