@@ -98,7 +98,7 @@ class Processes:
         self.port = mongod.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
-        self._environment = _environment(settings, self.port)
+        self._environment = environment_of(settings, self.port)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *words: str, name: str | None = None, options: Iterable[str] = ()) -> None:
@@ -160,7 +160,8 @@ class Processes:
         return self._directory / f"{word}.log"
 
 
-def _environment(settings: Settings, port: int) -> dict[str, str]:
+def environment_of(settings: Settings, port: int) -> dict[str, str]:
+    """Return the environment of a process with these settings."""
     given: dict[str, Any] = settings.model_dump(exclude_defaults=True) | {"port": port}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
     for name, value in given.items():

@@ -65,7 +65,8 @@ def authorship(request: Request, body: bytes) -> tuple[Author, Idempotency | Non
     digest = hashlib.sha256()
     described = (
         request.method,
-        request.url.path,
+        # The same write, wherever the application is mounted.
+        request.url.path.removeprefix(request.scope.get("root_path", "")),
         *(",".join(request.headers.getlist(name)) for name in _FINGERPRINTED),
     )
     for part in (*(text.encode() for text in described), body):

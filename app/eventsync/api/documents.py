@@ -12,7 +12,7 @@ from eventsync.api import conditions, time_travel
 from eventsync.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
 from eventsync.api.cursors import Cursor
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.paths import segment
+from eventsync.api.paths import root_of, segment
 from eventsync.api.state import services
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.ids import format_id, parse_id
@@ -152,7 +152,8 @@ def answer(request: Request, collection: str, result: WriteResult) -> Response:
     if result.etag is not None:
         headers["ETag"] = result.etag
     if result.created:
-        headers["Location"] = f"/v1/collections/{quote(collection, safe='')}/documents/{quote(result.id, safe=':')}"
+        path = f"/v1/collections/{quote(collection, safe='')}/documents/{quote(result.id, safe=':')}"
+        headers["Location"] = root_of(request.scope) + path
     body = written(result, minimal=conditions.wants_minimal(request))
     return Response(to_json(body), 201 if result.created else 200, headers, JSON)
 

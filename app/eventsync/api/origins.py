@@ -18,6 +18,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eventsync.api.paths import route_path
 from eventsync.domain.protocol import SUBPROTOCOL
 from eventsync.errors import EventsyncError, Forbidden, Malformed
 from eventsync.server.problems import problem_of, respond
@@ -49,12 +50,12 @@ class HostAndOrigin:
         try:
             self._check(scope, Headers(scope=scope))
         except (Forbidden, Malformed) as error:
-            await _refuse(error, scope, receive, send)
+            await refuse(error, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        probe = scope["path"] in _PROBES
+        probe = route_path(scope) in _PROBES
         hosts = headers.getlist("host")
         if not hosts and probe and scope.get("http_version") == "1.0":
             return  # probes of load balancers speak it, and name nobody
@@ -119,7 +120,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def _refuse(error: EventsyncError, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse(error: EventsyncError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer by a problem document, or by a close code where a WebSocket is asked for."""
     if scope["type"] == "http":
         await respond(error)(scope, receive, send)
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from starlette.routing import BaseRoute
 from eventsync import web
 from eventsync.api import conditions, openapi
 from eventsync.api.endpoint import Endpoint
+from eventsync.api.paths import root_of
 
 _FOLDER: Final = Path(web.__file__).parent
 _HTML: Final = "text/html; charset=utf-8"
@@ -71,6 +73,16 @@ def _read(name: str) -> Asset:
     return Asset.of((_FOLDER / name).read_bytes(), _HTML)
 
 
+@lru_cache(maxsize=16)
+def _openapi(server: str) -> Asset:
+    return Asset.of(orjson.dumps(openapi.document(server)), "application/json")
+
+
+async def openapi_document(request: Request) -> Response:
+    """Answer with the OpenAPI document of the path that this application is mounted at."""
+    return _openapi(root_of(request.scope) or "/").respond(request)
+
+
 ASSETS: Final = {
     path.name: Asset.of(path.read_bytes(), _MEDIA_TYPES[path.suffix])
     for path in sorted(_FOLDER.iterdir())
@@ -89,12 +101,6 @@ async def asset(request: Request) -> Response:
 routes: list[BaseRoute] = [
     Endpoint("/", _page(_read("index.html")), methods=["GET"], name="page", query=("collection",), tagged=True),
     Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], name="docs", tagged=True),
-    Endpoint(
-        "/openapi.json",
-        _page(Asset.of(orjson.dumps(openapi.document()), "application/json")),
-        methods=["GET"],
-        name="openapi",
-        tagged=True,
-    ),
+    Endpoint("/openapi.json", openapi_document, methods=["GET"], name="openapi", tagged=True),
     Endpoint("/assets/{name}", asset, methods=["GET"], name="assets", tagged=True),
 ]

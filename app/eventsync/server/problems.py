@@ -126,6 +126,10 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer for a path that has no route, by 404 for a WebSocket too; Starlette's own answer to that is a bare 403."""
     if scope["type"] == "http":
         raise HTTPException(HTTPStatus.NOT_FOUND)
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        # The server can refuse a handshake by its own answer only.
+        await send({"type": "websocket.close"})
+        return
     await _response(HTTPStatus.NOT_FOUND, "no WebSocket is served here; /v1/sync is the one path")(scope, receive, send)
 
 

@@ -6,7 +6,7 @@ import { newDocument, openDocument } from "./document.js";
 import { $, h, onFrame } from "./dom.js";
 import { editCell, failed } from "./editor.js";
 import { Feed } from "./feed.js";
-import { get, newKey, pathOf, write } from "./http.js";
+import { BASE, get, newKey, pathOf, write } from "./http.js";
 import { notify } from "./notices.js";
 import { Outage } from "./outage.js";
 import { parsePosition } from "./replica.js";
@@ -25,7 +25,7 @@ const ASK_AGAIN = 3000; // ms, while there is no collection to show
 
 const keys = new Set(); // of this page's own writes
 // Without an id of its own: the server remembers clients that have one, and each page would be another.
-const client = new SyncClient({ transport: "websocket" });
+const client = new SyncClient({ url: BASE, transport: "websocket" });
 const feed = new Feed();
 const table = new DocumentTable($("grid"), {
   edit: (cell, id, tokens) =>

@@ -178,8 +178,13 @@ export class SyncClient extends EventTarget {
   }
 }
 
+/** The URL of a path below the server's own URL, which may have a path, too. */
+function below(url, path) {
+  return new URL(path, `${url}`.endsWith("/") ? url : `${url}/`);
+}
+
 function openWebSocket({ url, clientId, vector }, shapes, { message, closed }) {
-  const address = new URL("/v1/sync", url);
+  const address = below(url, "v1/sync");
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address, "eventsync.v1");
   socket.onopen = () => socket.send(JSON.stringify({ type: "hello", client_id: clientId, shapes, vector }));
@@ -208,7 +213,7 @@ async function refusal(address) {
 }
 
 function openEventSource({ url, clientId, vector }, shapes, { message, closed }) {
-  const address = new URL("/v1/sync/sse", url);
+  const address = below(url, "v1/sync/sse");
   for (const shape of shapes) address.searchParams.append("shape", shape);
   address.searchParams.set("vector", vectorText(shapes, vector));
   if (clientId) address.searchParams.set("client_id", clientId);

@@ -1,8 +1,10 @@
-// The API reference, drawn from /openapi.json.
+// The API reference, drawn from openapi.json.
 
 import { curlFor, parametersOf, resolve } from "./openapi.js";
 import { $, h } from "./dom.js";
+import { BASE } from "./http.js";
 
+const SERVER = BASE.replace(/\/$/, "");
 const METHODS = ["get", "post", "put", "patch", "delete"];
 
 /** Text with `code` and **strong** marks as nodes. */
@@ -81,7 +83,7 @@ function operation(document, path, method, item) {
     { id: operationId, "aria-label": summary },
     h("h3", {}, h("span", { class: `tag ${name}` }, name), h("code", {}, path), h("span", { class: "muted" }, summary)),
     ...paragraphs(description),
-    block(curlFor(document, location.origin, path, method), "command"),
+    block(curlFor(document, SERVER, path, method), "command"),
     ...(parameters.length ? [parameterTable(document, parameters)] : []),
     ...(bodies.length ? [h("h4", {}, "Body"), ...bodies] : []),
     h("h4", {}, "Answers"),
@@ -119,7 +121,7 @@ function draw(document) {
   const { title, version, summary, description } = document.info;
   const sync = $("how-to-sync").content.cloneNode(true);
   for (const pre of sync.querySelectorAll("pre[data-copy]")) {
-    pre.replaceWith(block(pre.textContent.replaceAll("{origin}", location.origin)));
+    pre.replaceWith(block(pre.textContent.replaceAll("{origin}", SERVER)));
   }
   const sections = document.tags.map(({ name, description: about }) =>
     h("section", {}, h("h2", {}, name), ...paragraphs(about),
@@ -132,7 +134,7 @@ function draw(document) {
 }
 
 try {
-  const answer = await fetch("/openapi.json");
+  const answer = await fetch(`${BASE}openapi.json`);
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   draw(await answer.json());
 } catch (error) {

@@ -2,6 +2,12 @@
 
 import { parseJson } from "./values.js";
 
+/** The URL that the API is below, with a slash at its end: the server may be mounted under a path. */
+export const BASE = new URL("..", import.meta.url).href;
+
+/** The URL of a path of the API. */
+const urlOf = (path) => new URL(`.${path}`, BASE);
+
 export class Refusal extends Error {
   /** `problem`: the server's RFC 9457 document. */
   constructor(problem) {
@@ -18,7 +24,7 @@ export function pathOf(collection, id) {
 
 /** GET, parsed. Throws `Refusal`, or `TypeError` where the server can't be reached. */
 export async function get(path) {
-  return answer(await fetch(path, { cache: "no-store" }));
+  return answer(await fetch(urlOf(path), { cache: "no-store" }));
 }
 
 /**
@@ -26,7 +32,7 @@ export async function get(path) {
  * through the API, which keeps the version. Throws as `get` does.
  */
 export async function getTagged(path) {
-  const response = await fetch(path, { cache: "no-store" });
+  const response = await fetch(urlOf(path), { cache: "no-store" });
   return { ...(await answer(response)), tag: response.headers.get("ETag") };
 }
 
@@ -38,7 +44,7 @@ export async function write(method, path, { body, type = "application/json", tag
   if (body !== undefined) headers["Content-Type"] = type;
   if (tag ?? version !== undefined) headers["If-Match"] = tag ?? `"${version}"`;
   const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
-  return answer(await fetch(path, request).catch(() => fetch(path, request)));
+  return answer(await fetch(urlOf(path), request).catch(() => fetch(urlOf(path), request)));
 }
 
 async function answer(response) {

@@ -35,8 +35,8 @@ _TAGS = [
 ]
 
 
-def document() -> Json:
-    """The whole document, ready to be encoded."""
+def document(server: str = "/") -> Json:
+    """Return the whole document, ready to be encoded. `server` is the URL that its paths are below."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -46,7 +46,7 @@ def document() -> Json:
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/", "description": "This server"}],
+        "servers": [{"url": server, "description": "This server"}],
         "tags": _TAGS,
         "paths": writing.PATHS | syncing.PATHS | segments.PATHS | vectors.PATHS | operations.PATHS,
         "components": {"schemas": SCHEMAS, "parameters": PARAMETERS, "headers": HEADERS},
