@@ -33,9 +33,7 @@ from scripts.bench import (
     replay,
     sequencing,
     sessions,
-    snapshots,
     storm,
-    years,
 )
 from scripts.bench.goals import index
 from scripts.bench.plots import draw
@@ -58,9 +56,7 @@ BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Nam
     "replay": replay.declare,
     "sequencing": sequencing.declare,
     "sessions": sessions.declare,
-    "snapshots": snapshots.declare,
     "storm": storm.declare,
-    "years": years.declare,
 }
 """Name → what adds the benchmark's options to a parser and returns what runs it."""
 
@@ -79,9 +75,7 @@ _QUICK: Final = {
     "replay": "--behind 10,10000 --cold 10 --together 0 --rounds 1",
     "sequencing": "--changes 2000 --rounds 1 --seconds 1",
     "sessions": "--only idle --idle 100",
-    "snapshots": "--documents 5000 --rounds 1 --seconds 1",
     "storm": "--clients 100 --rounds 1 --rates 20",
-    "years": "--events 20000 --documents 10000 --load-seconds 30 --limit 200 --seconds 2",
 }
 """Options with which each is over soon: enough to see that it runs."""
 

@@ -25,9 +25,9 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod, running
 from scripts.bench.load import Kind
+from scripts.bench.long_log import LongLog, until
 from scripts.bench.nginx import Nginx, documented, missing, running_nginx
 from scripts.bench.report import Report, Table
-from scripts.bench.years_system import LongLog, until
 
 _MIB = 1024 * 1024
 _FEW = 10

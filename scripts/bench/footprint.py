@@ -13,10 +13,10 @@ from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, fresh_mongod
 from scripts.bench.exact import run_exact
 from scripts.bench.fan_out_sources import beside
+from scripts.bench.long_log import Rows, once
 from scripts.bench.memory import Memory
 from scripts.bench.report import Report, Table
 from scripts.bench.sessions_stage import Stage, raise_open_files, say, settled, staged
-from scripts.bench.years_system import Rows, once
 
 _WINDOW: Final = 256 * 1024 * 1024
 _TRANSPORTS: Final = ("websocket", "sse", "poll")

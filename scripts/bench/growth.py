@@ -29,10 +29,10 @@ from scripts.bench.exact import run_exact
 from scripts.bench.fan_out_cells import STEADY, Cell, Load
 from scripts.bench.fan_out_sources import beside, ours
 from scripts.bench.load import Kind
+from scripts.bench.long_log import until
 from scripts.bench.report import Plot, Report, Table
 from scripts.bench.sequencing_cells import backlog
 from scripts.bench.sessions_stage import Stage, raise_open_files, say, staged
-from scripts.bench.years_system import until
 
 Lines = dict[str, dict[float, list[float]]]
 

@@ -22,11 +22,11 @@ from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.process import crowd
 from scripts.bench.deployment import Deployment, fresh_mongod
 from scripts.bench.exact import run_exact
+from scripts.bench.long_log import once
 from scripts.bench.memory import Memory
 from scripts.bench.report import Plot, Report, Table
 from scripts.bench.sessions_stage import Stage, raise_open_files, say, staged
 from scripts.bench.slope import slope
-from scripts.bench.years_system import once
 
 _SIZES: Final = {
     # Each is full, and each job has had its turn, long before the warm-up is over.

@@ -19,11 +19,11 @@ from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
 from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
 from scripts.bench.exact import run_exact
+from scripts.bench.long_log import until
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
 from scripts.bench.report import Report, Table
 from scripts.bench.sessions_stage import Stage, raise_open_files, say, staged
-from scripts.bench.years_system import until
 
 Rows = defaultdict[str, defaultdict[str, list[float]]]
 

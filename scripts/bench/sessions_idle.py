@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import Final
 
+from scripts.bench.long_log import Rows, once
 from scripts.bench.memory import Memory
 from scripts.bench.report import Table
 from scripts.bench.sessions_stage import Clock, Stage, say, settled
-from scripts.bench.years_system import Rows, once
 
 _NOTHING: Final = Memory(0, 0, 0)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from eventsync.concurrency.waiting import set_within
+from scripts.bench.long_log import Rows, once
 from scripts.bench.memory import Memory, forget_peak
 from scripts.bench.report import Table
 from scripts.bench.sessions_stage import Clock, Figures, Stage, say
-from scripts.bench.years_system import Rows, once
 
 _PERIOD: Final = 0.04
 """Seconds between two inserts, each of several documents."""

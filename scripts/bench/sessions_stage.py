@@ -24,7 +24,7 @@ from scripts.bench.crowd.history import History
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess
 from scripts.bench.deployment import Deployment, cpu_seconds, peak, running
-from scripts.bench.years_system import LongLog, until
+from scripts.bench.long_log import LongLog, until
 
 Figures = dict[str, float]
 

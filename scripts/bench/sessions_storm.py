@@ -6,11 +6,11 @@ import asyncio
 import time
 from typing import Any, Final
 
+from scripts.bench.long_log import Rows, once
 from scripts.bench.memory import Memory
 from scripts.bench.pulse import pulse
 from scripts.bench.report import Table
 from scripts.bench.sessions_stage import Clock, Figures, Stage, say
-from scripts.bench.years_system import Rows, once
 
 _PATIENCE: Final = 40.0
 """Seconds for which the writes go on, at most, where somebody does not become live."""
