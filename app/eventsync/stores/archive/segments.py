@@ -19,12 +19,12 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
 
+from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.format import Span
 from eventsync.mongodb.errors import translated
 
 _PAGE = 100
-_END = Int64(2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class SegmentStore:
     async def newest(self, log: LogId) -> Segment | None:
         """The segment with the newest events."""
         with translated("the segments can't be read"):
-            row = await self._segments.find_one(_range(log), sort=[("_id", DESCENDING)])
+            row = await self._segments.find_one({"_id": key_range(log)}, sort=[("_id", DESCENDING)])
         return _segment(row) if row else None
 
     async def holding(self, log: LogId, seq: Seq) -> Segment | None:
@@ -82,7 +82,7 @@ class SegmentStore:
     async def starting(self, log: LogId, first: Seq) -> Segment | None:
         """The segment whose first event is `first`."""
         with translated("the segments can't be read"):
-            row = await self._segments.find_one({"_id": {"l": log, "n": Int64(first)}})
+            row = await self._segments.find_one({"_id": event_key(log, first)})
         return _segment(row) if row else None
 
     async def covering(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[Segment]:
@@ -101,18 +101,20 @@ class SegmentStore:
         before = await self._before(log, Seq(after + 1))
         first = before.span.first if before and before.span.last > after else after + 1
         with translated("the segments can't be read"):
-            cursor = self._segments.find(_range(log, first, up_to), sort=[("_id", ASCENDING)], limit=_PAGE)
+            cursor = self._segments.find(
+                {"_id": key_range(log, first - 1, up_to)}, sort=[("_id", ASCENDING)], limit=_PAGE
+            )
             return [_segment(row) async for row in cursor]
 
     async def _before(self, log: LogId, seq: Seq) -> Segment | None:
         with translated("the segments can't be read"):
-            row = await self._segments.find_one(_range(log, up_to=seq), sort=[("_id", DESCENDING)])
+            row = await self._segments.find_one({"_id": key_range(log, up_to=seq)}, sort=[("_id", DESCENDING)])
         return _segment(row) if row else None
 
     async def until(self, log: LogId, time: Timestamp) -> AsyncGenerator[Segment]:
         """The segments that begin at cluster time `time` or before, the newest first."""
         with translated("the segments can't be read"):
-            query = _range(log) | {"first_time": {"$lte": time}}
+            query = {"_id": key_range(log), "first_time": {"$lte": time}}
             async for row in self._segments.find(query, sort=[("_id", DESCENDING)]):
                 yield _segment(row)
 
@@ -121,7 +123,7 @@ class SegmentStore:
         sums: dict[str, Any] = {"_id": None, "segments": {"$sum": 1}}
         sums |= {name: {"$sum": f"${name}"} for name in ("events", "bytes", "raw")}
         with translated("the segments can't be counted"):
-            cursor = await self._segments.aggregate([{"$match": _range(log)}, {"$group": sums}])
+            cursor = await self._segments.aggregate([{"$match": {"_id": key_range(log)}}, {"$group": sums}])
             rows = await cursor.to_list()
         row = rows[0] if rows else dict.fromkeys(("segments", "events", "bytes", "raw"), 0)
         return Totals(row["segments"], int(row["events"]), int(row["bytes"]), int(row["raw"]))
@@ -147,19 +149,15 @@ class SegmentStore:
 
     async def forget(self, segment: Segment) -> None:
         """Take a segment out of the registry. Its object is to be removed before."""
-        key = {"l": segment.log, "n": Int64(segment.span.first)}
+        key = event_key(segment.log, segment.span.first)
         with translated(f"segment {segment.path} can't be forgotten"):
             await self._segments.delete_one({"_id": key, "path": segment.path})
-
-
-def _range(log: LogId, first: int = 0, up_to: int = _END) -> dict[str, Any]:
-    return {"_id": {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(up_to)}}}
 
 
 def _row(segment: Segment) -> dict[str, Any]:
     span = segment.span
     return {
-        "_id": {"l": segment.log, "n": Int64(span.first)},
+        "_id": event_key(segment.log, span.first),
         "last": Int64(span.last),
         "events": Int64(span.count),
         "bytes": Int64(segment.size),

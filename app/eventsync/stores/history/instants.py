@@ -9,12 +9,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Protocol
 
-from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import timestamp
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import DamagedEvents
@@ -80,7 +80,7 @@ class Instants:
 
     async def _time(self, log: LogId, seq: Seq) -> Timestamp:
         with translated(f"event {log}:{seq} can't be read"):
-            row = await self._rows.find_one({"_id": _key(log, seq)}, {"s": 1})
+            row = await self._rows.find_one({"_id": event_key(log, seq)}, {"s": 1})
         if row is None:
             if seq <= (await self._tiers.read(log)).archived_up_to:
                 raise _Moved
@@ -92,7 +92,7 @@ class Instants:
 
     async def _committed(self, log: LogId, at: datetime, after: Seq, up_to: Seq) -> Seq | None:
         """The newest event with `after < seq <= up_to` that was committed by then; nearly always the first one read."""
-        wall, query = timestamp(at), {"_id": {"$gt": _key(log, after), "$lte": _key(log, up_to)}}
+        wall, query = timestamp(at), {"_id": key_range(log, after, up_to)}
         with translated("events can't be read"):
             cursor = self._rows.find(query, {"t": 0, "w": 0}, sort=[("_id", DESCENDING)], batch_size=_BATCH)
             async with cursor:
@@ -102,7 +102,3 @@ class Instants:
                     if said(event, "at") <= wall:
                         return event.seq
         return None
-
-
-def _key(log: LogId, seq: Seq) -> dict[str, Any]:
-    return {"l": log, "n": Int64(seq)}

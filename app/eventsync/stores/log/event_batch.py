@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import bson
-from bson.int64 import Int64
 
+from eventsync.domain.event_key import event_key
 from eventsync.domain.events import Group
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.block import Block
@@ -54,7 +54,7 @@ class EventBatchBuilder:
 
     def __init__(self, log: LogId) -> None:
         # A row up to where its number is: the same bytes in all of this log, but for the row's size before it.
-        self._head = bson.encode({"_id": {"l": log, "n": Int64(0)}})[4:-10]
+        self._head = bson.encode({"_id": event_key(log, 0)})[4:-10]
         self._row = struct.Struct(f"<i{len(self._head)}sqx{len(_BODY)}si")
         self._begin()
 

@@ -16,11 +16,11 @@ from contextlib import aclosing
 from typing import Any
 
 from bson.binary import Binary
-from bson.int64 import Int64
 from pymongo import ASCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
@@ -49,7 +49,7 @@ class EventParts:
         name, pieces = secrets.token_hex(8), [value[at : at + PART_BYTES] for at in range(0, len(value), PART_BYTES)]
         with translated(f"the parts of event {log}:{seq} can't be written"):
             for part, piece in enumerate(pieces):
-                await self._parts.insert_one({"_id": _key(log, seq) | {"v": name, "p": part}, "d": Binary(piece)})
+                await self._parts.insert_one({"_id": event_key(log, seq) | {"v": name, "p": part}, "d": Binary(piece)})
         return {"v": name, "of": len(pieces), "sha256": Binary(await asyncio.to_thread(_sha256, value))}
 
     async def filled(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class EventParts:
         found = []
         for part in range(said["of"]):
             with translated(f"part {part} of event {log}:{seq} can't be read"):
-                piece = await self._parts.find_one({"_id": _key(log, seq) | {"v": said["v"], "p": part}})
+                piece = await self._parts.find_one({"_id": event_key(log, seq) | {"v": said["v"], "p": part}})
             if piece is None:
                 raise DamagedEvents(f"part {part} of event {log}:{seq} is missing", seq)
             found.append(piece["d"])
@@ -99,16 +99,15 @@ class EventParts:
 
     async def remove(self, log: LogId, up_to: Seq) -> None:
         """Remove the parts of all events up to `up_to`, whose rows are no longer here."""
-        bounds = {"$gte": {"l": log}, "$lt": {"l": log, "n": Int64(up_to + 1)}}
+        bounds = {"$gte": event_key(log, 0), "$lt": event_key(log, up_to + 1)}
         with translated("the parts of events can't be removed"):
             await self._parts.delete_many({"_id": bounds})
 
     async def _named(self, log: LogId) -> AsyncGenerator[list[dict[str, Any]]]:
         """The keys of all parts of a log, in batches."""
-        bounds = {"$gte": {"l": log}, "$lt": {"l": log, "n": ""}}  # MongoDB sorts strings behind all numbers
         batch: list[dict[str, Any]] = []
         with translated("the parts of events can't be listed"):
-            cursor = self._parts.find({"_id": bounds}, {"_id": 1}, sort=[("_id", ASCENDING)])
+            cursor = self._parts.find({"_id": key_range(log)}, {"_id": 1}, sort=[("_id", ASCENDING)])
             async with cursor:
                 async for row in cursor:
                     batch.append(row["_id"])
@@ -119,7 +118,7 @@ class EventParts:
             yield batch
 
     async def _orphans(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        keys = {part["n"]: _key(part["l"], part["n"]) for part in parts}
+        keys = {part["n"]: event_key(part["l"], part["n"]) for part in parts}
         with translated("events can't be read"):
             cursor = self._events.find({"_id": {"$in": list(keys.values())}}, {"b.v": 1, "w.v": 1})
             rows = {row["_id"]["n"]: _names(row) async for row in cursor}
@@ -133,7 +132,3 @@ def _sha256(value: bytes) -> bytes:
 def _names(row: Mapping[str, Any]) -> set[str]:
     """The values in parts that a row names."""
     return {row[field]["v"] for field in _LARGE if isinstance(row.get(field), dict)}
-
-
-def _key(log: LogId, seq: int) -> dict[str, Any]:
-    return {"l": log, "n": Int64(seq)}

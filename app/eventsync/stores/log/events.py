@@ -24,6 +24,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
+from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import Group
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
@@ -161,20 +162,20 @@ class EventStore:
     async def _newest(
         self, log: LogId, fields: dict[str, int], session: AsyncClientSession | None
     ) -> dict[str, Any] | None:
-        query = {"_id": {"$lte": _key(log, Seq(2**63 - 1)), "$gte": _key(log, Seq(0))}}
+        query = {"_id": key_range(log)}
         with translated("the log's tail can't be read"):
             return await self._events.find_one(query, fields, sort=[("_id", DESCENDING)], session=session)
 
     async def token(self, log: LogId, seq: Seq) -> Any:
         """The token that is stored with an event; None where there is no such event in MongoDB."""
         with translated("an event can't be read"):
-            row = await self._events.find_one({"_id": _key(log, seq)}, {"t": 1})
+            row = await self._events.find_one({"_id": event_key(log, seq)}, {"t": 1})
         return row.get("t", "") if row else None
 
     async def time(self, log: LogId, seq: Seq) -> Timestamp | None:
         """The cluster time of an event; None where there is no such event in MongoDB."""
         with translated("an event can't be read"):
-            row = await self._events.find_one({"_id": _key(log, seq)}, {"s": 1})
+            row = await self._events.find_one({"_id": event_key(log, seq)}, {"s": 1})
         return row.get("s") if row else None
 
     async def holds(self, log: LogId, new: NewEvent) -> bool:
@@ -254,7 +255,7 @@ class EventStore:
 def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
     event = new.event
     row = {
-        "_id": _key(log, event.seq),
+        "_id": event_key(log, event.seq),
         "t": new.token,
         "s": new.time,
         "c": event.collection,
@@ -268,7 +269,3 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
     if event.group is not None:
         row["g"] = {"id": event.group.id, "n": event.group.n, "of": event.group.of}
     return row
-
-
-def _key(log: LogId, seq: Seq) -> dict[str, Any]:
-    return {"l": log, "n": Int64(seq)}

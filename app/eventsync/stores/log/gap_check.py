@@ -17,6 +17,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.read_concern import ReadConcern
 
+from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
@@ -90,7 +91,7 @@ class GapCheck:
         count = 0
         with translated("the events can't be counted"):
             for start in range(after, up_to, _AT_ONCE):
-                query = _range(log, start, min(up_to, start + _AT_ONCE))
+                query = {"_id": key_range(log, start, min(up_to, start + _AT_ONCE))}
                 # Not `count_documents`: that is an aggregation, and this a scan of keys.
                 answer = await self._events.database.command(
                     {"count": self._events.name, "query": query, "readConcern": {"level": "majority"}}
@@ -113,7 +114,7 @@ class GapCheck:
         no longer is can't answer at all.
         """
         events = self._events.with_options(read_concern=ReadConcern("linearizable"))
-        key = {"_id": {"l": log, "n": Int64(seq)}}
+        key = {"_id": event_key(log, seq)}
         with translated("the log can't be read"):
             return await events.find_one(key, {"_id": 1}, max_time_ms=_LINEARIZABLE_MS) is not None
 
@@ -138,11 +139,9 @@ class GapCheck:
 
     async def _numbers(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[int]:
         with translated("the events can't be read"):
-            cursor = self._events.find(_range(log, after, up_to), {"_id": 1}, sort=[("_id", 1)], batch_size=_AT_ONCE)
+            cursor = self._events.find(
+                {"_id": key_range(log, after, up_to)}, {"_id": 1}, sort=[("_id", 1)], batch_size=_AT_ONCE
+            )
             async with cursor:
                 async for row in cursor:
                     yield int(row["_id"]["n"])
-
-
-def _range(log: LogId, after: int, up_to: int) -> dict[str, Any]:
-    return {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}}

@@ -24,6 +24,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.answer_size import AnswerSize
 from eventsync.concurrency.prefetch import ahead
+from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import Group, last_whole
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
@@ -190,7 +191,7 @@ class HotRows:
         if self._seen is not None and log == self._seen[0] and seq <= self._seen[1]:
             session.advance_operation_time(self._seen[2])  # whoever reads behind that time sees it, too
             return
-        if await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"_id": 1}, session=session):
+        if await self._events.find_one({"_id": event_key(log, seq)}, {"_id": 1}, session=session):
             if session.operation_time is not None:
                 self._seen = log, seq, session.operation_time
             return
@@ -227,7 +228,7 @@ class HotRows:
     async def whole_before(self, log: LogId, seq: Seq) -> Seq:
         """`seq`, or the last event before it that does not lie inside a transaction."""
         with translated("events can't be read"):
-            row = await self._events.find_one({"_id": {"l": log, "n": Int64(seq)}}, {"g": 1})
+            row = await self._events.find_one({"_id": event_key(log, seq)}, {"g": 1})
         return last_whole(seq, group_of(row) if row else None)
 
     async def remove(self, log: LogId, up_to: Seq) -> AsyncGenerator[int]:
@@ -238,8 +239,7 @@ class HotRows:
         with translated("sealed events can't be removed"):
             while (first := await self._first(log)) is not None and first <= up_to:
                 last = Seq(min(first + _REMOVED_AT_ONCE - 1, up_to))
-                bounds = {"$gte": {"l": log, "n": Int64(first)}, "$lte": {"l": log, "n": Int64(last)}}
-                yield (await self._events.delete_many({"_id": bounds})).deleted_count
+                yield (await self._events.delete_many({"_id": key_range(log, first - 1, last)})).deleted_count
         # After the rows that name them; also those of a writer that never came to its row.
         await self._parts.remove(log, up_to)
 
@@ -249,8 +249,7 @@ class HotRows:
             return await self._first(log)
 
     async def _first(self, log: LogId, after: int = -1) -> Seq | None:
-        bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lt": {"l": log, "n": ""}}
-        row = await self._events.find_one({"_id": bounds}, {"_id": 1}, sort=[("_id", ASCENDING)])
+        row = await self._events.find_one({"_id": key_range(log, after)}, {"_id": 1}, sort=[("_id", ASCENDING)])
         return Seq(row["_id"]["n"]) if row else None
 
 
@@ -279,7 +278,7 @@ def in_order(
         query: Row = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": within}
         order = "_id.n"
     else:
-        query = {"_id": {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}}
+        query = {"_id": key_range(log, after, up_to)}
         query |= {"c": shape.collection} if shape is not None else {}
         order = "_id"
     return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields)

@@ -15,6 +15,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.event_key import event_key
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import ResetRequired
@@ -91,7 +92,7 @@ class TierStore:
         recent = {"_id.l": log, "$expr": {"$gt": ["$at", _ago(every)]}}
         with translated("the log's horizon can't be recorded"):
             if await self._horizons.find_one(recent) is None:
-                key = {"_id": {"l": log, "n": Int64(seq)}}
+                key = {"_id": event_key(log, seq)}
                 await self._horizons.update_one(key, [{"$set": {"at": {"$ifNull": ["$at", "$$NOW"]}}}], upsert=True)
 
     async def gone_for(self, log: LogId, seconds: float) -> Seq:

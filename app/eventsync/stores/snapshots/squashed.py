@@ -15,6 +15,7 @@ from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.event_key import key_range
 from eventsync.domain.ids import IdText, filter_of, format_id, parse_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import to_json
@@ -98,10 +99,9 @@ class Squashed:
 
 
 def _pipeline(log: LogId, collection: str, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
-    bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}
     archived = {"_id.l": log, "_id.c": collection, "n": {"$gt": Int64(after)}}
     return [
-        {"$match": {"_id": bounds, "c": collection}},
+        {"$match": {"_id": key_range(log, after, up_to), "c": collection}},
         {"$project": {"_id": 0, "i": 1}},
         {
             "$unionWith": {

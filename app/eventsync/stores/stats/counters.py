@@ -16,6 +16,7 @@ from pymongo import UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.event_key import key_range
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.mongodb.errors import translated
@@ -127,13 +128,12 @@ class Counters:
             await self._counters.delete_many({"_id.l": log})
 
     async def _sums(self, log: LogId, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
-        bounds = {"$gt": {"l": log, "n": Int64(after)}, "$lte": {"l": log, "n": Int64(up_to)}}
         block = {"$floor": {"$divide": ["$_id.n", BLOCK]}}
         size = {"$add": [{"$bsonSize": "$$ROOT"}, _APART]}
         sums = {"events": {"$sum": 1}, "bytes": {"$sum": size}, "last": {"$max": "$_id.n"}}
         group = {"$group": {"_id": {"c": "$c", "k": block}} | sums}
         with translated("the events can't be tallied"):
-            cursor = await self._events.aggregate([{"$match": {"_id": bounds}}, group])
+            cursor = await self._events.aggregate([{"$match": {"_id": key_range(log, after, up_to)}}, group])
             return await cursor.to_list()
 
     async def _move(self, log: LogId, after: Seq, up_to: Seq, sums: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from bson.int64 import Int64
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.event_key import event_key
 from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
@@ -64,7 +65,7 @@ class Estimates:
 
     async def _sampled(self, log: LogId, collection: str, seqs: range) -> int:
         chosen = random.sample(seqs, min(len(seqs), _sample(len(seqs))))
-        query = {"_id": {"$in": [{"l": log, "n": Int64(seq)} for seq in chosen]}}
+        query = {"_id": {"$in": [event_key(log, seq) for seq in chosen]}}
         with translated(f"the events of {collection} can't be counted"):
             rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_MOST_SAMPLE).to_list()
         ids = [row["i"] for row in rows if row["c"] == collection]
