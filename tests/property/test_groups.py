@@ -4,7 +4,7 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsync_workers.sequencing.transactions import Grouper, transaction_of
+from eventsync_workers.sequencing.transactions import TransactionAssembler, transaction_of
 from support.changes import inserted
 
 COMMITS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12)
@@ -22,16 +22,16 @@ def test_groups_are_the_commits_whatever_the_batches(
         group = [inserted(f"{number}-{index}", time=time, txn=txn) for index in range(max(changes, 1))]
         stream += group
         expected.append(group)
-    grouper, got = Grouper(), []
+    assembler, got = TransactionAssembler(), []
     while stream:
         size = cuts.pop() if cuts else len(stream)
         batch, stream = stream[:size], stream[size:]
         # A batch that was cut ends at its last change's time; one that was not, maybe beyond.
         up_to = batch[-1]["clusterTime"] if batch else Timestamp(0, 0)
-        got += grouper.feed(batch, up_to)
-        assert grouper.pending == bool(batch and transaction_of(batch[-1])) or not batch
-        assert grouper.bytes == sum(len(change.raw) for change in grouper._open)
-    got += grouper.feed([], Timestamp(time + 1, 0))
+        got += assembler.feed(batch, up_to)
+        assert assembler.is_open == bool(batch and transaction_of(batch[-1])) or not batch
+        assert assembler.bytes == sum(len(change.raw) for change in assembler._open)
+    got += assembler.feed([], Timestamp(time + 1, 0))
     assert [list(group) for group in got] == expected
-    assert not grouper.pending
-    assert grouper.bytes == 0
+    assert not assembler.is_open
+    assert assembler.bytes == 0

@@ -9,7 +9,7 @@ import pytest
 from eventsync.domain.values.extended_json import CODEC, same
 from eventsync.mongodb.change_stream import watch
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.converter import convert, decoded
+from eventsync_workers.sequencing.converter import convert, decode_change
 from support.replay import apply_patch
 from support.waiting import within
 
@@ -73,7 +73,7 @@ async def test_what_mongodb_says_of_an_update_is_all_that_it_did(stores: Stores,
         while not (found := (await stream.read(wait=5, limit=10)).changes):
             continue
     after = await docs.find_one({"_id": 1})
-    change = decoded(found[0])
+    change = decode_change(found[0])
     event = convert(change)
     assert event is not None
     told = event.document if event.patch is None else apply_patch(event.patch, DOCUMENT)

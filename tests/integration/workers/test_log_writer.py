@@ -14,9 +14,9 @@ from eventsync.mongodb.change_stream import Batch
 from eventsync.stores.log.events import LogHead
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.converter import told
+from eventsync_workers.sequencing.converter import encode_event
 from eventsync_workers.sequencing.log_writer import LogWriter
-from eventsync_workers.sequencing.missing_images import StateReader
+from eventsync_workers.sequencing.missing_images import ImageReader
 from support.changes import AT, SESSION, change, inserted, token
 
 LOG = LogId("k3f9ab2c")
@@ -30,7 +30,7 @@ class Written:
         self._events = stores.events
         self._from = tail.seq if tail else Seq(0)
         # The changes here carry their states: the reader is not asked for any.
-        self.log = LogWriter(LOG, stores.events, StateReader(stores.snapshots), tail, Timestamp(time, 1))
+        self.log = LogWriter(LOG, stores.events, ImageReader(stores.snapshots), tail, Timestamp(time, 1))
 
     async def append(self, groups: Sequence[Sequence[RawBSONDocument]], read: Batch | None = None) -> int:
         """Convert and append; returns the number of events."""
@@ -169,7 +169,7 @@ async def test_what_is_found_takes_the_place_of_what_was_only_converted(stores: 
     await written.append([[inserted(1, time=5)]])
     await written.log.convert([[inserted(2, time=6)]])
     found = Event("orders", IdText("int:9"), "delete", 0, 0, AT)
-    await written.log.append_found([told(found)], token(7), Timestamp(7, 1))
+    await written.log.append_repair([encode_event(found)], token(7), Timestamp(7, 1))
     await written.append([[inserted(3, time=8)]])
     assert [(seq, key) for seq, key, _ in await written.marks()] == [(1, "int:1"), (2, "int:9"), (3, "int:3")]
 

@@ -17,9 +17,9 @@ from eventsync.mongodb.client import app_name
 from eventsync.settings import Settings
 from eventsync.stores.log.events import EventStore, Fenced, NewEvent
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.converter import Decoded
+from eventsync_workers.sequencing.converter import DecodedChange
 from eventsync_workers.sequencing.log_writer import LogWriter
-from eventsync_workers.sequencing.missing_images import StateReader
+from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.pipeline import Pipeline
 from support.changes import change, inserted
 from support.failpoints import failing
@@ -58,13 +58,13 @@ class Inserts:
         self.counts.append(len(events))
 
 
-class States(StateReader):
+class Images(ImageReader):
     """The real reader, but a change of the document `lost` has no state any more."""
 
-    async def completed(self, change: Decoded) -> Decoded | None:
+    async def complete(self, change: DecodedChange) -> DecodedChange | None:
         if change["documentKey"]["_id"] == "lost":
             raise HistoryLost("its time is no longer kept")
-        return await super().completed(change)
+        return await super().complete(change)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def inserts(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Inserts:
 
 @pytest.fixture
 def writer(stores: Stores, inserts: Inserts) -> LogWriter:
-    return LogWriter(LOG, inserts.store, States(stores.snapshots), None, Timestamp(0, 1))
+    return LogWriter(LOG, inserts.store, Images(stores.snapshots), None, Timestamp(0, 1))
 
 
 def alone(*keys: Any) -> list[list[RawBSONDocument]]:
@@ -174,7 +174,7 @@ async def test_where_conversion_fails_all_before_is_appended_and_nothing_behind(
 async def test_where_appending_fails_it_is_the_error_of_the_whole(
     inserts: Inserts, stores: Stores, writer: LogWriter
 ) -> None:
-    other = LogWriter(LOG, stores.events, StateReader(stores.snapshots), None, Timestamp(0, 1))
+    other = LogWriter(LOG, stores.events, ImageReader(stores.snapshots), None, Timestamp(0, 1))
     await other.append([await other.convert(alone("other"))])
     with pytest.raises(Fenced):
         await putting(writer, MUCH, alone("a", "b"), [lost()], end=NETWORK)

@@ -15,9 +15,9 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
-from eventsync_workers.sequencing.missing_images import StateReader
+from eventsync_workers.sequencing.leader import Leader
+from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.repair import Repair
-from eventsync_workers.sequencing.term import Term
 from support.failpoints import failing
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, replayed, tracked
 from support.sequencing import snapshot
@@ -141,7 +141,7 @@ async def test_a_drop_that_is_broken_off_is_not_gone_on_behind(
     monkeypatch.setattr(Repair, "_append", appending)
     current = await stores.logs.current()
     assert current is not None
-    await Term(stores, settings, StateReader(stores.snapshots), current).run(stopping)
+    await Leader(stores, settings, ImageReader(stores.snapshots), current, stopping).run()
     monkeypatch.undo()
     tail = await stores.events.tail(log)
     assert tail is not None

@@ -1,7 +1,7 @@
-"""From a MongoDB change to an event. Pure: no driver call, no clock, no state.
+"""Converts a MongoDB change to an event. Pure: no driver call, no clock, no state.
 
-Sources: https://www.mongodb.com/docs/manual/reference/change-events/ and `docs/events.md`, which says what each kind of
-change becomes.
+Sources: https://www.mongodb.com/docs/manual/reference/change-events/ and `docs/events.md`, which lists the event of
+each kind of change.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ from eventsync.errors import EventsyncError
 _NONE = Stamp()
 
 _LONG_PATH = 1000
-_MOST_LETTERS = 1024 * 1024
-"""Paths longer than `_LONG_PATH` are followed while all that they may mean has at most `_MOST_LETTERS`. Beyond that it
-is cheaper to compare the documents whole: a field's name may be a million dots.
+_MAX_LETTERS = 1024 * 1024
+"""Paths longer than `_LONG_PATH` are split as long as their possible prefixes have at most `_MAX_LETTERS` in all.
+
+Beyond that it is cheaper to compare the whole documents: a field's name may consist of a million dots.
 """
 
 
 class StateMissing(EventsyncError):
-    """The exact state before or after the change is needed and is not in it."""
+    """The change lacks an image that its conversion needs."""
 
     code = "state_missing"
 
 
-Decoded = dict[str, Any]
-"""A change as plain values, images and all."""
+DecodedChange = dict[str, Any]
+"""A change as plain values, including its images."""
 
 
 class EncodedEvent(NamedTuple):
-    """An encoded event. It does not hold the values: of a transaction's documents these may be millions."""
+    """An encoded event. It does not hold the values: the documents of a transaction may have millions of them."""
 
     collection: str
     id: IdText
@@ -64,7 +65,7 @@ class EncodedEvent(NamedTuple):
     """Those of its document or patch."""
 
 
-def told(event: Event) -> EncodedEvent:
+def encode_event(event: Event) -> EncodedEvent:
     """Encode an event."""
     encoded, marks = event.encode(), list[str]()
     if not event.plain:
@@ -72,86 +73,86 @@ def told(event: Event) -> EncodedEvent:
     return EncodedEvent(event.collection, event.id, event.version, encoded, marks)
 
 
-def told_aside(raw: bytes) -> tuple[EncodedEvent | None, bool]:
-    """Convert a change and encode its event: all the work on a large one. Raises as `convert`.
+def convert_raw(raw: bytes) -> tuple[EncodedEvent | None, bool]:
+    """Decode a large change, convert it and encode its event, all in a helper process. Raises like `convert`.
 
-    Return the event, and whether something in the change can't be decoded.
+    Return the event, and True if something in the change can't be decoded.
     """
-    change = decoded(RawBSONDocument(raw, RAW_CODEC))
+    change = decode_change(RawBSONDocument(raw, RAW_CODEC))
     is_odd = isinstance(change, OddChange)
     event = convert(change, raw)
-    return None if event is None else told(event), is_odd
+    return None if event is None else encode_event(event), is_odd
 
 
-def told_outcome_aside(change: Decoded, images: Mapping[str, bytes]) -> EncodedEvent | None:
-    """Do the same for a change whose images were read from the collection; they are BSON, by name."""
-    event = convert(_by_field(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
-    return None if event is None else told(event)
+def convert_reread(change: DecodedChange, images: Mapping[str, bytes]) -> EncodedEvent | None:
+    """Do the same for a change whose images were read from the collection: `images` has their BSON by name."""
+    event = convert(_decode_fields(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
+    return None if event is None else encode_event(event)
 
 
-def told_found(
+def encode_replacement(
     collection: str, id_text: IdText, base: int | None, raw: bytes, at: datetime
 ) -> tuple[EncodedEvent, bool]:
-    """Encode the event that makes a document what it was found to be, `raw`; `base` is its version before, if any.
+    """Encode the event that replaces a document of version `base`, None if there is none, by the BSON document `raw`.
 
-    Return it, and whether it holds the bytes of the document because that can't be told as it is.
+    Return it, and True if it holds the document as bytes because JSON can't represent it.
     """
     version, document = unversioned(decode(raw))
     op: Op = "create" if base is None else "replace"
     event = Event(collection, id_text, op, base or 0, version, at, document=document)
     try:
-        return told(event), False
+        return encode_event(event), False
     except Exception:  # noqa: BLE001 - one document must not stop a repair
-        return told(event._replace(document=unreadable_document(document.get("_id"), document))), True
+        return encode_event(event._replace(document=unreadable_document(document.get("_id"), document))), True
 
 
-def outline(change: RawBSONDocument) -> Decoded:
-    """Return the change as plain values, but for what may be large: its images and MongoDB's account of it."""
+def outline(change: RawBSONDocument) -> DecodedChange:
+    """Decode a change except for what may be large: its images and its `updateDescription`."""
     return Outline(
         (name, decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) and name not in _LARGE else value)
         for name, value in change.items()
     )
 
 
-class Outline(Decoded):
-    """A change of which what may be large is not decoded."""
+class Outline(DecodedChange):
+    """A change whose large fields are not decoded."""
 
 
 IMAGES = ("fullDocument", "fullDocumentBeforeChange")
 _LARGE = frozenset({*IMAGES, "updateDescription"})
 
 
-def outline_to_read(change: RawBSONDocument) -> Decoded:
-    """Return the outline of a change whose images are to be read from the collection: of MongoDB's account the stamp.
+def outline_without_images(change: RawBSONDocument) -> DecodedChange:
+    """Return the outline of a change whose images are to be read from the collection.
 
-    The account may be as large as the document, and is of no use without the images.
+    Its `updateDescription` has the stamp only: it may be as large as the document, and is no use without the images.
     """
     parts = {name: value for name, value in outline(change).items() if name not in _LARGE}
-    account = change.get("updateDescription")
-    if account is not None:
-        stamp = field_of(account["updatedFields"].raw, FIELD)
+    description = change.get("updateDescription")
+    if description is not None:
+        stamp = field_of(description["updatedFields"].raw, FIELD)
         parts["updateDescription"] = {"updatedFields": {} if stamp is None else {FIELD: stamp}}
     return parts
 
 
-class OddChange(Decoded):
-    """A change with something in it that the driver can't decode."""
+class OddChange(DecodedChange):
+    """A change that contains something that the driver can't decode."""
 
 
-def decoded(change: Mapping[str, Any]) -> Decoded:
-    """The change as plain values. Decoded in one go, which is much faster than field by field. Never fails."""
+def decode_change(change: Mapping[str, Any]) -> DecodedChange:
+    """Decode a change, in one go if possible, which is much faster than field by field. Never fails."""
     if isinstance(change, RawBSONDocument):
         try:
-            found = bson.decode(change.raw, JSON_CODEC)
-        except Exception:  # noqa: BLE001 - somewhere in a document: then only that one is read in another way
-            return OddChange(_by_field(change))
-        key = found.get("documentKey")
-        odd = (key is not None and inexact_id(change["documentKey"].raw, key)) or too_deep(change.raw, found)
-        return OddChange(_by_field(change)) if odd else found
-    return _by_field(change)
+            decoded = bson.decode(change.raw, JSON_CODEC)
+        except Exception:  # noqa: BLE001 - one document can't be decoded, and only that one is read in another way
+            return OddChange(_decode_fields(change))
+        key = decoded.get("documentKey")
+        odd = (key is not None and inexact_id(change["documentKey"].raw, key)) or too_deep(change.raw, decoded)
+        return OddChange(_decode_fields(change)) if odd else decoded
+    return _decode_fields(change)
 
 
-def _by_field(change: Mapping[str, Any]) -> Decoded:
+def _decode_fields(change: Mapping[str, Any]) -> DecodedChange:
     return {
         name: decode(value.raw, JSON_CODEC) if isinstance(value, RawBSONDocument) else value
         for name, value in change.items()
@@ -159,16 +160,16 @@ def _by_field(change: Mapping[str, Any]) -> Decoded:
 
 
 def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) -> Event | None:
-    """The event of one document change; None for a change that clients are not to see by itself.
+    """Return the event of one document change, or None for a change that clients do not see.
 
-    (That is the mark which an API delete leaves on the document just before it deletes it, in the same transaction.)
-    `raw` is the BSON that `change` was decoded from; it tells faster than the values do how the event is encoded.
+    (An API delete marks the document just before it deletes it, in the same transaction: the mark is such a change.)
+    `raw` is the BSON that `change` was decoded from; it shows faster than the values how the event is to be encoded.
 
-    Raises `StateMissing` for an update without both images, and a delete or replacement without the one before.
+    Raises `StateMissing` for an update without both images, and for a delete or replacement without the one before.
     """
-    parts = change if isinstance(change, dict) else decoded(change)
+    parts = change if isinstance(change, dict) else decode_change(change)
     if isinstance(parts, OddChange):
-        raw = None  # it says nothing of how the values are encoded that were read in another way
+        raw = None  # Some values were not decoded from it.
     kind = parts["operationType"]
     if kind == "insert":
         return _created(parts, raw)
@@ -180,7 +181,7 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
 
 
 def unreadable(change: Mapping[str, Any]) -> Event:
-    """Return the event of a change that can't be converted although its images are there: the bytes of the document."""
+    """Return the event of a change that can't be converted although it has its images: the document as bytes."""
     before, after = change.get("fullDocumentBeforeChange"), change.get("fullDocument")
     base = _version(before)
     value = _document(change["documentKey"])["_id"]
@@ -192,7 +193,7 @@ def unreadable(change: Mapping[str, Any]) -> Event:
 
 
 def unreadable_document(value: Any, document: Document) -> Document:
-    """Return the stand-in for a document that JSON can't hold as it is. `value` is its id."""
+    """Return the stand-in for a document that JSON can't represent. `value` is its id."""
     return UnreadableDocument({"_id": value, WRAPPER: Opaque(0x03, encode(unstamp(document)[1]))})
 
 
@@ -204,7 +205,7 @@ def _version(image: Any) -> int:
     return 0 if image is None else Stamp.of(_document(image)).version
 
 
-def _image(change: Decoded, name: str) -> Document:
+def _image(change: DecodedChange, name: str) -> Document:
     document: Document | None = change.get(name)
     if document is None:
         where = f"{change['ns']['coll']}/{format_id(change['documentKey']['_id'])}"
@@ -212,13 +213,13 @@ def _image(change: Decoded, name: str) -> Document:
     return document
 
 
-def _created(change: Decoded, raw: bytes | memoryview | None) -> Event:
+def _created(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
     after = _image(change, "fullDocument")
     stamp, document = unstamp(after)
     return _event(change, "create", _NONE, stamp, document=document, plain=_plain(raw, after))
 
 
-def _updated(change: Decoded) -> Event | None:
+def _updated(change: DecodedChange) -> Event | None:
     was, before = unstamp(_image(change, "fullDocumentBeforeChange"))
     stamp, after = unstamp(_image(change, "fullDocument"))
     if isinstance(before, OddDocument) or isinstance(after, OddDocument):
@@ -228,19 +229,19 @@ def _updated(change: Decoded) -> Event | None:
     patch = diff(before, after, None if isinstance(change, OddChange) else _touched(change))
     if stamp.deleted and not was.deleted and not patch:
         return None
-    # A patch that is larger than the document is a worse way to say the same.
+    # A patch that outgrows the document is of no advantage.
     if len(patch) > 1 and _outgrows(patch, after):
         return _event(change, "replace", was, stamp, document=after)
     return _event(change, "update", was, stamp, patch=patch)
 
 
-def _replaced(change: Decoded, raw: bytes | memoryview | None) -> Event:
+def _replaced(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
     before, after = _image(change, "fullDocumentBeforeChange"), _image(change, "fullDocument")
     stamp, document = unstamp(after)
     return _event(change, "replace", Stamp.of(before), stamp, document=document, plain=_plain(raw, before, after))
 
 
-def _deleted(change: Decoded) -> Event:
+def _deleted(change: DecodedChange) -> Event:
     was = Stamp.of(_image(change, "fullDocumentBeforeChange"))
     if was.deleted:
         return _event(change, "delete", Stamp(max(0, was.version - 1)), was)
@@ -248,7 +249,7 @@ def _deleted(change: Decoded) -> Event:
 
 
 def _event(
-    change: Decoded,
+    change: DecodedChange,
     op: Op,
     was: Stamp,
     now: Stamp,
@@ -257,15 +258,15 @@ def _event(
     patch: list[Operation] | None = None,
     plain: bool = False,
 ) -> Event:
-    """A write through the API is known by its version, one above the version before; all else came from elsewhere."""
+    """Make an event. A write through the API raises the version by one; any other change is external."""
     op_id, by = (now.op_id, now.by) if now.version == was.version + 1 else (None, None)
     name, key = change["ns"]["coll"], format_id(change["documentKey"]["_id"])
-    # By place: by name it takes twice as long, for each change.
+    # Positional arguments: keywords take twice as long, for each change.
     return Event(name, key, op, was.version, now.version, change["wallTime"], document, patch, op_id, by, plain)
 
 
 def _plain(raw: bytes | memoryview | None, *images: Document) -> bool:
-    """Whether the documents are known to be plain, but for the versions in their stamps."""
+    """Return True if the documents are known to be plain, except for the versions in their stamps."""
     if raw is None:
         return False
     versions = 0
@@ -276,13 +277,13 @@ def _plain(raw: bytes | memoryview | None, *images: Document) -> bool:
     return is_plain(bytes(raw), versions, images)
 
 
-def _touched(change: Decoded) -> Touched | None:
-    """What an update may have changed, by MongoDB's own account; None where it gives none."""
+def _touched(change: DecodedChange) -> Touched | None:
+    """Return the paths that an update may have changed by its `updateDescription`, or None if it has none."""
     if (description := change.get("updateDescription")) is None:
         return None
     paths = [(path, 0) for path in (*description.get("updatedFields", ()), *description.get("removedFields", ()))]
     paths += [(array["field"], array["newSize"]) for array in description.get("truncatedArrays", ())]
-    if sum(path.count(".") * len(path) for path, _ in paths if len(path) > _LONG_PATH) > _MOST_LETTERS:
+    if sum(path.count(".") * len(path) for path, _ in paths if len(path) > _LONG_PATH) > _MAX_LETTERS:
         return None
     found: dict[str, int] = {}
     for path, first in paths:
@@ -291,9 +292,9 @@ def _touched(change: Decoded) -> Touched | None:
 
 
 def _touch(found: dict[str, int], path: str, first: int) -> None:
-    """Something at `path` was changed; where that is an array, from the item `first` on.
+    """Add a changed path; if it is an array, it has changed from the item `first` on.
 
-    A dotted path may mean a field with dots in its name, or one inside another: either may be what has changed.
+    A dotted path may mean a field with dots in its name, or one inside another: either may have changed.
     """
     found[path] = min(first, found.get(path, first))
     end = path.find(".")
@@ -306,6 +307,6 @@ def _touch(found: dict[str, int], path: str, first: int) -> None:
 
 
 def _outgrows(patch: list[Operation], document: Document) -> bool:
-    """Whether the patch is longer than the document, in JSON."""
+    """Return True if the patch is longer than the document, in JSON."""
     length = len(to_json(patch))
     return not longer_than(document, length) and length > len(to_json(document))

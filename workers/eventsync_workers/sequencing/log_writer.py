@@ -1,11 +1,11 @@
-"""Turns groups of changes into numbered events and appends them, and knows what the log's newest checkpoint is."""
+"""Converts transactions to numbered events and appends them, and knows the log's newest checkpoint."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
@@ -20,31 +20,37 @@ from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Batch, Token
 from eventsync.stores.log.events import EventStore, LogHead, NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync_workers.sequencing.collapse import Changed, lacks_images, told_once
+from eventsync_workers.sequencing.collapse import ChangeAndRaw, collapse_transaction, lacks_images
 from eventsync_workers.sequencing.converter import (
     IMAGES,
-    Decoded,
+    DecodedChange,
     EncodedEvent,
     OddChange,
     Outline,
     convert,
-    decoded,
+    convert_raw,
+    convert_reread,
+    decode_change,
+    encode_event,
     outline,
-    outline_to_read,
-    told,
-    told_aside,
-    told_outcome_aside,
+    outline_without_images,
     unreadable,
 )
-from eventsync_workers.sequencing.missing_images import StateReader
-from eventsync_workers.sequencing.transactions import transaction_of
+from eventsync_workers.sequencing.missing_images import ImageReader
+from eventsync_workers.sequencing.transactions import Transaction, transaction_of
 
 logger = logging.getLogger(__name__)
 
-Checkpoint = tuple[Seq, Token, Timestamp]
-
 _DECODED_AT_ONCE = 1024 * 1024
 """Bytes of a transaction's changes that are decoded before the first is converted."""
+
+
+class NewCheckpoint(NamedTuple):
+    """A checkpoint that is not recorded yet; see `eventsync.stores.log.logs.Checkpoint`."""
+
+    seq: Seq
+    token: Token
+    time: Timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,91 +58,92 @@ class NumberedEvents:
     """Numbered events, and the checkpoint that holds as soon as they are appended."""
 
     events: Sequence[NewEvent]
-    checkpoint: Checkpoint | None
+    checkpoint: NewCheckpoint | None
 
 
 class LogWriter:
-    """One term's hold on a log: its tail, from which it numbers on, and how far the stream has been used.
+    """Writes a log during one term: numbers events from its head on, and keeps track of how far the stream was used.
 
-    `convert` may run ahead of `append`; what it has numbered must then be appended, all of it and in order, or the
-    writer be given up. Each of the two is called by one task at a time.
+    `convert` may run ahead of `append`. All that it has numbered must then be appended in order, or the writer be given
+    up. Each of the two is called by one task at a time.
     """
 
     def __init__(
         self,
         log: LogId,
         events: EventStore,
-        states: StateReader,
-        tail: LogHead | None,
+        images: ImageReader,
+        head: LogHead | None,
         time: Timestamp,
         offload: Offload | None = None,
     ) -> None:
-        """`offload` converts large changes; without it, all are converted at once."""
+        """`offload` converts large changes; without it, all are converted in this process."""
         self._offload = offload or inline()
         self._slices = Slices()
         self.log = log
-        self.seq = tail.seq if tail else Seq(0)
+        self.seq = head.seq if head else Seq(0)
         """The newest event that is appended."""
-        self.checkpoint: Checkpoint | None = None
-        """The newest one that is not recorded yet. All before it is appended."""
+        self.checkpoint: NewCheckpoint | None = None
+        """The newest one that is not recorded yet. All events before it are appended."""
         self.newest: NewEvent | None = None
         """The event that was appended last; None before the first one."""
-        self.token = tail.token if tail else None
+        self.token = head.token if head else None
         """The token that is stored with it."""
         self._numbered = self.seq
         self._events = events
-        self._states = states
+        self._images = images
         self._time = time
         self._token: Token | None = None
-        self._open = unfinished(tail.group) if tail else None
+        self._unfinished = unfinished(head.group) if head else None
 
-    async def convert(self, groups: Iterable[Sequence[RawBSONDocument]], read: Batch | None = None) -> NumberedEvents:
-        """Number the events of whole groups. `read` is the batch that ends with them and leaves no group open, if any.
+    async def convert(self, transactions: Iterable[Transaction], read: Batch | None = None) -> NumberedEvents:
+        """Number the events of transactions. `read` is the batch that ends with them and leaves none open, if any.
 
-        Raises `HistoryLost` and `Unavailable` for a state that can't be read. Then nothing of `groups` has a number.
+        Raises `HistoryLost` and `Unavailable` for an image that can't be read. Then no change of `transactions` is
+        numbered.
         """
         new: list[NewEvent] = []
-        checkpoint: Checkpoint | None = None
+        checkpoint: NewCheckpoint | None = None
         numbered, time, token = self._numbered, self._time, self._token
-        for group in groups:
-            changes = await self._decoded(group)
+        for transaction in transactions:
+            changes = await self._decode(transaction)
             first, last = changes[0][0], changes[-1][0]
-            if token is not None and _later(first["clusterTime"], time):
-                # Nothing else can have happened at the earlier time any more.
-                checkpoint = (Seq(numbered + len(new)), token, time)
+            if token is not None and _is_later(first["clusterTime"], time):
+                # No other change can have the earlier time any more.
+                checkpoint = NewCheckpoint(Seq(numbered + len(new)), token, time)
             new += await self._number(changes, Seq(numbered + len(new)))
             time, token = first["clusterTime"], last["_id"]["_data"]
         self._numbered, self._time, self._token = Seq(numbered + len(new)), time, token
         if read is not None and self.settles(read):
-            checkpoint = (self._numbered, read.token, read.time)
+            checkpoint = NewCheckpoint(self._numbered, read.token, read.time)
         return NumberedEvents(new, checkpoint)
 
-    async def _decoded(self, group: Sequence[RawBSONDocument]) -> list[Changed]:
-        """Decode the changes of a group; of a large one, or in a large group, only what tells where it belongs.
+    async def _decode(self, transaction: Transaction) -> list[ChangeAndRaw]:
+        """Decode changes; of a large change, and of all changes of a large transaction, only the outline.
 
-        A million values that are held at once take the garbage collector long.
+        A million values held at once keep the garbage collector busy for long.
         """
-        changes: list[Changed] = []
-        is_large = sum(len(change.raw) for change in group) > _DECODED_AT_ONCE
-        for change in group:
+        changes: list[ChangeAndRaw] = []
+        is_large = sum(len(change.raw) for change in transaction) > _DECODED_AT_ONCE
+        for change in transaction:
             raw = change.raw
             is_outlined = is_large or len(raw) > self._offload.above
-            changes.append((_outlined(change) if is_outlined else decoded(change), raw))
+            changes.append((_outline(change) if is_outlined else decode_change(change), raw))
             await self._slices.did(len(raw))
         return changes
 
-    async def append(self, portions: Sequence[NumberedEvents]) -> None:
+    async def append(self, numbered: Sequence[NumberedEvents]) -> None:
         """Append what was converted, by one insert.
 
-        Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the tail.
+        Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the head.
         """
-        if new := [event for portion in portions for event in portion.events]:
+        if new := [event for one in numbered for event in one.events]:
             await self._events.append(self.log, new)
             self._appended(new[-1])
-        self.checkpoint = next((one.checkpoint for one in reversed(portions) if one.checkpoint), self.checkpoint)
+        self.checkpoint = next((one.checkpoint for one in reversed(numbered) if one.checkpoint), self.checkpoint)
 
-    async def append_found(self, events: Sequence[EncodedEvent], token: Token, time: Timestamp) -> None:
-        """Append events that no change brought, but what was found when `token` had been read. Raises like `append`.
+    async def append_repair(self, events: Sequence[EncodedEvent], token: Token, time: Timestamp) -> None:
+        """Append events of no change, made by a comparison as of `token`. Raises like `append`.
 
         What was converted and not appended is given up.
         """
@@ -151,119 +158,120 @@ class LogWriter:
         self.newest, self.seq, self.token = newest, newest.event.seq, newest.token
 
     def settles(self, batch: Batch) -> bool:
-        """Whether the stream was read past the last change by this batch, which has left no group open."""
+        """Return True if `batch`, which leaves no transaction open, goes beyond the time of the last change."""
         return batch.time > self._time
 
-    async def _number(self, group: Sequence[tuple[Decoded, Any]], seq: Seq) -> list[NewEvent]:
-        name = transaction_of(group[0][0])
+    async def _number(self, changes: Sequence[ChangeAndRaw], seq: Seq) -> list[NewEvent]:
+        name = transaction_of(changes[0][0])
         if name is None:
-            # By far the commonest, and always alone: told with nothing around it.
-            ((alone, raw),) = group
-            found = await self._convert(alone, raw)
-            return [] if found is None else [self._at(*_place(alone), found, Seq(seq + 1), None)]
-        all_told: list[tuple[Decoded, EncodedEvent | None]] = []
-        for change, raw in told_once(group):
-            all_told.append((change, await self._convert(change, raw)))
+            # By far the most common case: a change outside any transaction, which takes as little as possible.
+            ((change, raw),) = changes
+            event = await self._convert(change, raw)
+            return [] if event is None else [self._at(*_place(change), event, Seq(seq + 1), None)]
+        events: list[tuple[DecodedChange, EncodedEvent]] = []
+        for change, raw in collapse_transaction(changes):
+            if (event := await self._convert(change, raw)) is not None:
+                events.append((change, event))
             await self._slices.did(len(raw))
-        events = [(change, event) for change, event in all_told if event is not None]
-        marks = self._marks(name, len(events))
+        groups = self._groups(name, len(events))
         return [
-            self._at(*_place(change), event, Seq(seq + index), mark)
-            for index, ((change, event), mark) in enumerate(zip(events, marks, strict=True), start=1)
+            self._at(*_place(change), event, Seq(seq + index), group)
+            for index, ((change, event), group) in enumerate(zip(events, groups, strict=True), start=1)
         ]
 
-    def _marks(self, name: str, count: int) -> list[Group | None]:
-        """The marks of a transaction's events; none where it changed one document only."""
-        done, self._open = self._open, None
-        if done is not None and done.id == name:
-            # The rest of a transaction whose beginning an earlier term appended before it died.
-            return [Group(name, done.n + index, done.of) for index in range(1, count + 1)]
+    def _groups(self, name: str, count: int) -> list[Group | None]:
+        """Return each event's place in its transaction; None if the transaction has a single event."""
+        begun, self._unfinished = self._unfinished, None
+        if begun is not None and begun.id == name:
+            # The rest of a transaction whose first events an earlier term appended before it died.
+            return [Group(name, begun.n + index, begun.of) for index in range(1, count + 1)]
         return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
-    async def _convert(self, change: Decoded, raw: bytes | memoryview) -> EncodedEvent | None:
-        """Return the change's event. Where none can be made, the stream goes on: the event holds the whole document."""
-        complete = await self._states.completed(change)
+    async def _convert(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
+        """Return the change's event. If it can't be converted, the event replaces the whole document."""
+        complete = await self._images.complete(change)
         if isinstance(change, OddChange):
             self._alarm_odd(change)
         try:
-            whole = complete is change and isinstance(change["ns"], dict)
-            if whole and len(raw) > self._offload.above:
-                return await self._convert_aside(change, raw)
-            if not whole:
-                return await self._convert_outcome(complete)
+            has_images = complete is change and isinstance(change["ns"], dict)
+            if has_images and len(raw) > self._offload.above:
+                return await self._convert_offloaded(change, raw)
+            if not has_images:
+                return await self._convert_reread(complete)
             if isinstance(change, Outline):
-                change = decoded(RawBSONDocument(bytes(raw), RAW_CODEC))
+                change = decode_change(RawBSONDocument(bytes(raw), RAW_CODEC))
                 if isinstance(change, OddChange):
                     self._alarm_odd(change)
             event = convert(change, raw)
-            return None if event is None else told(event)
+            return None if event is None else encode_event(event)
         except Unavailable:
-            raise  # there is no helper just now: that says nothing about the change
+            raise  # No helper process is available now, which is no fault of the change.
         except Exception:
-            logger.exception("ALARM: a change of %s can't be converted; its document is reset", _named(change))
-            return await self._reset(change)
+            logger.exception("ALARM: a change of %s can't be converted; its document is replaced", _named(change))
+            return await self._replace(change)
 
-    async def _convert_aside(self, change: Decoded, raw: bytes | memoryview) -> EncodedEvent | None:
-        found, is_odd = await self._offload.run(told_aside, bytes(raw), size=len(raw))
+    async def _convert_offloaded(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
+        event, is_odd = await self._offload.run(convert_raw, bytes(raw), size=len(raw))
         if is_odd:
             self._alarm_odd(change)
-        return found
+        return event
 
-    async def _convert_outcome(self, outcome: Decoded | None) -> EncodedEvent | None:
-        """Convert a change whose images were read from the collection, where they were not in the change."""
-        if outcome is None:
+    async def _convert_reread(self, change: DecodedChange | None) -> EncodedEvent | None:
+        """Convert a change whose images were read from the collection."""
+        if change is None:
             return None
-        images = {name: outcome[name] for name in IMAGES if isinstance(outcome.get(name), RawBSONDocument)}
+        images = {name: change[name] for name in IMAGES if isinstance(change.get(name), RawBSONDocument)}
         size = sum(len(image.raw) for image in images.values())
         if size <= self._offload.above:
-            event = _converted(outcome)
-            return None if event is None else told(event)
-        rest = {name: value for name, value in outcome.items() if name not in {*images, "updateDescription"}}
+            event = _event_of(change)
+            return None if event is None else encode_event(event)
+        rest = {name: value for name, value in change.items() if name not in {*images, "updateDescription"}}
         raw = {name: bytes(image.raw) for name, image in images.items()}
-        return await self._offload.run(told_outcome_aside, rest, raw, size=size)
+        return await self._offload.run(convert_reread, rest, raw, size=size)
 
     @staticmethod
-    def _alarm_odd(change: Decoded) -> None:
+    def _alarm_odd(change: DecodedChange) -> None:
         logger.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
 
-    async def _reset(self, change: Decoded) -> EncodedEvent | None:
-        outcome = await self._states.outcome(change)
+    async def _replace(self, change: DecodedChange) -> EncodedEvent | None:
+        """Return an event that replaces the whole document by what it is in the collection, as bytes if need be."""
+        reread = await self._images.reread(change)
         try:
-            event = _converted(outcome)
-            return None if event is None else told(event)
+            event = _event_of(reread)
+            return None if event is None else encode_event(event)
         except Exception:
-            logger.exception("ALARM: %s can't be told as it is; it is kept as bytes", _named(change))
-            return None if outcome is None else told(unreadable(outcome))
+            logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
+            return None if reread is None else encode_event(unreadable(reread))
 
     @staticmethod
-    def _at(token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, mark: Group | None) -> NewEvent:
+    def _at(token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, group: Group | None) -> NewEvent:
         collection, id_text, version, encoded, marks = event
-        stored = StoredEvent(seq, collection, id_text, place(encoded, seq, mark), mark)
+        stored = StoredEvent(seq, collection, id_text, place(encoded, seq, group), group)
         return NewEvent(stored, version, token, time, marks)
 
 
-def _outlined(change: RawBSONDocument) -> Decoded:
-    """Return a large change without what is large in it; its images where it lacks none."""
+def _outline(change: RawBSONDocument) -> DecodedChange:
+    """Decode a large change without its large fields; keep its images if it has all that it needs."""
     try:
         parts = outline(change)
-        return outline_to_read(change) if lacks_images(parts) else parts
-    except Exception:  # noqa: BLE001 - `decoded` never fails
-        return decoded(change)
+        return outline_without_images(change) if lacks_images(parts) else parts
+    except Exception:  # noqa: BLE001 - `decode_change` never fails
+        return decode_change(change)
 
 
-def _named(change: Decoded) -> str:
+def _named(change: DecodedChange) -> str:
     return f"{change['ns']['coll']}/{format_id(change['documentKey']['_id'])}"
 
 
-def _later(one: Timestamp, other: Timestamp) -> bool:
-    """What `>` says, which is asked of each change, and takes twice as long."""
+def _is_later(one: Timestamp, other: Timestamp) -> bool:
+    """Return `one > other`, in half of the time; it is computed for each change."""
     return (one.time, one.inc) > (other.time, other.inc)
 
 
-def _place(change: Decoded) -> tuple[Token, Timestamp]:
-    """Where the stream goes on after a change, and when it was."""
+def _place(change: DecodedChange) -> tuple[Token, Timestamp]:
+    """Return the token after a change, and its cluster time."""
     return change["_id"]["_data"], change["clusterTime"]
 
 
-def _converted(change: Decoded | None) -> Event | None:
-    return convert(decoded(change)) if change is not None else None
+def _event_of(change: DecodedChange | None) -> Event | None:
+    return convert(decode_change(change)) if change is not None else None

@@ -1,4 +1,4 @@
-"""Exact states of a document that a change event does not carry."""
+"""Reads the images that a change event does not carry."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from eventsync.mongodb.change_stream import HistoryLost
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
 from eventsync_workers.sequencing.collapse import STAMPED, lacks_images
-from eventsync_workers.sequencing.converter import Decoded
+from eventsync_workers.sequencing.converter import DecodedChange
 
 
 class CollectionBarred(EventsyncError):
-    """A state of one collection can't be read, and asking again does not help. The other collections can go on."""
+    """An image of one collection can't be read, and a retry does not help. The other collections can be followed."""
 
     code = "collection_barred"
 
@@ -30,26 +30,26 @@ class CollectionBarred(EventsyncError):
         self.collection = collection
 
 
-class StateReader:
-    """Reads a document as it was at a change's own cluster time (MongoDB keeps five minutes of that by default).
+class ImageReader:
+    """Reads a document as it was at a change's own cluster time, which MongoDB keeps for five minutes by default.
 
-    The second choice, for a change without its images: made before they were switched on again, say, by somebody who
-    dropped and remade the collection. Inside a transaction it sees only the transaction's outcome (see
+    It is the second choice, for a change without its images: one made before they were enabled again, for example in a
+    collection that was dropped and made again. Of a transaction it sees only the result (see
     `eventsync_workers.sequencing.collapse`), which as a replacement is still exact.
     """
 
     def __init__(self, snapshots: SnapshotReader) -> None:
         self._snapshots = snapshots
 
-    async def completed(self, change: Decoded) -> Decoded | None:
-        """`change`, with the states that its conversion needs; None for one that has come to nothing.
+    async def complete(self, change: DecodedChange) -> DecodedChange | None:
+        """Return `change` with the images that its conversion needs, or None if it has no effect.
 
-        Raises `HistoryLost` when MongoDB has them no more, and `CollectionBarred`.
+        Raises `HistoryLost` when MongoDB no longer has them, and `CollectionBarred`.
         """
-        return await self.outcome(change) if lacks_images(change) else change
+        return await self.reread(change) if lacks_images(change) else change
 
-    async def outcome(self, change: Decoded) -> Decoded | None:
-        """The change's outcome alone, read from the collection: the document as it then was, or its deletion."""
+    async def reread(self, change: DecodedChange) -> DecodedChange | None:
+        """Return the change as an insert, a replace or a delete by the images in the collection. Else as `complete`."""
         time: Timestamp = change["clusterTime"]
         after = await self._at(change, time) if change["operationType"] != "delete" else None
         before: Mapping[str, Any] | None = await self._at(change, _just_before(time))
@@ -57,13 +57,11 @@ class StateReader:
             return None
         kind = "delete" if after is None else "insert" if before is None else "replace"
         if before is not None and after is None and STAMPED in change:
-            before = {
-                "_id": change["documentKey"]["_id"],
-                FIELD: change[STAMPED],
-            }  # a deletion tells nothing else of it
+            # The event of a deletion has nothing else of the document.
+            before = {"_id": change["documentKey"]["_id"], FIELD: change[STAMPED]}
         return change | {"operationType": kind, "fullDocument": after, "fullDocumentBeforeChange": before}
 
-    async def _at(self, change: Decoded, time: Timestamp) -> RawBSONDocument | None:
+    async def _at(self, change: DecodedChange, time: Timestamp) -> RawBSONDocument | None:
         key = dict(change["documentKey"])["_id"]
         try:
             async with aclosing(self._snapshots.read(change["ns"]["coll"], time, {"_id": query_of(key)})) as found:

@@ -1,8 +1,8 @@
-"""History that is lost is repaired: the log is told by events what the collections have become meanwhile.
+"""Repair of a log whose history is lost: events that make it say what the collections have become meanwhile.
 
-What the log says (its newest stored snapshot and the events after it) and what a collection is at one cluster time are
-compared document by document; each that differs gets one event. Clients notice nothing but events. It may be broken off
-at any point and run again: what is repaired no longer differs.
+The state by the log (its newest stored snapshot and the events after it) and a collection at one cluster time are
+compared document by document; each document that differs gets one event. Clients see nothing but events. A repair can
+be interrupted anywhere and run again: a repaired document no longer differs.
 """
 
 from __future__ import annotations
@@ -18,86 +18,116 @@ from bson.timestamp import Timestamp
 from eventsync.domain.events import Event
 from eventsync.domain.ids import IdText
 from eventsync.errors import EventsyncError
-from eventsync.mongodb.change_stream import Token, token_time
+from eventsync.mongodb.change_stream import Token, token_time, watch
+from eventsync.mongodb.errors import Barred
 from eventsync.stores.history.comparison import Outdated
+from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.converter import EncodedEvent, told, told_found
+from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
+from eventsync_workers.sequencing.converter import EncodedEvent, encode_event, encode_replacement
 from eventsync_workers.sequencing.log_writer import LogWriter
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-"""Events that are appended together, and bytes of them; one event may exceed it."""
+"""Events that are appended together, and their bytes; one event may exceed them."""
 
 
-class BrokenOff(EventsyncError):
-    """The term is to stop in the middle of a repair: nothing may be appended behind what there is of it."""
+class RepairInterrupted(EventsyncError):
+    """The term ends in the middle of a repair: nothing may be appended after what there is of it."""
 
     code = "broken_off"
 
 
-class Repair:
-    """Appends by `writer`. Between `begin_repair` and `end_repair` of the log store, so that a crash is noticed."""
+async def repair_log(
+    stores: Stores, writer: LogWriter, collections: ActiveCollections, reason: str, stopping: Callable[[], bool]
+) -> None:
+    """Repair all active collections, and record the checkpoint that the log resumes at.
 
-    def __init__(self, stores: Stores, writer: LogWriter) -> None:
+    Raises `RepairInterrupted` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
+    """
+    log = writer.log
+    logger.warning("log %s: history is lost, repairing it: %s", log, reason)
+    await collections.load()
+    async with watch(stores.data, change_pipeline(collections.names)) as stream:
+        token = stream.token
+    # A new stream begins just after the cluster time. This write moves the cluster time on, so it can be read at.
+    await stores.logs.begin_repair(log, reason)
+    repair = Repair(stores, writer, stopping)
+    for name in collections.names:
+        try:
+            await repair.compare(name, token)
+        except Barred as error:
+            await collections.exclude(name, error)
+        except ReadRefused as error:
+            await collections.confine(error)
+    await stores.logs.checkpoint(log, writer.seq, token, token_time(token))
+    await stores.logs.end_repair(log)
+    logger.warning("log %s: repaired by %d events, up to %d", log, repair.events, writer.seq)
+
+
+class Repair:
+    """Appends to the log by `writer`. Call it between `begin_repair` and `end_repair`, which reveal a crash."""
+
+    def __init__(self, stores: Stores, writer: LogWriter, stopping: Callable[[], bool]) -> None:
         self._stores = stores
         self._writer = writer
+        self._stopping = stopping
         self.events = 0
         """How many were appended."""
 
-    async def compared(self, name: str, token: Token, stopping: Callable[[], bool]) -> None:
-        """Append what has become different in a collection up to `token`.
+    async def compare(self, name: str, token: Token) -> None:
+        """Append an event for each document of a collection that has become another one up to `token`.
 
-        Raises `BrokenOff` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
+        Raises `RepairInterrupted` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
         """
-        time, at = token_time(token), _wall(token_time(token))
-        found: list[EncodedEvent] = []
+        time, at = token_time(token), _wall_time(token_time(token))
+        events: list[EncodedEvent] = []
         size = 0
         outdated = self._stores.comparison.outdated(self._writer.log, name, self._writer.seq, time)
         async with aclosing(outdated):
             async for document in outdated:
-                found.append(event := await self._told(name, document, at))
+                events.append(event := await self._event(name, document, at))
                 size += len(event.encoded)
-                if len(found) >= _BATCH or size >= _BATCH_BYTES:
-                    await self._append(found, token, time)
-                    found, size = [], 0
-                    _go_on_unless(stopping)
-        await self._append(found, token, time)
+                if len(events) >= _BATCH or size >= _BATCH_BYTES:
+                    await self._append(events, token, time)
+                    events, size = [], 0
+                    self._raise_if_stopping()
+        await self._append(events, token, time)
 
-    async def emptied(self, name: str, change: RawBSONDocument, stopping: Callable[[], bool]) -> None:
-        """Append the deletion of all that the log has of a collection. Raises like `compared`."""
+    async def empty(self, name: str, change: RawBSONDocument) -> None:
+        """Append the deletion of all documents that the log has of a collection. Raises like `compare`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
         async with aclosing(self._stores.state.versions(self._writer.log, name, self._writer.seq)) as batches:
             async for batch in batches:
-                deleted = [_deleted(name, id_text, version, _wall(time)) for id_text, version in batch.items()]
+                deleted = [_deletion(name, id_text, version, _wall_time(time)) for id_text, version in batch.items()]
                 await self._append(deleted, token, time)
-                _go_on_unless(stopping)
+                self._raise_if_stopping()
 
-    async def _told(self, name: str, document: Outdated, at: datetime) -> EncodedEvent:
-        """Return the event that turns the log's state of a document into the collection's, as made elsewhere."""
+    async def _event(self, name: str, document: Outdated, at: datetime) -> EncodedEvent:
+        """Return the event, marked as external, that turns the log's state of a document into the collection's."""
         if (raw := document.raw) is None:
-            return _deleted(name, document.id, document.version or 0, at)
+            return _deletion(name, document.id, document.version or 0, at)
         offload = self._stores.offload
-        event, is_odd = await offload.call(len(raw), told_found, name, document.id, document.version, raw, at)
+        event, is_odd = await offload.call(len(raw), encode_replacement, name, document.id, document.version, raw, at)
         if is_odd:
-            logger.error("ALARM: %s/%s can't be told as it is; it is kept as bytes", name, document.id)
+            logger.error("ALARM: %s/%s can't be represented in JSON; it is kept as bytes", name, document.id)
         return event
 
     async def _append(self, events: list[EncodedEvent], token: Token, time: Timestamp) -> None:
         if events:
-            await self._writer.append_found(events, token, time)
+            await self._writer.append_repair(events, token, time)
             self.events += len(events)
 
-
-def _go_on_unless(stopping: Callable[[], bool]) -> None:
-    if stopping():
-        raise BrokenOff("it is stopped in the middle of a repair")
-
-
-def _deleted(name: str, id_text: IdText, version: int, at: datetime) -> EncodedEvent:
-    return told(Event(name, id_text, "delete", version, version, at))
+    def _raise_if_stopping(self) -> None:
+        if self._stopping():
+            raise RepairInterrupted("the worker stops in the middle of a repair, which the next leader completes")
 
 
-def _wall(time: Timestamp) -> datetime:
+def _deletion(name: str, id_text: IdText, version: int, at: datetime) -> EncodedEvent:
+    return encode_event(Event(name, id_text, "delete", version, version, at))
+
+
+def _wall_time(time: Timestamp) -> datetime:
     return time.as_datetime().astimezone(UTC)

@@ -1,4 +1,4 @@
-"""The sequencer: which log is written, and one term of leadership after another over it."""
+"""The sequencer: decides which log is written, and leads one term after another over it."""
 
 from __future__ import annotations
 
@@ -12,56 +12,59 @@ from eventsync.settings import Settings
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.logs import Log, LogLost, ResetAsked, cluster_identity
 from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.activation import change_pipeline
 from eventsync_workers.sequencing.audit import Appended
 from eventsync_workers.sequencing.evidence import Evidence
 from eventsync_workers.sequencing.faults import Faults
-from eventsync_workers.sequencing.missing_images import StateReader
-from eventsync_workers.sequencing.term import Term, pipeline
+from eventsync_workers.sequencing.leader import Leader
+from eventsync_workers.sequencing.missing_images import ImageReader
 
 logger = logging.getLogger(__name__)
 
 
 class Sequencer:
-    """Runs terms. `stopping` is asked between reads: a stop, or a lease that was lost."""
+    """Runs terms. It asks `stopping` between reads: the worker stops, or has lost its lease."""
 
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self._stores = stores
         self._settings = settings
-        self._states = StateReader(stores.snapshots)
+        self._images = ImageReader(stores.snapshots)
         self._evidence = Evidence(stores)
         self._faults = Faults()
-        self._reached: tuple[Log, Appended] | None = None
-        """The newest event that this process knows to be in a log, from whichever term."""
+        self._appended: tuple[Log, Appended] | None = None
+        """The newest event that any term of this process knows to be in a log."""
         self._active: tuple[str, ...] = ()
-        """The collections that it has sequenced last."""
+        """The collections that were sequenced last."""
 
     async def lead(self, stopping: Callable[[], bool]) -> None:
-        """One term. Returns when `stopping`; raises `Fenced`, `StreamInterrupted` or `Unavailable` when it is over.
+        """Lead until `stopping`. Raises `Fenced`, `StreamInterrupted` or `Unavailable` when the term is over.
 
-        A new log begins only where the old one can't be continued: it is lost, damaged, or of another deployment;
-        somebody asked for it; or history is lost before the snapshot that a repair starts from is stored.
+        A new log begins only if the old one can't be continued: it is lost, damaged, or of another deployment; an
+        operator requested it; or history is lost before the snapshot that a repair starts from is stored.
         """
         while not stopping():
-            current = await self._open_log()
-            reached = self._reached_in(current)
-            term = Term(self._stores, self._settings, self._states, current, self._evidence, reached, self._faults)
+            log = await self._open_log()
+            leader = Leader(
+                self._stores, self._settings, self._images, log, stopping,
+                evidence=self._evidence, appended=self._appended_to(log), faults=self._faults,
+            )  # fmt: skip
             try:
-                await term.run(stopping)
+                await leader.run()
             except (LogLost, NoBase, Damaged, TooLarge) as error:
-                said = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
-                logger.log(logging.WARNING, "%s %s: %s", said, current.id, error.diagnosis)
-                self._active = term.active or self._active
-                await self._begin_log(current, error.diagnosis)
+                text = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
+                logger.warning("%s %s: %s", text, log.id, error.diagnosis)
+                self._active = leader.active or self._active
+                await self._begin_log(log, error.diagnosis)
             finally:
-                self._active = term.active or self._active
-                if term.reached is not None:
-                    self._reached = current, term.reached
+                self._active = leader.active or self._active
+                if leader.appended is not None:
+                    self._appended = log, leader.appended
 
-    def _reached_in(self, current: Log) -> Appended | None:
-        return self._reached[1] if self._reached is not None and self._reached[0].id == current.id else None
+    def _appended_to(self, log: Log) -> Appended | None:
+        return self._appended[1] if self._appended is not None and self._appended[0].id == log.id else None
 
     async def _open_log(self) -> Log:
-        current, known = await self._stores.logs.current(), self._reached[0] if self._reached else None
+        current, known = await self._stores.logs.current(), self._appended[0] if self._appended else None
         if known is not None and (current is None or current.number < known.number):
             return await self._begin_log(known, "the record of the log was deleted")
         if current is None:
@@ -73,12 +76,12 @@ class Sequencer:
         return current
 
     async def _begin_log(self, previous: Log | None, reason: str) -> Log:
-        """Begin a log, also in a database that was dropped: its collections are asked for again there."""
+        """Begin a log. In a database that was dropped, request its collections again."""
         await self._stores.ensure_indexes()
         if not await self._stores.tracking.is_marked():
             await self._stores.tracking.ask((*self._active, *self._settings.collections))
         cluster = await cluster_identity(self._stores.data)
-        async with watch(self._stores.data, pipeline(())) as stream:
+        async with watch(self._stores.data, change_pipeline(())) as stream:
             token = stream.token
         begun = await self._stores.logs.begin(
             previous, cluster=cluster, reason=reason, token=token, time=token_time(token)

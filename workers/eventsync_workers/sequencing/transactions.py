@@ -1,4 +1,4 @@
-"""Which changes belong together: the ones of a MongoDB transaction share `lsid` and `txnNumber`. Pure."""
+"""Assembles transactions: the changes of a MongoDB transaction share `lsid` and `txnNumber`. Pure."""
 
 from __future__ import annotations
 
@@ -12,56 +12,59 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.values.extended_json import may_hold
 
+Transaction = Sequence[RawBSONDocument]
+"""The changes of a MongoDB transaction, in order. A write outside any is a transaction of one change."""
+
 _NUMBER = b"\x12txnNumber\0"
-"""How the field begins in BSON."""
+"""The field's first bytes in BSON."""
 
 _OF_DOCUMENT = re.compile(
     rb"(?s).{4}\x03_id\0.{4}\x02_data\0.{4}[0-9A-F]*\0\0\x02operationType\0.{4}(?:insert|update|replace|delete)\0"
 )
-"""How a change of a document begins, as MongoDB writes it."""
+"""The first bytes of a change of a document, as MongoDB writes them."""
 
 _DOCUMENT_CHANGES = frozenset({"insert", "update", "replace", "delete"})
 
 
-def is_of_document(change: RawBSONDocument) -> bool:
-    """Whether it changes one document. All others change a collection or the stream itself."""
+def is_document_change(change: RawBSONDocument) -> bool:
+    """Return True if it changes one document. All others change a collection or the stream itself."""
     return _OF_DOCUMENT.match(change.raw) is not None or change["operationType"] in _DOCUMENT_CHANGES
 
 
 def transaction_of(change: Mapping[str, Any]) -> str | None:
-    """The transaction that a change was committed by, `session:number`; None for a write of its own.
+    """Return the transaction that committed a change, as `session:number`; None for a write outside any.
 
-    (`clusterTime` does not tell: unrelated changes may share it.)
+    (`clusterTime` does not identify it: unrelated changes may share it.)
     """
     if isinstance(change, RawBSONDocument) and not may_hold(change, _NUMBER):
-        return None  # by far the commonest, and a search in bytes is all that it costs
+        return None  # By far the most common case, which costs no more than a search in bytes.
     if (number := change.get("txnNumber")) is None:
         return None
     session: UUID = change["lsid"]["id"]
     return f"{session.hex}:{number}"
 
 
-class Grouper:
-    """Cuts a stream of changes into whole groups.
+class TransactionAssembler:
+    """Cuts a stream of changes into whole transactions.
 
-    The stream does not say where a transaction ends. It has ended when a change with another key follows, or when the
-    stream has been read past the transaction's cluster time.
+    The stream does not mark the end of a transaction. It has ended when a change of another one follows, or when the
+    stream was read beyond the transaction's cluster time.
     """
 
     def __init__(self) -> None:
         self._open: list[RawBSONDocument] = []
         self._key: str | None = None
         self.bytes = 0
-        """How much BSON the open group holds."""
+        """The size of the open transaction in BSON."""
 
     @property
-    def pending(self) -> bool:
-        """Whether a transaction is open: what has come of it may not be all."""
+    def is_open(self) -> bool:
+        """True while a transaction is open: more of its changes may follow."""
         return bool(self._open)
 
-    def feed(self, changes: Iterable[RawBSONDocument], read_up_to: Timestamp) -> list[Sequence[RawBSONDocument]]:
-        """Take a batch that ends at cluster time `read_up_to`; return the groups that are whole now, in order."""
-        whole: list[Sequence[RawBSONDocument]] = []
+    def feed(self, changes: Iterable[RawBSONDocument], up_to: Timestamp) -> list[Transaction]:
+        """Take a batch that ends at cluster time `up_to`; return the transactions that are whole now, in order."""
+        whole: list[Transaction] = []
         for change in changes:
             key = transaction_of(change)
             if self._open and key != self._key:
@@ -72,10 +75,10 @@ class Grouper:
                 self._key = key
                 self._open.append(change)
                 self.bytes += len(change.raw)
-        if self._open and read_up_to > self._open[-1]["clusterTime"]:
+        if self._open and up_to > self._open[-1]["clusterTime"]:
             whole.append(self._close())
         return whole
 
-    def _close(self) -> Sequence[RawBSONDocument]:
-        group, self._open, self._key, self.bytes = self._open, [], None, 0
-        return group
+    def _close(self) -> Transaction:
+        transaction, self._open, self._key, self.bytes = self._open, [], None, 0
+        return transaction

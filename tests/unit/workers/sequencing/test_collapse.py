@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsync_workers.sequencing.collapse import STAMPED, lacks_images, told_once
+from eventsync_workers.sequencing.collapse import STAMPED, collapse_transaction, lacks_images
 
 BEFORE, AFTER = {"fullDocumentBeforeChange": {"_id": 1}}, {"fullDocument": {"_id": 1}}
 
@@ -16,7 +16,7 @@ def change(kind: str, key: Any, **more: Any) -> dict[str, Any]:
 
 
 def told(*changes: dict[str, Any]) -> list[tuple[str, Any]]:
-    found = told_once([(item, b"") for item in changes])
+    found = collapse_transaction([(item, b"") for item in changes])
     return [(item["operationType"], item["documentKey"]["_id"]) for item, _ in found]
 
 
@@ -33,9 +33,9 @@ def test_which_images_a_change_needs(kind: str, images: dict[str, Any], lacks: b
 
 def test_a_change_alone_and_a_transaction_with_all_images_stay_as_they_are() -> None:
     alone = [(change("update", 1), b"")]
-    assert told_once(alone) is alone
+    assert collapse_transaction(alone) is alone
     whole = [(change("insert", 1, **AFTER), b""), (change("update", 1, **BEFORE, **AFTER), b"")]
-    assert told_once(whole) is whole
+    assert collapse_transaction(whole) is whole
 
 
 def test_a_document_that_lacks_an_image_is_told_by_its_last_change_alone() -> None:
@@ -48,7 +48,7 @@ def test_a_document_that_lacks_an_image_is_told_by_its_last_change_alone() -> No
         change("update", 1, **BEFORE, **AFTER),
     ]
     assert told(*changes) == [("update", 2), ("update", 2), ("update", "1"), ("update", 1)]
-    last = told_once([(item, b"") for item in changes])[-1][0]
+    last = collapse_transaction([(item, b"") for item in changes])[-1][0]
     assert "fullDocument" not in last, "they are states that nobody was told of"
     assert "fullDocumentBeforeChange" not in last
 
@@ -56,5 +56,5 @@ def test_a_document_that_lacks_an_image_is_told_by_its_last_change_alone() -> No
 def test_a_delete_keeps_who_deleted() -> None:
     stamp = {"v": 4, "op": "o", "by": "b", "deleted": True}
     update = change("update", 1, updateDescription={"updatedFields": {"_sync": stamp}})
-    ((delete, _),) = told_once([(update, b""), (change("delete", 1), b"")])
+    ((delete, _),) = collapse_transaction([(update, b""), (change("delete", 1), b"")])
     assert delete[STAMPED] == stamp

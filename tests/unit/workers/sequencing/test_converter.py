@@ -11,7 +11,7 @@ from bson.raw_bson import RawBSONDocument
 from eventsync.domain.bson_scan.opaque import Opaque
 from eventsync.domain.events import Event
 from eventsync.domain.values.extended_json import RAW_CODEC, same
-from eventsync_workers.sequencing.converter import StateMissing, convert, decoded
+from eventsync_workers.sequencing.converter import StateMissing, convert, decode_change
 from support.changes import AT, change
 
 
@@ -93,7 +93,7 @@ def test_whatever_an_update_describes_is_compared(described: dict[str, Any]) -> 
 
 def inserted(document: dict[str, Any]) -> Event:
     raw = change("insert", fullDocument=document)
-    return the(convert(decoded(raw), raw.raw))
+    return the(convert(decode_change(raw), raw.raw))
 
 
 def test_the_stamp_does_not_keep_a_document_from_being_plain() -> None:
@@ -106,15 +106,15 @@ def test_the_stamp_does_not_keep_a_document_from_being_plain() -> None:
 
 def test_a_plain_replacement_has_two_stamps() -> None:
     raw = change("replace", fullDocumentBeforeChange=stamped(6, a=1), fullDocument=stamped(7, a=2))
-    assert the(convert(decoded(raw), raw.raw)).plain
+    assert the(convert(decode_change(raw), raw.raw)).plain
     raw = change("replace", fullDocumentBeforeChange=stamped(6, a=1), fullDocument={"_id": 1, "a": Int64(2)})
-    assert not the(convert(decoded(raw), raw.raw)).plain
+    assert not the(convert(decode_change(raw), raw.raw)).plain
 
 
 def test_text_that_is_not_utf_8_is_kept_as_bytes_where_it_stands() -> None:
     broken = change("insert", fullDocument={"_id": 1, "text": "@@@@"}, other={"id": uuid.UUID(int=1)})
     raw = RawBSONDocument(bytes(broken.raw).replace(b"@@@@", b"@\xff@@"), RAW_CODEC)
-    found = decoded(raw)
+    found = decode_change(raw)
     assert found["fullDocument"] == {"_id": 1, "text": Opaque(0x02, b"\5\0\0\0@\xff@@\0")}
     assert found["other"] == {"id": uuid.UUID(int=1)}
 

@@ -9,7 +9,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC
-from eventsync_workers.sequencing.transactions import Grouper, is_of_document, transaction_of
+from eventsync_workers.sequencing.transactions import TransactionAssembler, is_document_change, transaction_of
 from support.changes import SESSION, change, inserted
 
 
@@ -39,51 +39,51 @@ def test_a_document_that_looks_like_a_transaction_is_none() -> None:
 )
 def test_the_changes_of_documents(kind: str, first: dict[str, Any]) -> None:
     made = first | dict(change(kind, fullDocument={"_id": 1}))
-    assert is_of_document(RawBSONDocument(bson.encode(made, codec_options=CODEC), RAW_CODEC))
+    assert is_document_change(RawBSONDocument(bson.encode(made, codec_options=CODEC), RAW_CODEC))
 
 
 @pytest.mark.parametrize("kind", ["drop", "rename", "dropDatabase", "invalidate", "create", "inserted"])
 def test_what_changes_more_than_a_document(kind: str) -> None:
-    assert not is_of_document(change(kind, fullDocument={"operationType": "insert"}))
+    assert not is_document_change(change(kind, fullDocument={"operationType": "insert"}))
 
 
 def test_changes_of_their_own_are_whole_at_once() -> None:
     changes = [inserted(1), inserted(2)]
-    grouper = Grouper()
-    assert grouper.feed(changes, at(1)) == [[changes[0]], [changes[1]]]
-    assert not grouper.pending
+    assembler = TransactionAssembler()
+    assert assembler.feed(changes, at(1)) == [[changes[0]], [changes[1]]]
+    assert not assembler.is_open
 
 
 def test_a_transaction_is_open_until_the_stream_has_passed_it() -> None:
-    grouper = Grouper()
+    assembler = TransactionAssembler()
     one, two = inserted(1, time=5, txn=1), inserted(2, time=5, txn=1)
-    assert grouper.feed([one], at(5)) == []
-    assert grouper.pending
-    assert grouper.feed([two], at(5)) == []
-    assert grouper.feed([], at(5)) == []
-    assert grouper.bytes == len(one.raw) + len(two.raw)
-    assert grouper.feed([], at(6)) == [[one, two]]
-    assert not grouper.pending
-    assert grouper.bytes == 0
+    assert assembler.feed([one], at(5)) == []
+    assert assembler.is_open
+    assert assembler.feed([two], at(5)) == []
+    assert assembler.feed([], at(5)) == []
+    assert assembler.bytes == len(one.raw) + len(two.raw)
+    assert assembler.feed([], at(6)) == [[one, two]]
+    assert not assembler.is_open
+    assert assembler.bytes == 0
 
 
 def test_a_change_of_another_key_ends_a_transaction() -> None:
     first, second = inserted(1, time=5, txn=1), inserted(2, time=5, txn=2)
     alone, third = inserted(3, time=5), inserted(4, time=5, txn=3)
-    grouper = Grouper()
-    assert grouper.feed([first, second, alone, third], at(5)) == [[first], [second], [alone]]
-    assert grouper.pending
-    assert grouper.feed([alone], at(5)) == [[third], [alone]]
+    assembler = TransactionAssembler()
+    assert assembler.feed([first, second, alone, third], at(5)) == [[first], [second], [alone]]
+    assert assembler.is_open
+    assert assembler.feed([alone], at(5)) == [[third], [alone]]
 
 
 def test_a_batch_that_was_read_past_the_transaction_ends_it_at_once() -> None:
-    grouper = Grouper()
+    assembler = TransactionAssembler()
     one = inserted(1, time=5, txn=1)
-    assert grouper.feed([one], at(6)) == [[one]]
+    assert assembler.feed([one], at(6)) == [[one]]
 
 
 def test_a_transaction_that_follows_one_of_the_same_number_elsewhere_is_another() -> None:
     one = inserted(1, time=5, txn=1)
     other = change("insert", key=2, time=6, fullDocument={"_id": 2}, lsid={"id": SESSION.__class__(int=1)}, txnNumber=1)
-    grouper = Grouper()
-    assert grouper.feed([one, other], at(7)) == [[one], [other]]
+    assembler = TransactionAssembler()
+    assert assembler.feed([one, other], at(7)) == [[one], [other]]

@@ -1,0 +1,134 @@
+"""The collections that a log follows, and the activation of those that are tracked from now on.
+
+A collection becomes active at a point of the change stream from which on each of its changes has its images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson.timestamp import Timestamp
+
+from eventsync.domain.positions import Seq
+from eventsync.errors import EventsyncError
+from eventsync.stores.log.logs import Log, LogLost
+from eventsync.stores.snapshots.live_snapshots import ReadRefused
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.faults import Faults
+from eventsync_workers.sequencing.images import Images, enable_images
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """Collections to activate once the stream was read up to `time`, after which their changes have images.
+
+    Without any, it only makes the stream be opened again, without collections that were untracked.
+    """
+
+    names: tuple[str, ...]
+    time: Timestamp
+
+
+class ActiveCollections:
+    """The active collections of a term, and those about to become active."""
+
+    def __init__(self, stores: Stores, log: Log, faults: Faults, *, images: bool) -> None:
+        self._stores = stores
+        self._log = log
+        self._faults = faults
+        self._images = images
+        self._reasons: dict[str, str] = {}
+        """The reasons recorded against collections that were checked again because of them."""
+        self.names: tuple[str, ...] = ()
+        self.pending: Activation | None = None
+
+    async def load(self) -> None:
+        """Read which collections are active in the log, and enable their images."""
+        active = [item.name for item in await self._stores.tracking.read() if item.log == self._log.id]
+        images = await self.enable_images(active)
+        if images.impossible:
+            # Somebody has made it a capped collection, or replaced it by a view. The others must be followed.
+            await self._stores.tracking.deactivate(images.impossible)
+        if active := [name for name in active if name not in images.impossible]:
+            # Before the audit could miss the mark of a registry that has active collections.
+            await self._stores.tracking.mark()
+        self.names = tuple(active)
+
+    async def enable_images(self, names: Sequence[str] | None = None) -> Images:
+        """Enable the images of `names`, or of all active collections; record which of them can't have any."""
+        images = await enable_images(self._stores.data, self.names if names is None else names, wanted=self._images)
+        if await self._stores.tracking.refuse(images.refused):
+            for name, reason in images.refused.items():
+                logger.warning("%s can't be tracked: %s", name, reason)
+        return images
+
+    # --- collections that can't be followed -----------------------------------------------------------------------
+
+    async def exclude(self, name: str, error: EventsyncError) -> None:
+        """Deactivate a collection that can't be followed any more. Raises `error` if it still can."""
+        if name not in await self._deactivate_impossible([name]):
+            raise error
+
+    async def confine(self, error: ReadRefused) -> None:
+        """Deactivate a collection whose reads were refused several times in a row. Raises `error` before that."""
+        if not self._faults.lasts(error):
+            raise error
+        logger.error("ALARM: %s; it is not followed for now, the other collections are", error.diagnosis)
+        await self._stores.tracking.refuse({error.collection: error.message})
+        await self._stores.tracking.deactivate([error.collection])
+
+    async def _deactivate_impossible(self, names: Sequence[str]) -> frozenset[str]:
+        """Check active collections again; deactivate and return those that can't be followed any more."""
+        images = await self.enable_images(names)
+        await self._stores.tracking.accept(set(names) - images.refused.keys())
+        await self._stores.tracking.deactivate(images.impossible)
+        return images.impossible
+
+    # --- changes of the registry ----------------------------------------------------------------------------------
+
+    async def check_registry(self) -> None:
+        """Prepare an activation if collections were tracked or untracked, unless one is pending. Raises `LogLost`."""
+        if self.pending is not None:
+            return
+        listed = await self._stores.tracking.read()
+        new = [item.name for item in listed if item.log != self._log.id and not self._faults.confines(item.name)]
+        dropped = set(self.names) - {item.name for item in listed}
+        if dropped and not await self._stores.tracking.is_marked():
+            raise LogLost("the registry of tracked collections was dropped or emptied")
+        dropped |= await self._check_suspects({item.name: item.refused for item in listed if item.log == self._log.id})
+        if new or dropped:
+            images = await self.enable_images(new)
+            if (ready := tuple(name for name in new if name not in images.refused)) or dropped:
+                self.pending = Activation(ready, images.time)
+
+    async def _check_suspects(self, active: Mapping[str, str | None]) -> frozenset[str]:
+        """Check each collection again against which somebody, such as the snapshotter, has recorded a new reason."""
+        suspects = {name: reason for name, reason in active.items() if reason and self._reasons.get(name) != reason}
+        self._reasons |= suspects
+        return await self._deactivate_impossible(list(suspects)) if suspects else frozenset()
+
+    async def activate(self, seq: Seq, time: Timestamp) -> None:
+        """Activate the pending collections behind event `seq`. `time` is the cluster time of the checkpoint there.
+
+        That checkpoint must be recorded: a client that sees the collection active relies on it.
+        """
+        if self.pending is not None and self.pending.names:
+            names = self.pending.names
+            await self._stores.tracking.activate(names, self._log.id, seq, time)
+            logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), seq)
+        self.pending = None
+
+
+def change_pipeline(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the aggregation pipeline for the changes of `names`, and for those of the whole database.
+
+    The latter name no collection.
+    """
+    listed = {"$in": list(names)}
+    of_database = {"operationType": {"$in": ["dropDatabase", "invalidate"]}}
+    return [{"$match": {"$or": [{"ns.coll": listed}, {"to.coll": listed}, of_database]}}]

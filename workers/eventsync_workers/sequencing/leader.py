@@ -1,0 +1,137 @@
+"""A leader: sequences one log for one term, along one change stream over all active collections.
+
+It keeps nothing in memory that matters. Any failure ends the term, and the next one resumes at the log's head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from eventsync.mongodb.change_stream import ChangeTooLarge, HistoryLost, Token
+from eventsync.settings import Settings
+from eventsync.stores.log.logs import Log
+from eventsync.stores.snapshots.live_snapshots import ReadRefused
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.activation import ActiveCollections
+from eventsync_workers.sequencing.audit import Appended, Audit, Known
+from eventsync_workers.sequencing.checkpoint import CheckpointRecorder, find_resume_point
+from eventsync_workers.sequencing.evidence import Evidence
+from eventsync_workers.sequencing.faults import Faults
+from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
+from eventsync_workers.sequencing.missing_images import CollectionBarred, ImageReader
+from eventsync_workers.sequencing.repair import RepairInterrupted, repair_log
+from eventsync_workers.sequencing.stream_reader import StreamReader
+
+logger = logging.getLogger(__name__)
+
+_REPAIR_PAUSE = 5.0
+"""Seconds after a repair within which another would not help: the term ends, and the next one begins after a pause."""
+
+
+class Leader:
+    """The work of one term on one log: resume, read, and repair where history is lost."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        settings: Settings,
+        images: ImageReader,
+        log: Log,
+        stopping: Callable[[], bool],
+        *,
+        evidence: Evidence | None = None,
+        appended: Appended | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        """`appended` is an event that an earlier term of this process knew to be in this log."""
+        self._stores = stores
+        self._settings = settings
+        self._images = images
+        self._log = log
+        self._stopping = stopping
+        self._evidence = evidence or Evidence(stores)
+        self._appended = appended
+        self._audit = Audit(stores, log, self._known)
+        self._collections = ActiveCollections(stores, log, faults or Faults(), images=settings.images)
+        self._checkpoints = CheckpointRecorder(stores.logs, log.id, settings.checkpoint_interval)
+        self._reader = StreamReader(stores, settings, log, self._collections, self._checkpoints, self._is_over)
+        self._writer: LogWriter | None = None
+        self._next_repair = 0.0
+
+    async def run(self) -> None:
+        """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
+        over = asyncio.Event()
+        auditing = asyncio.create_task(self._audit.run(over, self._settings.checkpoint_interval), name="audit the log")
+        try:
+            await self._sequence()
+        finally:
+            over.set()
+            await auditing
+        if self._audit.failure is not None:
+            raise self._audit.failure
+
+    @property
+    def appended(self) -> Appended | None:
+        """The newest event that this term, or one before it, knows to be in the log."""
+        if self._writer is None or self._writer.token is None:
+            return self._appended
+        return Appended(self._writer.seq, self._writer.token, self._writer.newest)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The collections that are sequenced."""
+        return self._collections.names
+
+    def _known(self) -> Known | None:
+        return None if self._writer is None else Known(self.appended, self.active)
+
+    def _is_over(self) -> bool:
+        return self._stopping() or self._audit.failure is not None
+
+    async def _sequence(self) -> None:
+        try:
+            token: Token | None = await self._resume()
+            while token is not None and not self._is_over():
+                try:
+                    token = await self._read_from(token)
+                except HistoryLost as error:
+                    token = await self._repair(error.diagnosis)
+                except CollectionBarred as error:
+                    await self._collections.exclude(error.collection, error)
+                    token = await self._resume()
+                except ReadRefused as error:
+                    await self._collections.confine(error)
+                    token = await self._resume()
+        except RepairInterrupted as error:
+            # The log still says that it needs the repair: the next leader makes it.
+            logger.info("log %s: %s", self._log.id, error.diagnosis)
+
+    async def _read_from(self, token: Token) -> Token | None:
+        try:
+            return await self._reader.read_from(token)
+        except ChangeTooLarge:
+            return await self._resume()
+
+    async def _resume(self) -> Token:
+        """Continue the log at its head; return the token to read on from. Raises `RepairInterrupted`."""
+        point = await find_resume_point(self._stores, self._log, self._evidence, self.appended)
+        checkpoint = point.checkpoint
+        self._writer = LogWriter(
+            self._log.id, self._stores.events, self._images, point.head, point.time, self._stores.offload
+        )
+        self._checkpoints.resume(self._writer, NewCheckpoint(checkpoint.seq, checkpoint.token, checkpoint.time))
+        self._reader.resume(self._writer, checkpoint.time)
+        if checkpoint.repair is not None:
+            return await self._repair(checkpoint.repair)
+        return point.token
+
+    async def _repair(self, reason: str) -> Token:
+        """Append what the lost changes have made of the collections, and resume. Raises `RepairInterrupted`."""
+        if self._writer is None or time.monotonic() < self._next_repair:
+            raise HistoryLost(reason)
+        await repair_log(self._stores, self._writer, self._collections, reason, self._is_over)
+        self._next_repair = time.monotonic() + _REPAIR_PAUSE
+        return await self._resume()

@@ -1,0 +1,210 @@
+"""Reads the change stream of the active collections, and hands whole transactions to the pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+
+from eventsync.mongodb.change_stream import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, watch
+from eventsync.settings import Settings
+from eventsync.stores.log.logs import Log, ResetAsked
+from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
+from eventsync_workers.sequencing.checkpoint import CheckpointRecorder
+from eventsync_workers.sequencing.log_writer import LogWriter
+from eventsync_workers.sequencing.pipeline import Pipeline
+from eventsync_workers.sequencing.repair import Repair
+from eventsync_workers.sequencing.transactions import Transaction, TransactionAssembler, is_document_change
+
+logger = logging.getLogger(__name__)
+
+_NUDGE_WAIT = 0.02
+"""Seconds that a read waits when only the cluster time is awaited, which a write of our own has just moved on."""
+
+
+class ReadMode:
+    """Whether changes are read in batches with their images, or one by one, or without images.
+
+    A change that is too large with its images fails the read of its batch. Reading one by one finds it, and it alone
+    is read without images.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.images = True
+        self._batch = batch
+        self._read = 0
+        """How many changes were read from the stream that is open."""
+        self._one_by_one = 0
+        """How many of them are to be read one by one."""
+
+    @property
+    def limit(self) -> int:
+        """The maximum number of changes of the next read."""
+        return 1 if self._is_one_by_one else self._batch
+
+    @property
+    def _is_one_by_one(self) -> bool:
+        return self._read < self._one_by_one
+
+    def opened(self) -> None:
+        """Note that a new stream is open."""
+        self._read = 0
+
+    def did(self, count: int) -> None:
+        """Note that `count` changes were read."""
+        self._read += count
+
+    def failed(self, error: ChangeTooLarge) -> None:
+        """Note that the next change is too large. Raises `HistoryLost` if it was read without images."""
+        if not self.images:
+            raise HistoryLost(error.diagnosis) from error
+        if self._is_one_by_one:
+            logger.warning("%s; its images are read from the collection", error.diagnosis)
+            self.images = False
+        # The failed batch began after all that was read. None of that may be appended yet (an open transaction is
+        # not), and then the next stream brings it again.
+        self._one_by_one = self._read + self._batch
+
+    def passed(self) -> bool:
+        """Note that a change was read completely; return True if the stream is to be opened again, with images."""
+        if self.images:
+            return False
+        self.images, self._one_by_one = True, 0
+        return True
+
+
+class StreamReader:
+    """Reads one change stream after another, during one term."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        settings: Settings,
+        log: Log,
+        collections: ActiveCollections,
+        checkpoints: CheckpointRecorder,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._stores = stores
+        self._settings = settings
+        self._log = log
+        self._collections = collections
+        self._checkpoints = checkpoints
+        self._stopping = stopping
+        self._mode = ReadMode(settings.stream_batch)
+        self._assembler = TransactionAssembler()
+        self._writer: LogWriter
+        self._used: Timestamp
+
+    def resume(self, writer: LogWriter, used: Timestamp) -> None:
+        """Write to the log by `writer` from now on. All changes up to the cluster time `used` are in the log."""
+        self._writer = writer
+        self._used = used
+
+    async def read_from(self, token: Token) -> Token | None:
+        """Sequence the changes after `token`. Return the token to open the next stream at, or None when stopping.
+
+        However it ends, all whole transactions that were read before are appended. Raises `ChangeTooLarge` if the log
+        is to be resumed at its end, and `HistoryLost`.
+        """
+        await self._collections.load()
+        names = ", ".join(self._collections.names) or "nothing yet"
+        logger.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
+        pipeline = change_pipeline(self._collections.names)
+        async with watch(self._stores.data, pipeline, after=token, images=self._mode.images) as stream:
+            self._mode.opened()
+            try:
+                async with Pipeline.running(self._writer, self._settings.pipeline_bytes) as running:
+                    return await self._read_all(stream, running)
+            except ChangeTooLarge as error:
+                self._mode.failed(error)
+                raise
+
+    async def _read_all(self, stream: ChangeStream, pipeline: Pipeline) -> Token | None:
+        self._assembler = TransactionAssembler()
+        while not self._stopping():
+            await self._checkpoint(force=self._is_awaiting_time)
+            wait = _NUDGE_WAIT if self._is_awaiting_time else self._settings.stream_wait
+            batch = await stream.read(wait=wait, limit=self._mode.limit)
+            self._mode.did(len(batch.changes))
+            if await self._take(batch, pipeline):
+                return batch.token
+        # Not the token of the stream, which is beyond the changes of a transaction that is still open.
+        return None
+
+    @property
+    def _is_awaiting_time(self) -> bool:
+        """True while only the cluster time shows that a transaction has ended or that an activation can be made."""
+        return self._assembler.is_open or self._collections.pending is not None
+
+    async def _checkpoint(self, *, force: bool) -> None:
+        """Record the checkpoint if it is due. Then look for what was requested: a new log, other collections."""
+        if not await self._checkpoints.record_if_due(force=force):
+            return
+        current = await self._stores.logs.current()
+        if current is not None and current.id == self._log.id and current.reset is not None:
+            raise ResetAsked(current.reset)
+        await self._collections.check_registry()
+
+    async def _take(self, batch: Batch, pipeline: Pipeline) -> bool:
+        """Take a batch; return True if the stream is to be opened again after it."""
+        has_whole = await self._hand_over(batch, pipeline)
+        if self._assembler.is_open:
+            return False
+        if self._collections.pending is not None and batch.time >= self._collections.pending.time:
+            await pipeline.drained()
+            if self._writer.settles(batch):
+                # The checkpoint first: it must be no older than the collections' first events.
+                checkpoint = await self._checkpoints.record()
+                await self._collections.activate(self._writer.seq, checkpoint.time)
+                self._used = batch.time
+                return True
+        return has_whole and self._mode.passed()
+
+    async def _hand_over(self, batch: Batch, pipeline: Pipeline) -> bool:
+        """Put the changes of a batch into the pipeline, in order. Return True if any transaction was whole."""
+        changes, done, has_whole = self._unused(batch.changes), 0, False
+        for index, change in enumerate(changes):
+            if not is_document_change(change):
+                if whole := self._assembled(changes[done:index], change["clusterTime"]):
+                    await pipeline.put(whole)
+                await pipeline.drained()
+                await self._collection_changed(change)
+                done, has_whole = index + 1, has_whole or bool(whole)
+        whole = self._assembled(changes[done:], batch.time)
+        if whole or not self._assembler.is_open:
+            await pipeline.put(whole, None if self._assembler.is_open else batch)
+        return has_whole or bool(whole)
+
+    def _unused(self, changes: Sequence[RawBSONDocument]) -> Sequence[RawBSONDocument]:
+        """Return the changes that are not in the log yet.
+
+        A high-water mark stands before the changes of its own time. A stream that is opened there again brings the
+        changes of new collections at that time, which their checkpoint already includes.
+        """
+        if not changes or changes[0]["clusterTime"] > self._used:
+            return changes  # Cluster times never decrease.
+        return [change for change in changes if change["clusterTime"] > self._used]
+
+    def _assembled(self, changes: Sequence[RawBSONDocument], up_to: Timestamp) -> Sequence[Transaction]:
+        whole = self._assembler.feed(changes, up_to)
+        if self._assembler.bytes > self._settings.group_bytes:
+            raise HistoryLost(f"a transaction of more than {self._settings.group_bytes} bytes")
+        return whole
+
+    async def _collection_changed(self, change: RawBSONDocument) -> None:
+        """Delete all documents of a collection that was dropped or renamed away.
+
+        Raises `HistoryLost` for all else, after which the stream does not tell the collections' content.
+        """
+        kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
+        logger.warning("log %s: %s of %s", self._log.id, kind, name)
+        if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._collections.names:
+            raise HistoryLost(f"{kind} of {name}")
+        await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
+        await Repair(self._stores, self._writer, self._stopping).empty(name, change)
+        await self._stores.logs.end_repair(self._log.id)
+        await self._collections.enable_images()
