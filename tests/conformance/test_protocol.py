@@ -1,4 +1,4 @@
-"""docs/protocol.md, held against real clients of every make: one scenario, all transports.
+"""docs/reference/protocol.md, held against real clients of every make: one scenario, all transports.
 
 Each test quotes what it is about. Those with a `door` run twice: straight to the server, and through nginx.
 """

@@ -1,4 +1,4 @@
-"""`/metrics` against what `docs/protocol.md` lists."""
+"""`/metrics` against what `docs/reference/protocol.md` lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.connections import connect
 from support.waiting import within
 
-PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
+PROTOCOL = Path(__file__).parents[2] / "docs" / "reference" / "protocol.md"
 
 
 async def scraped(root: httpx.AsyncClient) -> dict[str, dict[str, float]]:

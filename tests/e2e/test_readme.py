@@ -21,7 +21,7 @@ from support.waiting import patience, within
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
-PAGES = [str(file.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for file in sorted(folder.glob("*.md"))]
+PAGES = [str(file.relative_to(ROOT)) for file in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))]
 HERE = "http://127.0.0.1:8000"
 
 

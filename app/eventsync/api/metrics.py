@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus scrapes. `docs/protocol.md` lists the metrics."""
+"""`/metrics`: what Prometheus scrapes. `docs/reference/protocol.md` lists the metrics."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ class Setting:
 
 def settings(
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Write docs/settings.md, without the values.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Write the page of settings for the documentation, without values.")
+    ] = False,
 ) -> None:
     """Print every setting: name, environment variable, current value, default and meaning."""
     if markdown:
@@ -90,7 +92,7 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def as_markdown() -> str:
-    """The text of docs/settings.md."""
+    """The text of docs/reference/settings.md."""
     return MARKDOWN_HEAD + "".join(
         f"| `{name}` | `{PREFIX}{name.upper()}` | {_cell(field.get_default())} | "
         f"{_description(name, field.description).replace('|', chr(92) + '|')} |\n"

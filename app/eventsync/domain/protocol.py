@@ -1,7 +1,7 @@
 """The sync protocol's messages as bytes: what the server sends, and what a client may send.
 
 An events message is assembled from bodies that are encoded already; nothing is encoded twice.
-Source: `docs/protocol.md`.
+Source: `docs/reference/protocol.md`.
 """
 
 from __future__ import annotations

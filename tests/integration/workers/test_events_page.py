@@ -1,4 +1,4 @@
-"""`docs/events.md` says what the worker does: its examples, run."""
+"""`docs/reference/events.md` says what the worker does: its examples, run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eventsync.stores.stores import Stores
 from support.replay import assert_complete, tracked
 from support.systems import running_worker
 
-PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "events.md").read_text()
 SECTIONS = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 EXAMPLES = {title: re.findall(r"```json\n(.*?)```", text, re.DOTALL) for title, text in SECTIONS}
 

@@ -1,6 +1,6 @@
 """Every shape of change, written behind the API: which events it becomes, and that the log then is the collection.
 
-The events are the ones of `docs/events.md`; the states are compared BSON-exact.
+The events are the ones of `docs/reference/events.md`; the states are compared BSON-exact.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Converts a MongoDB change to an event. Pure: no driver call, no clock, no state.
 
-Sources: https://www.mongodb.com/docs/manual/reference/change-events/ and `docs/events.md`, which lists the event of
-each kind of change.
+Sources: https://www.mongodb.com/docs/manual/reference/change-events/ and `docs/reference/events.md`, which lists
+the event of each kind of change.
 """
 
 from __future__ import annotations
