@@ -18,7 +18,7 @@ from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
 from eventsync.mongodb.client import connect
 from eventsync.mongodb.errors import AUTHENTICATION_FAILED, Barred
-from eventsync.mongodb.leases import LeaseStore
+from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore
 from eventsync.settings import Settings
 from eventsync.stores.log.events import Fenced
 from eventsync.stores.readiness import check, reached
@@ -170,7 +170,7 @@ class Worker:
 
     async def _renew(self, leases: LeaseStore, held: _Held, over: asyncio.Event) -> None:
         """Keep the lease until `over`. A renewal that fails is tried again until the lease has run out."""
-        while not await set_within(over, self._settings.lease_period / 4):
+        while not await set_within(over, self._settings.lease_period / RENEWALS_PER_PERIOD):
             asked = time.monotonic()
             try:
                 if not await leases.acquire(SEQUENCING, self._name, self._settings.lease_period):

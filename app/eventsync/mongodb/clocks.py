@@ -1,9 +1,9 @@
-"""MongoDB's clocks: the wall clock, and the cluster time that orders all that is committed."""
+"""MongoDB's clocks: the wall clock, and the cluster time that orders all commits."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
@@ -11,11 +11,34 @@ from pymongo.asynchronous.database import AsyncDatabase
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.errors import translated
 
-_FAILED = "MongoDB's clock can't be read"
+NOW: Final = "$$NOW"
+"""The server's wall clock, in an aggregation expression or an update pipeline."""
+
+_FAILED: Final = "MongoDB's clock can't be read"
+
+
+def from_now(seconds: float) -> dict[str, Any]:
+    """Return the expression for the server's wall clock plus `seconds`."""
+    return {"$dateAdd": {"startDate": NOW, "unit": "millisecond", "amount": int(seconds * 1000)}}
+
+
+def ago(seconds: float) -> dict[str, Any]:
+    """Return the expression for the server's wall clock minus `seconds`."""
+    return {"$dateSubtract": {"startDate": NOW, "unit": "millisecond", "amount": int(seconds * 1000)}}
+
+
+def is_past(field: str) -> dict[str, Any]:
+    """Return the filter for documents whose time in `field` is over by the server's wall clock."""
+    return {"$expr": {"$lte": [f"${field}", NOW]}}
+
+
+def is_ahead(field: str) -> dict[str, Any]:
+    """Return the filter for documents whose time in `field` is still to come by the server's wall clock."""
+    return {"$expr": {"$gt": [f"${field}", NOW]}}
 
 
 async def wall_time(database: AsyncDatabase[Any]) -> datetime:
-    """The time by the server's clock, never by this process's own. Raises `Unavailable`."""
+    """Return the time by the server's clock, never by this process's own. Raises `Unavailable`."""
     with translated(_FAILED):
         hello = await database.client["admin"].command("hello", codec_options=CODEC)
     time: datetime = hello["localTime"]
@@ -23,7 +46,7 @@ async def wall_time(database: AsyncDatabase[Any]) -> datetime:
 
 
 async def cluster_time(database: AsyncDatabase[Any]) -> Timestamp:
-    """A cluster time that no write which was acknowledged before is behind. Raises `Unavailable`."""
+    """Return a cluster time at or after every write acknowledged so far. Raises `Unavailable`."""
     with translated(_FAILED):
         answer = await database.command("ping")
     time: Timestamp = answer["operationTime"]

@@ -73,7 +73,7 @@ async def test_a_pin_is_renewed_by_its_reader_and_only_when_it_is_time(stores: S
 async def test_a_reader_that_slept_for_too_long_is_told(stores: Stores, gone: bool) -> None:
     """Whether MongoDB has removed the pin already or not."""
     async with Pins(stores.log, 60).held(LOG, Seq(5)) as pin:
-        pin._renewed -= 3600
+        pin._renewal._renewed -= 3600
         if gone:
             await stores.log["pins"].delete_many({})
         else:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from abc import ABC, abstractmethod
 
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.replay import Damaged
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.logging import Alarms
-from eventsync.mongodb.leases import LeaseStore
+from eventsync.mongodb.leases import LeaseStore, RenewalTimer
 from eventsync.settings import Settings
 from eventsync_workers.jobs.time_slice import TimeSlice
 
@@ -46,7 +45,7 @@ class Job(ABC):
         self._pause = settings.checkpoint_interval
         self._name = name
         self._stop = stop
-        self._renewed = 0.0
+        self._renewal = RenewalTimer(self._period)
         self._held = False
         self._alarms = Alarms(logger)
         self._turns = TimeSlice()
@@ -97,11 +96,11 @@ class Job(ABC):
             await self._keep()
 
     async def _keep(self) -> None:
-        if time.monotonic() - self._renewed > self._period / 4 and not await self._renew():
+        if self._renewal.is_due and not await self._renew():
             raise LeaseLost("another worker has taken the lease")
 
     async def _renew(self) -> bool:
-        self._renewed = time.monotonic()
+        self._renewal.restart()
         return await self._leases.acquire(self._job, self._name, self._period)
 
     async def _release(self) -> None:

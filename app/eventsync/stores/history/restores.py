@@ -7,7 +7,6 @@ clock.
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
 from pymongo.asynchronous.collection import AsyncCollection
@@ -15,7 +14,9 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.shapes import check_collection
 from eventsync.errors import Unavailable
+from eventsync.mongodb.clocks import from_now, is_past
 from eventsync.mongodb.errors import translated
+from eventsync.mongodb.leases import RenewalTimer
 
 
 class Restores:
@@ -26,7 +27,7 @@ class Restores:
         self._data = data
         self._entries: AsyncCollection[Any] = log["restores"]
         self._ttl = ttl
-        self._renewed: dict[str, float] = {}
+        self._renewals: dict[str, RenewalTimer] = {}
 
     async def begin(self, into: str) -> str:
         """Enter a restore into `into`; the name to build it under. Raises `Malformed` where `into` can't be a name."""
@@ -35,7 +36,7 @@ class Restores:
         with translated("the restore can't be recorded"):
             fields = {"into": {"$literal": into}} | self._until()
             await self._entries.update_one({"_id": name}, [{"$set": fields}], upsert=True)
-        self._renewed[name] = time.monotonic()
+        self._renewals[name] = RenewalTimer(self._ttl)
         return name
 
     async def keep(self, name: str, *, now: bool = False) -> None:
@@ -43,17 +44,17 @@ class Restores:
 
         Raises `Unavailable` where another one has taken this restore for dead.
         """
-        if not now and time.monotonic() - self._renewed[name] < self._ttl / 4:
+        if not now and not self._renewals[name].is_due:
             return
         with translated("the restore can't be recorded"):
             result = await self._entries.update_one({"_id": name}, [{"$set": self._until()}])
         if not result.matched_count:
             raise Unavailable(f"{name} was removed: this restore was idle for too long")
-        self._renewed[name] = time.monotonic()
+        self._renewals[name].restart()
 
     async def sweep(self) -> list[str]:
         """Remove what has run out; returns the names of what is still being built, or was until a moment ago."""
-        dead = {"$expr": {"$lte": ["$until", "$$NOW"]}}
+        dead = is_past("until")
         with translated("restores that were broken off can't be removed"):
             for row in await self._entries.find(dead, {"_id": 1}).to_list():
                 # Renewed meanwhile, it is left alone; removed, its owner can no longer make a collection of it.
@@ -68,5 +69,4 @@ class Restores:
             await self._entries.delete_one({"_id": name})
 
     def _until(self) -> dict[str, Any]:
-        amount = int(self._ttl * 1000)
-        return {"until": {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": amount}}}
+        return {"until": from_now(self._ttl)}

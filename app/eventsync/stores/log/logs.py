@@ -22,6 +22,7 @@ from eventsync.domain.positions import LogId, Seq, new_log_id
 from eventsync.domain.replay import Damaged
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Token
+from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.stored_event import UNREADABLE
 
@@ -149,7 +150,7 @@ class LogStore:
         One with a lower seq at a later time is not: a sequencer that was deposed without noticing has missed a
         collection that its successor tracks.
         """
-        new = {"seq": Int64(seq), "token": token, "time": time, "at": "$$NOW"}
+        new = {"seq": Int64(seq), "token": token, "time": time, "at": NOW}
         with translated("the checkpoint can't be written"):
             # A pipeline, so that the comparison and the write are one step and `$$NOW` is the server's clock.
             later = {"$or": [{"$gt": ["$time", time]}, {"$gt": ["$seq", Int64(seq)]}]}
@@ -199,7 +200,7 @@ class LogStore:
 
 
 def _literal(value: Any) -> Any:
-    return value if value == "$$NOW" else {"$literal": value}
+    return value if value == NOW else {"$literal": value}
 
 
 async def cluster_identity(database: AsyncDatabase[Any]) -> str:

@@ -19,6 +19,7 @@ from eventsync.domain.event_key import event_key
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import ResetRequired
+from eventsync.mongodb.clocks import NOW, ago
 from eventsync.mongodb.errors import translated
 
 
@@ -89,15 +90,15 @@ class TierStore:
 
     async def record_horizon(self, log: LogId, seq: Seq, every: float) -> None:
         """Remember since when the events up to `seq` are gone, unless that of others was within the last `every` s."""
-        recent = {"_id.l": log, "$expr": {"$gt": ["$at", _ago(every)]}}
+        recent = {"_id.l": log, "$expr": {"$gt": ["$at", ago(every)]}}
         with translated("the log's horizon can't be recorded"):
             if await self._horizons.find_one(recent) is None:
                 key = {"_id": event_key(log, seq)}
-                await self._horizons.update_one(key, [{"$set": {"at": {"$ifNull": ["$at", "$$NOW"]}}}], upsert=True)
+                await self._horizons.update_one(key, [{"$set": {"at": {"$ifNull": ["$at", NOW]}}}], upsert=True)
 
     async def gone_for(self, log: LogId, seconds: float) -> Seq:
         """The events up to this one have been gone for so long; what is not needed to say so later is forgotten."""
-        gone = {"_id.l": log, "$expr": {"$lte": ["$at", _ago(seconds)]}}
+        gone = {"_id.l": log, "$expr": {"$lte": ["$at", ago(seconds)]}}
         with translated("the log's horizons can't be read"):
             row = await self._horizons.find_one(gone, sort=[("_id", DESCENDING)])
             if row is None:
@@ -114,10 +115,6 @@ class TierStore:
     async def _raise(self, log: LogId, *names: str, seq: Seq) -> None:
         with translated(f"the log's {' and '.join(names)} can't be raised"):
             await self._tiers.update_one({"_id": log}, {"$max": dict.fromkeys(names, Int64(seq))}, upsert=True)
-
-
-def _ago(seconds: float) -> dict[str, Any]:
-    return {"$dateSubtract": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
 
 
 def _tiers(row: dict[str, Any]) -> Tiers:

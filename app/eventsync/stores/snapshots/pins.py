@@ -8,7 +8,6 @@ pinned. So one of the two always sees the other. All times are MongoDB's own clo
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import Unavailable
+from eventsync.mongodb.clocks import from_now, is_ahead
 from eventsync.mongodb.errors import translated
+from eventsync.mongodb.leases import RenewalTimer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +39,16 @@ class Pin:
     def __init__(self, store: Pins, name: str) -> None:
         self._store = store
         self._name = name
-        self._renewed = time.monotonic()
+        self._renewal = RenewalTimer(store.ttl)
 
     async def keep(self) -> None:
         """Call it as the reading goes on: nearly free, until a quarter of the time to live has passed.
 
         Raises `Unavailable` where the pin has run out meanwhile: what it held may be gone.
         """
-        now = time.monotonic()
-        if now - self._renewed >= self._store.ttl / 4:
+        if self._renewal.is_due:
             await self._store.renew(self._name)
-            self._renewed = now
+            self._renewal.restart()
 
 
 class Pins:
@@ -74,7 +74,7 @@ class Pins:
         row = {"l": log, "n": None if seq is None else Int64(seq), "s": snapshot}
         literal = {key: {"$literal": value} for key, value in row.items()}
         with translated("what is being read can't be pinned"):
-            await self._pins.update_one({"_id": name}, [{"$set": literal | {"until": self._until()}}], upsert=True)
+            await self._pins.update_one({"_id": name}, [{"$set": literal | {"until": from_now(self.ttl)}}], upsert=True)
         try:
             yield Pin(self, name)
         finally:
@@ -83,15 +83,15 @@ class Pins:
 
     async def renew(self, name: str) -> None:
         """Have a live pin live for another `ttl`. Raises `Unavailable` where it has run out."""
-        live = {"_id": name, "$expr": {"$gt": ["$until", "$$NOW"]}}
+        live = {"_id": name} | is_ahead("until")
         with translated("a pin can't be renewed"):
-            result = await self._pins.update_one(live, [{"$set": {"until": self._until()}}])
+            result = await self._pins.update_one(live, [{"$set": {"until": from_now(self.ttl)}}])
         if not result.matched_count:
             raise Unavailable("the reader was idle for too long: what it was reading may have been removed")
 
     async def pinned(self, log: LogId) -> Pinned:
         """What live pins need now. Pins that are made later have seen what the caller has given up before."""
-        live = {"l": log, "$expr": {"$gt": ["$until", "$$NOW"]}}
+        live = {"l": log} | is_ahead("until")
         with translated("the pins can't be read"):
             rows = await self._pins.find(live, {"n": 1, "s": 1}).to_list()
         seqs = [Seq(row["n"]) for row in rows if row["n"] is not None]
@@ -100,6 +100,3 @@ class Pins:
     async def _remove(self, name: str) -> None:
         with translated("a pin can't be removed"):
             await self._pins.delete_one({"_id": name})
-
-    def _until(self) -> dict[str, Any]:
-        return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(self.ttl * 1000)}}

@@ -13,6 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
+from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.errors import translated
 
 _FORGOTTEN = 86400
@@ -49,7 +50,7 @@ class SnapshotRequests:
     async def ask(self, shape: Shape, time: Timestamp) -> str:
         """Ask for a snapshot at `time` or later; returns the request's id."""
         name = secrets.token_hex(8)
-        fields = {"shape": {"$literal": str(shape)}, "s": time, "at": "$$NOW"}
+        fields = {"shape": {"$literal": str(shape)}, "s": time, "at": NOW}
         with translated("a snapshot can't be asked for"):
             await self._requests.update_one({"_id": name}, [{"$set": fields}], upsert=True)
         return name

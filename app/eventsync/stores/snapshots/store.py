@@ -27,6 +27,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import Document
 from eventsync.errors import EventsyncError, Unavailable
+from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.errors import translated
 from eventsync.stores.snapshots.chunks import Chunk, ChunkStore
 from eventsync.stores.snapshots.rows import Line, Row, StoredLine, cut, encoded_row, read_row
@@ -193,7 +194,7 @@ class SnapshotStore:
 
     async def sweep(self, older_than: float) -> int:
         """Remove snapshots that were begun and not gone on with for `older_than` seconds; returns how many."""
-        age = {"$dateDiff": {"startDate": "$at", "endDate": "$$NOW", "unit": "millisecond"}}
+        age = {"$dateDiff": {"startDate": "$at", "endDate": NOW, "unit": "millisecond"}}
         stale = {"complete": False, "hidden": {"$ne": True}, "$expr": {"$gte": [age, older_than * 1000]}}
         return await self._remove_all(stale)
 
@@ -247,7 +248,7 @@ class SnapshotStore:
     async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> dict[str, Any]:
         """Set fields of a snapshot that is being written. `at` is when that was last gone on with."""
         query = {"_id": name} | ({} if upsert else {"complete": False})
-        change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": "$$NOW"}}]
+        change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": NOW}}]
         with translated(f"snapshot {name} can't be written"):
             row: dict[str, Any] | None = await self._snapshots.find_one_and_update(
                 query, change, upsert=upsert, return_document=ReturnDocument.AFTER
