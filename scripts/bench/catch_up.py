@@ -18,6 +18,7 @@ from typing import Any
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.events import Event, place
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.plan import Answer
@@ -161,7 +162,8 @@ class _Bench:
         server, mongod, wall = time.process_time(), cpu_seconds(self._pid), time.perf_counter()
         size, kinds = 0, set[str]()
         for _ in range(repeats):
-            subscription = Subscription(self._service.source, SHAPE, position, avoid)
+            subscriber = self._service.window.subscribe(SHAPE, LightEvent())
+            subscription = Subscription(self._service.source, subscriber, position, avoid)
             async for kind, data in _until_live(subscription):
                 kinds.add(kind)
                 size += len(data)
@@ -209,8 +211,8 @@ class _Bench:
 
 
 async def _until_live(subscription: Subscription) -> AsyncIterator[tuple[str, bytes]]:
-    async with aclosing(subscription.outgoing()) as outgoing:
-        async for message in outgoing:
+    async with aclosing(subscription.messages()) as messages:
+        async for message in messages:
             if message is None or message.kind == "live":
                 return
             yield message.kind, message.data

@@ -194,17 +194,17 @@ async def _reached(client: httpx.AsyncClient, seq: int) -> bool:
 
 
 def _shapes(numbers: Iterable[int], rounds: int) -> Lines:
-    """One client of each shape, who rests."""
+    """One attached subscriber of each shape."""
     line: dict[float, list[float]] = defaultdict(list)
     for count in numbers:
         for _ in range(rounds):
             window = Window(64 * 1024 * 1024, PageLimit(1000, 256 * 1024))
             log, sent = LogId("bench000"), list[bytes]()
             window.start(log, Seq(0))
-            how = DirectWriter(lambda news: news.data, lambda data, sent=sent: sent.append(data) is None)  # type: ignore[misc]
+            writer = DirectWriter(lambda news: news.data, lambda data, sent=sent: sent.append(data) is None)  # type: ignore[misc]
             for number in range(count):
-                seat = window.join(Shape("docs", IdText(f"int:{number}")), LightEvent())
-                seat.rest(Position(log, Seq(0)), how)
+                subscriber = window.subscribe(Shape("docs", IdText(f"int:{number}")), LightEvent())
+                subscriber.attach(Position(log, Seq(0)), writer)
             events = [
                 StoredEvent(Seq(seq), "docs", IdText(f"int:{seq % count}"), b"x" * _SIZE) for seq in range(1, 20_001)
             ]

@@ -13,7 +13,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
-from eventsync.sync.live.window import Listener, Window
+from eventsync.sync.live.window import Subscribers, Window
 from support.logged import event, transaction
 
 LOG = LogId("aaaa")
@@ -21,21 +21,23 @@ MEMBERS = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["1", 
 SHAPES = [Shape.parse(text) for text in ("orders", "users", "orders/1", "orders/2", "users/3", "users/9")]
 
 
-class Sleeper:
-    """A client that rests as often as it can, and reads what it was not sent."""
+class Client:
+    """A client that attaches as often as it can, and reads what was not written to it."""
 
     def __init__(self, window: Window, shape: Shape) -> None:
         self.shape = shape
-        self.position = self.told = window.head
+        self.position = self.announced = window.head
         self.got: list[int] = []
-        self.takes = self.rests = True
+        self.takes = True
         self._window = window
         self._event = LightEvent()
-        self._seat = window.join(shape, self._event)
+        self._subscriber = window.subscribe(shape, self._event)
 
-    def rest(self) -> None:
-        if self._window.is_current(self.shape, self.told):
-            self._seat.rest(Position(LOG, self.position), DirectWriter(lambda news: news.data, self._write))
+    def attach(self) -> None:
+        if self._window.is_current(self.shape, self.announced):
+            self._subscriber.attach(
+                Position(LOG, self.position), DirectWriter(lambda publication: publication.data, self._write)
+            )
 
     def _write(self, data: bytes) -> bool:
         if self.takes:
@@ -44,30 +46,32 @@ class Sleeper:
 
     def _take(self, message: dict[str, Any]) -> None:
         start, end = (Position.parse(message[name]).seq for name in ("from", "to"))
-        assert start <= self.told, "nothing is missing before it"
-        self.got += [item["seq"] for item in message["events"] if item["seq"] > self.told]
-        self.told = end
+        assert start <= self.announced, "nothing is missing before it"
+        self.got += [item["seq"] for item in message["events"] if item["seq"] > self.announced]
+        self.announced = end
 
-    def rouse(self) -> None:
-        """Wake up, where that is wanted or not, and read on."""
-        self._seat.rouse()
-        if self._seat.position is not None:
-            self.position = max(self.position, self._seat.position.seq)
-        assert self.position >= self.told, "it has what it was sent"
-        if self._window.is_current(self.shape, self.told):
+    def detach(self) -> None:
+        """Detach, with or without a wake-up, and read the window."""
+        self._subscriber.detach()
+        if self._subscriber.position is not None:
+            self.position = max(self.position, self._subscriber.position.seq)
+        assert self.position >= self.announced, "it has what it was sent"
+        if self._window.is_current(self.shape, self.announced):
             self.position = self._window.head
         else:
             assert self._event.is_set(), "it was told that there is more"
         self._event.clear()
-        while self._window.covers(self.told, self.shape) and (frame := self._window.frame(self.shape, self.told)):
+        while self._window.covers(self.announced, self.shape) and (
+            frame := self._window.frame(self.shape, self.announced)
+        ):
             self._take(json.loads(frame.data))
-            self.position = self.told
+            self.position = self.announced
 
     def missed(self, seqs: list[int]) -> None:
         """It fell behind the window: what it lacks comes from elsewhere."""
-        if not self._window.covers(self.told, self.shape):
+        if not self._window.covers(self.announced, self.shape):
             self.got += seqs
-            self.position = self.told = self._window.head
+            self.position = self.announced = self._window.head
 
 
 class Cursors(RuleBasedStateMachine):
@@ -79,11 +83,11 @@ class Cursors(RuleBasedStateMachine):
     def begin(self, limit: int, frame: int, start: int) -> None:
         self.window = Window(limit, PageLimit(frame, 10_000))
         self.window.start(LOG, Seq(start))
-        self.sleepers = [Sleeper(self.window, shape) for shape in SHAPES[::2]]
-        for sleeper in self.sleepers:
-            sleeper.rest()
-        self.listener = Listener(self.window)
-        self.listening: set[Shape] = set()
+        self.clients = [Client(self.window, shape) for shape in SHAPES[::2]]
+        for client in self.clients:
+            client.attach()
+        self.subscribers = Subscribers(self.window)
+        self.subscribed: set[Shape] = set()
         self.events: list[StoredEvent] = []
         self.start = start
         self.cursors: dict[tuple[Shape, int], tuple[Seq, list[int]]] = {}
@@ -104,23 +108,23 @@ class Cursors(RuleBasedStateMachine):
         self.events += batch
 
     @rule(shape=st.sampled_from(SHAPES))
-    def listen_or_forget(self, shape: Shape) -> None:
-        if shape in self.listening:
-            self.listening.remove(shape)
-            self.listener.forget(shape)
+    def subscribe_or_unsubscribe(self, shape: Shape) -> None:
+        if shape in self.subscribed:
+            self.subscribed.remove(shape)
+            self.subscribers.remove(shape)
         else:
-            self.listening.add(shape)
-            self.listener.add(shape)
+            self.subscribed.add(shape)
+            self.subscribers.add(shape)
 
     @rule(number=st.integers(0, 2), takes=st.booleans(), again=st.booleans())
-    def rouse(self, number: int, takes: bool, again: bool) -> None:
-        sleeper = self.sleepers[number]
-        sleeper.rouse()
-        sleeper.missed(self.after(sleeper.shape, sleeper.told))
-        assert sleeper.got == self.after(sleeper.shape, Seq(self.start))
-        sleeper.takes = takes
+    def detach(self, number: int, takes: bool, again: bool) -> None:
+        client = self.clients[number]
+        client.detach()
+        client.missed(self.after(client.shape, client.announced))
+        assert client.got == self.after(client.shape, Seq(self.start))
+        client.takes = takes
         if again:
-            sleeper.rest()
+            client.attach()
 
     @rule(shape=st.sampled_from(SHAPES), number=st.integers(0, 1))
     def take(self, shape: Shape, number: int) -> None:
@@ -172,8 +176,8 @@ class Cursors(RuleBasedStateMachine):
             while self.after(shape, self.cursors[shape, number][0]):
                 self.take(shape, number)
             assert self.cursors[shape, number][1] == self.after(shape, Seq(self.start))
-        for number in range(len(self.sleepers)):
-            self.rouse(number, takes=True, again=False)
+        for number in range(len(self.clients)):
+            self.detach(number, takes=True, again=False)
 
 
 def test_every_cursor_gets_each_event_of_its_shape_exactly_once() -> None:

@@ -90,9 +90,9 @@ class EventStream:
 async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: ResponseStream) -> None:
     shapes, vector, client_id = asked
     _require(found, shapes)
-    # With several shapes each client's ids are its own, and so are the bytes.
-    how = straight(scope) if len(shapes) == 1 else None
-    async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", straight=how) as session:
+    # With several shapes the event ids, and thus the bytes, differ from client to client.
+    direct = direct_writer(scope) if len(shapes) == 1 else None
+    async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", direct_writer=direct) as session:
         # What is tracked may have changed meanwhile, and a shape that is left out could not be asked for again.
         _require(found, shapes)
         async with outlet.watched(session.close):
@@ -126,14 +126,15 @@ async def _later(error: EventsyncError, outlet: ResponseStream) -> None:
         await outlet.end()
 
 
-def straight(scope: Scope) -> DirectWriter | None:
-    """Sends news past ASGI, where the server can: the same bytes to every client of one shape."""
+def direct_writer(scope: Scope) -> DirectWriter | None:
+    """Return a writer that bypasses ASGI, if the server has one. All clients of a shape are sent the same bytes."""
     write = writer(scope)
-    return None if write is None else DirectWriter(_news, write)
+    return None if write is None else DirectWriter(_encode, write)
 
 
-def _news(news: Publication) -> bytes:
-    return _chunk(_event("events", news.data, id_writer((news.shape,))({news.shape: news.end})))
+def _encode(publication: Publication) -> bytes:
+    shape = publication.shape
+    return _chunk(_event("events", publication.data, id_writer((shape,))({shape: publication.end})))
 
 
 def _chunk(data: bytes) -> bytes:
@@ -179,8 +180,8 @@ async def _stream(
     await outlet.start(_HEADERS)
     await outlet.write(retry_line())
     try:
-        async with aclosing(session.outgoing()) as outgoing:
-            async for message in outgoing:
+        async with aclosing(session.messages()) as messages:
+            async for message in messages:
                 await _put(outlet, write, message, write_id(session.vector))
     except EventsyncError as error:
         # The status is out already: the client is told in band, and reconnects with its vector.

@@ -86,14 +86,14 @@ class Sync:
         await _serve(WebSocket(scope, receive, send))
 
 
-def straight(scope: Scope) -> DirectWriter | None:
-    """Sends news past ASGI, where the server can: the same bytes to every client."""
+def direct_writer(scope: Scope) -> DirectWriter | None:
+    """Return a writer that bypasses ASGI, if the server has one. All clients are sent the same bytes."""
     write = writer(scope)
-    return None if write is None else DirectWriter(_news, write)
+    return None if write is None else DirectWriter(_encode, write)
 
 
-def _news(news: Publication) -> bytes:
-    return text_frame(news.data)
+def _encode(publication: Publication) -> bytes:
+    return text_frame(publication.data)
 
 
 class _Connection:
@@ -113,7 +113,7 @@ class _Connection:
             hello.vector,
             hello.client_id,
             transport="websocket",
-            straight=straight(self._websocket.scope),
+            direct_writer=direct_writer(self._websocket.scope),
         ) as session:
             await self._serve(session)
 
@@ -176,8 +176,8 @@ class _Connection:
 
     async def _write(self, session: Session) -> None:
         write = writer(self._websocket.scope)
-        async with aclosing(session.outgoing()) as outgoing:
-            async for message in outgoing:
+        async with aclosing(session.messages()) as messages:
+            async for message in messages:
                 size = sum(map(len, message.pieces))
                 if size > _LARGE:
                     await self._until_writable()

@@ -100,14 +100,14 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
 
 async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
     """Wait until the feed has read the log. Raises `Unavailable`, and `NotTracked` where nothing can come."""
-    with service.window.listening() as listener:
-        listener.add(shape)
+    with service.window.subscribers() as subscribers:
+        subscribers.add(shape)
         try:
             async with asyncio.timeout(timeout):
                 # The log's name is known before its newest event is.
                 while service.window.log is None or not service.feed.state.live:
-                    await listener.event.wait()
-                    listener.event.clear()
+                    await subscribers.event.wait()
+                    subscribers.event.clear()
         except TimeoutError as error:
             raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
     service.tracking.require(shape.collection)

@@ -14,7 +14,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync.sync.sessions.subscription import Subscription
-from support.answers import Past, brought_up, compacted, serving
+from support.answers import Past, brought_up, compacted, serving, subscriber_of
 from support.histories import History, based, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
@@ -103,8 +103,8 @@ async def test_a_client_that_goes_in_the_middle_is_where_it_was(
     service = await serving(stores, settings.model_copy(update={"frame_bytes": 300}), past)
     client = past.client(DOCS, Seq(0))
     avoid = frozenset(Answer) - {force}
-    subscription = Subscription(service.source, DOCS, Position(past.log, Seq(0)), avoid)
-    outgoing = subscription.outgoing()
+    subscription = Subscription(service.source, subscriber_of(service, DOCS), Position(past.log, Seq(0)), avoid)
+    outgoing = subscription.messages()
     for part in range(2):
         message = await anext(outgoing)
         assert message is not None

@@ -17,7 +17,7 @@ from eventsync.settings import Settings
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
 from eventsync.sync.sessions.subscription import Subscription
-from support.answers import Past, brought_up, compacted, serving
+from support.answers import Past, brought_up, compacted, serving, subscriber_of
 from support.histories import newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
@@ -71,8 +71,8 @@ async def test_the_next_ones_read_no_chunk_again(stores: Stores, settings: Setti
 async def first_parts(stores: Stores, settings: Settings, past: Past, count: int) -> tuple[Subscription, Any, Replica]:
     """A new client that has got a few parts of its snapshot."""
     service = await serving(stores, settings, past)
-    client, subscription = Replica("docs"), Subscription(service.source, DOCS, None)
-    outgoing = subscription.outgoing()
+    client, subscription = Replica("docs"), Subscription(service.source, subscriber_of(service, DOCS), None)
+    outgoing = subscription.messages()
     for _ in range(count):
         message = await anext(outgoing)
         assert message is not None
@@ -119,8 +119,8 @@ async def test_a_damaged_chunk_is_told_in_band_and_the_collection_is_read(
     assert stored.id in caplog.text
     # It is not offered again, by this server.
     again = Replica("docs")
-    other = Subscription(subscription._source, DOCS, None)
-    async with aclosing(other.outgoing()) as outgoing:
+    other = Subscription(subscription._source, subscription._subscriber, None)
+    async with aclosing(other.messages()) as outgoing:
         await rest(outgoing, again)
     assert (again.resets, again.rows) == (0, client.rows)
 

@@ -40,12 +40,12 @@ class Fed:
         self.feed = Feed(stores, self.window, self.tracking, settings)
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        with self.window.listening() as listener:
-            listener.add(ORDERS)
+        with self.window.subscribers() as subscribers:
+            subscribers.add(ORDERS)
             async with within(20):
                 while not reached():
-                    await listener.event.wait()
-                    listener.event.clear()
+                    await subscribers.event.wait()
+                    subscribers.event.clear()
 
     async def at(self, seq: int) -> None:
         await self.until(lambda: self.window.head >= seq)

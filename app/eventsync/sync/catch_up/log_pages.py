@@ -71,16 +71,16 @@ class LogPages:
         """
         await self._check(shape, position)
         deadline = time.monotonic() + wait
-        with self._source.window.listening() as listener:
-            listener.add(shape)
+        with self._source.window.subscribers() as subscribers:
+            subscribers.add(shape)
             while True:
-                listener.event.clear()
+                subscribers.event.clear()
                 if position.log != self._source.window.log:
                     await self._check(shape, position)
                 page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():
                     return page
-                if not await listener.event.within(deadline - time.monotonic()):
+                if not await subscribers.event.within(deadline - time.monotonic()):
                     return page
 
     def drain(self) -> None:

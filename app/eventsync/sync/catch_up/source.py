@@ -63,13 +63,13 @@ class Source:
         catch_ups = CatchUps(stores, admission)
         return cls(stores, window, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale, wait)
 
-    async def settled(self, shape: Shape) -> None:
-        """Wait while a new log is about to begin, or to have the shape's collection; not for ever."""
+    async def wait_until_servable(self, shape: Shape) -> None:
+        """Wait while a new log, or the tracking of the shape's collection, is about to begin; not for ever."""
 
-        def settled() -> bool:
+        def servable() -> bool:
             return self.window.suspended is None and not self.tracking.is_pending(shape.collection)
 
-        await self.tracking.until(settled, self.patience)
+        await self.tracking.until(servable, self.patience)
 
     def log(self) -> LogId:
         """The log in force. Raises `Unavailable` before the first worker has run, and while the log is lost."""

@@ -1,8 +1,11 @@
-"""Everybody here who follows one shape, and how news of it go straight to those who wait for nothing else.
+"""Fan-out: the subscribers of each shape on this server, and publishing to them.
 
-A member rests while it has every event of the shape and knows that, and its connection takes bytes there and then. All
-who rest stand at the same place, so what comes next is the same for all of them: it is encoded once for each kind of
-connection, and where they stand afterwards is said once. What a client costs is its write, and nothing else.
+A subscriber is either attached or waiting. While it is attached, publications are written to its connection directly;
+while it waits, they only set its event, and its session reads the window itself.
+
+A subscriber attaches only when its client has, and knows that it has, every event of the shape. All attached
+subscribers are thus at the same position: a publication is encoded once for each kind of connection, and their position
+is kept once, in the channel. One more client costs one more write.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from eventsync.domain.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An events message of a shape, for who has all that is before it; `end` is what the client has behind it."""
+    """An `events` message for clients that have everything before it; `end` is their position afterwards."""
 
     shape: Shape
     data: bytes
@@ -26,122 +29,125 @@ class Publication:
 
 
 Encode = Callable[[Publication], bytes]
-"""News as connections of a kind send them."""
+"""Encodes a publication for connections of one kind."""
 
 Write = Callable[[bytes], bool]
-"""Writes to a connection at once, the whole or nothing; says which. It must not wait."""
+"""Writes all bytes to a connection and returns True, or writes nothing and returns False. Must not block."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectWriter:
-    """How news go straight to a client. Those with the same `encode` are sent the same bytes."""
+    """Writes publications to one connection. All writers with the same `encode` are given the same bytes."""
 
     encode: Encode
     write: Write
 
 
-class Channel:
-    """The members, each on a seat of its own. Only the window tells it news."""
-
-    def __init__(self, shape: Shape, since: Seq) -> None:
-        self.shape = shape
-        self.since = since
-        """After which seq the window has all events of the shape, wherever its floor is.
-
-        Who waits for something rare is not behind because much else happens.
-        """
-        self.end: Position | None = None
-        """What those have who rested when news were told last."""
-        self.told = 0.0
-        """When that was, on the monotonic clock."""
-        self._awake: set[Subscriber] = set()
-        self._resting: dict[Encode, dict[Subscriber, Write]] = {}
-
-    def __len__(self) -> int:
-        return len(self._awake) + sum(map(len, self._resting.values()))
-
-    def join(self, event: LightEvent) -> Subscriber:
-        """A new member, which `event` wakes."""
-        seat = Subscriber(self, event)
-        self._awake.add(seat)
-        return seat
-
-    def tell(self, data: bytes, end: Position) -> None:
-        """Send news to all who rest, and wake the others. The news begin where those who rest stand."""
-        news = Publication(self.shape, data, end)
-        for encode, resting in self._resting.items():
-            encoded = encode(news)
-            for seat in [seat for seat, write in resting.items() if not write(encoded)]:
-                # Before `end` moves on: it has not got this.
-                seat.rouse()
-        self.end, self.told = end, time.monotonic()
-        self._wake_awake()
-
-    def begin_anew(self, since: Seq) -> None:
-        """Nothing before `since` counts any more: positions may be of another log. Everybody is woken."""
-        self.wake()
-        self.since, self.end = since, None
-
-    def wake(self) -> None:
-        """Wake everybody; nobody rests any more."""
-        for resting in self._resting.values():
-            for seat in list(resting):
-                seat.rouse()
-        self._wake_awake()
-
-    def _wake_awake(self) -> None:
-        for seat in self._awake:
-            seat.event.set()
-
-    def seat_rests(self, seat: Subscriber, straight: DirectWriter) -> None:
-        """For `Subscriber` only."""
-        self._awake.discard(seat)
-        self._resting.setdefault(straight.encode, {})[seat] = straight.write
-
-    def seat_wakes(self, seat: Subscriber, encode: Encode) -> None:
-        """For `Subscriber` only."""
-        del self._resting[encode][seat]
-        self._awake.add(seat)
-
-    def leave(self, seat: Subscriber) -> None:
-        """A member less."""
-        seat.rouse()
-        self._awake.discard(seat)
-
-
 class Subscriber:
-    """A member's place in an audience. While it does not rest, `event` is set whenever there are news."""
+    """One subscription of one session to a channel. Created by `Channel.subscribe`."""
 
-    __slots__ = ("_audience", "_encode", "_position", "event", "sent")
+    __slots__ = ("_encode", "_position", "channel", "event", "last_sent")
 
-    def __init__(self, audience: Channel, event: LightEvent) -> None:
+    def __init__(self, channel: Channel, event: LightEvent) -> None:
+        self.channel = channel
         self.event = event
-        self.sent = 0.0
-        """When something was last sent to it before it was roused, on the monotonic clock."""
-        self._audience = audience
+        """Set by each publication while the subscriber is not attached."""
+        self.last_sent = 0.0
+        """Monotonic time of the last direct write before the last detach."""
         self._position: Position | None = None
         self._encode: Encode | None = None
 
     @property
     def position(self) -> Position | None:
-        """What the client has, with all that it was sent straight; None before it has rested."""
-        return self._audience.end if self._was_told() else self._position
+        """Position of the client after all direct writes; None before the first `attach`."""
+        return self.channel.end if self._was_written_to() else self._position
 
-    def rest(self, position: Position, straight: DirectWriter) -> None:
-        """Have news sent straight from now on. The client stands at `position`, and knows of all events before it."""
-        self._position, self._encode = position, straight.encode
-        self._audience.seat_rests(self, straight)
+    def attach(self, position: Position, writer: DirectWriter) -> None:
+        """Write publications directly from now on. The client is at `position` and has everything before it."""
+        self._position, self._encode = position, writer.encode
+        self.channel.waiting.discard(self)
+        self.channel.attached.setdefault(writer.encode, {})[self] = writer.write
 
-    def rouse(self) -> None:
-        """Have nothing sent straight any more. `position` stays where it is."""
+    def detach(self) -> None:
+        """Stop direct writes; publications set the event again. `position` keeps its value."""
         if self._encode is None:
             return
-        if self._was_told():
-            self._position, self.sent = self._audience.end, self._audience.told
-        encode, self._encode = self._encode, None
-        self._audience.seat_wakes(self, encode)
+        if self._was_written_to():
+            self._position, self.last_sent = self.channel.end, self.channel.last_published
+        del self.channel.attached[self._encode][self]
+        self.channel.waiting.add(self)
+        self._encode = None
 
-    def _was_told(self) -> bool:
-        """Whether it rests, and was sent anything since it does."""
-        end, position = self._audience.end, self._position
+    def _was_written_to(self) -> bool:
+        """Return True if a publication was written since the subscriber attached, and it still is."""
+        end, position = self.channel.end, self._position
         return self._encode is not None and end is not None and position is not None and end.seq > position.seq
+
+
+class Channel:
+    """The subscribers of one shape. Only the window publishes to it."""
+
+    def __init__(self, shape: Shape, since: Seq) -> None:
+        self.shape = shape
+        self.since = since
+        """The window holds every event of the shape after this seq.
+
+        It may be lower than the window's floor: a shape with rare events does not fall behind when others have many.
+        """
+        self.end: Position | None = None
+        """Position of all subscribers that were attached at the last publication."""
+        self.last_published = 0.0
+        """Monotonic time of the last publication."""
+        self.waiting: set[Subscriber] = set()
+        self.attached: dict[Encode, dict[Subscriber, Write]] = {}
+        """Changed only by `Subscriber.attach` and `Subscriber.detach`, like `waiting`."""
+
+    def __len__(self) -> int:
+        return len(self.waiting) + sum(map(len, self.attached.values()))
+
+    def subscribe(self, event: LightEvent) -> Subscriber:
+        """Add a subscriber, which waits until it is attached."""
+        subscriber = Subscriber(self, event)
+        self.waiting.add(subscriber)
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber."""
+        subscriber.detach()
+        self.waiting.discard(subscriber)
+
+    def publish(self, data: bytes, end: Position) -> None:
+        """Write an `events` message to all attached subscribers, and set the event of all others.
+
+        The message must begin at the position of the attached subscribers, and ends at `end`. The call never waits for
+        a client: a subscriber whose connection does not accept the whole message at once receives none of it, is
+        detached at its old position, and is woken.
+        """
+        publication = Publication(self.shape, data, end)
+        for encode, attached in self.attached.items():
+            encoded = encode(publication)
+            refused: list[Subscriber] = []
+            for subscriber, write in attached.items():
+                if not write(encoded):
+                    refused.append(subscriber)
+            # Before `end` advances: these have not received this publication.
+            for subscriber in refused:
+                subscriber.detach()
+        self.end, self.last_published = end, time.monotonic()
+        self._wake_waiting()
+
+    def reset(self, since: Seq) -> None:
+        """Detach and wake all, and forget the position: the window restarts at `since`, maybe with another log."""
+        self.wake()
+        self.since, self.end = since, None
+
+    def wake(self) -> None:
+        """Detach all, and set the event of each subscriber."""
+        for attached in self.attached.values():
+            for subscriber in list(attached):
+                subscriber.detach()
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        for subscriber in self.waiting:
+            subscriber.event.set()

@@ -1,7 +1,7 @@
 """The window: the newest events of the log, encoded, once in each server's memory.
 
-Sessions are cursors into it. It knows positions and shapes and nothing of clients; whoever wants to be told of news
-listens to the shapes that it wants to hear of: is woken, or is sent the news there and then (`audience.py`).
+Sessions are cursors into it. The window knows positions and shapes, and nothing of clients: a session subscribes to the
+channels of its shapes, and the window publishes new events to them (`fan_out.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from eventsync.sync.live.fan_out import Channel, Subscriber
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
-"""What an event costs here besides its body, roughly, in bytes."""
+"""Approximate memory of an event besides its body, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An events message and the span of a shape that it covers: `start < seq <= end`."""
+    """An `events` message with all events of a shape in `start < seq <= end`."""
 
     start: Seq
     end: Seq
@@ -34,7 +34,7 @@ class Frame:
 
 
 _FEW: Final = 16
-"""Events of a shape that are kept in a list: nearly every document has no more, and an empty deque takes 760 bytes."""
+"""Events of a shape up to which a list holds them. Few documents have more, and an empty deque takes 760 bytes."""
 
 _Events = deque[StoredEvent] | list[StoredEvent]
 
@@ -47,11 +47,14 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._audiences: dict[Shape, Channel] = {}
-        """Who listens, by shape; none is without members."""
+        self._channels: dict[Shape, Channel] = {}
+        """Channels by shape; each has subscribers."""
         self.log: LogId | None = None
         self.suspended: str | None = None
-        """Why nobody may begin or catch up here for now: what MongoDB holds is not the log that is here."""
+        """Reason why no client may begin or catch up here; None normally.
+
+        Set while MongoDB does not hold the log that this window was read from.
+        """
         self._clear(Seq(0))
 
     def _clear(self, seq: Seq) -> None:
@@ -61,19 +64,22 @@ class Window:
         self._all: deque[StoredEvent] = deque()
         self._by_shape: dict[Shape, _Events] = {}
         self._frames: dict[Shape, tuple[Seq, Frame]] = {}
-        """The newest frame of a shape, and the first event in it."""
+        """The newest frame of each shape, and the seq of its first event."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
     def start(self, log: LogId, seq: Seq) -> None:
-        """Begin anew, empty, at `log:seq`. Everybody is woken: their positions may be of another log."""
+        """Restart, empty, at `log:seq`. Wakes all subscribers: their positions may be of another log."""
         self.log = log
         self._clear(seq)
-        for audience in self._audiences.values():
-            audience.begin_anew(seq)
+        for channel in self._channels.values():
+            channel.reset(seq)
 
     def extend(self, events: Iterable[StoredEvent]) -> None:
-        """Take the next events: dense, in order, and whole transactions only. Wakes who waits for their shapes."""
+        """Append the next events, and publish them to the channels of their shapes.
+
+        They must be dense, in order, and whole transactions.
+        """
         before: dict[Shape, Seq] = {}
         for event in events:
             if event.seq != self.head + 1:
@@ -87,8 +93,8 @@ class Window:
         self._evict()
         for shape, after in before.items():
             self._frames.pop(shape, None)
-            if audience := self._audiences.get(shape):
-                self._tell(audience, after)
+            if channel := self._channels.get(shape):
+                self._publish(channel, after)
 
     def _keep(self, shape: Shape, event: StoredEvent) -> None:
         events = self._by_shape.get(shape)
@@ -99,14 +105,14 @@ class Window:
             events = self._by_shape[shape] = deque(events)
         events.append(event)
 
-    def _tell(self, audience: Channel, after: Seq) -> None:
-        shape = audience.shape
+    def _publish(self, channel: Channel, after: Seq) -> None:
+        shape = channel.shape
         frame = self.frame(shape, after) if self.covers(after, shape) else None
         if self.log is None or frame is None or not self.is_current(shape, frame.end):
-            # More than a frame is fetched by each at its own pace.
-            audience.wake()
+            # More than one frame: each session reads the frames at its own pace.
+            channel.wake()
         else:
-            audience.tell(frame.data, Position(self.log, frame.end))
+            channel.publish(frame.data, Position(self.log, frame.end))
 
     def _evict(self) -> None:
         while self.bytes > self._limit and len(self._all) > 1:
@@ -119,47 +125,47 @@ class Window:
                     events.popleft()
                 else:
                     del events[0]
-                if audience := self._audiences.get(shape):
-                    audience.since = oldest.seq
+                if channel := self._channels.get(shape):
+                    channel.since = oldest.seq
                 if not events:
                     del self._by_shape[shape]
                     self._frames.pop(shape, None)
 
     @property
     def mean(self) -> float:
-        """Bytes of an event here on average; 0 where there is none."""
+        """Mean size of the events' bodies in bytes; 0 without events."""
         return (self.bytes / len(self._all) - _OVERHEAD) if self._all else 0.0
 
     # --- the sessions' side -------------------------------------------------------------------------------------
 
     @property
     def newest(self) -> StoredEvent | None:
-        """The newest event here, None where there is none."""
+        """The newest event, or None without events."""
         return self._all[-1] if self._all else None
 
     def covers(self, seq: Seq, shape: Shape | None = None) -> bool:
-        """Whether every event after `seq` is here, of `shape` or of all."""
+        """Return True if the window holds every event after `seq`, of `shape` or of all shapes."""
         return seq >= self.floor or (shape is not None and seq >= self._since(shape))
 
     def _since(self, shape: Shape) -> Seq:
-        audience = self._audiences.get(shape)
-        return audience.since if audience else self.floor
+        channel = self._channels.get(shape)
+        return channel.since if channel else self.floor
 
     def is_current(self, shape: Shape, seq: Seq) -> bool:
-        """Whether there is nothing of the shape after `seq`."""
+        """Return True if the shape has no event after `seq`."""
         events = self._by_shape.get(shape)
         return self.covers(seq, shape) and (not events or events[-1].seq <= seq)
 
     def frame(self, shape: Shape, after: Seq) -> Frame | None:
-        """The next frame of a shape for a cursor at `after`, which the window must cover; None when there is nothing.
+        """Return the shape's next frame after `after`, which the window must cover; None if there are no events.
 
-        Its `start` is where the shape's previous event stood, so that every cursor between there and the first event
-        is served by the same bytes.
+        The frame's `start` is the seq of the shape's previous event: every cursor from there up to the first event gets
+        the same bytes.
         """
         if self.log is None or not (events := self._by_shape.get(shape)):
             return None
         first, cached = self._frames.get(shape, _NONE)
-        # Not for a cursor further on in it: it would send what is there already, to everybody who is live.
+        # Not for a cursor inside it: the frame would repeat events that the client has.
         if cached is not None and cached.start <= after < first:
             return cached
         if after >= events[-1].seq:
@@ -173,9 +179,9 @@ class Window:
         return frame
 
     def _after(self, shape: Shape, after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:
-        """The seq of the last event at or before `after`, and those behind it; live cursors find both at the end."""
+        """Return the seq of the last event at or before `after`, and the events after it."""
         events = self._by_shape[shape]
-        # Backwards, and no slice from the front: a deque would pass over all that is kept before it.
+        # Backwards: cursors of live clients are near the end, and a deque is slow to index from the front.
         following: list[StoredEvent] = []
         for event in reversed(events):
             if event.seq <= after:
@@ -184,58 +190,58 @@ class Window:
         return self._since(shape), iter(events)
 
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
-        """The shape's events after `after`, which the window must cover."""
+        """Return the shape's events after `after`, which the window must cover."""
         events = self._by_shape.get(shape)
         return self._after(shape, after)[1] if events else iter(())
 
     @contextmanager
-    def listening(self) -> Iterator[Listener]:
-        """Be told of news while the block runs."""
-        listener = Listener(self)
+    def subscribers(self) -> Iterator[Subscribers]:
+        """Provide the subscribers of one session or poll; they are removed at the end of the block."""
+        subscribers = Subscribers(self)
         try:
-            yield listener
+            yield subscribers
         finally:
-            listener.close()
+            subscribers.close()
 
-    def join(self, shape: Shape, event: LightEvent) -> Subscriber:
-        """Have `event` set when there are news of a shape, unless they go straight to the seat."""
-        audience = self._audiences.get(shape)
-        if audience is None:
-            audience = self._audiences[shape] = Channel(shape, self.floor)
-        return audience.join(event)
+    def subscribe(self, shape: Shape, event: LightEvent) -> Subscriber:
+        """Add a subscriber to the channel of a shape; `event` is set by publications while it is not attached."""
+        channel = self._channels.get(shape)
+        if channel is None:
+            channel = self._channels[shape] = Channel(shape, self.floor)
+        return channel.subscribe(event)
 
-    def leave(self, shape: Shape, seat: Subscriber) -> None:
-        """Give up a seat that `join` gave."""
-        audience = self._audiences[shape]
-        audience.leave(seat)
-        if not audience:
-            del self._audiences[shape]
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber that `subscribe` returned."""
+        channel = subscriber.channel
+        channel.unsubscribe(subscriber)
+        if not channel:
+            del self._channels[channel.shape]
 
     def wake_all(self) -> None:
-        """Wake everybody who listens."""
-        for audience in self._audiences.values():
-            audience.wake()
+        """Detach and wake all subscribers."""
+        for channel in self._channels.values():
+            channel.wake()
 
 
-class Listener:
-    """An event that is set when there are news of one of its shapes, unless they went straight to its seat."""
+class Subscribers:
+    """The subscribers of one session or poll, by shape. They share one event."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
-        self._seats: dict[Shape, Subscriber] = {}
+        self._by_shape: dict[Shape, Subscriber] = {}
         self.event = LightEvent()
 
     def add(self, shape: Shape) -> Subscriber:
-        """Be told of news of a shape, too, that is not listened to yet."""
-        seat = self._seats[shape] = self._window.join(shape, self.event)
-        return seat
+        """Subscribe to a shape that is not subscribed to yet."""
+        subscriber = self._by_shape[shape] = self._window.subscribe(shape, self.event)
+        return subscriber
 
-    def forget(self, shape: Shape) -> None:
-        """Be told of news of a shape no longer."""
-        if (seat := self._seats.pop(shape, None)) is not None:
-            self._window.leave(shape, seat)
+    def remove(self, shape: Shape) -> None:
+        """Unsubscribe from a shape, if it is subscribed to."""
+        if (subscriber := self._by_shape.pop(shape, None)) is not None:
+            self._window.unsubscribe(subscriber)
 
     def close(self) -> None:
-        """Be told of nothing any more."""
-        for shape in list(self._seats):
-            self.forget(shape)
+        """Unsubscribe from all shapes."""
+        for shape in list(self._by_shape):
+            self.remove(shape)

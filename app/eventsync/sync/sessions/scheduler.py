@@ -1,8 +1,7 @@
-"""The subscriptions of one session take turns, and those that have to wait keep nobody else waiting.
+"""Scheduling of a session's subscriptions: they take turns, and a slow read of one does not delay the others.
 
-Who is in the window is served in passing: nothing is waited for. What has to be read (a snapshot, events behind the
-window) is fetched beside that, for one subscription at a time, so that a session never holds more than one message that
-is fetched and one that is being sent.
+Messages from the window are taken without waiting. Everything else (a snapshot, events behind the window) is fetched in
+a task, for one subscription at a time: a session holds at most one fetched message and one that is being sent.
 """
 
 from __future__ import annotations
@@ -15,140 +14,138 @@ from dataclasses import dataclass
 from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError
-from eventsync.sync.live.fan_out import DirectWriter, Subscriber
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 
 @dataclass(slots=True, eq=False)
 class ScheduledSubscription:
-    """One subscription, and what is fetched for it."""
+    """A subscription and its fetch, if one is under way."""
 
     subscription: Subscription
-    seat: Subscriber
-    outgoing: AsyncGenerator[OutboundMessage | None]
+    messages: AsyncGenerator[OutboundMessage | None]
     fetch: asyncio.Task[OutboundMessage | None] | None = None
-    before: Position | None = None
-    """Where the client stands as long as what is fetched has not been given out."""
-    fetched: int = 0
-    """When something was last fetched for it, by number: the others come first."""
+    position_before_fetch: Position | None = None
+    last_fetch: int = 0
+    """Number of the last fetch; the subscription with the lowest number is next."""
 
     @property
     def position(self) -> Position | None:
-        """What the client has once it has taken what `SubscriptionScheduler.round` gave."""
-        return self.subscription.position if self.fetch is None else self.before
+        """Position of the client after all messages that `SubscriptionScheduler.round` has yielded."""
+        return self.subscription.position if self.fetch is None else self.position_before_fetch
 
 
 class SubscriptionScheduler:
     """The subscriptions of a session, by shape."""
 
-    def __init__(self, wake: Callable[[], None], ended: Callable[[Shape, EventsyncError], None]) -> None:
-        """`wake` is called when there is something new for `round`, `ended` for a shape that can't be gone on with."""
+    def __init__(self, wake: Callable[[], None], on_error: Callable[[Shape, EventsyncError], None]) -> None:
+        """Call `wake` when `round` has something new to yield, and `on_error` when a shape's subscription has ended."""
         self._wake = wake
-        self._ended = ended
-        self._turns: dict[Shape, ScheduledSubscription] = {}
+        self._on_error = on_error
+        self._by_shape: dict[Shape, ScheduledSubscription] = {}
         self._fetching: ScheduledSubscription | None = None
         self._fetches = 0
-        self._retired: list[ScheduledSubscription] = []
-        # Readers may keep something in it between two messages, so it is the same one for all fetches.
+        self._removed: list[ScheduledSubscription] = []
+        # One context for all fetches: an async generator may set a context variable in one and reset it in another.
         self._context = contextvars.copy_context()
 
     def __contains__(self, shape: Shape) -> bool:
-        return shape in self._turns
+        return shape in self._by_shape
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._by_shape)
 
     @property
     def vector(self) -> StateVector:
-        """What the client has of each shape; a shape that it has nothing whole of is left out."""
-        return {shape: turn.position for shape, turn in self._turns.items() if turn.position is not None}
+        """Position of the client in each shape. A shape without a complete state is left out."""
+        return {shape: item.position for shape, item in self._by_shape.items() if item.position is not None}
 
-    def add(self, subscription: Subscription, seat: Subscriber) -> None:
-        """Let a subscription of a new shape take part, which has a seat in the shape's audience."""
-        self._turns[subscription.shape] = ScheduledSubscription(subscription, seat, subscription.outgoing())
+    def add(self, subscription: Subscription) -> None:
+        """Schedule a subscription to a new shape."""
+        self._by_shape[subscription.shape] = ScheduledSubscription(subscription, subscription.messages())
         self._wake()
 
     def remove(self, shape: Shape) -> None:
-        """End a shape's subscription. What it holds is freed in the next `round`."""
-        self._retired.append(self._turns.pop(shape))
+        """End a shape's subscription. The next `round` frees its resources."""
+        self._removed.append(self._by_shape.pop(shape))
         self._wake()
 
-    def rest(self, straight: DirectWriter) -> None:
-        """Have news sent straight to the client, past `round`, of every shape that it has all of. Until `rouse`."""
-        for turn in self._turns.values():
-            # What is being fetched comes first: that is what the subscription is live after.
-            if turn.fetch is None:
-                turn.subscription.rest(turn.seat, straight)
+    def attach(self, writer: DirectWriter) -> None:
+        """Attach all subscriptions that are up to date. `round` may be called again only after `detach`."""
+        for item in self._by_shape.values():
+            # A subscription is live behind what is being fetched for it, which has to be sent first.
+            if item.fetch is None:
+                item.subscription.attach(writer)
 
-    def rouse(self) -> float:
-        """Have nothing sent straight any more. When something last was, on the monotonic clock; 0 for never."""
-        return max((turn.subscription.rouse() for turn in self._turns.values()), default=0.0)
+    def detach(self) -> float:
+        """Detach all subscriptions. Returns the monotonic time of the last direct write, or 0 without any."""
+        return max((item.subscription.detach() for item in self._by_shape.values()), default=0.0)
 
     async def round(self) -> AsyncGenerator[OutboundMessage]:
-        """The next message of each subscription that has one now. Raises what ends the session: `Unavailable`."""
+        """Yield the next message of each subscription that has one. Raises `Unavailable`, which ends the session."""
         await self._free()
-        for shape, turn in list(self._turns.items()):
-            # While a message was being sent, the client may have ended a subscription, or renewed it.
-            if self._turns.get(shape) is turn and (message := await self._message(turn)) is not None:
+        for shape, item in list(self._by_shape.items()):
+            # While a message was sent, the client may have unsubscribed, and subscribed again.
+            if self._by_shape.get(shape) is item and (message := await self._message(item)) is not None:
                 yield message
         self._fetch_next()
 
-    async def _message(self, turn: ScheduledSubscription) -> OutboundMessage | None:
+    async def _message(self, item: ScheduledSubscription) -> OutboundMessage | None:
         message = None
         try:
-            if turn.fetch is not None:
-                if not turn.fetch.done():
+            if item.fetch is not None:
+                if not item.fetch.done():
                     return None
-                fetch, turn.fetch, self._fetching = turn.fetch, None, None
+                fetch, item.fetch, self._fetching = item.fetch, None, None
                 message = fetch.result()
-            if message is None and turn.subscription.at_hand:
-                # Also where nothing was fetched: there may be news since, of which nobody tells again.
-                message = await anext(turn.outgoing)
+            if message is None and item.subscription.in_window:
+                # Also after a fetch without a result: events may have come since, and their wake-up is over.
+                message = await anext(item.messages)
         except EventsyncError as error:
             if error.retryable:
                 raise
-            self.remove(turn.subscription.shape)
-            self._ended(turn.subscription.shape, error)
+            self.remove(item.subscription.shape)
+            self._on_error(item.subscription.shape, error)
             return None
         return message
 
     def _fetch_next(self) -> None:
-        """Begin to fetch for the subscription that has waited longest, if any has to."""
+        """Start a fetch for the subscription that has waited longest, unless a fetch is under way."""
         if self._fetching is not None:
             return
-        turn = min(self._waiting(), key=lambda waiting: waiting.fetched, default=None)
-        if turn is None:
+        item = min(self._behind(), key=lambda behind: behind.last_fetch, default=None)
+        if item is None:
             return
         self._fetches += 1
-        turn.fetched, turn.before = self._fetches, turn.subscription.position
-        turn.fetch = asyncio.get_running_loop().create_task(_next(turn.outgoing), context=self._context)
-        turn.fetch.add_done_callback(lambda _: self._wake())
-        self._fetching = turn
+        item.last_fetch, item.position_before_fetch = self._fetches, item.subscription.position
+        item.fetch = asyncio.get_running_loop().create_task(_next(item.messages), context=self._context)
+        item.fetch.add_done_callback(lambda _: self._wake())
+        self._fetching = item
 
-    def _waiting(self) -> Iterator[ScheduledSubscription]:
-        return (turn for turn in self._turns.values() if not turn.subscription.at_hand)
+    def _behind(self) -> Iterator[ScheduledSubscription]:
+        return (item for item in self._by_shape.values() if not item.subscription.in_window)
 
     async def _free(self) -> None:
-        while self._retired:
-            turn = self._retired.pop()
-            if turn.fetch is not None:
+        while self._removed:
+            item = self._removed.pop()
+            if item.fetch is not None:
                 self._fetching = None
-                await _abandoned(turn.fetch)
-            await turn.outgoing.aclose()
+                await _cancel(item.fetch)
+            await item.messages.aclose()
 
     async def aclose(self) -> None:
-        """Free what the subscriptions hold (open reads)."""
-        self._retired.extend(self._turns.values())
-        self._turns.clear()
+        """Free the resources of all subscriptions (open reads)."""
+        self._removed.extend(self._by_shape.values())
+        self._by_shape.clear()
         await self._free()
 
 
-async def _abandoned(fetch: asyncio.Task[OutboundMessage | None]) -> None:
+async def _cancel(fetch: asyncio.Task[OutboundMessage | None]) -> None:
     fetch.cancel()
     await asyncio.wait({fetch})
     if not fetch.cancelled():
-        fetch.exception()  # nobody wants to know any more, and that is nothing to warn of
+        fetch.exception()  # retrieved, so that asyncio does not warn of it
 
 
-async def _next(outgoing: AsyncGenerator[OutboundMessage | None]) -> OutboundMessage | None:
-    return await anext(outgoing)
+async def _next(messages: AsyncGenerator[OutboundMessage | None]) -> OutboundMessage | None:
+    return await anext(messages)

@@ -1,6 +1,6 @@
-"""A session: one client on one connection, whatever the transport.
+"""A session: one client on one connection, of any transport.
 
-The transport takes messages from `outgoing()` one at a time and sends each before it takes the next, so a session never
+The transport takes one message at a time from `messages()` and sends it before it takes the next, so a session never
 holds more than one that is being sent. Subscriptions take turns, one message each: the long catch-up of one does not
 starve the others.
 """
@@ -21,19 +21,19 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
-from eventsync.sync.live.window import Listener
+from eventsync.sync.live.window import Subscribers
 from eventsync.sync.sessions.scheduler import SubscriptionScheduler
 from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 MAX_REPLIES = 16
-"""Replies (pongs, errors) that may wait to be sent; a client that asks on without reading is not read further."""
+"""Replies (pongs, errors) that may be queued. While the queue is full, no more is read from the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A client: the id that it gave, or was given (not `named`), how it is connected, what was stored for it before.
+    """A client: its id, its transport, and the state vector that was stored for it.
 
-    `remembered`: what it acknowledges is stored.
+    `named` is False if the server chose the id. `remembered` is True if the client's acknowledgements are stored.
     """
 
     id: str
@@ -44,71 +44,71 @@ class Identity:
 
 
 class Session:
-    """Made by `SyncService.session`, which also ends it."""
+    """Created by `Sessions.open`, which also ends it."""
 
     def __init__(
         self,
         source: Source,
-        listener: Listener,
+        subscribers: Subscribers,
         *,
         client: Identity,
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
         max_shapes: int,
-        straight: DirectWriter | None = None,
+        direct_writer: DirectWriter | None = None,
     ) -> None:
-        """`on_ack` is called with each vector that the client acknowledges; it must not wait.
+        """Call `on_ack`, which must not block, with each vector that the client acknowledges.
 
-        `straight` is how news are sent past `outgoing` while that has nothing to send, where the connection has that.
+        `direct_writer` writes publications while `messages` is idle; None if the connection has no such writer.
         """
         self.id = uuid.uuid4().hex
         self.client = client
         self.closing = False
         self._source = source
-        self._listener = listener
+        self._subscribers = subscribers
         self._on_ack = on_ack
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
-        self._turns = SubscriptionScheduler(listener.event.set, self._ended)
-        self._straight = straight
-        self._spoke = 0.0
-        """When something was last sent, on the monotonic clock."""
+        self._scheduler = SubscriptionScheduler(subscribers.event.set, self._on_error)
+        self._direct_writer = direct_writer
+        self._last_sent = 0.0
+        """Monotonic time of the last message."""
         self._replies: list[OutboundMessage] = []
         self._room: asyncio.Event | None = None
-        """Set when there is room for replies again; None while there is."""
+        """Set when the queue of replies has room again; None while it has room."""
 
-    # --- what the client asks for ---------------------------------------------------------------------------------
+    # --- requests of the client ---------------------------------------------------------------------------------
 
     def begin(self, shapes: Iterable[Shape], vector: StateVector) -> None:
-        """Subscribe to what the client asks for from the beginning. A shape that can't be had is told in band."""
+        """Subscribe to the shapes of the client's first request. Errors are sent as `error` messages."""
         for shape in shapes:
             try:
                 self.subscribe(shape, vector.get(shape))
             except (Malformed, NotTracked, RateLimited, Unavailable) as error:
-                # Not by `reply`: nobody takes replies yet.
+                # Not by `reply`, which may wait for room: no task reads `messages` yet.
                 self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
 
     def subscribe(self, shape: Shape, position: Position | None) -> None:
-        """Begin to follow a shape from `position`, or from a snapshot.
+        """Subscribe to a shape from `position`, or with a snapshot where that is None.
 
         Raises `NotTracked`, `RateLimited` (too many shapes) and `Malformed` (already subscribed).
         """
         self._source.tracking.require(shape.collection)
-        if shape in self._turns:
+        if shape in self._scheduler:
             raise Malformed(f"{shape} is subscribed already on this connection")
-        if len(self._turns) >= self._max_shapes:
+        if len(self._scheduler) >= self._max_shapes:
             raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
-        self._turns.add(Subscription(self._source, shape, position), self._listener.add(shape))
+        self._scheduler.add(Subscription(self._source, self._subscribers.add(shape), position))
 
     def unsubscribe(self, shape: Shape) -> None:
-        """Follow a shape no longer. Raises `Malformed` where it was not subscribed."""
-        if shape not in self._turns:
+        """Unsubscribe from a shape. Raises `Malformed` if it is not subscribed."""
+        if shape not in self._scheduler:
             raise Malformed(f"{shape} is not subscribed on this connection")
-        self._listener.forget(shape)
-        self._turns.remove(shape)
+        self._subscribers.remove(shape)
+        self._scheduler.remove(shape)
 
     async def request(self, request: Request) -> None:
-        """Do what a message of the client asks; what can't be done is answered by an `error`."""
+        """Execute a request of the client. A failure is answered by an `error` message."""
         shape: Shape | None = None
         try:
             if isinstance(request, Subscribe):
@@ -134,60 +134,63 @@ class Session:
                 raise Malformed(f"{shape} was not brought to {position} on this connection")
 
     async def reply(self, message: OutboundMessage) -> None:
-        """Send a message out of turn; waits while too many wait already."""
+        """Queue a message that is sent before those of the subscriptions. Waits while the queue is full."""
         while self._room is not None and not self.closing:
             await self._room.wait()
         self._replies.append(message)
         if len(self._replies) >= MAX_REPLIES:
             self._room = asyncio.Event()
-        self._listener.event.set()
+        self._subscribers.event.set()
 
     def close(self) -> None:
-        """End `outgoing()` after the message under way."""
+        """End `messages()` after the message under way."""
         self.closing = True
         self._make_room()
-        self._listener.event.set()
+        self._subscribers.event.set()
 
-    # --- what the client gets -------------------------------------------------------------------------------------
+    # --- messages for the client -------------------------------------------------------------------------------------
 
     @property
     def vector(self) -> StateVector:
-        """What the client has once it has taken everything sent."""
-        return self._turns.vector
+        """State vector of the client after all messages so far."""
+        return self._scheduler.vector
 
-    async def outgoing(self) -> AsyncGenerator[OutboundMessage]:
-        """Every message for the client, in order, until `close`. Raises `Unavailable`."""
+    async def messages(self) -> AsyncGenerator[OutboundMessage]:
+        """Yield every message for the client, in order, until `close`. Raises `Unavailable`."""
         client = self.client
         welcome = protocol.welcome(self.id, client.id, self._heartbeat, client.stored, remembered=client.remembered)
         yield OutboundMessage("welcome", welcome)
-        self._spoke = time.monotonic()
+        self._last_sent = time.monotonic()
         while not self.closing:
-            self._listener.event.clear()
+            self._subscribers.event.clear()
             idle = True
             async for message in self._round():
                 idle = False
                 yield message
             if not idle:
-                self._spoke = time.monotonic()
-            elif not await self._rest() and time.monotonic() >= self._spoke + self._heartbeat:
-                self._spoke = time.monotonic()
+                self._last_sent = time.monotonic()
+            elif not await self._wait() and time.monotonic() >= self._last_sent + self._heartbeat:
+                self._last_sent = time.monotonic()
                 yield OutboundMessage("progress", protocol.progress(self.vector, stale=self._source.stale()))
 
-    async def _rest(self) -> bool:
-        """Wait for news until a heartbeat is due; whether there are any. What goes out straight disturbs no rest."""
-        if self._straight is not None:
-            self._turns.rest(self._straight)
+    async def _wait(self) -> bool:
+        """Wait for a wake-up until the next heartbeat is due; return True if there was one.
+
+        Direct writes do not end the wait: they happen only here, while `messages` has nothing to send.
+        """
+        if self._direct_writer is not None:
+            self._scheduler.attach(self._direct_writer)
         try:
-            return await self._listener.event.within(self._spoke + self._heartbeat - time.monotonic())
+            return await self._subscribers.event.within(self._last_sent + self._heartbeat - time.monotonic())
         finally:
-            self._spoke = max(self._spoke, self._turns.rouse())
+            self._last_sent = max(self._last_sent, self._scheduler.detach())
 
     async def _round(self) -> AsyncGenerator[OutboundMessage]:
         """Waiting replies, then one message of each subscription that has one."""
         while self._replies:
             yield self._replies.pop(0)
             self._make_room()
-        async with aclosing(self._turns.round()) as messages_:
+        async with aclosing(self._scheduler.round()) as messages_:
             async for message in messages_:
                 yield message
                 if self.closing:
@@ -198,11 +201,11 @@ class Session:
             self._room.set()
             self._room = None
 
-    def _ended(self, shape: Shape, error: EventsyncError) -> None:
-        # Not by `reply`: it may wait for room, which only the reader of `outgoing` makes.
+    def _on_error(self, shape: Shape, error: EventsyncError) -> None:
+        # Not by `reply`: it may wait for room, which only the reader of `messages` makes.
         self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
-        self._listener.forget(shape)
+        self._subscribers.remove(shape)
 
     async def aclose(self) -> None:
-        """Free what the subscriptions hold (open reads)."""
-        await self._turns.aclose()
+        """Free the resources of all subscriptions (open reads)."""
+        await self._scheduler.aclose()

@@ -1,4 +1,4 @@
-"""The sessions of a server process: who may have one, and how all of them end."""
+"""The sessions of a server process: admission, identity of clients, and draining."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from eventsync.sync.sessions.session import Identity, Session
 logger = logging.getLogger(__name__)
 
 _REPORT: Final = 3600.0
-"""Seconds, at most, between two records that a client is there."""
+"""Maximum seconds between two records that a client is connected."""
 
 FULL: Final = (1.0, 4.0)
-"""Seconds after which a client is to come back to a server that has all its connections, drawn between these."""
+"""Range of the retry delay, in seconds, of a client that a full server refuses."""
 
 
 class Sessions:
-    """Opens sessions, bounded in number, and says goodbye to all of them."""
+    """Opens a bounded number of sessions, and drains them."""
 
     def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings) -> None:
         self._source = source
         self._vectors = vectors
         self._settings = settings
-        self._turnstile = Pacer()
+        self._pacer = Pacer()
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._draining = False
         self.leaving = 0
-        """How many there were when the server began to go: from then on at least 1, and 0 as long as it stays."""
+        """Number of sessions, at least 1, at the start of draining; 0 before."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -55,28 +55,28 @@ class Sessions:
         client_id: str | None,
         *,
         transport: str,
-        straight: DirectWriter | None = None,
+        direct_writer: DirectWriter | None = None,
     ) -> AsyncIterator[Session]:
-        """A session, for as long as the block runs. Without a `vector`, what is stored for the client's id counts.
+        """Open a session for the duration of the block. Without a `vector`, the client's stored one is used.
 
-        Raises `Unavailable` over the bound on connections, where what is stored can't be read, and as long as no log is
-        known: nothing could be said of any shape.
+        Raises `Unavailable` if the server has its maximum of connections, if the stored vector can't be read, and while
+        no log is known.
         """
-        await self._turnstile.passed()
+        await self._pacer.passed()
         self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
             raise Unavailable.busy(f"this server has its {self._settings.max_connections} connections already", *FULL)
         client = await self._identity(client_id, transport)
         vector = client.stored if vector is None else vector
-        with self._source.window.listening() as listener:
+        with self._source.window.subscribers() as subscribers:
             session = Session(
                 self._source,
-                listener,
+                subscribers,
                 client=client,
                 on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
                 heartbeat=self._settings.heartbeat,
                 max_shapes=self._settings.max_shapes,
-                straight=straight,
+                direct_writer=direct_writer,
             )
             self._sessions.add(session)
             self._empty.clear()
@@ -100,10 +100,7 @@ class Sessions:
         return Identity(client_id, transport, stored, remembered=remembered)
 
     async def drain(self) -> None:
-        """Say goodbye to every session; new ones end at once.
-
-        Returns when all have ended, or after the drain timeout.
-        """
+        """Close every session; new ones are closed at once. Returns when all have ended, or at the drain timeout."""
         self._draining = True
         self.leaving = max(1, len(self._sessions))
         for session in list(self._sessions):
@@ -112,12 +109,12 @@ class Sessions:
             logger.warning("%d sessions do not end within %g s", len(self._sessions), self._settings.drain_timeout)
 
     async def report(self, stop: asyncio.Event) -> None:
-        """Until `stop`, have it recorded now and then which clients are there: they must not be forgotten."""
+        """Record the connected clients periodically until `stop`, so that they do not expire."""
         while not await set_within(stop, min(_REPORT, self._settings.client_ttl / 4)):
             for session in self._sessions:
                 if session.client.named:
                     self._vectors.seen(session.client.id, session.client.transport)
 
     def behind(self) -> Behind:
-        """How far the clients are that are connected here."""
+        """Lag of the clients that are connected to this server."""
         return behind(self._source.window, (session.vector for session in self._sessions))

@@ -1,24 +1,23 @@
-"""One shape of one client: from wherever the client stands to live, and on, without a hole.
+"""A subscription: one shape of one client, from any position to live and onwards, without a gap.
 
-A subscription is a cursor. It holds a position and, while a snapshot is read, the reading; never a queue.
+It is a cursor. It holds a position and, while a snapshot is read, the open read; it never holds a queue.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from eventsync.domain import protocol
 from eventsync.domain.plan import Answer, Plan, ResetReason
 from eventsync.domain.positions import START, Position, Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
-from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.logging import Alarms
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.snapshots.squashed import Unsquashable
-from eventsync.sync.catch_up.parts import parts_of
 from eventsync.sync.catch_up.planner import NotAhead
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter, Subscriber
@@ -26,14 +25,14 @@ from eventsync.sync.live.fan_out import DirectWriter, Subscriber
 logger = logging.getLogger(__name__)
 _alarms = Alarms(logger)
 
-_PATIENCE = 10_000
-"""Events that a client may fall further behind than its plan was made for, at least, before another is made."""
+_REPLAN_LAG = 10_000
+"""Lag, in events, that a client may always reach before it gets a new plan."""
 
 
 class OutboundMessage:
-    """A message for the client, encoded; `kind` is its type.
+    """An encoded message for the client; `kind` is its type.
 
-    A large one is in pieces, which are never copied together where the connection takes them one by one.
+    A large message consists of several pieces, which a connection may send one by one without joining them.
     """
 
     __slots__ = ("kind", "pieces")
@@ -44,40 +43,46 @@ class OutboundMessage:
 
     @property
     def data(self) -> bytes:
-        """All of it."""
+        """The whole message."""
         return b"".join(self.pieces)
 
 
 class Subscription:
-    """A cursor over one shape. While it rests, news go straight to the client; nothing else may be asked of it then.
+    """A cursor over one shape. Between `attach` and `detach`, only `position` may be used.
 
-    Until it is live, an answer to `avoid` is given only where no other is exact.
+    Until the subscription is live, an answer in `avoid` is given only where no other is exact.
     """
 
     def __init__(
-        self, source: Source, shape: Shape, position: Position | None, avoid: frozenset[Answer] = frozenset()
+        self,
+        source: Source,
+        subscriber: Subscriber,
+        position: Position | None,
+        avoid: frozenset[Answer] = frozenset(),
     ) -> None:
-        self.shape = shape
-        self._source = source
-        self._position = position
-        self._seat: Subscriber | None = None
-        """Where it rests."""
+        self.shape = subscriber.channel.shape
         self.live = False
+        self._source = source
+        self._subscriber = subscriber
+        self._attached = False
+        """True between `attach` and `detach`, also where a failed write has detached the subscriber already."""
+        self._position = position
+        self._announced = START
+        """Seq that the client knows it has reached. Its position may be later, with no event in between."""
         self._avoid = avoid
-        self._distrust = False
-        self._beyond = START
-        """Up to here what is stored of the past can't be read: a snapshot has to be no older."""
-        self._told = START
-        """What the client knows that it has; it may have more, of which nothing was to be told."""
+        self._ignore_stored = False
+        """True after a stored snapshot or stored events were found damaged."""
+        self._damaged_up_to = START
+        """Last damaged event; a snapshot must not be older."""
 
     @property
     def position(self) -> Position | None:
-        """What the client has once it has taken what was sent; None while it has nothing whole."""
-        return self._position if self._seat is None else self._seat.position
+        """Position of the client after all messages so far; None while it has no complete state."""
+        return self._subscriber.position if self._attached else self._position
 
     @property
-    def at_hand(self) -> bool:
-        """Whether what comes next is in the window, or not there yet: nothing has to be waited for."""
+    def in_window(self) -> bool:
+        """True while the next message comes from the window, now or later: `messages` does not wait for it."""
         window, position = self._source.window, self._position
         return (
             self.live
@@ -86,32 +91,36 @@ class Subscription:
             and window.covers(position.seq, self.shape)
         )
 
-    def rest(self, seat: Subscriber, straight: DirectWriter) -> None:
-        """Have news sent straight to the client from now on, if it has, and knows of, all that there is."""
+    def attach(self, writer: DirectWriter) -> None:
+        """Attach the subscriber, if the client has, and knows that it has, every event of the shape."""
         position, window = self._position, self._source.window
         if (
             position is not None
             and self.live
             and position.log == window.log
-            # A snapshot may have brought the client further than the window is: what that gets next is no news to it.
+            # A snapshot may bring a client to a later position than the window's: it has the window's next events.
             and position.seq <= window.head
-            and window.is_current(self.shape, self._told)
+            and window.is_current(self.shape, self._announced)
         ):
-            seat.rest(position, straight)
-            self._seat = seat
+            self._subscriber.attach(position, writer)
+            self._attached = True
 
-    def rouse(self) -> float:
-        """Go on by `outgoing`. When something was last sent straight, on the monotonic clock; 0 for never."""
-        if (seat := self._seat) is None:
+    def detach(self) -> float:
+        """Detach the subscriber and continue after its position.
+
+        Returns the monotonic time of the last direct write, or 0 without any.
+        """
+        if not self._attached:
             return 0.0
-        seat.rouse()
-        self._seat = None
-        if seat.position is not None and seat.position != self._position:
-            self._position, self._told = seat.position, seat.position.seq
-        return seat.sent
+        subscriber = self._subscriber
+        subscriber.detach()
+        self._attached = False
+        if subscriber.position is not None and subscriber.position != self._position:
+            self._position, self._announced = subscriber.position, subscriber.position.seq
+        return subscriber.last_sent
 
-    async def outgoing(self) -> AsyncGenerator[OutboundMessage | None]:
-        """What to send, for ever; None whenever there is nothing for now.
+    async def messages(self) -> AsyncGenerator[OutboundMessage | None]:
+        """Yield the client's messages without end, and None whenever there is none for now.
 
         Raises `NotTracked` and `Unavailable`.
         """
@@ -138,7 +147,7 @@ class Subscription:
 
     async def _plan(self) -> Plan:
         self.live = False
-        await self._source.settled(self.shape)
+        await self._source.wait_until_servable(self.shape)
         if self._position is None:
             return Plan(Answer.SNAPSHOT, 0.0)
         return await self._source.planner.plan(self.shape, self._position, self._avoid)
@@ -153,82 +162,105 @@ class Subscription:
         return OutboundMessage("reset", protocol.reset(self.shape, reason.value))
 
     def _wait_for_checkpoint(self, plan: Plan) -> None:
-        """Go on by events, which need no checkpoint. Raises `Unavailable` where that has been tried."""
+        """Continue with events, which need no checkpoint. Raises `Unavailable` if that was tried before."""
         if plan.answer in self._avoid or self._position is None:
             raise Unavailable(f"{self.shape} waits for a checkpoint: is a worker running?")
         self._avoid |= {Answer.SQUASHED, Answer.SNAPSHOT}
 
     def _damaged(self, error: Damaged) -> OutboundMessage:
-        """Begin anew, by reading the collection itself. Raises `Unavailable` where that has been done already."""
+        """Restart with a snapshot read from the collection. Raises `Unavailable` if that was tried before."""
         _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
         logger.info("%s is reset: %s", self.shape, error.diagnosis)
         if isinstance(error, DamagedEvents):
-            self._beyond = max(self._beyond, error.last)
-        if self._distrust:
+            self._damaged_up_to = max(self._damaged_up_to, error.last)
+        if self._ignore_stored:
             raise Unavailable(f"{self.shape} can't be read: it is damaged", retry_after=10.0) from error
-        self._distrust = True
+        self._ignore_stored = True
         return self._reset(ResetReason.DAMAGED)
 
     async def _snapshot(self) -> AsyncGenerator[OutboundMessage | None]:
-        """The shape's state, in parts of bounded size. Until the last one the client keeps its position, if any."""
-        # One that is no newer than what the client has would leave it where it is, to be planned for again, for ever.
-        after = Seq(self._position.seq + 1) if self._position else self._beyond
+        """Yield the shape's state in parts of bounded size. The client keeps its position until the last one."""
+        # A snapshot at the client's own position would not advance it, and the same plan would be made again for ever.
+        after = Seq(self._position.seq + 1) if self._position else self._damaged_up_to
         pieces: Sequence[bytes] = ()
-        most = self._source.limit.bytes
-        async with (
-            self._source.bootstraps.open(self.shape, after=after, live=self._distrust, run_bytes=most) as found,
-            aclosing(parts_of(found.rows, most)) as parts,
-        ):
+        limit = self._source.limit.bytes
+        bootstrap = self._source.bootstraps.open(self.shape, after=after, live=self._ignore_stored, run_bytes=limit)
+        async with bootstrap as snapshot, aclosing(parts_of(snapshot.rows, limit)) as parts:
             async for part in parts:
-                pieces = protocol.snapshot(found.position, self.shape, part.number, part.rows, last=part.last)
+                pieces = protocol.snapshot(snapshot.position, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
                     yield OutboundMessage("snapshot", *pieces)
-            self._position = found.position
+            self._position = snapshot.position
         yield OutboundMessage("snapshot", *pieces)
 
     async def _squashed(self, start: Position) -> AsyncGenerator[OutboundMessage | None]:
-        """What has become of the documents that were touched since `start`, in parts as a snapshot."""
+        """Yield the present state of each document with events since `start`, in parts of bounded size."""
         pieces: Sequence[bytes] = ()
         async with (
-            self._source.catch_ups.open(self.shape, start) as found,
-            aclosing(parts_of(found.rows, self._source.limit.bytes)) as parts,
+            self._source.catch_ups.open(self.shape, start) as catch_up,
+            aclosing(parts_of(catch_up.rows, self._source.limit.bytes)) as parts,
         ):
             async for part in parts:
-                pieces = protocol.squashed(start, found.end, self.shape, part.number, part.rows, last=part.last)
+                pieces = protocol.squashed(start, catch_up.end, self.shape, part.number, part.rows, last=part.last)
                 if not part.last:
                     yield OutboundMessage("squashed", *pieces)
-            self._position = found.end
+            self._position = catch_up.end
         yield OutboundMessage("squashed", *pieces)
 
     async def _events(self, position: Position) -> AsyncGenerator[OutboundMessage | None]:
-        """The events after `position`, until something else is the better answer, or the only one."""
-        self._told = position.seq
-        patience = max(_PATIENCE, 2 * (self._source.window.head - position.seq))
-        while self._continues(position, patience):
+        """Yield the events after `position`, until another answer is cheaper, or the only exact one."""
+        self._announced = position.seq
+        max_lag = max(_REPLAN_LAG, 2 * (self._source.window.head - position.seq))
+        while self._continues(position, max_lag):
             frame = await self._source.frame(self.shape, position.seq)
-            if frame.data and frame.start > self._told:
-                # It does not know yet that there was nothing of its shape in between, and would take that for a hole.
+            if frame.data and frame.start > self._announced:
+                # The client does not know that the shape had no events up to the frame, and would detect a gap.
                 yield OutboundMessage("progress", protocol.progress({self.shape: position}))
             if frame.end > position.seq:
                 self._position = position = Position(position.log, frame.end)
             if frame.data:
-                self._told = frame.end
+                self._announced = frame.end
                 yield OutboundMessage("events", frame.data)
             elif self._source.window.covers(position.seq, self.shape) and not self.live:
-                self._arrived()
-                self._told = position.seq
+                self._become_live()
+                self._announced = position.seq
                 yield OutboundMessage("live", protocol.live(self.shape, position))
             else:
                 yield None
-            # Meanwhile it may have rested.
+            # The subscription may have been attached since.
             position = self._position or position
 
-    def _continues(self, position: Position, patience: int) -> bool:
-        """Whether events are the answer still: the log and the tracking are the same, and the client keeps up."""
+    def _continues(self, position: Position, max_lag: int) -> bool:
+        """Return True while events are the answer: same log, still tracked, and the client keeps up."""
         window = self._source.window
         if position.log != window.log or self.shape.collection not in self._source.tracking:
             return False
-        return window.covers(position.seq, self.shape) or window.head - position.seq <= patience
+        return window.covers(position.seq, self.shape) or window.head - position.seq <= max_lag
 
-    def _arrived(self) -> None:
-        self.live, self._avoid, self._distrust, self._beyond = True, frozenset(), False, START
+    def _become_live(self) -> None:
+        self.live, self._avoid, self._ignore_stored, self._damaged_up_to = True, frozenset(), False, START
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The `number`-th part of a snapshot or squashed answer, counted from 0. The `last` one may be empty.
+
+    A row may be several rows, joined by commas.
+    """
+
+    number: int
+    rows: list[bytes]
+    last: bool
+
+
+async def parts_of(batches: AsyncIterable[Iterable[bytes]], limit_bytes: int) -> AsyncGenerator[Part]:
+    """Yield all rows in parts of at most `limit_bytes`, or of one larger row. Holds one batch and one part."""
+    number, rows, size = 0, list[bytes](), 0
+    async for batch in batches:
+        for row in batch:
+            if rows and size + len(row) > limit_bytes:
+                yield Part(number, rows, last=False)
+                number, rows, size = number + 1, [], 0
+            rows.append(row)
+            size += len(row)
+    yield Part(number, rows, last=True)

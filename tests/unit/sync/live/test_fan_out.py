@@ -13,12 +13,12 @@ def at(seq: int) -> Position:
     return Position(LOG, Seq(seq))
 
 
-class Member:
-    """Somebody on a seat, whose connection takes what it is given, or nothing."""
+class Client:
+    """A subscriber whose connection accepts every write, or none."""
 
-    def __init__(self, audience: Channel) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.event = LightEvent()
-        self.seat = audience.join(self.event)
+        self.subscriber = channel.subscribe(self.event)
         self.takes = True
         self.got: list[bytes] = []
 
@@ -33,100 +33,100 @@ class Member:
         return woken
 
 
-def plain(news: Publication) -> bytes:
-    return news.data
+def plain(publication: Publication) -> bytes:
+    return publication.data
 
 
-class Loud:
-    """An encoding that counts."""
+class Upper:
+    """An encoding that counts its calls."""
 
     def __init__(self) -> None:
         self.made = 0
 
-    def __call__(self, news: Publication) -> bytes:
+    def __call__(self, publication: Publication) -> bytes:
         self.made += 1
-        return news.data.upper()
+        return publication.data.upper()
 
 
-def test_who_rests_is_sent_news_and_the_others_are_woken() -> None:
-    audience = Channel(ORDERS, Seq(0))
-    rests, awake = Member(audience), Member(audience)
-    rests.seat.rest(at(3), DirectWriter(plain, rests.write))
-    assert rests.seat.position == at(3)
-    audience.tell(b"a", at(5))
-    assert (rests.got, rests.woken(), rests.seat.position) == ([b"a"], False, at(5))
-    assert (awake.got, awake.woken()) == ([], True)
-    rests.seat.rouse()
-    assert (rests.seat.position, rests.seat.sent) == (at(5), audience.told)
-    audience.tell(b"b", at(6))
-    assert (rests.got, rests.woken(), rests.seat.position) == ([b"a"], True, at(5))
+def test_publish_writes_to_attached_subscribers_and_wakes_waiting_ones() -> None:
+    channel = Channel(ORDERS, Seq(0))
+    attached, waiting = Client(channel), Client(channel)
+    attached.subscriber.attach(at(3), DirectWriter(plain, attached.write))
+    assert attached.subscriber.position == at(3)
+    channel.publish(b"a", at(5))
+    assert (attached.got, attached.woken(), attached.subscriber.position) == ([b"a"], False, at(5))
+    assert (waiting.got, waiting.woken()) == ([], True)
+    attached.subscriber.detach()
+    assert (attached.subscriber.position, attached.subscriber.last_sent) == (at(5), channel.last_published)
+    channel.publish(b"b", at(6))
+    assert (attached.got, attached.woken(), attached.subscriber.position) == ([b"a"], True, at(5))
 
 
-def test_each_kind_of_connection_encodes_once() -> None:
-    audience, loud = Channel(ORDERS, Seq(0)), Loud()
-    members = [Member(audience) for _ in range(6)]
-    for number, member in enumerate(members):
-        member.seat.rest(at(0), DirectWriter(loud if number % 2 else plain, member.write))
-    audience.tell(b"a", at(1))
-    assert loud.made == 1
-    assert [member.got for member in members] == [[b"a"], [b"A"]] * 3
-    assert len({id(member.got[0]) for member in members[1::2]}) == 1
+def test_publish_encodes_once_for_each_encoding() -> None:
+    channel, upper = Channel(ORDERS, Seq(0)), Upper()
+    clients = [Client(channel) for _ in range(6)]
+    for number, client in enumerate(clients):
+        client.subscriber.attach(at(0), DirectWriter(upper if number % 2 else plain, client.write))
+    channel.publish(b"a", at(1))
+    assert upper.made == 1
+    assert [client.got for client in clients] == [[b"a"], [b"A"]] * 3
+    assert len({id(client.got[0]) for client in clients[1::2]}) == 1
 
 
-def test_who_does_not_take_them_is_roused_and_woken_where_it_stands() -> None:
-    audience = Channel(ORDERS, Seq(0))
-    slow, other = Member(audience), Member(audience)
-    for member in (slow, other):
-        member.seat.rest(at(0), DirectWriter(plain, member.write))
-    audience.tell(b"a", at(1))
-    told, slow.takes = audience.told, False
-    audience.tell(b"b", at(2))
+def test_publish_detaches_and_wakes_a_subscriber_whose_write_is_refused_at_its_position() -> None:
+    channel = Channel(ORDERS, Seq(0))
+    slow, other = Client(channel), Client(channel)
+    for client in (slow, other):
+        client.subscriber.attach(at(0), DirectWriter(plain, client.write))
+    channel.publish(b"a", at(1))
+    last_published, slow.takes = channel.last_published, False
+    channel.publish(b"b", at(2))
     slow.takes = True
-    audience.tell(b"c", at(3))
-    assert (slow.got, slow.seat.position, slow.seat.sent) == ([b"a"], at(1), told)
+    channel.publish(b"c", at(3))
+    assert (slow.got, slow.subscriber.position, slow.subscriber.last_sent) == ([b"a"], at(1), last_published)
     assert slow.woken()
-    assert (other.got, other.seat.position, other.woken()) == ([b"a", b"b", b"c"], at(3), False)
+    assert (other.got, other.subscriber.position, other.woken()) == ([b"a", b"b", b"c"], at(3), False)
 
 
-def test_who_was_sent_nothing_stays_where_it_was_however_far_the_others_are() -> None:
-    audience = Channel(ORDERS, Seq(0))
-    audience.tell(b"a", at(4))
-    late = Member(audience)
-    late.seat.rest(at(9), DirectWriter(plain, late.write))
-    late.seat.rouse()
-    assert (late.seat.position, late.seat.sent) == (at(9), 0.0)
+def test_detach_without_writes_keeps_the_position_of_the_subscriber() -> None:
+    channel = Channel(ORDERS, Seq(0))
+    channel.publish(b"a", at(4))
+    late = Client(channel)
+    late.subscriber.attach(at(9), DirectWriter(plain, late.write))
+    late.subscriber.detach()
+    assert (late.subscriber.position, late.subscriber.last_sent) == (at(9), 0.0)
 
 
-def test_all_are_woken_and_nobody_rests() -> None:
-    audience = Channel(ORDERS, Seq(0))
-    rests, awake = Member(audience), Member(audience)
-    rests.seat.rest(at(0), DirectWriter(plain, rests.write))
-    audience.tell(b"a", at(7))
-    assert awake.woken()
-    audience.wake()
-    assert (rests.woken(), awake.woken(), rests.seat.position) == (True, True, at(7))
-    audience.tell(b"b", at(8))
-    assert rests.got == [b"a"]
+def test_wake_detaches_and_wakes_all_subscribers() -> None:
+    channel = Channel(ORDERS, Seq(0))
+    attached, waiting = Client(channel), Client(channel)
+    attached.subscriber.attach(at(0), DirectWriter(plain, attached.write))
+    channel.publish(b"a", at(7))
+    assert waiting.woken()
+    channel.wake()
+    assert (attached.woken(), waiting.woken(), attached.subscriber.position) == (True, True, at(7))
+    channel.publish(b"b", at(8))
+    assert attached.got == [b"a"]
 
 
-def test_behind_a_new_beginning_nothing_of_before_counts() -> None:
-    audience, other = Channel(ORDERS, Seq(0)), LogId("bbbbbbbb")
-    member = Member(audience)
-    member.seat.rest(at(0), DirectWriter(plain, member.write))
-    audience.tell(b"a", at(7))
-    audience.begin_anew(Seq(2))
-    assert (member.woken(), member.seat.position, audience.since) == (True, at(7), 2)
-    member.seat.rest(Position(other, Seq(2)), DirectWriter(plain, member.write))
-    assert member.seat.position == Position(other, Seq(2)), "that log has not come so far"
+def test_reset_forgets_the_position_of_the_last_publication() -> None:
+    channel, other = Channel(ORDERS, Seq(0)), LogId("bbbbbbbb")
+    client = Client(channel)
+    client.subscriber.attach(at(0), DirectWriter(plain, client.write))
+    channel.publish(b"a", at(7))
+    channel.reset(Seq(2))
+    assert (client.woken(), client.subscriber.position, channel.since) == (True, at(7), 2)
+    client.subscriber.attach(Position(other, Seq(2)), DirectWriter(plain, client.write))
+    assert client.subscriber.position == Position(other, Seq(2)), "that log has not come so far"
 
 
-def test_who_leaves_is_sent_nothing_and_not_woken() -> None:
-    audience = Channel(ORDERS, Seq(0))
-    rests, awake = Member(audience), Member(audience)
-    rests.seat.rest(at(0), DirectWriter(plain, rests.write))
-    assert len(audience) == 2
-    audience.leave(rests.seat)
-    audience.leave(awake.seat)
-    audience.tell(b"a", at(1))
-    assert len(audience) == 0
-    assert (rests.got, rests.woken(), awake.woken()) == ([], False, False)
+def test_unsubscribe_ends_writes_and_wake_ups() -> None:
+    channel = Channel(ORDERS, Seq(0))
+    attached, waiting = Client(channel), Client(channel)
+    attached.subscriber.attach(at(0), DirectWriter(plain, attached.write))
+    assert len(channel) == 2
+    channel.unsubscribe(attached.subscriber)
+    channel.unsubscribe(waiting.subscriber)
+    channel.publish(b"a", at(1))
+    assert len(channel) == 0
+    assert (attached.got, attached.woken(), waiting.woken()) == ([], False, False)

@@ -10,7 +10,7 @@ from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.live.pages import PageLimit
-from eventsync.sync.live.window import Frame, Listener, Window
+from eventsync.sync.live.window import Frame, Subscribers, Window
 from support.logged import event, transaction
 
 LOG = LogId("aaaa")
@@ -39,19 +39,19 @@ def span(data: bytes) -> tuple[int, int, list[int]]:
     return start.seq, end.seq, [item["seq"] for item in message["events"]]
 
 
-def test_an_empty_window_covers_only_its_head() -> None:
+def test_empty_window_covers_only_its_head() -> None:
     empty = window(at=7)
     assert (empty.floor, empty.head, empty.covers(Seq(7)), empty.covers(Seq(6))) == (7, 7, True, False)
     assert empty.frame(ORDERS, Seq(7)) is None
     assert list(empty.events(ORDERS, Seq(7))) == []
 
 
-def test_before_it_is_started_a_window_has_nothing() -> None:
+def test_window_before_start_has_no_log_and_no_frames() -> None:
     assert Window(1000, ALL).frame(ORDERS, Seq(0)) is None
     assert Window(1000, ALL).log is None
 
 
-def test_a_frame_has_the_events_of_its_shape_from_where_the_previous_stood() -> None:
+def test_frame_spans_from_the_previous_event_of_its_shape() -> None:
     def frame(shape: Shape, after: int) -> Frame | None:
         filled = window(at=10)
         filled.extend([event(11), event(12, "users"), event(13, key="2"), event(14, "users"), event(15)])
@@ -67,7 +67,7 @@ def test_a_frame_has_the_events_of_its_shape_from_where_the_previous_stood() -> 
     assert frame(Shape("orders", IdText("3")), 10) is None
 
 
-def test_live_cursors_share_the_same_bytes() -> None:
+def test_frame_is_the_same_object_for_all_live_cursors() -> None:
     filled = window()
     filled.extend([event(1), event(2, "users"), event(3)])
     first = filled.frame(ORDERS, Seq(1))
@@ -78,14 +78,14 @@ def test_live_cursors_share_the_same_bytes() -> None:
     assert read(filled.frame(ORDERS, Seq(2))) == (1, 5, [3, 5])
 
 
-def test_a_cursor_behind_a_kept_frame_gets_one_of_its_own() -> None:
+def test_frame_for_a_cursor_behind_the_cached_frame_is_longer() -> None:
     filled = window()
     filled.extend([event(seq) for seq in range(1, 5)])
     assert read(filled.frame(ORDERS, Seq(3))) == (3, 4, [4])
     assert read(filled.frame(ORDERS, Seq(1))) == (1, 4, [2, 3, 4])
 
 
-def test_a_cursor_between_two_frames_of_a_long_run_gets_the_rest() -> None:
+def test_frames_of_a_long_run_join() -> None:
     filled = window(frame=PageLimit(2, 1_000_000))
     filled.extend([event(seq) for seq in range(1, 6)])
     assert read(filled.frame(ORDERS, Seq(0))) == (0, 2, [1, 2])
@@ -93,21 +93,21 @@ def test_a_cursor_between_two_frames_of_a_long_run_gets_the_rest() -> None:
     assert read(filled.frame(ORDERS, Seq(4))) == (4, 5, [5])
 
 
-def test_a_transaction_is_one_frame_whatever_its_size() -> None:
+def test_frame_never_splits_a_transaction() -> None:
     filled = window(frame=PageLimit(1, 1))
     filled.extend([*transaction(1, [("orders", "1"), ("users", "1"), ("orders", "2")]), event(4)])
     assert read(filled.frame(ORDERS, Seq(0))) == (0, 3, [1, 3])
     assert read(filled.frame(ORDERS, Seq(3))) == (3, 4, [4])
 
 
-def test_events_must_follow_each_other() -> None:
+def test_extend_refuses_events_that_are_not_dense() -> None:
     filled = window(at=3)
     for wrong in (3, 5):
         with pytest.raises(ValueError, match="does not follow 3"):
             filled.extend([event(wrong)])
 
 
-def test_the_oldest_events_leave_when_it_is_full_and_with_them_all_that_is_kept_of_their_shapes() -> None:
+def test_full_window_evicts_the_oldest_events_and_all_state_of_their_shapes() -> None:
     filled = window(limit=3000)
     for seq in range(1, 101):
         filled.extend([event(seq, key=str(seq))])
@@ -123,7 +123,7 @@ def test_the_oldest_events_leave_when_it_is_full_and_with_them_all_that_is_kept_
     assert read(filled.frame(ORDERS, filled.floor)) == (filled.floor, 100, list(range(filled.floor + 1, 101)))
 
 
-def test_one_event_larger_than_the_window_stays_until_the_next() -> None:
+def test_event_larger_than_the_window_stays_until_the_next_one() -> None:
     filled = window(limit=1000)
     filled.extend([event(1, size=5000)])
     assert read(filled.frame(ORDERS, Seq(0))) == (0, 1, [1])
@@ -131,7 +131,7 @@ def test_one_event_larger_than_the_window_stays_until_the_next() -> None:
     assert (filled.floor, filled.head) == (1, 2)
 
 
-def test_a_new_log_begins_empty() -> None:
+def test_start_empties_the_window() -> None:
     filled = window()
     filled.extend([event(1)])
     assert filled.frame(ORDERS, Seq(0)) is not None
@@ -144,9 +144,9 @@ def test_a_new_log_begins_empty() -> None:
     assert b'"from":"bbbb:40"' in frame.data
 
 
-def test_who_listens_is_told_of_its_shapes_only() -> None:
+def test_subscribers_are_woken_by_events_of_their_shapes_only() -> None:
     filled = window()
-    with filled.listening() as orders, filled.listening() as one, filled.listening() as users:
+    with filled.subscribers() as orders, filled.subscribers() as one, filled.subscribers() as users:
         orders.add(ORDERS)
         one.add(ONE)
         users.add(USERS)
@@ -155,35 +155,35 @@ def test_who_listens_is_told_of_its_shapes_only() -> None:
         filled.extend([event(2, key="1")])
         assert [item.event.is_set() for item in (orders, one, users)] == [True, True, False]
         one.event.clear()
-        one.forget(ONE)
+        one.remove(ONE)
         filled.extend([event(3, key="1")])
         assert not one.event.is_set()
 
 
-def test_everybody_is_told_of_a_new_log_and_of_a_call() -> None:
+def test_start_and_wake_all_wake_every_subscriber() -> None:
     filled = window()
-    with filled.listening() as listener:
-        listener.add(USERS)
+    with filled.subscribers() as subscribers:
+        subscribers.add(USERS)
         filled.start(LogId("bbbb"), Seq(0))
-        assert listener.event.is_set()
-        listener.event.clear()
+        assert subscribers.event.is_set()
+        subscribers.event.clear()
         filled.wake_all()
-        assert listener.event.is_set()
+        assert subscribers.event.is_set()
 
 
-def test_nothing_is_kept_of_who_has_left() -> None:
+def test_channel_is_removed_with_its_last_subscriber() -> None:
     filled = window()
-    with filled.listening() as stays:
+    with filled.subscribers() as stays:
         stays.add(ORDERS)
-        with filled.listening() as leaves:
+        with filled.subscribers() as leaves:
             for shape in (ORDERS, USERS, ONE):
                 leaves.add(shape)
-            leaves.forget(Shape("unknown"))
-        assert list(filled._audiences) == [ORDERS]
-    assert not filled._audiences
+            leaves.remove(Shape("unknown"))
+        assert list(filled._channels) == [ORDERS]
+    assert not filled._channels
 
 
-def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind() -> None:
+def test_frame_of_a_live_cursor_is_not_affected_by_cursors_far_behind() -> None:
     filled = window()
     filled.extend(event(seq) for seq in range(1, 101))
     assert read(filled.frame(ORDERS, Seq(0)))[2] == [*range(1, 101)]
@@ -193,71 +193,71 @@ def test_a_live_cursor_gets_only_what_is_new_also_behind_one_that_is_far_behind(
     assert filled.frame(ORDERS, Seq(99)) is newest
 
 
-class Resting:
-    """A listener that rests at the window's head, and is woken when there is more than it can be sent."""
+class Attached:
+    """A client with attached subscribers at the window's head."""
 
     def __init__(self, window: Window, *shapes: Shape) -> None:
         self.sent: list[tuple[Shape, int, int, list[int]]] = []
-        self.listener = Listener(window)
+        self.subscribers = Subscribers(window)
         for shape in shapes:
-            self.listener.add(shape).rest(Position(LOG, window.head), DirectWriter(self._read, lambda _: True))
+            self.subscribers.add(shape).attach(Position(LOG, window.head), DirectWriter(self._encode, lambda _: True))
 
-    def _read(self, news: Publication) -> bytes:
-        start, end, seqs = span(news.data)
-        assert news.end == Position(LOG, Seq(end))
-        self.sent.append((news.shape, start, end, seqs))
-        return news.data
+    def _encode(self, publication: Publication) -> bytes:
+        start, end, seqs = span(publication.data)
+        assert publication.end == Position(LOG, Seq(end))
+        self.sent.append((publication.shape, start, end, seqs))
+        return publication.data
 
     @property
     def woken(self) -> bool:
-        return self.listener.event.is_set()
+        return self.subscribers.event.is_set()
 
 
-def test_news_go_to_who_rests_from_where_it_stands() -> None:
+def test_extend_publishes_to_attached_subscribers_from_their_position() -> None:
     filled = window(at=10)
     filled.extend([event(11), event(12, "users")])
-    orders, both = Resting(filled, ORDERS), Resting(filled, ORDERS, USERS)
+    orders, both = Attached(filled, ORDERS), Attached(filled, ORDERS, USERS)
     filled.extend([event(13, "users"), event(14), event(15)])
     assert orders.sent == [(ORDERS, 11, 15, [14, 15])]
     assert sorted(both.sent, key=str) == [(ORDERS, 11, 15, [14, 15]), (USERS, 12, 13, [13])]
     assert (orders.woken, both.woken) == (False, False)
 
 
-def test_more_news_than_a_frame_holds_only_wake() -> None:
+def test_extend_by_more_than_a_frame_only_wakes() -> None:
     filled = window(frame=PageLimit(2, 1_000_000))
-    taker = Resting(filled, ORDERS)
+    client = Attached(filled, ORDERS)
     filled.extend([event(1), event(2), event(3)])
-    assert (taker.sent, taker.woken) == ([], True)
+    assert (client.sent, client.woken) == ([], True)
 
 
-def test_news_that_do_not_fit_in_the_window_only_wake() -> None:
+def test_extend_by_more_than_the_window_only_wakes() -> None:
     filled = window(limit=1000)
-    taker = Resting(filled, ORDERS)
+    client = Attached(filled, ORDERS)
     filled.extend([event(seq) for seq in range(1, 10)])
     assert filled.floor > 0
-    assert (taker.sent, taker.woken) == ([], True)
+    assert (client.sent, client.woken) == ([], True)
 
 
-def test_who_listens_to_something_rare_is_not_behind_because_much_else_happens() -> None:
+def test_channel_of_a_rare_shape_stays_covered_below_the_floor() -> None:
     filled = window(limit=4000)
     filled.extend([event(1), event(2)])
-    taker = Resting(filled, ORDERS)
+    client = Attached(filled, ORDERS)
     filled.extend([event(seq, "users") for seq in range(3, 60)])
     assert filled.floor > 10
     assert filled.covers(Seq(2), ORDERS)
     assert not filled.covers(Seq(1), ORDERS), "the second event has left"
     assert not filled.covers(Seq(2), USERS)
     filled.extend([event(60)])
-    assert taker.sent == [(ORDERS, 2, 60, [60])]
-    taker.listener.forget(ORDERS)
+    assert client.sent == [(ORDERS, 2, 60, [60])]
+    client.subscribers.remove(ORDERS)
     assert not filled.covers(Seq(2), ORDERS)
-    assert not filled._audiences
+    assert not filled._channels
 
 
-def test_beginning_anew_nothing_is_known_of_before() -> None:
+def test_start_uncovers_positions_of_subscribers_and_wakes_them() -> None:
     filled = window(at=10)
-    taker = Resting(filled, ORDERS)
+    client = Attached(filled, ORDERS)
     filled.start(LOG, Seq(50))
     assert not filled.covers(Seq(10), ORDERS)
     assert filled.covers(Seq(50), ORDERS)
-    assert taker.woken
+    assert client.woken

@@ -10,7 +10,7 @@ from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, Unavailable
-from eventsync.sync.live.fan_out import Channel, DirectWriter, Subscriber
+from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.sessions.scheduler import SubscriptionScheduler
 from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 from support.waiting import within
@@ -18,22 +18,22 @@ from support.waiting import within
 LOG = LogId("k3f9ab2c")
 
 NOTHING = -1
-"""That nothing was found behind the window, and what comes now is in it."""
+"""A fetch without a result, after which the subscription is in the window."""
 
 
-STRAIGHT = DirectWriter(lambda news: news.data, lambda _: True)
+WRITER = DirectWriter(lambda publication: publication.data, lambda _: True)
 
 
 class Scripted:
-    """A subscription whose messages a test hands out, as live ones or as what has to be fetched."""
+    """A subscription whose messages a test provides, from the window or by a fetch."""
 
-    def __init__(self, name: str, *, at_hand: bool) -> None:
+    def __init__(self, name: str, *, in_window: bool) -> None:
         self.shape = Shape(name)
         self.position: Position | None = None
-        self.at_hand = at_hand
+        self.in_window = in_window
         self.freed = False
-        self.rests = False
-        self.sent = 0.0
+        self.attached = False
+        self.last_sent = 0.0
         self.asked = 0
         self._coming: asyncio.Queue[int | Exception] = asyncio.Queue()
 
@@ -41,24 +41,24 @@ class Scripted:
         for number in numbers:
             self._coming.put_nowait(number)
 
-    def rest(self, _seat: Subscriber, straight: DirectWriter) -> None:
-        assert straight is STRAIGHT
-        self.rests = True
+    def attach(self, writer: DirectWriter) -> None:
+        assert writer is WRITER
+        self.attached = True
 
-    def rouse(self) -> float:
-        rested, self.rests = self.rests, False
-        return self.sent if rested else 0.0
+    def detach(self) -> float:
+        attached, self.attached = self.attached, False
+        return self.last_sent if attached else 0.0
 
-    async def outgoing(self) -> AsyncGenerator[OutboundMessage | None]:
+    async def messages(self) -> AsyncGenerator[OutboundMessage | None]:
         try:
             while True:
                 self.asked += 1
-                if self.at_hand and self._coming.empty():
+                if self.in_window and self._coming.empty():
                     yield None
                     continue
                 number = await self._coming.get()
                 if number == NOTHING:
-                    self.at_hand = True
+                    self.in_window = True
                     yield None
                     continue
                 if isinstance(number, Exception):
@@ -70,129 +70,129 @@ class Scripted:
 
 
 class Played:
-    """Turns whose news a test can wait for."""
+    """A scheduler whose wake-ups a test can wait for."""
 
     def __init__(self, *scripted: Scripted) -> None:
-        self.news = LightEvent()
-        self.over: dict[Shape, EventsyncError] = {}
-        self.turns = SubscriptionScheduler(self.news.set, self.over.__setitem__)
+        self.woken = LightEvent()
+        self.errors: dict[Shape, EventsyncError] = {}
+        self.scheduler = SubscriptionScheduler(self.woken.set, self.errors.__setitem__)
         for one in scripted:
-            self.turns.add(cast("Subscription", one), Channel(one.shape, Seq(0)).join(self.news))
+            self.scheduler.add(cast("Subscription", one))
 
     async def round(self) -> list[bytes]:
-        given = [message.data async for message in self.turns.round()]
+        given = [message.data async for message in self.scheduler.round()]
         await asyncio.sleep(0)  # what is to be fetched now has begun
         return given
 
-    async def after_news(self) -> list[bytes]:
+    async def after_wake_up(self) -> list[bytes]:
         async with within(5):
-            await self.news.wait()
-        self.news.clear()
+            await self.woken.wait()
+        self.woken.clear()
         return await self.round()
 
     @property
     def vector(self) -> dict[str, int]:
-        return {str(shape): position.seq for shape, position in self.turns.vector.items()}
+        return {str(shape): position.seq for shape, position in self.scheduler.vector.items()}
 
 
-async def test_who_has_to_wait_keeps_nobody_waiting() -> None:
-    live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
+async def test_round_does_not_wait_for_a_fetch() -> None:
+    live, far = Scripted("live", in_window=True), Scripted("far", in_window=False)
     played = Played(far, live)
     for number in range(1, 4):
         live.coming(number)
         assert await played.round() == [b"live:%d" % number]
-    played.news.clear()
+    played.woken.clear()
     far.coming(7)
-    assert await played.after_news() == [b"far:7"]
+    assert await played.after_wake_up() == [b"far:7"]
     assert far.asked == 2, "the next one is on its way"
-    await played.turns.aclose()
+    await played.scheduler.aclose()
     assert live.freed
     assert far.freed
 
 
-async def test_what_is_fetched_is_the_clients_only_once_it_is_given_out() -> None:
-    live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
+async def test_vector_includes_a_fetched_message_only_after_it_was_yielded() -> None:
+    live, far = Scripted("live", in_window=True), Scripted("far", in_window=False)
     played = Played(live, far)
     live.coming(1)
     far.coming(7)
     assert await played.round() == [b"live:1"]
     live.coming(2)
-    rounds = played.turns.round()
+    rounds = played.scheduler.round()
     assert (await anext(rounds)).data == b"live:2"
-    # It is there by now, but a client that goes here would come back with this vector.
+    # The message is fetched, but a client that disconnects now would return with this vector.
     await asyncio.sleep(0)
     assert far.position is not None
     assert played.vector == {"live": 2}
     assert (await anext(rounds)).data == b"far:7"
     assert played.vector == {"live": 2, "far": 7}
     await rounds.aclose()
-    await played.turns.aclose()
+    await played.scheduler.aclose()
 
 
-async def test_who_is_fetched_for_does_not_rest() -> None:
-    live, far = Scripted("live", at_hand=True), Scripted("far", at_hand=False)
+async def test_attach_leaves_out_a_subscription_with_a_fetch() -> None:
+    live, far = Scripted("live", in_window=True), Scripted("far", in_window=False)
     played = Played(live, far)
     await played.round()
-    played.turns.rest(STRAIGHT)
-    assert (live.rests, far.rests) == (True, False)
-    played.news.clear()
+    played.scheduler.attach(WRITER)
+    assert (live.attached, far.attached) == (True, False)
+    played.woken.clear()
     far.coming(NOTHING)
-    assert await played.after_news() == []
-    assert far.at_hand
-    played.turns.rest(STRAIGHT)
-    assert (live.rests, far.rests) == (True, True)
-    live.sent, far.sent = 3.0, 7.0
-    assert played.turns.rouse() == 7.0
-    assert (live.rests, far.rests) == (False, False)
-    assert played.turns.rouse() == 0.0
-    await played.turns.aclose()
+    assert await played.after_wake_up() == []
+    assert far.in_window
+    played.scheduler.attach(WRITER)
+    assert (live.attached, far.attached) == (True, True)
+    live.last_sent, far.last_sent = 3.0, 7.0
+    assert played.scheduler.detach() == 7.0
+    assert (live.attached, far.attached) == (False, False)
+    assert played.scheduler.detach() == 0.0
+    await played.scheduler.aclose()
 
 
-async def test_news_that_come_while_nothing_is_found_are_not_waited_for() -> None:
-    far = Scripted("far", at_hand=False)
+async def test_round_yields_events_that_came_during_a_fetch_without_a_result() -> None:
+    far = Scripted("far", in_window=False)
     played = Played(far)
     await played.round()
     far.coming(NOTHING)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    # They wake the session before it has seen what was fetched, and only once.
+    # They wake the session once, before it has seen the result of the fetch.
     far.coming(7)
     assert await played.round() == [b"far:7"]
-    await played.turns.aclose()
+    await played.scheduler.aclose()
 
 
-async def test_one_is_fetched_for_at_a_time_each_in_turn() -> None:
-    far = [Scripted(name, at_hand=False) for name in "abc"]
+async def test_fetches_run_one_at_a_time_in_turn() -> None:
+    far = [Scripted(name, in_window=False) for name in "abc"]
     played = Played(*far)
     order = []
     await played.round()
     for number in range(1, 7):
         for one in far:
             one.coming(number)
-        played.news.clear()
-        order += await played.after_news()
+        played.woken.clear()
+        order += await played.after_wake_up()
         assert sum(one.asked for one in far) == number + 1
     assert [one[:1] for one in order] == [b"a", b"b", b"c"] * 2
-    await played.turns.aclose()
+    await played.scheduler.aclose()
 
 
-async def test_who_is_unsubscribed_while_it_is_fetched_for_is_freed() -> None:
-    far, other = Scripted("far", at_hand=False), Scripted("other", at_hand=False)
+async def test_remove_cancels_the_fetch_and_frees_the_subscription() -> None:
+    far, other = Scripted("far", in_window=False), Scripted("other", in_window=False)
     played = Played(far, other)
     await played.round()
-    played.turns.remove(far.shape)
-    assert far.shape not in played.turns
+    played.scheduler.remove(far.shape)
+    assert far.shape not in played.scheduler
     assert await played.round() == []
     assert far.freed
     other.coming(3)
-    played.news.clear()
-    assert await played.after_news() == [b"other:3"]
-    await played.turns.aclose()
+    played.woken.clear()
+    assert await played.after_wake_up() == [b"other:3"]
+    await played.scheduler.aclose()
 
 
-@pytest.mark.parametrize("at_hand", [True, False])
-async def test_who_fails_is_ended_and_the_others_go_on(at_hand: bool) -> None:
-    failing, live = Scripted("failing", at_hand=at_hand), Scripted("live", at_hand=True)
+@pytest.mark.parametrize("in_window", [True, False])
+async def test_error_ends_one_subscription_and_not_the_others(in_window: bool) -> None:
+    failing, live = Scripted("failing", in_window=in_window), Scripted("live", in_window=True)
     played = Played(failing, live)
     error = NotTracked("failing is not tracked")
     failing.coming(error)
@@ -200,28 +200,28 @@ async def test_who_fails_is_ended_and_the_others_go_on(at_hand: bool) -> None:
     await played.round()
     live.coming(1)
     assert await played.round() == [b"live:1"]
-    assert played.over == {failing.shape: error}
-    assert len(played.turns) == 1
-    await played.turns.aclose()
+    assert played.errors == {failing.shape: error}
+    assert len(played.scheduler) == 1
+    await played.scheduler.aclose()
 
 
-@pytest.mark.parametrize("at_hand", [True, False])
-async def test_where_mongodb_can_not_be_used_the_session_ends(at_hand: bool) -> None:
-    failing = Scripted("failing", at_hand=at_hand)
+@pytest.mark.parametrize("in_window", [True, False])
+async def test_round_raises_unavailable(in_window: bool) -> None:
+    failing = Scripted("failing", in_window=in_window)
     played = Played(failing)
     failing.coming(Unavailable("not now"))
     with pytest.raises(Unavailable):
         [await played.round() for _ in range(3)]
-    await played.turns.aclose()
+    await played.scheduler.aclose()
     assert failing.freed
 
 
-async def test_a_failure_that_nobody_hears_of_any_more_is_dropped() -> None:
-    far = Scripted("far", at_hand=False)
+async def test_aclose_drops_the_error_of_a_finished_fetch() -> None:
+    far = Scripted("far", in_window=False)
     played = Played(far)
     far.coming(Unavailable("not now"))
-    played.news.clear()
+    played.woken.clear()
     await played.round()
-    await played.news.wait()
-    await played.turns.aclose()
+    await played.woken.wait()
+    await played.scheduler.aclose()
     assert far.freed

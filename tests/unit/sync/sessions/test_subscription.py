@@ -1,10 +1,13 @@
-"""A live subscription rests only where what comes next continues what the client has, and knows of."""
+"""Subscriptions: attaching and detaching while live, and parts of bounded size."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.plan import Answer, Plan
@@ -14,7 +17,7 @@ from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Window
-from eventsync.sync.sessions.subscription import Subscription
+from eventsync.sync.sessions.subscription import Part, Subscription, parts_of
 from support.logged import event
 
 LOG, OTHER = LogId("aaaaaaaa"), LogId("bbbbbbbb")
@@ -22,7 +25,7 @@ ORDERS = Shape("orders")
 
 
 class Windowed:
-    """What a subscription needs of a source whose window has everything."""
+    """A source whose window holds every event, as far as a subscription uses it."""
 
     def __init__(self) -> None:
         self.window = Window(1_000_000, PageLimit(1000, 1_000_000))
@@ -33,36 +36,40 @@ class Windowed:
     async def plan(self, *_: Any) -> Plan:
         return Plan(Answer.EVENTS, 0.0)
 
-    async def settled(self, shape: Shape) -> None:
-        """No new log is about to begin."""
+    async def wait_until_servable(self, shape: Shape) -> None:
+        """Return at once: the log and the tracking stay."""
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
         return await Source.frame(cast("Source", SimpleNamespace(window=self.window)), shape, cursor)
 
 
+def subscribed(source: Windowed, seq: int) -> Subscription:
+    subscriber = source.window.subscribe(ORDERS, LightEvent())
+    return Subscription(cast("Source", source), subscriber, Position(LOG, Seq(seq)))
+
+
 async def live(source: Windowed) -> tuple[Subscription, Any]:
-    """At 10, with nothing behind it."""
-    subscription = Subscription(cast("Source", source), ORDERS, Position(LOG, Seq(10)))
-    outgoing = subscription.outgoing()
-    message = await anext(outgoing)
+    """Return a live subscription at the window's head, which is 10, and its messages."""
+    subscription = subscribed(source, 10)
+    messages = subscription.messages()
+    message = await anext(messages)
     assert message is not None
     assert message.kind == "live"
-    return subscription, outgoing
+    return subscription, messages
 
 
-class Resting:
-    """A seat in the window's audience, and what was sent to it."""
+class Attached:
+    """A connection whose subscription is attached, if it may be, and the direct writes to it."""
 
-    def __init__(self, source: Windowed, subscription: Subscription) -> None:
+    def __init__(self, subscription: Subscription) -> None:
         self.sent: list[str] = []
         self.takes = True
         self.subscription = subscription
-        self.event = LightEvent()
-        self.seat = source.window.join(ORDERS, self.event)
-        self.rest()
+        self.event = subscription._subscriber.event
+        self.attach()
 
-    def rest(self) -> None:
-        self.subscription.rest(self.seat, DirectWriter(lambda news: news.data, self._write))
+    def attach(self) -> None:
+        self.subscription.attach(DirectWriter(lambda publication: publication.data, self._write))
 
     def _write(self, data: bytes) -> bool:
         if self.takes:
@@ -71,103 +78,125 @@ class Resting:
         return self.takes
 
 
-async def test_what_continues_it_is_sent_straight_and_its_own_messages_go_on_behind() -> None:
+async def test_attached_subscription_is_written_to_and_its_messages_continue_after_detach() -> None:
     source = Windowed()
-    subscription, outgoing = await live(source)
-    resting = Resting(source, subscription)
+    subscription, messages = await live(source)
+    connection = Attached(subscription)
     source.window.extend([event(11), event(12, "users"), event(13)])
     assert subscription.position == Position(LOG, Seq(13))
     source.window.extend([event(14)])
-    assert resting.sent == ["aaaaaaaa:10 aaaaaaaa:13", "aaaaaaaa:13 aaaaaaaa:14"]
-    assert not resting.event.is_set()
-    assert subscription.rouse() > 0
+    assert connection.sent == ["aaaaaaaa:10 aaaaaaaa:13", "aaaaaaaa:13 aaaaaaaa:14"]
+    assert not connection.event.is_set()
+    assert subscription.detach() > 0
     source.window.extend([event(15), event(16)])
-    assert resting.event.is_set()
-    message = await anext(outgoing)
+    assert connection.event.is_set()
+    message = await anext(messages)
     assert message is not None
     assert b'"from":"aaaaaaaa:14","to":"aaaaaaaa:16"' in message.data, "none of it comes twice"
-    assert len(resting.sent) == 2
+    assert len(connection.sent) == 2
 
 
-async def test_who_has_more_than_it_knows_of_is_sent_what_begins_where_it_knows() -> None:
+async def test_direct_write_begins_at_the_announced_position() -> None:
     source = Windowed()
-    subscription, outgoing = await live(source)
+    subscription, messages = await live(source)
     source.window.extend([event(11, "users"), event(12, "users")])
-    assert await anext(outgoing) is None
+    assert await anext(messages) is None
     assert subscription.position == Position(LOG, Seq(12))
-    resting = Resting(source, subscription)
+    connection = Attached(subscription)
     assert subscription.position == Position(LOG, Seq(12))
     source.window.extend([event(13)])
-    assert resting.sent == ["aaaaaaaa:10 aaaaaaaa:13"]
+    assert connection.sent == ["aaaaaaaa:10 aaaaaaaa:13"]
 
 
-async def test_who_lacks_something_does_not_rest() -> None:
+async def test_attach_does_nothing_while_events_are_missing() -> None:
     source = Windowed()
     subscription, _ = await live(source)
     source.window.extend([event(11)])
-    resting = Resting(source, subscription)
+    connection = Attached(subscription)
     source.window.extend([event(12)])
-    assert (resting.sent, resting.event.is_set()) == ([], True)
+    assert (connection.sent, connection.event.is_set()) == ([], True)
     assert subscription.position == Position(LOG, Seq(10))
-    assert subscription.rouse() == 0.0
+    assert subscription.detach() == 0.0
 
 
-async def test_who_is_further_than_the_window_is_not_sent_what_it_has() -> None:
-    """A snapshot is of a checkpoint, which the feed of a busy server may not have reached yet."""
+async def test_attach_does_nothing_while_the_client_is_ahead_of_the_window() -> None:
+    """A snapshot's checkpoint may be ahead of the feed of a busy server."""
     source = Windowed()
-    subscription = Subscription(cast("Source", source), ORDERS, Position(LOG, Seq(13)))
-    outgoing = subscription.outgoing()
-    await anext(outgoing)
+    subscription = subscribed(source, 13)
+    messages = subscription.messages()
+    await anext(messages)
     assert subscription.live
-    resting = Resting(source, subscription)
+    connection = Attached(subscription)
     source.window.extend([event(11), event(12)])
-    assert (resting.sent, resting.event.is_set()) == ([], True)
+    assert (connection.sent, connection.event.is_set()) == ([], True)
     assert subscription.position == Position(LOG, Seq(13))
     source.window.extend([event(13)])
-    assert await anext(outgoing) is None
-    resting.rest()
+    assert await anext(messages) is None
+    connection.attach()
     source.window.extend([event(14)])
-    assert resting.sent == ["aaaaaaaa:13 aaaaaaaa:14"]
+    assert connection.sent == ["aaaaaaaa:13 aaaaaaaa:14"]
 
 
-async def test_what_is_not_taken_is_not_had() -> None:
+async def test_refused_write_does_not_advance_the_position() -> None:
     source = Windowed()
-    subscription, outgoing = await live(source)
-    resting = Resting(source, subscription)
+    subscription, messages = await live(source)
+    connection = Attached(subscription)
     source.window.extend([event(11)])
-    resting.takes = False
+    connection.takes = False
     source.window.extend([event(12)])
     source.window.extend([event(13)])
-    assert resting.event.is_set()
+    assert connection.event.is_set()
     assert subscription.position == Position(LOG, Seq(11))
-    subscription.rouse()
-    message = await anext(outgoing)
+    subscription.detach()
+    message = await anext(messages)
     assert message is not None
     assert b'"from":"aaaaaaaa:11","to":"aaaaaaaa:13"' in message.data
 
 
-async def test_who_is_not_live_or_of_another_log_does_not_rest() -> None:
+async def test_attach_does_nothing_before_live_and_for_another_log() -> None:
     source = Windowed()
     subscription, _ = await live(source)
     subscription.live = False
-    resting = Resting(source, subscription)
+    connection = Attached(subscription)
     source.window.extend([event(11)])
-    assert resting.sent == []
+    assert connection.sent == []
     subscription.live = True
     source.window.start(OTHER, Seq(10))
-    resting.rest()
+    connection.attach()
     source.window.extend([event(11)])
-    assert resting.sent == []
+    assert connection.sent == []
     assert subscription.position == Position(LOG, Seq(10))
 
 
-async def test_a_new_log_rouses_who_rests_where_it_stood() -> None:
+async def test_new_log_detaches_at_the_old_position() -> None:
     source = Windowed()
     subscription, _ = await live(source)
-    resting = Resting(source, subscription)
+    connection = Attached(subscription)
     source.window.extend([event(11)])
     source.window.start(OTHER, Seq(3))
-    assert resting.event.is_set()
+    assert connection.event.is_set()
     assert subscription.position == Position(LOG, Seq(11))
     source.window.extend([event(4)])
-    assert len(resting.sent) == 1
+    assert len(connection.sent) == 1
+
+
+async def batches(*given: list[bytes]) -> AsyncIterator[list[bytes]]:
+    for batch in given:
+        yield batch
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], [[]]),
+        ([[]], [[]]),
+        ([[b"aa", b"bb"], [b"cc"]], [[b"aa", b"bb"], [b"cc"]]),
+        ([[b"aa"], [b"bb"]], [[b"aa", b"bb"]]),
+        ([[b"a", b"far too large", b"b"]], [[b"a"], [b"far too large"], [b"b"]]),
+    ],
+)
+async def test_parts_of_cuts_rows_into_parts_of_bounded_size(
+    given: list[list[bytes]], expected: list[list[bytes]]
+) -> None:
+    found = [part async for part in parts_of(batches(*given), 4)]
+    assert found == [Part(number, rows, number == len(expected) - 1) for number, rows in enumerate(expected)]

@@ -1,4 +1,4 @@
-"""News go straight to the connections that rest, and through ASGI where a server has no more than that."""
+"""Direct writes to attached subscribers; through ASGI where the server has no direct writer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WRITES = 30
 
 @asynccontextmanager
 async def plain_server(settings: Settings) -> AsyncIterator[str]:
-    """uvicorn as it comes."""
+    """An unmodified uvicorn."""
     config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -41,14 +41,14 @@ async def plain_server(settings: Settings) -> AsyncIterator[str]:
 
 
 class Counted:
-    """How often news went straight."""
+    """Counts direct writes."""
 
     def __init__(self) -> None:
         self.sent = 0
 
-    def of(self, straight: Callable[[Scope], DirectWriter | None]) -> Callable[[Scope], DirectWriter | None]:
+    def of(self, direct_writer: Callable[[Scope], DirectWriter | None]) -> Callable[[Scope], DirectWriter | None]:
         def counted(scope: Scope) -> DirectWriter | None:
-            made = straight(scope)
+            made = direct_writer(scope)
             return None if made is None else DirectWriter(made.encode, partial(self._write, made.write))
 
         return counted
@@ -61,12 +61,12 @@ class Counted:
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 @pytest.mark.parametrize("server", [running_server, plain_server])
-async def test_every_event_comes_once_either_way(
+async def test_each_event_arrives_once_with_and_without_direct_writer(
     client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, transport: str, server: Any
 ) -> None:
     counted = Counted()
     for module in (sse, websocket):
-        monkeypatch.setattr(module, "straight", counted.of(module.straight))
+        monkeypatch.setattr(module, "direct_writer", counted.of(module.direct_writer))
     settings = settings.model_copy(update={"collections": ("docs",)})
     docs = client[settings.database]["docs"]
     async with running_worker(settings), server(settings) as url:
