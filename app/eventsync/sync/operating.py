@@ -1,4 +1,4 @@
-"""What a server has to tell its operator, beside what is in MongoDB: its window, and how far its clients are."""
+"""Figures for operators: the overview that MongoDB holds, and the lag of this server's clients."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from eventsync.sync.live.window import Window
 logger = logging.getLogger(__name__)
 
 _AGE: Final = 5.0
-"""Seconds that figures read from MongoDB are used for: several scrapers cost it no more than one."""
+"""Seconds for which figures from MongoDB are cached, however many scrapers ask."""
 
 _TIMEOUT: Final = 3.0
-"""Longest time that reading them may take, in seconds."""
+"""Timeout of reading the figures, in seconds."""
 
 
 class Operating:
@@ -47,18 +47,18 @@ class Operating:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """How far the clients of a server are. `oldest` is the lowest position among them, None without any."""
+    """Lag of a server's clients. `oldest` is the lowest of their positions; None without clients."""
 
     log: LogId | None
     oldest: Seq | None
     events: int
-    """By how many events of the log that client is behind the newest one."""
+    """Events of the log between that client and the head."""
 
 
 def behind(window: Window, vectors: Iterable[StateVector]) -> Behind:
-    """How far behind the newest event the clients are that have been brought to `vectors`.
+    """Return the lag of clients with these state vectors.
 
-    A client whose shape has nothing new stands at the newest event, wherever its position was last moved to.
+    A client whose shape has no newer event counts as at the head, also if its position was last moved earlier.
     """
     positions = [
         window.head if window.log == position.log and window.is_current(shape, position.seq) else position.seq

@@ -1,4 +1,4 @@
-"""The readiness of a server, for `/readyz`: its MongoDB, its feed, its archive. That no worker leads is a detail."""
+"""Readiness of a server for `/readyz`: its MongoDB, its feed and its archive, but not whether a worker leads."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from eventsync.errors import ConfigurationError, EventsyncError
 from eventsync.stores.archive.identity import ArchiveIdentity
 
 _AGE: Final = 10.0
-"""Seconds for which the archive is not asked again: probes of many load balancers cost it no more than one."""
+"""Seconds between two checks of the archive, however many load balancers probe."""
 
 _TIMEOUT: Final = 3.0
-"""Longest time that asking may take, in seconds."""
+"""Timeout of a check, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveState:
-    """The reason why the archive can't be read, None where it can. Waiting does not mend one that is `lasting`."""
+    """The reason why the archive can't be read; None if it can. A `lasting` one needs an operator."""
 
     reason: str | None = None
     lasting: bool = False
 
 
 class ArchiveWatch:
-    """Checks whether this server can read the archive, at most once in a few seconds, however many ask."""
+    """Checks periodically whether this server can read the archive."""
 
     def __init__(self, identity: ArchiveIdentity) -> None:
         self._identity = identity
-        self._memo: TTLCache[ArchiveState] = TTLCache(age=_AGE, most=1)
+        self._cache: TTLCache[ArchiveState] = TTLCache(age=_AGE, most=1)
 
     async def state(self) -> ArchiveState:
-        """Return what the last check has found."""
-        return await self._memo.get("archive", self._look)
+        """Return the result of the last check, or of a new one."""
+        return await self._cache.get("archive", self._check)
 
-    async def _look(self) -> ArchiveState:
+    async def _check(self) -> ArchiveState:
         try:
             with pymongo.timeout(_TIMEOUT):
                 async with asyncio.timeout(2 * _TIMEOUT):
@@ -56,9 +56,9 @@ class ArchiveWatch:
 class Health:
     """The answer of `/readyz`.
 
-    `live` is whether this server follows the log, `lag_events` how far it is behind it; `lag_seconds` how long ago the
-    log was known to hold every change; `sequencer_live` whether a worker leads and makes progress; `archive` why the
-    archive can't be read; `detail` what is wrong, the worst first.
+    `live`: this server follows the log, and is `lag_events` behind its head. `lag_seconds`: seconds since the log was
+    known to hold every change. `sequencer_live`: a worker leads and makes progress. `archive`: the reason why the
+    archive can't be read. `detail`: the worst problem.
     """
 
     status: str
@@ -74,7 +74,7 @@ class Health:
 
 
 def status(*, live: bool, archive: ArchiveState) -> str:
-    """Return `ready`, `degraded` (the archive does not answer, clients that are far behind wait) or `not_ready`."""
+    """Return `ready`, `not_ready`, or `degraded`: the archive does not answer, and clients far behind must wait."""
     if not live or archive.lasting:
         return "not_ready"
     return "degraded" if archive.reason else "ready"

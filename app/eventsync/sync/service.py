@@ -1,4 +1,4 @@
-"""Everything that syncing takes, made together: one feed and one window, and what serves clients from them."""
+"""The SyncService: the feed, the window, and everything that serves clients from them, wired together."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from eventsync.sync.sessions.sessions import Sessions
 
 
 class SyncService:
-    """The one door to syncing, for all transports: `sessions` for streams, `pages` for polls, `vectors` for both."""
+    """Entry point of all transports: `sessions` for streams, `pages` for polls, `vectors` for both."""
 
     def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
-        """`tailing`: the stores on a client of the feed's own, so that requests can't starve it of connections."""
+        """`tailing` are stores on a client of the feed's own, whose connections requests can't use up."""
         self._settings = settings
         self._stores = stores
         self.tracking = Tracking()
@@ -39,8 +39,8 @@ class SyncService:
         self._writer = VectorWriter(
             stores.vectors,
             interval=settings.ack_interval,
-            most=settings.max_connections,
-            patience=2 * settings.mongodb_timeout,
+            max_waiting=settings.max_connections,
+            timeout=2 * settings.mongodb_timeout,
         )
         lag = ClientLag(self.source.planner, self.window, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
@@ -49,45 +49,45 @@ class SyncService:
         self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow the log and record what clients acknowledge, until `stop`; what is left then is recorded, too."""
+        """Follow the log and store acknowledgements until `stop`; then store those that are left."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._writer.run(), name="record state vectors")
-            group.create_task(self.sessions.report(stop), name="record which clients are there")
+            group.create_task(self.sessions.report(stop), name="record connected clients")
             try:
                 await self.feed.run(stop)
             finally:
                 self._writer.close()
 
     async def drain(self) -> None:
-        """Say goodbye to every session and to every waiting poll; new ones end at once.
+        """End every session and every waiting poll; new ones end at once.
 
-        Returns when all sessions have ended, or after the drain timeout.
+        Returns when all sessions have ended, or at the drain timeout.
         """
         self.pages.drain()
         await self.sessions.drain()
 
     @asynccontextmanager
     async def snapshot(self, shape: Shape, *, live: bool = False) -> AsyncIterator[Bootstrap]:
-        """The state of the shape at a position, for as long as the block runs. Raises `NotTracked` and `Unavailable`.
+        """Open the state of a shape at a position for the block. Raises `NotTracked` and `Unavailable`.
 
-        With `live` it is read from the collection itself, whatever is stored.
+        With `live` it is read from the collection, also if there is a stored snapshot.
         """
         self.tracking.require(shape.collection)
         async with self.source.bootstraps.open(shape, live=live) as bootstrap:
             yield bootstrap
 
     def is_stale(self) -> bool:
-        """Whether the sequencer has not been seen at work for `stale_after` seconds."""
+        """Return True if the sequencer has made no progress for `stale_after` seconds."""
         return self._lag() > self._settings.stale_after
 
     def _lag(self) -> float:
         return time.monotonic() - self.feed.state.sequenced
 
     async def health(self) -> Health:
-        """Ask MongoDB for the lease and the log's tail, and the archive now and then. Raises `Unavailable`."""
+        """Read the lease and the head of the log, and check the archive periodically. Raises `Unavailable`."""
         connections, feed = len(self.sessions), self.feed.state
         if not feed.heard:
-            # Not asked while MongoDB is waited for: who asks for health wants to know soon.
+            # MongoDB does not answer yet. A health check must not wait for it.
             return Health("not_ready", False, False, None, None, None, None, None, connections, feed.detail)
         lease = await self._stores.leases.read(SEQUENCING)
         log = self.window.log

@@ -38,7 +38,7 @@ async def stored(stores: Stores, client_id: str) -> int | None:
 @asynccontextmanager
 async def running(stores: Stores, **given: Any) -> AsyncIterator[VectorWriter]:
     """A writer while the block runs; ended in order."""
-    writer = VectorWriter(stores.vectors, **{"interval": 3600.0, "most": 1000, "patience": 5.0} | given)
+    writer = VectorWriter(stores.vectors, **{"interval": 3600.0, "max_waiting": 1000, "timeout": 5.0} | given)
     async with asyncio.TaskGroup() as group:
         group.create_task(writer.run())
         try:
@@ -105,7 +105,7 @@ async def test_after_a_failure_it_is_tried_again(client: Client, stores: Stores,
 
 
 async def test_more_than_the_bound_are_refused_and_none_lost(stores: Stores) -> None:
-    async with running(stores, most=2) as writer:
+    async with running(stores, max_waiting=2) as writer:
         writer.note(update("a", 1))
         writer.note(update("b", 1))
         writer.note(update("c", 1))
@@ -116,7 +116,7 @@ async def test_more_than_the_bound_are_refused_and_none_lost(stores: Stores) -> 
 
 
 async def test_a_wait_is_bounded(stores: Stores) -> None:
-    writer = VectorWriter(stores.vectors, interval=3600, most=10, patience=0.01)
+    writer = VectorWriter(stores.vectors, interval=3600, max_waiting=10, timeout=0.01)
     with pytest.raises(Unavailable, match="not stored after"):
         await writer.store(update("a", 1))
     writer.close()

@@ -1,4 +1,4 @@
-"""How far a client is behind: by how many events of its shape, and by how much time."""
+"""Lag of a client in events of its shape, and in time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from eventsync.sync.catch_up.planner import Planner
 from eventsync.sync.live.window import Window
 
 _AGE: Final = 2.0
-_MOST: Final = 10_000
-"""Positions whose next event is remembered for so many seconds: a listing has many clients at the same one."""
+"""Seconds for which the time of a position's next event is cached: in a listing many clients share a position."""
+
+_CACHED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeLag:
-    """`events` of the shape are not acknowledged (about so many, where they are not in the window any more).
+    """Number of unacknowledged `events` of a shape, which is an estimate outside the window.
 
-    The oldest was committed `seconds` ago; None where it is not kept any more.
+    The oldest was committed `seconds` ago; None if it is no longer retained.
     """
 
     events: int
@@ -36,16 +37,16 @@ class ShapeLag:
 
 
 class ClientLag:
-    """Asks MongoDB only about positions that the window does not cover."""
+    """Computes lags. It queries MongoDB only for positions that the window does not cover."""
 
     def __init__(self, planner: Planner, window: Window, events: EventStore) -> None:
         self._planner = planner
         self._window = window
         self._events = events
-        self._next: TTLCache[float | None] = TTLCache(age=_AGE, most=_MOST)
+        self._next: TTLCache[float | None] = TTLCache(age=_AGE, most=_CACHED)
 
     async def of(self, shape: Shape, position: Position) -> ShapeLag | None:
-        """None where the position can't be compared with what there is. Raises `Unavailable`."""
+        """Return the lag of a position; None if it is not comparable with the log. Raises `Unavailable`."""
         try:
             self._planner.require(shape)
         except NotTracked:
@@ -63,7 +64,7 @@ class ClientLag:
         return ShapeLag(len(missed), _ago(_committed(missed[0])) if missed else 0.0)
 
     async def _committed(self, shape: Shape, position: Position) -> float | None:
-        """When the first event after a position was committed, in seconds since 1970."""
+        """Return the commit time of the first event after a position, in seconds since 1970."""
         events = self._events.read(position.log, position.seq, self._window.head, shape=shape, batch=1)
         try:
             async with aclosing(events):
@@ -79,5 +80,5 @@ def _committed(event: StoredEvent) -> float:
 
 
 def _ago(committed: float | None) -> float | None:
-    # By this server's clock: what it says is for people, and nothing depends on it.
+    # By this server's clock: the value is for people only.
     return None if committed is None else max(0.0, time.time() - committed)

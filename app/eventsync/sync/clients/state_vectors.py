@@ -1,6 +1,6 @@
-"""The StateVectorManager: what each client has acknowledged, kept for when it comes back with its id alone.
+"""The StateVectorManager: the acknowledged state vector of each client, for clients that return with their id alone.
 
-The vector that a client *sends* always outranks what is stored.
+A vector that a client sends always takes precedence over the stored one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from eventsync.sync.clients.vector_writer import VectorWriter
 from eventsync.sync.live.feed import Feed
 
 _ENTRY: Final = 1024
-"""The work on a position, in bytes of work: reading it, and finding out how far it is behind."""
+"""Cost of a position, in bytes of work: reading it and computing its lag."""
 
 
 _LISTINGS_AT_ONCE: Final = 4
-"""Listings that are read at a time: what they read is counted only once it has come."""
+"""Maximum number of concurrent listings: their bytes are counted only after they were read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client as it is known here. `lag` is None for a shape that is not tracked, or a position of another log."""
+    """A stored client. `lag` is None for a shape that is not tracked, or for a position of another log."""
 
     client_id: str
     vector: StateVector
@@ -43,7 +43,7 @@ class Client:
 
 
 class StateVectorManager:
-    """One for a whole server process. Raises `Unavailable`."""
+    """State vectors of all clients; one instance a server process. All methods raise `Unavailable`."""
 
     def __init__(self, store: VectorStore, writer: VectorWriter, planner: Planner, feed: Feed, lag: ClientLag) -> None:
         self._store = store
@@ -54,24 +54,24 @@ class StateVectorManager:
         self._listings = asyncio.Semaphore(_LISTINGS_AT_ONCE)
 
     async def ensure_indexes(self, ttl: float) -> None:
-        """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
+        """Create the indexes. MongoDB removes a client `ttl` seconds after it was last seen."""
         await self._store.ensure_indexes(ttl)
 
-    # --- what clients say -----------------------------------------------------------------------------------------
+    # --- from clients ---------------------------------------------------------------------------------------------
 
     def seen(self, client_id: str, transport: str) -> None:
-        """A client is connected."""
+        """Record that a client is connected."""
         self._writer.note(VectorUpdate(client_id, transport))
 
     def acknowledge(self, client_id: str, vector: StateVector, transport: str) -> None:
-        """A client has what it was sent up to `vector`. Never waits."""
+        """Record that a client has everything up to `vector`. Never waits."""
         self._writer.note(VectorUpdate(client_id, transport, self._numbered(vector)))
 
     async def put(self, client_id: str, vector: StateVector) -> Client:
-        """Store what a client says that it has; returns what then is stored. A position never goes backwards.
+        """Store the vector of a client and return what is stored then. A position never goes backwards.
 
-        Raises `NotTracked`, `ResetRequired` for a position of another log, or beyond the newest event, and
-        `RateLimited` for a new client where no more can be remembered.
+        Raises `NotTracked`, `ResetRequired` for a position of another log or beyond the head, and `RateLimited` for a
+        new client if no more can be stored.
         """
         for shape, position in vector.items():
             reason = await self._planner.refusal(shape, position)
@@ -83,7 +83,7 @@ class StateVectorManager:
         return await self.client(client_id)
 
     def _numbered(self, vector: StateVector) -> dict[Shape, Numbered]:
-        """Of the log in force: what a client had of an earlier one is of no use to it any more."""
+        """Return the positions of the current log. Those of an earlier log are of no use to a client."""
         log = self._feed.log
         return {
             shape: Numbered(log.number, position.seq, position.log)
@@ -92,18 +92,18 @@ class StateVectorManager:
         }
 
     async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
-        """Tell whether a client's acknowledgements are stored. Those of a known client always are."""
+        """Return True if a client's acknowledgements are stored, which is always so for a known client."""
         return await self._store.remembers(client_id, known=known)
 
     @property
     def refused(self) -> int:
-        """New clients that were not remembered, counted each time."""
+        """Number of times that a new client was not stored."""
         return self._store.refused
 
-    # --- what is known --------------------------------------------------------------------------------------------
+    # --- for readers ----------------------------------------------------------------------------------------------
 
     async def vector(self, client_id: str) -> StateVector:
-        """What a client has acknowledged, also where it is not stored yet; empty for one that is not known."""
+        """Return the acknowledged vector of a client, stored or queued; empty for an unknown client."""
         stored = await self._store.read(client_id)
         vector = dict(stored.vector) if stored else {}
         unwritten = self._writer.unwritten(client_id)
@@ -114,28 +114,25 @@ class StateVectorManager:
         return vector
 
     async def client(self, client_id: str) -> Client:
-        """Raises `NotFound`."""
+        """Return a client. Raises `NotFound`."""
         stored = await self._store.read(client_id)
         if stored is None:
             raise NotFound(f"no client {client_id!r} is known")
-        return await self._described(stored)
+        return await self._describe(stored)
 
     async def clients(self, after: str, limit: int) -> AsyncGenerator[Client]:
-        """At most `limit` clients whose id comes behind `after`, by id."""
-        async with self._listings, aclosing(self._store.listing(after, limit)) as found:
-            async for stored in found:
-                yield await self._described(stored)
+        """Yield at most `limit` clients with an id greater than `after`, by id."""
+        async with self._listings, aclosing(self._store.listing(after, limit)) as listed:
+            async for stored in listed:
+                yield await self._describe(stored)
 
     async def forget(self, client_id: str) -> None:
-        """Forget a client; one that is connected is known again with what it acknowledges next.
-
-        Raises `NotFound`.
-        """
+        """Remove a client. A connected one is stored again with its next acknowledgement. Raises `NotFound`."""
         self._writer.discard(client_id)
         if not await self._store.delete(client_id):
             raise NotFound(f"no client {client_id!r} is known")
 
-    async def _described(self, stored: StoredVector) -> Client:
+    async def _describe(self, stored: StoredVector) -> Client:
         slices, lag = Slices(), {}
         for shape, position in stored.vector.items():
             lag[shape] = await self._lag.of(shape, position)

@@ -1,6 +1,6 @@
-"""Records state vectors in bulk: one write at a time, of all that has come meanwhile, for all clients together.
+"""Stores state vectors in bulk: one write at a time, with all updates of all clients that came in the meantime.
 
-An acknowledgement waits for company, up to a bound; a write that somebody waits for goes at once.
+An acknowledgement waits up to a bound for others; an update that a request waits for is written at once.
 """
 
 from __future__ import annotations
@@ -24,91 +24,91 @@ _BACKOFF_CAP: Final = 10.0
 
 
 class VectorWriter:
-    """What is `noted` is stored at most `interval` seconds later; of each client only the newest is kept meanwhile."""
+    """Stores an update at most `interval` seconds after `note`. It queues one merged update a client."""
 
-    def __init__(self, store: VectorStore, *, interval: float, most: int, patience: float) -> None:
-        """`most` bounds the clients that may wait to be written, `patience` how long somebody waits for a write."""
+    def __init__(self, store: VectorStore, *, interval: float, max_waiting: int, timeout: float) -> None:
+        """`max_waiting` bounds the clients with a queued update, `timeout` the seconds that `store` waits."""
         self._store = store
         self._interval = interval
-        self._patience = patience
-        self._most = most
+        self._timeout = timeout
+        self._max_waiting = max_waiting
         self._waiting: dict[str, VectorUpdate] = {}
         self._writing: dict[str, VectorUpdate] = {}
         self._watchers: list[asyncio.Future[None]] = []
-        self._some = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._has_updates = asyncio.Event()
+        self._write_now = asyncio.Event()
         self._dropped = 0
         self._closed = False
 
     def note(self, update: VectorUpdate) -> None:
-        """Have an update stored, soon. Never waits; where too many wait already, the update is left out, and said.
+        """Queue an update without waiting. If the queue is full, drop the update and log that.
 
-        (Nothing is lost with it but that a client which comes back with its id alone gets some events again.)
+        The cost of a dropped update: a client that returns with its id alone gets some events again.
         """
         if not self._take(update):
             self._dropped += 1
             logger.log(
                 logging.WARNING if self._dropped == 1 else logging.DEBUG,
                 "%d clients wait for their vector to be stored; more are not taken until MongoDB answers",
-                self._most,
+                self._max_waiting,
             )
 
     async def store(self, update: VectorUpdate) -> None:
-        """Have it stored now; returns when it is. Raises `Unavailable` where it is not: then it may be later."""
+        """Store an update now and wait for it. Raises `Unavailable` if it is not stored yet; it may be later."""
         if self._closed:
             raise Unavailable("this server is shutting down")
         if not self._take(update):
-            raise Unavailable(f"{self._most} clients wait for their vector to be stored", retry_after=5.0)
+            raise Unavailable(f"{self._max_waiting} clients wait for their vector to be stored", retry_after=5.0)
         watcher = asyncio.get_running_loop().create_future()
         self._watchers.append(watcher)
-        self._hurry.set()
+        self._write_now.set()
         try:
-            await asyncio.wait_for(watcher, self._patience)
+            await asyncio.wait_for(watcher, self._timeout)
         except TimeoutError as error:
-            raise Unavailable(f"the vector is not stored after {self._patience:g} s") from error
+            raise Unavailable(f"the vector is not stored after {self._timeout:g} s") from error
 
     def unwritten(self, client_id: str) -> VectorUpdate | None:
-        """What of a client is not stored yet."""
+        """Return the update of a client that is not stored yet."""
         first, second = self._writing.get(client_id), self._waiting.get(client_id)
         return _merged(first, second) if first and second else first or second
 
     def discard(self, client_id: str) -> None:
-        """Forget what waits to be stored of a client."""
+        """Drop the queued update of a client."""
         self._waiting.pop(client_id, None)
 
     async def run(self) -> None:
-        """Write until `close`, and then once more what is left."""
+        """Write until `close`, then once more."""
         failures = 0
         last = False
         while not last:
-            await self._some.wait()
-            await set_within(self._hurry, self._pause(failures))
+            await self._has_updates.wait()
+            await set_within(self._write_now, self._pause(failures))
             last = self._closed
             failures = 0 if await self._write() else failures + 1
 
     def close(self) -> None:
-        """End `run` once what waits is written; where that fails, without it."""
+        """End `run` after one more write, which may fail."""
         self._closed = True
-        self._some.set()
-        self._hurry.set()
+        self._has_updates.set()
+        self._write_now.set()
 
     def _pause(self, failures: int) -> float:
         return backoff(failures, first=self._interval, cap=_BACKOFF_CAP) if failures else self._interval
 
     def _take(self, update: VectorUpdate) -> bool:
         known = self._waiting.get(update.client_id)
-        if known is None and len(self._waiting) >= self._most:
+        if known is None and len(self._waiting) >= self._max_waiting:
             return False
         self._waiting[update.client_id] = _merged(known, update) if known else update
-        self._some.set()
+        self._has_updates.set()
         return True
 
     async def _write(self) -> bool:
-        """Store what waits. Whether that worked; what did not is waiting again."""
+        """Store all queued updates. Return True on success; on failure they are queued again."""
         self._writing, self._waiting = self._waiting, {}
         watchers, self._watchers = self._watchers, []
-        self._some.clear()
-        self._hurry.clear()
+        self._has_updates.clear()
+        self._write_now.clear()
         failure: Unavailable | None = None
         try:
             for some in _cut(list(self._writing.values())):
@@ -131,7 +131,7 @@ class VectorWriter:
             newer = self._waiting.get(client_id)
             self._waiting[client_id] = _merged(update, newer) if newer else update
         if self._waiting:
-            self._some.set()
+            self._has_updates.set()
 
 
 def _merged(older: VectorUpdate, newer: VectorUpdate) -> VectorUpdate:

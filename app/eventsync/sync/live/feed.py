@@ -1,11 +1,11 @@
-"""The feed: one tail of the event log for a whole server process, however many clients it has.
+"""The feed: one change stream on the event log for a whole server process.
 
-Subscribe first, then read, then join the two with a gap check: a seq that does not follow is never skipped, the range
-before it is read from the store. Where the store lacks it, the window begins anew behind the hole: clients before it
-are reset.
+It opens the stream first, then reads the log, then joins the two with a gap check: a seq that does not follow is never
+skipped, but the range before it is read from the store. If the store lacks that range, the window restarts behind the
+gap, and clients before it are reset.
 
-What a server has seen of a log is evidence. Where MongoDB holds less of it, or other events, the log was dropped, or
-taken back with a backup: then the server asks for a new log, and serves nobody who comes until there is one.
+The feed detects a lost log. If MongoDB holds fewer events than this server has read, or other ones, the log was dropped
+or a backup was restored. The server then requests a new log, and serves no new client until it exists.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _alarms = Alarms(logger)
 _WAIT = 1.0
 _BACKOFF_CAP = 2.0
 _READ_BACK = 1000
-"""How many events of the past a server takes into its window at start, for the clients that reconnect then."""
+"""Events that a server reads into its window at start, for the clients that reconnect then."""
 
 _READ_AT_ONCE = 100
 
@@ -61,36 +61,37 @@ _PIPELINE: list[dict[str, Any]] = [
 
 @dataclass(slots=True)
 class FeedState:
-    """What `/readyz` says of the feed. `heard` is the monotonic time of the last successful read."""
+    """State of the feed for `/readyz`. `heard` is the monotonic time of the last successful read."""
 
     live: bool = False
     heard: float = 0.0
     sequenced: float = 0.0
-    """The monotonic time at which the sequencer was last known to have read all changes."""
+    """Monotonic time at which the sequencer was last known to have read all changes."""
     detail: str = "MongoDB was not reached yet"
 
 
 class Feed:
-    """Keeps a window and a server's copy of the tracked collections up to date."""
+    """Keeps the window and the server's copy of the tracked collections up to date."""
 
     def __init__(self, stores: Stores, window: Window, tracking: Tracking, settings: Settings) -> None:
         self._stores = stores
         self._window = window
         self._tracking = tracking
         self._batch = settings.stream_batch
-        self._group: list[StoredEvent] = []
+        self._held: list[StoredEvent] = []
+        """Events of a transaction that is not complete yet."""
         self._log: Log | None = None
         self.state = FeedState()
         self.followed = asyncio.Event()
-        """Set once the log was read for the first time, and from then on."""
+        """Set after the first read of the log."""
 
     @property
     def log(self) -> Log | None:
-        """The log in force, as far as is known; None before the first worker has run."""
+        """The current log, as of the last read; None before the first worker has run."""
         return self._log
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tail until `stop`. Whatever breaks is opened again, and shown as not live until then."""
+        """Follow the log until `stop`. After an error the stream is opened again; the feed is not live until then."""
         failures = 0
         while not stop.is_set():
             try:
@@ -115,13 +116,13 @@ class Feed:
                 if kind == "insert" and name == "events":
                     rows.append(change["fullDocument"])
                 elif name == "events" and kind in {"update", "replace"}:
-                    _alarms.tell(f"event {_named(change['documentKey']['_id'])} was overwritten by somebody")
+                    _alarms.tell(f"event {_key_text(change['documentKey']['_id'])} was overwritten by another program")
                 elif name == "heads" and kind in {"insert", "update", "replace"}:
-                    # A checkpoint: the sequencer makes them also when there is nothing new, as long as it can read.
+                    # A checkpoint. The sequencer writes one also without new events, as long as it can read.
                     self.state.sequenced = time.monotonic()
                     settled = True
                 else:
-                    # Events of the log so far come first, whatever is announced behind them.
+                    # Take the events before this change first: it may end the log.
                     await self._take(rows)
                     rows = []
                     await self._join()
@@ -135,7 +136,7 @@ class Feed:
         self.followed.set()
 
     async def _join(self) -> None:
-        """Take over the log and the registry as they are, and read what the window lacks."""
+        """Read the current log and the tracked collections, and the events that the window lacks."""
         current = await self._stores.logs.current()
         if self._log is not None and (lost := await self._lost(self._log, current)):
             self._suspend(lost)
@@ -149,7 +150,7 @@ class Feed:
         seq = await self._stores.events.head(self._log.id)
         floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
         if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
-            self._group = []
+            self._held = []
             # What has left MongoDB is left out. The floor never lies inside a transaction.
             far = Seq(max(0, seq - _READ_BACK))
             self._window.start(self._log.id, floor if floor >= far else await self._whole_before(far))
@@ -159,7 +160,7 @@ class Feed:
         self._heard()
 
     async def _lost(self, known: Log, current: Log | None) -> str | None:
-        """Return why the followed log is not the one in MongoDB any more; None where it is, or where a new one is."""
+        """Return the reason why the followed log is lost; None if it is in MongoDB, or if a new log has replaced it."""
         if current is None or current.number < known.number:
             return "the event log was deleted"
         if current.id != known.id:
@@ -171,11 +172,12 @@ class Feed:
         return lost
 
     async def _taken_back(self, known: Log) -> str | None:
-        """Return why the log contradicts what was read here: it ends before, or has another event there. None if not.
+        """Return the reason why the log contradicts the events read here: it ends earlier, or has another event.
 
-        What was read here was committed by a majority. So it is a backup that was restored, or somebody's deletion.
+        None if it does not. The events read here were majority-committed, so only a restored backup or a deletion by
+        hand can contradict them.
         """
-        newest = self._group[-1] if self._group else self._window.newest
+        newest = self._held[-1] if self._held else self._window.newest
         if newest is None or self._window.log != known.id:
             return None
         events, position = self._stores.events, f"{known.id}:{newest.seq}"
@@ -194,25 +196,25 @@ class Feed:
         return None
 
     def _suspend(self, reason: str) -> None:
-        """Serve no new client until a worker has begun a new log. Live clients have nothing to hear until then."""
+        """Serve no new client until a worker has begun a new log. Live clients get no events until then."""
         if self._window.suspended is None:
             _alarms.tell(reason)
         self._window.suspended = reason
         self.state.live, self.state.detail = False, reason
 
     async def _whole_before(self, seq: Seq) -> Seq:
-        """`seq`, or the last one before it that does not lie inside a transaction."""
+        """Return `seq`, or the last seq before it that is not inside a transaction."""
         if self._log is not None and seq > 0:
             try:
                 async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
                     async for event in events:
                         return last_whole(seq, event.group)
             except Damaged:
-                return seq  # what is read behind it decides
+                return seq  # the read of the events behind it handles the damage
         return seq
 
     async def _take(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Take events that the stream delivered."""
+        """Append the events that the stream delivered."""
         fresh: list[StoredEvent] = []
         for row in rows:
             if self._log is None or self._window.suspended or not _is_of(self._log, row):
@@ -234,7 +236,7 @@ class Feed:
         self._accept(fresh)
 
     async def _read_up_to(self, seq: Seq) -> None:
-        """Read what the window lacks. Where events are missing or can't be read, it begins anew behind them."""
+        """Read the events up to `seq` that the window lacks. Behind missing or damaged events the window restarts."""
         while self._log is not None and self._next <= seq:
             try:
                 await self._read_on(self._log, seq)
@@ -242,7 +244,7 @@ class Feed:
                 last = error.last if isinstance(error, DamagedEvents) else seq
                 behind = Seq(min(seq, max(last, self._next)))
                 _alarms.tell(f"{error.diagnosis}; clients that stand before {self._log.id}:{behind} are reset")
-                self._group = []
+                self._held = []
                 self._window.start(self._log.id, behind)
             else:
                 return
@@ -258,47 +260,47 @@ class Feed:
         self._accept(read)
 
     async def _settle(self) -> None:
-        """Pass on the beginning of a transaction of which nothing more comes: a checkpoint stands right behind it.
+        """Publish an incomplete transaction if no more of it comes: a checkpoint is right behind its last event.
 
-        (A checkpoint further on says nothing yet: what is between may be the rest.)
+        A later checkpoint proves nothing: the events in between may be the rest.
         """
-        if self._log is None or not self._group:
+        if self._log is None or not self._held:
             return
         checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
-        if checkpoint is not None and checkpoint.seq == self._group[-1].seq:
-            self._pass_on(len(self._group))
+        if checkpoint is not None and checkpoint.seq == self._held[-1].seq:
+            self._publish(len(self._held))
 
     @property
     def _next(self) -> int:
-        return self._window.head + len(self._group) + 1
+        return self._window.head + len(self._held) + 1
 
     def _accept(self, events: list[StoredEvent]) -> None:
-        """Pass on events up to the last whole transaction; hold back the rest."""
-        held = len(self._group)
-        self._group.extend(events)
-        # Nothing ends among what was held back before, but for its last event, which the next one may end.
-        ends = (count for count in range(len(self._group), max(0, held - 1), -1) if self._ends(count))
-        self._pass_on(next(ends, 0))
+        """Publish events up to the last complete transaction; hold back the rest."""
+        before = len(self._held)
+        self._held.extend(events)
+        # No transaction ends among the events held back before, except with the last one, if the next is of another.
+        ends = (count for count in range(len(self._held), max(0, before - 1), -1) if self._ends(count))
+        self._publish(next(ends, 0))
 
     def _ends(self, count: int) -> bool:
-        """Whether a group ends with the `count`-th event: by its own mark, or because the next has another."""
-        event = self._group[count - 1]
+        """Return True if a transaction ends with the `count`-th event: by its mark, or as the next is of another."""
+        event = self._held[count - 1]
         if event.group is None or event.closes:
             return True
-        following = self._group[count] if count < len(self._group) else None
+        following = self._held[count] if count < len(self._held) else None
         return following is not None and (following.group is None or following.group.id != event.group.id)
 
-    def _pass_on(self, count: int) -> None:
+    def _publish(self, count: int) -> None:
         if count:
-            self._window.extend(self._group[:count])
-            del self._group[:count]
+            self._window.extend(self._held[:count])
+            del self._held[:count]
 
 
 def _is_of(current: Log, row: dict[str, Any]) -> bool:
-    """Tell whether a row is an event of a log. Anybody may insert anything."""
+    """Return True if a row is an event of a log. Other programs may insert other documents."""
     key = row.get("_id")
     return isinstance(key, dict) and key.get("l") == current.id and isinstance(key.get("n"), int)
 
 
-def _named(key: Any) -> str:
+def _key_text(key: Any) -> str:
     return f"{key.get('l')}:{key.get('n')}" if isinstance(key, dict) else repr(key)[:100]

@@ -1,4 +1,4 @@
-"""Cutting a run of events into frames and pages of bounded size, never inside a transaction."""
+"""Pages: runs of events of bounded size, which never split a transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eventsync.stores.log.stored_event import StoredEvent
 
 @dataclass(frozen=True, slots=True)
 class PageLimit:
-    """A page is full when it has this many events or bytes. One transaction may exceed either: it is never split."""
+    """A page is full at this many events or bytes. A transaction may exceed both, because it is never split."""
 
     events: int
     bytes: int
@@ -23,9 +23,9 @@ class PageLimit:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some events in order, by number and body.
+    """Consecutive events of a shape: their seqs and bodies.
 
-    `full`: more follow; the cut was made by size, and is made at the same place every time.
+    `full` is True if the limit ended the page, and more events follow. Such a page always ends at the same event.
     """
 
     seqs: Sequence[Seq]
@@ -34,16 +34,16 @@ class Page:
 
     @property
     def end(self) -> Seq | None:
-        """The last event's seq."""
+        """Seq of the last event."""
         return self.seqs[-1] if self.seqs else None
 
     def up_to(self, head: Seq) -> Seq:
-        """Up to where it says everything, having been made of all events up to `head`."""
+        """Return the seq up to which the page is complete, if it was read from all events up to `head`."""
         return self.seqs[-1] if self.full else head
 
 
 class _Builder:
-    """Takes events in order until the page is full."""
+    """Appends events in order until the page is full."""
 
     def __init__(self, limit: PageLimit) -> None:
         self._limit = limit
@@ -54,29 +54,27 @@ class _Builder:
         self._is_full = False
 
     def take(self, seq: Seq, body: bytes, group: Group | None) -> bool:
-        """Add an event; False, and not added, when the page is full and the event begins the next one."""
-        if self._is_full and not _together(self._last, group):
+        """Append an event and return True; return False if the page is full and the event belongs to the next one."""
+        if self._is_full and not _same_transaction(self._last, group):
             return False
         self._add([seq], [body], len(body), group)
         return True
 
-    def take_from(self, event_batch: EventBatch, place: int) -> int:
-        """Add events from `place` on; the place of the first one that is not added, and begins the next page."""
-        if event_batch.groups or self._last is not None:
-            groups = event_batch.groups.get
-            while place < len(event_batch.seqs) and self.take(
-                event_batch.seqs[place], event_batch.bodies[place], groups(place)
-            ):
-                place += 1
-            return place
+    def take_from(self, batch: EventBatch, start: int) -> int:
+        """Append events from index `start` on; return the index of the first one that belongs to the next page."""
+        if batch.groups or self._last is not None:
+            group_at = batch.groups.get
+            while start < len(batch.seqs) and self.take(batch.seqs[start], batch.bodies[start], group_at(start)):
+                start += 1
+            return start
         if self._is_full:
-            return place
-        # None is of a transaction, so it is the first event that fills the page that is its last.
-        bodies = event_batch.bodies[place : place + self._limit.events - len(self._bodies)]
+            return start
+        # No event is of a transaction, so the first event that fills the page ends it.
+        bodies = batch.bodies[start : start + self._limit.events - len(self._bodies)]
         sizes = list(accumulate(map(len, bodies), initial=self._bytes))
         count = min(bisect_left(sizes, self._limit.bytes), len(bodies))
-        self._add(event_batch.seqs[place : place + count], bodies[:count], sizes[count] - self._bytes, None)
-        return place + count
+        self._add(batch.seqs[start : start + count], bodies[:count], sizes[count] - self._bytes, None)
+        return start + count
 
     def _add(self, seqs: Sequence[Seq], bodies: Sequence[bytes], size: int, last: Group | None) -> None:
         self._seqs += seqs
@@ -89,26 +87,26 @@ class _Builder:
         return Page(self._seqs, self._bodies, full)
 
 
-def _together(one: Group | None, other: Group | None) -> bool:
-    """Whether two neighbours are of the same transaction."""
+def _same_transaction(one: Group | None, other: Group | None) -> bool:
+    """Return True if two consecutive events are of the same transaction."""
     return one is not None and other is not None and one.id == other.id
 
 
 def page_of(events: Iterable[StoredEvent], limit: PageLimit) -> Page:
-    """The first page of `events`."""
+    """Return the first page of `events`."""
     builder = _Builder(limit)
     return builder.page(full=not all(builder.take(event.seq, event.body, event.group) for event in events))
 
 
-async def pages_from(event_batches: AsyncIterable[EventBatch], limit: PageLimit, most: int = 1) -> list[Page]:
-    """The first pages of some events, at most so many, reading no passage further than that needs; one at least."""
+async def pages_from(batches: AsyncIterable[EventBatch], limit: PageLimit, max_pages: int = 1) -> list[Page]:
+    """Return the first pages of the events, between one and `max_pages`. Reads no more batches than they need."""
     pages: list[Page] = []
     builder = _Builder(limit)
-    async for event_batch in event_batches:
-        place = 0
-        while (place := builder.take_from(event_batch, place)) < len(event_batch.seqs):
+    async for batch in batches:
+        start = 0
+        while (start := builder.take_from(batch, start)) < len(batch.seqs):
             pages.append(builder.page(full=True))
-            if len(pages) == most:
+            if len(pages) == max_pages:
                 return pages
             builder = _Builder(limit)
     return [*pages, builder.page(full=False)]
