@@ -137,7 +137,7 @@ async def history(request: Request) -> Response:
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
         after=None if after is None else Position.parse(after),
         limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents),
-        most_bytes=found.settings.page_bytes,
+        max_bytes=found.settings.page_bytes,
     )
     need(_BODY_WEIGHT * sum(map(len, page.bodies)))
     following = b"" if page.end is None else b',"next":' + to_json(str(page.end))

@@ -1,4 +1,4 @@
-"""How a client begins: with a stored snapshot, whose chunks all clients share, or with a reading of its own."""
+"""Bootstraps: the state for a new client, from a stored snapshot that clients share or from the collection."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from eventsync.sync.catch_up.planner import NotAhead, Planner
 
 logger = logging.getLogger(__name__)
 
-_WISH_AGE = 300.0
-"""Seconds after which a server may ask for another snapshot of the same collection."""
+_REQUEST_AGE = 300.0
+"""Minimum seconds between two requests of a server for a snapshot of the same collection."""
 
-_MOST_WISHES = 1000
+_CACHED_REQUESTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
     """The exact state of `shape` at `position`: `rows` are `{"id", "version", "doc"}` in JSON, each document once.
 
-    Reading them raises `Unavailable`, and `Damaged` where what is stored can't be read: then it is worth nothing.
+    Reading the rows raises `Unavailable`, and `Damaged` if the stored snapshot can't be read to its end.
     """
 
     shape: Shape
@@ -41,42 +41,42 @@ class Bootstrap:
 
 
 class Bootstraps:
-    """Opens them, a bounded number at a time."""
+    """Opens a bounded number of bootstraps at a time."""
 
     def __init__(self, stores: Stores, planner: Planner, chunks: ChunkCache, admission: Admission) -> None:
         self._stores = stores
         self._planner = planner
         self._chunks = chunks
         self._admission = admission
-        self._wishes: TTLCache[bool] = TTLCache(age=_WISH_AGE, most=_MOST_WISHES)
+        self._requests: TTLCache[bool] = TTLCache(age=_REQUEST_AGE, most=_CACHED_REQUESTS)
 
     @asynccontextmanager
     async def open(
         self, shape: Shape, *, after: Seq = START, live: bool = False, run_bytes: int = 0
     ) -> AsyncIterator[Bootstrap]:
-        """The state at a position not before `after`; with `live`, read from the collection itself.
+        """Open the state at a position of at least `after`; with `live`, read it from the collection.
 
-        Rows may come joined by commas, to runs of at most `run_bytes`.
+        Rows may be joined by commas into runs of at most `run_bytes`.
 
         Raises `NotTracked`, `NotAhead` and `Unavailable`.
         """
         async with self._admission.admitted(), AsyncExitStack() as stack:
             self._planner.require(shape)
-            found = None if live else await self._stored(shape, after, stack, run_bytes)
-            if found is None:
-                found = await stack.enter_async_context(self._live(shape, after))
-            yield found
+            bootstrap = None if live else await self._stored(shape, after, stack, run_bytes)
+            if bootstrap is None:
+                bootstrap = await stack.enter_async_context(self._live(shape, after))
+            yield bootstrap
 
     # --- from a stored snapshot -----------------------------------------------------------------------------------
 
     async def _stored(self, shape: Shape, after: Seq, stack: AsyncExitStack, run_bytes: int) -> Bootstrap | None:
-        """None where reading the collection is better, or where the snapshot goes while it is being pinned."""
+        """Return None if reading the collection is cheaper, or if the snapshot is deleted while it is being pinned."""
         beginning = await self._planner.beginning(shape, after=after)
         if beginning is None:
             return None
         snapshot = beginning.snapshot
         pin = await stack.enter_async_context(self._stores.pins.held(snapshot.log, snapshot.seq, snapshot.id))
-        # Only now that it is pinned nobody removes it, unless that has begun before.
+        # The pin prevents a deletion only if it was there before the deletion began.
         if await self._stores.stored.find(snapshot.id) is None:
             self._planner.outdated()
             return None
@@ -102,8 +102,8 @@ class Bootstraps:
 
     @asynccontextmanager
     async def _live(self, shape: Shape, after: Seq) -> AsyncIterator[Bootstrap]:
-        # Beside the reading: the client is not to wait for what only serves the next ones.
-        wishing = asyncio.ensure_future(self._wish_for(shape))
+        # In a task: the request serves later clients, and this one must not wait for it.
+        requesting = asyncio.ensure_future(self._request_snapshot(shape))
         try:
             async with self._stores.snapshots.open(self._planner.log(), shape) as snapshot:
                 if snapshot.position.seq < after:
@@ -111,19 +111,19 @@ class Bootstraps:
                 async with aclosing(_rows(snapshot.batches)) as rows:
                     yield Bootstrap(shape, snapshot.position, rows)
         finally:
-            await asyncio.wait({wishing})
-            if not wishing.cancelled() and (error := wishing.exception()) is not None:
-                logger.info("no snapshot of %s was asked for, which the next one will do: %s", shape, error)
+            await asyncio.wait({requesting})
+            if not requesting.cancelled() and (error := requesting.exception()) is not None:
+                logger.info("no snapshot of %s was requested, which the next client will do: %s", shape, error)
 
-    async def _wish_for(self, shape: Shape) -> None:
+    async def _request_snapshot(self, shape: Shape) -> None:
         if await self._planner.is_large(shape):
-            await self._wishes.get(shape, lambda: self._wish(shape))
+            await self._requests.get(shape, lambda: self._request(shape))
 
-    async def _wish(self, shape: Shape) -> bool:
-        """Ask the snapshotter for a snapshot, for the next ones who begin; whether nobody has before."""
+    async def _request(self, shape: Shape) -> bool:
+        """Request a snapshot for later clients from the snapshot job; return False if there is a request already."""
         checkpoint = await self._stores.logs.read_checkpoint(self._planner.log())
-        asked = {request.shape for request in await self._stores.requests.unanswered()}
-        if checkpoint is None or shape in asked:
+        requested = {request.shape for request in await self._stores.requests.unanswered()}
+        if checkpoint is None or shape in requested:
             return False
         await self._stores.requests.ask(shape, checkpoint.time)
         return True

@@ -1,4 +1,4 @@
-"""Chunks of stored snapshots, unpacked and joined as they are sent, once for all clients that begin with them."""
+"""A cache of snapshot chunks, unpacked and joined once for all clients that are sent them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.stores.snapshots.chunks import Chunk
 
 _OVERHEAD = 64
-"""What a run costs here besides its bytes, roughly."""
+"""Approximate memory of a run besides its data, in bytes."""
 
 _LARGE = 8 * 1024 * 1024
 """Bytes of a chunk from which on its rows are joined in a thread."""
 
-_MARKS = b',"marks":['
+_HINTS = b',"marks":['
 
 _Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`count` documents in JSON, as they are sent: `{"id", "version", "doc"}`, in runs joined by commas.
+    """`count` documents in JSON, `{"id", "version", "doc"}`, joined by commas into runs.
 
-    (A row by itself would be counted and joined again for each client, which is most of what one more costs.)
+    Single rows would be joined again for each client, which would be most of the cost of one more client.
     """
 
     count: int
@@ -33,27 +33,27 @@ class Rows:
 
 
 class ChunkCache:
-    """The most recently used chunks, bounded in bytes. Each is read once, however many ask for it at the same time."""
+    """The most recently used chunks, bounded in bytes. Concurrent requests for a chunk share one read."""
 
     def __init__(self, read: Callable[[str, int], Awaitable[Chunk]], limit_bytes: int) -> None:
-        """`read` is given a snapshot's id and a chunk's number."""
+        """Create a cache over `read`, which takes a snapshot's id and a chunk's number."""
         self._read = read
-        self._kept: LRUCache[_Key, Rows] = LRUCache(limit_bytes, _cost)
-        self._flights: SingleFlight[Rows] = SingleFlight()
+        self._cache: LRUCache[_Key, Rows] = LRUCache(limit_bytes, _cost)
+        self._single_flight: SingleFlight[Rows] = SingleFlight()
         self.reads = 0
-        """How many chunks were read from MongoDB."""
+        """Number of chunks read from MongoDB."""
 
     async def rows(self, snapshot: str, number: int, run_bytes: int = 0) -> Rows:
-        """The rows of a chunk, in runs of at most `run_bytes`, or of one larger row.
+        """Return the rows of a chunk in runs of at most `run_bytes`, or of one larger row.
 
-        Raises what `read` raises: `Damaged` and `Unavailable`.
+        Raises `Damaged` and `Unavailable`.
         """
         key = (snapshot, number, run_bytes)
-        if (known := self._kept.get(key)) is not None:
-            return known
-        return await self._flights.fetch(key, lambda: self._fetched(key))
+        if (rows := self._cache.get(key)) is not None:
+            return rows
+        return await self._single_flight.fetch(key, lambda: self._fetch(key))
 
-    async def _fetched(self, key: _Key) -> Rows:
+    async def _fetch(self, key: _Key) -> Rows:
         self.reads += 1
         snapshot, number, run_bytes = key
         chunk = await self._read(snapshot, number)
@@ -62,27 +62,27 @@ class ChunkCache:
         else:
             runs = _joined(chunk.lines, run_bytes)
         rows = Rows(len(chunk.lines), runs)
-        self._kept.keep(key, rows)
+        self._cache.keep(key, rows)
         return rows
 
     @property
     def bytes(self) -> int:
-        """What it takes now."""
-        return self._kept.bytes
+        """Memory of the cached chunks in bytes."""
+        return self._cache.bytes
 
 
 def _cost(rows: Rows) -> int:
     return sum(map(len, rows.runs)) + _OVERHEAD * len(rows.runs)
 
 
-def _joined(lines: Iterable[bytes], most: int) -> list[bytes]:
-    return list(_runs(map(unmarked, lines), most))
+def _joined(lines: Iterable[bytes], max_bytes: int) -> list[bytes]:
+    return list(_runs(map(without_hints, lines), max_bytes))
 
 
-def _runs(rows: Iterable[bytes], most: int) -> Iterator[bytes]:
+def _runs(rows: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
     run, size = list[bytes](), 0
     for row in rows:
-        if run and size + len(row) > most:
+        if run and size + len(row) > max_bytes:
             yield b",".join(run)
             run, size = [], 0
         run.append(row)
@@ -91,13 +91,13 @@ def _runs(rows: Iterable[bytes], most: int) -> Iterator[bytes]:
         yield b",".join(run)
 
 
-def unmarked(line: bytes) -> bytes:
-    """A stored row without its `marks`, which are nobody's but a replay's.
+def without_hints(line: bytes) -> bytes:
+    """Return a stored row without its type hints (`marks`), which only a replay needs.
 
-    They stand last in the row, and a list; a row without them ends with the braces of its document and its own.
+    They are a list and the last member of the row; a row without them ends with two braces.
     """
     if not line.endswith(b"]}"):
         return line
     with memoryview(line) as view:
-        # In one copy: of a line of 90 MiB each takes 30 ms.
-        return b"".join((view[: line.rindex(_MARKS)], b"}"))
+        # One copy only: a copy of a 90 MiB line takes 30 ms.
+        return b"".join((view[: line.rindex(_HINTS)], b"}"))

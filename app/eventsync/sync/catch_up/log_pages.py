@@ -1,4 +1,4 @@
-"""The log as pages: what HTTP clients follow, and a document's history."""
+"""Pages of the log for HTTP clients: the events of a shape, and the history of a document."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from eventsync.sync.live.pages import PageLimit, page_of
 _alarms = Alarms(logging.getLogger(__name__))
 
 _EVENT: Final = 100
-"""Bytes that an event takes in the cache besides its own, roughly."""
+"""Approximate memory of a cached event besides its body, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A page of the HTTP log: `body` is `{"shape", "from", "to", "events", "live"}`. A `full` one never changes."""
+    """A page of a shape's events: `body` is `{"shape", "from", "to", "events", "live"}`. A `full` one never changes."""
 
     body: bytes
     start: Position
@@ -41,8 +41,9 @@ class LogPage:
 
 @dataclass(frozen=True, slots=True)
 class DocumentHistory:
-    """Some of a document's events, encoded. `end` is where to read on, None where there may be no more; `since` is
-    where what is kept begins.
+    """A page of a document's encoded events.
+
+    `end` is the position of the next page; None if there is none. `since` is the beginning of the retained log.
     """
 
     bodies: list[bytes]
@@ -51,21 +52,22 @@ class DocumentHistory:
 
 
 class LogPages:
-    """One for a whole server process. A poll that waits holds a place in the window's list of listeners, no more.
+    """Reads pages; one instance a server process.
 
-    What is behind the window is read by a few at a time, whatever transport they use.
+    A waiting poll holds a subscriber of the window, and nothing else. Reads behind the window have the same admission
+    for all transports.
     """
 
     def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
-        """The pages of documents' histories that were read last are kept in `cache_bytes`."""
-        self._histories: SingleFlight[DocumentHistory] = SingleFlight()
-        self._known: LRUCache[_Page, DocumentHistory] = LRUCache(cache_bytes, _cost)
+        """Cache pages of documents' histories in up to `cache_bytes`."""
+        self._single_flight: SingleFlight[DocumentHistory] = SingleFlight()
+        self._cache: LRUCache[_Page, DocumentHistory] = LRUCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
         self._draining = asyncio.Event()
 
     async def page(self, shape: Shape, position: Position, *, limit: int, wait: float) -> LogPage:
-        """The events after `position`; waits up to `wait` seconds for one where there is none.
+        """Return the events after `position`. If there are none, wait up to `wait` seconds for one.
 
         Raises `NotTracked`, `ResetRequired` and `Unavailable`.
         """
@@ -84,7 +86,7 @@ class LogPages:
                     return page
 
     def drain(self) -> None:
-        """Have every waiting poll answered, as it is."""
+        """Answer every waiting poll at once."""
         self._draining.set()
         self._source.window.wake_all()
 
@@ -115,14 +117,14 @@ class LogPages:
         return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.seqs), page.full)
 
     async def history(
-        self, shape: Shape, *, after_version: int, after: Position | None, limit: int, most_bytes: int
+        self, shape: Shape, *, after_version: int, after: Position | None, limit: int, max_bytes: int
     ) -> DocumentHistory:
-        """A document's events with a version above `after_version` and behind `after`, in order.
+        """Return a document's events after the position `after` with a version above `after_version`, in order.
 
-        At most `limit`, and none behind those that have `most_bytes`.
+        The page ends at `limit` events, or at the first one that reaches `max_bytes`.
 
-        Raises `NotTracked`, `Unavailable`, `ResetRequired` where `after` is of another log, and `BehindRetention` where
-        what follows on it is not all kept.
+        Raises `NotTracked`, `Unavailable`, `ResetRequired` if `after` is of another log, and `BehindRetention` if not
+        all events after it are retained.
         """
         self._source.tracking.require(shape.collection)
         log_id = self._source.log()
@@ -132,32 +134,32 @@ class LogPages:
         start = after or since
         if start.seq < since.seq:
             raise BehindRetention(f"what followed on {start} is kept from {since} on only", since=str(since))
-        key = _Page(shape, since, start, after_version, self._source.window.head, limit, most_bytes)
-        if (known := self._known.get(key)) is not None:
-            return known
-        return await self._histories.fetch(key, lambda: self._read_history(key))
+        key = _Page(shape, since, start, after_version, self._source.window.head, limit, max_bytes)
+        if (history := self._cache.get(key)) is not None:
+            return history
+        return await self._single_flight.fetch(key, lambda: self._read_history(key))
 
     async def _read_history(self, key: _Page) -> DocumentHistory:
         log_id, events = key.start.log, self._stores.events
         async with self._source.admissions["read"].admitted():
-            found = await events.of_document(
+            page = await events.of_document(
                 log_id,
                 key.shape,
                 after_version=key.above,
                 after=key.start.seq,
                 up_to=key.head,
                 limit=key.limit,
-                most_bytes=key.most_bytes,
+                most_bytes=key.max_bytes,
             )
-        bodies = [event.body for event in found]
-        is_full = len(found) == key.limit or sum(map(len, bodies)) >= key.most_bytes
-        history = DocumentHistory(bodies, Position(log_id, found[-1].seq) if is_full else None, key.since)
-        self._known.keep(key, history)
+        bodies = [event.body for event in page]
+        is_full = len(page) == key.limit or sum(map(len, bodies)) >= key.max_bytes
+        history = DocumentHistory(bodies, Position(log_id, page[-1].seq) if is_full else None, key.since)
+        self._cache.keep(key, history)
         return history
 
 
 class _Page(NamedTuple):
-    """The key of a page of a document's history: all that its content depends on."""
+    """Key of a page of a document's history: everything that its content depends on."""
 
     shape: Shape
     since: Position
@@ -165,7 +167,7 @@ class _Page(NamedTuple):
     above: int
     head: Seq
     limit: int
-    most_bytes: int
+    max_bytes: int
 
 
 def _cost(history: DocumentHistory) -> int:

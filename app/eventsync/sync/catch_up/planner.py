@@ -1,7 +1,7 @@
-"""Which answer a client gets: asks for figures, as few as it can, and has `eventsync.domain.plan` decide.
+"""The planner: reads the figures that `eventsync.domain.plan` needs to choose a client's answer.
 
-The figures may be a few seconds old. They only choose between answers that are exact; whether one still can be given
-is found out while it is read.
+The figures are cached for seconds. They only choose between exact answers, so an outdated figure costs time, never
+correctness: an answer that is no longer possible fails while it is read, and is planned again.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
 
 _AGE: Final = 2.0
-"""Seconds that a figure is used for."""
+"""Seconds for which a figure is cached."""
 
 _BLOCK: Final = 1000
-"""Positions this near to each other have the same figures."""
+"""Positions in the same block of this many seqs share their figures."""
 
 _ROW: Final = 250
-"""Bytes of an event's row besides its body, about."""
+"""Approximate bytes of an event's row besides its body."""
 
-_MOST: Final = 1000
+_CACHED: Final = 1000
 
 
 class NotAhead(Unavailable):
-    """The newest checkpoint is before the client's position: squashed or as a snapshot it can't be brought on."""
+    """The newest checkpoint is not ahead of the client's position, so only events can bring the client forward."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """A stored snapshot that a new client may begin with, and the position that it then has."""
+    """A stored snapshot for a new client, and the client's position after it."""
 
     snapshot: StoredSnapshot
     position: Position
 
 
 class Planner:
-    """One for a whole server process."""
+    """Plans catch-up for all clients; one instance a server process."""
 
     def __init__(self, stores: Stores, window: Window, tracking: Tracking) -> None:
         self._stores = stores
         self._window = window
         self._tracking = tracking
         self._tiers: TTLCache[Tiers] = TTLCache(age=_AGE, most=1)
-        self._sizes: TTLCache[CollectionSize] = TTLCache(age=_AGE, most=_MOST)
-        self._newest: TTLCache[StoredSnapshot | None] = TTLCache(age=_AGE, most=_MOST)
-        self._missed: TTLCache[tuple[int, int]] = TTLCache(age=_AGE, most=_MOST)
-        self._touched: TTLCache[int] = TTLCache(age=_AGE, most=_MOST)
+        self._sizes: TTLCache[CollectionSize] = TTLCache(age=_AGE, most=_CACHED)
+        self._newest: TTLCache[StoredSnapshot | None] = TTLCache(age=_AGE, most=_CACHED)
+        self._missed: TTLCache[tuple[int, int]] = TTLCache(age=_AGE, most=_CACHED)
+        self._touched: TTLCache[int] = TTLCache(age=_AGE, most=_CACHED)
         self._damaged: set[str] = set()
 
     def log(self) -> LogId:
-        """The log in force. Raises `Unavailable` before the first worker has run, and while the log is lost."""
+        """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         if self._window.log is None:
             raise Unavailable("there is no event log yet: is a worker running?", retry_after=2.0)
         if self._window.suspended is not None:
@@ -79,97 +79,100 @@ class Planner:
         return self._window.log
 
     def require(self, shape: Shape) -> None:
-        """Raises `NotTracked`, and `Unavailable` while it can't be served yet."""
+        """Raise `NotTracked` if the shape is not tracked, and `Unavailable` while there is no log."""
         self._recent(shape)
 
-    # --- clients that have something ------------------------------------------------------------------------------
+    # --- clients with a position ----------------------------------------------------------------------------------
 
     async def refusal(self, shape: Shape, position: Position) -> ResetReason | None:
-        """Why the events after `position` can't bring a client up to date. Raises `NotTracked` and `Unavailable`.
+        """Return the reason why events can't bring a client from `position` up to date; None if they can.
 
-        Within the window MongoDB is not asked.
+        Does not query MongoDB for positions in the window. Raises `NotTracked` and `Unavailable`.
         """
         reason = refusal(position, self._recent(shape))
         if reason is ResetReason.FUTURE:
-            # Another server may have told the client of events that have not reached this one.
+            # Another server may have sent the client events that this one has not read yet.
             return None if await self._stores.events.reaches(self.log(), position.seq) else reason
         if reason is not None or self._window.covers(position.seq, shape):
             return reason
-        return refusal(position, await self._extent(shape))
+        return refusal(position, await self._servable(shape))
 
     async def plan(self, shape: Shape, position: Position, avoid: frozenset[Answer] = frozenset()) -> Plan:
-        """What brings a client from `position` up to date. Raises `NotTracked` and `Unavailable`.
+        """Return the plan that brings a client from `position` up to date. Raises `NotTracked` and `Unavailable`.
 
-        `avoid`: answers that have been found not to work; one of them is returned only where there is no other.
+        `avoid` are answers that have failed before; one of them is returned only where no other is exact.
         """
         reason = await self.refusal(shape, position)
         if reason is None and self._window.covers(position.seq, shape):
             return Plan(Answer.EVENTS, 0.0)
-        extent = await self._extent(shape)
-        if reason is not None and plan.allowed(position, extent) == {Answer.SNAPSHOT}:
+        servable = await self._servable(shape)
+        if reason is not None and plan.allowed(position, servable) == {Answer.SNAPSHOT}:
             return Plan(Answer.SNAPSHOT, 0.0, reason)
-        # At first as if all was about one document. Nearly all clients are near enough for events even then.
-        size, best, stored = await asyncio.gather(
+        # First assume that all events touched one document, which favours the other answers. If events are the cheapest
+        # even so, as for nearly all clients, the touched documents need not be counted.
+        size, lower_bound, stored = await asyncio.gather(
             self._size(shape),
-            self._tail(shape, position.seq, counted=False),
-            self._stored(shape, extent, counted=False),
+            self._backlog(shape, position.seq, counted=False),
+            self._stored(shape, servable, counted=False),
         )
-        chosen = plan.catch_up(position, extent, best, size, stored, avoid)
+        chosen = plan.catch_up(position, servable, lower_bound, size, stored, avoid)
         if chosen.answer is Answer.EVENTS or shape.id is not None:
             return chosen
-        tail = await self._tail(shape, position.seq, counted=True)
-        return plan.catch_up(position, extent, tail, size, await self._stored(shape, extent, counted=True), avoid)
+        backlog = await self._backlog(shape, position.seq, counted=True)
+        return plan.catch_up(
+            position, servable, backlog, size, await self._stored(shape, servable, counted=True), avoid
+        )
 
     async def oldest(self, shape: Shape) -> Position:
-        """The oldest position from which events lead on. Raises `NotTracked` and `Unavailable`."""
-        extent = await self._extent(shape)
-        return Position(extent.log, max(extent.base, extent.horizon))
+        """Return the oldest position that events can bring up to date. Raises `NotTracked` and `Unavailable`."""
+        servable = await self._servable(shape)
+        return Position(servable.log, max(servable.base, servable.horizon))
 
     async def missed(self, shape: Shape, position: Position) -> int:
-        """About how many events of the shape come after a position of the log in force. Raises like `plan`."""
-        return (await self._tail(shape, position.seq, counted=False)).events
+        """Return an estimate of the shape's events after a position of the current log. Raises what `plan` raises."""
+        return (await self._backlog(shape, position.seq, counted=False)).events
 
     def outdated(self) -> None:
-        """What was planned could not be done: ask anew."""
-        for memo in (self._tiers, self._newest):
-            memo.clear()
+        """Drop cached figures after a plan has failed."""
+        self._tiers.clear()
+        self._newest.clear()
 
-    # --- clients that have nothing --------------------------------------------------------------------------------
+    # --- new clients ----------------------------------------------------------------------------------------------
 
     async def beginning(self, shape: Shape, *, after: Seq = START) -> Beginning | None:
-        """The stored snapshot to begin with, of a position not before `after`; None where reading is better.
+        """Return the stored snapshot for a new client, at a position of at least `after`.
 
-        Raises `NotTracked` and `Unavailable`.
+        None if there is none, or if reading the collection is cheaper. Raises `NotTracked` and `Unavailable`.
         """
         if shape.id is not None:
             return None
-        extent = await self._extent(shape)
-        stored = await self._stored(shape, extent, counted=True)
+        servable = await self._servable(shape)
+        stored = await self._stored(shape, servable, counted=True)
         size = await self._size(shape)
         newest = await self._newest_stored(shape)
-        if newest is None or stored is None or stored.seq < after or not plan.prefers_stored(size, stored, extent):
+        if newest is None or stored is None or stored.seq < after or not plan.prefers_stored(size, stored, servable):
             return None
-        return Beginning(newest, Position(extent.log, stored.seq))
+        return Beginning(newest, Position(servable.log, stored.seq))
 
     def damaged(self, snapshot: StoredSnapshot) -> None:
-        """Never offer this snapshot again."""
+        """Never plan with this snapshot again."""
         self._damaged.add(snapshot.id)
         self._newest.clear()
 
     async def is_large(self, shape: Shape) -> bool:
-        """Whether reading it again and again costs more than storing it."""
+        """Return True if a stored snapshot of the shape is cheaper than reading the collection for each client."""
         return shape.id is None and plan.live_cost(await self._size(shape)) > plan.WORTH_STORING
 
     # --- figures --------------------------------------------------------------------------------------------------
 
     def _recent(self, shape: Shape) -> ServableRange:
-        """What is known without asking."""
+        """Return the range that is known without querying MongoDB."""
         return ServableRange(self.log(), self._window.head, self._tracking.tracked_from(shape.collection))
 
-    async def _extent(self, shape: Shape) -> ServableRange:
+    async def _servable(self, shape: Shape) -> ServableRange:
         recent = self._recent(shape)
         tiers = await self._tiers.get(recent.log, lambda: self._stores.tiers.read(recent.log))
-        # What one document is now needs no list of what was touched.
+        # A squashed answer of one document needs no list of touched documents.
         squash_floor = tiers.squash_floor if shape.id is None else recent.base
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
@@ -177,31 +180,31 @@ class Planner:
         size = await self._sizes.get(shape.collection, lambda: self._stores.estimates.size(shape.collection))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
-    async def _stored(self, shape: Shape, extent: ServableRange, *, counted: bool) -> SnapshotOption | None:
-        found = await self._newest_stored(shape) if shape.id is None else None
-        if found is None:
+    async def _stored(self, shape: Shape, servable: ServableRange, *, counted: bool) -> SnapshotOption | None:
+        snapshot = await self._newest_stored(shape) if shape.id is None else None
+        if snapshot is None:
             return None
-        size = CollectionSize(found.documents, found.raw_bytes)
-        seq = await self._lasts_until(found, extent)
-        stored = SnapshotOption(seq, size, await self._tail(shape, seq, counted=counted))
-        return stored if plan.usable(stored, extent) else None
+        size = CollectionSize(snapshot.documents, snapshot.raw_bytes)
+        seq = await self._current_until(snapshot, servable)
+        stored = SnapshotOption(seq, size, await self._backlog(shape, seq, counted=counted))
+        return stored if plan.usable(stored, servable) else None
 
-    async def _lasts_until(self, snapshot: StoredSnapshot, extent: ServableRange) -> Seq:
-        """The seq that a snapshot stands for: its own, or a later one where the log begins, if it still says it all."""
-        if snapshot.seq >= extent.horizon:
+    async def _current_until(self, snapshot: StoredSnapshot, servable: ServableRange) -> Seq:
+        """Return the seq at which a snapshot is current: its own, or up to the horizon if nothing has changed since."""
+        if snapshot.seq >= servable.horizon:
             return snapshot.seq
-        quiet = await self._stores.counters.quiet_until(extent.log, snapshot.collection, snapshot.seq)
-        return max(snapshot.seq, min(extent.horizon, quiet))
+        unchanged_up_to = await self._stores.counters.quiet_until(servable.log, snapshot.collection, snapshot.seq)
+        return max(snapshot.seq, min(servable.horizon, unchanged_up_to))
 
     async def _newest_stored(self, shape: Shape) -> StoredSnapshot | None:
         log, name = self.log(), shape.collection
-        found = await self._newest.get((log, name), lambda: self._stores.stored.newest(log, name))
-        return None if found is None or found.id in self._damaged else found
+        snapshot = await self._newest.get((log, name), lambda: self._stores.stored.newest(log, name))
+        return None if snapshot is None or snapshot.id in self._damaged else snapshot
 
-    async def _tail(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
-        """What has happened to the shape after a position; without `counted`, as if to one document of it."""
+    async def _backlog(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
+        """Return the shape's backlog after a position. Without `counted`, assume that it touched one document."""
         if shape.id is not None:
-            return await self._tail_of_document(shape, after)
+            return await self._backlog_of_document(shape, after)
         log, name, head = self.log(), shape.collection, self._window.head
         key = (log, name, after // _BLOCK, head // _BLOCK)
         events, size = await self._missed.get(key, lambda: self._count_events(log, name, after, head))
@@ -210,21 +213,21 @@ class Planner:
             touched = min(events, await self._touched.get(key, lambda: self._count_touched(log, name, after, head)))
         return Backlog(max(0, head - after), events, size, touched)
 
-    async def _tail_of_document(self, shape: Shape, after: Seq) -> Backlog:
+    async def _backlog_of_document(self, shape: Shape, after: Seq) -> Backlog:
         log = self.log()
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
         events = await self._stores.estimates.of_document(log, shape, after=after)
-        # How many are archived is not known, but that each has to be looked for.
+        # The number of archived events is unknown, and each has to be searched for.
         events += MOST_EVENTS if after < tiers.archived_up_to else 0
         return Backlog(0, events, round(events * self._window.mean), min(events, 1))
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
-        """As far as is tallied; of the newest events it is taken that they are all of this collection."""
-        tallied = min(head, max(after, await self._stores.counters.counted_up_to(log)))
-        tally = await self._stores.counters.after(log, after, name)
-        newer = head - tallied
-        bodies = max(0, tally.bytes - tally.events * _ROW)
-        return tally.events + newer, bodies + round(newer * self._window.mean)
+        """Return number and bytes of a collection's events. Those not counted yet are assumed to be all of it."""
+        counted_up_to = min(head, max(after, await self._stores.counters.counted_up_to(log)))
+        counted = await self._stores.counters.after(log, after, name)
+        newer = head - counted_up_to
+        bodies = max(0, counted.bytes - counted.events * _ROW)
+        return counted.events + newer, bodies + round(newer * self._window.mean)
 
     async def _count_touched(self, log: LogId, name: str, after: Seq, head: Seq) -> int:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))

@@ -1,4 +1,4 @@
-"""Where subscriptions read from: the window, the store behind it, and what brings the others there."""
+"""The source of subscriptions: the window, the store behind it, and the catch-up answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eventsync.sync.live.window import Frame, Window
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One for a whole server process."""
+    """Everything that subscriptions read from; one instance a server process."""
 
     stores: Stores
     window: Window
@@ -33,12 +33,12 @@ class Source:
     catch_ups: CatchUps
     behind: StoreFrames
     admissions: Mapping[str, Admission]
-    """What clients wait for their turn to do, by name."""
+    """Admissions by name: `begin` for snapshots and squashed answers, `read` for events behind the window."""
     limit: PageLimit
     stale: Callable[[], bool]
-    """Whether nobody has read the changes lately, so that there may be some that are no events yet."""
-    patience: float = 10.0
-    """Seconds that a connected client waits for a new log to begin, and to have its collection."""
+    """Returns True while the sequencer makes no progress, so that changes may not have become events yet."""
+    timeout: float = 10.0
+    """Seconds that a connected client waits for a new log, and for its collection to be tracked in it."""
 
     @classmethod
     def of(
@@ -51,16 +51,16 @@ class Source:
         limit: PageLimit,
         stale: Callable[[], bool],
     ) -> Source:
-        """Planner, chunks, and the places of those who begin or catch up, as `settings` bound them."""
+        """Create the source, with the bounds that `settings` give."""
         queue, wait = settings.max_waiting, settings.send_timeout
-        admission = Admission(settings.max_bootstraps, queue=queue, wait=wait, what="snapshots")
+        beginning = Admission(settings.max_bootstraps, queue=queue, wait=wait, what="snapshots")
         reading = Admission(settings.max_reads, queue=queue, wait=wait, what="clients that are behind")
-        chunks = ChunkCache(_few_at_a_time(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
+        chunks = ChunkCache(_admitted(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking)
-        bootstraps = Bootstraps(stores, planner, chunks, admission)
+        bootstraps = Bootstraps(stores, planner, chunks, beginning)
         behind = StoreFrames(stores.events, reading, limit, settings.frame_cache_bytes)
-        admissions = {"begin": admission, "read": reading}
-        catch_ups = CatchUps(stores, admission)
+        admissions = {"begin": beginning, "read": reading}
+        catch_ups = CatchUps(stores, beginning)
         return cls(stores, window, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale, wait)
 
     async def wait_until_servable(self, shape: Shape) -> None:
@@ -69,16 +69,16 @@ class Source:
         def servable() -> bool:
             return self.window.suspended is None and not self.tracking.is_pending(shape.collection)
 
-        await self.tracking.until(servable, self.patience)
+        await self.tracking.until(servable, self.timeout)
 
     def log(self) -> LogId:
-        """The log in force. Raises `Unavailable` before the first worker has run, and while the log is lost."""
+        """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         return self.planner.log()
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
-        """The next events of `shape` after `cursor`: from the window, or from the store where it reaches further back.
+        """Return the shape's next frame after `cursor`, from the window or from the store behind it.
 
-        Without any, `data` is empty and `end` is how far there are none.
+        A frame with empty `data` says that the shape has no events up to its `end`.
         """
         if self.window.covers(cursor, shape):
             head = max(cursor, self.window.head)
@@ -86,11 +86,11 @@ class Source:
         return await self.behind.frame(self.log(), shape, cursor, self.window.head)
 
 
-def _few_at_a_time(
+def _admitted(
     read: Callable[[str, int], Awaitable[Chunk]], admission: Admission
 ) -> Callable[[str, int], Awaitable[Chunk]]:
-    async def admitted(snapshot: str, number: int) -> Chunk:
+    async def read_admitted(snapshot: str, number: int) -> Chunk:
         async with admission.admitted():
             return await read(snapshot, number)
 
-    return admitted
+    return read_admitted

@@ -1,4 +1,4 @@
-"""Squashed catch-up: from a position to the newest checkpoint by what has become of the touched documents."""
+"""Squashed catch-up: the present state of each document touched between a position and the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from eventsync.sync.catch_up.planner import NotAhead
 
 @dataclass(frozen=True, slots=True)
 class CatchUp:
-    """What brings `shape` from `start` to `end`: `rows` are `{"id", "version", "doc"}` or `{"id", "deleted": true}`.
+    """Rows that bring `shape` from `start` to `end`: `{"id", "version", "doc"}` or `{"id", "deleted": true}`.
 
-    Reading them raises `Unavailable`, and, for a position that can't be brought on like this, `BehindHorizon` or
-    `Unsquashable`.
+    Reading them raises `Unavailable`, and `BehindHorizon` or `Unsquashable` if `start` does not allow this answer.
     """
 
     shape: Shape
@@ -30,7 +29,7 @@ class CatchUp:
 
 
 class CatchUps:
-    """Opens them, a bounded number at a time."""
+    """Opens a bounded number of squashed catch-ups at a time."""
 
     def __init__(self, stores: Stores, admission: Admission) -> None:
         self._stores = stores
@@ -38,7 +37,7 @@ class CatchUps:
 
     @asynccontextmanager
     async def open(self, shape: Shape, start: Position) -> AsyncIterator[CatchUp]:
-        """Raises `NotAhead` where there is no checkpoint after `start` yet, and `Unavailable`."""
+        """Open the catch-up from `start`. Raises `NotAhead` if there is no later checkpoint yet, and `Unavailable`."""
         async with self._admission.admitted():
             checkpoint = await self._stores.logs.read_checkpoint(start.log)
             if checkpoint is None or checkpoint.seq <= start.seq:
@@ -48,7 +47,7 @@ class CatchUps:
                 yield CatchUp(shape, start, end, rows)
 
     async def _rows(self, shape: Shape, start: Position, checkpoint: Checkpoint) -> AsyncGenerator[Iterable[bytes]]:
-        """The checkpoint pairs a seq with a cluster time: at that time the documents are what they are at that seq."""
+        """Yield the documents as of the checkpoint's cluster time, when they are in their state at its seq."""
         async with aclosing(self._touched(shape, start, checkpoint)) as touched:
             async for ids in touched:
                 async with aclosing(self._stores.squashed.rows(shape.collection, ids, checkpoint.time)) as rows:

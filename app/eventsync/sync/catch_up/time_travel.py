@@ -1,7 +1,6 @@
-"""Reads of the past for many clients: the same reading is shared, and a few are made at a time.
+"""Time travel for many clients: concurrent identical reads are shared, and the number of reads is bounded.
 
-A reading may replay a long history, however few bytes ask for it. Readers wait for their turn together with the clients
-that are behind the window, within the same bounds.
+A small request may replay a long history, so these reads have the same admission as those of clients behind the window.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from eventsync.sync.live.window import Window
 
 
 class TimeTravelReads:
-    """One for a whole server process. All raise what `TimeTravel.document` does, and `Unavailable` where too many
-    wait.
+    """Shared reads of the past; one instance a server process.
+
+    All methods raise what `TimeTravel.document` raises, and `Unavailable` if too many reads wait.
     """
 
-    def __init__(self, past: TimeTravel, window: Window, admission: Admission, offload: Offload) -> None:
-        self._past = past
+    def __init__(self, time_travel: TimeTravel, window: Window, admission: Admission, offload: Offload) -> None:
+        self._time_travel = time_travel
         self._window = window
         self._admission = admission
         self._offload = offload
@@ -33,8 +33,8 @@ class TimeTravelReads:
 
     async def document(self, shape: Shape, point: Point | None) -> Reading:
         """Return the document at a point; None stands for the newest event. See `TimeTravel.document`."""
-        # Not joined by who has seen a newer event than the one who is reading.
-        return await self._readings.fetch((shape, point, *self._seen()), lambda: self._read(shape, point))
+        # A request does not share a read that began before events which its client may have seen.
+        return await self._readings.fetch((shape, point, *self._head()), lambda: self._read(shape, point))
 
     async def document_json(self, shape: Shape, reading: Reading) -> tuple[bytes, str]:
         """Return the answer with the document of a reading, which has to have one, and the document's digest."""
@@ -57,7 +57,7 @@ class TimeTravelReads:
 
     async def _read(self, shape: Shape, point: Point | None) -> Reading:
         async with self._admission.admitted():
-            return await self._past.document(shape, point)
+            return await self._time_travel.document(shape, point)
 
-    def _seen(self) -> tuple[LogId | None, Seq]:
+    def _head(self) -> tuple[LogId | None, Seq]:
         return self._window.log, self._window.head

@@ -11,7 +11,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.values.extended_json import Document, to_json
 from eventsync.domain.values.type_hints import marks_of
 from eventsync.stores.snapshots.chunks import Chunk
-from eventsync.sync.catch_up.chunk_cache import ChunkCache, unmarked
+from eventsync.sync.catch_up.chunk_cache import ChunkCache, without_hints
 
 
 class Chunks:
@@ -94,5 +94,5 @@ def test_rows_are_sent_without_their_marks(document: Document) -> None:
     row = {"id": "int:1", "version": 3, "doc": document}
     marks = marks_of(document)
     stored = to_json(row | {"marks": marks} if marks else row)
-    assert unmarked(stored) == to_json(row)
-    assert set(orjson.loads(unmarked(stored))) == {"id", "version", "doc"}
+    assert without_hints(stored) == to_json(row)
+    assert set(orjson.loads(without_hints(stored))) == {"id", "version", "doc"}
