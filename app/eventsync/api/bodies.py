@@ -1,4 +1,4 @@
-"""Request bodies: bounded in size and time, of the announced type, parsed strictly."""
+"""Request bodies: bounded in size and time, of an accepted media type, parsed strictly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.concurrency.slices import turn
 from eventsync.domain.values.extended_json import JsonText, parse_json
@@ -22,29 +22,29 @@ MERGE_PATCH = "application/merge-patch+json"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request body: as it came, and parsed; `content` of a large one is a `JsonText`, to be parsed aside."""
+    """A request body, raw and parsed. Large `content` is a `JsonText`, parsed later in a helper process."""
 
     media_type: str
     raw: bytes
     content: Any
 
 
-async def read_small(request: Request, most: int) -> Any:
-    """The parsed JSON of a body of at most `most` bytes. Raises as `read_json`."""
+async def read_small(request: Request, limit: int) -> Any:
+    """Return the parsed JSON of a body of at most `limit` bytes. Raises what `read_json` raises."""
     _check_type(request, (JSON,))
-    raw = await _read(request, most)
+    raw = await _read(request, limit)
     await turn(TEXT_WEIGHT * len(raw))
     return parse_json(raw)
 
 
 async def read_json(request: Request, *types: str) -> Body:
-    """The body, which must be JSON of one of the media types `types`.
+    """Return the body, which must be JSON of one of the media types `types`.
 
-    Raises `UnsupportedMediaType`, `TooLarge` and `Malformed`, but for a large body's `content`: who parses it does.
+    Raises `UnsupportedMediaType`, `TooLarge` and `Malformed`; for a large body, parsing `content` raises the last one.
     """
     media_type = _check_type(request, types)
-    raw = await _read(request, services(request).settings.body_bytes)
-    is_large = TEXT_WEIGHT * len(raw) > services(request).offload.above
+    raw = await _read(request, services_of(request).settings.body_bytes)
+    is_large = TEXT_WEIGHT * len(raw) > services_of(request).offload.above
     if is_large:
         return Body(media_type, raw, JsonText(raw))
     await turn(TEXT_WEIGHT * len(raw))
@@ -59,9 +59,9 @@ def _check_type(request: Request, types: tuple[str, ...]) -> str:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    settings = services(request).settings
+    settings = services_of(request).settings
     too_large = TooLarge(f"the body is over {limit} bytes")
-    # A length that is no number never gets here: the server's parser refuses it.
+    # The server's HTTP parser has refused a length that is not a number.
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_large
     body = bytearray()

@@ -1,4 +1,4 @@
-"""Conditional requests, preferences, idempotency keys and query parameters, as the headers and URLs spell them.
+"""Parsing of conditions, preferences, idempotency keys and query parameters.
 
 Sources: RFC 9110 section 13 (conditions), RFC 7240 (Prefer), draft-ietf-httpapi-idempotency-key-header.
 """
@@ -9,36 +9,36 @@ import hashlib
 
 from starlette.requests import HTTPConnection, Request
 
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.domain.condition import Condition, Tags
 from eventsync.errors import Malformed, VersionMismatch
 from eventsync.nodestorage import Author, Idempotency
 
 MAX_KEY = 128
-"""Longest idempotency key, in characters."""
+"""Maximum length of an idempotency key in characters."""
 
 
 def of_write(request: Request) -> Condition | None:
-    """The conditions under which a document may be written, None without any. Raises `Malformed`."""
+    """Return the condition of a write; None without one. Raises `Malformed`."""
     match, none_match = _tags(request, "If-Match"), _tags(request, "If-None-Match")
     return None if match is None and none_match is None else Condition(match, none_match)
 
 
 def unchanged(request: HTTPConnection, tag: str | None, version: int | None = None) -> bool:
-    """Tell whether `If-None-Match` names what is there. `tag` is its entity tag, None where it has none.
+    """Return True if `If-None-Match` matches the current state, whose entity tag is `tag`, or None.
 
-    `version` is a document's, which `If-Match` may name alone. `If-None-Match` may not: the client would keep a state
-    that has changed. Raises `VersionMismatch` where `If-Match` names another state, and `Malformed`.
+    `If-Match` may name a document's `version` alone. `If-None-Match` may not, because a client would keep an outdated
+    state. Raises `VersionMismatch` if `If-Match` does not match, and `Malformed`.
 
-    There are no modification dates and no ranges: RFC 9110 has `If-Modified-Since`, `If-Unmodified-Since`, `If-Range`
-    and `Range` ignored then.
+    `If-Modified-Since`, `If-Unmodified-Since`, `If-Range` and `Range` are ignored, as RFC 9110 requires of servers
+    without modification dates and ranges.
     """
-    whole = set() if tag is None else {tag.strip('"')}
+    tags = set() if tag is None else {tag.strip('"')}
     match, none_match = _tags(request, "If-Match"), _tags(request, "If-None-Match")
-    names = whole if version is None else whole | {str(version)}
+    names = tags if version is None else tags | {str(version)}
     if match is not None and not match.any_state and not match.opaque & names:
         raise VersionMismatch(f"If-Match names another state than {tag or 'this'}", current=version, etag=tag)
-    return none_match is not None and (none_match.any_state or not none_match.opaque.isdisjoint(whole))
+    return none_match is not None and (none_match.any_state or not none_match.opaque.isdisjoint(tags))
 
 
 def _tags(request: HTTPConnection, name: str) -> Tags | None:
@@ -47,17 +47,17 @@ def _tags(request: HTTPConnection, name: str) -> Tags | None:
 
 
 def wants_minimal(request: Request) -> bool:
-    """Whether `Prefer: return=minimal` was sent."""
+    """Return True if the client prefers `return=minimal`."""
     preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
     return any(part.partition(";")[0].replace(" ", "") == "return=minimal" for part in preferences)
 
 
 def authorship(request: Request, body: bytes) -> tuple[Author, Idempotency | None]:
-    """Who writes, and under which idempotency key. The key is also the operation's id.
+    """Return the author and the idempotency key of a write. The key is also the operation's id.
 
     The key's fingerprint covers method, path, condition and body. Raises `Malformed`.
     """
-    principal = services(request).settings.principal
+    principal = services_of(request).settings.principal
     if (key := request.headers.get("idempotency-key")) is None:
         return Author.new(principal), None
     if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
@@ -78,7 +78,7 @@ _FINGERPRINTED = ("content-type", "if-match", "if-none-match")
 
 
 def number(request: Request, name: str, *, default: int, low: int, high: int) -> int:
-    """An integer query parameter; larger than `high` is brought down to it. Raises `Malformed`."""
+    """Return an integer query parameter, clamped to `high`. Raises `Malformed`, also below `low`."""
     text = request.query_params.get(name)
     if text is None:
         return default

@@ -1,4 +1,4 @@
-"""Cross-origin requests: which origins' pages may read the answers (CORS), and with credentials.
+"""CORS: cross-origin access of pages to the API, with credentials for listed origins.
 
 Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 """
@@ -18,7 +18,7 @@ from eventsync.settings import Settings
 _ANY: Final = "*"
 _OPTIONS: Final[dict[str, Any]] = {
     "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
-    # `Authorization` stands in no wildcard, and EventSource libraries that set headers send the last two.
+    # No wildcard includes `Authorization`. EventSource libraries that set headers send the last two.
     "allow_headers": [
         "Authorization",
         "Content-Type",
@@ -35,19 +35,19 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 
 class Cors:
-    """ASGI middleware. Pages of listed origins may send credentials; those that only `*` allows may not.
+    """ASGI middleware. Pages of listed origins may send credentials; pages that only `*` allows may not.
 
-    Every answer varies by `Origin`: a cache must not give one that names no origin to a page that needs one.
+    Every response varies by `Origin`: a cache must not serve a response without CORS headers to another origin.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        answered = _Answered(app)
+        inner = _ErrorResponses(app)
         listed = [origin for origin in settings.allowed_origins if origin != _ANY]
         self._listed = frozenset(listed)
-        self._plain = answered
-        self._credentialed = CORSMiddleware(answered, allow_origins=listed, allow_credentials=True, **_OPTIONS)
+        self._plain = inner
+        self._credentialed = CORSMiddleware(inner, allow_origins=listed, allow_credentials=True, **_OPTIONS)
         self._others = (
-            CORSMiddleware(answered, allow_origins=[_ANY], **_OPTIONS) if _ANY in settings.allowed_origins else answered
+            CORSMiddleware(inner, allow_origins=[_ANY], **_OPTIONS) if _ANY in settings.allowed_origins else inner
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +64,8 @@ class Cors:
         await app(scope, receive, varied)
 
 
-class _Answered:
-    """Answers 500 where the application fails, inside of CORS: else a page could not read that answer."""
+class _ErrorResponses:
+    """Responds 500 to an unhandled error inside of CORS, so that a page can read the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""`/v1/collections…`: documents, read and written one at a time."""
+"""`/v1/collections…`: reading and writing single documents, and listing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eventsync.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
 from eventsync.api.cursors import Cursor
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import root_of, segment
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.ids import format_id, parse_id
 from eventsync.domain.positions import Position
@@ -25,13 +25,13 @@ from eventsync.server.sized_response import Parts
 
 _DEFAULT_PAGE = 100
 _BODY_WEIGHT = 3
-"""An event's body takes so many times its size in a page: as read, in the cache, in the answer."""
+"""Memory of an event in a history page, as a multiple of its body: read, cached and in the response."""
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def collections(request: Request) -> Response:
-    """The tracked collections; and those that can't be tracked, with the reason."""
-    tracking = services(request).sync.tracking
+    """List the tracked collections, and those that can't be tracked with the reason."""
+    tracking = services_of(request).sync.tracking
     body: dict[str, Any] = {"collections": [{"name": name} for name in tracking.names]}
     if tracking.refused:
         body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
@@ -39,17 +39,17 @@ async def collections(request: Request) -> Response:
 
 
 async def listing(request: Request) -> Response:
-    """A page of documents in id order."""
-    found = services(request)
+    """List documents in the order of their ids, a page at a time."""
+    services = services_of(request)
     collection = _collection(request)
-    limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents)
+    limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
     cursor = Cursor.parse(request.query_params.get("after"))
-    page = await found.storage.page(
+    page = await services.storage.page(
         collection,
         after=cursor.after,
         skip=cursor.skip,
         limit=limit,
-        most_bytes=found.settings.page_bytes,
+        most_bytes=services.settings.page_bytes,
         encoded=True,
     )
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
@@ -63,25 +63,25 @@ async def create(request: Request) -> Response:
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
     document = JsonDocument(body.content)
-    result = await services(request).storage.create(collection, document, author=author, idempotency=idempotency)
+    result = await services_of(request).storage.create(collection, document, author=author, idempotency=idempotency)
     return answer(request, collection, result)
 
 
 async def read(request: Request) -> Response:
-    """A document as it is; as it was, where a point in history is named."""
+    """Read a document, at a point of its history if the query names one."""
     collection, value = _target(request)
-    if (point := time_travel.named_point(request)) is not None:
-        return await time_travel.as_it_was(request, Shape(collection, format_id(value)), point)
-    node = await services(request).storage.get(collection, value)
+    if (point := time_travel.requested_point(request)) is not None:
+        return await time_travel.read_at(request, Shape(collection, format_id(value)), point)
+    node = await services_of(request).storage.get(collection, value)
     if node is None:
         raise NotFound(f"there is no document {collection}/{format_id(value)}")
-    # `no-cache`: a copy may be kept, and is asked about by its tag each time.
+    # `no-cache`: a client may store the response, and must revalidate it by its tag.
     headers = {"ETag": node.etag, "Cache-Control": "no-cache"}
     if conditions.unchanged(request, headers["ETag"], node.version):
         return Response(status_code=304, headers=headers)
     if not isinstance(node.document, JsonText):
         return Response(to_json(_row(node)), headers=headers, media_type=JSON)
-    # To copy 90 MiB into a row would take 50 ms.
+    # In pieces: copying a document of 90 MiB into a row would take 50 ms.
     begin = to_json({"id": format_id(node.id), "version": node.version})[:-1] + b',"doc":'
     return Parts([begin, node.document.text, b"}"], headers, JSON)
 
@@ -90,7 +90,7 @@ async def replace(request: Request) -> Response:
     collection, value = _target(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
-    result = await services(request).storage.replace(
+    result = await services_of(request).storage.replace(
         collection,
         value,
         JsonDocument(body.content),
@@ -106,7 +106,7 @@ async def patch(request: Request) -> Response:
     collection, value = _target(request)
     body = await read_json(request, JSON_PATCH, MERGE_PATCH)
     author, idempotency = conditions.authorship(request, body.raw)
-    result = await services(request).storage.find_one_and_update(
+    result = await services_of(request).storage.find_one_and_update(
         collection,
         value,
         _edit(body),
@@ -121,23 +121,23 @@ async def delete(request: Request) -> Response:
     collection, value = _target(request)
     author, idempotency = conditions.authorship(request, b"")
     condition = conditions.of_write(request)
-    result = await services(request).storage.delete(
+    result = await services_of(request).storage.delete(
         collection, value, condition=condition, author=author, idempotency=idempotency
     )
     return answer(request, collection, result)
 
 
 async def history(request: Request) -> Response:
-    """A document's events in order."""
-    found = services(request)
+    """List a document's events in order, a page at a time."""
+    services = services_of(request)
     shape = Shape(_collection(request), format_id(parse_id(segment(request, "id"))))
     after = request.query_params.get("after")
-    page = await found.sync.pages.history(
+    page = await services.sync.pages.history(
         shape,
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
         after=None if after is None else Position.parse(after),
-        limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=found.settings.page_documents),
-        max_bytes=found.settings.page_bytes,
+        limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents),
+        max_bytes=services.settings.page_bytes,
     )
     need(_BODY_WEIGHT * sum(map(len, page.bodies)))
     following = b"" if page.end is None else b',"next":' + to_json(str(page.end))
@@ -147,7 +147,7 @@ async def history(request: Request) -> Response:
 
 
 def answer(request: Request, collection: str, result: WriteResult) -> Response:
-    """What every write of one document answers."""
+    """Build the response to a write of one document."""
     headers = dict(_NO_STORE)
     if result.etag is not None:
         headers["ETag"] = result.etag
@@ -159,10 +159,10 @@ def answer(request: Request, collection: str, result: WriteResult) -> Response:
 
 
 def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
-    """The body of a write's answer."""
+    """Return the body of the response to a write."""
     body: dict[str, Any] = {"id": result.id, "version": result.version}
     if result.replayed:
-        # What was in the first answer besides is not kept.
+        # Document and patch of the first response are not stored.
         return body | {"repeated": True}
     return body if minimal else body | {"doc": result.document, "patch": result.patch}
 
@@ -177,12 +177,12 @@ def _row(node: Node) -> dict[str, Any]:
 
 def _collection(request: Request) -> str:
     name = segment(request, "collection")
-    services(request).sync.tracking.require(name)
+    services_of(request).sync.tracking.require(name)
     return name
 
 
 def _target(request: Request) -> tuple[str, Any]:
-    """The collection and the id that the path names. Raises `Malformed` and `NotTracked`."""
+    """Return the collection and the id in the path. Raises `Malformed` and `NotTracked`."""
     return _collection(request), parse_id(segment(request, "id"))
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 
 _HEADERS = {"Cache-Control": "no-store"}
 
@@ -23,7 +23,7 @@ async def readyz(request: Request) -> Response:
 
     That no worker leads takes no server out: it is so for all of them, and they go on serving what there is.
     """
-    health = await services(request).sync.health()
+    health = await services_of(request).sync.health()
     return Response(
         orjson.dumps(asdict(health)), 503 if health.status == "not_ready" else 200, _HEADERS, "application/json"
     )

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.stores.stats.overview import LogOverview, Overview
 from eventsync.sync.operating import Behind
@@ -22,9 +22,9 @@ from eventsync.sync.service import SyncService
 
 async def metrics(request: Request) -> Response:
     """This server's figures; and MongoDB's, where it answers in time (`eventsync_mongodb_up`)."""
-    found = services(request)
+    services = services_of(request)
     registry = CollectorRegistry()
-    registry.register(Metrics(found.sync, found.held, await found.operating.overview()))
+    registry.register(Metrics(services.sync, services.held, await services.operating.overview()))
     headers = {"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
     return Response(generate_latest(registry), headers=headers)
 

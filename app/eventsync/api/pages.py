@@ -1,6 +1,6 @@
-"""The browser's side: the live page, the API reference, the OpenAPI document and what they load.
+"""Pages for browsers: the live page, the API reference, the OpenAPI document, and their assets.
 
-Everything comes from the package itself and the pages load nothing from elsewhere, so they work without the internet.
+All files are in the package, and the pages load nothing from elsewhere: they work without the internet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEDIA_TYPES: Final = {
 }
 
 _SECURITY: Final = {
-    # Nothing inline and nothing from elsewhere: a document's text can't become code, whatever it says.
+    # No inline code and no other origins: the text of a document can't become code.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,7 +44,7 @@ _SECURITY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is served; `tag` is its strong entity tag, quotes and all."""
+    """A file to serve; `tag` is its strong entity tag, with quotes."""
 
     body: bytes
     media_type: str
@@ -55,7 +55,7 @@ class Asset:
         return cls(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
     def respond(self, request: Request) -> Response:
-        """The file, or 304 where the browser has it. It asks each time: no old script meets an upgraded server."""
+        """Respond with the file, or 304. Browsers revalidate each time: no old script meets an upgraded server."""
         headers = {**_SECURITY, "Cache-Control": "no-cache", "ETag": self.tag}
         if conditions.unchanged(request, self.tag):
             return Response(status_code=304, headers=headers)
@@ -88,14 +88,14 @@ ASSETS: Final = {
     for path in sorted(_FOLDER.iterdir())
     if path.suffix in _MEDIA_TYPES
 }
-"""What `/assets/` serves, by name: read once, so no request ever names a path on the disk."""
+"""Assets by name, read once: no request names a path on the disk."""
 
 
 async def asset(request: Request) -> Response:
-    found = ASSETS.get(request.path_params["name"])
-    if found is None:
+    requested = ASSETS.get(request.path_params["name"])
+    if requested is None:
         raise HTTPException(404, "there is no such asset")
-    return found.respond(request)
+    return requested.respond(request)
 
 
 routes: list[BaseRoute] = [

@@ -1,4 +1,4 @@
-"""`GET /v1/sync/log` and `GET /v1/sync/snapshot`: syncing by plain, cacheable HTTP."""
+"""`GET /v1/sync/log` and `GET /v1/sync/snapshot`: the plain, cacheable HTTP transport."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Damaged
@@ -36,28 +36,28 @@ _SNAPSHOT_HEADERS = [
 
 
 async def log_page(request: Request) -> Response:
-    """The events after a position, at once or as soon as there are some."""
-    found = services(request)
+    """Respond with the events after a position, at once or as soon as there are some."""
+    services = services_of(request)
     shape = Shape.parse(request.query_params.get("shape"))
     position = Position.parse(request.query_params.get("position"))
-    most = found.settings.frame_events
-    limit = conditions.number(request, "limit", default=most, low=1, high=most)
-    wait = _wait(request, found.settings.poll_wait)
+    max_events = services.settings.frame_events
+    limit = conditions.number(request, "limit", default=max_events, low=1, high=max_events)
+    wait = _wait(request, services.settings.poll_wait)
     deadline_of(request).extend(wait)
-    page = await found.sync.pages.page(shape, position, limit=limit, wait=wait)
+    page = await services.sync.pages.page(shape, position, limit=limit, wait=wait)
     need(len(page.body))
     if not page.full:
         if conditions.unchanged(request, None):
             return Response(status_code=304, headers={"Cache-Control": "no-store"})
         return Response(page.body, headers={"Cache-Control": "no-store"}, media_type=_JSON)
-    # A full page ends where its size says, the same on every server and for ever.
+    # A full page ends at the same event on every server, for ever.
     headers = {"ETag": f'"{page.start}-{page.end.seq}"', "Cache-Control": _IMMUTABLE}
     if conditions.unchanged(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(page.body, headers=headers, media_type=_JSON)
 
 
-def _wait(request: Request, most: float) -> float:
+def _wait(request: Request, max_wait: float) -> float:
     text = request.query_params.get("wait", "0")
     try:
         seconds = float(text)
@@ -65,13 +65,13 @@ def _wait(request: Request, most: float) -> float:
         raise Malformed(f"wait takes seconds, not {text[:32]!r}") from error
     if not 0 <= seconds < float("inf"):
         raise Malformed("wait takes seconds, 0 or more")
-    return min(seconds, most)
+    return min(seconds, max_wait)
 
 
 class SnapshotStream:
-    """The endpoint of snapshots: NDJSON, first the shape and its position, then a document a line.
+    """The endpoint of snapshots: NDJSON, first a line with the shape and its position, then one line a document.
 
-    A snapshot that can't be finished ends without the end of its chunked encoding, so no client takes it for whole.
+    A snapshot that can't be completed ends without the last chunk of its encoding, so that clients detect it.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,41 +79,41 @@ class SnapshotStream:
             await self._serve(scope, receive, send, live=False)
         except Damaged as error:
             logger.log(
-                logging.ERROR, "a stored snapshot is damaged, the collection is read instead: %s", error.diagnosis
+                logging.ERROR, "a stored snapshot is damaged; reading the collection instead: %s", error.diagnosis
             )
             await self._serve(scope, receive, send, live=True)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, *, live: bool) -> None:
-        """Raises `Damaged` only as long as nothing has gone out."""
+        """Serve the snapshot. Raises `Damaged` only before anything was sent."""
         request = Request(scope, receive)
-        deadline_of(request).lift()  # a turn to begin may take longer, and has its own bounds
-        found = services(request)
+        deadline_of(request).lift()  # waiting for admission has a bound of its own
+        services = services_of(request)
         shape = Shape.parse(request.query_params.get("shape"))
-        async with found.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:
-            # The first chunk is read before the status goes out: what fails at once gets a problem document.
+        async with services.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:
+            # The first chunk is read before the status is sent: an early error becomes a problem document.
             first = await anext(lines)
-            outlet = ResponseStream(scope, receive, send, timeout=found.settings.send_timeout)
-            async with outlet.watched(lambda: None):
-                await _stream(outlet, first, lines)
+            stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
+            async with stream.watched(lambda: None):
+                await _write(stream, first, lines)
 
 
-async def _stream(outlet: ResponseStream, first: bytes, rest: AsyncIterator[bytes]) -> None:
+async def _write(stream: ResponseStream, first: bytes, rest: AsyncIterator[bytes]) -> None:
     try:
-        await outlet.start(_SNAPSHOT_HEADERS)
-        await outlet.write(first)
+        await stream.start(_SNAPSHOT_HEADERS)
+        await stream.write(first)
         async for chunk in rest:
-            await outlet.write(chunk)
-        await outlet.end()
+            await stream.write(chunk)
+        await stream.end()
     except ClientDisconnected:
         return
     except (Unavailable, Damaged) as error:
         level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING
-        logger.log(level, "a snapshot breaks off: %s", error.diagnosis)
-        outlet.cut()
+        logger.log(level, "a snapshot is cut off: %s", error.diagnosis)
+        stream.cut()
 
 
 async def _lines(snapshot: Bootstrap) -> AsyncGenerator[bytes]:
-    """The snapshot in chunks of whole lines."""
+    """Yield the snapshot in chunks of whole lines."""
     chunk = bytearray(orjson.dumps({"shape": str(snapshot.shape), "position": str(snapshot.position)}) + b"\n")
     async for rows in snapshot.rows:
         for row in rows:

@@ -1,7 +1,7 @@
-"""`GET /v1/sync/sse`: syncing over Server-Sent Events.
+"""`GET /v1/sync/sse`: the Server-Sent Events transport.
 
-Each event's `id` is the whole state vector after it, so that a browser's own reconnect, which sends the last one back
-as `Last-Event-ID`, resumes exactly. Raw ASGI, because a streaming response with a queue costs three times as much.
+Each event's `id` is the whole state vector after it. A browser sends the last one as `Last-Event-ID` when it
+reconnects, and thus resumes exactly. Raw ASGI: a streaming response with a queue costs three times as much.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.state import Services, services
+from eventsync.api.state import Services, services_of
 from eventsync.domain import protocol
 from eventsync.domain.positions import (
     LogId,
@@ -47,70 +47,70 @@ logger = logging.getLogger(__name__)
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # nginx buffers a response unless it is told not to.
+    # Turns off nginx's buffering of the response.
     (b"x-accel-buffering", b"no"),
 ]
 
 
 _LONG_ID = 1024
-"""Longest id, in bytes, that names the shapes; a longer one has the short form."""
+"""Maximum length of an id that names the shapes, in bytes; a longer one has the short form."""
 
 _LARGE = 1024 * 1024
-"""Bytes of a message from which on it is not copied on its way."""
+"""Size in bytes above which a message is sent in pieces, without a copy."""
 
 _LONGEST = Position(LogId("x" * 8), Seq(10**12))
-"""The longest position that a log will ever have."""
+"""A position of maximum length."""
 
 
 class EventStream:
-    """The endpoint. A request that is wrong for good gets a problem document; all else is told in band, with 200.
+    """The endpoint. A permanent error is a problem document; a temporary one is an `error` event in a 200 response.
 
-    A browser gives an `EventSource` up for ever on any other status, so what may go well later must not have one.
+    On any other status a browser closes an `EventSource` for good, so temporary errors must not have one.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         deadline_of(request).lift()
-        found = services(request)
-        asked = _asked(request, found.settings)
-        outlet = ResponseStream(scope, receive, send, timeout=found.settings.send_timeout)
+        services = services_of(request)
+        query = _parse_query(request, services.settings)
+        stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
         try:
-            await _serve(scope, found, asked, outlet)
+            await _serve(scope, services, query, stream)
         except EventsyncError as error:
-            if outlet.started or not error.retryable:
+            if stream.started or not error.retryable:
                 raise
-            await _later(error, outlet)
+            await _send_error(error, stream)
         except Exception:
-            if outlet.started:
+            if stream.started:
                 raise
             logger.exception("an event stream can't begin")
-            await _later(EventsyncError(), outlet)
+            await _send_error(EventsyncError(), stream)
 
 
-async def _serve(scope: Scope, found: Services, asked: _Asked, outlet: ResponseStream) -> None:
-    shapes, vector, client_id = asked
-    _require(found, shapes)
+async def _serve(scope: Scope, services: Services, query: _Query, stream: ResponseStream) -> None:
+    shapes, vector, client_id = query
+    _require(services, shapes)
     # With several shapes the event ids, and thus the bytes, differ from client to client.
     direct = direct_writer(scope) if len(shapes) == 1 else None
-    async with found.sync.sessions.open(shapes, vector, client_id, transport="sse", direct_writer=direct) as session:
-        # What is tracked may have changed meanwhile, and a shape that is left out could not be asked for again.
-        _require(found, shapes)
-        async with outlet.watched(session.close):
+    async with services.sync.sessions.open(shapes, vector, client_id, transport="sse", direct_writer=direct) as session:
+        # Tracking may have changed in the meantime, and a client can't add a shape to an open stream.
+        _require(services, shapes)
+        async with stream.watched(session.close):
             with suppress(ClientDisconnected):
-                await _stream(session, shapes, outlet, writer(scope))
-                await _goodbye(outlet, found.sync.sessions.leaving)
+                await _stream(session, shapes, stream, writer(scope))
+                await _end(stream, services.sync.sessions.leaving)
 
 
-def _require(found: Services, shapes: Iterable[Shape]) -> None:
-    """Raise `Unavailable` where one of the shapes may be had soon, and `NotTracked` where none is tracked.
+def _require(services: Services, shapes: Iterable[Shape]) -> None:
+    """Raise `Unavailable` if a shape can be served soon, and `NotTracked` if no shape is tracked.
 
-    One that is not tracked, beside others that are, is told in band by the session.
+    If only some are not tracked, the session sends an `error` event for each of them.
     """
     refused: list[NotTracked] = []
     served = 0
     for shape in shapes:
         try:
-            found.sync.tracking.require(shape.collection)
+            services.sync.tracking.require(shape.collection)
             served += 1
         except NotTracked as error:
             refused.append(error)
@@ -118,12 +118,12 @@ def _require(found: Services, shapes: Iterable[Shape]) -> None:
         raise refused[0]
 
 
-async def _later(error: EventsyncError, outlet: ResponseStream) -> None:
-    """Say in band that the stream can't begin yet, and when to ask again."""
+async def _send_error(error: EventsyncError, stream: ResponseStream) -> None:
+    """Send an `error` event and a retry delay, and end the stream."""
     with suppress(ClientDisconnected):
-        await outlet.start(_HEADERS)
-        await outlet.write(in_band(error))
-        await outlet.end()
+        await stream.start(_HEADERS)
+        await stream.write(in_band(error))
+        await stream.end()
 
 
 def direct_writer(scope: Scope) -> DirectWriter | None:
@@ -134,39 +134,39 @@ def direct_writer(scope: Scope) -> DirectWriter | None:
 
 def _encode(publication: Publication) -> bytes:
     shape = publication.shape
-    return _chunk(_event("events", publication.data, id_writer((shape,))({shape: publication.end})))
+    return _chunk(_event("events", publication.data, id_encoder((shape,))({shape: publication.end})))
 
 
 def _chunk(data: bytes) -> bytes:
-    """Source: RFC 9112 section 7.1."""
+    """Return a chunk of the chunked encoding (RFC 9112 section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _vector(text: str, shapes: list[Shape], settings: Settings) -> dict[Shape, Position]:
-    """The state vector, in either of its text forms; only the long one has an `=`."""
+def _parse_vector(text: str, shapes: list[Shape], settings: Settings) -> dict[Shape, Position]:
+    """Parse a state vector in either of its text forms. Only the long form has an `=`."""
     if text and "=" not in text:
         return vector_from_short(text, shapes)
     return vector_from_text(text, limit=settings.max_shapes)
 
 
-_Asked = tuple[list[Shape], dict[Shape, Position] | None, str | None]
-"""The shapes, the vector and the id of a client."""
+_Query = tuple[list[Shape], dict[Shape, Position] | None, str | None]
+"""The shapes, the state vector and the id of a client."""
 
 
-def _asked(request: Request, settings: Settings) -> _Asked:
+def _parse_query(request: Request, settings: Settings) -> _Query:
     query = request.query_params
     shapes = list(dict.fromkeys(Shape.parse(text) for text in query.getlist("shape")))
     if not 1 <= len(shapes) <= settings.max_shapes:
         raise Malformed(f"shape is given 1 to {settings.max_shapes} times")
     text = request.headers.get("last-event-id") or query.get("vector")
-    vector = None if text is None else _vector(text, shapes, settings)
+    vector = None if text is None else _parse_vector(text, shapes, settings)
     return shapes, vector, check_client_id(query.get("client_id"))
 
 
-def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
-    """Return what writes the ids of a stream of these shapes: the text form, or where that is long, the short form.
+def id_encoder(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
+    """Return the function that encodes ids of a stream of these shapes: in the long form, or if needed the short one.
 
-    A browser sends its last id back as a header, and proxies take headers of 4 to 8 KiB.
+    A browser sends its last id back as a header, and proxies accept headers of 4 to 8 KiB.
     """
     if sum(map(len, (vector_to_text({shape: _LONGEST}) for shape in shapes))) <= _LONG_ID:
         return vector_to_text
@@ -174,44 +174,46 @@ def id_writer(shapes: Sequence[Shape]) -> Callable[[StateVector], str]:
 
 
 async def _stream(
-    session: Session, shapes: Sequence[Shape], outlet: ResponseStream, write: SocketWriter | None
+    session: Session, shapes: Sequence[Shape], stream: ResponseStream, write: SocketWriter | None
 ) -> None:
-    write_id = id_writer(shapes)
-    await outlet.start(_HEADERS)
-    await outlet.write(retry_line())
+    encode_id = id_encoder(shapes)
+    await stream.start(_HEADERS)
+    await stream.write(retry_line())
     try:
         async with aclosing(session.messages()) as messages:
             async for message in messages:
-                await _put(outlet, write, message, write_id(session.vector))
+                await _write_message(stream, write, message, encode_id(session.vector))
     except EventsyncError as error:
-        # The status is out already: the client is told in band, and reconnects with its vector.
+        # The status was sent already: send an `error` event, after which the client reconnects with its vector.
         if error.retryable:
-            await outlet.write(retry_line(error))
-        await outlet.write(_event("error", protocol.error(error), write_id(session.vector)))
+            await stream.write(retry_line(error))
+        await stream.write(_event("error", protocol.error(error), encode_id(session.vector)))
 
 
-async def _put(outlet: ResponseStream, write: SocketWriter | None, message: OutboundMessage, id_text: str) -> None:
+async def _write_message(
+    stream: ResponseStream, write: SocketWriter | None, message: OutboundMessage, id_text: str
+) -> None:
     size = sum(map(len, message.pieces))
     if size > _LARGE and write is not None:
-        await outlet.write(b"")  # returns when the connection can take more
+        await stream.write(b"")  # returns when the connection can take more
         begin, end = _event(message.kind, b"", id_text)[:-2], b"\n\n"
-        # As one chunk, of pieces that are not copied: a document's JSON may have 90 MiB.
+        # One chunk of several pieces, without a copy: a document's JSON may have 90 MiB.
         length = len(begin) + size + len(end)
         if write(b"%x\r\n" % length, begin, *message.pieces, end, b"\r\n"):
             return
-    await outlet.write(_event(message.kind, message.data, id_text))
+    await stream.write(_event(message.kind, message.data, id_text))
 
 
-async def _goodbye(outlet: ResponseStream, leaving: int) -> None:
-    """End the response; where the server goes, say when to come back."""
+async def _end(stream: ResponseStream, leaving: int) -> None:
+    """End the response. While the server drains, send a retry delay first."""
     if leaving:
-        # As above, no blank line: the field counts from the end of its line on.
-        await outlet.write(b"retry: %d\n" % retry_after_goodbye(leaving))
-    await outlet.end()
+        # No blank line: the field takes effect at the end of its line.
+        await stream.write(b"retry: %d\n" % retry_after_drain(leaving))
+    await stream.end()
 
 
-def retry_after_goodbye(leaving: int) -> int:
-    """Milliseconds until one of `leaving` clients reconnects: of many, about a thousand a second."""
+def retry_after_drain(leaving: int) -> int:
+    """Return a random delay in milliseconds, such that `leaving` clients reconnect at about a thousand a second."""
     low, high = RETRY
     return random.randint(low, max(high, low + leaving))
 

@@ -1,4 +1,4 @@
-"""What every handler may use: made once by the lifespan of `eventsync.application`, carried in the ASGI state."""
+"""The services of all handlers, created by the lifespan of `eventsync.application`, carried in the ASGI state."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Services:
     settings: Settings
     storage: NodeStorage
     sync: SyncService
-    past: TimeTravelReads
+    time_travel: TimeTravelReads
     archive: Archive
     operating: Operating
     offload: Offload
     held: HeldBytes
 
 
-def services(connection: HTTPConnection) -> Services:
-    """The process's services, as the lifespan left them in `scope["state"]`."""
-    found = connection.scope["state"]["services"]
-    if not isinstance(found, Services):
+def services_of(connection: HTTPConnection) -> Services:
+    """Return the services that the lifespan has put into `scope["state"]`."""
+    services = connection.scope["state"]["services"]
+    if not isinstance(services, Services):
         raise TypeError("the application runs without its lifespan")
-    return found
+    return services

@@ -1,4 +1,4 @@
-"""`/v1/state-vectors`: what the server has stored of each client, and how a client without a WebSocket acknowledges."""
+"""`/v1/state-vectors`: the stored clients, and acknowledgements of clients without a WebSocket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eventsync.api import conditions
 from eventsync.api.bodies import JSON, read_small
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import segment
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.events import timestamp
 from eventsync.domain.positions import vector_from_json, vector_to_json
@@ -24,63 +24,63 @@ from eventsync.sync.clients.lag import ShapeLag
 from eventsync.sync.clients.state_vectors import Client
 
 _WEIGHT: Final = 3
-"""A client takes so many times its size in a page: as read, as JSON, in the answer."""
+"""Memory of a client in a page, as a multiple of its JSON: read, encoded and in the response."""
 
 _HEADERS: Final = {"Cache-Control": "no-store"}
 
 
 async def listing(request: Request) -> Response:
-    """The clients, by id, a page at a time."""
-    found = services(request)
-    most = found.settings.page_documents
-    limit = conditions.number(request, "limit", default=min(100, most), low=1, high=most)
-    async with aclosing(found.sync.vectors.clients(request.query_params.get("after", ""), limit)) as listed:
-        rows, following = await _page(listed, limit, found.settings.page_bytes)
+    """List the clients by id, a page at a time."""
+    services = services_of(request)
+    max_limit = services.settings.page_documents
+    limit = conditions.number(request, "limit", default=min(100, max_limit), low=1, high=max_limit)
+    async with aclosing(services.sync.vectors.clients(request.query_params.get("after", ""), limit)) as listed:
+        rows, next_after = await _page(listed, limit, services.settings.page_bytes)
     body = b'{"clients":[%b]%b}' % (
         b",".join(rows),
-        b"" if following is None else b',"next":' + orjson.dumps(following),
+        b"" if next_after is None else b',"next":' + orjson.dumps(next_after),
     )
     return Response(body, headers=_HEADERS, media_type=JSON)
 
 
-async def _page(clients: AsyncIterator[Client], limit: int, most_bytes: int) -> tuple[list[bytes], str | None]:
-    """The clients, encoded, and the last one's id where there may be more."""
+async def _page(clients: AsyncIterator[Client], limit: int, max_bytes: int) -> tuple[list[bytes], str | None]:
+    """Return the encoded clients, and the id of the last one if there may be more."""
     rows: list[bytes] = []
     size = 0
     async for client in clients:
         rows.append(orjson.dumps(described(client)))
         size += len(rows[-1])
         need(_WEIGHT * size)
-        if len(rows) == limit or size >= most_bytes:
+        if len(rows) == limit or size >= max_bytes:
             return rows, client.client_id
     return rows, None
 
 
 async def read(request: Request) -> Response:
-    """One client."""
-    client = await services(request).sync.vectors.client(_client_id(request))
+    """Read one client."""
+    client = await services_of(request).sync.vectors.client(_client_id(request))
     return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
 
 
 async def put(request: Request) -> Response:
-    """Acknowledge: `{"vector": {…}}`. Answers with what is stored then, which may be further on."""
-    found = services(request)
-    tree = await read_small(request, min(found.settings.body_bytes, found.settings.message_bytes))
+    """Acknowledge `{"vector": {…}}`. Responds with the stored vector, which may be later."""
+    services = services_of(request)
+    tree = await read_small(request, min(services.settings.body_bytes, services.settings.message_bytes))
     if not isinstance(tree, dict) or "vector" not in tree:
         raise Malformed('the body is {"vector": {shape: position}}')
-    vector = vector_from_json(tree["vector"], limit=found.settings.max_shapes)
-    client = await found.sync.vectors.put(_client_id(request), vector)
+    vector = vector_from_json(tree["vector"], limit=services.settings.max_shapes)
+    client = await services.sync.vectors.put(_client_id(request), vector)
     return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
 
 
 async def delete(request: Request) -> Response:
-    """Forget a client: when it comes back with its id alone, it gets snapshots."""
-    await services(request).sync.vectors.forget(_client_id(request))
+    """Remove a client. If it returns with its id alone, it gets snapshots."""
+    await services_of(request).sync.vectors.forget(_client_id(request))
     return Response(status_code=204, headers=_HEADERS)
 
 
 def described(client: Client) -> dict[str, Any]:
-    """The JSON form of a client."""
+    """Return the JSON form of a client."""
     return {
         "client_id": client.client_id,
         "vector": vector_to_json(client.vector),
@@ -97,10 +97,10 @@ def _lag(lag: ShapeLag | None) -> dict[str, float | None] | None:
 
 
 def _client_id(request: Request) -> str:
-    found = check_client_id(segment(request, "client_id"))
-    if found is None:
+    client_id = check_client_id(segment(request, "client_id"))
+    if client_id is None:
         raise Malformed("a client has an id")
-    return found
+    return client_id
 
 
 routes = [

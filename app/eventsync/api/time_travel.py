@@ -1,4 +1,4 @@
-"""Time travel over HTTP: a document as it was, and the difference of two points of its history."""
+"""Time travel over HTTP: a document at a point of its history, and the difference of two points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eventsync.api import conditions
 from eventsync.api.bodies import JSON
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import segment
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.entity_tag import entity_tag
 from eventsync.domain.ids import format_id, parse_id
@@ -31,24 +31,24 @@ _KINDS: Final[Mapping[str, Callable[[str], Point]]] = {
 }
 
 
-def named_point(request: Request) -> Point | None:
-    """The point of history that the query names, if it does. Raises `Malformed`, also where it names two."""
+def requested_point(request: Request) -> Point | None:
+    """Return the point of history that the query names, or None. Raises `Malformed`, also for two points."""
     given = [(name, text) for name, text in request.query_params.multi_items() if name in _KINDS]
     if len(given) > 1:
-        raise Malformed("a document was one thing at one point: give one of version, at and position")
+        raise Malformed("give at most one of version, at and position")
     for name, text in given:
         return _KINDS[name](text)
     return None
 
 
-async def as_it_was(request: Request, shape: Shape, point: Point) -> Response:
-    """The document at that point, and a position at which it was so."""
-    past = services(request).past
-    reading = await past.document(shape, point)
+async def read_at(request: Request, shape: Shape, point: Point) -> Response:
+    """Respond with the document at a point, and a position with the same state."""
+    time_travel = services_of(request).time_travel
+    reading = await time_travel.document(shape, point)
     if reading.encoded is None:
         raise NotFound(f"there was no document {shape} at {reading.position}")
     version = reading.encoded[0]
-    body, digest = await past.document_json(shape, reading)
+    body, digest = await time_travel.document_json(shape, reading)
     headers = {"ETag": entity_tag(version, digest), "Cache-Control": _caching(point)}
     if conditions.unchanged(request, headers["ETag"], version):
         return Response(status_code=304, headers=headers)
@@ -57,16 +57,16 @@ async def as_it_was(request: Request, shape: Shape, point: Point) -> Response:
 
 
 async def difference(request: Request) -> Response:
-    """The patch that turns the document at one point into the document at another."""
+    """Respond with the patch from the document at one point to the document at another."""
     shape = _target(request)
     start, end = _given(request, "from"), _given(request, "to")
     if start is None:
         raise Malformed("from takes the point to begin with: a version, a position or an instant")
-    found = services(request).past
-    before, after = await found.document(shape, start), await found.document(shape, end)
+    time_travel = services_of(request).time_travel
+    before, after = await time_travel.document(shape, start), await time_travel.document(shape, end)
     if before.encoded is None and after.encoded is None:
         raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
-    patch = await found.difference_json(shape, before, after)
+    patch = await time_travel.difference_json(shape, before, after)
     body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": JsonText(patch)}
     caching = _caching(start) if _caching(start) == _caching(end) else _caching(None)
     encoded = to_json(body)
@@ -84,12 +84,12 @@ def _given(request: Request, name: str) -> Point | None:
 
 def _target(request: Request) -> Shape:
     collection = segment(request, "collection")
-    services(request).sync.tracking.require(collection)
+    services_of(request).sync.tracking.require(collection)
     return Shape(collection, format_id(parse_id(segment(request, "id"))))
 
 
 def _is_final(point: Point | None) -> bool:
-    """Whether what was there stays what it is: a version may come again, and now is never over."""
+    """Return True if the state at a point can't change. A version may occur again, and the present is not over."""
     return point is not None and not isinstance(point, int)
 
 

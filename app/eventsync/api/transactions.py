@@ -13,7 +13,7 @@ from eventsync.api import conditions
 from eventsync.api.bodies import JSON, read_json
 from eventsync.api.documents import written
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.state import services
+from eventsync.api.state import services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain.condition import Condition, Tags
 from eventsync.domain.ids import parse_id
@@ -37,14 +37,14 @@ from eventsync.stores.log.tracking import Tracking
 
 
 async def transaction(request: Request) -> Response:
-    found = services(request)
+    services = services_of(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
     tree = body.content
     if isinstance(tree, JsonText):
-        tree = await found.offload.run(parsed_apart, tree.text, size=TEXT_WEIGHT * len(tree))
-    operations = _operations(tree, found.settings.transaction_operations, found.sync.tracking)
-    results = await found.storage.transact(operations, author=author, idempotency=idempotency)
+        tree = await services.offload.run(parsed_apart, tree.text, size=TEXT_WEIGHT * len(tree))
+    operations = _operations(tree, services.settings.transaction_operations, services.sync.tracking)
+    results = await services.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
     parts: list[bytes] = []
     for result in results:

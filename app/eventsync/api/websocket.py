@@ -1,4 +1,4 @@
-"""`GET /v1/sync`: syncing over a WebSocket (RFC 6455), one message a text frame."""
+"""`GET /v1/sync`: the WebSocket transport (RFC 6455), one message a text frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from eventsync.api.endpoint import Endpoint, check_query
-from eventsync.api.state import Services, services
+from eventsync.api.state import Services, services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
@@ -34,42 +34,42 @@ logger = logging.getLogger(__name__)
 PATH = "/v1/sync"
 
 _TEXT_WEIGHT = 4
-"""Bytes of a document that are as much work as a character of a message."""
+"""Work of a character of a message, in bytes of a document."""
 
 _LARGE = 1024 * 1024
 """Bytes of a message that waits until the connection can take it, so that it is not copied."""
 
 _BURST = 10.0
-"""Seconds that the rate of a client's messages is averaged over."""
+"""Seconds over which the rate of a client's messages is averaged."""
 
 
 class NoHello(EventsyncError):
-    """The client did not say hello in time."""
+    """The client sent no `hello` in time."""
 
     code = "no_hello"
 
 
 class TooManyMessages(RateLimited):
-    """The client sends faster than it may."""
+    """The client exceeds its message rate."""
 
 
 class SlowClient(EventsyncError):
-    """The client did not take a message within the send timeout."""
+    """The client did not accept a message within the send timeout."""
 
     code = "slow"
 
 
 async def _serve(websocket: WebSocket) -> None:
-    """One connection from handshake to close."""
+    """Serve one connection from its handshake to its close."""
     offered = websocket.scope["subprotocols"]
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
-    connection = _Connection(websocket, services(websocket))
+    connection = _Connection(websocket, services_of(websocket))
     try:
         await connection.run()
     except (ClientDisconnected, WebSocketDisconnect):
         return
     except SlowClient as error:
-        logger.info("a client that does not read is put out: %s", error.message)
+        logger.info("a slow client is evicted: %s", error.message)
         evict(websocket.scope, Close.SLOW)
     except NoHello as error:
         await connection.close(Close.NO_HELLO, error.message)
@@ -80,7 +80,7 @@ async def _serve(websocket: WebSocket) -> None:
 
 
 class Sync:
-    """The endpoint. Raw ASGI: what Starlette puts around a function costs every connection 2 KiB."""
+    """The endpoint. Raw ASGI: Starlette's wrapper around a function takes 2 KiB a connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _serve(WebSocket(scope, receive, send))
@@ -97,15 +97,15 @@ def _encode(publication: Publication) -> bytes:
 
 
 class _Connection:
-    """One client's connection. Writes happen in one task and reads in another; they meet in the session."""
+    """One client's connection. One task writes and another reads; they share the session."""
 
-    def __init__(self, websocket: WebSocket, found: Services) -> None:
+    def __init__(self, websocket: WebSocket, services: Services) -> None:
         self._websocket = websocket
-        self._services = found
-        self._settings = found.settings
+        self._services = services
+        self._settings = services.settings
 
     async def run(self) -> None:
-        """Until the session is closed. Raises what ended it."""
+        """Serve until the session is closed. Raises the error that ended it."""
         check_query(self._websocket, frozenset())
         hello = await self._hello()
         async with self._services.sync.sessions.open(
@@ -154,7 +154,7 @@ class _Connection:
         return str(text)
 
     async def _read(self, session: Session) -> Exception | None:
-        """Take the client's messages until it leaves or does what ends the connection; that is returned."""
+        """Read the client's messages until an error ends the connection, and return it."""
         bucket = TokenBucket(self._settings.message_rate, seconds=_BURST)
         while True:
             try:
@@ -181,7 +181,7 @@ class _Connection:
                 size = sum(map(len, message.pieces))
                 if size > _LARGE:
                     await self._until_writable()
-                # Through ASGI the bytes of a message are copied five times: half of what a large one costs.
+                # ASGI copies a message five times, which would be half of the cost of a large one.
                 if write is None or not write(text_head(size), *message.pieces):
                     await self._send({"type": "websocket.send", "text": message.data.decode()})
 
@@ -190,10 +190,10 @@ class _Connection:
             async with asyncio.timeout(self._settings.send_timeout):
                 await until_writable(self._websocket.scope)
         except TimeoutError as error:
-            raise SlowClient(f"a message was not taken within {self._settings.send_timeout:g} s") from error
+            raise SlowClient(f"a message was not accepted within {self._settings.send_timeout:g} s") from error
 
     async def fail(self, error: EventsyncError) -> None:
-        """Close because of an error; where the client is to come back later, a message says when."""
+        """Close because of an error. After a retryable one, an `error` message first says when to reconnect."""
         if error.retryable:
             try:
                 await self._send({"type": "websocket.send", "text": protocol.error(error).decode()})
@@ -205,7 +205,7 @@ class _Connection:
         await self.close(problem_of(error).close, told(error).message)
 
     async def close(self, code: Close, reason: str) -> None:
-        """Close with a code; a client that is gone, or does not take even that, is let go."""
+        """Close with a code. A client that does not accept even that is evicted."""
         try:
             await self._send({"type": "websocket.close", "code": int(code), "reason": close_reason(reason)})
         except ClientDisconnected:
@@ -218,14 +218,14 @@ class _Connection:
             async with asyncio.timeout(self._settings.send_timeout):
                 await self._websocket.send(message)
         except TimeoutError as error:
-            raise SlowClient(f"a message was not taken within {self._settings.send_timeout:g} s") from error
+            raise SlowClient(f"a message was not accepted within {self._settings.send_timeout:g} s") from error
         except (WebSocketDisconnect, OSError, RuntimeError) as error:
-            # RuntimeError: Starlette's way to say that the close went out already.
+            # Starlette raises RuntimeError after a close was sent.
             raise ClientDisconnected from error
 
 
 async def upgrade_required(_: Request) -> Response:
-    """Tell who asks by plain HTTP what to ask for (RFC 9110 section 15.5.22)."""
+    """Answer a plain HTTP request with 426 (RFC 9110 section 15.5.22)."""
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Cache-Control": "no-store"}
     detail = "connect by WebSocket (RFC 6455); a client that has done so is behind a proxy that drops the upgrade"
     raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, detail, headers)

@@ -143,7 +143,7 @@ def _retry(rest: bytes) -> int:
 
 @pytest.mark.parametrize(("leaving", "latest"), [(1, 3000), (2000, 3000), (10_000, 11_000)])
 def test_a_crowd_comes_back_over_more_time(leaving: int, latest: int) -> None:
-    waits = [sse.retry_after_goodbye(leaving) for _ in range(5000)]
+    waits = [sse.retry_after_drain(leaving) for _ in range(5000)]
     assert min(waits) >= 1000
     assert 0.9 * latest < max(waits) <= latest
 
