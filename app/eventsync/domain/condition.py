@@ -78,6 +78,16 @@ class Condition:
     match: Tags | None = None
     none_match: Tags | None = None
 
+    @classmethod
+    def at_version(cls, version: int) -> Condition:
+        """Return the condition that the document exists and is at `version`."""
+        return cls(match=Tags.of_version(version))
+
+    @classmethod
+    def absent(cls) -> Condition:
+        """Return the condition that there is no such document."""
+        return cls(none_match=Tags(any_state=True))
+
     def holds(self, state: State) -> bool:
         """Tell whether the write may be made (RFC 9110 section 13.2.2: `If-Match` first)."""
         if self.match is not None and not self.match.name(state):

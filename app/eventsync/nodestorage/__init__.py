@@ -4,8 +4,8 @@ A write reads the document, decides what it becomes (`intent`, pure), and writes
 gets it there, together with `_sync: {v, op, by}`: one `find` and one `findAndModify`, and no write at all where nothing
 changes. The filter names the version that was read and compares the whole document (`documents`), so neither another
 API write nor a write behind the API's back can be overwritten unseen. A lost race is read and decided again, with
-jittered waits, within `WritePolicy`'s bounds (`retry`); a caller that gave an `expected_version` hears
-`VersionMismatch` as soon as the document has another one. Writers in the same process don't even race: they take turns,
+jittered waits, within `WritePolicy`'s bounds (`retry`); a caller that gave a `condition` gets `VersionMismatch` as
+soon as the document does not satisfy it. Writers in the same process don't even race: they take turns,
 document by document (`turns`).
 
 Four kinds of write run in a MongoDB transaction (`transactions`), which then is what keeps races out: several

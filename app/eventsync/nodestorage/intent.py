@@ -134,9 +134,7 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     odd = is_odd(document)
 
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
-        if stored is not None and operation.must_be_absent:
-            raise VersionMismatch(_named(operation, "exists already"), current=stored.version, etag=stored.etag)
-        if stored is None and not _must_exist(operation) and (operation.upsert or operation.must_be_absent):
+        if stored is None and operation.upsert and not _must_exist(operation):
             if odd:
                 raise Malformed(_OPAQUE)
             # One that is there may have an id that no new one gets: null, or longer.
@@ -161,25 +159,20 @@ def _delete(operation: Delete) -> Intent:
 
 
 def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node:
-    """The stored document, if it is there, at the expected version, and as the condition says."""
-    expected, condition = operation.expected_version, operation.condition
+    """Return the stored document if it satisfies the condition. Raises `NotFound` and `VersionMismatch`."""
     if stored is None:
         if not _must_exist(operation):
             raise NotFound(_named(operation, "does not exist"))
         raise VersionMismatch(_named(operation, "does not exist, and the write asks for a state of it"), current=None)
-    if expected not in {None, stored.version}:
-        problem = f"is at version {stored.version}, not {expected}"
-    elif condition is not None and not condition.holds((stored.version, stored.document)):
-        problem = f"is {stored.etag} now, which the write's conditions exclude"
-    else:
+    if operation.condition is None or operation.condition.holds((stored.version, stored.document)):
         return stored
+    problem = f"is {stored.etag} now, which the write's conditions exclude"
     raise VersionMismatch(_named(operation, problem), current=stored.version, etag=stored.etag)
 
 
 def _must_exist(operation: Update | Replace | Delete) -> bool:
-    """Tell whether the write is about a document that is there: the caller names a state of it."""
-    condition = operation.condition
-    return operation.expected_version is not None or (condition is not None and condition.match is not None)
+    """Return True if the condition names a state of a stored document."""
+    return operation.condition is not None and operation.condition.match is not None
 
 
 def _named(operation: Update | Replace | Delete, problem: str) -> str:

@@ -29,38 +29,34 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An edit of the document `id`, which must exist, at `expected_version` and as `condition` says, where given."""
+    """Edit the document `id`, which must exist and satisfy `condition`."""
 
     collection: str
     id: Any
     edit: Edit
-    expected_version: int | None = None
     condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """The whole document `id`. `upsert` creates it where there is none; `must_be_absent` does nothing but that.
+    """Replace the whole document `id`; with `upsert`, create it if it does not exist.
 
-    A `condition` with tags to match is about a document that is there: then nothing is created.
+    A `condition` with tags to match requires a stored document, so `upsert` then creates nothing.
     """
 
     collection: str
     id: Any
     document: Document | JsonDocument
-    expected_version: int | None = None
-    upsert: bool = False
-    must_be_absent: bool = False
     condition: Condition | None = None
+    upsert: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """The end of the document `id`, which must exist, at `expected_version` and as `condition` says, where given."""
+    """Delete the document `id`, which must exist and satisfy `condition`."""
 
     collection: str
     id: Any
-    expected_version: int | None = None
     condition: Condition | None = None
 
 

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from eventsync.settings import Settings
 
 
+def _default(setting: str) -> Any:
+    return Settings.model_fields[setting].default
+
+
 @dataclass(frozen=True, slots=True)
 class WritePolicy:
-    """`attempts` and `deadline` (seconds) bound one write against concurrent ones; whichever comes first.
+    """Bounds for writes. Each field has the unit and the default of its setting.
 
-    `document_bytes` is the largest BSON document that a write may produce, `patch_operations` and
-    `transaction_operations` the most operations in one patch and one transaction, `patch_steps` the most work of one
-    patch (see `domain.patches.step_budget`), `transaction_bytes` the most bytes of stored documents that one
-    transaction reads
-    (its first may exceed it), and `operation_ttl` how long an idempotency key is remembered at least, in seconds.
-    `operation_keys` and `operation_bytes` bound what is kept of those keys.
+    `attempts` and `deadline` limit the retries of one write against concurrent ones; the first one reached counts.
+    A transaction reads at most `transaction_bytes` of stored documents, but always its first document.
     """
 
-    attempts: int = 100
-    deadline: float = 10.0
-    document_bytes: int = 15 * 1024 * 1024
-    patch_operations: int = 1000
-    patch_steps: int = 10_000_000
-    operation_ttl: float = 86400.0
-    transaction_operations: int = 100
-    transaction_bytes: int = 64 * 1024 * 1024
-    operation_keys: int = 10_000_000
-    operation_bytes: int = 4 * 1024 * 1024 * 1024
+    attempts: int = _default("write_attempts")
+    deadline: float = _default("write_deadline")
+    document_bytes: int = _default("document_bytes")
+    patch_operations: int = _default("patch_operations")
+    patch_steps: int = _default("patch_steps")
+    operation_ttl: float = _default("operation_ttl")
+    transaction_operations: int = _default("transaction_operations")
+    transaction_bytes: int = _default("transaction_bytes")
+    operation_keys: int = _default("operation_keys")
+    operation_bytes: int = _default("operation_bytes")
 
     @classmethod
     def of(cls, settings: Settings) -> WritePolicy:
-        """The policy that `settings` describe."""
+        """Return the policy that `settings` describe."""
         return cls(
             attempts=settings.write_attempts,
             deadline=settings.write_deadline,

@@ -42,9 +42,8 @@ class NodeStorage:
     of the same client. Read and write concerns are set here; the driver's `retryWrites` is best left on.
 
     Every write raises `Malformed` and `TooLarge` for what it is asked, `Conflict` when it lost against other writers
-    until the policy's bound, and `Unavailable`; its message says whether the outcome is unknown. With an
-    `expected_version` or a `condition` it raises `VersionMismatch` instead of writing over a state that these exclude:
-    they are compared with the very state that the write replaces.
+    until the policy's bound, and `Unavailable`; its message says whether the outcome is unknown. A write with a
+    `condition` raises `VersionMismatch` if the state that it would replace does not satisfy it.
     """
 
     def __init__(self, database: Any, operations: Any, policy: WritePolicy, offload: Offload | None = None) -> None:
@@ -100,9 +99,8 @@ class NodeStorage:
         collection: str,
         id: Any,
         edit: Edit,
-        expected_version: int | None = None,
-        *,
         condition: Condition | None = None,
+        *,
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
@@ -110,7 +108,7 @@ class NodeStorage:
 
         Raises `NotFound`, and `PatchFailed` for a patch that does not apply.
         """
-        return await self._writer.one(Update(collection, id, edit, expected_version, condition), author, idempotency)
+        return await self._writer.one(Update(collection, id, edit, condition), author, idempotency)
 
     async def create(
         self,
@@ -123,35 +121,32 @@ class NodeStorage:
         """Insert a document; without `_id` it gets an ObjectId. Raises `Conflict` where it exists."""
         return await self._writer.one(Create(collection, document), author, idempotency)
 
-    async def replace(  # noqa: PLR0913 - the fields of `Replace`, and who writes
+    async def replace(
         self,
         collection: str,
         id: Any,
         document: Document | JsonDocument,
-        expected_version: int | None = None,
+        condition: Condition | None = None,
         *,
         upsert: bool,
-        must_be_absent: bool = False,
-        condition: Condition | None = None,
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
         """Make `document` the whole document; see `Replace`. Raises `NotFound` without `upsert`."""
-        operation = Replace(collection, id, document, expected_version, upsert, must_be_absent, condition)
+        operation = Replace(collection, id, document, condition, upsert)
         return await self._writer.one(operation, author, idempotency)
 
     async def delete(
         self,
         collection: str,
         id: Any,
-        expected_version: int | None = None,
-        *,
         condition: Condition | None = None,
+        *,
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
         """Delete a document. Its last version is one above that before. Raises `NotFound`."""
-        return await self._writer.one(Delete(collection, id, expected_version, condition), author, idempotency)
+        return await self._writer.one(Delete(collection, id, condition), author, idempotency)
 
     async def transact(
         self, operations: Sequence[WriteOperation], *, author: Author, idempotency: Idempotency | None = None

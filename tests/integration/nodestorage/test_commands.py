@@ -13,6 +13,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from eventsync.domain.events import Event
 from eventsync.nodestorage import (
     Author,
+    Condition,
     Create,
     Delete,
     Idempotency,
@@ -76,7 +77,7 @@ async def test_an_update_is_one_find_and_one_find_and_modify(
     assert names(commands.take()) == ["find", "listCollections", "findAndModify"]
 
     patch = JsonPatch([{"op": "replace", "path": "/deep/list/1", "value": 3}, {"op": "remove", "path": "/deep/x"}])
-    await watched.find_one_and_update("orders", 1, patch, 2, author=author)
+    await watched.find_one_and_update("orders", 1, patch, Condition.at_version(2), author=author)
     find, modify = commands.take()
     assert find["filter"] == {"_id": {"$eq": 1}}
     assert find["readConcern"]["level"] == "majority"

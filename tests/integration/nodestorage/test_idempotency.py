@@ -22,6 +22,7 @@ from eventsync.errors import Conflict, NotFound, RateLimited, TooLarge, VersionM
 from eventsync.mongodb.client import Client
 from eventsync.nodestorage import (
     Author,
+    Condition,
     Create,
     Delete,
     Idempotency,
@@ -96,7 +97,9 @@ async def test_an_error_is_not_recorded(storage: NodeStorage, author: Author, ou
         await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=KEY)
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     with pytest.raises(VersionMismatch):
-        await storage.find_one_and_update("orders", 1, increment, 7, author=author, idempotency=KEY)
+        await storage.find_one_and_update(
+            "orders", 1, increment, Condition.at_version(7), author=author, idempotency=KEY
+        )
     with pytest.raises(Conflict):
         await storage.create("orders", {"_id": 1}, author=author, idempotency=KEY)
     assert await outside.operations.count_documents({}) == 0
@@ -131,24 +134,24 @@ async def test_of_requests_at_the_same_time_one_writes(storage: NodeStorage, aut
     )
 
 
-@pytest.mark.parametrize("expected", [None, 1])
+@pytest.mark.parametrize("condition", [None, Condition.at_version(1)])
 async def test_what_is_missing_because_the_same_request_has_deleted_it_is_no_error(
-    storage: NodeStorage, author: Author, monkeypatch: pytest.MonkeyPatch, expected: int | None
+    storage: NodeStorage, author: Author, monkeypatch: pytest.MonkeyPatch, condition: Condition | None
 ) -> None:
     """As where a transaction looked for a record while there was no collection of them, and for the document later."""
     await storage.create("orders", {"_id": 1, "n": 0}, author=author)
-    gone = await storage.delete("orders", 1, author=author, idempotency=KEY, expected_version=expected)
+    gone = await storage.delete("orders", 1, author=author, idempotency=KEY, condition=condition)
     find = IdempotencyRecords.find
 
     async def too_early(self: IdempotencyRecords, key: Idempotency, session: Any = None) -> Any:
         return None if session is not None else await find(self, key)
 
     monkeypatch.setattr(IdempotencyRecords, "find", too_early)
-    again = await storage.delete("orders", 1, author=author, idempotency=KEY, expected_version=expected)
+    again = await storage.delete("orders", 1, author=author, idempotency=KEY, condition=condition)
     assert again == as_replayed(gone)
     other = Idempotency("key-2", "fingerprint")
     with pytest.raises((NotFound, VersionMismatch)):
-        await storage.delete("orders", 1, author=author, idempotency=other, expected_version=expected)
+        await storage.delete("orders", 1, author=author, idempotency=other, condition=condition)
 
 
 # The driver leaves the socket of a connection attempt that was cut off to the garbage collector.

@@ -90,7 +90,7 @@ async def test_a_write_behind_our_back_is_not_lost(
 async def test_both_drivers_see_a_write_behind_our_back(storage: NodeStorage, meanwhile: Any, author: Author) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     edit = interrupted(increment, *[lambda: meanwhile.update_one({"_id": 1}, {"$inc": {"n": 10}})] * 3)
-    result = await storage.find_one_and_update("orders", 1, edit, 1, author=author)
+    result = await storage.find_one_and_update("orders", 1, edit, Condition.at_version(1), author=author)
     # Others don't count versions, so the expected one was there all the time.
     assert (result.document, result.version) == ({"_id": 1, "n": 32}, 2)
 
@@ -101,12 +101,16 @@ async def test_an_expected_version_is_tried_once(plain: NodeStorage, meanwhile: 
     calls: list[None] = []
     edit = interrupted(increment, lambda: calls.append(meanwhile.update_one({"_id": 1}, bump) and None))
     with pytest.raises(VersionMismatch) as failure:
-        await plain.find_one_and_update("orders", 1, edit, 1, author=author)
+        await plain.find_one_and_update("orders", 1, edit, Condition.at_version(1), author=author)
     assert failure.value.current == 2
     assert len(calls) == 1
     with pytest.raises(VersionMismatch) as failure:
         await plain.find_one_and_update(
-            "orders", 1, interrupted(increment, lambda: meanwhile.delete_one({"_id": 1})), 2, author=author
+            "orders",
+            1,
+            interrupted(increment, lambda: meanwhile.delete_one({"_id": 1})),
+            Condition.at_version(2),
+            author=author,
         )
     assert failure.value.current is None
 
@@ -173,7 +177,7 @@ async def test_of_creations_at_the_same_time_one_succeeds(storage: NodeStorage) 
     results = await asyncio.gather(
         *(storage.create("orders", {"_id": 1}, author=Author.new("tester")) for _ in range(10)),
         *(
-            storage.replace("orders", 1, {}, upsert=True, must_be_absent=True, author=Author.new("tester"))
+            storage.replace("orders", 1, {}, Condition.absent(), upsert=True, author=Author.new("tester"))
             for _ in range(10)
         ),
         return_exceptions=True,

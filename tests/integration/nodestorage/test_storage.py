@@ -11,7 +11,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.values.extended_json import Document, same
 from eventsync.errors import Conflict, EventsyncError, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
-from eventsync.nodestorage import Author, JsonDocument, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
+from eventsync.nodestorage import Author, Condition, JsonDocument, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
 
 ID = ObjectId("65a000000000000000000001")
 
@@ -66,7 +66,7 @@ async def test_update_with_patches(storage: NodeStorage, author: Author, stored:
     patch = JsonPatch([{"op": "replace", "path": "/n", "value": 2}, {"op": "test", "path": "/_id", "value": "a"}])
     await storage.find_one_and_update("orders", "a", patch, author=author)
     merge = MergePatch({"when": {"$date": "2026-11-23T05:22:46Z"}, "x": {"y": None, "z": 1}})
-    result = await storage.find_one_and_update("orders", "a", merge, 2, author=author)
+    result = await storage.find_one_and_update("orders", "a", merge, Condition.at_version(2), author=author)
     assert result.version == 3
     document = await stored("orders", "a")
     assert same(document["n"], Int64(2))
@@ -97,7 +97,9 @@ async def test_a_document_of_others_is_version_zero(
         node = await storage.get("orders", id_value)
         assert node is not None
         assert node.version == 0
-        result = await storage.find_one_and_update("orders", id_value, increment, 0, author=author)
+        result = await storage.find_one_and_update(
+            "orders", id_value, increment, Condition.at_version(0), author=author
+        )
         assert result.version == 1
         assert same(await stored("orders", id_value), {"_id": id_value, "n": 2, "_sync": stamp(1)})
 
@@ -109,25 +111,25 @@ async def test_replace(storage: NodeStorage, author: Author, stored: Any) -> Non
     assert (made.version, made.created, made.patch) == (1, True, [])
     # What GET gave, sent back: a plain number keeps the type of the one that it replaces.
     sent = JsonDocument({"_id": 1, "n": 6})
-    result = await storage.replace("orders", 1, sent, 1, upsert=True, author=author)
+    result = await storage.replace("orders", 1, sent, Condition.at_version(1), upsert=True, author=author)
     assert (result.version, result.created) == (2, False)
     assert same(await stored("orders", 1), {"_id": 1, "n": Int64(6), "_sync": stamp(2)})
     # What a program gives is taken as it is.
-    await storage.replace("orders", 1, {"_id": 1, "n": 6}, 2, upsert=True, author=author)
+    await storage.replace("orders", 1, {"_id": 1, "n": 6}, Condition.at_version(2), upsert=True, author=author)
     assert same(await stored("orders", 1), {"_id": 1, "n": 6, "_sync": stamp(3)})
 
 
 async def test_replace_conditions(storage: NodeStorage, author: Author) -> None:
-    made = await storage.replace("orders", 1, {"n": 1}, upsert=False, must_be_absent=True, author=author)
+    made = await storage.replace("orders", 1, {"n": 1}, Condition.absent(), upsert=True, author=author)
     assert made.created
     with pytest.raises(VersionMismatch) as failure:
-        await storage.replace("orders", 1, {"n": 2}, upsert=True, must_be_absent=True, author=author)
+        await storage.replace("orders", 1, {"n": 2}, Condition.absent(), upsert=True, author=author)
     assert failure.value.current == 1
     with pytest.raises(VersionMismatch) as failure:
-        await storage.replace("orders", 1, {"n": 2}, 7, upsert=True, author=author)
+        await storage.replace("orders", 1, {"n": 2}, Condition.at_version(7), upsert=True, author=author)
     assert failure.value.current == 1
     with pytest.raises(VersionMismatch) as failure:
-        await storage.replace("orders", 2, {"n": 2}, 7, upsert=True, author=author)
+        await storage.replace("orders", 2, {"n": 2}, Condition.at_version(7), upsert=True, author=author)
     assert failure.value.current is None
     with pytest.raises(Malformed):
         await storage.replace("orders", 1, {"_id": 2}, upsert=True, author=author)
@@ -136,15 +138,15 @@ async def test_replace_conditions(storage: NodeStorage, author: Author) -> None:
 async def test_delete_and_recreate(storage: NodeStorage, author: Author, stored: Any) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     with pytest.raises(VersionMismatch) as failure:
-        await storage.delete("orders", 1, 7, author=author)
+        await storage.delete("orders", 1, Condition.at_version(7), author=author)
     assert failure.value.current == 1
-    result = await storage.delete("orders", 1, 1, author=author)
+    result = await storage.delete("orders", 1, Condition.at_version(1), author=author)
     assert (result.id, result.version, result.document, result.patch) == ("int:1", 2, None, [])
     assert await stored("orders", 1) is None
     with pytest.raises(NotFound):
         await storage.delete("orders", 1, author=author)
     with pytest.raises(VersionMismatch) as failure:
-        await storage.delete("orders", 1, 1, author=author)
+        await storage.delete("orders", 1, Condition.at_version(1), author=author)
     assert failure.value.current is None
     assert (await storage.create("orders", {"_id": 1, "n": 1}, author=author)).version == 1
 
@@ -153,7 +155,7 @@ async def test_updating_what_is_absent(storage: NodeStorage, author: Author) -> 
     with pytest.raises(NotFound):
         await storage.find_one_and_update("orders", 1, increment, author=author)
     with pytest.raises(VersionMismatch) as failure:
-        await storage.find_one_and_update("orders", 1, increment, 3, author=author)
+        await storage.find_one_and_update("orders", 1, increment, Condition.at_version(3), author=author)
     assert failure.value.current is None
 
 

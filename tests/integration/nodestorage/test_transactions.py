@@ -11,6 +11,7 @@ from eventsync.domain.values.extended_json import Document
 from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
 from eventsync.nodestorage import (
     Author,
+    Condition,
     Create,
     Delete,
     JsonPatch,
@@ -28,7 +29,7 @@ async def test_several_collections_at_once(storage: NodeStorage, author: Author)
     await storage.create("stock", {"_id": "apple", "left": 5}, author=author)
     results = await storage.transact(
         [
-            Update("orders", 1, MergePatch({"n": 2}), 1),
+            Update("orders", 1, MergePatch({"n": 2}), Condition.at_version(1)),
             Update("stock", "apple", JsonPatch([{"op": "replace", "path": "/left", "value": 4}])),
             Create("audit", {"_id": "a", "what": "sold"}),
             Replace("orders", 2, {"n": 7}, upsert=True),
@@ -50,9 +51,9 @@ async def test_the_same_document_several_times(storage: NodeStorage, author: Aut
     results = await storage.transact(
         [
             Create("orders", {"_id": 1, "n": 1}),
-            Update("orders", 1, increment, 1),
-            Update("orders", 1, increment, 2),
-            Delete("orders", 1, 3),
+            Update("orders", 1, increment, Condition.at_version(1)),
+            Update("orders", 1, increment, Condition.at_version(2)),
+            Delete("orders", 1, Condition.at_version(3)),
             Create("orders", {"_id": 1, "n": 9}),
         ],
         author=author,
@@ -67,14 +68,14 @@ async def test_the_same_document_several_times(storage: NodeStorage, author: Aut
     ("last", "error"),
     [
         (Update("orders", 9, MergePatch({})), NotFound),
-        (Update("orders", 1, MergePatch({}), 7), VersionMismatch),
+        (Update("orders", 1, MergePatch({}), Condition.at_version(7)), VersionMismatch),
         (Update("orders", 1, JsonPatch([{"op": "remove", "path": "/x"}])), PatchFailed),
         (Update("orders", 1, JsonPatch([{"op": "remove", "path": "/_id"}])), Malformed),
         (Create("orders", {"_id": 1}), Conflict),
         (Create("orders", {"_sync": 1}), Malformed),
         (Delete("orders", 9), NotFound),
         (Replace("orders", 9, {}), NotFound),
-        (Replace("orders", 1, {}, must_be_absent=True), VersionMismatch),
+        (Replace("orders", 1, {}, Condition.absent(), upsert=True), VersionMismatch),
     ],
 )
 async def test_an_error_names_its_operation_and_nothing_is_written(

@@ -12,6 +12,7 @@ from eventsync.domain.stamp import Stamp
 from eventsync.errors import Malformed, NotFound, TooLarge, VersionMismatch
 from eventsync.nodestorage import (
     Author,
+    Condition,
     Create,
     Delete,
     JsonDocument,
@@ -83,7 +84,7 @@ def test_an_intent_makes_one_id_however_often_it_is_decided() -> None:
 
 
 def test_a_deletion_leaves_its_mark_first() -> None:
-    change = decided(Delete("c", 1, 4))
+    change = decided(Delete("c", 1, Condition.at_version(4)))
     assert change.write == Remove(Stamp(5, "operation-1", "tester", deleted=True))
     assert (change.result.version, change.result.document) == (5, None)
 
@@ -91,10 +92,10 @@ def test_a_deletion_leaves_its_mark_first() -> None:
 @pytest.mark.parametrize(
     "operation",
     [
-        Update("c", 1, MergePatch({}), 3),
-        Replace("c", 1, {}, 3),
-        Delete("c", 1, 3),
-        Replace("c", 1, {}, upsert=True, must_be_absent=True),
+        Update("c", 1, MergePatch({}), Condition.at_version(3)),
+        Replace("c", 1, {}, Condition.at_version(3)),
+        Delete("c", 1, Condition.at_version(3)),
+        Replace("c", 1, {}, Condition.absent(), upsert=True),
     ],
 )
 def test_other_versions_are_refused(operation: WriteOperation) -> None:
