@@ -20,6 +20,7 @@ from eventsync.logging import configure_logging
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.log.logs import NoLogYet
 from eventsync.stores.stores import Stores
 from eventsync.sync.service import SyncService
 
@@ -77,8 +78,7 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
     outcome: EventsyncError | _Enough | None = None
     async with connect(settings, "tail") as client:
         stores = Stores.of(client, settings)
-        if await stores.logs.current() is None:
-            raise Unavailable("there is no event log yet: is a worker running?")
+        await stores.logs.require()
         service = SyncService(stores, settings)
         async with asyncio.TaskGroup() as group:
             stop = asyncio.Event()
@@ -140,7 +140,7 @@ async def _afresh(service: SyncService, shape: Shape, refused: Position) -> Posi
 
 def _head(service: SyncService) -> Position:
     if service.window.log is None:
-        raise Unavailable("there is no event log yet: is a worker running?")
+        raise NoLogYet
     return Position(service.window.log, service.window.head)
 
 

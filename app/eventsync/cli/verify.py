@@ -55,9 +55,7 @@ async def prove(settings: Settings, asked: list[str]) -> Report:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with connect(settings, "verify") as client:
         stores = Stores.of(client, settings)
-        log = await stores.logs.current()
-        if log is None:
-            raise Unavailable("there is no event log yet: is a worker running?")
+        log = await stores.logs.require()
         names = await _names(stores, log, asked)
         with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:
             return await _Checks(stores, log, progress).run(names)

@@ -22,7 +22,7 @@ from eventsync.domain.plan import ResetReason
 from eventsync.domain.points import Point, Version
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.replay import DamagedEvents, State
-from eventsync.domain.shapes import Shape, not_tracked
+from eventsync.domain.shapes import Shape
 from eventsync.errors import BehindRetention, Malformed, NotFound, ResetRequired, Unavailable
 from eventsync.mongodb.clocks import wall_time
 from eventsync.mongodb.errors import translated
@@ -30,7 +30,7 @@ from eventsync.stores.history.instants import Instants
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
-from eventsync.stores.log.tracking import refused_collection
+from eventsync.stores.log.tracking import inactive
 from eventsync.stores.stores import Stores
 
 _PAGE = 500
@@ -127,16 +127,11 @@ class TimeTravel:
 
     async def kept(self, collection: str) -> RetainedRange:
         """What there is of a collection in the log in force."""
-        log = await self._stores.logs.current()
-        if log is None:
-            raise Unavailable("there is no event log yet: is a worker running?")
+        log = await self._stores.logs.require()
         tracked = {item.name: item for item in await self._stores.tracking.read()}.get(collection)
-        if tracked is None:
-            raise not_tracked(collection)
-        if tracked.log is None and tracked.refused:
-            raise refused_collection(collection, tracked.refused)
-        if tracked.log != log.id:
-            raise Unavailable(f"the collection {collection!r} is about to be tracked: is a worker running?")
+        if tracked is None or tracked.log != log.id:
+            refused = tracked.refused if tracked is not None and tracked.log is None else None
+            raise inactive(collection, asked=tracked is not None, refused=refused)
         horizon = (await self._tiers.read(log.id)).horizon
         return RetainedRange(
             log.id, tracked.tracked_from, horizon, await self._oldest(log.id, collection, tracked.tracked_from)

@@ -60,6 +60,13 @@ class Checkpoint:
     """Why the events after this checkpoint are a repair that is not finished, if they are."""
 
 
+class NoLogYet(Unavailable):
+    """There is no event log before the first worker has run."""
+
+    def __init__(self, *, retry_after: float = 1.0) -> None:
+        super().__init__("there is no event log yet: is a worker running?", retry_after=retry_after)
+
+
 class LogLost(Unavailable):
     """The log can't be continued: another one has to begin."""
 
@@ -93,6 +100,13 @@ class LogStore:
         return Log(
             LogId(row["_id"]), int(row["number"]), str(cluster), str(reason), None if reset is None else str(reset)
         )
+
+    async def require(self) -> Log:
+        """Return the stream's newest log. Raises `NoLogYet` before the first worker has run."""
+        log = await self.current()
+        if log is None:
+            raise NoLogYet
+        return log
 
     async def former(self, current: Log) -> list[LogId]:
         """The logs before `current`, the newest of them first; what is left of older ones was removed long ago.

@@ -24,6 +24,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import check_collection, not_tracked
 from eventsync.errors import NotTracked, Unavailable
 from eventsync.mongodb.errors import translated
+from eventsync.stores.log.logs import NoLogYet
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,13 @@ class TrackingStore:
         ]
 
 
-def refused_collection(name: str, reason: str) -> NotTracked:
-    """Return the error for a collection that the sequencer has refused."""
-    return NotTracked(f"the collection {name!r} can't be tracked: {reason}")
+def inactive(name: str, *, asked: bool, refused: str | None) -> NotTracked | Unavailable:
+    """Return the error for a collection that is not active in the log."""
+    if refused:
+        return NotTracked(f"the collection {name!r} can't be tracked: {refused}")
+    if asked:
+        return Unavailable(f"the collection {name!r} is about to be tracked: is a worker running?")
+    return not_tracked(name)
 
 
 class Tracking:
@@ -193,12 +198,9 @@ class Tracking:
         if (tracked_from := self._tracked_from.get(check_collection(name))) is None:
             if not self._known:
                 raise Unavailable("which collections are tracked is not known yet: MongoDB was not reached")
-            if reason := self._refused.get(name):
-                raise refused_collection(name, reason)
-            if name in self._asked:
-                raise Unavailable(f"the collection {name!r} is about to be tracked: is a worker running?")
-            if not self._begun:
-                # The first worker brings the collections of its settings along.
-                raise Unavailable("there is no event log yet: is a worker running?")
-            raise not_tracked(name)
+            asked = name in self._asked
+            if not asked and not self._begun:
+                # The first worker tracks the collections of its settings.
+                raise NoLogYet
+            raise inactive(name, asked=asked, refused=self._refused.get(name))
         return tracked_from

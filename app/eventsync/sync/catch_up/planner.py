@@ -25,6 +25,7 @@ from eventsync.domain.plan import (
 from eventsync.domain.positions import START, LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
+from eventsync.stores.log.logs import NoLogYet
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.snapshots.store import StoredSnapshot
@@ -73,7 +74,7 @@ class Planner:
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         if self._window.log is None:
-            raise Unavailable("there is no event log yet: is a worker running?", retry_after=2.0)
+            raise NoLogYet(retry_after=2.0)
         if self._window.suspended is not None:
             raise Unavailable(self._window.suspended, retry_after=2.0)
         return self._window.log
