@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
 
 from bson.errors import BSONError
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -15,7 +17,6 @@ from eventsync.errors import Conflict, EventsyncError, NotFound, PatchFailed, Ra
 from eventsync.mongodb.errors import refusal, translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.document_locks import DocumentLocks
 from eventsync.nodestorage.documents import Collections, Found
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite
@@ -42,7 +43,7 @@ class OperationWriter:
         self._transactions = transactions
         self._policy = policy
         self._decider = decider
-        self._turns = DocumentLocks()
+        self._document_locks = DocumentLocks()
 
     async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """One operation."""
@@ -50,7 +51,7 @@ class OperationWriter:
         intent = decision.intent
         with translated_write(_doing(intent)):
             if idempotency is None and not intent.transacts:
-                async with self._turns.of(_name(intent), within=self._policy.deadline):
+                async with self._document_locks.of(_name(intent), within=self._policy.deadline):
                     return await retried(lambda: self._alone(decision, author), self._policy)
             [result] = await self._together([decision], author, idempotency)
             return result
@@ -126,6 +127,31 @@ class OperationWriter:
         with _refused(intent), _lost_if_taken(intent):
             await documents.write(change, raw, session)
         return change.result
+
+
+class DocumentLocks:
+    """A lock per document, which exists only while a writer holds it or waits for it.
+
+    Writers in one process take turns instead of racing each other. This saves work and makes waiting fair, but decides
+    nothing: MongoDB decides races with other processes.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def of(self, document: str, *, within: float) -> AsyncIterator[None]:
+        """Hold the lock of `document`. Raises `Conflict` after `within` seconds of waiting."""
+        lock = self._locks.setdefault(document, asyncio.Lock())
+        try:
+            async with asyncio.timeout(within):
+                await lock.acquire()
+        except TimeoutError as error:
+            raise Conflict(f"other writers of {document} took longer than {within:g} s; try again later") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class _Budget:

@@ -16,6 +16,7 @@ from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.clients.state_vectors import VectorStore
 from eventsync.stores.history.comparison import Comparison
 from eventsync.stores.history.history import History
+from eventsync.stores.history.instants import Instants
 from eventsync.stores.history.log_state import LogState
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.gap_check import GapCheck
@@ -62,6 +63,7 @@ class Stores:
     history: History
     state: LogState
     comparison: Comparison
+    instants: Instants
     tiers: TierStore
     squashed: Squashed
     estimates: Estimates
@@ -87,6 +89,7 @@ class Stores:
         hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
         counters = Counters(log)
         tiered = TieredEvents(hot, archive.reader, tiers)
+        events = EventStore(log, tiered)
         history = History(hot, archive, tiered, tiers, counters)
         snapshots = SnapshotReader(data, logs, offload)
         stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
@@ -96,7 +99,7 @@ class Stores:
         return cls(
             data,
             log,
-            EventStore(log, tiered),
+            events,
             logs,
             LeaseStore(log),
             tracking,
@@ -105,6 +108,7 @@ class Stores:
             history,
             state,
             Comparison(snapshots, state),
+            Instants(log, events, tiers, archive.reader),
             tiers,
             squashed,
             Estimates(data, log),

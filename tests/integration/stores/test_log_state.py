@@ -7,6 +7,7 @@ import pytest
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
+from eventsync.domain.encoded_state import decoded
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import State
@@ -37,7 +38,7 @@ def assert_same(said: dict[IdText, State], model: dict[IdText, State]) -> None:
 
 async def test_without_a_stored_snapshot_there_is_no_state(stores: Stores) -> None:
     with pytest.raises(NoBase, match="no stored snapshot of docs"):
-        await stores.state.documents(LOG, "docs", [IdText("a")], Seq(5))
+        await stores.state.document(LOG, "docs", IdText("a"), Seq(5))
     with pytest.raises(NoBase):
         await state_of(stores, LOG, "docs", Seq(5))
 
@@ -83,7 +84,8 @@ async def test_after_any_history_it_is_the_collection_at_every_position(
     for checkpoint, model in models.items():
         assert_same(await state_of(stores, log, "docs", checkpoint.seq), model)
         ids = [*model, IdText("nobody")]
-        assert_same(await stores.state.documents(log, "docs", ids, checkpoint.seq), model | {IdText("nobody"): None})
+        states = {text: decoded(await stores.state.document(log, "docs", text, checkpoint.seq)) for text in ids}
+        assert_same(states, model | {IdText("nobody"): None})
 
 
 async def test_at_positions_between_checkpoints_it_is_the_log_replayed(stores: Stores, settings: Settings) -> None:

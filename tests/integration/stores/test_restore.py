@@ -27,9 +27,8 @@ from eventsync.settings import Settings
 from eventsync.stores.history import restore, restore_target
 from eventsync.stores.history.differing import same_state
 from eventsync.stores.history.log_state import NoBase
-from eventsync.stores.history.restore import Restore, Restored
+from eventsync.stores.history.restore import Restore, Restored, Restores
 from eventsync.stores.history.restore_target import stored_id
-from eventsync.stores.history.restores import Restores
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores

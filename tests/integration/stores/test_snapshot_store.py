@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +15,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.values.extended_json import Document, same
 from eventsync.errors import NotFound, Unavailable
-from eventsync.stores.snapshots.rows import Row
+from eventsync.stores.snapshots.rows import Row, read_row
 from eventsync.stores.snapshots.store import SnapshotStore, StoredSnapshot
 from eventsync.stores.stores import Stores
 from support.documents import LEAVES
@@ -64,7 +63,7 @@ async def test_what_is_stored_reads_back_exactly_and_in_order(stored: SnapshotSt
 async def test_the_rows_of_some_documents(stored: SnapshotStore) -> None:
     made = await stored.write(LOG, "docs", Seq(9), TIME, told({"_id": n, "t": "x" * 40} for n in range(100)))
     ids = [IdText(text) for text in ("int:99", "int:0", "nobody", "int:50")]
-    found = [row async for row in stored.rows_of(made, ids)]
+    found = [read_row(made.id, *line) async for line in stored.lines_of(made, ids)]
     assert [(row[0], row[2]["_id"]) for row in found] == [("int:0", 0), ("int:50", 50), ("int:99", 99)]
     assert await stored.holds(made, ids) == {"int:0", "int:50", "int:99"}
 
@@ -183,6 +182,5 @@ async def test_a_chunk_that_is_missing_is_named(stored: SnapshotStore, stores: S
 async def test_an_id_that_is_not_its_rows(stored: SnapshotStore, stores: Stores) -> None:
     made = await stored.write(LOG, "docs", Seq(9), TIME, told([{"_id": "a"}, {"_id": "b"}]))
     await stores.log["snapshot_chunks"].update_one({}, {"$set": {"ids": ["a", "c"]}})
-    async with aclosing(stored.rows_of(made, [IdText("c")])) as found:
-        with pytest.raises(Damaged, match="has the row of b for c"):
-            await anext(found)
+    with pytest.raises(Damaged, match="has the row of b for c"):
+        [read_row(made.id, *line) async for line in stored.lines_of(made, [IdText("c")])]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bson.timestamp import Timestamp
 
+from eventsync.domain.encoded_state import decoded
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
@@ -215,9 +216,8 @@ async def test_a_documents_snapshot_is_its_own_and_no_collections(
     assert await stores.stored.nearest(log, shape, Seq(3)) == collection
     assert await stores.stored.nearest(log, Shape("docs", IdText("int:4")), Seq(9)) == collection
     # The events up to 4 can't be read: the state comes from the document's own snapshot.
-    assert await stores.state.documents(log, "docs", [shape.id or IdText("")], Seq(4)) == {"int:3": rows[0][1:]}
-    nobody = await stores.state.documents(log, "docs", [IdText("nobody")], Seq(4))
-    assert nobody == {"nobody": None}
+    assert decoded(await stores.state.document(log, "docs", shape.id or IdText(""), Seq(4))) == rows[0][1:]
+    assert await stores.state.document(log, "docs", IdText("nobody"), Seq(4)) is None
 
 
 # --- retirement -----------------------------------------------------------------------------------------------------
@@ -332,23 +332,23 @@ async def test_a_reading_whose_snapshot_is_retired_meanwhile_takes_another(
     grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its chunks gone, the snapshot would seem to be without the documents."""
-    rows_of = stores.stored.rows_of
+    lines_of = stores.stored.lines_of
     # Only the newest is there, and it is about something else: all comes from snapshots.
     await stores.log["events"].delete_many({"_id.n": {"$lt": 5}})
     await stores.log["events"].update_one({"_id.n": 5}, {"$set": {"c": "elsewhere"}})
     removed: list[str] = []
 
     def raced(snapshot: Any, ids: Any) -> Any:
-        async def rows() -> Any:
+        async def lines() -> Any:
             if not removed:
                 removed.append(snapshot.id)
                 await stores.stored.remove(snapshot.id)
-            async for row in rows_of(snapshot, ids):
-                yield row
+            async for line in lines_of(snapshot, ids):
+                yield line
 
-        return rows()
+        return lines()
 
-    monkeypatch.setattr(stores.stored, "rows_of", raced)
-    found = await stores.state.documents(grown, "docs", [IdText("int:1"), IdText("int:2")], Seq(5))
+    monkeypatch.setattr(stores.stored, "lines_of", raced)
+    state = await stores.state.document(grown, "docs", IdText("int:1"), Seq(5))
     assert removed
-    assert found[IdText("int:1")] == (0, {"_id": 1, "t": "x" * 100})
+    assert decoded(state) == (0, {"_id": 1, "t": "x" * 100})

@@ -18,7 +18,6 @@ from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
 from eventsync.stores.archive.witness import Witness, read_witness, record_witness
-from eventsync.stores.history.instants import Instants
 from eventsync.stores.stores import ARCHIVING, Stores
 from eventsync_workers.jobs.job import Job
 from eventsync_workers.jobs.safety import removable
@@ -40,7 +39,6 @@ class Archiver(Job):
         self._witnessed: tuple[LogId, Witness | None] | None = None
         self._settings = settings
         self._limits = Limits(settings.segment_events, settings.segment_bytes, settings.segment_block_bytes)
-        self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
 
     async def look(self) -> None:
         """One look: finish what was begun, then seal whole segments until there is none to fill."""
@@ -132,7 +130,7 @@ class Archiver(Job):
         if tail is None:
             return after
         aged = datetime.now(UTC) - timedelta(seconds=self._settings.hot_age)
-        old = await self._instants.newest(name, aged, tail.seq)
+        old = await self._stores.instants.newest(name, aged, tail.seq)
         target = wanted(tail.seq, old, Bounds(self._settings.hot_events))
         last = await removable(self._stores, name, target, self.step)
         return last if last > after and await self._fills(name, after, last) else after

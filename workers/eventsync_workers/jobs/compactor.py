@@ -18,7 +18,6 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
 from eventsync.stores.archive.witness import forget_witness
-from eventsync.stores.history.instants import Instants
 from eventsync.stores.stats.counters import BLOCK
 from eventsync.stores.stores import COMPACTING, Stores
 from eventsync_workers.jobs.job import Job
@@ -45,7 +44,6 @@ class Compactor(Job):
         self._pause = _PAUSE * settings.checkpoint_interval
         self._stores = stores
         self._settings = settings
-        self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
         self._swept = 0.0
 
     async def look(self) -> None:
@@ -89,7 +87,7 @@ class Compactor(Job):
         aged = Seq(0)
         if self._settings.retention_age:
             old = datetime.now(UTC) - timedelta(seconds=self._settings.retention_age)
-            aged = await self._instants.newest(name, old, tail.seq)
+            aged = await self._stores.instants.newest(name, old, tail.seq)
         return wanted(tail.seq, aged, bounds, sealed)
 
     async def _give_up(self, name: LogId, archived_up_to: Seq, up_to: Seq) -> None:

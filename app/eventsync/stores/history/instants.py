@@ -7,7 +7,7 @@ is found by bisection over the numbers, which have no gap; within it the events'
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from bson.timestamp import Timestamp
 from pymongo import DESCENDING
@@ -19,19 +19,12 @@ from eventsync.domain.events import timestamp
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
+from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.stored_event import said
 from eventsync.stores.log.tiers import TierStore
 
 _BATCH = 100
-
-
-class ArchivedInstants(Protocol):
-    """Answers for the events that are no longer in MongoDB; `eventsync.stores.archive.segment_reader` does."""
-
-    async def newest_at(self, log: LogId, at: datetime) -> Seq | None:
-        """The newest of them at that instant, None where there is none."""
-        ...
 
 
 class _Moved(Exception):
@@ -42,12 +35,12 @@ class Instants:
     """Looks up instants that are over: about thirty reads of one row each, however long the log is."""
 
     def __init__(
-        self, database: AsyncDatabase[Any], events: EventStore, tiers: TierStore, sealed: ArchivedInstants
+        self, database: AsyncDatabase[Any], events: EventStore, tiers: TierStore, segments: SegmentReader
     ) -> None:
         self._rows: AsyncCollection[Any] = database["events"]
         self._events = events
         self._tiers = tiers
-        self._sealed = sealed
+        self._segments = segments
 
     async def newest(self, log: LogId, at: datetime, head: Seq) -> Seq:
         """The newest event up to `head` whose cluster time's second and whose commit time are not after `at`.
@@ -64,7 +57,7 @@ class Instants:
                 return found
             before, archived_up_to = archived_up_to, (await self._tiers.read(log)).archived_up_to
             if archived_up_to == before:
-                return (await self._sealed.newest_at(log, at) if archived_up_to else None) or Seq(0)
+                return (await self._segments.newest_at(log, at) if archived_up_to else None) or Seq(0)
 
     async def _within(self, log: LogId, at: datetime, low: Seq, high: Seq) -> Seq | None:
         """The newest one of the events in MongoDB, `low < seq <= high`."""

@@ -86,13 +86,6 @@ class LogState:
         tracked = [item for item in await self._tracking.read() if item.log == found.log]
         return all(item.tells(found.seq, found.time) for item in tracked if item.name == found.collection)
 
-    async def documents(self, log: LogId, collection: str, ids: Sequence[IdText], up_to: Seq) -> dict[IdText, State]:
-        """What each of these documents is at `up_to`: (version, document without `_sync`), or None where it is not.
-
-        Raises `NoBase`, `Damaged` and `Unavailable`. Holds all of the answer: ask for bounded batches.
-        """
-        return await self._from_base(log, collection, ids, up_to, lambda base: self._states(base, ids, up_to))
-
     async def document(self, log: LogId, collection: str, text: IdText, up_to: Seq) -> EncodedState:
         """Return one document as it is at `up_to`, encoded. Raises as `documents`. Holds few of its events at a
         time.
@@ -161,20 +154,12 @@ class LogState:
         await self._snapshots.check(own)
         return own
 
-    async def _states(self, base: StoredSnapshot, ids: Sequence[IdText], up_to: Seq) -> dict[IdText, State]:
-        states: dict[IdText, State] = dict.fromkeys(ids)
-        async with aclosing(self._snapshots.rows_of(base, list(states))) as rows:
-            async for text, version, document in rows:
-                states[text] = (version, document)
-        await self._replay(base, states, up_to)
-        return states
-
     async def differing(
         self, log: LogId, collection: str, there: Mapping[IdText, bytes], up_to: Seq
     ) -> list[EncodedDifference]:
         """Compare documents of the collection, as BSON, with what the log says of them at `up_to`.
 
-        Raises as `documents`. Hold a bounded number of them.
+        Raises as `document`. Pass a bounded number of them.
         """
         ids = list(there)
         return await self._from_base(log, collection, ids, up_to, lambda base: self._differing(base, there, up_to))
@@ -249,7 +234,7 @@ class LogState:
     async def walk(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[list[Row]]:
         """The whole collection at `up_to`, in batches: every document that then exists, exactly once.
 
-        First what is in the snapshot, in id order, then what was created after it. Raises like `documents`.
+        First what is in the snapshot, in id order, then what was created after it. Raises as `document`.
         """
         async with self._held(log, collection, up_to) as (base, pin), aclosing(self._walk(base, up_to)) as batches:
             async for batch in batches:

@@ -26,7 +26,6 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import BehindRetention, Malformed, NotFound, ResetRequired, Unavailable
 from eventsync.mongodb.clocks import wall_time
 from eventsync.mongodb.errors import translated
-from eventsync.stores.history.instants import Instants
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
@@ -94,7 +93,6 @@ class TimeTravel:
         self._known: LRUCache[tuple[RetainedRange, Shape, Seq], EncodedState] = LRUCache(cache_bytes, _cost)
         self._stores = stores
         self._tiers = stores.tiers
-        self._instants = Instants(stores.log, stores.events, stores.tiers, stores.archive.reader)
         self._events: AsyncCollection[Any] = stores.log["events"]
         self._snapshots: AsyncCollection[Any] = stores.log["snapshots"]
 
@@ -160,7 +158,7 @@ class TimeTravel:
     async def _at(self, kept: RetainedRange, what: str, at: datetime, head: Seq) -> Seq:
         await self._check_over(kept.log, at)
         second = int(at.timestamp())
-        seq = await self._instants.newest(kept.log, at, head) if second > 0 else Seq(0)
+        seq = await self._stores.instants.newest(kept.log, at, head) if second > 0 else Seq(0)
         # What was before a collection was tracked is not known, although no event of it tells the two apart.
         began = kept.snapshot[1].time if kept.snapshot and kept.snapshot[0] == kept.tracked else None
         if seq < kept.tracked or (seq == kept.tracked and (began is None or second <= began)):

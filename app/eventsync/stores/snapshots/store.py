@@ -143,7 +143,7 @@ class SnapshotStore:
     # --- reading --------------------------------------------------------------------------------------------------
 
     async def check(self, snapshot: StoredSnapshot) -> None:
-        """Raises `Damaged`, which names the chunk, where one is missing: to `rows_of` it would seem to be empty."""
+        """Raises `Damaged`, which names the chunk, where one is missing: to `lines_of` it would seem to be empty."""
         missing = set(range(snapshot.chunks)) - await self._chunks.numbers(snapshot.id)
         if missing:
             raise Damaged(f"chunk {min(missing)} of snapshot {snapshot.id} is missing, or a part of it")
@@ -164,14 +164,8 @@ class SnapshotStore:
         if count != snapshot.documents:
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
 
-    async def rows_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[Row]:
-        """The rows of those of `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
-        async with aclosing(self.lines_of(snapshot, ids)) as lines:
-            async for line in lines:
-                yield read_row(snapshot.id, *line)
-
     async def lines_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[StoredLine]:
-        """The same as they are stored. Raises `Damaged`, which names the chunk."""
+        """Yield the rows of those of `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
         wanted = frozenset(ids)
         async for number, _ in self._chunks.holding(snapshot.id, ids):
             chunk = await self._chunks.read(snapshot.id, number)

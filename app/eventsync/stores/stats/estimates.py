@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from bson.int64 import Int64
@@ -15,7 +17,6 @@ from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.errors import translated
-from eventsync.stores.stats.distinct import distinct
 
 MOST_EVENTS = 1000
 """Events of one document are counted so far; with more, its present state is the better answer anyway."""
@@ -75,3 +76,17 @@ class Estimates:
 def _sample(count: int) -> int:
     # n of them, drawn at random from d equally frequent documents, meet about n² / 2d of them twice.
     return max(_LEAST_SAMPLE, min(_MOST_SAMPLE, math.isqrt(_PAIRS * count)))
+
+
+def distinct(sample: Iterable[Hashable], population: float) -> int:
+    """Estimate the number of distinct values in a population of this size from a random `sample` of it.
+
+    The estimate is at least the number in the sample and, beyond that, at most the population. Many values that occur
+    only once in the sample mean many that it missed.
+
+    Source: A. Chao, Nonparametric Estimation of the Number of Classes in a Population, 1984 (bias-corrected form).
+    """
+    times = Counter(sample)
+    once, twice = (sum(count == number for count in times.values()) for number in (1, 2))
+    unseen = once * (once - 1) / (2 * (twice + 1))
+    return max(len(times), int(min(population, len(times) + unseen)))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from eventsync.errors import Conflict
-from eventsync.nodestorage.document_locks import DocumentLocks
+from eventsync.nodestorage.writer import DocumentLocks
 
 
 async def test_turns_come_in_order() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from eventsync.stores.stats.distinct import distinct
+from eventsync.stores.stats.estimates import distinct
 
 
 def test_nothing_is_nothing() -> None:
