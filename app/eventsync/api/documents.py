@@ -49,7 +49,7 @@ async def listing(request: Request) -> Response:
         after=cursor.after,
         skip=cursor.skip,
         limit=limit,
-        most_bytes=services.settings.page_bytes,
+        max_bytes=services.settings.page_bytes,
         encoded=True,
     )
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}

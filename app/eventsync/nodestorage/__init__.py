@@ -1,23 +1,26 @@
-"""Versioned writes of the user's documents, each with the exact difference that it made.
+"""Versioned writes of the user's documents. Each result carries the exact difference that the write made.
 
-A write reads the document, decides what it becomes (`intent`, pure), and writes the smallest `$set` / `$unset` that
-gets it there, together with `_sync: {v, op, by}`: one `find` and one `findAndModify`, and no write at all where nothing
-changes. The filter names the version that was read and compares the whole document (`documents`), so neither another
-API write nor a write behind the API's back can be overwritten unseen. A lost race is read and decided again, with
-jittered waits, within `WritePolicy`'s bounds (`retry`); a caller that gave a `condition` gets `VersionMismatch` as
-soon as the document does not satisfy it. Writers in the same process don't even race: they take turns,
-document by document (`turns`).
+A write takes one `find` and one `findAndModify`. It reads the document, decides the new state (`intent`, pure), and
+sends the smallest `$set` / `$unset` that produces it, together with `_sync: {v, op, by}`. A write that changes nothing
+sends nothing. The filter names the version that was read and compares the whole document (`documents`). So a write
+never overwrites a change that it has not read, whether that change came through the API or not.
 
-Four kinds of write run in a MongoDB transaction (`transactions`), which then is what keeps races out: several
-operations at once (`transact`), all writes with an idempotency key (its record commits with the write, see
-`idempotency`), deletes (a last update stamps the document, so that the change stream tells who deleted it, in which
-operation), and documents that a filter can't compare well: over 256 KiB, or in a collection with a collation.
+After a lost race the document is read and decided again, with jittered waits, within the bounds of `WritePolicy`
+(`retry`). A write with a `condition` raises `VersionMismatch` as soon as the document does not satisfy it. Writers in
+one process do not race: they take turns for each document (`writer.DocumentLocks`).
 
-"The same document" is MongoDB's own equality: an outside write that changes nothing but the type of a number (5 to
-5.0), in the milliseconds between our read and our write, to a field that our write sets too, is not noticed.
+Four kinds of write run in a MongoDB transaction (`transactions`), which excludes races:
 
-Everything is read and written with majority concern, whatever the given database object says. PyMongo's async API and
-Motor both work: only calls that they share are used.
+- several operations at once (`transact`);
+- a write with an idempotency key, because its record commits with the write (`idempotency`);
+- a delete, because it first stamps the document, so that the change stream shows the author and the operation;
+- a document that a filter compares badly: one over 256 KiB, or in a collection with a collation.
+
+Documents are compared by MongoDB's equality. One outside write goes unnoticed: a write between our read and our write
+that changes only the type of a number (5 to 5.0), in a field that our write sets too.
+
+All reads and writes use majority concern, whatever the given database object says. The package uses only calls that
+PyMongo's async API and Motor share, so both work.
 """
 
 from eventsync.domain.condition import Condition

@@ -1,4 +1,4 @@
-"""Who writes, and in which operation."""
+"""The author of a write."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """The principal `by`, and the operation id that the stored document and its event carry."""
+    """The principal `by`, and the id of the operation, which the stored document and its event carry."""
 
     by: str
     op_id: str
 
     @classmethod
     def new(cls, by: str) -> Author:
-        """A new operation of `by`."""
+        """Return the author of a new operation of `by`."""
         return cls(by, uuid.uuid4().hex)

@@ -1,6 +1,6 @@
-"""Deciding what a write becomes: at once where that is little work, and in a helper process where it is much.
+"""Decisions about writes: small ones on the event loop, large ones in a helper process.
 
-What a helper decides comes back encoded: documents to write as BSON, documents and patches to answer as JSON.
+A helper returns encoded values: documents to write as BSON, documents and patches to answer with as JSON.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
 
 TEXT_WEIGHT: Final = 8
-"""A byte of JSON, which is parsed, checked and converted, is as much work as this many bytes of a stored document."""
+"""Parsing, checking and converting one byte of JSON costs as much as reading this many bytes of a stored document."""
 
 _LOOP_STEPS: Final = 50_000
-"""Most work of one patch on the event loop, about 5 ms (see `domain.patches.step_budget`); a helper does what takes
-more.
+"""Most steps of one patch on the event loop, about 5 ms (see `domain.patches.step_budget`). A helper does longer
+ones.
 """
 
 _EMPTY: Final = 64
-"""Bytes that each document counts for besides its own."""
+"""The fixed cost of a document, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A checked operation that is to be decided. `size` is the work on its own JSON, in bytes."""
+    """A checked operation to decide. `size` is the work on its own JSON, in bytes."""
 
     intent: Intent
     operation: WriteOperation
@@ -45,7 +45,7 @@ class Decision:
 
 
 class Decider:
-    """Prepares and decides operations within `policy`. Raises what `intent_of` and `decide` do, and as `Offload`."""
+    """Prepares and decides operations within `policy`. Raises as `intent_of`, `Intent.decide` and `Offload`."""
 
     def __init__(self, policy: WritePolicy, offload: Offload) -> None:
         self._policy = policy
@@ -54,12 +54,12 @@ class Decider:
         self._offload = offload
 
     async def prepared(self, operation: WriteOperation, author: Author) -> Decision:
-        """Check an operation: all of it that does not depend on the stored document, or what can be seen at once."""
+        """Check an operation as far as it does not depend on the stored document. Large JSON is checked later."""
         size = TEXT_WEIGHT * text_bytes(operation)
         if not size:
             return Decision(intent_of(operation, self._short_of(operation)), operation, 0)
         if isinstance(operation, Create):
-            # Its id may be in the document, and nothing that is stored matters.
+            # The id may be in the document, and the stored document does not matter.
             new_id, packed = await self._offload.call(size, created, operation, self._policy, author)
             change = packed.unpacked()
             return Decision(Intent(operation.collection, new_id, lambda _, __: change, reads=False), operation, 0)
@@ -70,7 +70,7 @@ class Decider:
         return Decision(Intent(operation.collection, operation.id, decide), operation, size)
 
     async def decide(self, decision: Decision, stored: RawBSONDocument | None, author: Author) -> PlannedWrite:
-        """Decide what becomes of the stored document."""
+        """Return the write that `decision` makes of the stored document."""
         size = decision.size + (len(stored.raw) if stored is not None else 0) + _EMPTY
         if not decision.intent.reads or not is_portable(decision.operation):
             return decision.intent.decide(None if stored is None else node_of(stored), author)
@@ -106,7 +106,7 @@ class Decider:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A change that was decided elsewhere: `write` holds the BSON of what is to be written, or nothing."""
+    """A planned write from a helper process. `bson` holds the document or update to write, if there is one."""
 
     result: WriteResult
     kind: type[Insert | Modify] | None
@@ -125,7 +125,7 @@ class Packed:
         return cls(result, None, b"", write)
 
     def unpacked(self) -> PlannedWrite:
-        """Return the change. What it writes is not taken apart again."""
+        """Return the planned write. Its document or update stays encoded."""
         if self.kind is None:
             return PlannedWrite(self.result, self.remove)
         raw: Any = RawBSONDocument(self.bson, RAW_CODEC)
@@ -133,19 +133,19 @@ class Packed:
 
 
 def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any, Packed]:
-    """Return the id of a new document, and the change that makes it."""
+    """Return the id of a new document, and the write that creates it."""
     intent = intent_of(parsed(operation), policy)
     return intent.id, Packed.of(intent.decide(None, author))
 
 
 def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None, author: Author) -> Packed:
-    """Return what becomes of the document `stored`, in BSON."""
+    """Return the write that `operation` makes of the document `stored`, in BSON."""
     node = None if stored is None else node_of(RawBSONDocument(stored, RAW_CODEC))
     return Packed.of(intent_of(parsed(operation), policy).decide(node, author))
 
 
 def encoded_node(raw: bytes, tagged: bool) -> Node:
-    """Return a stored document with its JSON instead of its values, and its digest where that is wanted."""
+    """Return a stored document as a node whose document is a `JsonText`; `tagged` adds the digest."""
     node = node_of(RawBSONDocument(raw, RAW_CODEC))
     digest = digest_of(node.document) if tagged else ""
     return replace(node, document=JsonText(to_json(node.document)), digest=digest)

@@ -1,7 +1,7 @@
-"""Reading and writing single stored documents, so that no write is lost.
+"""Reads and writes of single stored documents that lose no write.
 
-A write goes to the document that was read, or nowhere. Within a transaction MongoDB sees to that. Outside of one the
-filter does: it compares the version, and, as writers who are not ours don't count versions, the whole document.
+A write succeeds only if the stored document is still the one that was read. In a transaction MongoDB ensures this.
+Otherwise the filter does: it compares the version and, because other writers do not count versions, the whole document.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ from eventsync.nodestorage.retry import Lost
 from eventsync.nodestorage.transactions import Session, durable
 
 GUARD_BYTES: Final = 256 * 1024
-"""Up to this size a document is compared by the filter. Beyond, a transaction costs less than sending it back."""
+"""The filter compares documents up to this size. For larger ones a transaction costs less than sending them back."""
 
 
 _LARGE: Final = 1024 * 1024
 _LARGE_AT_ONCE: Final = 4
-"""Reads of pages, and of single documents of a collection that is known to have larger ones than `_LARGE`, that are
-under way at a time. MongoDB answers with up to 16 MiB, and only what has come can be counted and refused.
+"""Most concurrent reads of pages, and of documents of a collection that has some larger than `_LARGE`.
+
+MongoDB answers with up to 16 MiB, and an answer can be counted and refused only after it has arrived.
 """
 
-_FOUND: Final = {"_id": False, "found": {"$literal": True}}
-"""The projection of a document that was written: nothing of its own, which the driver may not be able to decode."""
+_WRITTEN: Final = {"_id": False, "written": {"$literal": True}}
+"""The projection of a written document. It excludes all stored fields, because the driver may fail to decode them."""
 
 
 _DB_POINTER, _SYMBOL = 0x0C, 0x0E
 _DECODED_AS_OTHERS: Final = frozenset({_DB_POINTER, _SYMBOL})
-"""Deprecated types, which the driver reads as references and as text."""
+"""Deprecated types. The driver reads them as references and as text."""
 
 
 class Found(NamedTuple):
-    """A stored document, if there is one of that id.
+    """The stored document with an id, or None.
 
-    Else `twin` may be the id of one that MongoDB takes for the same, so that no document of the wanted id can be made:
-    a number of another type, or text that a collation takes for the same.
+    `twin` is the id of another document that MongoDB treats as equal to the requested one, and that so prevents an
+    insert: a number of another type, or text that is equal under the collation.
     """
 
     document: RawBSONDocument | None
@@ -64,22 +65,22 @@ class Documents:
     """One collection's documents."""
 
     def __init__(self, collection: Any, offload: Offload, large: asyncio.Semaphore) -> None:
-        """`large` is held by reads of much."""
+        """`large` limits concurrent reads of large documents."""
         self._offload = offload
         self._collection = durable(collection, RAW_CODEC)
         self._large = large
         self._has_large = False
         self._size = AnswerSize()
-        # Not raw: PyMongo adds labels to a write concern error in place, which a raw document does not allow.
+        # Not raw: PyMongo adds labels to a write concern error in place, and a raw document is immutable.
         self._written = durable(collection, CODEC)
         self._collated: bool | None = None
 
     async def read(self, id: Any, session: Session | None = None) -> RawBSONDocument | None:
-        """The stored document, or None."""
+        """Return the stored document, or None."""
         return (await self.find(id, session)).document
 
     async def find(self, id: Any, session: Session | None = None) -> Found:
-        """Return the stored document, or the one that stands in its place."""
+        """Return the stored document with this id, or the one that takes its place."""
         query = {"_id": query_of(id)}
         async with self._large if self._has_large else nullcontext():
             raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
@@ -90,36 +91,38 @@ class Documents:
         return Found(raw) if same_id(stored, id) else Found(None, twin=format_id(stored))
 
     async def page(
-        self, after: Any | None, limit: int, most_bytes: int, skip: int = 0
+        self, after: Any | None, limit: int, max_bytes: int, skip: int = 0
     ) -> tuple[list[RawBSONDocument], bool]:
-        """Documents behind the id `after` and `skip` more, in id order across all types, and whether there may be more.
+        """Return documents after the id `after`, in id order across all types, and whether there may be more.
 
-        At most `limit`, and none behind those that have `most_bytes`.
+        Skips the first `skip` of them. Stops at `limit` documents, or once they have `max_bytes`.
         """
-        # `$gt` outside of `$expr` would only find ids of the same type.
+        # Without `$expr`, `$gt` would only match ids of the same type.
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
-        found: list[RawBSONDocument] = []
+        raws: list[RawBSONDocument] = []
         size = 0
         async with self._large:
             query = self._collection.find(behind, batch_size=self._size.documents(limit + 1))
             async for raw in query.sort("_id", ASCENDING).skip(skip).limit(limit):
-                found.append(raw)
+                raws.append(raw)
                 size += len(raw.raw)
                 self._has_large = self._has_large or len(raw.raw) > _LARGE
                 need(DOCUMENT_WEIGHT * size)
-                if len(found) == limit or size >= most_bytes:
+                if len(raws) == limit or size >= max_bytes:
                     break
-        self._size.learn(len(raw.raw) for raw in found)
-        return found, len(found) == limit or size >= most_bytes
+        self._size.learn(len(raw.raw) for raw in raws)
+        return raws, len(raws) == limit or size >= max_bytes
 
     async def can_compare(self, raw: RawBSONDocument) -> bool:
-        """Whether a filter can tell `raw` from every other state of the document, at a bearable price."""
+        """Return True if a filter can distinguish `raw` from every other state of the document at an acceptable
+        cost.
+        """
         if self._collated is None:
             self._collated = await self._may_collate()
         return not self._collated and len(raw.raw) <= GUARD_BYTES
 
     async def _may_collate(self) -> bool:
-        """Return whether the collection has a collation; so it may where the user must not look."""
+        """Return True if the collection has a collation, or if the user may not read its options."""
         try:
             return "collation" in await self._collection.options()
         except OperationFailure as error:
@@ -128,7 +131,7 @@ class Documents:
             return True
 
     async def write(self, change: PlannedWrite, raw: RawBSONDocument | None, session: Session | None = None) -> None:
-        """Make the change that was decided on the stored document `raw`. Raises `Lost` where it is another now."""
+        """Write `change`, which was decided on the stored document `raw`. Raises `Lost` if that has changed since."""
         self._has_large = self._has_large or change.size > _LARGE
         if isinstance(change.write, Insert):
             await self._collection.insert_one(change.write.document, session=session)
@@ -143,31 +146,31 @@ class Documents:
         stamp = await self._offload.call(len(raw.raw), field_of, bytes(raw.raw), FIELD)
         unchanged = _unchanged(raw, stamp, compare=session is None)
         modified = await self._written.find_one_and_update(
-            unchanged, _sent(update, raw), projection=_FOUND, session=session
+            unchanged, _sent(update, raw), projection=_WRITTEN, session=session
         )
         if modified is None:
             raise Lost
 
 
 class Collections:
-    """The collections of a database, each made once: what is learnt about one is kept."""
+    """The collections of a database. Each `Documents` is made once and keeps its knowledge of the collection."""
 
     def __init__(self, database: Any, offload: Offload | None = None) -> None:
-        """`offload` looks through large documents; without it, that is done at once."""
+        """`offload` scans large documents; without it, they are scanned on the event loop."""
         self._database = database
         self._offload = offload or inline()
         self._known: dict[str, Documents] = {}
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     def of(self, name: str) -> Documents:
-        """The documents of the collection `name`."""
+        """Return the documents of the collection `name`."""
         if name not in self._known:
             self._known[name] = Documents(self._database[name], self._offload, self._large)
         return self._known[name]
 
 
 def _field(raw: RawBSONDocument, name: str) -> Any:
-    """Return a field of a stored document, or None. An object stays raw where all fields can be decoded."""
+    """Return a field of a stored document, or None. An object stays raw if all fields can be decoded."""
     if len(raw.raw) > SLICE:
         return field_of(raw.raw, name)
     try:
@@ -177,9 +180,9 @@ def _field(raw: RawBSONDocument, name: str) -> Any:
 
 
 def _exact_id(raw: RawBSONDocument) -> Any:
-    """Return the id such that a filter finds just this document."""
+    """Return the id in a form that a filter matches with this document only."""
     value = field_of(raw.raw, "_id")
-    # One that can't be decoded is itself already.
+    # An id that cannot be decoded is in this form already.
     return (pointer_of(value) or value) if _id_type(raw) == _DB_POINTER else value
 
 
@@ -193,17 +196,17 @@ def _decoded(value: Any) -> Any:
 
 
 def _sent(update: Any, raw: RawBSONDocument) -> Any:
-    """Return an update of the stored document `raw` as the driver can send it."""
+    """Return an update of the stored document `raw` in a form that the driver can send."""
     if not isinstance(update, list):
         return writable(update)
     if _id_type(raw) in _DECODED_AS_OTHERS:
-        # A replacement has the id as it is decoded; the stored one can't be changed.
+        # A replacement contains the decoded id, but the stored id is immutable.
         update = [{"$replaceWith": {"$mergeObjects": [stage["$replaceWith"], {"_id": "$_id"}]}} for stage in update]
     return [writable(stage) for stage in update]
 
 
 def _unchanged(raw: RawBSONDocument, stamp: Any, *, compare: bool) -> dict[str, Any]:
-    """The filter that finds the document only as it was read."""
+    """Return the filter that matches the document only in the state that was read."""
     wanted: dict[str, Any] = {"_id": writable({"$eq": _exact_id(raw)})}
     if stamp is None:
         wanted[f"{FIELD}.v"] = {"$exists": False}

@@ -1,8 +1,8 @@
-"""Idempotency keys: what a write did, recorded in the write's own transaction.
+"""Idempotency keys: the results of a write, recorded in the write's own transaction.
 
-A record is `{_id: key, fingerprint, at, results: [{id, version, created, digest}]}`: what a repeat needs, and no
-document. (Up to version 0.1 records held whole results, encoded, in `{…, result, parts}` and `{_id: {key, part}, at,
-result}`. They are still read, as long as they live.)
+A record is `{_id: key, fingerprint, at, results: [{id, version, created, digest}]}`. It has all that a repeat needs,
+and no document. Up to version 0.1, records held whole results, encoded, in `{…, result, parts}` and
+`{_id: {key, part}, at, result}`. Those are still read until they expire.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eventsync.nodestorage.transactions import Session, durable
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A key that makes a repeated request write once, and the hash of the request that it stands for."""
+    """A key with which a repeated request writes once, and the hash of that request."""
 
     key: str
     fingerprint: str
@@ -43,12 +43,12 @@ class IdempotencyRecords:
         self._ttl = policy.operation_ttl
 
     async def ensure_indexes(self) -> None:
-        """Have MongoDB delete each record when its time by the policy is over."""
+        """Create the TTL index that removes each record after the policy's `operation_ttl`."""
         with translated("the index of idempotency keys can't be made"):
             await ensure_expiry(self._collection, "at", self._ttl)
 
     async def find(self, idempotency: Idempotency, session: Session | None = None) -> list[WriteResult] | None:
-        """Return the results under a key, None where it is new. Raises `Conflict` for the key of another request."""
+        """Return the results under a key, or None if it is new. Raises `Conflict` for the key of another request."""
         record = await self._collection.find_one({"_id": {"$eq": idempotency.key}}, session=session)
         if record is None:
             return None
@@ -58,19 +58,19 @@ class IdempotencyRecords:
         return [_repeated(row) for row in rows]
 
     async def check_room(self) -> None:
-        """Raise `RateLimited` where no further key can be remembered."""
+        """Raise `RateLimited` if no further key can be recorded."""
         if await self._capacity.is_full():
-            # To forget another key instead would let its request write twice.
+            # Removing another key instead would let its request write twice.
             raise RateLimited("no more idempotency keys can be remembered until older ones expire")
 
     async def insert(self, idempotency: Idempotency, results: Sequence[WriteResult], session: Session) -> None:
-        """Record the results of the transaction that `session` is in."""
+        """Record the results in the transaction of `session`."""
         record = {"_id": idempotency.key, "fingerprint": idempotency.fingerprint, "at": datetime.now(UTC)}
         await self._collection.insert_one(record | {"results": [_row(result) for result in results]}, session=session)
         self._capacity.add()
 
     async def _whole(self, record: Mapping[str, Any], session: Session | None) -> list[Mapping[str, Any]]:
-        """The results in a record of the former kind. What is not asked for stays encoded."""
+        """Return the results in a record of version 0.1, without decoding their documents."""
         ids = [{"key": record["_id"], "part": number} for number in range(1, record["parts"])]
         cursor = self._collection.find({"_id": {"$in": ids}}, session=session)
         parts = {part["_id"]["part"]: part["result"] for part in await cursor.to_list(None)} if ids else {}

@@ -1,6 +1,6 @@
-"""From an operation and the stored document to what is to be written. Pure: no driver call, no clock.
+"""The write that an operation makes of the stored document. Pure: no driver call, no clock.
 
-Everything that does not depend on the stored document is checked first, once, by `intent_of`.
+`intent_of` checks once, in advance, everything that does not depend on the stored document.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from eventsync.nodestorage.operations import Create, Delete, Replace, Update, Wr
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
 
-_OPAQUE: Final = "a value that can't be read as its type says ($opaque) may only stay where one is stored already"
+_OPAQUE: Final = "a value that can't be read as its type says ($opaque) may only stay where it is stored already"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +43,33 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Modify:
-    """Apply this update, an operator document or a pipeline, to the stored document that the change was made from."""
+    """Apply this update, an operator document or a pipeline, to the stored document that was read."""
 
     update: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Leave `stamp` on the stored document, then delete it, both in one transaction."""
+    """Set `stamp` on the stored document, then delete it, in one transaction."""
 
     stamp: Stamp
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedWrite:
-    """What to write (None: nothing), and what the caller is told once that is done."""
+    """The write to make (None: nothing), and the result to return afterwards."""
 
     result: WriteResult
     write: Insert | Modify | Remove | None
     size: int = 0
-    """Bytes of what is written, where they are many."""
+    """The size of the written document or update in bytes, if it is large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A checked operation. `decide` takes the stored document (None: there is none) as often as it must be read.
+    """A checked operation. `decide` takes the stored document, or None, and runs again after each lost race.
 
-    A `reads` of False: the stored document does not matter. `transacts`: one single write can't do it.
+    With `reads` False, the stored document does not matter. With `transacts`, the operation needs a transaction.
     """
 
     collection: str
@@ -107,7 +107,7 @@ def _update(operation: Update, policy: WritePolicy) -> Intent:
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
         node = _expected(operation, stored)
         if isinstance(node.document, UnreadableDocument):
-            raise PatchFailed(_named(operation, "can't be told apart into fields: replace or delete it as a whole"))
+            raise PatchFailed(_named(operation, "can't be read field by field: replace or delete it as a whole"))
         return _modification(node, _checked(node.id, edit(node.document), policy, node.document), author)
 
     return Intent(operation.collection, operation.id, decide)
@@ -121,14 +121,14 @@ def _prepared(operation: Update, policy: WritePolicy) -> Callable[[Document], Do
         )
     if isinstance(edit, MergePatch):
         return edit.prepared()
-    # A function may modify what it gets: that must not be the document which the result is compared with.
+    # A function may modify its argument, so it gets a copy: the result is compared with the original.
     return lambda document: edit(decode(encode(document)))
 
 
 def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     sent = operation.document
     whole: Any = sent.value() if isinstance(sent, JsonDocument) else sent
-    # What can't be read may stay, but not come with a document that is new.
+    # Unreadable values may stay in a stored document, but a new document must not contain any.
     known = {**whole, "_id": operation.id} if isinstance(whole, dict) else None
     document = _checked(possible_id(operation.id), whole, policy, known)
     odd = is_odd(document)
@@ -137,7 +137,7 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
         if stored is None and operation.upsert and not _must_exist(operation):
             if odd:
                 raise Malformed(_OPAQUE)
-            # One that is there may have an id that no new one gets: null, or longer.
+            # A stored document may have an id that no new one can have: null, or a longer one.
             check_id(operation.id)
             return _insertion(document, author)
         node = _expected(operation, stored)
@@ -163,7 +163,7 @@ def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node
     if stored is None:
         if not _must_exist(operation):
             raise NotFound(_named(operation, "does not exist"))
-        raise VersionMismatch(_named(operation, "does not exist, and the write asks for a state of it"), current=None)
+        raise VersionMismatch(_named(operation, "does not exist, but the write requires a state of it"), current=None)
     if operation.condition is None or operation.condition.holds((stored.version, stored.document)):
         return stored
     problem = f"is {stored.etag} now, which the write's conditions exclude"
@@ -197,7 +197,7 @@ def _modification(before: Node, after: Document, author: Author) -> PlannedWrite
     whole = isinstance(before.document, UnreadableDocument)
     update: Any = None if whole else minimal_update(before.document, after)
     if update is None:
-        # As a pipeline, because a plain replacement refuses fields that start with `$` and fills in empty timestamps.
+        # A pipeline, because a plain replacement rejects fields that start with `$` and replaces empty timestamps.
         update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
     else:
         update["$set"] = update.get("$set", {}) | {FIELD: stamp}
@@ -206,7 +206,7 @@ def _modification(before: Node, after: Document, author: Author) -> PlannedWrite
 
 
 def _not_bson(error: Exception) -> str:
-    """Return the fault, in our words: the library's own may hold the whole document."""
+    """Describe the fault without the library's message, which may contain the whole document."""
     if isinstance(error, OverflowError):
         return "an integer does not fit into 64 bits"
     if isinstance(error, UnicodeError):
@@ -215,9 +215,9 @@ def _not_bson(error: Exception) -> str:
 
 
 def _checked(id: Any, document: Any, policy: WritePolicy, before: Document | None = None) -> Document:
-    """The document as MongoDB will have it: `_id` first, each value of the type that BSON gives it.
+    """Return the document as MongoDB will store it: `_id` first, each value with its BSON type.
 
-    A value that can't be read may only stay what it is `before`. Raises `Malformed` and `TooLarge`.
+    An unreadable value is allowed only if `before` has it too. Raises `Malformed` and `TooLarge`.
     """
     if not isinstance(document, dict):
         raise Malformed("a document is an object")
@@ -239,7 +239,7 @@ def _encoded(document: Document, before: Document | None) -> bytes:
     try:
         return bson.encode(document, codec_options=CODEC)
     except (InvalidDocument, UnicodeError):
-        found = set(opaques(document))
-        if found and (before is None or not found <= set(opaques(before))):
+        present = set(opaques(document))
+        if present and (before is None or not present <= set(opaques(before))):
             raise Malformed(_OPAQUE) from None
         return encode(document)

@@ -1,4 +1,4 @@
-"""A document as read."""
+"""A document as it is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from eventsync.domain.values.extended_json import decode
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A document: its id as MongoDB has it, its version (0 without `_sync`), its fields with `_id`, without `_sync`.
+    """A document: its id as in MongoDB, its version (0 without `_sync`), and its fields with `_id`, without `_sync`.
 
-    For a reader that only passes it on, `document` may be a `JsonText`; then `digest` is given, where it is wanted.
+    `document` may be a `JsonText` for a reader that only forwards it. `digest` is then set if it was requested.
     """
 
     id: Any
@@ -31,6 +31,6 @@ class Node:
 
 
 def node_of(raw: RawBSONDocument) -> Node:
-    """The stored document `raw`, decoded; each call gives a copy of its own."""
+    """Decode the stored document `raw`. Each call returns a new copy."""
     stamp, document = unstamp(decode(bytes(raw.raw)))
     return Node(document["_id"], stamp.version, document)

@@ -13,14 +13,14 @@ from eventsync.domain.values.extended_json import Document, JsonText
 from eventsync.domain.values.json_document import ABSENT, JsonDocument
 
 Edit = Callable[[Document], Document] | JsonPatch | MergePatch
-"""How a document is to change. A function gets a copy of its own (with `_id`, without `_sync`), which it may modify,
-and returns the new document; it runs again after a lost race, so it must depend on nothing but its argument.
+"""An edit of a document. A function gets a copy of it (with `_id`, without `_sync`), may modify the copy, and returns
+the new document. It runs again after a lost race, so it must depend on nothing but its argument.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A new document. Without `_id` it gets `id`, and an ObjectId where that is `ABSENT`."""
+    """Create a document. Without `_id` it gets `id`, or an ObjectId if `id` is `ABSENT`."""
 
     collection: str
     document: Document | JsonDocument
@@ -64,7 +64,7 @@ WriteOperation = Create | Update | Replace | Delete
 
 
 def text_bytes(operation: WriteOperation) -> int:
-    """Count the bytes of JSON in an operation that are not parsed yet."""
+    """Return the bytes of unparsed JSON in an operation."""
     content = _content(operation)
     return len(content) if isinstance(content, JsonText) else 0
 
@@ -79,7 +79,9 @@ def parsed(operation: WriteOperation) -> WriteOperation:
 
 
 def is_portable(operation: WriteOperation) -> bool:
-    """Tell whether another process can carry out an operation: it holds JSON, and no function or document of ours."""
+    """Return True if another process can carry out the operation: it contains JSON, and no function or Python
+    document.
+    """
     if isinstance(operation, Update):
         return isinstance(operation.edit, JsonPatch | MergePatch)
     return isinstance(operation, Delete) or isinstance(operation.document, JsonDocument)

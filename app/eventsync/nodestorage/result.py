@@ -1,4 +1,4 @@
-"""What a write did."""
+"""The result of a write."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from eventsync.domain.ids import IdText
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The document after the write (None after a delete), its version, and the RFC 6902 difference to the one before.
+    """The document after the write (None after a delete), its version, and the RFC 6902 difference that was made.
 
-    `patch` holds BSON values and is empty where nothing changed, and after a create or delete. Of a large document both
-    are `JsonText`. `created`: the document was not there before. `replayed`: answered from an idempotency record,
-    nothing was written this time; then there is neither document nor patch.
-    `digest` is the document's (`eventsync.domain.entity_tag`), empty after a delete.
+    `patch` contains BSON values. It is empty if nothing changed, and after a create or a delete. For a large document,
+    `document` and `patch` are `JsonText`. With `created`, the document did not exist before. A `replayed` result comes
+    from an idempotency record: nothing was written this time, and it has neither document nor patch. `digest` is that
+    of the document (`eventsync.domain.entity_tag`), empty after a delete.
     """
 
     id: IdText
@@ -29,5 +29,5 @@ class WriteResult:
 
     @property
     def etag(self) -> str | None:
-        """The entity tag of the state that the write left, None where there is no document."""
+        """The entity tag of the state after the write, or None if there is no document."""
         return entity_tag(self.version, self.digest) if self.digest else None

@@ -1,4 +1,4 @@
-"""Trying again after a lost race: jittered, and bounded by the policy's attempts and deadline."""
+"""Retries after a lost race, with jitter, bounded by the policy's attempts and deadline."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from eventsync.nodestorage.policy import WritePolicy
 T = TypeVar("T")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.004, 0.25
-"""Seconds. The first is about the time that another writer's write takes."""
+"""In seconds. The first wait is about as long as another writer's write."""
 
 _WRITE_CONFLICT: Final = 112
 
 
 class Lost(Exception):
-    """Another writer changed the document first. Never leaves this package."""
+    """Another writer changed the document first. This error never leaves the package."""
 
 
 def waits() -> wait_random_exponential:
-    """Full jitter: anything between nothing and the doubled bound of the last time."""
+    """Return waits with full jitter: a random time below a bound that doubles with each attempt."""
     return wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T:
     """Call `attempt` until it loses no race.
 
-    Raises, when the policy's bound is reached, `Conflict`, or `Unavailable` where it was no race that was lost.
+    At the policy's bound, raises `Conflict` after lost races and `Unavailable` after other failures.
     """
     retrying = AsyncRetrying(
         stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.deadline),
@@ -41,7 +41,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T
         retry=retry_if_exception(_may_try_again),
     )
 
-    async def once() -> T:  # Tenacity awaits nothing but functions that are declared like this.
+    async def once() -> T:  # tenacity awaits only functions that are declared with `async def`
         return await attempt()
 
     try:
@@ -52,14 +52,14 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T
         if cause is None or isinstance(cause, Lost):
             raise Conflict(f"other writers were faster {tries} times; try again later") from cause
         if getattr(cause, "code", None) == _WRITE_CONFLICT:
-            # MongoDB 6 does not tell the two apart.
+            # MongoDB 6 reports both with the same code.
             reason = "other writers were faster, or the transaction is too large for MongoDB's cache"
             raise Conflict(f"{tries} times {reason}; try again later, or split it up") from cause
         raise unavailable("nothing was written", cause) from cause
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a transaction that raised this has not happened and may be tried again."""
+    """Return True if the transaction that raised `error` was not committed and may be repeated."""
     return isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
 
 

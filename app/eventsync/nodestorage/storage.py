@@ -1,4 +1,4 @@
-"""`NodeStorage`: the only way in which eventsync changes a document of the user."""
+"""`NodeStorage`: the only part of eventsync that changes the user's documents."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from eventsync.nodestorage.writer import OperationWriter
 
 @dataclass(frozen=True, slots=True)
 class DocumentPage:
-    """A page of documents in the order of their ids. `more`: there may be others behind them."""
+    """A page of documents in id order. With `more`, others may follow."""
 
     nodes: list[Node]
     more: bool
@@ -38,16 +38,16 @@ class DocumentPage:
 class NodeStorage:
     """Versioned reads and writes of the documents in `database`.
 
-    `database` is a PyMongo `AsyncDatabase` or a Motor database; `operations` is the collection of idempotency records,
-    of the same client. Read and write concerns are set here; the driver's `retryWrites` is best left on.
+    `database` is a PyMongo `AsyncDatabase` or a Motor database. `operations` is the collection of idempotency records,
+    of the same client. This class sets read and write concerns; leave the driver's `retryWrites` on.
 
-    Every write raises `Malformed` and `TooLarge` for what it is asked, `Conflict` when it lost against other writers
-    until the policy's bound, and `Unavailable`; its message says whether the outcome is unknown. A write with a
+    Every write raises `Malformed` and `TooLarge` for a bad request, `Conflict` if it loses against other writers up to
+    the policy's bound, and `Unavailable`, whose message says if the outcome is unknown. A write with a
     `condition` raises `VersionMismatch` if the state that it would replace does not satisfy it.
     """
 
     def __init__(self, database: Any, operations: Any, policy: WritePolicy, offload: Offload | None = None) -> None:
-        """`offload` does what takes long; without it, all is done at once."""
+        """`offload` does long computations; without it, they run on the event loop."""
         self._policy = policy
         self._records = IdempotencyRecords(operations, policy)
         offload = offload or inline()
@@ -57,37 +57,37 @@ class NodeStorage:
         self._writer = OperationWriter(self._collections, self._records, transactions, policy, self._decider)
 
     async def ensure_indexes(self) -> None:
-        """Make the index that lets idempotency keys expire."""
+        """Create the index that expires idempotency keys."""
         await self._records.ensure_indexes()
 
     # --- reads --------------------------------------------------------------------------------------------------
 
     async def get(self, collection: str, id: Any) -> Node | None:
-        """The document, or None. Majority-committed. The document of a large one is a `JsonText`."""
+        """Return the majority-committed document, or None. The content of a large one is a `JsonText`."""
         with translated(f"a document of {collection} can't be read"):
             raw = await self._collections.of(collection).read(id)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         return None if raw is None else await self._decider.node(raw)
 
     async def find(self, collection: str, *, after: Any | None, limit: int, encoded: bool = False) -> list[Node]:
-        """Up to `limit` documents behind the id `after` (None: from the first), in the order of their ids.
+        """Return up to `limit` documents after the id `after` (None: from the first), in id order.
 
-        Where they are wanted `encoded`, their documents are `JsonText`; else those of large ones are.
+        With `encoded`, the content of each is a `JsonText`; otherwise only that of large ones is.
         """
-        return (await self.page(collection, after=after, limit=limit, most_bytes=sys.maxsize, encoded=encoded)).nodes
+        return (await self.page(collection, after=after, limit=limit, max_bytes=sys.maxsize, encoded=encoded)).nodes
 
     async def page(
-        self, collection: str, *, after: Any | None, limit: int, most_bytes: int, skip: int = 0, encoded: bool = False
+        self, collection: str, *, after: Any | None, limit: int, max_bytes: int, skip: int = 0, encoded: bool = False
     ) -> DocumentPage:
-        """Find documents as `find` does, behind `skip` more of them. A page ends once it has `most_bytes`."""
+        """Find documents as `find` does, after skipping `skip` of them. A page ends once it has `max_bytes`."""
         with translated(f"{collection} can't be read"):
-            found, more = await self._collections.of(collection).page(after, limit, most_bytes, skip)
+            raws, more = await self._collections.of(collection).page(after, limit, max_bytes, skip)
         slices, nodes, size = Slices(), [], 0
-        for raw in found:
+        for raw in raws:
             node = await (self._decider.encoded(raw) if encoded else self._decider.node(raw))
             nodes.append(node)
             size += len(node.document) if isinstance(node.document, JsonText) else 0
-            if size >= most_bytes:
+            if size >= max_bytes:
                 return DocumentPage(nodes, more=True)
             await slices.did(len(raw.raw))
         return DocumentPage(nodes, more)
@@ -104,7 +104,7 @@ class NodeStorage:
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
-        """Edit a document. What does not change it writes nothing and makes no version.
+        """Edit a document. An edit that changes nothing writes nothing and makes no version.
 
         Raises `NotFound`, and `PatchFailed` for a patch that does not apply.
         """
@@ -118,7 +118,7 @@ class NodeStorage:
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
-        """Insert a document; without `_id` it gets an ObjectId. Raises `Conflict` where it exists."""
+        """Insert a document; without `_id` it gets an ObjectId. Raises `Conflict` if it exists."""
         return await self._writer.one(Create(collection, document), author, idempotency)
 
     async def replace(
@@ -132,7 +132,7 @@ class NodeStorage:
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
-        """Make `document` the whole document; see `Replace`. Raises `NotFound` without `upsert`."""
+        """Replace the whole document; see `Replace`. Without `upsert`, raises `NotFound` if it does not exist."""
         operation = Replace(collection, id, document, condition, upsert)
         return await self._writer.one(operation, author, idempotency)
 
@@ -145,18 +145,18 @@ class NodeStorage:
         author: Author,
         idempotency: Idempotency | None = None,
     ) -> WriteResult:
-        """Delete a document. Its last version is one above that before. Raises `NotFound`."""
+        """Delete a document. The deletion raises its version by one. Raises `NotFound`."""
         return await self._writer.one(Delete(collection, id, condition), author, idempotency)
 
     async def transact(
         self, operations: Sequence[WriteOperation], *, author: Author, idempotency: Idempotency | None = None
     ) -> list[WriteResult]:
-        """All of the operations, in their order, or none of them.
+        """Carry out all of the operations in order, or none of them.
 
-        An operation sees what those before it did. An error that one of them raises names it, counted from 0.
+        Each operation sees the effects of those before it. An error names its operation, counted from 0.
         """
         if not operations:
             raise Malformed("a transaction has at least one operation")
-        if len(operations) > (most := self._policy.transaction_operations):
-            raise TooLarge(f"a transaction may have {most} operations, not {len(operations)}")
+        if len(operations) > (max_operations := self._policy.transaction_operations):
+            raise TooLarge(f"a transaction may have {max_operations} operations, not {len(operations)}")
         return await self._writer.all(operations, author, idempotency)

@@ -1,4 +1,4 @@
-"""MongoDB transactions, on PyMongo's async API and on Motor alike.
+"""MongoDB transactions, on PyMongo's async API and on Motor.
 
 Source: https://github.com/mongodb/specifications/blob/master/source/transactions/transactions.md
 """
@@ -29,14 +29,14 @@ Session = Any
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)
 
-_HURRIED_ABORT: Final = 1.0
-"""Seconds that an abort may take for a caller that no longer waits. What is not aborted, MongoDB aborts by itself."""
+_ABORT_TIMEOUT: Final = 1.0
+"""Longest abort, in seconds, for a cancelled caller. MongoDB itself aborts a transaction that is left open."""
 
 _UNKNOWN_RESULT = "UnknownTransactionCommitResult"
 
 
 def durable(collection: Any, codec: CodecOptions[Any]) -> Any:
-    """The collection, majority-committed on both ways, whatever it was set to."""
+    """Return the collection with majority read and write concern, whatever its own options are."""
     return collection.with_options(
         codec_options=codec,
         read_preference=ReadPreference.PRIMARY,
@@ -46,16 +46,16 @@ def durable(collection: Any, codec: CodecOptions[Any]) -> Any:
 
 
 class Transactions:
-    """Runs functions in transactions of `client`, again where MongoDB says so, within the policy's bounds."""
+    """Runs functions in transactions of `client`, with retries within the policy's bounds."""
 
     def __init__(self, client: Any, policy: WritePolicy) -> None:
         self._client = client
         self._policy = policy
 
     async def run(self, body: Callable[[Session], Awaitable[T]]) -> T:
-        """Call `body` with a session in a transaction, and commit; what `body` raises aborts.
+        """Call `body` with a session in a transaction, and commit. An exception from `body` aborts the transaction.
 
-        `body` runs again after a lost race. Raises `Conflict` at the bound, `Unavailable` where the outcome of the
+        `body` runs again after a lost race. Raises `Conflict` at the bound, and `Unavailable` if the outcome of the
         commit stays unknown.
         """
 
@@ -78,7 +78,7 @@ class Transactions:
             try:
                 result = await body(session)
             except asyncio.CancelledError:
-                with pymongo.timeout(_HURRIED_ABORT):
+                with pymongo.timeout(_ABORT_TIMEOUT):
                     await session.abort_transaction()
                 raise
             except BaseException:
@@ -90,7 +90,7 @@ class Transactions:
             await session.end_session()
 
     async def _commit(self, session: Session) -> None:
-        """Commit, repeatedly while it is unknown whether that worked: a second commit of the same is harmless."""
+        """Commit, and repeat while the outcome is unknown. Committing twice is harmless."""
         retrying = AsyncRetrying(
             stop=stop_before_delay(self._policy.deadline), wait=waits(), retry=retry_if_exception(_result_is_unknown)
         )
@@ -108,7 +108,7 @@ class Transactions:
 
 
 async def _settled(value: Any) -> Any:
-    """Both drivers have these calls; what is a coroutine in one is a plain call in the other."""
+    """Await `value` if it is awaitable: some calls are coroutines in one driver and plain calls in the other."""
     return await value if inspect.isawaitable(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Carries out operations: alone, where one write is enough, or in a transaction."""
+"""Execution of operations: as a single write, or in a transaction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from eventsync.nodestorage.transactions import Session, Transactions
 
 
 class OperationWriter:
-    """Writes to `collections`, and in the same transaction to `records` where a write has an idempotency key."""
+    """Writes to `collections` and, for a write with an idempotency key, to `records` in the same transaction."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class OperationWriter:
         self._document_locks = DocumentLocks()
 
     async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
-        """One operation."""
+        """Carry out one operation."""
         decision = await self._decider.prepared(operation, author)
         intent = decision.intent
         with translated_write(_doing(intent)):
@@ -59,7 +59,7 @@ class OperationWriter:
     async def all(
         self, operations: Sequence[WriteOperation], author: Author, idempotency: Idempotency | None
     ) -> list[WriteResult]:
-        """Several operations, in one transaction."""
+        """Carry out several operations in one transaction."""
         decisions = []
         for index, operation in enumerate(operations):
             with _numbered(index):
@@ -68,7 +68,7 @@ class OperationWriter:
             return await self._together(decisions, author, idempotency, numbered=True)
 
     async def _alone(self, decision: Decision, author: Author) -> WriteResult:
-        """One attempt without a transaction. Raises `Lost`."""
+        """Make one attempt without a transaction. Raises `Lost`."""
         intent = decision.intent
         documents = self._collections.of(intent.collection)
         raw, twin = await documents.find(intent.id) if intent.reads else Found(None)
@@ -87,7 +87,7 @@ class OperationWriter:
     async def _together(
         self, decisions: Sequence[Decision], author: Author, idempotency: Idempotency | None, *, numbered: bool = False
     ) -> list[WriteResult]:
-        """Everything in one transaction, or what is recorded under the key."""
+        """Carry out everything in one transaction, or return the results recorded under the key."""
 
         async def body(session: Session) -> list[WriteResult]:
             if idempotency and (recorded := await self._records.find(idempotency, session)):
@@ -106,9 +106,9 @@ class OperationWriter:
                 await self._records.check_room()
             return await self._transactions.run(body)
         except (Conflict, NotFound, VersionMismatch, PatchFailed, RateLimited, DuplicateKeyError):
-            # What is in the way may be the work of another request with the same key, as may its record be. (Where no
-            # key has ever been recorded, there is no collection, and looking into that is not yet the transaction's
-            # snapshot: what it finds missing next may have been deleted in between.)
+            # Another request with the same key may have caused this error, and may have left a record meanwhile.
+            # (Before the first key is recorded, the collection does not exist. Reading it then does not fix the
+            # transaction's snapshot, so a document that the next read misses may have been deleted in between.)
             if idempotency and (recorded := await self._records.find(idempotency)):
                 return recorded
             raise
@@ -121,7 +121,7 @@ class OperationWriter:
         budget.take(before)
         change = await self._decider.decide(decision, raw, author)
         _check_twin(intent, change, twin)
-        # What grows counts by what it grows to, and what is written as a whole once more, where that is large.
+        # A growing document counts with its new size. A large document that is written as a whole counts once more.
         after = change.result.document
         budget.take(max(change.size, len(after.text) - before if isinstance(after, JsonText) else 0))
         with _refused(intent), _lost_if_taken(intent):
@@ -155,21 +155,23 @@ class DocumentLocks:
 
 
 class _Budget:
-    """Bounds the documents of one transaction: MongoDB holds them in its cache until the end.
+    """A limit on the documents of one transaction, because MongoDB keeps them in its cache until the end.
 
-    Where the cache is too small, the transaction fails again and again, as if others were in its way.
+    If the cache is too small, the transaction fails repeatedly, as if it were losing races.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._left = max_bytes
 
     def take(self, size: int) -> None:
-        """Count `size` bytes. Raises `TooLarge`, but not for the first document, and `Unavailable` as `need` does."""
-        if size > self._left < self._most:
-            raise TooLarge(f"the documents of the transaction have more than {self._most} bytes in all; split it up")
+        """Take `size` bytes. Raises `TooLarge`, except for the first document, and `Unavailable` as `need` does."""
+        if size > self._left < self._max_bytes:
+            raise TooLarge(
+                f"the documents of the transaction have more than {self._max_bytes} bytes in all; split it up"
+            )
         self._left -= max(0, size)
-        need(DOCUMENT_WEIGHT * (self._most - self._left))
+        need(DOCUMENT_WEIGHT * (self._max_bytes - self._left))
 
 
 def _name(intent: Intent) -> str:
@@ -177,7 +179,7 @@ def _name(intent: Intent) -> str:
 
 
 def _check_twin(intent: Intent, change: PlannedWrite, twin: IdText | None) -> None:
-    """Refuse at once to make a document whose place another one has. Raises `Conflict`."""
+    """Raise `Conflict` if another document prevents the insert of this one."""
     if twin is not None and isinstance(change.write, Insert):
         raise Conflict(
             f"{_name(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
@@ -190,7 +192,7 @@ def _doing(intent: Intent) -> str:
 
 @contextmanager
 def _numbered(index: int | None) -> Iterator[None]:
-    """Have an error of ours say which operation of a transaction raised it."""
+    """Add the number of the operation to the message of an `EventsyncError`."""
     try:
         yield
     except EventsyncError as error:
@@ -201,7 +203,7 @@ def _numbered(index: int | None) -> Iterator[None]:
 
 @contextmanager
 def _refused(intent: Intent) -> Iterator[None]:
-    """Turn a refusal of MongoDB into an error of ours here, where it is known which operation it belongs to."""
+    """Translate a refusal by MongoDB here, where the operation that caused it is known."""
     try:
         yield
     except (PyMongoError, BSONError) as error:
@@ -212,7 +214,7 @@ def _refused(intent: Intent) -> Iterator[None]:
 
 @contextmanager
 def _lost_if_taken(intent: Intent) -> Iterator[None]:
-    """An id that was free when it was read, and is not now, is a lost race. An id that was never read is not."""
+    """Raise `Lost` if the id was free when it was read and is taken now."""
     try:
         yield
     except DuplicateKeyError as error:

@@ -120,9 +120,9 @@ class Stores:
             archive,
             VectorStore(
                 log,
-                most_shapes=settings.client_shapes,
-                most_clients=settings.max_clients,
-                most_bytes=settings.client_bytes,
+                max_shapes=settings.client_shapes,
+                max_clients=settings.max_clients,
+                max_bytes=settings.client_bytes,
             ),
             offload,
             hot.gap_check,

@@ -7,7 +7,7 @@ from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.touched import TouchedStore
-from eventsync.stores.stats.estimates import MOST_EVENTS
+from eventsync.stores.stats.estimates import MAX_EVENTS
 from eventsync.stores.stores import Stores
 
 LOG = LogId("k3f9ab2c")
@@ -34,7 +34,7 @@ async def test_the_size_of_a_collection(stores: Stores) -> None:
 async def test_the_events_of_a_document(stores: Stores) -> None:
     await log_of(stores, 3000, 1)
     docs = Shape.parse("docs/d0")
-    assert await stores.estimates.of_document(LOG, docs, after=Seq(0)) == MOST_EVENTS
+    assert await stores.estimates.of_document(LOG, docs, after=Seq(0)) == MAX_EVENTS
     assert await stores.estimates.of_document(LOG, docs, after=Seq(2990)) == 5
     assert await stores.estimates.of_document(LOG, Shape.parse("docs/d1"), after=Seq(0)) == 0
 

@@ -55,7 +55,7 @@ async def test_it_counts_from_the_newest_event_on(log: LogId, stores: Stores) ->
 
 
 async def test_it_counts_so_many_at_most(log: LogId, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lag, "MOST", 20)
+    monkeypatch.setattr(lag, "MAX_CHANGES", 20)
     monkeypatch.setattr(lag, "_BATCH", 10)
     await stores.data["docs"].insert_many([{"_id": n} for n in range(50)])
     found = await reader(stores).read(log)

@@ -61,7 +61,7 @@ async def test_ids_are_never_read_as_operators(stores: Stores) -> None:
 
 
 async def test_of_many_shapes_those_furthest_on_are_kept(stores: Stores) -> None:
-    store = VectorStore(stores.log, most_shapes=3)
+    store = VectorStore(stores.log, max_shapes=3)
     shapes = [Shape(f"c{number}") for number in range(5)]
     await store.record([VectorUpdate("c", "sse", {shape: at(number) for number, shape in enumerate(shapes)})])
     assert set((await known(store, "c")).vector) == set(shapes[2:])
@@ -105,9 +105,9 @@ async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings)
 async def test_new_clients_beyond_the_bound_are_not_recorded_and_known_ones_are(
     stores: Stores, bound: dict[str, int]
 ) -> None:
-    first = VectorStore(stores.log, most_shapes=3)
+    first = VectorStore(stores.log, max_shapes=3)
     await first.record([VectorUpdate("a", None, {ORDERS: at(1)}), VectorUpdate("b", None, {ORDERS: at(1)})])
-    store = VectorStore(stores.log, most_shapes=3, **bound)
+    store = VectorStore(stores.log, max_shapes=3, **bound)
     assert [await store.remembers(name) for name in ("a", "b", "c")] == [True, True, False]
     await store.record([VectorUpdate("a", None, {ORDERS: at(2)}), VectorUpdate("c", None, {ORDERS: at(2)})])
     found = [item async for item in store.listing("", 10)]
@@ -116,7 +116,7 @@ async def test_new_clients_beyond_the_bound_are_not_recorded_and_known_ones_are(
 
 
 async def test_what_this_process_adds_counts_at_once(stores: Stores) -> None:
-    store = VectorStore(stores.log, most_shapes=3, most_clients=2)
+    store = VectorStore(stores.log, max_shapes=3, max_clients=2)
     for name in ("a", "b", "c"):
         await store.record([VectorUpdate(name, None, {ORDERS: at(1)})])
     assert [item.client_id async for item in store.listing("", 10)] == ["a", "b"]

@@ -20,8 +20,8 @@ SHAPE = Shape("docs")
 LIMIT = PageLimit(events=10, bytes=1 << 20)
 
 
-def frames_of(stores: Stores, *, places: int = 4, queue: int = 100, most_bytes: int = 1 << 20) -> StoreFrames:
-    return StoreFrames(stores.events, Admission(places, queue=queue, wait=30, what="clients"), LIMIT, most_bytes)
+def frames_of(stores: Stores, *, places: int = 4, queue: int = 100, max_bytes: int = 1 << 20) -> StoreFrames:
+    return StoreFrames(stores.events, Admission(places, queue=queue, wait=30, what="clients"), LIMIT, max_bytes)
 
 
 async def test_a_thousand_at_the_same_place_read_once(stores: Stores) -> None:
@@ -55,7 +55,7 @@ async def test_what_was_the_end_is_gone_on_from(stores: Stores) -> None:
 async def test_they_are_kept_while_there_is_room(stores: Stores) -> None:
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 40, size=1000)
-    frames = frames_of(stores, most_bytes=25_000)
+    frames = frames_of(stores, max_bytes=25_000)
     for cursor in (0, 10, 20, 0):
         frame = await frames.frame(log, SHAPE, Seq(cursor), head)
         assert frame.end == cursor + 10
@@ -63,7 +63,7 @@ async def test_they_are_kept_while_there_is_room(stores: Stores) -> None:
     assert frames.reads == 4
     await frames.frame(log, SHAPE, Seq(20), head)
     assert frames.reads == 4
-    without = frames_of(stores, most_bytes=0)
+    without = frames_of(stores, max_bytes=0)
     assert (await without.frame(log, SHAPE, Seq(0), head)).end == 10
     assert without.bytes == 0
 

@@ -26,7 +26,7 @@ from eventsync.stores.log.tiers import BehindHorizon, TierStore
 
 _ALL = Selection()
 
-_MOST_BLOCKS = 16
+_MAX_BLOCKS = 16
 """Blocks of one read of an object. A reader begins with one, and doubles as it goes on."""
 
 _ENTRY_BYTES = 1000
@@ -147,20 +147,20 @@ class SegmentReader:
     async def _blocks(self, segment: Segment, numbers: Sequence[int]) -> AsyncGenerator[Block]:
         """These blocks in order. Those that lie next to each other are read together, more and more of them."""
         footer = await self._footer(segment)
-        most = 1
+        max_run = 1
         while numbers:
             block = self._kept(segment, footer.blocks[numbers[0]])
             if block is not None:
                 yield block
                 numbers = numbers[1:]
                 continue
-            run = list(self._run(segment, footer, numbers[:most]))
+            run = list(self._run(segment, footer, numbers[:max_run]))
             begin, last = footer.blocks[run[0]].frame.offset, footer.blocks[run[-1]].frame
             data = await self._bytes(segment, begin, last.offset + last.length - begin)
             for number in run:
                 frame = footer.blocks[number].frame
                 yield await self._opened(segment, footer, number, data[frame.offset - begin :][: frame.length])
-            numbers, most = numbers[len(run) :], min(2 * most, _MOST_BLOCKS)
+            numbers, max_run = numbers[len(run) :], min(2 * max_run, _MAX_BLOCKS)
 
     def _run(self, segment: Segment, footer: Footer, numbers: Sequence[int]) -> Iterator[int]:
         """As many of the first numbers as follow on each other and are not kept."""

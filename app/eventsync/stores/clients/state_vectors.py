@@ -81,18 +81,18 @@ class VectorStore:
         self,
         database: AsyncDatabase[Any],
         *,
-        most_shapes: int,
-        most_clients: int = sys.maxsize,
-        most_bytes: int = sys.maxsize,
+        max_shapes: int,
+        max_clients: int = sys.maxsize,
+        max_bytes: int = sys.maxsize,
     ) -> None:
-        """`most_shapes` are kept of a client: those that it acknowledged furthest on.
+        """`max_shapes` are kept of a client: those that it acknowledged furthest on.
 
-        Of new clients nothing is recorded where there are `most_clients`, or their records have `most_bytes`. (Whoever
+        Of new clients nothing is recorded where there are `max_clients`, or their records have `max_bytes`. (Whoever
         makes up ids could have real clients forgotten, if others gave way.)
         """
         self._vectors: AsyncCollection[Any] = database.get_collection("state_vectors", codec_options=CODEC)
-        self._capacity = Capacity(self._vectors, documents=most_clients, size=most_bytes)
-        self._most_shapes = most_shapes
+        self._capacity = Capacity(self._vectors, documents=max_clients, size=max_bytes)
+        self._max_shapes = max_shapes
         self.refused = 0
         """New clients that were not remembered, counted each time."""
 
@@ -121,7 +121,7 @@ class VectorStore:
             writes: list[UpdateOne | UpdateMany] = [
                 UpdateOne({"_id": {"$eq": update.client_id}}, _change(update), upsert=room) for update in updates
             ]
-            writes.append(_shortening([update.client_id for update in updates if update.vector], self._most_shapes))
+            writes.append(_shortening([update.client_id for update in updates if update.vector], self._max_shapes))
             made = await self._vectors.bulk_write(writes)
         self._capacity.add(made.upserted_count)
 
@@ -177,12 +177,12 @@ def _change(update: VectorUpdate) -> dict[str, Any]:
     return seen | {"$max": {f"v.{_key(shape)}": _entry(item) for shape, item in update.vector.items()}}
 
 
-def _shortening(client_ids: list[str], most: int) -> UpdateMany:
-    """A write that leaves these clients `most` entries each."""
+def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
+    """A write that leaves these clients `max_entries` entries each."""
     entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
-    newest = {"$slice": [{"$sortArray": {"input": entries, "sortBy": {"v.g": -1, "v.n": -1, "k": 1}}}, most]}
+    newest = {"$slice": [{"$sortArray": {"input": entries, "sortBy": {"v.g": -1, "v.n": -1, "k": 1}}}, max_entries]}
     return UpdateMany(
-        {"_id": {"$in": client_ids}, "$expr": {"$gt": [{"$size": entries}, most]}},
+        {"_id": {"$in": client_ids}, "$expr": {"$gt": [{"$size": entries}, max_entries]}},
         [{"$set": {"v": {"$arrayToObject": newest}}}],
     )
 

@@ -45,7 +45,7 @@ class History:
         """The newest event that is not kept any more."""
         return (await self._tiers.read(log)).horizon
 
-    async def most_documents(self, log: LogId, collection: str, head: Seq) -> int:
+    async def max_documents(self, log: LogId, collection: str, head: Seq) -> int:
         """No fewer than the documents of the collection that have events up to `head` that are kept."""
         archived_up_to = (await self._tiers.read(log)).archived_up_to
         return await self._archive.touched.count(log, collection) + max(0, head - archived_up_to)

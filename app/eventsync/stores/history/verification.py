@@ -66,7 +66,7 @@ class Verification:
 
     async def chains(self, point: Point, collection: str, progress: Progress) -> str | None:
         """Each document's versions follow on each other."""
-        documents = await self._history.most_documents(point.log, collection, point.head)
+        documents = await self._history.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // _CHAINS, _Count(progress)
         for number in range(passes):
             if wrong := await self._chains(point, collection, count, number, passes):

@@ -129,9 +129,9 @@ class EventStore:
 
     async def _set_apart(self, row: dict[str, Any]) -> None:
         """Store what is too large for the row itself, before the row."""
-        for field, most in _APART_ABOVE.items():
+        for field, max_size in _APART_ABOVE.items():
             value = row.get(field)
-            if isinstance(value, bytes) and len(value) > most:
+            if isinstance(value, bytes) and len(value) > max_size:
                 row[field] = await self._parts.write(row["_id"]["l"], row["_id"]["n"], value)
 
     async def sweep(self, log: LogId) -> int:
@@ -224,11 +224,11 @@ class EventStore:
         after: Seq,
         up_to: Seq,
         limit: int,
-        most_bytes: int = sys.maxsize,
+        max_bytes: int = sys.maxsize,
     ) -> list[StoredEvent]:
         """One document's events with `after < seq <= up_to` and a version above `after_version`, in order.
 
-        At most `limit`, and none behind those whose bodies have `most_bytes`. Versions alone can't page: a change from
+        At most `limit`, and none behind those whose bodies have `max_bytes`. Versions alone can't page: a change from
         elsewhere keeps the version, and a document that is made again begins anew. Raises like `read`.
         """
         found: list[StoredEvent] = []
@@ -239,7 +239,7 @@ class EventStore:
                 for event in events:
                     found.append(event)
                     size += len(event.body)
-                    if len(found) == limit or size >= most_bytes:
+                    if len(found) == limit or size >= max_bytes:
                         return found
         return found
 

@@ -46,7 +46,7 @@ _BATCH_BYTES = 4 * 1024 * 1024
 """A batch of rows is closed when their bodies have this many bytes; one event may exceed it."""
 
 _ANSWERS = 4
-_LEAST_ANSWER = 500
+_MIN_ANSWER = 500
 """Rows of a batch come in so many answers, but for small ones: MongoDB looks for some while others are taken apart."""
 
 _REMOVED_AT_ONCE = 2000
@@ -292,7 +292,7 @@ def _sent(row: Row) -> tuple[Seq, bytes, Group | None]:
 
 
 def _answer(batch: int) -> int:
-    return max(-(-batch // _ANSWERS), min(batch, _LEAST_ANSWER))
+    return max(-(-batch // _ANSWERS), min(batch, _MIN_ANSWER))
 
 
 def _command(find: Find, session: AsyncClientSession) -> Row:

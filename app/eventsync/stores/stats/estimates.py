@@ -18,12 +18,12 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.errors import translated
 
-MOST_EVENTS = 1000
+MAX_EVENTS = 1000
 """Events of one document are counted so far; with more, its present state is the better answer anyway."""
 
-_MOST_TOUCHED = 1_000_000
+_MAX_TOUCHED = 1_000_000
 _PAIRS = 32
-_LEAST_SAMPLE, _MOST_SAMPLE = 100, 10_000
+_MIN_SAMPLE, _MAX_SAMPLE = 100, 10_000
 """Events that are looked at to judge how many documents a range of them is about.
 
 So many that about so many documents would be met twice if there were half as many of them as events: from fewer
@@ -46,10 +46,10 @@ class Estimates:
         return CollectionSize(int(found.get("count", 0)), int(found.get("size", 0)))
 
     async def of_document(self, log: LogId, shape: Shape, *, after: Seq) -> int:
-        """The document's events in MongoDB with `after < seq`, counted up to `MOST_EVENTS`."""
+        """The document's events in MongoDB with `after < seq`, counted up to `MAX_EVENTS`."""
         query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": {"$gt": Int64(after)}}
         with translated(f"the events of {shape} can't be counted"):
-            return await self._events.count_documents(query, limit=MOST_EVENTS, hint="by_document")
+            return await self._events.count_documents(query, limit=MAX_EVENTS, hint="by_document")
 
     async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq, archived_up_to: Seq) -> int:
         """About how many documents have events with `after < seq <= up_to`; those up to `archived_up_to` are
@@ -62,20 +62,20 @@ class Estimates:
     async def _archived(self, log: LogId, collection: str, after: Seq) -> int:
         query = {"_id.l": log, "_id.c": collection, "n": {"$gt": Int64(after)}}
         with translated(f"the touched documents of {collection} can't be counted"):
-            return await self._touched.count_documents(query, limit=_MOST_TOUCHED)
+            return await self._touched.count_documents(query, limit=_MAX_TOUCHED)
 
     async def _sampled(self, log: LogId, collection: str, seqs: range) -> int:
         chosen = random.sample(seqs, min(len(seqs), _sample(len(seqs))))
         query = {"_id": {"$in": [event_key(log, seq) for seq in chosen]}}
         with translated(f"the events of {collection} can't be counted"):
-            rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_MOST_SAMPLE).to_list()
+            rows = await self._events.find(query, {"_id": 0, "c": 1, "i": 1}, batch_size=_MAX_SAMPLE).to_list()
         ids = [row["i"] for row in rows if row["c"] == collection]
         return distinct(ids, population=len(ids) * len(seqs) / len(chosen))
 
 
 def _sample(count: int) -> int:
     # n of them, drawn at random from d equally frequent documents, meet about n² / 2d of them twice.
-    return max(_LEAST_SAMPLE, min(_MOST_SAMPLE, math.isqrt(_PAIRS * count)))
+    return max(_MIN_SAMPLE, min(_MAX_SAMPLE, math.isqrt(_PAIRS * count)))
 
 
 def distinct(sample: Iterable[Hashable], population: float) -> int:

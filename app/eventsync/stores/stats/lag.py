@@ -21,7 +21,7 @@ from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.logs import Checkpoint, LogStore
 from eventsync.stores.log.tracking import TrackingStore
 
-MOST: Final = 10_000
+MAX_CHANGES: Final = 10_000
 """Changes that are counted at most."""
 
 _SECONDS: Final = 3.0
@@ -86,7 +86,7 @@ class LagReader:
         count, oldest, whole = 0, None, False
         deadline = time.monotonic() + _SECONDS
         async with watch(self._database, _pipeline(names), after=token, codec=CODEC) as stream:
-            while not whole and count < MOST and time.monotonic() < deadline:
+            while not whole and count < MAX_CHANGES and time.monotonic() < deadline:
                 batch = await stream.read(wait=_WAIT, limit=_BATCH)
                 for change in batch.changes:
                     # As the sequencer does: a high-water mark stands before the changes of its own time.

@@ -149,7 +149,7 @@ class LogPages:
                 after=key.start.seq,
                 up_to=key.head,
                 limit=key.limit,
-                most_bytes=key.max_bytes,
+                max_bytes=key.max_bytes,
             )
         bodies = [event.body for event in page]
         is_full = len(page) == key.limit or sum(map(len, bodies)) >= key.max_bytes

@@ -29,7 +29,7 @@ from eventsync.stores.log.logs import NoLogYet
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.snapshots.store import StoredSnapshot
-from eventsync.stores.stats.estimates import MOST_EVENTS
+from eventsync.stores.stats.estimates import MAX_EVENTS
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
 
@@ -219,7 +219,7 @@ class Planner:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
         events = await self._stores.estimates.of_document(log, shape, after=after)
         # The number of archived events is unknown, and each has to be searched for.
-        events += MOST_EVENTS if after < tiers.archived_up_to else 0
+        events += MAX_EVENTS if after < tiers.archived_up_to else 0
         return Backlog(0, events, round(events * self._window.mean), min(events, 1))
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
