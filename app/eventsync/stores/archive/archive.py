@@ -1,4 +1,4 @@
-"""The cold tier of one process: the registry, the objects, what reads them, and what was touched by what they hold."""
+"""The cold tier of one process: the registry of segments, their objects and reader, and the touched documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eventsync.stores.log.tiers import TierStore
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """`objects` is None where `archive_url` names no archive."""
+    """The stores of the cold tier. `objects` is None if `archive_url` names no archive."""
 
     segments: SegmentStore
     objects: Objects | None
@@ -29,7 +29,7 @@ class Archive:
 
     @classmethod
     def of(cls, database: AsyncDatabase[Any], tiers: TierStore, settings: Settings) -> Archive:
-        """Raises `ConfigurationError` for an `archive_url` that no store has."""
+        """Make the stores. Raises `ConfigurationError` for an invalid `archive_url`."""
         segments, objects = SegmentStore(database), Objects.of(settings.archive_url)
         reader = SegmentReader(segments, objects, tiers, cache_bytes=settings.segment_cache_bytes)
         return cls(segments, objects, ArchiveIdentity(database, objects), reader, TouchedStore(database), tiers)

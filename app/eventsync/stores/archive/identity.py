@@ -1,8 +1,8 @@
-"""The identity of the archive with a log's old events, compared with the archive that the settings name here.
+"""The identity of the archive: a check that all processes use the same one.
 
-The archive carries a mark, a small object with a random id; MongoDB records the id. A process whose archive has another
-mark, or none, would write segments where nobody looks for them, or answer for ever that it can't read them. An archive
-that is moved keeps its mark: its URL may be another one for each process, and may change.
+The archive contains a mark, a small object with a random id, and MongoDB records that id. A process with another
+archive would write segments where no other process finds them, or would never find the segments of others. An archive
+keeps its mark when it is moved, so its URL may change and may differ between processes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _KEY: Final = {"_id": "archive"}
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The archive that MongoDB names: `id` is that of its mark, `url` where the worker that recorded it found it."""
+    """The recorded archive: the `id` in its mark, and the `url` that the recording worker used."""
 
     id: str
     url: str
 
 
 class ArchiveIdentity:
-    """Compares the archive of this process with the recorded one. `objects` is None where there is none here."""
+    """Compares the archive of this process with the recorded one. `objects` is None if this process has no archive."""
 
     def __init__(self, database: AsyncDatabase[Any], objects: Objects | None) -> None:
         self._deployment: AsyncCollection[Any] = database["deployment"]
@@ -48,9 +48,9 @@ class ArchiveIdentity:
         self._claimed: LogId | None = None
 
     async def check(self) -> None:
-        """Raise `ConfigurationError` where this process can't read the recorded archive, and never will by waiting.
+        """Raise `ConfigurationError` if this process cannot read the recorded archive, and waiting would not help.
 
-        Raises `Unavailable` where MongoDB or the archive does not answer.
+        Raises `Unavailable` if MongoDB or the archive does not answer.
         """
         recorded = await self._recorded()
         if recorded is None:
@@ -62,10 +62,10 @@ class ArchiveIdentity:
             await self._compare(self._objects, recorded)
 
     async def claim(self, log: LogId | None) -> None:
-        """Record this process's archive, or compare it with the recorded one: once for each log. Raises like `check`.
+        """Record this process's archive, or compare it with the recorded one, once per log. Raises as `check`.
 
-        An archive in which no segment is any more is given up for the one that the settings name now, while no worker
-        runs: the one with wrong settings may be this one, and all servers go by what is recorded.
+        A recorded archive without segments is replaced by the one in the settings, but only while no other worker runs.
+        Otherwise this worker may be the one with the wrong settings, and all servers follow the record.
         """
         if log is not None and self._claimed == log:
             return
@@ -91,13 +91,15 @@ class ArchiveIdentity:
         return Recorded(row["archive"], row["url"]) if row else None
 
     async def _in_use(self) -> str | None:
-        """Return the path of a registered segment of any log, None where there is none."""
+        """Return the path of a registered segment of any log, or None."""
         with translated("the segments can't be read"):
             row = await self._segments.find_one({}, {"path": 1})
         return str(row["path"]) if row else None
 
     async def _readable(self, objects: Objects) -> None:
-        """Raise `ConfigurationError` where the archive can't be read. One that was not used yet may be missing."""
+        """Raise `ConfigurationError` if the archive cannot be read. A missing mark is no error: it may be unused
+        yet.
+        """
         try:
             await _read(objects)
         except ObjectMissing:
@@ -131,10 +133,10 @@ class ArchiveIdentity:
             try:
                 await self._deployment.insert_one(_KEY | {"archive": mark, "url": objects.shown})
             except DuplicateKeyError:
-                await self.check()  # another worker has been first
+                await self.check()  # another worker was first
 
     async def _mark(self, objects: Objects) -> str:
-        """Return the id in the archive's mark, made if need be. Nothing is overwritten: of two workers one is first."""
+        """Return the id in the archive's mark. Create the mark if it is missing, but never overwrite one."""
         try:
             return _id(await _read(objects))
         except ObjectMissing:
@@ -169,14 +171,14 @@ def _unusable(error: Refused) -> ConfigurationError:
 
 
 async def _read(objects: Objects, path: str = MARK) -> bytes:
-    # A directory that is not there has no mark. To a reader of segments it is one that may come back.
+    # A missing directory has no mark. (For a reader of segments, a missing directory may come back.)
     if objects.absent:
         raise ObjectMissing(f"{path} is not in {objects.shown}")
     return await objects.read(path, 0, _MARK_BYTES)
 
 
 def _id(mark: bytes) -> str:
-    """Return the id in a mark; for anything else, a text that equals no id."""
+    """Return the id in a mark, or "" for an invalid mark."""
     try:
         return str(json.loads(mark)["archive"])
     except (ValueError, KeyError, TypeError):

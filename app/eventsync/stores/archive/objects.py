@@ -1,7 +1,7 @@
 """Object storage: immutable objects by name, in S3, GCS, Azure, or a directory of this machine.
 
-All through obstore. What a cloud's store needs besides its URL (keys, region, endpoint) comes from the environment, by
-the names that obstore documents (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` …): no credential ever is a setting of ours.
+obstore does the access. It takes keys, region and endpoint of a cloud store from the environment, by the names that it
+documents (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` …). No eventsync setting contains a credential.
 
 Sources: https://developmentseed.org/obstore/latest/authentication/ ,
 https://docs.rs/object_store/latest/object_store/
@@ -34,7 +34,7 @@ IMMUTABLE: Final = "public, max-age=31536000, immutable"
 CONTENT_TYPE: Final = "application/vnd.eventsync.segment"
 
 _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
-"""Each try is bounded by the library's own 30 s; options of ours would replace what the environment says of that."""
+"""The library limits each attempt to 30 s. Passing client options here would override those in the environment."""
 
 
 _DENIED: Final = (PermissionDeniedError, UnauthenticatedError, PermissionError, NotADirectoryError)
@@ -43,16 +43,16 @@ _DENIED_TEXT: Final = ("os error 13", "os error 20", "os error 30")
 
 
 class ObjectMissing(Damaged):
-    """An object that should be there is not."""
+    """An expected object is missing."""
 
 
 class Refused(Unavailable):
-    """The storage refuses: no permission, no such bucket. Trying again does not help."""
+    """The storage refuses the request: no permission, no such bucket. A retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectEntry:
-    """An object as a listing shows it; `modified` is by the storage's clock."""
+    """An object in a listing. `modified` is by the storage's clock."""
 
     path: str
     size: int
@@ -60,32 +60,32 @@ class ObjectEntry:
 
 
 class Objects:
-    """One store, or a prefix of one. Every method raises `Unavailable` where it can't be reached, `Refused` where it
-    refuses.
+    """One store, or a prefix of one.
 
-    An object is written once and never overwritten; when `put` returns it is durable, and visible as a whole.
+    Every method raises `Unavailable` if the store cannot be reached, and `Refused` if it refuses. Segments are written
+    once and never overwritten. When `put` returns, the object is durable and visible as a whole.
     """
 
     def __init__(self, url: str) -> None:
-        """Connect to nothing yet. Raises `ConfigurationError` for a URL that no store has."""
+        """Check the URL without connecting. Raises `ConfigurationError` for an invalid one."""
         self.shown = bare(url)
-        """The URL for messages: without user, password and query."""
+        """The URL without user, password and query, for messages."""
         self._directory = _directory(url)
         self._store: ObjectStore | None = None if self._directory else _cloud(url, self.shown)
 
     @classmethod
     def of(cls, url: str) -> Objects | None:
-        """Return the store that a setting names, None for "" and `none`."""
+        """Return the store for a setting, or None for "" and `none`."""
         return None if url in {"", NOWHERE} else cls(url)
 
     @property
     def absent(self) -> bool:
-        """Tell whether the directory is missing. False for a store of another kind."""
+        """True if the directory is missing. False for a store of another kind."""
         return self._directory is not None and not os.path.lexists(self._directory)
 
     @property
     def loose(self) -> str | None:
-        """Return a warning where others than its owner and group may enter the directory."""
+        """A warning if others than owner and group may enter the directory, or None."""
         if self._directory is None or not self._directory.is_dir() or not self._directory.stat().st_mode & 0o007:
             return None
         return (
@@ -94,11 +94,11 @@ class Objects:
 
     @property
     def is_there(self) -> bool:
-        """Tell whether a directory is there; a cloud's store is taken to be."""
+        """True if the directory exists. Always True for a cloud store."""
         return self._directory is None or self._directory.is_dir()
 
     async def put(self, path: str, data: bytes) -> None:
-        """Store an object. Raises `Unavailable` where there is one of that name too."""
+        """Store an object. Also raises `Unavailable` if one of that name exists."""
         with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
             if self._directory is None:
                 attributes = {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE}
@@ -107,11 +107,11 @@ class Objects:
             file = self._directory / path
             await asyncio.to_thread(_make_folder, self._directory, file.parent)
             await obstore.put_async(self._opened(), path, data, mode="create")
-            # The library leaves it to the system when the bytes reach the disk.
+            # The library does not flush the file to the disk.
             await asyncio.to_thread(_sync, self._directory, file)
 
     async def replace(self, path: str, data: bytes) -> None:
-        """Store an object, or another one in its place: for what is no segment."""
+        """Store or overwrite an object that is no segment."""
         with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
             if self._directory is None:
                 await obstore.put_async(self._opened(), path, data, mode="overwrite")
@@ -122,7 +122,7 @@ class Objects:
             await asyncio.to_thread(_sync, self._directory, file)
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
-        """An object's bytes from `offset` on; fewer than `length` where it ends before. Raises `ObjectMissing`."""
+        """Return up to `length` bytes of an object from `offset` on. Raises `ObjectMissing`."""
         with _translated("the archive can't be read", f"{path} can't be read from {self.shown}"):
             try:
                 if length is None:
@@ -133,7 +133,7 @@ class Objects:
                 raise ObjectMissing(f"{path} is not in {self.shown}") from error
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectEntry]:
-        """The objects in the folder `prefix`, in no order."""
+        """Yield the objects in the folder `prefix`, in no particular order."""
         with _translated("the archive can't be listed", f"{self.shown} can't be listed"):
             if self._directory is not None and not (self._directory / prefix).is_dir():
                 return
@@ -142,7 +142,7 @@ class Objects:
                     yield ObjectEntry(item["path"], item["size"], item["last_modified"])
 
     async def remove(self, path: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object, if it exists."""
         with _translated("the archive can't be written to", f"{path} can't be removed from {self.shown}"):
             try:
                 await obstore.delete_async(self._opened(), path)
@@ -151,13 +151,13 @@ class Objects:
 
     def _opened(self) -> ObjectStore:
         if self._store is None:
-            # A directory has to be there for it. Whoever only reads does not make one.
+            # The directory must exist, and a reader does not create it. So it is opened at the first use.
             self._store = LocalStore(self._directory)
         return self._store
 
 
 def _directory(url: str) -> Path | None:
-    """The directory that `url` stands for; None for a URL of another kind."""
+    """Return the directory that `url` names, or None for a URL of another kind."""
     parts = urlsplit(url)
     if "://" in url and parts.scheme != "file":
         return None
@@ -177,7 +177,7 @@ def _cloud(url: str, shown: str) -> ObjectStore:
 
 
 def _make_folder(root: Path, folder: Path) -> None:
-    """Make the folders down to `folder`. Nobody but the owner may enter; the group may where it may enter `root`."""
+    """Create the folders down to `folder`. Only the owner may enter them, and the group if it may enter `root`."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = 0o700 | (root.stat().st_mode & 0o050)
     for made in reversed([folder, *folder.parents]):
@@ -187,9 +187,8 @@ def _make_folder(root: Path, folder: Path) -> None:
 
 
 def _sync(root: Path, file: Path) -> None:
-    """Have the system write a file, and the names that lead to it, to the disk; only the owner may read it.
-
-    The group may, too, where it may read `root`.
+    """Flush a file and its folders to the disk. Only the owner may read the file, and the group if it may read
+    `root`.
     """
     file.chmod(0o600 | (root.stat().st_mode & 0o040))
     while True:
@@ -205,9 +204,9 @@ def _sync(root: Path, file: Path) -> None:
 
 @contextmanager
 def _translated(doing: str, said: str, *, missing: bool = False) -> Iterator[None]:
-    """Turn the library's errors into ours. `said` names what is where: for operators, never for clients.
+    """Translate the library's errors. `said` is the detail for operators, which clients never see.
 
-    With `missing`, that something is not there is a refusal, too.
+    With `missing`, a missing file is a refusal too.
     """
     try:
         yield
@@ -219,5 +218,5 @@ def _translated(doing: str, said: str, *, missing: bool = False) -> Iterator[Non
 
 
 def _short(error: BaseException) -> str:
-    """The library's first line: a description of its own structures follows."""
+    """Return the first line of the library's message. The others describe its internal structures."""
     return str(error).split("\n")[0][:300] or type(error).__name__

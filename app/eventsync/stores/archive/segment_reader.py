@@ -1,4 +1,4 @@
-"""Reading the cold tier: events out of segments, by range, by document, by time."""
+"""Reads of the cold tier: events in segments, by range, by document, by time."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from eventsync.stores.log.tiers import BehindHorizon, TierStore
 _ALL = Selection()
 
 _MAX_BLOCKS = 16
-"""Blocks of one read of an object. A reader begins with one, and doubles as it goes on."""
+"""Most blocks in one read of an object. A reader begins with one block and doubles the number with each read."""
 
 _ENTRY_BYTES = 1000
-"""About what a footer's entry takes in memory."""
+"""The approximate size of a footer's entry in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A segment's footer, as it is kept."""
+    """A cached footer of a segment."""
 
     footer: Footer
 
@@ -45,10 +45,10 @@ class _Opened:
 
 
 class SegmentReader:
-    """Reads registered segments; what they consist of is kept for the next reader, up to `cache_bytes`.
+    """Reads registered segments. Footers, indexes and blocks are cached, up to `cache_bytes`.
 
-    Every method raises `BehindHorizon` for what is not kept any more, `Damaged`, which names the segment, for what
-    should be there and is not, and `Unavailable`.
+    Every method raises `BehindHorizon` for events that are no longer kept, `Damaged`, which names the segment, for
+    missing or damaged ones, and `Unavailable`.
     """
 
     def __init__(self, segments: SegmentStore, objects: Objects | None, tiers: TierStore, *, cache_bytes: int) -> None:
@@ -62,7 +62,7 @@ class SegmentReader:
     async def read(
         self, log: LogId, after: Seq, up_to: Seq, selection: Selection = _ALL
     ) -> AsyncGenerator[SealedEvent]:
-        """Events with `after < seq <= up_to` in order, those that are in `selection`. The whole range is sealed."""
+        """Yield the events with `after < seq <= up_to` in `selection`, in order. The whole range must be archived."""
         async with aclosing(self.blocks(log, after, up_to, selection)) as blocks:
             async for block, numbers in blocks:
                 for n in numbers:
@@ -71,7 +71,7 @@ class SegmentReader:
     async def blocks(
         self, log: LogId, after: Seq, up_to: Seq, selection: Selection = _ALL
     ) -> AsyncGenerator[tuple[Block, list[int]]]:
-        """The same, a block at a time, with the places in it of what was asked for; there is one at least."""
+        """Yield blocks with events as `read` does, each with the indexes of its selected events, at least one."""
         position = after
         async with aclosing(self._segments.covering(log, after, up_to)) as segments:
             async for segment in segments:
@@ -85,7 +85,7 @@ class SegmentReader:
             raise await self._missing(log, position, Seq(up_to + 1))
 
     async def newest_at(self, log: LogId, at: datetime) -> Seq | None:
-        """The newest sealed event that was there at a time, by the cluster's clock and by the wall's."""
+        """Return the newest archived event at a time, by its cluster time and its wall-clock time, or None."""
         time, wall = Timestamp(int(at.timestamp()), 2**32 - 1), timestamp(at)
         async with aclosing(self._segments.until(log, time)) as segments:
             async for segment in segments:
@@ -94,7 +94,7 @@ class SegmentReader:
         return None
 
     async def check(self, segment: Segment) -> None:
-        """Read a segment from the storage, every byte of it, and find it as it was registered."""
+        """Read every byte of a segment from the storage. Raises `Damaged` if it differs from what was registered."""
         data = await self._bytes(segment, 0, segment.size + 1)
         try:
             await asyncio.to_thread(_check, segment, data)
@@ -102,7 +102,7 @@ class SegmentReader:
             raise _named(segment, error) from error
 
     async def data(self, segment: Segment, offset: int = 0, length: int | None = None) -> bytes:
-        """The object's bytes."""
+        """Return bytes of the segment's object."""
         return await self._bytes(segment, offset, segment.size - offset if length is None else length)
 
     async def _within(
@@ -119,7 +119,7 @@ class SegmentReader:
             raise await self._explained(segment, after, error) from error
 
     async def _numbers(self, segment: Segment, after: Seq, up_to: Seq, selection: Selection) -> list[int]:
-        """The numbers of the blocks that may have what is asked for."""
+        """Return the numbers of the blocks that may have selected events."""
         footer = await self._footer(segment)
         having: set[int] | None = None
         if selection.collection is not None and selection.ids is not None:
@@ -145,7 +145,7 @@ class SegmentReader:
         return None
 
     async def _blocks(self, segment: Segment, numbers: Sequence[int]) -> AsyncGenerator[Block]:
-        """These blocks in order. Those that lie next to each other are read together, more and more of them."""
+        """Yield these blocks in order. Adjacent blocks are read together, in growing runs."""
         footer = await self._footer(segment)
         max_run = 1
         while numbers:
@@ -163,7 +163,7 @@ class SegmentReader:
             numbers, max_run = numbers[len(run) :], min(2 * max_run, _MAX_BLOCKS)
 
     def _run(self, segment: Segment, footer: Footer, numbers: Sequence[int]) -> Iterator[int]:
-        """As many of the first numbers as follow on each other and are not kept."""
+        """Yield the longest run of consecutive first numbers whose blocks are not cached."""
         for expected, number in enumerate(numbers, start=numbers[0]):
             if number != expected or self._kept(segment, footer.blocks[number]) is not None:
                 return
@@ -223,7 +223,7 @@ class SegmentReader:
         return Damaged(f"events {after + 1} to {before - 1} of log {log} are in no segment")
 
     async def _explained(self, segment: Segment, after: Seq, error: Damaged) -> EventsyncError:
-        """Why a segment can't be read: it may just have been removed, behind a horizon that was raised before."""
+        """Return the error for an unreadable segment. The compactor may have removed it after raising the horizon."""
         horizon = (await self._tiers.read(segment.log)).horizon
         return BehindHorizon(segment.log, after, horizon) if after < horizon else _named(segment, error)
 

@@ -1,7 +1,7 @@
 """The registry of segments: `segments`, one MongoDB document a segment, `_id: {l: log, n: first seq}`.
 
-Each begins where the one before ends, so of two archivers that have sealed the same events one can register its
-segment; the other's object is an orphan. An object that is not registered is no part of the log.
+Each segment begins where the previous one ends. So if two archivers seal the same events, only one can register its
+segment, and the object of the other is an orphan. An unregistered object is not part of the log.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A registered segment. `size` is the object's, in bytes, `raw` what its events take unpacked; the footer is what
-    lies behind `tail`, and `sha256` is of the whole object.
+    """A registered segment. `size` is that of the object, and `raw` that of its uncompressed events, in bytes.
+
+    The footer begins at the offset `tail`. `sha256` is the checksum of the whole object.
     """
 
     log: LogId
@@ -44,7 +45,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The registered segments of a log together."""
+    """The sums over the registered segments of a log."""
 
     segments: int
     events: int
@@ -60,7 +61,7 @@ class SegmentStore:
         self._quarantined: AsyncCollection[Any] = database["condemned_segments"]
 
     async def register(self, segment: Segment) -> bool:
-        """Make a segment part of its log; False where another one begins with the same event already."""
+        """Make a segment part of its log. Return False if another one already begins with the same event."""
         with translated(f"segment {segment.path} can't be registered"):
             try:
                 await self._segments.insert_one(_row(segment))
@@ -69,24 +70,24 @@ class SegmentStore:
         return True
 
     async def newest(self, log: LogId) -> Segment | None:
-        """The segment with the newest events."""
+        """Return the segment with the newest events, or None."""
         with translated("the segments can't be read"):
             row = await self._segments.find_one({"_id": key_range(log)}, sort=[("_id", DESCENDING)])
         return _segment(row) if row else None
 
     async def holding(self, log: LogId, seq: Seq) -> Segment | None:
-        """The segment that has this event."""
+        """Return the segment that contains this event, or None."""
         before = await self._before(log, seq)
         return before if before is not None and before.span.last >= seq else None
 
     async def starting(self, log: LogId, first: Seq) -> Segment | None:
-        """The segment whose first event is `first`."""
+        """Return the segment whose first event is `first`, or None."""
         with translated("the segments can't be read"):
             row = await self._segments.find_one({"_id": event_key(log, first)})
         return _segment(row) if row else None
 
     async def covering(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[Segment]:
-        """The segments that have events with `after < seq <= up_to`, in order; listed as they are asked for."""
+        """Yield the segments that have events with `after < seq <= up_to`, in order. Pages are listed on demand."""
         position = after
         while position < up_to:
             page = await self._page(log, position, up_to)
@@ -97,7 +98,7 @@ class SegmentStore:
                 return
 
     async def _page(self, log: LogId, after: Seq, up_to: Seq) -> list[Segment]:
-        # The one that holds the first event wanted may begin before it: segments follow on each other.
+        # The segment that contains the first requested event may begin before it.
         before = await self._before(log, Seq(after + 1))
         first = before.span.first if before and before.span.last > after else after + 1
         with translated("the segments can't be read"):
@@ -112,14 +113,14 @@ class SegmentStore:
         return _segment(row) if row else None
 
     async def until(self, log: LogId, time: Timestamp) -> AsyncGenerator[Segment]:
-        """The segments that begin at cluster time `time` or before, the newest first."""
+        """Yield the segments that begin at cluster time `time` or before, newest first."""
         with translated("the segments can't be read"):
             query = {"_id": key_range(log), "first_time": {"$lte": time}}
             async for row in self._segments.find(query, sort=[("_id", DESCENDING)]):
                 yield _segment(row)
 
     async def totals(self, log: LogId) -> Totals:
-        """How much there is of a log."""
+        """Return the totals of a log's segments."""
         sums: dict[str, Any] = {"_id": None, "segments": {"$sum": 1}}
         sums |= {name: {"$sum": f"${name}"} for name in ("events", "bytes", "raw")}
         with translated("the segments can't be counted"):
@@ -129,26 +130,29 @@ class SegmentStore:
         return Totals(row["segments"], int(row["events"]), int(row["bytes"]), int(row["raw"]))
 
     async def registered(self, paths: Sequence[str]) -> set[str]:
-        """Those of `paths` that are registered, in whatever log."""
+        """Return those of `paths` that are registered in any log."""
         with translated("the segments can't be read"):
             return {row["path"] async for row in self._segments.find({"path": {"$in": list(paths)}}, {"path": 1})}
 
     async def quarantine(self, paths: Sequence[str]) -> list[str]:
-        """Those of `paths` that are not registered, and by whoever keeps to `is_quarantined` never will be."""
-        with translated("orphans can't be condemned"):
+        """Quarantine objects and return those of `paths` that are not registered.
+
+        A worker that checks `is_quarantined` after `register` never keeps one of them registered.
+        """
+        with translated("orphans can't be quarantined"):
             for path in paths:
                 await self._quarantined.update_one({"_id": path}, {"$set": {"at": datetime.now(UTC)}}, upsert=True)
-        # Condemned first, then looked up; who registers does it the other way round: one of the two sees the other.
+        # First quarantine, then look up. A registering worker does the opposite, so one of the two sees the other.
         registered = await self.registered(paths)
         return [path for path in paths if path not in registered]
 
     async def is_quarantined(self, segment: Segment) -> bool:
-        """Whether a segment that was just registered was taken for an orphan: its object may be gone."""
+        """Return True if a segment that was just registered was taken for an orphan. Its object may be gone."""
         with translated("the orphans can't be read"):
             return await self._quarantined.find_one({"_id": segment.path}) is not None
 
     async def forget(self, segment: Segment) -> None:
-        """Take a segment out of the registry. Its object is to be removed before."""
+        """Remove a segment from the registry. Its object must be removed before."""
         key = event_key(segment.log, segment.span.first)
         with translated(f"segment {segment.path} can't be forgotten"):
             await self._segments.delete_one({"_id": key, "path": segment.path})

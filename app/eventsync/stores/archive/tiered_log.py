@@ -1,4 +1,4 @@
-"""A log's events wherever they are: sealed in segments up to its floor, in MongoDB beyond it."""
+"""Reads of a log across its tiers: segments up to `archived_up_to`, MongoDB after it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ B = TypeVar("B")
 
 
 class TieredEvents:
-    """Reads events in the order of their seqs, across the tiers, while the archiver moves them.
+    """Reads events by seq, across the tiers, while the archiver moves them.
 
-    What is in neither tier is never passed over in silence: `BehindHorizon` for what is not kept any more, `Damaged`
-    for what should be there. Raises `Unavailable` too.
+    An event that is in neither tier is never skipped silently. Every method raises `BehindHorizon` for events that are
+    no longer kept, `Damaged` for missing ones, and `Unavailable`.
     """
 
     def __init__(self, hot: HotRows, cold: SegmentReader, tiers: TierStore) -> None:
@@ -40,9 +40,9 @@ class TieredEvents:
     async def read(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
     ) -> AsyncGenerator[SealedEvent]:
-        """Events with `after < seq <= up_to`, of everything or of one shape, with a version above `above`.
+        """Yield events with `after < seq <= up_to`, of all shapes or of one, with a version above `above`.
 
-        Holds one batch, or one read of a segment.
+        Holds one batch of rows, or one read of a segment.
         """
         batches = self._batches(log, after, up_to, shape, above, batch, _SEALED)
         async with aclosing(batches):
@@ -53,7 +53,7 @@ class TieredEvents:
     async def passed_on(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
     ) -> AsyncGenerator[Sequence[StoredEvent]]:
-        """The same as readers get them, as many at a time as come together: a batch, or what a block has of them."""
+        """Yield the same events in the form for clients, in batches from MongoDB and in blocks from segments."""
         batches = self._batches(log, after, up_to, shape, above, batch, _PASSED_ON)
         async with aclosing(batches):
             async for events in batches:
@@ -62,7 +62,7 @@ class TieredEvents:
     def event_batches(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape, *, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
-        """The same of one shape, to be sent."""
+        """Yield the events of one shape for forwarding."""
 
         def hot(position: Seq) -> AsyncGenerator[EventBatch]:
             return self._hot.event_batches(log, position, up_to, shape, batch=batch)
@@ -96,10 +96,10 @@ class TieredEvents:
         cold: Callable[[Seq, Seq], AsyncGenerator[B]],
         last: Callable[[B], Seq],
     ) -> AsyncGenerator[B]:
-        """Batches from wherever their events are: `hot` reads on from a position, `cold` up to another one."""
+        """Yield batches from both tiers. `hot` reads on from a position, `cold` from one position to another."""
         position = after
         while position < up_to:
-            # Where to begin is what somebody has read here last; what is read is judged by what is true.
+            # The last known border is only a hint for the tier to begin with. The reads check the current one.
             archived_up_to = min(self._tiers.seen(log).archived_up_to, up_to)
             source, end = (
                 (cold(position, archived_up_to), archived_up_to)
@@ -112,11 +112,11 @@ class TieredEvents:
                         yield batch
                         position = last(batch)
             except Moved:
-                continue  # the floor has been read for that
+                continue  # the check has updated the known border
             position = end
 
     async def hot(self, log: LogId, after: Seq, up_to: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
-        """Those that are in MongoDB. Raises `Moved` where some are not any more."""
+        """Yield events from MongoDB only. Raises `Moved` if some have left it."""
         async with aclosing(self._from_hot(log, in_order(log, after, up_to), after, batch, _SEALED)) as batches:
             async for events in batches:
                 for event in events:
@@ -151,7 +151,7 @@ def _stored_in(block: Block, n: int) -> StoredEvent:
 
 
 def sealed_event(row: dict[str, Any]) -> SealedEvent:
-    """A whole row of `events`. Raises `Damaged`."""
+    """Decode a whole row of `events`. Raises `Damaged`."""
     try:
         return SealedEvent(
             Seq(row["_id"]["n"]),
@@ -169,7 +169,7 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
 
 @dataclass(frozen=True, slots=True)
 class _Form(Generic[E]):
-    """What events are made into, and the fields of a row that this takes."""
+    """A form of events, with the fields of a row that it needs."""
 
     fields: Mapping[str, int]
     of_row: Callable[[dict[str, Any]], E]

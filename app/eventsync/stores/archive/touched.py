@@ -1,8 +1,7 @@
-"""Which documents the events have touched that are no longer in MongoDB: the collection `touched`.
+"""The documents touched by events that have left MongoDB: the collection `touched`.
 
-`_id: {l: log, c: collection, i: id}`, and `n`, the seq of the document's newest event up to the log's floor. With the
-events that still are in MongoDB it says what has changed since any position, as long as that is not before the squash
-floor.
+A record has `_id: {l: log, c: collection, i: id}` and `n`, the seq of the document's newest archived event. Together
+with the events in MongoDB it gives the documents that changed since any position from the squash floor on.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ _BATCH = 1000
 
 
 class TouchedStore:
-    """Writes and removes; `eventsync.stores.snapshots.squashed` reads. Raises `Unavailable`."""
+    """Writes and removes the records, which `snapshots.squashed` reads. Raises `Unavailable`."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._touched: AsyncCollection[Any] = database["touched"]
 
     async def ensure_indexes(self) -> None:
-        """By collection and seq: what was touched after a position."""
+        """Create the index by collection and seq, which finds the documents touched after a position."""
         keys = [("_id.l", ASCENDING), ("_id.c", ASCENDING), ("n", ASCENDING)]
         with translated("the index of touched documents can't be made"):
             await self._touched.create_indexes([IndexModel(keys, name="by_seq")])
 
     async def touch(self, log: LogId, documents: Iterable[tuple[str, IdText, Seq]]) -> None:
-        """Record (collection, id, seq) of events. Any number of times, in any order: the greatest seq counts."""
+        """Record (collection, id, seq) of events. Repeats and any order are fine: the greatest seq stays."""
         newest: dict[tuple[str, IdText], Seq] = {}
         for collection, text, seq in documents:
             newest[collection, text] = max(seq, newest.get((collection, text), seq))
@@ -49,23 +48,23 @@ class TouchedStore:
     async def any_after(
         self, log: LogId, collection: str, after: Seq, session: AsyncClientSession | None = None
     ) -> bool:
-        """Whether an event of the collection with `after < seq` has left MongoDB, or is about to."""
+        """Return True if an event of the collection with `after < seq` has left MongoDB, or is about to."""
         query = {"_id.l": log, "_id.c": collection, "n": {"$gt": Int64(after)}}
         with translated("the touched documents can't be read"):
             return await self._touched.find_one(query, {"_id": 1}, session=session) is not None
 
     async def any(self, log: LogId) -> bool:
-        """Tell whether any document of the log is recorded."""
+        """Return True if any document of the log is recorded."""
         with translated("the touched documents can't be read"):
             return await self._touched.find_one({"_id.l": log}, {"_id": 1}) is not None
 
     async def count(self, log: LogId, collection: str) -> int:
-        """How many documents of a collection are recorded."""
+        """Return the number of recorded documents of a collection."""
         with translated("the touched documents can't be counted"):
             return await self._touched.count_documents({"_id.l": log, "_id.c": collection})
 
     async def remove_up_to(self, log: LogId, seq: Seq) -> int:
-        """Remove what nobody asks for any more; returns how many documents. The squash floor is raised before."""
+        """Remove the records up to `seq` and return how many. The squash floor must be raised before."""
         with translated("touched documents can't be removed"):
             names = await self._touched.distinct("_id.c", {"_id.l": log})
             counts = [await self._remove(log, name, seq) for name in names]

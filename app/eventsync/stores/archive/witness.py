@@ -1,7 +1,7 @@
-"""The newest event of a log, recorded outside of MongoDB: one small object a log, beside its segments.
+"""The witness: the newest event of a log, recorded in the archive, outside of MongoDB.
 
-A backup of MongoDB that is restored takes the log back, and nothing in it says so. An archive that is not restored with
-it tells where the log had been.
+Restoring a backup of MongoDB takes the log back, and nothing in MongoDB shows that. The archive, which is not restored
+with it, shows how far the log had come.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from eventsync.stores.archive.objects import ObjectMissing, Objects
 from eventsync.stores.log.stored_event import UNREADABLE
 
 FOLDER: Final = "witness"
-"""Not the log's own folder: what lies there and is no registered segment is swept."""
+"""Not in the log's own folder, where every object that is no registered segment is swept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """Event `seq` of a log was there, with this token."""
+    """Event `seq` of a log existed, with this resume token."""
 
     seq: Seq
     token: Token
 
 
 async def record_witness(objects: Objects, log: LogId, witness: Witness) -> None:
-    """Replace the record of a log. Raises `Unavailable`."""
+    """Replace the witness of a log. Raises `Unavailable`."""
     await objects.replace(_path(log), orjson.dumps({"seq": witness.seq, "token": witness.token}))
 
 
 async def read_witness(objects: Objects, log: LogId) -> Witness | None:
-    """Return the record of a log; None where there is none that can be read. Raises `Unavailable`."""
+    """Return the witness of a log, or None without a readable one. Raises `Unavailable`."""
     if not objects.is_there:
         return None
     try:
@@ -46,7 +46,7 @@ async def read_witness(objects: Objects, log: LogId) -> Witness | None:
 
 
 async def forget_witness(objects: Objects, log: LogId) -> None:
-    """Remove the record of a former log. Raises `Unavailable`."""
+    """Remove the witness of a former log. Raises `Unavailable`."""
     await objects.remove(_path(log))
 
 

@@ -1,8 +1,8 @@
-"""What does not fit into an event's own row: `event_parts`, one MongoDB document a part, `_id: {l, n, v, p}`.
+"""The parts of values too large for an event's row: `event_parts`, one MongoDB document a part, `_id: {l, n, v, p}`.
 
-The row names the value's parts by a random id `v` of the writer's own, and by a checksum. Parts are written before the
-row, so a row's parts are all there; and two writers that want the same number never touch each other's. The insert of
-the row alone decides. What the loser leaves, or a writer that dies before its row, is swept.
+The row names the parts by a random id `v`, chosen by its writer, and by a checksum. Parts are written before the row,
+so a row never lacks parts. Two writers of the same number never touch each other's parts; the insert of the row alone
+decides between them. `sweep` removes the parts of a writer that lost or that died before it wrote its row.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ PART_BYTES = 8 * 1024 * 1024
 _SWEPT_AT_ONCE = 500
 
 _LARGE = ("b", "w")
-"""The fields of a row that may be in parts: the body, and the marks of its types."""
+"""The fields of a row that may be in parts: the body, and its type hints."""
 
 
 class EventParts:
-    """Writes and reads the values that rows only name: `{v: id, of: number of parts, sha256}`."""
+    """Writes and reads the values that a row refers to by `{v: id, of: number of parts, sha256}`."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._events: AsyncCollection[Any] = database["events"]
         self._parts: AsyncCollection[Any] = database["event_parts"]
 
     async def write(self, log: LogId, seq: Seq, value: bytes) -> dict[str, Any]:
-        """Store a value of the event that is about to be `log:seq`; returns what its row is to say instead.
+        """Store a value of the future event `log:seq`. Return the reference for its row.
 
         Durable (majority, journal) when it returns.
         """
@@ -53,7 +53,7 @@ class EventParts:
         return {"v": name, "of": len(pieces), "sha256": Binary(await asyncio.to_thread(_sha256, value))}
 
     async def filled(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return `row` with the values that it only names, and its body unpacked.
+        """Return `row` with the values that it refers to, and with its body unpacked.
 
         Raises `Damaged`, which names the event and the part.
         """
@@ -62,7 +62,7 @@ class EventParts:
             whole = row | {field: await self._read(row, field) for field in named} if named else row
             if not isinstance(packed := whole.get("b"), bytes):
                 return whole
-            # In a thread: it takes 50 ms and more, and the interpreter's lock is free meanwhile.
+            # In a thread: this takes 50 ms or more and releases the GIL.
             return whole | {"b": Unpacked(await asyncio.to_thread(zlib.decompress, packed))}
         except UNREADABLE as error:
             raise unreadable(row, error) from error
@@ -84,9 +84,9 @@ class EventParts:
         return value
 
     async def sweep(self, log: LogId) -> int:
-        """Remove the parts that no row will ever name: their number has a row, of another writer. Returns how many.
+        """Remove the parts whose number has a row of another writer. Return how many were removed.
 
-        Parts whose number has no row yet may belong to a writer that is at work. They are left for the next time.
+        Parts whose number has no row yet may belong to an active writer. They stay until a later call.
         """
         swept = 0
         async with aclosing(self._named(log)) as batches:
@@ -98,13 +98,13 @@ class EventParts:
         return swept
 
     async def remove(self, log: LogId, up_to: Seq) -> None:
-        """Remove the parts of all events up to `up_to`, whose rows are no longer here."""
+        """Remove the parts of all events up to `up_to`. Their rows were removed before."""
         bounds = {"$gte": event_key(log, 0), "$lt": event_key(log, up_to + 1)}
         with translated("the parts of events can't be removed"):
             await self._parts.delete_many({"_id": bounds})
 
     async def _named(self, log: LogId) -> AsyncGenerator[list[dict[str, Any]]]:
-        """The keys of all parts of a log, in batches."""
+        """Yield the keys of all parts of a log, in batches."""
         batch: list[dict[str, Any]] = []
         with translated("the parts of events can't be listed"):
             cursor = self._parts.find({"_id": key_range(log)}, {"_id": 1}, sort=[("_id", ASCENDING)])
@@ -130,5 +130,5 @@ def _sha256(value: bytes) -> bytes:
 
 
 def _names(row: Mapping[str, Any]) -> set[str]:
-    """The values in parts that a row names."""
+    """Return the ids of the values in parts that a row refers to."""
     return {row[field]["v"] for field in _LARGE if isinstance(row.get(field), dict)}

@@ -1,9 +1,9 @@
 """The event log: `events`, one MongoDB document an event, `_id: {l: log id, n: seq}`.
 
-The log is its own checkpoint. Only the sequencer appends, by ordered inserts: whoever is killed whenever, what is
-there is a clean prefix, and its newest event says (by its resume token) where to read on. Two sequencers can't both
-insert the same number: the later one gets a duplicate key. What is too large for the event's own document is in
-`event_parts`, written before it.
+The log is its own checkpoint. Only the sequencer appends, by ordered inserts. So after a crash at any moment the log is
+a clean prefix, and the resume token of its newest event says where to read on. Two sequencers cannot insert the same
+number: the later one gets a duplicate key error. Values too large for the event's own document are in `event_parts`,
+written before it.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ _PACKED_ABOVE = 4 * 1024 * 1024
 """Bodies with more bytes are stored compressed (zlib)."""
 
 _INSERTED_AT_ONCE = 8 * 1024 * 1024
-"""Bytes of bodies in one insert, which the driver encodes without a pause; one event may exceed it."""
+"""Most bytes of bodies in one insert, which the driver encodes without yielding. A single event may exceed it."""
 
 _APART_ABOVE = {"b": 8 * 1024 * 1024, "w": 2 * 1024 * 1024}
-"""Of a body, and of marks, with more bytes as they are stored, the row only names the parts. The row then fits into
-MongoDB's 16 MiB, and so does the change that brings it to the servers' feeds.
+"""Larger bodies and type hints, as stored, go to `event_parts`. So the row fits into MongoDB's 16 MiB, as does the
+change event that carries it to the servers' feeds.
 """
 
 
 _COMPARED = 1024 * 1024
-"""A body with more bytes is not compared with what is stored: the row's other fields have to do."""
+"""Larger bodies are not compared with the stored one; the other fields of the row suffice."""
 
 
 class Fenced(EventsyncError):
-    """Somebody else appended first. Read the log's tail again before anything else."""
+    """Another worker appended first. Read the log's head again before anything else."""
 
     code = "fenced"
 
 
 class NewEvent(NamedTuple):
-    """An event to append, and the change it was made from. `marks` are those of its document or patch."""
+    """An event to append, and the change that it was made from. `marks` are the type hints of its document or patch."""
 
     event: StoredEvent
     version: int
@@ -73,7 +73,7 @@ class NewEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogHead:
-    """The newest event of a log, and where the stream goes on after it."""
+    """The newest event of a log, and the place in the change stream after it."""
 
     seq: Seq
     token: Token
@@ -90,21 +90,21 @@ class EventStore:
         self._tiered = tiered
 
     async def ensure_indexes(self) -> None:
-        """By document: its history and the document shapes."""
+        """Create the index by document, which serves histories and document shapes."""
         keys = [("_id.l", ASCENDING), ("c", ASCENDING), ("i", ASCENDING), ("_id.n", ASCENDING)]
         with translated("the event log's indexes can't be made"):
             await self._events.create_indexes([IndexModel(keys, name="by_document")])
 
     async def append(self, log: LogId, events: Sequence[NewEvent]) -> None:
-        """Append events, which are numbered on from the tail. Durable (majority, journal) when it returns.
+        """Append events numbered from the head on. They are durable (majority, journal) when this returns.
 
-        Raises `Fenced` where a number is taken, `TooLarge` for a document id of several MiB, and `Unavailable`.
-        Then any prefix of `events` may be in the log.
+        Raises `Fenced` if a number is taken, `TooLarge` for a document id of several MiB, and `Unavailable`. After an
+        error, any prefix of `events` may be in the log.
         """
         runs: list[list[dict[str, Any]]] = [[]]
         size = 0
         for new in events:
-            # In a thread where it is packed: that takes 100 ms and more, and the interpreter's lock is free meanwhile.
+            # Large bodies are compressed in a thread: that takes 100 ms or more and releases the GIL.
             is_packed = len(new.event.body) > _PACKED_ABOVE
             row = await asyncio.to_thread(_row, log, new) if is_packed else _row(log, new)
             await self._set_apart(row)
@@ -128,20 +128,20 @@ class EventStore:
                 raise
 
     async def _set_apart(self, row: dict[str, Any]) -> None:
-        """Store what is too large for the row itself, before the row."""
+        """Store the values that are too large for the row, before the row itself."""
         for field, max_size in _APART_ABOVE.items():
             value = row.get(field)
             if isinstance(value, bytes) and len(value) > max_size:
                 row[field] = await self._parts.write(row["_id"]["l"], row["_id"]["n"], value)
 
     async def sweep(self, log: LogId) -> int:
-        """Remove parts of events that were never appended; returns how many. Safe beside any number of writers."""
+        """Remove parts of events that were never appended. Return how many. Safe beside any number of writers."""
         return await self._parts.sweep(log)
 
     async def tail(self, log: LogId, session: AsyncClientSession | None = None) -> LogHead | None:
-        """The newest event, or None in an empty log. No older than what was read in `session` before.
+        """Return the newest event, or None for an empty log. It is no older than earlier reads in `session`.
 
-        Raises `DamagedEvents` where it does not say where the stream goes on.
+        Raises `DamagedEvents` if the event has no valid resume token or cluster time.
         """
         row = await self._newest(log, {"b": 0, "w": 0}, session)
         if row is None:
@@ -155,7 +155,7 @@ class EventStore:
             raise unreadable(row, error) from error
 
     async def head(self, log: LogId, session: AsyncClientSession | None = None) -> Seq:
-        """The newest event's number, whatever else it says; 0 in an empty log. `session` as for `tail`."""
+        """Return the number of the newest event, even if it is damaged otherwise; 0 for an empty log."""
         row = await self._newest(log, {"_id": 1}, session)
         return Seq(row["_id"]["n"]) if row else Seq(0)
 
@@ -167,19 +167,19 @@ class EventStore:
             return await self._events.find_one(query, fields, sort=[("_id", DESCENDING)], session=session)
 
     async def token(self, log: LogId, seq: Seq) -> Any:
-        """The token that is stored with an event; None where there is no such event in MongoDB."""
+        """Return the resume token stored with an event, or None if MongoDB has no such event."""
         with translated("an event can't be read"):
             row = await self._events.find_one({"_id": event_key(log, seq)}, {"t": 1})
         return row.get("t", "") if row else None
 
     async def time(self, log: LogId, seq: Seq) -> Timestamp | None:
-        """The cluster time of an event; None where there is no such event in MongoDB."""
+        """Return the cluster time of an event, or None if MongoDB has no such event."""
         with translated("an event can't be read"):
             row = await self._events.find_one({"_id": event_key(log, seq)}, {"s": 1})
         return row.get("s") if row else None
 
     async def holds(self, log: LogId, new: NewEvent) -> bool:
-        """Tell whether the number of an appended event still has that event, or none."""
+        """Return True if the number of an appended event still has that event, or has none."""
         expected = _row(log, new)
         with translated("an event can't be read"):
             row = await self._events.find_one({"_id": expected["_id"]}, {"w": 0, "g": 0})
@@ -189,18 +189,17 @@ class EventStore:
         return all(row.get(name) == expected[name] for name in compared)
 
     async def reaches(self, log: LogId, seq: Seq) -> bool:
-        """Tell whether the log has come as far as this event, which still is hot if it exists at all. Linearizable."""
+        """Return True if this event exists. It must still be in MongoDB if so. Linearizable."""
         return await self._tiered.gap_check.exists(log, seq)
 
     async def read(
         self, log: LogId, after: Seq, up_to: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
     ) -> AsyncGenerator[StoredEvent]:
-        """Events with `after < seq <= up_to` in order, of everything or of one shape; never holds more than `batch`.
+        """Yield events with `after < seq <= up_to` in order, of all shapes or of one. Holds at most `batch` of them.
 
-        `up_to` is an event that is known to exist; without it, all that there are.
-
-        Wherever they are: none is passed over, also while they are moved. Raises `BehindHorizon` where they are not
-        kept any more, `Damaged` where what should be there is not, and `Unavailable`.
+        `up_to` must exist; without it, all events are read. Both tiers are read, and no event is skipped while the
+        archiver moves events. Raises `BehindHorizon` for events that are no longer kept, `Damaged` for missing ones,
+        and `Unavailable`.
         """
         if up_to is None:
             up_to = max(after, await self.head(log))
@@ -212,7 +211,7 @@ class EventStore:
     def event_batches(
         self, log: LogId, after: Seq, up_to: Seq, *, shape: Shape, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
-        """The same of one shape, to be sent: as many at a time as come together, at most `batch` from MongoDB."""
+        """Yield the events of one shape in batches for forwarding, at most `batch` at a time. Raises as `read`."""
         return self._tiered.event_batches(log, after, up_to, shape, batch=batch)
 
     async def of_document(
@@ -226,10 +225,10 @@ class EventStore:
         limit: int,
         max_bytes: int = sys.maxsize,
     ) -> list[StoredEvent]:
-        """One document's events with `after < seq <= up_to` and a version above `after_version`, in order.
+        """Return one document's events with `after < seq <= up_to` and a version above `after_version`, in order.
 
-        At most `limit`, and none behind those whose bodies have `max_bytes`. Versions alone can't page: a change from
-        elsewhere keeps the version, and a document that is made again begins anew. Raises like `read`.
+        Stops at `limit` events, or once their bodies have `max_bytes`. Versions alone cannot page: an outside change
+        keeps the version, and a recreated document starts again at version 1. Raises as `read`.
         """
         found: list[StoredEvent] = []
         size = 0
@@ -244,7 +243,7 @@ class EventStore:
         return found
 
     async def whole(self, row: dict[str, Any]) -> StoredEvent:
-        """An `events` document read back, wherever its body is. Raises `DamagedEvents` and `Unavailable`."""
+        """Decode a row of `events`, also one whose body is in parts. Raises `DamagedEvents` and `Unavailable`."""
         filled = await self._parts.filled(row)
         try:
             return stored_event(filled)
@@ -261,7 +260,7 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         "c": event.collection,
         "i": event.id,
         "v": Int64(new.version),
-        # As JSON a document may be much larger than the 16 MiB that it may have as BSON, and that its event may have.
+        # A document may be much larger as JSON than the 16 MiB of BSON that bound it and the row of its event.
         "b": event.body.decode() if len(event.body) <= _PACKED_ABOVE else zlib.compress(event.body, 1),
     }
     if new.marks:

@@ -1,7 +1,7 @@
 """The proof that no row of a range is missing.
 
-A reader of one shape can't tell a row that somebody has deleted from an event of another shape. So the rows of the
-range that it has read are counted, by the index alone, at a fraction of the price of finding them.
+A reader of one shape cannot distinguish a deleted row from an event of another shape. So it counts the rows of the
+range that it has read. The count uses only the index and costs a fraction of the read.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from eventsync.mongodb.errors import translated
 from eventsync.stores.log.tiers import TierStore
 
 _AT_ONCE: Final = 50_000
-"""Rows in one count: each has to end well within the driver's timeout."""
+"""Most rows in one count, so that each ends well within the driver's timeout."""
 
 _SHARE: Final = 20.0
-"""A count that took a second is believed for so many: counting takes no more than a twentieth of the time."""
+"""A count stays valid for this many times its duration, so counting takes at most a twentieth of the time."""
 
 _SMALL: Final = 10_000
-"""So few rows are counted each time: 2 ms of MongoDB's time."""
+"""Ranges up to this size are always counted: they cost MongoDB 2 ms."""
 
 _LINEARIZABLE_MS: Final = 5000
 """Longest wait for a majority to agree who is primary, in milliseconds."""
 
 _NAMED: Final = 5
-"""Runs of missing events that a message names."""
+"""Most runs of missing events that a message names."""
 
 
 @dataclass(slots=True)
 class _Counted:
-    """A range without a hole, until `until` on the monotonic clock."""
+    """A range without gaps. The count is valid until `until` on the monotonic clock."""
 
     log: LogId
     after: Seq
@@ -58,9 +58,9 @@ class GapCheck:
         self._known: _Counted | None = None
 
     async def require(self, log: LogId, after: Seq, up_to: Seq, *, fresh: bool = False) -> None:
-        """Raise `DamagedEvents` where an event with `after < seq <= up_to` is neither sealed nor in MongoDB.
+        """Raise `DamagedEvents` if an event with `after < seq <= up_to` is neither archived nor in MongoDB.
 
-        What was counted just now is believed, unless it is to be `fresh`.
+        Without `fresh`, a recent count of the range is reused.
         """
         if after >= up_to or (not fresh and self._is_known(log, after, up_to)):
             return
@@ -72,7 +72,7 @@ class GapCheck:
                 if up_to - start > _SMALL:
                     self._known = _Counted(log, start, up_to, now + _SHARE * (now - began))
                 return
-            # Some may have been sealed and removed meanwhile: then the floor was raised before.
+            # The archiver may have removed some of them meanwhile. If so, it raised `archived_up_to` before.
             if (await self._tiers.read(log)).archived_up_to <= start:
                 missing = await self._missing(log, start, up_to)
                 if missing is not None and not await self.exists(log, missing.last):
@@ -92,7 +92,7 @@ class GapCheck:
         with translated("the events can't be counted"):
             for start in range(after, up_to, _AT_ONCE):
                 query = {"_id": key_range(log, start, min(up_to, start + _AT_ONCE))}
-                # Not `count_documents`: that is an aggregation, and this a scan of keys.
+                # Not `count_documents`, which runs an aggregation: this command scans only keys.
                 answer = await self._events.database.command(
                     {"count": self._events.name, "query": query, "readConcern": {"level": "majority"}}
                 )
@@ -100,7 +100,7 @@ class GapCheck:
         return count
 
     async def _check_collections(self, log: LogId, after: Seq, up_to: Seq) -> None:
-        """Raise `DamagedEvents` for a row that names no collection: no shape's reader finds it."""
+        """Raise `DamagedEvents` for a row without a collection, because no reader of a shape finds it."""
         query = {"_id.l": log, "c": None, "_id.n": {"$gt": Int64(after), "$lte": Int64(up_to)}}
         with translated("the events can't be read"):
             row = await self._events.find_one(query, {"_id": 1}, sort=[("_id.n", -1)])
@@ -108,10 +108,10 @@ class GapCheck:
             raise DamagedEvents(f"event {log}:{row['_id']['n']} can't be read: it names no collection", row["_id"]["n"])
 
     async def exists(self, log: LogId, seq: Seq) -> bool:
-        """Tell whether an event is in MongoDB.
+        """Return True if an event is in MongoDB.
 
-        Linearizable: a member that has just become primary does not deny what its predecessor has shown, and one that
-        no longer is can't answer at all.
+        The read is linearizable: a new primary does not miss an event that its predecessor has returned, and a former
+        primary cannot answer.
         """
         events = self._events.with_options(read_concern=ReadConcern("linearizable"))
         key = {"_id": event_key(log, seq)}
@@ -119,7 +119,7 @@ class GapCheck:
             return await events.find_one(key, {"_id": 1}, max_time_ms=_LINEARIZABLE_MS) is not None
 
     async def _missing(self, log: LogId, after: Seq, up_to: Seq) -> DamagedEvents | None:
-        """Name what is missing, at most `_NAMED` runs of it; None where nothing is."""
+        """Return an error that names at most `_NAMED` runs of missing events, or None if none is missing."""
         runs: list[tuple[int, int]] = []
         position = int(after)
         async with aclosing(self._numbers(log, after, up_to)) as numbers:

@@ -1,11 +1,11 @@
-"""Reading the hot tier: rows of `events`, none of which was removed before it could be read.
+"""Reads of the hot tier: rows of `events`, with proof that none was removed before it was read.
 
-The archiver raises the log's floor before it removes a row. So: read some rows, then the floor; where it is not beyond
-the position that they begin after, they are all that there were. Nothing is handed on before that is known.
+The archiver raises `archived_up_to` before it removes a row. So a reader reads some rows and then `archived_up_to`. If
+that is not beyond the position before the rows, no row is missing. A reader yields rows only after this check.
 
-A member that has just become primary answers majority reads for a moment from before what its predecessor has shown. So
-the newest event that is asked for has to be seen first. All reads are of one causally consistent session: none of them
-is answered from before another.
+A new primary may for a moment answer majority reads with a state older than its predecessor has returned. So a reader
+first looks for the newest requested event. All reads use one causally consistent session, so no read returns an older
+state than the one before it.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from eventsync.stores.log.tiers import Tiers, TierStore
 Row = dict[str, Any]
 
 _BATCH_BYTES = 4 * 1024 * 1024
-"""A batch of rows is closed when their bodies have this many bytes; one event may exceed it."""
+"""Most bytes of bodies in a batch. A single event may exceed it."""
 
 _ANSWERS = 4
 _MIN_ANSWER = 500
-"""Rows of a batch come in so many answers, but for small ones: MongoDB looks for some while others are taken apart."""
+"""MongoDB sends a large batch in this many answers, so that it reads some rows while others are decoded."""
 
 _REMOVED_AT_ONCE = 2000
 _NAMED_AT_ONCE = 1000
 
 
 class Moved(EventsyncError):
-    """Rows that were asked for have left MongoDB: they are to be read from the cold tier."""
+    """Requested rows have left MongoDB. Read them from the cold tier."""
 
     code = "moved"
 
 
 Whole = Callable[[Tiers, AsyncClientSession], Awaitable[bool]]
-"""Whether rows that were just read can lack none, with the log's tiers as they are now."""
+"""Returns True if the rows that were just read are complete, given the log's tiers after that read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,14 @@ class Find:
 
     query: Mapping[str, Any]
     up_to: Seq
-    """The newest event that the query is about. It is known to exist."""
+    """The newest event in the range of the query. It exists."""
     order: Sequence[tuple[str, int]]
     fields: Mapping[str, int]
     hint: str | None = None
 
 
 class HotRows:
-    """Reads rows in batches, and removes those that the archiver has sealed."""
+    """Reads rows in batches, and removes rows that are archived."""
 
     def __init__(self, database: AsyncDatabase[Any], tiers: TierStore) -> None:
         self._client = database.client
@@ -86,12 +86,12 @@ class HotRows:
         self.gap_check = GapCheck(database, tiers)
         self._size = AnswerSize()
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
-        """The newest event that was seen last, and the time of the answer."""
+        """The newest event that a read has found, and the time of that answer."""
 
     async def after(self, log: LogId, find: Find, position: Seq, *, batch: int) -> AsyncGenerator[list[Row]]:
-        """Rows that come after `position`, in the order of their seqs, at most `batch` at a time, with their bodies.
+        """Yield the rows after `position` by seq, at most `batch` at a time, with their bodies.
 
-        Raises `Moved` where some after the last one are no longer here, `Damaged` and `Unavailable`.
+        Raises `Moved` if rows after the last one have left MongoDB, `Damaged` and `Unavailable`.
         """
         last = position
 
@@ -106,9 +106,9 @@ class HotRows:
         await self.gap_check.require(log, last, find.up_to)
 
     async def validated(self, log: LogId, find: Find, whole: Whole, *, batch: int) -> AsyncGenerator[list[Row]]:
-        """Rows in batches that `whole` has found to lack none, in any order; an end without rows is judged too.
+        """Yield rows in any order, in batches that `whole` accepts. It also checks the end of the result.
 
-        Raises like `after`.
+        Raises as `after`.
         """
         with translated("events can't be read"):
             async with self._client.start_session() as session:
@@ -141,9 +141,9 @@ class HotRows:
     async def event_batches(
         self, log: LogId, position: Seq, up_to: Seq, shape: Shape, *, batch: int
     ) -> AsyncGenerator[EventBatch]:
-        """The rows of a shape with `position < seq <= up_to` as they are sent on, in order, at most `batch` at a time.
+        """Yield the events of a shape with `position < seq <= up_to` for forwarding, at most `batch` at a time.
 
-        Raises like `after`.
+        Raises as `after`.
         """
         last, made = position, EventBatchBuilder(log)
 
@@ -154,7 +154,7 @@ class HotRows:
             async with self._client.start_session() as session:
                 await self._see(log, up_to, session)
                 found = batch
-                # Each batch is a query of its own: a cursor that is left open would take a command more, to close it.
+                # Each batch is a separate query, because an open cursor would need another command to close it.
                 while found == batch:
                     command, found = _command(in_order(log, last, up_to, shape, fields=SENT), session), 0
                     reading = raw_find(
@@ -180,16 +180,16 @@ class HotRows:
                 await self.gap_check.require(log, last, up_to)
 
     async def _require(self, log: LogId, after: Seq, up_to: Seq, count: int) -> None:
-        """Raise `DamagedEvents` where one of `after < seq <= up_to` is missing, of which a reader has got `count`."""
+        """Raise `DamagedEvents` if a row with `after < seq <= up_to` is missing. The reader has got `count` of them."""
         if count != up_to - after:
             await self.gap_check.require(log, after, up_to)
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
-        """Raises `Unavailable` where the event is not here yet. One that is no longer here is `whole`'s to judge."""
+        """Raise `Unavailable` if this member does not have the event yet. `whole` handles events that have left."""
         if seq <= 0:
             return
         if self._seen is not None and log == self._seen[0] and seq <= self._seen[1]:
-            session.advance_operation_time(self._seen[2])  # whoever reads behind that time sees it, too
+            session.advance_operation_time(self._seen[2])  # reads after that time include the event
             return
         if await self._events.find_one({"_id": event_key(log, seq)}, {"_id": 1}, session=session):
             if session.operation_time is not None:
@@ -207,7 +207,7 @@ class HotRows:
         try:
             return await self._parts.filled(row)
         except Damaged:
-            await self._validate(log, whole, session)  # its parts may just have been removed, after it was read
+            await self._validate(log, whole, session)  # its parts may have been removed after the row was read
             raise
 
     async def _validate(self, log: LogId, whole: Whole, session: AsyncClientSession) -> None:
@@ -215,9 +215,9 @@ class HotRows:
             raise Moved(f"events of log {log} have left MongoDB")
 
     async def named(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[list[tuple[str, IdText, Seq]]]:
-        """Of which documents the events with `after < seq <= up_to` are, in batches: (collection, id, seq).
+        """Yield the documents of the events with `after < seq <= up_to`, in batches of (collection, id, seq).
 
-        Raises `Moved` where some are no longer here.
+        Raises `Moved` if some of the events have left MongoDB.
         """
         fields = {"c": 1, "i": 1}
         find = Find(in_order(log, after, up_to).query, up_to, [("_id", ASCENDING)], fields)
@@ -226,25 +226,25 @@ class HotRows:
                 yield [(row["c"], IdText(row["i"]), Seq(row["_id"]["n"])) for row in rows]
 
     async def whole_before(self, log: LogId, seq: Seq) -> Seq:
-        """`seq`, or the last event before it that does not lie inside a transaction."""
+        """Return `seq`, or the last event before it that does not lie inside a transaction."""
         with translated("events can't be read"):
             row = await self._events.find_one({"_id": event_key(log, seq)}, {"g": 1})
         return last_whole(seq, group_of(row) if row else None)
 
     async def remove(self, log: LogId, up_to: Seq) -> AsyncGenerator[int]:
-        """Remove rows with `seq <= up_to` and their parts, a bounded number at a time; says how many each time.
+        """Remove rows with `seq <= up_to` and their parts, in bounded steps. Yields the number removed in each step.
 
-        The floor was raised to `up_to` before.
+        `archived_up_to` was raised to `up_to` before.
         """
         with translated("sealed events can't be removed"):
             while (first := await self._first(log)) is not None and first <= up_to:
                 last = Seq(min(first + _REMOVED_AT_ONCE - 1, up_to))
                 yield (await self._events.delete_many({"_id": key_range(log, first - 1, last)})).deleted_count
-        # After the rows that name them; also those of a writer that never came to its row.
+        # After the rows that refer to them. This also removes parts of a writer that never wrote its row.
         await self._parts.remove(log, up_to)
 
     async def first(self, log: LogId) -> Seq | None:
-        """The number of the oldest row that is still here."""
+        """Return the number of the oldest row in MongoDB, or None."""
         with translated("events can't be read"):
             return await self._first(log)
 
@@ -254,10 +254,10 @@ class HotRows:
 
 
 WHOLE: Final = {"t": 0}
-"""All that outlives the row."""
+"""The projection of a row for the archive and for replays."""
 
 PASSED_ON: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
-"""What readers get."""
+"""The projection of a row for clients."""
 
 
 def in_order(
@@ -269,9 +269,9 @@ def in_order(
     above: int = 0,
     fields: Mapping[str, int] = WHOLE,
 ) -> Find:
-    """Rows with `after < seq <= up_to` in the order of their seqs, of everything or of one shape.
+    """Return the query for rows with `after < seq <= up_to` by seq, of all shapes or of one.
 
-    With `above`, only those that left their document with a later version.
+    With `above`, it finds only events that left their document at a version greater than that.
     """
     if shape is not None and shape.id is not None:
         within = {"$gt": Int64(after), "$lte": Int64(up_to)}

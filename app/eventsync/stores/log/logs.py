@@ -1,7 +1,7 @@
-"""Which log a stream is numbered by, and how far it has been read: the `logs` and `checkpoints` collections.
+"""The logs of a stream and their checkpoints: the collections `logs` and `heads`.
 
-A log is one incarnation of the numbering. A new one begins only when the old can't be continued; clients then get a
-reset and a snapshot.
+A log is one incarnation of the numbering. A new log begins only when the old one cannot be continued. Clients then get
+a reset and a snapshot.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ STREAM = "main"
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One incarnation: the `number`-th of its stream, kept by the MongoDB deployment `cluster`."""
+    """One log: the `number`-th of its stream, stored in the MongoDB deployment `cluster`."""
 
     id: LogId
     number: int
     cluster: str
     reason: str
     reset: str | None = None
-    """Why somebody has asked for a new log to follow this one, if somebody has."""
+    """The reason of a request for a new log after this one, if there is a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A fact about the log: every change up to cluster time `time` is in the events up to `seq`, and none after.
+    """A cluster time and a seq that belong together: the changes up to `time` are exactly the events up to `seq`.
 
     So the tracked collections, read at exactly `time`, are the state at position `seq`. `token` resumes the stream
-    there, if `seq` is still the newest event. `at` is when this was known, by the server's clock.
+    there, as long as `seq` is the newest event. `at` is the time of the checkpoint by MongoDB's clock.
     """
 
     seq: Seq
@@ -57,7 +57,7 @@ class Checkpoint:
     time: Timestamp
     at: datetime
     repair: str | None = None
-    """Why the events after this checkpoint are a repair that is not finished, if they are."""
+    """The reason of an unfinished repair, to which the events after this checkpoint belong, if there is one."""
 
 
 class NoLogYet(Unavailable):
@@ -68,11 +68,11 @@ class NoLogYet(Unavailable):
 
 
 class LogLost(Unavailable):
-    """The log can't be continued: another one has to begin."""
+    """The log cannot be continued. A new log must begin."""
 
 
 class ResetAsked(LogLost):
-    """The log can be continued. Somebody has asked for a new one."""
+    """A new log was requested, although this one can be continued."""
 
 
 class LogStore:
@@ -83,14 +83,14 @@ class LogStore:
         self._checkpoints: AsyncCollection[Any] = database["heads"]
 
     async def ensure_indexes(self) -> None:
-        """The index that lets only one log be a stream's n-th."""
+        """Create the index that makes a log's number unique in its stream."""
         with translated("the log's indexes can't be made"):
             await self._logs.create_indexes([IndexModel([("stream", 1), ("number", DESCENDING)], unique=True)])
 
     async def current(self) -> Log | None:
-        """The stream's newest log, or None before the first worker has run."""
-        # A row that no worker wrote, or that somebody changed, must not end every worker: one without a number or an id
-        # is no log, and one that names no cluster is of another cluster, after which a new log begins.
+        """Return the stream's newest log, or None before the first worker has run."""
+        # A row that was edited by hand must not stop every worker. A row without a valid number or id is no log. A row
+        # without a cluster counts as one of another cluster, so that a new log begins.
         query = {"stream": STREAM, "number": {"$type": "number"}, "_id": {"$type": "string"}}
         with translated("the log can't be read"):
             row = await self._logs.find_one(query, sort=[("number", DESCENDING)])
@@ -109,9 +109,10 @@ class LogStore:
         return log
 
     async def former(self, current: Log) -> list[LogId]:
-        """The logs before `current`, the newest of them first; what is left of older ones was removed long ago.
+        """Return the logs before `current`, newest first. Only the last ones are needed: older ones were removed
+        before.
 
-        Logs of which only a checkpoint is left count, too: somebody may have deleted their record.
+        A log of which only the checkpoint is left is included, because its record may have been deleted by hand.
         """
         query = {"stream": STREAM, "number": {"$lt": Int64(current.number)}}
         with translated("former logs can't be read"):
@@ -121,14 +122,14 @@ class LogStore:
         return [LogId(text) for text in dict.fromkeys(row["_id"] for row in (*rows, *checkpoints))]
 
     async def forget_checkpoint(self, former: LogId) -> None:
-        """Forget where a former log stood."""
+        """Remove the checkpoint of a former log."""
         with translated("the checkpoint of a former log can't be removed"):
             await self._checkpoints.delete_one({"_id": former})
 
     async def request_reset(self, reason: str, log: LogId | None = None) -> Log | None:
-        """Ask the sequencer to begin a new log. Returns the one that it ends, None where there is none yet.
+        """Ask the sequencer to begin a new log. Return the current log, or None if there is none yet.
 
-        With `log`, only where that one is in force. The reason that was given first stays.
+        With `log`, the request is made only if that log is the current one. The first reason stays.
         """
         current = await self.current()
         if current is not None and log in {None, current.id}:
@@ -137,15 +138,17 @@ class LogStore:
         return current
 
     async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
-        """Begin the log that follows `previous`, read from `token` on. If another worker did it first, that one."""
-        # Number, look, insert, in this order: a log that another worker begins before the number is read is seen by the
-        # look, and one that it begins later has this very number, which the index gives out once.
+        """Begin the log after `previous`, read from `token` on. Return the other log if another worker began one
+        first.
+        """
+        # First the number, then the look, then the insert. The look finds a log that another worker began before the
+        # number was read. A log begun later has the same number, which the unique index rejects.
         log = Log(new_log_id(), await self._next_number(previous), cluster, reason)
         other = await self.current()
         if other is not None and other.number > (previous.number if previous else 0):
             return other
         row = {"_id": log.id, "stream": STREAM, "number": Int64(log.number), "cluster": cluster, "reason": reason}
-        # The checkpoint first: a log without one could not be read from its beginning.
+        # The checkpoint comes first, because a log without one cannot be read from its beginning.
         await self.checkpoint(log.id, Seq(0), token, time)
         with translated("a new log can't be begun"):
             try:
@@ -154,19 +157,19 @@ class LogStore:
                 await self._checkpoints.delete_one({"_id": log.id})
                 return await self.current() or log
         for known in (log, previous) if previous is not None else (log,):
-            # Where its record is gone, this is what `former` finds it by. Only a log that has begun has a number.
+            # `former` finds a log whose record is gone by this number. Only a log that has begun has one.
             await self._number(known)
         return log
 
     async def checkpoint(self, log: LogId, seq: Seq, token: Token, time: Timestamp) -> None:
-        """Record a checkpoint, unless a later one is there. Any order of arrival is safe: each is a fact for itself.
+        """Record a checkpoint unless there is a later one. Checkpoints may arrive in any order: each is true by itself.
 
-        One with a lower seq at a later time is not: a sequencer that was deposed without noticing has missed a
-        collection that its successor tracks.
+        A checkpoint with a later time but a lower seq is ignored. It comes from a deposed sequencer, which has missed
+        the events of a collection that its successor tracks.
         """
         new = {"seq": Int64(seq), "token": token, "time": time, "at": NOW}
         with translated("the checkpoint can't be written"):
-            # A pipeline, so that the comparison and the write are one step and `$$NOW` is the server's clock.
+            # A pipeline makes the comparison and the write one step, and gives MongoDB's time as `$$NOW`.
             later = {"$or": [{"$gt": ["$time", time]}, {"$gt": ["$seq", Int64(seq)]}]}
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
             await self._checkpoints.update_one({"_id": log}, [{"$set": fields}], upsert=True)
@@ -176,9 +179,9 @@ class LogStore:
             await self._checkpoints.update_one({"_id": log.id}, {"$set": {"number": Int64(log.number)}})
 
     async def _next_number(self, previous: Log | None) -> int:
-        """One that no log has had, also where the record of the newest one was deleted by somebody.
+        """Return a number that no log has had, even if the record of the newest log was deleted by hand.
 
-        Clients' stored positions are compared by it first: given out twice, it would make old ones the newer.
+        Stored positions of clients are compared by this number first. A repeated number would make old positions newer.
         """
         with translated("the logs can't be read"):
             newest = await self._checkpoints.find_one({}, {"number": 1}, sort=[("number", DESCENDING)])
@@ -186,7 +189,7 @@ class LogStore:
         return 1 + max(previous.number if previous else 0, known if isinstance(known, int) else 0)
 
     async def read_checkpoint(self, log: LogId, session: AsyncClientSession | None = None) -> Checkpoint | None:
-        """The newest checkpoint of a log. No older than what was read in `session` before."""
+        """Return the newest checkpoint of a log, or None. It is no older than earlier reads in `session`."""
         with translated("the checkpoint can't be read"):
             row = await self._checkpoints.find_one({"_id": log}, session=session)
         if row is None:
@@ -200,10 +203,9 @@ class LogStore:
         return found
 
     async def begin_repair(self, log: LogId, reason: str) -> None:
-        """From here until `end_repair`, the log's tail says nothing about where to read on: whoever takes the log up
-        repairs it first.
+        """Record that a repair has begun. Until `end_repair`, a worker that takes over the log repairs it first.
 
-        Always a write, also where the repair was begun before, so that the cluster time has moved on when it returns.
+        This always writes, even if the repair has begun before, so that the cluster time has advanced when it returns.
         """
         with translated("the repair of the log can't be recorded"):
             await self._checkpoints.update_one({"_id": log}, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
@@ -218,9 +220,9 @@ def _literal(value: Any) -> Any:
 
 
 async def cluster_identity(database: AsyncDatabase[Any]) -> str:
-    """What tells this MongoDB deployment from every other: the replica set's own id, else its name.
+    """Return the identity of this MongoDB deployment: the replica set's id, or its name.
 
-    A resume token of another deployment is accepted by MongoDB in silence, so the log remembers whose it is.
+    MongoDB silently accepts a resume token of another deployment, so the log records the deployment of its tokens.
     """
     admin = database.client["admin"]
     with translated("the replica set's identity can't be read"):

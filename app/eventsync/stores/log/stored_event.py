@@ -1,4 +1,4 @@
-"""An event as readers get it, and the row of `events` that it is read from."""
+"""An event as readers get it, and the row of `events` that stores it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from eventsync.domain.positions import Seq
 from eventsync.domain.replay import DamagedEvents
 
 UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, zlib.error)
-"""What reading back a row raises that nobody has written like that."""
+"""The exceptions from decoding a damaged row."""
 
 
 class StoredEvent(NamedTuple):
-    """`body` is its JSON, ready to send.
+    """An event. `body` is its JSON, ready to send.
 
-    (A frozen dataclass takes four times as long to make, and every event that is read is made into one.)
+    (A named tuple, because a frozen dataclass takes four times as long to create, once for each event read.)
     """
 
     seq: Seq
@@ -36,18 +36,18 @@ class StoredEvent(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """The body of a row that was packed, in its place."""
+    """The uncompressed body of a row, in place of the compressed one."""
 
     body: bytes
 
 
 def stored_event(row: Mapping[str, Any]) -> StoredEvent:
-    """An `events` document that has its body, read back."""
+    """Decode a row of `events` that has its body."""
     return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), group_of(row))
 
 
 def body_of(row: Mapping[str, Any]) -> bytes:
-    """Of an `events` document that has its body."""
+    """Return the body of a row of `events` that has it."""
     stored = row["b"]
     if isinstance(stored, Unpacked):
         body = stored.body
@@ -59,7 +59,7 @@ def body_of(row: Mapping[str, Any]) -> bytes:
 
 
 def said(event: StoredEvent, name: str) -> Any:
-    """A member of an event's body. Raises `DamagedEvents` where the body is no event's."""
+    """Return a member of an event's body. Raises `DamagedEvents` if the body is damaged."""
     try:
         return orjson.loads(event.body)[name]
     except UNREADABLE as error:
@@ -67,7 +67,7 @@ def said(event: StoredEvent, name: str) -> Any:
 
 
 def body_size(row: Mapping[str, Any]) -> int:
-    """Return the size of its body as it is there, 0 where it has none."""
+    """Return the size of a row's body as it is held in memory, or 0 without one."""
     body = row.get("b")
     if isinstance(body, Unpacked):
         return len(body.body)
@@ -75,12 +75,12 @@ def body_size(row: Mapping[str, Any]) -> int:
 
 
 def group_of(row: Mapping[str, Any]) -> Group | None:
-    """The transaction that an `events` document is of."""
+    """Return the transaction of a row of `events`, or None."""
     group = row.get("g")
     return Group(group["id"], group["n"], group["of"]) if group else None
 
 
 def unreadable(row: Mapping[str, Any], error: Exception) -> DamagedEvents:
-    """Return the error to raise instead of `error`, which names the event."""
+    """Return an error that names the event, to raise in place of `error`."""
     seq = row["_id"]["n"]
     return DamagedEvents(f"event {row['_id']['l']}:{seq} can't be read: {error!r}", Seq(int(seq)))

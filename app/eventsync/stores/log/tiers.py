@@ -1,7 +1,8 @@
-"""Where a log's events are: the collection `tiers`, one document a log. (`horizons`: since when they are gone.)
+"""The borders between the tiers of a log: the collection `tiers`, one document a log.
 
-Three seqs that only move forward. Each is raised, at majority, *before* anything is removed that it gives up: whoever
-has read a range and then finds that the mark is not beyond its beginning has read it whole.
+Each border is a seq that only moves forward. It is raised, with majority concern, *before* events or records behind it
+are removed. So a reader that has read a range, and then finds the border not beyond the start of the range, has read
+all of it. The collection `horizons` records the times at which horizons were raised.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from eventsync.mongodb.errors import translated
 
 
 class BehindHorizon(ResetRequired):
-    """The events after a position are not all kept any more."""
+    """Some events after a position are no longer kept."""
 
     def __init__(self, log: LogId, after: Seq, horizon: Seq) -> None:
         super().__init__(
@@ -37,10 +38,10 @@ _START = Seq(0)
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Events with `seq <= archived_up_to` are not in MongoDB any more, those with `seq <= horizon` nowhere.
+    """Events with `seq <= archived_up_to` have left MongoDB. Events with `seq <= horizon` are kept nowhere.
 
-    A position `>= squash_floor` can be answered by the documents that were touched since. Always
-    `squash_floor <= horizon <= archived_up_to`, and the log's newest event is beyond the floor.
+    For a position `>= squash_floor`, the documents that were touched since are known. It always holds that
+    `squash_floor <= horizon <= archived_up_to`, and that the newest event is after `archived_up_to`.
     """
 
     archived_up_to: Seq = _START
@@ -49,7 +50,7 @@ class Tiers:
 
 
 class TierStore:
-    """Reads the marks and, for the archiver and the compactor, raises them. Raises `Unavailable`."""
+    """Reads the borders and, for the archiver and the compactor, raises them. Raises `Unavailable`."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._tiers: AsyncCollection[Any] = database["tiers"]
@@ -57,7 +58,7 @@ class TierStore:
         self._seen: dict[LogId, Tiers] = {}
 
     async def read(self, log: LogId, session: AsyncClientSession | None = None) -> Tiers:
-        """The marks now. With the `session` of an earlier read they are no older than what that one has seen."""
+        """Return the current borders. With `session`, they are no older than earlier reads in it."""
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, session=session)
         found = _tiers(row) if row else Tiers()
@@ -66,30 +67,30 @@ class TierStore:
         return found
 
     def seen(self, log: LogId) -> Tiers:
-        """The marks when they were last read here: a hint where to begin, nothing more."""
+        """Return the borders as of the last read in this process. They are only a hint where to begin reading."""
         return self._seen.get(log, Tiers())
 
     async def raise_archived_up_to(self, log: LogId, seq: Seq) -> None:
-        """From now on nobody expects events up to `seq` in MongoDB."""
+        """Declare that events up to `seq` are no longer expected in MongoDB."""
         await self._raise(log, "floor", seq=seq)
 
     async def raise_horizon(self, log: LogId, seq: Seq) -> None:
-        """From now on nobody expects events up to `seq` anywhere."""
+        """Declare that events up to `seq` are no longer expected anywhere."""
         await self._raise(log, "horizon", seq=seq)
 
     async def raise_squash_floor(self, log: LogId, seq: Seq) -> None:
-        """From now on nobody expects to learn what was touched up to `seq`."""
+        """Declare that the documents touched up to `seq` are no longer known."""
         await self._raise(log, "squash_floor", seq=seq)
 
     async def give_up(self, log: LogId, seq: Seq) -> None:
-        """From now on nobody expects events up to `seq`, also those that never were sealed: floor and horizon at once.
+        """Raise `archived_up_to` and the horizon to `seq` at once, for events that were never archived.
 
-        (In two steps, what is between them would seem to be lost.)
+        (In two steps, the events between the two borders would seem lost.)
         """
         await self._raise(log, "floor", "horizon", seq=seq)
 
     async def record_horizon(self, log: LogId, seq: Seq, every: float) -> None:
-        """Remember since when the events up to `seq` are gone, unless that of others was within the last `every` s."""
+        """Record that the events up to `seq` are gone from now on, unless a record is younger than `every` seconds."""
         recent = {"_id.l": log, "$expr": {"$gt": ["$at", ago(every)]}}
         with translated("the log's horizon can't be recorded"):
             if await self._horizons.find_one(recent) is None:
@@ -97,7 +98,7 @@ class TierStore:
                 await self._horizons.update_one(key, [{"$set": {"at": {"$ifNull": ["$at", NOW]}}}], upsert=True)
 
     async def gone_for(self, log: LogId, seconds: float) -> Seq:
-        """The events up to this one have been gone for so long; what is not needed to say so later is forgotten."""
+        """Return the newest seq up to which events have been gone for `seconds`, and remove older records."""
         gone = {"_id.l": log, "$expr": {"$lte": ["$at", ago(seconds)]}}
         with translated("the log's horizons can't be read"):
             row = await self._horizons.find_one(gone, sort=[("_id", DESCENDING)])
@@ -107,7 +108,7 @@ class TierStore:
         return Seq(row["_id"]["n"])
 
     async def forget(self, log: LogId) -> None:
-        """Forget a former log."""
+        """Remove the records of a former log."""
         with translated("the tiers of a former log can't be removed"):
             await self._horizons.delete_many({"_id.l": log})
             await self._tiers.delete_one({"_id": log})

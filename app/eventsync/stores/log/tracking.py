@@ -1,7 +1,7 @@
-"""Which collections are tracked: the `collections` collection, and each server's copy of it in memory.
+"""The registry of tracked collections: the collection `collections`, and each server's copy of it in memory.
 
-`eventsync track` *asks* for a collection; the sequencer *activates* it, at a point of the stream from which on every
-change has its images. From then on, and not before, it can be written through the API and subscribed to.
+`eventsync track` *asks* for a collection. The sequencer *activates* it at a point of the stream from which every change
+has its images. Clients can write to it and subscribe to it only after that.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from eventsync.stores.log.logs import NoLogYet
 
 @dataclass(frozen=True, slots=True)
 class TrackedCollection:
-    """A collection that is asked for, and, once active, the log and the seq from which on its events are there.
+    """A collection that is asked for. Once active, it has a log, which contains its events after `tracked_from`.
 
-    `refused` is why it can't be tracked, where the sequencer has found that it can't. `time` is the cluster time of
-    the checkpoint from which on it is active: what was stored of it before says nothing, whatever its seq.
+    `refused` is the sequencer's reason for not tracking it. `time` is the cluster time of the checkpoint at which the
+    collection became active. A snapshot from before that time is invalid, whatever its seq.
     """
 
     name: str
@@ -42,12 +42,12 @@ class TrackedCollection:
     time: Timestamp | None = None
 
     def tells(self, seq: Seq, time: Timestamp) -> bool:
-        """Whether the events after `seq`, which is cluster time `time`, are all there."""
+        """Return True if the log has all events after `seq`, which is cluster time `time`."""
         return seq >= self.tracked_from and (self.time is None or time >= self.time)
 
 
 _MARK = ""
-"""The `_id` of the row that is no collection. No command of ours removes it."""
+"""The `_id` of the marker row, which is no collection. No eventsync command removes it."""
 
 
 class TrackingStore:
@@ -59,16 +59,16 @@ class TrackingStore:
         self._collections: AsyncCollection[Any] = database["collections"]
 
     async def ask(self, names: Iterable[str]) -> None:
-        """Ask for collections to be tracked. Raises `Malformed` for a name that can't be."""
+        """Ask for collections to be tracked. Raises `Malformed` for an invalid name."""
         checked = [check_collection(name) for name in names]
         if checked:
-            # An earlier refusal says nothing any more: the sequencer looks again.
+            # Asking removes an earlier refusal, so that the sequencer checks again.
             asked = {"$unset": {"refused": ""}}
             with translated("the collections can't be tracked"):
                 await self._collections.bulk_write([UpdateOne({"_id": name}, asked, upsert=True) for name in checked])
 
     async def forget(self, names: Iterable[str]) -> None:
-        """Have collections tracked no longer. Their past events stay in the log."""
+        """Stop tracking collections. Their past events stay in the log."""
         with translated("the collections can't be untracked"):
             await self._collections.delete_many({"_id": {"$in": list(names)}})
 
@@ -85,23 +85,23 @@ class TrackingStore:
                 await self._collections.bulk_write(requests)
 
     async def mark(self) -> None:
-        """Leave a mark by which `is_marked` tells this registry from one that somebody has dropped or emptied."""
+        """Write the marker row, by which `is_marked` detects that the registry was dropped or emptied."""
         with translated("the registry of collections can't be marked"):
             await self._collections.update_one({"_id": _MARK}, {"$setOnInsert": {"_id": _MARK}}, upsert=True)
 
     async def is_marked(self) -> bool:
-        """Tell whether the mark is still there."""
+        """Return True if the marker row exists."""
         with translated("the tracked collections can't be read"):
             return await self._collections.find_one({"_id": _MARK}, {"_id": 1}) is not None
 
     async def deactivate(self, names: Iterable[str]) -> None:
-        """Declare that changes of these collections are in the log no longer; they stay asked for."""
+        """Declare that the log no longer gets changes of these collections. They stay asked for."""
         with translated("the collections can't be deactivated"):
             if listed := list(names):
                 await self._collections.update_many({"_id": {"$in": listed}}, {"$unset": {"log": "", "base": ""}})
 
     async def refuse(self, reasons: Mapping[str, str]) -> bool:
-        """Record why collections can't be tracked: name → reason. Whether any of it is new."""
+        """Record the reasons, by name, for not tracking collections. Return True if any reason is new."""
         requests = [
             UpdateOne({"_id": name, "refused": {"$ne": reason}}, {"$set": {"refused": reason}})
             for name, reason in reasons.items()
@@ -113,13 +113,13 @@ class TrackingStore:
         return result.modified_count > 0
 
     async def accept(self, names: Iterable[str]) -> None:
-        """Take back what `refuse` recorded."""
+        """Remove the reasons that `refuse` recorded."""
         if listed := list(names):
             with translated("the collections can't be accepted"):
                 await self._collections.update_many({"_id": {"$in": listed}}, {"$unset": {"refused": ""}})
 
     async def read(self) -> list[TrackedCollection]:
-        """All of them, by name."""
+        """Return all collections in the registry, by name."""
         with translated("the tracked collections can't be read"):
             rows = await self._collections.find({"_id": {"$ne": _MARK}}, sort=[("_id", 1)]).to_list()
         return [
@@ -138,7 +138,7 @@ def inactive(name: str, *, asked: bool, refused: str | None) -> NotTracked | Una
 
 
 class Tracking:
-    """A server's copy, replaced as a whole by the feed when the registry or the log changes."""
+    """A server's copy of the registry. The feed replaces it as a whole when the registry or the log changes."""
 
     def __init__(self) -> None:
         self._tracked_from: Mapping[str, Seq] = MappingProxyType({})
@@ -149,7 +149,7 @@ class Tracking:
         self._changed = asyncio.Event()
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
-        """Take over the registry: what is active in `log`."""
+        """Replace the copy with `collections`, of which those in `log` are active."""
         listed = list(collections)
         self._known = True
         self._begun = log is not None
@@ -162,39 +162,39 @@ class Tracking:
         self._changed = asyncio.Event()
 
     def is_pending(self, name: str) -> bool:
-        """Tell whether a collection is asked for and about to be active, as at first and whenever a new log begins."""
+        """Return True if a collection is asked for but not active yet, as at first and after each new log."""
         return name in self._asked and name not in self._tracked_from and name not in self._refused
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:
-        """Wait for a change of the registry, or of the log, that brings something about; at most so long."""
+        """Wait until `reached` returns True after a change of the registry or the log, for at most `seconds`."""
         deadline = time.monotonic() + seconds
         while not reached() and await set_within(self._changed, deadline - time.monotonic()):
             continue
 
     def __contains__(self, name: str) -> bool:
-        """Whether a collection is active."""
+        """Return True if a collection is active."""
         return name in self._tracked_from
 
     @property
     def names(self) -> list[str]:
-        """The active collections, by name."""
+        """The names of the active collections, sorted."""
         return sorted(self._tracked_from)
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """The collections that are asked for and can't be tracked: name → why."""
+        """The reasons, by name, for collections that cannot be tracked."""
         return self._refused
 
     def require(self, name: str) -> None:
-        """Raises `Malformed` for a name that no collection can have, `NotTracked` where it is not tracked.
+        """Raise `Malformed` for an invalid name, and `NotTracked` for a collection that is not tracked.
 
-        Between the asking and the activation, at first and whenever a new log begins, it raises `Unavailable`. It does
-        so, too, before the registry was read and before the first worker has run.
+        Raises `Unavailable` between the request and the activation, which includes the start of each new log. Also
+        raises it before the registry was read, and before the first worker has run.
         """
         self.tracked_from(name)
 
     def tracked_from(self, name: str) -> Seq:
-        """The seq from which on the collection's events are in the log. Raises like `require`."""
+        """Return the seq after which the collection's events are in the log. Raises as `require`."""
         if (tracked_from := self._tracked_from.get(check_collection(name))) is None:
             if not self._known:
                 raise Unavailable("which collections are tracked is not known yet: MongoDB was not reached")
