@@ -51,7 +51,7 @@ _MARK = ""
 
 
 class TrackingStore:
-    """The registry, `{_id: collection, log?, tracked_from?, refused?}`. Asking is anybody's, all else the
+    """The registry, `{_id: collection, log?, base?, refused?}`. Asking is anybody's, all else the
     sequencer's.
     """
 
