@@ -51,9 +51,7 @@ _MARK = ""
 
 
 class TrackingStore:
-    """The registry, `{_id: collection, log?, base?, refused?}`. Asking is anybody's, all else the
-    sequencer's.
-    """
+    """The registry, `{_id: collection, log?, base?, refused?}`. Anyone may `ask`; the sequencer does all else."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._collections: AsyncCollection[Any] = database["collections"]
