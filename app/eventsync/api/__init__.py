@@ -1,1 +1,19 @@
 """The HTTP API and the sync transports: Starlette routes over `eventsync.sync` and `eventsync.nodestorage`."""
+
+__all__ = [
+    "cors",
+    "documents",
+    "health",
+    "metrics",
+    "origins",
+    "pages",
+    "paths",
+    "poll",
+    "segments",
+    "sse",
+    "state",
+    "state_vectors",
+    "time_travel",
+    "transactions",
+    "websocket",
+]

@@ -13,7 +13,7 @@ from eventsync.concurrency.held_bytes import need
 from eventsync.concurrency.slices import turn
 from eventsync.domain.values.extended_json import JsonText, parse_json
 from eventsync.errors import Malformed, TooLarge, UnsupportedMediaType
-from eventsync.nodestorage.deciding import TEXT_WEIGHT
+from eventsync.nodestorage import TEXT_WEIGHT
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"

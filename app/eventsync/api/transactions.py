@@ -21,6 +21,7 @@ from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
 from eventsync.domain.values.json_document import ABSENT
 from eventsync.errors import Malformed, NotTracked, TooLarge
 from eventsync.nodestorage import (
+    TEXT_WEIGHT,
     Create,
     Delete,
     JsonDocument,
@@ -31,7 +32,6 @@ from eventsync.nodestorage import (
     WriteOperation,
     WriteResult,
 )
-from eventsync.nodestorage.deciding import TEXT_WEIGHT
 from eventsync.server.sized_response import Parts
 from eventsync.stores.log.tracking import Tracking
 

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 from eventsync import __version__
 from eventsync.errors import ConfigurationError, EventsyncError
 
+__all__ = ["commands", "main"]
+
 _OWN: Final = ("dev", "serve")
 _FURTHER: Final = (
     "track",

@@ -1,3 +1,16 @@
 """Building blocks for asyncio that know nothing of MongoDB or of the sync protocol: caches, admission, pacing,
 prefetching, helper processes.
 """
+
+__all__ = [
+    "admission",
+    "held_bytes",
+    "lru_cache",
+    "offload",
+    "pacer",
+    "prefetch",
+    "single_flight",
+    "slices",
+    "ttl_cache",
+    "waiting",
+]

@@ -28,6 +28,7 @@ from eventsync.domain.patches.json_patch import JsonPatch
 from eventsync.domain.patches.merge_patch import MergePatch
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.deciding import TEXT_WEIGHT
 from eventsync.nodestorage.idempotency import Idempotency
 from eventsync.nodestorage.node import Node
 from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
@@ -36,6 +37,7 @@ from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.storage import NodeStorage
 
 __all__ = [
+    "TEXT_WEIGHT",
     "Author",
     "Condition",
     "Create",

@@ -1,1 +1,15 @@
 """The HTTP server: uvicorn with bounds on untrusted connections, deadlines, and the table from error to answer."""
+
+__all__ = [
+    "deadline",
+    "problems",
+    "protocols",
+    "response_stream",
+    "retry",
+    "sized_response",
+    "sockets",
+    "supervision",
+    "token_bucket",
+    "uvicorn_server",
+    "websocket_frames",
+]

@@ -1,1 +1,3 @@
 """The file format of segments: blocks, document index, footer. Pure."""
+
+__all__ = ["block", "document_index", "file", "format"]

@@ -1,1 +1,3 @@
-"""Processes that are kept running: how one child is, and the server processes behind `eventsync serve --workers`."""
+"""Child processes that are kept running, and the server processes behind `eventsync serve --workers`."""
+
+__all__ = ["child", "server_processes"]

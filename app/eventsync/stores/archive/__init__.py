@@ -1,1 +1,3 @@
-"""The cold tier: segments on object storage, their registry, and what reads them."""
+"""The cold tier: segments on object storage, their registry, and their reader."""
+
+__all__ = ["archive", "identity", "objects", "segments", "tiered_log", "witness"]

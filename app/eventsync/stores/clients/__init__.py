@@ -1,1 +1,3 @@
 """Stored state vectors of clients."""
+
+__all__ = ["state_vectors"]

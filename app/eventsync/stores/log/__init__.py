@@ -1,1 +1,3 @@
 """The event log in MongoDB: events, logs and checkpoints, tiers, tracked collections."""
+
+__all__ = ["event_batch", "event_parts", "events", "gap_check", "hot_tier", "logs", "stored_event", "tiers", "tracking"]

@@ -1,1 +1,3 @@
 """Sessions and their subscriptions."""
+
+__all__ = ["session", "sessions", "subscription"]
