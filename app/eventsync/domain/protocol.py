@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -26,6 +26,9 @@ _FEW = 4
 """Rows that are not joined. What is shared by many (`sync/catch_up/chunk_cache.py`) comes in runs as long as a
 frame.
 """
+
+RETRY_WHEN_FULL: Final = (1.0, 4.0)
+"""Range of the retry delay, in seconds, of a client that a full server refuses."""
 
 MAX_CLIENT_ID = 128
 """Longest client id, in characters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -23,6 +24,11 @@ GOODBYE = 1.0
 """Seconds that telling MongoDB of an end may take. It notices by itself what it is not told."""
 
 _FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
+
+
+def time_limit(seconds: float) -> AbstractContextManager[None]:
+    """Bound all calls to MongoDB in the block together."""
+    return pymongo.timeout(seconds)
 
 
 class _Client(AsyncMongoClient[dict[str, Any]]):

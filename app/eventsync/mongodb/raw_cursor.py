@@ -19,8 +19,8 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from eventsync.answer_size import AnswerSize
 from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.kill_cursors import free_cursor
 
 _INT32: Final = struct.Struct("<i")

@@ -17,7 +17,6 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 from pymongo.errors import OperationFailure
 
-from eventsync.answer_size import AnswerSize
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import SLICE
@@ -25,6 +24,7 @@ from eventsync.domain.bson_scan.opaque import field_of, value_of, writable
 from eventsync.domain.ids import IdText, format_id, pointer_of, query_of, same_id
 from eventsync.domain.stamp import FIELD, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
+from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import barred
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
 from eventsync.nodestorage.retry import Lost

@@ -21,7 +21,6 @@ from eventsync.errors import Unavailable
 from eventsync.server.problems import Close, respond
 from eventsync.server.retry import in_band
 from eventsync.server.websocket_frames import close_frame, text_frame
-from eventsync.sync.sessions.sessions import FULL
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -45,7 +44,7 @@ def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
     `origins` are those that may read answers across origins, `defaults` the headers that every answer has.
     """
     line, fields = _parsed(head)
-    error = Unavailable.busy("this server has too many connections", *FULL)
+    error = Unavailable.busy("this server has too many connections", *protocol.RETRY_WHEN_FULL)
     if "sec-websocket-key" in fields and fields.get("upgrade", "").lower() == "websocket":
         return _websocket(error, fields, defaults)
     shared = [*defaults, *_cors(fields.get("origin"), origins)]

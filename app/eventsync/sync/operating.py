@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import pymongo
-
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import LogId, Seq, StateVector
 from eventsync.errors import EventsyncError
+from eventsync.mongodb.client import time_limit
 from eventsync.stores.stats.overview import Overview, read_overview
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
@@ -38,7 +37,7 @@ class Operating:
 
     async def _read(self) -> Overview | None:
         try:
-            with pymongo.timeout(_TIMEOUT):
+            with time_limit(_TIMEOUT):
                 return await read_overview(self._stores)
         except EventsyncError as error:
             logger.warning("no overview: %s", error.diagnosis)

@@ -6,10 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-import pymongo
-
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.errors import ConfigurationError, EventsyncError
+from eventsync.mongodb.client import time_limit
 from eventsync.stores.archive.identity import ArchiveIdentity
 
 _AGE: Final = 10.0
@@ -40,7 +39,7 @@ class ArchiveWatch:
 
     async def _check(self) -> ArchiveState:
         try:
-            with pymongo.timeout(_TIMEOUT):
+            with time_limit(_TIMEOUT):
                 async with asyncio.timeout(2 * _TIMEOUT):
                     await self._identity.check()
         except ConfigurationError as error:

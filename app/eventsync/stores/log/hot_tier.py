@@ -22,7 +22,6 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from eventsync.answer_size import AnswerSize
 from eventsync.concurrency.prefetch import ahead
 from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import Group, last_whole
@@ -32,6 +31,7 @@ from eventsync.domain.replay import Damaged, DamagedEvents
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import decode
 from eventsync.errors import EventsyncError, Unavailable
+from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.raw_cursor import majority_after, raw_find
 from eventsync.stores.log.event_batch import SENT, EventBatch, EventBatchBuilder

@@ -11,7 +11,6 @@ from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
-from eventsync.answer_size import AnswerSize
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.prefetch import ahead
 from eventsync.concurrency.slices import Slices
@@ -23,6 +22,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, Document, JsonText, decode, to_json
 from eventsync.errors import Unavailable
+from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import may_last, short, translated
 from eventsync.mongodb.raw_cursor import raw_find
 from eventsync.stores.log.logs import LogStore

@@ -12,6 +12,7 @@ from typing import Final
 from eventsync.concurrency.pacer import Pacer
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import StateVector
+from eventsync.domain.protocol import RETRY_WHEN_FULL
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.settings import Settings
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 _REPORT: Final = 3600.0
 """Maximum seconds between two records that a client is connected."""
-
-FULL: Final = (1.0, 4.0)
-"""Range of the retry delay, in seconds, of a client that a full server refuses."""
 
 
 class Sessions:
@@ -65,7 +63,9 @@ class Sessions:
         await self._pacer.passed()
         self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
-            raise Unavailable.busy(f"this server has its {self._settings.max_connections} connections already", *FULL)
+            raise Unavailable.busy(
+                f"this server has its {self._settings.max_connections} connections already", *RETRY_WHEN_FULL
+            )
         client = await self._identity(client_id, transport)
         vector = client.stored if vector is None else vector
         with self._source.window.subscribers() as subscribers:

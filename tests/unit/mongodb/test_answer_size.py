@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from eventsync.answer_size import ANSWER_BYTES, AnswerSize
+from eventsync.mongodb.answer_size import ANSWER_BYTES, AnswerSize
 
 
 def test_all_are_asked_for_while_nothing_is_known() -> None:
