@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of this server. Limits and errors come from where the server itself takes them.
+"""The OpenAPI 3.1 document of this server. Limits and errors come from the code that enforces them.
 
 Source: https://spec.openapis.org/oas/v3.1.1
 """
@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.1
 from __future__ import annotations
 
 from eventsync import __version__
-from eventsync.api.openapi import operations, segments, syncing, vectors, writing
+from eventsync.api.openapi import documents, operations, syncing
 from eventsync.api.openapi.parts import HEADERS, PARAMETERS, Json
 from eventsync.api.openapi.schemas import SCHEMAS
 
@@ -16,7 +16,7 @@ _DESCRIPTION = """\
 Every committed change to a tracked MongoDB collection becomes a numbered event, and every client gets exactly the
 events that it has not seen, in order: over WebSocket, Server-Sent Events or plain HTTP, from any position.
 
-**Values.** Documents are MongoDB Relaxed Extended JSON v2. Canonical Extended JSON is taken too, and stored with
+**Values.** Documents are MongoDB Relaxed Extended JSON v2. Canonical Extended JSON is accepted as well, and stored with
 exactly the BSON types that it names.
 
 **Ids.** 24 lowercase hexadecimal digits are an ObjectId; `int:42` and `uuid:…` name those types; `str:…` forces a
@@ -29,14 +29,14 @@ refused with 403 everywhere.\
 _TAGS = [
     {"name": "Documents", "description": "Read and write documents, one at a time, by version."},
     {"name": "Transactions", "description": "Several writes, all or nothing."},
-    {"name": "Sync", "description": "Follow collections and documents, from a snapshot or from where you were."},
-    {"name": "Operations", "description": "Is it alive, is it ready."},
-    {"name": "Pages", "description": "For people and their browsers."},
+    {"name": "Sync", "description": "Follow collections and documents, from a snapshot or from a position."},
+    {"name": "Operations", "description": "Liveness, readiness and metrics."},
+    {"name": "Pages", "description": "Pages for browsers."},
 ]
 
 
 def document(server: str = "/") -> Json:
-    """Return the whole document, ready to be encoded. `server` is the URL that its paths are below."""
+    """Return the whole document, ready to be encoded. `server` is the base URL of its paths."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -48,6 +48,6 @@ def document(server: str = "/") -> Json:
         },
         "servers": [{"url": server, "description": "This server"}],
         "tags": _TAGS,
-        "paths": writing.PATHS | syncing.PATHS | segments.PATHS | vectors.PATHS | operations.PATHS,
+        "paths": documents.PATHS | syncing.PATHS | operations.PATHS,
         "components": {"schemas": SCHEMAS, "parameters": PARAMETERS, "headers": HEADERS},
     }

@@ -1,4 +1,4 @@
-"""Health, and the pages."""
+"""OpenAPI of health, metrics and the pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _page(operation: str, summary: str, *media_types: str) -> Json:
         "parameters": parameters("if_changed", "if_still"),
         "responses": {
             "200": answer("The file.", {name: {"schema": {}} for name in media_types}, sent=headers("FileETag")),
-            "304": answer("You have it.", sent=headers("FileETag")),
+            "304": answer("Not modified.", sent=headers("FileETag")),
             **failures("version_mismatch"),
         },
     }
@@ -61,15 +61,15 @@ PATHS: Final[Json] = {
         "get": {
             "operationId": "isAlive",
             "tags": ["Operations"],
-            "summary": "The process lives",
-            "responses": {"200": answer("It does.", content(schema("Health"), {"status": "ok"})), **failures()},
+            "summary": "Liveness of the process",
+            "responses": {"200": answer("Alive.", content(schema("Health"), {"status": "ok"})), **failures()},
         }
     },
     "/readyz": {
         "get": {
             "operationId": "isReady",
             "tags": ["Operations"],
-            "summary": "This server can serve: MongoDB answers, the log is followed, the archive is the right one",
+            "summary": "Readiness: MongoDB answers, the server follows the log, and the archive is the configured one",
             "responses": {
                 **failures(),
                 "200": answer(
@@ -77,7 +77,7 @@ PATHS: Final[Json] = {
                     content(schema("Readiness"), _READY),
                 ),
                 "503": answer(
-                    "Not ready: `detail` says why. A problem document where MongoDB can't be asked.",
+                    "Not ready: `detail` says why. A problem document if MongoDB does not answer.",
                     content(schema("Readiness"), _NOT_READY)
                     | {"application/problem+json": {"schema": schema("Problem")}},
                 ),
@@ -88,11 +88,11 @@ PATHS: Final[Json] = {
         "get": {
             "operationId": "readMetrics",
             "tags": ["Operations"],
-            "summary": "Figures for Prometheus",
-            "description": "Without those of MongoDB where it does not answer within 3 s: `eventsync_mongodb_up 0`.",
+            "summary": "Metrics for Prometheus",
+            "description": "Without the figures of MongoDB if it does not answer within 3 s: `eventsync_mongodb_up 0`.",
             "responses": {
                 "200": answer(
-                    "The figures.", content({"type": "string"}, "eventsync_connections 12.0\n", "text/plain")
+                    "The metrics.", content({"type": "string"}, "eventsync_connections 12.0\n", "text/plain")
                 ),
                 **failures(),
             },

@@ -1,4 +1,4 @@
-"""What the operations are put together from: parameters, headers, bodies, answers and problems."""
+"""Building blocks of the operations: parameters, headers, bodies, responses and problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POSITION: Final = "k3f9ab2c:128"
 
 
 def default(setting: str) -> Any:
-    """The default of a setting, as the descriptions name it."""
+    """Return the default of a setting, for the descriptions."""
     return Settings.model_fields[setting].default
 
 
@@ -56,13 +56,13 @@ def query(name: str, description: str, value: Json, example: Any, *, required: b
 
 _TEXT: Json = {"type": "string"}
 _TAG = '"7.5f2c81ab09d3e417"'
-_IF_MATCH = "Write only if the document is in one of these states. Otherwise 412 with the current one, and no retry."
-_IF_NONE_MATCH = "Write only if the document is in none of these states; `*`: only if there is no such document."
-_IF_CHANGED = "Answer 304 if this is still what there is."
-_IF_STILL = "Answer 412 if this is not what there is."
+_IF_MATCH = "Write only if the document is in one of these states. Otherwise 412 with the current state."
+_IF_NONE_MATCH = "Write only if the document is in none of these states; `*`: only if the document does not exist."
+_IF_CHANGED = "Respond 304 if this is the current state."
+_IF_STILL = "Respond 412 if this is not the current state."
 _KEY = (
-    f"1 to {MAX_KEY} printable ASCII characters. A repeat of the same request is answered like the first and writes "
-    "nothing; 409 if the request differs. It is also the event's `op_id`."
+    f"1 to {MAX_KEY} printable ASCII characters. A repeated request gets the first response and writes nothing; 409 if "
+    "the request differs. The key is also the event's `op_id`."
 )
 
 PARAMETERS: Final[Json] = {
@@ -89,16 +89,24 @@ PARAMETERS: Final[Json] = {
         "0f8fad5b-d9cb-469f-a165-70867728950e",
     ),
     "prefer": _parameter(
-        "Prefer", "header", "`return=minimal`: answer without `doc` and `patch`.", _TEXT, "return=minimal"
+        "Prefer", "header", "`return=minimal`: respond without `doc` and `patch`.", _TEXT, "return=minimal"
     ),
 }
 
 HEADERS: Final[Json] = {
-    "ETag": {"description": "Names this state of the document.", "schema": schema("EntityTag"), "example": _TAG},
-    "CurrentETag": {"description": "Of what there is now.", "schema": _TEXT, "example": _TAG},
-    "PageETag": {"description": "Of a full page, which never changes.", "schema": _TEXT, "example": '"k3f9ab2c:0-128"'},
+    "ETag": {
+        "description": "Tag of this state of the document.",
+        "schema": schema("EntityTag"),
+        "example": _TAG,
+    },
+    "CurrentETag": {"description": "Tag of the current state.", "schema": _TEXT, "example": _TAG},
+    "PageETag": {
+        "description": "Tag of a full page, which never changes.",
+        "schema": _TEXT,
+        "example": '"k3f9ab2c:0-128"',
+    },
     "FileETag": {
-        "description": "Of the file's bytes.",
+        "description": "Tag of the file's content.",
         "schema": _TEXT,
         "example": '"37c717f319b001efe1c07d5c2161d9f8"',
     },
@@ -113,7 +121,7 @@ HEADERS: Final[Json] = {
         "example": 1,
     },
     "CacheControl": {
-        "description": "What is over is immutable; all else must not be stored, or only to be asked about again.",
+        "description": "Past states are immutable; all other responses must be revalidated, or not stored.",
         "schema": _TEXT,
         "example": "public, max-age=31536000, immutable",
     },
@@ -121,12 +129,12 @@ HEADERS: Final[Json] = {
 
 
 def parameters(*names: str) -> list[Json]:
-    """References to shared parameters."""
+    """Return references to shared parameters."""
     return [ref("parameters", name) for name in names]
 
 
 def headers(*names: str) -> Json:
-    """References to shared headers, under the names that they have on the wire."""
+    """Return references to shared headers, by their names on the wire."""
     spelled = dict.fromkeys(("CurrentETag", "PageETag", "FileETag"), "ETag")
     spelled |= {"RetryAfter": "Retry-After", "CacheControl": "Cache-Control"}
     return {spelled.get(name, name): ref("headers", name) for name in names}
@@ -137,7 +145,7 @@ def content(value: Json, example: Any, media_type: str = JSON) -> Json:
 
 
 def answer(description: str, body: Json | None = None, *, sent: Json | None = None) -> Json:
-    """A response; `body` as `content` makes it, `sent` as `headers` does."""
+    """Return a response; `body` is made by `content`, `sent` by `headers`."""
     response: Json = {"description": description}
     if sent:
         response["headers"] = sent
@@ -174,12 +182,13 @@ _ERRORS: Final[Mapping[str, type[errors.EventsyncError]]] = {kind.code: kind for
 
 
 _ANY: Final = ("malformed", "forbidden", "unsupported_media_type")
-"""A query parameter that is not known, a foreign host or origin, a coded body: refused by every operation."""
+"""Errors of every operation: an unknown query parameter, a foreign host or origin, an encoded body."""
 
 
 def failures(*codes: str) -> Json:
-    """The responses for these error codes, one for each status; those in `_ANY`, and a default, belong to all."""
-    named = sorted({*_ANY, *codes}, key=_status)
+    """Return the responses for these error codes and those in `_ANY`, one for each status, and a default."""
+    # Also by code: the document, and thus its entity tag, must be the same in all server processes.
+    named = sorted({*_ANY, *codes}, key=lambda code: (_status(code), code))
     responses = {str(status): _failure(list(group)) for status, group in groupby(named, key=_status)}
     responses["default"] = answer("Any other failure.", {PROBLEM: {"schema": schema("Problem")}})
     return responses

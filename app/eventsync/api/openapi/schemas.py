@@ -16,7 +16,7 @@ _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 
 
 def _object(required: str, **properties: Json) -> Json:
-    """`required`: names, separated by blanks. Members that are not named may come with later versions."""
+    """Return an object schema; `required` are names separated by blanks. Later versions may add other members."""
     return {"type": "object", "required": required.split(), "properties": properties}
 
 
@@ -28,7 +28,7 @@ def _message(kind: str, required: str = "", **properties: Json) -> Json:
     return _object(f"type {required}", type={"const": kind}, **properties)
 
 
-def _said(value: Json, description: str) -> Json:
+def _described(value: Json, description: str) -> Json:
     return {**value, "description": description}
 
 
@@ -63,7 +63,7 @@ _VALUES: Json = {
     "StateVector": {
         "type": "object",
         "additionalProperties": schema("Position"),
-        "description": "Shape → position: what a client has applied.",
+        "description": "Shape → position up to which a client has applied all events.",
     },
     "PatchOperation": {
         "type": "object",
@@ -75,34 +75,35 @@ _VALUES: Json = {
             "value": {},
         },
     },
-    "JsonPatch": _said(_list(schema("PatchOperation")), "RFC 6902"),
+    "JsonPatch": _described(_list(schema("PatchOperation")), "RFC 6902"),
     "MergePatch": {"type": "object", "description": "RFC 7396: members are set, members that are null are removed."},
 }
 
 _EVENT = _object(
     "seq collection id op base version at",
-    seq={"type": "integer", "minimum": 1, "description": "Place in the log: 1, 2, 3 … without a gap."},
+    seq={"type": "integer", "minimum": 1, "description": "Number in the log: 1, 2, 3 … without a gap."},
     collection=schema("CollectionName"),
     id=schema("Id"),
     op={"enum": ["create", "update", "replace", "delete"]},
-    base=_said(schema("Version"), "The version before."),
+    base=_described(schema("Version"), "The previous version."),
     version=schema("Version"),
-    doc=_said(schema("Document"), "Of `create` and `replace`."),
-    patch=_said(schema("JsonPatch"), "Of `update`."),
-    at={"type": "string", "format": "date-time", "description": "When it was committed."},
+    doc=_described(schema("Document"), "Of `create` and `replace`."),
+    patch=_described(schema("JsonPatch"), "Of `update`."),
+    at={"type": "string", "format": "date-time", "description": "Commit time."},
     external={"const": True, "description": "The write did not come through the API."},
-    op_id=_said(TEXT, "The write's idempotency key."),
-    by=_said(TEXT, "Who wrote."),
+    op_id=_described(TEXT, "Idempotency key of the write."),
+    by=_described(TEXT, "Author of the write."),
     txn=_object("id n of", id=TEXT, n={"type": "integer", "minimum": 1}, of={"type": "integer", "minimum": 1}),
 )
 
 _SIDE = _object(
     "version position",
-    version={"type": ["integer", "null"], "minimum": 0, "description": "Null where there was no document."},
+    version={"type": ["integer", "null"], "minimum": 0, "description": "Null if the document did not exist."},
     position=schema("Position"),
 )
-_PATCH = _said(
-    schema("JsonPatch"), "From the one to the other; it adds or removes the root where one of them is not there."
+_PATCH = _described(
+    schema("JsonPatch"),
+    "From `from` to `to`. It adds or removes the root if the document did not exist at one.",
 )
 
 _BODIES: Json = {
@@ -113,36 +114,38 @@ _BODIES: Json = {
         id=schema("Id"),
         version=schema("Version"),
         doc=schema("Document"),
-        position=_said(schema("Position"), "Of a document as it was: a position at which it was so."),
+        position=_described(schema("Position"), "For a read of the past: a position with this state."),
     ),
     "Difference": _object("id from to patch", **{"id": schema("Id"), "from": _SIDE, "to": _SIDE, "patch": _PATCH}),
     "Collections": _object(
         "collections",
         collections=_list(_object("name", name=schema("CollectionName"))),
-        refused=_said(
+        refused=_described(
             _list(_object("name reason", name=schema("CollectionName"), reason=TEXT)),
-            "Asked for, and can't be tracked; missing where there are none.",
+            "Requested collections that can't be tracked; absent without any.",
         ),
     ),
     "DocumentPage": _object(
-        "documents", documents=_list(schema("Row")), next=_said(schema("Id"), "Give it as `after` for the next page.")
+        "documents",
+        documents=_list(schema("Row")),
+        next=_described(schema("Id"), "The next page's `after`; absent on the last."),
     ),
     "History": _object(
         "events",
         events=_list(schema("Event")),
-        next=_said(schema("Position"), "Give it as `after` for the next page."),
-        since=_said(schema("Position"), "What came up to here is not kept; it is missing where everything is."),
+        next=_described(schema("Position"), "The next page's `after`; absent on the last."),
+        since=_described(schema("Position"), "Earlier events are not retained; absent if all are."),
     ),
     "Written": _object(
         "id version",
         id=schema("Id"),
         version=schema("Version"),
         doc={"anyOf": [schema("Document"), {"type": "null"}], "description": "Null after a delete."},
-        patch=_said(schema("JsonPatch"), "What changed; empty after a create, a delete, and a write without effect."),
-        repeated=_said(
-            {"const": True}, "The answer to a repeat under an idempotency key, which has neither `doc` nor `patch`."
+        patch=_described(schema("JsonPatch"), "The change; empty after a create, a delete or a write without effect."),
+        repeated=_described(
+            {"const": True}, "Response to a repeat with the same idempotency key; it has neither `doc` nor `patch`."
         ),
-        etag=_said(schema("EntityTag"), "In a transaction's results, where other writes have the header."),
+        etag=_described(schema("EntityTag"), "In a transaction's results, instead of the `ETag` header."),
     ),
     "Transaction": _object("operations", operations=_list(schema("TransactionOperation"), minItems=1)),
     "TransactionOperation": _object(
@@ -152,8 +155,8 @@ _BODIES: Json = {
         id=schema("Id"),
         if_match={"anyOf": [schema("EntityTags"), schema("Version")]},
         if_none_match=schema("EntityTags"),
-        doc=_said(schema("Document"), "Of `POST` and `PUT`."),
-        patch={"anyOf": [schema("JsonPatch"), schema("MergePatch")], "description": "Of `PATCH`."},
+        doc=_described(schema("Document"), "For `POST` and `PUT`."),
+        patch={"anyOf": [schema("JsonPatch"), schema("MergePatch")], "description": "For `PATCH`."},
     ),
     "TransactionAnswer": _object("results", results=_list(schema("Written"))),
     "LogPage": _object(
@@ -161,9 +164,9 @@ _BODIES: Json = {
         **{
             "shape": schema("Shape"),
             "from": schema("Position"),
-            "to": _said(schema("Position"), "Ask for what follows with this position."),
+            "to": _described(schema("Position"), "Position of the next request."),
             "events": _list(schema("Event")),
-            "live": {"type": "boolean", "description": "There was no more when this was answered."},
+            "live": {"type": "boolean", "description": "True if there were no further events."},
         },
     ),
     "Acknowledgement": _object("vector", vector=schema("StateVector")),
@@ -174,35 +177,37 @@ _BODIES: Json = {
         lag={
             "type": "object",
             "additionalProperties": {"anyOf": [schema("ShapeLag"), {"type": "null"}]},
-            "description": "Shape → how far behind; null where the position is of another log, or nothing is tracked.",
+            "description": "Shape → lag; null if the position is of another log, or the collection is not tracked.",
         },
         transport={"enum": ["websocket", "sse", "http"]},
         seen={"type": "string", "format": "date-time"},
     ),
     "ShapeLag": _object(
         "events seconds",
-        events=_said(_COUNT, "Events of the shape that it has not acknowledged; about so many, far behind."),
-        seconds={"type": ["number", "null"], "description": "Age of the oldest of them; null where it is not kept."},
+        events=_described(_COUNT, "Unacknowledged events of the shape; an estimate outside the server's window."),
+        seconds={"type": ["number", "null"], "description": "Age of the oldest of them; null if it is not retained."},
     ),
     "Clients": _object(
-        "clients", clients=_list(schema("Client")), next=_said(TEXT, "Give it as `after` for the next page.")
+        "clients",
+        clients=_list(schema("Client")),
+        next=_described(TEXT, "The next page's `after`; absent on the last."),
     ),
     "Segments": _object(
         "log horizon segments",
-        log=_said({"type": "string"}, "The log in force."),
-        horizon=_said(_COUNT, "Events up to this one are not kept any more."),
+        log=_described({"type": "string"}, "The current log."),
+        horizon=_described(_COUNT, "Events up to this seq are no longer retained."),
         segments=_list(schema("Segment")),
-        next=_said(_COUNT, "The next page's `after`; absent on the last page."),
+        next=_described(_COUNT, "The next page's `after`; absent on the last."),
     ),
     "Segment": _object(
         "position first last bytes raw_bytes earliest latest sha256",
-        position=_said(schema("Position"), "Names the segment: log and seq of its first event."),
+        position=_described(schema("Position"), "Name of the segment: log and seq of its first event."),
         first=_COUNT,
         last=_COUNT,
         bytes=_COUNT,
-        raw_bytes=_said(_COUNT, "Before compression."),
-        earliest=_said({"type": "string", "format": "date-time"}, "Of the commit times of its events."),
-        latest=_said({"type": "string", "format": "date-time"}, "Of the commit times of its events."),
+        raw_bytes=_described(_COUNT, "Before compression."),
+        earliest=_described({"type": "string", "format": "date-time"}, "Earliest commit time of its events."),
+        latest=_described({"type": "string", "format": "date-time"}, "Latest commit time of its events."),
         sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
     ),
     "SnapshotHead": _object("shape position", shape=schema("Shape"), position=schema("Position")),
@@ -214,12 +219,12 @@ _BODIES: Json = {
         sequencer_live={"type": "boolean", "description": "A worker leads, and makes progress."},
         leader={"type": ["string", "null"]},
         position={"anyOf": [schema("Position"), {"type": "null"}]},
-        lag_events={"type": ["integer", "null"], "description": "How far this server is behind the log."},
+        lag_events={"type": ["integer", "null"], "description": "Events between this server and the head of the log."},
         lag_seconds={
             "type": ["number", "null"],
-            "description": "How long ago the log was known to hold every change, in seconds.",
+            "description": "Seconds since the log was known to hold every change.",
         },
-        archive={"type": ["string", "null"], "description": "Why the archive can't be read, where it can't."},
+        archive={"type": ["string", "null"], "description": "Reason why the archive can't be read; null if it can."},
         connections={"type": "integer", "minimum": 0},
         detail=TEXT,
     ),
@@ -228,16 +233,16 @@ _BODIES: Json = {
         type={"type": "string", "format": "uri-reference"},
         title=TEXT,
         status={"type": "integer", "minimum": 400, "maximum": 599},
-        code=_said(
+        code=_described(
             TEXT,
             "Stable. One of "
             + ", ".join(f"`{kind.code}`" for kind in problems.TABLE)
             + ", `internal`; or a name of the HTTP status.",
         ),
         detail=TEXT,
-        current={"type": ["integer", "null"], "description": "Of `version_mismatch`: the version now."},
-        reason={"enum": [*ResetReason], "description": "Of `reset`."},
-        since=_said(schema("Position"), "Of `gone`: from here on it is known."),
+        current={"type": ["integer", "null"], "description": "For `version_mismatch`: the current version."},
+        reason={"enum": [*ResetReason], "description": "For `reset`."},
+        since=_described(schema("Position"), "For `gone`: history is retained from here on."),
     ),
 }
 
@@ -257,7 +262,7 @@ _FROM_SERVER = [
         protocol={"const": PROTOCOL},
         heartbeat={"type": "number", "description": "Seconds."},
         vector=schema("StateVector"),
-        remembered=_said({"const": False}, "What the client acknowledges is not stored: there are too many clients."),
+        remembered=_described({"const": False}, "Acknowledgements are not stored: there are too many clients."),
     ),
     _message(
         "snapshot",
@@ -294,6 +299,6 @@ _FROM_CLIENT = [
 SCHEMAS: Final[Json] = {
     **_VALUES,
     **_BODIES,
-    "ServerMessage": {"oneOf": _FROM_SERVER, "description": "What the server sends on a sync connection."},
-    "ClientMessage": {"oneOf": _FROM_CLIENT, "description": "What a client may send over a WebSocket."},
+    "ServerMessage": {"oneOf": _FROM_SERVER, "description": "Messages of the server on a sync connection."},
+    "ClientMessage": {"oneOf": _FROM_CLIENT, "description": "Messages of a client over a WebSocket."},
 }

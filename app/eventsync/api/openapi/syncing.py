@@ -1,4 +1,4 @@
-"""The sync transports: WebSocket, Server-Sent Events, log pages and snapshots."""
+"""OpenAPI of the sync transports (WebSocket, SSE, log pages, snapshots, segments) and of the state vectors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 
 import orjson
 
+from eventsync.api.openapi.documents import EVENT
 from eventsync.api.openapi.parts import (
     POSITION,
     THEATER,
@@ -19,9 +20,9 @@ from eventsync.api.openapi.parts import (
     query,
     schema,
 )
-from eventsync.api.openapi.writing import EVENT
 from eventsync.domain.protocol import MAX_CLIENT_ID, SUBPROTOCOL
 from eventsync.server.problems import Close
+from eventsync.stores.archive.objects import CONTENT_TYPE
 
 _SHAPE: Final = query("shape", "A collection, or `collection/id`.", schema("Shape"), "theaters", required=True)
 _CLOSE: Final = ", ".join(f"{code.value} `{code.name.lower()}`" for code in Close)
@@ -33,8 +34,9 @@ _WEBSOCKET: Json = {
     "description": (
         f"An upgrade to a WebSocket (RFC 6455), subprotocol `{SUBPROTOCOL}`, one JSON message a text frame. The first "
         f"is the client's `hello`, within {default('hello_timeout'):g} s by default; a client message has at most "
-        f"{default('message_bytes')} bytes by default. Close codes: {_CLOSE}. 44xx: do not reconnect unchanged; all "
-        "others: reconnect with jitter and the own state vector. `x-websocket` names the schemas of the messages."
+        f"{default('message_bytes')} bytes by default. Close codes: {_CLOSE}. After 44xx do not reconnect unchanged; "
+        "after all others reconnect, with jitter and the client's state vector. `x-websocket` names the schemas of "
+        "the messages."
     ),
     "parameters": [
         {
@@ -48,8 +50,11 @@ _WEBSOCKET: Json = {
     ],
     "x-websocket": {"receive": schema("ServerMessage"), "send": schema("ClientMessage")},
     "responses": {
-        "101": answer("Switching protocols: the connection is a WebSocket from here on."),
-        "426": answer("Asked for by plain HTTP.", {"application/problem+json": {"schema": schema("Problem")}}),
+        "101": answer("Switching protocols: the connection becomes a WebSocket."),
+        "426": answer(
+            "A plain HTTP request.",
+            {"application/problem+json": {"schema": schema("Problem")}},
+        ),
         **failures(),
     },
 }
@@ -64,32 +69,32 @@ _SSE: Json = {
     "summary": "Sync over Server-Sent Events",
     "description": (
         "`event:` is the message's type, `data:` the message, `id:` the whole state vector after it, which a browser "
-        "sends back as `Last-Event-ID` when it reconnects. Where it would be longer than 1 KiB, an id has a short form "
-        "that names no shape."
+        "sends back as `Last-Event-ID` when it reconnects. An id that would be longer than 1 KiB has a short form "
+        "without the shapes."
     ),
     "parameters": [
         {
-            **query("shape", "What to follow; may be repeated.", {}, ["theaters"], required=True),
+            **query("shape", "A collection, or `collection/id`; may be repeated.", {}, ["theaters"], required=True),
             "schema": {"type": "array", "items": schema("Shape"), "minItems": 1, "maxItems": default("max_shapes")},
             "style": "form",
             "explode": True,
         },
         query(
             "vector",
-            "The state vector as text, long or short. A shape without a position begins with a snapshot.",
+            "The state vector as text, long or short. A shape without a position starts with a snapshot.",
             {"type": "string"},
             f"theaters={POSITION}",
         ),
         query(
             "client_id",
-            "The client's own name.",
+            "Id of the client, which it chooses.",
             {"type": "string", "minLength": 1, "maxLength": MAX_CLIENT_ID},
             "my-client",
         ),
         {
             "name": "Last-Event-ID",
             "in": "header",
-            "description": "Outranks `vector`; a browser sends it.",
+            "description": "Takes precedence over `vector`. Browsers send it.",
             "required": False,
             "schema": {"type": "string"},
             "example": f"theaters={POSITION}",
@@ -97,8 +102,8 @@ _SSE: Json = {
     ],
     "responses": {
         "200": answer(
-            "A stream that does not end by itself. `data` is a `ServerMessage`. What may pass is told in it, too: "
-            "`retry`, an `error`, and the end.",
+            "A stream without end. `data` is a `ServerMessage`. Temporary errors are in the stream: `retry`, an "
+            "`error`, and the end.",
             content({"type": "string"}, _FRAMES, "text/event-stream"),
         ),
         **failures("malformed", "not_tracked"),
@@ -110,16 +115,16 @@ _LOG: Json = {
     "tags": ["Sync"],
     "summary": "The events after a position",
     "description": (
-        "A full page never changes and may be cached by anybody for ever. "
+        "A full page never changes: any cache may store it for ever. "
         f"`limit` is at most {default('frame_events')} by default, and so is its default."
     ),
     "parameters": [
         _SHAPE,
-        query("position", "What you have.", schema("Position"), POSITION, required=True),
-        query("limit", "Most events in the page.", {"type": "integer", "minimum": 1}, 1000),
+        query("position", "Position of the client.", schema("Position"), POSITION, required=True),
+        query("limit", "Maximum number of events.", {"type": "integer", "minimum": 1}, 1000),
         query(
             "wait",
-            f"Seconds to wait for an event where there is none; {default('poll_wait'):g} at most by default.",
+            f"Seconds to wait for an event if there is none; {default('poll_wait'):g} at most by default.",
             {"type": "number", "minimum": 0, "default": 0},
             25,
         ),
@@ -127,14 +132,14 @@ _LOG: Json = {
     ],
     "responses": {
         "200": answer(
-            "A page. `to` is the position to ask from next.",
+            "A page. `to` is the position of the next request.",
             content(
                 schema("LogPage"),
                 {"shape": "theaters", "from": POSITION, "to": "k3f9ab2c:129", "events": [EVENT], "live": True},
             ),
             sent=headers("PageETag", "CacheControl"),
         ),
-        "304": answer("You have this page.", sent=headers("PageETag", "CacheControl")),
+        "304": answer("Not modified.", sent=headers("PageETag", "CacheControl")),
         **failures("malformed", "not_tracked", "reset", "version_mismatch", "unavailable"),
     },
 }
@@ -152,8 +157,8 @@ _SNAPSHOT: Json = {
     "tags": ["Sync"],
     "summary": "A shape's exact state at one position",
     "description": (
-        "NDJSON: first a `SnapshotHead`, then a `Row` a line. A snapshot that could not be finished ends without the "
-        "end of its chunked encoding, so that nobody takes it for whole."
+        "NDJSON: first a `SnapshotHead`, then a `Row` a line. A snapshot that can't be completed ends without the "
+        "last chunk of its chunked encoding, so that clients detect it."
     ),
     "parameters": [_SHAPE],
     "responses": {
@@ -162,9 +167,149 @@ _SNAPSHOT: Json = {
     },
 }
 
+_SHA: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_SEGMENTS_EXAMPLE: Final[Json] = {
+    "log": "k3f9ab2c",
+    "horizon": 0,
+    "segments": [
+        {
+            "position": "k3f9ab2c:1",
+            "first": 1,
+            "last": 50000,
+            "bytes": 2100000,
+            "raw_bytes": 15400000,
+            "earliest": "2026-11-23T05:22:46.405Z",
+            "latest": "2026-11-23T06:01:02.003Z",
+            "sha256": _SHA,
+        }
+    ],
+}
+
+_SEGMENT_LIST: Final[Json] = {
+    "operationId": "listSegments",
+    "tags": ["Sync"],
+    "summary": "The archived segments of the log",
+    "description": "Old events, in immutable files. Ordered by seq; `next` is the next page's `after`.",
+    "parameters": [
+        query("after", "Only segments with events after this seq.", {"type": "integer", "minimum": 0}, 0),
+        query(
+            "limit",
+            f"Maximum number of segments; {default('page_documents')} at most by default.",
+            {"type": "integer", "minimum": 1},
+            100,
+        ),
+    ],
+    "responses": {
+        "200": answer("A page.", content(schema("Segments"), _SEGMENTS_EXAMPLE)),
+        **failures("malformed", "unavailable"),
+    },
+}
+
+_SEGMENT: Final[Json] = {
+    "operationId": "readSegment",
+    "tags": ["Sync"],
+    "summary": "A segment's bytes",
+    "description": "They never change: any cache may store them for ever. The entity tag is their SHA-256.",
+    "parameters": [
+        {
+            "name": "position",
+            "in": "path",
+            "description": "Log and seq of the segment's first event, as in the list.",
+            "required": True,
+            "schema": schema("Position"),
+            "example": POSITION,
+        },
+        *parameters("if_changed", "if_still"),
+    ],
+    "responses": {
+        "200": answer("The segment.", {CONTENT_TYPE: {"schema": {}}}, sent=headers("FileETag", "CacheControl")),
+        "304": answer("Not modified.", sent=headers("FileETag", "CacheControl")),
+        **failures("malformed", "not_found", "version_mismatch", "unavailable"),
+    },
+}
+
+_CLIENT: Final[Json] = {
+    "client_id": "kitchen-screen",
+    "vector": {"theaters": POSITION},
+    "lag": {"theaters": {"events": 3, "seconds": 1.25}},
+    "transport": "sse",
+    "seen": "2026-11-23T05:22:46.405Z",
+}
+
+_CLIENT_ID: Final[Json] = {
+    "name": "client_id",
+    "in": "path",
+    "description": "The client's id, percent-encoded.",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CLIENT_ID},
+    "example": "kitchen-screen",
+}
+
+_CLIENT_LIST: Final[Json] = {
+    "operationId": "listStateVectors",
+    "tags": ["Sync"],
+    "summary": "The stored clients",
+    "description": "By id; `next` is the next page's `after`.",
+    "parameters": [
+        query("after", "Only clients with an id after this one.", {"type": "string"}, "kitchen"),
+        query(
+            "limit",
+            f"Maximum number of clients; {default('page_documents')} at most by default.",
+            {"type": "integer", "minimum": 1},
+            100,
+        ),
+    ],
+    "responses": {
+        "200": answer("A page.", content(schema("Clients"), {"clients": [_CLIENT]})),
+        **failures("malformed", "unavailable"),
+    },
+}
+
+_CLIENT_READ: Final[Json] = {
+    "operationId": "readStateVector",
+    "tags": ["Sync"],
+    "summary": "One client",
+    "parameters": [_CLIENT_ID],
+    "responses": {
+        "200": answer("The client.", content(schema("Client"), _CLIENT)),
+        **failures("malformed", "not_found", "unavailable"),
+    },
+}
+
+_ACKNOWLEDGE: Final[Json] = {
+    "operationId": "putStateVector",
+    "tags": ["Sync"],
+    "summary": "Acknowledge",
+    "description": (
+        "For clients of SSE and HTTP; over a WebSocket send `ack`. A position never goes backwards; the response is "
+        "the stored vector. The server uses it when the client connects with its id and without a vector."
+    ),
+    "parameters": [_CLIENT_ID],
+    "requestBody": {
+        "required": True,
+        "content": content(schema("Acknowledgement"), {"vector": {"theaters": POSITION}}),
+    },
+    "responses": {
+        "200": answer("The stored client.", content(schema("Client"), _CLIENT)),
+        **failures("malformed", "not_tracked", "reset", "too_large", "unsupported_media_type", "unavailable"),
+    },
+}
+
+_CLIENT_DELETE: Final[Json] = {
+    "operationId": "deleteStateVector",
+    "tags": ["Sync"],
+    "summary": "Remove a client",
+    "parameters": [_CLIENT_ID],
+    "responses": {"204": answer("Removed."), **failures("malformed", "not_found", "unavailable")},
+}
+
 PATHS: Final[Json] = {
     "/v1/sync": {"get": _WEBSOCKET},
     "/v1/sync/sse": {"get": _SSE},
     "/v1/sync/log": {"get": _LOG},
     "/v1/sync/snapshot": {"get": _SNAPSHOT},
+    "/v1/sync/segments": {"get": _SEGMENT_LIST},
+    "/v1/sync/segments/{position}": {"get": _SEGMENT},
+    "/v1/state-vectors": {"get": _CLIENT_LIST},
+    "/v1/state-vectors/{client_id}": {"get": _CLIENT_READ, "put": _ACKNOWLEDGE, "delete": _CLIENT_DELETE},
 }

@@ -1,12 +1,12 @@
-"""Collections, documents, their history, and transactions."""
+"""OpenAPI of collections, documents, their history, and transactions."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH
-from eventsync.api.openapi import time_travel
 from eventsync.api.openapi.parts import (
+    POSITION,
     THEATER,
     Json,
     answer,
@@ -39,7 +39,7 @@ EVENT: Final[Json] = {
     "op_id": "0f8fad5b-d9cb-469f-a165-70867728950e",
     "by": "anonymous",
 }
-"""The event of the examples."""
+"""Event of the examples."""
 
 _READ = ("malformed", "not_tracked", "unavailable")
 _WRITE = (*_READ, "conflict", "too_large", "unsupported_media_type")
@@ -48,7 +48,7 @@ _LIMIT = {"type": "integer", "minimum": 1, "default": 100}
 
 
 def _limit(what: str) -> Json:
-    return query("limit", f"Most {what} in the answer; {default('page_documents')} at most by default.", _LIMIT, 100)
+    return query("limit", f"Maximum number of {what}; {default('page_documents')} at most by default.", _LIMIT, 100)
 
 
 def _answered(version: int, doc: Json | None, patch: list[Json]) -> Json:
@@ -75,7 +75,7 @@ _LIST: Json = {
     "summary": "List documents by id",
     "parameters": [
         _limit("documents"),
-        query("after", "Begin behind this id: the `next` of the page before.", schema("Id"), _ID),
+        query("after", "Only ids after this one, the last page's `next`.", schema("Id"), _ID),
     ],
     "responses": {
         "200": answer("A page.", content(schema("DocumentPage"), {"documents": [_ROW], "next": _ID})),
@@ -87,7 +87,7 @@ _CREATE: Json = {
     "operationId": "createDocument",
     "tags": ["Documents"],
     "summary": "Create a document",
-    "description": "Without `_id` it gets a new ObjectId. 409 if there is a document with this `_id`.",
+    "description": "A document without `_id` gets a new ObjectId. 409 if there is a document with this `_id`.",
     "parameters": parameters("idempotency_key", "prefer"),
     "requestBody": _body(schema("Document"), _NEW),
     "responses": {
@@ -100,7 +100,7 @@ _REPLACE: Json = {
     "operationId": "replaceDocument",
     "tags": ["Documents"],
     "summary": "Replace a document, or create it",
-    "description": "With `If-Match` it must exist in that state; with `If-None-Match: *` it must not exist.",
+    "description": "With `If-Match` the document must exist in that state; with `If-None-Match: *` it must not exist.",
     "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
     "requestBody": _body(schema("Document"), _EDINA),
     "responses": {
@@ -115,8 +115,8 @@ _UPDATE: Json = {
     "tags": ["Documents"],
     "summary": "Change parts of a document",
     "description": (
-        "A JSON Patch (RFC 6902) or a merge patch (RFC 7396). Without `If-Match` the server repeats it against "
-        "concurrent writers itself. A patch without effect writes nothing. "
+        "A JSON Patch (RFC 6902) or a merge patch (RFC 7396). Without `If-Match` the server retries it after "
+        "concurrent writes. A patch without effect writes nothing. "
         f"At most {default('patch_operations')} operations by default."
     ),
     "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
@@ -153,12 +153,83 @@ _HISTORY: Json = {
             {"type": "integer", "minimum": 0, "default": 0},
             0,
         ),
-        query("after", "Begin behind this position: the `next` of the page before.", schema("Position"), "k3f9ab2c:1"),
+        query(
+            "after",
+            "Only events after this position, the last page's `next`.",
+            schema("Position"),
+            "k3f9ab2c:1",
+        ),
         _limit("events"),
     ],
     "responses": {
         "200": answer("A page; without `next` it is the last one.", content(schema("History"), {"events": [EVENT]})),
         **failures(*_READ, "reset", "gone", "damaged"),
+    },
+}
+
+_ROW_AT: Final = {"id": _ID, "version": 6, "doc": THEATER, "position": POSITION}
+_AT: Final = "2026-11-23T05:22:46Z"
+_POINT_READ: Final = (
+    "malformed",
+    "not_tracked",
+    "not_found",
+    "reset",
+    "gone",
+    "damaged",
+    "version_mismatch",
+    "unavailable",
+)
+_POINT: Json = {"type": "string"}
+
+_READ_DOCUMENT: Json = {
+    "operationId": "readDocument",
+    "tags": ["Documents"],
+    "summary": "Read a document, now or at a point of its history",
+    "description": (
+        "With one of `version`, `at` and `position`, the state at that point; `position` in the response is its place "
+        "in the log. The state at an instant or a position never changes, and may be cached for ever. 404 if the "
+        "document did not exist then, 410 if that part of the history is not retained, 400 for the future, and 503 for "
+        "an instant up to which the worker has not read all changes yet."
+    ),
+    "parameters": [
+        *parameters("if_changed", "if_still"),
+        query("version", "The state at this version, the last time that the document had it.", schema("Version"), 6),
+        query("at", "The state at this instant (RFC 3339).", {"type": "string", "format": "date-time"}, _AT),
+        query("position", "The state at this position.", schema("Position"), POSITION),
+    ],
+    "responses": {
+        "200": answer("The document.", content(schema("PastRow"), _ROW_AT), sent=headers("ETag", "CacheControl")),
+        "304": answer("Not modified.", sent=headers("ETag", "CacheControl")),
+        **failures(*_POINT_READ),
+    },
+}
+
+_DIFFERENCE: Json = {
+    "operationId": "compareDocument",
+    "tags": ["Documents"],
+    "summary": "The difference between two points of a document's history",
+    "description": "A point is a version (`6`), a position (`k3f9ab2c:128`) or an instant (`2026-11-23T05:22:46Z`).",
+    "parameters": [
+        *parameters("if_changed", "if_still"),
+        query("from", "The first point.", _POINT, "6", required=True),
+        query("to", "The second point; by default the newest event.", _POINT, POSITION),
+    ],
+    "responses": {
+        "200": answer(
+            "The patch from the first point to the second.",
+            content(
+                schema("Difference"),
+                {
+                    "id": _ID,
+                    "from": {"version": 6, "position": "k3f9ab2c:120"},
+                    "to": {"version": 7, "position": POSITION},
+                    "patch": [{"op": "replace", "path": "/location/address/city", "value": "Edina"}],
+                },
+            ),
+            sent=headers("FileETag", "CacheControl"),
+        ),
+        "304": answer("Not modified.", sent=headers("FileETag", "CacheControl")),
+        **failures(*_POINT_READ),
     },
 }
 
@@ -189,7 +260,7 @@ _TRANSACT: Json = {
     "requestBody": _body(schema("Transaction"), {"operations": _OPERATIONS}),
     "responses": {
         "200": answer(
-            "All were written; a result for each, in order.",
+            "All operations were executed; one result for each, in order.",
             content(schema("TransactionAnswer"), {"results": _RESULTS}),
         ),
         **failures(*_WRITE, "not_found", "version_mismatch", "patch_failed", "too_complex"),
@@ -203,12 +274,12 @@ PATHS: Final[Json] = {
     _DOCUMENTS: {"parameters": parameters("collection"), "get": _LIST, "post": _CREATE},
     _DOCUMENTS + "/{id}": {
         "parameters": parameters("collection", "id"),
-        "get": time_travel.READ,
+        "get": _READ_DOCUMENT,
         "put": _REPLACE,
         "patch": _UPDATE,
         "delete": _DELETE,
     },
     _DOCUMENTS + "/{id}/events": {"parameters": parameters("collection", "id"), "get": _HISTORY},
-    _DOCUMENTS + "/{id}/diff": {"parameters": parameters("collection", "id"), "get": time_travel.DIFFERENCE},
+    _DOCUMENTS + "/{id}/diff": {"parameters": parameters("collection", "id"), "get": _DIFFERENCE},
     "/v1/transactions": {"post": _TRANSACT},
 }
