@@ -51,6 +51,12 @@ def test_paths_in_the_text_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", WRITTEN)
+def test_benchmarks_in_the_text_exist(page: str) -> None:
+    named = set(re.findall(r"`scripts/bench/run ([a-z]\w*)", text_of(page))) - {"all", "index"}
+    assert [name for name in named if not (ROOT / "scripts" / "bench" / f"{name}.py").exists()] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN)
 def test_lines_are_short(page: str) -> None:
     prose = CODE.sub("", text_of(page)).splitlines()
     assert [line for line in prose if len(line) > 120 and not line.lstrip().startswith(("|", "[", "`"))] == []
