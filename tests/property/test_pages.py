@@ -35,8 +35,8 @@ def test_pages_after_each_other_are_the_whole_and_each_is_as_full_as_it_may_be(
         assert page.bodies == [item.body for item in taken]
         assert page.full == bool(rest)
         # Without its last transaction it would not have been full.
-        last = taken[-1].group
-        before = [item for item in taken if last is None or item.group is None or item.group.id != last.id]
+        last = taken[-1].transaction
+        before = [item for item in taken if last is None or item.transaction is None or item.transaction.id != last.id]
         before = before if last is not None else before[:-1]
         assert len(before) < most
         assert sum(len(item.body) for item in before) < size

@@ -10,7 +10,7 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
@@ -33,7 +33,7 @@ ROWS = st.fixed_dictionaries(
         "time": st.builds(Timestamp, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
         "body": BODIES,
         "marks": st.lists(TEXT, max_size=3).map(tuple),
-        "group": st.none() | st.builds(Group, TEXT, st.integers(1, 9), st.integers(1, 9)),
+        "transaction": st.none() | st.builds(TransactionPart, TEXT, st.integers(1, 9), st.integers(1, 9)),
     }
 )
 RUNS = st.lists(st.lists(ROWS, min_size=1, max_size=5), min_size=1, max_size=5)

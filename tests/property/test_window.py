@@ -148,7 +148,7 @@ class Cursors(RuleBasedStateMachine):
         assert new == missed[: len(new)], "each event of the shape, in order, once"
         last = self.events[seqs[-1] - self.start - 1]
         assert all(
-            item.group is None or last.group is None or item.group.id != last.group.id
+            item.transaction is None or last.transaction is None or item.transaction.id != last.transaction.id
             for item in self.events
             if item.seq in missed[len(new) :]
         ), "a transaction is not split"

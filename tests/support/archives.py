@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group, timestamp
+from eventsync.domain.events import TransactionPart, timestamp
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.format import SealedEvent
@@ -32,13 +32,18 @@ BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def event(
-    seq: int, collection: str = "docs", id_text: str | None = None, *, group: Group | None = None, pad: str = "x" * 20
+    seq: int,
+    collection: str = "docs",
+    id_text: str | None = None,
+    *,
+    transaction: TransactionPart | None = None,
+    pad: str = "x" * 20,
 ) -> NewEvent:
     """Event `seq` replaces a document. It was committed `seq` seconds after `BEGAN`."""
     text, at = IdText(id_text or f"int:{seq % 10}"), BEGAN + timedelta(seconds=seq)
     body = {"seq": seq, "collection": collection, "id": text, "op": "replace", "base": 0, "version": seq}
     body |= {"doc": {"_id": text, "n": seq, "pad": pad}, "at": timestamp(at)}
-    stored = StoredEvent(Seq(seq), collection, text, orjson.dumps(body), group)
+    stored = StoredEvent(Seq(seq), collection, text, orjson.dumps(body), transaction)
     marks = ("/n",) if seq % 7 == 0 else ()
     return NewEvent(stored, seq, f"82{seq:08}", Timestamp(int(at.timestamp()), seq), marks)
 
@@ -47,7 +52,14 @@ def sealed(new: NewEvent) -> SealedEvent:
     """What is to be read back of an event."""
     stored = new.event
     return SealedEvent(
-        stored.seq, stored.collection, stored.id, new.version, new.time, stored.body, tuple(new.marks), stored.group
+        stored.seq,
+        stored.collection,
+        stored.id,
+        new.version,
+        new.time,
+        stored.body,
+        tuple(new.marks),
+        stored.transaction,
     )
 
 

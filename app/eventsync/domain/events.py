@@ -18,7 +18,7 @@ Op = Literal["create", "update", "replace", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class TransactionPart:
     """The MongoDB transaction that an event belongs to: event `n` of `of`, counted from 1."""
 
     id: str
@@ -26,15 +26,15 @@ class Group:
     of: int
 
 
-def unfinished(group: Group | None) -> Group | None:
-    """Return `group` if further events of its transaction must follow, else None."""
-    return group if group is not None and group.n < group.of else None
+def unfinished(transaction: TransactionPart | None) -> TransactionPart | None:
+    """Return `transaction` if further events of its transaction must follow, else None."""
+    return transaction if transaction is not None and transaction.n < transaction.of else None
 
 
-def last_whole(seq: Seq, group: Group | None) -> Seq:
-    """Return `seq`, an event of `group`, or the last event before the transaction that it leaves unfinished."""
-    transaction = unfinished(group)
-    return seq if transaction is None else Seq(seq - transaction.n)
+def last_whole(seq: Seq, transaction: TransactionPart | None) -> Seq:
+    """Return `seq`, an event of `transaction`, or the last event before the transaction that it leaves unfinished."""
+    part = unfinished(transaction)
+    return seq if part is None else Seq(seq - part.n)
 
 
 class Event(NamedTuple):
@@ -86,9 +86,13 @@ class Event(NamedTuple):
         return to_json(fields, plain=self.plain)[1:-1]
 
 
-def place(encoded: bytes, seq: Seq, group: Group | None) -> bytes:
+def place(encoded: bytes, seq: Seq, transaction: TransactionPart | None) -> bytes:
     """The whole body of an encoded event at its place in the log."""
-    txn = b"" if group is None else b',"txn":' + to_json({"id": group.id, "n": group.n, "of": group.of})
+    txn = (
+        b""
+        if transaction is None
+        else b',"txn":' + to_json({"id": transaction.id, "n": transaction.n, "of": transaction.of})
+    )
     return b'{"seq":%d,%b%b}' % (seq, encoded, txn)
 
 

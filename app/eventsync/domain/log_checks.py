@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eventsync.domain.events import Group, unfinished
+from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Change
@@ -22,24 +22,25 @@ class SequenceCheck:
     def __init__(self, after: Seq = _BEGIN) -> None:
         """`after`: the log's horizon, where there is one."""
         self.seq = after
-        self._open: Group | None = None
+        self._open: TransactionPart | None = None
 
-    def take(self, seq: Seq, group: Group | None) -> str | None:
+    def take(self, seq: Seq, transaction: TransactionPart | None) -> str | None:
         """The next event."""
-        wrong = self._wrong(seq, group)
+        wrong = self._wrong(seq, transaction)
         self.seq = seq
-        self._open = unfinished(group)
+        self._open = unfinished(transaction)
         return wrong
 
-    def _wrong(self, seq: Seq, group: Group | None) -> str | None:
+    def _wrong(self, seq: Seq, transaction: TransactionPart | None) -> str | None:
         if seq != self.seq + 1:
             missing = f"event {self.seq + 1} is" if seq == self.seq + 2 else f"events {self.seq + 1} to {seq - 1} are"
             return f"{missing} missing"
         was = self._open
-        if was is not None and group != Group(was.id, was.n + 1, was.of):
+        if was is not None and transaction != TransactionPart(was.id, was.n + 1, was.of):
             return f"event {seq} is not {was.n + 1} of {was.of} of the transaction that event {seq - 1} is a part of"
-        if was is None and group is not None and group.n != 1:
-            return f"event {seq} is {group.n} of {group.of} of a transaction, and event {seq - 1} is no part of it"
+        if was is None and transaction is not None and transaction.n != 1:
+            count = f"{transaction.n} of {transaction.of}"
+            return f"event {seq} is {count} of a transaction, and event {seq - 1} is no part of it"
         return None
 
     def end(self, head: Seq, *, settled: bool) -> str | None:

@@ -13,7 +13,7 @@ from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
@@ -31,10 +31,16 @@ ORDERS, ONE = Shape("orders"), Shape("orders", IdText("1"))
 
 
 def new(
-    seq: int, collection: str = "orders", key: str = "1", *, version: int = 1, group: Group | None = None, pad: str = ""
+    seq: int,
+    collection: str = "orders",
+    key: str = "1",
+    *,
+    version: int = 1,
+    transaction: TransactionPart | None = None,
+    pad: str = "",
 ) -> NewEvent:
     body = json.dumps({"seq": seq, "é": pad}, ensure_ascii=False).encode()
-    event = StoredEvent(Seq(seq), collection, IdText(key), body, group)
+    event = StoredEvent(Seq(seq), collection, IdText(key), body, transaction)
     return NewEvent(event, version, f"82{seq:08X}", Timestamp(seq, 1))
 
 
@@ -50,10 +56,10 @@ async def read(stores: Stores, after: int, up_to: int, shape: Shape | None = Non
 
 async def passed_on(
     stores: Stores, after: int, up_to: int, shape: Shape = ORDERS, *, batch: int = 1000
-) -> list[tuple[int, bytes, Group | None]]:
+) -> list[tuple[int, bytes, TransactionPart | None]]:
     event_batches = stores.events.event_batches(LOG, Seq(after), Seq(up_to), shape=shape, batch=batch)
     return [
-        (seq, body, found.groups.get(place))
+        (seq, body, found.transactions.get(place))
         async for found in event_batches
         for place, (seq, body) in enumerate(zip(found.seqs, found.bodies, strict=True))
     ]
@@ -62,9 +68,12 @@ async def passed_on(
 @pytest.mark.parametrize("batch", [1, 2, 3, 500, 1000, 3000])
 async def test_what_is_passed_on_is_what_is_read(stores: Stores, batch: int) -> None:
     count = 2100 if batch > 3 else 12
-    groups = {2: Group("s:1", 1, 2), 3: Group("s:1", 2, 2)}
+    transactions = {2: TransactionPart("s:1", 1, 2), 3: TransactionPart("s:1", 2, 2)}
     names = ["orders", "orders", "orders", "users"]
-    given = [new(seq, names[seq % 4], str(seq % 3), group=groups.get(seq), pad="é" * seq) for seq in range(1, count)]
+    given = [
+        new(seq, names[seq % 4], str(seq % 3), transaction=transactions.get(seq), pad="é" * seq)
+        for seq in range(1, count)
+    ]
     body = b'{"text":"%b"}' % (b"x" * 5 * 1024 * 1024)
     packed = NewEvent(StoredEvent(Seq(count), "orders", IdText("1"), body, None), 1, "82AA", Timestamp(count, 1))
     await fill(stores, [*given, packed, large(count + 1, b"a"), new(count + 2)])
@@ -72,13 +81,17 @@ async def test_what_is_passed_on_is_what_is_read(stores: Stores, batch: int) -> 
     for shape in (ORDERS, ONE):
         for after, up_to in ((0, count + 2), (2, count - 1), (count, count + 1), (count + 2, count + 2)):
             events = stores.events.read(LOG, Seq(after), Seq(up_to), shape=shape)
-            expected = [(event.seq, event.body, event.group) async for event in events]
+            expected = [(event.seq, event.body, event.transaction) async for event in events]
             assert await passed_on(stores, after, up_to, shape, batch=batch) == expected
 
 
 async def test_an_event_is_read_as_it_was_appended(stores: Stores) -> None:
-    group = Group("s:1", 1, 2)
-    given = [new(1, group=group), new(2, group=Group("s:1", 2, 2)), new(3, "users", "a/b", pad="é\0😀")]
+    transaction = TransactionPart("s:1", 1, 2)
+    given = [
+        new(1, transaction=transaction),
+        new(2, transaction=TransactionPart("s:1", 2, 2)),
+        new(3, "users", "a/b", pad="é\0😀"),
+    ]
     await fill(stores, given)
     got = [event async for event in stores.events.read(LOG, Seq(0))]
     assert got == [item.event for item in given]
@@ -87,10 +100,10 @@ async def test_an_event_is_read_as_it_was_appended(stores: Stores) -> None:
 
 async def test_the_tail_is_the_newest_event_and_where_the_stream_goes_on(stores: Stores) -> None:
     assert await stores.events.tail(LOG) is None
-    await fill(stores, [new(1), new(2, group=Group("s:1", 1, 3))])
+    await fill(stores, [new(1), new(2, transaction=TransactionPart("s:1", 1, 3))])
     await fill(stores, [new(7)], OTHER)
     await fill(stores, [new(8)], LogId("aaaa"))
-    assert await stores.events.tail(LOG) == LogHead(Seq(2), "8200000002", Timestamp(2, 1), Group("s:1", 1, 3))
+    assert await stores.events.tail(LOG) == LogHead(Seq(2), "8200000002", Timestamp(2, 1), TransactionPart("s:1", 1, 3))
     assert await stores.events.tail(LogId("zzzz")) is None
 
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
@@ -80,7 +80,7 @@ async def append(stores: Stores, log: Log, first: int, count: int, *, of: int = 
     events = []
     for index in range(count):
         number = done + index
-        group = Group(f"s:{first - done + number // of * of}", number % of + 1, of) if of > 1 else None
+        group = TransactionPart(f"s:{first - done + number // of * of}", number % of + 1, of) if of > 1 else None
         seq = first + index
         event = StoredEvent(Seq(seq), "orders", IdText(str(seq % 5)), b'{"seq":%d}' % seq, group)
         events.append(NewEvent(event, 1, "82AA", Timestamp(seq, 1)))

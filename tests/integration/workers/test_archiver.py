@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
@@ -84,8 +84,8 @@ async def test_what_was_touched_is_known(stores: Stores, settings: Settings) -> 
 
 async def test_a_transaction_is_not_divided(stores: Stores, settings: Settings) -> None:
     events = [event(seq) for seq in range(1, 15)]
-    events += [event(14 + n, group=Group("t", n, 12)) for n in range(1, 13)]
-    events += [event(26 + n, group=Group("u", n, 60)) for n in range(1, 61)]
+    events += [event(14 + n, transaction=TransactionPart("t", n, 12)) for n in range(1, 13)]
+    events += [event(26 + n, transaction=TransactionPart("u", n, 60)) for n in range(1, 61)]
     events += [event(seq) for seq in range(87, 91)]
     log = await begun(stores, events)
     await archiver(stores, settings).look()

@@ -8,7 +8,7 @@ import random
 from bson import Int64
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
@@ -107,4 +107,6 @@ async def test_the_rest_of_a_transaction_that_was_half_appended_completes_it(
         await assert_complete(stores, "docs")
         after = [event async for event in stores.events.read(log, Seq(0))]
     assert after == before
-    assert [event.group for event in after] == [Group(before[0].group.id, n, 6) for n in range(1, 7)]  # type: ignore[union-attr]
+    first = before[0].transaction
+    assert first is not None
+    assert [event.transaction for event in after] == [TransactionPart(first.id, n, 6) for n in range(1, 7)]

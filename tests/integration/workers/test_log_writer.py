@@ -7,7 +7,7 @@ from typing import Any
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Event, Group
+from eventsync.domain.events import Event, TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.mongodb.change_stream import Batch
@@ -32,21 +32,21 @@ class Written:
         # The changes here carry their states: the reader is not asked for any.
         self.log = LogWriter(LOG, stores.events, ImageReader(stores.snapshots), tail, Timestamp(time, 1))
 
-    async def append(self, groups: Sequence[Sequence[RawBSONDocument]], read: Batch | None = None) -> int:
+    async def append(self, transactions: Sequence[Sequence[RawBSONDocument]], read: Batch | None = None) -> int:
         """Convert and append; returns the number of events."""
-        portion = await self.log.convert(groups, read)
+        portion = await self.log.convert(transactions, read)
         await self.log.append([portion])
         return len(portion.events)
 
     async def events(self) -> list[StoredEvent]:
         return [event async for event in self._events.read(LOG, self._from)]
 
-    async def marks(self) -> list[tuple[int, str, Group | None]]:
-        return [(event.seq, event.id, event.group) for event in await self.events()]
+    async def marks(self) -> list[tuple[int, str, TransactionPart | None]]:
+        return [(event.seq, event.id, event.transaction) for event in await self.events()]
 
 
-def tail(seq: int, group: Group | None = None) -> LogHead:
-    return LogHead(Seq(seq), token(1), Timestamp(1, 1), group)
+def tail(seq: int, transaction: TransactionPart | None = None) -> LogHead:
+    return LogHead(Seq(seq), token(1), Timestamp(1, 1), transaction)
 
 
 def api_delete(key: int, **options: Any) -> list[RawBSONDocument]:
@@ -81,9 +81,9 @@ async def test_the_events_of_a_transaction_are_marked(stores: Stores) -> None:
     written = Written(stores)
     await written.append([[inserted(1, txn=1), inserted(2, txn=1), inserted(3, txn=1)], [inserted(4)]])
     assert [mark for _, _, mark in await written.marks()] == [
-        Group(TXN, 1, 3),
-        Group(TXN, 2, 3),
-        Group(TXN, 3, 3),
+        TransactionPart(TXN, 1, 3),
+        TransactionPart(TXN, 2, 3),
+        TransactionPart(TXN, 3, 3),
         None,
     ]
     assert json.loads((await written.events())[1].body)["txn"] == {"id": TXN, "n": 2, "of": 3}
@@ -99,7 +99,11 @@ async def test_a_transaction_with_one_event_needs_no_mark(stores: Stores) -> Non
 async def test_the_mark_of_an_api_delete_takes_no_number_in_a_transaction(stores: Stores) -> None:
     written = Written(stores)
     await written.append([[inserted(1, txn=1), *api_delete(2, txn=1), inserted(3, txn=1)]])
-    assert [mark for _, _, mark in await written.marks()] == [Group(TXN, 1, 3), Group(TXN, 2, 3), Group(TXN, 3, 3)]
+    assert [mark for _, _, mark in await written.marks()] == [
+        TransactionPart(TXN, 1, 3),
+        TransactionPart(TXN, 2, 3),
+        TransactionPart(TXN, 3, 3),
+    ]
 
 
 async def test_a_group_without_events_appends_nothing(stores: Stores) -> None:
@@ -109,26 +113,26 @@ async def test_a_group_without_events_appends_nothing(stores: Stores) -> None:
 
 
 async def test_the_rest_of_a_half_appended_transaction_goes_on_counting(stores: Stores) -> None:
-    written = Written(stores, tail(2, Group(TXN, 2, 4)))
+    written = Written(stores, tail(2, TransactionPart(TXN, 2, 4)))
     await written.append([[inserted(3, txn=1), inserted(4, txn=1)]])
     await written.append([[inserted(5, txn=2), inserted(6, txn=2)]])
     other = f"{SESSION.hex}:2"
     assert await written.marks() == [
-        (3, "int:3", Group(TXN, 3, 4)),
-        (4, "int:4", Group(TXN, 4, 4)),
-        (5, "int:5", Group(other, 1, 2)),
-        (6, "int:6", Group(other, 2, 2)),
+        (3, "int:3", TransactionPart(TXN, 3, 4)),
+        (4, "int:4", TransactionPart(TXN, 4, 4)),
+        (5, "int:5", TransactionPart(other, 1, 2)),
+        (6, "int:6", TransactionPart(other, 2, 2)),
     ]
 
 
 async def test_a_single_rest_is_marked_too(stores: Stores) -> None:
-    written = Written(stores, tail(1, Group(TXN, 1, 2)))
+    written = Written(stores, tail(1, TransactionPart(TXN, 1, 2)))
     await written.append([[inserted(2, txn=1)]])
-    assert [mark for _, _, mark in await written.marks()] == [Group(TXN, 2, 2)]
+    assert [mark for _, _, mark in await written.marks()] == [TransactionPart(TXN, 2, 2)]
 
 
 async def test_a_whole_transaction_at_the_tail_is_not_continued(stores: Stores) -> None:
-    written = Written(stores, tail(2, Group(TXN, 2, 2)))
+    written = Written(stores, tail(2, TransactionPart(TXN, 2, 2)))
     await written.append([[inserted(3, txn=1)]])
     assert [mark for _, _, mark in await written.marks()] == [None]
 

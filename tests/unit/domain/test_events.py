@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from eventsync.domain.events import Event, Group, place, timestamp
+from eventsync.domain.events import Event, TransactionPart, place, timestamp
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 
@@ -60,7 +60,7 @@ def test_delete_carries_neither() -> None:
 
 def test_the_mark_of_a_transaction_is_added_at_the_end() -> None:
     encoded = event(op="delete").encode()
-    body = place(encoded, Seq(2**62), Group("s:1", 2, 3))
+    body = place(encoded, Seq(2**62), TransactionPart("s:1", 2, 3))
     assert body.endswith(b',"txn":{"id":"s:1","n":2,"of":3}}')
     assert json.loads(body)["seq"] == 2**62
     assert json.loads(body)["txn"] == {"id": "s:1", "n": 2, "of": 3}

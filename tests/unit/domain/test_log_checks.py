@@ -4,22 +4,25 @@ from typing import Any
 
 import pytest
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.log_checks import SequenceCheck, VersionChainCheck
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Change
 
 
-def numbers_of(*events: tuple[int, Group | None], head: int | None = None, settled: bool = True) -> list[str]:
+def numbers_of(*events: tuple[int, TransactionPart | None], head: int | None = None, settled: bool = True) -> list[str]:
     numbers = SequenceCheck()
-    said = [numbers.take(Seq(seq), group) for seq, group in events]
+    said = [numbers.take(Seq(seq), transaction) for seq, transaction in events]
     said.append(numbers.end(Seq(head if head is not None else events[-1][0]), settled=settled))
     return [text for text in said if text]
 
 
 def test_dense_numbers_and_whole_transactions() -> None:
-    t, u = (Group("t", 1, 2), Group("t", 2, 2)), (Group("u", 1, 2), Group("u", 2, 2))
+    t, u = (
+        (TransactionPart("t", 1, 2), TransactionPart("t", 2, 2)),
+        (TransactionPart("u", 1, 2), TransactionPart("u", 2, 2)),
+    )
     assert numbers_of((1, None), (2, t[0]), (3, t[1]), (4, u[0]), (5, u[1]), (6, None)) == []
     assert SequenceCheck().end(Seq(0), settled=True) is None
 
@@ -29,11 +32,14 @@ def test_dense_numbers_and_whole_transactions() -> None:
     [
         ([(2, None)], "event 1 is missing"),
         ([(1, None), (5, None)], "events 2 to 4 are missing"),
-        ([(1, Group("t", 2, 3))], "event 1 is 2 of 3 of a transaction, and event 0 is no part of it"),
-        ([(1, Group("t", 1, 3)), (2, None)], "event 2 is not 2 of 3 of the transaction that event 1 is a part of"),
-        ([(1, Group("t", 1, 3)), (2, Group("t", 3, 3))], "event 2 is not 2 of 3"),
-        ([(1, Group("t", 1, 2)), (2, Group("u", 2, 2))], "event 2 is not 2 of 2"),
-        ([(1, Group("t", 1, 3))], "the transaction of event 1 ends after 1 of 3 events"),
+        ([(1, TransactionPart("t", 2, 3))], "event 1 is 2 of 3 of a transaction, and event 0 is no part of it"),
+        (
+            [(1, TransactionPart("t", 1, 3)), (2, None)],
+            "event 2 is not 2 of 3 of the transaction that event 1 is a part of",
+        ),
+        ([(1, TransactionPart("t", 1, 3)), (2, TransactionPart("t", 3, 3))], "event 2 is not 2 of 3"),
+        ([(1, TransactionPart("t", 1, 2)), (2, TransactionPart("u", 2, 2))], "event 2 is not 2 of 2"),
+        ([(1, TransactionPart("t", 1, 3))], "the transaction of event 1 ends after 1 of 3 events"),
     ],
 )
 def test_what_is_wrong_is_said(events: list[Any], expected: str) -> None:
@@ -42,7 +48,7 @@ def test_what_is_wrong_is_said(events: list[Any], expected: str) -> None:
 
 def test_the_head_has_to_be_reached_and_an_open_end_may_go_on() -> None:
     assert numbers_of((1, None), head=3) == ["events 2 to 3 are missing"]
-    assert numbers_of((1, Group("t", 1, 3)), settled=False) == []
+    assert numbers_of((1, TransactionPart("t", 1, 3)), settled=False) == []
 
 
 def chains_of(*events: tuple[str, Any, int, int]) -> list[str]:

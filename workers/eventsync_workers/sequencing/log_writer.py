@@ -12,7 +12,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
-from eventsync.domain.events import Event, Group, place, unfinished
+from eventsync.domain.events import Event, TransactionPart, place, unfinished
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
@@ -94,7 +94,7 @@ class LogWriter:
         self._images = images
         self._time = time
         self._token: Token | None = None
-        self._unfinished = unfinished(head.group) if head else None
+        self._unfinished = unfinished(head.transaction) if head else None
 
     async def convert(self, transactions: Iterable[Transaction], read: Batch | None = None) -> NumberedEvents:
         """Number the events of transactions. `read` is the batch that ends with them and leaves none open, if any.
@@ -173,19 +173,19 @@ class LogWriter:
             if (event := await self._convert(change, raw)) is not None:
                 events.append((change, event))
             await self._slices.did(len(raw))
-        groups = self._groups(name, len(events))
+        parts = self._parts(name, len(events))
         return [
-            self._at(*_place(change), event, Seq(seq + index), group)
-            for index, ((change, event), group) in enumerate(zip(events, groups, strict=True), start=1)
+            self._at(*_place(change), event, Seq(seq + index), transaction)
+            for index, ((change, event), transaction) in enumerate(zip(events, parts, strict=True), start=1)
         ]
 
-    def _groups(self, name: str, count: int) -> list[Group | None]:
+    def _parts(self, name: str, count: int) -> list[TransactionPart | None]:
         """Return each event's place in its transaction; None if the transaction has a single event."""
         begun, self._unfinished = self._unfinished, None
         if begun is not None and begun.id == name:
             # The rest of a transaction whose first events an earlier term appended before it died.
-            return [Group(name, begun.n + index, begun.of) for index in range(1, count + 1)]
-        return [Group(name, index, count) if count > 1 else None for index in range(1, count + 1)]
+            return [TransactionPart(name, begun.n + index, begun.of) for index in range(1, count + 1)]
+        return [TransactionPart(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
     async def _convert(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
         """Return the change's event. If it can't be converted, the event replaces the whole document."""
@@ -244,9 +244,11 @@ class LogWriter:
             return None if reread is None else encode_event(unreadable(reread))
 
     @staticmethod
-    def _at(token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, group: Group | None) -> NewEvent:
+    def _at(
+        token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None
+    ) -> NewEvent:
         collection, id_text, version, encoded, marks = event
-        stored = StoredEvent(seq, collection, id_text, place(encoded, seq, group), group)
+        stored = StoredEvent(seq, collection, id_text, place(encoded, seq, transaction), transaction)
         return NewEvent(stored, version, token, time, marks)
 
 

@@ -16,7 +16,7 @@ import orjson
 import zstandard
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
@@ -48,13 +48,13 @@ def _header(events: Sequence[SealedEvent]) -> dict[str, Any]:
         "s": [(event.time.time, event.time.inc) for event in events],
         "length": [len(event.body) for event in events],
         # Most events have neither: by their place among the events of the block.
-        "g": [(n, *_group(event.group)) for n, event in enumerate(events) if event.group is not None],
+        "g": [(n, *_transaction(event.transaction)) for n, event in enumerate(events) if event.transaction is not None],
         "w": [(n, event.marks) for n, event in enumerate(events) if event.marks],
     }
 
 
-def _group(group: Group) -> tuple[str, int, int]:
-    return group.id, group.n, group.of
+def _transaction(transaction: TransactionPart) -> tuple[str, int, int]:
+    return transaction.id, transaction.n, transaction.of
 
 
 def unpack(frame: CompressedFrame, packed: bytes) -> bytes:
@@ -78,7 +78,7 @@ class Block:
     ids: Sequence[str]
     versions: Sequence[int]
     times: Sequence[Sequence[int]]
-    groups: dict[int, Group]
+    transactions: dict[int, TransactionPart]
     marks: dict[int, tuple[str, ...]]
     starts: Sequence[int]
     raw: bytes
@@ -103,7 +103,7 @@ class Block:
             ids=header["i"],
             versions=header["v"],
             times=header["s"],
-            groups={n: Group(text, at, of) for n, text, at, of in header["g"]},
+            transactions={n: TransactionPart(text, at, of) for n, text, at, of in header["g"]},
             marks={n: tuple(pointers) for n, pointers in header["w"]},
             starts=starts,
             raw=raw,
@@ -133,7 +133,7 @@ class Block:
             Timestamp(*self.times[n]),
             self.body(n),
             self.marks.get(n, ()),
-            self.groups.get(n),
+            self.transactions.get(n),
         )
 
     def seq(self, n: int) -> Seq:

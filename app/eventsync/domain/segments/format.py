@@ -21,7 +21,7 @@ from itertools import pairwise
 import orjson
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group, unfinished
+from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
@@ -42,12 +42,12 @@ class SealedEvent:
     time: Timestamp
     body: bytes
     marks: tuple[str, ...] = ()
-    group: Group | None = None
+    transaction: TransactionPart | None = None
 
     @property
     def closes(self) -> bool:
         """True if a segment may end after it: it is outside any transaction, or the last event of one."""
-        return unfinished(self.group) is None
+        return unfinished(self.transaction) is None
 
     @property
     def at(self) -> str:

@@ -17,7 +17,14 @@ from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.event_batch import EventBatch, batch_of_block
 from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
-from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, body_of, group_of, stored_event, unreadable
+from eventsync.stores.log.stored_event import (
+    UNREADABLE,
+    StoredEvent,
+    body_of,
+    stored_event,
+    transaction_part,
+    unreadable,
+)
 from eventsync.stores.log.tiers import TierStore
 
 E = TypeVar("E", SealedEvent, StoredEvent)
@@ -147,7 +154,9 @@ def _stored(row: dict[str, Any]) -> StoredEvent:
 
 
 def _stored_in(block: Block, n: int) -> StoredEvent:
-    return StoredEvent(block.seq(n), block.collections[n], IdText(block.ids[n]), block.body(n), block.groups.get(n))
+    return StoredEvent(
+        block.seq(n), block.collections[n], IdText(block.ids[n]), block.body(n), block.transactions.get(n)
+    )
 
 
 def sealed_event(row: dict[str, Any]) -> SealedEvent:
@@ -161,7 +170,7 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
             row["s"],
             body_of(row),
             tuple(unpacked(row.get("w"))),
-            group_of(row),
+            transaction_part(row),
         )
     except (Malformed, *UNREADABLE) as error:
         raise unreadable(row, error) from error

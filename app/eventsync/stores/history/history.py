@@ -10,7 +10,7 @@ from pymongo import ASCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from eventsync.domain.encoded_state import change_of
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Change
@@ -97,11 +97,13 @@ class History:
                         yield event
             position = archived_up_to
 
-    async def numbering(self, log: LogId, *, after: Seq, up_to: Seq) -> AsyncGenerator[tuple[Seq, Group | None]]:
+    async def numbering(
+        self, log: LogId, *, after: Seq, up_to: Seq
+    ) -> AsyncGenerator[tuple[Seq, TransactionPart | None]]:
         """The numbers that are there with `after < seq <= up_to`, in order, and the transactions they belong to."""
         async with aclosing(self._tiered.read(log, after, up_to)) as events:
             async for event in events:
-                yield event.seq, event.group
+                yield event.seq, event.transaction
 
     async def _is_quiet(
         self, log: LogId, collection: str, after: Seq, tiers: Tiers, session: AsyncClientSession

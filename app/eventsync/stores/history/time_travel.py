@@ -121,7 +121,7 @@ class TimeTravel:
     async def head(self, log: LogId) -> Seq:
         """The newest event that closes what it belongs to."""
         tail = await self._stores.events.tail(log)
-        return Seq(0) if tail is None else last_whole(tail.seq, tail.group)
+        return Seq(0) if tail is None else last_whole(tail.seq, tail.transaction)
 
     async def kept(self, collection: str) -> RetainedRange:
         """What there is of a collection in the log in force."""

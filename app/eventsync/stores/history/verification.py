@@ -57,9 +57,9 @@ class Verification:
         horizon = await self._history.horizon(point.log)
         numbers, count = SequenceCheck(horizon), _Count(progress)
         async with aclosing(self._history.numbering(point.log, after=horizon, up_to=point.head)) as events:
-            async for seq, group in events:
+            async for seq, transaction in events:
                 count.one()
-                if wrong := numbers.take(seq, group):
+                if wrong := numbers.take(seq, transaction):
                     return wrong
         count.report()
         return numbers.end(point.head, settled=point.settled)

@@ -15,7 +15,7 @@ from typing import Final
 import bson
 
 from eventsync.domain.event_key import event_key
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.block import Block
 
@@ -32,7 +32,7 @@ class EventBatch:
 
     seqs: Sequence[Seq]
     bodies: Sequence[bytes]
-    groups: Mapping[int, Group]
+    transactions: Mapping[int, TransactionPart]
 
     @property
     def last(self) -> Seq:
@@ -42,8 +42,12 @@ class EventBatch:
 
 def batch_of_block(block: Block, numbers: Sequence[int]) -> EventBatch:
     """Return the events of a block at the given indexes."""
-    groups = {place: block.groups[n] for place, n in enumerate(numbers) if n in block.groups} if block.groups else {}
-    return EventBatch([block.seq(n) for n in numbers], [block.body(n) for n in numbers], groups)
+    transactions = (
+        {place: block.transactions[n] for place, n in enumerate(numbers) if n in block.transactions}
+        if block.transactions
+        else {}
+    )
+    return EventBatch([block.seq(n) for n in numbers], [block.body(n) for n in numbers], transactions)
 
 
 class EventBatchBuilder:
@@ -61,7 +65,7 @@ class EventBatchBuilder:
     def _begin(self) -> None:
         self._seqs: list[Seq] = []
         self._bodies: list[bytes] = []
-        self._groups: dict[int, Group] = {}
+        self._transactions: dict[int, TransactionPart] = {}
         self.bytes = 0
         """The size of the rows that were added."""
 
@@ -89,15 +93,15 @@ class EventBatchBuilder:
         self.bytes += sum(map(len, rows))
         return others
 
-    def put(self, place: int, seq: Seq, body: bytes, group: Group | None) -> None:
+    def put(self, place: int, seq: Seq, body: bytes, transaction: TransactionPart | None) -> None:
         """Fill the index of a row that `add` returned."""
         self._seqs[place], self._bodies[place] = seq, body
         self.bytes += len(body)
-        if group is not None:
-            self._groups[place] = group
+        if transaction is not None:
+            self._transactions[place] = transaction
 
     def take(self) -> EventBatch:
         """Return the events that were added since the last call."""
-        made = EventBatch(self._seqs, self._bodies, self._groups)
+        made = EventBatch(self._seqs, self._bodies, self._transactions)
         self._begin()
         return made

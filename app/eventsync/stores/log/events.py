@@ -25,7 +25,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from eventsync.domain.event_key import event_key, key_range
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.type_hints import packed
@@ -35,7 +35,7 @@ from eventsync.mongodb.errors import refusal, translated
 from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, group_of, stored_event, unreadable
+from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, stored_event, transaction_part, unreadable
 
 _DUPLICATE_KEY = 11000
 
@@ -78,7 +78,7 @@ class LogHead:
     seq: Seq
     token: Token
     time: Timestamp
-    group: Group | None
+    transaction: TransactionPart | None
 
 
 class EventStore:
@@ -150,7 +150,7 @@ class EventStore:
             token, time = row["t"], row["s"]
             if not isinstance(token, str) or not isinstance(time, Timestamp):
                 raise TypeError("its token or its time is no such thing")
-            return LogHead(Seq(row["_id"]["n"]), token, time, group_of(row))
+            return LogHead(Seq(row["_id"]["n"]), token, time, transaction_part(row))
         except UNREADABLE as error:
             raise unreadable(row, error) from error
 
@@ -265,6 +265,6 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
     }
     if new.marks:
         row["w"] = packed(new.marks)
-    if event.group is not None:
-        row["g"] = {"id": event.group.id, "n": event.group.n, "of": event.group.of}
+    if event.transaction is not None:
+        row["g"] = {"id": event.transaction.id, "n": event.transaction.n, "of": event.transaction.of}
     return row

@@ -24,7 +24,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.concurrency.prefetch import ahead
 from eventsync.domain.event_key import event_key, key_range
-from eventsync.domain.events import Group, last_whole
+from eventsync.domain.events import TransactionPart, last_whole
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
@@ -37,7 +37,7 @@ from eventsync.mongodb.raw_cursor import majority_after, raw_find
 from eventsync.stores.log.event_batch import SENT, EventBatch, EventBatchBuilder
 from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.log.gap_check import GapCheck
-from eventsync.stores.log.stored_event import UNREADABLE, body_of, body_size, group_of, unreadable
+from eventsync.stores.log.stored_event import UNREADABLE, body_of, body_size, transaction_part, unreadable
 from eventsync.stores.log.tiers import Tiers, TierStore
 
 Row = dict[str, Any]
@@ -229,7 +229,7 @@ class HotRows:
         """Return `seq`, or the last event before it that does not lie inside a transaction."""
         with translated("events can't be read"):
             row = await self._events.find_one({"_id": event_key(log, seq)}, {"g": 1})
-        return last_whole(seq, group_of(row) if row else None)
+        return last_whole(seq, transaction_part(row) if row else None)
 
     async def remove(self, log: LogId, up_to: Seq) -> AsyncGenerator[int]:
         """Remove rows with `seq <= up_to` and their parts, in bounded steps. Yields the number removed in each step.
@@ -284,9 +284,9 @@ def in_order(
     return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields)
 
 
-def _sent(row: Row) -> tuple[Seq, bytes, Group | None]:
+def _sent(row: Row) -> tuple[Seq, bytes, TransactionPart | None]:
     try:
-        return Seq(row["_id"]["n"]), body_of(row), group_of(row)
+        return Seq(row["_id"]["n"]), body_of(row), transaction_part(row)
     except UNREADABLE as error:
         raise unreadable(row, error) from error
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from eventsync.domain.events import Group, unfinished
+from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import DamagedEvents
@@ -27,12 +27,12 @@ class StoredEvent(NamedTuple):
     collection: str
     id: IdText
     body: bytes
-    group: Group | None = None
+    transaction: TransactionPart | None = None
 
     @property
     def closes(self) -> bool:
         """True if a reader may stop after it: it is outside any transaction, or the last event of one."""
-        return unfinished(self.group) is None
+        return unfinished(self.transaction) is None
 
 
 class Unpacked(NamedTuple):
@@ -43,7 +43,7 @@ class Unpacked(NamedTuple):
 
 def stored_event(row: Mapping[str, Any]) -> StoredEvent:
     """Decode a row of `events` that has its body."""
-    return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), group_of(row))
+    return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), transaction_part(row))
 
 
 def body_of(row: Mapping[str, Any]) -> bytes:
@@ -74,10 +74,10 @@ def body_size(row: Mapping[str, Any]) -> int:
     return len(body) if isinstance(body, str | bytes) else 0
 
 
-def group_of(row: Mapping[str, Any]) -> Group | None:
+def transaction_part(row: Mapping[str, Any]) -> TransactionPart | None:
     """Return the transaction of a row of `events`, or None."""
-    group = row.get("g")
-    return Group(group["id"], group["n"], group["of"]) if group else None
+    transaction = row.get("g")
+    return TransactionPart(transaction["id"], transaction["n"], transaction["of"]) if transaction else None
 
 
 def unreadable(row: Mapping[str, Any], error: Exception) -> DamagedEvents:

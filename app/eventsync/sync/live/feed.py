@@ -208,7 +208,7 @@ class Feed:
             try:
                 async with aclosing(self._stores.events.read(self._log.id, Seq(seq - 1), seq)) as events:
                     async for event in events:
-                        return last_whole(seq, event.group)
+                        return last_whole(seq, event.transaction)
             except Damaged:
                 return seq  # the read of the events behind it handles the damage
         return seq
@@ -285,10 +285,12 @@ class Feed:
     def _ends(self, count: int) -> bool:
         """Return True if a transaction ends with the `count`-th event: by its mark, or as the next is of another."""
         event = self._held[count - 1]
-        if event.group is None or event.closes:
+        if event.transaction is None or event.closes:
             return True
         following = self._held[count] if count < len(self._held) else None
-        return following is not None and (following.group is None or following.group.id != event.group.id)
+        return following is not None and (
+            following.transaction is None or following.transaction.id != event.transaction.id
+        )
 
     def _publish(self, count: int) -> None:
         if count:

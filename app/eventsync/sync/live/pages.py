@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
@@ -50,21 +50,21 @@ class _Builder:
         self._seqs: list[Seq] = []
         self._bodies: list[bytes] = []
         self._bytes = 0
-        self._last: Group | None = None
+        self._last: TransactionPart | None = None
         self._is_full = False
 
-    def take(self, seq: Seq, body: bytes, group: Group | None) -> bool:
+    def take(self, seq: Seq, body: bytes, transaction: TransactionPart | None) -> bool:
         """Append an event and return True; return False if the page is full and the event belongs to the next one."""
-        if self._is_full and not _same_transaction(self._last, group):
+        if self._is_full and not _same_transaction(self._last, transaction):
             return False
-        self._add([seq], [body], len(body), group)
+        self._add([seq], [body], len(body), transaction)
         return True
 
     def take_from(self, batch: EventBatch, start: int) -> int:
         """Append events from index `start` on; return the index of the first one that belongs to the next page."""
-        if batch.groups or self._last is not None:
-            group_at = batch.groups.get
-            while start < len(batch.seqs) and self.take(batch.seqs[start], batch.bodies[start], group_at(start)):
+        if batch.transactions or self._last is not None:
+            transaction_at = batch.transactions.get
+            while start < len(batch.seqs) and self.take(batch.seqs[start], batch.bodies[start], transaction_at(start)):
                 start += 1
             return start
         if self._is_full:
@@ -76,7 +76,7 @@ class _Builder:
         self._add(batch.seqs[start : start + count], bodies[:count], sizes[count] - self._bytes, None)
         return start + count
 
-    def _add(self, seqs: Sequence[Seq], bodies: Sequence[bytes], size: int, last: Group | None) -> None:
+    def _add(self, seqs: Sequence[Seq], bodies: Sequence[bytes], size: int, last: TransactionPart | None) -> None:
         self._seqs += seqs
         self._bodies += bodies
         self._bytes += size
@@ -87,7 +87,7 @@ class _Builder:
         return Page(self._seqs, self._bodies, full)
 
 
-def _same_transaction(one: Group | None, other: Group | None) -> bool:
+def _same_transaction(one: TransactionPart | None, other: TransactionPart | None) -> bool:
     """Return True if two consecutive events are of the same transaction."""
     return one is not None and other is not None and one.id == other.id
 
@@ -95,7 +95,7 @@ def _same_transaction(one: Group | None, other: Group | None) -> bool:
 def page_of(events: Iterable[StoredEvent], limit: PageLimit) -> Page:
     """Return the first page of `events`."""
     builder = _Builder(limit)
-    return builder.page(full=not all(builder.take(event.seq, event.body, event.group) for event in events))
+    return builder.page(full=not all(builder.take(event.seq, event.body, event.transaction) for event in events))
 
 
 async def pages_from(batches: AsyncIterable[EventBatch], limit: PageLimit, max_pages: int = 1) -> list[Page]:

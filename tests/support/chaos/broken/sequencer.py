@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
-from eventsync.domain.events import Group, place
+from eventsync.domain.events import TransactionPart, place
 from eventsync.domain.positions import LogId, Seq
 from eventsync.mongodb.change_stream import Token, watch
 from eventsync.stores.stores import Stores
@@ -76,19 +76,20 @@ async def now(stores: Stores) -> Token:
         return stream.token
 
 
-def groups(changes: Sequence[Change]) -> list[tuple[Change, Group | None]]:
+def groups(changes: Sequence[Change]) -> list[tuple[Change, TransactionPart | None]]:
     """The right marks, if `changes` holds whole transactions."""
-    marked: list[tuple[Change, Group | None]] = []
+    marked: list[tuple[Change, TransactionPart | None]] = []
     for name, members in itertools.groupby(changes, key=lambda change: change.transaction):
         found = list(members)
         marks = name is not None and len(found) > 1
         marked += [
-            (change, Group(name, n, len(found)) if marks and name else None) for n, change in enumerate(found, 1)
+            (change, TransactionPart(name, n, len(found)) if marks and name else None)
+            for n, change in enumerate(found, 1)
         ]
     return marked
 
 
-def row(change: Change, seq: int, mark: Group | None) -> dict[str, Any]:
+def row(change: Change, seq: int, mark: TransactionPart | None) -> dict[str, Any]:
     """The event as it is stored."""
     event = convert(change.raw)
     assert event is not None, "the broken ones meet no API deletes"

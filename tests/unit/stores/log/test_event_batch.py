@@ -10,7 +10,7 @@ from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import LogId, Seq
 from eventsync.stores.log.event_batch import EventBatch, EventBatchBuilder
 
@@ -55,8 +55,8 @@ def test_a_row_of_another_form_is_given_back(row: dict[str, Any]) -> None:
     assert made.add([bson.encode(before)]) == []
     others = made.add([bson.encode(row), bson.encode(after)])
     assert others == [(1, bson.encode(row))]
-    group = Group("s:1", 1, 2)
-    made.put(1, Seq(7), b"seven", group)
+    transaction = TransactionPart("s:1", 1, 2)
+    made.put(1, Seq(7), b"seven", transaction)
     assert made.bytes > 0
-    assert made.take() == EventBatch([Seq(6), Seq(7), Seq(8)], [b"{6}", b"seven", b"{8}"], {1: group})
+    assert made.take() == EventBatch([Seq(6), Seq(7), Seq(8)], [b"{6}", b"seven", b"{8}"], {1: transaction})
     assert (made.bytes, made.take()) == (0, EventBatch([], [], {}))

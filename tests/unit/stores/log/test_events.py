@@ -6,7 +6,7 @@ import pytest
 from bson import Int64
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Group
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.stores.log.events import NewEvent, _row
@@ -15,8 +15,8 @@ from eventsync.stores.log.stored_event import StoredEvent, stored_event
 LOG = LogId("aaaa")
 
 
-def row(body: bytes, group: Group | None = None) -> dict[str, Any]:
-    event = StoredEvent(Seq(7), "orders", IdText("int:1"), body, group)
+def row(body: bytes, transaction: TransactionPart | None = None) -> dict[str, Any]:
+    event = StoredEvent(Seq(7), "orders", IdText("int:1"), body, transaction)
     made = _row(LOG, NewEvent(event, 3, "82AA", Timestamp(5, 1)))
     assert stored_event(made) == event
     return made
@@ -30,7 +30,7 @@ def test_what_is_stored_of_an_event() -> None:
     }  # fmt: skip
     assert isinstance(stored["_id"]["n"], Int64)
     assert isinstance(stored["v"], Int64)
-    assert row(b"{}", Group("s:1", 1, 2))["g"] == {"id": "s:1", "n": 1, "of": 2}
+    assert row(b"{}", TransactionPart("s:1", 1, 2))["g"] == {"id": "s:1", "n": 1, "of": 2}
 
 
 @pytest.mark.parametrize("size", [4 * 1024 * 1024, 4 * 1024 * 1024 + 1])
@@ -40,9 +40,9 @@ def test_only_a_large_body_is_stored_compressed(size: int) -> None:
 
 
 def test_a_reader_may_stop_where_no_transaction_is_open() -> None:
-    def closes(group: Group | None) -> bool:
-        return StoredEvent(Seq(1), "orders", IdText("1"), b"", group).closes
+    def closes(transaction: TransactionPart | None) -> bool:
+        return StoredEvent(Seq(1), "orders", IdText("1"), b"", transaction).closes
 
     assert closes(None)
-    assert not closes(Group("s:1", 1, 2))
-    assert closes(Group("s:1", 2, 2))
+    assert not closes(TransactionPart("s:1", 1, 2))
+    assert closes(TransactionPart("s:1", 2, 2))
