@@ -16,8 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.api import (
     documents,
-    health,
-    metrics,
+    operations,
     pages,
     poll,
     segments,
@@ -45,7 +44,7 @@ from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.readiness import reached
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.time_travel import TimeTravelReads
-from eventsync.sync.operating import Operating
+from eventsync.sync.operations import CachedOverview
 from eventsync.sync.service import SyncService
 
 logger = logging.getLogger(__name__)
@@ -62,8 +61,7 @@ ROUTES: list[BaseRoute] = [
     *poll.routes,
     *segments.routes,
     *state_vectors.routes,
-    *health.routes,
-    *metrics.routes,
+    *operations.routes,
     *pages.routes,
 ]
 
@@ -135,7 +133,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         time_travel = TimeTravelReads(
             TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload
         )
-        services = Services(settings, storage, sync, time_travel, stores.archive, Operating(stores), offload, held)
+        services = Services(settings, storage, sync, time_travel, stores.archive, CachedOverview(stores), offload, held)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_work(services, stop, on_failure), name="feed and indexes")

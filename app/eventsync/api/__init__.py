@@ -3,8 +3,7 @@
 __all__ = [
     "cors",
     "documents",
-    "health",
-    "metrics",
+    "operations",
     "origins",
     "pages",
     "paths",

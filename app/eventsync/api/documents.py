@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api import conditions, time_travel
 from eventsync.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
-from eventsync.api.cursors import Cursor
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import root_of, segment
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
-from eventsync.domain.ids import format_id, parse_id
+from eventsync.domain.ids import MAX_READ_BYTES, format_id, parse_id, pointer_of
 from eventsync.domain.positions import Position
 from eventsync.domain.shapes import Shape
-from eventsync.domain.values.extended_json import JsonText, to_json
-from eventsync.errors import NotFound
+from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
+from eventsync.errors import Malformed, NotFound
 from eventsync.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
 from eventsync.server.sized_response import Parts
 
 _DEFAULT_PAGE = 100
+_MAX_SKIP = 2**31 - 1
 _BODY_WEIGHT = 3
 """Memory of an event in a history page, as a multiple of its body: read, cached and in the response."""
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -43,7 +46,7 @@ async def listing(request: Request) -> Response:
     services = services_of(request)
     collection = _collection(request)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
-    cursor = Cursor.parse(request.query_params.get("after"))
+    cursor = PageCursor.parse(request.query_params.get("after"))
     page = await services.storage.page(
         collection,
         after=cursor.after,
@@ -184,6 +187,51 @@ def _collection(request: Request) -> str:
 def _target(request: Request) -> tuple[str, Any]:
     """Return the collection and the id in the path. Raises `Malformed` and `NotTracked`."""
     return _collection(request), parse_id(segment(request, "id"))
+
+
+@dataclass(frozen=True, slots=True)
+class PageCursor:
+    """The end of a page of documents: behind the id `text` (None: before all ids) and `skip` further documents.
+
+    `next` returns it, and `after` accepts it. It is the id of the page's last document. If no text names that id
+    exactly, it is an earlier id and the number of documents behind that, `ejson:[2,"abc"]`, which can't be an id.
+    """
+
+    text: str | None = None
+    skip: int = 0
+
+    @property
+    def after(self) -> Any | None:
+        """Return the id; None before all ids. Raises `Malformed`."""
+        return None if self.text is None else parse_id(self.text)
+
+    def __str__(self) -> str:
+        if self.text is not None and not self.skip:
+            return self.text
+        return "ejson:" + orjson.dumps([self.skip, self.text]).decode()
+
+    @classmethod
+    def parse(cls, text: str | None) -> PageCursor:
+        """Read the value of `after`. Raises `Malformed`."""
+        if text is None or not text.startswith("ejson:["):
+            return cls(text)
+        match parse_json(text.removeprefix("ejson:").encode()):
+            case [int(skip), None | str() as base] if 0 <= skip <= _MAX_SKIP and not isinstance(skip, bool):
+                return cls(base, skip)
+        raise Malformed("after takes what `next` gave, or an id")
+
+    def moved(self, ids: Iterable[Any]) -> PageCursor:
+        """Return the cursor behind the documents with these ids, which are next."""
+        text, skip = self.text, self.skip
+        for value in ids:
+            text, skip = (format_id(value), 0) if _is_exact(value) else (text, skip + 1)
+        return PageCursor(text, skip)
+
+
+def _is_exact(value: Any) -> bool:
+    """Return True if the text of an id leads back to its place in the order."""
+    # None would be before all ids. The text of a reference may stand for a DBPointer, which has another place.
+    return value is not None and pointer_of(value) is None and len(format_id(value).encode()) <= MAX_READ_BYTES
 
 
 _DOCUMENTS = "/v1/collections/{collection}/documents"

@@ -12,7 +12,7 @@ from eventsync.nodestorage import NodeStorage
 from eventsync.settings import Settings
 from eventsync.stores.archive.archive import Archive
 from eventsync.sync.catch_up.time_travel import TimeTravelReads
-from eventsync.sync.operating import Operating
+from eventsync.sync.operations import CachedOverview
 from eventsync.sync.service import SyncService
 
 
@@ -25,7 +25,7 @@ class Services:
     sync: SyncService
     time_travel: TimeTravelReads
     archive: Archive
-    operating: Operating
+    overview: CachedOverview
     offload: Offload
     held: HeldBytes
 

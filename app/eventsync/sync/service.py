@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.log.tracking import Tracking
-from eventsync.stores.stores import SEQUENCING, Stores
+from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 from eventsync.sync.catch_up.log_pages import LogPages
 from eventsync.sync.catch_up.source import Source
@@ -20,7 +19,7 @@ from eventsync.sync.clients.vector_writer import VectorWriter
 from eventsync.sync.live.feed import Feed
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
-from eventsync.sync.readiness import ArchiveWatch, Health, status
+from eventsync.sync.operations import Health, HealthCheck
 from eventsync.sync.sessions.sessions import Sessions
 
 
@@ -29,13 +28,12 @@ class SyncService:
 
     def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
         """`tailing` are stores on a client of the feed's own, whose connections requests can't use up."""
-        self._settings = settings
-        self._stores = stores
         self.tracking = Tracking()
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
         self.window = Window(settings.window_bytes, limit)
         self.feed = Feed(tailing or stores, self.window, self.tracking, settings)
-        self.source = Source.of(stores, settings, self.window, self.tracking, limit=limit, stale=self.is_stale)
+        self._health = HealthCheck(stores, self.feed, self.window, settings)
+        self.source = Source.of(stores, settings, self.window, self.tracking, limit=limit, stale=self._health.is_stale)
         self._writer = VectorWriter(
             stores.vectors,
             interval=settings.ack_interval,
@@ -45,7 +43,6 @@ class SyncService:
         lag = ClientLag(self.source.planner, self.window, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
         self.sessions = Sessions(self.source, self.vectors, settings)
-        self._archive = ArchiveWatch(stores.archive.identity)
         self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -78,41 +75,8 @@ class SyncService:
 
     def is_stale(self) -> bool:
         """Return True if the sequencer has made no progress for `stale_after` seconds."""
-        return self._lag() > self._settings.stale_after
-
-    def _lag(self) -> float:
-        return time.monotonic() - self.feed.state.sequenced
+        return self._health.is_stale()
 
     async def health(self) -> Health:
-        """Read the lease and the head of the log, and check the archive periodically. Raises `Unavailable`."""
-        connections, feed = len(self.sessions), self.feed.state
-        if not feed.heard:
-            # MongoDB does not answer yet. A health check must not wait for it.
-            return Health("not_ready", False, False, None, None, None, None, None, connections, feed.detail)
-        lease = await self._stores.leases.read(SEQUENCING)
-        log = self.window.log
-        known = log is not None and self.window.suspended is None
-        head = await self._stores.events.head(log) if log is not None and known else None
-        archive = await self._archive.state()
-        fresh = time.monotonic() - feed.heard < 3 * self._settings.mongodb_timeout
-        live = feed.live and fresh and log is not None
-        leads = lease is not None and lease.live
-        return Health(
-            status=status(live=live, archive=archive),
-            live=live,
-            sequencer_live=leads and not self.is_stale(),
-            leader=lease.owner if lease and lease.live else None,
-            position=f"{log}:{self.window.head}" if log else None,
-            lag_events=None if head is None else head - self.window.head,
-            lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
-            archive=archive.reason,
-            connections=connections,
-            detail=feed.detail if not live else archive.reason or self._worker_detail(leads=leads),
-        )
-
-    def _worker_detail(self, *, leads: bool) -> str:
-        if not leads:
-            return "no worker leads: what is written now is delivered once one does"
-        if not self.feed.state.sequenced:
-            return "a worker leads, and was not seen at work since this server began"
-        return f"the worker has made no progress for {self._lag():.0f} s" if self.is_stale() else self.feed.state.detail
+        """Check this server. Raises `Unavailable`."""
+        return await self._health.check(len(self.sessions))

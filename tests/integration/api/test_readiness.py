@@ -14,7 +14,7 @@ from eventsync.domain.positions import LogId
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.archive.identity import MARK
 from eventsync.stores.stores import Stores
-from eventsync.sync import readiness
+from eventsync.sync import operations
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience
 
@@ -57,7 +57,7 @@ async def test_a_process_with_another_archive_does_not_start(
 async def test_a_running_server_is_not_ready_while_it_can_not_read_its_archive(
     archived: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "_AGE", 0.0)
+    monkeypatch.setattr(operations, "_ARCHIVE_AGE", 0.0)
     mark = Path(archived.archive_url) / MARK
     async with (
         running_worker(archived),
@@ -79,7 +79,7 @@ async def test_a_running_server_is_not_ready_while_it_can_not_read_its_archive(
 async def test_an_archive_that_does_not_answer_takes_no_server_out(
     archived: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "_AGE", 0.0)
+    monkeypatch.setattr(operations, "_ARCHIVE_AGE", 0.0)
     async with (
         running_worker(archived),
         running_server(archived) as url,

@@ -35,7 +35,7 @@ async def test_a_worker_that_was_not_seen_yet_is_none_of_long_ago(settings: Sett
     assert await stores.leases.acquire(SEQUENCING, "a worker", 60.0)
     health = await service.health()
     assert (health.leader, health.sequencer_live, health.lag_seconds) == ("a worker", False, None)
-    assert health.detail == "a worker leads, and was not seen at work since this server began"
+    assert health.detail == "a worker leads, but has made no progress since this server started"
 
 
 async def test_without_a_worker_everybody_is_told(settings: Settings) -> None:

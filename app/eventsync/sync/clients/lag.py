@@ -1,15 +1,16 @@
-"""Lag of a client in events of its shape, and in time."""
+"""Lag of clients: of one client's shape in events and time, and of all clients of a server."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from eventsync.concurrency.ttl_cache import TTLCache
-from eventsync.domain.positions import Position
+from eventsync.domain.positions import LogId, Position, Seq, StateVector
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotTracked
@@ -82,3 +83,28 @@ def _committed(event: StoredEvent) -> float:
 def _ago(committed: float | None) -> float | None:
     # By this server's clock: the value is for people only.
     return None if committed is None else max(0.0, time.time() - committed)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLag:
+    """Lag of a server's clients. `oldest` is the lowest of their positions; None without clients."""
+
+    log: LogId | None
+    oldest: Seq | None
+    events: int
+    """Events of the log between that client and the head."""
+
+
+def server_lag(window: Window, vectors: Iterable[StateVector]) -> ServerLag:
+    """Return the lag of clients with these state vectors.
+
+    A client whose shape has no newer event counts as at the head, also if its position was last moved earlier.
+    """
+    positions = [
+        window.head if window.log == position.log and window.is_current(shape, position.seq) else position.seq
+        for vector in vectors
+        for shape, position in vector.items()
+        if position.log == window.log
+    ]
+    oldest = min(positions, default=None)
+    return ServerLag(window.log, oldest, max(0, window.head - oldest) if oldest is not None else 0)

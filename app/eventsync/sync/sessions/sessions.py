@@ -17,9 +17,9 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.sync.catch_up.source import Source
+from eventsync.sync.clients.lag import ServerLag, server_lag
 from eventsync.sync.clients.state_vectors import StateVectorManager
 from eventsync.sync.live.fan_out import DirectWriter
-from eventsync.sync.operating import Behind, behind
 from eventsync.sync.sessions.session import Identity, Session
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,6 @@ class Sessions:
                 if session.client.named:
                     self._vectors.seen(session.client.id, session.client.transport)
 
-    def behind(self) -> Behind:
+    def lag(self) -> ServerLag:
         """Lag of the clients that are connected to this server."""
-        return behind(self._source.window, (session.vector for session in self._sessions))
+        return server_lag(self._source.window, (session.vector for session in self._sessions))

@@ -1,4 +1,4 @@
-"""How far the clients of a server are behind."""
+"""Lag of a server's clients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.clients.lag import ServerLag, server_lag
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
-from eventsync.sync.operating import Behind, behind
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
 ORDERS, USERS = Shape("orders"), Shape("users")
@@ -23,17 +23,17 @@ def window() -> Window:
     return made
 
 
-def test_without_clients_nobody_is_behind() -> None:
-    assert behind(window(), []) == Behind(LOG, None, 0)
-    assert behind(window(), [{ORDERS: Position(OTHER, Seq(3))}]) == Behind(LOG, None, 0)
+def test_server_lag_without_clients_is_zero() -> None:
+    assert server_lag(window(), []) == ServerLag(LOG, None, 0)
+    assert server_lag(window(), [{ORDERS: Position(OTHER, Seq(3))}]) == ServerLag(LOG, None, 0)
 
 
-def test_the_oldest_client_counts() -> None:
+def test_server_lag_is_that_of_the_oldest_client() -> None:
     vectors = [{ORDERS: Position(LOG, Seq(18))}, {USERS: Position(LOG, Seq(13)), ORDERS: Position(LOG, Seq(16))}]
-    assert behind(window(), vectors) == Behind(LOG, Seq(13), 7)
-    assert behind(window(), [{ORDERS: Position(LOG, Seq(4))}]) == Behind(LOG, Seq(4), 16)
+    assert server_lag(window(), vectors) == ServerLag(LOG, Seq(13), 7)
+    assert server_lag(window(), [{ORDERS: Position(LOG, Seq(4))}]) == ServerLag(LOG, Seq(4), 16)
 
 
-def test_a_client_of_a_quiet_shape_is_not_behind() -> None:
-    assert behind(window(), [{ORDERS: Position(LOG, Seq(18))}]) == Behind(LOG, Seq(20), 0)
-    assert behind(window(), [{Shape("nothing"): Position(LOG, Seq(12))}]) == Behind(LOG, Seq(20), 0)
+def test_server_lag_ignores_clients_of_quiet_shapes() -> None:
+    assert server_lag(window(), [{ORDERS: Position(LOG, Seq(18))}]) == ServerLag(LOG, Seq(20), 0)
+    assert server_lag(window(), [{Shape("nothing"): Position(LOG, Seq(12))}]) == ServerLag(LOG, Seq(20), 0)
