@@ -41,7 +41,7 @@ def policy_snapshots(log: Path, documents: int) -> list[float]:
     return [
         float(found[4])
         for found in _STORED.finditer(log.read_text())
-        if int(found[2]) == documents and found[1] != "it was asked for"
+        if int(found[2]) == documents and found[1] != "it was requested"
     ]
 
 

@@ -14,6 +14,7 @@ from eventsync.settings import load_settings
 from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.sealer import Sealer
+from eventsync_workers.jobs.trimming import HotTierTrimmer
 
 Step = Callable[..., Awaitable[Any]]
 
@@ -30,7 +31,7 @@ def _deadly(step: Step, when: str) -> Step:
 
 
 async def _run(step: str, when: str) -> None:
-    owner = Sealer if hasattr(Sealer, step) else Archiver
+    owner = next(kind for kind in (Sealer, HotTierTrimmer, Archiver) if hasattr(kind, step))
     made: Step = getattr(owner, step)
     # The methods of a class that this process uses for nothing else.
     setattr(owner, step, _deadly(made, when))
@@ -38,7 +39,7 @@ async def _run(step: str, when: str) -> None:
     async with connect(settings, "worker") as client:
         stores = Stores.of(client, settings)
         # By the name of its successor, which so needs not wait for the lease to run out.
-        await Archiver(stores, settings, "me", asyncio.Event()).look()
+        await Archiver(stores, settings, "me", asyncio.Event()).run_once()
 
 
 if __name__ == "__main__":

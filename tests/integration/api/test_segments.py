@@ -31,7 +31,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture
 async def log(stores: Stores, settings: Settings) -> LogId:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     return log
 
 
@@ -63,7 +63,7 @@ async def _listed(stores: Stores, client: httpx.AsyncClient) -> list[dict[str, o
 
 
 async def test_a_segment_that_is_gone_or_damaged(stores: Stores, settings: Settings, log: LogId) -> None:
-    await compactor(stores, settings.model_copy(update={"retention_events": 75})).look()
+    await compactor(stores, settings.model_copy(update={"retention_events": 75})).run_once()
     (file,) = (Path(settings.archive_url) / log).glob(f"{21:020}-*")
     file.write_bytes(file.read_bytes()[:100])
     async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(15)) as client:
@@ -84,7 +84,7 @@ async def test_verification_reads_every_byte_and_looks_over_the_seam(
     await stores.log["events"].delete_one({"_id.n": 81})
     with pytest.raises(Damaged, match="event 81 is missing"):
         await verification.numbers(point, seen.append)
-    await compactor(stores, settings.model_copy(update={"retention_events": 75})).look()
+    await compactor(stores, settings.model_copy(update={"retention_events": 75})).run_once()
     with pytest.raises(Damaged, match="event 81 is missing"):
         await verification.numbers(point, seen.append)
     (file,) = (Path(settings.archive_url) / log).glob(f"{41:020}-*")

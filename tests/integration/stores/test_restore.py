@@ -92,7 +92,7 @@ async def test_after_any_history_it_is_the_collection_at_every_checkpoint(
     if seed == 2:  # the events are in segments by then
         for name in ("docs", "other"):
             await stored_at(stores, log, name, await newest_checkpoint(stores, log))
-        await archiver(stores, settings.model_copy(update={"hot_events": 1, "hot_age": 0.0})).look()
+        await archiver(stores, settings.model_copy(update={"hot_events": 1, "hot_age": 0.0})).run_once()
         assert (await stores.tiers.read(log)).archived_up_to > 0
     for number, (checkpoint, model) in enumerate(models):
         made = await restored(stores, Position(log, checkpoint.seq), f"copy{number}")

@@ -43,7 +43,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 async def archived(stores: Stores, settings: Settings, log: LogId) -> None:
     """Move nearly all events into segments."""
     await stored_at(stores, log, "docs", await newest_checkpoint(stores, log))
-    await archiver(stores, settings.model_copy(update={"hot_events": 1, "hot_age": 0.0})).look()
+    await archiver(stores, settings.model_copy(update={"hot_events": 1, "hot_age": 0.0})).run_once()
     assert (await stores.tiers.read(log)).archived_up_to > 0
 
 

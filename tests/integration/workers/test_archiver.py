@@ -41,7 +41,7 @@ EVENTS = [event(seq, "docs" if seq % 3 else "rare", f"int:{seq % 10}") for seq i
 
 async def test_events_are_sealed_and_read_across_the_seam(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS, ["docs", "rare"])
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(80))
     assert await hot_seqs(stores, log) == list(range(81, 101))
     assert (await stores.archive.segments.totals(log)).segments == 4
@@ -59,7 +59,7 @@ async def test_events_are_sealed_and_read_across_the_seam(stores: Stores, settin
 
 async def test_a_documents_history_across_the_seam(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS, ["docs", "rare"])
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     one = Shape("docs", IdText("int:4"))
     seqs = [item.event.seq for item in EVENTS if (item.event.collection, item.event.id) == ("docs", "int:4")]
     page = await stores.events.of_document(log, one, after_version=0, after=Seq(0), up_to=Seq(100), limit=100)
@@ -76,7 +76,7 @@ async def test_a_documents_history_across_the_seam(stores: Stores, settings: Set
 
 async def test_what_was_touched_is_known(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS, ["docs", "rare"])
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     rows = await stores.log["touched"].find().to_list()
     newest = {(item.event.collection, item.event.id): item.event.seq for item in EVENTS[:80]}
     assert {(row["_id"]["c"], row["_id"]["i"]): row["n"] for row in rows if row["_id"]["l"] == log} == newest
@@ -88,7 +88,7 @@ async def test_a_transaction_is_not_divided(stores: Stores, settings: Settings) 
     events += [event(26 + n, transaction=TransactionPart("u", n, 60)) for n in range(1, 61)]
     events += [event(seq) for seq in range(87, 91)]
     log = await begun(stores, events)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert (await stores.tiers.read(log)).archived_up_to == 26
     assert await everything(stores, log, 0, 90) == [sealed(item) for item in events]
 
@@ -99,10 +99,10 @@ async def test_nothing_leaves_that_a_snapshot_does_not_cover(stores: Stores, set
     log = await begun(stores, events[:45], ["docs", "rare"])
     await stores.events.append(log, events[45:])
     await stores.log["snapshots"].update_one({"c": "rare"}, {"$set": {"n": 3}})
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert (await stores.tiers.read(log)).archived_up_to == 40
     await stored(stores, log, "docs", 100)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert (await stores.tiers.read(log)).archived_up_to == 80
 
 
@@ -110,14 +110,14 @@ async def test_nothing_leaves_while_a_collection_has_no_snapshot(stores: Stores,
     log = await begun(stores, EVENTS)
     await stores.tracking.ask(["new"])
     await stores.tracking.activate(["new"], log, Seq(100))
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert await hot_seqs(stores, log) == list(range(1, 101))
 
 
 async def test_the_newest_event_never_leaves(stores: Stores, settings: Settings) -> None:
     settings = settings.model_copy(update={"hot_events": 1, "hot_age": 0.0, "segment_events": 1})
     log = await begun(stores, EVENTS[:7])
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert await hot_seqs(stores, log) == [7]
     tail = await stores.events.tail(log)
     assert tail is not None
@@ -128,17 +128,17 @@ async def test_without_an_archive_everything_stays(client: Any, settings: Settin
     settings = settings.model_copy(update={"archive_url": "none"})
     stores = Stores.of(client, settings)
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert await hot_seqs(stores, log) == list(range(1, 101))
 
 
 async def test_of_two_archivers_one_registers(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    results = await asyncio.gather(*(archiver(stores, settings).look() for _ in range(3)), return_exceptions=True)
+    results = await asyncio.gather(*(archiver(stores, settings).run_once() for _ in range(3)), return_exceptions=True)
     assert all(
         result is None or isinstance(result, Unavailable) or type(result).__name__ == "Moved" for result in results
     )
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert (await stores.archive.segments.totals(log)).events == 80
     assert await everything(stores, log, 0, 100) == [sealed(item) for item in EVENTS]
 
@@ -159,7 +159,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": _flip, "cut": _cut, "mi
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_segment_is_named(stores: Stores, settings: Settings, damage: str) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     segment = await stores.archive.segments.starting(log, Seq(21))
     assert segment is not None
     await stores.archive.reader.check(segment)
@@ -173,7 +173,7 @@ async def test_a_damaged_segment_is_named(stores: Stores, settings: Settings, da
 
 async def test_a_segment_that_is_not_registered_is_a_hole_that_is_named(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     await stores.log["segments"].delete_one({"_id.n": 21})
     with pytest.raises(Damaged, match=f"events 21 to 40 of log {log} are in no segment"):
         await everything(stores, log, 0, 100)
@@ -190,8 +190,8 @@ async def test_what_does_not_read_back_is_not_registered(stores: Stores, setting
         _flip(Path(settings.archive_url) / path)
 
     objects.put = broken  # type: ignore[method-assign] # a disk that lies
-    with pytest.raises(Damaged, match="reads back as something else"):
-        await archiver(stores, settings).look()
+    with pytest.raises(Damaged, match="reads back differently"):
+        await archiver(stores, settings).run_once()
     assert await stores.archive.segments.newest(log) is None
     assert await hot_seqs(stores, log) == list(range(1, 101))
 
@@ -211,7 +211,7 @@ async def test_readers_see_no_hole_and_no_duplicate_while_events_move(stores: St
 
     async with asyncio.TaskGroup() as group:
         readers = [group.create_task(slow(batch)) for batch in (1, 3, 10, 33)]
-        archiving = group.create_task(archiver(stores, settings).look())
+        archiving = group.create_task(archiver(stores, settings).run_once())
     assert archiving.done()
     assert all(reader.result() == expected for reader in readers)
     assert (await stores.tiers.read(log)).archived_up_to == 80
@@ -224,7 +224,7 @@ async def test_rows_that_vanish_before_they_are_validated_are_not_missed(stores:
     async with aclosing(reader) as events:
         first = [await anext(events) for _ in range(5)]
         other = Stores.of(stores.log.client, settings)
-        await archiver(other, settings).look()
+        await archiver(other, settings).run_once()
         rest = [item async for item in events]
     assert first + rest == [sealed(item) for item in EVENTS if item.event.collection == "docs"]
 
@@ -250,7 +250,7 @@ async def test_event_batches_show_no_hole_and_no_duplicate_while_events_move(
         other = Stores.of(stores.log.client, settings)
         async with asyncio.TaskGroup() as group:
             readers = [group.create_task(slow(batch, 0.01)) for batch in (1, 3, 10, 33)]
-            group.create_task(archiver(other, settings).look())
+            group.create_task(archiver(other, settings).run_once())
         rest = [pair async for event_batch in reader for pair in zip(event_batch.seqs, event_batch.bodies, strict=True)]
     assert [*zip(begun_in_mongodb.seqs, begun_in_mongodb.bodies, strict=True), *rest] == expected
     assert all(task.result() == expected for task in readers)
@@ -263,12 +263,12 @@ async def test_a_body_that_is_stored_in_parts_is_sealed_whole(stores: Stores, se
     events = [event(1), event(2, pad=secrets.token_hex(12_000_000)), event(3), event(4)]
     log = await begun(stores, events)
     assert await stores.log["event_parts"].count_documents({}) > 0
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert await stores.log["event_parts"].count_documents({}) == 0
     assert await everything(stores, log, 0, 4) == [sealed(item) for item in events]
 
 
-STEPS = ("seal", "verify", "register", "touch", "raise_archived_up_to", "drop")
+STEPS = ("seal", "verify", "register", "record_touched", "raise_archived_up_to", "drop")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -294,7 +294,7 @@ async def test_killed_at_any_step_it_loses_and_doubles_nothing(
         try:
             code = await asyncio.to_thread(crashed_archiver, settings, step, when)
             assert code == -signal.SIGKILL
-            await archiver(stores, settings).look()
+            await archiver(stores, settings).run_once()
             assert await everything(stores, log, 0, 100) == expected
         finally:
             over.set()

@@ -46,8 +46,8 @@ def files(settings: Settings, log: LogId) -> list[int]:
 
 async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
-    await compactor(stores, settings).look()
+    await archiver(stores, settings).run_once()
+    await compactor(stores, settings).run_once()
     assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(80), horizon=Seq(40))
     assert files(settings, log) == [41, 61]
     assert (await stores.archive.segments.totals(log)).segments == 2
@@ -57,18 +57,18 @@ async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, set
             await everything(stores, log, after, 100)
         with pytest.raises(BehindHorizon):
             await anext(stores.history.changes(log, "docs", after=Seq(after), up_to=Seq(99), ids=[IdText("int:1")]))
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert files(settings, log) == [41, 61], "nothing is sealed twice"
 
 
 async def test_what_takes_too_many_bytes_is_removed(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     size = (await stores.archive.segments.totals(log)).bytes
     settings = settings.model_copy(update={"retention_events": 0, "retention_bytes": size - 1})
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert (await stores.tiers.read(log)).horizon == 20
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert (await stores.tiers.read(log)).horizon == 20
 
 
@@ -78,7 +78,7 @@ async def test_what_is_too_old_goes_even_if_it_never_was_sealed(client: Any, set
     settings = settings.model_copy(update=update)
     stores = Stores.of(client, settings)
     log = await begun(stores, EVENTS)
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(99), horizon=Seq(99))
     assert await hot_seqs(stores, log) == [100]
     rows = await stores.log["touched"].find().to_list()
@@ -93,35 +93,35 @@ async def test_what_no_snapshot_covers_stays(client: Any, settings: Settings) ->
     stores = Stores.of(client, settings)
     log = await begun(stores, EVENTS)
     await stores.log["snapshots"].update_one({}, {"$set": {"n": 30}})
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert (await stores.tiers.read(log)).horizon == 30
     await stores.tracking.ask(["new"])
     await stores.tracking.activate(["new"], log, Seq(100))
     await stored(stores, log, "docs", 100)
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert (await stores.tiers.read(log)).horizon == 30
 
 
 async def test_what_a_live_pin_needs_stays(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     async with stores.pins.held(log, Seq(25)):
-        await compactor(stores, settings).look()
+        await compactor(stores, settings).run_once()
         assert (await stores.tiers.read(log)).horizon == 20
         assert await everything(stores, log, 25, 100) == [sealed(item) for item in EVENTS[25:]]
         await stores.tiers.raise_horizon(log, Seq(40))
-        await compactor(stores, settings).look()
+        await compactor(stores, settings).run_once()
         assert files(settings, log) == [21, 41, 61], "the horizon is raised; what is pinned is removed later"
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert files(settings, log) == [41, 61]
 
 
 async def test_a_reader_whose_segments_are_removed_is_told(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     async with aclosing(stores.tiered.read(log, Seq(0), Seq(100))) as events:
         assert (await anext(events)).seq == 1
-        await compactor(stores, settings).look()
+        await compactor(stores, settings).run_once()
         with pytest.raises(BehindHorizon):
             _ = [item async for item in events]
 
@@ -129,17 +129,17 @@ async def test_a_reader_whose_segments_are_removed_is_told(stores: Stores, setti
 async def test_what_a_killed_compactor_has_left_is_removed(stores: Stores, settings: Settings) -> None:
     """After the horizon was raised; after an object was removed; after events were given up."""
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     settings = settings.model_copy(update={"retention_events": 0})
     await stores.tiers.raise_horizon(log, Seq(60))
     segment = await stores.archive.segments.starting(log, Seq(1))
     assert segment is not None
     (Path(settings.archive_url) / segment.path).unlink()
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert files(settings, log) == [61]
     assert (await stores.archive.segments.totals(log)).segments == 1
     await stores.tiers.give_up(log, Seq(90))
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert files(settings, log) == []
     assert await hot_seqs(stores, log) == list(range(91, 101))
     assert await everything(stores, log, 90, 100) == [sealed(item) for item in EVENTS[90:]]
@@ -152,10 +152,10 @@ async def test_what_was_touched_is_forgotten_last(stores: Stores, settings: Sett
     events = [event(seq, "rare" if seq in {2, 3} else "docs", f"int:{seq}") for seq in range(1, BLOCK + 101)]
     log = await begun(stores, events, ["docs", "rare"])
     await stores.log["snapshots"].update_one({"c": "rare"}, {"$set": {"n": 3}})
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     assert await stores.tiers.read(log) == Tiers(archived_up_to=Seq(10_000))
-    await compactor(stores, settings).look()
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
+    await compactor(stores, settings).run_once()
     assert await stores.tiers.read(log) == Tiers(
         archived_up_to=Seq(10_000), horizon=Seq(10_000), squash_floor=Seq(9999)
     )
@@ -169,10 +169,10 @@ async def test_what_was_touched_is_forgotten_last(stores: Stores, settings: Sett
 
 async def test_a_former_log_is_removed_and_a_newer_one_is_not(stores: Stores, settings: Settings) -> None:
     former = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     old = await stores.logs.current()
     log = await begun(stores, EVENTS[:30])
-    await compactor(stores, settings).look()
+    await compactor(stores, settings).run_once()
     assert await hot_seqs(stores, former) == []
     assert files(settings, former) == []
     for name in ("touched", "tallies", "segments"):
@@ -185,7 +185,7 @@ async def test_a_former_log_is_removed_and_a_newer_one_is_not(stores: Stores, se
 
 async def test_orphans_are_swept_and_can_no_longer_be_registered(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
-    await archiver(stores, settings).look()
+    await archiver(stores, settings).run_once()
     objects = stores.archive.objects
     assert objects is not None
     for name in ("young", "old"):
@@ -200,6 +200,6 @@ async def test_orphans_are_swept_and_can_no_longer_be_registered(stores: Stores,
     assert "old" not in names
     assert len(names) == 5
     late = Segment(log, span_of([sealed(event(81))]), f"{log}/old.seg", 10, 10, 0, b"")
-    with pytest.raises(Unavailable, match="taken for an orphan"):
+    with pytest.raises(Unavailable, match="removed as an orphan"):
         await archiver(stores, settings).register(late)
     assert await stores.archive.segments.starting(log, Seq(81)) is None

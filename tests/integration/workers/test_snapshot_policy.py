@@ -51,19 +51,19 @@ async def aged(stores: Stores, **ago: float) -> None:
 
 async def test_enough_events_make_the_next_one_due(log: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings, snapshot_events=10)
-    await maker.look()
+    await maker.run_once()
     await append(stores, log, "docs", 9)
     await append(stores, log, "other", 9)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0]
     await append(stores, log, "docs", 1)
-    await maker.look()
-    await maker.look()
+    await maker.run_once()
+    await maker.run_once()
     assert await seqs(stores, log) == [0, 19]
     assert await seqs(stores, log, "other") == [0]
     for name in ("other", "docs"):
         await append(stores, log, name, 1)
-        await maker.look()
+        await maker.run_once()
         assert await seqs(stores, log) == [0, 19], "they are counted from the last one on"
 
 
@@ -71,29 +71,29 @@ async def test_enough_bytes_make_the_next_one_due_but_not_a_few_events(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker = snapshotter(stores, settings, snapshot_ratio=2.0, snapshot_min_events=3)
-    await maker.look()
+    await maker.run_once()
     base = await stores.stored.newest(log, "docs")
     assert base is not None
     assert base.raw_bytes > 10 * 100 > base.bytes, "before and after compression"
     await append(stores, log, "docs", 2, size=base.raw_bytes)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0], "too few"
     await append(stores, log, "docs", 1)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0, 3]
     await append(stores, log, "docs", 3, size=base.raw_bytes // 4)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0, 3], "too small"
 
 
 async def test_an_old_one_is_made_anew_where_there_were_events(log: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings, snapshot_period=3600.0)
-    await maker.look()
+    await maker.run_once()
     await append(stores, log, "docs", 1)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0], "not yet"
     await aged(stores, minutes=61)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0, 1]
     assert await seqs(stores, log, "other") == [0], "nothing has happened there"
 
@@ -102,13 +102,13 @@ async def test_one_changed_long_ago_does_not_keep_the_log_from_leaving_mongodb(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker = snapshotter(stores, settings, hot_events=40_000)
-    await maker.look()
+    await maker.run_once()
     await append(stores, log, "other", 1)
     await append(stores, log, "docs", 19_998)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log, "other") == [0]
     await append(stores, log, "docs", 10_002)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log, "other") == [0, 30_001]
 
 
@@ -116,26 +116,26 @@ async def test_one_from_before_the_horizon_is_made_anew_without_events(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker = snapshotter(stores, settings)
-    await maker.look()
+    await maker.run_once()
     await append(stores, log, "docs", 5)
     await stores.tiers.raise_archived_up_to(log, Seq(3))
     await stores.tiers.raise_horizon(log, Seq(3))
-    await maker.look()
+    await maker.run_once()
     assert 5 in await seqs(stores, log, "other")
-    await maker.look()
+    await maker.run_once()
     assert (await seqs(stores, log, "other")).count(5) == 1
 
 
 async def test_nothing_is_due_again_at_the_same_checkpoint(log: LogId, stores: Stores, settings: Settings) -> None:
     """The events are there, and the checkpoint that would have them in a snapshot is not."""
     maker = snapshotter(stores, settings, snapshot_events=1)
-    await maker.look()
+    await maker.run_once()
     await append(stores, log, "docs", 1)
     await stores.log["heads"].update_one({"_id": log}, {"$set": {"seq": 0}})
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0]
     await checkpoint(stores, log, Seq(1))
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, log) == [0, 1]
 
 
@@ -146,7 +146,7 @@ async def test_a_collection_that_can_not_be_read_does_not_keep_the_others_from_t
     await stores.tracking.ask(["docs2"])
     await stores.tracking.activate(["docs2"], log, Seq(0))
     with pytest.raises(Unavailable, match="docs2"):
-        await snapshotter(stores, settings).look()
+        await snapshotter(stores, settings).run_once()
     assert await seqs(stores, log) == await seqs(stores, log, "other") == [0]
 
 
@@ -154,12 +154,12 @@ async def test_two_take_turns_and_know_what_the_other_has_tallied(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     one, two = snapshotter(stores, settings, snapshot_events=10), snapshotter(stores, settings)
-    await one.look()
+    await one.run_once()
     for maker in (one, two):
         await append(stores, log, "docs", 6)
-        await maker.look()
+        await maker.run_once()
     assert await seqs(stores, log) == [0], "the other waits for more"
-    await one.look()
+    await one.run_once()
     assert await seqs(stores, log) == [0, 12], "it knows of the six that the other has tallied"
 
 
@@ -168,14 +168,14 @@ async def test_two_take_turns_and_know_what_the_other_has_tallied(
 
 async def test_what_is_asked_for_is_made_once_for_all_who_ask(log: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings)
-    await maker.look()
+    await maker.run_once()
     now = (await stores.data.command("ping"))["operationTime"]
     asked = [await stores.requests.ask(Shape("docs"), now) for _ in range(2)]
     too_new = await stores.requests.ask(Shape("docs"), LATER)
-    await maker.look()
+    await maker.run_once()
     assert len(await stores.requests.unanswered()) == 3, "the checkpoint is from before it was asked for"
     await append(stores, log, "docs", 1)
-    await maker.look()
+    await maker.run_once()
     answers = [await stores.requests.read(name) for name in asked]
     assert await seqs(stores, log) == [0, 1]
     newest = await stores.stored.newest(log, "docs")
@@ -186,7 +186,7 @@ async def test_what_is_asked_for_is_made_once_for_all_who_ask(log: LogId, stores
 
 async def test_what_is_not_tracked_is_refused(log: LogId, stores: Stores, settings: Settings) -> None:
     asked = await stores.requests.ask(Shape("elsewhere"), Timestamp(1, 1))
-    await snapshotter(stores, settings).look()
+    await snapshotter(stores, settings).run_once()
     answer = await stores.requests.read(asked)
     assert answer is not None
     assert answer.refused == "the collection 'elsewhere' is not tracked"
@@ -197,12 +197,12 @@ async def test_a_documents_snapshot_is_its_own_and_no_collections(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker = snapshotter(stores, settings)
-    await maker.look()
+    await maker.run_once()
     await append(stores, log, "docs", 4)
     shape = Shape("docs", IdText("int:3"))
     for asked in (shape, Shape("docs", IdText("nobody"))):
         await stores.requests.ask(asked, Timestamp(1, 1))
-    await maker.look()
+    await maker.run_once()
     assert await stores.requests.unanswered() == []
     made = await stores.stored.newest(log, str(shape))
     assert made is not None
@@ -227,10 +227,10 @@ async def test_a_documents_snapshot_is_its_own_and_no_collections(
 async def grown(log: LogId, stores: Stores, settings: Settings) -> LogId:
     """The log with snapshots of `docs` at 0 to 5, all made long ago."""
     maker = snapshotter(stores, settings, snapshot_events=1)
-    await maker.look()
+    await maker.run_once()
     for _ in range(5):
         await append(stores, log, "docs", 1)
-        await maker.look()
+        await maker.run_once()
     await aged(stores, days=100)
     assert await seqs(stores, log) == [0, 1, 2, 3, 4, 5]
     return log
@@ -249,13 +249,13 @@ async def test_the_newest_and_what_the_log_begins_with_are_kept(
     grown: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker = snapshotter(stores, settings, snapshots_kept=2)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, grown) == [0, 1, 4, 5]
     await raise_horizon(stores, grown, 3)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, grown) == [1, 4, 5], "nothing nearer to the horizon is left"
     await raise_horizon(stores, grown, 4)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, grown) == [4, 5]
     kept = {item.id for item in await stores.stored.listing(grown) if item.documents}
     assert await chunked(stores) == kept
@@ -267,7 +267,7 @@ async def test_one_of_each_day_is_kept(grown: LogId, stores: Stores, settings: S
     for seq, days in ((1, 2), (2, 2), (3, 1), (4, 0), (5, 0)):
         await stores.log["snapshots"].update_many({"n": seq}, {"$set": {"at": today - timedelta(days=days)}})
     await raise_horizon(stores, grown, 4)
-    await snapshotter(stores, settings, snapshots_kept=1, snapshot_days=3).look()
+    await snapshotter(stores, settings, snapshots_kept=1, snapshot_days=3).run_once()
     assert await seqs(stores, grown) == [2, 3, 4, 5]
 
 
@@ -277,10 +277,10 @@ async def test_what_is_being_read_is_kept_until_it_has_been(grown: LogId, stores
     second = await stores.stored.newest(grown, "docs", Seq(2))
     assert second is not None
     async with stores.pins.held(grown, second.seq, second.id):
-        await maker.look()
+        await maker.run_once()
         assert await seqs(stores, grown) == [2, 5]
         assert len([row async for chunk in stores.stored.rows(second) for row in chunk]) == 10
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, grown) == [5]
 
 
@@ -301,7 +301,7 @@ async def test_one_that_is_pinned_just_before_it_is_hidden_is_shown_again(
         assert await stores.stored.find(third.id) is None
 
     monkeypatch.setattr(stores.stored, "hide", late)
-    await maker.look()
+    await maker.run_once()
     assert await seqs(stores, grown) == [3, 4, 5]
     await pin.__aexit__(None, None, None)
 
@@ -314,7 +314,7 @@ async def test_one_that_was_left_hidden_is_removed_or_shown_by_the_next_look(
     await raise_horizon(stores, grown, 3)
     await stores.stored.hide([listed[Seq(1)], listed[Seq(5)]])
     await stores.log["snapshots"].update_many({"hidden": True}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
-    await snapshotter(stores, settings, snapshots_kept=2).look()
+    await snapshotter(stores, settings, snapshots_kept=2).run_once()
     assert await seqs(stores, grown) == [3, 4, 5]
     assert listed[Seq(1)] not in await chunked(stores)
 
@@ -324,7 +324,7 @@ async def test_what_was_stored_before_the_collection_was_tracked_anew_is_removed
 ) -> None:
     await append(stores, grown, "docs", 1)
     await stores.tracking.activate(["docs"], grown, Seq(6))
-    await snapshotter(stores, settings).look()
+    await snapshotter(stores, settings).run_once()
     assert await seqs(stores, grown) == [6]
 
 

@@ -61,9 +61,9 @@ async def test_a_worker_stores_the_base_of_what_it_tracks(stores: Stores, settin
 
 async def test_one_look_stores_what_is_missing_once(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
-    await maker.look()
+    await maker.run_once()
     first = await stores.stored.newest(log, "docs")
-    await maker.look()
+    await maker.run_once()
     assert first is not None
     assert first.documents == 3000
     assert await stores.stored.newest(log, "docs") == first
@@ -77,11 +77,11 @@ async def test_a_base_from_before_the_collection_was_tracked_is_none(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker, _ = snapshotter(stores, settings)
-    await maker.look()
+    await maker.run_once()
     now = (await stores.data.command("ping"))["operationTime"]
     await stores.logs.checkpoint(log, Seq(7), "82AB", now)
     await stores.tracking.activate(["docs"], log, Seq(5))
-    await maker.look()
+    await maker.run_once()
     newest = await stores.stored.newest(log, "docs")
     assert newest is not None
     assert newest.seq == 7
@@ -89,14 +89,14 @@ async def test_a_base_from_before_the_collection_was_tracked_is_none(
 
 async def test_a_new_logs_base_replaces_the_old_logs(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
-    await maker.look()
+    await maker.run_once()
     old = await stores.logs.current()
     now = (await stores.data.command("ping"))["operationTime"]
     new = await stores.logs.begin(old, cluster="c", reason="r", token="82AA", time=now)
-    await maker.look()
+    await maker.run_once()
     assert await stores.stored.newest(log, "docs") is not None, "it is not tracked in the new log yet"
     await stores.tracking.activate(["docs"], new.id, Seq(0))
-    await maker.look()
+    await maker.run_once()
     assert await stores.stored.newest(new.id, "docs") is not None
     assert await stores.stored.newest(log, "docs") is None
 
@@ -131,7 +131,7 @@ async def test_one_that_loses_the_lease_gives_up(log: LogId, stores: Stores, set
     maker, _ = snapshotter(stores, settings.model_copy(update={"lease_period": 0.0001}))
     await stores.leases.acquire(SNAPSHOTTING, "another", 60)
     with pytest.raises(LeaseLost, match="another worker has taken the lease"):
-        await maker.look()
+        await maker.run_once()
     assert await stores.log["snapshots"].count_documents({}) == 0
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
@@ -163,7 +163,7 @@ async def test_a_checkpoint_that_mongodb_no_longer_keeps_is_tried_again(stores: 
     await stores.tracking.activate(["docs"], begun.id, Seq(0))
     maker, stop = snapshotter(stores, settings)
     with pytest.raises(TimeNotKept, match="minSnapshotHistoryWindowInSeconds"):
-        await maker.look()
+        await maker.run_once()
     assert await stores.log["snapshots"].count_documents({}) == 0
     task = asyncio.create_task(maker.run())
     now = (await stores.data.command("ping"))["operationTime"]

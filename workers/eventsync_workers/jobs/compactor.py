@@ -1,7 +1,7 @@
-"""The compactor: gives up what is kept no longer, and then removes it.
+"""The compactor: raises the horizon by the retention policy, then removes what lies before it.
 
-Each mark is raised before anything behind it is removed, and what a live pin needs stays. Killed anywhere, it leaves
-what the next look removes.
+A mark is raised before anything behind it is removed, and all that a live pin needs stays. Killed anywhere, it leaves
+nothing that the next run does not remove.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from eventsync.stores.archive.witness import forget_witness
 from eventsync.stores.stats.counters import BLOCK
 from eventsync.stores.stores import COMPACTING, Stores
 from eventsync_workers.jobs.job import Job
-from eventsync_workers.jobs.safety import removable
+from eventsync_workers.jobs.trimming import HotTierTrimmer
 
 logger = logging.getLogger(__name__)
 
 _ALL = Seq(2**63 - 2)
-_ORPHANED = 3600.0
-"""Seconds after which an object that is not registered is nobody's any more; so often they are looked for."""
+
+_ORPHAN_AGE = 3600.0
+"""Seconds after which an object that is not registered counts as an orphan; also the pause between two sweeps."""
 
 _PAUSE = 60
-"""A look takes a dozen reads, and nothing that it does is urgent: so many checkpoint intervals."""
+"""Pause between two runs, in checkpoint intervals. A run takes a dozen reads, and nothing that it does is urgent."""
 
 _STEPS = 500
 """The squash floor is exact to a `_STEPS`th of its age."""
@@ -44,105 +45,98 @@ class Compactor(Job):
         self._pause = _PAUSE * settings.checkpoint_interval
         self._stores = stores
         self._settings = settings
+        self._trimmer = HotTierTrimmer(stores, self.yield_control)
         self._swept = 0.0
 
-    async def look(self) -> None:
-        """One look: the horizon, the squash floor, former logs, orphans."""
+    async def run_once(self) -> None:
+        """Raise the horizon and the squash floor; remove old events, former logs, and orphans."""
         current = await self._stores.logs.current()
         if current is None:
             return
-        # What is removed from another archive would still be in this one, and nobody would know of it.
+        # With another archive configured, objects would be forgotten here but not removed there.
         await self._stores.archive.identity.claim(current.id)
         await self._raise_horizon(current.id)
-        await self._remove(current.id)
-        await self._squash(current.id)
+        await self._remove_events(current.id)
+        await self._raise_squash_floor(current.id)
         for former in await self._stores.logs.former(current):
-            await self._forget(former)
-        if time.monotonic() - self._swept > _ORPHANED or not self._swept:
+            await self._remove_log(former)
+        if time.monotonic() - self._swept > _ORPHAN_AGE or not self._swept:
             await self.sweep(current.id)
             self._swept = time.monotonic()
 
     # --- events ---------------------------------------------------------------------------------------------------
 
-    async def _raise_horizon(self, name: LogId) -> None:
-        tiers = await self._stores.tiers.read(name)
-        segments = await self._segments(name, tiers.archived_up_to)
+    async def _raise_horizon(self, log_id: LogId) -> None:
+        tiers = await self._stores.tiers.read(log_id)
+        segments = await self._segments(log_id, tiers.archived_up_to)
         sealed = [SealedRange(segment.span.last, segment.size) for segment in segments]
-        target = await self._pinned(name, await self._wanted(name, sealed))
-        last = await removable(self._stores, name, target, self.step) if target > tiers.archived_up_to else target
+        target = await self._before_pins(log_id, await self._wanted_horizon(log_id, sealed))
+        last = await self._trimmer.removable(log_id, target) if target > tiers.archived_up_to else target
         if last > tiers.archived_up_to:
-            await self._give_up(name, tiers.archived_up_to, last)
+            await self._give_up_unsealed(log_id, tiers.archived_up_to, last)
         elif (goal := horizon(target, tiers.archived_up_to, sealed)) > tiers.horizon:
-            await self._stores.tiers.raise_horizon(name, goal)
-            logger.info("log %s: events up to %d are kept no longer", name, goal)
-        reached = (await self._stores.tiers.read(name)).horizon
-        if reached:
-            await self._stores.tiers.record_horizon(name, reached, every=self._settings.squash_age / _STEPS)
+            await self._stores.tiers.raise_horizon(log_id, goal)
+            logger.info("log %s: events up to %d are no longer kept", log_id, goal)
+        raised = (await self._stores.tiers.read(log_id)).horizon
+        if raised:
+            await self._stores.tiers.record_horizon(log_id, raised, every=self._settings.squash_age / _STEPS)
 
-    async def _wanted(self, name: LogId, sealed: Sequence[SealedRange]) -> Seq:
-        tail = await self._stores.events.tail(name)
+    async def _wanted_horizon(self, log_id: LogId, sealed: Sequence[SealedRange]) -> Seq:
+        tail = await self._stores.events.tail(log_id)
         if tail is None:
             return Seq(0)
         bounds = Bounds(self._settings.retention_events, self._settings.retention_bytes)
         aged = Seq(0)
         if self._settings.retention_age:
             old = datetime.now(UTC) - timedelta(seconds=self._settings.retention_age)
-            aged = await self._stores.instants.newest(name, old, tail.seq)
+            aged = await self._stores.instants.newest(log_id, old, tail.seq)
         return wanted(tail.seq, aged, bounds, sealed)
 
-    async def _give_up(self, name: LogId, archived_up_to: Seq, up_to: Seq) -> None:
-        """Events that never were sealed."""
-        async with aclosing(self._stores.hot.named(name, archived_up_to, up_to)) as batches:
-            async for documents in batches:
-                await self.step()
-                await self._stores.archive.touched.touch(name, documents)
-        await self._stores.tiers.give_up(name, up_to)
-        logger.info("log %s: events up to %d are kept no longer", name, up_to)
+    async def _give_up_unsealed(self, log_id: LogId, archived_up_to: Seq, up_to: Seq) -> None:
+        """Raise the horizon over events that were never sealed."""
+        await self._trimmer.record_touched(log_id, archived_up_to, up_to)
+        await self._stores.tiers.give_up(log_id, up_to)
+        logger.info("log %s: events up to %d are no longer kept", log_id, up_to)
 
-    async def _remove(self, name: LogId) -> None:
-        tiers = await self._stores.tiers.read(name)
-        # Asked for only now: who has pinned later has seen the horizon.
-        up_to = await self._pinned(name, tiers.horizon)
-        for segment in await self._segments(name, up_to):
+    async def _remove_events(self, log_id: LogId) -> None:
+        tiers = await self._stores.tiers.read(log_id)
+        # Read after the horizon: a reader that pins later has seen it.
+        up_to = await self._before_pins(log_id, tiers.horizon)
+        for segment in await self._segments(log_id, up_to):
             if segment.span.last <= up_to:
                 await self._remove_segment(segment)
-        await self._drop(name, tiers.archived_up_to)
+        await self._trimmer.drop(log_id, tiers.archived_up_to)
 
     async def _remove_segment(self, segment: Segment) -> None:
-        await self.step()
+        await self.yield_control()
         if self._stores.archive.objects is not None:
             await self._stores.archive.objects.remove(segment.path)
         await self._stores.archive.segments.forget(segment)
 
-    async def _drop(self, name: LogId, up_to: Seq) -> None:
-        async with aclosing(self._stores.hot.remove(name, up_to)) as removed:
-            async for _ in removed:
-                await self.step()
-
-    async def _pinned(self, name: LogId, seq: Seq) -> Seq:
-        """`seq`, or what a live pin still needs the events after."""
-        pinned = (await self._stores.pins.pinned(name)).seq
+    async def _before_pins(self, log_id: LogId, seq: Seq) -> Seq:
+        """Return `seq`, or a lower number if a live pin needs the events after it."""
+        pinned = (await self._stores.pins.pinned(log_id)).seq
         return seq if pinned is None else Seq(min(seq, pinned))
 
-    async def _segments(self, name: LogId, up_to: Seq) -> list[Segment]:
-        async with aclosing(self._stores.archive.segments.covering(name, Seq(0), up_to)) as segments:
+    async def _segments(self, log_id: LogId, up_to: Seq) -> list[Segment]:
+        async with aclosing(self._stores.archive.segments.covering(log_id, Seq(0), up_to)) as segments:
             return [segment async for segment in segments]
 
-    # --- what is beside them --------------------------------------------------------------------------------------
+    # --- squash floor, former logs, orphans -----------------------------------------------------------------------
 
-    async def _squash(self, name: LogId) -> None:
+    async def _raise_squash_floor(self, log_id: LogId) -> None:
         if not self._settings.squash_age:
             return
-        gone = await self._stores.tiers.gone_for(name, self._settings.squash_age)
-        # Between two blocks of the tallies: what was touched before it, they can tell.
+        gone = await self._stores.tiers.gone_for(log_id, self._settings.squash_age)
+        # Just before a block of the counters, which tell what was touched up to there.
         goal = Seq(gone // BLOCK * BLOCK - 1)
-        if goal > (await self._stores.tiers.read(name)).squash_floor:
-            await self._stores.tiers.raise_squash_floor(name, goal)
-            await self._stores.archive.touched.remove_up_to(name, goal)
+        if goal > (await self._stores.tiers.read(log_id)).squash_floor:
+            await self._stores.tiers.raise_squash_floor(log_id, goal)
+            await self._stores.archive.touched.remove_up_to(log_id, goal)
 
-    async def _forget(self, former: LogId) -> None:
-        """Remove a former log, whose positions nobody can continue from."""
-        await self._drop(former, _ALL)
+    async def _remove_log(self, former: LogId) -> None:
+        """Remove a former log. No client can continue from its positions."""
+        await self._trimmer.drop(former, _ALL)
         for segment in await self._segments(former, _ALL):
             await self._remove_segment(segment)
         await self._stores.archive.touched.remove_up_to(former, _ALL)
@@ -152,20 +146,20 @@ class Compactor(Job):
         if self._stores.archive.objects is not None:
             await forget_witness(self._stores.archive.objects, former)
 
-    async def sweep(self, name: LogId) -> int:
-        """Remove objects that no segment is registered for, and that nobody can be about to register."""
+    async def sweep(self, log_id: LogId) -> int:
+        """Remove objects that are not registered as a segment and are too old to become one; return how many."""
         objects, segments = self._stores.archive.objects, self._stores.archive.segments
         if objects is None:
             return 0
         swept = 0
-        old = datetime.now(UTC) - timedelta(seconds=_ORPHANED)
-        async with aclosing(objects.list(name)) as listed:
+        old = datetime.now(UTC) - timedelta(seconds=_ORPHAN_AGE)
+        async with aclosing(objects.list(log_id)) as listed:
             paths = [entry.path async for entry in listed if entry.modified < old]
         for path in paths:
-            await self.step()
+            await self.yield_control()
             if not await segments.registered([path]) and await segments.quarantine([path]):
                 await objects.remove(path)
                 swept += 1
         if swept:
-            logger.info("log %s: %d objects that no segment is registered for are removed", name, swept)
+            logger.info("log %s: %d objects without a registered segment are removed", log_id, swept)
         return swept

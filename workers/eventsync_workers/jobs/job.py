@@ -1,10 +1,11 @@
-"""A job beside the sequencer: one worker at a time does it, under a lease of its own, and gives way to sequencing."""
+"""A job beside the sequencer: one worker at a time does it, under a lease of its own, and yields to sequencing."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.replay import Damaged
@@ -16,26 +17,29 @@ from eventsync_workers.jobs.time_slice import TimeSlice
 
 logger = logging.getLogger(__name__)
 
+YieldControl = Callable[[], Awaitable[None]]
+"""`Job.yield_control`, for the parts of a job."""
+
 _BACKOFF_CAP = 60.0
 
 
 class Stopped(EventsyncError):
-    """The worker is to end: whatever is half done is left or undone at once."""
+    """The worker stops: the job is interrupted at once."""
 
     code = "stopped"
 
 
 class LeaseLost(EventsyncError):
-    """Another worker has the job now."""
+    """Another worker has taken the job's lease."""
 
     code = "lease_lost"
 
 
 class Job(ABC):
-    """Looks for work again and again, while it holds the lease, until `stop`.
+    """Runs again and again while it holds the lease, until `stop`.
 
-    Two workers may be at the same job for a moment, when a lease has run out under a holder that was paused: `look`
-    must be safe then, the lease is for liveness only.
+    Two workers may do the same job for a moment, when the lease of a paused holder has expired. `run_once` must be safe
+    then: the lease is for liveness only.
     """
 
     def __init__(self, job: str, leases: LeaseStore, settings: Settings, name: str, stop: asyncio.Event) -> None:
@@ -48,20 +52,20 @@ class Job(ABC):
         self._renewal = RenewalTimer(self._period)
         self._held = False
         self._alarms = Alarms(logger)
-        self._turns = TimeSlice()
+        self._time_slice = TimeSlice()
 
     @abstractmethod
-    async def look(self) -> None:
-        """Do what is to be done now, calling `step` all the while. May be broken off by any error at any await."""
+    async def run_once(self) -> None:
+        """Do all work that is due, and call `yield_control` often. Any await may raise and interrupt it."""
 
     async def run(self) -> None:
-        """Work until `stop`; whatever goes wrong is tried again, less and less often."""
+        """Run until `stop`. After a failure, retry with a growing pause."""
         failures = 0
         while not self._stop.is_set():
             try:
                 if await self._renew():
                     self._held = True
-                    await self.look()
+                    await self.run_once()
                 failures = 0
             except Stopped:
                 break
@@ -82,17 +86,17 @@ class Job(ABC):
                 logger.info("%s: %s", self._job, error.diagnosis)
         await self._release()
 
-    async def finish(self) -> None:  # noqa: B027 - most have nothing to do
-        """Do what is left to be done at the end, at once; only where the lease was held."""
+    async def finish(self) -> None:  # noqa: B027 - most jobs have nothing to do
+        """Do what must be done before the worker ends. Called only if the lease was held."""
 
-    async def step(self) -> None:
-        """Call it often, for each document or batch: nearly free, until it is somebody else's turn.
+    async def yield_control(self) -> None:
+        """Let other tasks run when the job's time slice is over. Call it for each document or batch: it is cheap.
 
         Raises `Stopped`, and `LeaseLost` once another worker has the lease.
         """
         if self._stop.is_set():
             raise Stopped
-        if await self._turns.next():
+        if await self._time_slice.next():
             await self._keep()
 
     async def _keep(self) -> None:
@@ -107,7 +111,7 @@ class Job(ABC):
         try:
             await self._leases.release(self._job, self._name)
         except Unavailable as error:
-            logger.warning("%s; it runs out by itself", error.diagnosis)
+            logger.warning("%s; it will expire", error.diagnosis)
 
     def _backoff(self, failures: int) -> float:
         return backoff(failures, first=self._pause, cap=_BACKOFF_CAP) if failures else self._pause

@@ -1,15 +1,15 @@
-"""Retiring stored snapshots by policy, beside any number of readers and beside the compactor.
+"""Removes stored snapshots by policy, concurrently with any number of readers and with the compactor.
 
-Whoever wants a snapshot pins it and then looks whether it is still there; the compactor does so with those that a new
-horizon rests on. Here it is the other way round: a snapshot is hidden, and only then it is decided, by the horizon and
-the pins as they are now, whether it is removed. So one of the two always sees the other.
+A reader pins a snapshot and then checks that it still exists; the compactor does the same with the snapshots that a new
+horizon depends on. Retirement does it in the opposite order: it hides a snapshot, and then decides by the current
+horizon and pins if it can be removed. So one of the two always sees the other.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from eventsync.domain.policies.snapshots import Retention, spared, spared_of_document
@@ -17,54 +17,55 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.job import YieldControl
 from eventsync_workers.jobs.snapshot_need import made
 
 logger = logging.getLogger(__name__)
 
 
 class Retirement:
-    """Removes what the policy no longer keeps."""
+    """Removes the snapshots that the policy no longer keeps."""
 
-    def __init__(self, stores: Stores, retention: Retention, step: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, stores: Stores, retention: Retention, yield_control: YieldControl) -> None:
         self._stores = stores
         self._retention = retention
-        self._step = step
+        self._yield_control = yield_control
 
-    async def look(self, name: LogId, tracked: Sequence[TrackedCollection], now: datetime) -> int:
-        """Retire snapshots of tracked collections and of their documents; returns how many were removed."""
+    async def run_once(self, log_id: LogId, tracked: Sequence[TrackedCollection], now: datetime) -> int:
+        """Remove snapshots of tracked collections and of their documents; return how many were removed."""
         stored = self._stores.stored
-        await stored.retire([item.name for item in tracked], name)
+        await stored.retire([item.name for item in tracked], log_id)
         listed = {item.name: item for item in tracked}
-        visible, hidden = await stored.listing(name), await stored.hidden(name)
-        doomed = await self._doomed(name, visible, listed, now)
-        if not doomed and not hidden:
+        visible, hidden = await stored.listing(log_id), await stored.hidden(log_id)
+        expired = await self._expired(log_id, visible, listed, now)
+        if not expired and not hidden:
             return 0
-        await stored.hide(doomed)
-        # Asked again: what was pinned, or became the horizon's, before it was hidden.
-        gone = await self._doomed(name, [*visible, *hidden], listed, now)
-        await stored.show((doomed | {item.id for item in hidden}) - gone)
-        for snapshot in gone:
-            await self._step()
+        await stored.hide(expired)
+        # Again: a snapshot may have been pinned, or the horizon raised to it, before it was hidden.
+        unneeded = await self._expired(log_id, [*visible, *hidden], listed, now)
+        await stored.show((expired | {item.id for item in hidden}) - unneeded)
+        for snapshot in unneeded:
+            await self._yield_control()
             await stored.remove(snapshot)
-        if gone:
-            logger.info("log %s: %d snapshots are retired", name, len(gone))
-        return len(gone)
+        if unneeded:
+            logger.info("log %s: %d snapshots are removed", log_id, len(unneeded))
+        return len(unneeded)
 
-    async def _doomed(
-        self, name: LogId, snapshots: Sequence[StoredSnapshot], tracked: dict[str, TrackedCollection], now: datetime
+    async def _expired(
+        self, log_id: LogId, snapshots: Sequence[StoredSnapshot], tracked: dict[str, TrackedCollection], now: datetime
     ) -> set[str]:
-        """The ids of those that nobody needs."""
-        horizon = (await self._stores.tiers.read(name)).horizon
-        pinned = (await self._stores.pins.pinned(name)).snapshots
+        """Return the ids of the snapshots that are not needed."""
+        horizon = (await self._stores.tiers.read(log_id)).horizon
+        pinned = (await self._stores.pins.pinned(log_id)).snapshots
         groups: dict[str, list[StoredSnapshot]] = defaultdict(list)
         for item in snapshots:
             if item.collection in tracked:
                 groups[item.shape].append(item)
-        doomed: set[str] = set()
+        expired: set[str] = set()
         for group in groups.values():
             kept = self._kept(group, tracked[group[0].collection], horizon, pinned, now)
-            doomed |= {item.id for item in group} - kept
-        return doomed
+            expired |= {item.id for item in group} - kept
+        return expired
 
     def _kept(
         self,
@@ -74,7 +75,7 @@ class Retirement:
         pinned: Collection[str],
         now: datetime,
     ) -> set[str]:
-        # What was stored before the collection was tracked says nothing any more.
+        # A snapshot from before the collection was tracked is no longer valid.
         valid = [made(item) for item in group if tracked.tells(item.seq, item.time)]
         keep = spared if group[0].shape == group[0].collection else spared_of_document
         kept = keep(valid, now, self._retention, horizon, pinned) if valid else set()

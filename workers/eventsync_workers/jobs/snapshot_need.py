@@ -1,8 +1,7 @@
-"""What is known of each collection's events since its newest snapshot, and so whether the next one is due."""
+"""Decides when the next snapshot of a collection is due, by its events since the newest one."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from eventsync.domain.policies.snapshots import Cause, Conditions, Made, Since, cause
@@ -11,51 +10,52 @@ from eventsync.settings import Settings
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stats.counters import EventCount
 from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.job import YieldControl
 
 
 class SnapshotNeed:
-    """Asks for a collection's figures only once it has new events."""
+    """Reads a collection's counts only when it has new events."""
 
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self._stores = stores
         self._conditions = conditions(settings)
         self._known: dict[tuple[LogId, str], tuple[str, EventCount, Seq]] = {}
-        self._tallied = Seq(0)
+        self._counted = Seq(0)
         self._horizon = Seq(0)
 
-    async def look(self, log: LogId, step: Callable[[], Awaitable[None]]) -> None:
-        """Tally what is new in the log."""
+    async def update(self, log_id: LogId, yield_control: YieldControl) -> None:
+        """Count what is new in the log."""
         counters = self._stores.counters
-        before = await counters.counted_up_to(log)
-        tail = await self._stores.events.tail(log)
-        changed = await counters.add(log, tail.seq, step) if tail else set()
-        if before != self._tallied:  # another log, or another worker has tallied meanwhile
+        before = await counters.counted_up_to(log_id)
+        tail = await self._stores.events.tail(log_id)
+        changed = await counters.add(log_id, tail.seq, yield_control) if tail else set()
+        if before != self._counted:  # Another log, or another worker has counted meanwhile.
             self._known.clear()
         for collection in changed:
-            self._known.pop((log, collection), None)
-        self._tallied = await counters.counted_up_to(log) if changed else before
-        self._horizon = (await self._stores.tiers.read(log)).horizon
+            self._known.pop((log_id, collection), None)
+        self._counted = await counters.counted_up_to(log_id) if changed else before
+        self._horizon = (await self._stores.tiers.read(log_id)).horizon
 
-    async def cause(self, log: LogId, collection: str, newest: StoredSnapshot | None, now: datetime) -> Cause | None:
-        """Why the next snapshot is due, as of the last `look`. `newest` is the last one, if it still says anything."""
+    async def cause(self, log_id: LogId, collection: str, newest: StoredSnapshot | None, now: datetime) -> Cause | None:
+        """Return why the next snapshot is due as of the last `update`, or None. `newest` is the last valid one."""
         if newest is None:
             return Cause.BASE
-        tally, quiet = await self._figures(log, collection, newest)
+        count, quiet = await self._counts(log_id, collection, newest)
         horizon = newest.seq < self._horizon
-        since = Since(tally.events, tally.bytes, max(0, self._tallied - quiet), horizon)
+        since = Since(count.events, count.bytes, max(0, self._counted - quiet), horizon)
         return cause(made(newest), since, now, self._conditions)
 
-    async def _figures(self, log: LogId, collection: str, newest: StoredSnapshot) -> tuple[EventCount, Seq]:
-        known = self._known.get((log, collection))
+    async def _counts(self, log_id: LogId, collection: str, newest: StoredSnapshot) -> tuple[EventCount, Seq]:
+        known = self._known.get((log_id, collection))
         if known is None or known[0] != newest.id:
-            tally = await self._stores.counters.after(log, newest.seq, collection)
-            quiet = await self._stores.counters.quiet_until(log, collection, newest.seq)
-            self._known[log, collection] = known = newest.id, tally, quiet
+            count = await self._stores.counters.after(log_id, newest.seq, collection)
+            quiet = await self._stores.counters.quiet_until(log_id, collection, newest.seq)
+            self._known[log_id, collection] = known = newest.id, count, quiet
         return known[1:]
 
 
 def conditions(settings: Settings) -> Conditions:
-    """The policy that is set. Snapshots come in time for events to leave MongoDB when they may."""
+    """Return the policy of the settings. It makes snapshots early enough for events to leave MongoDB in time."""
     return Conditions(
         timedelta(seconds=settings.snapshot_period),
         settings.snapshot_events,
@@ -66,5 +66,5 @@ def conditions(settings: Settings) -> Conditions:
 
 
 def made(snapshot: StoredSnapshot) -> Made:
-    """A stored snapshot as the policy sees it."""
+    """Return what the policy needs of a stored snapshot."""
     return Made(snapshot.id, snapshot.seq, snapshot.at, snapshot.raw_bytes)

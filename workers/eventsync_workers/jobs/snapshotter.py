@@ -1,7 +1,7 @@
-"""The snapshotter: tallies the log, and makes and retires snapshots by policy.
+"""The snapshotter: counts the log's events, and makes and removes snapshots by policy.
 
-The first snapshot of a collection is its base, from which on the log is complete by itself. Nothing waits for it: a
-collection can be written and followed while its base is being made.
+The first snapshot of a collection is its base, which makes the log complete. Nothing waits for it: a collection can be
+written and followed while its base is being made.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from eventsync_workers.jobs.snapshot_need import SnapshotNeed
 logger = logging.getLogger(__name__)
 
 _ABANDONED = 60.0
-"""Seconds after which a snapshot that has not grown is nobody's any more."""
+"""Seconds after which a snapshot that has not grown counts as abandoned."""
 
 
 class Snapshotter(Job):
-    """Makes what is due, while it holds the lease, until `stop`."""
+    """Makes the snapshots that are due or requested."""
 
     def __init__(self, stores: Stores, settings: Settings, name: str, stop: asyncio.Event) -> None:
         super().__init__(SNAPSHOTTING, stores.leases, settings, name, stop)
         self._stores = stores
         self._need = SnapshotNeed(stores, settings)
         retention = Retention(settings.snapshots_kept, settings.snapshot_days)
-        self._retirement = Retirement(stores, retention, self.step)
+        self._retirement = Retirement(stores, retention, self.yield_control)
 
-    async def look(self) -> None:
-        """One look: tally, store the snapshots that are due or asked for, remove what nobody needs any more.
+    async def run_once(self) -> None:
+        """Count events, store the snapshots that are due or requested, and remove those that are not needed.
 
-        What can't be made now, for want of a newer checkpoint, is made at a later look.
+        A snapshot that needs a newer checkpoint is made in a later run.
         """
         stores = self._stores
         current = await stores.logs.current()
@@ -62,41 +62,43 @@ class Snapshotter(Job):
             return
         tracked = [item for item in await stores.tracking.read() if item.log == current.id]
         await stores.stored.sweep(_ABANDONED)
-        await self._need.look(current.id, self.step)
-        failures = await self._tend(current.id, tracked, checkpoint)
-        failures += await self._serve(current.id, tracked)
-        await self._retirement.look(current.id, tracked, checkpoint.at)
+        await self._need.update(current.id, self.yield_control)
+        failures = await self._make_all_due(current.id, tracked, checkpoint)
+        failures += await self._answer_requests(current.id, tracked)
+        await self._retirement.run_once(current.id, tracked, checkpoint.at)
         if failures:
             raise failures[0]
 
     # --- by policy ------------------------------------------------------------------------------------------------
 
-    async def _tend(self, name: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint) -> list[Exception]:
-        """Make what is due. A collection whose snapshot can't be made must not keep the others from theirs."""
-        newest = {item.shape: item for item in await self._stores.stored.listing(name)}
+    async def _make_all_due(
+        self, log_id: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint
+    ) -> list[Exception]:
+        """Make the snapshots that are due. Failures of one collection do not affect the others; return them."""
+        newest = {item.shape: item for item in await self._stores.stored.listing(log_id)}
         failures: list[Exception] = []
         for item in tracked:
-            await self.step()
+            await self.yield_control()
             last = newest.get(item.name)
             valid = last if last is not None and item.tells(last.seq, last.time) else None
-            async with self._confined(Shape(item.name), failures):
-                await self._make_due(name, item.name, valid, checkpoint)
+            async with self._isolated(Shape(item.name), failures):
+                await self._make_due(log_id, item.name, valid, checkpoint)
         return failures
 
     async def _make_due(
-        self, name: LogId, collection: str, valid: StoredSnapshot | None, checkpoint: Checkpoint
+        self, log_id: LogId, collection: str, valid: StoredSnapshot | None, checkpoint: Checkpoint
     ) -> None:
-        cause = await self._need.cause(name, collection, valid, checkpoint.at)
+        cause = await self._need.cause(log_id, collection, valid, checkpoint.at)
         if cause is not None and (valid is None or valid.seq < checkpoint.seq):
-            await self._make(name, Shape(collection), cause.value)
+            await self._make(log_id, Shape(collection), cause.value)
 
     @asynccontextmanager
-    async def _confined(
+    async def _isolated(
         self, shape: Shape, failures: list[Exception], requests: Sequence[Request] = ()
     ) -> AsyncIterator[None]:
-        """Let no failure of one snapshot end the others. One that may be mended by trying again is added to `failures`.
+        """Keep the failure of one snapshot from the others. If a retry may help, add it to `failures`.
 
-        The reason why a collection can't be read, for good, is recorded for the sequencer and the operator.
+        Otherwise the collection can't be read: record why, for the sequencer and the operator.
         """
         try:
             yield
@@ -106,13 +108,13 @@ class Snapshotter(Job):
             if await self._stores.tracking.refuse({shape.collection: error.message}):
                 logger.warning("no snapshot of %s: %s", shape, error.diagnosis)
             await self._refuse(requests, error.message)
-        except Exception as error:  # noqa: BLE001 - raised, once the others have had their turn
+        except Exception as error:  # noqa: BLE001 - raised after the other snapshots
             failures.append(error)
 
     # --- on demand ------------------------------------------------------------------------------------------------
 
-    async def _serve(self, name: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
-        """Answer requests: one snapshot for all that ask for the same shape."""
+    async def _answer_requests(self, log_id: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
+        """Make one snapshot for all requests of the same shape. Return failures as `_make_all_due`."""
         waiting: dict[Shape, list[Request]] = defaultdict(list)
         for request in await self._stores.requests.unanswered():
             waiting[request.shape].append(request)
@@ -121,14 +123,14 @@ class Snapshotter(Job):
             if shape.collection not in {item.name for item in tracked}:
                 await self._refuse(requests, f"the collection {shape.collection!r} is not tracked")
                 continue
-            async with self._confined(shape, failures, requests):
-                await self._answer(name, shape, requests)
+            async with self._isolated(shape, failures, requests):
+                await self._answer(log_id, shape, requests)
         return failures
 
-    async def _answer(self, name: LogId, shape: Shape, requests: Sequence[Request]) -> None:
-        checkpoint = await self._stores.logs.read_checkpoint(name)
+    async def _answer(self, log_id: LogId, shape: Shape, requests: Sequence[Request]) -> None:
+        checkpoint = await self._stores.logs.read_checkpoint(log_id)
         due = [request for request in requests if checkpoint and request.time <= checkpoint.time]
-        made = await self._make(name, shape, "it was asked for") if due else None
+        made = await self._make(log_id, shape, "it was requested") if due else None
         for request in due if made else ():
             await self._stores.requests.answer(request, snapshot=made.id if made else None)
 
@@ -138,27 +140,27 @@ class Snapshotter(Job):
 
     # --- making ---------------------------------------------------------------------------------------------------
 
-    async def _make(self, name: LogId, shape: Shape, why: str) -> StoredSnapshot | None:
-        # The newest checkpoint there is. Activation records one first, so it is no older than the first event.
-        checkpoint = await self._stores.logs.read_checkpoint(name)
+    async def _make(self, log_id: LogId, shape: Shape, reason: str) -> StoredSnapshot | None:
+        # Activation records a checkpoint first, so the newest one is no older than the collection's first event.
+        checkpoint = await self._stores.logs.read_checkpoint(log_id)
         if checkpoint is None:
             return None
         began = time.monotonic()
         async with aclosing(self._documents(shape, checkpoint.time)) as documents:
-            made = await self._stores.stored.write(name, str(shape), checkpoint.seq, checkpoint.time, documents)
+            made = await self._stores.stored.write(log_id, str(shape), checkpoint.seq, checkpoint.time, documents)
         logger.info(
             "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
-            name, shape, why, made.documents, made.bytes, made.seq, time.monotonic() - began,
+            log_id, shape, reason, made.documents, made.bytes, made.seq, time.monotonic() - began,
         )  # fmt: skip
         return made
 
     async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | Line]:
-        """Read them for the store, a large one as its row: to decode and encode it takes hundreds of milliseconds."""
+        """Read documents for the store. A helper process encodes large ones, each of which takes hundreds of milliseconds."""
         offload, slices = self._stores.offload, Slices()
         query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
         async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
             async for raw in documents:
-                await self.step()
+                await self.yield_control()
                 if len(raw) > offload.above:
                     yield await offload.run(line_of, bytes(raw), size=len(raw))
                 else:
