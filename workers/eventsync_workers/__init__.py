@@ -1,1 +1,1 @@
-"""The worker process: it turns committed changes into events."""
+"""The worker process: a leader sequences committed changes into events, beside jobs that keep the log small."""

@@ -1,4 +1,4 @@
-"""A worker: takes the sequencing lease when it is free, leads while it holds it, and tries again for ever."""
+"""A worker: waits for the sequencing lease, leads while it holds it, and retries after any failure."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 5.0
 _JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Archiver, Compactor)
-"""What runs beside the sequencer, each under a lease of its own."""
+"""The jobs beside the sequencer, each under a lease of its own."""
 
 
 class Worker:
-    """The whole process, between start and stop."""
+    """A worker process, from start to stop."""
 
     def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
         self._settings = settings
@@ -45,7 +45,7 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
     async def run(self) -> None:
-        """Work until `stop`; wait for MongoDB first. Raises `ConfigurationError` for settings that can't work."""
+        """Wait for MongoDB, then work until `stop`. Raises `ConfigurationError` for settings that can't work."""
         if not await reached(self._settings, "worker", self._stop):
             return
         async with (
@@ -54,7 +54,7 @@ class Worker:
             Offload.running(self._settings) as offload,
         ):
             stores = Stores.of(requests, self._settings, offload)
-            # The lease has a client of its own: a pool that is busy with the log must not cost the leadership.
+            # A client of its own for the lease: a connection pool that is busy with the log must not delay a renewal.
             leases = Stores.of(renewals, self._settings).leases
             await self._claim_archive(stores)
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
@@ -67,29 +67,29 @@ class Worker:
                     await job
 
     async def _claim_archive(self, stores: Stores) -> None:
-        """Record or compare the archive. Raises `ConfigurationError` where old events are in another one.
+        """Record the archive, or compare it with the recorded one. Raises `ConfigurationError` if it is another one.
 
-        One that does not answer is waited for by the jobs that use it.
+        If the archive does not answer, the jobs that use it wait for it.
         """
         objects = stores.archive.objects
         try:
             current = await stores.logs.current()
             await stores.archive.identity.claim(current.id if current else None)
         except Unavailable as error:
-            logger.warning("%s; old events stay where they are until then", error.diagnosis)
+            logger.warning("%s; old events stay in MongoDB until the archive answers", error.diagnosis)
         if objects is None:
             logger.info("archive_url names no archive: old events stay in MongoDB until they are no longer kept")
         elif objects.loose:
             logger.warning("%s", objects.loose)
 
     async def _work(self, stores: Stores, leases: LeaseStore) -> None:
-        """Sequence until stopped, whatever fails."""
+        """Sequence until `stop`, and retry after any failure."""
         failures = 0
         while not self._stop.is_set():
             began = time.monotonic()
             try:
                 await stores.ensure_indexes()
-                await self._ask(stores)
+                await self._request_collections(stores)
                 await self._compete(stores, leases)
                 failures = 0
             except (Unavailable, Fenced) as error:
@@ -99,62 +99,62 @@ class Worker:
                 await set_within(self._stop, backoff(failures, first=0.1, cap=_BACKOFF_CAP))
 
     async def _check_rights(self, error: EventsyncError) -> None:
-        """Raise `ConfigurationError`, which names what is missing, where MongoDB refuses the user for good."""
+        """Raise `ConfigurationError`, which names the missing privilege, if MongoDB refuses the user permanently."""
         code = error.__cause__.code if isinstance(error.__cause__, OperationFailure) else None
         if isinstance(error, Barred) or code in AUTHENTICATION_FAILED:
             with suppress(Unavailable):
                 await check(self._settings, "worker")
 
-    async def _ask(self, stores: Stores) -> None:
+    async def _request_collections(self, stores: Stores) -> None:
         try:
             await stores.tracking.ask(self._settings.collections)
         except Malformed as error:
             raise ConfigurationError(f"the settings are not valid: collections: {error.message}") from error
 
     async def _compete(self, stores: Stores, leases: LeaseStore) -> None:
-        """Wait for the lease, then lead one term. Returns when stopped or when the lease was lost."""
+        """Wait for the lease, then lead one term. Return when stopped or when the lease is lost."""
         period = self._settings.lease_period
         while not self._stop.is_set():
             if await leases.acquire(SEQUENCING, self._name, period):
                 logger.info("%s leads", self._name)
-                await self._lead_or_give_up(stores, leases)
+                await self._lead_or_release(stores, leases)
                 return
             await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))
 
     async def _sweep(self, stores: Stores) -> None:
-        """Remove what earlier leaders have left of large events that they did not come to append."""
+        """Remove parts of large events that earlier leaders have stored without appending the events."""
         current = await stores.logs.current()
         if current is not None and (swept := await stores.events.sweep(current.id)):
-            logger.info("log %s: %d parts that belong to no event are removed", current.id, swept)
+            logger.info("log %s: %d parts without an event are removed", current.id, swept)
 
-    async def _lead_or_give_up(self, stores: Stores, leases: LeaseStore) -> None:
-        """Lead; where that fails as it never should, give the lease back and let the error end this process.
+    async def _lead_or_release(self, stores: Stores, leases: LeaseStore) -> None:
+        """Lead. After an unexpected error release the lease and raise the error, which ends this process.
 
-        Another worker takes over at once, instead of waiting for the lease to run out.
+        Another worker takes over at once instead of waiting for the lease to expire.
         """
         try:
             await self._lead(stores, leases)
         except EventsyncError:
-            raise  # `_work` knows what to do, and this worker may well go on leading
+            raise  # `_work` handles it, and this worker may continue to lead.
         except Exception as error:
-            logger.critical("%s gives up the lease and ends: %r", self._name, error)
+            logger.critical("%s releases the lease and ends: %r", self._name, error)
             try:
                 await leases.release(SEQUENCING, self._name)
             except Unavailable as unreleased:
-                logger.warning("%s; it runs out by itself", unreleased.diagnosis)
+                logger.warning("%s; it will expire", unreleased.diagnosis)
             raise
 
     async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
-        held = _Held(self._settings.lease_period)
+        held = _HeldLease(self._settings.lease_period)
         over = asyncio.Event()
         failure: Unavailable | Fenced | None = None
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew(leases, held, over), name="renew the sequencing lease")
             try:
                 await self._sweep(stores)
-                await self._sequencer(stores).lead(lambda: self._stop.is_set() or not held.now())
+                await self._sequencer(stores).lead(lambda: self._stop.is_set() or not held.is_valid)
             except (Unavailable, Fenced) as error:
-                failure = error  # raised below: here the group would wrap it
+                failure = error  # Raised below: here the group would wrap it.
             finally:
                 over.set()
         if failure is not None:
@@ -163,13 +163,13 @@ class Worker:
         logger.info("%s no longer leads", self._name)
 
     def _sequencer(self, stores: Stores) -> Sequencer:
-        """The same one for all terms: it remembers what this process knows to be in the log."""
+        """Return the same sequencer for all terms: it remembers what this process knows to be in the log."""
         if self._kept is None:
             self._kept = Sequencer(stores, self._settings)
         return self._kept
 
-    async def _renew(self, leases: LeaseStore, held: _Held, over: asyncio.Event) -> None:
-        """Keep the lease until `over`. A renewal that fails is tried again until the lease has run out."""
+    async def _renew(self, leases: LeaseStore, held: _HeldLease, over: asyncio.Event) -> None:
+        """Renew the lease until `over`. Retry a failed renewal until the lease has expired."""
         while not await set_within(over, self._settings.lease_period / RENEWALS_PER_PERIOD):
             asked = time.monotonic()
             try:
@@ -182,8 +182,8 @@ class Worker:
                 logger.warning("%s", error.diagnosis)
 
 
-class _Held:
-    """Whether the lease can still be ours, by this process's own clock: for liveness only, never for safety."""
+class _HeldLease:
+    """The lease by this process's own clock: for liveness only, never for safety."""
 
     def __init__(self, period: float) -> None:
         self._period = period
@@ -195,5 +195,6 @@ class _Held:
     def lose(self) -> None:
         self._until = 0.0
 
-    def now(self) -> bool:
+    @property
+    def is_valid(self) -> bool:
         return time.monotonic() < self._until

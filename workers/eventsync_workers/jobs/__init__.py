@@ -1,3 +1,3 @@
-"""Jobs beside the sequencer, each under a lease of its own: archiving, compaction, snapshots."""
+"""The jobs beside the sequencer: archiver, compactor and snapshotter, each under a lease of its own."""
 
 __all__ = ["archiver", "compactor", "snapshotter"]

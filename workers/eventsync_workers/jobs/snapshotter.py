@@ -155,7 +155,7 @@ class Snapshotter(Job):
         return made
 
     async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | Line]:
-        """Read documents for the store. A helper process encodes large ones, each of which takes hundreds of milliseconds."""
+        """Read documents for the store. A helper process encodes large ones, which takes hundreds of milliseconds."""
         offload, slices = self._stores.offload, Slices()
         query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
         async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:

@@ -1,3 +1,6 @@
-"""From the change stream to the event log: one leader converts each committed change to a numbered event."""
+"""Sequencing: one leader converts each committed change of the change stream to a numbered event of the log.
+
+A change passes `stream_reader`, `transactions`, `pipeline` and `log_writer`, which converts and appends it.
+"""
 
 __all__ = ["sequencer"]

@@ -1,7 +1,7 @@
-"""The audit of a log, beside its term: whether the log in MongoDB still is the one that the term appends to.
+"""Audits the log of a term: is it still the log that the leader appends to?
 
-MongoDB takes an insert into a log that somebody has dropped without complaint. So each look compares a few rows with
-what this process knows: a dozen reads by key each `checkpoint_interval`, none of them in the way of an append.
+MongoDB accepts an insert into a log that somebody has dropped. So an audit compares a few rows with what this process
+knows: a dozen reads by key each `checkpoint_interval`, none of which delays an append.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from eventsync.stores.stores import Stores
 logger = logging.getLogger(__name__)
 _alarms = Alarms(logger)
 
-_PIECE: Final = 10_000
-"""Events in which one look searches for a hole: 2 ms of MongoDB's time."""
+_EVENTS_AT_ONCE: Final = 10_000
+"""Number of events that one check searches for a gap: 2 ms of MongoDB's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """An event that this process knows to be in the log; `event` is all of it, where this term has appended it."""
+    """An event that this process knows to be in the log. `event` is the whole event if this term has appended it."""
 
     seq: Seq
     token: str
@@ -40,66 +40,66 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A term's knowledge of its log: the newest event, None where there is none, and the active collections."""
+    """A term's knowledge of its log: the newest event, if there is one, and the active collections."""
 
     newest: Appended | None
     collections: tuple[str, ...]
 
 
 class Audit:
-    """One for a term. `known` is asked at each look; None while the term is taking up the log."""
+    """The audit of one term. `known` returns None while the term is not yet resumed."""
 
     def __init__(self, stores: Stores, current: Log, known: Callable[[], Known | None]) -> None:
         self._stores = stores
         self._log = current
         self._known = known
         self._tiers = Tiers()
-        self._tallied = Seq(0)
-        self._counted = Seq(0)
+        self._counted_up_to = Seq(0)
+        self._checked_up_to = Seq(0)
         self.failure: LogLost | Fenced | None = None
-        """The fault of the log, once one is found. Nothing is looked at any more then."""
+        """The fault of the log, once one is found. The audit ends with it."""
 
     async def run(self, over: asyncio.Event, interval: float) -> None:
-        """Look every `interval` seconds until the term is `over`, or something is wrong."""
+        """Check the log every `interval` seconds until the term is `over` or a fault is found."""
         while self.failure is None and not await set_within(over, interval):
             try:
-                await self.look()
+                await self.check()
             except (LogLost, Fenced) as error:
                 self.failure = error
             except Unavailable as error:
-                logger.debug("log %s can't be looked at: %s", self._log.id, error.diagnosis)
+                logger.debug("log %s can't be audited: %s", self._log.id, error.diagnosis)
 
-    async def look(self) -> None:
-        """One look. Raises `LogLost`, `Fenced` where another log is in force, and `Unavailable`."""
+    async def check(self) -> None:
+        """Check the log once. Raises `LogLost`, `Fenced` if another log is in force, and `Unavailable`."""
         if (known := self._known()) is None:
             return
-        await self._look_at_record()
+        await self._check_record()
         if known.collections and not await self._stores.tracking.is_marked():
             await self._stores.tracking.ask(known.collections)
             raise LogLost("the registry of tracked collections was dropped or emptied")
         if known.newest is not None:
-            await self._look_at_newest(known.newest)
-        await self._look_at_tiers()
-        await self._look_at_tallies()
+            await self._check_newest(known.newest)
+        await self._check_tiers()
+        await self._check_counters()
         if known.newest is not None:
-            await self._look_for_holes(known.newest.seq)
+            await self._check_gaps(known.newest.seq)
 
-    async def _look_at_record(self) -> None:
+    async def _check_record(self) -> None:
         current = await self._stores.logs.current()
         if current is None or current.number < self._log.number:
             raise LogLost("the record of the log was deleted")
         if current.id != self._log.id:
             raise Fenced(f"log {current.id} has begun after {self._log.id}")
 
-    async def _look_at_newest(self, newest: Appended) -> None:
+    async def _check_newest(self, newest: Appended) -> None:
         await check_appended(self._stores, self._log, newest)
         if newest.event is None:
             return
         if not await self._stores.events.holds(self._log.id, newest.event):
             raise LogLost(f"event {newest.seq} was overwritten")
 
-    async def _look_at_tiers(self) -> None:
-        """Segments, and what was touched, are named as long as events are only there."""
+    async def _check_tiers(self) -> None:
+        """Check that segments and touched documents are still recorded where they replace events in MongoDB."""
         name, known = self._log.id, self._tiers
         tiers = await self._stores.tiers.read(name)
         if (
@@ -118,31 +118,31 @@ class Audit:
             raise LogLost("the record of touched documents was dropped or emptied")
 
     async def _lacks(self, still: Callable[..., bool]) -> bool:
-        """Tell whether what was not found has to be there: what is kept no longer may be removed at any time."""
+        """Return True if what was not found is still needed: what is no longer kept may be removed at any time."""
         return still(await self._stores.tiers.read(self._log.id))
 
-    async def _look_at_tallies(self) -> None:
+    async def _check_counters(self) -> None:
         up_to = await self._stores.counters.counted_up_to(self._log.id)
-        if up_to < max(self._tallied, self._tiers.archived_up_to):
-            raise LogLost("the tallies of the log were dropped or emptied")
-        self._tallied = up_to
+        if up_to < max(self._counted_up_to, self._tiers.archived_up_to):
+            raise LogLost("the counters of the log were dropped or emptied")
+        self._counted_up_to = up_to
 
-    async def _look_for_holes(self, newest: Seq) -> None:
-        """Count the next piece of what is in MongoDB. A hole is for readers to tell, and for the operator to decide."""
-        after = max(self._counted, self._tiers.archived_up_to)
-        up_to = Seq(min(after + _PIECE, newest))
+    async def _check_gaps(self, newest: Seq) -> None:
+        """Check the next events in MongoDB for a gap. Readers report it to clients, and the operator decides on it."""
+        after = max(self._checked_up_to, self._tiers.archived_up_to)
+        up_to = Seq(min(after + _EVENTS_AT_ONCE, newest))
         try:
             await self._stores.gap_check.require(self._log.id, after, up_to, fresh=True)
         except Damaged as error:
             _alarms.tell(
                 f"log {self._log.id}: {error.diagnosis}; clients that need them are reset. "
-                "`eventsync verify` tells the extent, `eventsync reset-log` begins a new log"
+                "`eventsync verify` shows the extent, `eventsync reset-log` begins a new log"
             )
-        self._counted = up_to if up_to < newest else Seq(0)
+        self._checked_up_to = up_to if up_to < newest else Seq(0)
 
 
 async def check_appended(stores: Stores, current: Log, newest: Appended) -> None:
-    """Raise `LogLost` where an event that was appended is not in the log any more, or is another one."""
+    """Raise `LogLost` if an event that was appended is no longer in the log, or was replaced by another one."""
     token = await stores.events.token(current.id, newest.seq)
     if token is None:
         if newest.seq <= (await stores.tiers.read(current.id)).archived_up_to:
@@ -151,4 +151,4 @@ async def check_appended(stores: Stores, current: Log, newest: Appended) -> None
         if not await stores.events.reaches(current.id, newest.seq):
             raise LogLost(f"event {newest.seq}, which was appended, is not in the log")
     elif token != newest.token:
-        raise LogLost(f"event {newest.seq} is another one than was appended")
+        raise LogLost(f"event {newest.seq} is not the one that was appended")

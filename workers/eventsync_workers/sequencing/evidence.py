@@ -1,8 +1,9 @@
-"""Evidence, besides the events themselves, that a log was taken back: a backup was restored, or a part of one.
+"""Evidence, besides the events themselves, that a log was set back: a backup was restored, or a part of one.
 
-Three kinds, and all are written by eventsync alone. What other collections of the log's database say of it: a dump that
-is not of one instant has them from different times. What the archive says: the witness and the segments. What this
-process knows itself: see `audit`. A client's word is none of them: anybody can make up a position.
+There are three kinds, all written by eventsync alone: what other collections of the log's database record of the log,
+because a dump that is not of one instant has them from different times; what the archive records, the witness and the
+segments; and what this process knows itself, see `audit`. A position that a client sends is none of them: anybody can
+make one up.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from eventsync.stores.stores import Stores
 logger = logging.getLogger(__name__)
 
 _COMPARED: Final = 5
-"""Unregistered objects whose last event is compared with the log's: a crash leaves one."""
+"""Number of unregistered objects whose last event is compared with the log's. A crash leaves one object."""
 
 
 class Evidence:
-    """One for a process. Asked whenever a term takes up a log; what takes long, at the first time only."""
+    """The evidence known to a process. Each term checks it; checks that take long are made only once for a log."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
         self._examined: set[LogId] = set()
 
     async def check(self, current: Log, head: Seq) -> None:
-        """Raise `LogLost` where the log, which ends with `head`, has been further. Raises `Unavailable`."""
+        """Raise `LogLost` if the log, which ends with `head`, has been further. Raises `Unavailable`."""
         await self._check_collections(current.id, head)
         objects = self._stores.archive.objects
         if current.id not in self._examined:
@@ -51,8 +52,8 @@ class Evidence:
         except LogLost:
             raise
         except Unavailable as error:
-            # Sequencing does not depend on the archive. The next term asks again.
-            logger.warning("log %s: the archive can't tell whether it is whole: %s", current.id, error.diagnosis)
+            # Sequencing does not depend on the archive. The next term checks again.
+            logger.warning("log %s: it can't be compared with the archive: %s", current.id, error.diagnosis)
         else:
             self._examined.add(current.id)
 
@@ -63,7 +64,7 @@ class Evidence:
         snapshots = (await self._stores.stored.positions(name)).values()
         known = {
             "it says that it has archived events": max(tiers.archived_up_to, newest.span.last if newest else 0),
-            "it has tallied events": await self._stores.counters.counted_up_to(name),
+            "it has counted events": await self._stores.counters.counted_up_to(name),
             "a collection is tracked behind events": max(bases, default=0),
             "a snapshot is stored of events": max(snapshots, default=0),
         }
@@ -71,7 +72,7 @@ class Evidence:
             await self._check(name, Seq(seq), head, what)
 
     async def _check(self, name: LogId, seq: Seq, head: Seq, what: str) -> None:
-        """Raise `LogLost` where the log has not come to `seq`. Another worker may still have appended meanwhile."""
+        """Raise `LogLost` if the log does not reach `seq`. Another worker may have appended in the meantime."""
         events = self._stores.events
         if seq > head and await events.head(name) < seq and not await events.reaches(name, seq):
             raise LogLost(f"the log ends with event {head}, and {what} up to {seq}: was a backup restored?")
@@ -89,11 +90,11 @@ class Evidence:
             raise LogLost(f"the archive knows event {witness.seq} as another one: was a backup restored?")
 
     async def _check_objects(self, objects: Objects, name: LogId, head: Seq) -> None:
-        """Segments of events that the log does not have, or has others of."""
+        """Raise `LogLost` if a segment has events that the log does not have, or other ones."""
         unregistered: list[ObjectEntry] = []
         async with aclosing(self._entries(objects, name)) as entries:
             async for entry, last in entries:
-                await self._check(name, last, head, f"{entry.path} is there with events")
+                await self._check(name, last, head, f"the archive has {entry.path} with events")
                 if not await self._stores.archive.segments.registered([entry.path]):
                     unregistered = [*unregistered, entry][-_COMPARED:]
         for entry in unregistered:
@@ -108,7 +109,7 @@ class Evidence:
                     yield entry, Seq(int(parts[1]))
 
     async def _differs(self, name: LogId, span: Span) -> bool:
-        """Tell whether the last event of a span has another cluster time in the log, where that is known at once."""
+        """Return True if the last event of a span has another cluster time in the log, if that is known at once."""
         time = await self._stores.events.time(name, span.last)
         if time is None:
             there = await self._stores.archive.segments.holding(name, span.last)
@@ -120,4 +121,4 @@ async def _span(objects: Objects, entry: ObjectEntry) -> Span | None:
     try:
         return open_footer(await objects.read(entry.path), entry.size).span
     except Damaged:
-        return None  # it was not written to its end
+        return None  # It was not written completely.

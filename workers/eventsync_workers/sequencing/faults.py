@@ -1,4 +1,4 @@
-"""Collections that MongoDB refuses to read again and again, for a reason that it does not call a passing one."""
+"""Counts collections whose reads MongoDB refuses repeatedly, with an error that it does not call transient."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final
 
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
 
-_TIMES: Final = 3
-"""Refusals in a row, with the same code, after which a fault counts as a lasting one."""
+_MAX_REFUSALS: Final = 3
+"""Number of consecutive refusals with the same code after which a fault counts as lasting."""
 
 _FORGOTTEN: Final = 60.0
-"""Seconds without another refusal after which it counts as the first one."""
+"""Seconds after which the next refusal counts as the first one."""
 
 _CONFINED: Final = 60.0
-"""Seconds for which a collection is left alone. Then it is tried again: nobody knows that the fault lasts for ever."""
+"""Seconds for which a collection is not followed. Then it is tried again, because the fault may have passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,17 @@ class Faults:
         self._confined: dict[str, float] = {}
 
     def lasts(self, refused: ReadRefused) -> bool:
-        """Note a refusal; tell whether the collection is to be confined now, so that the others go on."""
+        """Note a refusal; return True if the collection is to be confined now, so that the others can be followed."""
         name, now = refused.collection, time.monotonic()
         last = self._found.pop(name, None)
         in_a_row = last is not None and last.code == refused.mongodb_code and now - last.at < _FORGOTTEN
         count = last.count + 1 if last is not None and in_a_row else 1
-        if count < _TIMES:
+        if count < _MAX_REFUSALS:
             self._found[name] = _Fault(refused.mongodb_code, count, now)
             return False
         self._confined[name] = now + _CONFINED
         return True
 
     def confines(self, name: str) -> bool:
-        """Tell whether a collection is to be left alone for now."""
+        """Return True if a collection is not to be followed for now."""
         return self._confined.get(name, 0.0) > time.monotonic()

@@ -1,4 +1,4 @@
-"""Pre- and post-images: what makes every change event carry the exact document before and after it."""
+"""Enables pre- and post-images, by which a change event carries the exact document before and after it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNAUTHORIZED: Final = 13
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Every change after `time` has its images, but for the collections in `refused`: name → why.
+    """Every change after `time` has its images, except in the collections of `refused`: name → reason.
 
     Those in `impossible` can't be followed at all, with images or without.
     """
@@ -37,10 +37,10 @@ class Images:
 
 
 async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, wanted: bool = True) -> Images:
-    """Switch images on for each collection, making those that do not exist. Raises `Unavailable`.
+    """Enable the images of each collection, and make those that do not exist. Raises `Unavailable`.
 
-    Where they are not `wanted`, only look which collections can be tracked. One that can't have them is refused by
-    itself: it must not stop the sequencing of all others.
+    If they are not `wanted`, only check which collections can be tracked. A collection that can't have images is
+    refused alone: it must not stop the sequencing of the others.
     """
     refused: dict[str, str] = {}
     impossible: set[str] = set()
@@ -58,7 +58,7 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
 
 
 async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None) -> str | None:
-    """Return why this collection can't be followed exactly, or None."""
+    """Return why this collection can't be followed exactly, or None if it can."""
     try:
         check_collection(name)
     except Malformed as error:
@@ -69,11 +69,11 @@ async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping
 
 
 async def _unreadable(database: AsyncDatabase[Any], name: str) -> str | None:
-    """Return why the collection can't be read, which every snapshot and repair has to; None where it can."""
+    """Return why the collection can't be read, as every snapshot and repair must, or None if it can."""
     try:
         await database[name].with_options(codec_options=RAW_CODEC).find_one({}, {"_id": 1})
     except OperationFailure as error:
-        # Anything else may go well another time, and is met again where the collection is read.
+        # Any other error may be transient, and occurs again where the collection is read.
         found = unavailable("it can't be read", error)
         return found.message if isinstance(found, Barred) else None
     return None
@@ -90,8 +90,9 @@ def _of_another_kind(existing: Mapping[str, Any]) -> str | None:
 async def _enable(
     database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None, *, wanted: bool
 ) -> str | None:
-    """Why MongoDB keeps no images of this one, or None. Makes it if need be: only of what is there a snapshot is told
-    from one of a collection that was dropped meanwhile.
+    """Enable the images of a collection. Return why MongoDB keeps none, or None if it does.
+
+    Make the collection if it does not exist, so that a read can tell an empty one from one that was dropped meanwhile.
     """
     enabled = existing and existing["options"].get("changeStreamPreAndPostImages", {}).get("enabled")
     if existing is not None and (enabled or not wanted):
@@ -99,14 +100,14 @@ async def _enable(
     try:
         await database.command({"create" if existing is None else "collMod": name} | (_ENABLED if wanted else {}))
     except OperationFailure as error:
-        # Whatever else it is: it is about this collection, and it is asked again at the next look.
+        # Whatever the error is, it concerns this collection alone. It is tried again at the next check of the registry.
         logger.debug("%s: MongoDB answered: %s", name, short(error))
         return _why(error)
     return None
 
 
 def _why(error: OperationFailure) -> str:
-    """Return why images are not enabled, in our words: clients are told why a collection is refused."""
+    """Return why images are not enabled, in words that clients can be sent."""
     if error.code == _UNAUTHORIZED:
         return "the MongoDB user may not enable its pre- and post-images (privileges collMod and createCollection)"
     reason = barred(error)
