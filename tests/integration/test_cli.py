@@ -165,7 +165,7 @@ async def test_status_after_the_leader_has_gone(settings: Settings, stores: Stor
             await stream.read(wait=1.0, limit=1)
     result = await run("status")
     assert result.exit_code == 1
-    assert "or was given back" in result.stdout
+    assert "expired or was released" in result.stdout
 
 
 async def test_status_counts_what_no_worker_has_read(settings: Settings, stores: Stores, run: Run) -> None:
@@ -321,7 +321,7 @@ async def test_snapshot_without_a_worker_says_so_and_asks_no_longer(run: Run, st
     await stores.tracking.activate(["orders"], log.id, Seq(0))
     result = await run("snapshot", "orders", "--timeout", "0.1")
     assert result.exit_code == 1
-    assert "no worker runs that could make the snapshot: start `eventsync worker`" in result.stderr
+    assert "no worker runs that can make the snapshot: start `eventsync worker`" in result.stderr
     assert await stores.requests.unanswered() == []
 
 

@@ -105,12 +105,12 @@ async def test_history(orders: Any, stores: Stores, start: Start) -> None:
 
 async def test_history_of_nothing(orders: Any, start: Start) -> None:
     unknown = await ended(await start("history", "orders/b"))
-    assert (unknown.exit_code, unknown.stderr) == (1, "eventsync: nothing is known of a document orders/b\n")
+    assert (unknown.exit_code, unknown.stderr) == (1, "eventsync: the document orders/b is not known\n")
     other = await ended(await start("history", "others/b"))
     said = "eventsync: the collection 'others' is not tracked; `eventsync track others` changes that\n"
     assert (other.exit_code, other.stderr) == (1, said)
     many = await ended(await start("history", "orders"))
-    assert (many.exit_code, many.stderr) == (1, "eventsync: orders is a collection; this is about one document\n")
+    assert (many.exit_code, many.stderr) == (1, "eventsync: orders is a collection; give a document, COLLECTION/ID\n")
 
 
 async def test_history_says_what_is_not_kept(orders: Any, stores: Stores, start: Start) -> None:
@@ -120,7 +120,7 @@ async def test_history_says_what_is_not_kept(orders: Any, stores: Stores, start:
     await stores.tiers.raise_archived_up_to(log, Seq(1))
     await stores.tiers.raise_horizon(log, Seq(1))
     result = await ended(await start("history", "orders/a"))
-    assert result.stderr == f"orders/a in log {log}: 2 of 2 events; what came up to {log}:1 is not kept\n"
+    assert result.stderr == f"orders/a in log {log}: 2 of 2 events; events up to {log}:1 are not kept\n"
 
 
 async def test_diff(orders: Any, stores: Stores, start: Start) -> None:
@@ -220,7 +220,7 @@ async def test_a_restore_that_is_killed_leaves_nothing_under_the_new_name(
 
     again = await ended(await start(*words))
     assert again.stdout == f"copy: 3001 documents, orders as it was at {log}:{checkpoint.seq}\n"
-    assert again.stderr == f"{left[0]} belongs to a restore that is at work, or has just been killed\n"
+    assert again.stderr == f"{left[0]} belongs to a restore that is running or was just killed\n"
     assert await stores.data["copy"].count_documents({}) == 3001
     await stores.log["restores"].update_one({"_id": left[0]}, {"$set": {"until": datetime(2020, 1, 1, tzinfo=UTC)}})
     assert (await ended(await start(*words[:-1], "another"))).stderr == ""

@@ -29,7 +29,7 @@ _FURTHER: Final = (
     "reset-log",
     "settings",
 )
-"""Commands behind those of other packages, in the order of the help. Each is a function and a module of its name."""
+"""Commands listed after those of other packages, in the help's order. Each is a function in a module of its name."""
 
 
 _STYLE: Final[dict[str, Any]] = {
@@ -40,20 +40,20 @@ _STYLE: Final[dict[str, Any]] = {
 
 
 class _Commands(TyperGroup):
-    """Imports a command when it is asked for, and turns what it raises on purpose into one line and an exit code.
+    """Imports a command when it is needed, and turns an error of ours into one line and an exit code.
 
-    All of them together take twice as long to import as the worker, which starts and is started again often.
+    All commands together take twice as long to import as the worker, which is restarted often.
     """
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
-        from eventsync.cli import processes  # noqa: PLC0415 - most commands do without
+        from eventsync.cli import processes  # noqa: PLC0415 - most commands do not need it
 
         return [*_OWN, *(entry.name for entry in processes.added()), *_FURTHER]
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         if cmd_name not in self.commands:
             known = self.list_commands(ctx) if cmd_name not in {*_OWN, *_FURTHER} else [cmd_name]
-            # Of a word that none is called by, the base class says which one is meant: it has to know them all.
+            # For an unknown name the base class suggests a command, so it needs all of them.
             for name in [cmd_name] if cmd_name in known else known:
                 self.commands.setdefault(name, _imported(name))
         return super().get_command(ctx, cmd_name)
@@ -67,7 +67,7 @@ class _Commands(TyperGroup):
 
 
 def _imported(name: str) -> Any:
-    """Return the command of that name."""
+    """Import and return the command `name`."""
     alone = typer.Typer(**_STYLE)
     if name in {*_OWN, *_FURTHER}:
         function = name.replace("-", "_")
@@ -105,7 +105,7 @@ def _root(
 
 
 def main() -> None:
-    """The console script. What it makes, and what its children make, is for this user alone."""
+    """Run the console script. Files that it and its children make are readable by this user alone."""
     os.umask(0o077)
     try:
         sys.exit(commands(prog_name="eventsync"))

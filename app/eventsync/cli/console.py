@@ -1,4 +1,4 @@
-"""What the commands print with: colours where there is a terminal, plain text where there is none."""
+"""Output of the commands: in colour on a terminal, as plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ OUT = Console(highlight=False)
 """The result of a command."""
 
 NOTES = Console(highlight=False, stderr=True)
-"""What a person should know besides: never part of the result."""
+"""Notes for a person, which are no part of the result."""
 
 
 _UNBOUNDED: Final = 100_000
 
 
 def printable(text: str) -> str:
-    """`text` without what could steer a terminal: control characters are spelled out."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else _spelled(char) for char in text)
+    """Return `text` with its control characters escaped, so that it can't control a terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
-def _spelled(char: str) -> str:
+def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode()
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     typer.echo(to_json(value))
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table; on a terminal it folds into the width, elsewhere every row stays one line."""
+    """Print a table. A terminal folds long cells; elsewhere each row is one line."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for number, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=number == 0)
@@ -46,6 +46,6 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_line(text: Text) -> None:
-    """One line: a terminal cuts it off where it ends, elsewhere it is whole."""
+    """Print one line. A terminal cuts it off at its width; elsewhere it is complete."""
     terminal = OUT.is_terminal
     OUT.print(text, no_wrap=True, overflow="ellipsis" if terminal else "ignore", soft_wrap=not terminal)

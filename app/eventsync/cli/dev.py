@@ -1,4 +1,4 @@
-"""`eventsync dev`: everything on this machine, with one command."""
+"""`eventsync dev`: runs MongoDB, a worker and a server with one command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dev(
     host: Host = None,
     port: Port = None,
     data_dir: Annotated[
-        Path, typer.Option(help="Where mongod's data and log are kept.", file_okay=True, metavar="DIRECTORY")
+        Path, typer.Option(help="Directory of mongod's data and log.", file_okay=True, metavar="DIRECTORY")
     ] = Path(".eventsync"),
     mongodb_uri: MongodbUri = None,
     database: Database = None,
@@ -31,7 +31,7 @@ def dev(
     """Run MongoDB, a worker and a server until Ctrl-C. The data is kept."""
     options = {"host": host, "port": port, "mongodb_uri": mongodb_uri, "database": database, "collections": collections}
     settings = load_settings(DevSettings, **options)
-    # Everything that can be refused is refused before anything runs.
+    # All checks come first, so that nothing is started in vain.
     free = check_port(settings.host, settings.port)
     settings = settings.model_copy(update={"port": free})
     with opened(data_dir) as directory:

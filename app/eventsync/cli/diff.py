@@ -1,4 +1,4 @@
-"""`eventsync diff`: what is different between two points of a document's history."""
+"""`eventsync diff`: shows the difference between two points of a document's history."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def diff(
             metavar="FROM", help="A version (`6`), a position (`log:seq`) or an instant (`2026-11-23T05:22:46Z`)."
         ),
     ],
-    end: Annotated[str | None, typer.Argument(metavar="TO", help="The same.", show_default="now")] = None,
+    end: Annotated[str | None, typer.Argument(metavar="TO", help="Like FROM.", show_default="now")] = None,
     as_json: Json = False,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print the patch that turns a document as it was at FROM into what it was at TO."""
+    """Print the patch from a document's state at FROM to its state at TO."""
     shape, points = document_shape(document), (parse_point(start), None if end is None else parse_point(end))
     before, after = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points))
     patch = between(before.state, after.state)

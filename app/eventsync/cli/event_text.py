@@ -1,4 +1,4 @@
-"""An event as a person reads it: one line about it, then one a patch operation.
+"""Formats an event for a person: one line about the event, then one for each patch operation.
 
 2026-11-23 16:05:13.123  129  update  42  6 → 7  by anonymous
     replace /status "paid"
@@ -21,7 +21,7 @@ _INDENT: Final = "    "
 
 
 def lines(event: Mapping[str, Any]) -> Iterator[Text]:
-    """The lines of one event of the protocol, in colour; `str()` of each is the plain text."""
+    """Return the lines of one event of the protocol, in colour; `str()` of each is the plain text."""
     op = str(event["op"])
     yield Text.assemble(
         (_local(event["at"]), "dim"),
@@ -29,7 +29,7 @@ def lines(event: Mapping[str, Any]) -> Iterator[Text]:
         (f"{op:<7}", _COLOURS.get(op, "")),
         f" {printable(event['id'])}",
         (f"  {event['base']} → {event['version']}", "dim"),
-        f"  {_who(event)}",
+        f"  {_author(event)}",
         (_transaction(event), "dim"),
     )
     if "doc" in event:
@@ -39,7 +39,7 @@ def lines(event: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def operation_line(operation: Mapping[str, Any]) -> Text:
-    """One operation of a patch, indented and in colour."""
+    """Return the line of one patch operation, indented and in colour."""
     op = str(operation["op"])
     what = f" {_json(operation['value'])}" if "value" in operation else ""
     source = f" from {printable(operation['from'])}" if "from" in operation else ""
@@ -47,7 +47,7 @@ def operation_line(operation: Mapping[str, Any]) -> Text:
     return Text.assemble(_INDENT, (f"{op:<7}", _OPERATION_COLOURS.get(op, "")), f" {path}{source}{what}")
 
 
-def _who(event: Mapping[str, Any]) -> str:
+def _author(event: Mapping[str, Any]) -> str:
     return "external" if event.get("external") else f"by {printable(str(event.get('by')))}"
 
 
@@ -61,5 +61,5 @@ def _json(value: Any) -> str:
 
 
 def _local(at: str) -> str:
-    """The reader's own time of day."""
+    """Return a time in the reader's time zone."""
     return datetime.fromisoformat(at).astimezone().isoformat(" ", "milliseconds")[:23]

@@ -1,4 +1,4 @@
-"""`eventsync history`: what happened to a document, as far as the log has it."""
+"""`eventsync history`: prints the events of a document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from eventsync.stores.stores import Stores
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """The newest events of a document, encoded, and how many there are."""
+    """The newest events of a document, encoded, and the number of all its events."""
 
     kept: RetainedRange
     bodies: list[bytes]
@@ -34,31 +34,31 @@ class _History:
 
 def history(
     document: Document,
-    limit: Annotated[int, typer.Option(help="Show at most so many events, the newest ones.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of events; the newest ones are shown.", min=1)] = 20,
     as_json: Json = False,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print what happened to a document: when, at which position, by whom, and each change.
+    """Print the events of a document: time, position, author and each change.
 
-    With --json: one event a line, with its position.
+    With --json, print one event a line, with its position.
     """
     shape = document_shape(document)
-    found = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, limit))
-    for body in found.bodies:
+    read = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, limit))
+    for body in read.bodies:
         event = orjson.loads(body)
         if as_json:
-            print_json(event | {"position": str(Position(found.kept.log, event["seq"]))})
+            print_json(event | {"position": str(Position(read.kept.log, event["seq"]))})
         else:
             for line in lines(event):
                 print_line(line)
-    _note(shape, found)
+    _note(shape, read)
 
 
-def _note(shape: Shape, found: _History) -> None:
-    first = max(found.kept.tracked, found.kept.horizon)
-    text = f"{shape} in log {found.kept.log}: {len(found.bodies)} of {found.count} events"
-    text += f"; what came up to {found.kept.log}:{first} is not kept" if first else ""
+def _note(shape: Shape, read: _History) -> None:
+    first = max(read.kept.tracked, read.kept.horizon)
+    text = f"{shape} in log {read.kept.log}: {len(read.bodies)} of {read.count} events"
+    text += f"; events up to {read.kept.log}:{first} are not kept" if first else ""
     NOTES.print(text, style="dim", markup=False, soft_wrap=True)
 
 
@@ -74,5 +74,5 @@ async def _read(settings: Settings, shape: Shape, limit: int) -> _History:
                 newest.append(event.body)
                 count += 1
         if not count and (await past.document(shape, None)).state is None:
-            raise NotFound(f"nothing is known of a document {shape}")
+            raise NotFound(f"the document {shape} is not known")
     return _History(kept, list(newest), count)

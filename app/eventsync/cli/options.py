@@ -1,4 +1,4 @@
-"""Options that several commands share. Whatever is not given comes from the environment or the file."""
+"""Options that several commands share. An option that is not given comes from the environment or the file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Collections = Annotated[
     str | None, typer.Option(help="Collections to track, comma separated.", metavar="A,B", show_default=False)
 ]
 Document = Annotated[str, typer.Argument(metavar="COLLECTION/ID", help="A document of a tracked collection.")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def document_shape(text: str) -> Shape:
-    """What `Document` names. Raises `Malformed`, also for a whole collection."""
+    """Return the shape of a `Document` argument. Raises `Malformed`, also for a whole collection."""
     shape = Shape.parse(text)
     if shape.id is None:
-        raise Malformed(f"{shape} is a collection; this is about one document")
+        raise Malformed(f"{shape} is a collection; give a document, COLLECTION/ID")
     return shape

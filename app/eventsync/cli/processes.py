@@ -1,4 +1,4 @@
-"""The commands that other packages add, which run as processes of their own: `eventsync worker`."""
+"""Commands that other packages add and that run until a signal, such as `eventsync worker`."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from eventsync.stores.archive.objects import Objects
 GROUP: Final = "eventsync.commands"
 """Entry points `(settings: Settings, reread: Reread) -> None` that run until SIGTERM or SIGINT.
 
-At SIGHUP they start again, in place, with the settings that `reread` returns.
+At SIGHUP they restart in the same process, with the settings that `reread` returns.
 """
 
 
 def read(options: dict[str, Any]) -> Settings:
-    """Read the settings, and refuse at once what only a store would refuse later."""
+    """Read the settings, and check at once what otherwise a store would refuse later."""
     settings = load_settings(Settings, **options)
     Objects.of(settings.archive_url)
     return settings
 
 
 def added() -> Iterable[EntryPoint]:
-    """Return the commands of other packages, each to be imported only when it is run."""
+    """Return the commands of other packages, without importing them."""
     return entry_points(group=GROUP)
 
 
 def help_of(entry: EntryPoint) -> str:
-    """Return what the help says of it, without an import."""
+    """Return a command's help text, without importing the command."""
     what = "Turn committed changes into events" if entry.name == "worker" else f"Run {entry.value}"
     return f"{what} until SIGTERM or Ctrl-C."
 
 
 def command_of(entry: EntryPoint) -> Callable[..., None]:
-    """Return the function that imports and runs it."""
+    """Return a function that imports and runs a command."""
 
     def run(mongodb_uri: MongodbUri = None, database: Database = None, collections: Collections = None) -> None:
         ignore_hangups()

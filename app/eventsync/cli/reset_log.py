@@ -1,4 +1,4 @@
-"""`eventsync reset-log`: begin a new log by hand."""
+"""`eventsync reset-log`: requests a new log."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from eventsync.stores.stores import SEQUENCING, Stores
 def reset_log(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
-    reason: Annotated[str, typer.Option(help="Why, as `status` shows it from then on.")] = "by hand",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    reason: Annotated[str, typer.Option(help="Reason, which `status` will show.")] = "by hand",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Have the worker begin a new log: numbering starts at 1 again, and every client gets a reset and a snapshot.
+    """Request a new log: numbering starts at 1 again, and every client gets a reset and a snapshot.
 
-    Safe at any time, beside any number of workers and servers. Without a worker the request stands until one leads.
+    Safe at any time, with any number of workers and servers. Without a worker the request stands until one leads.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     if not yes:
@@ -36,7 +36,7 @@ async def _reset(settings: Settings, reason: str) -> None:
         stores = Stores.of(client, settings)
         ended = await stores.logs.request_reset(reason)
         if ended is None:
-            raise NotFound("there is no log yet; the first worker, or the next one, begins one by itself")
+            raise NotFound("there is no log yet: the first worker begins one")
         lease = await stores.leases.read(SEQUENCING)
     OUT.print(f"a new log follows {ended.id} as soon as a worker leads", markup=False)
     if lease is None or not lease.live:

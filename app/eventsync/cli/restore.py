@@ -1,4 +1,4 @@
-"""`eventsync restore`: a new collection with what a tracked one was at a point in time."""
+"""`eventsync restore`: writes a tracked collection's state at a point in time into a new collection."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def restore(
         str,
         typer.Option("--at", metavar="POINT", help="An instant (`2026-11-23T05:22:46Z`) or a position (`log:seq`)."),
     ],
-    into: Annotated[str, typer.Option("--into", metavar="NEW", help="The collection to make; there must be none.")],
+    into: Annotated[
+        str, typer.Option("--into", metavar="NEW", help="Name of the new collection, which must not exist.")
+    ],
     as_json: Json = False,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
     """Write a new collection with the documents that a tracked one had at a point in time.
 
-    It appears under its name when it is whole, or not at all. Indexes, validation and other options are not part of it.
+    It gets its name when it is complete. Indexes, validation and other options are not restored.
     """
     point = parse_point(at, versions=False)
     made = event_loop.run(_restore(load_settings(mongodb_uri=mongodb_uri, database=database), collection, point, into))
@@ -55,17 +57,17 @@ async def _restore(settings: Settings, collection: str, point: Point, into: str)
         position = await TimeTravel(stores).position(collection, point)
         restoring = Restore(stores)
         for name in await restoring.unfinished():
-            text = f"{name} belongs to a restore that is at work, or has just been killed"
+            text = f"{name} belongs to a restore that is running or was just killed"
             NOTES.print(printable(text), style="yellow", markup=False, soft_wrap=True)
         source = await restoring.source(collection, position)
-        return await _shown(restoring, source, into)
+        return await _with_progress(restoring, source, into)
 
 
-async def _shown(restoring: Restore, source: RestoreSource, into: str) -> Restored:
-    """With a bar, where there is a terminal."""
+async def _with_progress(restoring: Restore, source: RestoreSource, into: str) -> Restored:
+    """Run the restore, with a progress bar on a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:
-        # Of the log's events some may be of other collections: they count when it is done.
+        # An estimate: some of the log's events may be of other collections.
         events = source.position.seq - source.snapshot.seq
         task = progress.add_task(printable(into), total=source.snapshot.documents + events)
         return await restoring.run(source, into, lambda count: progress.advance(task, count))

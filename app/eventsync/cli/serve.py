@@ -1,4 +1,4 @@
-"""`eventsync serve`: one server process, or several that this one keeps running."""
+"""`eventsync serve`: runs one server process, or supervises several."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def serve(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Server processes that share the port.")
+        int, typer.Option("--workers", min=1, metavar="N", help="Number of server processes that share the port.")
     ] = 1,
     listen_fds: Annotated[str | None, typer.Option(hidden=True)] = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C. Where MongoDB is not there yet, wait for it.
+    """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C. Wait for MongoDB if it is not available yet.
 
-    Several processes are kept running by this one; SIGHUP replaces them, one after the other, with the settings as they
-    are then. One alone starts again in place.
+    With several server processes, this one supervises them. SIGHUP rereads the settings and replaces the processes one
+    after another; a single process restarts in place.
     """
     ignore_hangups()
     options = {"host": host, "port": port, "mongodb_uri": mongodb_uri, "database": database}
@@ -52,7 +52,7 @@ def serve(
     if listen_fds is not None:
         sockets = [socket.socket(fileno=int(number)) for number in listen_fds.split(",")]
     else:
-        # Found out here, what is wrong is one line; found out inside uvicorn, a traceback.
+        # An error here is one line; inside uvicorn it would be a traceback.
         sockets = listening(settings.host, settings.port, reuse_port=settings.reuse_port)
     with ExitStack() as listeners:
         for listener in sockets:
@@ -60,24 +60,25 @@ def serve(
         try:
             event_loop.run(check(settings, "serve"))
         except Unavailable as error:
-            logger.warning("%s; serving, and waiting for it", error.diagnosis)
+            logger.warning("%s; serving, and waiting for MongoDB", error.diagnosis)
         if workers > 1:
             asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
         else:
-            run_server(settings, sockets, reread=reread, on_serving=partial(_tell, ready_fd))
+            run_server(settings, sockets, reread=reread, on_serving=partial(_report_ready, ready_fd))
 
 
 def _plan(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerPlan:
     # -P: a package `app` in the current directory is the user's, not ours.
     command = (sys.executable, "-P", "-m", "eventsync", "serve")
-    # By environment, where a URI's password is not on view. Whatever is not given is read again by each process.
+    # In the environment, because a password in a command line is visible to all users. Each process reads the other
+    # settings again.
     given = options | {"host": settings.host, "port": sockets[0].getsockname()[1]}
     texts = {f"{PREFIX}{name.upper()}": str(value) for name, value in given.items() if value is not None}
     return ServerPlan(command, os.environ | texts, sockets, settings.drain_timeout, settings.ready_timeout)
 
 
-def _tell(descriptor: int | None) -> None:
+def _report_ready(descriptor: int | None) -> None:
     if descriptor is not None:
-        # Nobody is there any more: then this process is told to end, too.
+        # The supervisor has ended: then this process is about to get a signal.
         with suppress(BrokenPipeError):
             os.write(descriptor, b"serving\n")

@@ -1,4 +1,4 @@
-"""`eventsync snapshot`: have a snapshot stored now, of a collection or of one document."""
+"""`eventsync snapshot`: requests a stored snapshot of a collection or a document."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
     {"$project": {"_id": 1}},
 ]
 
-_PATIENCE: Final = 10.0
-"""Seconds without a worker that makes snapshots, after which none is taken to run."""
+_WORKER_TIMEOUT: Final = 10.0
+"""Seconds without a worker that makes snapshots after which the request is withdrawn."""
 
 
 def snapshot(
     shape: Annotated[str, typer.Argument(help="A tracked collection, or COLLECTION/ID.", metavar="SHAPE")],
     mongodb_uri: MongodbUri = None,
     database: Database = None,
-    timeout: Annotated[float, typer.Option(help="Longest wait for the snapshot, in seconds.", min=0)] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Maximum wait for the snapshot, in seconds.", min=0)] = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Store a snapshot of what a collection or a document is now, and wait until it is there."""
+    """Store a snapshot of the current state of a collection or a document, and wait for it."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     made = event_loop.run(_snapshot(settings, Shape.parse(shape), timeout))
     position = str(Position(made.log, made.seq))
@@ -55,12 +55,12 @@ async def _snapshot(settings: Settings, shape: Shape, timeout: float) -> StoredS
         log = await _log_of(stores, shape)
         # The user's writes before this moment have an earlier cluster time, and are in the snapshot.
         now = await cluster_time(stores.data)
-        # Watch first: an answer between asking and watching would not be seen.
+        # The stream first: it must not miss an answer.
         async with watch(stores.log, _PIPELINE) as stream:
             request = await stores.requests.ask(shape, now)
             waiting = _Waiting(stores, log, shape, request, timeout)
             with waiting.progress:
-                while (made := await waiting.look()) is None:
+                while (made := await waiting.poll()) is None:
                     await stream.read(wait=1.0, limit=100)
     return made
 
@@ -74,7 +74,7 @@ async def _log_of(stores: Stores, shape: Shape) -> LogId:
 
 
 class _Waiting:
-    """The wait for the answer to one request, with what is known of it on the terminal."""
+    """The wait for the answer to one request, with its progress on the terminal."""
 
     def __init__(self, stores: Stores, log: LogId, shape: Shape, request: str, timeout: float) -> None:
         columns = (
@@ -93,8 +93,8 @@ class _Waiting:
         self._deadline = time.monotonic() + timeout
         self._seen = time.monotonic()
 
-    async def look(self) -> StoredSnapshot | None:
-        """The snapshot, or None while it is still to be waited for. Raises `Unavailable` where it is not worth it."""
+    async def poll(self) -> StoredSnapshot | None:
+        """Return the snapshot, or None while it is being made. Raises `Unavailable` if it will not be made in time."""
         request = await self._stores.requests.read(self._request)
         if request is None or request.refused:
             raise Unavailable(request.refused if request and request.refused else "the request was removed")
@@ -112,7 +112,7 @@ class _Waiting:
     async def _found(self, name: str) -> StoredSnapshot:
         made = await self._stores.stored.find(name)
         if made is None:
-            raise Unavailable(f"snapshot {name} of {self._shape} was made, and is retired already")
+            raise Unavailable(f"snapshot {name} of {self._shape} was made and is already removed")
         return made
 
     async def _check_worker(self) -> None:
@@ -120,6 +120,6 @@ class _Waiting:
         now = time.monotonic()
         if lease is not None and lease.live:
             self._seen = now
-        elif now - self._seen > min(_PATIENCE, self._timeout):
+        elif now - self._seen > min(_WORKER_TIMEOUT, self._timeout):
             await self._stores.requests.withdraw(self._request)
-            raise Unavailable("no worker runs that could make the snapshot: start `eventsync worker`")
+            raise Unavailable("no worker runs that can make the snapshot: start `eventsync worker`")

@@ -1,6 +1,6 @@
-"""`eventsync status`: what the log, its leader, its tiers, the tracked collections and the known clients are up to.
+"""`eventsync status`: shows the log, its leader, its tiers, the tracked collections and the known clients.
 
-Of clients, what they have acknowledged: where those stand that have not is known only to the servers that they are
+Clients are known by what they have acknowledged. The positions of others are known only to the servers that they are
 connected to (`/metrics`).
 """
 
@@ -29,7 +29,7 @@ from eventsync.stores.stores import SEQUENCING, Stores
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at everything. `lag` is how far the log is behind the collections."""
+    """The state of everything at one time. `lag` is how far the log is behind the collections."""
 
     settings: Settings
     overview: Overview
@@ -40,7 +40,7 @@ class Status:
 
     @property
     def now(self) -> datetime:
-        """By MongoDB's clock."""
+        """The time by MongoDB's clock."""
         return self.overview.now
 
     @property
@@ -55,12 +55,12 @@ class Status:
 
     @property
     def lease(self) -> Lease | None:
-        """Of the sequencer."""
+        """The sequencer's lease."""
         return self.overview.leases[SEQUENCING]
 
     @property
     def leader(self) -> str | None:
-        """Who holds the lease, if it has not run out."""
+        """The holder of the lease, unless it has expired."""
         return self.lease.owner if self.lease and self.lease.live else None
 
     @property
@@ -69,7 +69,7 @@ class Status:
         return max(0.0, (self.now - self.checkpoint.at).total_seconds()) if self.checkpoint else None
 
     def state(self, item: TrackedCollection) -> str:
-        """Return the state of a collection: `tracked`, only `asked` for, or `refused`."""
+        """Return the state of a collection: `tracked`, `asked` (requested) or `refused`."""
         if self.log and item.log == self.log.id:
             return "tracked"
         return "refused" if item.refused else "asked"
@@ -151,7 +151,7 @@ def _show(found: Status) -> None:
         headers = ["collection", "state", "base", "reason"]
         print_table(headers if refused else headers[:3], [row if refused else row[:3] for row in listed])
     else:
-        OUT.print("no collection is tracked: `eventsync track NAME` changes that")
+        OUT.print("no collection is tracked: run `eventsync track NAME`")
     if stored := status_tiers.snapshot_rows(found.overview):
         OUT.print()
         print_table(["newest snapshot", "seq", "age", "documents", "bytes"], stored)
@@ -163,7 +163,7 @@ def _lag(lag: Lag | None) -> str:
     if lag.unknown is not None:
         return f"not known: {lag.unknown}"
     if not lag.changes:
-        return "0 events: not all changes could be looked at" if lag.more else "0 events, 0.0 s"
+        return "0 events: not all changes could be read" if lag.more else "0 events, 0.0 s"
     return f"{'>= ' if lag.more else ''}{lag.changes} events, {lag.seconds:.1f} s"
 
 
@@ -178,9 +178,9 @@ def _leader(found: Status) -> str:
     if found.lease is None:
         return "none: start `eventsync worker`"
     ago = (found.now - found.lease.until).total_seconds()
-    return found.lease.owner if found.lease.live else f"none (the lease of {found.lease.owner} ran out {_ago(ago)})"
+    return found.lease.owner if found.lease.live else f"none (the lease of {found.lease.owner} {_ended(ago)})"
 
 
-def _ago(seconds: float) -> str:
-    # A released lease's end is the epoch.
-    return f"{seconds:.0f} s ago" if seconds < 86400 else "or was given back"
+def _ended(seconds: float) -> str:
+    # A released lease ends at the epoch.
+    return f"expired {seconds:.0f} s ago" if seconds < 86400 else "expired or was released"

@@ -1,4 +1,4 @@
-"""What `eventsync status` says of the tiers, the stored snapshots and the jobs: as a tree, and as rows of a table."""
+"""The tiers, stored snapshots and jobs in `eventsync status`: as JSON, and as rows of a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eventsync.stores.stats.overview import JOBS, LogOverview, Overview
 
 
 def tree(overview: Overview, settings: Settings) -> dict[str, Any]:
-    """The members of the JSON form. Without a log there are no tiers and no snapshots."""
+    """Return the members of the JSON object. Without a log there are no tiers and no snapshots."""
     found = overview.log
     return {
         "tiers": _tiers(found) if found else None,
@@ -21,7 +21,7 @@ def tree(overview: Overview, settings: Settings) -> dict[str, Any]:
 
 
 def rows(overview: Overview, settings: Settings) -> list[list[str]]:
-    """The same for people: a name and a text each."""
+    """Return the rows of the table, each a name and a text."""
     found, shown = overview.log, list[list[str]]()
     if found:
         hot, cold, tiers = found.hot, found.cold, found.tiers
@@ -41,7 +41,7 @@ def rows(overview: Overview, settings: Settings) -> list[list[str]]:
 
 
 def snapshot_rows(overview: Overview) -> list[list[str]]:
-    """Collection, seq, age, documents and bytes of each collection's newest snapshot."""
+    """Return collection, seq, age, documents and bytes of each collection's newest snapshot."""
     return [
         [item.shape, str(item.seq), f"{overview.age(item):.0f} s", str(item.documents), str(item.bytes)]
         for item in (overview.log.newest if overview.log else [])
@@ -49,7 +49,7 @@ def snapshot_rows(overview: Overview) -> list[list[str]]:
 
 
 def archive_kind(settings: Settings) -> str:
-    """`none`, `directory`, or the URL's scheme; the rest of it is nobody's business."""
+    """Return `none`, `directory`, or the URL's scheme. The rest of the URL may be confidential."""
     url = settings.archive_url
     if url in {"", NOWHERE}:
         return NOWHERE

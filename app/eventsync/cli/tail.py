@@ -1,4 +1,4 @@
-"""`eventsync tail`: events as they happen, read from MongoDB alone; no server has to run."""
+"""`eventsync tail`: prints new events. It reads MongoDB directly, so no server has to run."""
 
 from __future__ import annotations
 
@@ -30,29 +30,31 @@ _RETRY: Final = 1.0
 Deliver = Callable[[dict[str, Any]], None]
 
 
-class _Enough(Exception):
-    """As many events as were asked for have been printed."""
+class _LimitReached(Exception):
+    """The requested number of events has been printed."""
 
 
 def tail(
     shape: Annotated[str, typer.Argument(help="A collection, or `collection/id` for one document.")],
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="POSITION", help="Begin after this position (`log:seq`).", show_default="now"),
+        typer.Option("--from", metavar="POSITION", help="Start after this position (`log:seq`).", show_default="now"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1, show_default="never")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Stop after this number of events.", min=1, show_default="never")
+    ] = None,
     as_json: Json = False,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print events as they happen, until Ctrl-C. With --json: one event a line."""
+    """Print new events until Ctrl-C. With --json, print one event a line."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     configure_logging("warning")
     position = Position.parse(start) if start is not None else None
     deliver = _counted(print_json if as_json else _print, limit)
     try:
         event_loop.run(_tail(settings, Shape.parse(shape), position, deliver))
-    except (KeyboardInterrupt, _Enough):
+    except (KeyboardInterrupt, _LimitReached):
         return
 
 
@@ -69,13 +71,13 @@ def _counted(deliver: Deliver, limit: int | None) -> Deliver:
         deliver(event)
         count += 1
         if count == limit:
-            raise _Enough
+            raise _LimitReached
 
     return counting
 
 
 async def _tail(settings: Settings, shape: Shape, position: Position | None, deliver: Deliver) -> None:
-    outcome: EventsyncError | _Enough | None = None
+    outcome: EventsyncError | _LimitReached | None = None
     async with connect(settings, "tail") as client:
         stores = Stores.of(client, settings)
         await stores.logs.require()
@@ -88,10 +90,11 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
                 begin = position or _head(service)
                 _note(f"{shape}: events after {begin}", style="dim")
                 await _follow(service, shape, begin, deliver)
-            except (EventsyncError, _Enough) as error:
-                outcome = error  # raised below: here the group would wrap it
+            except (EventsyncError, _LimitReached) as error:
+                outcome = error  # Raised below: here the group would wrap it.
             finally:
-                # Both: PyMongo takes a cancellation inside a read for a broken connection, and the feed goes on.
+                # Both, because PyMongo takes a cancellation during a read for a broken connection, which the feed
+                # would survive.
                 stop.set()
                 feed.cancel()
     if outcome is not None:
@@ -99,12 +102,12 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
 
 
 async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
-    """Wait until the feed has read the log. Raises `Unavailable`, and `NotTracked` where nothing can come."""
+    """Wait until the feed has read the log. Raises `Unavailable`, and `NotTracked` if no events can come."""
     with service.window.subscribers() as subscribers:
         subscribers.add(shape)
         try:
             async with asyncio.timeout(timeout):
-                # The log's name is known before its newest event is.
+                # The log's id is known before its newest event is.
                 while service.window.log is None or not service.feed.state.live:
                     await subscribers.event.wait()
                     subscribers.event.clear()
@@ -120,10 +123,10 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
         except ResetRequired as error:
             if error.reason == ResetReason.DAMAGED:
                 raise
-            position = await _afresh(service, shape, position)
-            _note(f"reset ({error.reason}): {error.message}; going on from {position}")
+            position = await _restart_position(service, shape, position)
+            _note(f"reset ({error.reason}): {error.message}; continuing from {position}")
         except (Unavailable, NotTracked) as error:
-            # Not tracked: a new log has begun, and the worker has yet to take the collection over.
+            # Not tracked: a new log has begun, in which the worker has not activated the collection yet.
             _note(f"{error.diagnosis}; trying again")
             await asyncio.sleep(_RETRY)
         else:
@@ -132,8 +135,8 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
                 deliver(event)
 
 
-async def _afresh(service: SyncService, shape: Shape, refused: Position) -> Position:
-    """Return where to go on: before the first event that is still kept; now, if the position asked for is to come."""
+async def _restart_position(service: SyncService, shape: Shape, refused: Position) -> Position:
+    """Return the oldest position that is kept, or the newest one if `refused` is still to come."""
     head = _head(service)
     return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(shape)
 

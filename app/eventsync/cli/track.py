@@ -1,4 +1,4 @@
-"""`eventsync track`: have collections tracked while everything runs."""
+"""`eventsync track`: requests that collections be tracked, and waits for the worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def track(
     collections: Annotated[list[str], typer.Argument(help="Collections of the database.", metavar="COLLECTION...")],
     mongodb_uri: MongodbUri = None,
     database: Database = None,
-    timeout: Annotated[float, typer.Option(help="Longest wait for a worker to begin, in seconds.", min=0)] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Maximum wait for a worker to begin, in seconds.", min=0)] = 30.0,
 ) -> None:
     """Track collections, and wait until a worker has begun to sequence their changes."""
     event_loop.run(_track(load_settings(mongodb_uri=mongodb_uri, database=database), collections, timeout))
@@ -35,35 +35,35 @@ def track(
 async def _track(settings: Settings, names: list[str], timeout: float) -> None:
     async with connect(settings, "track") as client:
         stores = Stores.of(client, settings)
-        # Watch first: an activation between asking and watching would not be seen.
+        # The stream first: it must not miss an activation.
         async with watch(stores.log, _PIPELINE) as stream:
             await stores.tracking.ask(names)
-            OUT.print(f"asked for {', '.join(names)}; waiting for a worker to begin", markup=False)
+            OUT.print(f"requested: {', '.join(names)}; waiting for a worker to begin", markup=False)
             deadline = time.monotonic() + timeout
             while missing := await _missing(stores, names):
                 if refused := await _refused(stores, missing):
                     raise Unavailable(f"can't be tracked: {'; '.join(refused)}")
                 if (left := deadline - time.monotonic()) <= 0:
-                    raise Unavailable(await _why(stores, missing, timeout))
+                    raise Unavailable(await _reason(stores, missing, timeout))
                 await stream.read(wait=min(1.0, left), limit=100)
     OUT.print(f"tracked: {', '.join(names)}", markup=False)
 
 
 async def _missing(stores: Stores, names: list[str]) -> list[str]:
-    """The names that are not active in the log in force."""
+    """Return the names that are not active in the current log."""
     current = await stores.logs.current()
     active = {item.name for item in await stores.tracking.read() if current and item.log == current.id}
     return [name for name in names if name not in active]
 
 
 async def _refused(stores: Stores, names: list[str]) -> list[str]:
-    """Return those of the names that a worker has refused, with the reasons."""
+    """Return the names that a worker has refused, each with its reason."""
     return [
         f"{item.name}: {item.refused}" for item in await stores.tracking.read() if item.refused and item.name in names
     ]
 
 
-async def _why(stores: Stores, missing: list[str], timeout: float) -> str:
+async def _reason(stores: Stores, missing: list[str], timeout: float) -> str:
     lease = await stores.leases.read(SEQUENCING)
     reason = "its leader has not begun yet" if lease and lease.live else "no worker runs: start `eventsync worker`"
-    return f"{', '.join(missing)}: asked for, and not tracked after {timeout:g} s; {reason}. The request stands"
+    return f"{', '.join(missing)}: requested, but not tracked after {timeout:g} s; {reason}. The request stands"

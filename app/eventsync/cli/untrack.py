@@ -1,4 +1,4 @@
-"""`eventsync untrack`: have collections tracked no longer."""
+"""`eventsync untrack`: stops the tracking of collections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def untrack(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Track collections no longer. Their documents and past events stay; who follows them is told."""
+    """Stop tracking collections. Their documents and past events stay; their clients get an error."""
     event_loop.run(_untrack(load_settings(mongodb_uri=mongodb_uri, database=database), collections))
 
 

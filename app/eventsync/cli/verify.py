@@ -1,4 +1,4 @@
-"""`eventsync verify`: proves that the log is whole and says exactly what the collections are."""
+"""`eventsync verify`: proves that the log is complete and replays to exactly the collections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eventsync.stores.log.logs import Log
 from eventsync.stores.stores import Stores
 
 _STALE: Final = 60.0
-"""Seconds after which the newest checkpoint means that no worker runs; MongoDB keeps its time for some minutes only."""
+"""Age of the newest checkpoint, in seconds, beyond which no worker runs: MongoDB can't be read as of much earlier."""
 
 
 def verify(
@@ -37,9 +37,9 @@ def verify(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that stored snapshot and events are the collection, exactly, while everything runs.
+    """Prove that stored snapshot and events are exactly the collection, while everything runs.
 
-    Says the first thing that is wrong in the log and in each collection. Exit code 1 when there is one.
+    Print the first fault of the log and of each collection. Exit code 1 if there is one.
     """
     report = event_loop.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
     if as_json:
@@ -51,7 +51,7 @@ def verify(
 
 
 async def prove(settings: Settings, asked: list[str]) -> Report:
-    """Check the log, and these collections or all. Raises `NotTracked`, `NoBase` and `Unavailable`."""
+    """Check the log and the named collections, or all. Raises `NotTracked`, `NoBase` and `Unavailable`."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with connect(settings, "verify") as client:
         stores = Stores.of(client, settings)
@@ -70,7 +70,7 @@ async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
 
 
 class _Checks:
-    """All checks, one after the other, with a bar for each."""
+    """All checks, one after another, each with a progress bar."""
 
     def __init__(self, stores: Stores, log: Log, progress: Progress) -> None:
         self._stores = stores
@@ -82,17 +82,17 @@ class _Checks:
         point = await self._point()
         report = Report(point.log, point.head)
         check = self._verification.numbers
-        report.wrong = await self._sentence("numbers", lambda advance: check(point, advance), total=point.head)
+        report.wrong = await self._run_text("numbers", lambda advance: check(point, advance), total=point.head)
         for name in names:
             report.proofs.append(await self._prove(point, name))
         return report
 
     async def _prove(self, point: Point, name: str) -> Proof:
         chains, content = self._verification.chains, self._verification.content
-        wrong = await self._sentence(f"{name}: versions", lambda advance: chains(point, name, advance))
+        wrong = await self._run_text(f"{name}: versions", lambda advance: chains(point, name, advance))
         if wrong is not None:
             return Proof(name, Position(point.log, point.seq), wrong)
-        # A point of its own: MongoDB keeps a cluster time for minutes, and the checks before may take as long.
+        # A new point: MongoDB can be read at a cluster time for minutes, and the checks before may take as long.
         at = await self._point()
 
         async def compared(advance: Advance) -> Wrong | None:
@@ -104,7 +104,7 @@ class _Checks:
         wrong = await self._run(f"{name}: documents", compared, total=2 * count)
         return Proof(name, Position(at.log, at.seq), wrong)
 
-    async def _sentence(
+    async def _run_text(
         self, what: str, check: Callable[[Advance], Awaitable[str | None]], *, total: int | None = None
     ) -> Wrong | None:
         async def said(advance: Advance) -> Wrong | None:
@@ -125,7 +125,7 @@ class _Checks:
         return wrong
 
     async def _point(self) -> Point:
-        """The newest checkpoint; or where no worker has made one for long, the collections as they are now."""
+        """Return the newest checkpoint, or the present if no worker has made a checkpoint recently."""
         stores, log = self._stores, self._log.id
         async with stores.log.client.start_session() as session:
             checkpoint = await stores.logs.read_checkpoint(log, session)

@@ -1,4 +1,4 @@
-"""What `eventsync verify` says about what it found."""
+"""The report of `eventsync verify`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.stores.history.comparison import Difference
 
 _EXACT: Final = json_util.CANONICAL_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
-"""Values are shown with their types: a difference may be in nothing else."""
+"""Values are shown with their types, because a difference may be in the type alone."""
 
 _SHOWN: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """The first thing that is wrong; where it is a document that differs: its shape, and the patch from the log's."""
+    """The first fault. If a document differs: its shape, and the patch from the log's state."""
 
     text: str
     shape: str | None = None
@@ -31,7 +31,7 @@ class Wrong:
 
     @classmethod
     def of(cls, collection: str, difference: Difference) -> Wrong:
-        """A document that is not the same in the log and in the collection."""
+        """Describe a document that differs between the log and the collection."""
         shape = f"{collection}/{difference.id}"
         log, there = difference.in_log, difference.in_collection
         if log is None or there is None:
@@ -43,13 +43,13 @@ class Wrong:
         return cls(f"{shape} differs{versions}{changes}", shape, patch)
 
     def tree(self) -> dict[str, Any]:
-        """As JSON; BSON values are canonical Extended JSON."""
+        """Return it as JSON; BSON values are canonical Extended JSON."""
         return {"text": self.text, "shape": self.shape, "patch": self.patch}
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A collection, compared at `position`; `wrong` is None where log and collection are the same."""
+    """The comparison of a collection at `position`; `wrong` is None if log and collection are the same."""
 
     name: str
     position: Position
@@ -58,7 +58,7 @@ class Proof:
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at: the log's numbers up to `head`, and each collection."""
+    """The result for the log's numbers up to `head`, and for each collection."""
 
     log: LogId
     head: Seq
@@ -67,11 +67,11 @@ class Report:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if no fault was found."""
         return self.wrong is None and not any(proof.wrong for proof in self.proofs)
 
     def tree(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return it as JSON."""
         proofs = [
             {"name": proof.name, "position": str(proof.position), "wrong": proof.wrong and proof.wrong.tree()}
             for proof in self.proofs
@@ -80,13 +80,11 @@ class Report:
         return {"whole": self.whole, "head": head, "wrong": self.wrong and self.wrong.tree(), "collections": proofs}
 
     def show(self) -> None:
-        """For a person."""
-        there = (
-            f"events 1 to {self.head} are all there, and transactions whole" if self.head else "it has no events yet"
-        )
+        """Print it for a person."""
+        there = f"events 1 to {self.head} are complete, and transactions whole" if self.head else "it has no events yet"
         _line(f"log {self.log}", self.wrong, there)
         for proof in self.proofs:
-            _line(proof.name, proof.wrong, f"snapshot and events are the collection, exactly, at {proof.position}")
+            _line(proof.name, proof.wrong, f"snapshot and events are exactly the collection, at {proof.position}")
 
 
 def _line(what: str, wrong: Wrong | None, well: str) -> None:
@@ -100,6 +98,6 @@ def _exact(value: Any) -> Any:
 
 
 def _short(tree: Any) -> str:
-    # A name that is not UTF-8 has lone surrogates, which nothing prints.
+    # A name that is not UTF-8 has lone surrogates, which can't be printed.
     text = json.dumps(tree, ensure_ascii=False).encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
