@@ -1,4 +1,4 @@
-// The live page: one sync client, and everything that shows what it holds.
+// The live page: one sync client, and the views of what it holds.
 
 import { SyncClient } from "./client.js";
 import { differences } from "./describe.js";
@@ -20,11 +20,11 @@ const STATUS = {
   stopped: "Cut",
   failed: "Refused",
 };
-const CHANGES = 20; // by the button
+const CHANGES = 20; // that the button writes
 const ASK_AGAIN = 3000; // ms, while there is no collection to show
 
-const keys = new Set(); // of this page's own writes
-// Without an id of its own: the server remembers clients that have one, and each page would be another.
+const keys = new Set(); // the idempotency keys of this page's own writes
+// Without a client id: the server stores the vector of each client that has one, and each page would be another.
 const client = new SyncClient({ url: BASE, transport: "websocket" });
 const feed = new Feed();
 const table = new DocumentTable($("grid"), {
@@ -46,7 +46,7 @@ function documents() {
   return client.documents(shape());
 }
 
-/** A key for a write of this page; its event is marked as the person's own. */
+/** Make a key for a write of this page, so that its event can be marked as the user's own. */
 function wrote() {
   const key = newKey();
   keys.add(key);
@@ -122,7 +122,7 @@ async function someChanges() {
   }
 }
 
-/** The tracked collections into the list; asks again until there is one. */
+/** Fill the list with the tracked collections; ask again until there is one. */
 async function listCollections() {
   let names = [];
   try {
@@ -144,7 +144,7 @@ async function listCollections() {
   follow();
 }
 
-/** Say that the collection of the page's address is not there; the notice stays until it is read. */
+/** Report that the collection in the page's address does not exist; the notice stays until it is closed. */
 function notTracked(wanted) {
   const detail = `This is ${shape()}. \`eventsync track NAME\` adds a collection.`;
   notify(`There is no tracked collection “${wanted}”.`, { detail, bad: true, choices: [{ text: "Close" }] });

@@ -4,7 +4,7 @@
 //   client.addEventListener("change", ({ detail }) => draw(client.documents(detail.shape)));
 //   client.start();
 //
-// Events: `change` (a `Replica` result, with `replayed`: it happened while this client was away), `status`
+// Events: `change` (a `Replica` result; `replayed`: it happened while this client was away), `status`
 // (`{ status, reason, delay, transport }`), `refused` (the server's `error` message).
 
 import { Replica, parsePosition } from "./replica.js";
@@ -19,14 +19,14 @@ const isFinal = (code) => code >= 4400 && code < 4500;
 
 export class SyncClient extends EventTarget {
   #replica = new Replica();
-  #link = null; // the connection of the moment; whatever older ones still say is ignored
-  #attempts = 0; // since it last was live
-  #timer = null; // of the next attempt
-  #watchdog = null; // goes off when the server has been silent for too long
-  #silence = 60_000; // ms
-  #floor = 0; // the server asked for at least this delay, ms
+  #link = null; // the current connection; messages of older ones are ignored
+  #attempts = 0; // since the client was last live
+  #timer = null; // starts the next attempt
+  #watchdog = null; // fires when the server has been silent for too long
+  #silence = 60_000; // ms without a message that the watchdog allows
+  #floor = 0; // the delay that the server asked for, ms
 
-  /** `transport`: `websocket`, `sse`, or `auto`: WebSocket, and the other one where it does not get through. */
+  /** `transport`: `websocket`, `sse`, or `auto` (WebSocket, or SSE where WebSockets do not get through). */
   constructor({ url = globalThis.location?.origin, shapes = [], transport = "auto", clientId } = {}) {
     super();
     this.url = url;
@@ -36,7 +36,7 @@ export class SyncClient extends EventTarget {
     for (const shape of shapes) this.#replica.hold(shape);
   }
 
-  /** Shape → position, of everything that is whole here. */
+  /** The state vector: shape → position, of every shape that is complete here. */
   get vector() {
     return this.#replica.vector;
   }
@@ -50,13 +50,13 @@ export class SyncClient extends EventTarget {
     if (this.status === "stopped" || this.status === "failed") this.#connect();
   }
 
-  /** Cut the connection. What is here stays; `start` goes on from it. */
+  /** Cut the connection. The documents stay; `start` continues from them. */
   stop() {
     this.#cut();
     this.#tell("stopped");
   }
 
-  /** Try at once, if it waits for its next attempt. */
+  /** Connect at once if the client waits for its next attempt. */
   hurry() {
     if (this.status === "waiting") this.#connect();
   }
@@ -68,7 +68,7 @@ export class SyncClient extends EventTarget {
     this.#renew();
   }
 
-  /** Change the transport; goes on from the same vector. */
+  /** Change the transport, and continue from the same vector. */
   use(transport) {
     this.setTransport(transport);
     this.#renew();
@@ -138,10 +138,10 @@ export class SyncClient extends EventTarget {
     this.#floor = (message.retry_after ?? 0) * 1000;
     this.#emit("refused", message);
     if (!message.shape) return; // a close follows, or nothing is lost
-    // What the server can't serve yet is asked for again; what it won't serve would be refused on every connection.
+    // A temporary refusal is retried. A permanent one would be repeated on every connection.
     if (message.retry_after !== undefined) return this.#again(message.message);
     this.#replica.forget(message.shape);
-    // A connection for nothing would be called live.
+    // A connection without shapes would be called live.
     if (!this.#replica.shapes.length) this.#fail(message.message);
   }
 
@@ -150,17 +150,17 @@ export class SyncClient extends EventTarget {
     this.#again(reason || "the connection was lost");
   }
 
-  /** What is asked for is refused for good. */
+  /** End after a permanent refusal. */
   #fail(reason) {
     this.#cut();
     this.#tell("failed", { reason });
   }
 
-  /** Connect again after a while: exponential backoff with full jitter, so that a crowd does not return at once. */
+  /** Reconnect after exponential backoff with full jitter, so that many clients do not return at the same time. */
   #again(reason) {
     this.#cut();
     const ceiling = Math.min(LONGEST, SHORTEST * 2 ** this.#attempts++);
-    // A proxy that knows no WebSockets lets an event stream through; a server that is down takes neither.
+    // A proxy without WebSockets lets an event stream through; a server that is down accepts neither.
     if (this.automatic) this.transport = this.#attempts % 3 === 2 ? "sse" : "websocket";
     const delay = Math.max(this.#floor, Math.random() * ceiling);
     this.#floor = 0;
@@ -178,7 +178,7 @@ export class SyncClient extends EventTarget {
   }
 }
 
-/** The URL of a path below the server's own URL, which may have a path, too. */
+/** The URL of a path below the server's URL, which may have a path itself. */
 function below(url, path) {
   return new URL(path, `${url}`.endsWith("/") ? url : `${url}/`);
 }
@@ -196,7 +196,7 @@ function openWebSocket({ url, clientId, vector }, shapes, { message, closed }) {
 
 const CLOSED = 2; // EventSource.CLOSED
 
-/** Why an event stream is refused, which an EventSource does not tell: as the close of a WebSocket would say it. */
+/** Find out why an event stream was refused, which EventSource does not say. Returns it like a WebSocket's close. */
 async function refusal(address) {
   const asking = new AbortController();
   try {
@@ -220,11 +220,11 @@ function openEventSource({ url, clientId, vector }, shapes, { message, closed })
   const source = new EventSource(address);
   for (const type of MESSAGES) {
     source.addEventListener(type, (event) => {
-      // `error` is the server's message if it carries data, and the browser's own news of a lost connection if not.
+      // `error` with data is the server's message; without data it is the browser's report of a lost connection.
       if (event.data !== undefined) return message(event.data);
-      // A server that may take it later says so in band: this is a refusal for good, or somebody else's failure.
+      // The server reports temporary refusals in band. So this one is permanent, or another program's failure.
       const refused = source.readyState === CLOSED;
-      // The browser would reconnect by itself; doing it here gives both transports one backoff, from the own vector.
+      // The browser would reconnect by itself. Reconnecting here gives both transports one backoff and the own vector.
       source.close();
       if (refused) refusal(address).then(closed);
       else closed({});
@@ -235,11 +235,11 @@ function openEventSource({ url, clientId, vector }, shapes, { message, closed })
 
 const LONG = 1024; // characters of a vector that names its shapes
 
-/** A state vector for a URL that has the shapes already: where naming them is long, their positions in that order. */
+/** A state vector for a URL that names the shapes already; a long one has only their positions, in that order. */
 export function vectorText(shapes, vector) {
   const long = new URLSearchParams(vector).toString();
   if (long.length <= LONG) return long;
-  let before = null; // the log of the item before: it is not said again
+  let before = null; // the log of the previous position, which is not repeated
   const item = (shape) => {
     if (!vector[shape]) return "";
     const { log, seq } = parsePosition(vector[shape]);

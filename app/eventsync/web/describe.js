@@ -1,4 +1,4 @@
-// What a change did to a document, for people.
+// Describes what a change did to a document, for people.
 
 import { PatchError, equal, parsePointer, read } from "./patch.js";
 import { brief } from "./values.js";
@@ -8,7 +8,7 @@ export function differences({ before, after, event }) {
   if (!event?.patch) return topLevel(before?.doc ?? {}, after?.doc ?? {});
   return event.patch.map(({ op, path, value }) => {
     const tokens = parsePointer(path);
-    // An `add` inside a list pushes aside what stood there; it replaces nothing.
+    // An `add` inside a list moves the following items; it replaces nothing.
     const pushed = op === "add" && Array.isArray(find(before?.doc, tokens.slice(0, -1)));
     return { tokens, before: pushed ? undefined : find(before?.doc, tokens), after: op === "remove" ? undefined : value };
   });

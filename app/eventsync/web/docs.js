@@ -26,7 +26,7 @@ function block(text, kind = "") {
     copy.textContent = "Copied";
     setTimeout(() => (copy.textContent = "Copy"), 1500);
   });
-  // The clipboard is missing where the page does not come from loopback or by HTTPS.
+  // The clipboard exists only on pages from loopback or over HTTPS.
   return h("div", { class: `block ${kind}` }, navigator.clipboard ? copy : null, h("pre", { tabindex: "0" }, text));
 }
 

@@ -9,7 +9,7 @@ import { kindOf, parseJson } from "./values.js";
 
 const HISTORY = 20;
 
-/** Show a document that is there. `wrote()` gives the key of a write. */
+/** Show an existing document. `wrote()` returns the key for a write. */
 export function openDocument({ collection, id, entry, wrote }) {
   const text = textarea(JSON.stringify(entry.doc, null, 2));
   const path = pathOf(collection, id);
@@ -27,14 +27,14 @@ export function openDocument({ collection, id, entry, wrote }) {
   });
 }
 
-/** The entity tag of the state that is shown. Throws where the server had another one when the dialog was opened. */
+/** The entity tag of the shown state. Throws if the server had another state when the dialog was opened. */
 function tagOf(state, entry) {
   if (state.error) throw state.error;
   if (state.version === entry.version && equal(state.doc, entry.doc)) return state.tag;
   throw new Refusal({ title: "The document has changed", code: "version_mismatch" });
 }
 
-/** Ask for a new document; `example` gives its fields. */
+/** Ask for a new document; `example` provides its fields. */
 export function newDocument({ collection, example, wrote }) {
   const blank = Object.fromEntries(Object.keys(example ?? { name: "" }).filter((name) => name !== "_id").map((name) => [name, empty(example?.[name])]));
   const text = textarea(JSON.stringify(blank, null, 2));

@@ -1,4 +1,4 @@
-// Elements without markup: text from the database only ever becomes text nodes.
+// Makes elements without markup: text from the database becomes text nodes only.
 
 /** `h("button", { class: "quiet", onclick: save }, "Save")`. Properties starting with `on` are listeners. */
 export function h(tag, properties = {}, ...children) {
@@ -17,7 +17,7 @@ export function $(id) {
   return document.getElementById(id);
 }
 
-/** Call `draw` once before the next frame, however often it is asked for. */
+/** Call `draw` once before the next frame, however often it is requested. */
 export function onFrame(draw) {
   let asked = false;
   return () => {

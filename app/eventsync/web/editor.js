@@ -1,4 +1,4 @@
-// Editing one value in place: a PATCH that holds only for the version that was on the screen.
+// Edits one value in place, by a PATCH that is conditional on the version on the screen.
 
 import { h } from "./dom.js";
 import { get, pathOf, write } from "./http.js";
@@ -9,7 +9,7 @@ import { brief, editText, kindOf, readEdit } from "./values.js";
 
 const PATCH = "application/json-patch+json";
 
-/** The JSON Patch that puts `value` at `tokens`, making the objects on the way that are missing. */
+/** The JSON Patch that puts `value` at `tokens`, and creates missing objects on the way. */
 export function patchFor(doc, tokens, value) {
   let depth = 1;
   while (depth < tokens.length && valueAt(doc, tokens.slice(0, depth)) !== undefined) depth += 1;
@@ -18,14 +18,14 @@ export function patchFor(doc, tokens, value) {
   return [{ op: valueAt(doc, path) === undefined ? "add" : "replace", path: formatPointer(path), value: made }];
 }
 
-/** The patch behind a test that what it replaces is still there: a change from elsewhere keeps the version. */
+/** Prepend a test that the replaced value is still there: an external change keeps the version. */
 export function guarded(doc, patch) {
   const [{ op, path }] = patch;
   if (op !== "replace") return patch;
   return [{ op: "test", path, value: valueAt(doc, parsePointer(path)) }, ...patch];
 }
 
-/** Turn a cell into a field. `done()` is called when it ends, whatever came of it; `wrote(key)` before a write. */
+/** Turn a cell into an input. Calls `wrote(key)` before a write, and `done()` at the end, whatever the outcome. */
 export function editCell(cell, { collection, id, entry, tokens, done, wrote }) {
   const previous = valueAt(entry.doc, tokens);
   const field = kindOf(previous) === "boolean" ? choice(previous) : h("input", { value: editText(previous), spellcheck: "false" });
@@ -75,7 +75,7 @@ function choice(previous) {
   return h("select", {}, ...options);
 }
 
-/** Write the value; lost against somebody else, let the person choose. */
+/** Write the value. After a lost race, let the user choose. */
 async function change(edit) {
   const { collection, id, entry, tokens, value, wrote } = edit;
   try {

@@ -1,4 +1,4 @@
-// The events as they come: newest first, bounded, drawn once a frame.
+// Shows the events as they arrive: newest first, bounded, drawn once a frame.
 
 import { $, h, onFrame } from "./dom.js";
 import { brief } from "./values.js";
@@ -27,7 +27,7 @@ export class Feed {
     this.#flush();
   }
 
-  /** `changes`: a Replica's, each with `differences`; `mine(opId)` says whether this page wrote it. */
+  /** `changes`: those of a Replica, each with `differences`. `mine(opId)` returns whether this page wrote it. */
   add(changes, { replayed, mine }) {
     const now = Date.now();
     for (const change of changes) {

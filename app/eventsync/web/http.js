@@ -22,7 +22,7 @@ export function pathOf(collection, id) {
   return `/v1/collections/${encodeURIComponent(collection)}/documents/${encodeURIComponent(id)}`;
 }
 
-/** GET, parsed. Throws `Refusal`, or `TypeError` where the server can't be reached. */
+/** GET and parse. Throws `Refusal`, or `TypeError` if the server cannot be reached. */
 export async function get(path) {
   return answer(await fetch(urlOf(path), { cache: "no-store" }));
 }
@@ -58,7 +58,7 @@ function problemOf(response, text) {
   return { title: `The server answered ${response.status} ${response.statusText}`, code: "unknown" };
 }
 
-/** 128 random bits. `crypto.randomUUID` is missing where the page does not come from loopback or by HTTPS. */
+/** 128 random bits. `crypto.randomUUID` exists only on pages from loopback or over HTTPS. */
 export function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// Short news at the edge of the page; those with a choice stay until it is made.
+// Shows short notices at the edge of the page. One with choices stays until the user chooses.
 
 import { $, h } from "./dom.js";
 

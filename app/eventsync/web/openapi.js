@@ -1,4 +1,4 @@
-// Reading an OpenAPI document: references, parameters, and the curl line of an operation. No browser needed.
+// Reads an OpenAPI document: references, parameters, and the curl command of an operation. Needs no browser.
 
 const HANDSHAKE = [
   "Connection: Upgrade",
@@ -8,7 +8,7 @@ const HANDSHAKE = [
   "Sec-WebSocket-Protocol: eventsync.v1",
 ];
 
-/** What a `$ref` names; anything else is itself. */
+/** Resolve a `$ref`; return anything else unchanged. */
 export function resolve(document, value) {
   if (!value.$ref) return value;
   return value.$ref.slice(2).split("/").reduce((node, token) => node[token], document);
@@ -45,7 +45,7 @@ function queryOf(parameters) {
   return pairs.length ? `?${pairs.join("&")}` : "";
 }
 
-/** A word for a POSIX shell. */
+/** Quote a word for a POSIX shell. */
 function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

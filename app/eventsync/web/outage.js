@@ -1,7 +1,7 @@
-// The kill switch, and the proof afterwards: what happened while the connection was down, counted twice.
+// Cuts the connection, and proves afterwards that nothing was missed: the events of the outage are counted twice.
 //
-// What the client replayed is compared with what the log has between the two positions, read over plain HTTP: a third
-// transport that knows nothing of this client.
+// The events that the client replayed are compared with those that the log has between the two positions, read over
+// plain HTTP: a third transport, which knows nothing of this client.
 
 import { $, h } from "./dom.js";
 import { get } from "./http.js";
@@ -10,7 +10,7 @@ import { parsePosition } from "./replica.js";
 const AUTOMATIC = 3; // s
 
 export class Outage {
-  #before = null; // position when the connection was cut; null: there is no outage
+  #before = null; // the position when the connection was cut; null without an outage
   #began = 0;
   #resumed = 0;
   #timer = null;
@@ -47,7 +47,7 @@ export class Outage {
     this.client.start();
   }
 
-  /** Another collection or transport was picked: the outage on the screen is history. */
+  /** Forget the outage on the screen, after another collection or transport was chosen. */
   forget() {
     clearTimeout(this.#timer);
     this.#before = null;

@@ -1,11 +1,11 @@
 // RFC 6902 JSON Patch. https://www.rfc-editor.org/rfc/rfc6902
 //
-// Nothing is changed in place: the result shares what the patch did not touch with the document it was made from, so
-// the state before stays whole, and a patch that fails half way has changed nothing.
+// Nothing is changed in place. The result shares untouched parts with the original document, so the state before stays
+// complete, and a patch that fails half way has changed nothing.
 
 export class PatchError extends Error {}
 
-/** The document after `patch`. Throws `PatchError` where it does not apply. */
+/** Return the document after `patch`. Throws `PatchError` if the patch does not apply. */
 export function applyPatch(document, patch) {
   if (!Array.isArray(patch)) throw new PatchError("a patch is an array of operations");
   return patch.reduce(applyOperation, document);
@@ -58,7 +58,7 @@ export function formatPointer(tokens) {
   return tokens.map((token) => `/${String(token).replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
 }
 
-/** The value at `tokens`. Throws `PatchError` where there is none. */
+/** Return the value at `tokens`. Throws `PatchError` if there is none. */
 export function read(document, tokens) {
   return tokens.reduce((node, token) => node[existing(node, token)], document);
 }
@@ -103,7 +103,7 @@ function spliced(array, at, count, ...values) {
   return copy;
 }
 
-/** The document with the parent of what `tokens` name exchanged for `change(parent, last token)`. */
+/** Return the document with the parent of the value at `tokens` replaced by `change(parent, last token)`. */
 function atParent(node, [token, ...rest], change) {
   if (!rest.length) return change(node, token);
   const at = existing(node, token);
@@ -111,7 +111,7 @@ function atParent(node, [token, ...rest], change) {
   return Array.isArray(node) ? spliced(node, at, 1, child) : { ...node, [at]: child };
 }
 
-/** Whether two JSON values are equal, the order of an object's keys aside. */
+/** Return true if two JSON values are equal, ignoring the order of keys. */
 export function equal(left, right) {
   if (left === right) return true;
   if (Array.isArray(left)) {

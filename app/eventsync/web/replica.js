@@ -1,11 +1,11 @@
-// What a client has: the documents of each shape and the position they stand at. No network, no clock.
+// A client's state: the documents of each shape, and the position of that state. No network, no clock.
 //
-// `apply` takes one message of protocol v1 and says what it did. Everything of one frame is applied before anybody
-// is told, so the events of a MongoDB transaction are never seen in part.
+// `apply` takes one message of protocol v1 and returns what it did. It applies a whole frame before it returns, so the
+// events of a MongoDB transaction are never seen in part.
 
 import { PatchError, applyPatch } from "./patch.js";
 
-/** `"k3f9ab2c:128"` in its parts. */
+/** Split `"k3f9ab2c:128"` into its parts. */
 export function parsePosition(text) {
   const colon = text.lastIndexOf(":");
   return { log: text.slice(0, colon), seq: Number(text.slice(colon + 1)) };
@@ -13,15 +13,15 @@ export function parsePosition(text) {
 
 class Held {
   documents = new Map(); // id → { version, doc }
-  position = null; // text; null: nothing whole, a snapshot is needed
-  staged = []; // rows of the parts of a snapshot, or of a squash, until the last one has come
+  position = null; // text; null: nothing is complete, a snapshot is needed
+  staged = []; // rows of a snapshot or squashed answer, until its last part has arrived
   live = false;
 }
 
 export class Replica {
   #held = new Map();
 
-  /** Begin to hold a shape; nothing happens to one that is held already. */
+  /** Start to hold a shape. A shape that is held already is not changed. */
   hold(shape) {
     if (!this.#held.has(shape)) this.#held.set(shape, new Held());
   }
@@ -46,19 +46,19 @@ export class Replica {
     );
   }
 
-  /** Whether every shape has caught up since the connection began. */
+  /** True while every shape has caught up since the connection began. */
   get live() {
     return [...this.#held.values()].every((held) => held.live);
   }
 
-  /** A new connection: half a snapshot is worth nothing on it. */
+  /** Discard incomplete answers: a new connection does not continue them. */
   reconnected() {
     for (const held of this.#held.values()) Object.assign(held, { staged: [], live: false });
   }
 
   /**
-   * Take a message. Returns `{ kind, shape, changes }`, or null where nothing has changed yet, or for nobody here.
-   * `kind`: `snapshot`, `squashed`, `events`, `live`, `progress`, `reset`, or `hole`: what came can't be applied,
+   * Apply a message. Returns `{ kind, shape, changes }`, or null if nothing has changed yet, or nothing that is held.
+   * `kind`: `snapshot`, `squashed`, `events`, `live`, `progress`, `reset`, or `hole`: the message cannot be applied,
    * connect again with the vector. `changes`: `[{ id, before, after, event? }]`, where `before` and `after` are
    * `{ version, doc }` or undefined.
    */
@@ -102,7 +102,7 @@ function squashed(held, message) {
   return { changes: rows.map((row) => set(held, row.id, row.deleted ? undefined : row)) };
 }
 
-/** Keep a part's rows; true once the last part is there. */
+/** Keep the rows of a part. Returns true once the last part is there. */
 function stage(held, message) {
   if (message.part === 0) held.staged = [];
   for (const row of message.docs) held.staged.push(row);
@@ -118,14 +118,14 @@ function events(held, message) {
     for (const event of fresh) changes.push({ ...set(held, event.id, result(held, event)), event });
   } catch (error) {
     if (!(error instanceof PatchError)) throw error;
-    held.position = null; // what is here is not what the server thinks: only a snapshot helps
+    held.position = null; // the state here is not the one that the server assumes: only a snapshot helps
     return HOLE;
   }
   advance(held, message.to);
   return { changes };
 }
 
-/** The entry of the event's document after it. */
+/** The entry of the event's document after the event. */
 function result(held, event) {
   if (event.op === "delete") return undefined;
   if (event.op !== "update") return event;
@@ -149,12 +149,12 @@ function live(held, message) {
 }
 
 function reset(held) {
-  // The documents stay to be looked at until the snapshot that follows replaces them.
+  // The documents stay visible until the snapshot that follows replaces them.
   Object.assign(held, { position: null, staged: [], live: false });
   return {};
 }
 
-/** Whether a frame that begins at `from` continues what is held. */
+/** Return true if a frame that begins at `from` continues the held state. */
 function reaches(held, from) {
   if (!held.position) return false;
   const own = parsePosition(held.position);
@@ -162,7 +162,7 @@ function reaches(held, from) {
   return own.log === start.log && start.seq <= own.seq;
 }
 
-/** Whether `position` is ahead of what is held, in the same log. */
+/** Return true if `position` is ahead of the held state, in the same log. */
 function behind(held, position) {
   if (!held.position) return false;
   const own = parsePosition(held.position);
@@ -170,7 +170,7 @@ function behind(held, position) {
   return own.log === other.log && own.seq < other.seq;
 }
 
-/** Positions only move forward. */
+/** Move the position forward; never back. */
 function advance(held, position) {
   if (behind(held, position)) held.position = position;
 }

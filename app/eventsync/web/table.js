@@ -1,4 +1,4 @@
-// The documents as a grid: bounded, sorted by id, drawn once a frame, and only where something changed.
+// Shows the documents as a grid: bounded, sorted by id, drawn once a frame, and only where something changed.
 
 import { h, onFrame } from "./dom.js";
 import { brief, isEditable, kindOf, show } from "./values.js";
@@ -6,13 +6,13 @@ import { brief, isEditable, kindOf, show } from "./values.js";
 const ROWS = 200;
 const COLUMNS = 14;
 
-/** Orders id texts: integers as numbers, everything else by its characters (which orders ObjectIds by age). */
+/** Order id texts: integers as numbers, everything else by its characters (which orders ObjectIds by age). */
 export function compareIds(left, right) {
   if (left.startsWith("int:") && right.startsWith("int:")) return Number(left.slice(4)) - Number(right.slice(4));
   return left < right ? -1 : left > right ? 1 : 0;
 }
 
-/** The paths that are worth a column: objects that look alike are opened, others stay one cell. */
+/** The paths that get a column: objects of one structure are opened, others stay one cell. */
 export function columnsOf(documents, limit = COLUMNS) {
   const found = [];
   grow([], documents, found);
@@ -32,7 +32,7 @@ function grow(path, nodes, found) {
   }
 }
 
-/** Whether most of the names in these objects are in most of them; keys that are data are not. */
+/** Return true if most names in these objects are in most of them. Keys that are data are not. */
 function alike(objects) {
   const counts = new Map();
   for (const object of objects) for (const key of Object.keys(object)) counts.set(key, (counts.get(key) ?? 0) + 1);
@@ -45,7 +45,7 @@ export function valueAt(document, tokens) {
   return tokens.reduce((node, token) => (kindOf(node) === "object" && Object.hasOwn(node, token) ? node[token] : undefined), document);
 }
 
-/** The values in a document as people see them, without the names of its fields: what the filter searches. */
+/** The text that the filter searches: a document's values as shown, without the names of its fields. */
 export function searchable(value) {
   const kind = kindOf(value);
   if (kind === "array") return value.map(searchable).join("\n");
@@ -64,7 +64,7 @@ export class DocumentTable {
   #filter = "";
   #documents = new Map();
 
-  /** `edit(cell, id, tokens)` and `open(id)` are called when the person asks; `counted(shown, matching, all)` after drawing. */
+  /** Calls `edit(cell, id, tokens)` and `open(id)` for the user, and `counted(shown, matching, all)` after drawing. */
   constructor(table, { edit, open, counted }) {
     this.table = table;
     this.handlers = { edit, open, counted };
@@ -92,7 +92,7 @@ export class DocumentTable {
     this.draw();
   }
 
-  /** Take note of changes: `[{ id, before, after, differences }]`. */
+  /** Record changes: `[{ id, before, after, differences }]`. */
   note(documents, changes) {
     this.#documents = documents;
     for (const { id, before, after, differences } of changes) {
@@ -204,7 +204,7 @@ export class DocumentTable {
     }
   }
 
-  /** Draw a cell again, after an edit that was given up. */
+  /** Draw a cell again, after a cancelled edit. */
   redraw(id) {
     const row = this.#rows.get(id);
     if (row && this.#documents.has(id)) this.#fill(row, id);

@@ -1,11 +1,11 @@
-// MongoDB Extended JSON for people: how a value is shown, and how what they type becomes a value of the same type.
+// MongoDB Extended JSON for people: shows a value, and turns typed text into a value of the same type.
 // https://github.com/mongodb/specifications/blob/master/source/extended-json.md
 
 const LONG_DIGITS = /\d{16}/;
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const INTEGER = /^-?\d+$/;
 
-/** `JSON.parse`, but integers that a JavaScript number can't hold exactly become `{"$numberLong": "…"}`. */
+/** `JSON.parse`, but integers that a JavaScript number cannot hold exactly become `{"$numberLong": "…"}`. */
 export function parseJson(text) {
   if (!LONG_DIGITS.test(text)) return JSON.parse(text);
   return JSON.parse(text.replace(TOKENS, (token) => (isUnsafe(token) ? `{"$numberLong":"${token}"}` : token)));
@@ -109,18 +109,18 @@ const READ = {
   missing: readAny,
 };
 
-/** Whether a value of this kind can be typed into one line. */
+/** Return true if a value of this kind can be typed into one line. */
 export function isEditable(value) {
   return Object.hasOwn(READ, kindOf(value));
 }
 
-/** What stands in the field when editing begins. */
+/** The text in the input when editing begins. */
 export function editText(value) {
   const kind = kindOf(value);
   return kind === "date" ? (isoOf(value) ?? "") : show(value);
 }
 
-/** What was typed, as a value of the type of `previous`. Throws `TypeError` with a sentence for the person. */
+/** Convert typed text to a value of the type of `previous`. Throws `TypeError` with a message for the user. */
 export function readEdit(text, previous) {
   return READ[kindOf(previous)](text);
 }
@@ -159,7 +159,7 @@ function readDate(text) {
   return { $date: date.toISOString().replace(".000Z", "Z") };
 }
 
-/** Where there was nothing to keep a type from: JSON where it is JSON, else the text itself. */
+/** Without a previous type: the value if the text is JSON, else the text itself. */
 function readAny(text) {
   try {
     return parseJson(text);
