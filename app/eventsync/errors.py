@@ -49,11 +49,11 @@ __all__ = [
 ]
 
 
-MOST_TEXT: Final = 2048
+MAX_MESSAGE: Final = 2048
 """Longest message, in characters: most quote what they are about, which may be as long as a request."""
 
 
-def shortened(text: str, most: int = MOST_TEXT) -> str:
+def shortened(text: str, most: int = MAX_MESSAGE) -> str:
     """Leave out the middle of a text that is too long."""
     if len(text) <= most:
         return text
@@ -221,7 +221,7 @@ class Unavailable(EventsyncError):
         return cls(message, retry_after=round(random.uniform(least, most), 3))
 
 
-_TOLD: tuple[type[EventsyncError], ...] = (
+_PUBLIC: tuple[type[EventsyncError], ...] = (
     Malformed,
     NotFound,
     NotTracked,
@@ -240,6 +240,6 @@ _TOLD: tuple[type[EventsyncError], ...] = (
 )
 
 
-def told(error: EventsyncError) -> EventsyncError:
+def public_error(error: EventsyncError) -> EventsyncError:
     """Return the error that a client is told of: a failure of our own (damage, a bug) stands in the log alone."""
-    return error if isinstance(error, _TOLD) else EventsyncError("the server failed; its log says why")
+    return error if isinstance(error, _PUBLIC) else EventsyncError("the server failed; its log says why")

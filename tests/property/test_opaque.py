@@ -25,7 +25,7 @@ from eventsync.domain.patches.diff import diff
 from eventsync.domain.replay import patched
 from eventsync.domain.values.extended_json import CODEC, decode, parse_json, same, to_json
 from eventsync.domain.values.json_document import JsonDocument
-from eventsync.domain.values.type_hints import marks_of, read_marked
+from eventsync.domain.values.type_hints import from_tree_with_hints, type_hints_of
 from eventsync.errors import Malformed
 from support.mutants import ODD, ODD_IDS, deep, framed, mutants
 
@@ -36,7 +36,7 @@ def check(raw: bytes) -> Any:
     """The log and a snapshot keep exactly the document."""
     document = decode(raw)
     kept = orjson.loads(to_json({"doc": document}))["doc"]
-    found = read_marked(kept, marks_of(document))
+    found = from_tree_with_hints(kept, type_hints_of(document))
     assert same(found, document), (document, found)
     if not isinstance(document, UnreadableDocument):
         assert same(decode(encode(document)), document)
@@ -99,7 +99,7 @@ def test_a_patch_between_two_of_them_is_exact(seed: int) -> None:
     if isinstance(before, OddDocument) or isinstance(after, OddDocument):
         return  # told as a whole
     patch = diff(before, after)
-    read_back = read_marked(orjson.loads(to_json(patch)), marks_of(patch))
+    read_back = from_tree_with_hints(orjson.loads(to_json(patch)), type_hints_of(patch))
     assert same(patched(decode(encode(before)), read_back), after)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from eventsync.domain.bson_scan.plain import is_plain
 from eventsync.domain.values.extended_json import CODEC, longer_than, to_json
-from eventsync.domain.values.type_hints import marks_of
+from eventsync.domain.values.type_hints import type_hints_of
 
 names = st.one_of(
     st.sampled_from(["v", "$a", "a", "", "_sync", "$", "é"]),
@@ -53,7 +53,7 @@ def test_what_is_plain_has_no_marks_and_nothing_odd(document: dict[str, Any]) ->
     raw = bson.encode(document, codec_options=CODEC)
     read = bson.decode(raw, CODEC)
     if is_plain(raw, decoded=read):
-        assert marks_of(read) == []
+        assert type_hints_of(read) == []
         assert list(odd(read)) == []
         assert to_json(read, plain=True) == to_json(read)
     assert is_plain(raw, decoded=read) or not is_plain(raw)

@@ -13,7 +13,7 @@ from eventsync.domain.patches.diff import diff
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import State, applied, between, patched, read_change
 from eventsync.domain.values.extended_json import Document, same
-from eventsync.domain.values.type_hints import marks_of, packed, unpacked
+from eventsync.domain.values.type_hints import pack_type_hints, type_hints_of, unpack_type_hints
 from support.changes import AT
 from support.documents import documents, pairs
 from support.replay import apply_patch
@@ -46,8 +46,8 @@ def test_events_written_and_read_back_give_the_document(steps: list[Any]) -> Non
             state = (0, copy.deepcopy(before))
         else:
             event = Event("docs", IdText("a"), op, 0, version, AT, document=after)
-        stored = packed(marks_of(event.document if event.document is not None else event.patch or []))
-        change = read_change(place(event.encode(), Seq(seq), None), unpacked(stored))
+        stored = pack_type_hints(type_hints_of(event.document if event.document is not None else event.patch or []))
+        change = read_change(place(event.encode(), Seq(seq), None), unpack_type_hints(stored))
         assert (change.seq, change.op, change.version) == (seq, op, version)
         state = applied(state, change)
         expected = (version, after) if after is not None else None
@@ -67,10 +67,10 @@ def _op(before: Any, after: Any) -> tuple[Any, Any, Any]:
 
 @given(st.lists(st.text(max_size=5), max_size=60))
 def test_marks_are_stored_and_read_whatever_their_number(pointers: list[str]) -> None:
-    assert list(unpacked(packed(pointers))) == pointers
+    assert list(unpack_type_hints(pack_type_hints(pointers))) == pointers
 
 
 def test_no_marks_are_stored_as_nothing() -> None:
-    assert unpacked(None) == ()
+    assert unpack_type_hints(None) == ()
     with pytest.raises(Exception, match="can't be read"):
-        unpacked(b"nonsense")
+        unpack_type_hints(b"nonsense")

@@ -32,7 +32,7 @@ ROWS = st.fixed_dictionaries(
         "version": st.integers(0, 2**63 - 1),
         "time": st.builds(Timestamp, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
         "body": BODIES,
-        "marks": st.lists(TEXT, max_size=3).map(tuple),
+        "type_hints": st.lists(TEXT, max_size=3).map(tuple),
         "transaction": st.none() | st.builds(TransactionPart, TEXT, st.integers(1, 9), st.integers(1, 9)),
     }
 )

@@ -44,8 +44,8 @@ def event(
     body = {"seq": seq, "collection": collection, "id": text, "op": "replace", "base": 0, "version": seq}
     body |= {"doc": {"_id": text, "n": seq, "pad": pad}, "at": timestamp(at)}
     stored = StoredEvent(Seq(seq), collection, text, orjson.dumps(body), transaction)
-    marks = ("/n",) if seq % 7 == 0 else ()
-    return NewEvent(stored, seq, f"82{seq:08}", Timestamp(int(at.timestamp()), seq), marks)
+    type_hints = ("/n",) if seq % 7 == 0 else ()
+    return NewEvent(stored, seq, f"82{seq:08}", Timestamp(int(at.timestamp()), seq), type_hints)
 
 
 def sealed(new: NewEvent) -> SealedEvent:
@@ -58,7 +58,7 @@ def sealed(new: NewEvent) -> SealedEvent:
         new.version,
         new.time,
         stored.body,
-        tuple(new.marks),
+        tuple(new.type_hints),
         stored.transaction,
     )
 

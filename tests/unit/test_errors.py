@@ -7,15 +7,15 @@ import pytest
 from eventsync import errors
 from eventsync.domain.replay import Damaged
 from eventsync.errors import (
-    MOST_TEXT,
+    MAX_MESSAGE,
     ConfigurationError,
     EventsyncError,
     Malformed,
     ResetRequired,
     Unavailable,
     VersionMismatch,
+    public_error,
     shortened,
-    told,
 )
 from eventsync.server.problems import TABLE
 
@@ -50,10 +50,10 @@ def test_only_what_may_succeed_later_is_retryable(kind: type[EventsyncError]) ->
 def test_a_client_is_told_of_what_has_a_status_and_of_nothing_else() -> None:
     for kind in TREE:
         error = kind.__new__(kind)
-        assert (told(error) is error) is (kind in TABLE)
+        assert (public_error(error) is error) is (kind in TABLE)
     for failure in (EventsyncError("/srv/secret"), ConfigurationError("secret"), Damaged("secret")):
-        assert "secret" not in told(failure).message
-        assert told(failure).code == "internal"
+        assert "secret" not in public_error(failure).message
+        assert public_error(failure).code == "internal"
 
 
 def test_the_words_of_a_driver_are_for_operators() -> None:
@@ -73,7 +73,7 @@ def test_what_errors_carry() -> None:
 
 def test_a_message_is_short_however_long_what_it_is_about() -> None:
     error = Malformed("x" * 1_000_000).because("y" * 1_000_000)
-    assert len(error.message) <= MOST_TEXT
-    assert len(error.diagnosis) <= 2 * MOST_TEXT + 3
+    assert len(error.message) <= MAX_MESSAGE
+    assert len(error.diagnosis) <= 2 * MAX_MESSAGE + 3
     assert error.message.startswith("xx")
-    assert shortened("a" * MOST_TEXT) == "a" * MOST_TEXT
+    assert shortened("a" * MAX_MESSAGE) == "a" * MAX_MESSAGE

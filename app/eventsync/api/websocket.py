@@ -19,7 +19,7 @@ from eventsync.api.state import Services, services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
-from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, told
+from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, public_error
 from eventsync.server.problems import Close, problem_of
 from eventsync.server.protocols import evict, until_writable, writer
 from eventsync.server.response_stream import ClientDisconnected
@@ -202,7 +202,7 @@ class _Connection:
             except SlowClient:
                 evict(self._websocket.scope, Close.SLOW)
                 return
-        await self.close(problem_of(error).close, told(error).message)
+        await self.close(problem_of(error).close, public_error(error).message)
 
     async def close(self, code: Close, reason: str) -> None:
         """Close with a code. A client that does not accept even that is evicted."""

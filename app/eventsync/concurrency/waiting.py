@@ -1,4 +1,4 @@
-"""Waiting for an event, for a bounded time, and between attempts."""
+"""Waiting for an event for a bounded time, and waiting between attempts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import random
 
 
 class LightEvent:
-    """As much of `asyncio.Event` as connections use: that holds a deque, of 760 bytes, and a timeout around it 500."""
+    """The part of `asyncio.Event` that connections use, in less memory.
+
+    `asyncio.Event` holds a deque of 760 bytes, and a timeout around its `wait` takes another 500.
+    """
 
     __slots__ = ("_set", "_waiters")
 
@@ -19,7 +22,7 @@ class LightEvent:
         return self._set
 
     def set(self) -> None:
-        """Let everybody go on who waits."""
+        """Set the event and wake all waiters."""
         self._set = True
         for waiter in self._waiters:
             if not waiter.done():
@@ -28,17 +31,13 @@ class LightEvent:
     def clear(self) -> None:
         self._set = False
 
-    async def wait(self) -> bool:
-        """Wait until it is set."""
-        return await self.within(None)
-
-    async def within(self, seconds: float | None) -> bool:
-        """Whether it is set within `seconds`; None is for ever."""
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the event is set, at most `timeout` seconds. Return False after a timeout."""
         if self._set:
             return True
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
-        timer = None if seconds is None else loop.call_later(max(0.0, seconds), _give_up, waiter)
+        timer = None if timeout is None else loop.call_later(max(0.0, timeout), _time_out, waiter)
         self._waiters.append(waiter)
         try:
             return await waiter
@@ -48,13 +47,13 @@ class LightEvent:
                 timer.cancel()
 
 
-def _give_up(waiter: asyncio.Future[bool]) -> None:
+def _time_out(waiter: asyncio.Future[bool]) -> None:
     if not waiter.done():
         waiter.set_result(False)
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether `event` is set within `seconds`."""
+    """Wait until `event` is set, at most `seconds`. Return False after a timeout."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
@@ -64,6 +63,6 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def backoff(failures: int, *, first: float, cap: float) -> float:
-    """Seconds to wait after so many failures in a row: twice as long each time, with jitter, `cap` at most."""
-    # 2.0 ** 1024 is an error, not infinity.
+    """Return the seconds to wait after `failures` failures in a row: doubled each time, with jitter, at most `cap`."""
+    # 2.0 ** 1024 raises OverflowError instead of returning infinity.
     return min(cap, first * 2.0 ** min(failures, 64)) * random.uniform(0.5, 1.0)

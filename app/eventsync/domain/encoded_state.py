@@ -49,7 +49,7 @@ def head_of(body: bytes) -> tuple[str, int]:
 def change_of(log: LogId, event: SealedEvent) -> Change:
     """Read a stored event. Raises `Damaged`."""
     try:
-        change = read_change(event.body, event.marks)
+        change = read_change(event.body, event.type_hints)
     except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"event {log}:{event.seq} can't be read: {error}") from error
     said = (change.seq, change.collection, change.id, change.version)

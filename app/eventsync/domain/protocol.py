@@ -15,7 +15,7 @@ import orjson
 from eventsync.domain.positions import LogId, Position, Seq, StateVector, vector_from_json, vector_to_json
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
-from eventsync.errors import EventsyncError, Malformed, told
+from eventsync.errors import EventsyncError, Malformed, public_error
 
 PROTOCOL = 1
 
@@ -104,7 +104,7 @@ def reset(shape: Shape, reason: str) -> bytes:
 
 
 def error(failure: EventsyncError, shape: str | None = None) -> bytes:
-    failure = told(failure)
+    failure = public_error(failure)
     message: dict[str, Any] = {"type": "error", "code": failure.code, "message": failure.message}
     if shape is not None:
         message["shape"] = shape

@@ -14,9 +14,10 @@ import orjson
 from eventsync.domain.events import Op
 from eventsync.domain.ids import IdText
 from eventsync.domain.patches.diff import Operation, diff
+from eventsync.domain.patches.json_pointer import unescape
 from eventsync.domain.positions import Seq
 from eventsync.domain.values.extended_json import Document
-from eventsync.domain.values.type_hints import read_marked, unescape
+from eventsync.domain.values.type_hints import from_tree_with_hints
 from eventsync.errors import EventsyncError
 
 
@@ -52,11 +53,11 @@ class Change:
     patch: list[Operation] | None = None
 
 
-def read_change(body: bytes, marks: Sequence[str]) -> Change:
+def read_change(body: bytes, type_hints: Sequence[str]) -> Change:
     """Read an event's body, BSON-exact. Raises `ValueError`, `LookupError` and `Malformed` for one that is no event."""
     tree = orjson.loads(body)
     content = tree.get("doc", tree.get("patch"))
-    value = _patch(content, marks) if isinstance(content, list) else read_marked(content, marks)
+    value = _patch(content, type_hints) if isinstance(content, list) else from_tree_with_hints(content, type_hints)
     return Change(
         tree["seq"],
         tree["collection"],
@@ -69,8 +70,8 @@ def read_change(body: bytes, marks: Sequence[str]) -> Change:
     )
 
 
-def _patch(tree: list[Any], marks: Sequence[str]) -> list[Operation]:
-    patch: list[Operation] = read_marked(tree, marks)
+def _patch(tree: list[Any], type_hints: Sequence[str]) -> list[Operation]:
+    patch: list[Operation] = from_tree_with_hints(tree, type_hints)
     return patch
 
 

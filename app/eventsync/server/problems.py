@@ -84,7 +84,7 @@ def problem_of(error: errors.EventsyncError) -> Problem:
 
 def respond(error: errors.EventsyncError) -> Response:
     """The problem document: `type`, `title`, `status`, `code`, `detail`, and what the error itself adds."""
-    problem, error = problem_of(error), errors.told(error)
+    problem, error = problem_of(error), errors.public_error(error)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": problem.title,

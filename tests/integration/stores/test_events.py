@@ -19,7 +19,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import same, to_json
-from eventsync.domain.values.type_hints import marks_of
+from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.errors import TooLarge, Unavailable
 from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.log.events import Fenced, LogHead, NewEvent
@@ -198,7 +198,7 @@ async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:
     body = b'{"seq":1,"collection":"orders","id":"1","op":"create","base":0,"version":1,"doc":%b}'
     document = {secrets.token_hex(8): Int64(n) for n in range(230_000)}
     event = StoredEvent(Seq(1), "orders", IdText("1"), body % to_json(document), None)
-    await fill(stores, [NewEvent(event, 1, "82AA", Timestamp(1, 1), marks_of(document))])
+    await fill(stores, [NewEvent(event, 1, "82AA", Timestamp(1, 1), type_hints_of(document))])
     row = await stores.log["events"].find_one({})
     assert row is not None
     assert isinstance(row["w"], dict)

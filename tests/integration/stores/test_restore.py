@@ -21,7 +21,7 @@ from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.replay import Damaged, State
 from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import RAW_CODEC, Document, decode
-from eventsync.domain.values.type_hints import marks_of
+from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.errors import Conflict, Malformed, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.history import restore, restore_target
@@ -239,8 +239,8 @@ async def append(stores: Stores, log: LogId, *events: Event) -> Position:
 
 def _new(seq: Seq, event: Event) -> NewEvent:
     stored = StoredEvent(seq, event.collection, event.id, place(event.encode(), seq, None))
-    marks = marks_of(event.document if event.document is not None else event.patch or [])
-    return NewEvent(stored, event.version, "82AA", Timestamp(1, seq), marks)
+    type_hints = type_hints_of(event.document if event.document is not None else event.patch or [])
+    return NewEvent(stored, event.version, "82AA", Timestamp(1, seq), type_hints)
 
 
 def event(op: Op, key: Any, *, base: int = 0, version: int = 0, **fields: Any) -> Event:

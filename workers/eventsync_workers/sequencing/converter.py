@@ -30,7 +30,7 @@ from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.patches.diff import Operation, Touched, diff
 from eventsync.domain.stamp import FIELD, Stamp, unstamp, unversioned
 from eventsync.domain.values.extended_json import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
-from eventsync.domain.values.type_hints import marks_of
+from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
 from eventsync.errors import EventsyncError
 
@@ -61,16 +61,16 @@ class EncodedEvent(NamedTuple):
     id: IdText
     version: int
     encoded: bytes
-    marks: Sequence[str]
+    type_hints: Sequence[str]
     """Those of its document or patch."""
 
 
 def encode_event(event: Event) -> EncodedEvent:
     """Encode an event."""
-    encoded, marks = event.encode(), list[str]()
+    encoded, type_hints = event.encode(), list[str]()
     if not event.plain:
-        marks = marks_of(event.document if event.document is not None else event.patch or [])
-    return EncodedEvent(event.collection, event.id, event.version, encoded, marks)
+        type_hints = type_hints_of(event.document if event.document is not None else event.patch or [])
+    return EncodedEvent(event.collection, event.id, event.version, encoded, type_hints)
 
 
 def convert_raw(raw: bytes) -> tuple[EncodedEvent | None, bool]:

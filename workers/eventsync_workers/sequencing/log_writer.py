@@ -247,9 +247,9 @@ class LogWriter:
     def _at(
         token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None
     ) -> NewEvent:
-        collection, id_text, version, encoded, marks = event
+        collection, id_text, version, encoded, type_hints = event
         stored = StoredEvent(seq, collection, id_text, place(encoded, seq, transaction), transaction)
-        return NewEvent(stored, version, token, time, marks)
+        return NewEvent(stored, version, token, time, type_hints)
 
 
 def _outline(change: RawBSONDocument) -> DecodedChange:

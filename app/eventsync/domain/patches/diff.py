@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.patches.json_pointer import escape
 from eventsync.domain.values.extended_json import same
 
 Operation = dict[str, Any]
@@ -50,11 +51,6 @@ def diff(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched |
         return _Difference().of(before, after, touched)
     except _TooFine:
         return _coarse(before, after, touched)
-
-
-def escape(segment: str) -> str:
-    """One reference token of a JSON Pointer (RFC 6901 section 3)."""
-    return segment.replace("~", "~0").replace("/", "~1")
 
 
 def _coarse(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched | None) -> list[Operation]:

@@ -49,7 +49,7 @@ def _header(events: Sequence[SealedEvent]) -> dict[str, Any]:
         "length": [len(event.body) for event in events],
         # Most events have neither: by their place among the events of the block.
         "g": [(n, *_transaction(event.transaction)) for n, event in enumerate(events) if event.transaction is not None],
-        "w": [(n, event.marks) for n, event in enumerate(events) if event.marks],
+        "w": [(n, event.type_hints) for n, event in enumerate(events) if event.type_hints],
     }
 
 
@@ -79,7 +79,7 @@ class Block:
     versions: Sequence[int]
     times: Sequence[Sequence[int]]
     transactions: dict[int, TransactionPart]
-    marks: dict[int, tuple[str, ...]]
+    type_hints: dict[int, tuple[str, ...]]
     starts: Sequence[int]
     raw: bytes
 
@@ -104,7 +104,7 @@ class Block:
             versions=header["v"],
             times=header["s"],
             transactions={n: TransactionPart(text, at, of) for n, text, at, of in header["g"]},
-            marks={n: tuple(pointers) for n, pointers in header["w"]},
+            type_hints={n: tuple(pointers) for n, pointers in header["w"]},
             starts=starts,
             raw=raw,
         )
@@ -132,7 +132,7 @@ class Block:
             self.versions[n],
             Timestamp(*self.times[n]),
             self.body(n),
-            self.marks.get(n, ()),
+            self.type_hints.get(n, ()),
             self.transactions.get(n),
         )
 

@@ -32,7 +32,7 @@ from eventsync.domain.shapes import Shape
 class SealedEvent:
     """An event with all that has to outlive its row: only what resumes the change stream is left out.
 
-    `time` is the change's cluster time; `marks` say what the JSON of `body` can't (`domain.values.type_hints`).
+    `time` is the change's cluster time; `type_hints` say what the JSON of `body` can't (`domain.values.type_hints`).
     """
 
     seq: Seq
@@ -41,7 +41,7 @@ class SealedEvent:
     version: int
     time: Timestamp
     body: bytes
-    marks: tuple[str, ...] = ()
+    type_hints: tuple[str, ...] = ()
     transaction: TransactionPart | None = None
 
     @property

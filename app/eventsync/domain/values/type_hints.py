@@ -45,7 +45,7 @@ from eventsync.domain.bson_scan.opaque import (
     value_of,
 )
 from eventsync.domain.bson_scan.plain import is_odd_decimal
-from eventsync.domain.patches.diff import escape
+from eventsync.domain.patches.json_pointer import escape, unescape
 from eventsync.domain.values.extended_json import Literal, decode, from_tree
 from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
 from eventsync.errors import Malformed
@@ -62,7 +62,7 @@ _MOST_LETTERS: Final = 32 * 1024 * 1024
 """Pointers with more letters than this are not written one by one."""
 
 
-def marks_of(value: Any) -> list[str]:
+def type_hints_of(value: Any) -> list[str]:
     """The marks of a BSON value; none for nearly all values, and those cost little."""
     if not _inexact(value):
         return []
@@ -72,7 +72,7 @@ def marks_of(value: Any) -> list[str]:
         return [_WHOLE + base64.b64encode(encode({"": value})).decode()]
 
 
-def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
+def from_tree_with_hints(tree: Any, pointers: Sequence[str]) -> Any:
     """`from_tree`, with the marks of the value that `tree` was made from. `tree` is used up.
 
     Raises `Malformed`, also for marks that don't belong to `tree`.
@@ -97,15 +97,15 @@ def read_marked(tree: Any, pointers: Sequence[str]) -> Any:
     return root[""]
 
 
-def packed(pointers: Sequence[str]) -> list[str] | bytes:
+def pack_type_hints(pointers: Sequence[str]) -> list[str] | bytes:
     """Marks as they are stored: many of them, or long ones, take a fraction of their bytes together."""
     listed = list(pointers)
     plain = len(listed) <= _FEW and sum(map(len, listed)) <= _SHORT
     return listed if plain else zlib.compress(orjson.dumps(listed), 1)
 
 
-def unpacked(stored: Sequence[str] | bytes | None) -> Sequence[str]:
-    """What `packed` has made. Raises `Malformed` for anything else."""
+def unpack_type_hints(stored: Sequence[str] | bytes | None) -> Sequence[str]:
+    """What `pack_type_hints` has made. Raises `Malformed` for anything else."""
     if not isinstance(stored, bytes):
         return stored or ()
     try:
@@ -113,11 +113,6 @@ def unpacked(stored: Sequence[str] | bytes | None) -> Sequence[str]:
     except (zlib.error, ValueError) as error:
         raise Malformed(f"the marks can't be read: {error}") from error
     return listed
-
-
-def unescape(token: str) -> str:
-    """The field name that a reference token stands for."""
-    return token.replace("~1", "/").replace("~0", "~")
 
 
 def _inexact(value: Any) -> bool:

@@ -12,7 +12,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.block import Block
 from eventsync.domain.segments.format import SealedEvent, Selection
 from eventsync.domain.shapes import Shape
-from eventsync.domain.values.type_hints import unpacked
+from eventsync.domain.values.type_hints import unpack_type_hints
 from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.event_batch import EventBatch, batch_of_block
@@ -169,7 +169,7 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
             int(row["v"]),
             row["s"],
             body_of(row),
-            tuple(unpacked(row.get("w"))),
+            tuple(unpack_type_hints(row.get("w"))),
             transaction_part(row),
         )
     except (Malformed, *UNREADABLE) as error:

@@ -28,7 +28,7 @@ from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.domain.values.type_hints import packed
+from eventsync.domain.values.type_hints import pack_type_hints
 from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token
 from eventsync.mongodb.errors import refusal, translated
@@ -62,13 +62,15 @@ class Fenced(EventsyncError):
 
 
 class NewEvent(NamedTuple):
-    """An event to append, and the change that it was made from. `marks` are the type hints of its document or patch."""
+    """An event to append, and the change that it was made from. `type_hints` are the type hints of its document or
+    patch.
+    """
 
     event: StoredEvent
     version: int
     token: Token
     time: Timestamp
-    marks: Sequence[str] = ()
+    type_hints: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +265,8 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         # A document may be much larger as JSON than the 16 MiB of BSON that bound it and the row of its event.
         "b": event.body.decode() if len(event.body) <= _PACKED_ABOVE else zlib.compress(event.body, 1),
     }
-    if new.marks:
-        row["w"] = packed(new.marks)
+    if new.type_hints:
+        row["w"] = pack_type_hints(new.type_hints)
     if event.transaction is not None:
         row["g"] = {"id": event.transaction.id, "n": event.transaction.n, "of": event.transaction.of}
     return row

@@ -13,7 +13,7 @@ from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.replay import Damaged
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import Document, decode, to_json
-from eventsync.domain.values.type_hints import marks_of, read_marked
+from eventsync.domain.values.type_hints import from_tree_with_hints, type_hints_of
 from eventsync.errors import Malformed
 from eventsync.stores.snapshots.chunks import Chunk
 
@@ -60,7 +60,7 @@ def read_row(snapshot: str, number: int, text: IdText, line: bytes) -> Row:
     """The row of document `text` in chunk `number`. Raises `Damaged`, which names both."""
     try:
         tree = orjson.loads(line)
-        document: Document = read_marked(tree["doc"], tree.get("marks", ()))
+        document: Document = from_tree_with_hints(tree["doc"], tree.get("marks", ()))
         found = tree["id"], int(tree["version"]), document
     except (Malformed, LookupError, TypeError, ValueError) as error:
         raise Damaged(f"chunk {number} of snapshot {snapshot}: the row of {text} can't be read: {error}") from error
@@ -81,6 +81,6 @@ def encoded_row(snapshot: str, number: int, text: IdText, line: bytes) -> Encode
 
 
 def _line(version: int, document: Document) -> Line:
-    text, marks = format_id(document["_id"]), marks_of(document)
+    text, type_hints = format_id(document["_id"]), type_hints_of(document)
     row = {"id": text, "version": version, "doc": document}
-    return Line(text, to_json(row | {"marks": marks} if marks else row))
+    return Line(text, to_json(row | {"marks": type_hints} if type_hints else row))

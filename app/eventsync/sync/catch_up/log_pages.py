@@ -82,7 +82,7 @@ class LogPages:
                 page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():
                     return page
-                if not await subscribers.event.within(deadline - time.monotonic()):
+                if not await subscribers.event.wait(deadline - time.monotonic()):
                     return page
 
     def drain(self) -> None:

@@ -23,7 +23,7 @@ from eventsync.domain.events import last_whole
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
 from eventsync.domain.values.extended_json import CODEC
-from eventsync.errors import Unavailable, told
+from eventsync.errors import Unavailable, public_error
 from eventsync.logging import Alarms
 from eventsync.mongodb.change_stream import ChangeStream, watch
 from eventsync.settings import Settings
@@ -101,7 +101,7 @@ class Feed:
                     await self._follow(stream, stop)
             except (Unavailable, Damaged, BehindHorizon) as error:
                 failures += 1
-                self.state.live, self.state.detail = False, told(error).message
+                self.state.live, self.state.detail = False, public_error(error).message
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
                 logger.log(level, "the feed is interrupted: %s", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))

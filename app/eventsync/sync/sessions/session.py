@@ -181,7 +181,7 @@ class Session:
         if self._direct_writer is not None:
             self._scheduler.attach(self._direct_writer)
         try:
-            return await self._subscribers.event.within(self._last_sent + self._heartbeat - time.monotonic())
+            return await self._subscribers.event.wait(self._last_sent + self._heartbeat - time.monotonic())
         finally:
             self._last_sent = max(self._last_sent, self._scheduler.detach())
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from bson import DBRef, Int64
 
-from eventsync.domain.patches.diff import diff, escape
+from eventsync.domain.patches.diff import diff
+from eventsync.domain.patches.json_pointer import escape
 from eventsync.domain.replay import patched
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = [

@@ -9,7 +9,7 @@ from bson.dbref import DBRef
 from bson.int64 import Int64
 
 from eventsync.domain.values.extended_json import same
-from eventsync.domain.values.type_hints import marks_of, packed, read_marked
+from eventsync.domain.values.type_hints import from_tree_with_hints, pack_type_hints, type_hints_of
 from eventsync.errors import Malformed
 from support.trees import to_tree
 
@@ -29,8 +29,8 @@ from support.trees import to_tree
     ],
 )
 def test_what_is_marked(value: Any, expected: list[str]) -> None:
-    assert marks_of(value) == expected
-    assert same(read_marked(to_tree(value), expected), value)
+    assert type_hints_of(value) == expected
+    assert same(from_tree_with_hints(to_tree(value), expected), value)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_what_is_marked(value: Any, expected: list[str]) -> None:
 )
 def test_marks_that_do_not_belong_to_the_value(pointer: str) -> None:
     with pytest.raises(Malformed, match="marks nothing"):
-        read_marked({"n": 1, "list": [1], "text": "x"}, [pointer])
+        from_tree_with_hints({"n": 1, "list": [1], "text": "x"}, [pointer])
 
 
 def test_many_marks_are_stored_small() -> None:
     pointers = [f"/counters/{n}/value" for n in range(10_000)]
-    stored = packed(pointers)
+    stored = pack_type_hints(pointers)
     assert isinstance(stored, bytes)
     assert len(stored) < sum(map(len, pointers)) / 5
 
@@ -53,12 +53,12 @@ def test_marks_are_not_many_times_larger_than_the_value() -> None:
     value: Any = {f"f{number}": Int64(number) for number in range(2000)}
     for _ in range(90):
         value = {"n" * 1000: value}
-    [mark] = marks_of(value)
+    [mark] = type_hints_of(value)
     assert len(mark) < 1_000_000
-    assert same(read_marked(to_tree(value), [mark]), value)
+    assert same(from_tree_with_hints(to_tree(value), [mark]), value)
 
 
 def test_a_value_that_is_its_own_mark_is_read_strictly() -> None:
     for mark in ("bson:", "bson:####", "bson:AAAA"):
         with pytest.raises(Malformed, match="can't be read"):
-            read_marked({"n": 1}, [mark])
+            from_tree_with_hints({"n": 1}, [mark])

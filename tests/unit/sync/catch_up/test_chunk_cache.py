@@ -9,7 +9,7 @@ from bson.int64 import Int64
 from eventsync.domain.ids import IdText
 from eventsync.domain.replay import Damaged
 from eventsync.domain.values.extended_json import Document, to_json
-from eventsync.domain.values.type_hints import marks_of
+from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.stores.snapshots.chunks import Chunk
 from eventsync.sync.catch_up.chunk_cache import ChunkCache, without_hints
 
@@ -92,7 +92,7 @@ async def test_a_damaged_chunk_is_not_kept() -> None:
 )
 def test_rows_are_sent_without_their_marks(document: Document) -> None:
     row = {"id": "int:1", "version": 3, "doc": document}
-    marks = marks_of(document)
-    stored = to_json(row | {"marks": marks} if marks else row)
+    type_hints = type_hints_of(document)
+    stored = to_json(row | {"marks": type_hints} if type_hints else row)
     assert without_hints(stored) == to_json(row)
     assert set(orjson.loads(without_hints(stored))) == {"id", "version", "doc"}

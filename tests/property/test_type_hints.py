@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eventsync.domain.patches.diff import diff
 from eventsync.domain.values.extended_json import CODEC, decode, parse_json, same, to_json
-from eventsync.domain.values.type_hints import marks_of, read_marked
+from eventsync.domain.values.type_hints import from_tree_with_hints, type_hints_of
 from support.documents import pairs
 from support.trees import to_tree
 
@@ -29,22 +29,22 @@ _ODD = st.sampled_from(
 def test_with_its_marks_any_document_reads_back_exactly(documents: Strategy, data: st.DataObject) -> None:
     document = data.draw(documents)
     document |= data.draw(st.dictionaries(st.sampled_from(["$x", "a/b", "~1"]), st.lists(_ODD) | _ODD))
-    assert same(read_marked(to_tree(document), marks_of(document)), document)
+    assert same(from_tree_with_hints(to_tree(document), type_hints_of(document)), document)
 
 
 @given(st.data())
 def test_what_has_no_marks_is_exact_without_them(relaxed_documents: Strategy, data: st.DataObject) -> None:
-    assert marks_of(data.draw(relaxed_documents)) == []
+    assert type_hints_of(data.draw(relaxed_documents)) == []
 
 
 @given(pairs())
 def test_a_patch_with_its_marks_reads_back_exactly(pair: tuple[Any, Any]) -> None:
     patch = diff(*pair)
-    assert same(read_marked(parse_json(to_json(patch)), marks_of(patch)), patch)
+    assert same(from_tree_with_hints(parse_json(to_json(patch)), type_hints_of(patch)), patch)
 
 
 @given(st.binary(max_size=20), st.uuids())
 def test_what_the_driver_can_not_decode_strictly_reads_back_as_it_was_decoded(text: bytes, name: Any) -> None:
     plain = bson.encode({"_id": 1, "u": name, "n": Int64(3), "s": "x" * len(text)}, codec_options=CODEC)
     document = decode(plain.replace(b"x" * len(text) + b"\0\0", text + b"\0\0"))
-    assert same(read_marked(to_tree(document), marks_of(document)), document)
+    assert same(from_tree_with_hints(to_tree(document), type_hints_of(document)), document)

@@ -8,7 +8,7 @@ from eventsync.concurrency.waiting import LightEvent
 
 
 async def _waiting(flag: LightEvent, count: int, seconds: float | None) -> list[asyncio.Task[bool]]:
-    tasks = [asyncio.ensure_future(flag.within(seconds)) for _ in range(count)]
+    tasks = [asyncio.ensure_future(flag.wait(seconds)) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
 
@@ -37,9 +37,9 @@ async def test_who_was_let_go_on_does_so_also_if_it_is_cleared_at_once() -> None
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.001])
 async def test_nobody_waits_longer_than_asked(seconds: float) -> None:
     flag = LightEvent()
-    assert not await flag.within(seconds)
+    assert not await flag.wait(seconds)
     flag.set()
-    assert await flag.within(seconds)
+    assert await flag.wait(seconds)
 
 
 async def test_nothing_is_left_of_who_is_cancelled() -> None:
