@@ -1,7 +1,7 @@
 # One image for the server and the worker: `docker run … eventsync serve`, `docker run … eventsync worker`.
-# The embedded mongod is not in it: production is your own replica set.
+# It does not contain the embedded mongod: in production, use a replica set of your own.
 #
-# What it installs is locked, with hashes, in locks/. The base is, too, where it is named by its digest:
+# Everything that it installs is locked, with hashes, in locks/. To lock the base image too, name its digest:
 # docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… .
 ARG PYTHON_IMAGE=python:3.13-slim
 
@@ -21,16 +21,16 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/eventsync /opt/eventsync
 COPY scripts/initiate-replica-set /usr/local/bin/
-# Inside a container the address to listen on is every one of it; what is published decides who can connect.
+# In a container, listen on all addresses; the published ports decide who can connect.
 ENV PATH=/opt/eventsync/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     EVENTSYNC_HOST=0.0.0.0
-# A volume that is mounted here belongs to that user.
+# A volume that is mounted here belongs to this user.
 RUN install -d -m 0700 -o 10001 -g 10001 /archive
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
-# A worker answers no requests: it is healthy while it touches EVENTSYNC_HEALTH_FILE, where that is set.
+# A worker answers no requests. If EVENTSYNC_HEALTH_FILE is set, it is healthy while it touches that file.
 HEALTHCHECK --interval=10s --timeout=10s --start-period=60s CMD \
     if [ -n "$EVENTSYNC_HEALTH_FILE" ]; then test -n "$(find "$EVENTSYNC_HEALTH_FILE" -newermt '-15 seconds')"; \
     else python -c "import os, urllib.request as http; \
