@@ -1,6 +1,6 @@
 """Makes `.venv` with what a script needs, and does nothing where it is there already.
 
-usage: _venv.py runtime|dev
+usage: _venv.py runtime|docs|dev
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
-LOCKS = {"runtime": "locks/local.txt", "dev": "locks/dev.txt"}
+LOCKS = {"runtime": "locks/local.txt", "docs": "locks/docs.txt", "dev": "locks/dev.txt"}
 """What each kind installs, with hashes: `scripts/lock` writes it."""
 
 

@@ -299,7 +299,7 @@ class Settings(BaseSettings):
     # Worker
     health_file: Path | None = Field(
         None,
-        description="File that a worker touches every second while its event loop runs, and removes when it ends; a health check looks at its age (docs/deployment.md). Default: none.",
+        description="File that a worker touches every second while its event loop runs, and removes when it ends; a health check looks at its age (docs/guides/docker.md). Default: none.",
     )
     lease_period: float = Field(
         5.0, gt=0, description="A worker that dies is replaced after this long at the latest, in seconds."

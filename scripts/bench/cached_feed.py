@@ -54,7 +54,7 @@ class Crowd:
 
 
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """The log as a feed behind nginx's cache, as docs/deployment.md has it."""
+    """The log as a feed behind nginx's cache, as docs/guides/nginx.md has it."""
     parser.add_argument("--events", type=int, default=100_000, help="events of the log (100000)")
     parser.add_argument("--size", type=int, default=300, help="bytes of a document, about (300)")
     parser.add_argument("--clients", type=int, default=100, help="clients that catch up (100)")
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> Report:
         {
             "log": f"{options.events:,} creations of documents of about {options.size} bytes",
             "clients": f"{options.clients} in one process, all at once",
-            "proxy": f"{version.rpartition(' ')[2]}, one worker, configured as docs/deployment.md has it",
+            "proxy": f"{version.rpartition(' ')[2]}, one worker, configured as docs/guides/nginx.md has it",
         },
         [Table("Catching up", _COST, rows)],
     )

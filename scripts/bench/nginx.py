@@ -1,4 +1,4 @@
-"""A real nginx on loopback, with the configuration that docs/deployment.md shows, or another."""
+"""A real nginx on loopback, with the configuration that docs/guides/nginx.md shows, or another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 
-DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "deployment.md"
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "guides" / "nginx.md"
 
 _PATIENCE: Final = 10.0
 _LISTEN: Final = "listen 80;"
@@ -60,7 +60,7 @@ def missing() -> str | None:
 
 
 def documented() -> str:
-    """The configuration of docs/deployment.md, as it stands there."""
+    """The configuration of docs/guides/nginx.md, as it stands there."""
     (block,) = re.findall(r"^```nginx\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     return str(block)
 

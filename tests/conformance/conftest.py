@@ -92,7 +92,7 @@ def peers(request: pytest.FixtureRequest) -> dict[str, Peer]:
 
 @pytest.fixture(scope="session")
 async def proxy(served: Served, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nginx]:
-    """nginx before the system, as docs/deployment.md has it."""
+    """nginx before the system, as docs/guides/nginx.md has it."""
     if reason := nginx.missing():
         pytest.skip(reason)
     async with running_nginx(tmp_path_factory.mktemp("nginx"), served.url, documented()) as running:

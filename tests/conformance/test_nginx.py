@@ -1,4 +1,4 @@
-"""A real nginx in between: as somebody sets it up who knows only `proxy_pass`, and as docs/deployment.md says."""
+"""A real nginx in between: as somebody sets it up who knows only `proxy_pass`, and as docs/guides/nginx.md says."""
 
 from __future__ import annotations
 

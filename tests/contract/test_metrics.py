@@ -1,4 +1,4 @@
-"""`/metrics` against what `docs/reference/protocol.md` lists."""
+"""`/metrics` against what `docs/reference/metrics.md` lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.connections import connect
 from support.waiting import within
 
-PROTOCOL = Path(__file__).parents[2] / "docs" / "reference" / "protocol.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
 async def scraped(root: httpx.AsyncClient) -> dict[str, dict[str, float]]:
@@ -39,7 +39,7 @@ async def test_each_metric_is_documented_and_each_documented_one_is_there(
         found = await scraped(root)
         assert found["eventsync_connections"][""] >= 1
     # A counter's name ends with `_total`, which is no part of its family's.
-    named = re.findall(r"`(eventsync_[a-z_]+)(?:\{[a-z]+\})?`", PROTOCOL.read_text())
+    named = re.findall(r"`(eventsync_[a-z_]+)(?:\{[a-z]+\})?`", PAGE.read_text())
     documented = {name.removesuffix("_total") for name in named}
     assert documented == set(found)
 

@@ -230,7 +230,7 @@ async def written_again(settings: Settings, count: int) -> None:
 
 
 async def test_where_nothing_tells_a_new_log_is_begun_by_hand(node: Node, settings: Settings, tmp_path: Path) -> None:
-    """The procedure of docs/deployment.md: `reset-log` before servers and workers start."""
+    """The procedure of docs/guides/backup.md: `reset-log` before servers and workers start."""
     old = await lived(node, settings)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment |= {f"{PREFIX}MONGODB_URI": node.uri, f"{PREFIX}DATABASE": "app"}

@@ -30,14 +30,14 @@ from support.limits import time_limits
 from support.systems import Processes, tracked
 from support.waiting import patience
 
-DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "mongodb-roles.md"
 PATCH = {"Content-Type": "application/json-patch+json"}
 PASSWORD = "s3cr3t-never-shown"
 Admin = MongoClient[dict[str, Any]]
 
 
 def documented() -> dict[str, dict[str, Any]]:
-    """The roles of docs/deployment.md, by name, for the database `shop`."""
+    """The roles of docs/guides/mongodb-roles.md, by name, for the database `shop`."""
     found = {}
     for name, privileges in re.findall(
         r'createRole\(\{\s*role: "([^"]+)",\s*privileges: \[(.*?)\n  \],', _page(), re.DOTALL
@@ -48,7 +48,7 @@ def documented() -> dict[str, dict[str, Any]]:
 
 
 def _page() -> str:
-    return DEPLOYMENT.read_text()
+    return PAGE.read_text()
 
 
 def test_the_documented_roles_are_those_that_are_checked() -> None:

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("build", "dev", "local", "runtime")
+LOCKS = ("build", "dev", "docs", "local", "runtime")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -30,7 +30,8 @@ def asked(lock: str) -> list[Requirement]:
     embedded = found["project"]["optional-dependencies"]["embedded"]
     lines = {
         "build": groups["build"],
-        "dev": [*base, *embedded, *groups["build"], *groups["dev"]],
+        "dev": [*base, *embedded, *groups["build"], *groups["dev"], *groups["docs"]],
+        "docs": [*groups["build"], *groups["docs"]],
         "local": [*base, *embedded, *groups["build"]],
         "runtime": base,
     }
@@ -77,7 +78,7 @@ def test_a_lock_names_no_registry_and_no_place(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock != "dev"])
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_image_has_what_the_tests_have_seen(lock: str, python: str) -> None:
+def test_each_lock_has_the_releases_that_the_tests_have_seen(lock: str, python: str) -> None:
     tested = locked("dev", python)
     assert {name: tested.get(name) for name in locked(lock, python)} == locked(lock, python)
 

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`. `docs/reference/protocol.md` lists the metrics."""
+"""`/healthz`, `/readyz` and `/metrics`. `docs/reference/metrics.md` lists the metrics."""
 
 from __future__ import annotations
 

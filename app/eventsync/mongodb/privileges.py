@@ -1,6 +1,7 @@
 """The privileges in MongoDB that each kind of process needs, and those that its user lacks.
 
-`docs/deployment.md` shows `ROLES` as definitions to paste; a test holds the page to it, and runs everything with them.
+`docs/guides/mongodb-roles.md` shows `ROLES` as definitions to paste; a test holds the page to it, and runs everything
+with them.
 
 Source: https://www.mongodb.com/docs/manual/reference/privilege-actions/
 """

@@ -30,7 +30,7 @@ _PAUSE_CAP: Final = 5.0
 _MONGODB_6: Final = 17
 """The wire version of MongoDB 6.0."""
 
-_ROLES_ARE: Final = "docs/deployment.md has the roles to give"
+_ROLES_ARE: Final = "docs/guides/mongodb-roles.md has the roles to give"
 _REFUSED: Final = {
     13: f"its user lacks a privilege, or none is given ({_ROLES_ARE})",
     **dict.fromkeys(AUTHENTICATION_FAILED, "it refuses the user or the password"),

@@ -1,0 +1,121 @@
+"""Writes the pages of docs/reference that are made from the code: settings, commands and the HTTP API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from eventsync.api import openapi
+from eventsync.cli import commands
+from eventsync.cli.settings import as_markdown
+
+REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+_METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
+_WIDTH: Final = 100
+
+Json = dict[str, Any]
+
+
+def main() -> None:
+    for name, make in PAGES.items():
+        (REFERENCE / name).write_text(make())
+
+
+def cli() -> str:
+    """Return the page of the commands: the help of each."""
+    group = typer.main.get_command(commands)
+    root = group.make_context("eventsync", [], resilient_parsing=True, max_content_width=_WIDTH, terminal_width=_WIDTH)
+    assert isinstance(group, typer.core.TyperGroup)  # noqa: S101 - for the type checker
+    lines = [
+        "# Commands",
+        "",
+        "The help of each command. `scripts/docs pages` makes this page; a test holds it to the code.",
+        "",
+    ]
+    lines += _help(root.get_help())
+    for name in group.list_commands(root):
+        command = group.get_command(root, name)
+        assert command is not None  # noqa: S101 - it is listed
+        context = command.make_context(
+            name, [], parent=root, resilient_parsing=True, max_content_width=_WIDTH, terminal_width=_WIDTH
+        )
+        lines += [f"## {name}", "", *_help(context.get_help())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _help(text: str) -> list[str]:
+    return ["```text", *(line.rstrip() for line in text.strip().splitlines()), "```", ""]
+
+
+def http() -> str:
+    """Return the page of the HTTP API: each operation with its parameters and answers."""
+    document = openapi.document()
+    lines = [
+        "# HTTP",
+        "",
+        "The operations of the HTTP API, from its OpenAPI document. `scripts/docs pages` makes this page; a test holds",
+        "it to the code. Every server answers the whole document at `/openapi.json`, and a page to try it at `/docs`.",
+        "The [protocol](protocol.md) has the semantics, the page of [errors](errors.md) the codes.",
+        "",
+    ]
+    for tag in document["tags"]:
+        found = [entry for entry in _operations(document) if entry[2]["tags"] == [tag["name"]]]
+        lines += [f"## {tag['name']}", "", tag["description"], ""]
+        for path, method, operation in found:
+            lines += _operation(document, path, method, operation)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _operations(document: Json) -> Iterator[tuple[str, str, Json]]:
+    for path, item in document["paths"].items():
+        shared = item.get("parameters", [])
+        for method in _METHODS:
+            if method in item:
+                yield path, method, item[method] | {"parameters": [*shared, *item[method].get("parameters", [])]}
+
+
+def _operation(document: Json, path: str, method: str, operation: Json) -> list[str]:
+    lines = [f"### {method.upper()} {path}", "", _sentence(operation["summary"]), ""]
+    if "description" in operation:
+        lines += [operation["description"], ""]
+    parameters = [_resolved(document, parameter) for parameter in operation["parameters"]]
+    if parameters:
+        lines += ["| parameter | in | meaning |", "|---|---|---|"]
+        lines += [f"| `{one['name']}` | {one['in']} | {_cell(one.get('description', ''))} |" for one in parameters]
+        lines += [""]
+    if "requestBody" in operation:
+        lines += ["Body: " + ", ".join(f"`{kind}`" for kind in operation["requestBody"]["content"]) + ".", ""]
+    lines += ["| answer | meaning |", "|---|---|"]
+    answers = {status: _resolved(document, answer) for status, answer in operation["responses"].items()}
+    lines += [f"| {status} | {_cell(answer['description'])} |" for status, answer in answers.items()]
+    return [*lines, ""]
+
+
+def _resolved(document: Json, node: Json) -> Json:
+    """Return what a `$ref` points to, or the node itself."""
+    found: Any = document
+    if "$ref" not in node:
+        return node
+    for part in node["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return dict(found)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {"settings.md": as_markdown, "cli.md": cli, "http.md": http}
+"""File → the function that returns its text."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The guides: their commands, programs and scripts run as they stand in the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eventsync.settings import Settings
+from support.peers import chromium
+from support.peers.chromium import running_chromium
+from support.systems import environment_of, running_system
+from support.waiting import patience, within
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+HERE = "http://127.0.0.1:8000"
+HEALTH_FILE = "/tmp/alive"  # noqa: S108 - as the page has it
+THEATERS = "/v1/collections/theaters/documents"
+_BLOCK = re.compile(
+    r"(?:<!-- tested by (?P<test>\S+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """Return the blocks of a page that this module runs."""
+    found = _BLOCK.finditer((DOCS / page).read_text())
+    return [block["text"] for block in found if block["kind"] == kind and not block["test"]]
+
+
+PAGES = [name for name in sorted(str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md")) if blocks(name, "sh")]
+
+
+def test_each_page_with_commands_is_run_or_names_its_test() -> None:
+    named = [
+        block["test"] for file in DOCS.rglob("*.md") for block in _BLOCK.finditer(file.read_text()) if block["test"]
+    ]
+    assert len(named) >= 3
+    assert all((ROOT / test).exists() for test in named)
+    assert {"start.md", "guides/shell.md", "guides/monitoring.md", "guides/backup.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_the_commands_of_a_page_succeed(page: str, settings: Settings, tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    alive.touch()
+    async with system(settings) as (url, _):
+        script = "\n".join(blocks(page, "sh")).replace(HERE, url).replace(HEALTH_FILE, str(alive))
+        environment = environment_of(settings, 0)
+        environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "100"}
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-eux", "-c", script, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            async with within(60):
+                out, err = await process.communicate()
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+    assert process.returncode == 0, out.decode() + err.decode()
+    assert '"code":' not in out.decode(), out.decode()
+    for expected in EXPECTED.get(page, ()):
+        assert expected in out.decode(), out.decode()
+
+
+EXPECTED = {
+    "start.md": ("event: welcome", '"op":"create"', '"path":"/seats","value":280', "event: live"),
+    "guides/shell.md": ('"version":3', "event: snapshot", '"value":290'),
+    "guides/monitoring.md": ("eventsync_log_head", '"sequencer_live":true'),
+}
+"""Page → what its commands print, among other things."""
+
+
+@asynccontextmanager
+async def system(settings: Settings) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
+    """A system with one theater, and a client of its API."""
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        made = await client.put(f"{THEATERS}/first", json={"name": "Alhambra"})
+        assert made.status_code == 201
+        yield url, client
+
+
+async def test_the_program_keeps_a_copy(settings: Settings) -> None:
+    names: dict[str, Any] = {"__name__": "guide"}
+    for block in blocks("guides/python.md", "python"):
+        exec(block, names)  # noqa: S102 - our own page
+    copy, moved = names["Copy"]("theaters"), asyncio.Event()
+    async with system(settings) as (url, client), within(30):
+        following = asyncio.create_task(names["follow"](f"ws{url[4:]}", copy, lambda _: moved.set()))
+        try:
+            await until(moved, lambda: copy.documents.get("first", {}).get("name") == "Alhambra")
+            version = (await client.get(f"{THEATERS}/first")).json()["version"]
+            renamed = await asyncio.to_thread(names["rename"], url, "theaters", "first", version, "Bijou")
+            assert renamed == version + 1
+            await client.put(f"{THEATERS}/second", json={"name": "Capitol"})
+            await until(
+                moved,
+                lambda: (
+                    {key: row["name"] for key, row in copy.documents.items()} == {"first": "Bijou", "second": "Capitol"}
+                ),
+            )
+            await client.delete(f"{THEATERS}/first")
+            await until(moved, lambda: set(copy.documents) == {"second"})
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+
+async def until(moved: asyncio.Event, reached: Any) -> None:
+    """Wait for the program's next messages until this holds."""
+    while not reached():
+        moved.clear()
+        await moved.wait()
+
+
+@pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
+async def test_the_script_shows_a_copy_and_writes(settings: Settings, tmp_path: Path) -> None:
+    script = "\n".join(blocks("guides/browser.md", "js")) + "Object.assign(globalThis, { client, rename })"
+    insert = f"Object.assign(document.createElement('script'), {{type: 'module', textContent: {json.dumps(script)}}})"
+    async with system(settings) as (url, client), running_chromium(tmp_path) as browser:
+        page = await browser.visit(f"{url}/healthz")  # a page of the server's origin, without a content policy
+        await browser.until(page, f"document.head.append({insert}), true")
+        await browser.until(page, "document.title === 'live' && document.body.textContent === 'Alhambra'")
+        await browser.until(page, "rename('first', client.documents('theaters').get('first').version, 'Bijou'), true")
+        await browser.until(page, "document.body.textContent === 'Bijou'")
+        assert (await client.get(f"{THEATERS}/first")).json()["doc"]["name"] == "Bijou"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_units_are_valid(tmp_path: Path) -> None:
+    text = (DOCS / "guides" / "systemd.md").read_text()
+    units = re.findall(r"`/etc/systemd/system/(\S+)`:\n\n```ini\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in units] == ["eventsync-worker.service", "eventsync-serve.service"]
+    for name, unit in units:
+        command = re.search(r"^ExecStart=/opt/eventsync/bin/eventsync (\w+)", unit, re.MULTILINE)
+        assert command is not None
+        subprocess.run([sys.executable, "-m", "eventsync", command[1], "--help"], check=True, capture_output=True)
+        (tmp_path / name).write_text(
+            unit.replace("/opt/eventsync/bin/eventsync", sys.executable).replace("=kill", "=/bin/kill")
+        )
+        checked = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", tmp_path / name], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stderr
+        assert name not in checked.stderr, checked.stderr
