@@ -1,4 +1,4 @@
-"""One running system for the whole suite, one process for all clients of each runtime, and nginx as documented."""
+"""One running system for the suite, one process for all clients of each runtime, and the documented nginx."""
 
 from __future__ import annotations
 

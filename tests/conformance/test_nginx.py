@@ -1,4 +1,4 @@
-"""A real nginx in between: as somebody sets it up who knows only `proxy_pass`, and as docs/guides/nginx.md says."""
+"""A real nginx in front: with only `proxy_pass`, and as docs/guides/nginx.md has it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def bare(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Asyn
 
 
 @pytest.mark.parametrize("peer", of_transport("sse", "http"), indirect=True)
-async def test_defaults_do_for_sse_and_http(
+async def test_default_nginx_serves_sse_and_http(
     peer: Peer, bare: Nginx, served: Served, api: httpx.AsyncClient, key: str
 ) -> None:
     copy = Copy("orders")
@@ -65,7 +65,7 @@ async def compressing(served: Served, tmp_path_factory: pytest.TempPathFactory) 
         yield running
 
 
-async def test_conditions_hold_behind_a_proxy_that_compresses(
+async def test_conditional_requests_work_behind_a_compressing_proxy(
     compressing: Nginx, api: httpx.AsyncClient, key: str
 ) -> None:
     path = f"/v1/collections/orders/documents/{key}"
@@ -96,9 +96,7 @@ _ODD = ("a/b", "a//b", "..", "x/../y", "%2F", "a b+c?d#e", "é", 'ejson:{"$ref":
 
 
 @pytest.mark.parametrize("odd", _ODD)
-async def test_an_odd_id_is_the_same_behind_the_documented_proxy(
-    proxy: Nginx, served: Served, key: str, odd: str
-) -> None:
+async def test_odd_ids_work_behind_the_documented_nginx(proxy: Nginx, served: Served, key: str, odd: str) -> None:
     """nginx rewrites a path only where `proxy_pass` has one of its own, and the documented one has none."""
     text = odd.replace("x", key) if odd.startswith("ejson:{") else f"{odd}{key}" if "ejson" not in odd else odd
     address = f"/v1/collections/orders/documents/{quote(text, safe='')}"
@@ -117,14 +115,14 @@ async def test_an_odd_id_is_the_same_behind_the_documented_proxy(
 
 
 @pytest.mark.parametrize("peer", of_transport("websocket"), indirect=True)
-async def test_defaults_refuse_websockets_cleanly(peer: Peer, bare: Nginx) -> None:
+async def test_default_nginx_refuses_websockets_cleanly(peer: Peer, bare: Nginx) -> None:
     async with talking(peer, bare.url, Copy("orders")) as talk:
         ended = await talk.over()
     # A script is told nothing but that there is no connection; the others see the status.
     assert ended.code == (426 if peer.name == "websockets" else 1006)
 
 
-async def test_a_refused_upgrade_says_why(bare: Nginx) -> None:
+async def test_refused_upgrade_says_why(bare: Nginx) -> None:
     async with httpx.AsyncClient(base_url=bare.url, timeout=patience(20)) as client:
         answer = await client.get("/v1/sync", headers={"connection": "upgrade", "upgrade": "websocket"})
     assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
@@ -132,7 +130,7 @@ async def test_a_refused_upgrade_says_why(bare: Nginx) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/sync/sse?shape=orders", "/v1/sync/snapshot?shape=orders"])
-async def test_streams_ask_not_to_be_buffered(served: Served, path: str) -> None:
+async def test_streams_disable_buffering(served: Served, path: str) -> None:
     async with (
         httpx.AsyncClient(base_url=served.url, timeout=patience(20)) as client,
         client.stream("GET", path) as answer,
@@ -168,15 +166,13 @@ async def test_heartbeats_keep_streams_through_idle_timeouts(
             assert talk.kinds.count("welcome") == 1
 
 
-async def test_idle_connections_to_the_server_are_closed_by_nginx_first(served: Served) -> None:
+async def test_nginx_closes_idle_upstream_connections_first(served: Served) -> None:
     """A request that crosses the server's own close would be lost, and a write is never repeated."""
     seconds = int(re.findall(r"^    keepalive_timeout (\d+)s;", documented(), re.MULTILINE)[0])
     assert seconds < make_server(served.settings).config.timeout_keep_alive
 
 
-async def test_connections_to_the_server_are_kept_alive(
-    served: Served, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+async def test_nginx_keeps_upstream_connections_alive(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     async with (
         tcp_proxy(served.url) as wire,
         running_nginx(tmp_path_factory.mktemp("kept"), wire.url, documented()) as door,
@@ -211,7 +207,7 @@ async def caught_up(client: httpx.AsyncClient, start: str, end: str) -> list[byt
     return pages
 
 
-async def test_a_crowd_that_catches_up_costs_each_page_once(proxy: Nginx, served: Served, key: str) -> None:
+async def test_nginx_requests_each_page_once_for_many_clients(proxy: Nginx, served: Served, key: str) -> None:
     """ "A full page of the past never changes: immutable, cacheable by any CDN"."""
     start, end = await history(served, key, 3000)
     async with AsyncExitStack() as stack:
@@ -235,7 +231,7 @@ async def test_a_crowd_that_catches_up_costs_each_page_once(proxy: Nginx, served
         assert [state for state in states if state != "HIT"] == ["MISS"]
 
 
-async def test_full_pages_are_the_same_on_every_server(served: Served, key: str) -> None:
+async def test_full_pages_are_the_same_on_each_server(served: Served, key: str) -> None:
     """One with the events in its window, one that has just begun, one with another window: byte for byte."""
     start, end = await history(served, key, 1000)
     other: Settings = served.settings.model_copy(update={"window_bytes": 16 * 1024 * 1024})
@@ -249,7 +245,7 @@ async def test_full_pages_are_the_same_on_every_server(served: Served, key: str)
     assert found[0] == found[1] == found[2]
 
 
-async def test_who_waits_for_news_waits_behind_nobody(
+async def test_nginx_does_not_collapse_waiting_polls(
     proxy: Nginx, served: Served, api: httpx.AsyncClient, key: str
 ) -> None:
     """Polls at the same position are not collapsed: each is told at once."""

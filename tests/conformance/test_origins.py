@@ -1,4 +1,4 @@
-"""A page of another origin, in a real browser: refused where it has to be, and told why."""
+"""Pages of other origins in a real browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _ending(chromium: Chromium, page: str, server: str) -> Ended:
     return inbox.ended
 
 
-async def test_a_foreign_page_sees_4403_and_why(chromium: Chromium, served: Served) -> None:
+async def test_foreign_page_is_closed_with_4403_and_a_reason(chromium: Chromium, served: Served) -> None:
     async with running_server(served.settings) as url:
         await tracked(url, ["orders"])
         ended = await _ending(chromium, served.url, url)

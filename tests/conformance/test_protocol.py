@@ -32,7 +32,7 @@ from support.writers import PATCH
 MERGE = {"content-type": "application/merge-patch+json"}
 
 REFETCHED = {"snapshot", "squashed", "reset"}
-"""What nobody gets who has missed little."""
+"""Messages that a client with a small backlog never gets."""
 
 everybody = pytest.mark.parametrize("peer", MAKES, indirect=True)
 streams = pytest.mark.parametrize("peer", of_transport("websocket", "sse"), indirect=True)
@@ -41,13 +41,15 @@ event_sources = pytest.mark.parametrize("peer", ["node-eventsource", "chromium-e
 
 
 def told(events: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """What the events say about one document, without times and numbers."""
+    """Return the events of one document, without times and seqs."""
     kept = ("op", "base", "version", "patch", "doc", "external")
     return [{name: event[name] for name in kept if name in event} for event in events if event["id"] == key]
 
 
 @everybody
-async def test_bootstrap(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_new_client_gets_a_snapshot_and_is_live(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """Syncing: "A shape with no position gets a snapshot."; "`live`: caught up; what follows happened after"."""
     for number in range(5):
         await api.put(f"/orders/documents/{key}-{number}", json={"n": number})
@@ -64,7 +66,7 @@ async def test_bootstrap(peer: Peer, door: str, served: Served, api: httpx.Async
 
 
 @streams
-async def test_welcome(peer: Peer, served: Served) -> None:
+async def test_first_message_is_welcome(peer: Peer, served: Served) -> None:
     """`welcome`: "first; `vector` is what the server has stored for this client id"."""
     async with talking(peer, served.url, Copy("orders")) as talk:
         welcome = await talk.until(lambda _: True)
@@ -75,7 +77,9 @@ async def test_welcome(peer: Peer, served: Served) -> None:
 
 
 @everybody
-async def test_live_updates(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_live_client_gets_each_event_once(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """Values, Event: "`create` and `replace` carry `doc`; `update` carries `patch` …; `delete` carries neither.
     `base` = version before. `external: true` where the write did not come through the API."
     """
@@ -110,7 +114,9 @@ async def test_live_updates(peer: Peer, door: str, served: Served, api: httpx.As
 
 
 @everybody
-async def test_resume_after_a_cut(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_client_resumes_exactly_after_a_cut(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """`events`: "apply those with `seq` beyond the own position, now at `to`": what was missed, and nothing twice."""
     copy = Copy("orders")
     async with talking(peer, door, copy) as talk:
@@ -129,7 +135,9 @@ async def test_resume_after_a_cut(peer: Peer, door: str, served: Served, api: ht
 
 
 @everybody
-async def test_nothing_missed(peer: Peer, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_client_that_missed_nothing_is_live_at_once(
+    peer: Peer, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """`live`: a client that comes back and has missed nothing hears just that."""
     copy = Copy("orders")
     async with talking(peer, served.url, copy) as talk:
@@ -142,7 +150,9 @@ async def test_nothing_missed(peer: Peer, served: Served, api: httpx.AsyncClient
 
 @everybody
 @pytest.mark.parametrize("reason", ["unknown_log", "future"])
-async def test_reset(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str, reason: str) -> None:
+async def test_foreign_or_future_position_is_reset(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str, reason: str
+) -> None:
     """`reset`: "local state can't be continued; a snapshot follows"; HTTP: "409 `reset` when P can't be continued"."""
     copy = Copy("orders")
     async with talking(peer, door, copy) as talk:
@@ -160,7 +170,7 @@ async def test_reset(peer: Peer, door: str, served: Served, api: httpx.AsyncClie
 
 
 @everybody
-async def test_a_transaction_is_one_frame(peer: Peer, door: str, api: httpx.AsyncClient, key: str) -> None:
+async def test_transaction_is_one_frame(peer: Peer, door: str, api: httpx.AsyncClient, key: str) -> None:
     """Values, Event: "`txn` … for the events of one transaction, always together in one frame"."""
     copy = Copy("orders")
     operations = [
@@ -183,7 +193,7 @@ async def test_a_transaction_is_one_frame(peer: Peer, door: str, api: httpx.Asyn
 
 
 @everybody
-async def test_document_shape(peer: Peer, door: str, api: httpx.AsyncClient, key: str) -> None:
+async def test_document_shape_gets_only_its_document(peer: Peer, door: str, api: httpx.AsyncClient, key: str) -> None:
     """Values, State vector: "`orders/42`": one document, from before it exists until it is gone."""
     shape = f"orders/{key}"
     path, copy = f"/orders/documents/{key}", Copy(shape)
@@ -201,7 +211,9 @@ async def test_document_shape(peer: Peer, door: str, api: httpx.AsyncClient, key
 
 
 @everybody
-async def test_many_shapes(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_many_shapes_share_one_connection(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """SSE: "`?shape=orders&shape=orders/42`"; `hello`: "`shapes: […]`": each with a position of its own."""
     document = f"customers/{key}"
     copy = Copy("orders", document, "customers")
@@ -226,7 +238,7 @@ async def test_many_shapes(peer: Peer, door: str, served: Served, api: httpx.Asy
 
 
 @everybody
-async def test_position_moves_on(peer: Peer, served: Served, key: str) -> None:
+async def test_progress_advances_the_position_of_a_quiet_shape(peer: Peer, served: Served, key: str) -> None:
     """`progress`: "nothing of yours up to here; also the heartbeat"; HTTP: "waits up to `wait` seconds"."""
     copy = Copy("orders")
     async with talking(peer, served.url, copy) as talk:
@@ -240,7 +252,7 @@ async def test_position_moves_on(peer: Peer, served: Served, key: str) -> None:
 
 
 @everybody
-async def test_snapshot_of_several_parts(peer: Peer, door: str, served: Served, key: str) -> None:
+async def test_large_snapshot_has_several_parts(peer: Peer, door: str, served: Served, key: str) -> None:
     """`snapshot`: "replace the shape's local state, once the part with `last: true` has come"."""
     copy = Copy(CATALOG)
     async with talking(peer, door, copy) as talk:
@@ -257,9 +269,9 @@ async def test_snapshot_of_several_parts(peer: Peer, door: str, served: Served, 
 
 @pytest.fixture(scope="module")
 async def far_behind(served: Served) -> Copy:
-    """What a client holds that has missed so many changes of one document that squashed is cheapest beyond doubt.
+    """Return the copy of a client that has missed so many changes of one document that squashed is the cheapest answer.
 
-    How many they are is estimated: of ten thousand events, as many as the suite may have made before, a share.
+    The server estimates their number as a share of ten thousand events, as many as the suite may have made before.
     """
     copy = Copy(CATALOG)
     async with talking(Websockets(), served.url, copy) as talk:
@@ -273,7 +285,9 @@ async def far_behind(served: Served) -> Copy:
 
 
 @streams
-async def test_far_behind(peer: Peer, door: str, served: Served, far_behind: Copy) -> None:
+async def test_client_far_behind_gets_squashed_documents(
+    peer: Peer, door: str, served: Served, far_behind: Copy
+) -> None:
     """Catching up: "the documents that they have *squashed* together to their present state (or their deletion)"."""
     copy = deepcopy(far_behind)
     async with talking(peer, door, copy) as talk:
@@ -307,7 +321,7 @@ VALUES: dict[str, Any] = {
 
 
 @everybody
-async def test_values(peer: Peer, door: str, served: Served, key: str) -> None:
+async def test_values_and_ids_keep_their_types(peer: Peer, door: str, served: Served, key: str) -> None:
     """Values, Document: "MongoDB Relaxed Extended JSON v2"; "Id text … Percent-encoded where a URL needs it"."""
     odd = f"{key} ü/ä?&=+%41#'\"\\ 🙂"
     orders, shape = served.collection("orders"), f"orders/{odd}"
@@ -327,7 +341,9 @@ async def test_values(peer: Peer, door: str, served: Served, key: str) -> None:
     assert copy[shape].documents == {odd: want[odd]}
 
 
-async def test_goodbye(peers: dict[str, Peer], served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_server_shutdown_is_announced_and_resumable(
+    peers: dict[str, Peer], served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """Close codes: "1001 / 1012 going away …: reconnect with jitter and the own vector": to whichever server."""
     patient = served.settings.model_copy(update=time_limits(drain_timeout=10.0))
     copies = {name: Copy("orders") for name in peers}
@@ -357,7 +373,7 @@ async def test_goodbye(peers: dict[str, Peer], served: Served, api: httpx.AsyncC
 
 
 @event_sources
-async def test_the_client_reconnects_by_itself(peer: Peer, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_client_reconnects_by_itself(peer: Peer, served: Served, api: httpx.AsyncClient, key: str) -> None:
     """SSE: "`id:` the whole state vector after it, so that the browser's own reconnect … resumes exactly"."""
     copy = Copy("orders", "customers")
     async with tcp_proxy(served.url) as wire, talking(peer, wire.url, copy) as talk:
@@ -377,7 +393,7 @@ async def test_the_client_reconnects_by_itself(peer: Peer, served: Served, api: 
 
 
 @event_sources
-async def test_a_hundred_long_shapes_resume(
+async def test_hundred_long_shapes_resume(
     peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
 ) -> None:
     """SSE: "where that is longer than 1 KiB, the short form": proxies take no longer header."""
@@ -397,7 +413,9 @@ async def test_a_hundred_long_shapes_resume(
 
 
 @sockets
-async def test_client_messages(peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str) -> None:
+async def test_client_messages_are_executed(
+    peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
+) -> None:
     """Client → server (WebSocket only): `subscribe`, `unsubscribe`, `ack`, `ping`; "Anything else, a write above all,
     is answered by an error."
     """
@@ -433,7 +451,7 @@ async def test_client_messages(peer: Peer, door: str, served: Served, api: httpx
 
 
 @everybody
-async def test_refused(peer: Peer, door: str) -> None:
+async def test_untracked_shape_is_refused(peer: Peer, door: str) -> None:
     """`error`: "the request it answers failed; the connection lives"; "404 … `not_tracked`" where nothing has begun."""
     async with talking(peer, door, Copy("nothing")) as talk:
         if peer.transport == "websocket":

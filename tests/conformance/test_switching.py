@@ -1,4 +1,4 @@
-"""One client's copy, taken from transport to transport and from make to make in mid-life, by its vector alone."""
+"""One client's copy continues from transport to transport by its state vector alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def journeys() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("journey", journeys())
-async def test_one_vector_for_all(
+async def test_vector_of_one_transport_resumes_on_all_others(
     peers: dict[str, Peer], served: Served, proxy_url: str, key: str, journey: str
 ) -> None:
     """Syncing: "One set of JSON messages, three transports": the vector of one goes on over another."""

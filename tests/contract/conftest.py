@@ -1,4 +1,4 @@
-"""One running system for all contract tests of a pytest process: each test uses ids of its own."""
+"""One running system for all contract tests of a pytest process; each test uses ids of its own."""
 
 from __future__ import annotations
 

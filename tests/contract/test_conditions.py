@@ -1,4 +1,4 @@
-"""Conditional requests, as RFC 9110 section 13 has them and protocol.md says it: obeyed, or refused with a reason."""
+"""Conditional requests (RFC 9110 section 13): obeyed, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def weakened(tag: str) -> str:
 # --- a tag names one state ----------------------------------------------------------------------------------------
 
 
-async def test_a_write_from_elsewhere_changes_the_tag(api: httpx.AsyncClient, served: Any, path: str) -> None:
+async def test_write_of_another_program_changes_the_tag(api: httpx.AsyncClient, served: Any, path: str) -> None:
     before = await tag_of(api, path)
     for change in ({"$set": {"n": 5}}, {"$set": {"n": 5.0}}, {"$unset": {"n": ""}}):
         await served.collection.update_one({"_id": path[1:]}, change)
@@ -69,7 +69,7 @@ async def test_a_write_from_elsewhere_changes_the_tag(api: httpx.AsyncClient, se
     assert (await write(api, "PUT", path, if_match='"1"')).status_code == 200, "the version alone is compared"
 
 
-async def test_a_second_life_has_other_tags(api: httpx.AsyncClient, path: str) -> None:
+async def test_recreated_document_has_other_tags(api: httpx.AsyncClient, path: str) -> None:
     first = await tag_of(api, path)
     await api.delete(path)
     second = (await api.put(path, json={"n": "second life"})).headers["etag"]
@@ -81,7 +81,7 @@ async def test_a_second_life_has_other_tags(api: httpx.AsyncClient, path: str) -
     assert (await api.put(path, json={"n": 1})).headers["etag"] == first, "the same content is the same state"
 
 
-async def test_the_tag_is_the_same_wherever_the_state_is(
+async def test_tag_of_a_state_is_the_same_in_each_response(
     api: httpx.AsyncClient, root: httpx.AsyncClient, served: Any, path: str
 ) -> None:
     body = '{"d": {"$date": "2026-01-01T00:00:00Z"}, "u": {"$uuid": "9f1c5a52-8b3e-4d5e-9a0c-0a9f2c6a7b11"}, "b": 1.0}'
@@ -99,7 +99,7 @@ async def test_the_tag_is_the_same_wherever_the_state_is(
     assert (await write(api, "PATCH", path, if_match=tag)).status_code == 200
 
 
-async def test_a_large_document_has_the_same_tags(api: httpx.AsyncClient, served: Any, path: str) -> None:
+async def test_large_document_has_the_same_tags(api: httpx.AsyncClient, served: Any, path: str) -> None:
     """A helper process decides and encodes what is large."""
     part = {"text": "x" * 60_000, "n": {"$numberLong": "5"}}
     written, *_ = [await api.patch(path, json={name: part}, headers=MERGE) for name in ("a", "b", "c")][::-1]
@@ -116,7 +116,7 @@ async def test_a_large_document_has_the_same_tags(api: httpx.AsyncClient, served
     assert (await write(api, "PATCH", path, if_match=await tag_of(api, path))).status_code == 200
 
 
-async def test_a_document_from_elsewhere_has_a_tag(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
+async def test_document_of_another_program_has_a_tag(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
     key = new_id()
     await served.collection.insert_one({"_id": key, "n": 1})
     tag = await tag_of(api, f"/{key}")
@@ -125,14 +125,14 @@ async def test_a_document_from_elsewhere_has_a_tag(api: httpx.AsyncClient, serve
     assert (await write(api, "PATCH", f"/{key}", if_match=tag)).json()["version"] == 1
 
 
-async def test_a_deleted_document_has_no_tag(api: httpx.AsyncClient, path: str) -> None:
+async def test_deleted_document_has_no_tag(api: httpx.AsyncClient, path: str) -> None:
     assert "etag" not in (await api.delete(path)).headers
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-async def test_reading_conditionally(api: httpx.AsyncClient, path: str) -> None:
+async def test_conditional_reads(api: httpx.AsyncClient, path: str) -> None:
     tag = await tag_of(api, path)
     for value, status in [
         (tag, 304),
@@ -164,7 +164,7 @@ async def test_reading_conditionally(api: httpx.AsyncClient, path: str) -> None:
     assert (await api.get(path, headers=lines)).status_code == 304, "several lines are one list"
 
 
-async def test_the_precedence_of_conditions(api: httpx.AsyncClient, path: str) -> None:
+async def test_precedence_of_conditions(api: httpx.AsyncClient, path: str) -> None:
     tag, always = await tag_of(api, path), "Sat, 01 Jan 2000 00:00:00 GMT"
     for headers, status in [
         ({"if-match": '"a"', "if-none-match": tag}, 412),
@@ -210,7 +210,7 @@ async def test_head_of_a_stream_ends(root: httpx.AsyncClient, route: str) -> Non
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-async def test_writing_conditionally(api: httpx.AsyncClient, path: str, method: str) -> None:
+async def test_conditional_writes_that_fail(api: httpx.AsyncClient, path: str, method: str) -> None:
     tag = await tag_of(api, path)
     refused: list[tuple[dict[str, str], int]] = [
         ({"if_match": '"2"'}, 412),
@@ -241,13 +241,13 @@ async def test_writing_conditionally(api: httpx.AsyncClient, path: str, method: 
 
 @pytest.mark.parametrize("spelled", ["{}", "W/{}", '"a", {}', "*", '"1"', ', ,{} ,"b"'])
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-async def test_conditions_that_hold(api: httpx.AsyncClient, path: str, method: str, spelled: str) -> None:
+async def test_conditional_writes_that_succeed(api: httpx.AsyncClient, path: str, method: str, spelled: str) -> None:
     tag = await tag_of(api, path)
     answer = await write(api, method, path, if_match=spelled.format(tag))
     assert (answer.status_code, answer.json()["version"]) == (200, 2)
 
 
-async def test_several_lines_are_one_list(api: httpx.AsyncClient, path: str) -> None:
+async def test_several_header_lines_are_one_list(api: httpx.AsyncClient, path: str) -> None:
     tag = await tag_of(api, path)
     lines = [("if-match", '"a"'), ("if-match", tag)]
     assert (await api.put(path, json={"n": 2}, headers=lines)).status_code == 200
@@ -256,7 +256,7 @@ async def test_several_lines_are_one_list(api: httpx.AsyncClient, path: str) -> 
     assert (await api.put(path, json={"n": 3}, headers=excluded)).status_code == 412
 
 
-async def test_what_is_not_there_is_in_no_state(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_missing_document_matches_no_tag(api: httpx.AsyncClient, new_id: NewId) -> None:
     for method in ("PUT", "PATCH", "DELETE"):
         for value in ("*", '"1"', '"1.0000000000000000"'):
             answer = await write(api, method, "/" + new_id(), if_match=value)
@@ -328,7 +328,7 @@ EACH = [
 ]
 
 
-def test_every_route_says_what_it_takes() -> None:
+def test_each_route_declares_its_query_parameters() -> None:
     assert all(isinstance(route, Endpoint) for route in ENDPOINTS)
     for route in ENDPOINTS:
         assert isinstance(route, Endpoint)
@@ -343,7 +343,7 @@ def url_of(route: Endpoint) -> str:
 
 
 @pytest.mark.parametrize(("route", "method"), EACH)
-async def test_what_no_route_takes(root: httpx.AsyncClient, route: Endpoint, method: str) -> None:
+async def test_unsupported_requests_are_refused(root: httpx.AsyncClient, route: Endpoint, method: str) -> None:
     url = url_of(route)
     requests: list[tuple[str, dict[str, str], int]] = [
         ("?unknown=1", {}, 400),
@@ -360,7 +360,7 @@ async def test_what_no_route_takes(root: httpx.AsyncClient, route: Endpoint, met
             assert answer.json()["code"] == {400: "malformed", 415: "unsupported_media_type"}[status]
 
 
-async def test_the_websocket_takes_no_query(root: httpx.AsyncClient) -> None:
+async def test_websocket_refuses_query_parameters(root: httpx.AsyncClient) -> None:
     url = str(root.base_url).replace("http", "ws") + "/v1/sync?shape=things"
     async with connect(url) as socket:
         with pytest.raises(ConnectionClosed) as closed:

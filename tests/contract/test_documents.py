@@ -1,4 +1,4 @@
-"""`/v1/collections/{c}/documents`, as protocol.md says it."""
+"""`/v1/collections/{c}/documents`: reads, writes, listing and history."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return body
 
 
-async def test_create_read_and_where_to_find_it(api: httpx.AsyncClient, root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_create_returns_a_location_that_can_be_read(
+    api: httpx.AsyncClient, root: httpx.AsyncClient, new_id: NewId
+) -> None:
     key = new_id()
     made = await root.post(DOCUMENTS, json={"_id": key, "name": "Ada"})
     assert made.status_code == 201
@@ -48,9 +50,7 @@ async def test_create_read_and_where_to_find_it(api: httpx.AsyncClient, root: ht
     assert (await api.get(f"/{key}", headers={"if-none-match": '"2"'})).status_code == 200
 
 
-async def test_create_makes_an_id_and_refuses_one_that_is_taken(
-    api: httpx.AsyncClient, root: httpx.AsyncClient
-) -> None:
+async def test_create_generates_an_id_and_refuses_a_taken_one(api: httpx.AsyncClient, root: httpx.AsyncClient) -> None:
     made = (await root.post(DOCUMENTS, json={"a": 1})).json()
     assert len(made["id"]) == 24
     assert made["doc"]["_id"] == {"$oid": made["id"]}
@@ -69,7 +69,7 @@ async def test_create_makes_an_id_and_refuses_one_that_is_taken(
         "str:int:4",
     ],
 )
-async def test_ids_of_every_form_travel_in_paths(api: httpx.AsyncClient, text: str) -> None:
+async def test_ids_of_each_form_work_in_paths(api: httpx.AsyncClient, text: str) -> None:
     path = "/" + quote(text, safe="")
     await api.delete(path)
     made = await api.put(path, json={"n": 1})
@@ -82,7 +82,7 @@ async def test_ids_of_every_form_travel_in_paths(api: httpx.AsyncClient, text: s
     problem(await api.get(path), 404, "not_found")
 
 
-async def test_list_pages_by_id(api: httpx.AsyncClient, root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_list_returns_pages_by_id(api: httpx.AsyncClient, root: httpx.AsyncClient, new_id: NewId) -> None:
     prefix = "~" + new_id()
     names = [f"{prefix}-{number}" for number in range(5)]
     for name in names:
@@ -127,7 +127,7 @@ async def test_conditional_writes(api: httpx.AsyncClient, new_id: NewId) -> None
     problem(await api.patch(path, json=patch, headers=PATCH), 404, "not_found")
 
 
-async def test_patches(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_json_patch_and_merge_patch_are_applied(api: httpx.AsyncClient, new_id: NewId) -> None:
     path = "/" + new_id()
     await api.put(path, json={"a": {"b": [1, 2]}, "c": 1})
     done = await api.patch(path, json=[{"op": "add", "path": "/a/b/-", "value": 3}], headers=PATCH)
@@ -138,14 +138,14 @@ async def test_patches(api: httpx.AsyncClient, new_id: NewId) -> None:
     assert minimal.json() == {"id": path[1:], "version": 4}
 
 
-async def test_nothing_changes_nothing(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_patch_without_effect_writes_nothing(api: httpx.AsyncClient, new_id: NewId) -> None:
     path = "/" + new_id()
     await api.put(path, json={"a": 1})
     same = await api.patch(path, json={"a": 1}, headers=MERGE)
     assert (same.status_code, same.json()["version"], same.json()["patch"]) == (200, 1, [])
 
 
-async def test_an_idempotency_key_writes_once(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_idempotency_key_writes_once(api: httpx.AsyncClient, new_id: NewId) -> None:
     path, key = "/" + new_id(), {"idempotency-key": new_id()}
     await api.put(path, json={"n": 0})
     patch = [{"op": "add", "path": "/list", "value": []}]
@@ -160,7 +160,7 @@ async def test_an_idempotency_key_writes_once(api: httpx.AsyncClient, new_id: Ne
     problem(await api.patch(path, json={"n": 9}, headers=MERGE | {"idempotency-key": "x" * 129}), 400, "malformed")
 
 
-async def test_the_key_is_the_events_operation(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
+async def test_idempotency_key_is_the_op_id_of_the_event(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
     path, key = "/" + new_id(), new_id()
     await api.put(path, json={"n": 0})
     await api.delete(path, headers={"idempotency-key": key})
@@ -170,7 +170,7 @@ async def test_the_key_is_the_events_operation(api: httpx.AsyncClient, served: A
     assert gone["seq"] > made["seq"]
 
 
-async def test_history_pages(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
+async def test_history_returns_pages(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
     path = "/" + new_id()
     for number in range(5):
         await api.put(path, json={"n": number})
@@ -229,7 +229,7 @@ async def test_values_keep_their_types(api: httpx.AsyncClient, served: Any, new_
     assert await stored() == bson.encode(want, codec_options=CODEC)
 
 
-async def test_what_is_not_there(root: httpx.AsyncClient) -> None:
+async def test_missing_documents_and_collections_are_404(root: httpx.AsyncClient) -> None:
     problem(await root.get("/v1/collections/untracked/documents"), 404, "not_tracked")
     problem(await root.post("/v1/collections/untracked/documents", json={}), 404, "not_tracked")
     problem(await root.get("/v1/collections/system.users/documents"), 400, "malformed")
@@ -245,7 +245,7 @@ async def test_collections_are_listed(root: httpx.AsyncClient) -> None:
     assert (await root.get("/v1/collections")).json() == {"collections": [{"name": "others"}, {"name": "things"}]}
 
 
-async def test_healthy(root: httpx.AsyncClient) -> None:
+async def test_health_endpoints_respond(root: httpx.AsyncClient) -> None:
     assert (await root.get("/healthz")).json() == {"status": "ok"}
     ready = await root.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")

@@ -1,4 +1,4 @@
-"""Errors speak for us: no answer holds a word of MongoDB's, whatever fails, on any route and transport."""
+"""Errors never contain texts of MongoDB, on any route and transport."""
 
 from __future__ import annotations
 
@@ -117,19 +117,19 @@ def writes(collection: str, doc: dict[str, Any]) -> list[tuple[str, str, Any, di
     ]
 
 
-async def test_a_unique_index_names_its_fields(root: httpx.AsyncClient) -> None:
+async def test_unique_index_violation_names_the_fields(root: httpx.AsyncClient) -> None:
     taken = {"email": f"{SECRET}@example.com", "tenant": SECRET}
     for method, path, body, headers in writes("unique", taken):
         answer = await root.request(method, path, json=body, headers=headers)
         assert "another document has the same email, tenant" in told(answer, 409, "conflict", lasting=True)
 
 
-async def test_an_id_that_exists_is_not_to_be_asked_for_again(root: httpx.AsyncClient) -> None:
+async def test_existing_id_is_a_permanent_conflict(root: httpx.AsyncClient) -> None:
     answer = await root.post(DOCUMENTS.format("unique"), json={"_id": "first"})
     assert "it exists already" in told(answer, 409, "conflict", lasting=True)
 
 
-async def test_a_validator_names_its_rules(root: httpx.AsyncClient) -> None:
+async def test_validator_violation_names_the_rules(root: httpx.AsyncClient) -> None:
     broken = {"name": 5, "kind": f"{SECRET} other", "more": f"{SECRET} more"}
     for method, path, body, headers in writes("strict", broken):
         detail = told(await root.request(method, path, json=body, headers=headers), 400, "malformed")
@@ -143,14 +143,14 @@ async def test_a_validator_names_its_rules(root: httpx.AsyncClient) -> None:
     assert "properties.name.bsonType" in told(patch, 400, "malformed")
 
 
-async def test_a_strict_schema_is_told_of_our_field(root: httpx.AsyncClient) -> None:
+async def test_strict_schema_error_names_the_sync_field(root: httpx.AsyncClient) -> None:
     for method, path, body, headers in writes("closed", {"name": "x"}):
         detail = told(await root.request(method, path, json=body, headers=headers), 400, "malformed")
         assert "additionalProperties (_sync)" in detail
         assert 'a strict schema needs a place for _sync, which each write sets: "properties": {"_sync"' in detail
 
 
-async def test_a_collection_that_has_become_a_view(root: httpx.AsyncClient, served: Served) -> None:
+async def test_collection_that_has_become_a_view_is_refused(root: httpx.AsyncClient, served: Served) -> None:
     await served.data["seen"].drop()
     await served.data.create_collection("seen", viewOn="things", pipeline=[])
     for method, path, body, headers in writes("seen", {"name": SECRET}):
@@ -159,13 +159,13 @@ async def test_a_collection_that_has_become_a_view(root: httpx.AsyncClient, serv
             assert "a view" in told(answer, 403, "forbidden")
 
 
-async def test_a_value_too_large_for_mongodb(root: httpx.AsyncClient, served: Served, client: Client) -> None:
+async def test_value_too_large_for_mongodb_is_refused(root: httpx.AsyncClient, served: Served, client: Client) -> None:
     async with failing(client, served, ["insert", "findAndModify"], errorCode=10334):
         for method, path, body, headers in writes("things", {"name": "x"}):
             told(await root.request(method, path, json=body, headers=headers), 413, "too_large")
 
 
-async def test_patches_that_fail_show_nothing_stored(root: httpx.AsyncClient) -> None:
+async def test_failed_patch_shows_no_stored_values(root: httpx.AsyncClient) -> None:
     for operation in (
         {"op": "remove", "path": "/nothing"},
         {"op": "remove", "path": "/text/x"},
@@ -262,7 +262,7 @@ async def check_all(root: httpx.AsyncClient, served: Served) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_no_code_of_mongodb_leaks(root: httpx.AsyncClient, served: Served, client: Client, code: int) -> None:
+async def test_no_error_of_mongodb_leaks(root: httpx.AsyncClient, served: Served, client: Client, code: int) -> None:
     async with failing(client, served, COMMANDS, errorCode=code):
         statuses = await check_all(root, served)
     if code in FORBIDDEN:
@@ -329,7 +329,7 @@ async def refused(root: httpx.AsyncClient) -> dict[str, str]:
     return {item["name"]: item["reason"] for item in (await root.get("/v1/collections")).json().get("refused", ())}
 
 
-async def test_why_a_collection_is_refused(root: httpx.AsyncClient, served: Served, client: Client) -> None:
+async def test_refused_collection_has_a_reason(root: httpx.AsyncClient, served: Served, client: Client) -> None:
     await client[served.settings.log_db]["collections"].update_one({"_id": "view"}, {"$set": {}}, upsert=True)
     async with within(20):
         while "view" not in (reasons := await refused(root)):  # noqa: ASYNC110 - the event is in another process

@@ -1,4 +1,4 @@
-"""Ids of every type that others store: whatever a listing names can be read, written, paged behind, subscribed to."""
+"""Ids of all types that other programs store: each listed id can be read, written, paged behind and followed."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def followed_ids(root: httpx.AsyncClient, shape: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", IDS)
-async def test_whatever_is_listed_is_a_document_like_any_other(
+async def test_each_listed_document_can_be_read_written_and_followed(
     root: httpx.AsyncClient, others: httpx.AsyncClient, collection: AsyncCollection[Any], name: str
 ) -> None:
     await collection.insert_one(IDS[name])
@@ -210,7 +210,9 @@ async def test_whatever_is_listed_is_a_document_like_any_other(
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7])
-async def test_pages_go_past_every_id(others: httpx.AsyncClient, collection: AsyncCollection[Any], limit: int) -> None:
+async def test_pages_continue_behind_each_id(
+    others: httpx.AsyncClient, collection: AsyncCollection[Any], limit: int
+) -> None:
     await collection.insert_many([*IDS.values(), of("y" * (MAX_READ_BYTES + 1)), of("y" * (MAX_READ_BYTES + 2))])
     whole = await listed(others)
     assert len(whole) == len(set(whole)) == len(IDS) + 2
@@ -224,7 +226,7 @@ NO_CURSORS = ("[1]", "[-1,null]", "[true,null]", "[1,2]", "[", '[1.5,"a"]', f"[{
 
 
 @pytest.mark.parametrize("after", [f"ejson:{text}" for text in NO_CURSORS])
-async def test_cursors_that_are_none(others: httpx.AsyncClient, after: str) -> None:
+async def test_malformed_cursors_are_refused(others: httpx.AsyncClient, after: str) -> None:
     answer = await others.get(str(others.base_url).rstrip("/"), params={"after": after})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
@@ -241,7 +243,7 @@ TWINS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("there", "wanted"), TWINS, ids=str)
 @pytest.mark.parametrize("keyed", [False, True])
-async def test_what_mongodb_takes_for_the_same_is_refused_at_once(
+async def test_ids_that_mongodb_considers_equal_are_refused_at_once(
     root: httpx.AsyncClient,
     others: httpx.AsyncClient,
     collection: AsyncCollection[Any],
@@ -299,7 +301,7 @@ async def test_ids_under_a_collation(served: Any, client: Client) -> None:
         await database[name].drop()
 
 
-async def test_new_documents_have_bounded_ids(others: httpx.AsyncClient) -> None:
+async def test_ids_of_new_documents_are_bounded(others: httpx.AsyncClient) -> None:
     for key in ("x" * (MAX_ID_BYTES + 1), "ejson:null"):
         answer = await others.put("/" + quote(key, safe=""), json={})
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
@@ -324,7 +326,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(VALUES, min_size=1, max_size=6))
-async def test_any_ids_through_all_routes(
+async def test_random_ids_work_on_all_routes(
     others: httpx.AsyncClient, collection: AsyncCollection[Any], values: list[Any]
 ) -> None:
     await collection.delete_many({})
@@ -343,7 +345,7 @@ async def test_any_ids_through_all_routes(
 
 
 @pytest.mark.parametrize("version", [2**63 - 1, 2**53, -5, True, 7.0, "7"], ids=str)
-async def test_a_stamp_of_others_stops_no_write(
+async def test_foreign_sync_field_does_not_prevent_writes(
     others: httpx.AsyncClient, collection: AsyncCollection[Any], version: Any
 ) -> None:
     """A version that others leave in `_sync` counts only where every client could count on from it."""

@@ -61,7 +61,7 @@ async def run(api: httpx.AsyncClient, path: str, patch: Any, expected: Any, *, f
 
 
 @pytest.mark.parametrize("case", ALL, ids=named)
-async def test_on_a_value(api: httpx.AsyncClient, new_id: Callable[[], str], case: Case) -> None:
+async def test_suite_on_a_member(api: httpx.AsyncClient, new_id: Callable[[], str], case: Case) -> None:
     path = "/" + new_id()
     await api.put(path, content=orjson.dumps({"value": case["doc"]}), headers={"content-type": "application/json"})
     expected = {"_id": path[1:], "value": case.get("expected", case["doc"])}
@@ -69,13 +69,13 @@ async def test_on_a_value(api: httpx.AsyncClient, new_id: Callable[[], str], cas
 
 
 @pytest.mark.parametrize("case", ON_OBJECTS, ids=named)
-async def test_on_the_document(api: httpx.AsyncClient, new_id: Callable[[], str], case: Case) -> None:
+async def test_suite_on_the_document(api: httpx.AsyncClient, new_id: Callable[[], str], case: Case) -> None:
     path = "/" + new_id()
     await api.put(path, content=orjson.dumps(case["doc"]), headers={"content-type": "application/json"})
     expected: dict[str, Any] = {"_id": path[1:], **case["expected" if "expected" in case else "doc"]}
     await run(api, path, case["patch"], expected, fails="error" in case)
 
 
-def test_the_suite_is_all_there() -> None:
+def test_suite_is_complete() -> None:
     assert len(ALL) == 108
     assert len(ON_OBJECTS) > 60

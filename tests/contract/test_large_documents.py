@@ -19,7 +19,7 @@ FILL = "x" * 12_000
 """With its weight more than what is worked on at once."""
 
 
-async def test_they_keep_their_types(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
+async def test_large_documents_keep_their_types(api: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
     key = new_id()
     made = await api.put(f"/{key}", json={"fill": FILL, "n": {"$numberLong": "5"}, "o": OID, "f": 1.0})
     assert made.status_code == 201, made.text
@@ -39,7 +39,7 @@ async def test_they_keep_their_types(api: httpx.AsyncClient, served: Any, new_id
     assert [event["op"] for event in events] == ["create", "replace", "replace"]  # a patch would be longer
 
 
-async def test_they_are_refused_like_small_ones(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_large_documents_are_refused_like_small_ones(api: httpx.AsyncClient, new_id: NewId) -> None:
     key = new_id()
     body = {"fill": FILL}
     assert (await api.put(f"/{key}", json=body, headers={"if-match": '"1"'})).status_code == 412
@@ -61,7 +61,9 @@ async def test_they_are_refused_like_small_ones(api: httpx.AsyncClient, new_id: 
     assert (nothing.json()["version"], nothing.json()["patch"]) == (1, [])
 
 
-async def test_they_are_created_and_listed(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_large_documents_are_created_and_listed(
+    root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId
+) -> None:
     made = await root.post(DOCUMENTS, json={"fill": FILL})
     assert made.status_code == 201
     assert made.json()["doc"] == {"_id": {"$oid": made.json()["id"]}, "fill": FILL}
@@ -74,7 +76,7 @@ async def test_they_are_created_and_listed(root: httpx.AsyncClient, api: httpx.A
     assert [(row["id"], row["version"], len(row["doc"])) for row in page["documents"]] == [(f"{key}a", 6, 7)]
 
 
-async def test_a_repeat_with_a_key_answers_the_same(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_repeated_large_write_has_the_same_response(api: httpx.AsyncClient, new_id: NewId) -> None:
     key = new_id()
     once = {"idempotency-key": key}
     first = await api.put(f"/{key}", json={"fill": FILL}, headers=once)
@@ -84,7 +86,7 @@ async def test_a_repeat_with_a_key_answers_the_same(api: httpx.AsyncClient, new_
     assert (await api.put(f"/{key}", json={"fill": FILL + "y"}, headers=once)).status_code == 409
 
 
-async def test_large_transactions(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_large_transactions_are_written(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     one, two = new_id(), new_id()
 
     async def transact(*operations: Any) -> httpx.Response:
@@ -109,7 +111,7 @@ async def test_large_transactions(root: httpx.AsyncClient, api: httpx.AsyncClien
     assert (await api.get(f"/{one}")).json()["doc"] == {"_id": one, "fill": FILL, "n": 2}
 
 
-async def test_little_json_may_be_much_work(api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_work_of_small_json_is_offloaded_and_bounded(api: httpx.AsyncClient, new_id: NewId) -> None:
     """A helper does work of more steps than the event loop can spare; more than `patch_steps` is refused."""
     key = new_id()
     await api.put(f"/{key}", json={"x": "y" * 8_000})

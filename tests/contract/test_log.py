@@ -1,4 +1,4 @@
-"""`GET /v1/sync/log` and `GET /v1/sync/snapshot`: syncing by plain HTTP."""
+"""`GET /v1/sync/log` and `GET /v1/sync/snapshot`: the HTTP transport."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def log_id(root: httpx.AsyncClient) -> str:
     return str((await root.get("/readyz")).json()["position"]).split(":")[0]
 
 
-async def test_pages_are_immutable_when_full(served: Any, root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
+async def test_full_pages_are_immutable(served: Any, root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
     key = new_id()
     for number in range(5):
         await api.put(f"/{key}", json={"n": number})
@@ -56,7 +56,7 @@ async def test_wait_ends_with_the_next_event(root: httpx.AsyncClient, api: Any, 
     assert [event["id"] for event in page["events"]] == [key]
 
 
-async def test_without_news_a_page_is_empty_and_moves_on(root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_page_without_events_advances_the_position(root: httpx.AsyncClient, new_id: NewId) -> None:
     query: dict[str, Any] = {"shape": f"things/{new_id()}", "position": await log_id(root) + ":0", "wait": 0.05}
     page = (await root.get(LOG, params=query)).json()
     assert (page["events"], page["live"]) == ([], True)
@@ -64,7 +64,7 @@ async def test_without_news_a_page_is_empty_and_moves_on(root: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("position", ["zzzzzzzz:1", "future"])
-async def test_what_can_not_be_continued_is_409(root: httpx.AsyncClient, position: str) -> None:
+async def test_position_that_can_not_be_continued_is_409(root: httpx.AsyncClient, position: str) -> None:
     if position == "future":
         position = f"{await log_id(root)}:{10**15}"
     answer = await root.get(LOG, params={"shape": "things", "position": position})
@@ -84,12 +84,12 @@ async def test_what_can_not_be_continued_is_409(root: httpx.AsyncClient, positio
         {"shape": "things", "position": "a:1", "limit": "0"},
     ],
 )
-async def test_malformed(root: httpx.AsyncClient, query: dict[str, str]) -> None:
+async def test_malformed_parameters_are_400(root: httpx.AsyncClient, query: dict[str, str]) -> None:
     answer = await root.get(LOG, params=query)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
-async def test_a_snapshot_and_the_events_after_it(root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
+async def test_snapshot_and_the_events_after_it_are_the_state(root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
     key = new_id()
     await api.put(f"/{key}", json={"n": 1})
     answer = await root.get("/v1/sync/snapshot", params={"shape": f"things/{key}"})

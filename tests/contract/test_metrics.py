@@ -1,4 +1,4 @@
-"""`/metrics` against what `docs/reference/metrics.md` lists."""
+"""`/metrics` against the list in `docs/reference/metrics.md`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ async def scraped(root: httpx.AsyncClient) -> dict[str, dict[str, float]]:
     }
 
 
-async def test_each_metric_is_documented_and_each_documented_one_is_there(
-    root: httpx.AsyncClient, served: Served
-) -> None:
+async def test_metrics_and_their_documentation_are_the_same(root: httpx.AsyncClient, served: Served) -> None:
     async with connect(f"ws{served.url[4:]}/v1/sync", subprotocols=["eventsync.v1"]) as socket:
         await socket.send(json.dumps({"type": "hello", "shapes": [COLLECTION]}))
         async with within(10):
@@ -44,7 +42,7 @@ async def test_each_metric_is_documented_and_each_documented_one_is_there(
     assert documented == set(found)
 
 
-async def test_the_figures_are_those_of_the_log(root: httpx.AsyncClient) -> None:
+async def test_metrics_are_those_of_the_log(root: httpx.AsyncClient) -> None:
     made = await root.post(f"/v1/collections/{COLLECTION}/documents", json={"n": 1})
     assert made.status_code == 201, made.text
     async with within(20):

@@ -1,4 +1,4 @@
-"""`/openapi.json` says what the server does: every route, every error, and bodies of the shapes that it names."""
+"""`/openapi.json` against the server: routes, errors, and the schemas of bodies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def nodes(node: Any) -> Iterator[Json]:
 # --- the document by itself -------------------------------------------------------------------------------------
 
 
-def test_every_route_is_in_the_document_and_the_other_way_round() -> None:
+def test_routes_and_documented_paths_are_the_same() -> None:
     routes: set[tuple[str, str]] = set()
     for route in create_app(Settings(mongodb_uri="mongodb://unused")).routes:
         if isinstance(route, WebSocketRoute):
@@ -63,7 +63,7 @@ def test_every_route_is_in_the_document_and_the_other_way_round() -> None:
     assert {(path, method) for path, method, _ in operations()} == routes
 
 
-def test_the_frame_of_the_document() -> None:
+def test_document_has_the_required_members() -> None:
     assert DOCUMENT["openapi"].startswith("3.1.")
     assert DOCUMENT["info"].keys() >= {"title", "version"}
     tags = {tag["name"] for tag in DOCUMENT["tags"]}
@@ -74,7 +74,7 @@ def test_the_frame_of_the_document() -> None:
         assert set(operation["tags"]) <= tags
 
 
-def test_every_reference_resolves_and_every_component_is_used() -> None:
+def test_references_resolve_and_components_are_used() -> None:
     used = {node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node}
     for reference in used:
         resolve(DOCUMENT, {"$ref": reference})
@@ -83,7 +83,7 @@ def test_every_reference_resolves_and_every_component_is_used() -> None:
     assert kept - used == {"#/components/schemas/SnapshotHead"}
 
 
-def test_parameters_are_complete_and_those_of_the_path_are_required() -> None:
+def test_parameters_are_complete() -> None:
     for path, method, operation in operations():
         found = parameters(path, operation)
         assert len({(item["in"], item["name"]) for item in found}) == len(found), (path, method)
@@ -95,7 +95,7 @@ def test_parameters_are_complete_and_those_of_the_path_are_required() -> None:
             assert not list(faults(DOCUMENT, item["schema"], item["example"])), item["name"]
 
 
-def test_responses_are_described_and_their_examples_are_of_their_schemas() -> None:
+def test_response_examples_match_their_schemas() -> None:
     checked = 0
     for path, method, operation in operations():
         bodies = [operation.get("requestBody", {})]
@@ -111,7 +111,7 @@ def test_responses_are_described_and_their_examples_are_of_their_schemas() -> No
     assert checked > 60
 
 
-def test_every_error_has_a_problem_with_its_status() -> None:
+def test_each_error_has_a_problem_with_its_status() -> None:
     found: dict[str, set[str]] = {}
     for _, _, operation in operations():
         for status, response in operation["responses"].items():
@@ -144,7 +144,7 @@ def check(answer: httpx.Response, path: str, method: str) -> Any:
     return body
 
 
-async def test_documents_answer_as_documented(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
+async def test_document_responses_match_their_schemas(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
     one, key = THINGS.replace("things", "{collection}") + "/{id}", new_id()
     many, where = one.removesuffix("/{id}"), f"{THINGS}/{key}"
     made = await root.post(THINGS, json={"_id": key, "n": 1})
@@ -173,7 +173,9 @@ async def test_documents_answer_as_documented(root: httpx.AsyncClient, new_id: C
     check(await root.delete(where), one, "delete")
 
 
-async def test_transactions_and_health_answer_as_documented(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
+async def test_transaction_and_health_responses_match_their_schemas(
+    root: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
     key = new_id()
     listed = [
         {"method": "POST", "collection": "things", "id": key, "doc": {"n": 1}},
@@ -191,7 +193,9 @@ async def test_transactions_and_health_answer_as_documented(root: httpx.AsyncCli
     assert not [fault for event in events for fault in faults(DOCUMENT, event_schema, event)]
 
 
-async def test_history_and_log_answer_as_documented(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
+async def test_history_and_log_responses_match_their_schemas(
+    root: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
     key = new_id()
     for number in (1, 2):
         (await root.put(f"{THINGS}/{key}", json={"n": number})).raise_for_status()
@@ -214,7 +218,7 @@ async def test_history_and_log_answer_as_documented(root: httpx.AsyncClient, new
         assert check(await root.get(path, params={"shape": "untracked"}), path, "get")["code"] == "not_tracked"
 
 
-async def test_pages_answer_as_documented(root: httpx.AsyncClient) -> None:
+async def test_page_responses_match_their_schemas(root: httpx.AsyncClient) -> None:
     for path in ("/", "/docs", "/openapi.json"):
         check(await root.get(path), path, "get")
     check(await root.get("/assets/client.js"), "/assets/{name}", "get")
@@ -223,7 +227,7 @@ async def test_pages_answer_as_documented(root: httpx.AsyncClient) -> None:
     assert check(foreign, "/healthz", "get")["code"] == "forbidden"
 
 
-async def test_messages_are_as_documented(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
+async def test_messages_match_their_schemas(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
     key = new_id()
     await root.post(THINGS, json={"_id": key})
     said: list[Json] = [{"type": "hello", "shapes": [f"things/{key}"]}, {"type": "ping"}, {"type": "write"}]

@@ -1,4 +1,4 @@
-"""Hosts and origins: who may talk to the server from a browser, and what a page of another origin may read."""
+"""`Host`, `Origin` and CORS."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def raw(url: str, *lines: str, target: str = COLLECTIONS, version: str = "
     ],
     ids=str,
 )
-async def test_hosts(served: Any, lines: list[str], status: int) -> None:
+async def test_allowed_and_refused_hosts(served: Any, lines: list[str], status: int) -> None:
     found, _, body = await raw(served.url, *lines)
     assert found == status, body
     if status != 200:
@@ -71,14 +71,14 @@ async def test_hosts(served: Any, lines: list[str], status: int) -> None:
 @pytest.mark.parametrize(
     ("target", "status"), [("http://evil.example/v1/collections", 403), ("http://localhost/v1/collections", 200)]
 )
-async def test_the_host_of_an_absolute_target_counts(served: Any, target: str, status: int) -> None:
+async def test_host_of_an_absolute_target_takes_precedence(served: Any, target: str, status: int) -> None:
     for host in ("localhost", "evil.example"):
         assert (await raw(served.url, f"Host: {host}", target=target))[0] == status
     assert (await raw(served.url, target=target))[0] == 400
     assert (await raw(served.url, "Host: localhost", target="ftp://localhost/v1/collections"))[0] == 400
 
 
-async def test_names_are_checked_whatever_the_server_listens_on(served: Any) -> None:
+async def test_host_names_are_checked_on_each_listening_address(served: Any) -> None:
     listed = served.settings.model_copy(update={"allowed_hosts": ("Sync.Example",)})
     async with running_server(served.settings, host="0.0.0.0") as url, running_server(listed, host="0.0.0.0") as other:
         for probe in ("/healthz", "/metrics"):
@@ -91,7 +91,7 @@ async def test_names_are_checked_whatever_the_server_listens_on(served: Any) -> 
         assert (await raw(other, "Host: evil.example"))[0] == 403
 
 
-async def test_probes_are_under_the_other_rules_all_the_same(served: Any) -> None:
+async def test_probes_obey_all_rules_but_that_of_the_name(served: Any) -> None:
     assert (await raw(served.url, "Host: a", "Host: b", target="/healthz"))[0] == 400
     assert (await raw(served.url, "Host: a", "Origin: https://evil.example", target="/metrics"))[0] == 403
 
@@ -111,7 +111,9 @@ async def test_probes_are_under_the_other_rules_all_the_same(served: Any) -> Non
         ("ftp://sync.example", None, 403),
     ],
 )
-async def test_schemes_are_compared(served: Any, origin: str, forwarded: str | None, status: int) -> None:
+async def test_origins_of_another_scheme_are_refused(
+    served: Any, origin: str, forwarded: str | None, status: int
+) -> None:
     settings = served.settings.model_copy(update={"allowed_hosts": ("sync.example",)})
     lines = ["Host: sync.example", f"Origin: {origin}"]
     async with running_server(settings) as url:
@@ -123,11 +125,11 @@ async def test_schemes_are_compared(served: Any, origin: str, forwarded: str | N
         assert (await raw(url, *lines, *told))[0] == (200 if own else 403)
 
 
-async def test_two_origins_are_none(served: Any) -> None:
+async def test_two_origins_are_refused(served: Any) -> None:
     assert (await raw(served.url, "Host: localhost", f"Origin: {LISTED}", "Origin: https://evil.example"))[0] == 403
 
 
-async def test_a_refused_websocket_answers_with_the_subprotocol(served: Any) -> None:
+async def test_refused_websocket_accepts_with_the_subprotocol(served: Any) -> None:
     async def refused(opened: ClientConnection) -> tuple[int | None, str | None]:
         assert opened.subprotocol == SUBPROTOCOL
         async with within(10):
@@ -150,7 +152,7 @@ async def preflight(root: httpx.AsyncClient, origin: str, *headers: str) -> http
     return await root.options(COLLECTIONS, headers=asked | {"access-control-request-headers": ", ".join(headers)})
 
 
-async def test_preflight(root: httpx.AsyncClient) -> None:
+async def test_preflight_responses(root: httpx.AsyncClient) -> None:
     wanted = (
         "authorization",
         "content-type",
@@ -171,7 +173,7 @@ async def test_preflight(root: httpx.AsyncClient) -> None:
     assert (await preflight(root, "https://evil.example")).status_code == 403
 
 
-async def test_what_a_listed_page_may_read(
+async def test_page_of_a_listed_origin_reads_responses_with_credentials(
     root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
     for answer in (
@@ -186,7 +188,7 @@ async def test_what_a_listed_page_may_read(
     assert "origin" in (await root.get("/v1/sync/log?shape=a")).headers["vary"].lower()
 
 
-async def test_a_wildcard_never_comes_with_credentials(served: Any) -> None:
+async def test_wildcard_never_allows_credentials(served: Any) -> None:
     anybody = served.settings.model_copy(update={"allowed_origins": ("*", LISTED)})
     async with running_server(anybody) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         cookie = {"cookie": "a=b", "origin": "https://other.example"}
@@ -216,14 +218,14 @@ ANSWERS: list[tuple[str, list[str], int]] = [
 
 
 @pytest.mark.parametrize(("target", "lines", "status"), ANSWERS, ids=[f"{a} {c}" for a, _, c in ANSWERS])
-async def test_every_answer_is_safe_to_be_embedded(served: Any, target: str, lines: list[str], status: int) -> None:
+async def test_each_response_has_nosniff_headers(served: Any, target: str, lines: list[str], status: int) -> None:
     found, head, _ = await raw(served.url, *lines, target=target)
     assert found == status
     assert head.count("\r\nx-content-type-options: nosniff") == 1
     assert head.count("\r\ncross-origin-resource-policy: same-origin") == 1
 
 
-async def test_so_is_a_stream(root: httpx.AsyncClient) -> None:
+async def test_stream_has_nosniff_headers(root: httpx.AsyncClient) -> None:
     async with root.stream("GET", "/v1/sync/sse?shape=others") as answer:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"

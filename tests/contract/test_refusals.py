@@ -1,4 +1,4 @@
-"""Bad input: a clear error with a stable code, and nothing changed. Nothing of a client's ever is a query operator."""
+"""Bad input: an error with a stable code, no change, and never a query operator."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MALFORMED_DOCUMENTS = [
 
 
 @pytest.mark.parametrize("body", MALFORMED_DOCUMENTS, ids=lambda body: body[:32].decode("latin-1") or "empty")
-async def test_malformed_documents(api: httpx.AsyncClient, path: str, body: bytes) -> None:
+async def test_malformed_documents_are_refused(api: httpx.AsyncClient, path: str, body: bytes) -> None:
     assert await refused(api, path, body, JSON, "PUT") == (400, "malformed")
 
 
@@ -98,7 +98,7 @@ MALFORMED_PATCHES: list[Any] = [
 
 
 @pytest.mark.parametrize("patch", MALFORMED_PATCHES, ids=lambda patch: orjson.dumps(patch)[:60].decode())
-async def test_malformed_patches(api: httpx.AsyncClient, path: str, patch: Any) -> None:
+async def test_malformed_patches_are_refused(api: httpx.AsyncClient, path: str, patch: Any) -> None:
     status, code = await refused(api, path, orjson.dumps(patch), PATCH)
     assert (status, code) in {(400, "malformed"), (413, "too_large")}
 
@@ -119,29 +119,29 @@ FAILING_PATCHES: list[Any] = [
 
 
 @pytest.mark.parametrize("patch", FAILING_PATCHES, ids=lambda patch: orjson.dumps(patch)[:60].decode())
-async def test_patches_that_do_not_apply(api: httpx.AsyncClient, path: str, patch: Any) -> None:
+async def test_patches_that_do_not_apply_are_refused(api: httpx.AsyncClient, path: str, patch: Any) -> None:
     assert await refused(api, path, orjson.dumps(patch), PATCH) == (422, "patch_failed")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b'{"_id": "x"}', b'{"_sync": null}', b'{"$a": 1}', b'{"a": {"$gt": 1}}'])
-async def test_malformed_merge_patches(api: httpx.AsyncClient, path: str, body: bytes) -> None:
+async def test_malformed_merge_patches_are_refused(api: httpx.AsyncClient, path: str, body: bytes) -> None:
     assert await refused(api, path, body, MERGE) == (400, "malformed")
 
 
-async def test_copies_do_not_multiply(api: httpx.AsyncClient, path: str) -> None:
+async def test_copies_in_a_patch_are_bounded(api: httpx.AsyncClient, path: str) -> None:
     bomb = [{"op": "add", "path": "/x", "value": ["y" * 1000]}]
     bomb += [{"op": "copy", "from": "/x", "path": "/x/-"}] * 30
     assert await refused(api, path, orjson.dumps(bomb), PATCH) == (413, "too_large")
 
 
-async def test_a_patch_can_not_nest_without_bound(api: httpx.AsyncClient, path: str) -> None:
+async def test_nesting_by_patches_is_bounded(api: httpx.AsyncClient, path: str) -> None:
     patch = [{"op": "add", "path": "/d", "value": orjson.loads(nested(60))}]
     deep = "/d" + "/a" * 59
     patch += [{"op": "replace", "path": deep, "value": orjson.loads(nested(60))}]
     assert await refused(api, path, orjson.dumps(patch), PATCH) == (400, "malformed")
 
 
-async def test_media_types(api: httpx.AsyncClient, path: str) -> None:
+async def test_other_media_types_are_refused(api: httpx.AsyncClient, path: str) -> None:
     assert await refused(api, path, b"{}", "text/plain") == (415, "unsupported_media_type")
     assert await refused(api, path, b"{}", JSON) == (415, "unsupported_media_type")
     assert await refused(api, path, b"{}", PATCH, "PUT") == (415, "unsupported_media_type")
@@ -167,7 +167,7 @@ async def test_documents_are_bounded(api: httpx.AsyncClient, path: str) -> None:
     assert await refused(api, path, body, MERGE) == (413, "too_large")
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(served: Any) -> None:
+async def test_body_that_does_not_arrive_times_out(served: Any) -> None:
     host, port = urlsplit(served.url).hostname, urlsplit(served.url).port
     reader, writer = await asyncio.open_connection(host, port)
     lines = ["PUT /v1/collections/things/documents/x HTTP/1.1", f"Host: {host}", f"Content-Type: {JSON}"]
@@ -181,14 +181,14 @@ async def test_a_body_that_does_not_come_is_not_waited_for(served: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["", "int:x", "int:9223372036854775808", "uuid:no", "x" * 16385, "ejson:[1]", 'ejson:{"$ne":1}']
 )
-async def test_ids_that_are_none(api: httpx.AsyncClient, text: str) -> None:
+async def test_malformed_ids_are_refused(api: httpx.AsyncClient, text: str) -> None:
     answer = await api.get("/" + quote(text, safe=""))
     assert answer.status_code in {400, 404}
     if text:
         assert answer.json()["code"] == "malformed"
 
 
-async def test_a_path_that_is_not_utf8(api: httpx.AsyncClient) -> None:
+async def test_path_that_is_not_utf8_is_refused(api: httpx.AsyncClient) -> None:
     answer = await api.get("/%ff")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
@@ -201,7 +201,7 @@ async def test_operators_in_ids_are_values(api: httpx.AsyncClient, root: httpx.A
     assert (made.status_code, made.json()["code"]) == (400, "malformed")
 
 
-async def test_query_parameters_that_nobody_knows(api: httpx.AsyncClient, root: httpx.AsyncClient, path: str) -> None:
+async def test_unknown_query_parameters_are_refused(api: httpx.AsyncClient, root: httpx.AsyncClient, path: str) -> None:
     answer = await api.get(path, params={"verison": "1"})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
     assert answer.json()["detail"] == ("there is no query parameter 'verison' here; this takes at, position, version")
@@ -214,14 +214,14 @@ async def test_query_parameters_that_nobody_knows(api: httpx.AsyncClient, root: 
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x-gzip", "nonsense"])
-async def test_coded_bodies(api: httpx.AsyncClient, path: str, coding: str) -> None:
+async def test_encoded_bodies_are_refused(api: httpx.AsyncClient, path: str, coding: str) -> None:
     answer = await api.put(path, json={}, headers={"content-encoding": coding})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert (await api.get(path)).json()["version"] == 1
     assert (await api.put(path, json={"a": 3}, headers={"content-encoding": "Identity"})).status_code == 200
 
 
-async def test_an_error_is_short_however_long_what_it_is_about(api: httpx.AsyncClient, path: str) -> None:
+async def test_error_about_long_input_is_short(api: httpx.AsyncClient, path: str) -> None:
     text = "1" * 50_000
     bodies: list[tuple[str, Any]] = [
         (JSON, {"a": {"$oid": text}}),

@@ -1,4 +1,4 @@
-"""`GET /v1/sync/sse`: the stream, resuming, and what is refused."""
+"""`GET /v1/sync/sse`: the stream, resuming, and refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def until(events: AsyncIterator[ServerSentEvent], kind: str) -> ServerSent
     raise AssertionError(f"no {kind}")
 
 
-async def test_headers(root: httpx.AsyncClient) -> None:
+async def test_stream_headers(root: httpx.AsyncClient) -> None:
     async with root.stream("GET", PATH, params={"shape": "things/none"}) as answer:
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["cache-control"] == "no-store"
@@ -42,7 +42,7 @@ async def test_headers(root: httpx.AsyncClient) -> None:
     assert 1000 <= int(milliseconds) <= 3000
 
 
-async def test_the_id_is_the_whole_vector_and_resumes(root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
+async def test_id_is_the_whole_vector_and_resumes(root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
     one, two = new_id(), new_id()
     shapes = (f"things/{one}", f"things/{two}")
     await api.put(f"/{one}", json={"n": 1})
@@ -63,7 +63,7 @@ async def test_the_id_is_the_whole_vector_and_resumes(root: httpx.AsyncClient, a
     assert {(event["id"], event["version"]) for event in seen} == {(one, 2), (two, 1)}
 
 
-async def test_last_event_id_outranks_the_vector(root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_last_event_id_takes_precedence_over_the_vector(root: httpx.AsyncClient, new_id: NewId) -> None:
     shape = f"things/{new_id()}"
     async with stream(root, shape) as events:
         last = (await until(events, "live")).id
@@ -76,9 +76,7 @@ async def test_last_event_id_outranks_the_vector(root: httpx.AsyncClient, new_id
 
 
 @pytest.mark.parametrize("count", [1, 5])
-async def test_the_id_of_long_shapes_is_short_and_resumes(
-    root: httpx.AsyncClient, api: Any, new_id: NewId, count: int
-) -> None:
+async def test_short_id_of_long_shapes_resumes(root: httpx.AsyncClient, api: Any, new_id: NewId, count: int) -> None:
     ids = [f"{new_id()} {'ü' * (400 if count == 1 else 100)}" for _ in range(count)]
     shapes = [f"things/{text}" for text in ids]
     async with stream(root, *shapes) as events:
@@ -105,7 +103,7 @@ async def test_the_id_of_long_shapes_is_short_and_resumes(
         assert [(await anext(events)).event for _ in range(2)] == ["welcome", "events"]
 
 
-async def test_heartbeat(root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_heartbeat_is_progress(root: httpx.AsyncClient, new_id: NewId) -> None:
     shape = f"things/{new_id()}"
     async with stream(root, shape) as events:
         progress = await until(events, "progress")
@@ -125,14 +123,16 @@ async def test_heartbeat(root: httpx.AsyncClient, new_id: NewId) -> None:
         ({"shape": [f"things/{n}" for n in range(6)]}, 400, "malformed"),
     ],
 )
-async def test_refused_before_it_begins(root: httpx.AsyncClient, query: Any, status: int, code: str) -> None:
+async def test_permanent_errors_are_problem_documents(
+    root: httpx.AsyncClient, query: Any, status: int, code: str
+) -> None:
     answer = await root.get(PATH, params=query)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("shapes", [["secrets", "things"], ["things", "secrets/1"]])
-async def test_a_shape_that_is_not_tracked_is_refused_alone(root: httpx.AsyncClient, shapes: list[str]) -> None:
+async def test_untracked_shape_among_others_is_refused_alone(root: httpx.AsyncClient, shapes: list[str]) -> None:
     seen = {}
     async with stream(root, *shapes) as events:
         async for event in events:
@@ -144,12 +144,12 @@ async def test_a_shape_that_is_not_tracked_is_refused_alone(root: httpx.AsyncCli
     assert "retry_after" not in seen["error"]
 
 
-async def test_none_of_the_shapes_tracked(root: httpx.AsyncClient) -> None:
+async def test_untracked_shapes_alone_are_404(root: httpx.AsyncClient) -> None:
     answer = await root.get(PATH, params={"shape": ["secrets", "secrets/1"]})
     assert (answer.status_code, answer.json()["code"]) == (404, "not_tracked")
 
 
-async def test_head_is_answered_and_no_stream_stays_open(root: httpx.AsyncClient) -> None:
+async def test_head_opens_no_stream(root: httpx.AsyncClient) -> None:
     before = (await root.get("/readyz")).json()["connections"]
     answer = await root.head(PATH, params={"shape": "things"})
     assert (answer.status_code, answer.content) == (200, b"")
@@ -159,7 +159,7 @@ async def test_head_is_answered_and_no_stream_stays_open(root: httpx.AsyncClient
     assert (await root.get("/readyz")).json()["connections"] <= before
 
 
-async def test_origins(root: httpx.AsyncClient) -> None:
+async def test_foreign_origins_are_403(root: httpx.AsyncClient) -> None:
     refused = await root.get(PATH, params={"shape": "things"}, headers={"origin": "https://evil.example"})
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     origin = {"origin": "https://app.example"}

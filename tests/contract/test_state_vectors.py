@@ -1,4 +1,4 @@
-"""State vectors: acknowledged on any transport, read and forgotten by HTTP, used when a client comes back."""
+"""State vectors: acknowledged on each transport, read and removed over HTTP, used on return."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def seq(position: str) -> int:
     return int(position.split(":")[1])
 
 
-async def test_who_comes_with_its_id_alone_goes_on(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_client_with_its_id_alone_resumes(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
     key, me = new_id(), new_id()
     shape = f"things/{key}"
     await api.put(f"/{key}", json={"n": 1})
@@ -75,7 +75,9 @@ async def test_who_comes_with_its_id_alone_goes_on(served: Any, api: httpx.Async
         assert live["type"] == "live"
 
 
-async def test_a_vector_that_is_sent_outranks_it(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_sent_vector_takes_precedence_over_the_stored_one(
+    served: Any, api: httpx.AsyncClient, new_id: NewId
+) -> None:
     key, me = new_id(), new_id()
     shape = f"things/{key}"
     for number in range(3):
@@ -94,7 +96,9 @@ async def test_a_vector_that_is_sent_outranks_it(served: Any, api: httpx.AsyncCl
         assert "snapshot" in {message["type"] for message in await received(connection, "live")}
 
 
-async def test_on_an_event_stream(served: Any, root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_stored_vector_resumes_an_event_stream(
+    served: Any, root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId
+) -> None:
     key, me = new_id(), new_id()
     shape = f"things/{key}"
     await api.put(f"/{key}", json={"n": 1})
@@ -123,7 +127,7 @@ async def test_on_an_event_stream(served: Any, root: httpx.AsyncClient, api: htt
     assert client["transport"] == "sse"
 
 
-async def test_put_answers_what_is_stored(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_put_returns_the_stored_vector(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     key, me = new_id(), new_id()
     shape = f"things/{key}"
     for number in range(3):
@@ -144,7 +148,7 @@ async def test_put_answers_what_is_stored(root: httpx.AsyncClient, api: httpx.As
     assert (await root.get(f"{PATH}/{me}")).json() | {"seen": ""} == there | {"seen": ""}
 
 
-async def test_clients_are_listed_page_by_page(root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_list_returns_pages_of_clients(root: httpx.AsyncClient, new_id: NewId) -> None:
     prefix = new_id()
     ids = [f"{prefix}/{letter} %" for letter in "cab"]
     for name in ids:
@@ -159,7 +163,7 @@ async def test_clients_are_listed_page_by_page(root: httpx.AsyncClient, new_id: 
     assert found[:3] == sorted(ids)
 
 
-async def test_a_forgotten_client_begins_anew(served: Any, root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_removed_client_gets_a_snapshot(served: Any, root: httpx.AsyncClient, new_id: NewId) -> None:
     me, shape = new_id(), f"things/{new_id()}"
     async with greeted(served.url, client_id=me, shapes=[shape]) as connection:
         live = (await received(connection, "live"))[-1]
@@ -190,7 +194,9 @@ async def test_a_forgotten_client_begins_anew(served: Any, root: httpx.AsyncClie
         ([], 400, "malformed"),
     ],
 )
-async def test_what_put_refuses(root: httpx.AsyncClient, new_id: NewId, body: Any, status: int, code: str) -> None:
+async def test_put_refuses_invalid_vectors(
+    root: httpx.AsyncClient, new_id: NewId, body: Any, status: int, code: str
+) -> None:
     me = new_id()
     log = (await root.get("/readyz")).json()["position"].split(":")[0]
     text = json.dumps(body).replace("LOG", log)
@@ -200,12 +206,12 @@ async def test_what_put_refuses(root: httpx.AsyncClient, new_id: NewId, body: An
 
 
 @pytest.mark.parametrize("client_id", ["%00", "x" * 200, "%ff"])
-async def test_ids_that_are_none(root: httpx.AsyncClient, client_id: str) -> None:
+async def test_malformed_client_ids_are_refused(root: httpx.AsyncClient, client_id: str) -> None:
     answer = await root.put(f"{PATH}/{client_id}", json={"vector": {}})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
-async def test_shutdown_stores_what_was_acknowledged_last(settings: Settings) -> None:
+async def test_shutdown_stores_the_last_acknowledgements(settings: Settings) -> None:
     settings = settings.model_copy(update={"collections": ("docs",), "ack_interval": 3600.0})
     async with running_system(settings) as url:
         async with running_server(settings) as other:
@@ -221,7 +227,7 @@ async def test_shutdown_stores_what_was_acknowledged_last(settings: Settings) ->
             assert welcome["vector"] == {"docs": live["position"]}
 
 
-async def test_new_clients_beyond_the_bound_are_told(settings: Settings) -> None:
+async def test_new_clients_beyond_the_bound_are_not_remembered(settings: Settings) -> None:
     settings = settings.model_copy(update={"collections": ("docs",), "max_clients": 1})
     async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         head = (await client.get("/readyz")).json()["position"]

@@ -1,4 +1,4 @@
-"""`POST /v1/transactions`: all or nothing, and its events together."""
+"""`POST /v1/transactions`: all or nothing, and one frame of events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ async def post(root: httpx.AsyncClient, *operations: Any, **headers: str) -> htt
     return await root.post("/v1/transactions", json={"operations": list(operations)}, headers=headers)
 
 
-async def test_several_documents_and_collections(root: httpx.AsyncClient, served: Any, new_id: NewId) -> None:
+async def test_transaction_writes_several_documents_and_collections(
+    root: httpx.AsyncClient, served: Any, new_id: NewId
+) -> None:
     one, two, three = new_id(), new_id(), new_id()
     await root.put(f"/v1/collections/things/documents/{two}", json={"n": 1})
     await root.put(f"/v1/collections/things/documents/{three}", json={})
@@ -33,7 +35,7 @@ async def test_several_documents_and_collections(root: httpx.AsyncClient, served
     assert (gone["op"], gone["txn"]["n"], gone["txn"]["of"]) == ("delete", 3, 3)
 
 
-async def test_one_that_fails_undoes_all(root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_failed_operation_undoes_all(root: httpx.AsyncClient, new_id: NewId) -> None:
     one, two = new_id(), new_id()
     create = {"method": "PUT", "collection": "things", "id": one, "doc": {"n": 1}}
     failing: list[tuple[Any, int, str]] = [
@@ -54,7 +56,7 @@ async def test_one_that_fails_undoes_all(root: httpx.AsyncClient, new_id: NewId)
         assert (await root.get(f"/v1/collections/things/documents/{one}")).status_code == 404
 
 
-async def test_a_key_covers_the_whole(root: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_idempotency_key_covers_the_whole_transaction(root: httpx.AsyncClient, new_id: NewId) -> None:
     one = new_id()
     operation = {"method": "POST", "collection": "things", "doc": {"_id": one}}
     key = {"idempotency-key": new_id()}
@@ -67,16 +69,14 @@ async def test_a_key_covers_the_whole(root: httpx.AsyncClient, new_id: NewId) ->
 @pytest.mark.parametrize(
     "body", [{}, [], {"operations": []}, {"operations": {}}, {"operations": [1]}, {"operations": [{"method": "GET"}]}]
 )
-async def test_malformed(root: httpx.AsyncClient, body: Any) -> None:
+async def test_malformed_transactions_are_refused(root: httpx.AsyncClient, body: Any) -> None:
     answer = await root.post("/v1/transactions", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
 @pytest.mark.parametrize("name", ["if_match", "if_none_match"])
 @pytest.mark.parametrize("value", [None, False, {}, [], ["*"], 1.5, -1])
-async def test_a_condition_that_is_none_is_refused(
-    root: httpx.AsyncClient, new_id: NewId, name: str, value: Any
-) -> None:
+async def test_malformed_conditions_are_refused(root: httpx.AsyncClient, new_id: NewId, name: str, value: Any) -> None:
     one = new_id()
     contents: dict[str, dict[str, Any]] = {"PUT": {"doc": {}}, "PATCH": {"patch": {}}, "DELETE": {}}
     for method, content in contents.items():
@@ -86,6 +86,6 @@ async def test_a_condition_that_is_none_is_refused(
     assert (await root.get(f"/v1/collections/things/documents/{one}")).status_code == 404
 
 
-async def test_bounded(root: httpx.AsyncClient) -> None:
+async def test_number_of_operations_is_bounded(root: httpx.AsyncClient) -> None:
     answer = await post(root, *[{"method": "DELETE", "collection": "things", "id": "x"}] * 6)
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")

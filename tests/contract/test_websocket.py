@@ -56,7 +56,7 @@ async def closed(connection: ClientConnection) -> int:
     return connection.close_code
 
 
-async def test_from_hello_to_live(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_hello_leads_to_live(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
     key = new_id()
     await api.put(f"/{key}", json={"n": 1})
     shape = f"things/{key}"
@@ -102,7 +102,7 @@ async def test_subscribe_and_unsubscribe(served: Any, api: httpx.AsyncClient, ne
         assert (await receive(connection, "error"))["code"] == "malformed"
 
 
-async def test_progress_is_the_heartbeat(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_heartbeat_is_progress(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
     shape = f"things/{new_id()}"
     async with opened(served) as connection:
         await send(connection, type="hello", shapes=[shape])
@@ -112,7 +112,7 @@ async def test_progress_is_the_heartbeat(served: Any, api: httpx.AsyncClient, ne
         assert int(first["vector"][shape].split(":")[1]) >= int(live["position"].split(":")[1])
 
 
-async def test_ping(served: Any) -> None:
+async def test_ping_is_answered_by_pong(served: Any) -> None:
     async with opened(served) as connection:
         await send(connection, type="hello", shapes=[])
         await send(connection, type="ping")
@@ -132,7 +132,7 @@ async def test_ping(served: Any) -> None:
         ({"type": "ack"}, "malformed"),
     ],
 )
-async def test_what_can_not_be_done_is_answered_and_the_connection_lives(
+async def test_failed_request_is_answered_and_the_connection_stays(
     served: Any, message: dict[str, Any], code: str
 ) -> None:
     async with opened(served) as connection:
@@ -146,14 +146,14 @@ async def test_what_can_not_be_done_is_answered_and_the_connection_lives(
 @pytest.mark.parametrize(
     "first", ['{"type":"ping"}', "{", "[]", '{"type": 1}', b"\x00", '{"type":"hello","shapes":"x"}']
 )
-async def test_a_bad_beginning_is_4400(served: Any, first: str | bytes) -> None:
+async def test_malformed_hello_is_4400(served: Any, first: str | bytes) -> None:
     async with opened(served) as connection:
         await connection.send(first)
         assert await closed(connection) == 4400
 
 
 @pytest.mark.parametrize("later", ["{", "5", b"{}"])
-async def test_what_is_no_message_is_4400(served: Any, later: str | bytes) -> None:
+async def test_malformed_message_is_4400(served: Any, later: str | bytes) -> None:
     async with opened(served) as connection:
         await send(connection, type="hello", shapes=[])
         await receive(connection, "welcome")
@@ -161,12 +161,12 @@ async def test_what_is_no_message_is_4400(served: Any, later: str | bytes) -> No
         assert await closed(connection) == 4400
 
 
-async def test_no_hello_in_time_is_4408(served: Any) -> None:
+async def test_missing_hello_is_4408(served: Any) -> None:
     async with opened(served) as connection:
         assert await closed(connection) == 4408
 
 
-async def test_a_message_that_is_too_large_is_4413(served: Any) -> None:
+async def test_large_message_is_4413(served: Any) -> None:
     async with opened(served) as connection:
         await send(connection, type="hello", shapes=[], token="x" * 5000)
         assert await closed(connection) == 4413
@@ -203,7 +203,7 @@ async def test_foreign_hosts_are_4403(served: Any) -> None:
         assert await closed(connection) == 4403
 
 
-async def test_by_plain_http_it_is_426(root: httpx.AsyncClient) -> None:
+async def test_plain_http_request_is_426(root: httpx.AsyncClient) -> None:
     answer = await root.get("/v1/sync")
     assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
     assert answer.headers["upgrade"] == "websocket"
@@ -211,7 +211,7 @@ async def test_by_plain_http_it_is_426(root: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/sync/", "/v1/Sync", "/v1/sync/sse", "/v1/nothing", "/", "/healthz", "/v1/%ff"])
-async def test_on_another_path_it_is_404_with_the_reason(served: Any, path: str) -> None:
+async def test_other_path_is_404_with_a_reason(served: Any, path: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with connect(served.url.replace("http", "ws") + path, subprotocols=[Subprotocol("eventsync.v1")]):
             pass
@@ -221,7 +221,7 @@ async def test_on_another_path_it_is_404_with_the_reason(served: Any, path: str)
     assert json.loads(answer.body)["code"] == "not_found"
 
 
-async def test_foreign_pages_are_refused_on_another_path_too(served: Any) -> None:
+async def test_foreign_origins_are_refused_on_other_paths(served: Any) -> None:
     address = served.url.replace("http", "ws") + "/v1/nothing"
     async with connect(address, origin=Origin("https://evil.example")) as connection:
         assert await closed(connection) == 4403
@@ -235,7 +235,7 @@ async def test_compression_is_refused(served: Any) -> None:
 @pytest.mark.parametrize(
     ("seq", "log", "reason"), [(10**15, None, "future"), (0, "zzzzzzzz", "unknown_log")], ids=["future", "unknown log"]
 )
-async def test_a_position_that_can_not_be_continued(
+async def test_position_that_can_not_be_continued_is_reset(
     served: Any, root: httpx.AsyncClient, seq: int, log: str | None, reason: str
 ) -> None:
     log = log or (await root.get("/readyz")).json()["position"].split(":")[0]
@@ -246,7 +246,7 @@ async def test_a_position_that_can_not_be_continued(
         assert (await receive(connection, "snapshot"))["shape"] == "things"
 
 
-async def test_a_client_that_does_not_read_is_put_out(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_slow_client_is_evicted(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
     key = new_id()
     port = urlsplit(served.url).port
     raw = socket.socket()
@@ -266,7 +266,7 @@ async def test_a_client_that_does_not_read_is_put_out(served: Any, api: httpx.As
         connection.transport.abort()
 
 
-async def test_who_follows_what_is_untracked_is_told(served: Any, client: Any) -> None:
+async def test_follower_of_an_untracked_collection_gets_an_error(served: Any, client: Any) -> None:
     tracking = Stores.of(client, served.settings).tracking
     await tracking.ask(["passing"])
     await tracked(served.url, ["passing"])

@@ -1,4 +1,4 @@
-"""Events that somebody has deleted or overwritten: whoever needs them is told, and nobody passes them over."""
+"""Deleted or overwritten events: clients that need them are reset, and none skips them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def messages(peer: Peer, url: str, shape: str, position: str) -> list[dict
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=[damage.__name__ for damage in DAMAGES])
-async def test_a_server_that_meets_it_resets_clients_before_it_and_serves_all_others(
+async def test_server_resets_clients_before_the_damage_and_serves_all_others(
     stores: Stores, settings: Settings, damage: Damage, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_system(settings) as first:
@@ -156,7 +156,7 @@ async def what_was_is_not_known(client: httpx.AsyncClient, log: LogId) -> None:
     assert now.status_code == 200
 
 
-async def test_verify_names_it_and_a_new_log_is_the_way_out(stores: Stores, settings: Settings) -> None:
+async def test_verify_names_the_damage_and_a_new_log_repairs_it(stores: Stores, settings: Settings) -> None:
     async with running_system(settings) as url:
         log = await written(stores)
         await deleted(stores, log)

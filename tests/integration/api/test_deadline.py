@@ -1,4 +1,4 @@
-"""MongoDB takes commands and does not answer them: every request is answered all the same."""
+"""Deadlines: each request is answered while MongoDB accepts commands and does not reply."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ async def _log(api: httpx.AsyncClient) -> str:
     return str((await api.get("/readyz")).json()["position"]).partition(":")[0]
 
 
-def test_every_route_that_is_read_is_in_one_of_the_tables() -> None:
+def test_each_read_route_is_in_a_table() -> None:
     reads = {route.path for route in ROUTES if isinstance(route, Route) and "GET" in (route.methods or ())}
     assert reads == set(READS) | WAITS_ITSELF | NEEDS_NO_MONGODB
 
 
-async def test_every_read_is_answered(url: str, client: Client, settings: Settings) -> None:
+async def test_each_read_is_answered_by_the_deadline(url: str, client: Client, settings: Settings) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         log = await _log(api)
         paths = [path.replace("{log}", log) for path in READS.values()]
@@ -108,7 +108,9 @@ async def test_every_read_is_answered(url: str, client: Client, settings: Settin
     assert 503 in {answer.status_code for answer in answers}
 
 
-async def test_every_write_is_answered_and_leaves_no_lock(url: str, client: Client, settings: Settings) -> None:
+async def test_each_write_is_answered_by_the_deadline_and_leaves_no_lock(
+    url: str, client: Client, settings: Settings
+) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         vector = {"json": {"vector": {"docs": f"{await _log(api)}:1"}}}
         writes = [*WRITES, ("PUT", "/v1/state-vectors/somebody", vector)]
@@ -124,7 +126,7 @@ async def test_every_write_is_answered_and_leaves_no_lock(url: str, client: Clie
             assert again.status_code in {200, 201}
 
 
-async def test_what_a_client_asks_to_wait_for_is_not_cut_off(url: str) -> None:
+async def test_deadline_includes_the_requested_wait(url: str) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         position = (await api.get("/readyz")).json()["position"]
         query = {"shape": "docs", "position": position, "wait": "1"}
@@ -133,7 +135,7 @@ async def test_what_a_client_asks_to_wait_for_is_not_cut_off(url: str) -> None:
         assert answer.json()["events"] == []
 
 
-async def test_a_body_that_takes_longer_to_arrive_is_not_cut_off(url: str) -> None:
+async def test_deadline_excludes_the_arrival_of_the_body(url: str) -> None:
     release = asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""Random frames on a WebSocket, random requests by the OpenAPI document: errors, and never a failure of the server."""
+"""Random WebSocket frames, and random requests by the OpenAPI document, never fail the server."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def frames(chance: random.Random) -> bytes:
     return sent
 
 
-async def test_frames(stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+async def test_random_frames_never_fail_the_server(
+    stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     await begun(stores, "docs")
     chance = random.Random(SEED)
     settings = settings.model_copy(update={"hello_timeout": 0.2})
@@ -74,7 +76,7 @@ async def test_frames(stores: Stores, settings: Settings, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing"])
-async def test_requests(settings: Settings, tmp_path: Path, phases: str) -> None:
+async def test_random_requests_never_fail_the_server(settings: Settings, tmp_path: Path, phases: str) -> None:
     """By schemathesis. What it may not know, which valid requests contradict each other, is not checked."""
     changed: dict[str, Any] = {"collections": ("theaters",), "poll_wait": 0.05, "body_timeout": 2.0}
     async with running_system(settings.model_copy(update=changed)) as url:

@@ -1,4 +1,4 @@
-"""What strangers may cost: connections, heads, messages and answers are bounded, and who goes over it is told."""
+"""Limits of untrusted connections: their number, heads, messages and buffers."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ async def answered(reader: asyncio.StreamReader) -> int:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", REQUEST[:-2]])
-async def test_a_head_that_does_not_come_ends_the_connection(settings: Settings, sent: bytes) -> None:
+async def test_connection_without_a_request_head_is_closed(settings: Settings, sent: bytes) -> None:
     async with serving(settings, head_timeout=0.1) as url, connection(url) as (reader, writer):
         writer.write(sent)
         assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_so_does_a_second_one(settings: Settings) -> None:
+async def test_connection_without_a_second_request_head_is_closed(settings: Settings) -> None:
     async with serving(settings, head_timeout=0.1) as url, connection(url) as (reader, writer):
         writer.write(REQUEST)
         assert await answered(reader) == 200
@@ -108,7 +108,7 @@ def padded(size: int) -> bytes:
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=list(CUTS))
 @pytest.mark.parametrize(("size", "status"), [(2000, 200), (2001, 431)])
-async def test_a_heads_size_does_not_depend_on_its_segments(
+async def test_head_limit_is_independent_of_tcp_segments(
     settings: Settings, cut: Callable[[bytes], list[bytes]], size: int, status: int
 ) -> None:
     async with serving(settings, head_bytes=2000) as url, connection(url) as (reader, writer):
@@ -128,13 +128,13 @@ async def health(url: str) -> None:
 
 
 @pytest.mark.parametrize(("fields", "status"), [(20, 200), (21, 431)])
-async def test_a_head_has_so_many_fields(settings: Settings, fields: int, status: int) -> None:
+async def test_head_with_too_many_fields_is_refused(settings: Settings, fields: int, status: int) -> None:
     async with serving(settings, head_fields=20) as url, connection(url) as (reader, writer):
         writer.write(REQUEST[:-2] + b"".join(b"a%d:\r\n" % number for number in range(fields - 1)) + b"\r\n")
         assert await answered(reader) == status
 
 
-async def test_a_trailer_is_no_header(settings: Settings) -> None:
+async def test_trailer_is_not_taken_for_a_header(settings: Settings) -> None:
     document = b'{"_id":"trailed"}'
     post = b"POST /v1/collections/docs/documents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(document), document)
@@ -143,7 +143,7 @@ async def test_a_trailer_is_no_header(settings: Settings) -> None:
         assert [await answered(reader), await answered(reader)] == [201, 200]
 
 
-async def test_requests_are_answered_in_their_order_however_they_are_cut(settings: Settings) -> None:
+async def test_pipelined_requests_are_answered_in_order(settings: Settings) -> None:
     posts = [
         b"GET /v1/sync HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\n\r\n\r\r\n0\r\n\r\n",
         b"PUT /v1/collections HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n\r\n\r\n\r\n",
@@ -159,7 +159,7 @@ async def test_requests_are_answered_in_their_order_however_they_are_cut(setting
                 assert [await answered(reader) for _ in wanted] == wanted
 
 
-async def test_what_comes_with_the_handshake_is_not_lost(settings: Settings) -> None:
+async def test_frames_sent_with_the_handshake_are_not_lost(settings: Settings) -> None:
     handshake = (
         b"GET /v1/sync HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -171,7 +171,7 @@ async def test_what_comes_with_the_handshake_is_not_lost(settings: Settings) -> 
             assert b"welcome" in await reader.readuntil(b"}")
 
 
-async def test_connections_are_bounded(settings: Settings) -> None:
+async def test_connections_beyond_the_bound_are_refused(settings: Settings) -> None:
     async with running_server(settings.model_copy(update={"max_sockets": 2})) as url:
         async with raw_websocket(url), connection(url) as (reader, writer):
             writer.write(REQUEST)
@@ -186,7 +186,7 @@ async def test_connections_are_bounded(settings: Settings) -> None:
                 continue
 
 
-async def test_connections_of_one_address_are_bounded() -> None:
+async def test_connections_of_one_address_beyond_the_bound_are_refused() -> None:
     guard = Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
     for address, refused in (("a", False), ("a", False), ("b", False), ("a", True)):
         guard.enter(address)
@@ -200,7 +200,7 @@ async def test_connections_of_one_address_are_bounded() -> None:
     assert guard == Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
 
 
-async def test_what_connections_inherit() -> None:
+async def test_connections_inherit_the_socket_options() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         tune(listener, 1.5)
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
@@ -216,7 +216,7 @@ async def greeted(settings: Settings, **changed: Any) -> AsyncIterator[RawWebSoc
         yield opened
 
 
-async def test_a_client_that_sends_too_often_is_closed(settings: Settings) -> None:
+async def test_client_above_the_message_rate_is_closed(settings: Settings) -> None:
     ping = frame(TEXT, b'{"type":"ping"}')
     async with greeted(settings, message_rate=1.0) as opened:
         for _ in range(10):
@@ -226,13 +226,13 @@ async def test_a_client_that_sends_too_often_is_closed(settings: Settings) -> No
         assert await opened.closed() == 4429
 
 
-async def test_a_flood_is_closed(settings: Settings) -> None:
+async def test_flood_of_frames_is_closed(settings: Settings) -> None:
     async with greeted(settings) as opened:
         await opened.send(*[frame(TEXT, b"{}")] * 10_000)
         assert await opened.closed() == 4429
 
 
-async def test_fragments_without_end_are_closed(settings: Settings) -> None:
+async def test_endless_fragments_are_closed(settings: Settings) -> None:
     async with greeted(settings) as opened:
         await opened.send(frame(TEXT, b"", fin=False), *[frame(CONTINUATION, b"", fin=False)] * 5000)
         assert await opened.closed() == 4413
@@ -251,18 +251,18 @@ async def test_fragments_without_end_are_closed(settings: Settings) -> None:
     ],
     ids=["bad UTF-8", "not continued", "opcode", "reserved bits", "not masked", "far too large", "control too large"],
 )
-async def test_frames_against_the_rfc(settings: Settings, sent: bytes, code: int) -> None:
+async def test_frames_against_the_rfc_are_closed(settings: Settings, sent: bytes, code: int) -> None:
     async with greeted(settings) as opened:
         await opened.send(sent)
         assert await opened.closed() == code
 
 
-async def test_who_answers_no_ping_is_closed_resumably(settings: Settings) -> None:
+async def test_client_without_pong_is_closed_and_can_resume(settings: Settings) -> None:
     async with greeted(settings, heartbeat=0.1) as opened:
         assert await opened.closed() == 4503
 
 
-async def test_of_the_handshake_nothing_is_kept_and_what_is_kept_has_a_slot(settings: Settings) -> None:
+async def test_websocket_connection_keeps_nothing_of_its_handshake(settings: Settings) -> None:
     async with greeted(settings):
         connections = [one for one in gc.get_objects() if type(one) is WebSocket and not one.transport.is_closing()]
         assert connections
@@ -272,7 +272,7 @@ async def test_of_the_handshake_nothing_is_kept_and_what_is_kept_has_a_slot(sett
             assert vars(one) == {}, "uvicorn keeps something new: it takes a slot"
 
 
-async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(settings: Settings) -> None:
+async def test_pings_of_a_client_that_does_not_read_are_not_queued(settings: Settings) -> None:
     async with (
         serving(settings, message_rate=1e9, send_timeout=30.0) as url,
         raw_websocket(url, receive_buffer=4096) as opened,

@@ -1,4 +1,4 @@
-"""An early refusal reaches a client that sends all it has before it reads; and how much of that is put up with."""
+"""Early refusals reach a client that still sends, within bounds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ REFUSALS = {
     "a handshake from elsewhere": (UPGRADE + b"Origin: https://elsewhere\r\n\r\n", FRAME, b"\x11\x33"),
     "frames that are none behind a handshake": (UPGRADE + b"\r\n" + frame(TEXT, b"{}"), b"\xff" * 65536, b" 400 "),
 }
-"""What is sent first, what is sent again and again behind it, and what the answer has."""
+"""Data sent first, data sent repeatedly after it, and a part of the response."""
 
 FRAMES = {
     "frames that are none": (b"", b"\xff" * 65536, b"\x03\xea"),
@@ -66,7 +66,7 @@ FRAMES = {
     "a frame that is too large": (b"\x81\xff\x00\x00\x00\x00\x40\x00\x00\x00mask", BODY, b"\x03\xf1"),
     "fragments that are too many": (frame(TEXT, b"", fin=False), frame(0, b"", fin=False) * 10_000, b"\x11\x3d"),
 }
-"""The same behind a handshake that is answered; the answer has the code of the close."""
+"""The same after an accepted handshake; the response has the close code."""
 
 
 @pytest.fixture
@@ -112,27 +112,27 @@ async def answers_without(url: str, cases: dict[str, tuple[bytes, bytes, bytes]]
     }
 
 
-async def test_clients_that_send_all_before_they_read_get_their_answers(url: str) -> None:
+async def test_early_response_reaches_a_client_that_still_sends(url: str) -> None:
     assert await answers_without(url, REFUSALS, upgraded=False) == {}
 
 
-async def test_those_that_send_frames_get_the_code_of_their_close(url: str) -> None:
+async def test_close_code_reaches_a_client_that_still_sends_frames(url: str) -> None:
     assert await answers_without(url, FRAMES, upgraded=True) == {}
 
 
-async def test_many_at_a_time_get_theirs(url: str) -> None:
+async def test_early_responses_reach_many_clients_at_a_time(url: str) -> None:
     begin, piece, expected = REFUSALS["413 of an announced body"]
     answers = await asyncio.gather(*(asyncio.to_thread(sent_in_full, url, begin, piece) for _ in range(20)))
     assert all(expected in answer for answer in answers)
 
 
-async def test_a_client_that_goes_on_for_ever_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_sends_for_ever_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "MOST_BYTES", 4 * MIB)
     with pytest.raises(ConnectionError):
         await asyncio.to_thread(sent_in_full, url, POST + b"x: ", BODY, 1024 * MIB)
 
 
-async def test_a_client_that_takes_for_ever_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lingering_is_bounded_in_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "MOST_SECONDS", 0.2)
     monkeypatch.setattr(lingering, "SILENCE", 0.1)
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
@@ -152,7 +152,7 @@ async def sent_for_ever(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_silent_client_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_client_is_closed_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = asyncio.Event()
 
     class Watched(lingering.Lingering):
@@ -169,7 +169,7 @@ async def test_a_silent_client_is_not_waited_for(url: str, monkeypatch: pytest.M
             await ended.wait()
 
 
-async def test_no_more_than_so_many_linger(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_lingering_connections_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "MOST_LINGERING", 1)
     with connected(url) as first:
         await asyncio.to_thread(first.sendall, POST + b"x: " + BODY)

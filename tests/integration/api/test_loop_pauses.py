@@ -1,4 +1,4 @@
-"""No request holds up the event loop, whatever it asks for: each route is asked for the worst that it allows."""
+"""Pauses of the event loop: the worst request of each route does not block it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _routes() -> set[tuple[str, str]]:
     return found
 
 
-def test_every_route_has_a_worst_case() -> None:
+def test_each_route_has_a_worst_case() -> None:
     assert {(method, path) for method, path in WORST if path.startswith("/")} == _routes()
 
 
-async def test_no_route_holds_up_the_loop(settings: Settings) -> None:
+async def test_no_route_blocks_the_event_loop(settings: Settings) -> None:
     patient = settings.model_copy(update=SETTINGS)
     loop = Loop(lambda: running_server(patient), waited_for=True)
     async with (

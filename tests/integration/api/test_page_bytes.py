@@ -1,4 +1,4 @@
-"""Pages end where they have enough bytes, and what they name leads on to all the rest."""
+"""Pages are bounded in bytes, and their `next` leads to all further items."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def pages(api: httpx.AsyncClient, path: str, member: str) -> list[list[dic
         query["after"] = answer.json()["next"]
 
 
-async def test_documents(api: httpx.AsyncClient) -> None:
+async def test_page_of_documents_is_bounded_in_bytes(api: httpx.AsyncClient) -> None:
     sizes = [100, 30_000, 5, 15_000, 15_000, 9_000, 9_000, 9_000, 60_000, 1]
     for number, size in enumerate(sizes):
         (await api.put(f"{DOCUMENTS}/d{number}", json={"text": "x" * size})).raise_for_status()
@@ -46,7 +46,7 @@ async def test_documents(api: httpx.AsyncClient) -> None:
     assert len(found) == 5
 
 
-async def test_documents_that_are_larger_as_json(api: httpx.AsyncClient) -> None:
+async def test_page_of_documents_counts_their_json(api: httpx.AsyncClient) -> None:
     for number in range(4):
         dates = [{"$date": "2026-11-23T05:22:46.405Z"}] * 500
         (await api.put(f"{DOCUMENTS}/d{number}", json={"dates": dates})).raise_for_status()
@@ -54,7 +54,7 @@ async def test_documents_that_are_larger_as_json(api: httpx.AsyncClient) -> None
     assert [len(page) for page in found] == [2, 2, 0]
 
 
-async def test_history(api: httpx.AsyncClient) -> None:
+async def test_page_of_history_is_bounded_in_bytes(api: httpx.AsyncClient) -> None:
     for number in range(12):
         made = await api.put(f"{DOCUMENTS}/one", json={"text": str(number) * 5000})
         made.raise_for_status()
@@ -65,7 +65,7 @@ async def test_history(api: httpx.AsyncClient) -> None:
     assert len(found) > 2
 
 
-async def test_clients(api: httpx.AsyncClient) -> None:
+async def test_page_of_clients_is_bounded_in_bytes(api: httpx.AsyncClient) -> None:
     head = (await api.get("/readyz")).json()["position"]
     vector = {f"docs/{number:050}": head for number in range(100)}
     for number in range(5):

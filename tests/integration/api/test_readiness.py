@@ -1,4 +1,4 @@
-"""`/readyz` tells whether this server can serve, and a server with the wrong archive does not start."""
+"""`/readyz`, and the check of the archive at start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refusal(settings: Settings, directory: Path, command: str, archive: str) -> 
     return done.stderr.splitlines()[-1]
 
 
-async def test_a_process_with_another_archive_does_not_start(
+async def test_process_with_another_archive_does_not_start(
     archived: Settings, stores: Stores, client: object, tmp_path: Path
 ) -> None:
     await Stores.of(stores.log.client, archived).archive.identity.claim(LogId("abcdefgh"))
@@ -54,7 +54,7 @@ async def test_a_process_with_another_archive_does_not_start(
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def test_a_running_server_is_not_ready_while_it_can_not_read_its_archive(
+async def test_server_is_not_ready_while_its_archive_is_another_one(
     archived: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "_ARCHIVE_AGE", 0.0)
@@ -76,7 +76,7 @@ async def test_a_running_server_is_not_ready_while_it_can_not_read_its_archive(
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_an_archive_that_does_not_answer_takes_no_server_out(
+async def test_server_is_degraded_while_its_archive_does_not_answer(
     archived: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "_ARCHIVE_AGE", 0.0)

@@ -1,4 +1,4 @@
-"""A refusal that may pass is told in band on an event stream, and in each other transport's own words."""
+"""Temporary refusals: in band on an event stream, and in the form of each other transport."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def refused_poll(url: str) -> httpx.Response:
     return answer
 
 
-async def test_before_there_is_a_log(settings: Settings) -> None:
+async def test_transports_refuse_retryably_before_there_is_a_log(settings: Settings) -> None:
     async with running_server(settings) as url:
         _, message = await refused_sse(url)
         assert message["code"] == "unavailable"
@@ -92,7 +92,7 @@ async def test_before_there_is_a_log(settings: Settings) -> None:
         await refused_poll(url)
 
 
-async def test_before_mongodb_is_reached(settings: Settings) -> None:
+async def test_transports_refuse_retryably_before_mongodb_is_reached(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"mongodb_uri": "mongodb://127.0.0.1:1/?replicaSet=rs0"})
     async with running_server(nowhere) as url:
         assert (await refused_sse(url))[1]["code"] == "unavailable"
@@ -101,7 +101,7 @@ async def test_before_mongodb_is_reached(settings: Settings) -> None:
         await refused_poll(url)
 
 
-async def test_a_collection_that_is_about_to_be_tracked(settings: Settings, stores: Stores) -> None:
+async def test_transports_refuse_retryably_while_tracking_begins(settings: Settings, stores: Stores) -> None:
     await begun(stores, "others")
     await stores.tracking.ask(["docs"])
     async with running_server(settings) as url:
@@ -117,7 +117,7 @@ async def test_a_collection_that_is_about_to_be_tracked(settings: Settings, stor
             assert (await client.get("/v1/sync/sse?shape=nothing")).status_code == 404
 
 
-async def test_a_server_that_has_all_its_connections(settings: Settings, stores: Stores) -> None:
+async def test_transports_refuse_retryably_at_max_connections(settings: Settings, stores: Stores) -> None:
     await begun(stores, "docs")
     async with running_server(settings.model_copy(update={"max_connections": 1})) as url:
         await followed(url)
@@ -130,7 +130,9 @@ async def test_a_server_that_has_all_its_connections(settings: Settings, stores:
             assert told["retry_after"] > 0
 
 
-async def test_a_failure_of_ours(settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transports_refuse_retryably_after_an_internal_error(
+    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await begun(stores, "docs")
 
     async def fails(*_: object) -> None:
@@ -155,7 +157,7 @@ async def full(settings: Settings, **changed: Any) -> AsyncIterator[str]:
                 writer.transport.abort()
 
 
-async def test_one_socket_too_many(settings: Settings) -> None:
+async def test_transports_refuse_retryably_at_max_sockets(settings: Settings) -> None:
     async with full(settings) as url:
         answer, message = await refused_sse(url)
         assert (message["code"], message["retry_after"] > 0) == ("unavailable", True)
@@ -168,7 +170,7 @@ async def test_one_socket_too_many(settings: Settings) -> None:
         await refused_poll(url)
 
 
-async def test_the_head_of_one_socket_too_many_may_come_in_pieces(settings: Settings) -> None:
+async def test_refused_socket_may_send_its_head_in_pieces(settings: Settings) -> None:
     async with full(settings) as url:
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         for piece in (b"GET /v1/sync/", b"sse?shape=a HTTP/1.1\r\nHost: x\r\nAcc", b"ept: */*\r\n\r\n"):
@@ -182,7 +184,7 @@ async def test_the_head_of_one_socket_too_many_may_come_in_pieces(settings: Sett
     said(whole.partition("\r\n\r\n")[2])
 
 
-async def test_a_page_of_a_listed_origin_may_read_it(settings: Settings) -> None:
+async def test_refusal_is_readable_by_a_page_of_a_listed_origin(settings: Settings) -> None:
     async with full(settings, allowed_origins=("https://app.example",)) as url:
         answer, _ = await refused_sse(url, origin="https://app.example")
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
@@ -197,7 +199,7 @@ async def test_a_page_of_a_listed_origin_may_read_it(settings: Settings) -> None
             assert (await refused_websocket(opened))[1] == 1013
 
 
-async def test_a_head_without_end_is_answered_all_the_same(settings: Settings) -> None:
+async def test_refused_socket_with_an_endless_head_is_answered(settings: Settings) -> None:
     async with full(settings) as url:
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * turned_away.MOST_HEAD)

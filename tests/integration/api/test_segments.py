@@ -62,7 +62,7 @@ async def _listed(stores: Stores, client: httpx.AsyncClient) -> list[dict[str, o
     return found
 
 
-async def test_a_segment_that_is_gone_or_damaged(stores: Stores, settings: Settings, log: LogId) -> None:
+async def test_missing_or_damaged_segment_is_refused(stores: Stores, settings: Settings, log: LogId) -> None:
     await compactor(stores, settings.model_copy(update={"retention_events": 75})).run_once()
     (file,) = (Path(settings.archive_url) / log).glob(f"{21:020}-*")
     file.write_bytes(file.read_bytes()[:100])
@@ -73,9 +73,7 @@ async def test_a_segment_that_is_gone_or_damaged(stores: Stores, settings: Setti
         assert (await client.get(f"{URL}/{log}:21")).status_code == 503
 
 
-async def test_verification_reads_every_byte_and_looks_over_the_seam(
-    stores: Stores, settings: Settings, log: LogId
-) -> None:
+async def test_verification_reads_all_segments_and_their_joints(stores: Stores, settings: Settings, log: LogId) -> None:
     verification = Verification(stores.history, stores.comparison)
     seen: list[int] = []
     point = Point(log, Seq(100), EVENTS[-1].time, Seq(100), settled=True)

@@ -1,4 +1,4 @@
-"""Many readers of one document's past share what they read, and wait like all who are far behind."""
+"""Time travel for many readers: shared reads, cached pages, and admission."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class Held:
         monkeypatch.setattr(owner, name, held)
 
 
-async def test_readers_of_the_same_share_one_read(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_identical_reads_share_one_read(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for held, path in (
         (Held(monkeypatch, EventStore, "of_document"), f"{PATH}/events?limit=3"),
         (Held(monkeypatch, TimeTravel, "document"), f"{PATH}?version=2"),
@@ -72,7 +74,7 @@ async def test_readers_of_the_same_share_one_read(api: httpx.AsyncClient, monkey
         assert held.count < 5
 
 
-async def test_a_page_of_history_is_kept(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_of_history_is_cached(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(monkeypatch, EventStore, "of_document")
     held.go.set()
     pages = [(await api.get(f"{PATH}/events?limit=2")).json() for _ in range(3)]
@@ -84,7 +86,7 @@ async def test_a_page_of_history_is_kept(api: httpx.AsyncClient, monkeypatch: py
     assert len((await api.get(f"{PATH}/events")).json()["events"]) == 6  # nothing stale
 
 
-async def test_readers_beyond_the_bound_are_told_to_come_back(
+async def test_readers_beyond_the_bound_are_refused_retryably(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(monkeypatch, TimeTravel, "document")

@@ -1,4 +1,4 @@
-"""Clients that do not read are put out within the bound, whatever the transport."""
+"""Slow clients are evicted within the send timeout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.systems import running_system
 from support.waiting import patience, within
 
 
-async def test_an_event_stream_that_is_not_read_is_ended(settings: Settings) -> None:
+async def test_event_stream_of_a_slow_client_is_ended(settings: Settings) -> None:
     settings = settings.model_copy(update={"collections": ("docs",), "send_timeout": 0.3})
     async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         with socket.socket() as plain:

@@ -1,4 +1,4 @@
-"""Of many that come at once few are read in a turn, and the garbage collector has little to do with them."""
+"""Connection storms: first requests are paced, and connections leave little to the garbage collector."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def there() -> weakref.WeakSet[Http]:
     return weakref.WeakSet(one for one in gc.get_objects() if type(one) is Http)
 
 
-async def test_a_connection_that_speaks_websocket_is_no_longer_one_that_speaks_http(url: str) -> None:
+async def test_upgraded_connection_leaves_the_http_connections(url: str) -> None:
     before = there()
     async with raw_websocket(url) as opened:
         await opened.send(HELLO)
@@ -52,7 +52,7 @@ async def test_a_connection_that_speaks_websocket_is_no_longer_one_that_speaks_h
         assert not there() - before
 
 
-async def test_first_requests_are_read_a_few_in_a_turn(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_first_requests_are_paced(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     turn, read_in, loop = 0, Counter[int](), asyncio.get_running_loop()
     begin = Http.on_message_begin
 
@@ -81,7 +81,7 @@ async def test_first_requests_are_read_a_few_in_a_turn(url: str, monkeypatch: py
     assert max(read_in.values()) <= 4
 
 
-def test_a_server_is_kept_waiting_for_less_than_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_is_collected_more_often_in_a_server_than_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[tuple[int, ...]] = []
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(gc, "set_threshold", lambda *given: set_to.append(given))

@@ -1,4 +1,4 @@
-"""For every position: what the answer makes of the client is what all events would have made of it."""
+"""Catch-up answers: from each position, an answer has the effect of all events."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def some(past: Past, seed: int, count: int) -> list[Seq]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_answer_is_what_all_events_would_have_made(stores: Stores, settings: Settings, seed: int) -> None:
+async def test_each_answer_has_the_effect_of_all_events(stores: Stores, settings: Settings, seed: int) -> None:
     past = await lived(stores, settings, seed)
     service = await serving(stores, settings.model_copy(update={"frame_bytes": 2048}), past)
     for seq in some(past, seed, 25):
@@ -64,7 +64,7 @@ async def test_every_answer_is_what_all_events_would_have_made(stores: Stores, s
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_the_answers_of_a_compacted_log_are_those_of_the_whole(
+async def test_answers_of_a_compacted_log_equal_those_of_the_whole_log(
     stores: Stores, settings: Settings, seed: int
 ) -> None:
     past = await lived(stores, settings, seed)
@@ -85,7 +85,7 @@ async def test_the_answers_of_a_compacted_log_are_those_of_the_whole(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_who_begins_has_it_all(stores: Stores, settings: Settings, seed: int) -> None:
+async def test_new_client_gets_the_whole_state(stores: Stores, settings: Settings, seed: int) -> None:
     past = await lived(stores, settings, seed)
     service = await serving(stores, settings, past)
     for shape in SHAPES:
@@ -96,7 +96,7 @@ async def test_who_begins_has_it_all(stores: Stores, settings: Settings, seed: i
 
 
 @pytest.mark.parametrize("force", [Answer.SQUASHED, Answer.SNAPSHOT])
-async def test_a_client_that_goes_in_the_middle_is_where_it_was(
+async def test_client_that_disconnects_during_an_answer_keeps_its_position(
     stores: Stores, settings: Settings, force: Answer
 ) -> None:
     past = await lived(stores, settings, 3, writes=80)
@@ -116,7 +116,7 @@ async def test_a_client_that_goes_in_the_middle_is_where_it_was(
     assert client.rows == past.of_shape(DOCS, past.head)
 
 
-async def test_what_can_not_be_looked_up_is_not_squashed(stores: Stores, settings: Settings) -> None:
+async def test_ids_without_an_exact_text_are_not_squashed(stores: Stores, settings: Settings) -> None:
     documents: AsyncCollection[dict[str, object]] = stores.data["docs"]
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
@@ -131,7 +131,7 @@ async def test_what_can_not_be_looked_up_is_not_squashed(stores: Stores, setting
     assert "squashed" not in kinds
 
 
-async def test_nobody_gets_the_snapshot_again_that_he_has(stores: Stores, settings: Settings) -> None:
+async def test_snapshot_at_the_clients_position_is_not_sent_again(stores: Stores, settings: Settings) -> None:
     """The base is empty and cheap, what came after it is not: the collection is, and that is not where the base is."""
     documents: AsyncCollection[dict[str, object]] = stores.data["docs"]
     async with running_worker(settings):

@@ -1,4 +1,4 @@
-"""New clients begin with what is stored: shared, pinned, and given up in band where it can't be read."""
+"""Bootstrap: shared, pinned snapshots, and the collection itself where they can't be read."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ async def kept(stores: Stores, settings: Settings, *, touched: int = 5) -> tuple
 
 
 async def chunk_reads(stores: Stores) -> int:
-    """How often MongoDB has looked for a chunk."""
+    """Return the number of chunk lookups in MongoDB."""
     cursor = await stores.log["snapshot_chunks"].aggregate([{"$indexStats": {}}])
     return sum(row["accesses"]["ops"] for row in await cursor.to_list() if row["name"] == "_id_")
 
 
-async def test_the_next_ones_read_no_chunk_again(stores: Stores, settings: Settings) -> None:
+async def test_bootstrap_of_later_clients_reads_no_chunk_again(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
     service = await serving(stores, settings, past)
     before = await chunk_reads(stores)
@@ -90,7 +90,7 @@ async def rest(outgoing: Any, client: Replica) -> list[str]:
     return kinds
 
 
-async def test_what_is_being_read_is_pinned(stores: Stores, settings: Settings) -> None:
+async def test_bootstrap_pins_its_snapshot(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
     _, outgoing, client = await first_parts(stores, settings, past, 2)
     pinned = await stores.pins.pinned(past.log)
@@ -101,7 +101,7 @@ async def test_what_is_being_read_is_pinned(stores: Stores, settings: Settings) 
 
 
 @pytest.mark.parametrize("damage", ["flipped", "removed"])
-async def test_a_damaged_chunk_is_told_in_band_and_the_collection_is_read(
+async def test_damaged_chunk_resets_the_client_and_the_collection_is_read(
     stores: Stores, settings: Settings, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     past, stored = await kept(stores, settings)
@@ -125,7 +125,7 @@ async def test_a_damaged_chunk_is_told_in_band_and_the_collection_is_read(
     assert (again.resets, again.rows) == (0, client.rows)
 
 
-async def test_a_snapshot_that_goes_before_it_is_pinned_is_not_begun_with(stores: Stores, settings: Settings) -> None:
+async def test_snapshot_deleted_before_its_pin_is_not_used(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
     service = await serving(stores, settings, past)
     await brought_up(service, Replica("docs"))
@@ -137,7 +137,9 @@ async def test_a_snapshot_that_goes_before_it_is_pinned_is_not_begun_with(stores
     assert client.events == 0, "it was read from the collection"
 
 
-async def test_a_cold_collection_begins_behind_the_horizon(stores: Stores, settings: Settings) -> None:
+async def test_snapshot_of_an_unchanged_collection_is_used_behind_the_horizon(
+    stores: Stores, settings: Settings
+) -> None:
     """Its snapshot is older than the horizon, and still says what it is."""
     past, stored = await kept(stores, settings, touched=0)
     async with running_worker(settings):
@@ -155,7 +157,7 @@ async def test_a_cold_collection_begins_behind_the_horizon(stores: Stores, setti
     assert client.resets == 0
 
 
-async def test_where_nothing_is_stored_a_server_asks_for_it_once(stores: Stores, settings: Settings) -> None:
+async def test_server_requests_a_missing_snapshot_once(stores: Stores, settings: Settings) -> None:
     past, _ = await kept(stores, settings)
     await stores.stored.hide([item.id for item in await stores.stored.listing(past.log)])
     docs = stores.data["docs"]
@@ -169,7 +171,7 @@ async def test_where_nothing_is_stored_a_server_asks_for_it_once(stores: Stores,
     assert [str(request.shape) for request in await stores.requests.unanswered()] == ["docs"]
 
 
-async def test_over_http(stores: Stores, settings: Settings) -> None:
+async def test_http_snapshot_is_the_stored_one(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
     async with (
         running_worker(settings),
@@ -185,9 +187,7 @@ async def test_over_http(stores: Stores, settings: Settings) -> None:
         assert found == past.of_shape(DOCS, stored.seq)
 
 
-async def test_over_http_a_damaged_snapshot_is_replaced_before_anything_is_sent(
-    stores: Stores, settings: Settings
-) -> None:
+async def test_http_snapshot_replaces_a_damaged_one_before_the_first_byte(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
     await stores.log["snapshot_chunks"].delete_one({"_id": {"s": stored.id, "n": 0, "p": 0}})
     async with (

@@ -1,4 +1,4 @@
-"""Clients that come back from far behind, over the real transports, and a log whose past is gone."""
+"""Clients far behind, over the real transports, with a log whose past is archived or gone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def begun(stores: Stores, url: str) -> Replica:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_it_ends_exact(stores: Stores, settings: Settings, transport: str) -> None:
+async def test_client_far_behind_ends_exact(stores: Stores, settings: Settings, transport: str) -> None:
     async with running_system(settings) as url:
         replica = await begun(stores, url)
         await changed(stores)
@@ -61,7 +61,7 @@ async def test_it_ends_exact(stores: Stores, settings: Settings, transport: str)
         assert replica.squashes == (0 if transport == "http" else 1), "the HTTP log has events only"
 
 
-async def test_the_id_of_an_event_stream_moves_with_the_last_part(stores: Stores, settings: Settings) -> None:
+async def test_event_id_advances_with_the_last_part(stores: Stores, settings: Settings) -> None:
     async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         replica = await begun(stores, url)
         await changed(stores)
@@ -79,9 +79,7 @@ async def test_the_id_of_an_event_stream_moves_with_the_last_part(stores: Stores
     assert set(ids[:-1]) == {vector_text(replica.vector)}
 
 
-async def test_behind_the_horizon_the_http_log_says_so_and_others_are_squashed(
-    stores: Stores, settings: Settings
-) -> None:
+async def test_position_behind_the_horizon_resets_http_and_squashes_streams(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings), running_server(settings) as url:
         await tracked(url, ["docs"])
         replica = await begun(stores, url)

@@ -1,4 +1,4 @@
-"""The feed on a real log: whatever is interrupted, the window is dense, whole and of the log in force."""
+"""The feed on a real log: the window stays dense, whole and of the current log after each interruption."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def append(stores: Stores, log: Log, first: int, count: int, *, of: int = 
     await stores.events.append(log.id, events)
 
 
-async def test_a_server_that_starts_takes_the_newest_events_into_its_window(stores: Stores, settings: Settings) -> None:
+async def test_feed_start_reads_the_newest_events(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 10)
     async with fed(stores, settings) as server:
@@ -98,7 +98,7 @@ async def test_a_server_that_starts_takes_the_newest_events_into_its_window(stor
         assert server.feed.state.live
 
 
-async def test_new_events_come_by_themselves_and_in_order(stores: Stores, settings: Settings) -> None:
+async def test_feed_appends_new_events_in_order(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     async with fed(stores, settings) as server:
         await server.until(lambda: server.window.log == log.id)
@@ -108,7 +108,7 @@ async def test_new_events_come_by_themselves_and_in_order(stores: Stores, settin
         assert server.seqs() == list(range(1, 401))
 
 
-async def test_only_so_much_of_the_past_and_never_half_a_transaction(stores: Stores, settings: Settings) -> None:
+async def test_feed_start_reads_a_bounded_past_of_whole_transactions(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 1204, of=7)
     async with fed(stores, settings) as server:
@@ -118,8 +118,8 @@ async def test_only_so_much_of_the_past_and_never_half_a_transaction(stores: Sto
         assert server.seqs() == list(range(server.window.floor + 1, 1205))
 
 
-async def test_a_server_that_starts_leaves_out_what_has_left_mongodb(stores: Stores, settings: Settings) -> None:
-    """Whether it is archived or not kept any more."""
+async def test_feed_start_leaves_out_archived_events(stores: Stores, settings: Settings) -> None:
+    """Both for archived and for deleted events."""
     log = await begin(stores)
     await append(stores, log, 1, 50)
     await stores.tiers.raise_archived_up_to(log.id, Seq(30))
@@ -132,7 +132,7 @@ async def test_a_server_that_starts_leaves_out_what_has_left_mongodb(stores: Sto
         assert server.feed.state.live
 
 
-async def test_half_a_transaction_is_not_shown(stores: Stores, settings: Settings) -> None:
+async def test_feed_holds_back_an_incomplete_transaction(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 2)
     await append(stores, log, 3, 2, of=4)
@@ -148,9 +148,7 @@ async def test_half_a_transaction_is_not_shown(stores: Stores, settings: Setting
         assert server.seqs() == [1, 2, 3, 4, 5, 6]
 
 
-async def test_the_beginning_of_a_transaction_is_shown_once_a_checkpoint_says_that_no_more_comes(
-    stores: Stores, settings: Settings
-) -> None:
+async def test_feed_publishes_an_incomplete_transaction_before_a_checkpoint(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 2)
     await append(stores, log, 3, 2, of=4)
@@ -164,7 +162,9 @@ async def test_the_beginning_of_a_transaction_is_shown_once_a_checkpoint_says_th
         assert server.seqs() == [1, 2, 3, 4]
 
 
-async def test_a_server_that_starts_behind_that_checkpoint_shows_it_too(stores: Stores, settings: Settings) -> None:
+async def test_feed_start_behind_the_checkpoint_publishes_the_incomplete_transaction(
+    stores: Stores, settings: Settings
+) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 2, of=4)
     await stores.logs.checkpoint(log.id, Seq(2), "82AC", Timestamp(9, 1))
@@ -172,8 +172,8 @@ async def test_a_server_that_starts_behind_that_checkpoint_shows_it_too(stores: 
         await server.at(2)
 
 
-async def test_a_checkpoint_further_on_does_not_cut_a_transaction(stores: Stores, settings: Settings) -> None:
-    """What is between may be the rest, of which the server has not heard yet."""
+async def test_feed_does_not_split_a_transaction_before_a_later_checkpoint(stores: Stores, settings: Settings) -> None:
+    """The events in between may be the rest, which the server has not read yet."""
     log = await begin(stores)
     await append(stores, log, 1, 2, of=4)
     server = Fed(stores, settings)
@@ -186,7 +186,7 @@ async def test_a_checkpoint_further_on_does_not_cut_a_transaction(stores: Stores
     assert server.window.head == 4
 
 
-async def test_a_transaction_has_ended_where_the_next_event_is_of_another(stores: Stores, settings: Settings) -> None:
+async def test_feed_ends_a_transaction_at_an_event_of_another(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 2, of=4)
     async with fed(stores, settings) as server:
@@ -204,7 +204,7 @@ async def news(stores: Stores, log: Log, server: Fed) -> None:
     await server.until(lambda: "news" in server.tracking.names)
 
 
-async def test_an_event_in_parts_is_put_together_and_where_a_part_is_missing_the_window_begins_behind_it(
+async def test_feed_joins_event_parts_and_restarts_behind_a_missing_part(
     stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = await begin(stores)
@@ -226,7 +226,7 @@ async def test_an_event_in_parts_is_put_together_and_where_a_part_is_missing_the
     )
 
 
-async def test_what_was_missed_during_an_interruption_is_read_from_the_log(
+async def test_feed_reads_events_missed_during_an_interruption(
     client: Client, stores: Stores, settings: Settings
 ) -> None:
     log = await begin(stores)
@@ -242,7 +242,9 @@ async def test_what_was_missed_during_an_interruption_is_read_from_the_log(
                 await asyncio.sleep(0.01)
 
 
-async def test_lost_history_is_read_from_the_log_too(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_feed_reads_the_log_after_a_lost_change_stream(
+    client: Client, stores: Stores, settings: Settings
+) -> None:
     log = await begin(stores)
     async with connect(settings, "feed") as own, fed(Stores.of(own, settings), settings) as server:
         await server.until(lambda: server.window.log == log.id)
@@ -252,7 +254,7 @@ async def test_lost_history_is_read_from_the_log_too(client: Client, stores: Sto
         assert server.seqs() == list(range(1, 51))
 
 
-async def test_a_number_that_does_not_follow_is_never_skipped(stores: Stores, settings: Settings) -> None:
+async def test_feed_never_skips_a_gap(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 3)
     server = Fed(stores, settings)
@@ -265,7 +267,7 @@ async def test_a_number_that_does_not_follow_is_never_skipped(stores: Stores, se
     assert server.seqs() == list(range(1, 10)), "what is there already is not taken twice"
 
 
-async def test_a_server_that_has_fallen_far_behind_begins_its_window_anew(stores: Stores, settings: Settings) -> None:
+async def test_feed_far_behind_restarts_the_window(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     await append(stores, log, 1, 10)
     server = Fed(stores, settings)
@@ -276,7 +278,7 @@ async def test_a_server_that_has_fallen_far_behind_begins_its_window_anew(stores
     assert server.seqs() == list(range(511, 1511))
 
 
-async def test_a_new_log_replaces_the_old_one(stores: Stores, settings: Settings) -> None:
+async def test_feed_replaces_the_window_with_a_new_log(stores: Stores, settings: Settings) -> None:
     old = await begin(stores)
     await append(stores, old, 1, 5)
     async with fed(stores, settings) as server:
@@ -292,9 +294,7 @@ async def test_a_new_log_replaces_the_old_one(stores: Stores, settings: Settings
         assert server.window.log == new.id
 
 
-async def test_a_collection_that_is_only_active_in_an_old_log_is_not_tracked(
-    stores: Stores, settings: Settings
-) -> None:
+async def test_feed_does_not_track_a_collection_of_an_old_log(stores: Stores, settings: Settings) -> None:
     old = await begin(stores)
     async with fed(stores, settings) as server:
         await server.until(lambda: server.tracking.names == ["orders"])
@@ -302,7 +302,7 @@ async def test_a_collection_that_is_only_active_in_an_old_log_is_not_tracked(
         await server.until(lambda: server.tracking.names == [])
 
 
-async def test_a_server_that_is_there_before_the_first_worker(stores: Stores, settings: Settings) -> None:
+async def test_feed_waits_for_the_first_worker(stores: Stores, settings: Settings) -> None:
     async with fed(stores, settings) as server:
         await stores.tracking.ask(["orders"])
         assert server.window.log is None
@@ -312,9 +312,7 @@ async def test_a_server_that_is_there_before_the_first_worker(stores: Stores, se
         assert server.window.log == log.id
 
 
-async def test_events_larger_than_a_change_stream_may_bring_are_read_from_the_log(
-    stores: Stores, settings: Settings
-) -> None:
+async def test_feed_reads_events_too_large_for_a_change_stream_from_the_log(stores: Stores, settings: Settings) -> None:
     log = await begin(stores)
     async with fed(stores, settings) as server:
         await server.until(lambda: server.window.log == log.id)
@@ -328,9 +326,7 @@ async def test_events_larger_than_a_change_stream_may_bring_are_read_from_the_lo
 
 
 @pytest.mark.parametrize("log", ["zzzz"])
-async def test_events_of_a_log_that_nobody_announced_are_left_alone(
-    stores: Stores, settings: Settings, log: str
-) -> None:
+async def test_feed_ignores_events_of_unknown_logs(stores: Stores, settings: Settings, log: str) -> None:
     current = await begin(stores)
     async with fed(stores, settings) as server:
         await server.until(lambda: server.window.log == current.id)

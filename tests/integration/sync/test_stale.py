@@ -1,4 +1,4 @@
-"""A worker that does not get on is visible: to clients, by `progress`, and to operators, by `/readyz`."""
+"""A worker without progress: `progress` tells clients, `/readyz` tells operators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def progress(connection: ClientConnection, *, stale: bool) -> dict[str, An
     raise AssertionError("the connection ended")
 
 
-async def test_a_worker_that_was_not_seen_yet_is_none_of_long_ago(settings: Settings, stores: Stores) -> None:
+async def test_health_before_the_first_checkpoint_has_no_lag(settings: Settings, stores: Stores) -> None:
     service = SyncService(stores, settings, tailing=stores)
     service.window.start(LogId("abcd2345"), Seq(0))
     service.feed.state.heard, service.feed.state.live = time.monotonic(), True
@@ -38,7 +38,7 @@ async def test_a_worker_that_was_not_seen_yet_is_none_of_long_ago(settings: Sett
     assert health.detail == "a worker leads, but has made no progress since this server started"
 
 
-async def test_without_a_worker_everybody_is_told(settings: Settings) -> None:
+async def test_clients_and_operators_see_that_no_worker_makes_progress(settings: Settings) -> None:
     changed = {"collections": ("docs",), "stale_after": 0.5, "heartbeat": 0.1, "stream_wait": 0.1}
     settings = settings.model_copy(update=changed)
     async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:

@@ -1,4 +1,4 @@
-"""Clients behind the window: what they read is read once for all of them, and kept while there is room."""
+"""Frames behind the window: read once for all cursors, cached and prefetched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frames_of(stores: Stores, *, places: int = 4, queue: int = 100, max_bytes: i
     return StoreFrames(stores.events, Admission(places, queue=queue, wait=30, what="clients"), LIMIT, max_bytes)
 
 
-async def test_a_thousand_at_the_same_place_read_once(stores: Stores) -> None:
+async def test_frame_for_a_thousand_cursors_is_read_once(stores: Stores) -> None:
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 25)
     frames = frames_of(stores, places=1, queue=0)
@@ -36,7 +36,7 @@ async def test_a_thousand_at_the_same_place_read_once(stores: Stores) -> None:
     assert frames.reads == 1
 
 
-async def test_what_was_the_end_is_gone_on_from(stores: Stores) -> None:
+async def test_frame_after_the_former_end_is_read(stores: Stores) -> None:
     log = await begun(stores, "docs", "others")
     head = await append(stores, log, "docs", 3)
     frames = frames_of(stores)
@@ -52,7 +52,7 @@ async def test_what_was_the_end_is_gone_on_from(stores: Stores) -> None:
     assert (nothing.end, nothing.data) == (middle, b"")
 
 
-async def test_they_are_kept_while_there_is_room(stores: Stores) -> None:
+async def test_frames_are_cached_within_the_bound(stores: Stores) -> None:
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 40, size=1000)
     frames = frames_of(stores, max_bytes=25_000)
@@ -68,7 +68,7 @@ async def test_they_are_kept_while_there_is_room(stores: Stores) -> None:
     assert without.bytes == 0
 
 
-async def test_too_many_different_ones_are_sent_away(stores: Stores) -> None:
+async def test_too_many_concurrent_reads_are_refused(stores: Stores) -> None:
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 50)
     frames = frames_of(stores, places=1, queue=2)
@@ -80,7 +80,7 @@ async def test_too_many_different_ones_are_sent_away(stores: Stores) -> None:
     assert (await frames.frame(log, SHAPE, Seq(9), head)).end == 19
 
 
-async def test_who_goes_on_finds_the_next_ones_read_already_and_several_at_a_time(stores: Stores) -> None:
+async def test_next_frames_are_prefetched_several_at_a_time(stores: Stores) -> None:
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 135)
     limit = PageLimit(events=10, bytes=1 << 10)
@@ -95,9 +95,7 @@ async def test_who_goes_on_finds_the_next_ones_read_already_and_several_at_a_tim
     assert frames.reads == 3, "the first one, eight, and the last five"
 
 
-async def test_what_could_not_be_read_ahead_is_read_by_who_needs_it(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_prefetch_is_read_again_on_demand(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 25)
     limit = PageLimit(events=10, bytes=1 << 10)

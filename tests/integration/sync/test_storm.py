@@ -1,4 +1,4 @@
-"""Many clients come back at once, all of them behind the window: few are served at a time, and all end exact."""
+"""Many clients return at once, all behind the window: reads are bounded, and all clients end exact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLIENTS = 16
 
 
 async def written(url: str, count: int) -> str:
-    """Where the log is once it has so many events."""
+    """Wait until the log has this many events."""
     events = await events_of(url, "docs", count, seconds=30)
     return f"{log_of(await head(url))}:{events[-1]['seq']}"
 
@@ -55,7 +55,7 @@ async def following(url: str, known: list[Follower]) -> AsyncIterator[list[Follo
                 task.cancel()
 
 
-async def test_all_who_come_back_end_exact(client: Client, settings: Settings) -> None:
+async def test_returning_clients_all_end_exact(client: Client, settings: Settings) -> None:
     # Of a window this small, nothing of what was missed is left; and no two of them read the same.
     changed: dict[str, Any] = {"window_bytes": 64 * 1024, "max_reads": 1, "max_waiting": 5, "frame_cache_bytes": 0}
     settings = settings.model_copy(update={"collections": ("docs",)} | changed)
@@ -79,7 +79,7 @@ async def test_all_who_come_back_end_exact(client: Client, settings: Settings) -
         assert (follower.replica.snapshots, follower.replica.resets) == (1, 0), "nothing was fetched again"
 
 
-async def test_polls_of_what_is_behind_are_admitted_as_the_others_are(client: Client, settings: Settings) -> None:
+async def test_polls_behind_the_window_need_admission(client: Client, settings: Settings) -> None:
     changed: dict[str, Any] = {"window_bytes": 64 * 1024, "max_reads": 1, "max_waiting": 0}
     settings = settings.model_copy(update={"collections": ("docs",)} | changed)
     docs = client[settings.database]["docs"]

@@ -1,4 +1,4 @@
-"""Acknowledgements are stored together, soon, and all of them: also at the end, and when a write has failed."""
+"""Acknowledgements are stored in bulk and soon, also at shutdown and after a failed write."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Writes(CommandListener):
         """Not of interest."""
 
 
-async def test_many_become_one_write_and_the_newest_counts(settings: Settings, mongodb_uri: str) -> None:
+async def test_writer_merges_updates_into_one_write(settings: Settings, mongodb_uri: str) -> None:
     writes = Writes()
     async with AsyncMongoClient[Any](mongodb_uri, event_listeners=[writes]) as client:
         stores = Stores.of(client, settings)
@@ -77,7 +77,7 @@ async def test_many_become_one_write_and_the_newest_counts(settings: Settings, m
     assert writes.sizes == [3], "one for each client, and what keeps them short"
 
 
-async def test_what_waits_is_stored_at_the_end(stores: Stores) -> None:
+async def test_close_stores_queued_updates(stores: Stores) -> None:
     async with running(stores) as writer:
         writer.note(update("a", 5))
         assert await stored(stores, "a") is None
@@ -86,14 +86,14 @@ async def test_what_waits_is_stored_at_the_end(stores: Stores) -> None:
     assert writer.unwritten("a") is None
 
 
-async def test_what_somebody_waits_for_is_stored_at_once(stores: Stores) -> None:
+async def test_store_writes_at_once(stores: Stores) -> None:
     async with running(stores) as writer:
         writer.note(update("a", 5))
         await writer.store(update("b", 6, None))
         assert (await stored(stores, "a"), await stored(stores, "b")) == (5, 6)
 
 
-async def test_after_a_failure_it_is_tried_again(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_writer_retries_after_a_failure(client: Client, stores: Stores, settings: Settings) -> None:
     async with connect(settings, "vectors") as own, running(Stores.of(own, settings)) as writer:
         async with failing(client, "update", _UNAUTHORIZED, app=app_name(settings, "vectors")):
             with pytest.raises(Unavailable):
@@ -104,7 +104,7 @@ async def test_after_a_failure_it_is_tried_again(client: Client, stores: Stores,
         assert await stored(stores, "a") == 5
 
 
-async def test_more_than_the_bound_are_refused_and_none_lost(stores: Stores) -> None:
+async def test_writer_refuses_updates_beyond_the_bound_and_loses_none(stores: Stores) -> None:
     async with running(stores, max_waiting=2) as writer:
         writer.note(update("a", 1))
         writer.note(update("b", 1))
@@ -115,7 +115,7 @@ async def test_more_than_the_bound_are_refused_and_none_lost(stores: Stores) -> 
     assert [await stored(stores, name) for name in "abc"] == [2, 1, None]
 
 
-async def test_a_wait_is_bounded(stores: Stores) -> None:
+async def test_store_times_out(stores: Stores) -> None:
     writer = VectorWriter(stores.vectors, interval=3600, max_waiting=10, timeout=0.01)
     with pytest.raises(Unavailable, match="not stored after"):
         await writer.store(update("a", 1))

@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/openapi.json", *(f"/assets/{name}" for name in ASSETS)])
-async def test_everything_is_served_with_a_policy_and_revalidated(browser: httpx.AsyncClient, path: str) -> None:
+async def test_pages_and_assets_have_a_security_policy_and_revalidate(browser: httpx.AsyncClient, path: str) -> None:
     answer = await browser.get(path)
     assert answer.status_code == 200
     assert answer.content
@@ -81,27 +81,29 @@ async def test_everything_is_served_with_a_policy_and_revalidated(browser: httpx
         ("/assets/icon.svg", "image/svg+xml"),
     ],
 )
-async def test_content_types(browser: httpx.AsyncClient, path: str, media_type: str) -> None:
+async def test_pages_and_assets_have_their_content_types(
+    browser: httpx.AsyncClient, path: str, media_type: str
+) -> None:
     assert (await browser.get(path)).headers["content-type"] == media_type
 
 
 @pytest.mark.parametrize(
     "name", ["nothing.js", "index.html", "__init__.py", "package.json", "..%2Fsettings.py", "%2Fetc%2Fpasswd", ""]
 )
-async def test_what_is_no_asset_is_not_served(browser: httpx.AsyncClient, name: str) -> None:
+async def test_assets_other_names_are_404(browser: httpx.AsyncClient, name: str) -> None:
     assert (await browser.get(f"/assets/{name}")).status_code == 404
 
 
-async def test_pages_are_only_read(browser: httpx.AsyncClient) -> None:
+async def test_pages_accept_only_reads(browser: httpx.AsyncClient) -> None:
     assert (await browser.post("/")).status_code == 405
 
 
-async def test_openapi_is_the_document(browser: httpx.AsyncClient) -> None:
+async def test_openapi_json_is_the_openapi_document(browser: httpx.AsyncClient) -> None:
     assert (await browser.get("/openapi.json")).json() == openapi.document()
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_pages_have_nothing_inline_and_nothing_from_elsewhere(browser: httpx.AsyncClient, path: str) -> None:
+async def test_pages_have_no_inline_code_and_no_other_origins(browser: httpx.AsyncClient, path: str) -> None:
     page = Page((await browser.get(path)).text)
     assert page.inline == []
     assert len(page.ids) == len(set(page.ids))
@@ -113,7 +115,7 @@ async def test_pages_have_nothing_inline_and_nothing_from_elsewhere(browser: htt
 
 
 @pytest.mark.parametrize(("page", "script"), [("/", "app.js"), ("/docs", "docs.js")])
-async def test_scripts_find_the_elements_that_they_ask_for(browser: httpx.AsyncClient, page: str, script: str) -> None:
+async def test_scripts_find_the_elements_that_they_use(browser: httpx.AsyncClient, page: str, script: str) -> None:
     ids = Page((await browser.get(page)).text).ids
     for name in _loaded(script):
         asked = set(re.findall(r'\$\("([^"]+)"\)', SCRIPTS[name]))
@@ -121,7 +123,7 @@ async def test_scripts_find_the_elements_that_they_ask_for(browser: httpx.AsyncC
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_never_make_markup_or_code_from_text(name: str) -> None:
+def test_scripts_never_create_markup_or_code_from_text(name: str) -> None:
     risky = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|DOMParser"
     assert re.findall(risky, SCRIPTS[name]) == []
 
@@ -138,7 +140,7 @@ def test_styles_load_nothing(name: str) -> None:
     assert not re.search(rb"url\(|@import", ASSETS[name].body)
 
 
-def test_the_client_needs_no_page() -> None:
+def test_client_script_needs_no_page() -> None:
     """A program may take the client without the rest."""
     assert set(_loaded("client.js")) == {"client.js", "replica.js", "patch.js", "values.js"}
 

@@ -29,7 +29,7 @@ class Chunks:
         return Chunk([IdText("a")], [b'{"id":"a"}'.ljust(100)])
 
 
-async def test_many_who_begin_at_once_read_each_chunk_once() -> None:
+async def test_rows_of_concurrent_requests_share_one_read() -> None:
     chunks = Chunks()
     cache = ChunkCache(chunks, 10_000)
     await asyncio.gather(*(cache.rows("s", number) for number in (0, 1) for _ in range(20)))
@@ -39,7 +39,7 @@ async def test_many_who_begin_at_once_read_each_chunk_once() -> None:
     assert chunks.read[-1] == ("t", 0)
 
 
-async def test_the_least_recently_used_go_when_it_is_full() -> None:
+async def test_full_cache_evicts_the_least_recently_used_chunks() -> None:
     chunks = Chunks()
     cache = ChunkCache(chunks, 2 * 164)
     for number in (0, 1, 0, 2, 0, 1):
@@ -48,7 +48,7 @@ async def test_the_least_recently_used_go_when_it_is_full() -> None:
     assert [number for _, number in chunks.read] == [0, 1, 2, 1]
 
 
-async def test_rows_are_joined_to_runs_of_bounded_size_and_not_otherwise() -> None:
+async def test_rows_are_joined_into_runs_of_bounded_size() -> None:
     async def three(_: str, __: int) -> Chunk:
         return Chunk([IdText(key) for key in "abc"], [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"c"}'])
 
@@ -59,7 +59,7 @@ async def test_rows_are_joined_to_runs_of_bounded_size_and_not_otherwise() -> No
     assert (await cache.rows("s", 0, 1)).runs == (await cache.rows("s", 0)).runs
 
 
-async def test_what_is_larger_than_the_cache_is_passed_on_and_not_kept() -> None:
+async def test_chunk_larger_than_the_cache_is_returned_and_not_cached() -> None:
     chunks = Chunks()
     cache = ChunkCache(chunks, 0)
     assert (await cache.rows("s", 0)).count == 1
@@ -68,7 +68,7 @@ async def test_what_is_larger_than_the_cache_is_passed_on_and_not_kept() -> None
     assert len(chunks.read) == 2
 
 
-async def test_a_damaged_chunk_is_not_kept() -> None:
+async def test_damaged_chunk_is_not_cached() -> None:
     chunks = Chunks()
     chunks.damaged.add(0)
     cache = ChunkCache(chunks, 10_000)
@@ -90,7 +90,7 @@ async def test_a_damaged_chunk_is_not_kept() -> None:
         {"_id": 1, "last": [Int64(1)]},
     ],
 )
-def test_rows_are_sent_without_their_marks(document: Document) -> None:
+def test_without_hints_removes_the_type_hints_of_a_row(document: Document) -> None:
     row = {"id": "int:1", "version": 3, "doc": document}
     type_hints = type_hints_of(document)
     stored = to_json(row | {"marks": type_hints} if type_hints else row)

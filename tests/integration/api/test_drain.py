@@ -1,4 +1,4 @@
-"""A server that is told to go: who is connected hears it, what is being answered is answered, and it is bounded."""
+"""Draining: each client is told, requests under way are answered, and the time is bounded."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Raw:
             self.writer.close()
 
 
-async def test_everybody_is_told_and_it_ends_at_once(going: Going) -> None:
+async def test_drain_ends_each_connection_with_its_own_message(going: Going) -> None:
     streams = [await Raw.get(going.port, f"/v1/sync/sse?shape={SHAPE}") for _ in range(20)]
     for stream in streams:
         await stream.until(b"event: live")
@@ -142,13 +142,13 @@ def _retry(rest: bytes) -> int:
 
 
 @pytest.mark.parametrize(("leaving", "latest"), [(1, 3000), (2000, 3000), (10_000, 11_000)])
-def test_a_crowd_comes_back_over_more_time(leaving: int, latest: int) -> None:
+def test_retry_after_drain_grows_with_the_number_of_clients(leaving: int, latest: int) -> None:
     waits = [sse.retry_after_drain(leaving) for _ in range(5000)]
     assert min(waits) >= 1000
     assert 0.9 * latest < max(waits) <= latest
 
 
-async def test_those_that_do_not_listen_are_not_waited_for_beyond_the_bound(
+async def test_drain_does_not_wait_for_slow_clients_beyond_its_timeout(
     going: Going, client: Client, settings: Settings
 ) -> None:
     things = client[settings.database][SHAPE]

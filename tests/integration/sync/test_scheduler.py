@@ -1,4 +1,4 @@
-"""A shape that has to wait for its turn to begin keeps nothing else of its connection waiting."""
+"""Scheduling: a subscription that waits for admission delays no other of its session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def received(connection: Any, kind: str, shape: str) -> dict[str, Any]:
     raise AssertionError("the connection ended")
 
 
-async def test_a_long_wait_starves_nobody(client: Client, settings: Settings) -> None:
+async def test_subscription_that_waits_for_admission_delays_no_other(client: Client, settings: Settings) -> None:
     changed: dict[str, Any] = {"collections": ("docs",), "max_bootstraps": 1, "heartbeat": 0.2, "send_timeout": 60.0}
     settings = settings.model_copy(update=changed)
     docs = client[settings.database]["docs"]

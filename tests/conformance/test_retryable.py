@@ -1,4 +1,4 @@
-"""A server that can't serve yet: no client of any make gives up, and an `EventSource` comes back by itself."""
+"""A server that can't serve yet: no client gives up, and each `EventSource` reconnects by itself."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def unserved(mongodb_uri: str, client: Client) -> AsyncIterator[Settings]:
 
 
 @everybody
-async def test_each_transport_is_told_in_its_own_words(peer: Peer, unserved: Settings) -> None:
+async def test_each_transport_is_refused_retryably(peer: Peer, unserved: Settings) -> None:
     """ "whatever may go well later … 200, `retry`, `error`"; WebSocket: `error`, 1013; HTTP: 503."""
     async with running_server(unserved) as url, talking(peer, url, Copy("orders")) as talk:
         if peer.transport == "http":
@@ -67,7 +67,7 @@ async def test_each_transport_is_told_in_its_own_words(peer: Peer, unserved: Set
 
 
 @event_sources
-async def test_an_event_source_survives_all_that_may_pass(peer: Peer, unserved: Settings, client: Client) -> None:
+async def test_event_source_survives_temporary_errors(peer: Peer, unserved: Settings, client: Client) -> None:
     """Get live by itself where the log is not there yet."""
     copy = Copy("orders")
     async with running_server(unserved) as url, talking(peer, url, copy) as talk:
@@ -79,7 +79,7 @@ async def test_an_event_source_survives_all_that_may_pass(peer: Peer, unserved: 
 
 
 @pytest.mark.parametrize("peer", ["node-eventsource"], indirect=True)
-async def test_an_event_source_survives_a_server_without_a_socket_left(peer: Peer, served: Served, node: Node) -> None:
+async def test_event_source_survives_a_server_at_max_sockets(peer: Peer, served: Served, node: Node) -> None:
     crowded = served.settings.model_copy(update={"max_sockets": 1})
     async with running_server(crowded) as url, AsyncExitStack() as stack:
         _, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
@@ -91,7 +91,7 @@ async def test_an_event_source_survives_a_server_without_a_socket_left(peer: Pee
 
 @pytest.mark.skipif(nginx.missing() is not None, reason=nginx.missing() or "")
 @event_sources
-async def test_an_event_source_survives_a_proxy_without_a_server(peer: Peer, served: Served, tmp_path: Path) -> None:
+async def test_event_source_survives_a_proxy_without_a_server(peer: Peer, served: Served, tmp_path: Path) -> None:
     """The documented nginx answers in the server's place while there is none."""
     port, copy = mongod.free_port(), Copy("orders")
     async with (

@@ -1,4 +1,4 @@
-"""Time travel over HTTP, as protocol.md says it."""
+"""Time travel over HTTP."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def at(api: httpx.AsyncClient, key: str, **point: str | int) -> httpx.Resp
     return await api.get(f"/{key}", params=point)
 
 
-async def test_at_a_position(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_read_at_a_position(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     key, log = new_id(), await log_of(root)
     made, changed, deleted, again = [event["seq"] for event in await written(root, api, key)]
     first = await at(api, key, position=f"{log}:{made}")
@@ -76,7 +76,7 @@ async def test_at_a_position(root: httpx.AsyncClient, api: httpx.AsyncClient, ne
     assert checked(await at(api, key, position=f"{log}:{again}"))["doc"] == {"_id": key, "n": 3}
 
 
-async def test_at_a_version(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_read_at_a_version(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     """A version may come again: so it may not be cached, and the newest state that had it counts."""
     key = new_id()
     await written(root, api, key)
@@ -99,7 +99,7 @@ async def settled(api: httpx.AsyncClient, key: str, instant: str) -> httpx.Respo
     return answer
 
 
-async def test_at_an_instant(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_read_at_an_instant(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     key, log = new_id(), await log_of(root)
     events = await written(root, api, key)
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -123,11 +123,11 @@ async def test_at_an_instant(root: httpx.AsyncClient, api: httpx.AsyncClient, ne
         "version=1&version=1", "version=1&position=a:1", "at=2026-11-23T05:22:46+01:00",
     ],
 )  # fmt: skip
-async def test_what_is_no_point(api: httpx.AsyncClient, query: str) -> None:
+async def test_malformed_points_are_400(api: httpx.AsyncClient, query: str) -> None:
     problem(await api.get(f"/anything?{query}"), 400, "malformed")
 
 
-async def test_points_that_are_not_there(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_unknown_points_are_refused(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     key, log = new_id(), await log_of(root)
     (await api.put(f"/{key}", json={"n": 1})).raise_for_status()
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
@@ -140,7 +140,7 @@ async def test_points_that_are_not_there(root: httpx.AsyncClient, api: httpx.Asy
     assert problem(await root.get("/v1/collections/untracked/documents/1?version=1"), 404, "not_tracked")
 
 
-async def test_the_difference_of_two_points(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_difference_of_two_points(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
     key, log = new_id(), await log_of(root)
     events = await written(root, api, key)
     made, changed, deleted, again = [f"{log}:{event['seq']}" for event in events]
@@ -168,7 +168,9 @@ async def test_the_difference_of_two_points(root: httpx.AsyncClient, api: httpx.
     assert body["patch"] == [{"op": "remove", "path": ""}]
 
 
-async def test_differences_that_there_are_not(root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId) -> None:
+async def test_impossible_differences_are_refused(
+    root: httpx.AsyncClient, api: httpx.AsyncClient, new_id: NewId
+) -> None:
     key, log = new_id(), await log_of(root)
     deleted = f"{log}:{(await written(root, api, key))[2]['seq']}"
     of = ONE + "/diff"
