@@ -28,10 +28,10 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn.server import ServerState
 from websockets.protocol import Protocol
 
-from eventsync.server.bounded_input import BoundedInput, _Flow
-from eventsync.server.first_request import FirstRequest
-from eventsync.server.protocols import Http, WebSocket
+from eventsync.server.bounded_input import BoundedInput, FirstRequest, _Flow
+from eventsync.server.http_protocol import HttpProtocol
 from eventsync.server.uvicorn_server import Server
+from eventsync.server.websocket_protocol import WebSocketProtocol
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ CAPPED = ("pymongo", "uvicorn", "websockets")
 EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
     (
         HttpToolsProtocol,
-        (Http, BoundedInput, FirstRequest),
+        (HttpProtocol, BoundedInput, FirstRequest),
         "client connection_lost connection_made connections cycle data_received flow handle_websocket_upgrade headers "
         "loop on_header on_headers_complete on_message_begin on_message_complete on_response_complete parser scope "
         "send_400_response server_state shutdown timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task "
@@ -48,7 +48,7 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
     ),
     (
         WebSocketsSansIOProtocol,
-        (WebSocket,),
+        (WebSocketProtocol,),
         "app app_state asgi_version client close_sent close_timeout close_timer config conn connection_lost "
         "connection_made connections curr_msg_data_type data_received default_headers disconnected frames handle_cont "
         "handle_parser_exception handle_ping handshake_complete handshake_initiated initial_response keepalive_timeout "

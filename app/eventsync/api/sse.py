@@ -34,7 +34,7 @@ from eventsync.domain.protocol import check_client_id
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Malformed, NotTracked
 from eventsync.server.deadline import deadline_of
-from eventsync.server.protocols import SocketWriter, writer
+from eventsync.server.extensions import SocketWriter, socket_writer
 from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
@@ -97,7 +97,7 @@ async def _serve(scope: Scope, services: Services, query: _Query, stream: Respon
         _require(services, shapes)
         async with stream.watched(session.close):
             with suppress(ClientDisconnected):
-                await _stream(session, shapes, stream, writer(scope))
+                await _stream(session, shapes, stream, socket_writer(scope))
                 await _end(stream, services.sync.sessions.leaving)
 
 
@@ -128,7 +128,7 @@ async def _send_error(error: EventsyncError, stream: ResponseStream) -> None:
 
 def direct_writer(scope: Scope) -> DirectWriter | None:
     """Return a writer that bypasses ASGI, if the server has one. All clients of a shape are sent the same bytes."""
-    write = writer(scope)
+    write = socket_writer(scope)
     return None if write is None else DirectWriter(_encode, write)
 
 

@@ -20,8 +20,8 @@ from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
 from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, public_error
+from eventsync.server.extensions import evict, socket_writer, until_writable
 from eventsync.server.problems import Close, problem_of
-from eventsync.server.protocols import evict, until_writable, writer
 from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
@@ -88,7 +88,7 @@ class Sync:
 
 def direct_writer(scope: Scope) -> DirectWriter | None:
     """Return a writer that bypasses ASGI, if the server has one. All clients are sent the same bytes."""
-    write = writer(scope)
+    write = socket_writer(scope)
     return None if write is None else DirectWriter(_encode, write)
 
 
@@ -175,7 +175,7 @@ class _Connection:
         return protocol.parse(text, max_shapes=self._settings.max_shapes)
 
     async def _write(self, session: Session) -> None:
-        write = writer(self._websocket.scope)
+        write = socket_writer(self._websocket.scope)
         async with aclosing(session.messages()) as messages:
             async for message in messages:
                 size = sum(map(len, message.pieces))

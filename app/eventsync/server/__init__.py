@@ -2,8 +2,8 @@
 
 __all__ = [
     "deadline",
+    "extensions",
     "problems",
-    "protocols",
     "response_stream",
     "retry",
     "sized_response",

@@ -17,10 +17,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from eventsync.server.first_request import FirstRequest
-from eventsync.server.limits import Guard
+from eventsync.server.limits import ConnectionLimits
 
 _BLANK: Final = b"\r\n\r\n"
 
@@ -31,6 +30,36 @@ _SLICE_COST: Final = 64
 _TURN: Final = 32 * 1024
 """Bytes, and `_SLICE_COST` for each slice, that are parsed in one turn of the event loop: some 5 ms at worst, where a
 body comes in chunks of one byte."""
+
+_AWAITED: Final = 0.5
+"""Seconds that a new connection gets, at shutdown, to send its first request."""
+
+
+class FirstRequest(HttpToolsProtocol):
+    """Keeps a new connection open for its first request at shutdown.
+
+    uvicorn closes each connection that is not in the middle of a response. The client of a kept-alive connection
+    expects that. A client that has just connected has a request on its way, and takes the close for an outage.
+    """
+
+    _leaving = False
+
+    def shutdown(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self._leaving = True
+            self.loop.call_later(_AWAITED, self._give_up)
+        else:
+            super().shutdown()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _give_up(self) -> None:
+        # A connection that became a WebSocket has another protocol.
+        if self.cycle is None and self in self.connections:
+            self.transport.close()
 
 
 class _Flow(FlowControl):
@@ -56,9 +85,9 @@ class BoundedInput(FirstRequest):
 
     flow: _Flow
 
-    def __init__(self, guard: Guard, *args: Any, **options: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._guard = guard
+        self._limits = limits
         self._data = b""
         """What was read last, behind the last three bytes before it."""
         self._position = 0
@@ -156,21 +185,21 @@ class BoundedInput(FirstRequest):
             if not self._head:
                 self.head_begins()
             self._head += size
-            if self._head > self._guard.head_bytes:
-                self._refuse_head(f"a head has at most {self._guard.head_bytes} bytes")
+            if self._head > self._limits.head_bytes:
+                self._refuse_head(f"a head has at most {self._limits.head_bytes} bytes")
                 return
         else:
             self._sent += size
             self._announced = max(0, self._announced - size)
-            if self._sent > self._guard.sent_bytes:
+            if self._sent > self._limits.sent_bytes:
                 # What it says does not matter any more; it may be a body that was refused already.
-                reason = f"a body is sent in at most {self._guard.sent_bytes} bytes, chunk sizes and trailers included"
+                reason = f"a body is sent in at most {self._limits.sent_bytes} bytes, chunk sizes and trailers included"
                 self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
                 return
         data, self._position = self._data[self._position : end], end
         super().data_received(data)
         if self.has_too_many_fields:
-            self._refuse_head(f"a head has at most {self._guard.head_fields} fields")
+            self._refuse_head(f"a head has at most {self._limits.head_fields} fields")
 
     def _refuse_head(self, reason: str) -> None:
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
@@ -178,7 +207,7 @@ class BoundedInput(FirstRequest):
     @property
     def has_too_many_fields(self) -> bool:
         """Tell whether the head is to be refused as soon as the parser returns, which can't be stopped before."""
-        return self._fields > self._guard.head_fields
+        return self._fields > self._limits.head_fields
 
     # --- what the parser finds ------------------------------------------------------------------------------------
 
@@ -227,7 +256,7 @@ class BoundedInput(FirstRequest):
         super().on_response_complete()
         if not self._complete and not self.transport.is_closing():
             # Refused before its body had come. It is thrown away, for as long as a body may take.
-            self._drain_timer = self.loop.call_later(self._guard.body_timeout, self.transport.abort)
+            self._drain_timer = self.loop.call_later(self._limits.body_timeout, self.transport.abort)
 
     def _body_complete(self) -> None:
         if self._drain_timer is not None:

@@ -1,4 +1,4 @@
-"""Bounds on what strangers may cost before anything of theirs is understood: connections, heads, waiting messages."""
+"""Untrusted connections: limits that apply before any input is parsed, and what all connections of a process share."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+import uvicorn
+
+from eventsync.concurrency.pacer import Pacer
 from eventsync.settings import Settings
 
 _UNSENT: Final = 128 * 1024
-"""Bytes that the kernel takes ahead of the network for a connection; the rest stays with us, who can bound it."""
+"""Unsent bytes of a connection that the kernel buffers. The rest stays in the process, which can limit it."""
 
 _SENT_RATIO: Final = 2
-"""A body in chunks may be sent in so many times the bytes that it may have."""
+"""A chunked body may take this many times its own size on the wire."""
+
+_FIRST_REQUESTS: Final = 4
+"""First requests of connections that are read in one turn of the event loop, 0.1 ms each. Of a thousand that arrive at
+once, hundreds would be read in one turn, while all other connections wait."""
 
 
 @dataclass(slots=True)
-class Guard:
+class ConnectionLimits:
     """Counts the connections of a server process, and holds the limits of a request.
 
-    `head_timeout` and `body_timeout` are in seconds. `sent_bytes` bounds a body as it is sent, with chunk sizes, chunk
-    extensions and trailers. `origins` are those whose pages may read the answer to a connection that is refused.
-    `lingering` of the `open` connections have had their last answer.
+    `head_timeout` and `body_timeout` are in seconds. `sent_bytes` limits a body as it is sent, with chunk sizes, chunk
+    extensions and trailers. Pages of `origins` may read the answer to a refused connection. Of the `open` connections,
+    `lingering` have had their last answer.
     """
 
     max_sockets: int
@@ -40,7 +47,7 @@ class Guard:
     _by_address: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, settings: Settings) -> Guard:
+    def of(cls, settings: Settings) -> ConnectionLimits:
         return cls(
             settings.max_sockets,
             settings.max_sockets_per_address,
@@ -53,33 +60,43 @@ class Guard:
         )
 
     def enter(self, address: str) -> None:
-        """A connection was made, admitted or not."""
+        """Count a connection that was made, admitted or not."""
         self.open += 1
         self._by_address[address] += 1
 
     def leave(self, address: str) -> None:
-        """A connection that had entered is lost."""
+        """Stop counting a connection that is lost."""
         self.open -= 1
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
 
     def refuses(self, address: str) -> bool:
-        """Whether the connection that was entered last is one too many."""
+        """Return True if the connection that was counted last is over a limit."""
         if self.open > self.max_sockets:
             return True
         return 0 < self.max_sockets_per_address < self._by_address[address]
 
 
-def tune(listener: socket.socket, patience: float) -> None:
-    """Set what the connections that `listener` accepts inherit: how long data may go unacknowledged, in seconds.
+class Config(uvicorn.Config):
+    """uvicorn's options, with the limits and pacers that all connections of the process share."""
 
-    A peer that is gone without a word is found by it on the next heartbeat, and what it did not read is freed; without,
-    the kernel tries for a quarter of an hour. And the kernel buffers little for those who do not read.
+    def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.limits = limits
+        self.first_requests = Pacer(_FIRST_REQUESTS)
+        self.upgrades = Pacer()
+
+
+def tune(listener: socket.socket, timeout: float) -> None:
+    """Set the options that accepted connections inherit. Sent data may stay unacknowledged for `timeout` seconds.
+
+    A heartbeat then detects a peer that has vanished, and its unread data is freed; by default the kernel retries for a
+    quarter of an hour. The kernel also buffers little for clients that do not read.
     """
     if sys.platform != "linux":
         return
-    # A socket that is no TCP socket (a Unix one) knows neither.
+    # Sockets other than TCP's (Unix sockets) have neither option.
     with suppress(OSError):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout * 1000))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)

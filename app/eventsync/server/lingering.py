@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from eventsync.server.limits import Guard
+from eventsync.server.limits import ConnectionLimits
 
 MOST_LINGERING: Final = 256
 """Connections of a process that linger at a time. Any more are closed at once. All count as connections."""
@@ -67,16 +67,18 @@ class UnclosedTransport:
 class Lingering(asyncio.Protocol):
     """Throws away what a client sends, for a while, and then ends the connection."""
 
-    def __init__(self, transport: asyncio.Transport, guard: Guard, address: str, connections: set[Any]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, limits: ConnectionLimits, address: str, connections: set[Any]
+    ) -> None:
         self.transport = transport
-        self._guard = guard
+        self._limits = limits
         self._address = address
         self._connections = connections
         self._left = MOST_BYTES
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.time() + MOST_SECONDS
-        guard.enter(address)
-        guard.lingering += 1
+        limits.enter(address)
+        limits.lingering += 1
         connections.add(self)
         self._timer = self._look_again()
 
@@ -88,8 +90,8 @@ class Lingering(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._timer.cancel()
         self._connections.discard(self)
-        self._guard.lingering -= 1
-        self._guard.leave(self._address)
+        self._limits.lingering -= 1
+        self._limits.leave(self._address)
         self.transport.close()
 
     def shutdown(self) -> None:
@@ -120,7 +122,7 @@ def unwrapped(transport: asyncio.Transport | UnclosedTransport) -> asyncio.Trans
     return transport.transport if isinstance(transport, UnclosedTransport) else transport
 
 
-def linger(protocol: Served, guard: Guard, address: str, connections: set[Any]) -> None:
+def linger(protocol: Served, limits: ConnectionLimits, address: str, connections: set[Any]) -> None:
     """Take the connection from its `protocol`, which has sent its last, and end it in order.
 
     The protocol hears that the connection is lost, in the next turn: in this one it may be in the midst of something.
@@ -128,19 +130,19 @@ def linger(protocol: Served, guard: Guard, address: str, connections: set[Any]) 
     transport = unwrapped(protocol.transport)
     protocol.transport = ENDED
     if not transport.is_closing():
-        asyncio.get_running_loop().call_soon(_take_over, transport, protocol, guard, address, connections)
+        asyncio.get_running_loop().call_soon(_take_over, transport, protocol, limits, address, connections)
 
 
 def _take_over(
-    transport: asyncio.Transport, protocol: Served, guard: Guard, address: str, connections: set[Any]
+    transport: asyncio.Transport, protocol: Served, limits: ConnectionLimits, address: str, connections: set[Any]
 ) -> None:
     if transport.is_closing():
         return
-    if guard.lingering >= MOST_LINGERING:
+    if limits.lingering >= MOST_LINGERING:
         transport.close()
         asyncio.get_running_loop().call_later(SILENCE, transport.abort)
         return
-    transport.set_protocol(Lingering(transport, guard, address, connections))
+    transport.set_protocol(Lingering(transport, limits, address, connections))
     protocol.connection_lost(ConnectionAbortedError())
     transport.resume_reading()
     transport.write_eof()

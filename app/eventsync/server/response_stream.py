@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
+from eventsync.server.extensions import evict
 from eventsync.server.problems import Close
-from eventsync.server.protocols import evict
 
 logger = logging.getLogger(__name__)
 

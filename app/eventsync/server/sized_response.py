@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eventsync.concurrency.held_bytes import HeldBytes, Reservation
+from eventsync.server.extensions import evict
 from eventsync.server.problems import Close
-from eventsync.server.protocols import evict
 
 logger = logging.getLogger(__name__)
 

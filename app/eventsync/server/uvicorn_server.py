@@ -19,9 +19,10 @@ from starlette.types import ASGIApp
 
 from eventsync.errors import EventsyncError
 from eventsync.server.acceptor import Acceptor
-from eventsync.server.limits import Guard, tune
-from eventsync.server.protocols import Config, Http, WebSocket
+from eventsync.server.http_protocol import HttpProtocol
+from eventsync.server.limits import Config, ConnectionLimits, tune
 from eventsync.server.sockets import BACKLOG, listening
+from eventsync.server.websocket_protocol import WebSocketProtocol
 from eventsync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Server(uvicorn.Server):
         self.ready.set()
 
     def _protocol(self) -> asyncio.Protocol:
-        return Http(
+        return HttpProtocol(
             config=self._options,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -131,12 +132,12 @@ def server_config(app: ASGIApp, settings: Settings) -> Config:
     """uvicorn's options for this application."""
     return Config(
         app,
-        guard=Guard.of(settings),
+        limits=ConnectionLimits.of(settings),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=Http,
-        ws=WebSocket,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
         ws_max_size=_MESSAGE_MARGIN * settings.message_bytes,
         # A bomb of 194 KB unpacks to 200 MB, and a compressor costs every connection 30 KiB.
         ws_per_message_deflate=False,

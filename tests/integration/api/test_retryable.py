@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from eventsync.domain.protocol import SUBPROTOCOL
-from eventsync.server import turned_away
+from eventsync.server import refusals
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync.sync.sessions.sessions import Sessions
@@ -202,7 +202,7 @@ async def test_refusal_is_readable_by_a_page_of_a_listed_origin(settings: Settin
 async def test_refused_socket_with_an_endless_head_is_answered(settings: Settings) -> None:
     async with full(settings) as url:
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
-        writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * turned_away.MOST_HEAD)
+        writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * refusals.MOST_HEAD)
         async with within(10):
             assert (await reader.read(-1)).startswith(b"HTTP/1.1 503 ")
         writer.close()

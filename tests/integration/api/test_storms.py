@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from eventsync.process.garbage_collection import collect_rarely
-from eventsync.server.protocols import Http
+from eventsync.server.http_protocol import HttpProtocol
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
@@ -40,8 +40,8 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def there() -> weakref.WeakSet[Http]:
-    return weakref.WeakSet(one for one in gc.get_objects() if type(one) is Http)
+def there() -> weakref.WeakSet[HttpProtocol]:
+    return weakref.WeakSet(one for one in gc.get_objects() if type(one) is HttpProtocol)
 
 
 async def test_upgraded_connection_leaves_the_http_connections(url: str) -> None:
@@ -54,18 +54,18 @@ async def test_upgraded_connection_leaves_the_http_connections(url: str) -> None
 
 async def test_first_requests_are_paced(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     turn, read_in, loop = 0, Counter[int](), asyncio.get_running_loop()
-    begin = Http.on_message_begin
+    begin = HttpProtocol.on_message_begin
 
     def tick() -> None:
         nonlocal turn
         turn += 1
         ticking[0] = loop.call_soon(tick)
 
-    def counted(self: Http) -> None:
+    def counted(self: HttpProtocol) -> None:
         read_in[turn] += 1
         begin(self)
 
-    monkeypatch.setattr(Http, "on_message_begin", counted)
+    monkeypatch.setattr(HttpProtocol, "on_message_begin", counted)
     ticking = [loop.call_soon(tick)]
     host, port = urlsplit(url).hostname, urlsplit(url).port
     connections = [await asyncio.open_connection(host, port) for _ in range(40)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import uvicorn
 
-from eventsync.server.first_request import FirstRequest
+from eventsync.server.bounded_input import FirstRequest
 from eventsync.server.sockets import listening
 from support.waiting import within
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eventsync.server.inbox import Inbox
+from eventsync.server.websocket_protocol import Inbox
 
 
 async def test_first_in_first_out_and_who_waits_is_woken() -> None:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from eventsync.server.limits import Guard, tune
-from eventsync.server.protocols import WebSocket
+from eventsync.server.limits import ConnectionLimits, tune
+from eventsync.server.websocket_protocol import WebSocketProtocol
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
@@ -187,17 +187,17 @@ async def test_connections_beyond_the_bound_are_refused(settings: Settings) -> N
 
 
 async def test_connections_of_one_address_beyond_the_bound_are_refused() -> None:
-    guard = Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
+    limits = ConnectionLimits(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
     for address, refused in (("a", False), ("a", False), ("b", False), ("a", True)):
-        guard.enter(address)
-        assert guard.refuses(address) is refused
-    guard.leave("a")
-    guard.leave("a")
-    guard.enter("a")
-    assert not guard.refuses("a")
+        limits.enter(address)
+        assert limits.refuses(address) is refused
+    limits.leave("a")
+    limits.leave("a")
+    limits.enter("a")
+    assert not limits.refuses("a")
     for address in ("a", "a", "b"):
-        guard.leave(address)
-    assert guard == Guard(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
+        limits.leave(address)
+    assert limits == ConnectionLimits(max_sockets=10, max_sockets_per_address=2, head_timeout=1, head_bytes=1)
 
 
 async def test_connections_inherit_the_socket_options() -> None:
@@ -210,7 +210,7 @@ async def test_connections_inherit_the_socket_options() -> None:
 
 @asynccontextmanager
 async def greeted(settings: Settings, **changed: Any) -> AsyncIterator[RawWebSocket]:
-    """A WebSocket to a server, which has said welcome."""
+    """Open a WebSocket to a server that has said welcome."""
     async with serving(settings, **changed) as url, raw_websocket(url) as opened:
         await welcomed(opened)
         yield opened
@@ -264,7 +264,9 @@ async def test_client_without_pong_is_closed_and_can_resume(settings: Settings) 
 
 async def test_websocket_connection_keeps_nothing_of_its_handshake(settings: Settings) -> None:
     async with greeted(settings):
-        connections = [one for one in gc.get_objects() if type(one) is WebSocket and not one.transport.is_closing()]
+        connections = [
+            one for one in gc.get_objects() if type(one) is WebSocketProtocol and not one.transport.is_closing()
+        ]
         assert connections
         for one in connections:
             assert one.scope["headers"] == []
@@ -281,7 +283,7 @@ async def test_pings_of_a_client_that_does_not_read_are_not_queued(settings: Set
         opened.writer.transport.pause_reading()  # type: ignore[attr-defined]
         for _ in range(400):
             await opened.send(*[frame(PING, b"x" * 100)] * 400)
-        connections = [one.transport for one in gc.get_objects() if type(one) is WebSocket]
+        connections = [one.transport for one in gc.get_objects() if type(one) is WebSocketProtocol]
         waiting = [one.get_write_buffer_size() for one in connections if not one.is_closing()]
         assert waiting
         assert max(waiting) < 1 << 20

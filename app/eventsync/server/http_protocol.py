@@ -1,0 +1,229 @@
+"""uvicorn's HTTP protocol, with limits on untrusted connections.
+
+uvicorn waits for a request's head without a limit, and for a client that does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from eventsync.server import refusals
+from eventsync.server.bounded_input import BoundedInput
+from eventsync.server.extensions import EVICT, WRITE
+from eventsync.server.limits import Config
+from eventsync.server.lingering import ENDED, UnclosedTransport, linger
+from eventsync.server.problems import Close
+from eventsync.server.websocket_protocol import WebSocketProtocol
+
+_LATE_HEAD: Final = 2.0
+"""Seconds that a connection over the limit gets to send its first head, so that the refusal fits its protocol."""
+
+
+class HttpProtocol(BoundedInput):
+    """A connection that speaks HTTP, until it asks for a WebSocket."""
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config.limits, config, *args, **options)
+        self._first_requests = config.first_requests
+        self._upgrades = config.upgrades
+        self._has_spoken = False
+        self._address = ""
+        self._counted = False
+        self._too_many: bytearray | None = None
+        """What a connection that is one too many has sent of its first head; None for all others."""
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._limits.enter(self._address)
+        self._counted = True
+        if not self._limits.refuses(self._address):
+            self._expect_head()
+        elif self._limits.open - self._limits.max_sockets > refusals.MOST_WAITING:
+            self._turn_away(b"")
+        else:
+            self._too_many = bytearray()
+            self._head_timer = self.loop.call_later(_LATE_HEAD, self._turn_away, self._too_many)
+
+    def _turn_away(self, head: bytes | bytearray) -> None:
+        """Answer a connection that is one too many, and end it."""
+        self._end_with(refusals.answer(bytes(head), self._limits.origins, self.server_state.default_headers))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_complete()
+        self._uncount()
+        super().connection_lost(exc)
+        self._release()
+
+    def _release(self) -> None:
+        if self.cycle is not None:
+            # It refers back to here: without this, what is done with waits for the garbage collector.
+            self.cycle.transport = ENDED
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.has_too_many_fields:
+            return
+        # A client says nothing more until it has its answer; one that does waits for it.
+        self._upgrading = True
+        self.transport.pause_reading()
+        self._upgrades.pass_through(self._upgrade)
+
+    def _upgrade(self) -> None:
+        if self.transport.is_closing():
+            return
+        # From now on the other protocol is told what happens on the connection.
+        self._uncount()
+        super().handle_websocket_upgrade()
+        self.transport.resume_reading()
+        if rest := self._data[self._position :]:
+            cast("WebSocketProtocol", self.transport.get_protocol()).data_received(rest)
+        self._data, self._position = b"", 0
+        # These refer back to here: without this, what is done with waits for the garbage collector.
+        self.parser = self.flow = cast("Any", None)
+        self._release()
+        self.scope["extensions"] = {}
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._limits.leave(self._address)
+
+    # --- heads ----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._too_many is not None:
+            self._too_many += data[: refusals.MOST_HEAD]
+            if refusals.is_whole(self._too_many):
+                self._turn_away(self._too_many)
+            return
+        if not self._has_spoken:
+            self._has_spoken = True
+            self.transport.pause_reading()
+            self._first_requests.pass_through(partial(self._first_received, data))
+            return
+        super().data_received(data)
+
+    def _first_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        extensions: dict[str, Any] = {EVICT: self._evict, WRITE: partial(self._write, cast("Scope", self.scope))}
+        self.scope["extensions"] = extensions
+
+    def on_headers_complete(self) -> None:
+        self._head_complete()
+        self._take_authority()
+        super().on_headers_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not isinstance(cycle.transport, UnclosedTransport):
+            cycle.transport = cast("asyncio.Transport", UnclosedTransport(self.transport, self._close))
+
+    def _take_authority(self) -> None:
+        """Have the host of a target in absolute form count, and not the one of `Host` (RFC 9112 section 3.2.2)."""
+        if not self.url.startswith((b"/", b"*")):
+            scheme, _, rest = self.url.partition(b"://")
+            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0] if scheme.lower() in {b"http", b"https"} else b""
+            # In place: the scope has the same list. Two hosts stay two, and are refused.
+            self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
+
+    def head_begins(self) -> None:
+        if self._head_timer is None:
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self._limits.head_timeout, self._head_is_late)
+
+    def _head_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self.refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self._limits.head_timeout:g} s")
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Answer what can't become a request, and end the connection."""
+        self._head_complete()
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_started and (not cycle.response_complete or not self._in_head):
+            # The request has its answer, or is getting it: this one would stand in its midst, or be taken for the next.
+            self._evict(Close.BAD_MESSAGE)
+            return
+        if cycle is not None and not cycle.response_complete:
+            # The application's own answer goes nowhere.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._end_with(refusals.plain(status, reason, self.server_state.default_headers))
+
+    def _end_with(self, answer: bytes) -> None:
+        """Send the last that the connection is to carry."""
+        self._head_complete()
+        if self.transport.is_closing():
+            return
+        self.transport.write(answer)
+        self._linger()
+
+    def _linger(self) -> None:
+        self._unset_keepalive_if_required()
+        self._too_many = None
+        linger(self, self._limits, self._address, self.connections)
+
+    def _close(self) -> None:
+        """Close the connection, behind a whole response as a rule."""
+        if self.more_is_coming:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_complete:
+            self._close()
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def _write(self, scope: Scope, *chunk: bytes) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        # Behind a response that goes on for ever there may be another request.
+        if (
+            cycle is None
+            or cycle.scope is not cast("Any", scope)
+            or not cycle.chunked_encoding
+            or cycle.response_complete
+        ):
+            return False
+        if cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
+            return False
+        self.transport.writelines(chunk)
+        return True
+
+    def _evict(self, _code: int) -> None:
+        if self.cycle is not None:
+            # What the application still sends goes nowhere, and that is no error of it.
+            self.cycle.disconnected = True
+        self._linger()

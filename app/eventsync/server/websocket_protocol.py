@@ -1,0 +1,221 @@
+"""uvicorn's WebSocket protocol, with limits on untrusted connections and an end for slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final, Generic, TypeVar, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+from websockets.protocol import State
+
+from eventsync.concurrency.waiting import LightEvent
+from eventsync.server import refusals
+from eventsync.server.extensions import EVICT, WRITABLE, WRITE
+from eventsync.server.limits import Config
+from eventsync.server.lingering import ENDED, UnclosedTransport, linger, unwrapped
+from eventsync.server.problems import Close
+
+_MAX_WAITING: Final = 1024
+"""Messages, and fragments of one message, that may wait for the application. One read of the network holds far more."""
+
+_SLICE: Final = 4096
+"""Bytes of frames that are parsed in one turn of the event loop: 7 ms at worst, where all frames are empty."""
+
+T = TypeVar("T")
+
+
+class Inbox(Generic[T]):
+    """The part of `asyncio.Queue` that uvicorn uses, for one reader. A queue's deques and event take 3 KiB."""
+
+    __slots__ = ("_messages", "_waiter")
+
+    def __init__(self) -> None:
+        self._messages: list[T] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put_nowait(self, message: T) -> None:
+        self._messages.append(message)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def get(self) -> T:
+        """Return the oldest message, as soon as there is one."""
+        while not self._messages:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._messages.pop(0)
+
+    def empty(self) -> bool:
+        return not self._messages
+
+    def qsize(self) -> int:
+        return len(self._messages)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """A connection that speaks WebSocket."""
+
+    # All that uvicorn keeps of a connection; so many names in a dictionary take 1.5 KiB. Others still go there.
+    __slots__ = (
+        *("_address", "_limits", "_rest", "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout"),
+        *("close_timer", "config", "conn", "connections", "curr_msg_data_type", "default_headers", "disconnected"),
+        *("frames", "handshake_complete", "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop"),
+        *("pending_ping_payload", "ping_interval", "ping_sent_at", "ping_timeout", "ping_timer", "pong_timer", "queue"),
+        *("read_paused", "request", "response", "root_path", "scheme", "scope", "server", "tasks", "transport"),
+        "writable",
+    )
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.queue = cast("asyncio.Queue[Any]", Inbox())
+        self.writable = cast("asyncio.Event", LightEvent())
+        self.writable.set()
+        self._limits = config.limits
+        self._address = ""
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._limits.enter(self._address)
+        # Until the handshake is over: a refusal must not be lost to a client that says more already.
+        self._intercept_close()
+
+    def _intercept_close(self) -> None:
+        if not isinstance(self.transport, UnclosedTransport):
+            self.transport = cast("asyncio.Transport", UnclosedTransport(self.transport, self._linger))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._limits.leave(self._address)
+        # It refers back to here.
+        self.transport = ENDED
+        super().connection_lost(exc)
+
+    def handle_parser_exception(self) -> None:
+        self._intercept_close()
+        if self.conn.close_sent is None:
+            # The handshake has no answer yet, so that no close can be sent; uvicorn counts on one.
+            self.close_sent = True
+            reason = "what follows the handshake is no WebSocket frame"
+            self.transport.write(refusals.plain(HTTPStatus.BAD_REQUEST, reason, self.default_headers))
+            self._linger()
+            return
+        super().handle_parser_exception()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._rest and len(data) <= _SLICE:
+            super().data_received(data)
+            return
+        # One read may hold 40,000 frames: they are parsed a few at a time, and nothing more is read meanwhile.
+        idle = not self._rest
+        self._rest += data
+        self.transport.pause_reading()
+        if idle:
+            self._parse_slice()
+
+    def _parse_slice(self) -> None:
+        data, self._rest = self._rest[:_SLICE], self._rest[_SLICE:]
+        if self.transport.is_closing():
+            self._rest = b""
+            return
+        super().data_received(data)
+        if self._rest:
+            self.loop.call_soon(self._parse_slice)
+        elif not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self._rest:
+            # uvicorn reads on as soon as no message waits.
+            self.transport.pause_reading()
+        return message
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.http.response.start":
+            message["headers"] = [*message["headers"], *self.default_headers]
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # uvicorn takes the handshake for one without an answer, and writes an error into the log for each.
+            self.handshake_complete = True
+
+    async def run_asgi(self) -> None:
+        extensions = cast("dict[str, Any]", self.scope["extensions"])
+        extensions[EVICT] = self._evict
+        extensions[WRITE] = self._write
+        extensions[WRITABLE] = self.writable.wait
+        await super().run_asgi()
+
+    def _write(self, *frame: bytes) -> bool:
+        # Behind a close no frame may come. Whoever is told of one, or breaks off, closes the transport there and then.
+        if self.close_sent or not self.writable.is_set() or self.transport.is_closing():
+            return False
+        self.transport.writelines(frame)
+        return True
+
+    def start_keepalive(self) -> None:
+        """The handshake is over: what it took, some 6 KiB, is not kept for life."""
+        # The parser holds the request, too.
+        self.request.headers.clear()
+        del self.request, self.response
+        self.scope["headers"] = []
+        self.transport = unwrapped(self.transport)
+        super().start_keepalive()
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            # A peer that asks on without reading gets no answers piled up. (RFC 6455 section 5.5.3: the last one is
+            # enough.)
+            self.conn.data_to_send()
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        # Empty fragments count for no size.
+        if len(self.frames) > _MAX_WAITING:
+            self._evict(Close.TOO_LARGE)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not _is_text(b"".join(self.frames)):
+            # uvicorn closes, too, but writes a traceback into the log for whoever wants one there.
+            self.frames = []
+            # Behind it a close may have been read already: that is what is answered then.
+            if self.conn.state is State.OPEN:
+                self.conn.send_close(CloseCode.INVALID_DATA)
+                self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+        if self.queue.qsize() > _MAX_WAITING:
+            self._evict(Close.TOO_MANY)
+
+    def keepalive_timeout(self) -> None:
+        """No pong came: the client is gone, or reads nothing."""
+        self.pong_timer = None
+        self._evict(Close.SLOW)
+
+    def _evict(self, code: int) -> None:
+        if self.conn.state is State.OPEN and not self.close_sent and not self.transport.is_closing():
+            self.conn.send_close(code)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        self._linger()
+
+    def _linger(self) -> None:
+        self._rest = b""
+        linger(self, self._limits, self._address, self.connections)
