@@ -67,10 +67,15 @@ class Follower:
         self._random = random.Random(seed)
         self._cut_after = cut_after
         self._progress = asyncio.Condition()
+        self._over = False
+
+    def leave(self) -> None:
+        """Connect no more: a library that fails while it is cancelled hides that it was."""
+        self._over = True
 
     async def run(self) -> None:
-        """Follow for ever."""
-        while True:
+        """Follow until it is to leave."""
+        while not self._over:
             budget = self._random.randint(1, self._cut_after) if self._cut_after else None
             with _bearing_a_lost_connection():
                 await self._connection(budget)
@@ -120,4 +125,5 @@ async def following(
         try:
             yield follower
         finally:
+            follower.leave()
             task.cancel()
