@@ -55,9 +55,11 @@ class _Client:
             take = getattr(self, f"_{frame.kind}", None)
             if take is not None:
                 yield from take(frame)
-        first = self._frames[0]
-        last = self._seqs[-1] if self._seqs else 0
-        if self._frames[-1].kind == "end" and (self._position is None or _seq(self._position) < last):
+        first, final = self._frames[0], self._frames[-1]
+        # What is sequenced after it was to end (something expires) is not waited for.
+        ends = bisect_right(self._seqs, _seq(final.end)) if final.end else len(self._seqs)
+        last = self._seqs[ends - 1] if ends else 0
+        if final.kind == "end" and (self._position is None or _seq(self._position) < last):
             message = f"{first.client} ended at {self._position}, its shape's last event is {last}"
             yield Violation("client", message, (str(self._frames[-2]),))
 

@@ -105,7 +105,7 @@ class Member:
         """kill -9, and wait until it is dead."""
         if self._process is not None:
             self._process.kill()
-            await asyncio.to_thread(self._process.wait, 20)
+            await asyncio.to_thread(self._process.wait, patience(20))
             self._process = None
 
     async def hello(self) -> Mapping[str, Any]:

@@ -145,7 +145,11 @@ async def _reset_log(rig: Rig) -> None:
             process = await asyncio.create_subprocess_exec(
                 *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
             )
-            said, _ = await process.communicate()
+            try:
+                said, _ = await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()
             if process.returncode == 0:
                 return
             rig.ended[f"reset-log failed: {said.decode()[-80:]}"] += 1

@@ -15,6 +15,7 @@ from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from support.chaos.clocks import Clock
+from support.waiting import patience
 
 
 class Fleet:
@@ -66,13 +67,13 @@ class Fleet:
         """kill -9, and wait until it is dead."""
         process = self._running.pop(name)
         process.kill()
-        await asyncio.to_thread(process.wait, 10)
+        await asyncio.to_thread(process.wait, patience(10))
 
     async def end(self, name: str) -> int:
         """SIGTERM; returns the exit code."""
         process = self._running.pop(name)
         process.terminate()
-        return await asyncio.to_thread(process.wait, 30)
+        return await asyncio.to_thread(process.wait, patience(30))
 
     def freeze(self, name: str) -> None:
         self._running[name].send_signal(signal.SIGSTOP)

@@ -51,10 +51,12 @@ class Follower:
         self._random = random.Random(f"{seed} {self.name}")
         self._moved = asyncio.Condition()
         self._steady = False
+        self._over = False
+        self._due: str | None = None
 
     async def run(self) -> None:
-        """Follow for ever."""
-        while True:
+        """Follow until the end."""
+        while not self._over:
             with suppress(*_BROKEN):
                 await self._connection(self._random.randint(1, 60))
             self.cursor.live = False
@@ -67,7 +69,7 @@ class Follower:
             while self._steady or budget > 0:
                 async with asyncio.timeout(scaled(_SILENCE)):
                     message = await anext(messages)
-                if message["type"] == "error":
+                if message["type"] == "error" or self._over:
                     return
                 self._recorder.frame(self.name, self.shape, message)
                 async with self._moved:
@@ -75,19 +77,27 @@ class Follower:
                     self._moved.notify_all()
                 budget -= 1
 
-    async def arrive(self, seq: int, log: str, *, seconds: float) -> bool:
-        """Whether it came to `seq` in time. From now on it does not disconnect by itself."""
-        self._steady = True
-
-        def there() -> bool:
-            own = self.cursor.position
-            return own is not None and log_of(own) == log and seq_of(own) >= seq
-
+    async def arrive(self, seq: int, log: str, *, seconds: float) -> None:
+        """Wait until it `has` come to `seq`, or for so long. From now on it does not disconnect by itself."""
+        self._steady, self._due = True, f"{log}:{seq}"
         with suppress(TimeoutError):
             async with within(seconds), self._moved:
-                await self._moved.wait_for(there)
-        self._recorder.frame(self.name, self.shape, {"type": "end"})
-        return there()
+                await self._moved.wait_for(lambda: self.has(seq, log))
+
+    def has(self, seq: int, log: str) -> bool:
+        """Tell whether it has come to `seq` of this log."""
+        own = self.cursor.position
+        return own is not None and log_of(own) == log and seq_of(own) >= seq
+
+    def leave(self) -> None:
+        """Connect no more, and record nothing more."""
+        self._over = True
+
+    def end(self) -> None:
+        """Record that this is the end, and where it was to have come to; then leave."""
+        self.leave()
+        due = {"position": self._due} if self._due else {}
+        self._recorder.frame(self.name, self.shape, {"type": "end", **due})
 
 
 class Visitor:
@@ -99,13 +109,18 @@ class Visitor:
         self._shapes = shapes
         self._random = random.Random(f"{seed} visits")
         self._count = 0
+        self._over = False
 
     async def run(self) -> None:
-        """Come again for ever."""
-        while True:
+        """Come again until the end."""
+        while not self._over:
             with suppress(*_BROKEN):
                 await self._visit()
             await asyncio.sleep(self._random.uniform(0.1, 0.6))
+
+    def leave(self) -> None:
+        """Come no more."""
+        self._over = True
 
     async def _visit(self) -> None:
         self._count += 1
@@ -113,7 +128,7 @@ class Visitor:
         transport = TRANSPORTS[self._random.choice(("http", "websocket"))]
         async with asyncio.timeout(scaled(_SILENCE)), transport(self._random.choice(self._urls), cursor) as messages:
             async for message in messages:
-                if message["type"] == "error":
+                if message["type"] == "error" or self._over:
                     return
                 self._recorder.frame(f"visitor {self._count}", cursor.shape, message)
                 cursor.take(message)

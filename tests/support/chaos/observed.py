@@ -89,9 +89,11 @@ async def read_repairs(client: Client, log_database: str) -> int:
     return sum([row.get("repairs", 0) async for row in client[log_database]["heads"].find()])
 
 
-async def last_event(client: Client, log_database: str, name: str, text: str) -> LogRow | None:
-    """The newest event of one document."""
-    query = {"c": name, "i": text}
+async def last_event(
+    client: Client, log_database: str, name: str, text: str, *, log: str | None = None
+) -> LogRow | None:
+    """The newest event of one document, where there is one log only, or in this one."""
+    query = {"c": name, "i": text} | ({"_id.l": log} if log else {})
     row = await client[log_database]["events"].find_one(query, sort=[("_id", -1)])
     return _row(row) if row else None
 

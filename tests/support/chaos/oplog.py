@@ -122,10 +122,15 @@ class OplogTail:
     def __init__(self, clients: Sequence[Client], oplog: Oplog) -> None:
         self._clients = clients
         self._oplog = oplog
+        self._over = False
+
+    def leave(self) -> None:
+        """Read no more by itself."""
+        self._over = True
 
     async def run(self) -> None:
-        """Read for ever."""
-        while True:
+        """Read until it is to leave."""
+        while not self._over:
             await self._read()
             await asyncio.sleep(0.5)
 

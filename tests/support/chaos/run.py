@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pymongo.errors import PyMongoError
+
+from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client, connect
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
@@ -22,16 +26,18 @@ from support.chaos.fleet import Fleet
 from support.chaos.followers import Follower, Visitor
 from support.chaos.history import Recorder
 from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, RENEWING, unavailable
-from support.chaos.observed import based, gather, last_event, verified
+from support.chaos.observed import based, gather, verified
 from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report
 from support.chaos.rig import Rig
-from support.chaos.shapes import FATAL_SHAPES, SOMETIMES, ShapeWriter, large_document, prepare, tracked_for
+from support.chaos.settling import Settling
+from support.chaos.shapes import FATAL_SHAPES, SOMETIMES, ShapeWriter, expired, large_document, prepare, tracked_for
+from support.chaos.stage import Stage
 from support.chaos.violation import Violation
 from support.chaos.workload import Workload
 from support.limits import time_limits
 from support.systems import tracked
-from support.waiting import patience, scaled
+from support.waiting import scaled, within
 
 COLLECTIONS = ("orders", "stock")
 _FOLLOWED = (
@@ -43,8 +49,11 @@ _FOLLOWED = (
 _SHAPES_FOLLOWED = (("bulk", "websocket"), ("bulk", "http"))
 _PATIENT = {"mongodb_timeout": 15.0}
 """What a writer of documents of 15 MiB needs."""
-_SETTLE = 30.0
-"""Seconds without progress, once the faults are over, that are too many."""
+_STRIKE = 120.0
+"""Seconds that a fault gets; each of its waits takes less."""
+
+_GATHER = 120.0
+"""Seconds that reading the evidence gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,13 @@ class Plan:
         )
 
 
-async def run(plan: Plan, directory: Path) -> Report:
+async def run(plan: Plan, directory: Path, stage: Stage | None = None) -> Report:
     """Run the plan, as far as it can be had on this machine; the report says what could not.
 
-    Logs stay in `directory`. Raises `TimeoutError` where the system does not even start.
+    Logs stay in `directory`. Raises `TimeoutError` where the system does not even start. `stage` is what it is at.
     """
+    stage = stage or Stage(plan.command, directory)
+    stage.enter("a replica set")
     absent = unavailable(plan.nemeses)
     plan = replace(plan, nemeses=tuple(name for name in plan.nemeses if name not in absent))
     clocks, disks = not CLOCKS.isdisjoint(plan.nemeses), not DISKS.isdisjoint(plan.nemeses)
@@ -109,6 +120,7 @@ async def run(plan: Plan, directory: Path) -> Report:
             await prepare(client, settings.database)
         fleet = Fleet(settings, directory, workers=plan.workers, servers=plan.servers, clocks=clocks)
         stack.push_async_callback(fleet.stop)
+        stage.enter("workers and servers")
         fleet.start(*fleet.workers, *fleet.servers)
         for url in fleet.urls:
             await tracked(url, plan.collections, seconds=60.0)
@@ -116,7 +128,7 @@ async def run(plan: Plan, directory: Path) -> Report:
             await based(client, settings.log_db, plan.collections)
         rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed))
         patient = await stack.enter_async_context(connect(settings.model_copy(update=_PATIENT), "load"))
-        return await _Run(plan, rig, patient, directory).run(absent)
+        return await _Run(plan, rig, patient, directory, stage).run(absent)
 
 
 def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
@@ -140,8 +152,9 @@ def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
 class _Run:
     """The phases between start and end."""
 
-    def __init__(self, plan: Plan, rig: Rig, patient: Client, directory: Path) -> None:
+    def __init__(self, plan: Plan, rig: Rig, patient: Client, directory: Path, stage: Stage) -> None:
         self._plan = plan
+        self._stage = stage
         self._directory = directory
         self._rig = rig
         self._client = rig.client
@@ -167,17 +180,23 @@ class _Run:
                 group.create_task(self._workload.run(stop), name="workload")
                 if self._plan.shapes:
                     group.create_task(self._shapes.run(stop), name="shapes")
-                await self._break_things()
-                stop.set()
+                try:
+                    await self._break_things()
+                    self._stage.enter("the end of the writes that have begun")
+                finally:
+                    # However it ends: a writer whose library hides that it is cancelled would write for ever.
+                    stop.set()
             await self._settle()
             evidence = await self._gather()
+        self._stage.enter("the verdict")
+        verdict = check(evidence, repaired=self._plan.repaired, renewed=self._plan.renewed) if evidence else ()
         report = Report(
             command=self._plan.command,
             seconds=time.monotonic() - began,
-            evidence=evidence,
+            evidence=evidence or Evidence(self._rig.recorder.history(), (), {}),
             faults=self._faults,
             statuses=self._workload.statuses,
-            violations=[*self._late, *check(evidence, repaired=self._plan.repaired, renewed=self._plan.renewed)],
+            violations=[*self._late, *verdict],
             fallen=self._fallen,
             shapes=self._shapes.made,
             outcomes=self._rig.ended,
@@ -196,10 +215,16 @@ class _Run:
             try:
                 yield
             finally:
+                # Told as well as cancelled: a library that fails while it is cancelled hides that.
+                self._visitor.leave()
+                self._oplog.leave()
+                for follower in self._followers:
+                    follower.leave()
                 for task in tasks:
                     task.cancel()
 
     async def _break_things(self) -> None:
+        self._stage.enter(f"writes for {self._plan.seconds:g} s")
         deadline = time.monotonic() + self._plan.seconds
         names = list(self._plan.nemeses)
         turn: list[str] = []
@@ -210,11 +235,28 @@ class _Run:
             # Each in turn, in another order every time: so that a short run has all kinds, too.
             turn = turn or self._rig.choose.sample(names, len(names))
             name = turn.pop()
-            await NEMESES[name](self._rig)
             self._faults[name] += 1
+            if not await self._waited(name, NEMESES[name](self._rig)):
+                # What it would have made good may be as it left it: no more faults on top of that.
+                return
             await self._writes(self._rig.choose.randrange(5, 40))
             self._fallen += self._rig.fleet.supervise()
-        await self._rig.cluster.healthy()
+        await self._waited("a healthy replica set", self._rig.cluster.healthy())
+
+    async def _waited(self, what: str, coming: Awaitable[None]) -> bool:
+        """Whether it came to its end in time. A violation, where it did not."""
+        self._stage.enter(what)
+        try:
+            async with within(_STRIKE):
+                await coming
+        except (TimeoutError, subprocess.TimeoutExpired, PyMongoError) as error:
+            self._late.append(Violation("progress", f"{what} did not come to its end: {error!r}", self._last_lines()))
+            return False
+        return True
+
+    def _last_lines(self) -> tuple[str, ...]:
+        fleet = self._rig.fleet
+        return tuple(line for name in fleet.workers for line in fleet.last_lines(name))
 
     async def _writes(self, more: int) -> None:
         """Until so many more writes are acknowledged, or for `pause` seconds: where nothing works, that is bounded."""
@@ -225,14 +267,10 @@ class _Run:
 
     async def _settle(self) -> None:
         """The last writes, until they are in the log and with every client."""
-        for name in COLLECTIONS:
-            await self._workload.finish(name, f"end of {name}")
-        log, seq = await self._sequenced()
-        arrived = await asyncio.gather(*(item.arrive(seq, log, seconds=_SETTLE) for item in self._followers))
-        for follower, there in zip(self._followers, arrived, strict=True):
-            if not there:
-                message = f"{follower.name} is at {follower.cursor.position} and did not come to {log}:{seq}"
-                self._late.append(Violation("progress", message))
+        self._stage.enter("what expires")
+        await expired(self._shapes)
+        self._stage.enter("the last writes in the log and with every client")
+        self._late += await Settling(self._rig, self._followers, COLLECTIONS, self._workload.finish).run()
         self._fallen += self._rig.fleet.supervise()
         if workers := [text for text in self._fallen if text.startswith("worker")]:
             self._late.append(Violation("progress", "a worker never ends by itself", tuple(workers)))
@@ -241,27 +279,17 @@ class _Run:
         if count := self._rig.ended["an abuse was answered 500"]:
             self._late.append(Violation("answers", f"{count} abuses were answered by an internal error"))
 
-    async def _sequenced(self) -> tuple[str, int]:
-        """The last position, as soon as the log has the last writes."""
-        deadline = time.monotonic() + patience(_SETTLE)
-        stores = Stores.of(self._client, self._rig.settings)
-        known = 0
-        while True:
-            ends = [await last_event(self._client, self._rig.settings.log_db, name, "end") for name in COLLECTIONS]
-            current = await stores.logs.current()
-            tail = await stores.events.tail(current.id) if current else None
-            if current and tail and all(row and row.mark == f"end of {row.key[0]}" for row in ends):
-                return current.id, tail.seq
-            if tail and tail.seq > known:
-                # A backlog on a busy machine is no fault, as long as it becomes smaller.
-                known, deadline = tail.seq, time.monotonic() + patience(_SETTLE)
-            if time.monotonic() > deadline:
-                lines = [line for name in self._rig.fleet.workers for line in self._rig.fleet.last_lines(name)]
-                self._late.append(Violation("progress", f"the log stands still at {known}", tuple(lines)))
-                return (current.id, tail.seq) if current and tail else ("", 0)
-            await asyncio.sleep(0.1)
+    async def _gather(self) -> Evidence | None:
+        """Everything that is judged; None, and a violation, where it can't be read."""
+        self._stage.enter("the evidence")
+        try:
+            async with within(_GATHER):
+                return await self._evidence()
+        except (TimeoutError, PyMongoError, Unavailable) as error:
+            self._late.append(Violation("progress", f"the evidence can't be read: {error!r}"))
+        return None
 
-    async def _gather(self) -> Evidence:
+    async def _evidence(self) -> Evidence:
         commits = None if self._plan.renewed else await self._oplog.commits(self._client)
         evidence = await gather(
             self._client,

@@ -26,6 +26,7 @@ from eventsync.stores.stores import Stores
 from support.chaos.history import ALL, Effect, Outcome, Recorder
 from support.chaos.observed import last_event
 from support.mutants import ODD, framed, text
+from support.waiting import scaled
 
 SOMETIMES = "extra"
 """The collection that is tracked at some times only."""
@@ -229,6 +230,20 @@ async def expire(writer: ShapeWriter) -> None:
         for n, text in enumerate(texts):
             fields = {"mark": f"{mark}.{n}", "expires": over}
             await writer.database["bulk"].update_one({"_id": text}, {"$set": fields}, upsert=True)
+
+
+async def expired(writer: ShapeWriter, *, seconds: float = 3.0) -> None:
+    """Wait until nothing is left to expire, as far as that can be had: the index may have gone with its collection."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(scaled(seconds)):
+            while await _expiring(writer):  # noqa: ASYNC110 - the event is in MongoDB
+                await asyncio.sleep(0.1)
+
+
+async def _expiring(writer: ShapeWriter) -> bool:
+    with suppress(PyMongoError):
+        return await writer.database["bulk"].find_one({"expires": {"$exists": True}}) is not None
+    return True
 
 
 async def track(writer: ShapeWriter) -> None:

@@ -238,3 +238,14 @@ def test_the_parts_of_a_snapshot_are_one() -> None:
     assert check(sample.evidence(*parts)) == []
     cut = [parts[0], Frame("s", "a", "connect"), *parts]
     assert check(sample.evidence(*cut)) == [], "what was not whole is worth nothing on another connection"
+
+
+def test_a_client_is_to_come_to_where_the_run_ended_and_no_further() -> None:
+    made = Sample()
+    for key in ("a/1", "a/2"):
+        made.write((key, "put"))
+    frames = made.frames("c", "a", [1])
+    made.write(("a/3", "put"))
+    assert not check(made.evidence(*frames[:-1], replace(frames[-1], end=f"{LOG}:2")))
+    (late,) = check(made.evidence(*frames[:-1], replace(frames[-1], end=f"{LOG}:3")))
+    assert late.message == f"c ended at {LOG}:2, its shape's last event is 3"

@@ -1,0 +1,168 @@
+"""The end of a run: the last writes, in the log that is there then, and with every client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+from pymongo.errors import PyMongoError
+
+from eventsync.domain.positions import LogId
+from eventsync.errors import Unavailable
+from eventsync.stores.stores import Stores
+from support.chaos.followers import Follower
+from support.chaos.observed import last_event
+from support.chaos.rig import Rig
+from support.chaos.violation import Violation
+from support.waiting import patience
+
+_PATIENCE = 30.0
+"""Seconds without progress, once the faults are over, that are too many."""
+
+_LOGS = 5
+"""New logs that begin one after the other, once the faults are over, of which the last is one too many."""
+
+_PAUSE = 0.1
+_UNCLEAR = (PyMongoError, Unavailable)
+
+Finish = Callable[[str, str], Awaitable[None]]
+"""Write a mark into the document `end` of a collection. Raises `TimeoutError`."""
+
+
+class StuckError(Exception):
+    """What was waited for does not come. `witness` says what the processes say."""
+
+    def __init__(self, message: str, witness: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.violation = Violation("progress", message, witness)
+
+
+class Settling:
+    """The last writes to `names`, for as many logs as begin meanwhile.
+
+    What was written before a log began is in none of its events: it begins with the collections as they are. So what is
+    waited for is written again for each new log, as soon as the log has events of these collections.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        followers: Sequence[Follower],
+        names: Sequence[str],
+        finish: Finish,
+        *,
+        seconds: float = _PATIENCE,
+    ) -> None:
+        """`seconds` without progress are too many."""
+        self._seconds = seconds
+        self._rig = rig
+        self._followers = followers
+        self._names = names
+        self._finish = finish
+        self._stores = Stores.of(rig.client, rig.settings)
+        self._begun: list[str] = []
+        """The logs that the last writes were made for."""
+
+    async def run(self) -> list[Violation]:
+        """Settle, and end the followers; return what did not come to be."""
+        try:
+            while True:
+                log, seq = await self._sequenced()
+                late = await self._late(log, seq)
+                if await self._stays(log):
+                    return [Violation("progress", message) for message in late]
+        except StuckError as error:
+            return [error.violation]
+        finally:
+            for follower in self._followers:
+                follower.end()
+
+    async def _late(self, log: str, seq: int) -> list[str]:
+        """Which followers do not come to this position in time, or before the next log begins."""
+        async with asyncio.TaskGroup() as group:
+            pending = {group.create_task(item.arrive(seq, log, seconds=self._seconds)) for item in self._followers}
+            while pending and await self._stays(log):
+                _, pending = await asyncio.wait(pending, timeout=_PAUSE)
+            for task in pending:
+                task.cancel()
+        return [
+            f"{item.name} is at {item.cursor.position} and did not come to {log}:{seq}"
+            for item in self._followers
+            if not item.has(seq, log)
+        ]
+
+    async def _sequenced(self) -> tuple[str, int]:
+        """Return the last position, as soon as the newest log has its last writes. Raises `StuckError`."""
+        log, known = await self._written(), 0
+        deadline = time.monotonic() + patience(self._seconds)
+        while True:
+            with suppress(*_UNCLEAR):
+                if await self._current() != log:
+                    log, known = await self._written(), 0
+                    deadline = time.monotonic() + patience(self._seconds)
+                seq = await self._seq(log)
+                if await self._has_the_last(log):
+                    return log, seq
+                if seq > known:
+                    # A backlog on a busy machine is no fault, as long as it becomes smaller.
+                    known, deadline = seq, time.monotonic() + patience(self._seconds)
+            if time.monotonic() > deadline:
+                raise self._stuck(f"log {log} stands still at {known}, without the last writes")
+            await asyncio.sleep(_PAUSE)
+
+    async def _written(self) -> str:
+        """Make the last writes for the newest log, which then takes them; return its id. Raises `StuckError`."""
+        log = await self._tracking()
+        if log not in self._begun:
+            self._begun.append(log)
+            if len(self._begun) > _LOGS:
+                raise self._stuck(f"the log does not stay: there were {', '.join(self._begun)}")
+            for name in self._names:
+                try:
+                    await self._finish(name, self._mark(name, log))
+                except TimeoutError as error:
+                    raise self._stuck(str(error)) from error
+        return log
+
+    async def _tracking(self) -> str:
+        """Wait until the newest log has events of the collections; return its id. Raises `StuckError`."""
+        deadline = time.monotonic() + patience(self._seconds)
+        while True:
+            with suppress(*_UNCLEAR):
+                log = await self._current()
+                active = {item.name for item in await self._stores.tracking.read() if item.log == log}
+                if log is not None and active >= set(self._names):
+                    return log
+            if time.monotonic() > deadline:
+                raise self._stuck(f"no log has events of {', '.join(self._names)}: no worker leads")
+            await asyncio.sleep(_PAUSE)
+
+    def _mark(self, name: str, log: str) -> str:
+        return f"end of {name} in {log}"
+
+    async def _has_the_last(self, log: str) -> bool:
+        for name in self._names:
+            row = await last_event(self._rig.client, self._rig.settings.log_db, name, "end", log=log)
+            if row is None or row.mark != self._mark(name, log):
+                return False
+        return True
+
+    async def _seq(self, log: str) -> int:
+        tail = await self._stores.events.tail(LogId(log))
+        return tail.seq if tail else 0
+
+    async def _stays(self, log: str) -> bool:
+        """Whether no newer log has begun; where that can't be read, none is known."""
+        with suppress(*_UNCLEAR):
+            return await self._current() == log
+        return True
+
+    async def _current(self) -> str | None:
+        current = await self._stores.logs.current()
+        return current.id if current else None
+
+    def _stuck(self, message: str) -> StuckError:
+        fleet = self._rig.fleet
+        return StuckError(message, tuple(line for name in fleet.workers for line in fleet.last_lines(name)))
