@@ -6,15 +6,20 @@ import argparse
 import asyncio
 import logging
 import secrets
+import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from support.chaos.nemeses import known
+from support.chaos.report import Report
 from support.chaos.run import Plan, run
 from support.chaos.shapes import known_shapes
+from support.chaos.stage import Stage
 
 
 def main() -> None:
@@ -35,12 +40,26 @@ def main() -> None:
             nemeses=known(options.nemesis, nodes=options.nodes),
             shapes=known_shapes(options.shapes),
         )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report = runner.run(run(plan, directory))
+        stage = Stage(plan.command, directory)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                report = runner.run(_until_ended(run(plan, directory, stage)))
+        except BaseException as error:
+            sys.stderr.write(f"{stage}\nended by {error!r}\nlogs: {directory}\n")
+            if isinstance(error, asyncio.CancelledError):
+                sys.exit(1)
+            raise
         sys.stdout.write(f"{report}\nlogs: {directory}\n\n")
         sys.stdout.flush()
         failed = failed or bool(report.violations)
     sys.exit(1 if failed else 0)
+
+
+async def _until_ended(coming: Coroutine[Any, Any, Report]) -> Report:
+    """Await it, but give it up in good order at SIGTERM: `timeout` is to leave neither processes nor disks behind."""
+    task = asyncio.ensure_future(coming)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def _options() -> argparse.Namespace:
