@@ -1,4 +1,4 @@
-"""How many may do something expensive at a time; the others wait their turn, up to a bound of number and time."""
+"""Admission control: bounds on concurrent expensive work, and on the queue for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from eventsync.errors import Unavailable
 
 
 class Admission:
-    """A bounded number of places, and a bounded queue for them, first come, first served.
+    """A bounded number of places with a bounded queue, first come, first served.
 
-    Who is sent away is told to come back after a time drawn at random, so that not all come back at once.
+    Refused callers get a random `retry_after`, so that they do not all return at once.
     """
 
     def __init__(self, places: int, *, queue: int, wait: float, what: str) -> None:
-        """At most `queue` may wait, each at most `wait` seconds. `what` they are, for those who are sent away."""
+        """Let at most `queue` callers wait, each at most `wait` seconds. `what` names them in the refusal."""
         self._places = asyncio.Semaphore(places)
         self._queue = queue
         self._wait = wait
@@ -26,7 +26,7 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
-        """Hold a place while the block runs. Raises `Unavailable` when the queue is full, or none came free in time."""
+        """Hold a place while the block runs. Raises `Unavailable` when the queue is full or the wait times out."""
         await self._enter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""A bound on the bytes that the requests of one process hold together: bodies, documents that were read, answers."""
+"""A bound on the memory that all requests of one process hold together: bodies, stored documents, responses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final
 from eventsync.errors import Unavailable
 
 FREE: Final = 64 * 1024
-"""Bytes that each request may hold whatever others do, so that a few large ones keep nobody from small work."""
+"""Bytes that every request may hold regardless of others, so that a few large ones do not block small work."""
 
 DOCUMENT_WEIGHT: Final = 4
-"""Memory of a stored document that is read for a request, in times its size: as read, as JSON, in the answer."""
+"""Memory that a stored document takes during a request, as a multiple of its size: BSON, JSON and response."""
 
 
 class HeldBytes:
-    """Counts what requests hold. One for a server process."""
+    """Counts the bytes that requests hold. There is one for each server process."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -26,7 +26,7 @@ class HeldBytes:
 
     @contextmanager
     def request(self) -> Iterator[Reservation]:
-        """Count what is needed within the block, in its task, and give it back at the end."""
+        """Account for the bytes needed by this task within the block, and release them at the end."""
         share = Reservation(self)
         token = _current.set(share)
         try:
@@ -36,17 +36,17 @@ class HeldBytes:
             share.close()
 
     def grant(self, share: Reservation, size: int) -> None:
-        """Let a request hold `size` bytes in all. Raises `Unavailable` where others hold too much."""
+        """Let a request hold `size` bytes in total. Raises `Unavailable` if other requests hold too much."""
         others = self.held - share.size
         if size > FREE and others > 0 and others + size > self._most:
             self.refused += 1
-            raise Unavailable.busy("the requests under way hold as many bytes as they may", 1.0, 5.0)
+            raise Unavailable.busy("the requests in progress use all the memory they may", 1.0, 5.0)
         self.held = others + size
         share.size = size
 
 
 class Reservation:
-    """The part of one request."""
+    """The bytes held by one request."""
 
     def __init__(self, held: HeldBytes) -> None:
         self._held = held
@@ -55,18 +55,18 @@ class Reservation:
 
     def need(self, size: int) -> None:
         """Hold at least `size` bytes. Raises `Unavailable`."""
-        # Work that several requests wait for may outlive the one that began it.
+        # Work shared by several requests may outlive the request that began it.
         if size > self.size and not self._closed:
             self._held.grant(self, size)
 
     def settle(self, size: int) -> None:
-        """Give back all but `size` bytes."""
+        """Release all but `size` bytes."""
         if size < self.size:
             self._held.held -= self.size - size
             self.size = size
 
     def close(self) -> None:
-        """Give back everything, for good."""
+        """Release everything. Later calls of `need` have no effect."""
         self.settle(0)
         self._closed = True
 
@@ -75,9 +75,9 @@ _current: ContextVar[Reservation | None] = ContextVar("share", default=None)
 
 
 def need(size: int) -> None:
-    """Have the request that is being answered, if one is, hold at least `size` bytes. Raises `Unavailable`.
+    """Reserve at least `size` bytes for the current request, if there is one. Raises `Unavailable`.
 
-    What is tried again holds no more than before.
+    Calls do not add up, so a retry reserves no more than the first attempt.
     """
     if (share := _current.get()) is not None:
         share.need(size)

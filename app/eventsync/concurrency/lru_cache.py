@@ -1,4 +1,4 @@
-"""What was read, kept for the next reader, bounded in bytes."""
+"""A least-recently-used cache, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[K, V]):
-    """The values that were used last. For what never changes: nothing in it is ever stale."""
+    """Keeps the values that were used last. It is meant for immutable values: entries never expire."""
 
     def __init__(self, limit: int, cost: Callable[[V], int]) -> None:
-        """`limit` is in bytes, as is the `cost` of a value, which must not change."""
+        """Bound the sum of all costs. `limit` and `cost` are in bytes; the cost of a value must not change."""
         self._limit = limit
         self._cost = cost
         self._known: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.bytes = 0
 
     def get(self, key: K) -> V | None:
-        """The value, which counts as used now; None where it is not kept."""
+        """Return the value and mark it as used, or None if it is not in the cache."""
         known = self._known.get(key)
         if known is None:
             return None
@@ -29,7 +29,7 @@ class LRUCache(Generic[K, V]):
         return known[0]
 
     def keep(self, key: K, value: V) -> None:
-        """Keep a value in place of those that were not used for longest. One that is larger than all is not kept."""
+        """Add a value and evict the least recently used ones. A value over the limit is not added."""
         cost = self._cost(value)
         if key in self._known or cost > self._limit:
             return

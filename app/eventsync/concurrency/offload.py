@@ -1,8 +1,8 @@
 """Helper processes for work that would hold up the event loop.
 
-A thread would not do: decoding, encoding and freeing a large document are single calls that hold the interpreter's lock
-for 100 ms and more. A helper process knows nothing but pure functions and what it is sent: bytes go in, bytes come out.
-It is started by the first job that needs it, and ends when there has been none for a while, or its server is gone.
+Threads do not help: decoding, encoding and freeing a large document are single calls that hold the interpreter lock for
+100 ms and more. A helper process runs pure functions on the bytes that it receives, and returns bytes. The first job
+that needs a helper starts it. It ends after an idle period, or when its server is gone.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ T = TypeVar("T")
 
 _LENGTH: Final = struct.Struct("<Q")
 _ANSWER: Final = struct.Struct("<QQ")
-"""Before an answer: its length, and how many buffers follow, each behind its length."""
+"""The header of an answer: its length, and the number of buffers that follow, each after its own length."""
 _IDLE: Final = 60.0
-"""Seconds without work after which a helper ends, and gives its memory back."""
+"""Seconds without work after which a helper ends and so returns its memory."""
 
 _READ_AHEAD: Final = 1024 * 1024
 _PIECE: Final = 256 * 1024
-"""Bytes of an answer that are taken over in one turn. The JSON of a document may have 90 MiB."""
+"""Bytes of an answer that are copied in one iteration. The JSON of a document may have 90 MiB."""
 
 _CLEANED_AFTER: Final = 100
-"""Jobs after which a helper looks for garbage. In between it does not: it holds millions of objects that have none."""
+"""Jobs between two garbage collections of a helper, which holds millions of objects without cycles."""
 
 _NICE: Final = 2
-"""Event loops go first, where there are fewer cores than processes."""
+"""Niceness of helpers: event loops have priority if there are fewer cores than processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """An error that a helper's work ended with. (Pickle can't restore errors whose arguments have names.)"""
+    """An error raised in a helper. (Pickle can't restore errors with keyword arguments.)"""
 
     kind: type[Exception]
     args: tuple[Any, ...]
@@ -69,13 +69,13 @@ class _Failed:
 
 
 class Offload:
-    """Runs pure functions: small work at once, larger work in a bounded number of helper processes.
+    """Runs pure functions: small work in this process, larger work in a bounded number of helper processes.
 
-    What waits for a helper is bounded in bytes; whoever comes when there is too much is told to come back.
+    The queue for helpers is bounded in bytes; work beyond that is refused with `Unavailable`.
     """
 
     def __init__(self, *, above: int, processes: int, waiting_bytes: int, seconds: float) -> None:
-        """Work on more than `above` bytes is done by one of `processes` helpers, within `seconds` or not at all."""
+        """Send work on more than `above` bytes to one of `processes` helpers, with a timeout of `seconds`."""
         self.above = above
         self._places = asyncio.Semaphore(processes)
         self._most_waiting = waiting_bytes
@@ -83,20 +83,20 @@ class Offload:
         self._idle: list[_Helper] = []
         self._all: set[_Helper] = set()
         self.waiting_bytes = 0
-        """Bytes of the work that is under way or waits."""
+        """Bytes of work in progress or queued."""
         self.done = 0
-        """Jobs that helpers have done."""
+        """Jobs finished by helpers."""
         self.refused = 0
 
     @property
     def helps(self) -> bool:
-        """Tell whether there may be helpers."""
+        """True if large work goes to helpers."""
         return self.above < sys.maxsize
 
     @classmethod
     @asynccontextmanager
     async def running(cls, settings: Settings) -> AsyncIterator[Offload]:
-        """Offer helpers within the bounds of `settings`; end them with the block."""
+        """Yield an `Offload` with the bounds of `settings`, and end its helpers after the block."""
         offload = cls(
             above=settings.offload_above,
             processes=settings.offload_processes,
@@ -109,16 +109,16 @@ class Offload:
             await offload.close()
 
     async def call(self, size: int, function: Callable[..., T], *args: Any) -> T:
-        """Return `function(*args)`, which is work on about `size` bytes. Raises what it raises, and as `run`."""
+        """Return `function(*args)`, work on about `size` bytes. Raises the errors of `function` and of `run`."""
         if size > self.above:
             return await self.run(function, *args, size=size)
         await turn(size)
         return function(*args)
 
     async def run(self, function: Callable[..., T], *args: Any, size: int) -> T:
-        """Return `function(*args)`, made by a helper. `function` is one that a module has, and all can be pickled.
+        """Return `function(*args)`, computed by a helper. `function` is a module's, and all arguments can be pickled.
 
-        Raises `Unavailable` where too much waits already or the helper died, `TooComplex` where it took too long.
+        Raises `Unavailable` if the queue is full or the helper died, and `TooComplex` after a timeout.
         """
         if self.waiting_bytes and self.waiting_bytes + size > self._most_waiting:
             self.refused += 1
@@ -143,7 +143,7 @@ class Offload:
         except (OSError, EOFError) as error:
             raise Unavailable("the helper process that worked on the request has ended") from error
         finally:
-            # Whatever was broken off in the middle leaves a helper that answers something else next.
+            # An interrupted helper would give its pending answer to the next job.
             if whole:
                 self._rest(helper)
             else:
@@ -175,7 +175,7 @@ class Offload:
         helper.end()
 
     async def close(self) -> None:
-        """End all helpers, at once: nobody waits for their work any more."""
+        """Kill all helpers. No caller waits for them any more."""
         helpers, self._all, self._idle = list(self._all), set(), []
         for helper in helpers:
             helper.kill()
@@ -183,12 +183,12 @@ class Offload:
 
 
 def inline() -> Offload:
-    """An `Offload` that does all work at once: for commands and tests, which have no event loop to spare."""
+    """Return an `Offload` that runs all work in this process, for commands and tests."""
     return Offload(above=sys.maxsize, processes=1, waiting_bytes=0, seconds=1.0)
 
 
 class _Parts:
-    """A file whose writes are kept as they are: pickle hands over a large value as it is, and so it is not copied."""
+    """A file object that keeps each write as it is, so that large values are pickled without a copy."""
 
     def __init__(self) -> None:
         self.written: list[bytes | memoryview] = []
@@ -204,7 +204,7 @@ def _pickled(value: Any) -> Sequence[bytes | memoryview]:
 
 
 class _Helper:
-    """A helper process, seen from the server: one question at a time, through its standard input and output."""
+    """A helper process, as the server sees it: one job at a time, through standard input and output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -212,7 +212,7 @@ class _Helper:
 
     @classmethod
     async def started(cls) -> _Helper:
-        # Nothing of our environment, which has the settings and so the credentials; only where the code is.
+        # The environment contains credentials, so pass on only the path of the code.
         environment = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -231,7 +231,7 @@ class _Helper:
         return self._process.returncode is None
 
     async def ask(self, job: Sequence[bytes | memoryview]) -> Any:
-        """Send a job and return the answer. Raises `OSError` or `EOFError` where the helper ends before that."""
+        """Send a job and return the answer. Raises `OSError` or `EOFError` if the helper ends before that."""
         to, back = self._process.stdin, self._process.stdout
         if to is None or back is None:
             raise EOFError
@@ -245,7 +245,7 @@ class _Helper:
         return pickle.loads(answer, buffers=buffers)  # noqa: S301 - from our own process
 
     def rest(self, seconds: float, then: Callable[[], None]) -> None:
-        """Call `then` where it is not woken within `seconds`."""
+        """Call `then` after `seconds`, unless `wake` is called first."""
         self._ending = asyncio.get_running_loop().call_later(seconds, then)
 
     def wake(self) -> None:
@@ -253,7 +253,7 @@ class _Helper:
             self._ending.cancel()
 
     def end(self) -> None:
-        """End it in order: it ends with its input."""
+        """Let the helper end by closing its input."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
@@ -268,7 +268,7 @@ class _Helper:
 
 
 async def _pieces(source: asyncio.StreamReader, length: int) -> bytes:
-    """Read so many bytes, a few in each turn: to copy the JSON of a large document at once would take 100 ms."""
+    """Read `length` bytes in pieces. Copying the JSON of a large document at once would block for 100 ms."""
     whole = BytesIO()
     while length > 0:
         piece = await source.readexactly(min(length, _PIECE))
@@ -283,14 +283,14 @@ async def _pieces(source: asyncio.StreamReader, length: int) -> bytes:
 
 
 def main() -> None:
-    """Answer until the input ends, which it does when the server is gone, however that ended."""
+    """Answer jobs until the input ends, which it also does when the server crashes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
     gc.freeze()
     gc.disable()
     return_free_memory()
-    # What anything prints goes to the log, and not into an answer.
+    # Redirect anything printed to the log, so that it does not corrupt an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     done = 0
@@ -301,7 +301,7 @@ def main() -> None:
         try:
             _write(answers, answer, buffers)
         except BrokenPipeError:
-            os._exit(0)  # the server is gone; there is nobody to tell, and nothing to write at exit
+            os._exit(0)  # the server is gone; skip the flush at exit, which would fail
         del answer, buffers
         done += 1
         if done % _CLEANED_AFTER == 0:
@@ -331,10 +331,10 @@ def _answer(job: bytes) -> Any:
     try:
         module, name, args = pickle.loads(job)  # noqa: S301 - from our own server
         return getattr(importlib.import_module(module), name)(*args)
-    except Exception as error:  # noqa: BLE001 - raised where the work was asked for
+    except Exception as error:  # noqa: BLE001 - raised again in the server
         return _Failed.of(error)
 
 
 if __name__ == "__main__":
-    # As `eventsync.concurrency.offload`, whose classes the answers are made of; here it is `__main__`.
+    # Import this module by its real name: pickled answers refer to its classes, which here belong to `__main__`.
     importlib.import_module("eventsync.concurrency.offload").main()

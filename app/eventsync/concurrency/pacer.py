@@ -1,4 +1,4 @@
-"""Lets newcomers in a few at a time, so that in a storm of them everybody else is still served."""
+"""Paces a storm of arrivals over iterations of the event loop, so that other tasks are still served."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Callable
 
 
 class Pacer:
-    """First come, first served. Whatever else is ready runs between two turns: a health check waits for one, not for
-    two thousand. It bounds nothing; who may come at all is bounded before.
+    """Runs a few entries in each iteration of the event loop, first come, first served.
+
+    Other ready tasks run in between: a health check waits for one entry, not for two thousand. The queue is unbounded;
+    limits on arrivals apply before.
     """
 
     def __init__(self, each: int = 1) -> None:
-        """`each`: how many may enter in one turn of the event loop, which should take half a millisecond or so.
+        """Run `each` entries in one iteration, which should take about half a millisecond.
 
-        News pass through ten turns or more until clients have them: with four sessions begun in each instead of one,
-        others waited twice as long while a thousand came, which were there no sooner than their own work takes
+        A publication takes ten iterations or more to reach clients. With four sessions begun in each iteration instead
+        of one, it arrived twice as late during a storm of a thousand clients, and the storm was over no sooner
         (`scripts/bench/run storm`).
         """
         self._each = each
@@ -26,13 +28,13 @@ class Pacer:
         return len(self._waiting)
 
     def pass_through(self, enter: Callable[[], None]) -> None:
-        """Call `enter` when it is its turn."""
+        """Call `enter` when its turn has come."""
         self._waiting.append(enter)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._turn)
 
     async def passed(self) -> None:
-        """Wait for the own turn."""
+        """Wait for a turn."""
         turn = asyncio.get_running_loop().create_future()
         self.pass_through(lambda: None if turn.done() else turn.set_result(None))
         await turn
@@ -43,7 +45,7 @@ class Pacer:
                 self._waiting[0]()
                 self._waiting.popleft()
         except Exception:
-            # Whoever it was: those behind are not to wait for ever.
+            # The entries behind a failed one must not wait for ever.
             self._waiting.popleft()
             raise
         finally:

@@ -1,4 +1,4 @@
-"""The next batch is fetched while one is used."""
+"""Prefetching: fetch the next batch while the current one is used."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final, TypeVar
 
 _TURNS: Final = 3
-"""Turns of the loop until a request is written: the driver does it in a task of a task."""
+"""Iterations of the loop until the driver has written a request: it does so in a task of a task."""
 
 T = TypeVar("T", bound=Sequence[object])
 
 
 @asynccontextmanager
 async def ahead(fetch: Callable[[], Awaitable[T]]) -> AsyncIterator[AsyncIterator[T]]:
-    """The batches that `fetch` gives, until an empty one; at most one is there that nobody has asked for.
+    """Yield the batches that `fetch` returns, until an empty one, and prefetch at most one.
 
-    Raises what `fetch` raises. When the block ends, what is being fetched is waited for, not broken off: the driver
-    would close its connection.
+    Raises what `fetch` raises. At the end of the block, a fetch in progress is awaited and not cancelled: a
+    cancellation would make the driver close its connection.
     """
     fetching: list[asyncio.Future[T]] = []
 
@@ -26,7 +26,7 @@ async def ahead(fetch: Callable[[], Awaitable[T]]) -> AsyncIterator[AsyncIterato
         fetching.append(asyncio.ensure_future(fetch()))
         while batch := await asyncio.shield(fetching[-1]):
             fetching[:] = [asyncio.ensure_future(fetch())]
-            # Its request is to be on its way before the batch is used, which may take long without a pause.
+            # Send the request before the batch is used: using it may block the loop for long.
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
             yield batch
@@ -38,4 +38,4 @@ async def ahead(fetch: Callable[[], Awaitable[T]]) -> AsyncIterator[AsyncIterato
         if fetching:
             await asyncio.wait(fetching)
             if not fetching[-1].cancelled():
-                fetching[-1].exception()  # whoever has gone does not want to know
+                fetching[-1].exception()  # marks it as retrieved: the consumer has gone

@@ -1,4 +1,4 @@
-"""Of many who want the same thing at the same time, one fetches it for all."""
+"""Collapse concurrent identical fetches into one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """What is being fetched right now, by key. Who comes meanwhile joins, and shares what comes of it, failures too.
+    """The fetches in progress, by key. Concurrent callers share one result or one error.
 
-    (One after the other, each with a failure of its own, the last of a thousand would wait for a thousand timeouts.)
+    Errors are shared because otherwise the last of a thousand callers would wait for a thousand timeouts.
     """
 
     def __init__(self) -> None:
         self._flying: dict[Hashable, asyncio.Future[T]] = {}
 
     async def fetch(self, key: Hashable, fetch: Callable[[], Awaitable[T]]) -> T:
-        """What `fetch` returns or raises: this one, or that of somebody who has begun already.
+        """Return or raise the outcome of `fetch`, or of the fetch of this key that is already in progress.
 
-        Where whoever has begun is cancelled, the next one begins anew.
+        If the caller that fetches is cancelled, the next waiting caller fetches again.
         """
         while (flying := self._flying.get(key)) is not None:
-            # Not `await flying`: a waiter that is cancelled would cancel it for all.
+            # `await flying` would let a cancelled waiter cancel the fetch for all.
             await asyncio.wait({flying})
             if not flying.cancelled():
                 return _outcome(flying)
@@ -37,14 +37,14 @@ class SingleFlight(Generic[T]):
             result = await fetch()
         except Exception as error:
             flying.set_exception(error)
-            flying.exception()  # nobody may have joined, and that is nothing to warn of
+            flying.exception()  # marks it as retrieved: without waiters asyncio would log a warning
             raise
         else:
             flying.set_result(result)
             return result
         finally:
             del self._flying[key]
-            flying.cancel()  # where none of both came: cancelled
+            flying.cancel()  # has an effect only if this task was cancelled
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -53,6 +53,6 @@ class SingleFlight(Generic[T]):
 def _outcome(flying: asyncio.Future[T]) -> T:
     error = flying.exception()
     if error is not None:
-        # One error for many who raise it: none of them is to carry the frames of the others.
+        # Many callers raise the same error object: drop the frames that others have added.
         raise error.with_traceback(None)
     return flying.result()

@@ -1,4 +1,4 @@
-"""Long work on the event loop in slices: others run in between, however many there are that have long work."""
+"""Time slicing for long work on the event loop, so that other tasks run in between."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 SLICE: Final = 64 * 1024
-"""Bytes of documents that are worked on without a pause: some milliseconds, also where all values are small."""
+"""Bytes of documents processed without a pause: a few milliseconds, even if all values are small."""
 
 
 class TimeShare:
-    """What one turn of an event loop may be used for, by all together: first come, first served.
+    """A budget of work for each iteration of an event loop, shared by all tasks, first come, first served.
 
-    Without it, fifty requests whose documents arrive at the same time are each short, and one after the other long.
+    Without it, fifty requests whose documents arrive together block the loop for fifty times the work of one.
     """
 
     def __init__(self, each: int = SLICE) -> None:
-        """`each`: bytes that are worked on in one turn; more only by a single piece of work."""
+        """Allow `each` bytes of work in one iteration. Only a single larger piece may exceed it."""
         self._each = each
         self._left = each
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._is_used = False
 
     async def take(self, size: int) -> None:
-        """Return in a turn in which work on `size` bytes has a place; at once where this one has."""
+        """Wait for an iteration with room for work on `size` bytes. Return at once if the current one has room."""
         if not self._waiting and self._fits(size):
             self._use(size)
             return
@@ -46,7 +46,7 @@ class TimeShare:
         self._left, self._is_used = self._each, False
         while self._waiting and (self._waiting[0][0].done() or self._fits(self._waiting[0][1])):
             turn, size = self._waiting.popleft()
-            if not turn.done():  # one that was cancelled needs no place any more
+            if not turn.done():  # a cancelled waiter needs no room
                 self._use(size)
                 turn.set_result(None)
 
@@ -55,7 +55,7 @@ _shares: WeakKeyDictionary[asyncio.AbstractEventLoop, TimeShare] = WeakKeyDictio
 
 
 async def turn(size: int) -> None:
-    """Wait until the running event loop has a turn for work on `size` bytes."""
+    """Wait until the running event loop has room for work on `size` bytes."""
     loop = asyncio.get_running_loop()
     if (share := _shares.get(loop)) is None:
         share = _shares[loop] = TimeShare()
@@ -63,17 +63,14 @@ async def turn(size: int) -> None:
 
 
 class Slices:
-    """The progress of one long piece of work."""
+    """Splits one long piece of work into slices."""
 
     def __init__(self, every: int = SLICE) -> None:
         self._every = every
         self._done = 0
 
     async def did(self, size: int) -> None:
-        """Count `size` bytes of work; give way where a slice is full, and go on when the loop has a turn for the next.
-
-        What others do at the same time counts with it.
-        """
+        """Count `size` bytes of finished work. When a slice is full, yield until the loop has room for the next one."""
         self._done += size
         if self._done >= self._every:
             self._done = 0

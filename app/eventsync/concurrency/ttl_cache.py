@@ -1,4 +1,4 @@
-"""Answers that may be a little old, shared by all who ask: a thousand clients at a time ask MongoDB once."""
+"""A cache with a time to live, which fetches each missing value once for all concurrent callers."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ T = TypeVar("T")
 
 
 class TTLCache(Generic[T]):
-    """The newest answer to each of at most `most` questions, for `age` seconds."""
+    """Keeps at most `max_entries` values, each for `ttl` seconds."""
 
-    def __init__(self, *, age: float, most: int) -> None:
-        self._age = age
-        self._most = most
-        self._known: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
+    def __init__(self, *, ttl: float, max_entries: int) -> None:
+        self._ttl = ttl
+        self._max_entries = max_entries
+        self._entries: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
         self._flights: SingleFlight[T] = SingleFlight()
-        self._cleared = 0
+        self._generation = 0
 
-    async def get(self, question: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer; `ask` is awaited where none is known that is young enough, by one caller for all."""
-        known = self._known.get(question)
-        if known is not None and time.monotonic() - known[0] < self._age:
-            return known[1]
-        # Not joined by who asks after `clear`: what is on its way may be as old as what was cleared.
-        return await self._flights.fetch((self._cleared, question), lambda: self._ask(question, ask))
+    async def get(self, key: Hashable, fetch: Callable[[], Awaitable[T]]) -> T:
+        """Return the value. If it is missing or expired, one caller awaits `fetch` for all."""
+        entry = self._entries.get(key)
+        if entry is not None and time.monotonic() - entry[0] < self._ttl:
+            return entry[1]
+        # The generation is part of the key: a fetch begun before `clear` may return a value that is just as stale.
+        return await self._flights.fetch((self._generation, key), lambda: self._fetch(key, fetch))
 
-    async def _ask(self, question: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
-        cleared = self._cleared
-        answer = await ask()
-        if cleared == self._cleared:
-            self._known[question] = time.monotonic(), answer
-            self._known.move_to_end(question)
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
-        return answer
+    async def _fetch(self, key: Hashable, fetch: Callable[[], Awaitable[T]]) -> T:
+        generation = self._generation
+        value = await fetch()
+        if generation == self._generation:
+            self._entries[key] = time.monotonic(), value
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
+        return value
 
     def clear(self) -> None:
-        """Forget all answers: something has shown that they are too old."""
-        self._known.clear()
-        self._cleared += 1
+        """Remove all values, because they are known to be stale."""
+        self._entries.clear()
+        self._generation += 1

@@ -1,4 +1,4 @@
-"""A bound on what a collection may hold, for records that requests leave behind."""
+"""A bound on the size of a collection, for records that requests leave behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from pymongo.errors import OperationFailure
 
 _AGE: Final = 5.0
-"""Seconds until the collection's size is read again. What this process adds meanwhile is counted besides."""
+"""Seconds between two reads of the collection's size. Documents added by this process are counted in between."""
 
 _NO_COLLECTION: Final = 26
 
@@ -26,19 +26,22 @@ class CollectionUsage:
 async def stored(collection: Any) -> CollectionUsage:
     """Return the size of a collection as MongoDB counts it. Raises the driver's errors."""
     try:
-        found = await collection.database.command("collStats", collection.name)
+        stats = await collection.database.command("collStats", collection.name)
     except OperationFailure as error:
         if error.code != _NO_COLLECTION:
             raise
         return CollectionUsage()
-    return CollectionUsage(int(found.get("count", 0)), int(found.get("size", 0)))
+    return CollectionUsage(int(stats.get("count", 0)), int(stats.get("size", 0)))
 
 
 class Capacity:
-    """The bound of one collection, for one process. It can be exceeded by what all processes add within `_AGE`."""
+    """The bound of one collection, as one process checks it.
+
+    The bound can be exceeded by the documents that other processes add within `_AGE`.
+    """
 
     def __init__(self, collection: Any, *, documents: int, size: int) -> None:
-        """`documents` and `size` (in bytes) are the most that the collection may hold."""
+        """Bound the collection to `documents` and to `size` bytes."""
         self._collection = collection
         self._documents = documents
         self._size = size
@@ -48,15 +51,15 @@ class Capacity:
         self._reading = asyncio.Lock()
 
     def add(self, documents: int = 1) -> None:
-        """Count what this process adds."""
+        """Count documents added by this process."""
         self._added += documents
 
     async def is_full(self) -> bool:
-        """Tell whether the collection holds as much as it may. Raises the driver's errors."""
+        """Return True if the collection has reached its bound. Raises the driver's errors."""
         if self._is_old():
             async with self._reading:
                 if self._is_old():
-                    # What is added while this is read may be counted twice, and for a moment only.
+                    # Documents added during the read may be counted twice until the next read.
                     added = self._added
                     self._stored = await stored(self._collection)
                     self._added -= added

@@ -20,8 +20,8 @@ from eventsync.urls import without_secrets
 
 Client = AsyncMongoClient[dict[str, Any]]
 
-GOODBYE = 1.0
-"""Seconds that telling MongoDB of an end may take. It notices by itself what it is not told."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for ending sessions and cursors on the server. It cleans up the rest by itself."""
 
 _FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
 
@@ -32,44 +32,44 @@ def time_limit(seconds: float) -> AbstractContextManager[None]:
 
 
 class _Client(AsyncMongoClient[dict[str, Any]]):
-    """Does not wait for a MongoDB that is gone in order to end its sessions there."""
+    """Bounds the time that `close` spends on ending sessions on an unreachable server."""
 
     async def close(self) -> None:
-        with pymongo.timeout(GOODBYE):
+        with pymongo.timeout(CLOSE_TIMEOUT):
             await super().close()
 
 
 def app_name(settings: Settings, role: str) -> str:
-    """What a process of this role is called in MongoDB's own logs and operations (`eventsync-serve/shop`)."""
+    """Return the `appName` of a process, as MongoDB's logs and `currentOp` show it (`eventsync-serve/shop`)."""
     return f"eventsync-{role}/{settings.database}"
 
 
-def connect(settings: Settings, role: str, *, patience: float | None = None) -> Client:
-    """A client whose every wait is bounded. `role` names it in MongoDB's own logs (see `app_name`).
+def connect(settings: Settings, role: str, *, timeout: float | None = None) -> Client:
+    """Return a client with a timeout on every wait. `role` names it in MongoDB's logs (see `app_name`).
 
-    `patience` is how long an operation waits for a server to be there, in seconds, where that is to be shorter.
+    `timeout`, in seconds, shortens the wait for an available server.
 
-    Writes are acknowledged by a majority, journaled: with less, change streams see them about 60 ms late.
+    Writes are acknowledged by a majority and journaled; with less, change streams deliver them about 60 ms later.
     Use separate clients for tailing and for requests: an open change stream occupies a connection.
 
-    Raises `ConfigurationError` where there is no usable connection string.
+    Raises `ConfigurationError` if there is no usable connection string.
     """
     if not settings.mongodb_uri:
         raise ConfigurationError(
             "no MongoDB given: set EVENTSYNC_MONGODB_URI to a replica set's connection string, or run `eventsync dev`"
         )
     with warnings.catch_warnings():
-        # The driver warns of an option of the connection string that it does not know, and goes on without it.
+        # The driver only warns about an unknown option of the connection string, and ignores the option.
         warnings.simplefilter("error", UserWarning)
         try:
             _check_files(settings.mongodb_uri)
-            return _client(settings, settings.mongodb_uri, role, patience)
+            return _client(settings, settings.mongodb_uri, role, timeout)
         except (DriverConfigurationError, InvalidURI, ValueError, OSError, UserWarning) as error:
             said = without_secrets(str(error), settings.mongodb_uri)
             raise ConfigurationError(f"the MongoDB connection string can't be used: {said}") from error
 
 
-def _client(settings: Settings, uri: str, role: str, patience: float | None) -> Client:
+def _client(settings: Settings, uri: str, role: str, timeout: float | None) -> Client:
     milliseconds = int(settings.mongodb_timeout * 1000)
     return _Client(
         uri,
@@ -78,11 +78,11 @@ def _client(settings: Settings, uri: str, role: str, patience: float | None) -> 
         journal=True,
         readConcernLevel="majority",
         maxPoolSize=settings.mongodb_pool_size,
-        serverSelectionTimeoutMS=milliseconds if patience is None else int(patience * 1000),
+        serverSelectionTimeoutMS=milliseconds if timeout is None else int(timeout * 1000),
         connectTimeoutMS=milliseconds,
         socketTimeoutMS=milliseconds,
         waitQueueTimeoutMS=milliseconds,
-        # PyMongo's default of 10 s keeps a frozen primary's place in the topology for as long.
+        # With PyMongo's default of 10 s, a frozen primary stays in the topology for as long.
         heartbeatFrequencyMS=2000,
         tz_aware=CODEC.tz_aware,
         uuidRepresentation="standard",
@@ -91,9 +91,9 @@ def _client(settings: Settings, uri: str, role: str, patience: float | None) -> 
 
 
 def _check_files(uri: str) -> None:
-    """Raise `OSError`, naming option and file, where a file that the connection string names can't be read.
+    """Raise `OSError` with option and path if a file named in the connection string can't be read.
 
-    The driver's own message does not say which file it is.
+    The driver's own message does not name the file.
     """
     for name, value in parse_qsl(uri.partition("?")[2]):
         if name.lower() in _FILES:

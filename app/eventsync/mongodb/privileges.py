@@ -1,7 +1,7 @@
-"""The privileges in MongoDB that each kind of process needs, and those that its user lacks.
+"""The MongoDB privileges that each role of process needs, and the check for missing ones.
 
-`docs/guides/mongodb-roles.md` shows `ROLES` as definitions to paste; a test holds the page to it, and runs everything
-with them.
+`docs/guides/mongodb-roles.md` shows `ROLES` as role definitions to paste. A test compares the page with `ROLES` and runs
+all processes with these roles.
 
 Source: https://www.mongodb.com/docs/manual/reference/privilege-actions/
 """
@@ -17,7 +17,7 @@ from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 
 DATA, LOG = "data", "log"
-"""The database with the tracked collections, and the event log's."""
+"""The database with the tracked collections, and the database with the event log."""
 
 _WRITING: Final = ("insert", "update", "remove")
 
@@ -57,12 +57,12 @@ _WITHOUT: Final[Mapping[tuple[str, str, str], str]] = {
     ("serve", DATA, "remove"): "no document is deleted through the API",
     ("serve", DATA, "collStats"): "the sizes of collections are not known to plans",
 }
-"""What a process does without, and what then is missing. Without anything else it ends."""
+"""Optional privileges, and the feature that is missing without each. All others are required."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A privilege that the user lacks. `without` is what does not work then; "" where nothing works."""
+    """A privilege that the user lacks. `without` names the missing feature; it is empty for a required privilege."""
 
     action: str
     resource: str
@@ -73,7 +73,7 @@ class Missing:
 
 
 async def missing(client: Client, settings: Settings, role: str) -> list[Missing]:
-    """Return what a process of this role lacks; nothing where MongoDB checks no privileges.
+    """Return the privileges that a process of this role lacks; none if MongoDB does not enforce authorization.
 
     Raises the driver's errors.
     """
@@ -93,7 +93,7 @@ async def missing(client: Client, settings: Settings, role: str) -> list[Missing
 
 
 def resources(role: str, settings: Settings) -> Iterator[tuple[str, str, str, str]]:
-    """Yield each of a role's places: its name in `ROLES`, database, collection, and how people name it."""
+    """Yield each resource of a role: its key in `ROLES`, database, collection, and a name for messages."""
     databases = {DATA: settings.database, LOG: settings.log_db}
     for where in ROLES[role]:
         name, _, collection = where.partition(".")
@@ -112,5 +112,5 @@ def _covers(resource: Mapping[str, Any], database: str, collection: str) -> bool
         return True
     if "db" not in resource or resource["db"] not in {database, ""}:
         return False
-    # "" are all collections but the system's own.
+    # "" stands for all collections except system collections.
     return resource["collection"] == collection or (not resource["collection"] and not collection.startswith("system."))

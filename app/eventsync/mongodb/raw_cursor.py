@@ -1,8 +1,8 @@
-"""The documents that a query finds as bytes, batch by batch.
+"""A cursor that returns documents as BSON bytes, batch by batch.
 
-PyMongo's cursors make an object of each document, also those that are called raw: of what reading an event of 500 bytes
-takes here that is four fifths (1.2 of 1.5 µs). So this drives `find` and `getMore` itself, and cuts the answers up. It
-neither retries nor resumes: it raises what the driver raises.
+PyMongo's cursors, even the raw ones, create an object for each document, which takes 1.2 of the 1.5 µs of reading an
+event of 500 bytes. This cursor sends `find` and `getMore` itself and slices the replies. It neither retries nor
+resumes, and raises the driver's errors.
 
 Source: https://github.com/mongodb/specifications/blob/master/source/find_getmore_killcursors_commands.md
 """
@@ -28,7 +28,7 @@ _ARRAY, _ID = b"\x04", b"\x12id\x00"
 
 
 class RawCursor:
-    """What a query finds. Make one with `raw_find`."""
+    """An open cursor. Create one with `raw_find`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RawCursor:
         self._id = 0
 
     async def next(self) -> list[bytes]:
-        """The next documents, each in BSON; none at the end. Raises `PyMongoError`."""
+        """Return the next documents in BSON; an empty list at the end. Raises `PyMongoError`."""
         while self._command is not None:
             answer = await self._database.command(self._command, session=self._session, codec_options=RAW_CODEC)
             documents, self._id = _cut_up(answer["cursor"])
@@ -60,7 +60,7 @@ class RawCursor:
         return []
 
     async def close(self) -> None:
-        """Free the server's cursor, if it has one still."""
+        """Free the server's cursor, if it is still open."""
         await free_cursor(self._database, self._session, self._collection, self._id)
 
 
@@ -72,17 +72,16 @@ async def raw_find(
     session: AsyncClientSession,
     batch: int,
     size: AnswerSize,
-    most: int = 0,
+    limit: int = 0,
 ) -> AsyncIterator[RawCursor]:
-    """What the rest of a `find` command finds in a collection: at most `batch` documents an answer, and 16 MiB.
+    """Open a cursor for a `find` command, given without its collection name. Each reply has at most `batch` documents.
 
-    `size` is what earlier answers have told of the collection's documents: large ones come a few at a time.
-
-    With `most`, only so many of them. The read concern is the command's own alone.
+    `size` estimates document sizes from earlier replies, so that large documents come a few at a time. `limit` bounds
+    the number of documents; 0 means no limit. The read concern is the one in `command`.
     """
     first = size.documents(batch)
-    # A server that has given the last of `limit` documents closes the cursor only where there was room for one more.
-    bounds = {"limit": most, "batchSize": first if first < most else most + 1} if most else {"batchSize": first}
+    # After the last of `limit` documents, a server closes the cursor only if the batch had room for one more.
+    bounds = {"limit": limit, "batchSize": first if first < limit else limit + 1} if limit else {"batchSize": first}
     cursor = RawCursor(collection.database, session, {"find": collection.name, **command, **bounds}, batch, size)
     try:
         yield cursor
@@ -91,15 +90,15 @@ async def raw_find(
 
 
 def majority_after(session: AsyncClientSession) -> dict[str, Any]:
-    """The read concern of a command that is to see what was read in this session before."""
+    """Return a read concern that includes everything read in this session before."""
     concern: dict[str, Any] = {"level": "majority"}
     return concern if session.operation_time is None else concern | {"afterClusterTime": session.operation_time}
 
 
 def _cut_up(cursor: RawBSONDocument) -> tuple[list[bytes], int]:
-    """The documents of an answer's `cursor`, and the cursor's id: what `cursor["firstBatch"]` has, from its bytes."""
+    """Return the documents and the id of a reply's `cursor`, sliced from its bytes."""
     raw = bytes(cursor.raw)
-    # Servers put the batch first and then the id. Nothing says that they have to.
+    # Servers send the batch first and then the id. The order is not specified, so there is a fallback.
     start = raw.index(b"\0", 5) + 1
     if raw[4:5] == _ARRAY and raw[5 : start - 1] in (b"firstBatch", b"nextBatch"):
         end = start + _INT32.unpack_from(raw, start)[0]
@@ -110,7 +109,7 @@ def _cut_up(cursor: RawBSONDocument) -> tuple[list[bytes], int]:
 
 
 def _documents(raw: bytes, start: int, end: int) -> list[bytes]:
-    """The elements of an array of documents. Each is a type, its number in decimal digits and a NUL, and itself."""
+    """Slice an array of documents. Each element is a type byte, its index in decimal digits, a NUL and the document."""
     documents: list[bytes] = []
     size_at = _INT32.unpack_from
     at, number, digits, more = start + 4, 0, 1, 10

@@ -1,4 +1,4 @@
-"""Changes that MongoDB had to split, because with their images they are over 16 MiB, put together again. Pure.
+"""Reassembly of change events that MongoDB split because they exceed 16 MiB with their images. Pure.
 
 Source: https://www.mongodb.com/docs/manual/reference/operator/aggregation/changeStreamSplitLargeEvent/
 """
@@ -14,29 +14,29 @@ from bson.raw_bson import RawBSONDocument
 from eventsync.domain.values.extended_json import RAW_CODEC, may_hold
 from eventsync.errors import EventsyncError
 
-_MARK: Final = b"\x03splitEvent\0"
-"""How the field begins in BSON that tells a fragment."""
+_SPLIT_EVENT: Final = b"\x03splitEvent\0"
+"""The first bytes of the BSON field that marks a fragment."""
 
 
 class FragmentMissing(EventsyncError):
-    """A fragment came that does not continue the change before it: the stream was opened in the middle of one."""
+    """A fragment does not continue the change before it: the stream was opened in the middle of a change."""
 
     code = "fragment_missing"
 
 
 class Fragments:
-    """Holds the fragments of one change until it is whole. At most three or four, of 16 MiB each."""
+    """Holds the fragments of one change until it is complete: at most three or four, of 16 MiB each."""
 
     def __init__(self) -> None:
         self._held: list[RawBSONDocument] = []
 
     @property
     def pending(self) -> bool:
-        """Whether a change is read in part: a token that was got now would point into the middle of it."""
+        """True while a change is incomplete. A resume token taken now would point into the middle of it."""
         return bool(self._held)
 
     def joined(self, changes: Iterable[RawBSONDocument]) -> list[RawBSONDocument]:
-        """The changes that are whole now, in order. Raises `FragmentMissing`."""
+        """Return the changes that are complete now, in order. Raises `FragmentMissing`."""
         return [whole for change in changes if (whole := self._joined(change)) is not None]
 
     def _joined(self, change: RawBSONDocument) -> RawBSONDocument | None:
@@ -55,14 +55,17 @@ class Fragments:
 
 
 def _is_whole(change: Mapping[str, Any]) -> bool:
-    """Nearly all are. Told from the bytes: to take a raw change's fields apart costs a seventh of sequencing it."""
-    return isinstance(change, RawBSONDocument) and not may_hold(change, _MARK)
+    """Return True for a change that was not split, as nearly all are.
+
+    The bytes are searched, because parsing a raw change takes a seventh of the time of sequencing it.
+    """
+    return isinstance(change, RawBSONDocument) and not may_hold(change, _SPLIT_EVENT)
 
 
 def _merged(fragments: Iterable[RawBSONDocument]) -> RawBSONDocument:
-    """One change of the same form as one that was never split, with the last fragment's resume token.
+    """Merge fragments into one change event, with the resume token of the last fragment.
 
-    (Only that one resumes behind the change. BSON as such may be larger than what MongoDB takes.)
+    Only that token resumes after the change. The BSON may exceed 16 MiB, because it is never sent to MongoDB.
     """
     fields: dict[str, Any] = {}
     for fragment in fragments:

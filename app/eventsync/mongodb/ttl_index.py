@@ -1,4 +1,4 @@
-"""Collections whose documents MongoDB itself deletes some time after their date."""
+"""TTL indexes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pymongo import ASCENDING
 from pymongo.errors import OperationFailure
 
 _OTHER_OPTIONS: Final = 85
-"""IndexOptionsConflict: the index is there, with another time to live."""
+"""IndexOptionsConflict: the index exists with another time to live."""
 
-_LONGEST: Final = 2**31 - 1
+_MAX_SECONDS: Final = 2**31 - 1
 
 
 async def ensure_expiry(collection: Any, field: str, seconds: float) -> None:
-    """Have documents deleted so many seconds after the date in `field`, also where it was another time before.
+    """Create a TTL index on `field`, or change the time to live of the existing one.
 
     Raises the driver's errors.
     """
-    whole = min(max(1, math.ceil(seconds)), _LONGEST)
+    whole = min(max(1, math.ceil(seconds)), _MAX_SECONDS)
     try:
         await collection.create_index([(field, ASCENDING)], expireAfterSeconds=whole)
     except OperationFailure as error:

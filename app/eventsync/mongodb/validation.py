@@ -1,6 +1,6 @@
-"""The rules of a collection's validator that a document broke, read from MongoDB's answer. Pure.
+"""The rules of a collection's validator that a document violates, read from MongoDB's reply. Pure.
 
-MongoDB names the rule, the value that broke it and the whole rule. Only names leave here: of fields, and of keywords.
+The reply contains rules and values. This module passes on only the names of fields and of keywords.
 
 Source: https://www.mongodb.com/docs/manual/core/schema-validation/handle-invalid-documents/
 """
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from eventsync.domain.stamp import FIELD
 
-_MOST: Final = 10
-"""Rules that are named; there may be as many as a document has fields."""
+_MAX_RULES: Final = 10
+"""Rules in a message. A document may violate as many as it has fields."""
 
 _NESTED: Final = (
     "details",
@@ -26,7 +26,7 @@ _NESTED: Final = (
     "failingDependencies",
 )
 _NAMES: Final = ("missingProperties", "additionalProperties")
-"""Members that list names of fields."""
+"""Members with lists of field names."""
 
 _CLOSED: Final = ("additionalProperties", "maxProperties")
 _STRICT: Final = (
@@ -36,12 +36,12 @@ _STRICT: Final = (
 
 
 def broken_rules(details: Any) -> str:
-    """The broken rules in one line, such as `required (name), properties.n.bsonType`. Empty details name none."""
-    found = list(islice(dict.fromkeys(_rules(details, ())), _MOST + 1))
-    text = ", ".join(found[:_MOST]) or "its rules are not known"
-    if len(found) > _MOST:
+    """Return the violated rules in one line, such as `required (name), properties.n.bsonType`."""
+    rules = list(islice(dict.fromkeys(_rules(details, ())), _MAX_RULES + 1))
+    text = ", ".join(rules[:_MAX_RULES]) or "its rules are not known"
+    if len(rules) > _MAX_RULES:
         text += " and more"
-    blamed = any(word in rule for rule in found for word in (FIELD, *_CLOSED))
+    blamed = any(word in rule for rule in rules for word in (FIELD, *_CLOSED))
     return f"{text}; {_STRICT}" if blamed else text
 
 
@@ -60,11 +60,11 @@ def _of_object(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
         yield from inner
     elif here:
         names = [str(name) for member in _NAMES for name in _listed(node.get(member))]
-        yield ".".join(here) + (f" ({', '.join(names[:_MOST])})" if names else "")
+        yield ".".join(here) + (f" ({', '.join(names[:_MAX_RULES])})" if names else "")
 
 
 def _step(node: Mapping[str, Any]) -> Iterator[str]:
-    """The part of a rule's path that an object of the answer stands for."""
+    """Yield the part of a rule's path that an object of the reply stands for."""
     operator = node.get("operatorName")
     if isinstance(operator, str) and operator != "$jsonSchema":
         yield from _fields_of(operator, node.get("specifiedAs"))
@@ -75,7 +75,7 @@ def _step(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fields_of(operator: str, specified: Any) -> Iterator[str]:
-    """The field that a query operator looks at: `{"n": {"$gt": 5}}` names `n`."""
+    """Yield the field that a query operator tests: `n` for `{"n": {"$gt": 5}}`."""
     if operator.startswith("$") and isinstance(specified, Mapping) and len(specified) == 1:
         (name,) = specified
         if not name.startswith("$"):

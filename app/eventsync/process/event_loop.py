@@ -1,8 +1,8 @@
-"""The event loop of every process: uvloop's, with look-ups of names that can't hold each other up.
+"""The event loop of every process: uvloop, with DNS look-ups that do not block each other.
 
-libuv looks names up on at most half of its four threads, and PyMongo waits for a look-up without a bound. So two names
-that no name server answers for (members of the replica set that are gone) keep the new primary's name from being looked
-up at all: writes stood for 86 s after a failover of 11 s.
+libuv uses at most half of its four threads for look-ups, and PyMongo waits for a look-up without a timeout. Two names
+that no name server answers for (replica set members that are down) would block the look-up of the new primary: writes
+stalled for 86 s after a failover of 11 s.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import uvloop
 T = TypeVar("T")
 
 LOOKUP_TIMEOUT: Final = 5.0
-"""Seconds that a caller waits for a name server. The look-up itself goes on, and serves whoever asks meanwhile."""
+"""Seconds that a caller waits for a look-up. The look-up itself continues and serves later callers."""
 
 MAX_LOOKUPS: Final = 256
-"""Most names that are being looked up at a time; a process knows the few names of its replica set."""
+"""Concurrent look-ups. A process only needs the few names of its replica set."""
 
 Answer = list[tuple[Any, Any, int, str, Any]]
-"""What `socket.getaddrinfo` returns."""
+"""The return type of `socket.getaddrinfo`."""
 
 
 class Loop(uvloop.Loop):
-    """A uvloop event loop that looks up each name in a thread of its own, once for all who ask for it.
+    """A uvloop event loop that looks up each name in its own thread, once for all concurrent callers.
 
-    The threads are daemons: neither the end of the loop nor that of the process waits for a name server.
+    The threads are daemons, so neither the loop nor the process waits for a name server at its end.
     """
 
     def __init__(self) -> None:
@@ -51,15 +51,15 @@ class Loop(uvloop.Loop):
     ) -> Answer:
         """Return the addresses of `host`, as `socket.getaddrinfo` does.
 
-        Raises `socket.gaierror`: with EAI_AGAIN where no answer comes within `LOOKUP_TIMEOUT`, or where `MAX_LOOKUPS`
-        other names are being looked up.
+        Raises `socket.gaierror`, with EAI_AGAIN if no answer comes within `LOOKUP_TIMEOUT` or if `MAX_LOOKUPS` other
+        look-ups are in progress.
         """
         if _is_address(host):
-            return socket.getaddrinfo(host, port, family, type, proto, flags)  # reads nothing but the text
+            return socket.getaddrinfo(host, port, family, type, proto, flags)  # parses the text and does no I/O
         question = (host, port, family, type, proto, flags)
         if (answer := self._lookups.get(question)) is None:
             answer = self._look_up(question)
-        # Not `await answer`: a caller that is cancelled would cancel it for all.
+        # `await answer` would let a cancelled caller cancel the look-up for all.
         await asyncio.wait({answer}, timeout=LOOKUP_TIMEOUT)
         if not answer.done():
             raise socket.gaierror(socket.EAI_AGAIN, f"no name server answers for {host!r}")
@@ -75,7 +75,7 @@ class Loop(uvloop.Loop):
             del self._lookups[question]
             if isinstance(result, OSError):
                 answer.set_exception(result)
-                answer.exception()  # everybody may have given up, and that is nothing to warn of
+                answer.exception()  # marks it as retrieved: all callers may have timed out
             else:
                 answer.set_result(result)
 
@@ -83,9 +83,9 @@ class Loop(uvloop.Loop):
             result: Answer | OSError
             try:
                 result = socket.getaddrinfo(*question)
-            except (OSError, UnicodeError) as error:  # a label that is empty or too long is a UnicodeError
+            except (OSError, UnicodeError) as error:  # an empty or too long label raises UnicodeError
                 result = error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, str(error))
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed
                 self.call_soon_threadsafe(done, result)
 
         threading.Thread(target=ask, name=f"look up {question[0]!r}", daemon=True).start()
@@ -93,7 +93,7 @@ class Loop(uvloop.Loop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in a loop of this kind, as `asyncio.run` would, and return what it returns."""
+    """Run `main` in such a loop, as `asyncio.run` does, and return its result."""
     with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(main)
 

@@ -1,24 +1,24 @@
-"""How often the garbage collector looks for cycles, and how long it takes each time."""
+"""Thresholds of the garbage collector."""
 
 from __future__ import annotations
 
 import gc
 from typing import Final
 
-_PATIENT: Final = (50_000, 20, 20)
-_PROMPT: Final = (8_000, 100, 20)
-"""New objects, and younger collections, that the collector waits for, generation by generation."""
+_RARE: Final = (50_000, 20, 20)
+_SHORT: Final = (8_000, 100, 20)
+"""Thresholds of the three generations, as `gc.set_threshold` takes them."""
 
 
 def collect_rarely(*, waited_for: bool) -> None:
-    """What is there already is never looked through again, and what comes only every so many thousand objects.
+    """Exclude existing objects from collection, and collect new ones rarely.
 
-    What events, documents and connections are made of has hardly any cycles. By default the collector looks through it,
-    and through all modules, every few hundred objects: a tenth of a worker's time.
+    Events, documents and connections have hardly any cycles. By default the collector scans them and all modules every
+    few hundred objects, which takes a tenth of a worker's time.
 
-    `waited_for`: clients wait while it looks, so it looks through fewer objects at a time, a few milliseconds' worth.
-    In a storm, where each newcomer leaves a hundred, 50,000 took it 15 to 60 ms, and news to the others came so much
-    later (`scripts/bench/run storm`).
+    With `waited_for`, clients wait for each collection, so it scans fewer objects, for a few milliseconds. During a
+    storm, when each new client leaves a hundred objects, a scan of 50,000 took 15 to 60 ms and delayed publications by
+    as much (`scripts/bench/run storm`).
     """
     gc.freeze()
-    gc.set_threshold(*(_PROMPT if waited_for else _PATIENT))
+    gc.set_threshold(*(_SHORT if waited_for else _RARE))

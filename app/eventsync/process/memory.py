@@ -1,4 +1,4 @@
-"""Memory that is free goes back to the system."""
+"""Return free memory to the operating system."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _KEPT: Final = 4 * 1024 * 1024
 
 
 def return_free_memory() -> bool:
-    """Have blocks from 256 KiB on be mapped one by one, so that each goes back when it is freed. Tell if it is.
+    """Map each block of 256 KiB or more separately, so that freeing it returns its memory. Return True on success.
 
-    By default glibc raises that bound to 32 MiB as large blocks are freed. Then documents of 15 MiB lie among small
-    things that stay, and a server that has once been asked for much keeps twice as much as it ever counted.
+    By default glibc raises this threshold up to 32 MiB as large blocks are freed. Documents of 15 MiB then lie between
+    small objects that stay, and after one peak a server keeps twice the memory that it ever counted.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         return bool(mallopt(_MMAP_THRESHOLD, _LARGE) and mallopt(_TRIM_THRESHOLD, _KEPT))
-    return False  # another C library, which has its own ways
+    return False  # another C library

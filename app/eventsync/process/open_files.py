@@ -1,4 +1,4 @@
-"""How many sockets and files the process may have open: as many as the system lets it."""
+"""The limit on open files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 _OTHERS: Final = 500
-"""Connections to MongoDB, log files, libraries, connections that are being turned away."""
+"""File descriptors for other uses: connections to MongoDB, log files, libraries, connections being refused."""
 
 
 def allow_sockets(wanted: int) -> None:
-    """Raise the soft limit on open files for `wanted` sockets; where the hard limit is lower, say so."""
+    """Raise the soft limit on open files for `wanted` sockets. Log a warning if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = wanted + _OTHERS
     if soft == resource.RLIM_INFINITY or soft >= need:

@@ -41,7 +41,7 @@ _REFUSED: Final = {
 async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
     """Wait until MongoDB can be used; False where `stop` came first. Raises `ConfigurationError`."""
     failures = 0
-    async with connect(settings, role, patience=_PATIENCE) as client:
+    async with connect(settings, role, timeout=_PATIENCE) as client:
         while not stop.is_set():
             try:
                 lacking = await _look(client, settings, role)
@@ -60,7 +60,7 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
 
 async def check(settings: Settings, role: str) -> None:
     """Look once. Raises `ConfigurationError`, and `Unavailable` where it is not there yet."""
-    async with connect(settings, role, patience=_PATIENCE) as client:
+    async with connect(settings, role, timeout=_PATIENCE) as client:
         await _look(client, settings, role)
         await _check_archive(client, settings, role)
 

@@ -35,7 +35,7 @@ class CachedOverview:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._cache: TTLCache[Overview | None] = TTLCache(age=_OVERVIEW_AGE, most=1)
+        self._cache: TTLCache[Overview | None] = TTLCache(ttl=_OVERVIEW_AGE, max_entries=1)
 
     async def read(self) -> Overview | None:
         """Return the overview; None if MongoDB does not answer in time."""
@@ -63,7 +63,7 @@ class ArchiveWatch:
 
     def __init__(self, identity: ArchiveIdentity) -> None:
         self._identity = identity
-        self._cache: TTLCache[ArchiveState] = TTLCache(age=_ARCHIVE_AGE, most=1)
+        self._cache: TTLCache[ArchiveState] = TTLCache(ttl=_ARCHIVE_AGE, max_entries=1)
 
     async def state(self) -> ArchiveState:
         """Return the result of the last check, or of a new one."""

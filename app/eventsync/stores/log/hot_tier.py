@@ -158,7 +158,7 @@ class HotRows:
                 while found == batch:
                     command, found = _command(in_order(log, last, up_to, shape, fields=SENT), session), 0
                     reading = raw_find(
-                        self._events, command, session=session, batch=_answer(batch), size=self._size, most=batch
+                        self._events, command, session=session, batch=_answer(batch), size=self._size, limit=batch
                     )
                     async with reading as cursor, ahead(cursor.next) as answers:
                         async for rows in answers:

@@ -48,7 +48,7 @@ class Bootstraps:
         self._planner = planner
         self._chunks = chunks
         self._admission = admission
-        self._requests: TTLCache[bool] = TTLCache(age=_REQUEST_AGE, most=_CACHED_REQUESTS)
+        self._requests: TTLCache[bool] = TTLCache(ttl=_REQUEST_AGE, max_entries=_CACHED_REQUESTS)
 
     @asynccontextmanager
     async def open(

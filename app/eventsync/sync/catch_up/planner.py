@@ -64,11 +64,11 @@ class Planner:
         self._stores = stores
         self._window = window
         self._tracking = tracking
-        self._tiers: TTLCache[Tiers] = TTLCache(age=_AGE, most=1)
-        self._sizes: TTLCache[CollectionSize] = TTLCache(age=_AGE, most=_CACHED)
-        self._newest: TTLCache[StoredSnapshot | None] = TTLCache(age=_AGE, most=_CACHED)
-        self._missed: TTLCache[tuple[int, int]] = TTLCache(age=_AGE, most=_CACHED)
-        self._touched: TTLCache[int] = TTLCache(age=_AGE, most=_CACHED)
+        self._tiers: TTLCache[Tiers] = TTLCache(ttl=_AGE, max_entries=1)
+        self._sizes: TTLCache[CollectionSize] = TTLCache(ttl=_AGE, max_entries=_CACHED)
+        self._newest: TTLCache[StoredSnapshot | None] = TTLCache(ttl=_AGE, max_entries=_CACHED)
+        self._missed: TTLCache[tuple[int, int]] = TTLCache(ttl=_AGE, max_entries=_CACHED)
+        self._touched: TTLCache[int] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._damaged: set[str] = set()
 
     def log(self) -> LogId:

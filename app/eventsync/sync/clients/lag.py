@@ -44,7 +44,7 @@ class ClientLag:
         self._planner = planner
         self._window = window
         self._events = events
-        self._next: TTLCache[float | None] = TTLCache(age=_AGE, most=_CACHED)
+        self._next: TTLCache[float | None] = TTLCache(ttl=_AGE, max_entries=_CACHED)
 
     async def of(self, shape: Shape, position: Position) -> ShapeLag | None:
         """Return the lag of a position; None if it is not comparable with the log. Raises `Unavailable`."""
