@@ -8,19 +8,19 @@
     ├── Conflict                lost against other writers, or an idempotency key with another body
     ├── VersionMismatch         the document is not at the version that the caller expected
     ├── TooLarge                over a documented limit
-    ├── Unreadable              what is stored of the past is damaged there
+    ├── Unreadable              stored history is missing or damaged
     ├── UnsupportedMediaType
     ├── PatchFailed             a well-formed patch that does not apply
     ├── TooComplex              more work than one request may cause
     ├── ResetRequired           a position that can't be continued from
-    ├── BehindRetention         a point in the past that is not kept any more
+    ├── BehindRetention         a point in the past that is no longer kept
     ├── Forbidden               refused by policy (origin)
-    ├── RateLimited             too many of something; later is fine
-    └── Unavailable             MongoDB or the log can't be used right now
+    ├── RateLimited             over a limit on concurrent use; try again later
+    └── Unavailable             MongoDB or the log can't be used at the moment
 
 `eventsync.server.problems` maps them to HTTP statuses and WebSocket close codes, in one table.
-Driver errors are translated once, at the adapter that called the driver, with `from`. Their text is kept apart from
-ours: `message` is for clients, `diagnosis` for logs and operators.
+Driver errors are translated once, by the adapter that called the driver, with `raise … from`. Their text is kept
+separate: `message` is for clients, `diagnosis` for logs and operators.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ __all__ = [
 
 
 MAX_MESSAGE: Final = 2048
-"""Longest message, in characters: most quote what they are about, which may be as long as a request."""
+"""Longest message, in characters. Most messages quote input, which may be as long as a request."""
 
 
-def shortened(text: str, most: int = MAX_MESSAGE) -> str:
-    """Leave out the middle of a text that is too long."""
-    if len(text) <= most:
+def shortened(text: str, max_length: int = MAX_MESSAGE) -> str:
+    """Return `text` without its middle if it is too long."""
+    if len(text) <= max_length:
         return text
-    half = (most - 5) // 2
+    half = (max_length - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
 
 
@@ -67,15 +67,15 @@ class EventsyncError(Exception):
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
     said: str = ""
-    """The words of a driver or a library about the cause. They may name hosts, commands and stored values."""
+    """The text of the driver's or library's error. It may name hosts, commands and stored values."""
 
     @property
     def message(self) -> str:
-        """The text for a person, one sentence. It may go to a client: nothing in it but our own words."""
+        """The text for people, one sentence in our own words. It is safe to send to a client."""
         return shortened(str(self.args[0])) if self.args else self.code
 
     def because(self, said: str) -> Self:
-        """Keep the words of a driver or a library for `diagnosis`."""
+        """Attach the text of a driver's or library's error to the `diagnosis`."""
         self.said = said
         return self
 
@@ -85,7 +85,7 @@ class EventsyncError(Exception):
         return f"{self.message} ({shortened(self.said)})" if self.said else self.message
 
     def __str__(self) -> str:
-        """The diagnosis: a traceback is for operators."""
+        """Return the diagnosis, because tracebacks are for operators."""
         return self.diagnosis
 
 
@@ -114,9 +114,9 @@ class NotTracked(EventsyncError):
 
 
 class Conflict(EventsyncError):
-    """The write lost against concurrent writers until its retry bound, or contradicts an earlier one.
+    """The write lost against concurrent writers up to its retry limit, or contradicts an earlier write.
 
-    `lasting`: what is in the way is there to stay, and no later attempt succeeds. `existing` is its id, if it is known.
+    With `lasting`, no later attempt will succeed. `existing` is the id of the conflicting document, if it is known.
     """
 
     code = "conflict"
@@ -129,9 +129,9 @@ class Conflict(EventsyncError):
 
 
 class VersionMismatch(EventsyncError):
-    """The caller expected another state. `current` is the version now; None when there is no document.
+    """The caller expected another state. `current` is the current version, or None if there is no document.
 
-    `etag` is the entity tag now, where it is known.
+    `etag` is the current entity tag, if it is known.
     """
 
     code = "version_mismatch"
@@ -149,25 +149,25 @@ class TooLarge(EventsyncError):
 
 
 class Unreadable(EventsyncError):
-    """A stored part of the past is missing or damaged. The server's log says which; only an operator can mend it."""
+    """A part of the stored history is missing or damaged. The server's log names it; only an operator can repair it."""
 
     code = "damaged"
 
 
 class UnsupportedMediaType(EventsyncError):
-    """The content type is not one that this resource takes."""
+    """The resource does not accept this content type."""
 
     code = "unsupported_media_type"
 
 
 class PatchFailed(EventsyncError):
-    """The patch is well formed and does not apply to the document; nothing was changed."""
+    """The patch is well formed but does not apply to the document; nothing was changed."""
 
     code = "patch_failed"
 
 
 class TooComplex(EventsyncError):
-    """The request takes more work than one request may cause, however few bytes it has; nothing was changed."""
+    """The request takes more work than one request may cause; nothing was changed."""
 
     code = "too_complex"
 
@@ -183,7 +183,7 @@ class ResetRequired(EventsyncError):
 
 
 class BehindRetention(EventsyncError):
-    """What was at this point is not kept any more, or never was. `since` is the position from which on it is known."""
+    """History at this point is not kept, or never was. `since` is the position from which on it is known."""
 
     code = "gone"
 
@@ -199,14 +199,14 @@ class Forbidden(EventsyncError):
 
 
 class RateLimited(EventsyncError):
-    """Over a bound on concurrent use; the same request may succeed later."""
+    """A limit on concurrent use is reached; the same request may succeed later."""
 
     code = "rate_limited"
     retryable = True
 
 
 class Unavailable(EventsyncError):
-    """MongoDB, or the event log in it, can't be used right now. `retry_after` is in seconds."""
+    """MongoDB, or the event log in it, can't be used at the moment. `retry_after` is in seconds."""
 
     code = "unavailable"
     retryable = True
@@ -216,9 +216,9 @@ class Unavailable(EventsyncError):
         self.retry_after = retry_after
 
     @classmethod
-    def busy(cls, message: str, least: float, most: float) -> Self:
-        """Return the error for one of many, each of which is told a time of its own: `least` to `most` seconds."""
-        return cls(message, retry_after=round(random.uniform(least, most), 3))
+    def busy(cls, message: str, min_wait: float, max_wait: float) -> Self:
+        """Return an error with a random `retry_after`, so that many refused clients do not return at once."""
+        return cls(message, retry_after=round(random.uniform(min_wait, max_wait), 3))
 
 
 _PUBLIC: tuple[type[EventsyncError], ...] = (
@@ -241,5 +241,5 @@ _PUBLIC: tuple[type[EventsyncError], ...] = (
 
 
 def public_error(error: EventsyncError) -> EventsyncError:
-    """Return the error that a client is told of: a failure of our own (damage, a bug) stands in the log alone."""
+    """Return the error to send to a client. Internal failures (damage, a bug) are described only in the log."""
     return error if isinstance(error, _PUBLIC) else EventsyncError("the server failed; its log says why")

@@ -1,8 +1,8 @@
-"""How every process writes its log: one line an entry, on stderr.
+"""Log output of every process: one line an entry, on stderr.
 
     2026-11-23 16:05:13.123 INFO    eventsync_workers.worker: host:4711:a1b2c3 leads
 
-Only a traceback takes more than one line: what a client sent can't begin a line of its own.
+Only a traceback takes more than one line, so input from clients can't forge log lines.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
 PERIOD: Final = 60.0
 """Seconds within which the same warning or alarm is logged once."""
 
-_MOST: Final = 1000
-"""Most different lines that are remembered."""
+_MAX_KEYS: Final = 1000
+"""Different lines that are remembered."""
 
 _QUIET: Final = ("pymongo", "uvicorn", "websockets", "asyncio")
-"""Libraries that say at `info` or `debug` what is of interest to their own authors."""
+"""Libraries whose `info` and `debug` lines only interest their own authors."""
 
 
 class LineFormatter(logging.Formatter):
-    """Keeps a message on its line."""
+    """Escapes line breaks in messages."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
         return super().formatMessage(record).rstrip().replace("\r", "\\r").replace("\n", "\\n")
 
 
 class Throttle:
-    """Lets each key pass once in `PERIOD`, and counts how often it comes meanwhile. Remembers `_MOST` keys."""
+    """Passes each key once in `PERIOD` and counts the suppressed ones. Remembers `_MAX_KEYS` keys."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
     def passes(self, key: Hashable) -> str | None:
-        """Return what to add to the line: nothing, or how often the key was held back; None where it is held back."""
+        """Return None to suppress the key, else a suffix for the line with the number of suppressed ones."""
         now = self._clock()
         at, held = self._seen.get(key, (-math.inf, 0))
         if now - at < PERIOD:
@@ -49,15 +49,15 @@ class Throttle:
             return None
         self._seen[key] = now, 0
         self._seen.move_to_end(key)
-        if len(self._seen) > _MOST:
+        if len(self._seen) > _MAX_KEYS:
             self._seen.popitem(last=False)
         return f" ({held} times more in the last {now - at:.0f} s)" if held else ""
 
 
 class Repeats(logging.Filter):
-    """Lets a warning pass once in `PERIOD` while it is the same, with the number of times that it came meanwhile.
+    """Passes the same warning once in `PERIOD`, with the number of suppressed repetitions.
 
-    So a loop that waits may warn each time. An alarm about one document always passes; `Alarms` throttles others.
+    A retry loop may therefore log each attempt. Lines that start with ALARM always pass; `Alarms` throttles those.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,23 +76,23 @@ class Repeats(logging.Filter):
 
 
 class Alarms:
-    """Alarms of one part of the system: faults that only an operator can mend. Thousands of clients may meet one.
+    """Logs alarms: faults that only an operator can repair. Thousands of clients may run into the same one.
 
-    Throttled here and not by `Repeats`, which only the processes of the command line have.
+    Throttled here and not by `Repeats`, which only processes started from the command line install.
     """
 
-    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log = log
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
         self._throttle = Throttle(clock)
 
     def tell(self, what: str) -> None:
         """Log `ALARM: what`, at level ERROR, once in `PERIOD`."""
         if (often := self._throttle.passes(what)) is not None:
-            self._log.error("ALARM: %s%s", what, often)
+            self._logger.error("ALARM: %s%s", what, often)
 
 
 def configure_logging(level: str) -> None:
-    """Send everything from `level` on to stderr. Called once, by the command line."""
+    """Send all lines at `level` or above to stderr. The command line calls this once."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Repeats())
     handler.setFormatter(LineFormatter(FORMAT, "%Y-%m-%d %H:%M:%S"))

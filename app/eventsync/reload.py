@@ -1,6 +1,6 @@
-"""SIGHUP: a process starts again in place, with the settings as they are then, if those can be used.
+"""Reload on SIGHUP: the process restarts in place with the current settings.
 
-Settings that can't be used change nothing: the process goes on with those that it has.
+If the new settings can't be used, the process continues with the old ones.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from eventsync.stores.readiness import check
 logger = logging.getLogger(__name__)
 
 Reread = Callable[[], Settings]
-"""Reads the settings again, from where they were read first. Raises `ConfigurationError`."""
+"""Reads the settings again from their original source. Raises `ConfigurationError`."""
 
 
 def ignore_hangups() -> None:
-    """Ignore SIGHUP before and after it is listened for: by default it would end the process at once."""
+    """Ignore SIGHUP while no handler is installed; by default it would end the process."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @asynccontextmanager
 async def hangups_heard(role: str, reread: Reread, restart: Callable[[Settings], None]) -> AsyncIterator[None]:
-    """While the block runs, call `restart` with the new settings after each SIGHUP, if they can be used."""
+    """During the block, call `restart` with the new settings after each SIGHUP, if they can be used."""
     heard = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, heard.set)
@@ -49,7 +49,7 @@ async def _reread(heard: asyncio.Event, role: str, reread: Reread, restart: Call
         heard.clear()
         try:
             settings = reread()
-            with suppress(Unavailable):  # waited for, as at the first start
+            with suppress(Unavailable):  # the restarted process waits for MongoDB
                 await check(settings, role)
         except ConfigurationError as error:
             logger.log(

@@ -1,7 +1,7 @@
-"""A record of each `eventsync dev` that runs, so that commands in another terminal find it from any directory.
+"""Records of running `eventsync dev` processes, so that commands find them from any directory.
 
 Each `dev` leaves `$XDG_STATE_HOME/eventsync/dev/PROCESS.json` (by default below `~/.local/state`), with the path of its
-configuration. Only the user may read the directory. A record whose process is gone counts for nothing, and is removed.
+configuration. Only the user may read the directory. The record of a process that is gone is ignored and removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def record(config: Path) -> None:
-    """Record this process. Where that is not possible (no home), commands find it in its own directory only."""
+    """Record this process. Without a record (no home directory), commands find it only from its own directory."""
     try:
         directory = _directory()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,19 +39,19 @@ def forget() -> None:
 
 
 def only_configuration(variable: str) -> Path | None:
-    """Return the configuration of the one `dev` that runs, or None.
+    """Return the configuration of the only running `dev`, or None.
 
-    Raises `ConfigurationError`, which names `variable`, where there are several.
+    Raises `ConfigurationError`, which names `variable`, if several are running.
     """
-    found = configurations()
-    if len(found) > 1:
-        listed = ", ".join(map(str, found))
+    running = configurations()
+    if len(running) > 1:
+        listed = ", ".join(map(str, running))
         raise ConfigurationError(f"several `eventsync dev` run; name the one that is meant by {variable}: {listed}")
-    return found[0] if found else None
+    return running[0] if running else None
 
 
 def configurations() -> list[Path]:
-    """Return the configuration of each `dev` of this user that runs."""
+    """Return the configurations of all running `dev` processes of this user."""
     try:
         files = sorted(_directory().glob("*.json"))
     except (OSError, RuntimeError):
@@ -74,7 +74,7 @@ def _configuration(file: Path) -> Path | None:
 
 
 def _directory() -> Path:
-    """Raises `RuntimeError` for a user without a home."""
+    """Return the directory of the records. Raises `RuntimeError` for a user without a home directory."""
     state = os.environ.get("XDG_STATE_HOME", "")
     return (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "eventsync" / "dev"  # noqa: PTH117 - of a text that may be ""
 
@@ -94,7 +94,7 @@ def _runs(process: int) -> bool:
 
 
 def _started(process: int) -> str | None:
-    """Return the start of a process as Linux counts it, which tells it from a later one of that number; else None."""
+    """Return the start time of a process on Linux, which detects a reused process id; None elsewhere."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -1,7 +1,7 @@
-"""How many documents MongoDB is asked for at a time, so that an answer has few bytes.
+"""Batch sizes that keep MongoDB's replies small.
 
-MongoDB bounds an answer by a count and by 16 MiB. To receive and to cut up 16 MiB holds an event loop up for 20 ms, and
-what has come can't be refused any more. The sizes of a collection's documents say how many of them are few bytes.
+MongoDB bounds a reply by a count and by 16 MiB. Receiving and slicing 16 MiB blocks the event loop for 20 ms, and a
+reply can't be refused once it arrives. The batch size follows from the sizes of the documents seen so far.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Iterable
 from typing import Final
 
 ANSWER_BYTES: Final = 2 * 1024 * 1024
-"""Bytes that an answer is to have. Small documents never get there; a single one may have more."""
+"""The target size of a reply. A single document may exceed it."""
 
 
 class AnswerSize:
-    """Learns from each answer what the next one may hold."""
+    """Estimates document sizes from each reply, to size the next one."""
 
     def __init__(self) -> None:
         self._each = 0.0
 
-    def documents(self, most: int) -> int:
-        """Return how many documents to ask for, at most `most` and at least one."""
-        return max(1, min(most, int(ANSWER_BYTES / self._each))) if self._each else most
+    def documents(self, max_count: int) -> int:
+        """Return the number of documents to request, from 1 to `max_count`."""
+        return max(1, min(max_count, int(ANSWER_BYTES / self._each))) if self._each else max_count
 
     def learn(self, sizes: Iterable[int]) -> None:
-        """Take the sizes of an answer's documents into account. Where they become smaller, answers grow by and by."""
-        found = list(sizes)
-        if found:
-            self._each = max(sum(found) / len(found), self._each / 4)
+        """Account for the document sizes of a reply. When documents become smaller, batches grow step by step."""
+        known = list(sizes)
+        if known:
+            self._each = max(sum(known) / len(known), self._each / 4)

@@ -1,12 +1,11 @@
 """A change stream, batch by batch.
 
-PyMongo's own `watch()` hides where a batch ends and how far an empty one has read, and waits equally long every time.
-The sequencer needs all three (`app/eventsync/stores` reads the log by it too), so this drives `aggregate` and
-`getMore` itself.
-It never resumes by itself: it raises, and its owner, which knows how far it has *used* the stream, opens another.
+PyMongo's own `watch()` hides the ends of batches and the resume token of an empty batch, and its wait time is fixed.
+The sequencer needs all three, so this module sends `aggregate` and `getMore` itself.
+It never resumes by itself: it raises, and its owner, which knows how far it has *used* the stream, opens a new one.
 
-A change that is over 16 MiB with its images comes in fragments where the server can split it (6.0.9, 7.0), and is
-handed out whole; elsewhere it is `ChangeTooLarge`.
+A change over 16 MiB with its images arrives in fragments if the server can split it (6.0.9, 7.0), and is returned
+complete. Other servers cause `ChangeTooLarge`.
 
 Source: https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md
 """
@@ -37,13 +36,13 @@ Token = str
 """A resume token's `_data`: hex digits."""
 
 _HISTORY_LOST = frozenset({136, 260, 280, 286, 40646, 50795})
-"""CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost: no reading on from there.
+"""CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost: the token can't be resumed.
 
-The last two are a server's that is too old for the token: for a split change's, and for one of a later format.
+The last two codes come from a server that is too old for the token of a split change or of a later format.
 """
 
 _TOO_LARGE = frozenset({10334, 7182500})
-"""BSONObjectTooLarge, and its like from a server that splits: one fragment alone is over 16 MiB."""
+"""BSONObjectTooLarge, and its equivalent from a server that splits: a single fragment is over 16 MiB."""
 
 _UNKNOWN_STAGE = 40324
 
@@ -51,27 +50,27 @@ _SPLIT: Mapping[str, Any] = {"$changeStreamSplitLargeEvent": {}}
 
 
 class StreamInterrupted(Unavailable):
-    """The cursor is gone (network, election, killed): open another from the last used token."""
+    """The cursor is gone (network, election, killed). Open a new one from the last used token."""
 
 
 class HistoryLost(Unavailable):
-    """The token can't be resumed from, ever: the changes after it have to be found out by other means."""
+    """The token can never be resumed. The changes after it must be found by other means."""
 
 
 class ChangeTooLarge(Unavailable):
-    """The next change and its images don't fit into an answer. Without images it does."""
+    """The next change does not fit into a reply with its images. Without images it does."""
 
 
 def token_time(token: Token) -> Timestamp:
-    """The cluster time inside a resume token: one type byte, then seconds and increment, big-endian."""
+    """Return the cluster time inside a resume token: one type byte, then seconds and increment, big-endian."""
     return Timestamp(int(token[2:10], 16), int(token[10:18], 16))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one read returned. Everything up to `token` has been read; `time` is the token's cluster time.
+    """The result of one read. Everything up to `token` has been read; `time` is the token's cluster time.
 
-    `token` never points into the middle of a change that came in fragments: it stays before it until it is whole.
+    `token` never points into a change that arrives in fragments: it stays before the change until that is complete.
     """
 
     changes: Sequence[RawBSONDocument]
@@ -79,7 +78,7 @@ class Batch:
 
     @property
     def time(self) -> Timestamp:
-        """The cluster time up to which the stream has been read, if no event of `changes` bears it."""
+        """The cluster time up to which the stream has been read."""
         return token_time(self.token)
 
 
@@ -99,10 +98,10 @@ class ChangeStream:
         self._fragments = Fragments()
         self._id: int = cursor["id"]
         self.token: Token = cursor["postBatchResumeToken"]["_data"]
-        """How far the stream has been read."""
+        """The resume token of the last read."""
 
     async def read(self, *, wait: float, limit: int) -> Batch:
-        """The next changes, at most `limit`; empty when none came within `wait` seconds, or none is whole yet.
+        """Return the next changes, at most `limit`; none if no complete change arrived within `wait` seconds.
 
         Raises `StreamInterrupted`, `HistoryLost` and `ChangeTooLarge`.
 
@@ -118,11 +117,11 @@ class ChangeStream:
         }
         with interrupted():
             answer = await self._database.command(command, session=self._session, codec_options=self._codec)
-        # Each step copies what it takes apart, of 16 MiB in some milliseconds.
+        # Each access copies a part of the reply, which takes milliseconds for 16 MiB.
         await _breathe(answer)
         cursor = answer["cursor"]
         await _breathe(cursor)
-        # The batch that ends a stream says why: only the read after it fails.
+        # The last batch of a stream contains the reason of its end, so only the next read fails.
         self._id = cursor["id"]
         changes = self._whole(cursor["nextBatch"])
         if not self._fragments.pending:
@@ -138,19 +137,19 @@ class ChangeStream:
             raise HistoryLost(f"the beginning of a change is missing: {error.message}") from error
 
     async def close(self) -> None:
-        """Free the server's cursor, if it has one still."""
+        """Free the server's cursor, if it is still open."""
         await free_cursor(self._database, self._session, "$cmd.aggregate", self._id)
 
 
 async def _breathe(answer: Any) -> None:
-    """Let others run before a large answer is taken apart."""
+    """Yield to other tasks before a large reply is parsed."""
     if isinstance(answer, RawBSONDocument) and len(answer.raw) > SLICE:
         await asyncio.sleep(0)
 
 
 @contextmanager
 def interrupted() -> Iterator[None]:
-    """Tell the ways a stream can break apart."""
+    """Translate the driver's errors into the ways in which a stream can break."""
     try:
         yield
     except PyMongoError as error:
@@ -171,10 +170,10 @@ async def watch(
     images: bool = False,
     codec: CodecOptions[Any] = RAW_CODEC,
 ) -> AsyncIterator[ChangeStream]:
-    """Open a change stream on `database`, from now or right after the token `after`.
+    """Open a change stream on `database`, from now on or after the token `after`.
 
-    With `images`, updates carry the exact document before and after where the collection keeps them. (Never
-    `updateLookup`: it returns whatever the document is by the time it is looked up.)
+    With `images`, updates carry the exact document before and after, if the collection keeps images. `updateLookup` is
+    not used, because it returns the document at the time of the look-up.
 
     Raises `StreamInterrupted` and `HistoryLost`, here or at the first read.
     """
@@ -199,10 +198,10 @@ async def watch(
 async def _open(
     database: AsyncDatabase[Any], session: AsyncClientSession, pipeline: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """The cursor of a stream that splits what is too large, where the server can.
+    """Open a cursor that splits large changes, if the server can.
 
-    Tried anew each time, never remembered: it is one round trip on an old server, and the next primary of a set that is
-    being upgraded may be another version.
+    The server's ability is not cached: a failed attempt costs one round trip, and the next primary may have another
+    version during an upgrade.
     """
     command: dict[str, Any] = {"aggregate": 1, "pipeline": [*pipeline, _SPLIT], "cursor": {"batchSize": 0}}
     try:

@@ -1,10 +1,10 @@
-"""The one place where what the MongoDB driver raises becomes an error of ours.
+"""Translation of the MongoDB driver's errors into ours. No other module does this.
 
-Reads and bookkeeping use `translated`. Writes for a client use `translated_write`, which keeps apart what MongoDB
-refused, what was never sent, and what may or may not have happened.
+Reads and bookkeeping use `translated`. Writes for a client use `translated_write`, which distinguishes writes that
+MongoDB refused, writes that were never sent, and writes with an unknown outcome.
 
-The message of the error is ours alone: the driver's text names commands, hosts, sessions and stored values. It is kept
-for logs and operators (`EventsyncError.diagnosis`).
+The message contains no driver text, which names commands, hosts, sessions and stored values. That text is kept for logs
+and operators (`EventsyncError.diagnosis`).
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ _BARRED: Final[Mapping[int | None, str]] = {
     10003: _WRONG_KIND,
 }
 """Unauthorized, IllegalOperation, InvalidOptions, InvalidNamespace, CommandNotSupportedOnView,
-OptionNotSupportedOnView, OperationNotSupportedInTransaction, CannotGrowDocumentInCappedNamespace: asking again does not
+OptionNotSupportedOnView, OperationNotSupportedInTransaction, CannotGrowDocumentInCappedNamespace: a retry does not
 help.
 """
 AUTHENTICATION_FAILED: Final = frozenset({18, 8000})
-"""AuthenticationFailed, and AtlasError, which MongoDB Atlas answers instead."""
+"""AuthenticationFailed, and AtlasError, which MongoDB Atlas returns instead."""
 
 _PASSING: Final = frozenset(
     {6, 7, 24, 43, 46, 50, 63, 89, 91, 112, 133, 134, 150, 189, 202, 234, 237, 239, 246, 262, 292, 314, 384, 391}
     | {9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436}
 )
-"""Codes of what passes: members, connections and elections, cursors and operations that were ended, limits of time,
-conflicts, and want of memory, disk space or history.
+"""Codes of temporary failures: members, connections and elections, killed cursors and operations, timeouts, conflicts,
+and lack of memory, disk space or history.
 Source: https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
 """
 
@@ -75,7 +75,7 @@ _ACTIONS: Final[Mapping[str, str]] = {
     "findAndModify": "update",
     "renameCollection": "renameCollectionSameDB",
 }
-"""Command → the action of a privilege, where they are not called the same."""
+"""Command → action of the privilege, if their names differ."""
 
 _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """BSONObjectTooLarge, KeyTooLong, and an update that would make a document larger than 16 MiB."""
@@ -85,25 +85,25 @@ _IN_DOUBT: Final = (ConnectionFailure, WTimeoutError, WriteConcernError, Executi
 
 
 class Barred(Forbidden, Unavailable):
-    """MongoDB refuses it for good: until an operator changes a privilege, or the collection.
+    """MongoDB refuses the operation until an operator changes a privilege or the collection.
 
-    A client is told `forbidden`, and not to ask again. Loops that wait for MongoDB handle it as `Unavailable`.
+    Clients get the code `forbidden` and no retry. Loops that wait for MongoDB handle it as `Unavailable`.
     """
 
     retryable = False
 
 
 def knows_no_sessions(error: BaseException | None) -> bool:
-    """Whether the driver believes that the deployment has no sessions: see `forget_connections`."""
+    """Return True if the driver believes that the deployment has no sessions (see `forget_connections`)."""
     return isinstance(error, ConfigurationError) and "Sessions are not supported" in str(error)
 
 
 async def forget_connections(client: Any) -> None:
-    """Have a client of PyMongo's async API open its pooled connections anew.
+    """Replace the pooled connections of a client of PyMongo's async API.
 
-    A connection that was opened while its member was neither primary nor secondary (in an election, while it starts)
-    believes for ever that the deployment knows no sessions, and the pool goes on giving it out. The driver has no
-    public call for this. A Motor client's connections are left alone; they heal once they are closed as idle.
+    A connection opened while its member was neither primary nor secondary (during an election or a start) believes for
+    ever that the deployment has no sessions, and the pool keeps it. The driver has no public call to replace it. The
+    connections of a Motor client are not replaced; they recover when they are closed as idle.
     """
     topology = getattr(client, "_topology", None)
     if isinstance(client, AsyncMongoClient) and topology is not None:
@@ -112,7 +112,7 @@ async def forget_connections(client: Any) -> None:
 
 
 def may_last(error: OperationFailure) -> bool:
-    """Tell whether nothing says that a refused read will do another time, nor that it never will."""
+    """Return True for a refused read that is neither known to be temporary nor known to be permanent."""
     if isinstance(error, ExecutionTimeout | WTimeoutError) or error.code in _PASSING:
         return False
     passing = any(map(error.has_error_label, ("TransientTransactionError", "RetryableWriteError", "RetryableError")))
@@ -121,7 +121,7 @@ def may_last(error: OperationFailure) -> bool:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn driver errors inside into `Unavailable`, or `Barred`; `doing` says what could not be done."""
+    """Translate driver errors in the block into `Unavailable` or `Barred`. `doing` names the failed action."""
     try:
         yield
     except (PyMongoError, BSONError) as error:
@@ -130,10 +130,10 @@ def translated(doing: str) -> Iterator[None]:
 
 @contextmanager
 def translated_write(doing: str) -> Iterator[None]:
-    """Turn driver errors of a write inside into ours; `doing` says what could not be done.
+    """Translate driver errors of a write in the block. `doing` names the failed action.
 
-    Raises `Conflict` (a unique index has the value already), `Malformed` (the collection's own validation), `TooLarge`,
-    `Barred`, and else `Unavailable`, whose message says whether nothing was written or the outcome is unknown.
+    Raises `Conflict` (a duplicate in a unique index), `Malformed` (the collection's validation), `TooLarge`, `Barred`,
+    or else `Unavailable`. The message of `Unavailable` says that nothing was written or that the outcome is unknown.
     """
     try:
         yield
@@ -144,20 +144,20 @@ def translated_write(doing: str) -> Iterator[None]:
 
 
 def unavailable(doing: str, error: BaseException) -> Unavailable:
-    """Return the error for what MongoDB did not do: `Barred` where asking again does not help."""
+    """Return the error for a failed operation: `Barred` if a retry does not help."""
     if (reason := barred(error)) is not None:
         return Barred(f"{doing}: {reason}").because(short(error))
     return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
 
 
 def refusal(doing: str, error: Exception) -> EventsyncError | None:
-    """Return the error for a write that was itself refused; None where something else went wrong."""
+    """Return the error for a write that MongoDB refused, or None for any other failure."""
     refused = _refusal(doing, error)
     return None if refused is None else refused.because(short(error))
 
 
 def barred(error: BaseException) -> str | None:
-    """Return why asking again does not help; None where it may."""
+    """Return the reason why a retry does not help, or None if it may help."""
     if isinstance(error, InvalidName):
         return _BARRED[73]
     if isinstance(error, BSONError):
@@ -180,9 +180,9 @@ def _refusal(doing: str, error: Exception) -> EventsyncError | None:
 
 
 def short(error: BaseException) -> str:
-    """Return the first line of a driver's message, without the topology and the reply that it appends.
+    """Return the first line of a driver's message, without the appended topology and reply.
 
-    Of a command that is not allowed only action and place are named: MongoDB repeats all of it, its values too.
+    For a command that is not authorized, return only the missing privilege: MongoDB's message quotes the whole command.
     """
     text = str(error)
     if isinstance(error, OperationFailure) and (denied := _DENIED.search(text)):
@@ -198,9 +198,9 @@ def _privilege(database: str, command: str, collection: str | None, *, streaming
 
 
 def _details(error: OperationFailure) -> Any:
-    """Return MongoDB's account of a document that its validator has refused."""
-    found = (error.details or {}).get("errInfo")
-    return found.get("details") if isinstance(found, Mapping) else None
+    """Return MongoDB's explanation of why the validator refused a document."""
+    info = (error.details or {}).get("errInfo")
+    return info.get("details") if isinstance(info, Mapping) else None
 
 
 def _duplicate(error: DuplicateKeyError) -> str:
@@ -221,7 +221,7 @@ def _what_happened(error: Exception) -> str:
 
 
 def _trouble(error: BaseException) -> str:
-    """Return the trouble with MongoDB, in our words."""
+    """Describe a failure of MongoDB in our words."""
     if isinstance(error, OperationFailure) and error.code in AUTHENTICATION_FAILED:
         return "MongoDB refuses the user or the password of this server"
     return next((text for kind, text in _TROUBLES if isinstance(error, kind)), "MongoDB could not do it")
