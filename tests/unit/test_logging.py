@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eventsync.logging import _MOST, PERIOD, Alarms, Repeats, Throttle
+from eventsync.logging import _MAX_KEYS, PERIOD, Alarms, Repeats, Throttle
 
 
 def logged(code: str, level: str = "info") -> list[str]:
@@ -79,10 +79,10 @@ def test_an_alarm_is_logged_once_in_a_period_and_how_often_it_came(caplog: pytes
 
 def test_what_is_remembered_is_bounded() -> None:
     throttle = Throttle(lambda: 0.0)
-    for number in range(3 * _MOST):
+    for number in range(3 * _MAX_KEYS):
         assert throttle.passes(number) == ""
-    assert throttle.passes(3 * _MOST - 1) is None
-    assert len(throttle._seen) == _MOST
+    assert throttle.passes(3 * _MAX_KEYS - 1) is None
+    assert len(throttle._seen) == _MAX_KEYS
 
 
 def test_a_process_logs_so() -> None:

@@ -1,7 +1,7 @@
 """The MongoDB privileges that each role of process needs, and the check for missing ones.
 
-`docs/guides/mongodb-roles.md` shows `ROLES` as role definitions to paste. A test compares the page with `ROLES` and runs
-all processes with these roles.
+`docs/guides/mongodb-roles.md` shows `ROLES` as role definitions to paste. A test compares the page with `ROLES` and
+runs all processes with these roles.
 
 Source: https://www.mongodb.com/docs/manual/reference/privilege-actions/
 """
