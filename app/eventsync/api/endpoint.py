@@ -1,7 +1,7 @@
-"""Routes that say what they take: the checks of a request's head that are the same for every endpoint.
+"""Endpoints: routes that declare what they accept, and check each request's head against it.
 
-What a server does not know it must not ignore silently: a misspelt `limit` gives another page, a condition that nobody
-evaluates loses an update, and a body with a coding that nobody undoes is another body.
+A server must not silently ignore what it does not support: a misspelt `limit` would return another page, an ignored
+condition would lose an update, and an encoded body would be stored as another one.
 
 Source: https://www.rfc-editor.org/rfc/rfc9110
 """
@@ -25,9 +25,9 @@ SAFE = frozenset({"GET", "HEAD"})
 
 
 class Endpoint(Route):
-    """A route that takes the query parameters `query`, once each, and `repeated`, any number of times.
+    """A route that accepts the query parameters `query` once each, and `repeated` any number of times.
 
-    One that is `tagged` evaluates conditions itself. Of all others no answer has an entity tag.
+    A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Endpoint(Route):
 
 
 def check_query(connection: HTTPConnection, once: frozenset[str], repeated: frozenset[str] = frozenset()) -> None:
-    """Raise `Malformed` for a query parameter that is not known, or that comes twice and counts once."""
+    """Raise `Malformed` for an unknown query parameter, and for a repeated one that is not in `repeated`."""
     if not connection.scope.get("query_string"):
         return
     counted = Counter(name for name, _ in connection.query_params.multi_items())
@@ -80,12 +80,12 @@ def _check_coding(headers: Headers) -> None:
 
 
 def _check_write(headers: Headers, *, tagged: bool) -> None:
-    """Raise `Malformed` for what a write would lose an update by, if it were ignored."""
+    """Raise `Malformed` for headers that would lose an update if the write ignored them."""
     if "content-range" in headers:
         raise Malformed("Content-Range: a part of a document can't be put; PATCH changes a part")
     conditional = [name for name in ("If-Match", "If-None-Match") if name in headers]
     if conditional and not tagged:
         raise Malformed(f"{conditional[0]} has no meaning here: a condition is about one document, or one operation")
-    # RFC 9110 section 13.1.4 has it ignored without a modification date. A client that sends it counts on it.
+    # RFC 9110 section 13.1.4 ignores it without a modification date, but a client that sends it relies on it.
     if "if-unmodified-since" in headers and not conditional:
         raise Malformed("If-Unmodified-Since has no meaning here: nothing has a modification date; If-Match has")

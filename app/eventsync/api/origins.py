@@ -1,10 +1,10 @@
-"""`Host` and `Origin`, checked before anything else: the names and the pages that may talk to this server.
+"""Checks of `Host` and `Origin`, which come before everything else.
 
-Starlette and uvicorn accept any. Without the first check a web page could reach the server under a name of its own
-(DNS rebinding); without the second, any page could open a WebSocket, which browsers do not restrict.
+Starlette and uvicorn accept any host and origin. Without the first check, a web page could reach the server under a
+name of its own (DNS rebinding); without the second, any page could open a WebSocket, which browsers do not restrict.
 
-An attacker who rebinds needs a *name* whose address changes. So a `Host` that is an address is always taken, whatever
-the server listens on, and a name only where it is loopback's or listed.
+DNS rebinding needs a *name* whose address changes. A `Host` that is an address is therefore always accepted, and a name
+only if it is loopback's or listed.
 
 Sources: RFC 9110 section 7.2, RFC 9112 section 3.2, RFC 6454.
 """
@@ -27,14 +27,14 @@ from eventsync.settings import Settings
 
 _ANY: Final = "*"
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Paths that answer under any name: a probe may know the server by another one. They show no user's data."""
+"""Paths that accept any name, because probes may use another one. They show no user data."""
 
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class HostAndOrigin:
-    """ASGI middleware: refuses foreign hosts and origins, HTTP by 403, WebSockets by close code 4403.
+    """ASGI middleware that refuses foreign hosts and origins: HTTP with 403, WebSockets with close code 4403.
 
     A `Host` that is missing, doubled or malformed is 400, or 4400.
     """
@@ -58,23 +58,23 @@ class HostAndOrigin:
         probe = route_path(scope) in _PROBES
         hosts = headers.getlist("host")
         if not hosts and probe and scope.get("http_version") == "1.0":
-            return  # probes of load balancers speak it, and name nobody
-        host = the_host(hosts)
+            return  # probes of load balancers use HTTP/1.0 without a Host
+        host = single_host(hosts)
         if not probe:
             check_host(host, self._settings)
         scheme = str(scope["scheme"]).replace("ws", "http")
         check_origin(headers.getlist("origin"), scheme, host, self._settings)
 
 
-def the_host(hosts: list[str]) -> str:
-    """The one `Host` of a request. Raises `Malformed`."""
-    if len(hosts) != 1 or not (found := _HOST.fullmatch(hosts[0].strip())) or int(found[2] or 0) > 65535:
+def single_host(hosts: list[str]) -> str:
+    """Return the one `Host` of a request. Raises `Malformed`."""
+    if len(hosts) != 1 or not (match := _HOST.fullmatch(hosts[0].strip())) or int(match[2] or 0) > 65535:
         raise Malformed("a request has exactly one Host, a name or an address, and perhaps a port")
     return hosts[0].strip()
 
 
 def check_host(host: str, settings: Settings) -> None:
-    """Raise `Forbidden` for a `Host` that this server does not go by."""
+    """Raise `Forbidden` for a `Host` that is not a name of this server."""
     name = _name(host)
     allowed = {item.lower() for item in settings.allowed_hosts}
     if name == "localhost" or _is_address(name) or _ANY in allowed or name in allowed:
@@ -85,7 +85,7 @@ def check_host(host: str, settings: Settings) -> None:
 def check_origin(origins: list[str], scheme: str, host: str, settings: Settings) -> None:
     """Raise `Forbidden` for a browser's `Origin` that is neither the server's own nor allowed.
 
-    The server's own is the scheme that the request came by, and its `Host`.
+    The server's own origin is the scheme of the request, and its `Host`.
     """
     if not origins or (_ANY in settings.allowed_origins and len(origins) == 1):
         return
@@ -99,17 +99,17 @@ def check_origin(origins: list[str], scheme: str, host: str, settings: Settings)
 
 
 def _normal(origin: str) -> tuple[str, str, str] | None:
-    """Scheme, name and port, the default port spelled out."""
+    """Return scheme, name and port of an origin, with the default port."""
     scheme, separator, host = origin.partition("://")
-    if not separator or not (found := _HOST.fullmatch(host)):
+    if not separator or not (match := _HOST.fullmatch(host)):
         return None
-    return scheme.lower(), _name(host), found[2] or _DEFAULT_PORTS.get(scheme.lower(), "")
+    return scheme.lower(), _name(host), match[2] or _DEFAULT_PORTS.get(scheme.lower(), "")
 
 
 def _name(host: str) -> str:
-    """The name or address of a `Host`, without port and brackets."""
-    found = _HOST.fullmatch(host)
-    return found[1].lower().strip("[]").removesuffix(".") if found else ""
+    """Return the name or address of a `Host`, without port and brackets."""
+    match = _HOST.fullmatch(host)
+    return match[1].lower().strip("[]").removesuffix(".") if match else ""
 
 
 def _is_address(name: str) -> bool:
@@ -126,8 +126,8 @@ async def refuse(error: EventsyncError, scope: Scope, receive: Receive, send: Se
         await respond(error)(scope, receive, send)
         return
     await receive()
-    # A browser shows a close code to the page, but never the status of a refused handshake. And it takes a handshake
-    # that does not answer with the subprotocol that it offered for a failure of its own.
+    # A browser shows a page the close code, but not the status of a refused handshake. It also fails a handshake
+    # without the subprotocol that it has offered.
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
     await send({"type": "websocket.accept", "subprotocol": subprotocol})
     await send({"type": "websocket.close", "code": problem_of(error).close, "reason": close_reason(error.message)})

@@ -42,7 +42,7 @@ async def transaction(request: Request) -> Response:
     author, idempotency = conditions.authorship(request, body.raw)
     tree = body.content
     if isinstance(tree, JsonText):
-        tree = await services.offload.run(parsed_apart, tree.text, size=TEXT_WEIGHT * len(tree))
+        tree = await services.offload.run(parse_outline, tree.text, size=TEXT_WEIGHT * len(tree))
     operations = _operations(tree, services.settings.transaction_operations, services.sync.tracking)
     results = await services.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
@@ -54,17 +54,17 @@ async def transaction(request: Request) -> Response:
 
 
 def _written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
-    """A result; its entity tag is beside it, for there is only one header."""
+    """Return the JSON of a result. It includes the entity tag, because the response has only one `ETag` header."""
     body = written(result, minimal=minimal)
     return body if result.etag is None else body | {"etag": result.etag}
 
 
-def _operations(tree: Any, most: int, tracking: Tracking) -> list[WriteOperation]:
+def _operations(tree: Any, max_operations: int, tracking: Tracking) -> list[WriteOperation]:
     listed = tree.get("operations") if isinstance(tree, dict) else None
     if not isinstance(listed, list) or not listed:
         raise Malformed("operations is a list of at least one")
-    if len(listed) > most:
-        raise TooLarge(f"a transaction has at most {most} operations")
+    if len(listed) > max_operations:
+        raise TooLarge(f"a transaction has at most {max_operations} operations")
     return [_operation(item, index, tracking) for index, item in enumerate(listed)]
 
 
@@ -79,7 +79,7 @@ def _made(item: Any, tracking: Tracking) -> WriteOperation:
     method = str(item.get("method")).upper() if isinstance(item, dict) else ""
     if (make := _METHODS.get(method)) is None:
         raise Malformed(f"an operation is an object whose method is one of {', '.join(_METHODS)}")
-    # A condition that nobody evaluates would lose an update.
+    # Ignoring a misspelt condition would lose an update.
     if unknown := item.keys() - _MEMBERS[method]:
         raise Malformed(f"{method} takes no member {min(unknown)[:64]!r}")
     tracking.require(item.get("collection", ""))
@@ -123,15 +123,15 @@ _MEMBERS: dict[str, frozenset[str]] = {
 }
 
 
-def parsed_apart(raw: bytes) -> Any:
-    """Parse a transaction, but leave its documents and patches `JsonText`: whoever decides them parses them."""
+def parse_outline(raw: bytes) -> Any:
+    """Parse a transaction, but keep its documents and patches as `JsonText`, which nodestorage parses later."""
     tree = parse_json(raw)
     operations = tree.get("operations") if isinstance(tree, dict) else None
     for item in operations if isinstance(operations, list) else ():
         for name in ("doc", "patch"):
             if isinstance(item, dict) and name in item:
                 item[name] = JsonText(orjson.dumps(item[name]))
-    # What nobody asks for is not sent back, however much it is.
+    # Members without a meaning are not sent back to the server's process.
     return {"operations": operations}
 
 
@@ -142,7 +142,7 @@ def _text(item: dict[str, Any], name: str) -> str:
 
 
 def _condition(item: dict[str, Any]) -> Condition | None:
-    """The conditions of an operation, spelled as the headers are. Raises `Malformed`."""
+    """Return the condition of an operation, with the syntax of the headers. Raises `Malformed`."""
     match, none_match = _tags(item, "if_match"), _tags(item, "if_none_match")
     return None if match is None and none_match is None else Condition(match, none_match)
 
@@ -155,7 +155,7 @@ def _tags(item: dict[str, Any], name: str) -> Tags | None:
         return Tags.parse([value], name)
     if name == "if_match" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Tags.of_version(value)
-    # Neither does null stand for no condition: a client without the tag that it meant to send would lose an update.
+    # Null is refused as well: a client that lacks the tag it meant to send would lose an update.
     raise Malformed(f"{name} takes what the header of this name takes; without a condition it is left out")
 
 
