@@ -1,13 +1,13 @@
-"""The directory of a `dev`: what it keeps between runs, and the lock that lets only one use it at a time.
+"""The data directory of `eventsync dev`, and the lock that lets only one process use it at a time.
 
 <data-dir>/mongodb/          mongod's data
-<data-dir>/mongod.log        its log; the one of the run before is mongod.log.old
-<data-dir>/mongod.port       the port that it had, to have it again
-<data-dir>/demo              how far loading the demo data has come
-<data-dir>/archive/          old events, sealed
-<data-dir>/origin            an empty file that nothing touches; origin.json: what the file system says of it
-<data-dir>/eventsync.toml    while it runs: how other commands find it
-<data-dir>/lock              held while it runs
+<data-dir>/mongod.log        mongod's log; mongod.log.old is that of the previous run
+<data-dir>/mongod.port       mongod's port, for the next run
+<data-dir>/demo              the progress of loading the demo data
+<data-dir>/archive/          segments of old events
+<data-dir>/origin            an empty file that is never changed; origin.json: its inode and time of change
+<data-dir>/eventsync.toml    while `dev` runs: the settings by which other commands find it
+<data-dir>/lock              locked while `dev` runs
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OURS: Final = ("mongodb", "mongod.log", "mongod.log.old", "mongod.port", "demo"
 
 @dataclass(frozen=True, slots=True)
 class DataDir:
-    """A data directory that is ours. `path` is absolute."""
+    """An open data directory. `path` is absolute."""
 
     path: Path
 
@@ -56,26 +56,26 @@ class DataDir:
         return self.path / "eventsync.toml"
 
     def is_copy(self) -> bool:
-        """Tell whether the files here are copies of those that `settle` saw: a backup that was restored, say.
+        """Return True if the files are copies of those that `settle` recorded, for example a restored backup.
 
-        A copy of a file is another one, changed when it was copied, whatever else of it is preserved.
+        A copy of a file has another inode and another time of change, whatever else of it is preserved.
         """
         try:
             known = json.loads((self.path / "origin.json").read_text())
             there = (self.path / "origin").stat()
         except (OSError, ValueError):
-            return False  # a directory of an earlier version, or a new one: nothing is known
+            return False  # The directory is new, or of an earlier version: nothing is recorded.
         return bool(known != _identity(there))
 
     def settle(self) -> None:
-        """Take these files for the originals."""
+        """Record these files as the originals."""
         if not (self.path / "origin").exists():
             (self.path / "origin").touch(mode=0o600)
         identity = _identity((self.path / "origin").stat())
         (self.path / "origin.json").write_text(json.dumps(identity) + "\n")
 
     def mongod_port(self) -> int:
-        """The port of the run before if it is free, else another one, which is kept."""
+        """Return the port of the previous run if it is free, else another one, and record it."""
         file = self.path / "mongod.port"
         kept = file.read_text().strip() if file.is_file() else ""
         if kept.isdecimal() and 0 < int(kept) < 65536 and is_free("127.0.0.1", int(kept)):
@@ -85,7 +85,7 @@ class DataDir:
         return port
 
     def write_config(self, values: Mapping[str, str]) -> None:
-        """Leave settings for the commands of another terminal. Only the owner may read them: a URI has a password."""
+        """Write settings for commands in another terminal. Only the owner may read them: a URI may hold a password."""
         # A JSON string is a TOML string.
         lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
         self.config.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def _identity(file: os.stat_result) -> dict[str, int]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[DataDir]:
-    """Make the directory if need be, and hold it. Raises `ConfigurationError`: not writable, or in use by another."""
+    """Make the directory if it does not exist, and lock it. Raises `ConfigurationError` if it can't be used."""
     directory = DataDir(path.absolute())
     with ExitStack() as stack:
         try:
@@ -120,9 +120,9 @@ def opened(path: Path) -> Iterator[DataDir]:
 
 
 def _make_private(directory: Path) -> None:
-    """Make the directory, for the user alone; tighten one that an earlier version has made, and what is ours in it.
+    """Make the directory, readable by the user alone; restrict one that an earlier version has made, and its files.
 
-    One that is there and was never ours is left as it is: somebody may have named a directory with other things in it.
+    A directory without our lock is left as it is: it may hold other files.
     """
     if not directory.exists():
         directory.mkdir(parents=True)
@@ -134,7 +134,7 @@ def _make_private(directory: Path) -> None:
 
 
 def _prepare(directory: DataDir) -> None:
-    directory.config.unlink(missing_ok=True)  # of a `dev` that was killed
+    directory.config.unlink(missing_ok=True)  # A `dev` that was killed has left it.
     directory.mongodb.mkdir(mode=0o700, exist_ok=True)
     (directory.path / ".gitignore").write_text("*\n")
     if directory.mongod_log.is_file():
@@ -142,7 +142,7 @@ def _prepare(directory: DataDir) -> None:
 
 
 def _hold(lock: IO[str], directory: DataDir) -> None:
-    """Lock the file for as long as it is open. The kernel lets go of it even after kill -9."""
+    """Lock the file as long as it is open. The kernel releases the lock even after kill -9."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

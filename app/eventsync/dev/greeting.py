@@ -1,4 +1,4 @@
-"""What to try first, ready to be copied."""
+"""The first commands to try, ready to be copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eventsync.dev.demo_data import COLLECTION, first_id
 
 
 def lines(url: str, collections: Sequence[str], directory: Path, *, demo: bool) -> Iterator[str]:
-    """Commands for another terminal."""
+    """Return the lines with the commands, for another terminal."""
     name = collections[0] if collections else None
     yield f"open    {url}/"
     if name is None:
@@ -28,7 +28,7 @@ def lines(url: str, collections: Sequence[str], directory: Path, *, demo: bool) 
 
 
 def _command(directory: Path) -> str:
-    """How this very program is called from the current directory, so that it finds what runs here."""
+    """Return how to call `eventsync` from the current directory, so that it finds this `dev`."""
     where = "" if directory == Path.cwd() / ".eventsync" else f"EVENTSYNC_CONFIG={directory}/eventsync.toml "
     script = Path(sys.executable).parent / "eventsync"
     known = shutil.which("eventsync") or not script.is_file()

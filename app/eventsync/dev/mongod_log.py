@@ -1,4 +1,4 @@
-"""What mongod's log says about its last failure."""
+"""Finds the last error in mongod's log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _GRAVE: Final = frozenset({"E", "F"})
 
 
 def last_error(file: Path) -> str:
-    """The newest error in the log, on one line; where there is none, where to look."""
+    """Return the newest error in the log and the log's path, on one line."""
     found = ""
     for line in _last_lines(file):
         entry = _entry(line)
         if entry is None:
-            # The loader, or a sanitizer: not JSON, and worth telling.
+            # Output of the loader or of a sanitizer, which is not JSON.
             found = line.strip() or found
         elif entry.get("s") in _GRAVE and not _is_trace(entry):
             found = _text(entry)
@@ -40,7 +40,7 @@ def _entry(line: str) -> dict[str, Any] | None:
 
 
 def _is_trace(entry: dict[str, Any]) -> bool:
-    """What a fatal error writes about its own end, after it has said what it is."""
+    """Return True for an entry that only reports how a fatal error ends the process."""
     return entry.get("c") == "CONTROL" or str(entry.get("msg", "")).startswith(("Fatal assertion", "\n\n***"))
 
 

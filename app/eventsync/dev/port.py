@@ -1,4 +1,4 @@
-"""Whether a TCP port can be listened on, found out before anything is started that would have to be stopped again."""
+"""Checks a TCP port before anything is started that would have to be stopped again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from eventsync.server.sockets import listening
 
 
 def check_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0. Raises `ConfigurationError` where `host:port` can't be listened on."""
+    """Return `port`, or a free one for 0. Raises `ConfigurationError` if `host:port` can't be listened on."""
     sockets = listening(host, port)
     found = int(sockets[0].getsockname()[1])
     for probe in sockets:
@@ -16,7 +16,7 @@ def check_port(host: str, port: int) -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens on the port right now."""
+    """Return True if the port is free now."""
     try:
         check_port(host, port)
     except ConfigurationError:

@@ -1,4 +1,4 @@
-"""Several running mongod processes become one replica set: what a cluster of its own (compose) needs once."""
+"""Makes one replica set of several running mongod processes, once, for a cluster of its own (compose)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAUSE: Final = 0.2
 
 
 def main() -> None:
-    """The script: exit code 0 once there is a primary, 2 for wrong arguments, 1 otherwise."""
+    """Run the script. The exit code is 0 once there is a primary, 2 for wrong arguments, else 1."""
     try:
         primary = initiate(sys.argv[1:], timeout=120)
     except EventsyncError as error:
@@ -31,9 +31,8 @@ def main() -> None:
 def initiate(members: Sequence[str], *, timeout: float, election_timeout: float = 10.0) -> str:
     """Initiate the set `rs0` of `members` (`host:port`, as every client will reach them); return its primary.
 
-    May be repeated: a set that is initiated is left as it is. After `election_timeout` seconds of silence the others
-    replace a primary. Raises `ConfigurationError` without members, and
-    `Unavailable` when there is no primary after `timeout` seconds.
+    An initiated set is left as it is. Members elect a new primary after `election_timeout` seconds without the old one.
+    Raises `ConfigurationError` without members, and `Unavailable` if there is no primary after `timeout` seconds.
     """
     if not members or not all(":" in member for member in members):
         raise ConfigurationError("name the members, each as host:port")

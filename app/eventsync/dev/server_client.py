@@ -1,4 +1,4 @@
-"""What the supervisor asks the server, through the same HTTP API that everybody uses."""
+"""The supervisor's client of the server's HTTP API."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TIMEOUT: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class ServerAnswer:
-    """A response: its status, and its body as JSON where it is JSON."""
+    """A response: its status, and its decoded JSON body or None."""
 
     status: int
     body: Any
 
     @property
     def detail(self) -> str:
-        """What the server says about itself or about the error."""
+        """The server's text about its state or about the error."""
         found = self.body.get("detail") or self.body.get("title") if isinstance(self.body, dict) else None
         return str(found or f"HTTP {self.status}")
 
@@ -33,7 +33,7 @@ class ServerClient:
     """Requests to one server, each on a connection and in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
-        # A wildcard is an address to listen on, not one to connect to.
+        # A wildcard address can be listened on, but not connected to.
         self.host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
         self.port = port
 
@@ -43,11 +43,11 @@ class ServerClient:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     async def get(self, path: str) -> ServerAnswer:
-        """GET `path`. Raises `Unavailable` where there is no answer."""
+        """Send a GET request. Raises `Unavailable` without an answer."""
         return await asyncio.to_thread(self._request, "GET", path, None, {})
 
     async def create(self, collection: str, document: bytes, key: str) -> ServerAnswer:
-        """Create a document from Extended JSON; `key` makes a repetition harmless. Raises `Unavailable`."""
+        """Create a document from Extended JSON. `key` is the idempotency key. Raises as `get`."""
         path = f"/v1/collections/{quote(collection, safe='')}/documents"
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "Prefer": "return=minimal"}
         return await asyncio.to_thread(self._request, "POST", path, document, headers)

@@ -1,4 +1,4 @@
-"""The supervisor: mongod, then worker and server, kept running until a signal, then ended the other way round."""
+"""The supervisor of `eventsync dev`: starts mongod, worker and server, restarts them, and ends them at a signal."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from eventsync.stores.log.logs import LogStore
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL: Final = 0.05
-_IMPATIENCE: Final = 15.0
-"""After so many seconds without being ready, and again each time, the reason is told."""
+_NOT_READY_INTERVAL: Final = 15.0
+"""Seconds between two messages that the server is not ready yet."""
 
 _GRACE: Final = 5.0
-"""What a child gets, beyond the time that its own settings allow it, between SIGTERM and SIGKILL, in seconds."""
+"""Seconds between SIGTERM and SIGKILL that a child gets beyond the time that its own settings allow."""
 
 
 class Supervisor:
-    """One run of `eventsync dev`. `binary` is the mongod to run; None where `settings` name a MongoDB."""
+    """One run of `eventsync dev`. `binary` is the mongod to run, or None if `settings` name a MongoDB."""
 
     def __init__(
         self, settings: Settings, directory: DataDir, terminal: Terminal, *, binary: Path | None, demo: bool
@@ -45,10 +45,10 @@ class Supervisor:
         self._client = ServerClient(settings.host, settings.port)
         self._children: list[Child] = []
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._force = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until SIGINT, SIGTERM or SIGHUP. Raises what made it give up earlier."""
+        """Run until SIGINT, SIGTERM or SIGHUP. Raises the failure of a child that ends the run earlier."""
         began = time.monotonic()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -61,34 +61,34 @@ class Supervisor:
         except Unavailable as error:
             failure = error
         self._terminal.say(f"everything has ended; the data stays in {self._directory.path}")
-        # The child's own reason is the better one: ours is that it was missing.
+        # A child's own failure explains more than ours, which is that the child was missing.
         if failure := next((child.failure for child in self._children if child.failure), failure):
             raise failure
 
     def _signalled(self, number: signal.Signals) -> None:
         if self._stop.is_set():
-            self._terminal.say("ending everything at once")
-            self._hurry.set()
+            self._terminal.say("killing all processes")
+            self._force.set()
             return
-        self._terminal.say(f"{number.name}: ending server, worker and mongod; once more to end them at once")
+        self._terminal.say(f"{number.name}: ending server, worker and mongod; repeat it to kill them")
         self._stop.set()
 
     async def _start(self, children: AsyncExitStack, began: float) -> None:
-        """Start the children, each once it can work. Returns early when stopped."""
+        """Start the children one after another, each once it can work. Return early when stopped."""
         uri = self._settings.mongodb_uri
         if self._binary is not None:
             port = self._directory.mongod_port()
             uri = mongod.uri(port)
             await children.enter_async_context(self._running(self._mongod_plan(self._binary, port)))
             await asyncio.to_thread(mongod.initiate, port, given_up=self._stop.is_set)
-            await self._unless_stopped(self._recognize(uri))
-        self._directory.write_config(self._left_settings(uri))
+            await self._unless_stopped(self._reset_copy(uri))
+        self._directory.write_config(self._shared_settings(uri))
         for plan in (self._worker_plan(uri), self._server_plan(uri)):
             await children.enter_async_context(self._running(plan))
         await self._unless_stopped(self._welcome(began))
 
-    async def _recognize(self, uri: str) -> None:
-        """Have a new log begun where the data is a copy, and so may be older than what clients have."""
+    async def _reset_copy(self, uri: str) -> None:
+        """Request a new log if the data is a copy, which may be older than what clients have."""
         if self._directory.is_copy():
             settings = self._settings.model_copy(update={"mongodb_uri": uri})
             async with connect(settings, "dev") as client:
@@ -99,7 +99,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def _running(self, plan: ChildSpec) -> AsyncIterator[None]:
-        child = Child(plan, self._terminal, self._stop.set, self._hurry)
+        child = Child(plan, self._terminal, self._stop.set, self._force)
         self._children.append(child)
         async with child.running():
             yield
@@ -113,7 +113,7 @@ class Supervisor:
         await asyncio.wait([task])
         return None
 
-    # --- what to run ----------------------------------------------------------------------------------------------
+    # --- the processes --------------------------------------------------------------------------------------------
 
     def _mongod_plan(self, binary: Path, port: int) -> ChildSpec:
         log = self._directory.mongod_log
@@ -132,16 +132,16 @@ class Supervisor:
     def _worker_plan(self, uri: str | None) -> ChildSpec:
         return self._process("worker", ("worker",), uri, self._settings.mongodb_timeout + _GRACE)
 
-    def _process(self, name: str, words: tuple[str, ...], uri: str | None, patience: float) -> ChildSpec:
+    def _process(self, name: str, words: tuple[str, ...], uri: str | None, timeout: float) -> ChildSpec:
         # -P: a package `app` in the current directory is the user's, not ours.
         command = (sys.executable, "-P", "-m", "eventsync", *words)
-        # Both can be killed at any time, and with mongod on its way out they could do nothing but wait for it.
-        return ChildSpec(name, command, patience, self._environment(uri), orphaned=signal.SIGKILL)
+        # Both can be killed at any time. While mongod ends too, they could only wait for it.
+        return ChildSpec(name, command, timeout, self._environment(uri), orphaned=signal.SIGKILL)
 
     def _environment(self, uri: str | None) -> dict[str, str]:
-        """The settings for a child: by environment, where a URI's password is not on view as on a command line."""
+        """Return the environment with a child's settings. In a command line a password would be visible to all."""
         given = {name: getattr(self._settings, name) for name in self._settings.model_fields_set}
-        # One worker alone: whoever replaces it after a kill need not wait long.
+        # A short lease, so that a worker that replaces a killed one need not wait long.
         ours = {"lease_period": 2.0, "archive_url": str(self._directory.archive)}
         values = ours | given | {"mongodb_uri": uri, "collections": self._collections}
         texts = {f"{PREFIX}{name.upper()}": _text(value) for name, value in values.items()}
@@ -152,13 +152,13 @@ class Supervisor:
         demo = (demo_data.COLLECTION,) if self._demo else ()
         return tuple(dict.fromkeys((*demo, *self._settings.collections)))
 
-    def _left_settings(self, uri: str | None) -> dict[str, str]:
+    def _shared_settings(self, uri: str | None) -> dict[str, str]:
         archive = self._settings.archive_url or str(self._directory.archive)
-        left = {"mongodb_uri": uri, "database": self._settings.database, "log_database": self._settings.log_database}
-        left["archive_url"] = archive
-        return {name: value for name, value in left.items() if value}
+        shared = {"mongodb_uri": uri, "database": self._settings.database, "log_database": self._settings.log_database}
+        shared["archive_url"] = archive
+        return {name: value for name, value in shared.items() if value}
 
-    # --- until it is ready ----------------------------------------------------------------------------------------
+    # --- readiness ------------------------------------------------------------------------------------------------
 
     async def _welcome(self, began: float) -> None:
         await self._ready()
@@ -172,21 +172,21 @@ class Supervisor:
         try:
             await demo_data.load(self._client, self._directory.demo, self._terminal.say)
         except Unavailable as error:
-            self._terminal.say(f"{error.diagnosis}; going on without it", "yellow")
+            self._terminal.say(f"{error.diagnosis}; continuing without it", "yellow")
 
     async def _ready(self) -> None:
-        told = time.monotonic()
+        reported = time.monotonic()
         while True:
             try:
                 answer = await self._client.get("/readyz")
-                # The demo's writes need a worker, too.
+                # The demo's writes also need a worker.
                 if answer.status == 200 and answer.body["sequencer_live"]:
                     return
                 reason = answer.detail
             except Unavailable as error:
                 reason = error.diagnosis
-            if time.monotonic() - told > _IMPATIENCE:
-                told = time.monotonic()
+            if time.monotonic() - reported > _NOT_READY_INTERVAL:
+                reported = time.monotonic()
                 self._terminal.say(f"not ready yet: {reason}", "yellow")
             await asyncio.sleep(_POLL)
 

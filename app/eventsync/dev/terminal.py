@@ -1,4 +1,4 @@
-"""What `eventsync dev` shows: its own words and its children's lines, each behind the name of who says it.
+"""The output of `eventsync dev`: its own lines and its children's, each after the name of its process.
 
 server │ 2026-11-23 16:05:13.123 INFO    eventsync.server.uvicorn_server: listening on http://127.0.0.1:8000
 """
@@ -18,23 +18,23 @@ _WIDTH: Final = 6
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Not rich's way, which is to exit on the spot: there are children to be ended first."""
+        """Raise instead of exiting at once, as rich does: the children must be ended first."""
         raise BrokenPipeError
 
 
 class Terminal:
-    """Prints whole lines. A terminal that went away (SIGHUP, `| head`) is no reason to stop in disorder."""
+    """Prints whole lines. Output to a closed terminal (SIGHUP, `| head`) is discarded."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or _Console(highlight=False)
         self._gone = False
 
     def say(self, text: str, style: str = "") -> None:
-        """A line of the supervisor's own."""
+        """Print a line of the supervisor."""
         self.line("dev", text, style)
 
     def line(self, name: str, text: str, style: str = "") -> None:
-        """A line of the child `name`."""
+        """Print a line of the child `name`."""
         clean = "".join(char if char.isprintable() else " " for char in text)
         prefix = (f"{name:<{_WIDTH}} │ ", _COLOURS.get(name, ""))
         self._print(Text.assemble(prefix, (clean, style)))
@@ -46,5 +46,5 @@ class Terminal:
             self._console.print(text, soft_wrap=True)
         except OSError:
             self._gone = True
-            # Else the interpreter's last flush would fail too, and change the exit code.
+            # Otherwise the interpreter's last flush would fail as well and change the exit code.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
