@@ -1,9 +1,9 @@
-"""The only reader of the environment and of the configuration file.
+"""The settings, and the only reader of the environment and of the configuration file.
 
-Every setting comes from `EVENTSYNC_<NAME>` or from the TOML file, in this order; a command's own options outrank both.
-The file is `$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory, else the one that a running
-`eventsync dev` leaves in `.eventsync/`. A command (not `serve` or `worker`) that finds none of them, and is given no
-connection string, takes that of the one `dev` that this user runs elsewhere. Sizes are in bytes and times in seconds unless the name says otherwise.
+A setting is read from a command's own option, else from `EVENTSYNC_<NAME>`, else from the TOML file. The file is
+`$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory, else the one that a running `eventsync dev` writes
+in `.eventsync/`. A command other than `serve` and `worker` that finds no file and no connection string uses the file of
+the one `dev` that this user runs elsewhere. Sizes are in bytes and times in seconds unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from eventsync.errors import ConfigurationError, Malformed
 
 PREFIX = "EVENTSYNC_"
 KIB, MIB = 1024, 1024 * 1024
-_CONFIG: Final = f"{PREFIX}CONFIG"  # names the configuration file: the one variable that is no setting
+_CONFIG: Final = f"{PREFIX}CONFIG"  # Names the configuration file; the only variable that is no setting.
 
 Names = Annotated[tuple[str, ...], NoDecode]
-"""A list that the environment writes as `a,b`."""
+"""A list, written as `a,b` in the environment."""
 
 
 class Settings(BaseSettings):
-    """One frozen object for a whole process. `eventsync settings` prints it with the descriptions below."""
+    """The settings of a process. `eventsync settings` prints them with the descriptions below."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"), Path(".eventsync/eventsync.toml"))
     finds_dev: ClassVar[bool] = False
-    """Where there is no file, look for a `dev` that runs elsewhere."""
+    """Look for a `dev` that runs elsewhere if there is no file."""
 
     # MongoDB
     mongodb_uri: str | None = Field(
         None,
-        description="MongoDB connection string of a replica set, 6.0 or newer. Required by every process but `dev`.",
+        description="MongoDB connection string of a replica set, 6.0 or newer. Required by every process except `dev`.",
     )
     database: str = Field(
         "app",
@@ -56,30 +56,30 @@ class Settings(BaseSettings):
         description="Database with the tracked collections.",
     )
     log_database: str = Field(
-        "", description="Database for the event log; never the same as `database`. Default: `<database>_eventsync`."
+        "", description="Database of the event log; must differ from `database`. Default: `<database>_eventsync`."
     )
     collections: Names = Field(
         (),
-        description="Collections to track when a worker starts, comma separated; `eventsync track` adds more at run time.",
+        description="Collections to track when a worker starts, comma separated. `eventsync track` adds more at run time.",
     )
     mongodb_timeout: float = Field(
         10.0,
         gt=0,
-        description="Longest wait for MongoDB in one operation: server selection, connect and socket, in seconds.",
+        description="Maximum wait for MongoDB in one operation: server selection, connect and socket, in seconds.",
     )
     mongodb_pool_size: int = Field(
-        50, ge=5, description="Most connections to MongoDB that the writes and reads of one process use."
+        50, ge=5, description="Maximum number of connections to MongoDB for the writes and reads of one process."
     )
 
     # HTTP
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on; `0.0.0.0` is all of IPv4, `::` all of IPv6 and IPv4. Everything but loopback exposes an API without authentication: put a proxy before it.",
+        description="Address to listen on; `0.0.0.0` is all of IPv4, `::` all of IPv6 and IPv4. Any address but loopback exposes an API without authentication: put a proxy in front of it.",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     reuse_port: bool = Field(
         False,
-        description="Other servers that have this setting too may listen on the same port: the system divides new connections among them (SO_REUSEPORT).",
+        description="Allow other servers with this setting to listen on the same port. The system divides new connections among them (SO_REUSEPORT).",
     )
     allowed_origins: Names = Field(
         (),
@@ -87,240 +87,260 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Names = Field(
         (),
-        description="Names that a request's `Host` may have; `*` allows all. `localhost` and IP addresses are always allowed: DNS rebinding needs a name. `/healthz`, `/readyz` and `/metrics` answer under any name.",
+        description="Names that a request's `Host` may have; `*` allows all. `localhost` and IP addresses are always allowed, because DNS rebinding needs a name. `/healthz`, `/readyz` and `/metrics` answer under any name.",
     )
     trusted_proxies: Names = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses or networks of proxies whose `X-Forwarded-Proto` is believed; `*` believes all. It tells the scheme that an `Origin` is compared with.",
+        description="Addresses or networks of proxies whose `X-Forwarded-Proto` is trusted; `*` trusts all. It gives the scheme that an `Origin` is compared with.",
     )
     body_bytes: int = Field(
         MIB,
         ge=KIB,
         le=16 * MIB,
-        description="Largest request body, in bytes. A body in chunks may be sent in twice as many, chunk sizes, extensions and trailers included.",
+        description="Maximum size of a request body, in bytes. A chunked body may take twice as many on the wire, including chunk sizes, extensions and trailers.",
     )
-    head_bytes: int = Field(64 * KIB, ge=KIB, description="Largest head (line and headers) of a request, in bytes.")
-    head_fields: int = Field(128, ge=16, description="Most header fields in the head of a request.")
+    head_bytes: int = Field(
+        64 * KIB, ge=KIB, description="Maximum size of a request's head (request line and headers), in bytes."
+    )
+    head_fields: int = Field(128, ge=16, description="Maximum number of header fields of a request.")
     head_timeout: float = Field(
-        10.0, gt=0, description="How long a request's head may take to arrive, and the first one to begin, in seconds."
+        10.0,
+        gt=0,
+        description="Maximum time for a request's head to arrive, and for a connection's first request to begin, in seconds.",
     )
     keep_alive: float = Field(
         75.0,
         gt=0,
-        description="How long an HTTP connection stays open between requests, in seconds. Longer than a proxy's in front of it.",
+        description="Time that an HTTP connection stays open between requests, in seconds. Make it longer than that of a proxy in front.",
     )
     max_sockets: int = Field(
         12_000,
         ge=1,
-        description="Most TCP connections of one server process, of any kind; further ones are told to come back later (event streams and WebSockets in band, all else by 503) and closed.",
+        description="Maximum number of TCP connections of one server process, of any kind. Further ones are told to retry later (event streams and WebSockets by a message, others by 503) and closed.",
     )
     max_sockets_per_address: int = Field(
         0,
         ge=0,
-        description="Most of them from one address; 0: no such limit. A proxy in front has one address for all its clients.",
+        description="Maximum number of TCP connections from one address; 0: no limit. All clients of a proxy have its address.",
     )
-    body_timeout: float = Field(30.0, gt=0, description="How long a request body may take to arrive, in seconds.")
+    body_timeout: float = Field(30.0, gt=0, description="Maximum time for a request body to arrive, in seconds.")
     request_timeout: float = Field(
         12.0,
         gt=0,
-        description="Longest time from the last byte of a request to the first byte of its answer, in seconds, the `wait` of a poll not counted; then it is answered 503. Longer than `write_deadline`, which says whether anything was written.",
+        description="Maximum time from the last byte of a request to the first byte of its response, in seconds, without the `wait` of a poll; after it the response is 503. Longer than `write_deadline`, after which it is known whether anything was written.",
     )
-    patch_operations: int = Field(1000, ge=1, description="Most operations in one JSON Patch.")
+    patch_operations: int = Field(1000, ge=1, description="Maximum number of operations in one JSON Patch.")
     patch_steps: int = Field(
         10_000_000,
         ge=1000,
-        description="Most work of one JSON Patch, in values that it visits or copies; more is refused as `too_complex`.",
+        description="Maximum work of one JSON Patch, in values that it visits or copies; more is refused as `too_complex`.",
     )
     offload_above: int = Field(
         64 * KIB,
         ge=0,
-        description="Work on more bytes of documents and request bodies than this is done by a helper process, so that it delays no other client; each byte of a body counts as eight.",
+        description="Work on more bytes of documents and request bodies than this is done by a helper process, so that it delays no other client. Each byte of a body counts as eight.",
     )
     offload_processes: int = Field(
         2,
         ge=1,
         le=64,
-        description="Most helper processes of each server process and worker; they are started when needed.",
+        description="Maximum number of helper processes of each server process and worker. They are started when needed.",
     )
     offload_waiting_bytes: int = Field(
         128 * MIB,
         ge=MIB,
-        description="Most bytes of documents and bodies that helper processes work on or that wait for them; further requests are answered 503. One request may exceed it.",
+        description="Maximum number of bytes of documents and bodies that helper processes work on or that wait for them; further requests are answered 503. A single request may exceed it.",
     )
     offload_timeout: float = Field(
         20.0,
         gt=0,
-        description="Longest time that a helper process works on one request, in seconds; then it is refused as `too_complex`.",
+        description="Maximum time that a helper process works on one request, in seconds; then the request is refused as `too_complex`.",
     )
     document_bytes: int = Field(
         15 * MIB,
         ge=KIB,
         le=16 * MIB - 16 * KIB,
-        description="Largest document that a write may produce, in bytes of BSON.",
+        description="Maximum size of a document that a write produces, in bytes of BSON.",
     )
     transaction_bytes: int = Field(
         64 * MIB,
         ge=1,
-        description="Most bytes of the documents in one transaction, counted once for each operation; more is answered 413. MongoDB's cache holds them until the transaction ends.",
+        description="Maximum number of bytes of the documents in one transaction, counted once for each operation; more is answered 413. MongoDB's cache holds them until the transaction ends.",
     )
     transaction_operations: int = Field(
-        100, ge=1, le=1000, description="Most operations in one `POST /v1/transactions`."
+        100, ge=1, le=1000, description="Maximum number of operations in one `POST /v1/transactions`."
     )
-    page_documents: int = Field(1000, ge=1, description="Most documents or events in one page of a listing.")
+    page_documents: int = Field(
+        1000, ge=1, description="Maximum number of documents or events in one page of a listing."
+    )
     page_bytes: int = Field(
         4 * MIB,
         ge=KIB,
         le=256 * MIB,
-        description="A page of a listing is closed when it has this many bytes; its last document, event or client may exceed it.",
+        description="Number of bytes that closes a page of a listing; its last document, event or client may exceed it.",
     )
     held_bytes: int = Field(
         256 * MIB,
         ge=MIB,
-        description="Most bytes that the requests of one server process hold together (bodies, documents that are read, answers that are not sent yet), beyond 64 KiB each; further ones are answered 503.",
+        description="Maximum number of bytes that the requests of one server process hold together (bodies, documents that were read, responses that are not sent yet), beyond 64 KiB each; further requests are answered 503.",
     )
     principal: str = Field(
         "anonymous",
         max_length=256,
-        description="Who writes through this API, as `by` records it, until authentication names somebody.",
+        description="Author of writes through this API, recorded as `by`, until there is authentication.",
     )
 
     # Writing
     write_attempts: int = Field(
-        100, ge=1, description="Most attempts of one write against concurrent writers before it answers 409."
+        100,
+        ge=1,
+        description="Maximum number of attempts of one write against concurrent writers; then it is answered 409.",
     )
-    write_deadline: float = Field(10.0, gt=0, description="Longest time that one write keeps trying, in seconds.")
-    operation_ttl: float = Field(86400.0, gt=0, description="How long an idempotency key is remembered, in seconds.")
+    write_deadline: float = Field(10.0, gt=0, description="Maximum time that one write is retried, in seconds.")
+    operation_ttl: float = Field(86400.0, gt=0, description="Time that an idempotency key is remembered, in seconds.")
     operation_keys: int = Field(
         10_000_000,
         ge=1,
-        description="Most idempotency keys that are remembered; a write with a new key is then answered 429. Processes count anew every 5 s, and may exceed it in between.",
+        description="Maximum number of remembered idempotency keys; beyond it a write with a new key is answered 429. Each process counts every 5 s, and may exceed the limit in between.",
     )
     operation_bytes: int = Field(
-        4096 * MIB, ge=MIB, description="Most bytes of the records of idempotency keys; then as for `operation_keys`."
+        4096 * MIB,
+        ge=MIB,
+        description="Maximum number of bytes of the records of idempotency keys; beyond it as for `operation_keys`.",
     )
 
     # Syncing
     heartbeat: float = Field(
-        25.0, gt=0, description="A connection with nothing to say sends `progress` this often, in seconds."
+        25.0, gt=0, description="Interval of `progress` messages on a connection without events, in seconds."
     )
-    hello_timeout: float = Field(
-        10.0, gt=0, description="How long a WebSocket may stay silent before its `hello`, in seconds."
-    )
+    hello_timeout: float = Field(10.0, gt=0, description="Maximum time until a WebSocket's `hello`, in seconds.")
     send_timeout: float = Field(
-        30.0, gt=0, description="A client that does not take a frame within this time is closed, resumably, in seconds."
+        30.0,
+        gt=0,
+        description="Maximum time for a client to take a frame, in seconds; then its connection is closed, and it can resume.",
     )
-    message_bytes: int = Field(64 * KIB, ge=KIB, description="Largest message from a client, in bytes.")
+    message_bytes: int = Field(64 * KIB, ge=KIB, description="Maximum size of a message from a client, in bytes.")
     message_rate: float = Field(
         100.0,
         gt=0,
-        description="Messages that a WebSocket client may send in a second, on average over ten. Who sends more is closed.",
+        description="Maximum number of messages a second from a WebSocket client, on average over ten seconds. A client that sends more is closed.",
     )
     max_connections: int = Field(
-        10_000, ge=1, description="Most open WebSocket and SSE connections of one server process."
+        10_000, ge=1, description="Maximum number of open WebSocket and SSE connections of one server process."
     )
-    max_shapes: int = Field(100, ge=1, description="Most shapes on one connection, and entries in one state vector.")
+    max_shapes: int = Field(
+        100, ge=1, description="Maximum number of shapes of one connection, and of entries in one state vector."
+    )
     max_bootstraps: int = Field(
         200,
         ge=1,
-        description="Most clients of one server process that take a snapshot or a squashed answer at a time, each at its own pace; further ones wait their turn.",
+        description="Maximum number of clients of one server process that take a snapshot or a squashed answer at the same time, each at its own pace; further ones wait.",
     )
     max_reads: int = Field(
         16,
         ge=1,
-        description="Most frames for clients behind the window, and chunks of stored snapshots, that one server process reads at a time; further ones wait their turn.",
+        description="Maximum number of frames for clients behind the window, and of chunks of stored snapshots, that one server process reads at the same time; further reads wait.",
     )
     max_waiting: int = Field(
         5000,
         ge=0,
-        description="Most clients that wait for their turn to begin, and most that wait to be brought on; further ones are told to come back later.",
+        description="Maximum number of clients that wait to begin, and of those that wait to catch up; further ones are told to retry later.",
     )
     frame_cache_bytes: int = Field(
         32 * MIB,
         ge=0,
-        description="Frames read for clients behind the window that are kept in each server's memory, for the next ones there, in bytes.",
+        description="Size of each server's cache of frames for clients behind the window, in bytes.",
     )
     past_cache_bytes: int = Field(
         16 * MIB,
         ge=0,
-        description="Past states of documents, and as much again of pages of their histories, kept in each server's memory for the next readers, in bytes.",
+        description="Size of each server's cache of past states of documents, and of its cache of pages of their histories, in bytes.",
     )
     snapshot_cache_bytes: int = Field(
         64 * MIB,
         ge=0,
-        description="Chunks of stored snapshots kept unpacked in each server's memory, for the next clients that begin with them, in bytes.",
+        description="Size of each server's cache of decompressed chunks of stored snapshots, in bytes.",
     )
     stale_after: float = Field(
         10.0,
         gt=0,
-        description="Clients, `/readyz` and `/metrics` say that the worker is stale when it has made no progress for this long, in seconds.",
+        description="Clients, `/readyz` and `/metrics` report the worker as stale when it has made no progress for this long, in seconds.",
     )
-    poll_wait: float = Field(60.0, ge=0, description="Longest `wait` of an HTTP long poll, in seconds.")
+    poll_wait: float = Field(60.0, ge=0, description="Maximum `wait` of an HTTP long poll, in seconds.")
     window_bytes: int = Field(
-        64 * MIB, ge=64 * KIB, description="Newest events kept encoded in each server's memory, in bytes."
+        64 * MIB,
+        ge=64 * KIB,
+        description="Size of the newest events that each server keeps encoded in memory, in bytes.",
     )
     frame_bytes: int = Field(
         256 * KIB,
         ge=KIB,
-        description="A frame is closed when it has this many bytes; one event or one transaction may exceed it.",
+        description="Number of bytes that closes a frame; a single event or transaction may exceed it.",
     )
     frame_events: int = Field(
-        1000, ge=1, description="Most events in one frame or log page; one transaction may exceed it."
+        1000, ge=1, description="Maximum number of events in one frame or log page; a single transaction may exceed it."
     )
     ack_interval: float = Field(
         1.0,
         gt=0,
-        description="What a client acknowledges is stored at most this much later, together with other clients', in seconds.",
+        description="Maximum delay until the acknowledgements of clients are stored, many together, in seconds.",
     )
     client_shapes: int = Field(
-        1000, ge=1, description="Most positions stored of one client: those that it acknowledged furthest on are kept."
+        1000, ge=1, description="Maximum number of stored positions of one client; the furthest ones are kept."
     )
     max_clients: int = Field(
         1_000_000,
         ge=1,
-        description="Most clients whose state vectors are stored. Nothing is stored of further ones: `welcome` says `remembered: false`, `PUT` is answered 429. Processes count anew every 5 s, and may exceed it in between.",
+        description="Maximum number of clients with a stored state vector. Nothing is stored for further ones: `welcome` has `remembered: false`, `PUT` is answered 429. Each process counts every 5 s, and may exceed the limit in between.",
     )
     client_bytes: int = Field(
-        4096 * MIB, ge=MIB, description="Most bytes of stored state vectors; then as for `max_clients`."
+        4096 * MIB,
+        ge=MIB,
+        description="Maximum number of bytes of stored state vectors; beyond it as for `max_clients`.",
     )
     client_ttl: float = Field(
         2592000.0,
         gt=0,
-        description="A client that was not seen for this long is forgotten, with the vector that is stored for it, in seconds.",
+        description="Time without a connection after which a client is forgotten with its stored state vector, in seconds.",
     )
     drain_timeout: float = Field(
-        10.0, gt=0, description="At shutdown, how long clients get to take their goodbye, in seconds."
+        10.0, gt=0, description="At shutdown, maximum time for clients to take their `goodbye`, in seconds."
     )
     ready_timeout: float = Field(
         30.0,
         gt=0,
-        description="With several server processes, how long a new one may take until it serves clients before the restart is given up and the old one stays, in seconds.",
+        description="With several server processes, maximum time until a new one serves clients, in seconds; then the restart is given up and the old process stays.",
     )
 
     # Worker
     health_file: Path | None = Field(
         None,
-        description="File that a worker touches every second while its event loop runs, and removes when it ends; a health check looks at its age (docs/guides/docker.md). Default: none.",
+        description="File that a worker touches every second while its event loop runs, and removes when it ends; a health check tests its age (docs/guides/docker.md). Default: none.",
     )
     lease_period: float = Field(
-        5.0, gt=0, description="A worker that dies is replaced after this long at the latest, in seconds."
+        5.0, gt=0, description="Maximum time until a worker that has died is replaced, in seconds."
     )
     stream_wait: float = Field(
-        1.0, gt=0, le=5.0, description="How long one empty read of the change stream waits, in seconds."
+        1.0, gt=0, le=5.0, description="Maximum wait of one read of the change stream that returns nothing, in seconds."
     )
-    stream_batch: int = Field(1000, ge=1, le=100_000, description="Most changes in one read of the change stream.")
+    stream_batch: int = Field(
+        1000, ge=1, le=100_000, description="Maximum number of changes in one read of the change stream."
+    )
     pipeline_bytes: int = Field(
         16 * MIB,
         ge=MIB,
-        description="Most bytes of changes that the worker has read and not yet appended, 1 KiB more for each; one read may exceed it.",
+        description="Maximum number of bytes of changes that the worker has read and not yet appended, plus 1 KiB for each change; a single read may exceed it.",
     )
     group_bytes: int = Field(
-        256 * MIB, ge=MIB, description="Most bytes of one MongoDB transaction that the worker holds at once."
+        256 * MIB,
+        ge=MIB,
+        description="Maximum number of bytes of one MongoDB transaction, which the worker holds in memory.",
     )
     checkpoint_interval: float = Field(
-        1.0, gt=0, description="How often an idle worker records how far it has read, in seconds."
+        1.0, gt=0, description="Interval at which an idle worker records how far it has read, in seconds."
     )
     images: bool = Field(
-        True, description="Switch on pre- and post-images when a collection is tracked. Exact conversion needs them."
+        True, description="Enable pre- and post-images when a collection is tracked. Exact conversion needs them."
     )
 
     # Snapshots
@@ -328,73 +348,83 @@ class Settings(BaseSettings):
         MIB,
         ge=KIB,
         le=64 * MIB,
-        description="A stored snapshot's chunk is closed when it has this many bytes before compression; one document may exceed it.",
+        description="Number of bytes before compression that closes a chunk of a stored snapshot; a single document may exceed it.",
     )
     snapshot_period: float = Field(
         86400.0,
         gt=0,
-        description="A collection with new events gets a snapshot this long after its last one, in seconds.",
+        description="Maximum age of the newest snapshot of a collection with new events, in seconds. The snapshotter then stores another one.",
     )
     snapshot_events: int = Field(
-        100_000, ge=1, description="Or once it has this many events since then: what is replayed at most, about."
+        100_000,
+        ge=1,
+        description="Number of events since the newest snapshot after which another one is stored. About this many are replayed at most.",
     )
     snapshot_ratio: float = Field(
         1.0,
         gt=0,
-        description="Or once the events since then have this many times the bytes of that snapshot, before compression; see `snapshot_min_events`.",
+        description="Ratio of the bytes of events since the newest snapshot to its own bytes before compression at which another one is stored; see `snapshot_min_events`.",
     )
     snapshot_min_events: int = Field(
-        1000, ge=1, description="Fewer events are never too many for their snapshot's size, however small that is."
+        1000, ge=1, description="Number of events below which `snapshot_ratio` does not apply."
     )
-    snapshots_kept: int = Field(2, ge=1, description="Newest snapshots that are kept of each collection and document.")
+    snapshots_kept: int = Field(
+        2, ge=1, description="Number of newest snapshots that are kept of each collection and document."
+    )
     snapshot_days: int = Field(
-        7, ge=0, description="Besides, the last snapshot of each of this many days (UTC) is kept, today included."
+        7, ge=0, description="Number of days (UTC), including today, of each of which the last snapshot is also kept."
     )
     pin_ttl: float = Field(
         120.0,
         gt=0,
-        description="What a reader that has died was reading is kept for it this long, in seconds; always longer than `send_timeout`.",
+        description="Time that data is still kept for a reader that has died while reading it, in seconds; must be longer than `send_timeout`.",
     )
 
     # Tiers
     archive_url: str = Field(
         "",
-        description="Where old events are sealed: the whole path of a directory that all processes share, or `s3://…`, `gs://…`, `az://…` with the credentials in the environment. Without it, or with `none`, they stay in MongoDB until they are no longer kept. `dev` has a directory of its own.",
+        description="Where old events are sealed: the absolute path of a directory that all processes share, or `s3://…`, `gs://…`, `az://…` with the credentials in the environment. Without it, or with `none`, they stay in MongoDB until they are no longer kept. `dev` has a directory of its own.",
     )
     hot_events: int = Field(
-        1_000_000, ge=1, description="Events beyond the newest this many are archived, as soon as they fill a segment."
+        1_000_000,
+        ge=1,
+        description="Number of newest events that stay in MongoDB. Older ones are archived as soon as they fill a segment.",
     )
-    hot_age: float = Field(604800.0, ge=0, description="And so are those that are older than this, in seconds.")
-    segment_events: int = Field(50_000, ge=1, description="An archived segment is closed when it has this many events.")
+    hot_age: float = Field(
+        604800.0,
+        ge=0,
+        description="Age from which on events are archived, too, as soon as they fill a segment, in seconds.",
+    )
+    segment_events: int = Field(50_000, ge=1, description="Number of events that closes an archived segment.")
     segment_bytes: int = Field(
         32 * MIB,
         ge=64 * KIB,
         le=1024 * MIB,
-        description="And when it has this many bytes, before compression; one transaction may exceed both.",
+        description="Number of bytes before compression that closes an archived segment; a single transaction may exceed both limits.",
     )
     segment_block_bytes: int = Field(
         256 * KIB,
         ge=KIB,
-        description="What is read of a segment at once, before compression; one event may exceed it.",
+        description="Number of bytes before compression that closes a block of a segment, which is read at once; a single event may exceed it.",
     )
     segment_cache_bytes: int = Field(
-        64 * MIB, ge=0, description="Parts of segments kept in each process's memory for the next reader, in bytes."
+        64 * MIB, ge=0, description="Size of each process's cache of parts of segments, in bytes."
     )
     retention_age: float = Field(
-        2592000.0, ge=0, description="Events are kept for this long, in seconds; 0 keeps them for ever."
+        2592000.0, ge=0, description="Time that events are kept, in seconds; 0 keeps them for ever."
     )
-    retention_events: int = Field(0, ge=0, description="Most events that are kept; 0 sets no bound.")
+    retention_events: int = Field(0, ge=0, description="Maximum number of events that are kept; 0: no limit.")
     retention_bytes: int = Field(
-        0, ge=0, description="Most bytes that archived events take, compressed; 0 sets no bound."
+        0, ge=0, description="Maximum number of bytes of archived events, compressed; 0: no limit."
     )
     squash_age: float = Field(
         7776000.0,
         ge=0,
-        description="For this long after its events are gone, a client may still be brought up to date by the documents that were touched, in seconds; 0 is for ever.",
+        description="Time after the removal of events in which a client that needs them can still catch up by the documents that they touched, in seconds; 0 is for ever.",
     )
 
     # Logging
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum level of log lines.")
 
     @field_validator("collections", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
@@ -413,7 +443,7 @@ class Settings(BaseSettings):
     @classmethod
     def _whole(cls, url: str) -> str:
         if url not in {"", "none"} and "://" not in url and not Path(url).is_absolute():
-            raise ValueError("a directory is given by its whole path, /…: processes start in different ones")
+            raise ValueError("a directory must be an absolute path, because processes start in different directories")
         return url
 
     @property
@@ -430,7 +460,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Options, then environment, then file."""
+        """Read options first, then the environment, then the file."""
         file = config_file(cls.config_files)
         if file is None and cls.finds_dev and not {**init_settings(), **env_settings()}.get("mongodb_uri"):
             file = running_dev.only_configuration(_CONFIG)
@@ -439,19 +469,19 @@ class Settings(BaseSettings):
 
 
 class DevSettings(Settings):
-    """The settings of `eventsync dev`, never from the file that another `dev`, or a killed one, has left."""
+    """The settings of `eventsync dev`, which does not read the file of another `dev` or of a killed one."""
 
     config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"),)
 
 
 class CommandSettings(Settings):
-    """The settings of a command. Not those of `serve` and `worker`, which never join a `dev` that runs somewhere."""
+    """The settings of a command that may use a `dev` that runs elsewhere: any command but `serve` and `worker`."""
 
     finds_dev = True
 
 
 def config_file(candidates: Iterable[Path]) -> Path | None:
-    """The configuration file in force, or None."""
+    """Return the configuration file to read, or None."""
     if named := os.environ.get(_CONFIG):
         if not Path(named).is_file():
             raise ConfigurationError(f"{_CONFIG} names {named}, which is not a file")
@@ -460,7 +490,7 @@ def config_file(candidates: Iterable[Path]) -> Path | None:
 
 
 def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> Settings:
-    """Read the settings once; an option that is None was not given. Raises `ConfigurationError`."""
+    """Read the settings. An option that is None was not given. Raises `ConfigurationError`."""
     check_environment(PREFIX, (*Settings.model_fields, _CONFIG.removeprefix(PREFIX)))
     try:
         settings = kind(**{name: value for name, value in options.items() if value is not None})
@@ -474,18 +504,18 @@ def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> 
 
 
 _ORDERED: Final = (
-    ("pin_ttl", "send_timeout", "a client that is slow would lose its pin"),
+    ("pin_ttl", "send_timeout", "a slow client would lose its pin"),
     ("request_timeout", "write_deadline", "a write would be answered before it is known whether anything was written"),
-    ("stale_after", "checkpoint_interval", "an idle worker would pass for a stale one"),
+    ("stale_after", "checkpoint_interval", "an idle worker would count as stale"),
 )
 
 
 def _check(settings: Settings) -> None:
-    """Raise `ConfigurationError` for settings that don't go together."""
+    """Raise `ConfigurationError` for settings that contradict each other."""
     if settings.log_db == settings.database:
         raise ConfigurationError("log_database must not be the database with the tracked collections")
     if settings.log_db.casefold() == settings.database.casefold():
-        raise ConfigurationError("log_database and database differ in case only, which MongoDB refuses")
+        raise ConfigurationError("log_database and database differ only in case, which MongoDB refuses")
     if len(settings.log_db.encode()) > MAX_DATABASE_BYTES:
         raise ConfigurationError(f"{settings.log_db!r} is too long for a database: give a shorter log_database")
     for longer, shorter, why in _ORDERED:

@@ -73,7 +73,7 @@ def test_a_list_is_commas_in_the_environment_and_a_list_in_the_file(text: str, m
         (f'database = "{"ä" * 27}"', "is too long for a database"),
         *((f'database = "{name}"', "MongoDB's own database") for name in ("admin", "local", "config")),
         *((f'log_database = "{name}"', "MongoDB's own database") for name in ("admin", "local", "config")),
-        ('log_database = "App"', "differ in case only"),
+        ('log_database = "App"', "differ only in case"),
         ('log_database = "a b"', "log_database:"),
         ("heartbeat = inf", "heartbeat:"),
         ("heartbeat = nan", "heartbeat:"),
