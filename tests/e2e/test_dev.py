@@ -57,13 +57,12 @@ class Running:
 
     def children(self) -> dict[str, int]:
         """Its living children by the word that tells them apart on their command lines."""
-        found = {}
+        found: dict[str, int] = {}
         for entry in Path("/proc").glob("[0-9]*"):
             words = command_line(int(entry.name))
             if words and parent(int(entry.name)) == self.process.pid:
-                found[next(word for word in ("serve", "worker", "mongod") if any(word in item for item in words))] = (
-                    int(entry.name)
-                )
+                names = {Path(word).name for word in words}
+                found[next(name for name in ("serve", "worker", "mongod") if name in names)] = int(entry.name)
         return found
 
     def get(self, path: str) -> Any:
