@@ -47,7 +47,7 @@ def test_there_is_always_an_answer_and_it_is_exact(
     avoid: frozenset[Answer],
 ) -> None:
     chosen = catch_up(position, extent, tail, size, stored, avoid)
-    reachable = position.log == extent.log and extent.base <= position.seq <= extent.head
+    reachable = position.log == extent.log and extent.tracked_from <= position.seq <= extent.head
     if chosen.answer is Answer.EVENTS:
         assert reachable
         assert position.seq >= extent.horizon

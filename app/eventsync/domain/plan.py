@@ -1,8 +1,8 @@
-"""How a client at some position is brought up to date: by events, by squashed documents, or by a snapshot. Pure.
+"""The catch-up plan: events, squashed documents, or a snapshot. Pure.
 
-Each answer is exact; they differ in what they cost. The cost is modelled in microseconds, as a linear function of
-counts: the CPU that an answer takes in mongod and here, and the time its bytes take on a line of 100 Mbit/s. What the
-coefficients are, and how far from the cheapest answer the chosen one is, measures `scripts/bench/run catch_up`.
+Each answer is exact; they differ in cost. The cost is modelled in microseconds, as a linear function of counts: CPU of
+mongod and of the server, and the time for its bytes on a line of 100 Mbit/s. `scripts/bench/run catch_up` fits the
+coefficients, and measures how much the chosen answer costs more than the cheapest.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from eventsync.domain.positions import START, LogId, Position, Seq
 
 
 class ResetReason(StrEnum):
-    """Why a position can't be continued from, as `reset` messages and 409 answers say it."""
+    """Reason why a position can't be continued, in `reset` messages and 409 responses."""
 
     UNKNOWN_LOG = "unknown_log"
-    """The position belongs to another log: the numbering has begun anew."""
+    """The position belongs to another log, with a numbering of its own."""
     FUTURE = "future"
     """The position is beyond the newest event."""
     BEFORE_HORIZON = "before_horizon"
     """The events after the position are not all in the log."""
     DAMAGED = "damaged"
-    """What is stored of the past can't be read."""
+    """The stored events or snapshots can't be read."""
 
 
 class Answer(StrEnum):
-    """What brings a client up to date."""
+    """Ways to bring a client up to date."""
 
     EVENTS = "events"
     """Every event after its position."""
@@ -41,21 +41,24 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServableRange:
-    """What a log can serve for one shape: the events after `horizon` and after `base` (since when the collection is
-    tracked), up to `head`; squashed documents for positions from `squash_floor` (and `base`) on.
+    """The part of a log that can be served for one shape.
+
+    Events: after `horizon` and `tracked_from` (since when the collection is tracked), up to `head`. Squashed
+    documents: for positions from `squash_floor` and `tracked_from` on.
     """
 
     log: LogId
     head: Seq
-    base: Seq = START
+    tracked_from: Seq = START
     horizon: Seq = START
     squash_floor: Seq = START
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What has happened after a position: `passed` events of all collections that reading has to pass over, of which
-    `events` with `bytes` of JSON are of the shape, about `touched` documents.
+    """The events after a position: `passed` of all collections, which a read has to pass over.
+
+    Of these, `events` with `bytes` of JSON are of the shape, and have touched about `touched` documents.
     """
 
     passed: int
@@ -66,29 +69,29 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSize:
-    """How many documents, and bytes of JSON."""
+    """Number of documents, and their bytes of JSON."""
 
     documents: int
     bytes: int
 
     @property
     def each(self) -> float:
-        """Bytes of a document on average."""
+        """Mean size of a document in bytes."""
         return self.bytes / self.documents if self.documents else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOption:
-    """A stored snapshot: its position (it may be newer than its own), its size, and what has happened since."""
+    """A stored snapshot: the seq at which it is current, its size, and the backlog since."""
 
     seq: Seq
     size: CollectionSize
-    tail: Backlog
+    backlog: Backlog
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer, what it is thought to cost in µs, and the reason where the position has to be given up first."""
+    """The answer, its estimated cost in µs, and the reason of a `reset` if one must come first."""
 
     answer: Answer
     cost: float
@@ -103,85 +106,85 @@ _LIVE, _READ = 2000.0, 21.0
 _STORED, _ROW = 3000.0, 0.2
 
 WORTH_STORING: Final = 50_000.0
-"""A live read that costs more µs than this is worth a stored snapshot."""
+"""Cost of a live read, in µs, above which a stored snapshot is worthwhile."""
 
 
-def refusal(position: Position, extent: ServableRange) -> ResetReason | None:
-    """Why `position` can't be continued within `extent`; None if the events after it bring it up to date."""
-    if position.log != extent.log:
+def refusal(position: Position, servable: ServableRange) -> ResetReason | None:
+    """Return the reason why `position` can't be continued; None if the events after it can bring it up to date."""
+    if position.log != servable.log:
         return ResetReason.UNKNOWN_LOG
-    if position.seq > extent.head:
+    if position.seq > servable.head:
         return ResetReason.FUTURE
-    if position.seq < max(extent.base, extent.horizon):
+    if position.seq < max(servable.tracked_from, servable.horizon):
         return ResetReason.BEFORE_HORIZON
     return None
 
 
-def allowed(position: Position, extent: ServableRange) -> frozenset[Answer]:
-    """The answers that are exact for a client at `position`, which keeps what it has."""
-    reason = refusal(position, extent)
+def allowed(position: Position, servable: ServableRange) -> frozenset[Answer]:
+    """Return the exact answers for a client at `position` that keeps its state."""
+    reason = refusal(position, servable)
     if reason is None:
         return frozenset(Answer)
-    kept = reason is ResetReason.BEFORE_HORIZON and position.seq >= max(extent.base, extent.squash_floor)
+    kept = reason is ResetReason.BEFORE_HORIZON and position.seq >= max(servable.tracked_from, servable.squash_floor)
     return frozenset({Answer.SQUASHED, Answer.SNAPSHOT} if kept else {Answer.SNAPSHOT})
 
 
 def catch_up(
     position: Position,
-    extent: ServableRange,
-    tail: Backlog,
+    servable: ServableRange,
+    backlog: Backlog,
     size: CollectionSize,
     stored: SnapshotOption | None,
     avoid: frozenset[Answer] = frozenset(),
 ) -> Plan:
-    """The cheapest allowed answer for a client at `position`. `tail` is what it has missed, `size` the shape's.
+    """Return the cheapest exact answer for a client at `position` with this backlog. `size` is the shape's.
 
-    `stored` is the newest stored snapshot, if there is a `usable` one; without a `reset` it only counts where it is
-    newer than `position`. An answer to `avoid` is given only where no other is allowed.
+    `stored` is the newest `usable` stored snapshot. Without a `reset` it counts only if it is newer than `position`. An
+    answer in `avoid` is chosen only if no other is exact.
     """
-    exact = allowed(position, extent)
+    exact = allowed(position, servable)
     answers = exact - avoid or exact
-    reset = refusal(position, extent) if exact == {Answer.SNAPSHOT} else None
+    reset = refusal(position, servable) if exact == {Answer.SNAPSHOT} else None
     newer = stored if stored and (reset or stored.seq > position.seq) else None
     costs = {
-        Answer.EVENTS: events_cost(tail),
-        Answer.SQUASHED: squashed_cost(tail, size),
-        Answer.SNAPSHOT: min(live_cost(size), stored_cost(newer, extent) if newer else math.inf),
+        Answer.EVENTS: events_cost(backlog),
+        Answer.SQUASHED: squashed_cost(backlog, size),
+        Answer.SNAPSHOT: min(live_cost(size), stored_cost(newer, servable) if newer else math.inf),
     }
-    # In the order of the enum where two cost the same: the most telling answer first.
+    # At equal cost the first of the enum wins, which tells clients most.
     answer = min((item for item in Answer if item in answers), key=costs.__getitem__)
     return Plan(answer, costs[answer], reset)
 
 
-def usable(stored: SnapshotOption, extent: ServableRange) -> bool:
-    """Whether a client that begins with this stored snapshot can be brought on from there."""
-    return max(extent.base, min(extent.horizon, extent.squash_floor)) <= stored.seq <= extent.head
+def usable(stored: SnapshotOption, servable: ServableRange) -> bool:
+    """Return True if a client with this stored snapshot can be brought up to date from there."""
+    return max(servable.tracked_from, min(servable.horizon, servable.squash_floor)) <= stored.seq <= servable.head
 
 
-def prefers_stored(size: CollectionSize, stored: SnapshotOption | None, extent: ServableRange) -> bool:
-    """Whether a new client should get the stored snapshot, and what has happened since, or a reading of its own."""
-    return stored is not None and stored_cost(stored, extent) <= live_cost(size)
+def prefers_stored(size: CollectionSize, stored: SnapshotOption | None, servable: ServableRange) -> bool:
+    """Return True if a stored snapshot and its backlog cost a new client no more than a read of the collection."""
+    return stored is not None and stored_cost(stored, servable) <= live_cost(size)
 
 
-def events_cost(tail: Backlog) -> float:
-    """Of all events of a tail."""
-    return _EVENTS + tail.passed * _PASSED + tail.events * _EVENT + tail.bytes * _BYTE
+def events_cost(backlog: Backlog) -> float:
+    """Return the cost of all events of a backlog."""
+    return _EVENTS + backlog.passed * _PASSED + backlog.events * _EVENT + backlog.bytes * _BYTE
 
 
-def squashed_cost(tail: Backlog, size: CollectionSize) -> float:
-    """Of finding the documents that a tail has touched (a shape of one document names it), and of reading each."""
-    finding = _FINDING + tail.passed * _GROUPED if tail.passed else 0.0
-    return _SQUASHED + finding + tail.touched * (_TOUCHED + size.each * _BYTE)
+def squashed_cost(backlog: Backlog, size: CollectionSize) -> float:
+    """Return the cost of finding the touched documents (unless the shape names its only one) and reading each."""
+    finding = _FINDING + backlog.passed * _GROUPED if backlog.passed else 0.0
+    return _SQUASHED + finding + backlog.touched * (_TOUCHED + size.each * _BYTE)
 
 
 def live_cost(size: CollectionSize) -> float:
-    """Of reading the whole collection as it is."""
+    """Return the cost of reading the whole collection."""
     return _LIVE + size.documents * _READ + size.bytes * _BYTE
 
 
-def stored_cost(stored: SnapshotOption, extent: ServableRange) -> float:
-    """Of a stored snapshot, whose chunks many clients share, and of what has happened since."""
-    since = squashed_cost(stored.tail, stored.size)
-    if stored.seq >= extent.horizon:
-        since = min(since, events_cost(stored.tail))
+def stored_cost(stored: SnapshotOption, servable: ServableRange) -> float:
+    """Return the cost of a stored snapshot, whose chunks many clients share, and of its backlog."""
+    since = squashed_cost(stored.backlog, stored.size)
+    if stored.seq >= servable.horizon:
+        since = min(since, events_cost(stored.backlog))
     return _STORED + stored.size.documents * _ROW + stored.size.bytes * _BYTE + since

@@ -40,7 +40,7 @@ def test_a_position_is_continued_where_every_later_event_is_there(
 ) -> None:
     assert refusal(Position(log, Seq(seq)), ServableRange(LOG, Seq(20), horizon=Seq(10))) == reason
     # A collection has no events from before it was tracked, whatever the log reaches back to.
-    assert refusal(Position(log, Seq(seq)), ServableRange(LOG, Seq(20), base=Seq(10))) == reason
+    assert refusal(Position(log, Seq(seq)), ServableRange(LOG, Seq(20), tracked_from=Seq(10))) == reason
 
 
 def test_the_beginning_of_a_log_that_has_everything_is_continued() -> None:
@@ -56,9 +56,9 @@ def test_the_reasons_are_the_words_of_the_protocol() -> None:
     }
 
 
-EXTENT = ServableRange(LOG, Seq(2000), base=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
+SERVABLE = ServableRange(LOG, Seq(2000), tracked_from=Seq(10), horizon=Seq(1000), squash_floor=Seq(500))
 SMALL, LARGE = CollectionSize(100, 100_000), CollectionSize(1_000_000, 1_000_000_000)
-NO_TAIL = Backlog(0, 0, 0, 0)
+NO_BACKLOG = Backlog(0, 0, 0, 0)
 
 
 def at(seq: int, log: LogId = LOG) -> Position:
@@ -79,7 +79,7 @@ def at(seq: int, log: LogId = LOG) -> Position:
     ],
 )
 def test_what_is_exact_from_a_position(position: Position, answers: set[Answer]) -> None:
-    assert allowed(position, EXTENT) == answers
+    assert allowed(position, SERVABLE) == answers
 
 
 @pytest.mark.parametrize(
@@ -93,51 +93,53 @@ def test_what_is_exact_from_a_position(position: Position, answers: set[Answer])
     ],
 )
 def test_each_answer_is_the_cheapest_somewhere(tail: Backlog, size: CollectionSize, expected: Answer) -> None:
-    chosen = catch_up(at(1500), EXTENT, tail, size, None)
+    chosen = catch_up(at(1500), SERVABLE, tail, size, None)
     assert (chosen.answer, chosen.reset) == (expected, None)
 
 
 def test_a_position_that_can_be_kept_is_kept() -> None:
     tail = Backlog(1400, 1400, 400_000, 1400)
-    assert catch_up(at(600), EXTENT, tail, LARGE, None).answer is Answer.SQUASHED
-    assert catch_up(at(600), EXTENT, tail, SMALL, None) == Plan(Answer.SNAPSHOT, live_cost(SMALL))
+    assert catch_up(at(600), SERVABLE, tail, LARGE, None).answer is Answer.SQUASHED
+    assert catch_up(at(600), SERVABLE, tail, SMALL, None) == Plan(Answer.SNAPSHOT, live_cost(SMALL))
     for position, reason in [(at(400), "before_horizon"), (at(2001), "future"), (at(1500, OTHER), "unknown_log")]:
-        chosen = catch_up(position, EXTENT, tail, SMALL, None)
+        chosen = catch_up(position, SERVABLE, tail, SMALL, None)
         assert (chosen.answer, chosen.reset) == (Answer.SNAPSHOT, reason)
 
 
 def test_what_does_not_work_is_avoided_where_something_else_is_exact() -> None:
     tail = Backlog(100_000, 100_000, 30_000_000, 100)
     avoid = frozenset({Answer.SQUASHED})
-    assert catch_up(at(1500), EXTENT, tail, LARGE, None, avoid).answer is Answer.EVENTS
-    assert catch_up(at(600), EXTENT, tail, LARGE, None, frozenset(Answer)).answer is Answer.SQUASHED
+    assert catch_up(at(1500), SERVABLE, tail, LARGE, None, avoid).answer is Answer.EVENTS
+    assert catch_up(at(600), SERVABLE, tail, LARGE, None, frozenset(Answer)).answer is Answer.SQUASHED
 
 
 def test_a_stored_snapshot_counts_for_those_who_are_before_it() -> None:
-    stored, tail = SnapshotOption(Seq(1700), LARGE, NO_TAIL), Backlog(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
-    cheaper = catch_up(at(1600), EXTENT, tail, LARGE, stored)
+    stored, tail = SnapshotOption(Seq(1700), LARGE, NO_BACKLOG), Backlog(9_000_000, 9_000_000, 3_000_000_000, 1_000_000)
+    cheaper = catch_up(at(1600), SERVABLE, tail, LARGE, stored)
     assert cheaper.answer is Answer.SNAPSHOT
     assert cheaper.cost < live_cost(LARGE)
-    assert catch_up(at(1800), EXTENT, tail, LARGE, stored).cost == live_cost(LARGE), "nobody goes back"
-    assert catch_up(at(1800, OTHER), EXTENT, tail, LARGE, stored).cost == cheaper.cost
+    assert catch_up(at(1800), SERVABLE, tail, LARGE, stored).cost == live_cost(LARGE), "nobody goes back"
+    assert catch_up(at(1800, OTHER), SERVABLE, tail, LARGE, stored).cost == cheaper.cost
 
 
 def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_since() -> None:
     busy = Backlog(50_000_000, 50_000_000, 15_000_000_000, 1_000_000)
-    assert prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, NO_TAIL), EXTENT)
-    assert not prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, busy), EXTENT)
-    assert not prefers_stored(LARGE, None, EXTENT)
+    assert prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, NO_BACKLOG), SERVABLE)
+    assert not prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, busy), SERVABLE)
+    assert not prefers_stored(LARGE, None, SERVABLE)
     # Behind the horizon what has happened since is told squashed, or not at all.
     hot = Backlog(10, 10, 3000, 10)
     assert not prefers_stored(
-        CollectionSize(100, 10_000), SnapshotOption(Seq(700), CollectionSize(100, 10_000), hot), EXTENT
+        CollectionSize(100, 10_000), SnapshotOption(Seq(700), CollectionSize(100, 10_000), hot), SERVABLE
     )
     assert prefers_stored(
-        CollectionSize(100, 10_000), SnapshotOption(Seq(1700), CollectionSize(100, 10_000), hot), EXTENT
+        CollectionSize(100, 10_000), SnapshotOption(Seq(1700), CollectionSize(100, 10_000), hot), SERVABLE
     )
 
 
 @pytest.mark.parametrize(("seq", "is_usable"), [(499, False), (500, True), (1700, True), (2001, False)])
 def test_a_stored_snapshot_is_usable_where_its_position_can_be_continued(seq: int, is_usable: bool) -> None:
-    assert usable(SnapshotOption(Seq(seq), SMALL, NO_TAIL), EXTENT) is is_usable
-    assert not usable(SnapshotOption(Seq(seq), SMALL, NO_TAIL), ServableRange(LOG, Seq(2000), base=Seq(1701)))
+    assert usable(SnapshotOption(Seq(seq), SMALL, NO_BACKLOG), SERVABLE) is is_usable
+    assert not usable(
+        SnapshotOption(Seq(seq), SMALL, NO_BACKLOG), ServableRange(LOG, Seq(2000), tracked_from=Seq(1701))
+    )

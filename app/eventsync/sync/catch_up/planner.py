@@ -127,7 +127,7 @@ class Planner:
     async def oldest(self, shape: Shape) -> Position:
         """Return the oldest position that events can bring up to date. Raises `NotTracked` and `Unavailable`."""
         servable = await self._servable(shape)
-        return Position(servable.log, max(servable.base, servable.horizon))
+        return Position(servable.log, max(servable.tracked_from, servable.horizon))
 
     async def missed(self, shape: Shape, position: Position) -> int:
         """Return an estimate of the shape's events after a position of the current log. Raises what `plan` raises."""
@@ -174,7 +174,7 @@ class Planner:
         recent = self._recent(shape)
         tiers = await self._tiers.get(recent.log, lambda: self._stores.tiers.read(recent.log))
         # A squashed answer of one document needs no list of touched documents.
-        squash_floor = tiers.squash_floor if shape.id is None else recent.base
+        squash_floor = tiers.squash_floor if shape.id is None else recent.tracked_from
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
     async def _size(self, shape: Shape) -> CollectionSize:
