@@ -27,7 +27,7 @@ _LINK: Final = re.compile(r"\]\(([^)#\s]+)")
 
 def main() -> None:
     command = sys.argv[1]
-    wrong = [*faults(), *stage()]
+    wrong = [*navigation_faults(), *stage()]
     for line in wrong:
         print(f"eventsync: {line}", file=sys.stderr)
     if command == "serve":
@@ -49,7 +49,7 @@ def pages() -> list[Path]:
     return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def faults() -> Iterator[str]:
+def navigation_faults() -> Iterator[str]:
     """Name each page that the navigation lacks, and each of its entries that is no page: the generator ignores them."""
     with CONFIG.open("rb") as file:
         listed = list(_entries(tomllib.load(file)["project"]["nav"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -81,7 +82,7 @@ def _operations(document: Json) -> Iterator[tuple[str, str, Json]]:
 def _operation(document: Json, path: str, method: str, operation: Json) -> list[str]:
     lines = [f"### {method.upper()} {path}", "", _sentence(operation["summary"]), ""]
     if "description" in operation:
-        lines += [operation["description"], ""]
+        lines += [*(_wrapped(line) for line in operation["description"].splitlines()), ""]
     parameters = [_resolved(document, parameter) for parameter in operation["parameters"]]
     if parameters:
         lines += ["| parameter | in | meaning |", "|---|---|---|"]
@@ -107,6 +108,10 @@ def _resolved(document: Json, node: Json) -> Json:
 
 def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _cell(text: str) -> str:

@@ -137,6 +137,26 @@ async def test_the_script_shows_a_copy_and_writes(settings: Settings, tmp_path: 
         assert (await client.get(f"{THEATERS}/first")).json()["doc"]["name"] == "Bijou"
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["without a lifespan", "with a lifespan"])
+async def test_the_application_mounts_eventsync(
+    number: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment_of(settings, 0).items():
+        monkeypatch.setenv(name, value)
+    names: dict[str, Any] = {}
+    for block in blocks("guides/mounting.md", "python")[: number + 1]:
+        exec(block, names)  # noqa: S102 - our own page
+    app = names["app"]
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        system(settings),
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=patience(20)) as client,
+    ):
+        found = await client.get(f"/sync{THEATERS}/first")
+    assert found.json()["doc"]["name"] == "Alhambra", found.text
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_the_units_are_valid(tmp_path: Path) -> None:
     text = (DOCS / "guides" / "systemd.md").read_text()

@@ -51,14 +51,14 @@ class Problem:
 
 
 TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
-    errors.Malformed: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The request can't be understood"),
+    errors.Malformed: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The request cannot be understood"),
     errors.Forbidden: Problem(HTTPStatus.FORBIDDEN, Close.FORBIDDEN, "Refused by policy"),
     errors.NotFound: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such document"),
     errors.NotTracked: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such tracked collection"),
     errors.Conflict: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The write lost against another"),
-    errors.ResetRequired: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The position can't be continued from"),
+    errors.ResetRequired: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The position cannot be continued from"),
     errors.BehindRetention: Problem(HTTPStatus.GONE, Close.BAD_MESSAGE, "Not kept any more"),
-    errors.Unreadable: Problem(HTTPStatus.GONE, Close.INTERNAL, "What is stored of it can't be read"),
+    errors.Unreadable: Problem(HTTPStatus.GONE, Close.INTERNAL, "What is stored of it cannot be read"),
     errors.VersionMismatch: Problem(
         HTTPStatus.PRECONDITION_FAILED, Close.TRY_LATER, "The document has another version"
     ),
@@ -113,7 +113,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for every error that a request may end with."""
     if isinstance(error, Damaged):
         _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
-        error = errors.Unreadable("an event that this takes is missing in the log, or can't be read")
+        error = errors.Unreadable("an event that this takes is missing in the log, or cannot be read")
     if isinstance(error, errors.EventsyncError) and problem_of(error) is not _INTERNAL:
         return respond(error)
     if isinstance(error, HTTPException):

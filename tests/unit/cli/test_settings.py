@@ -1,17 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from eventsync.cli.settings import as_markdown, listing
+from eventsync.cli.settings import listing
 from eventsync.settings import Settings
-
-DOCS = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
-
-
-def test_the_page_of_settings_is_up_to_date() -> None:
-    assert DOCS.read_text() == as_markdown(), "run `eventsync settings --markdown > docs/reference/settings.md`"
 
 
 def test_every_setting_is_listed_with_what_it_means() -> None:

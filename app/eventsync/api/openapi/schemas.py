@@ -122,7 +122,7 @@ _BODIES: Json = {
         collections=_list(_object("name", name=schema("CollectionName"))),
         refused=_described(
             _list(_object("name reason", name=schema("CollectionName"), reason=TEXT)),
-            "Requested collections that can't be tracked; absent without any.",
+            "Requested collections that cannot be tracked; absent without any.",
         ),
     ),
     "DocumentPage": _object(
@@ -224,7 +224,7 @@ _BODIES: Json = {
             "type": ["number", "null"],
             "description": "Seconds since the log was known to hold every change.",
         },
-        archive={"type": ["string", "null"], "description": "Reason why the archive can't be read; null if it can."},
+        archive={"type": ["string", "null"], "description": "Reason why the archive cannot be read; null if it can."},
         connections={"type": "integer", "minimum": 0},
         detail=TEXT,
     ),

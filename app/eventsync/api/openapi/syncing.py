@@ -157,7 +157,7 @@ _SNAPSHOT: Json = {
     "tags": ["Sync"],
     "summary": "A shape's exact state at one position",
     "description": (
-        "NDJSON: first a `SnapshotHead`, then a `Row` a line. A snapshot that can't be completed ends without the "
+        "NDJSON: first a `SnapshotHead`, then a `Row` a line. A snapshot that cannot be completed ends without the "
         "last chunk of its chunked encoding, so that clients detect it."
     ),
     "parameters": [_SHAPE],

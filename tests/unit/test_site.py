@@ -1,4 +1,4 @@
-"""The pages that are made from the code, and the navigation of the site."""
+"""The site of the documentation: its navigation, and the pages that are made from the code."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def test_a_page_made_from_the_code_is_up_to_date(name: str) -> None:
 
 
 def test_each_page_is_in_the_navigation() -> None:
-    assert not list(_docs.faults())
+    assert not list(_docs.navigation_faults())
