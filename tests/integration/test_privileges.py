@@ -174,7 +174,7 @@ async def command(settings: Settings, directory: Path, *words: str) -> tuple[int
 
 def documented_of_mongodb() -> list[dict[str, str]]:
     """MongoDB's own roles that the page names for all processes, as `createUser` takes them."""
-    (line,) = re.findall(r"MongoDB's own roles do, too: (.*?)\.\n", _page(), re.DOTALL)
+    (line,) = re.findall(r"MongoDB's built-in roles also work: (.*?)\.\n", _page(), re.DOTALL)
     found = [
         {"role": role, "db": database}
         for roles, database in re.findall(r"((?:`\w+`(?: and )?)+) on `(\w+)`", line)
