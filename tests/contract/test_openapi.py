@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +53,18 @@ def nodes(node: Any) -> Iterator[Json]:
 
 
 # --- the document by itself -------------------------------------------------------------------------------------
+
+
+def test_document_is_the_same_in_each_process() -> None:
+    """Its entity tag must not depend on the process that serves it."""
+    code = "import orjson; from eventsync.api import openapi; print(orjson.dumps(openapi.document()).decode())"
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(made) == 1
 
 
 def test_routes_and_documented_paths_are_the_same() -> None:
