@@ -1,6 +1,7 @@
-"""Whether the MongoDB that the settings name is there, and is one that eventsync can use.
+"""The check that MongoDB can be reached and used.
 
-A process that starts before its MongoDB waits for it. What no waiting mends, a wrong configuration, is said at once.
+A process that starts before its MongoDB waits for it. A wrong configuration, which waiting cannot fix, is reported at
+once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from eventsync.stores.archive.objects import Objects
 logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 1.0
-"""Longest wait for a server at once, in seconds: who waits for MongoDB is to end at once when it is told to."""
+"""Longest wait for a MongoDB server, in seconds. It is short, so that a waiting process can stop soon."""
 
 _PAUSE_CAP: Final = 5.0
 _MONGODB_6: Final = 17
@@ -35,11 +36,11 @@ _REFUSED: Final = {
     13: f"its user lacks a privilege, or none is given ({_ROLES_ARE})",
     **dict.fromkeys(AUTHENTICATION_FAILED, "it refuses the user or the password"),
 }
-"""Unauthorized, AuthenticationFailed, and Atlas's way to say the latter."""
+"""Messages for Unauthorized, AuthenticationFailed, and the code that Atlas uses for the latter."""
 
 
 async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
-    """Wait until MongoDB can be used; False where `stop` came first. Raises `ConfigurationError`."""
+    """Wait until MongoDB can be used. Return False if `stop` is set first. Raises `ConfigurationError`."""
     failures = 0
     async with connect(settings, role, timeout=_PATIENCE) as client:
         while not stop.is_set():
@@ -59,14 +60,14 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
 
 
 async def check(settings: Settings, role: str) -> None:
-    """Look once. Raises `ConfigurationError`, and `Unavailable` where it is not there yet."""
+    """Check once. Raises `ConfigurationError`, and `Unavailable` if MongoDB cannot be used yet."""
     async with connect(settings, role, timeout=_PATIENCE) as client:
         await _look(client, settings, role)
         await _check_archive(client, settings, role)
 
 
 async def _check_archive(client: Client, settings: Settings, role: str) -> None:
-    """A server reads the recorded archive or does not start; a worker has its own way, see `ArchiveIdentity.claim`."""
+    """Check that a server can read the recorded archive. A worker uses `ArchiveIdentity.claim` instead."""
     if role != "serve":
         return
     try:
@@ -76,7 +77,7 @@ async def _check_archive(client: Client, settings: Settings, role: str) -> None:
 
 
 async def _look(client: Client, settings: Settings, role: str) -> list[Missing]:
-    """Return the privileges that this role does without. Raises `ConfigurationError` and `Unavailable`."""
+    """Return the optional privileges that the user lacks. Raises `ConfigurationError` and `Unavailable`."""
     try:
         hello = await client["admin"].command("hello")
         _check_kind(hello)
@@ -91,7 +92,7 @@ async def _look(client: Client, settings: Settings, role: str) -> list[Missing]:
             raise ConfigurationError(f"MongoDB can't be used: {_REFUSED[code]}: {short(error)}") from error
         topology = client.topology_description
         if topology.replica_set_name and topology.topology_type_name != "Single" and not topology.server_descriptions():
-            # Whoever answers and is no member of the set that the connection string names is forgotten.
+            # The driver drops a server that is not a member of the replica set in the connection string.
             raise ConfigurationError(
                 f"MongoDB can't be used: it is no member of a replica set {topology.replica_set_name!r}"
             ) from error

@@ -39,7 +39,7 @@ ARCHIVING = "archiving"
 """The job whose lease holder moves events to the cold tier."""
 
 COMPACTING = "compacting"
-"""The job whose lease holder removes what is kept no longer."""
+"""The job whose lease holder removes expired data."""
 
 SNAPSHOTTING = "snapshotting"
 """The job whose lease holder stores snapshots."""
@@ -79,9 +79,9 @@ class Stores:
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
-        """The stores that `settings` name, reached through `client`.
+        """Make the stores that `settings` name, on `client`.
 
-        `offload` does what takes long; without it, all is done at once.
+        `offload` does long computations; without it, they run on the event loop.
         """
         offload = offload or inline()
         data, log = client[settings.database], client[settings.log_db]
@@ -129,7 +129,7 @@ class Stores:
         )
 
     async def ensure_indexes(self) -> None:
-        """Make what is missing; a worker does this before it does anything else."""
+        """Create missing indexes. A worker does this first."""
         await self.logs.ensure_indexes()
         await self.events.ensure_indexes()
         await self.stored.ensure_indexes()

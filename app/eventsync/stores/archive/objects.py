@@ -126,8 +126,8 @@ class Objects:
         with _translated("the archive can't be read", f"{path} can't be read from {self.shown}"):
             try:
                 if length is None:
-                    found = await obstore.get_async(self._opened(), path)
-                    return bytes(await found.bytes_async())[offset:]
+                    response = await obstore.get_async(self._opened(), path)
+                    return bytes(await response.bytes_async())[offset:]
                 return bytes(await obstore.get_range_async(self._opened(), path, start=offset, length=length))
             except FileNotFoundError as error:
                 raise ObjectMissing(f"{path} is not in {self.shown}") from error

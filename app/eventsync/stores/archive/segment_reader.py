@@ -78,8 +78,8 @@ class SegmentReader:
                 if segment.span.first > position + 1:
                     raise await self._missing(log, position, segment.span.first)
                 async with aclosing(self._within(segment, position, up_to, selection)) as blocks:
-                    async for found in blocks:
-                        yield found
+                    async for selected in blocks:
+                        yield selected
                 position = max(position, min(segment.span.last, up_to))
         if position < up_to:
             raise await self._missing(log, position, Seq(up_to + 1))
@@ -89,8 +89,8 @@ class SegmentReader:
         time, wall = Timestamp(int(at.timestamp()), 2**32 - 1), timestamp(at)
         async with aclosing(self._segments.until(log, time)) as segments:
             async for segment in segments:
-                if segment.span.earliest <= wall and (found := await self._newest_in(segment, time, wall)):
-                    return found
+                if segment.span.earliest <= wall and (newest := await self._newest_in(segment, time, wall)):
+                    return newest
         return None
 
     async def check(self, segment: Segment) -> None:
@@ -112,9 +112,9 @@ class SegmentReader:
             numbers = await self._numbers(segment, after, up_to, selection)
             async with aclosing(self._blocks(segment, numbers)) as blocks:
                 async for block in blocks:
-                    if found := block.numbers(after, up_to, selection):
-                        yield block, found
-                        after = block.seq(found[-1])
+                    if indexes := block.numbers(after, up_to, selection):
+                        yield block, indexes
+                        after = block.seq(indexes[-1])
         except Damaged as error:
             raise await self._explained(segment, after, error) from error
 

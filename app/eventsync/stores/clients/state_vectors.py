@@ -1,7 +1,8 @@
-"""State vectors of the clients, as they acknowledged them: the collection `state_vectors`, one document a client.
+"""The acknowledged state vectors of clients: the collection `state_vectors`, one document a client.
 
 `{_id: client id, v: {shape: {g: number of the log, n: seq, l: log id}}, transport, at}`. A position only moves forward,
-whoever writes late: `$max` compares such objects field by field, so a newer log outranks any seq of an older one.
+even if writes arrive out of order: `$max` compares these objects field by field, so a newer log wins over any seq of an
+older one.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from eventsync.mongodb.errors import translated
 from eventsync.mongodb.ttl_index import ensure_expiry
 
 _READ_AT_ONCE: Final = 32
-"""Clients that are read at a time: of each up to `client_shapes` positions, with ids as long as there are."""
+"""Clients in one read. Each has up to `client_shapes` positions, whose shapes may have long ids."""
 
 POLLING: Final = "http"
-"""The transport of a client that has never been connected by another."""
+"""The transport of a client that has used no other."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Numbered:
-    """A position that can be compared with those of other logs: a stream's logs are numbered in their order."""
+    """A position that is comparable across logs, because the logs of a stream are numbered in order."""
 
     log_number: int
     seq: Seq
@@ -45,9 +46,9 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class VectorUpdate:
-    """What to record of a client. Without positions: that it was seen.
+    """An update of a client's record. Without positions, it only records that the client was seen.
 
-    `transport` is how it is connected; None where it is not, but has only told its vector.
+    `transport` is that of its connection, or None if the client only reported its vector.
     """
 
     client_id: str
@@ -57,7 +58,7 @@ class VectorUpdate:
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
-    """A client as it is recorded. `seen` is by MongoDB's clock."""
+    """A client's record. `seen` is by MongoDB's clock."""
 
     client_id: str
     vector: dict[Shape, Position]
@@ -67,7 +68,7 @@ class StoredVector:
 
 @dataclass(frozen=True, slots=True)
 class KnownClients:
-    """How many clients are recorded, and which of them is furthest behind in a log, and where; None without any."""
+    """The number of recorded clients, and the id and seq of the one furthest behind in a log; None without any."""
 
     count: int
     oldest: str | None
@@ -75,7 +76,7 @@ class KnownClients:
 
 
 class VectorStore:
-    """Raises `Unavailable`."""
+    """Reads and writes the records. Raises `Unavailable`."""
 
     def __init__(
         self,
@@ -85,24 +86,24 @@ class VectorStore:
         max_clients: int = sys.maxsize,
         max_bytes: int = sys.maxsize,
     ) -> None:
-        """`max_shapes` are kept of a client: those that it acknowledged furthest on.
+        """`max_shapes` limits the positions of a client; the furthest ones are kept.
 
-        Of new clients nothing is recorded where there are `max_clients`, or their records have `max_bytes`. (Whoever
-        makes up ids could have real clients forgotten, if others gave way.)
+        New clients are not recorded once there are `max_clients` of them or their records have `max_bytes`. (If new
+        clients replaced others, an attacker could remove real clients by inventing ids.)
         """
         self._vectors: AsyncCollection[Any] = database.get_collection("state_vectors", codec_options=CODEC)
         self._capacity = Capacity(self._vectors, documents=max_clients, size=max_bytes)
         self._max_shapes = max_shapes
         self.refused = 0
-        """New clients that were not remembered, counted each time."""
+        """The number of times that a new client was not recorded."""
 
     async def ensure_indexes(self, ttl: float) -> None:
-        """MongoDB itself forgets a client `ttl` seconds after it was last seen."""
+        """Create the TTL index that removes a client `ttl` seconds after it was last seen."""
         with translated("the index of state vectors can't be made"):
             await ensure_expiry(self._vectors, "at", ttl)
 
     async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
-        """Tell whether a client is recorded, or can be. `known`: it is, or is not, where that was looked up already."""
+        """Return True if a client is recorded or can be. `known` says if it is recorded, if the caller knows."""
         with translated("state vectors can't be read"):
             if not await self._capacity.is_full():
                 return True
@@ -112,9 +113,9 @@ class VectorStore:
         return known
 
     async def record(self, updates: Sequence[VectorUpdate]) -> None:
-        """Record them, in one bulk write. Positions that are recorded already, or older ones, change nothing.
+        """Record updates in one bulk write. Recorded or older positions change nothing.
 
-        Where no more clients can be remembered, updates of unknown ones are left out.
+        Updates of unknown clients are skipped while no more clients can be recorded.
         """
         with translated("state vectors can't be recorded"):
             room = not await self._capacity.is_full()
@@ -126,20 +127,20 @@ class VectorStore:
         self._capacity.add(made.upserted_count)
 
     async def read(self, client_id: str) -> StoredVector | None:
-        """One client, if it is known."""
+        """Return a client's record, or None."""
         with translated("a state vector can't be read"):
             row = await self._vectors.find_one({"_id": {"$eq": client_id}})
         return _stored(row) if row else None
 
     async def listing(self, after: str, limit: int) -> AsyncGenerator[StoredVector]:
-        """At most `limit` clients whose id comes behind `after`, by id."""
+        """Yield at most `limit` clients with ids greater than `after`, by id."""
         with translated("the state vectors can't be read"):
-            found = self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit)
-            async for row in found.batch_size(_READ_AT_ONCE):
+            cursor = self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit)
+            async for row in cursor.batch_size(_READ_AT_ONCE):
                 yield _stored(row)
 
     async def known(self, log: LogId) -> KnownClients:
-        """Looks at every client: for people who ask, and not for every scrape."""
+        """Return the clients recorded in a log. Reads every record, so it is not for frequent calls."""
         entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
         own = {"$filter": {"input": entries, "cond": {"$eq": ["$$this.v.l", log]}}}
         pipeline: list[dict[str, Any]] = [
@@ -150,21 +151,25 @@ class VectorStore:
         ]
         with translated("the state vectors can't be read"):
             count = await self._vectors.estimated_document_count()
-            found = await (await self._vectors.aggregate(pipeline)).to_list()
-        return KnownClients(count, found[0]["_id"], Seq(found[0]["n"])) if found else KnownClients(count, None, None)
+            furthest_behind = await (await self._vectors.aggregate(pipeline)).to_list()
+        return (
+            KnownClients(count, furthest_behind[0]["_id"], Seq(furthest_behind[0]["n"]))
+            if furthest_behind
+            else KnownClients(count, None, None)
+        )
 
     async def furthest(self, log: LogId) -> Seq:
-        """The furthest position in a log that any client has acknowledged; 0 where none has. Reads all of them."""
+        """Return the furthest seq in a log that any client has acknowledged, or 0. Reads every record."""
         positions = {"$map": {"input": {"$objectToArray": {"$ifNull": ["$v", {}]}}, "in": "$$this.v"}}
         here = {"$filter": {"input": positions, "cond": {"$eq": ["$$this.l", {"$literal": log}]}}}
         furthest = {"$max": {"$map": {"input": here, "in": "$$this.n"}}}
         with translated("the state vectors can't be read"):
             cursor = await self._vectors.aggregate([{"$group": {"_id": None, "n": {"$max": furthest}}}])
-            found = await cursor.to_list(1)
-        return Seq(found[0]["n"] or 0) if found else Seq(0)
+            rows = await cursor.to_list(1)
+        return Seq(rows[0]["n"] or 0) if rows else Seq(0)
 
     async def delete(self, client_id: str) -> bool:
-        """Forget a client. Whether it was known."""
+        """Remove a client's record. Return True if there was one."""
         with translated("a state vector can't be deleted"):
             return bool((await self._vectors.delete_one({"_id": {"$eq": client_id}})).deleted_count)
 
@@ -178,7 +183,7 @@ def _change(update: VectorUpdate) -> dict[str, Any]:
 
 
 def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
-    """A write that leaves these clients `max_entries` entries each."""
+    """Return a write that keeps the newest `max_entries` positions of each of these clients."""
     entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
     newest = {"$slice": [{"$sortArray": {"input": entries, "sortBy": {"v.g": -1, "v.n": -1, "k": 1}}}, max_entries]}
     return UpdateMany(
@@ -192,14 +197,14 @@ def _entry(item: Numbered) -> dict[str, Any]:
 
 
 def _key(shape: Shape) -> str:
-    """A shape as a field's name: without dots, and without `$`."""
+    """Return a shape as a field name without dots and `$`."""
     return quote(str(shape), safe="").replace(".", "%2E")
 
 
 def _stored(row: Mapping[str, Any]) -> StoredVector:
     vector = {}
     for key, entry in row.get("v", {}).items():
-        # A shape of a name that an earlier version took: nobody can ask for it any more.
+        # An earlier version accepted some names that are invalid now. No client can ask for those shapes.
         with suppress(Malformed):
             vector[Shape.parse(unquote(key))] = Position(LogId(entry["l"]), Seq(entry["n"]))
     return StoredVector(row["_id"], vector, row.get("transport", ""), row["at"])

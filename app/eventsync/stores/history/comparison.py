@@ -1,4 +1,4 @@
-"""The log's state and the collection, side by side at one point: what `verify` proves and what a repair mends."""
+"""The comparison of the log's state with the collection, for `eventsync verify` and for repairs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from eventsync.stores.snapshots.live_snapshots import SnapshotReader
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-"""What is held at once, as BSON: this many documents, or bytes, of the collection; and what the log says of them."""
+"""Most documents, and BSON bytes, of the collection in one batch. The log's states of them are held too."""
 
 _KEY: Final = 256
-"""Bytes of work that it counts for to find the id of a document."""
+"""The work of finding the id of a document, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A document that is not the same in the log and in the collection; None where it does not exist."""
+    """A document that differs between the log and the collection. A state is None if it does not exist there."""
 
     id: IdText
     in_log: State
@@ -40,7 +40,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """A document of which the log does not say what it is: its version there, and its BSON in the collection."""
+    """A document with a wrong state in the log: its version there, and its BSON in the collection."""
 
     id: IdText
     version: int | None
@@ -63,16 +63,16 @@ class Comparison:
         *,
         compared: Callable[[int], None] = lambda _: None,
     ) -> AsyncGenerator[Difference]:
-        """Each document in which the log at `seq` and the collection at cluster time `time` differ, once.
+        """Yield each document that differs between the log at `seq` and the collection at cluster time `time`, once.
 
-        First those that the collection has, in id order, then those that only the log has. `compared` is called with
-        the number of documents after each batch: each document counts once for each side that has it.
+        Documents of the collection come first, in id order, then those that only the log has. After each batch,
+        `compared` is called with the number of documents; each document counts once for each side that has it.
 
         Raises `NoBase`, `Damaged`, and `Unavailable` (MongoDB keeps a cluster time for five minutes by default).
         """
         async with aclosing(self._changed(log, collection, seq, time)) as batches:
-            async for count, found in batches:
-                for one in found:
+            async for count, differences in batches:
+                for one in differences:
                     yield Difference(one.id, decoded(one.in_log), unversioned(decode(one.raw)))
                 compared(count)
         async with aclosing(self._state.walk(log, collection, seq)) as walked:
@@ -84,10 +84,10 @@ class Comparison:
                 compared(len(rows))
 
     async def outdated(self, log: LogId, collection: str, seq: Seq, time: Timestamp) -> AsyncGenerator[Outdated]:
-        """Do as `differences`, without taking a document apart on the event loop."""
+        """Yield as `differences` does, but without decoding documents on the event loop."""
         async with aclosing(self._changed(log, collection, seq, time)) as batches:
-            async for _, found in batches:
-                for one in found:
+            async for _, differences in batches:
+                for one in differences:
                     yield Outdated(one.id, None if one.in_log is None else one.in_log[0], one.raw)
         async with aclosing(self._state.versions(log, collection, seq)) as walked:
             async for versions in walked:
@@ -99,7 +99,7 @@ class Comparison:
     async def _changed(
         self, log: LogId, collection: str, seq: Seq, time: Timestamp
     ) -> AsyncGenerator[tuple[int, list[EncodedDifference]]]:
-        """Documents that the collection has in another way than the log; with each batch, how many were compared."""
+        """Yield, for each batch of the collection, its size and the documents that differ from the log."""
         async with aclosing(self._batches(collection, time)) as batches:
             async for there in batches:
                 yield len(there), await self._state.differing(log, collection, there, seq)
@@ -123,8 +123,8 @@ class Comparison:
         if not ids:
             return set()
         query = dict(filter_of(*map(stored_id, ids)))
-        async with aclosing(self._snapshots.read(collection, time, query, fields={"_id": 1})) as found:
-            return {_id(raw) async for raw in found}
+        async with aclosing(self._snapshots.read(collection, time, query, fields={"_id": 1})) as documents:
+            return {_id(raw) async for raw in documents}
 
 
 def _id(raw: bytes) -> IdText:

@@ -1,4 +1,4 @@
-"""The comparison of documents with what the log says of them: work that another process can do. Pure."""
+"""The comparison of documents with their states in the log. Pure, so that a helper process can do it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eventsync.stores.snapshots.rows import StoredLine, read_row
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is stored of some documents: their states or the rows of a snapshot, and then the events after it."""
+    """The stored data of some documents: states or rows of a snapshot, and the events after them."""
 
     log: LogId
     snapshot: str
@@ -28,7 +28,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class EncodedDifference:
-    """A document that is not the same in the log and in the collection, where it is `raw`, its stamp included."""
+    """A document that differs between the log and the collection. `raw` is that of the collection, with its stamp."""
 
     id: IdText
     in_log: EncodedState
@@ -41,17 +41,17 @@ def replayed_all(said: Said) -> dict[IdText, EncodedState]:
 
 
 def differing(said: Said, there: Mapping[IdText, bytes]) -> list[EncodedDifference]:
-    """Return those of the documents `there` that are not what the log says. Raises `Damaged`."""
-    states, found = _states(said), []
+    """Return those of the documents `there` that differ from their states in the log. Raises `Damaged`."""
+    states, differences = _states(said), []
     for text, raw in there.items():
         in_log = states.get(text)
         if not same_state(in_log, unversioned(decode(raw))):
-            found.append(EncodedDifference(text, encoded(in_log), raw))
-    return found
+            differences.append(EncodedDifference(text, encoded(in_log), raw))
+    return differences
 
 
 def same_state(left: State, right: State) -> bool:
-    """Tell whether two states are the same in version, value and BSON type."""
+    """Return True if two states have the same version, values and BSON types."""
     if left is None or right is None:
         return left is right
     return left[0] == right[0] and same(left[1], right[1])

@@ -1,4 +1,4 @@
-"""The event log with what its events say BSON-exact: for whoever replays it, not for clients."""
+"""BSON-exact reads of the event log, for replays."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from eventsync.stores.log.tiers import Tiers, TierStore
 from eventsync.stores.stats.counters import Counters
 
 _BATCH = 500
-"""Rows in one read: what the index gives is scattered, and each read has to end within the driver's timeout."""
+"""Rows in one read. The index leads to scattered rows, and each read has to end within the driver's timeout."""
 
 
 class History:
-    """Reads of the log, wherever its events are, while they are moved.
+    """Reads the log in both tiers while the archiver moves events.
 
-    All raise `BehindHorizon` for what is not kept any more, `Damaged` for what can't be read, and `Unavailable`.
+    Every method raises `BehindHorizon` for events that are no longer kept, `Damaged` for unreadable ones, and
+    `Unavailable`.
     """
 
     def __init__(
@@ -42,23 +43,23 @@ class History:
         self._tiers = tiers
 
     async def horizon(self, log: LogId) -> Seq:
-        """The newest event that is not kept any more."""
+        """Return the seq up to which events are no longer kept."""
         return (await self._tiers.read(log)).horizon
 
     async def max_documents(self, log: LogId, collection: str, head: Seq) -> int:
-        """No fewer than the documents of the collection that have events up to `head` that are kept."""
+        """Return an upper bound for the number of documents of the collection with events up to `head`."""
         archived_up_to = (await self._tiers.read(log)).archived_up_to
         return await self._archive.touched.count(log, collection) + max(0, head - archived_up_to)
 
     async def check_segments(self, log: LogId) -> None:
-        """Read every archived segment, byte for byte. Raises `Damaged` for the first that is not what was written."""
+        """Read every byte of every segment. Raises `Damaged` for the first one that differs from what was written."""
         tiers = await self._tiers.read(log)
         async with aclosing(self._archive.segments.covering(log, tiers.horizon, tiers.archived_up_to)) as segments:
             async for segment in segments:
                 await self._archive.reader.check(segment)
 
     async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, up_to: Seq) -> AsyncGenerator[Change]:
-        """What the events with `after < seq <= up_to` say, of everything or of one shape: by seq."""
+        """Yield the changes in the events with `after < seq <= up_to` by seq, of all shapes or of one."""
         async with aclosing(self._tiered.read(log, after, up_to, shape)) as events:
             async for event in events:
                 yield change_of(log, event)
@@ -66,7 +67,7 @@ class History:
     async def changes(
         self, log: LogId, collection: str, *, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[Change]:
-        """Yield the changes with `after < seq <= up_to` of these documents: for each of them by seq."""
+        """Yield the changes of these documents with `after < seq <= up_to`, for each document by seq."""
         async with aclosing(self.sealed(log, collection, after=after, up_to=up_to, ids=ids)) as events:
             async for event in events:
                 yield change_of(log, event)
@@ -74,9 +75,9 @@ class History:
     async def sealed(
         self, log: LogId, collection: str, *, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[SealedEvent]:
-        """Yield these events themselves.
+        """Yield the events of these documents with `after < seq <= up_to`, for each document by seq.
 
-        Nothing but MongoDB is asked where all of the collection's events of that range are still there.
+        The archive is not read if MongoDB still has all events of the collection in that range.
         """
         position, done = after, ("", 0)
         while position < up_to:
@@ -89,7 +90,7 @@ class History:
                 break
             except Moved:
                 archived_up_to = Seq(min(self._tiers.seen(log).archived_up_to, up_to))
-            # They come by id and seq: up to where it broke off there is nothing left to tell.
+            # Events come by id and seq, so everything up to `done` was yielded already.
             sealed = self._archive.reader.read(log, position, archived_up_to, Selection(collection, frozenset(ids)))
             async with aclosing(sealed) as events:
                 async for event in events:
@@ -97,10 +98,8 @@ class History:
                         yield event
             position = archived_up_to
 
-    async def numbering(
-        self, log: LogId, *, after: Seq, up_to: Seq
-    ) -> AsyncGenerator[tuple[Seq, TransactionPart | None]]:
-        """The numbers that are there with `after < seq <= up_to`, in order, and the transactions they belong to."""
+    async def numbering(self, log: LogId, *, after: Seq, up_to: Seq) -> AsyncGenerator[tuple[Seq, TransactionPart | None]]:
+        """Yield the existing seqs with `after < seq <= up_to`, in order, with their transactions."""
         async with aclosing(self._tiered.read(log, after, up_to)) as events:
             async for event in events:
                 yield event.seq, event.transaction
@@ -108,9 +107,10 @@ class History:
     async def _is_quiet(
         self, log: LogId, collection: str, after: Seq, tiers: Tiers, session: AsyncClientSession
     ) -> bool:
-        """Whether none of the collection's events after `after` has left MongoDB.
+        """Return True if none of the collection's events after `after` has left MongoDB.
 
-        What was touched tells it from the squash floor on. Up to there the tallies do: it lies between their blocks.
+        The touched documents show this from the squash floor on, and the counters up to it: the squash floor lies on a
+        border of their blocks.
         """
         if after < tiers.squash_floor and await self._counters.quiet_until(log, collection, after) < tiers.squash_floor:
             return False

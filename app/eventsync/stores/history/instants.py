@@ -1,7 +1,7 @@
-"""Where in the log an instant is: which event was the newest one then.
+"""The position of an instant in the log: the newest event at that time.
 
-The events of a log are in the order of their cluster times, which count seconds and, within one, changes. So the second
-is found by bisection over the numbers, which have no gap; within it the events' own wall-clock times decide.
+Events are in the order of their cluster times, which have a resolution of one second. So bisection over the seqs, which
+have no gaps, finds the second. Within it the wall-clock times of the events decide.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _BATCH = 100
 
 
 class _Moved(Exception):
-    """An event has left MongoDB while it was looked for."""
+    """An event left MongoDB during the search."""
 
 
 class Instants:
-    """Looks up instants that are over: about thirty reads of one row each, however long the log is."""
+    """Finds past instants. A search takes about thirty reads of one row each, even in a very long log."""
 
     def __init__(
         self, database: AsyncDatabase[Any], events: EventStore, tiers: TierStore, segments: SegmentReader
@@ -43,24 +43,24 @@ class Instants:
         self._segments = segments
 
     async def newest(self, log: LogId, at: datetime, head: Seq) -> Seq:
-        """The newest event up to `head` whose cluster time's second and whose commit time are not after `at`.
+        """Return the newest event up to `head` whose cluster time, in seconds, and commit time are not after `at`.
 
-        0 where there is none, or none that is kept. Raises `Damaged` where an event is missing, and `Unavailable`.
+        Returns 0 if there is none that is kept. Raises `Damaged` for a missing event, and `Unavailable`.
         """
         archived_up_to = (await self._tiers.read(log)).archived_up_to
         while True:
             try:
-                found = await self._within(log, at, archived_up_to, head)
+                newest = await self._within(log, at, archived_up_to, head)
             except _Moved:
-                found = None
-            if found is not None:
-                return found
+                newest = None
+            if newest is not None:
+                return newest
             before, archived_up_to = archived_up_to, (await self._tiers.read(log)).archived_up_to
             if archived_up_to == before:
                 return (await self._segments.newest_at(log, at) if archived_up_to else None) or Seq(0)
 
     async def _within(self, log: LogId, at: datetime, low: Seq, high: Seq) -> Seq | None:
-        """The newest one of the events in MongoDB, `low < seq <= high`."""
+        """Search the events in MongoDB with `low < seq <= high`."""
         second, archived_up_to = int(at.timestamp()), low
         while low < high:
             middle = Seq((low + high + 1) // 2)
@@ -68,7 +68,7 @@ class Instants:
                 low = middle
             else:
                 high = Seq(middle - 1)
-        # Wall clocks differ between servers, and may be set back: no order of theirs is relied on.
+        # Wall clocks differ between servers and may be set back, so their order is not assumed.
         return await self._committed(log, at, archived_up_to, low)
 
     async def _time(self, log: LogId, seq: Seq) -> Timestamp:
@@ -84,14 +84,14 @@ class Instants:
         return time
 
     async def _committed(self, log: LogId, at: datetime, after: Seq, up_to: Seq) -> Seq | None:
-        """The newest event with `after < seq <= up_to` that was committed by then; nearly always the first one read."""
+        """Return the newest event with `after < seq <= up_to` committed by `at`. It is nearly always the first one."""
         wall, query = timestamp(at), {"_id": key_range(log, after, up_to)}
         with translated("events can't be read"):
             cursor = self._rows.find(query, {"t": 0, "w": 0}, sort=[("_id", DESCENDING)], batch_size=_BATCH)
             async with cursor:
                 async for row in cursor:
                     event = await self._events.whole(row)
-                    # Of one length and in UTC, so that they sort as text.
+                    # These texts have one length and are in UTC, so they sort by time.
                     if said(event, "at") <= wall:
                         return event.seq
         return None

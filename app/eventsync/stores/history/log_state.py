@@ -1,6 +1,6 @@
-"""What the log says that a collection is: its newest stored snapshot and the events after it.
+"""The state of a collection according to the log: its newest stored snapshot and the events after it.
 
-The log is complete: this, at a checkpoint's seq, is the collection at that checkpoint's cluster time, BSON-exact.
+The log is complete. So this state, at a checkpoint's seq, is BSON-exactly the collection at its cluster time.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from eventsync.stores.snapshots.store import SnapshotStore, StoredSnapshot
 T = TypeVar("T")
 
 _AT_ONCE: Final = 4 * 1024 * 1024
-"""Bytes of events that are applied to a large document at once."""
+"""Bytes of events that are applied to a large document in one step."""
 
 _EVENT: Final = 200
-"""Bytes that each event counts for besides its body."""
+"""The fixed cost of an event, in bytes."""
 
 _HELD: Final = 32 * 1024 * 1024
-"""Bytes that are compared at once; those of a single document may exceed it."""
+"""Most bytes that are compared in one step. A single document may exceed it."""
 
 _BATCH = 500
-"""Most documents in one batch: what `walk` holds at once, next to one chunk of the snapshot."""
+"""Most documents in one batch. `walk` holds one batch and one chunk of the snapshot."""
 
 
 class NoBase(Unavailable):
-    """There is no stored snapshot of the collection yet: what came before the first event is not known."""
+    """There is no stored snapshot of the collection yet, so its state before the first event is unknown."""
 
 
 class LogState:
-    """Answers from what is stored beside the collection alone; it itself is never asked."""
+    """Computes states from the log and the snapshots only. It never reads the collection itself."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LogState:
         pins: Pins,
         offload: Offload | None = None,
     ) -> None:
-        """`offload` replays large documents; without it, all is done at once."""
+        """`offload` replays large documents; without it, they are replayed on the event loop."""
         self._offload = offload or inline()
         self._history = history
         self._pins = pins
@@ -68,23 +68,24 @@ class LogState:
         self._checked: StoredSnapshot | None = None
 
     async def base(self, log: LogId, collection: str, up_to: Seq) -> StoredSnapshot:
-        """The snapshot that states at `up_to` are made from. Raises `NoBase`, and `Damaged` where a chunk is
-        missing.
+        """Return the snapshot from which states at `up_to` are made.
+
+        Raises `NoBase`, and `Damaged` if a chunk is missing.
         """
-        found = await self._snapshots.newest(log, collection, up_to)
-        if found is None or not await self._tells(found):
+        snapshot = await self._snapshots.newest(log, collection, up_to)
+        if snapshot is None or not await self._tells(snapshot):
             raise NoBase(
                 f"there is no stored snapshot of {collection} at {log}:{up_to} or before: is a worker running?"
             )
-        if found != self._checked:
-            await self._snapshots.check(found)
-            self._checked = found
-        return found
+        if snapshot != self._checked:
+            await self._snapshots.check(snapshot)
+            self._checked = snapshot
+        return snapshot
 
-    async def _tells(self, found: StoredSnapshot) -> bool:
-        """What was stored before a collection was untracked says nothing about it once it is tracked again."""
-        tracked = [item for item in await self._tracking.read() if item.log == found.log]
-        return all(item.tells(found.seq, found.time) for item in tracked if item.name == found.collection)
+    async def _tells(self, snapshot: StoredSnapshot) -> bool:
+        """Return False for a snapshot from before the collection was tracked again."""
+        tracked = [item for item in await self._tracking.read() if item.log == snapshot.log]
+        return all(item.tells(snapshot.seq, snapshot.time) for item in tracked if item.name == snapshot.collection)
 
     async def document(self, log: LogId, collection: str, text: IdText, up_to: Seq) -> EncodedState:
         """Return one document as it is at `up_to`, encoded. Raises as `documents`. Holds few of its events at a
@@ -103,14 +104,14 @@ class LogState:
         while True:
             base = await self._base_of(log, collection, ids, up_to)
             try:
-                found = await read(base)
+                result = await read(base)
             except Damaged:
                 if await self._snapshots.find(base.id):
                     raise
             else:
-                # Nothing is removed before it is hidden: what can be found after the reading was there all the while.
+                # A snapshot is hidden before it is removed. If it can be found now, it existed during the whole read.
                 if await self._snapshots.find(base.id):
-                    return found
+                    return result
 
     async def _state(self, base: StoredSnapshot, text: IdText, up_to: Seq) -> EncodedState:
         state = await self._snapshots.state_of(base, text, self._offload)
@@ -122,7 +123,7 @@ class LogState:
     async def replay(
         self, log: LogId, events: AsyncGenerator[SealedEvent], state: EncodedState = None, *, whole: bool = True
     ) -> tuple[EncodedState, bool]:
-        """Apply events of one document to its state, some at a time; see `replayed`. Raises `Damaged`."""
+        """Apply events of one document to its state, in steps; see `replayed`. Raises `Damaged`."""
         batch: list[SealedEvent] = []
         size = 0
         async with aclosing(events):
@@ -130,7 +131,7 @@ class LogState:
                 batch.append(event)
                 size += len(event.body) + _EVENT
                 held = 0 if state is None else len(state[1])
-                # A large document is taken apart once for many events, a small one is not to hold up the loop.
+                # A large document is decoded once for many events. Steps of a small one must not block the event loop.
                 if size >= (_AT_ONCE if size + held > self._offload.above else SLICE):
                     state, whole = await self._replayed(log, state, batch, size, whole=whole)
                     batch, size = [], 0
@@ -146,7 +147,7 @@ class LogState:
         return await self._offload.call(size, replayed, log, state, batch, whole)
 
     async def _base_of(self, log: LogId, collection: str, ids: Sequence[IdText], up_to: Seq) -> StoredSnapshot:
-        """A single document may have a nearer snapshot of its own."""
+        """Return the newest usable snapshot. A single document may have a newer one of its own."""
         base = await self.base(log, collection, up_to)
         own = await self._snapshots.nearest(log, Shape(collection, ids[0]), up_to) if len(ids) == 1 else None
         if own is None or own.seq <= base.seq or not await self._tells(own):
@@ -157,7 +158,7 @@ class LogState:
     async def differing(
         self, log: LogId, collection: str, there: Mapping[IdText, bytes], up_to: Seq
     ) -> list[EncodedDifference]:
-        """Compare documents of the collection, as BSON, with what the log says of them at `up_to`.
+        """Compare documents of the collection, as BSON, with their states in the log at `up_to`.
 
         Raises as `document`. Pass a bounded number of them.
         """
@@ -203,7 +204,7 @@ class LogState:
         return first + await self._differing(base, dict(documents[middle:]), up_to)
 
     async def versions(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[dict[IdText, int]]:
-        """Do as `walk`, but of each document tell the version alone: none is taken apart."""
+        """Yield the versions of all documents at `up_to`, as `walk` does, without decoding documents."""
         async with self._held(log, collection, up_to) as (base, pin), aclosing(self._versions(base, up_to)) as batches:
             async for batch in batches:
                 await pin.keep()
@@ -217,7 +218,7 @@ class LogState:
                 yield {text: version for text, version in versions.items() if version is not None}
 
     async def _bring(self, base: StoredSnapshot, versions: dict[IdText, int | None], up_to: Seq) -> None:
-        """Bring `versions` from the snapshot's seq to `up_to`; None where there is no document."""
+        """Advance `versions` from the snapshot's seq to `up_to`. The version of a deleted document becomes None."""
         if not versions or up_to == base.seq:
             return
         slices = Slices()
@@ -232,9 +233,9 @@ class LogState:
                 await slices.did(_EVENT)
 
     async def walk(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[list[Row]]:
-        """The whole collection at `up_to`, in batches: every document that then exists, exactly once.
+        """Yield every document of the collection at `up_to` exactly once, in batches.
 
-        First what is in the snapshot, in id order, then what was created after it. Raises as `document`.
+        Documents in the snapshot come first, in id order, then those created after it. Raises as `document`.
         """
         async with self._held(log, collection, up_to) as (base, pin), aclosing(self._walk(base, up_to)) as batches:
             async for batch in batches:
@@ -243,7 +244,7 @@ class LogState:
 
     @asynccontextmanager
     async def _held(self, log: LogId, collection: str, up_to: Seq) -> AsyncIterator[tuple[StoredSnapshot, Pin]]:
-        """A base that is not removed while the block runs, nor the events after it."""
+        """Pin the base snapshot and the events after it while the block runs."""
         while True:
             base = await self.base(log, collection, up_to)
             async with self._pins.held(log, base.seq, base.id) as pin:
@@ -261,7 +262,7 @@ class LogState:
                 yield _live(states)
 
     async def _known(self, base: StoredSnapshot, up_to: Seq) -> AsyncGenerator[dict[IdText, StoredLine | None]]:
-        """All documents that may be there at `up_to`, in batches, each with its row in the snapshot, if it has one."""
+        """Yield all documents that may exist at `up_to`, in batches, each with its row in the snapshot or None."""
         async with aclosing(self._snapshots.lines(base)) as chunks:
             async for chunk in chunks:
                 for at in range(0, len(chunk), _BATCH):
@@ -269,12 +270,12 @@ class LogState:
         touched = self._squashed.touched(base.log, base.collection, after=base.seq, up_to=up_to)
         async with aclosing(touched) as batches:
             async for ids in batches:
-                # What is in the snapshot had its turn, also where it was deleted and made again.
+                # Documents in the snapshot were yielded already, even if they were deleted and created again.
                 known = await self._snapshots.holds(base, ids)
                 yield {text: None for text in ids if text not in known}
 
     async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], up_to: Seq) -> None:
-        """Bring `states` from the snapshot's seq to `up_to`."""
+        """Advance `states` from the snapshot's seq to `up_to`."""
         if not states or up_to == base.seq:
             return
         changes = self._history.changes(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(states))

@@ -1,7 +1,12 @@
-"""A new collection with what a tracked one was at a position: what `eventsync restore` does.
+"""Restores: a new collection with the state of a tracked one at a position.
 
-It is built under another name, in the same database, and renamed when it is whole: under its own name it is either not
-there or complete. From the newest stored snapshot before the position, and all events from there on, in their order.
+A restore starts from the newest stored snapshot before the position and applies the events after it, in order. It
+builds the collection under another name, in the same database, and renames it when it is complete. So under its final
+name the collection is either absent or complete.
+
+The collection `restores` has a record of each running restore, `{_id: the collection being built, into, until}`. A
+restore that dies leaves its record and its unfinished collection. Both are removed once the record has expired by
+MongoDB's clock.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from eventsync.stores.stores import Stores
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-"""Most events, and bytes of what they carry, in one batch; one event may exceed it."""
+"""Most events, and bytes of their content, in one batch. A single event may exceed it."""
 
 _EXISTS = 48
 """NamespaceExists."""
@@ -42,7 +47,7 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class RestoreSource:
-    """What a restore is made of: a snapshot, and the events after it up to `position`, in that order."""
+    """The source of a restore: a snapshot, and the events after it up to `position`."""
 
     position: Position
     snapshot: StoredSnapshot
@@ -50,7 +55,7 @@ class RestoreSource:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was made."""
+    """The result of a restore."""
 
     into: str
     position: Position
@@ -60,7 +65,7 @@ class Restored:
 class Restore:
     """Restores collections.
 
-    Every method raises `NoBase`, `Damaged` and `Unavailable`, and `BehindHorizon` for events that are not kept.
+    Every method raises `NoBase`, `Damaged` and `Unavailable`, and `BehindHorizon` for events that are no longer kept.
     """
 
     def __init__(self, stores: Stores) -> None:
@@ -68,17 +73,17 @@ class Restore:
         self._restores = Restores(stores.data, stores.log, stores.pins.ttl)
 
     async def unfinished(self) -> list[str]:
-        """Remove what restores that have died were building; the names of what others still build."""
+        """Remove the leftovers of dead restores. Return the names of the collections that others are building."""
         return await self._restores.sweep()
 
     async def source(self, collection: str, position: Position) -> RestoreSource:
-        """What `run` would use."""
+        """Return the source that `run` takes for a collection at a position."""
         return RestoreSource(position, await self._stores.state.base(position.log, collection, position.seq))
 
     async def run(self, source: RestoreSource, into: str, advance: Advance = lambda _: None) -> Restored:
-        """Make the collection `into`.
+        """Create the collection `into`.
 
-        Raises `Conflict` where there is one, or it is tracked; `Malformed` for a name that no collection can have.
+        Raises `Conflict` if it exists or is tracked, and `Malformed` for an invalid name.
         """
         check_collection(into)
         await self._check_untracked(into)
@@ -111,22 +116,24 @@ class Restore:
 
     @asynccontextmanager
     async def _held(self, source: RestoreSource) -> AsyncIterator[Pin]:
-        found = source.snapshot
-        async with self._stores.pins.held(found.log, found.seq, found.id) as pin:
-            if await self._stores.stored.find(found.id) is None:
-                raise Unavailable(f"snapshot {found.id} of {found.collection} was just retired; try again")
+        snapshot = source.snapshot
+        async with self._stores.pins.held(snapshot.log, snapshot.seq, snapshot.id) as pin:
+            if await self._stores.stored.find(snapshot.id) is None:
+                raise Unavailable(f"snapshot {snapshot.id} of {snapshot.collection} was just retired; try again")
             yield pin
 
     @asynccontextmanager
     async def _built(self, into: str) -> AsyncIterator[tuple[str, RestoreTarget]]:
-        """A collection, and its name for now, that becomes `into` after the block; nothing is left where that fails."""
+        """Give a collection under a temporary name, and rename it to `into` after the block. A failure removes it."""
         name = await self._restores.begin(into)
         try:
             building = RestoreTarget(self._stores.data, name)
             await building.create()
             yield name, building
-            if (found := await building.counted()) != building.count:
-                raise Damaged(f"{name} has {found} documents instead of {building.count}: somebody else wrote to it")
+            if (stored_count := await building.counted()) != building.count:
+                raise Damaged(
+                    f"{name} has {stored_count} documents instead of {building.count}: somebody else wrote to it"
+                )
             await self._restores.keep(name, now=True)
             await self._check_untracked(into)
             await self._rename(name, into)
@@ -144,11 +151,11 @@ class Restore:
                 raise
 
     async def _changes(self, source: RestoreSource) -> AsyncGenerator[list[Change]]:
-        """The events after the snapshot, in batches."""
-        position, found = source.position, source.snapshot
-        # What is behind the horizon was no event of this collection, or this snapshot would not be its newest.
-        after = max(found.seq, (await self._stores.tiers.read(position.log)).horizon)
-        shape, batch, size = Shape(found.collection), list[Change](), 0
+        """Yield the changes after the snapshot, in batches."""
+        position, snapshot = source.position, source.snapshot
+        # If an event up to the horizon were of this collection, there would be a newer snapshot of it.
+        after = max(snapshot.seq, (await self._stores.tiers.read(position.log)).horizon)
+        shape, batch, size = Shape(snapshot.collection), list[Change](), 0
         changes = self._stores.history.in_order(position.log, shape, after=after, up_to=position.seq)
         async with aclosing(changes):
             async for change in changes:
@@ -166,22 +173,22 @@ def _taken(into: str) -> Conflict:
 
 
 def _size(change: Change) -> int:
-    """About how many bytes of memory its values stand for."""
+    """Return the approximate size of a change in bytes."""
     return len(encode({"": change.document or change.patch}))
 
 
 class Restores:
-    """Keeps the entries. `data` is the user's database, `log` the log's."""
+    """The records of running restores. `data` is the user's database, `log` the log's."""
 
     def __init__(self, data: AsyncDatabase[Any], log: AsyncDatabase[Any], ttl: float) -> None:
-        """`ttl` is in seconds: how long an entry outlives a restore that has died."""
+        """`ttl` is the time that the record of a dead restore stays, in seconds."""
         self._data = data
         self._entries: AsyncCollection[Any] = log["restores"]
         self._ttl = ttl
         self._renewals: dict[str, RenewalTimer] = {}
 
     async def begin(self, into: str) -> str:
-        """Enter a restore into `into`; the name to build it under. Raises `Malformed` where `into` can't be a name."""
+        """Record a restore. Return the temporary name of its collection. Raises `Malformed` for an invalid `into`."""
         name = f"{check_collection(into)}.restoring-{secrets.token_hex(4)}"
         check_collection(name)
         with translated("the restore can't be recorded"):
@@ -191,9 +198,9 @@ class Restores:
         return name
 
     async def keep(self, name: str, *, now: bool = False) -> None:
-        """Call it as the work goes on: nearly free, until a quarter of the time to live has passed; or `now`.
+        """Renew the record if a quarter of its time to live has passed, or `now`. Call this often: it is nearly free.
 
-        Raises `Unavailable` where another one has taken this restore for dead.
+        Raises `Unavailable` if another restore has removed this one as dead.
         """
         if not now and not self._renewals[name].is_due:
             return
@@ -204,17 +211,17 @@ class Restores:
         self._renewals[name].restart()
 
     async def sweep(self) -> list[str]:
-        """Remove what has run out; returns the names of what is still being built, or was until a moment ago."""
+        """Remove expired restores. Return the names of the collections in the remaining records."""
         dead = is_past("until")
         with translated("restores that were broken off can't be removed"):
             for row in await self._entries.find(dead, {"_id": 1}).to_list():
-                # Renewed meanwhile, it is left alone; removed, its owner can no longer make a collection of it.
+                # A record that was renewed meanwhile stays. Without its record, the owner cannot finish its restore.
                 if (await self._entries.delete_one(dead | {"_id": row["_id"]})).deleted_count:
                     await self._data[row["_id"]].drop()
             return [row["_id"] async for row in self._entries.find({}, {"_id": 1}, sort=[("_id", 1)])]
 
     async def end(self, name: str) -> None:
-        """It is done, or given up: what is still there under that name is removed."""
+        """Remove the record, and the collection with the temporary name if it still exists."""
         with translated(f"{name} can't be removed"):
             await self._data[name].drop()
             await self._entries.delete_one({"_id": name})

@@ -1,4 +1,4 @@
-"""A collection that is being built from a snapshot and the events after it, in bounded memory."""
+"""The collection that a restore builds from a snapshot and events, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from eventsync.mongodb.errors import translated, translated_write
 from eventsync.stores.snapshots.rows import Row
 
 _BYTES = 4 * 1024 * 1024
-"""Most bytes of documents that are loaded at once; one document may exceed it."""
+"""Most bytes of documents that are loaded together. A single document may exceed it."""
 
 
 class RestoreTarget:
-    """`count` is how many documents the collection has, by what was written to it."""
+    """The collection being built. `count` is the number of documents it should have, according to the writes."""
 
     def __init__(self, database: AsyncDatabase[Any], name: str) -> None:
         self._database = database
@@ -37,18 +37,18 @@ class RestoreTarget:
         self.count = 0
 
     async def create(self) -> None:
-        """Make it, empty. Raises `Unavailable`."""
+        """Create the empty collection. Raises `Unavailable`."""
         with translated(f"{self._name} can't be made"):
             await self._database.create_collection(self._name)
 
     async def insert(self, rows: Sequence[Row]) -> None:
-        """Add documents of a snapshot. Raises `Unavailable` and `TooLarge`."""
+        """Insert documents of a snapshot. Raises `Unavailable` and `TooLarge`."""
         await self._insert([_stored(version, document) for _, version, document in rows])
 
     async def change(self, changes: Sequence[Change]) -> None:
-        """Apply changes, which are in the order of their seqs and used up.
+        """Apply changes, which are by seq. Their values are consumed.
 
-        Raises `Damaged` where one does not follow on what is there, `Unavailable` and `TooLarge`.
+        Raises `Damaged` if a change does not fit the stored document, `Unavailable` and `TooLarge`.
         """
         sizes = await self._sizes({change.id for change in changes})
         for run in _runs(changes, sizes):
@@ -56,14 +56,14 @@ class RestoreTarget:
             states = await self._states(keys)
             for change in run:
                 states[change.id] = applied(states.get(change.id), change)
-            # Not replaced: MongoDB takes a field name like `$a` in a new document only. And numbers that it takes for
-            # one id may be two here, int:5 and ejson:5.0; of those at most one is alive.
+            # Documents are deleted and inserted, because MongoDB accepts field names like `$a` only in inserts. Also,
+            # MongoDB treats some ids as equal that are two here, int:5 and ejson:5.0; at most one of them exists.
             with translated(f"{self._name} can't be written"):
                 self.count -= (await self._documents.delete_many(_any_of(keys))).deleted_count
             await self._insert([_stored(*state) for state in states.values() if state is not None])
 
     async def counted(self) -> int:
-        """How many documents there really are."""
+        """Count the stored documents."""
         with translated(f"{self._name} can't be counted"):
             return await self._documents.count_documents({})
 
@@ -115,12 +115,14 @@ def _raw(document: Document) -> RawBSONDocument:
 
 
 def _stored(version: int, document: Document) -> Document:
-    """With its version, so that versions go on from there; whose write it was is not known of all, and so of none."""
+    """Add the version, so that versions continue. The author is unknown for some documents, so it is left out of
+    all.
+    """
     return document | {FIELD: {"v": Int64(version)}} if version else document
 
 
 def _runs(changes: Sequence[Change], sizes: dict[IdText, int]) -> Iterator[list[Change]]:
-    """The changes, in order, in runs whose documents together have about `_BYTES`."""
+    """Split the changes, in order, into runs whose documents have about `_BYTES` together."""
     run: list[Change] = []
     seen: set[IdText] = set()
     size = 0

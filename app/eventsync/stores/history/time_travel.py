@@ -1,6 +1,7 @@
-"""Time travel: where in the log a point in history is, and what a document was there.
+"""Time travel: the position of a point in history, and the state of a document there.
 
-A reading is at a position, and what is known of that never changes. Instants and versions are turned into positions.
+Every reading is at a position, and the state at a position never changes. Instants and versions are converted to
+positions.
 """
 
 from __future__ import annotations
@@ -34,32 +35,32 @@ from eventsync.stores.stores import Stores
 
 _PAGE = 500
 _OVERHEAD = 500
-"""Bytes that a state takes in the cache besides its own, roughly."""
+"""The approximate overhead of a cached state, in bytes."""
 
 _SETTLED = 2.0
-"""After about so many seconds a worker that runs has read past an instant."""
+"""The approximate time, in seconds, after which a running worker has read past an instant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A document as it was at `position`, in BSON; `encoded` is None where it did not exist."""
+    """The state of a document at `position`, in BSON. `encoded` is None if it did not exist."""
 
     position: Position
     encoded: EncodedState
 
     @property
     def state(self) -> State:
-        """The same with the document's values."""
+        """The decoded state."""
         return decoded(self.encoded)
 
     def tree(self) -> dict[str, Any]:
-        """As answers name it: the version, None where it did not exist, and the position."""
+        """Return the version, or None, and the position in the form for answers."""
         return {"version": self.encoded[0] if self.encoded is not None else None, "position": str(self.position)}
 
 
 @dataclass(frozen=True, slots=True)
 class RetainedRange:
-    """What is kept of a collection: events after `tracked` and after `horizon`, and the oldest stored snapshot."""
+    """The retained history of a collection: events after `tracked` and `horizon`, and the oldest stored snapshot."""
 
     log: LogId
     tracked: Seq
@@ -68,13 +69,13 @@ class RetainedRange:
 
     @property
     def since(self) -> Seq:
-        """From here on every state is known. Raises `NoBase` before the first snapshot is stored."""
+        """The seq from which every state is known. Raises `NoBase` before the first snapshot is stored."""
         if self.snapshot is None:
             raise NoBase("no snapshot of the collection is stored yet: is a worker running?")
         return max(self.snapshot[0], self.horizon)
 
     def gone(self, what: str) -> BehindRetention:
-        """The error for a point before that."""
+        """Return the error for a point before the retained history."""
         return BehindRetention(
             f"{what} is behind what is kept: it is known from {self.log}:{self.since} on",
             since=str(Position(self.log, self.since)),
@@ -82,14 +83,14 @@ class RetainedRange:
 
 
 class TimeTravel:
-    """Reads what was.
+    """Reads past states.
 
-    All raise `NotTracked`, `Malformed` for a point that is not there yet, `ResetRequired` for a position of another
-    log, `BehindRetention`, `Damaged`, and `Unavailable`: there is no log or snapshot yet, an instant may not be over.
+    Every method raises `NotTracked`, `Malformed` for a point in the future, `ResetRequired` for a position of another
+    log, `BehindRetention`, `Damaged`, and `Unavailable`: without a log or a snapshot, or if an instant may not be over.
     """
 
     def __init__(self, stores: Stores, *, cache_bytes: int = 0) -> None:
-        """States that were read last are kept in `cache_bytes`: what was at a position never changes."""
+        """`cache_bytes` bounds the cache of states, which never change."""
         self._known: LRUCache[tuple[RetainedRange, Shape, Seq], EncodedState] = LRUCache(cache_bytes, _cost)
         self._stores = stores
         self._tiers = stores.tiers
@@ -97,7 +98,7 @@ class TimeTravel:
         self._snapshots: AsyncCollection[Any] = stores.log["snapshots"]
 
     async def document(self, shape: Shape, point: Point | None) -> Reading:
-        """The document at a point; None stands for the newest event. Raises `NotFound` for a version that never was."""
+        """Read the document at a point (None: the head). Raises `NotFound` for a version that never existed."""
         text = _id(shape)
         kept = await self.kept(shape.collection)
         try:
@@ -109,7 +110,7 @@ class TimeTravel:
             raise kept.gone(f"{shape} at {point}") from error
 
     async def position(self, collection: str, point: Point) -> Position:
-        """Where a whole collection is known. Raises `Malformed` for a version: collections have none."""
+        """Return the position of a point for a whole collection. Raises `Malformed` for a version."""
         if isinstance(point, int):
             raise Malformed("a collection has no version: give an instant or a position")
         kept = await self.kept(collection)
@@ -124,7 +125,7 @@ class TimeTravel:
         return Seq(0) if tail is None else last_whole(tail.seq, tail.transaction)
 
     async def kept(self, collection: str) -> RetainedRange:
-        """What there is of a collection in the log in force."""
+        """Return the retained history of a collection in the current log."""
         log = await self._stores.logs.require()
         tracked = {item.name: item for item in await self._stores.tracking.read()}.get(collection)
         if tracked is None or tracked.log != log.id:
@@ -159,14 +160,14 @@ class TimeTravel:
         await self._check_over(kept.log, at)
         second = int(at.timestamp())
         seq = await self._stores.instants.newest(kept.log, at, head) if second > 0 else Seq(0)
-        # What was before a collection was tracked is not known, although no event of it tells the two apart.
+        # The time before the collection was tracked is unknown, although no event of it marks the border.
         began = kept.snapshot[1].time if kept.snapshot and kept.snapshot[0] == kept.tracked else None
         if seq < kept.tracked or (seq == kept.tracked and (began is None or second <= began)):
             raise kept.gone(f"{what} at {timestamp(at)}")
         return seq
 
     async def _check_over(self, log: LogId, at: datetime) -> None:
-        """No event with a cluster time in this second can still come."""
+        """Raise `Unavailable` if events with a cluster time in this second can still come."""
         checkpoint = await self._stores.logs.read_checkpoint(log)
         if checkpoint is not None and int(at.timestamp()) < checkpoint.time.time:
             return
@@ -180,7 +181,7 @@ class TimeTravel:
     # --- what -----------------------------------------------------------------------------------------------------
 
     async def _state(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
-        key = (kept, shape, seq)  # what is kept no longer is not told any longer
+        key = (kept, shape, seq)  # with the retained range, so that states no longer retained are not returned
         if (known := self._known.get(key)) is not None:
             return known
         if kept.snapshot is not None and seq >= kept.since:
@@ -191,7 +192,7 @@ class TimeTravel:
         return state
 
     async def _without_snapshot(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
-        """Return a state of before the first snapshot: known from the first event on that holds the whole document."""
+        """Return a state before the first snapshot. It is known after the first event with the whole document."""
         events = self._stores.history.sealed(
             kept.log, shape.collection, after=max(kept.tracked, kept.horizon), up_to=seq, ids=[text]
         )
@@ -203,11 +204,11 @@ class TimeTravel:
     # --- versions -------------------------------------------------------------------------------------------------
 
     async def _version(self, kept: RetainedRange, shape: Shape, text: IdText, version: Version) -> Reading:
-        """The newest state with that version."""
+        """Read the newest state with this version."""
         seq = await self._newest(kept, shape, version)
         if seq is not None:
             return Reading(Position(kept.log, seq), await self._state(kept, shape, text, seq))
-        # What no event has made may have been there before the first of them.
+        # A version without an event may have existed before the first event.
         state = await self._state(kept, shape, text, kept.since)
         if state is not None and state[0] == version:
             return Reading(Position(kept.log, kept.since), state)
@@ -219,7 +220,7 @@ class TimeTravel:
         raise NotFound(f"{shape} had no version {version}, as far as it is known ({kept.log}:{kept.since} and later)")
 
     async def _newest(self, kept: RetainedRange, shape: Shape, version: Version) -> Seq | None:
-        """The newest event that has left the document at that version."""
+        """Return the newest event that left the document at this version, or None."""
         query = {"_id.l": kept.log, "c": shape.collection, "i": shape.id, "v": Int64(version)} | {
             "_id.n": {"$gt": Int64(max(kept.tracked, kept.horizon))}
         }
@@ -238,7 +239,7 @@ class TimeTravel:
     async def _newest_archived(
         self, kept: RetainedRange, shape: Shape, version: Version, archived_up_to: Seq
     ) -> Seq | None:
-        found: Seq | None = None
+        newest: Seq | None = None
         after = max(kept.tracked, kept.horizon)
         while True:
             page = await self._stores.events.of_document(
@@ -247,9 +248,9 @@ class TimeTravel:
             for event in page:
                 op, left = _head(event)
                 if left == version and op != "delete":
-                    found = event.seq
+                    newest = event.seq
             if len(page) < _PAGE:
-                return found
+                return newest
             after = page[-1].seq
 
 
@@ -264,7 +265,7 @@ def _id(shape: Shape) -> IdText:
 
 
 def _head(event: StoredEvent) -> tuple[str, int]:
-    """The op and the version of an event. Raises `DamagedEvents`."""
+    """Return the op and the version of an event. Raises `DamagedEvents`."""
     try:
         return head_of(event.body)
     except UNREADABLE as error:

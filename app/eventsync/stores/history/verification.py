@@ -1,4 +1,4 @@
-"""The proof that a log is whole, and with the stored snapshots says exactly what the collections are."""
+"""The proof that a log is complete, and that it and the stored snapshots give exactly the collections."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from eventsync.stores.history.comparison import Comparison, Difference
 from eventsync.stores.history.history import History
 
 Progress = Callable[[int], None]
-"""Called with the number of events or documents that were looked at since the last call."""
+"""Called with the number of events or documents that were checked since the last call."""
 
 _STEP = 500
 
 _CHAINS = 1_000_000
-"""Documents whose chains are looked at in one pass; each takes about 200 bytes."""
+"""Most documents whose version chains are checked in one pass. Each takes about 200 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """The collections at cluster time `time` are the log's state at `seq`; `head` is the newest event.
 
-    `settled` is whether nothing may be on its way into the log: its last transaction has to be whole.
+    With `settled`, no event can be in flight, so the last transaction has to be complete.
     """
 
     log: LogId
@@ -39,9 +39,9 @@ class Point:
 
 
 class Verification:
-    """Each check goes through its part in bounded batches and answers with the first thing that is wrong, or None.
+    """Each check reads in bounded batches and returns the first fault, or None.
 
-    All raise `Damaged` for what can't be read, and `Unavailable`.
+    Every check raises `Damaged` for unreadable data, and `Unavailable`.
     """
 
     def __init__(self, history: History, comparison: Comparison) -> None:
@@ -49,9 +49,9 @@ class Verification:
         self._comparison = comparison
 
     async def numbers(self, point: Point, progress: Progress) -> str | None:
-        """Seqs are dense from the horizon, or from 1, to the head, and transactions stand together.
+        """Check that seqs are dense from the horizon, or from 1, to the head, and that transactions are contiguous.
 
-        The segments that are archived are what was written, every byte.
+        Also check every byte of the archived segments.
         """
         await self._history.check_segments(point.log)
         horizon = await self._history.horizon(point.log)
@@ -65,7 +65,7 @@ class Verification:
         return numbers.end(point.head, settled=point.settled)
 
     async def chains(self, point: Point, collection: str, progress: Progress) -> str | None:
-        """Each document's versions follow on each other."""
+        """Check that the versions of each document form a chain."""
         documents = await self._history.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // _CHAINS, _Count(progress)
         for number in range(passes):
@@ -75,7 +75,7 @@ class Verification:
         return None
 
     async def _chains(self, point: Point, collection: str, count: _Count, number: int, passes: int) -> str | None:
-        """Look at one of `passes` shares of the documents: what all of them were at is too much to hold at once."""
+        """Check one of `passes` shares of the documents, because the state of all chains may not fit into memory."""
         chains, horizon = VersionChainCheck(), await self._history.horizon(point.log)
         changes = self._history.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
         async with aclosing(changes):
@@ -88,16 +88,16 @@ class Verification:
         return None
 
     async def content(self, point: Point, collection: str, progress: Progress) -> Difference | None:
-        """The stored snapshot and the events after it are the collection. Raises `NoBase` too."""
-        found = self._comparison.differences(point.log, collection, point.seq, point.time, compared=progress)
-        async with aclosing(found):
-            async for difference in found:
+        """Check that the stored snapshot and the events after it give the collection. Also raises `NoBase`."""
+        differences = self._comparison.differences(point.log, collection, point.seq, point.time, compared=progress)
+        async with aclosing(differences):
+            async for difference in differences:
                 return difference
         return None
 
 
 class _Count:
-    """Reports in steps: a call for each event would cost more than the check."""
+    """Reports progress in steps, because a call for each event would cost more than the check."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

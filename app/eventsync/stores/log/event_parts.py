@@ -71,14 +71,14 @@ class EventParts:
         log, seq, said = row["_id"]["l"], row["_id"]["n"], row[field]
         if not {"v", "of", "sha256"} <= said.keys():
             raise DamagedEvents(f"the parts of event {log}:{seq} can't be read: its row does not name them", seq)
-        found = []
+        pieces = []
         for part in range(said["of"]):
             with translated(f"part {part} of event {log}:{seq} can't be read"):
                 piece = await self._parts.find_one({"_id": event_key(log, seq) | {"v": said["v"], "p": part}})
             if piece is None:
                 raise DamagedEvents(f"part {part} of event {log}:{seq} is missing", seq)
-            found.append(piece["d"])
-        value = b"".join(found)
+            pieces.append(piece["d"])
+        value = b"".join(pieces)
         if await asyncio.to_thread(_sha256, value) != said["sha256"]:
             raise DamagedEvents(f"the parts of event {log}:{seq} have another checksum than what was written", seq)
         return value

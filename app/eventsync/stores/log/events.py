@@ -232,17 +232,17 @@ class EventStore:
         Stops at `limit` events, or once their bodies have `max_bytes`. Versions alone cannot page: an outside change
         keeps the version, and a recreated document starts again at version 1. Raises as `read`.
         """
-        found: list[StoredEvent] = []
+        document_events: list[StoredEvent] = []
         size = 0
         batches = self._tiered.passed_on(log, after, up_to, shape, above=after_version, batch=limit)
         async with aclosing(batches):
             async for events in batches:
                 for event in events:
-                    found.append(event)
+                    document_events.append(event)
                     size += len(event.body)
-                    if len(found) == limit or size >= max_bytes:
-                        return found
-        return found
+                    if len(document_events) == limit or size >= max_bytes:
+                        return document_events
+        return document_events
 
     async def whole(self, row: dict[str, Any]) -> StoredEvent:
         """Decode a row of `events`, also one whose body is in parts. Raises `DamagedEvents` and `Unavailable`."""

@@ -153,16 +153,16 @@ class HotRows:
         with translated("events can't be read"):
             async with self._client.start_session() as session:
                 await self._see(log, up_to, session)
-                found = batch
+                count = batch
                 # Each batch is a separate query, because an open cursor would need another command to close it.
-                while found == batch:
-                    command, found = _command(in_order(log, last, up_to, shape, fields=SENT), session), 0
+                while count == batch:
+                    command, count = _command(in_order(log, last, up_to, shape, fields=SENT), session), 0
                     reading = raw_find(
                         self._events, command, session=session, batch=_answer(batch), size=self._size, limit=batch
                     )
                     async with reading as cursor, ahead(cursor.next) as answers:
                         async for rows in answers:
-                            found += len(rows)
+                            count += len(rows)
                             for place, row in made.add(rows):
                                 made.put(place, *_sent(await self._filled(decode(row), log, whole, session)))
                             if made.bytes >= _BATCH_BYTES:

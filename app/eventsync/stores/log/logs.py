@@ -195,12 +195,12 @@ class LogStore:
         if row is None:
             return None
         try:
-            found = Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))
-            if (type(found.token), type(found.time)) != (str, Timestamp):
+            checkpoint = Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))
+            if (type(checkpoint.token), type(checkpoint.time)) != (str, Timestamp):
                 raise TypeError("its token or its time is no such thing")
         except UNREADABLE as error:
             raise Damaged(f"the checkpoint of log {log} can't be read: {error!r}") from error
-        return found
+        return checkpoint
 
     async def begin_repair(self, log: LogId, reason: str) -> None:
         """Record that a repair has begun. Until `end_repair`, a worker that takes over the log repairs it first.
@@ -229,5 +229,5 @@ async def cluster_identity(database: AsyncDatabase[Any]) -> str:
         hello = await admin.command("hello")
         if "setName" not in hello:
             return "sharded" if hello.get("msg") == "isdbgrid" else "standalone"
-        found = await database.client["local"]["system.replset"].find_one({}, {"settings.replicaSetId": 1})
-    return str(found["settings"]["replicaSetId"]) if found else str(hello["setName"])
+        config = await database.client["local"]["system.replset"].find_one({}, {"settings.replicaSetId": 1})
+    return str(config["settings"]["replicaSetId"]) if config else str(hello["setName"])

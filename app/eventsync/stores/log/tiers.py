@@ -61,10 +61,10 @@ class TierStore:
         """Return the current borders. With `session`, they are no older than earlier reads in it."""
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, session=session)
-        found = _tiers(row) if row else Tiers()
-        if found.archived_up_to >= self.seen(log).archived_up_to:
-            self._seen = {log: found}
-        return found
+        tiers = _tiers(row) if row else Tiers()
+        if tiers.archived_up_to >= self.seen(log).archived_up_to:
+            self._seen = {log: tiers}
+        return tiers
 
     def seen(self, log: LogId) -> Tiers:
         """Return the borders as of the last read in this process. They are only a hint where to begin reading."""

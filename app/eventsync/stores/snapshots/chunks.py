@@ -1,7 +1,7 @@
 """The chunks of stored snapshots: `snapshot_chunks`, NDJSON compressed with zstd, each with a checksum.
 
-A chunk is `{_id: {s: snapshot id, n, p}, data}`, in as many parts as MongoDB's largest document asks for. Its first
-part also has `ids`, the ids of its rows in their order, `parts`, and `sha256` of the uncompressed bytes.
+A chunk is `{_id: {s: snapshot id, n, p}, data}`, in several parts if it is too large for one MongoDB document. Its
+first part also has `ids`, the ids of its rows in order, `parts`, and `sha256` of the uncompressed bytes.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ _LEVEL = 3
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of a snapshot: the ids, and for each its line of JSON."""
+    """Rows of a snapshot: their ids, and a line of JSON for each."""
 
     ids: Sequence[IdText]
     lines: Sequence[bytes]
 
 
 class ChunkStore:
-    """Reads and writes chunks; which of them make a snapshot is the `SnapshotStore`'s to know."""
+    """Reads and writes chunks. `SnapshotStore` knows which chunks make a snapshot."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._chunks: AsyncCollection[Any] = database["snapshot_chunks"]
 
     async def ensure_indexes(self) -> None:
-        """By document: which chunk has it."""
+        """Create the index by document, which finds the chunk of a document."""
         keys = [("_id.s", ASCENDING), ("ids", ASCENDING)]
         with translated("the indexes of stored snapshots can't be made"):
             await self._chunks.create_indexes([IndexModel(keys, name="by_document")])
 
     async def write(self, snapshot: str, number: int, chunk: Chunk) -> int:
-        """Store one chunk; returns its size, compressed."""
-        # In a thread: compression takes milliseconds, which is long for whoever shares the event loop.
+        """Store one chunk. Return its compressed size."""
+        # In a thread, because compression would block the event loop for milliseconds.
         data, digest = await asyncio.to_thread(_compressed, chunk.lines)
         parts = [data[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)]
         first = {"ids": list(chunk.ids), "parts": len(parts), "sha256": digest}
@@ -58,7 +58,7 @@ class ChunkStore:
         return len(data)
 
     async def read(self, snapshot: str, number: int) -> Chunk:
-        """One chunk, checked. Raises `Damaged` where it is not what was written."""
+        """Read and check one chunk. Raises `Damaged` if it differs from what was written."""
         name = f"chunk {number} of snapshot {snapshot}"
         bounds = {"$gte": {"s": snapshot, "n": number}, "$lt": {"s": snapshot, "n": number + 1}}
         with translated(f"{name} can't be read"):
@@ -72,16 +72,16 @@ class ChunkStore:
         return Chunk([IdText(text) for text in rows[0]["ids"]], lines)
 
     async def numbers(self, snapshot: str) -> set[int]:
-        """The numbers of all chunks that are there, whole or in part."""
+        """Return the numbers of all chunks that exist, complete or not."""
         with translated(f"the chunks of snapshot {snapshot} can't be listed"):
             return {row["_id"]["n"] async for row in self._chunks.find(_all(snapshot), {"_id": 1})}
 
     async def holding(self, snapshot: str, ids: Sequence[IdText]) -> AsyncGenerator[tuple[int, list[IdText]]]:
-        """The numbers of the chunks that hold any of these documents, each with those of `ids` that it holds."""
+        """Yield the numbers of the chunks with any of these documents, each with the `ids` that it contains."""
         match = {"$match": {"_id.s": snapshot, "ids": {"$in": list(ids)}}}
-        found = {"$project": {"ids": {"$setIntersection": ["$ids", list(ids)]}}}
+        matching = {"$project": {"ids": {"$setIntersection": ["$ids", list(ids)]}}}
         with translated(f"the chunks of snapshot {snapshot} can't be found"):
-            cursor = await self._chunks.aggregate([match, found, {"$sort": {"_id": 1}}])
+            cursor = await self._chunks.aggregate([match, matching, {"$sort": {"_id": 1}}])
             async with cursor:
                 async for row in cursor:
                     yield row["_id"]["n"], row["ids"]

@@ -1,4 +1,4 @@
-"""Snapshots of a shape at a position, read from the collection itself at a checkpoint's cluster time."""
+"""Live snapshots: a shape at a position, read from the collection itself at a checkpoint's cluster time."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from eventsync.mongodb.raw_cursor import raw_find
 from eventsync.stores.log.logs import LogStore
 
 _TOO_OLD = frozenset({239, 246})
-"""SnapshotTooOld, SnapshotUnavailable: the server no longer has, or not yet has, that cluster time."""
+"""SnapshotTooOld, SnapshotUnavailable: the server does not have that cluster time any more, or not yet."""
 
 
 class ReadRefused(Unavailable):
-    """MongoDB refuses to read a collection, and does not say that it will do another time."""
+    """MongoDB refuses to read a collection, possibly for good."""
 
     def __init__(self, collection: str, error: OperationFailure) -> None:
         super().__init__(f"{collection} can't be read: MongoDB refuses it (code {error.code})")
@@ -42,7 +42,7 @@ class ReadRefused(Unavailable):
 
 
 class TimeNotKept(Unavailable):
-    """MongoDB does not keep the cluster time that a collection is read at, or has ceased to while it was read."""
+    """MongoDB does not keep the cluster time at which a collection is read, or stopped keeping it during the read."""
 
     def __init__(self, collection: str) -> None:
         super().__init__(
@@ -52,7 +52,7 @@ class TimeNotKept(Unavailable):
 
 
 class CollectionGone(Unavailable):
-    """A collection was dropped or renamed a moment ago, so what it was before can't be read."""
+    """A collection was dropped or renamed a moment ago, so its earlier state cannot be read."""
 
 
 class SnapshotDocument(NamedTuple):
@@ -64,7 +64,7 @@ class SnapshotDocument(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The exact state of `shape` at `position`; the documents come in id order, once, some at a time."""
+    """The exact state of `shape` at `position`. `batches` has each document once, in id order."""
 
     shape: Shape
     position: Position
@@ -72,16 +72,16 @@ class Snapshot:
 
 
 class SnapshotReader:
-    """Reads the tracked collections as they were at the newest checkpoint.
+    """Reads the tracked collections at the newest checkpoint.
 
-    A checkpoint pairs a cluster time with a seq, so what is read there plus the events after that seq is the
+    A checkpoint pairs a cluster time with a seq. So the snapshot at that time and the events after that seq give the
     collection at every later position. MongoDB keeps five minutes of such history by default.
     """
 
     def __init__(
         self, database: AsyncDatabase[Any], logs: LogStore, offload: Offload | None = None, *, batch: int = 1000
     ) -> None:
-        """`offload` encodes large documents; without it, all are encoded at once."""
+        """`offload` encodes large documents; without it, they are encoded on the event loop."""
         self._offload = offload or inline()
         self._database = database
         self._logs = logs
@@ -90,7 +90,7 @@ class SnapshotReader:
 
     @asynccontextmanager
     async def open(self, log: LogId, shape: Shape) -> AsyncIterator[Snapshot]:
-        """A snapshot at the log's newest checkpoint. Raises `Unavailable`, also while it is being read."""
+        """Open a snapshot at the log's newest checkpoint. Raises `Unavailable`, also during the read."""
         checkpoint = await self._logs.read_checkpoint(log)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
@@ -104,13 +104,13 @@ class SnapshotReader:
     async def documents(
         self, collection: str, time: Timestamp, query: Document
     ) -> AsyncGenerator[list[SnapshotDocument]]:
-        """The documents of `collection` that `query` finds, as they were at `time`, in id order. Raises as `read`."""
+        """Yield the documents that `query` finds in `collection` at `time`, in id order. Raises as `read`."""
         async with aclosing(self._found(collection, time, query, {})) as batches:
             async for batch in batches:
                 yield await self._rows(batch)
 
     async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
-        """Encode documents, in slices: a batch may have 16 MiB."""
+        """Encode documents in slices, because a batch may have 16 MiB."""
         rows: list[SnapshotDocument] = []
         slices, above = Slices(), self._offload.above
         for raw in batch:
@@ -126,9 +126,9 @@ class SnapshotReader:
     async def read(
         self, collection: str, time: Timestamp, query: Document | None = None, *, fields: Document | None = None
     ) -> AsyncGenerator[bytes]:
-        """The stored documents of `collection`, in BSON, as they were at cluster time `time`, in id order.
+        """Yield the stored documents of `collection`, in BSON, at cluster time `time`, in id order.
 
-        Raises `Unavailable`; where MongoDB no longer keeps that time, `TimeNotKept` or `CollectionGone`.
+        Raises `Unavailable`; if MongoDB no longer keeps that time, `TimeNotKept` or `CollectionGone`.
         """
         async with aclosing(self._found(collection, time, query or {}, fields or {})) as batches:
             async for batch in batches:
@@ -145,9 +145,9 @@ class SnapshotReader:
                 yield batch
         if any_found:
             return
-        # To a collection that was dropped or renamed since, MongoDB before 7.0 answers as to an empty one, whatever it
-        # was at `time`. Nothing is nothing only where the collection that is there now was there all the while: one
-        # that was made after `time` it refuses to read at it.
+        # MongoDB before 7.0 returns nothing for a collection that was dropped or renamed since, whatever its state at
+        # `time` was. An empty result is valid only if the present collection existed during the whole read. MongoDB
+        # refuses to read a collection at a time before its creation, so the second read shows that.
         identity = await self._identity(collection)
         if identity is not None:
             async with aclosing(self._read(collection, time, query, fields)) as batches:
@@ -157,17 +157,17 @@ class SnapshotReader:
             raise CollectionGone(f"{collection} was dropped or renamed just now: it can't be read as it was before")
 
     async def _identity(self, collection: str) -> Any:
-        """What tells a collection from others of its name; None where there is none."""
+        """Return the UUID of a collection, or None if it does not exist."""
         command = {"listCollections": 1, "filter": {"name": collection}}
         with translated("the collections can't be listed"):
             answer = await self._database.command(command, codec_options=CODEC)
-        found = answer["cursor"]["firstBatch"]
-        return found[0]["info"].get("uuid") if found else None
+        collections = answer["cursor"]["firstBatch"]
+        return collections[0]["info"].get("uuid") if collections else None
 
     async def _read(
         self, collection: str, time: Timestamp, query: Document, fields: Document
     ) -> AsyncGenerator[list[bytes]]:
-        """Batch by batch; the next one is on its way while one is used."""
+        """Yield batches. The next batch is fetched while one is used."""
         command = {
             "filter": writable(query),
             "projection": fields,
@@ -201,6 +201,6 @@ def _row(raw: bytes) -> SnapshotDocument:
 
 
 def _row_aside(raw: bytes) -> tuple[IdText, JsonText]:
-    """Make a row in a helper process, whose text comes back without a copy."""
+    """Encode a row in a helper process. A `JsonText` comes back without a copy."""
     id_text, row = _row(raw)
     return id_text, JsonText(row)

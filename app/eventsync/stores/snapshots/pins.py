@@ -1,8 +1,8 @@
-"""Pins: what readers are at, so that no policy removes it under them. The collection `pins`.
+"""Pins: the claims of readers on data that must not be removed during their reads. The collection `pins`.
 
-A reader pins first and *then* looks whether what it wants is still there (the snapshot not hidden, the horizon not
-beyond its position). Who removes gives up first (hides the snapshot, raises the horizon) and *then* asks what is
-pinned. So one of the two always sees the other. All times are MongoDB's own clock.
+A reader pins first, and *then* checks that the data still exists: the snapshot is not hidden, the horizon is not beyond
+the position. A remover first hides the snapshot or raises the horizon, and *then* reads the pins. So one of the two
+always sees the other. All times are by MongoDB's clock.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from eventsync.mongodb.leases import RenewalTimer
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What all live pins of a log need: the events after `seq` (None: no events), and these snapshots."""
+    """The data that the live pins of a log need: the events after `seq` (None: no events), and these snapshots."""
 
     seq: Seq | None
     snapshots: frozenset[str]
 
 
 class Pin:
-    """One reader's pin, while it is held."""
+    """The pin of one reader."""
 
     def __init__(self, store: Pins, name: str) -> None:
         self._store = store
@@ -42,9 +42,9 @@ class Pin:
         self._renewal = RenewalTimer(store.ttl)
 
     async def keep(self) -> None:
-        """Call it as the reading goes on: nearly free, until a quarter of the time to live has passed.
+        """Renew the pin if a quarter of its time to live has passed. Call this often: it is nearly free.
 
-        Raises `Unavailable` where the pin has run out meanwhile: what it held may be gone.
+        Raises `Unavailable` if the pin has expired, because the pinned data may be gone.
         """
         if self._renewal.is_due:
             await self._store.renew(self._name)
@@ -52,23 +52,23 @@ class Pin:
 
 
 class Pins:
-    """Pins of all readers, `{_id, l: log, n: needs events after this seq, s: needs this snapshot, until}`."""
+    """The pins of all readers, `{_id, l: log, n: needs events after this seq, s: needs this snapshot, until}`."""
 
     def __init__(self, database: AsyncDatabase[Any], ttl: float) -> None:
-        """`ttl` is in seconds: how long a pin outlives a reader that has died."""
+        """`ttl` is the time that the pin of a dead reader stays, in seconds."""
         self._pins: AsyncCollection[Any] = database["pins"]
         self.ttl = ttl
 
     async def ensure_indexes(self) -> None:
-        """MongoDB itself removes what has run out."""
+        """Create the TTL index that removes expired pins."""
         with translated("the index of pins can't be made"):
             await self._pins.create_indexes([IndexModel([("until", ASCENDING)], name="expiry", expireAfterSeconds=0)])
 
     @asynccontextmanager
     async def held(self, log: LogId, seq: Seq | None, snapshot: str | None = None) -> AsyncIterator[Pin]:
-        """Hold the events after `seq` (None: no events) and, where one is named, a snapshot while the block runs.
+        """Pin the events after `seq` (None: no events), and a snapshot if given, while the block runs.
 
-        Look inside of the block whether they are still there.
+        The caller must check inside the block that they still exist.
         """
         name = secrets.token_hex(8)
         row = {"l": log, "n": None if seq is None else Int64(seq), "s": snapshot}
@@ -78,11 +78,11 @@ class Pins:
         try:
             yield Pin(self, name)
         finally:
-            with suppress(Unavailable):  # then it runs out by itself
+            with suppress(Unavailable):  # then it expires
                 await self._remove(name)
 
     async def renew(self, name: str) -> None:
-        """Have a live pin live for another `ttl`. Raises `Unavailable` where it has run out."""
+        """Extend a live pin by another `ttl`. Raises `Unavailable` if it has expired."""
         live = {"_id": name} | is_ahead("until")
         with translated("a pin can't be renewed"):
             result = await self._pins.update_one(live, [{"$set": {"until": from_now(self.ttl)}}])
@@ -90,7 +90,7 @@ class Pins:
             raise Unavailable("the reader was idle for too long: what it was reading may have been removed")
 
     async def pinned(self, log: LogId) -> Pinned:
-        """What live pins need now. Pins that are made later have seen what the caller has given up before."""
+        """Return the data that live pins need. Later pins see what the caller has hidden or raised before."""
         live = {"l": log} | is_ahead("until")
         with translated("the pins can't be read"):
             rows = await self._pins.find(live, {"n": 1, "s": 1}).to_list()

@@ -1,4 +1,4 @@
-"""Requests for a snapshot: the collection `snapshot_requests`. Anybody asks, the snapshotter answers."""
+"""Requests for snapshots, which the snapshotter answers: the collection `snapshot_requests`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.errors import translated
 
 _FORGOTTEN = 86400
-"""Seconds after which a request is gone, answered or not."""
+"""The time after which a request is removed, answered or not, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A wish for a snapshot of `shape` at cluster time `time` or later, and the answer once there is one.
+    """A request for a snapshot of `shape` at cluster time `time` or later, with its answer.
 
-    The answer is the id of the `snapshot`, or why there can't be one.
+    The answer is the id of the `snapshot`, or the reason why it was `refused`.
     """
 
     id: str
@@ -35,20 +35,20 @@ class Request:
 
 
 class SnapshotRequests:
-    """`{_id, shape, s: cluster time, at, snapshot?, refused?}`. Raises `Unavailable`."""
+    """The requests, `{_id, shape, s: cluster time, at, snapshot?, refused?}`. Raises `Unavailable`."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._requests: AsyncCollection[Any] = database["snapshot_requests"]
 
     async def ensure_indexes(self) -> None:
-        """MongoDB itself removes old requests."""
+        """Create the TTL index that removes old requests."""
         with translated("the index of requests can't be made"):
             await self._requests.create_indexes(
                 [IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=_FORGOTTEN)]
             )
 
     async def ask(self, shape: Shape, time: Timestamp) -> str:
-        """Ask for a snapshot at `time` or later; returns the request's id."""
+        """Request a snapshot at `time` or later. Return the id of the request."""
         name = secrets.token_hex(8)
         fields = {"shape": {"$literal": str(shape)}, "s": time, "at": NOW}
         with translated("a snapshot can't be asked for"):
@@ -56,20 +56,20 @@ class SnapshotRequests:
         return name
 
     async def unanswered(self) -> list[Request]:
-        """Return the requests without an answer, oldest first. A request for what can't be a shape is refused."""
+        """Return the unanswered requests, oldest first. Refuse those for an invalid shape."""
         query = {"snapshot": None, "refused": None}
         with translated("the requests for snapshots can't be read"):
             rows = await self._requests.find(query, sort=[("at", ASCENDING)]).to_list()
-        found = []
+        requests = []
         for row in rows:
             try:
-                found.append(_request(row))
+                requests.append(_request(row))
             except Malformed as error:
                 await self._answer(row["_id"], snapshot=None, refused=error.message)
-        return found
+        return requests
 
     async def answer(self, request: Request, *, snapshot: str | None = None, refused: str | None = None) -> None:
-        """Say which snapshot it is, or why there is none."""
+        """Answer with the id of a snapshot, or with the reason for refusing it."""
         await self._answer(request.id, snapshot=snapshot, refused=refused)
 
     async def _answer(self, name: str, *, snapshot: str | None, refused: str | None) -> None:
@@ -77,13 +77,13 @@ class SnapshotRequests:
             await self._requests.update_one({"_id": name}, {"$set": {"snapshot": snapshot, "refused": refused}})
 
     async def read(self, name: str) -> Request | None:
-        """The request as it stands."""
+        """Return the request, or None."""
         with translated("the request for a snapshot can't be read"):
             row = await self._requests.find_one({"_id": name})
         return _request(row) if row else None
 
     async def withdraw(self, name: str) -> None:
-        """Ask for it no longer."""
+        """Remove the request."""
         with translated("the request for a snapshot can't be withdrawn"):
             await self._requests.delete_one({"_id": name})
 

@@ -1,4 +1,4 @@
-"""The rows of a stored snapshot: lines of JSON that read back BSON-exact."""
+"""The rows of a stored snapshot: lines of JSON that decode to the exact BSON values."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from eventsync.errors import Malformed
 from eventsync.stores.snapshots.chunks import Chunk
 
 Row = tuple[IdText, int, Document]
-"""A document of a snapshot: its id, its version, and what it is, without `_sync`."""
+"""A document of a snapshot: its id, its version, and its fields without `_sync`."""
 
 StoredLine = tuple[int, IdText, bytes]
-"""The same as it is stored: the number of its chunk, its id, and its line of JSON."""
+"""A stored row: the number of its chunk, its id, and its line of JSON."""
 
 _HEAD = re.compile(rb'\{"id":"(?:[^"\\]|\\.)*","version":(\d+),')
-"""How a row begins, as `_line` writes it."""
+"""The start of a row, as `_line` writes it."""
 
 
 class Line(NamedTuple):
-    """A row that is encoded already."""
+    """An encoded row."""
 
     id: IdText
     text: bytes
 
 
 def line_of(raw: bytes) -> Line:
-    """Return the row of a stored document: all the work on a large one."""
+    """Return the encoded row of a stored document."""
     return _line(*unversioned(decode(raw)))
 
 
 async def cut(documents: AsyncIterable[tuple[int, Document] | Line], chunk_bytes: int) -> AsyncGenerator[Chunk]:
-    """(version, document) in id order, as chunks of about `chunk_bytes` before compression. Holds one at a time."""
+    """Cut (version, document) in id order into chunks of about `chunk_bytes` before compression. Holds one at a
+    time.
+    """
     ids: list[IdText] = []
     lines: list[bytes] = []
     size = 0
-    async for found in documents:
-        text, line = found if isinstance(found, Line) else _line(*found)
+    async for document in documents:
+        text, line = document if isinstance(document, Line) else _line(*document)
         ids.append(text)
         lines.append(line)
         size += len(line) + 1
@@ -57,20 +59,20 @@ async def cut(documents: AsyncIterable[tuple[int, Document] | Line], chunk_bytes
 
 
 def read_row(snapshot: str, number: int, text: IdText, line: bytes) -> Row:
-    """The row of document `text` in chunk `number`. Raises `Damaged`, which names both."""
+    """Decode the row of document `text` in chunk `number`. Raises `Damaged`, which names both."""
     try:
         tree = orjson.loads(line)
         document: Document = from_tree_with_hints(tree["doc"], tree.get("marks", ()))
-        found = tree["id"], int(tree["version"]), document
+        row = tree["id"], int(tree["version"]), document
     except (Malformed, LookupError, TypeError, ValueError) as error:
         raise Damaged(f"chunk {number} of snapshot {snapshot}: the row of {text} can't be read: {error}") from error
-    if found[0] != text:
-        raise Damaged(f"chunk {number} of snapshot {snapshot} has the row of {found[0]} for {text}")
-    return found
+    if row[0] != text:
+        raise Damaged(f"chunk {number} of snapshot {snapshot} has the row of {row[0]} for {text}")
+    return row
 
 
 def version_of(snapshot: str, line: StoredLine) -> int:
-    """Return the version in a row, of which the rest is not read. Raises as `read_row`."""
+    """Return the version in a row without decoding the rest. Raises as `read_row`."""
     match = _HEAD.match(line[2])
     return int(match[1]) if match else read_row(snapshot, *line)[1]
 

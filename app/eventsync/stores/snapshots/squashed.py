@@ -1,8 +1,8 @@
-"""What squashed answers are made of: the documents that have events after a position, and what they are now.
+"""The content of squashed answers: the documents with events after a position, and their present states.
 
-Read from `touched` (what was touched by events that are archived) and from the events that are still in MongoDB, both
-as they were at one cluster time, and at that time the squash floor was not beyond the position: so none is missing.
-A document too many does no harm, its present state is what the client has.
+The documents come from `touched`, for archived events, and from the events in MongoDB. Both are read at one cluster
+time, at which the squash floor is not beyond the position, so none is missing. An extra document does no harm: its
+present state is the one that the client has.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader
 
 BATCH = 500
-"""Documents that are looked up at once."""
+"""Documents in one lookup."""
 
 
 class Unsquashable(EventsyncError):
-    """A document can't be looked up by the text of its id, so whether it was deleted can't be told."""
+    """A document cannot be looked up by the text of its id, so a deletion cannot be detected."""
 
     code = "unsquashable"
 
@@ -45,9 +45,9 @@ class Squashed:
         self._gap_check = gap_check
 
     async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq) -> AsyncGenerator[list[IdText]]:
-        """The documents with an event of `after < seq <= up_to`, each once, in batches; some others may be among them.
+        """Yield the documents with an event `after < seq <= up_to` once each, in batches. Others may be among them.
 
-        Raises `BehindHorizon` where that is not known any more, `Damaged` where an event is missing, and `Unavailable`.
+        Raises `BehindHorizon` if they are no longer known, `Damaged` if an event is missing, and `Unavailable`.
         """
         with translated(f"the touched documents of {collection} can't be read"):
             concern = {"level": "snapshot", "atClusterTime": await cluster_time(self._log)}
@@ -56,7 +56,7 @@ class Squashed:
                 raise BehindHorizon(log, after, squash_floor)
             await self._gap_check.require(log, after, up_to)
             pipeline = _pipeline(log, collection, after, up_to)
-            # Grouping spills to disk, and is over before the first id comes: memory here is one batch.
+            # MongoDB may group on disk, and finishes before it returns the first id. This process holds one batch.
             command = {"aggregate": "events", "pipeline": pipeline, "allowDiskUse": True, "readConcern": concern}
             cursor = await self._log.cursor_command(command | {"cursor": {"batchSize": BATCH}})
             async with cursor.batch_size(BATCH):
@@ -78,17 +78,17 @@ class Squashed:
         return Seq(0)
 
     async def rows(self, collection: str, ids: Sequence[IdText], time: Timestamp) -> AsyncGenerator[bytes]:
-        """What each of these documents was at cluster time `time`, in JSON: `{"id", "version", "doc"}`, or
-        `{"id", "deleted": true}` where there was none.
+        """Yield the JSON of each of these documents at cluster time `time`.
 
-        Raises `Unsquashable`, and `Unavailable`, also where MongoDB no longer keeps that time.
+        It is `{"id", "version", "doc"}`, or `{"id", "deleted": true}` for one that did not exist. Raises
+        `Unsquashable`, and `Unavailable`, also if MongoDB no longer keeps that time.
         """
         missing = dict.fromkeys(ids)
         query = dict(filter_of(*map(_lookup, ids)))
         async with aclosing(self._snapshots.documents(collection, time, query)) as batches:
             async for batch in batches:
                 for document in batch:
-                    # Equal to MongoDB are 5 and 5.0: what was not asked for is another document, with its own events.
+                    # MongoDB treats 5 and 5.0 as equal. A document that was not asked for has its own events.
                     if document.id in missing:
                         del missing[document.id]
                         yield document.row
@@ -114,7 +114,7 @@ def _pipeline(log: LogId, collection: str, after: Seq, up_to: Seq) -> list[dict[
 
 
 def _lookup(text: IdText) -> Any:
-    """The id to look for. Raises `Unsquashable` for one that only MongoDB itself takes (null, over-long)."""
+    """Return the id to look up. Raises `Unsquashable` for an id that only MongoDB accepts (null, or too long)."""
     try:
         return parse_id(text)
     except Malformed as error:
@@ -122,5 +122,5 @@ def _lookup(text: IdText) -> Any:
 
 
 def _is_ambiguous(text: IdText) -> bool:
-    """Tell whether another id may have the same text: earlier versions wrote text that is not UTF-8 like that."""
+    """Return True if another id may have the same text, as earlier versions wrote ids that are not UTF-8."""
     return "\ufffd" in text or format_id(parse_id(text)) != text

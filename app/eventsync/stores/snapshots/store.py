@@ -1,7 +1,7 @@
-"""Stored snapshots: what a shape was at a position of the log, in `snapshots` and `snapshot_chunks`.
+"""Stored snapshots: shapes at positions of the log, in `snapshots` and `snapshot_chunks`.
 
-A snapshot is written as a stream and becomes visible as a whole: its document in `snapshots` is `complete` only once
-all of its chunks are there. It goes the other way round: first it is hidden, and removed once nobody can be reading it.
+A snapshot is written as a stream and becomes visible as a whole: its document in `snapshots` becomes `complete` after
+its last chunk. Removal is the reverse: the snapshot is hidden first, and removed once no reader can hold it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from eventsync.stores.snapshots.rows import Line, Row, StoredLine, cut, encoded_
 class StoredSnapshot:
     """A complete snapshot of a shape at `log:seq`, which is cluster time `time`.
 
-    `bytes` is compressed, `raw_bytes` is not; `at` is when it was finished, by MongoDB's clock.
+    `bytes` is its compressed size, `raw_bytes` the uncompressed one. `at` is its completion by MongoDB's clock.
     """
 
     id: str
@@ -58,16 +58,16 @@ class StoredSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A snapshot that is being made, as far as it is."""
+    """The progress of a snapshot that is being written."""
 
     documents: int
     bytes: int
 
 
 class SnapshotStore:
-    """Writes, finds, reads and removes snapshots, of whole collections and of single documents.
+    """Writes, finds, reads and removes snapshots of whole collections and of single documents.
 
-    A `shape` is its text. That of a document names a snapshot of its own, which no question about its collection finds.
+    A `shape` is passed as text. Queries for a collection do not find the snapshots of its single documents.
     """
 
     def __init__(self, database: AsyncDatabase[Any], *, chunk_bytes: int) -> None:
@@ -76,7 +76,7 @@ class SnapshotStore:
         self._chunk_bytes = chunk_bytes
 
     async def ensure_indexes(self) -> None:
-        """By position: the newest one of a shape."""
+        """Create the index by position, which finds the newest snapshot of a shape."""
         keys = [("l", ASCENDING), ("c", ASCENDING), ("n", DESCENDING)]
         with translated("the indexes of stored snapshots can't be made"):
             await self._snapshots.create_indexes([IndexModel(keys, name="by_position")])
@@ -87,9 +87,9 @@ class SnapshotStore:
     async def write(
         self, log: LogId, shape: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document] | Line]
     ) -> StoredSnapshot:
-        """Store the snapshot that `documents` are, (version, document) in id order; holds one chunk at a time.
+        """Store `documents`, (version, document) in id order, as a snapshot. Holds one chunk at a time.
 
-        Whatever `documents` raises ends it, and leaves nothing that is visible.
+        An exception from `documents` ends the write and leaves nothing visible.
         """
         name = secrets.token_hex(8)
         row = {"_id": name, "l": log, "c": shape, "n": Int64(seq), "s": time, "complete": False}
@@ -98,7 +98,7 @@ class SnapshotStore:
         try:
             async with aclosing(cut(documents, self._chunk_bytes)) as chunks:
                 async for chunk in chunks:
-                    # Before the chunk: a snapshot that was swept meanwhile is to get no more of them.
+                    # Before the chunk, so that a snapshot that was swept meanwhile gets no more chunks.
                     await self._update(name, made | {"chunks": made["chunks"] + 1})
                     size = await self._chunks.write(name, made["chunks"], chunk)
                     made = _grown(made, chunk, size)
@@ -109,7 +109,7 @@ class SnapshotStore:
             raise
 
     async def unfinished(self, log: LogId, shape: str) -> Unfinished | None:
-        """How far the snapshot of a shape is that was begun last and is not complete yet."""
+        """Return the progress of the newest incomplete snapshot of a shape, or None."""
         query = {"l": log, "c": shape, "complete": False, "hidden": {"$ne": True}}
         with translated(f"the snapshots of {shape} can't be read"):
             row = await self._snapshots.find_one(query, sort=[("n", DESCENDING)])
@@ -118,44 +118,44 @@ class SnapshotStore:
     # --- finding --------------------------------------------------------------------------------------------------
 
     async def newest(self, log: LogId, shape: str, up_to: Seq | None = None) -> StoredSnapshot | None:
-        """The newest complete snapshot, at `up_to` or before; None where there is none."""
+        """Return the newest complete snapshot at `up_to` or before, or None."""
         return await self._newest({"l": log, "c": shape}, up_to)
 
     async def nearest(self, log: LogId, shape: Shape, up_to: Seq) -> StoredSnapshot | None:
-        """The newest one at `up_to` or before that has the document `shape`: its own, or one of its collection."""
+        """Return the newest snapshot at `up_to` or before of the document `shape` or of its collection, or None."""
         return await self._newest({"l": log, "c": {"$in": [shape.collection, str(shape)]}}, up_to)
 
     async def find(self, name: str) -> StoredSnapshot | None:
-        """The complete snapshot of this id. Read, and then found: what was read was still there."""
+        """Return the complete snapshot with this id, or None. If found after a read, it existed during the read."""
         with translated(f"snapshot {name} can't be read"):
             row = await self._snapshots.find_one({"_id": name, "complete": True})
         return _snapshot(row) if row else None
 
     async def listing(self, log: LogId) -> list[StoredSnapshot]:
-        """All complete snapshots of a log, of all shapes, by seq."""
+        """Return all complete snapshots of a log, of all shapes, by seq."""
         return await self._list({"l": log, "complete": True})
 
     async def positions(self, log: LogId) -> dict[str, Seq]:
-        """Where each shape's newest complete snapshot in `log` is."""
-        # In the order of the seqs: of each shape the newest remains.
+        """Return the seq of each shape's newest complete snapshot in `log`."""
+        # The listing is by seq, so the newest snapshot of each shape remains.
         return {item.shape: item.seq for item in await self.listing(log)}
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     async def check(self, snapshot: StoredSnapshot) -> None:
-        """Raises `Damaged`, which names the chunk, where one is missing: to `lines_of` it would seem to be empty."""
+        """Raise `Damaged`, which names the chunk, if one is missing. `lines_of` would not notice it."""
         missing = set(range(snapshot.chunks)) - await self._chunks.numbers(snapshot.id)
         if missing:
             raise Damaged(f"chunk {min(missing)} of snapshot {snapshot.id} is missing, or a part of it")
 
     async def rows(self, snapshot: StoredSnapshot) -> AsyncGenerator[list[Row]]:
-        """All rows in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
+        """Yield all rows in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
         async with aclosing(self.lines(snapshot)) as chunks:
             async for lines in chunks:
                 yield [read_row(snapshot.id, *line) for line in lines]
 
     async def lines(self, snapshot: StoredSnapshot) -> AsyncGenerator[list[StoredLine]]:
-        """All rows as they are stored, in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
+        """Yield all stored rows in id order, a chunk at a time. Raises `Damaged`, which names the chunk."""
         count = 0
         for number in range(snapshot.chunks):
             chunk = await self._chunks.read(snapshot.id, number)
@@ -165,7 +165,7 @@ class SnapshotStore:
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
 
     async def lines_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[StoredLine]:
-        """Yield the rows of those of `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
+        """Yield the stored rows of those `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
         wanted = frozenset(ids)
         async for number, _ in self._chunks.holding(snapshot.id, ids):
             chunk = await self._chunks.read(snapshot.id, number)
@@ -174,43 +174,43 @@ class SnapshotStore:
                     yield number, text, line
 
     async def state_of(self, snapshot: StoredSnapshot, text: IdText, offload: Offload) -> EncodedState:
-        """Return one document as it is in the snapshot, encoded. Raises `Damaged`, which names the chunk."""
+        """Return the encoded state of one document in the snapshot. Raises `Damaged`, which names the chunk."""
         async with aclosing(self.lines_of(snapshot, [text])) as lines:
             async for line in lines:
                 return await offload.call(len(line[2]), encoded_row, snapshot.id, *line)
         return None
 
     async def holds(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> set[IdText]:
-        """Those of `ids` that are in the snapshot."""
-        return {text async for _, found in self._chunks.holding(snapshot.id, ids) for text in found}
+        """Return those of `ids` that are in the snapshot."""
+        return {text async for _, held in self._chunks.holding(snapshot.id, ids) for text in held}
 
     # --- removing -------------------------------------------------------------------------------------------------
 
     async def sweep(self, older_than: float) -> int:
-        """Remove snapshots that were begun and not gone on with for `older_than` seconds; returns how many."""
+        """Remove incomplete snapshots without progress for `older_than` seconds. Return how many."""
         age = {"$dateDiff": {"startDate": "$at", "endDate": NOW, "unit": "millisecond"}}
         stale = {"complete": False, "hidden": {"$ne": True}, "$expr": {"$gte": [age, older_than * 1000]}}
         return await self._remove_all(stale)
 
     async def retire(self, collections: Sequence[str], log: LogId) -> int:
-        """Remove the snapshots of these collections and their documents in every log but `log`; returns how many."""
+        """Remove the snapshots of these collections and their documents in all logs except `log`. Return how many."""
         of = {"$in": [{"$first": {"$split": ["$c", "/"]}}, list(collections)]}
         return await self._remove_all({"l": {"$ne": log}, "$expr": of})
 
     async def hide(self, names: Iterable[str]) -> None:
-        """Nobody finds these any more; who has found one before can still read it."""
+        """Hide snapshots: they are no longer found, but a reader that has found one can still read it."""
         await self._set_hidden(names, hidden=True)
 
     async def show(self, names: Iterable[str]) -> None:
-        """Take back what `hide` did."""
+        """Make hidden snapshots visible again."""
         await self._set_hidden(names, hidden=False)
 
     async def hidden(self, log: LogId) -> list[StoredSnapshot]:
-        """What is hidden, by seq."""
+        """Return the hidden snapshots, by seq."""
         return await self._list({"l": log, "complete": False, "hidden": True})
 
     async def remove(self, name: str) -> None:
-        """Remove one snapshot: from now on it is not found; then its chunks."""
+        """Hide one snapshot, and remove its chunks and its document."""
         with translated(f"snapshot {name} can't be removed"):
             await self._snapshots.update_one({"_id": name}, {"$set": {"complete": False}})
             await self._chunks.remove(name)
@@ -240,7 +240,7 @@ class SnapshotStore:
         return len(names)
 
     async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> dict[str, Any]:
-        """Set fields of a snapshot that is being written. `at` is when that was last gone on with."""
+        """Set fields of a snapshot that is being written. `at` is the time of its last progress."""
         query = {"_id": name} | ({} if upsert else {"complete": False})
         change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": NOW}}]
         with translated(f"snapshot {name} can't be written"):

@@ -1,8 +1,9 @@
-"""How much a log holds, without counting it each time: the collection `counters`.
+"""Counters of a log's events and bytes, so that no reader has to count them: the collection `tallies`.
 
-`_id: {l: log, c: collection, k: block}` sums up the collection's events with `seq // BLOCK == k`: how many, their bytes
-as MongoDB stores them, and the `last` one's seq. `_id: {l: log}` says up to which seq the log is tallied; it moves in
-the same transaction as the sums, so every event is in them exactly once. Who drops events tallies them first.
+The record `_id: {l: log, c: collection, k: block}` sums up the collection's events with `seq // BLOCK == k`: their
+number, their bytes as MongoDB stores them, and the `last` seq. The record `_id: {l: log}` has the seq up to which the
+log is counted. It changes in the same transaction as the sums, so they include every event exactly once. Events are
+counted before they are removed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from eventsync.stores.log.event_parts import PART_BYTES
 BLOCK: Final = 10_000
 
 _AT_ONCE: Final = 20_000
-"""Events in one aggregation: each has to end well within the driver's timeout."""
+"""Most events in one aggregation, so that each ends well within the driver's timeout."""
 
-_APART = {"$cond": [{"$eq": [{"$type": "$b"}, "object"]}, {"$multiply": ["$b.of", PART_BYTES]}, 0]}
-"""About the bytes of a body that is not in the row itself."""
+_PARTS_SIZE = {"$cond": [{"$eq": [{"$type": "$b"}, "object"]}, {"$multiply": ["$b.of", PART_BYTES]}, 0]}
+"""The approximate bytes of a body that is in parts."""
 
 
 _NONE: Final = Seq(0)
@@ -36,7 +37,7 @@ _NONE: Final = Seq(0)
 
 @dataclass(frozen=True, slots=True)
 class EventCount:
-    """Events, their bytes, and the newest one's seq; 0 where there is none."""
+    """The number of events, their bytes, and the seq of the newest one; 0 without events."""
 
     events: int = 0
     bytes: int = 0
@@ -46,12 +47,12 @@ class EventCount:
         return EventCount(self.events + other.events, self.bytes + other.bytes, max(self.last, other.last))
 
 
-async def _no_step() -> None:
-    """What nobody waits for has no steps."""
+async def _do_nothing() -> None:
+    """Do nothing between two steps."""
 
 
 class Counters:
-    """Counts what is appended, once, and answers from the sums. Raises `Unavailable`."""
+    """Counts each appended event once, and answers from the sums. Raises `Unavailable`."""
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._database = database
@@ -60,84 +61,83 @@ class Counters:
         self._tiers: AsyncCollection[Any] = database["tiers"]
 
     async def counted_up_to(self, log: LogId) -> Seq:
-        """The events up to this one are tallied."""
-        with translated("the tallies can't be read"):
+        """Return the seq up to which the log is counted."""
+        with translated("the counters can't be read"):
             row = await self._counters.find_one({"_id": {"l": log}})
         return Seq(row["upto"]) if row else Seq(0)
 
-    async def add(self, log: LogId, up_to: Seq, step: Callable[[], Awaitable[None]] = _no_step) -> set[str]:
-        """Tally what is not yet, up to `counted_up_to`, in pieces, with a `step` between them; which collections had
+    async def add(self, log: LogId, up_to: Seq, step: Callable[[], Awaitable[None]] = _do_nothing) -> set[str]:
+        """Count the events up to `up_to`, with a call of `step` after each part. Return the collections with new
         events.
 
-        Any number of callers at once: one of them does it. `counted_up_to` must be in MongoDB, and so all events before
-        it.
-
-        Raises `Damaged` where some have left MongoDB untallied: the tallies were dropped or emptied by somebody.
+        Concurrent callers are safe: each event is counted once. Event `up_to` and all uncounted events before it must
+        be in MongoDB. Raises `Damaged` if uncounted events have left it, because the counters were dropped or emptied.
         """
-        found: set[str] = set()
+        changed: set[str] = set()
         while (after := await self.counted_up_to(log)) < up_to:
-            piece = Seq(min(up_to, after + _AT_ONCE))
-            sums = await self._sums(log, after, piece)
-            if sum(row["events"] for row in sums) < piece - after:
-                await self._check_floor(log, after)
-            await self._move(log, after, piece, sums)
-            found |= {row["_id"]["c"] for row in sums}
+            part = Seq(min(up_to, after + _AT_ONCE))
+            sums = await self._sums(log, after, part)
+            if sum(row["events"] for row in sums) < part - after:
+                await self._check_archived(log, after)
+            await self._move(log, after, part, sums)
+            changed |= {row["_id"]["c"] for row in sums}
             await step()
-        return found
+        return changed
 
-    async def _check_floor(self, log: LogId, after: Seq) -> None:
+    async def _check_archived(self, log: LogId, after: Seq) -> None:
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, {"floor": 1})
         if row is not None and after < row.get("floor", 0) and await self.counted_up_to(log) == after:
-            raise Damaged(f"the events of log {log} up to {row['floor']} are tallied up to {after} only")
+            raise Damaged(f"the events of log {log} up to {row['floor']} are counted up to {after} only")
 
     async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> EventCount:
-        """What was tallied after `seq`, of one collection or of all. Of the block that holds `seq` it is a share.
+        """Return the counts after `seq`, of one collection or of all. The block with `seq` contributes a share.
 
-        `last` is exact, and where it is not beyond `seq`, so are the zeros.
+        `last` is exact. If no event after `seq` is counted, the result is exactly zero.
         """
         up_to = await self.counted_up_to(log)
         of = {"$match": {"_id": _blocks(log, collection, seq // BLOCK)}} if collection else _of_log(log)
         newer = {"$match": {"last": {"$gt": Int64(seq)}}}
-        with translated("the tallies can't be read"):
+        with translated("the counters can't be read"):
             cursor = await self._counters.aggregate([of, newer, *_summed(_weighed(seq, up_to), None)])
             rows = await cursor.to_list()
-        return _tally(rows[0]) if rows else EventCount()
+        return _event_count(rows[0]) if rows else EventCount()
 
     async def quiet_until(self, log: LogId, collection: str, seq: Seq) -> Seq:
-        """A seq up to which the collection has no event after `seq`, as far as is tallied: what it was, it still is.
+        """Return a seq up to which the collection has no event after `seq`, as far as events are counted.
 
-        Exact where there is no event at all; else it may say less than is true, by up to a block.
+        So its state at `seq` is its state there. The result is exact if there is no event at all. Otherwise it may be
+        too low by up to a block.
         """
         up_to = await self.counted_up_to(log)
         query = {"_id": _blocks(log, collection, seq // BLOCK), "last": {"$gt": Int64(seq)}}
-        with translated("the tallies can't be read"):
+        with translated("the counters can't be read"):
             row = await self._counters.find_one(query, sort=[("_id", 1)])
         return max(seq, up_to if row is None else Seq(row["_id"]["k"] * BLOCK - 1))
 
     async def sizes(self, log: LogId) -> dict[str, EventCount]:
-        """All that was ever tallied, by collection."""
+        """Return all events that were ever counted, by collection."""
         whole = {"events": "$events", "bytes": "$bytes"}
-        with translated("the tallies can't be read"):
+        with translated("the counters can't be read"):
             cursor = await self._counters.aggregate([_of_log(log), *_summed(whole, "$_id.c")])
-            return {row["_id"]: _tally(row) for row in await cursor.to_list()}
+            return {row["_id"]: _event_count(row) for row in await cursor.to_list()}
 
     async def forget(self, log: LogId) -> None:
-        """Remove what belongs to a former log."""
-        with translated("the tallies of a former log can't be removed"):
+        """Remove the counters of a former log."""
+        with translated("the counters of a former log can't be removed"):
             await self._counters.delete_many({"_id.l": log})
 
     async def _sums(self, log: LogId, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
         block = {"$floor": {"$divide": ["$_id.n", BLOCK]}}
-        size = {"$add": [{"$bsonSize": "$$ROOT"}, _APART]}
+        size = {"$add": [{"$bsonSize": "$$ROOT"}, _PARTS_SIZE]}
         sums = {"events": {"$sum": 1}, "bytes": {"$sum": size}, "last": {"$max": "$_id.n"}}
         group = {"$group": {"_id": {"c": "$c", "k": block}} | sums}
-        with translated("the events can't be tallied"):
+        with translated("the events can't be counted"):
             cursor = await self._events.aggregate([{"$match": {"_id": key_range(log, after, up_to)}}, group])
             return await cursor.to_list()
 
     async def _move(self, log: LogId, after: Seq, up_to: Seq, sums: list[dict[str, Any]]) -> None:
-        """Add `sums` and go on to `counted_up_to`, unless somebody else has done it."""
+        """Add `sums` and advance to `up_to`, unless another caller has done so."""
         writes: list[UpdateOne] = [
             UpdateOne(
                 {"_id": {"l": log, "c": row["_id"]["c"], "k": Int64(row["_id"]["k"])}},
@@ -146,29 +146,29 @@ class Counters:
             )
             for row in sums
         ]
-        mark = {"_id": {"l": log}}
-        with translated("the tallies can't be written"):
-            await self._counters.update_one(mark, {"$setOnInsert": {"upto": Int64(0)}}, upsert=True)
+        progress = {"_id": {"l": log}}
+        with translated("the counters can't be written"):
+            await self._counters.update_one(progress, {"$setOnInsert": {"upto": Int64(0)}}, upsert=True)
             async with self._database.client.start_session() as session, await session.start_transaction():
                 moved = await self._counters.update_one(
-                    mark | {"upto": Int64(after)}, {"$set": {"upto": Int64(up_to)}}, session=session
+                    progress | {"upto": Int64(after)}, {"$set": {"upto": Int64(up_to)}}, session=session
                 )
                 if moved.matched_count and writes:
                     await self._counters.bulk_write(writes, ordered=False, session=session)
 
 
 def _blocks(log: LogId, collection: str, first: int) -> dict[str, Any]:
-    # MongoDB sorts strings behind all numbers.
+    # MongoDB sorts strings after all numbers.
     return {"$gte": {"l": log, "c": collection, "k": Int64(first)}, "$lt": {"l": log, "c": collection, "k": ""}}
 
 
 def _of_log(log: LogId) -> dict[str, Any]:
-    # And objects behind all strings. What has fewer fields comes first: the mark is not among these.
+    # MongoDB sorts objects after all strings, and a key with fewer fields first. So this excludes `{l: log}` itself.
     return {"$match": {"_id": {"$gt": {"l": log}, "$lt": {"l": log, "c": {}}}}}
 
 
 def _weighed(seq: Seq, up_to: Seq) -> dict[str, Any]:
-    """A block's figures, of the block that holds `seq` only the share that lies after it; at least one event."""
+    """Return expressions for a block's sums. The block with `seq` counts with its share after `seq`, at least 1."""
     first = max(1, seq // BLOCK * BLOCK)
     last = min(up_to, seq // BLOCK * BLOCK + BLOCK - 1)
     share = (last - seq) / max(1, last - first + 1)
@@ -180,10 +180,10 @@ def _weighed(seq: Seq, up_to: Seq) -> dict[str, Any]:
     return {"events": of("events"), "bytes": of("bytes")}
 
 
-def _summed(figures: dict[str, Any], by: str | None) -> list[dict[str, Any]]:
-    sums = {name: {"$sum": figure} for name, figure in figures.items()}
+def _summed(expressions: dict[str, Any], by: str | None) -> list[dict[str, Any]]:
+    sums = {name: {"$sum": expression} for name, expression in expressions.items()}
     return [{"$group": {"_id": by, **sums, "last": {"$max": "$last"}}}]
 
 
-def _tally(row: dict[str, Any]) -> EventCount:
+def _event_count(row: dict[str, Any]) -> EventCount:
     return EventCount(int(row["events"]), int(row["bytes"]), Seq(row["last"]))

@@ -1,4 +1,4 @@
-"""What a plan is made from: how much there is. Figures, not facts: exactness never depends on them."""
+"""Estimates for the planner: sizes and counts. They may be wrong; no answer depends on them for exactness."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from eventsync.domain.shapes import Shape
 from eventsync.mongodb.errors import translated
 
 MAX_EVENTS = 1000
-"""Events of one document are counted so far; with more, its present state is the better answer anyway."""
+"""The limit for counting one document's events. With more of them, its present state is the better answer."""
 
 _MAX_TOUCHED = 1_000_000
 _PAIRS = 32
 _MIN_SAMPLE, _MAX_SAMPLE = 100, 10_000
-"""Events that are looked at to judge how many documents a range of them is about.
+"""The sample of events from which the number of documents in a range is estimated.
 
-So many that about so many documents would be met twice if there were half as many of them as events: from fewer
-pairs it can't be told whether all are different, and looking at more would cost more than a wrong plan.
+The sample is large enough to meet about `_PAIRS` documents twice if there were half as many documents as events. With
+fewer pairs the estimate is too uncertain. A larger sample would cost more than a wrong plan.
 """
 
 
@@ -40,21 +40,19 @@ class Estimates:
         self._touched: AsyncCollection[Any] = log["touched"]
 
     async def size(self, collection: str) -> CollectionSize:
-        """Documents and bytes of a collection. (The bytes are those of BSON; as JSON it is about the same.)"""
+        """Return the documents and the BSON bytes of a collection. (The size as JSON is about the same.)"""
         with translated(f"the size of {collection} can't be read"):
-            found = await self._data.command({"collStats": collection})
-        return CollectionSize(int(found.get("count", 0)), int(found.get("size", 0)))
+            stats = await self._data.command({"collStats": collection})
+        return CollectionSize(int(stats.get("count", 0)), int(stats.get("size", 0)))
 
     async def of_document(self, log: LogId, shape: Shape, *, after: Seq) -> int:
-        """The document's events in MongoDB with `after < seq`, counted up to `MAX_EVENTS`."""
+        """Count the document's events in MongoDB with `after < seq`, up to `MAX_EVENTS`."""
         query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": {"$gt": Int64(after)}}
         with translated(f"the events of {shape} can't be counted"):
             return await self._events.count_documents(query, limit=MAX_EVENTS, hint="by_document")
 
     async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq, archived_up_to: Seq) -> int:
-        """About how many documents have events with `after < seq <= up_to`; those up to `archived_up_to` are
-        archived.
-        """
+        """Estimate the number of documents with events `after < seq <= up_to`, archived ones included."""
         archived = await self._archived(log, collection, after) if after < archived_up_to else 0
         first = max(after, archived_up_to) + 1
         return archived + (await self._sampled(log, collection, range(first, up_to + 1)) if up_to >= first else 0)
@@ -74,7 +72,7 @@ class Estimates:
 
 
 def _sample(count: int) -> int:
-    # n of them, drawn at random from d equally frequent documents, meet about n² / 2d of them twice.
+    # A random sample of n events of d equally frequent documents meets about n² / 2d of them twice.
     return max(_MIN_SAMPLE, min(_MAX_SAMPLE, math.isqrt(_PAIRS * count)))
 
 

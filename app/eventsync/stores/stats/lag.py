@@ -1,6 +1,6 @@
-"""How far the log is behind the collections: the committed changes that are no events yet, counted.
+"""The lag of the log: the number of committed changes that are not events yet.
 
-By a change stream of its own, opened where the sequencer would read on. Bounded in count and in time.
+They are counted by a separate change stream, opened where the sequencer would read on, with a limit in count and time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from eventsync.stores.log.logs import Checkpoint, LogStore
 from eventsync.stores.log.tracking import TrackingStore
 
 MAX_CHANGES: Final = 10_000
-"""Changes that are counted at most."""
+"""The limit for counting changes."""
 
 _SECONDS: Final = 3.0
-"""How long counting may take."""
+"""The limit for counting, in seconds."""
 
 _BATCH: Final = 1000
 _WAIT: Final = 0.05
@@ -35,9 +35,9 @@ _CHANGES: Final = ("insert", "update", "replace", "delete")
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """`changes` of documents are committed and not in the log, or `more` than that; the oldest is `seconds` old.
+    """The committed `changes` that are not in the log. With `more`, the count was cut off. The oldest is `seconds` old.
 
-    `unknown` is why nothing can be said, if nothing can.
+    `unknown` is the reason if the lag cannot be determined.
     """
 
     changes: int = 0
@@ -47,7 +47,7 @@ class Lag:
 
 
 class LagReader:
-    """Counts. (A delete through the API is two changes, and will be one event.)"""
+    """Counts changes. (A delete through the API is two changes, which become one event.)"""
 
     def __init__(
         self, database: AsyncDatabase[Any], events: EventStore, logs: LogStore, tracking: TrackingStore
@@ -58,7 +58,7 @@ class LagReader:
         self._tracking = tracking
 
     async def read(self, log: LogId) -> Lag:
-        """The lag of a log. Raises `Unavailable`."""
+        """Return the lag of a log. Raises `Unavailable`."""
         try:
             return await self._read(log)
         except Damaged as error:
@@ -70,7 +70,7 @@ class LagReader:
             return Lag(unknown="the log has no checkpoint")
         if checkpoint.repair is not None:
             return Lag(unknown=f"the log is being repaired: {checkpoint.repair}")
-        # After the checkpoint: the tail is never behind it.
+        # Read after the checkpoint, so that the head is never behind it.
         tail = await self._events.tail(log)
         token = tail.token if tail is not None and tail.seq > checkpoint.seq else checkpoint.token
         names = [item.name for item in await self._tracking.read() if item.log == log]
@@ -89,7 +89,7 @@ class LagReader:
             while not whole and count < MAX_CHANGES and time.monotonic() < deadline:
                 batch = await stream.read(wait=_WAIT, limit=_BATCH)
                 for change in batch.changes:
-                    # As the sequencer does: a high-water mark stands before the changes of its own time.
+                    # As in the sequencer: a high-water mark comes before the changes of its own cluster time.
                     if change["clusterTime"] > checkpoint.time:
                         count, oldest = count + 1, oldest or change["wallTime"]
                 whole = batch.time >= up_to and len(batch.changes) < _BATCH

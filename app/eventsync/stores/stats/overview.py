@@ -1,6 +1,6 @@
-"""What there is to operate: one look at the log, its tiers, its snapshots and its jobs.
+"""An overview for operators: the log, its tiers, its snapshots and its jobs.
 
-One reading for whoever shows them, so that two of them can't disagree.
+The metrics and `eventsync status` share this reading, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import ARCHIVING, COMPACTING, SEQUENCING, SNAPSHOTTING, Stores
 
 JOBS = (SEQUENCING, SNAPSHOTTING, ARCHIVING, COMPACTING)
-"""Whose lease holders are shown."""
+"""The jobs whose lease holders the overview includes."""
 
 _RECORDS: Final = {
     "idempotency_keys": "operations",
@@ -30,12 +30,12 @@ _RECORDS: Final = {
     "snapshot_requests": "snapshot_requests",
     "touched": "touched",
 }
-"""The collections of what requests and readers leave behind, by what a record is."""
+"""The collections with records of requests and readers, by the kind of record."""
 
 
 @dataclass(frozen=True, slots=True)
 class HotTier:
-    """Events in MongoDB. `events` is exact, `bytes` (of BSON) is estimated from the tallies."""
+    """The events in MongoDB. `events` is exact; `bytes` (of BSON) is estimated from the counters."""
 
     events: int = 0
     bytes: int = 0
@@ -43,7 +43,7 @@ class HotTier:
 
 @dataclass(frozen=True, slots=True)
 class LogOverview:
-    """One log: its newest event's seq and what is kept of it. `snapshots` are the complete ones, by seq."""
+    """One log: its head and the data kept of it. `snapshots` are the complete ones, by seq."""
 
     log: Log
     head: Seq
@@ -55,32 +55,32 @@ class LogOverview:
     @property
     def newest(self) -> list[StoredSnapshot]:
         """The newest snapshot of each whole collection, by collection."""
-        found = {item.shape: item for item in self.snapshots if item.shape == item.collection}
-        return [found[name] for name in sorted(found)]
+        newest = {item.shape: item for item in self.snapshots if item.shape == item.collection}
+        return [newest[name] for name in sorted(newest)]
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything, at `now` by MongoDB's clock. `log` is None before a worker has run, `leases` by job."""
+    """The overview at `now` by MongoDB's clock. `log` is None before a worker has run. `leases` is by job."""
 
     now: datetime
     leases: dict[str, Lease | None]
     log: LogOverview | None
     records: dict[str, CollectionUsage] = field(default_factory=dict)
-    """What requests leave behind, by kind."""
+    """The records of requests and readers, by kind."""
 
     def holder(self, job: str) -> str | None:
-        """Who does a job; None where its lease has run out, was given back, or never was."""
+        """Return the owner of a job's live lease, or None."""
         lease = self.leases[job]
         return lease.owner if lease and lease.live else None
 
     def age(self, snapshot: StoredSnapshot) -> float:
-        """Seconds since a snapshot was finished."""
+        """Return the seconds since a snapshot was finished."""
         return max(0.0, (self.now - snapshot.at).total_seconds())
 
 
 async def read_overview(stores: Stores) -> Overview:
-    """Read them. Raises `Unavailable`."""
+    """Read the overview. Raises `Unavailable`."""
     now = await wall_time(stores.log)
     leases = {job: await stores.leases.read(job) for job in JOBS}
     log = await stores.logs.current()
@@ -94,7 +94,7 @@ async def _records(stores: Stores, name: str) -> CollectionUsage:
 
 
 async def _of_log(stores: Stores, log: Log) -> LogOverview:
-    # The marks before the tail: the tail never goes back, so the floor is never beyond it.
+    # The tiers are read before the head. The head never decreases, so `archived_up_to` is never beyond it.
     tiers = await stores.tiers.read(log.id)
     head = await stores.events.head(log.id)
     return LogOverview(
@@ -108,6 +108,6 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
 
 
 async def _hot(stores: Stores, log: LogId, archived_up_to: Seq, head: Seq) -> HotTier:
-    """The newest events are not tallied yet: taken to be as large as the others."""
-    tally, events = await stores.counters.after(log, archived_up_to), max(0, head - archived_up_to)
-    return HotTier(events, round(tally.bytes / tally.events * events) if tally.events else 0)
+    """Read the hot tier. Events that are not counted yet are assumed to be as large as the others."""
+    count, events = await stores.counters.after(log, archived_up_to), max(0, head - archived_up_to)
+    return HotTier(events, round(count.bytes / count.events * events) if count.events else 0)
