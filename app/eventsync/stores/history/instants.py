@@ -1,7 +1,7 @@
 """The position of an instant in the log: the newest event at that time.
 
-Events are in the order of their cluster times, which have a resolution of one second. So bisection over the seqs, which
-have no gaps, finds the second. Within it the wall-clock times of the events decide.
+Events are in the order of their cluster times, each of which is a second and a counter. So bisection over the seqs,
+which have no gaps, finds the second. Within it the wall-clock times of the events decide.
 """
 
 from __future__ import annotations
