@@ -41,7 +41,7 @@ from eventsync.server.problems import not_found, on_error
 from eventsync.server.sized_response import Answers
 from eventsync.settings import Settings
 from eventsync.stores.history.time_travel import TimeTravel
-from eventsync.stores.readiness import reached
+from eventsync.stores.readiness import wait_for_mongodb
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operations import CachedOverview
@@ -149,7 +149,7 @@ async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) 
     Until then the application answers, and `/readyz` reports that it is not ready.
     """
     try:
-        if await reached(services.settings, "serve", stop):
+        if await wait_for_mongodb(services.settings, "serve", stop):
             async with asyncio.TaskGroup() as group:
                 group.create_task(_prepared(services, stop), name="indexes")
                 await services.sync.run(stop)

@@ -24,7 +24,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.mongodb.client import connect
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
-from eventsync.stores.clients.state_vectors import Numbered, VectorUpdate
+from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stores import Stores
 from support.peers.peer import Asked, Link
 from support.peers.python import Websockets
@@ -164,7 +164,7 @@ async def test_the_archive_tells_of_it_also_where_the_numbers_have_been_given_ou
 async def test_a_client_s_stored_position_tells_of_a_log_that_is_older(node: Node, settings: Settings) -> None:
     old = await lived(node, settings)
     async with connected(settings) as stores:
-        vector = {Shape("docs"): Numbered(1, Seq(AFTER), old)}
+        vector = {Shape("docs"): NumberedPosition(1, Seq(AFTER), old)}
         await stores.vectors.record([VectorUpdate("someone", "sse", vector)])
     async with running_worker(settings):
         assert f"a client has acknowledged events up to {AFTER}" in await followed(settings, old)

@@ -20,7 +20,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.change_stream import watch
 from eventsync.settings import PREFIX, Settings
-from eventsync.stores.clients.state_vectors import Numbered, VectorUpdate
+from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stats.overview import JOBS
 from eventsync.stores.stores import SNAPSHOTTING, Stores
 from support.replay import caught_up, eventually, tracked
@@ -141,7 +141,7 @@ async def test_status_of_a_running_system(orders: Any, stores: Stores, run: Run)
     await events_up_to(stores, 2)
     await stores.tracking.ask(["later"])
     log = await log_of(stores)
-    seen = Numbered(1, Seq(1), log)
+    seen = NumberedPosition(1, Seq(1), log)
     await stores.vectors.record([VectorUpdate("one", "sse", {Shape("orders"): seen})])
     result = await run("status", "--json")
     assert result.exit_code == 0, result

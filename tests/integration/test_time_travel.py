@@ -150,7 +150,7 @@ async def test_diff_of_what_is_not_there(orders: Any, stores: Stores, start: Sta
         (("*/a", "1"), "the collection '*' is not tracked; there is no wildcard"),
         (("orders/a", f"{log}:9"), "is in the future"),
         (("orders/b", f"{log}:1"), f"there was no document orders/b at {log}:1 nor at {log}:3"),
-        (("orders/a", "2001-01-01T00:00:00Z"), f"is behind what is kept: it is known from {log}:0 on"),
+        (("orders/a", "2001-01-01T00:00:00Z"), f"is no longer retained: states are known from {log}:0 on"),
         (("orders/a", "elsewhere:1"), "is of another log"),
     ):
         result = await ended(await start("diff", *words))
@@ -186,7 +186,7 @@ async def test_restores_that_can_not_be(orders: Any, stores: Stores, start: Star
         (("orders", "--at", "1", "--into", "then"), "a collection has no version"),
         (("orders", "--at", "yesterday", "--into", "then"), "'yesterday' is no point in time: expected an instant"),
         (("others", "--at", f"{log}:2", "--into", "then"), "is not tracked"),
-        (("orders", "--at", "2001-01-01T00:00:00Z", "--into", "then"), "is behind what is kept"),
+        (("orders", "--at", "2001-01-01T00:00:00Z", "--into", "then"), "is no longer retained"),
         (("orders", "--at", "2999-01-01T00:00:00Z", "--into", "then"), "is in the future"),
     ):
         result = await ended(await start("restore", *words))

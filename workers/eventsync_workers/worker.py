@@ -21,7 +21,7 @@ from eventsync.mongodb.errors import AUTHENTICATION_FAILED, Barred
 from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore
 from eventsync.settings import Settings
 from eventsync.stores.log.events import Fenced
-from eventsync.stores.readiness import check, reached
+from eventsync.stores.readiness import check, wait_for_mongodb
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.compactor import Compactor
@@ -46,7 +46,7 @@ class Worker:
 
     async def run(self) -> None:
         """Wait for MongoDB, then work until `stop`. Raises `ConfigurationError` for settings that can't work."""
-        if not await reached(self._settings, "worker", self._stop):
+        if not await wait_for_mongodb(self._settings, "worker", self._stop):
             return
         async with (
             connect(self._settings, "worker") as requests,

@@ -47,8 +47,8 @@ def diff(
 
 async def _read(settings: Settings, shape: Shape, points: tuple[Point, Point | None]) -> tuple[Reading, Reading]:
     async with connect(settings, "diff") as client:
-        past = TimeTravel(Stores.of(client, settings))
-        before, after = [await past.document(shape, point) for point in points]
+        time_travel = TimeTravel(Stores.of(client, settings))
+        before, after = [await time_travel.document(shape, point) for point in points]
     if before.state is None and after.state is None:
         raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
     return before, after

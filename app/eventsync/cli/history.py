@@ -27,7 +27,7 @@ from eventsync.stores.stores import Stores
 class _History:
     """The newest events of a document, encoded, and the number of all its events."""
 
-    kept: RetainedRange
+    retained: RetainedRange
     bodies: list[bytes]
     count: int
 
@@ -48,7 +48,7 @@ def history(
     for body in read.bodies:
         event = orjson.loads(body)
         if as_json:
-            print_json(event | {"position": str(Position(read.kept.log, event["seq"]))})
+            print_json(event | {"position": str(Position(read.retained.log, event["seq"]))})
         else:
             for line in lines(event):
                 print_line(line)
@@ -56,23 +56,23 @@ def history(
 
 
 def _note(shape: Shape, read: _History) -> None:
-    first = max(read.kept.tracked, read.kept.horizon)
-    text = f"{shape} in log {read.kept.log}: {len(read.bodies)} of {read.count} events"
-    text += f"; events up to {read.kept.log}:{first} are not kept" if first else ""
+    first = max(read.retained.tracked, read.retained.horizon)
+    text = f"{shape} in log {read.retained.log}: {len(read.bodies)} of {read.count} events"
+    text += f"; events up to {read.retained.log}:{first} are not kept" if first else ""
     NOTES.print(text, style="dim", markup=False, soft_wrap=True)
 
 
 async def _read(settings: Settings, shape: Shape, limit: int) -> _History:
     async with connect(settings, "history") as client:
         stores = Stores.of(client, settings)
-        past = TimeTravel(stores)
-        kept, newest, count = await past.kept(shape.collection), deque[bytes](maxlen=limit), 0
-        head = await past.head(kept.log)
-        after = Seq(max(kept.tracked, kept.horizon))
-        async with aclosing(stores.events.read(kept.log, after, head, shape=shape)) as events:
+        time_travel = TimeTravel(stores)
+        retained, newest, count = await time_travel.retained(shape.collection), deque[bytes](maxlen=limit), 0
+        head = await time_travel.head(retained.log)
+        after = Seq(max(retained.tracked, retained.horizon))
+        async with aclosing(stores.events.read(retained.log, after, head, shape=shape)) as events:
             async for event in events:
                 newest.append(event.body)
                 count += 1
-        if not count and (await past.document(shape, None)).state is None:
+        if not count and (await time_travel.document(shape, None)).state is None:
             raise NotFound(f"the document {shape} is not known")
-    return _History(kept, list(newest), count)
+    return _History(retained, list(newest), count)

@@ -20,7 +20,7 @@ from eventsync.mongodb.clocks import cluster_time, wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.verification import Point, Verification
+from eventsync.stores.history.verification import VerifiedPoint, Verification
 from eventsync.stores.history.verification import Progress as Advance
 from eventsync.stores.log.logs import Log
 from eventsync.stores.stores import Stores
@@ -87,7 +87,7 @@ class _Checks:
             report.proofs.append(await self._prove(point, name))
         return report
 
-    async def _prove(self, point: Point, name: str) -> Proof:
+    async def _prove(self, point: VerifiedPoint, name: str) -> Proof:
         chains, content = self._verification.chains, self._verification.content
         wrong = await self._run_text(f"{name}: versions", lambda advance: chains(point, name, advance))
         if wrong is not None:
@@ -124,7 +124,7 @@ class _Checks:
         self._progress.update(task, total=self._progress.tasks[task].completed)
         return wrong
 
-    async def _point(self) -> Point:
+    async def _point(self) -> VerifiedPoint:
         """Return the newest checkpoint, or the present if no worker has made a checkpoint recently."""
         stores, log = self._stores, self._log.id
         async with stores.log.client.start_session() as session:
@@ -134,10 +134,10 @@ class _Checks:
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
         if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
-            return Point(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
+            return VerifiedPoint(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
         NOTES.print(
             f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
             style="yellow",
             soft_wrap=True,
         )
-        return Point(log, head, await cluster_time(stores.data), head, settled=True)
+        return VerifiedPoint(log, head, await cluster_time(stores.data), head, settled=True)

@@ -60,8 +60,8 @@ class Decider:
             return Decision(intent_of(operation, self._short_of(operation)), operation, 0)
         if isinstance(operation, Create):
             # The id may be in the document, and the stored document does not matter.
-            new_id, packed = await self._offload.call(size, created, operation, self._policy, author)
-            change = packed.unpacked()
+            new_id, encoded_write = await self._offload.call(size, created, operation, self._policy, author)
+            change = encoded_write.decoded()
             return Decision(Intent(operation.collection, new_id, lambda _, __: change, reads=False), operation, 0)
 
         def decide(stored: Node | None, author: Author) -> PlannedWrite:
@@ -82,8 +82,8 @@ class Decider:
                 if self._short.patch_steps == self._policy.patch_steps:
                     raise
         raw = None if stored is None else bytes(stored.raw)
-        packed = await self._offload.run(decided, decision.operation, self._policy, raw, author, size=size)
-        return packed.unpacked()
+        encoded_write = await self._offload.run(decided, decision.operation, self._policy, raw, author, size=size)
+        return encoded_write.decoded()
 
     def _short_of(self, operation: WriteOperation) -> WritePolicy:
         return self._short if is_portable(operation) else self._policy
@@ -105,7 +105,7 @@ class Decider:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class EncodedWrite:
     """A planned write from a helper process. `bson` holds the document or update to write, if there is one."""
 
     result: WriteResult
@@ -114,7 +114,7 @@ class Packed:
     remove: Remove | None = None
 
     @classmethod
-    def of(cls, change: PlannedWrite) -> Packed:
+    def of(cls, change: PlannedWrite) -> EncodedWrite:
         result, write = change.result, change.write
         document = None if result.document is None else JsonText(to_json(result.document))
         result = replace(result, document=document, patch=JsonText(to_json(result.patch)))
@@ -124,7 +124,7 @@ class Packed:
             return cls(result, Modify, encode({"u": write.update}))
         return cls(result, None, b"", write)
 
-    def unpacked(self) -> PlannedWrite:
+    def decoded(self) -> PlannedWrite:
         """Return the planned write. Its document or update stays encoded."""
         if self.kind is None:
             return PlannedWrite(self.result, self.remove)
@@ -132,16 +132,16 @@ class Packed:
         return PlannedWrite(self.result, Insert(raw) if self.kind is Insert else Modify(raw["u"]), size=len(self.bson))
 
 
-def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any, Packed]:
+def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any, EncodedWrite]:
     """Return the id of a new document, and the write that creates it."""
     intent = intent_of(parsed(operation), policy)
-    return intent.id, Packed.of(intent.decide(None, author))
+    return intent.id, EncodedWrite.of(intent.decide(None, author))
 
 
-def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None, author: Author) -> Packed:
+def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None, author: Author) -> EncodedWrite:
     """Return the write that `operation` makes of the document `stored`, in BSON."""
     node = None if stored is None else node_of(RawBSONDocument(stored, RAW_CODEC))
-    return Packed.of(intent_of(parsed(operation), policy).decide(node, author))
+    return EncodedWrite.of(intent_of(parsed(operation), policy).decide(node, author))
 
 
 def encoded_node(raw: bytes, tagged: bool) -> Node:

@@ -50,7 +50,7 @@ _DECODED_AS_OTHERS: Final = frozenset({_DB_POINTER, _SYMBOL})
 """Deprecated types. The driver reads them as references and as text."""
 
 
-class Found(NamedTuple):
+class FoundDocument(NamedTuple):
     """The stored document with an id, or None.
 
     `twin` is the id of another document that MongoDB treats as equal to the requested one, and that so prevents an
@@ -79,16 +79,16 @@ class Documents:
         """Return the stored document, or None."""
         return (await self.find(id, session)).document
 
-    async def find(self, id: Any, session: Session | None = None) -> Found:
+    async def find(self, id: Any, session: Session | None = None) -> FoundDocument:
         """Return the stored document with this id, or the one that takes its place."""
         query = {"_id": query_of(id)}
         async with self._large if self._has_large else nullcontext():
             raw: RawBSONDocument | None = await self._collection.find_one(query, session=session)
         if raw is None:
-            return Found(None)
+            return FoundDocument(None)
         self._has_large = self._has_large or len(raw.raw) > _LARGE
         stored = field_of(raw.raw, "_id")
-        return Found(raw) if same_id(stored, id) else Found(None, twin=format_id(stored))
+        return FoundDocument(raw) if same_id(stored, id) else FoundDocument(None, twin=format_id(stored))
 
     async def page(
         self, after: Any | None, limit: int, max_bytes: int, skip: int = 0

@@ -17,7 +17,7 @@ from eventsync.errors import Conflict, EventsyncError, NotFound, PatchFailed, Ra
 from eventsync.mongodb.errors import refusal, translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.documents import Collections, Found
+from eventsync.nodestorage.documents import Collections, FoundDocument
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite
 from eventsync.nodestorage.operations import WriteOperation
@@ -71,7 +71,7 @@ class OperationWriter:
         """Make one attempt without a transaction. Raises `Lost`."""
         intent = decision.intent
         documents = self._collections.of(intent.collection)
-        raw, twin = await documents.find(intent.id) if intent.reads else Found(None)
+        raw, twin = await documents.find(intent.id) if intent.reads else FoundDocument(None)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         change = await self._decider.decide(decision, raw, author)
         _check_twin(intent, change, twin)
@@ -116,7 +116,7 @@ class OperationWriter:
     async def _step(self, decision: Decision, author: Author, session: Session, budget: _Budget) -> WriteResult:
         intent = decision.intent
         documents = self._collections.of(intent.collection)
-        raw, twin = await documents.find(intent.id, session) if intent.reads else Found(None)
+        raw, twin = await documents.find(intent.id, session) if intent.reads else FoundDocument(None)
         before = 0 if raw is None else len(raw.raw)
         budget.take(before)
         change = await self._decider.decide(decision, raw, author)

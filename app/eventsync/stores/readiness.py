@@ -24,28 +24,28 @@ from eventsync.stores.archive.objects import Objects
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE: Final = 1.0
+_SERVER_TIMEOUT: Final = 1.0
 """Longest wait for a MongoDB server, in seconds. It is short, so that a waiting process can stop soon."""
 
 _PAUSE_CAP: Final = 5.0
 _MONGODB_6: Final = 17
 """The wire version of MongoDB 6.0."""
 
-_ROLES_ARE: Final = "docs/guides/mongodb-roles.md has the roles to give"
+_ROLES_HINT: Final = "docs/guides/mongodb-roles.md has the roles to give"
 _REFUSED: Final = {
-    13: f"its user lacks a privilege, or none is given ({_ROLES_ARE})",
+    13: f"its user lacks a privilege, or none is given ({_ROLES_HINT})",
     **dict.fromkeys(AUTHENTICATION_FAILED, "it refuses the user or the password"),
 }
 """Messages for Unauthorized, AuthenticationFailed, and the code that Atlas uses for the latter."""
 
 
-async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
+async def wait_for_mongodb(settings: Settings, role: str, stop: asyncio.Event) -> bool:
     """Wait until MongoDB can be used. Return False if `stop` is set first. Raises `ConfigurationError`."""
     failures = 0
-    async with connect(settings, role, timeout=_PATIENCE) as client:
+    async with connect(settings, role, timeout=_SERVER_TIMEOUT) as client:
         while not stop.is_set():
             try:
-                lacking = await _look(client, settings, role)
+                lacking = await _check_server(client, settings, role)
             except Unavailable as error:
                 logger.warning("%s; trying again", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.25, cap=_PAUSE_CAP))
@@ -53,7 +53,7 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
             else:
                 logger.info("MongoDB is reached")
                 if lacking:
-                    logger.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_ARE)
+                    logger.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_HINT)
                 await _check_archive(client, settings, role)
                 return True
     return False
@@ -61,8 +61,8 @@ async def reached(settings: Settings, role: str, stop: asyncio.Event) -> bool:
 
 async def check(settings: Settings, role: str) -> None:
     """Check once. Raises `ConfigurationError`, and `Unavailable` if MongoDB cannot be used yet."""
-    async with connect(settings, role, timeout=_PATIENCE) as client:
-        await _look(client, settings, role)
+    async with connect(settings, role, timeout=_SERVER_TIMEOUT) as client:
+        await _check_server(client, settings, role)
         await _check_archive(client, settings, role)
 
 
@@ -76,14 +76,14 @@ async def _check_archive(client: Client, settings: Settings, role: str) -> None:
         logger.warning("%s; clients that are far behind wait for it", error.diagnosis)
 
 
-async def _look(client: Client, settings: Settings, role: str) -> list[Missing]:
+async def _check_server(client: Client, settings: Settings, role: str) -> list[Missing]:
     """Return the optional privileges that the user lacks. Raises `ConfigurationError` and `Unavailable`."""
     try:
         hello = await client["admin"].command("hello")
         _check_kind(hello)
         lacking = await missing(client, settings, role)
         if fatal := [str(item) for item in lacking if not item.without]:
-            raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {_ROLES_ARE}")
+            raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {_ROLES_HINT}")
         await client[settings.log_db]["logs"].find_one({}, {"_id": 1})
         _check_names(await client.list_database_names(), settings)
     except PyMongoError as error:

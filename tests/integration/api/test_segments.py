@@ -11,7 +11,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.file import events_of
 from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
-from eventsync.stores.history.verification import Point, Verification
+from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.stores import Stores
 from support.archives import archiver, begun, compactor, event, sealed
 from support.systems import running_server
@@ -76,7 +76,7 @@ async def test_missing_or_damaged_segment_is_refused(stores: Stores, settings: S
 async def test_verification_reads_all_segments_and_their_joints(stores: Stores, settings: Settings, log: LogId) -> None:
     verification = Verification(stores.history, stores.comparison)
     seen: list[int] = []
-    point = Point(log, Seq(100), EVENTS[-1].time, Seq(100), settled=True)
+    point = VerifiedPoint(log, Seq(100), EVENTS[-1].time, Seq(100), settled=True)
     assert await verification.numbers(point, seen.append) is None
     assert sum(seen) == 100
     await stores.log["events"].delete_one({"_id.n": 81})

@@ -9,7 +9,13 @@ import pytest
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
-from eventsync.stores.clients.state_vectors import KnownClients, Numbered, StoredVector, VectorStore, VectorUpdate
+from eventsync.stores.clients.state_vectors import (
+    KnownClients,
+    NumberedPosition,
+    StoredVector,
+    VectorStore,
+    VectorUpdate,
+)
 from eventsync.stores.stores import Stores
 from support.waiting import within
 
@@ -17,8 +23,8 @@ OLD, NEW = LogId("zzzzzzzz"), LogId("aaaaaaaa")
 ORDERS, ODD = Shape("orders"), Shape.parse("a.b/c$d%2E/1.5")
 
 
-def at(seq: int, *, number: int = 1, log: LogId = OLD) -> Numbered:
-    return Numbered(number, Seq(seq), log)
+def at(seq: int, *, number: int = 1, log: LogId = OLD) -> NumberedPosition:
+    return NumberedPosition(number, Seq(seq), log)
 
 
 async def known(store: VectorStore, client_id: str) -> StoredVector:

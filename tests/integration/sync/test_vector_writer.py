@@ -16,7 +16,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.settings import Settings
-from eventsync.stores.clients.state_vectors import Numbered, VectorUpdate
+from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stores import Stores
 from eventsync.sync.clients.vector_writer import VectorWriter
 from support.failpoints import failing
@@ -27,7 +27,7 @@ _UNAUTHORIZED = 13
 
 
 def update(client_id: str, seq: int, transport: str | None = "sse") -> VectorUpdate:
-    return VectorUpdate(client_id, transport, {SHAPE: Numbered(1, Seq(seq), LOG)})
+    return VectorUpdate(client_id, transport, {SHAPE: NumberedPosition(1, Seq(seq), LOG)})
 
 
 async def stored(stores: Stores, client_id: str) -> int | None:

@@ -53,7 +53,7 @@ async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, set
     assert (await stores.archive.segments.totals(log)).segments == 2
     assert await everything(stores, log, 40, 100) == [sealed(item) for item in EVENTS[40:]]
     for after in (0, 20, 39):
-        with pytest.raises(BehindHorizon, match=f"the events after {log}:{after} are kept from 41 on only"):
+        with pytest.raises(BehindHorizon, match=f"the events after {log}:{after} are only kept from 41 on"):
             await everything(stores, log, after, 100)
         with pytest.raises(BehindHorizon):
             await anext(stores.history.changes(log, "docs", after=Seq(after), up_to=Seq(99), ids=[IdText("int:1")]))

@@ -26,8 +26,8 @@ from eventsync.mongodb.errors import Barred
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.log.tracking import TrackedCollection
-from eventsync.stores.snapshots.requests import Request
-from eventsync.stores.snapshots.rows import Line, line_of
+from eventsync.stores.snapshots.requests import SnapshotRequest
+from eventsync.stores.snapshots.rows import EncodedRow, line_of
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import SNAPSHOTTING, Stores
 from eventsync_workers.jobs.job import Job, LeaseLost, Stopped
@@ -94,7 +94,7 @@ class Snapshotter(Job):
 
     @asynccontextmanager
     async def _isolated(
-        self, shape: Shape, failures: list[Exception], requests: Sequence[Request] = ()
+        self, shape: Shape, failures: list[Exception], requests: Sequence[SnapshotRequest] = ()
     ) -> AsyncIterator[None]:
         """Keep the failure of one snapshot from the others. If a retry may help, add it to `failures`.
 
@@ -115,7 +115,7 @@ class Snapshotter(Job):
 
     async def _answer_requests(self, log_id: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
         """Make one snapshot for all requests of the same shape. Return failures as `_make_all_due`."""
-        waiting: dict[Shape, list[Request]] = defaultdict(list)
+        waiting: dict[Shape, list[SnapshotRequest]] = defaultdict(list)
         for request in await self._stores.requests.unanswered():
             waiting[request.shape].append(request)
         failures: list[Exception] = []
@@ -127,14 +127,14 @@ class Snapshotter(Job):
                 await self._answer(log_id, shape, requests)
         return failures
 
-    async def _answer(self, log_id: LogId, shape: Shape, requests: Sequence[Request]) -> None:
+    async def _answer(self, log_id: LogId, shape: Shape, requests: Sequence[SnapshotRequest]) -> None:
         checkpoint = await self._stores.logs.read_checkpoint(log_id)
         due = [request for request in requests if checkpoint and request.time <= checkpoint.time]
         made = await self._make(log_id, shape, "it was requested") if due else None
         for request in due if made else ():
             await self._stores.requests.answer(request, snapshot=made.id if made else None)
 
-    async def _refuse(self, requests: Sequence[Request], reason: str) -> None:
+    async def _refuse(self, requests: Sequence[SnapshotRequest], reason: str) -> None:
         for request in requests:
             await self._stores.requests.answer(request, refused=reason)
 
@@ -154,7 +154,7 @@ class Snapshotter(Job):
         )  # fmt: skip
         return made
 
-    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | Line]:
+    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | EncodedRow]:
         """Read documents for the store. A helper process encodes large ones, which takes hundreds of milliseconds."""
         offload, slices = self._stores.offload, Slices()
         query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}

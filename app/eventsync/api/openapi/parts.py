@@ -163,7 +163,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "not_tracked": "the collection 'orders' is not tracked",
     "conflict": "theaters/59a47286cfa9a3a73e51e72c lost against other writers",
     "reset": "theaters cannot be continued from k3f9ab2c:128: take a snapshot",
-    "gone": "theaters/59a47286cfa9a3a73e51e72c at k3f9ab2c:12 is behind what is kept: it is known from k3f9ab2c:100 on",
+    "gone": "theaters at k3f9ab2c:12 is no longer retained: states are known from k3f9ab2c:100 on",
     "damaged": "an event that this takes is missing in the log, or cannot be read",
     "version_mismatch": f"theaters/59a47286cfa9a3a73e51e72c is {_TAG} now, which the write's conditions exclude",
     "too_large": "the body is over 1048576 bytes",

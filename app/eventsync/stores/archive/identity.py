@@ -20,7 +20,7 @@ from eventsync.domain.positions import LogId
 from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import LeaseStore
-from eventsync.stores.archive.objects import ObjectMissing, Objects, Refused
+from eventsync.stores.archive.objects import ObjectMissing, Objects, StorageRefused
 
 MARK: Final = "eventsync-archive.json"
 """The path of the mark, at the archive's root."""
@@ -30,7 +30,7 @@ _KEY: Final = {"_id": "archive"}
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedArchive:
     """The recorded archive: the `id` in its mark, and the `url` that the recording worker used."""
 
     id: str
@@ -85,10 +85,10 @@ class ArchiveIdentity:
                 await self._record(self._objects, in_use)
         self._claimed = log
 
-    async def _recorded(self) -> Recorded | None:
+    async def _recorded(self) -> RecordedArchive | None:
         with translated("the recorded archive can't be read"):
             row = await self._deployment.find_one(_KEY)
-        return Recorded(row["archive"], row["url"]) if row else None
+        return RecordedArchive(row["archive"], row["url"]) if row else None
 
     async def _in_use(self) -> str | None:
         """Return the path of a registered segment of any log, or None."""
@@ -104,15 +104,15 @@ class ArchiveIdentity:
             await _read(objects)
         except ObjectMissing:
             return
-        except Refused as error:
+        except StorageRefused as error:
             raise _unusable(error) from error
 
-    async def _compare(self, objects: Objects, recorded: Recorded) -> None:
+    async def _compare(self, objects: Objects, recorded: RecordedArchive) -> None:
         try:
             mark = _id(await _read(objects))
         except ObjectMissing:
             mark = None
-        except Refused as error:
+        except StorageRefused as error:
             raise _unusable(error) from error
         if mark != recorded.id:
             has = "has not the log's mark" if mark is None else "has another mark than the log's"
@@ -127,7 +127,7 @@ class ArchiveIdentity:
             mark = await self._mark(objects)
         except ObjectMissing as error:
             raise ConfigurationError("archive_url is not where old events are").because(error.diagnosis) from error
-        except Refused as error:
+        except StorageRefused as error:
             raise _unusable(error) from error
         with translated("the archive can't be recorded"):
             try:
@@ -143,13 +143,13 @@ class ArchiveIdentity:
             mark = json.dumps({"archive": secrets.token_hex(16)})
         try:
             await objects.put(MARK, mark.encode())
-        except Refused:
+        except StorageRefused:
             raise
         except Unavailable:
             return _id(await _read(objects))
         return _id(mark.encode())
 
-    async def _give_up(self, recorded: Recorded | None, *, in_use: str | None) -> None:
+    async def _give_up(self, recorded: RecordedArchive | None, *, in_use: str | None) -> None:
         if in_use is not None:
             raise _none_here(recorded.url if recorded else in_use)
         if recorded is not None:
@@ -157,7 +157,7 @@ class ArchiveIdentity:
                 raise _none_here(recorded.url)
             await self._forget(recorded)
 
-    async def _forget(self, recorded: Recorded) -> None:
+    async def _forget(self, recorded: RecordedArchive) -> None:
         with translated("the recorded archive can't be given up"):
             await self._deployment.delete_one(_KEY | {"archive": recorded.id})
 
@@ -166,7 +166,7 @@ def _none_here(where: str) -> ConfigurationError:
     return ConfigurationError("old events go to an archive, and archive_url names none here").because(where)
 
 
-def _unusable(error: Refused) -> ConfigurationError:
+def _unusable(error: StorageRefused) -> ConfigurationError:
     return ConfigurationError(f"archive_url can't be used: {error.message}").because(error.said)
 
 

@@ -46,7 +46,7 @@ class ObjectMissing(Damaged):
     """An expected object is missing."""
 
 
-class Refused(Unavailable):
+class StorageRefused(Unavailable):
     """The storage refuses the request: no permission, no such bucket. A retry does not help."""
 
 
@@ -62,8 +62,8 @@ class ObjectEntry:
 class Objects:
     """One store, or a prefix of one.
 
-    Every method raises `Unavailable` if the store cannot be reached, and `Refused` if it refuses. Segments are written
-    once and never overwritten. When `put` returns, the object is durable and visible as a whole.
+    Every method raises `Unavailable` if the store cannot be reached, and `StorageRefused` if it refuses. Segments are
+    written once and never overwritten. When `put` returns, the object is durable and visible as a whole.
     """
 
     def __init__(self, url: str) -> None:
@@ -203,8 +203,8 @@ def _sync(root: Path, file: Path) -> None:
 
 
 @contextmanager
-def _translated(doing: str, said: str, *, missing: bool = False) -> Iterator[None]:
-    """Translate the library's errors. `said` is the detail for operators, which clients never see.
+def _translated(doing: str, detail: str, *, missing: bool = False) -> Iterator[None]:
+    """Translate the library's errors. `detail` is the detail for operators, which clients never see.
 
     With `missing`, a missing file is a refusal too.
     """
@@ -213,8 +213,8 @@ def _translated(doing: str, said: str, *, missing: bool = False) -> Iterator[Non
     except (BaseError, OSError, ValueError, NotImplementedError) as error:
         denied = isinstance(error, _DENIED) or (missing and isinstance(error, FileNotFoundError))
         lasting = denied or any(text in str(error) for text in _DENIED_TEXT)
-        kind = Refused if lasting else Unavailable
-        raise kind(doing).because(f"{said}: {_short(error)}") from error
+        kind = StorageRefused if lasting else Unavailable
+        raise kind(doing).because(f"{detail}: {_short(error)}") from error
 
 
 def _short(error: BaseException) -> str:

@@ -44,7 +44,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class SegmentTotals:
     """The sums over the registered segments of a log."""
 
     segments: int
@@ -119,7 +119,7 @@ class SegmentStore:
             async for row in self._segments.find(query, sort=[("_id", DESCENDING)]):
                 yield _segment(row)
 
-    async def totals(self, log: LogId) -> Totals:
+    async def totals(self, log: LogId) -> SegmentTotals:
         """Return the totals of a log's segments."""
         sums: dict[str, Any] = {"_id": None, "segments": {"$sum": 1}}
         sums |= {name: {"$sum": f"${name}"} for name in ("events", "bytes", "raw")}
@@ -127,7 +127,7 @@ class SegmentStore:
             cursor = await self._segments.aggregate([{"$match": {"_id": key_range(log)}}, {"$group": sums}])
             rows = await cursor.to_list()
         row = rows[0] if rows else dict.fromkeys(("segments", "events", "bytes", "raw"), 0)
-        return Totals(row["segments"], int(row["events"]), int(row["bytes"]), int(row["raw"]))
+        return SegmentTotals(row["segments"], int(row["events"]), int(row["bytes"]), int(row["raw"]))
 
     async def registered(self, paths: Sequence[str]) -> set[str]:
         """Return those of `paths` that are registered in any log."""

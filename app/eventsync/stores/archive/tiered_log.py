@@ -16,15 +16,8 @@ from eventsync.domain.values.type_hints import unpack_type_hints
 from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.event_batch import EventBatch, batch_of_block
-from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, Find, HotRows, Moved, in_order
-from eventsync.stores.log.stored_event import (
-    UNREADABLE,
-    StoredEvent,
-    body_of,
-    stored_event,
-    transaction_part,
-    unreadable,
-)
+from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, HotRows, Moved, RowQuery, in_order
+from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, body_of, transaction_of, stored_event, unreadable
 from eventsync.stores.log.tiers import TierStore
 
 E = TypeVar("E", SealedEvent, StoredEvent)
@@ -130,7 +123,7 @@ class TieredEvents:
                     yield event
 
     async def _from_hot(
-        self, log: LogId, find: Find, position: Seq, batch: int, form: _Form[E]
+        self, log: LogId, find: RowQuery, position: Seq, batch: int, form: _Form[E]
     ) -> AsyncGenerator[Sequence[E]]:
         async with aclosing(self._hot.after(log, find, position, batch=batch)) as batches:
             async for rows in batches:

@@ -36,7 +36,7 @@ POLLING: Final = "http"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Numbered:
+class NumberedPosition:
     """A position that is comparable across logs, because the logs of a stream are numbered in order."""
 
     log_number: int
@@ -53,7 +53,7 @@ class VectorUpdate:
 
     client_id: str
     transport: str | None
-    vector: Mapping[Shape, Numbered] = field(default_factory=dict)
+    vector: Mapping[Shape, NumberedPosition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
     )
 
 
-def _entry(item: Numbered) -> dict[str, Any]:
+def _entry(item: NumberedPosition) -> dict[str, Any]:
     return {"g": Int64(item.log_number), "n": Int64(item.seq), "l": item.log}
 
 

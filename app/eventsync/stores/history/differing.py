@@ -16,7 +16,7 @@ from eventsync.stores.snapshots.rows import StoredLine, read_row
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StoredHistory:
     """The stored data of some documents: states or rows of a snapshot, and the events after them."""
 
     log: LogId
@@ -35,14 +35,14 @@ class EncodedDifference:
     raw: bytes
 
 
-def replayed_all(said: Said) -> dict[IdText, EncodedState]:
+def replayed_all(history: StoredHistory) -> dict[IdText, EncodedState]:
     """Return the documents' states after the events. Raises `Damaged`."""
-    return {text: encoded(state) for text, state in _states(said).items()}
+    return {text: encoded(state) for text, state in _states(history).items()}
 
 
-def differing(said: Said, there: Mapping[IdText, bytes]) -> list[EncodedDifference]:
+def differing(history: StoredHistory, there: Mapping[IdText, bytes]) -> list[EncodedDifference]:
     """Return those of the documents `there` that differ from their states in the log. Raises `Damaged`."""
-    states, differences = _states(said), []
+    states, differences = _states(history), []
     for text, raw in there.items():
         in_log = states.get(text)
         if not same_state(in_log, unversioned(decode(raw))):
@@ -57,10 +57,10 @@ def same_state(left: State, right: State) -> bool:
     return left[0] == right[0] and same(left[1], right[1])
 
 
-def _states(said: Said) -> dict[IdText, State]:
-    states: dict[IdText, State] = {text: decoded(state) for text, state in said.states.items()}
-    for number, text, line in said.lines:
-        states[text] = read_row(said.snapshot, number, text, line)[1:]
-    for event in said.events:
-        states[event.id] = applied(states.get(event.id), change_of(said.log, event))
+def _states(history: StoredHistory) -> dict[IdText, State]:
+    states: dict[IdText, State] = {text: decoded(state) for text, state in history.states.items()}
+    for number, text, line in history.lines:
+        states[text] = read_row(history.snapshot, number, text, line)[1:]
+    for event in history.events:
+        states[event.id] = applied(states.get(event.id), change_of(history.log, event))
     return states

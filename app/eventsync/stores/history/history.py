@@ -18,7 +18,7 @@ from eventsync.domain.segments.format import SealedEvent, Selection
 from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.archive import Archive
 from eventsync.stores.archive.tiered_log import TieredEvents, sealed_event
-from eventsync.stores.log.hot_tier import Find, HotRows, Moved
+from eventsync.stores.log.hot_tier import HotRows, Moved, RowQuery
 from eventsync.stores.log.tiers import Tiers, TierStore
 from eventsync.stores.stats.counters import Counters
 
@@ -120,22 +120,22 @@ class History:
     async def _from_hot(
         self, log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]
     ) -> AsyncGenerator[SealedEvent]:
-        async def whole(tiers: Tiers, session: AsyncClientSession) -> bool:
+        async def is_complete(tiers: Tiers, session: AsyncClientSession) -> bool:
             return tiers.archived_up_to <= after or await self._is_quiet(log, collection, after, tiers, session)
 
         find = _by_document(log, collection, after, up_to, ids)
-        async with aclosing(self._hot.validated(log, find, whole, batch=_BATCH)) as batches:
+        async with aclosing(self._hot.validated(log, find, is_complete, batch=_BATCH)) as batches:
             async for rows in batches:
                 for row in rows:
                     yield sealed_event(row)
         await self._hot.gap_check.require(log, after, up_to)
 
 
-def _by_document(log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]) -> Find:
+def _by_document(log: LogId, collection: str, after: Seq, up_to: Seq, ids: Sequence[IdText]) -> RowQuery:
     query = {
         "_id.l": log,
         "c": collection,
         "i": {"$in": list(ids)},
         "_id.n": {"$gt": Int64(after), "$lte": Int64(up_to)},
     }
-    return Find(query, up_to, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")
+    return RowQuery(query, up_to, [("i", ASCENDING), ("_id.n", ASCENDING)], {"t": 0}, hint="by_document")

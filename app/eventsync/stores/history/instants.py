@@ -21,7 +21,7 @@ from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.events import EventStore
-from eventsync.stores.log.stored_event import said
+from eventsync.stores.log.stored_event import body_member
 from eventsync.stores.log.tiers import TierStore
 
 _BATCH = 100
@@ -92,6 +92,6 @@ class Instants:
                 async for row in cursor:
                     event = await self._events.whole(row)
                     # These texts have one length and are in UTC, so they sort by time.
-                    if said(event, "at") <= wall:
+                    if body_member(event, "at") <= wall:
                         return event.seq
         return None

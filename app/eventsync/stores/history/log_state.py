@@ -19,7 +19,7 @@ from eventsync.domain.replay import Damaged, State, applied
 from eventsync.domain.segments.format import SealedEvent
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
-from eventsync.stores.history.differing import EncodedDifference, Said, differing, replayed_all
+from eventsync.stores.history.differing import EncodedDifference, StoredHistory, differing, replayed_all
 from eventsync.stores.history.history import History
 from eventsync.stores.log.tracking import TrackingStore
 from eventsync.stores.snapshots.pins import Pin, Pins
@@ -187,13 +187,15 @@ class LogState:
                     held += len(event.body) + _EVENT
                     if held < _AT_ONCE:
                         continue
-                    said = Said(base.log, base.id, lines, states, events)
-                    states = await self._offload.call(size + held, replayed_all, said)
+                    history = StoredHistory(base.log, base.id, lines, states, events)
+                    states = await self._offload.call(size + held, replayed_all, history)
                     lines, events, held = [], [], 0
                     size = sum(map(len, there.values())) + sum(len(state[1]) for state in states.values() if state)
                     if size > _HELD and len(there) > 1:
                         return await self._differing_in_halves(base, there, up_to)
-        return await self._offload.call(size + held, differing, Said(base.log, base.id, lines, states, events), there)
+        return await self._offload.call(
+            size + held, differing, StoredHistory(base.log, base.id, lines, states, events), there
+        )
 
     async def _differing_in_halves(
         self, base: StoredSnapshot, there: Mapping[IdText, bytes], up_to: Seq

@@ -74,10 +74,10 @@ class RetainedRange:
             raise NoBase("no snapshot of the collection is stored yet: is a worker running?")
         return max(self.snapshot[0], self.horizon)
 
-    def gone(self, what: str) -> BehindRetention:
+    def behind_retention(self, what: str) -> BehindRetention:
         """Return the error for a point before the retained history."""
         return BehindRetention(
-            f"{what} is behind what is kept: it is known from {self.log}:{self.since} on",
+            f"{what} is no longer retained: states are known from {self.log}:{self.since} on",
             since=str(Position(self.log, self.since)),
         )
 
@@ -100,31 +100,31 @@ class TimeTravel:
     async def document(self, shape: Shape, point: Point | None) -> Reading:
         """Read the document at a point (None: the head). Raises `NotFound` for a version that never existed."""
         text = _id(shape)
-        kept = await self.kept(shape.collection)
+        retained = await self.retained(shape.collection)
         try:
             if isinstance(point, int):
-                return await self._version(kept, shape, text, point)
-            seq = await self._seq(kept, str(shape), point)
-            return Reading(Position(kept.log, seq), await self._state(kept, shape, text, seq))
+                return await self._version(retained, shape, text, point)
+            seq = await self._seq(retained, str(shape), point)
+            return Reading(Position(retained.log, seq), await self._state(retained, shape, text, seq))
         except BehindHorizon as error:
-            raise kept.gone(f"{shape} at {point}") from error
+            raise retained.behind_retention(f"{shape} at {point}") from error
 
     async def position(self, collection: str, point: Point) -> Position:
         """Return the position of a point for a whole collection. Raises `Malformed` for a version."""
         if isinstance(point, int):
             raise Malformed("a collection has no version: give an instant or a position")
-        kept = await self.kept(collection)
-        seq = await self._seq(kept, collection, point)
-        if seq < kept.since:
-            raise kept.gone(f"{collection} at {kept.log}:{seq}")
-        return Position(kept.log, seq)
+        retained = await self.retained(collection)
+        seq = await self._seq(retained, collection, point)
+        if seq < retained.since:
+            raise retained.behind_retention(f"{collection} at {retained.log}:{seq}")
+        return Position(retained.log, seq)
 
     async def head(self, log: LogId) -> Seq:
         """The newest event that closes what it belongs to."""
         tail = await self._stores.events.tail(log)
         return Seq(0) if tail is None else last_whole(tail.seq, tail.transaction)
 
-    async def kept(self, collection: str) -> RetainedRange:
+    async def retained(self, collection: str) -> RetainedRange:
         """Return the retained history of a collection in the current log."""
         log = await self._stores.logs.require()
         tracked = {item.name: item for item in await self._stores.tracking.read()}.get(collection)
@@ -144,26 +144,26 @@ class TimeTravel:
 
     # --- where ----------------------------------------------------------------------------------------------------
 
-    async def _seq(self, kept: RetainedRange, what: str, point: Position | datetime | None) -> Seq:
-        head = await self.head(kept.log)
+    async def _seq(self, retained: RetainedRange, what: str, point: Position | datetime | None) -> Seq:
+        head = await self.head(retained.log)
         if point is None:
             return head
         if isinstance(point, datetime):
-            return await self._at(kept, what, point, head)
-        if point.log != kept.log:
-            raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{point} is of another log than {kept.log}")
+            return await self._at(retained, what, point, head)
+        if point.log != retained.log:
+            raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{point} is of another log than {retained.log}")
         if point.seq > head:
-            raise Malformed(f"{point} is in the future: the newest event is {kept.log}:{head}")
+            raise Malformed(f"{point} is in the future: the newest event is {retained.log}:{head}")
         return point.seq
 
-    async def _at(self, kept: RetainedRange, what: str, at: datetime, head: Seq) -> Seq:
-        await self._check_over(kept.log, at)
+    async def _at(self, retained: RetainedRange, what: str, at: datetime, head: Seq) -> Seq:
+        await self._check_over(retained.log, at)
         second = int(at.timestamp())
-        seq = await self._stores.instants.newest(kept.log, at, head) if second > 0 else Seq(0)
+        seq = await self._stores.instants.newest(retained.log, at, head) if second > 0 else Seq(0)
         # The time before the collection was tracked is unknown, although no event of it marks the border.
-        began = kept.snapshot[1].time if kept.snapshot and kept.snapshot[0] == kept.tracked else None
-        if seq < kept.tracked or (seq == kept.tracked and (began is None or second <= began)):
-            raise kept.gone(f"{what} at {timestamp(at)}")
+        began = retained.snapshot[1].time if retained.snapshot and retained.snapshot[0] == retained.tracked else None
+        if seq < retained.tracked or (seq == retained.tracked and (began is None or second <= began)):
+            raise retained.behind_retention(f"{what} at {timestamp(at)}")
         return seq
 
     async def _check_over(self, log: LogId, at: datetime) -> None:
@@ -180,49 +180,51 @@ class TimeTravel:
 
     # --- what -----------------------------------------------------------------------------------------------------
 
-    async def _state(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
-        key = (kept, shape, seq)  # with the retained range, so that states no longer retained are not returned
+    async def _state(self, retained: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+        key = (retained, shape, seq)  # with the retained range, so that states no longer retained are not returned
         if (known := self._known.get(key)) is not None:
             return known
-        if kept.snapshot is not None and seq >= kept.since:
-            state = await self._stores.state.document(kept.log, shape.collection, text, seq)
+        if retained.snapshot is not None and seq >= retained.since:
+            state = await self._stores.state.document(retained.log, shape.collection, text, seq)
         else:
-            state = await self._without_snapshot(kept, shape, text, seq)
+            state = await self._without_snapshot(retained, shape, text, seq)
         self._known.keep(key, state)
         return state
 
-    async def _without_snapshot(self, kept: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
+    async def _without_snapshot(self, retained: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
         """Return a state before the first snapshot. It is known after the first event with the whole document."""
         events = self._stores.history.sealed(
-            kept.log, shape.collection, after=max(kept.tracked, kept.horizon), up_to=seq, ids=[text]
+            retained.log, shape.collection, after=max(retained.tracked, retained.horizon), up_to=seq, ids=[text]
         )
-        state, whole = await self._stores.state.replay(kept.log, events, whole=False)
+        state, whole = await self._stores.state.replay(retained.log, events, whole=False)
         if not whole:
-            raise kept.gone(f"{shape} at {kept.log}:{seq}")
+            raise retained.behind_retention(f"{shape} at {retained.log}:{seq}")
         return state
 
     # --- versions -------------------------------------------------------------------------------------------------
 
-    async def _version(self, kept: RetainedRange, shape: Shape, text: IdText, version: Version) -> Reading:
+    async def _version(self, retained: RetainedRange, shape: Shape, text: IdText, version: Version) -> Reading:
         """Read the newest state with this version."""
-        seq = await self._newest(kept, shape, version)
+        seq = await self._newest(retained, shape, version)
         if seq is not None:
-            return Reading(Position(kept.log, seq), await self._state(kept, shape, text, seq))
+            return Reading(Position(retained.log, seq), await self._state(retained, shape, text, seq))
         # A version without an event may have existed before the first event.
-        state = await self._state(kept, shape, text, kept.since)
+        state = await self._state(retained, shape, text, retained.since)
         if state is not None and state[0] == version:
-            return Reading(Position(kept.log, kept.since), state)
+            return Reading(Position(retained.log, retained.since), state)
         if state is not None and state[0] > version:
-            raise kept.gone(f"{shape} at version {version}")
-        now = await self._state(kept, shape, text, await self.head(kept.log))
+            raise retained.behind_retention(f"{shape} at version {version}")
+        now = await self._state(retained, shape, text, await self.head(retained.log))
         if now is not None and now[0] < version:
             raise NotFound(f"{shape} has no version {version} yet: it is at version {now[0]}")
-        raise NotFound(f"{shape} had no version {version}, as far as it is known ({kept.log}:{kept.since} and later)")
+        raise NotFound(
+            f"{shape} had no version {version}, as far as it is known ({retained.log}:{retained.since} and later)"
+        )
 
-    async def _newest(self, kept: RetainedRange, shape: Shape, version: Version) -> Seq | None:
+    async def _newest(self, retained: RetainedRange, shape: Shape, version: Version) -> Seq | None:
         """Return the newest event that left the document at this version, or None."""
-        query = {"_id.l": kept.log, "c": shape.collection, "i": shape.id, "v": Int64(version)} | {
-            "_id.n": {"$gt": Int64(max(kept.tracked, kept.horizon))}
+        query = {"_id.l": retained.log, "c": shape.collection, "i": shape.id, "v": Int64(version)} | {
+            "_id.n": {"$gt": Int64(max(retained.tracked, retained.horizon))}
         }
         with translated(f"the events of {shape} can't be read"):
             cursor = self._events.find(query, {"t": 0, "w": 0}, sort=[("_id.n", DESCENDING)], hint="by_document")
@@ -231,19 +233,21 @@ class TimeTravel:
                     event = await self._stores.events.whole(row)
                     if _head(event)[0] != "delete":
                         return event.seq
-        archived_up_to = (await self._tiers.read(kept.log)).archived_up_to
+        archived_up_to = (await self._tiers.read(retained.log)).archived_up_to
         return (
-            await self._newest_archived(kept, shape, version, archived_up_to) if archived_up_to > kept.tracked else None
+            await self._newest_archived(retained, shape, version, archived_up_to)
+            if archived_up_to > retained.tracked
+            else None
         )
 
     async def _newest_archived(
-        self, kept: RetainedRange, shape: Shape, version: Version, archived_up_to: Seq
+        self, retained: RetainedRange, shape: Shape, version: Version, archived_up_to: Seq
     ) -> Seq | None:
         newest: Seq | None = None
-        after = max(kept.tracked, kept.horizon)
+        after = max(retained.tracked, retained.horizon)
         while True:
             page = await self._stores.events.of_document(
-                kept.log, shape, after_version=version - 1, after=after, up_to=archived_up_to, limit=_PAGE
+                retained.log, shape, after_version=version - 1, after=after, up_to=archived_up_to, limit=_PAGE
             )
             for event in page:
                 op, left = _head(event)

@@ -25,7 +25,7 @@ _CHAINS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class VerifiedPoint:
     """The collections at cluster time `time` are the log's state at `seq`; `head` is the newest event.
 
     With `settled`, no event can be in flight, so the last transaction has to be complete.
@@ -48,7 +48,7 @@ class Verification:
         self._history = history
         self._comparison = comparison
 
-    async def numbers(self, point: Point, progress: Progress) -> str | None:
+    async def numbers(self, point: VerifiedPoint, progress: Progress) -> str | None:
         """Check that seqs are dense from the horizon, or from 1, to the head, and that transactions are contiguous.
 
         Also check every byte of the archived segments.
@@ -64,7 +64,7 @@ class Verification:
         count.report()
         return numbers.end(point.head, settled=point.settled)
 
-    async def chains(self, point: Point, collection: str, progress: Progress) -> str | None:
+    async def chains(self, point: VerifiedPoint, collection: str, progress: Progress) -> str | None:
         """Check that the versions of each document form a chain."""
         documents = await self._history.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // _CHAINS, _Count(progress)
@@ -74,7 +74,9 @@ class Verification:
         count.report()
         return None
 
-    async def _chains(self, point: Point, collection: str, count: _Count, number: int, passes: int) -> str | None:
+    async def _chains(
+        self, point: VerifiedPoint, collection: str, count: _Count, number: int, passes: int
+    ) -> str | None:
         """Check one of `passes` shares of the documents, because the state of all chains may not fit into memory."""
         chains, horizon = VersionChainCheck(), await self._history.horizon(point.log)
         changes = self._history.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
@@ -87,7 +89,7 @@ class Verification:
                     return wrong
         return None
 
-    async def content(self, point: Point, collection: str, progress: Progress) -> Difference | None:
+    async def content(self, point: VerifiedPoint, collection: str, progress: Progress) -> Difference | None:
         """Check that the stored snapshot and the events after it give the collection. Also raises `NoBase`."""
         differences = self._comparison.differences(point.log, collection, point.seq, point.time, compared=progress)
         async with aclosing(differences):

@@ -24,7 +24,7 @@ from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
-from eventsync.stores.log.stored_event import UNREADABLE, Unpacked, unreadable
+from eventsync.stores.log.stored_event import UNREADABLE, UnpackedBody, unreadable
 
 PART_BYTES = 8 * 1024 * 1024
 
@@ -63,23 +63,23 @@ class EventParts:
             if not isinstance(packed := whole.get("b"), bytes):
                 return whole
             # In a thread: this takes 50 ms or more and releases the GIL.
-            return whole | {"b": Unpacked(await asyncio.to_thread(zlib.decompress, packed))}
+            return whole | {"b": UnpackedBody(await asyncio.to_thread(zlib.decompress, packed))}
         except UNREADABLE as error:
             raise unreadable(row, error) from error
 
     async def _read(self, row: Mapping[str, Any], field: str) -> bytes:
-        log, seq, said = row["_id"]["l"], row["_id"]["n"], row[field]
-        if not {"v", "of", "sha256"} <= said.keys():
+        log, seq, reference = row["_id"]["l"], row["_id"]["n"], row[field]
+        if not {"v", "of", "sha256"} <= reference.keys():
             raise DamagedEvents(f"the parts of event {log}:{seq} can't be read: its row does not name them", seq)
         pieces = []
-        for part in range(said["of"]):
+        for part in range(reference["of"]):
             with translated(f"part {part} of event {log}:{seq} can't be read"):
-                piece = await self._parts.find_one({"_id": event_key(log, seq) | {"v": said["v"], "p": part}})
+                piece = await self._parts.find_one({"_id": event_key(log, seq) | {"v": reference["v"], "p": part}})
             if piece is None:
                 raise DamagedEvents(f"part {part} of event {log}:{seq} is missing", seq)
             pieces.append(piece["d"])
         value = b"".join(pieces)
-        if await asyncio.to_thread(_sha256, value) != said["sha256"]:
+        if await asyncio.to_thread(_sha256, value) != reference["sha256"]:
             raise DamagedEvents(f"the parts of event {log}:{seq} have another checksum than what was written", seq)
         return value
 

@@ -59,12 +59,12 @@ class Moved(EventsyncError):
     code = "moved"
 
 
-Whole = Callable[[Tiers, AsyncClientSession], Awaitable[bool]]
+IsComplete = Callable[[Tiers, AsyncClientSession], Awaitable[bool]]
 """Returns True if the rows that were just read are complete, given the log's tiers after that read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Find:
+class RowQuery:
     """A query of rows, its order, and its projection."""
 
     query: Mapping[str, Any]
@@ -88,25 +88,27 @@ class HotRows:
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
         """The newest event that a read has found, and the time of that answer."""
 
-    async def after(self, log: LogId, find: Find, position: Seq, *, batch: int) -> AsyncGenerator[list[Row]]:
+    async def after(self, log: LogId, find: RowQuery, position: Seq, *, batch: int) -> AsyncGenerator[list[Row]]:
         """Yield the rows after `position` by seq, at most `batch` at a time, with their bodies.
 
         Raises `Moved` if rows after the last one have left MongoDB, `Damaged` and `Unavailable`.
         """
         last = position
 
-        async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
+        async def is_complete(tiers: Tiers, _: AsyncClientSession) -> bool:
             return tiers.archived_up_to <= last
 
-        async with aclosing(self.validated(log, find, whole, batch=batch)) as batches:
+        async with aclosing(self.validated(log, find, is_complete, batch=batch)) as batches:
             async for rows in batches:
                 await self._require(log, last, Seq(rows[-1]["_id"]["n"]), len(rows))
                 yield rows
                 last = Seq(rows[-1]["_id"]["n"])
         await self.gap_check.require(log, last, find.up_to)
 
-    async def validated(self, log: LogId, find: Find, whole: Whole, *, batch: int) -> AsyncGenerator[list[Row]]:
-        """Yield rows in any order, in batches that `whole` accepts. It also checks the end of the result.
+    async def validated(
+        self, log: LogId, find: RowQuery, is_complete: IsComplete, *, batch: int
+    ) -> AsyncGenerator[list[Row]]:
+        """Yield rows in any order, in batches that `is_complete` accepts. It also checks the end of the result.
 
         Raises as `after`.
         """
@@ -126,15 +128,15 @@ class HotRows:
                     size = 0
                     async for row in cursor:
                         if isinstance(row.get("b"), dict | bytes) or isinstance(row.get("w"), dict):
-                            row.update(await self._filled(row, log, whole, session))
+                            row.update(await self._filled(row, log, is_complete, session))
                         rows.append(row)
                         size += body_size(row)
                         if len(rows) >= batch or size >= _BATCH_BYTES:
                             self._size.learn(map(body_size, rows))
-                            await self._validate(log, whole, session)
+                            await self._validate(log, is_complete, session)
                             yield rows
                             rows, size = [], 0
-                    await self._validate(log, whole, session)
+                    await self._validate(log, is_complete, session)
                     if rows:
                         yield rows
 
@@ -147,7 +149,7 @@ class HotRows:
         """
         last, made = position, EventBatchBuilder(log)
 
-        async def whole(tiers: Tiers, _: AsyncClientSession) -> bool:
+        async def is_complete(tiers: Tiers, _: AsyncClientSession) -> bool:
             return tiers.archived_up_to <= last
 
         with translated("events can't be read"):
@@ -164,14 +166,14 @@ class HotRows:
                         async for rows in answers:
                             count += len(rows)
                             for place, row in made.add(rows):
-                                made.put(place, *_sent(await self._filled(decode(row), log, whole, session)))
+                                made.put(place, *_sent(await self._filled(decode(row), log, is_complete, session)))
                             if made.bytes >= _BATCH_BYTES:
-                                await self._validate(log, whole, session)
+                                await self._validate(log, is_complete, session)
                                 event_batch = made.take()
                                 await self._require(log, last, event_batch.last, len(event_batch.seqs))
                                 yield event_batch
                                 last = event_batch.last
-                    await self._validate(log, whole, session)
+                    await self._validate(log, is_complete, session)
                     if made.bytes:
                         event_batch = made.take()
                         await self._require(log, last, event_batch.last, len(event_batch.seqs))
@@ -185,7 +187,9 @@ class HotRows:
             await self.gap_check.require(log, after, up_to)
 
     async def _see(self, log: LogId, seq: Seq, session: AsyncClientSession) -> None:
-        """Raise `Unavailable` if this member does not have the event yet. `whole` handles events that have left."""
+        """Raise `Unavailable` if this member does not have the event yet. `is_complete` handles events that have
+        left.
+        """
         if seq <= 0:
             return
         if self._seen is not None and log == self._seen[0] and seq <= self._seen[1]:
@@ -203,15 +207,15 @@ class HotRows:
             return
         raise Unavailable(f"event {log}:{seq} is not to be read yet: the primary has just changed")
 
-    async def _filled(self, row: Row, log: LogId, whole: Whole, session: AsyncClientSession) -> Row:
+    async def _filled(self, row: Row, log: LogId, is_complete: IsComplete, session: AsyncClientSession) -> Row:
         try:
             return await self._parts.filled(row)
         except Damaged:
-            await self._validate(log, whole, session)  # its parts may have been removed after the row was read
+            await self._validate(log, is_complete, session)  # its parts may have been removed after the row was read
             raise
 
-    async def _validate(self, log: LogId, whole: Whole, session: AsyncClientSession) -> None:
-        if not await whole(await self._tiers.read(log, session), session):
+    async def _validate(self, log: LogId, is_complete: IsComplete, session: AsyncClientSession) -> None:
+        if not await is_complete(await self._tiers.read(log, session), session):
             raise Moved(f"events of log {log} have left MongoDB")
 
     async def named(self, log: LogId, after: Seq, up_to: Seq) -> AsyncGenerator[list[tuple[str, IdText, Seq]]]:
@@ -220,7 +224,7 @@ class HotRows:
         Raises `Moved` if some of the events have left MongoDB.
         """
         fields = {"c": 1, "i": 1}
-        find = Find(in_order(log, after, up_to).query, up_to, [("_id", ASCENDING)], fields)
+        find = RowQuery(in_order(log, after, up_to).query, up_to, [("_id", ASCENDING)], fields)
         async with aclosing(self.after(log, find, after, batch=_NAMED_AT_ONCE)) as batches:
             async for rows in batches:
                 yield [(row["c"], IdText(row["i"]), Seq(row["_id"]["n"])) for row in rows]
@@ -268,7 +272,7 @@ def in_order(
     *,
     above: int = 0,
     fields: Mapping[str, int] = WHOLE,
-) -> Find:
+) -> RowQuery:
     """Return the query for rows with `after < seq <= up_to` by seq, of all shapes or of one.
 
     With `above`, it finds only events that left their document at a version greater than that.
@@ -281,7 +285,7 @@ def in_order(
         query = {"_id": key_range(log, after, up_to)}
         query |= {"c": shape.collection} if shape is not None else {}
         order = "_id"
-    return Find(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields)
+    return RowQuery(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields)
 
 
 def _sent(row: Row) -> tuple[Seq, bytes, TransactionPart | None]:
@@ -295,7 +299,7 @@ def _answer(batch: int) -> int:
     return max(-(-batch // _ANSWERS), min(batch, _MIN_ANSWER))
 
 
-def _command(find: Find, session: AsyncClientSession) -> Row:
+def _command(find: RowQuery, session: AsyncClientSession) -> Row:
     return {
         "filter": find.query,
         "projection": find.fields,

@@ -35,7 +35,7 @@ class StoredEvent(NamedTuple):
         return unfinished(self.transaction) is None
 
 
-class Unpacked(NamedTuple):
+class UnpackedBody(NamedTuple):
     """The uncompressed body of a row, in place of the compressed one."""
 
     body: bytes
@@ -49,7 +49,7 @@ def stored_event(row: Mapping[str, Any]) -> StoredEvent:
 def body_of(row: Mapping[str, Any]) -> bytes:
     """Return the body of a row of `events` that has it."""
     stored = row["b"]
-    if isinstance(stored, Unpacked):
+    if isinstance(stored, UnpackedBody):
         body = stored.body
     else:
         body = stored.encode() if isinstance(stored, str) else zlib.decompress(stored)
@@ -58,7 +58,7 @@ def body_of(row: Mapping[str, Any]) -> bytes:
     return body
 
 
-def said(event: StoredEvent, name: str) -> Any:
+def body_member(event: StoredEvent, name: str) -> Any:
     """Return a member of an event's body. Raises `DamagedEvents` if the body is damaged."""
     try:
         return orjson.loads(event.body)[name]
@@ -69,7 +69,7 @@ def said(event: StoredEvent, name: str) -> Any:
 def body_size(row: Mapping[str, Any]) -> int:
     """Return the size of a row's body as it is held in memory, or 0 without one."""
     body = row.get("b")
-    if isinstance(body, Unpacked):
+    if isinstance(body, UnpackedBody):
         return len(body.body)
     return len(body) if isinstance(body, str | bytes) else 0
 

@@ -29,7 +29,7 @@ class BehindHorizon(ResetRequired):
 
     def __init__(self, log: LogId, after: Seq, horizon: Seq) -> None:
         super().__init__(
-            ResetReason.BEFORE_HORIZON.value, f"the events after {log}:{after} are kept from {horizon + 1} on only"
+            ResetReason.BEFORE_HORIZON.value, f"the events after {log}:{after} are only kept from {horizon + 1} on"
         )
 
 

@@ -21,7 +21,7 @@ _FORGOTTEN = 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SnapshotRequest:
     """A request for a snapshot of `shape` at cluster time `time` or later, with its answer.
 
     The answer is the id of the `snapshot`, or the reason why it was `refused`.
@@ -55,7 +55,7 @@ class SnapshotRequests:
             await self._requests.update_one({"_id": name}, [{"$set": fields}], upsert=True)
         return name
 
-    async def unanswered(self) -> list[Request]:
+    async def unanswered(self) -> list[SnapshotRequest]:
         """Return the unanswered requests, oldest first. Refuse those for an invalid shape."""
         query = {"snapshot": None, "refused": None}
         with translated("the requests for snapshots can't be read"):
@@ -68,7 +68,9 @@ class SnapshotRequests:
                 await self._answer(row["_id"], snapshot=None, refused=error.message)
         return requests
 
-    async def answer(self, request: Request, *, snapshot: str | None = None, refused: str | None = None) -> None:
+    async def answer(
+        self, request: SnapshotRequest, *, snapshot: str | None = None, refused: str | None = None
+    ) -> None:
         """Answer with the id of a snapshot, or with the reason for refusing it."""
         await self._answer(request.id, snapshot=snapshot, refused=refused)
 
@@ -76,7 +78,7 @@ class SnapshotRequests:
         with translated("a request for a snapshot can't be answered"):
             await self._requests.update_one({"_id": name}, {"$set": {"snapshot": snapshot, "refused": refused}})
 
-    async def read(self, name: str) -> Request | None:
+    async def read(self, name: str) -> SnapshotRequest | None:
         """Return the request, or None."""
         with translated("the request for a snapshot can't be read"):
             row = await self._requests.find_one({"_id": name})
@@ -88,5 +90,5 @@ class SnapshotRequests:
             await self._requests.delete_one({"_id": name})
 
 
-def _request(row: dict[str, Any]) -> Request:
-    return Request(row["_id"], Shape.parse(row["shape"]), row["s"], row.get("snapshot"), row.get("refused"))
+def _request(row: dict[str, Any]) -> SnapshotRequest:
+    return SnapshotRequest(row["_id"], Shape.parse(row["shape"]), row["s"], row.get("snapshot"), row.get("refused"))

@@ -27,19 +27,19 @@ _HEAD = re.compile(rb'\{"id":"(?:[^"\\]|\\.)*","version":(\d+),')
 """The start of a row, as `_line` writes it."""
 
 
-class Line(NamedTuple):
+class EncodedRow(NamedTuple):
     """An encoded row."""
 
     id: IdText
     text: bytes
 
 
-def line_of(raw: bytes) -> Line:
+def line_of(raw: bytes) -> EncodedRow:
     """Return the encoded row of a stored document."""
     return _line(*unversioned(decode(raw)))
 
 
-async def cut(documents: AsyncIterable[tuple[int, Document] | Line], chunk_bytes: int) -> AsyncGenerator[Chunk]:
+async def cut(documents: AsyncIterable[tuple[int, Document] | EncodedRow], chunk_bytes: int) -> AsyncGenerator[Chunk]:
     """Cut (version, document) in id order into chunks of about `chunk_bytes` before compression. Holds one at a
     time.
     """
@@ -47,7 +47,7 @@ async def cut(documents: AsyncIterable[tuple[int, Document] | Line], chunk_bytes
     lines: list[bytes] = []
     size = 0
     async for document in documents:
-        text, line = document if isinstance(document, Line) else _line(*document)
+        text, line = document if isinstance(document, EncodedRow) else _line(*document)
         ids.append(text)
         lines.append(line)
         size += len(line) + 1
@@ -82,7 +82,7 @@ def encoded_row(snapshot: str, number: int, text: IdText, line: bytes) -> Encode
     return encoded(read_row(snapshot, number, text, line)[1:])
 
 
-def _line(version: int, document: Document) -> Line:
+def _line(version: int, document: Document) -> EncodedRow:
     text, type_hints = format_id(document["_id"]), type_hints_of(document)
     row = {"id": text, "version": version, "doc": document}
-    return Line(text, to_json(row | {"marks": type_hints} if type_hints else row))
+    return EncodedRow(text, to_json(row | {"marks": type_hints} if type_hints else row))

@@ -30,7 +30,7 @@ from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.errors import translated
 from eventsync.stores.snapshots.chunks import Chunk, ChunkStore
-from eventsync.stores.snapshots.rows import Line, Row, StoredLine, cut, encoded_row, read_row
+from eventsync.stores.snapshots.rows import EncodedRow, Row, StoredLine, cut, encoded_row, read_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class StoredSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class UnfinishedSnapshot:
     """The progress of a snapshot that is being written."""
 
     documents: int
@@ -85,7 +85,12 @@ class SnapshotStore:
     # --- writing --------------------------------------------------------------------------------------------------
 
     async def write(
-        self, log: LogId, shape: str, seq: Seq, time: Timestamp, documents: AsyncIterable[tuple[int, Document] | Line]
+        self,
+        log: LogId,
+        shape: str,
+        seq: Seq,
+        time: Timestamp,
+        documents: AsyncIterable[tuple[int, Document] | EncodedRow],
     ) -> StoredSnapshot:
         """Store `documents`, (version, document) in id order, as a snapshot. Holds one chunk at a time.
 
@@ -108,12 +113,12 @@ class SnapshotStore:
                 await self.remove(name)
             raise
 
-    async def unfinished(self, log: LogId, shape: str) -> Unfinished | None:
+    async def unfinished(self, log: LogId, shape: str) -> UnfinishedSnapshot | None:
         """Return the progress of the newest incomplete snapshot of a shape, or None."""
         query = {"l": log, "c": shape, "complete": False, "hidden": {"$ne": True}}
         with translated(f"the snapshots of {shape} can't be read"):
             row = await self._snapshots.find_one(query, sort=[("n", DESCENDING)])
-        return Unfinished(int(row["documents"]), int(row["bytes"])) if row else None
+        return UnfinishedSnapshot(int(row["documents"]), int(row["bytes"])) if row else None
 
     # --- finding --------------------------------------------------------------------------------------------------
 

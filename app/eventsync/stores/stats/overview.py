@@ -14,7 +14,7 @@ from eventsync.mongodb.capacity import CollectionUsage, stored
 from eventsync.mongodb.clocks import wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import Lease
-from eventsync.stores.archive.segments import Totals
+from eventsync.stores.archive.segments import SegmentTotals
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.snapshots.store import StoredSnapshot
@@ -34,7 +34,7 @@ _RECORDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class HotTier:
+class HotTierSize:
     """The events in MongoDB. `events` is exact; `bytes` (of BSON) is estimated from the counters."""
 
     events: int = 0
@@ -48,8 +48,8 @@ class LogOverview:
     log: Log
     head: Seq
     tiers: Tiers
-    hot: HotTier
-    cold: Totals
+    hot: HotTierSize
+    cold: SegmentTotals
     snapshots: list[StoredSnapshot]
 
     @property
@@ -107,7 +107,7 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
     )
 
 
-async def _hot(stores: Stores, log: LogId, archived_up_to: Seq, head: Seq) -> HotTier:
+async def _hot(stores: Stores, log: LogId, archived_up_to: Seq, head: Seq) -> HotTierSize:
     """Read the hot tier. Events that are not counted yet are assumed to be as large as the others."""
     count, events = await stores.counters.after(log, archived_up_to), max(0, head - archived_up_to)
-    return HotTier(events, round(count.bytes / count.events * events) if count.events else 0)
+    return HotTierSize(events, round(count.bytes / count.events * events) if count.events else 0)

@@ -15,7 +15,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotTracked
 from eventsync.stores.log.events import EventStore
-from eventsync.stores.log.stored_event import StoredEvent, said
+from eventsync.stores.log.stored_event import StoredEvent, body_member
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.sync.catch_up.planner import Planner
 from eventsync.sync.live.window import Window
@@ -77,7 +77,7 @@ class ClientLag:
 
 
 def _committed(event: StoredEvent) -> float:
-    return datetime.fromisoformat(said(event, "at")).timestamp()
+    return datetime.fromisoformat(body_member(event, "at")).timestamp()
 
 
 def _ago(committed: float | None) -> float | None:

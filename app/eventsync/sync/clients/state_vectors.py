@@ -17,7 +17,7 @@ from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotFound, RateLimited, ResetRequired
-from eventsync.stores.clients.state_vectors import Numbered, StoredVector, VectorStore, VectorUpdate
+from eventsync.stores.clients.state_vectors import NumberedPosition, StoredVector, VectorStore, VectorUpdate
 from eventsync.sync.catch_up.planner import Planner
 from eventsync.sync.clients.lag import ClientLag, ShapeLag
 from eventsync.sync.clients.vector_writer import VectorWriter
@@ -82,11 +82,11 @@ class StateVectorManager:
         await self._writer.store(VectorUpdate(client_id, None, self._numbered(vector)))
         return await self.client(client_id)
 
-    def _numbered(self, vector: StateVector) -> dict[Shape, Numbered]:
+    def _numbered(self, vector: StateVector) -> dict[Shape, NumberedPosition]:
         """Return the positions of the current log. Those of an earlier log are of no use to a client."""
         log = self._feed.log
         return {
-            shape: Numbered(log.number, position.seq, position.log)
+            shape: NumberedPosition(log.number, position.seq, position.log)
             for shape, position in vector.items()
             if log is not None and position.log == log.id
         }

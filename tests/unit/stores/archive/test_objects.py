@@ -8,7 +8,7 @@ import pytest
 from obstore.exceptions import GenericError
 
 from eventsync.errors import ConfigurationError, Unavailable
-from eventsync.stores.archive.objects import ObjectMissing, Objects, Refused, _translated
+from eventsync.stores.archive.objects import ObjectMissing, Objects, StorageRefused, _translated
 
 
 @pytest.fixture(params=["path", "url"])
@@ -67,11 +67,11 @@ async def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) ->
     [PermissionError(13, "x"), NotADirectoryError(20, "x"), GenericError("Generic … Permission denied (os error 13)")],
 )
 def test_a_refusal_is_told_from_what_passes(error: Exception) -> None:
-    with pytest.raises(Refused), _translated("it can't be read", "x"):
+    with pytest.raises(StorageRefused), _translated("it can't be read", "x"):
         raise error
     with pytest.raises(Unavailable) as raised, _translated("it can't be read", "x"):
         raise GenericError("HTTP 503")
-    assert not isinstance(raised.value, Refused)
+    assert not isinstance(raised.value, StorageRefused)
 
 
 async def test_only_the_owner_may_enter_unless_the_group_may(tmp_path: Path) -> None:
