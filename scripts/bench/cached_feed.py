@@ -88,7 +88,7 @@ async def _measure(deployment: Deployment, options: argparse.Namespace) -> dict[
         stores = Stores.of(client, settings)
         with running("worker", settings, deployment.directory):
             found = await until("a log", stores.logs.current)
-            await until("the base", lambda: stores.stored.newest(found.id, "docs"))
+            await until("the base", lambda: stores.snapshots.stored.newest(found.id, "docs"))
             await Kind("docs", options.size).make(stores.data["docs"], options.events)
             await LongLog(stores, found.id).reached(options.events)
             with running("serve", settings, deployment.directory) as server:

@@ -134,7 +134,7 @@ class _Bench:
         for first in range(1, events + 1, _INSERTED):
             rows = [_row(log, seq, choose.randrange(hot)) for seq in range(first, min(events + 1, first + _INSERTED))]
             await stores.log["events"].insert_many(rows, ordered=False)
-        await stores.counters.add(log, head)
+        await stores.stats.counters.add(log, head)
         now = (await stores.data.command("ping"))["operationTime"]
         await stores.logs.checkpoint(log, head, "82", now)
         return cls(stores, settings, pid, log, head)
@@ -182,7 +182,7 @@ class _Bench:
         if checkpoint is None:
             raise RuntimeError("the log has no checkpoint")
         documents = self._documents()
-        await self._stores.stored.write(self._log, "docs", self._head, checkpoint.time, documents)
+        await self._stores.snapshots.stored.write(self._log, "docs", self._head, checkpoint.time, documents)
         self._service.source.planner.outdated()
         for number in range(1, count + 1):
             figures = await self._bootstrap()

@@ -192,5 +192,5 @@ def _change(seq: int) -> dict[str, Any]:
 async def _tracked(stores: Stores) -> LongLog | None:
     """The log, once the collection has its base."""
     current = await stores.logs.current()
-    based = current is not None and SHAPE in await stores.stored.positions(current.id)
+    based = current is not None and SHAPE in await stores.snapshots.stored.positions(current.id)
     return LongLog(stores, current.id) if current and based else None

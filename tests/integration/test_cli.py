@@ -292,7 +292,7 @@ async def test_snapshot_waits_for_what_was_written_before_it(orders: Any, run: R
         result = await run("snapshot", shape, "--json")
         assert result.exit_code == 0, result
         said = json.loads(result.stdout)
-        made = await stores.stored.newest(await log_of(stores), shape)
+        made = await stores.snapshots.stored.newest(await log_of(stores), shape)
         assert made is not None
         assert said == {
             "shape": shape,
@@ -311,7 +311,7 @@ async def test_snapshot_of_what_is_not_tracked_is_refused(orders: Any, run: Run,
     result = await run("snapshot", "lines")
     assert result.exit_code == 1
     assert "'lines' is not tracked; `eventsync track lines`" in result.stderr
-    assert await stores.requests.unanswered() == []
+    assert await stores.snapshots.requests.unanswered() == []
 
 
 async def test_snapshot_without_a_worker_says_so_and_asks_no_longer(run: Run, stores: Stores) -> None:
@@ -322,7 +322,7 @@ async def test_snapshot_without_a_worker_says_so_and_asks_no_longer(run: Run, st
     result = await run("snapshot", "orders", "--timeout", "0.1")
     assert result.exit_code == 1
     assert "no worker runs that can make the snapshot: start `eventsync worker`" in result.stderr
-    assert await stores.requests.unanswered() == []
+    assert await stores.snapshots.requests.unanswered() == []
 
 
 async def test_snapshot_that_takes_too_long_stays_asked_for(run: Run, stores: Stores) -> None:
@@ -334,4 +334,4 @@ async def test_snapshot_that_takes_too_long_stays_asked_for(run: Run, stores: St
     result = await run("snapshot", "orders", "--timeout", "0.1")
     assert result.exit_code == 1
     assert "no snapshot after 0.1 s; the request stands" in result.stderr
-    assert [str(request.shape) for request in await stores.requests.unanswered()] == ["orders"]
+    assert [str(request.shape) for request in await stores.snapshots.requests.unanswered()] == ["orders"]

@@ -140,9 +140,9 @@ async def assert_squashed(stores: Stores) -> None:
     checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None
     found = {}
-    async with aclosing(stores.squashed.touched(log, "docs", after=Seq(0), up_to=checkpoint.seq)) as touched:
+    async with aclosing(stores.snapshots.squashed.touched(log, "docs", after=Seq(0), up_to=checkpoint.seq)) as touched:
         async for ids in touched:
-            async with aclosing(stores.squashed.rows("docs", ids, checkpoint.time)) as rows:
+            async with aclosing(stores.snapshots.squashed.rows("docs", ids, checkpoint.time)) as rows:
                 async for row in rows:
                     tree = orjson.loads(row)
                     found[tree["id"]] = tree

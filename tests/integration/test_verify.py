@@ -107,7 +107,7 @@ async def test_without_a_worker_it_compares_with_the_collection_as_it_is(stores:
     await stores.data.create_collection("docs")
     with pytest.raises(NoBase):
         await prove(settings, [])
-    await stores.stored.write(log.id, "docs", Seq(0), Timestamp(1, 1), _one(3, {"_id": "a", "n": Int64(1)}))
+    await stores.snapshots.stored.write(log.id, "docs", Seq(0), Timestamp(1, 1), _one(3, {"_id": "a", "n": Int64(1)}))
     assert (await wrong(settings)).text.startswith("docs/a is only in the log")
     await stores.data["docs"].insert_one({"_id": "a", "n": Int64(1), "_sync": {"v": Int64(3)}})
     assert (await prove(settings, [])).whole

@@ -85,7 +85,7 @@ async def stored(stores: Stores, log: LogId, name: str, seq: int) -> None:
         for row in none:
             yield row
 
-    await stores.stored.write(log, name, Seq(seq), Timestamp(1, 1), documents())
+    await stores.snapshots.stored.write(log, name, Seq(seq), Timestamp(1, 1), documents())
 
 
 def archiver(stores: Stores, settings: Settings) -> Archiver:
@@ -109,7 +109,7 @@ def crashed_archiver(settings: Settings, step: str, when: str) -> int:
 async def everything(
     stores: Stores, log: LogId, after: int, up_to: int, shape: Shape | None = None
 ) -> list[SealedEvent]:
-    async with aclosing(stores.tiered.read(log, Seq(after), Seq(up_to), shape)) as events:
+    async with aclosing(stores.archive.tiered.read(log, Seq(after), Seq(up_to), shape)) as events:
         return [event async for event in events]
 
 

@@ -33,7 +33,7 @@ async def assert_exact(stores: Stores, *names: str) -> Replay:
 
 async def _said(stores: Stores, log: LogId, name: str, up_to: Seq) -> dict[IdText, State]:
     states: dict[IdText, State] = {}
-    async with aclosing(stores.history.in_order(log, Shape(name), after=Seq(0), up_to=up_to)) as changes:
+    async with aclosing(stores.history.reader.in_order(log, Shape(name), after=Seq(0), up_to=up_to)) as changes:
         async for change in changes:
             states[change.id] = applied(states.get(change.id), change)
     return {text: state for text, state in states.items() if state is not None}

@@ -98,7 +98,7 @@ async def newest_checkpoint(stores: Stores, log: LogId) -> Checkpoint:
 async def collection_at(stores: Stores, name: str, checkpoint: Checkpoint) -> dict[IdText, State]:
     """What the collection was at a checkpoint, from the collection itself."""
     found: dict[IdText, State] = {}
-    async with aclosing(stores.snapshots.read(name, checkpoint.time)) as documents:
+    async with aclosing(stores.snapshots.live.read(name, checkpoint.time)) as documents:
         async for raw in documents:
             version, document = unversioned(decode(raw))
             found[format_id(document["_id"])] = (version, document)
@@ -109,17 +109,17 @@ async def stored_at(stores: Stores, log: LogId, name: str, checkpoint: Checkpoin
     """A stored snapshot of the collection at a checkpoint."""
 
     async def documents() -> Any:
-        async with aclosing(stores.snapshots.read(name, checkpoint.time)) as found:
+        async with aclosing(stores.snapshots.live.read(name, checkpoint.time)) as found:
             async for raw in found:
                 yield unversioned(decode(raw))
 
-    return await stores.stored.write(log, name, checkpoint.seq, checkpoint.time, documents())
+    return await stores.snapshots.stored.write(log, name, checkpoint.seq, checkpoint.time, documents())
 
 
 async def state_of(stores: Stores, log: LogId, name: str, up_to: Seq) -> dict[IdText, State]:
     """What the log says, by walking it; fails where a document comes twice."""
     found: dict[IdText, State] = {}
-    async with aclosing(stores.state.walk(log, name, up_to)) as batches:
+    async with aclosing(stores.history.state.walk(log, name, up_to)) as batches:
         async for rows in batches:
             for text, version, document in rows:
                 assert text not in found, "each document once"
@@ -130,6 +130,6 @@ async def state_of(stores: Stores, log: LogId, name: str, up_to: Seq) -> dict[Id
 async def based(stores: Stores, log: LogId, name: str) -> StoredSnapshot:
     """Wait until a worker has stored the base of a collection."""
     async with within(20), watch(stores.log, [{"$match": {"ns.coll": "snapshots"}}]) as stream:
-        while (found := await stores.stored.newest(log, name)) is None:
+        while (found := await stores.snapshots.stored.newest(log, name)) is None:
             await stream.read(wait=1, limit=100)
     return found

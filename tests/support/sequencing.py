@@ -25,7 +25,7 @@ async def began(stores: Stores, *names: str) -> LogId:
 
 async def snapshot(stores: Stores, log: LogId, name: str) -> Replay:
     """The collection at the newest checkpoint, ready to take the events after it."""
-    async with stores.snapshots.open(log, Shape(name)) as taken:
+    async with stores.snapshots.live.open(log, Shape(name)) as taken:
         replay = Replay(seq=taken.position.seq)
         async for batch in taken.batches:
             for document in batch:

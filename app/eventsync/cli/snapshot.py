@@ -57,7 +57,7 @@ async def _snapshot(settings: Settings, shape: Shape, timeout: float) -> StoredS
         now = await cluster_time(stores.data)
         # The stream first: it must not miss an answer.
         async with watch(stores.log, _PIPELINE) as stream:
-            request = await stores.requests.ask(shape, now)
+            request = await stores.snapshots.requests.ask(shape, now)
             waiting = _Waiting(stores, log, shape, request, timeout)
             with waiting.progress:
                 while (made := await waiting.poll()) is None:
@@ -95,7 +95,7 @@ class _Waiting:
 
     async def poll(self) -> StoredSnapshot | None:
         """Return the snapshot, or None while it is being made. Raises `Unavailable` if it will not be made in time."""
-        request = await self._stores.requests.read(self._request)
+        request = await self._stores.snapshots.requests.read(self._request)
         if request is None or request.refused:
             raise Unavailable(request.refused if request and request.refused else "the request was removed")
         if request.snapshot is not None:
@@ -103,14 +103,14 @@ class _Waiting:
         await self._check_worker()
         if time.monotonic() >= self._deadline:
             raise Unavailable(f"{self._shape}: no snapshot after {self._timeout:g} s; the request stands")
-        unfinished = await self._stores.stored.unfinished(self._log, str(self._shape))
+        unfinished = await self._stores.snapshots.stored.unfinished(self._log, str(self._shape))
         if unfinished is not None:
             text = printable(f"{self._shape}: {unfinished.documents:,} documents")
             self.progress.update(self._task, description=text, completed=unfinished.bytes)
         return None
 
     async def _found(self, name: str) -> StoredSnapshot:
-        made = await self._stores.stored.find(name)
+        made = await self._stores.snapshots.stored.find(name)
         if made is None:
             raise Unavailable(f"snapshot {name} of {self._shape} was made and is already removed")
         return made
@@ -121,5 +121,5 @@ class _Waiting:
         if lease is not None and lease.live:
             self._seen = now
         elif now - self._seen > min(_WORKER_TIMEOUT, self._timeout):
-            await self._stores.requests.withdraw(self._request)
+            await self._stores.snapshots.requests.withdraw(self._request)
             raise Unavailable("no worker runs that can make the snapshot: start `eventsync worker`")

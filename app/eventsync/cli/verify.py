@@ -20,8 +20,8 @@ from eventsync.mongodb.clocks import cluster_time, wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.verification import VerifiedPoint, Verification
 from eventsync.stores.history.verification import Progress as Advance
+from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.log.logs import Log
 from eventsync.stores.stores import Stores
 
@@ -76,7 +76,7 @@ class _Checks:
         self._stores = stores
         self._log = log
         self._progress = progress
-        self._verification = Verification(stores.history, stores.comparison)
+        self._verification = Verification(stores.history.reader, stores.history.comparison)
 
     async def run(self, names: list[str]) -> Report:
         point = await self._point()

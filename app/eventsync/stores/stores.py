@@ -12,14 +12,12 @@ from eventsync.mongodb.client import Client
 from eventsync.mongodb.leases import LeaseStore
 from eventsync.settings import Settings
 from eventsync.stores.archive.archive import Archive
-from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.clients.state_vectors import VectorStore
+from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.comparison import Comparison
-from eventsync.stores.history.history import History
 from eventsync.stores.history.instants import Instants
 from eventsync.stores.history.log_state import LogState
 from eventsync.stores.log.events import EventStore
-from eventsync.stores.log.gap_check import GapCheck
 from eventsync.stores.log.hot_tier import HotRows
 from eventsync.stores.log.logs import LogStore
 from eventsync.stores.log.tiers import TierStore
@@ -46,36 +44,55 @@ SNAPSHOTTING = "snapshotting"
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
-    """`data` is the user's database, `log` the event log's.
+class Snapshots:
+    """The stores of snapshots. `live` reads the collections themselves, `stored` what was kept of them."""
 
-    `snapshots` reads the collections themselves, `stored` is what was kept of them, `state` what the log makes of it.
+    live: SnapshotReader
+    stored: SnapshotStore
+    squashed: Squashed
+    pins: Pins
+    requests: SnapshotRequests
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The readers of past states. `state` is a collection according to the log."""
+
+    reader: ChangeReader
+    state: LogState
+    comparison: Comparison
+    instants: Instants
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The numbers about the log and the collections. `counters` are exact, `estimates` are not."""
+
+    counters: Counters
+    estimates: Estimates
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The stores by room. `data` is the user's database, `log` the event log's.
+
+    The stores of the log itself (`events` to `hot`) stand here, because every part of eventsync works with them.
     """
 
     data: AsyncDatabase[Any]
     log: AsyncDatabase[Any]
+    offload: Offload
+    leases: LeaseStore
     events: EventStore
     logs: LogStore
-    leases: LeaseStore
     tracking: TrackingStore
-    snapshots: SnapshotReader
-    stored: SnapshotStore
-    history: History
-    state: LogState
-    comparison: Comparison
-    instants: Instants
     tiers: TierStore
-    squashed: Squashed
-    estimates: Estimates
-    pins: Pins
-    counters: Counters
-    requests: SnapshotRequests
     hot: HotRows
-    tiered: TieredEvents
     archive: Archive
+    snapshots: Snapshots
+    history: History
+    stats: Stats
     vectors: VectorStore
-    offload: Offload
-    gap_check: GapCheck
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
@@ -86,53 +103,48 @@ class Stores:
         offload = offload or inline()
         data, log = client[settings.database], client[settings.log_db]
         logs, tracking, tiers = LogStore(log), TrackingStore(log), TierStore(log)
-        hot, archive = HotRows(log, tiers), Archive.of(log, tiers, settings)
-        counters = Counters(log)
-        tiered = TieredEvents(hot, archive.reader, tiers)
-        events = EventStore(log, tiered)
-        history = History(hot, archive, tiered, tiers, counters)
-        snapshots = SnapshotReader(data, logs, offload)
-        stored = SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes)
-        squashed = Squashed(log, snapshots, hot.gap_check)
-        pins = Pins(log, settings.pin_ttl)
-        state = LogState(history, stored, tracking, squashed, pins, offload)
-        return cls(
-            data,
-            log,
-            events,
-            logs,
-            LeaseStore(log),
-            tracking,
-            snapshots,
-            stored,
-            history,
-            state,
-            Comparison(snapshots, state),
-            Instants(log, events, tiers, archive.reader),
-            tiers,
-            squashed,
-            Estimates(data, log),
-            pins,
-            counters,
+        hot = HotRows(log, tiers)
+        archive = Archive.of(log, hot, tiers, settings)
+        events = EventStore(log, archive.tiered)
+        live = SnapshotReader(data, logs, offload)
+        snapshots = Snapshots(
+            live,
+            SnapshotStore(log, chunk_bytes=settings.snapshot_chunk_bytes),
+            Squashed(log, live, hot.gap_check),
+            Pins(log, settings.pin_ttl),
             SnapshotRequests(log),
-            hot,
-            tiered,
-            archive,
-            VectorStore(
+        )
+        stats = Stats(Counters(log), Estimates(data, log))
+        reader = ChangeReader(hot, archive, tiers, stats.counters)
+        state = LogState(reader, snapshots.stored, tracking, snapshots.squashed, snapshots.pins, offload)
+        instants = Instants(log, events, tiers, archive.reader)
+        return cls(
+            data=data,
+            log=log,
+            offload=offload,
+            leases=LeaseStore(log),
+            events=events,
+            logs=logs,
+            tracking=tracking,
+            tiers=tiers,
+            hot=hot,
+            archive=archive,
+            snapshots=snapshots,
+            history=History(reader, state, Comparison(live, state), instants),
+            stats=stats,
+            vectors=VectorStore(
                 log,
                 max_shapes=settings.client_shapes,
                 max_clients=settings.max_clients,
                 max_bytes=settings.client_bytes,
             ),
-            offload,
-            hot.gap_check,
         )
 
     async def ensure_indexes(self) -> None:
         """Create missing indexes. A worker does this first."""
         await self.logs.ensure_indexes()
         await self.events.ensure_indexes()
-        await self.stored.ensure_indexes()
-        await self.requests.ensure_indexes()
-        await self.pins.ensure_indexes()
+        await self.snapshots.stored.ensure_indexes()
+        await self.snapshots.requests.ensure_indexes()
+        await self.snapshots.pins.ensure_indexes()
         await self.archive.touched.ensure_indexes()

@@ -68,7 +68,7 @@ async def written(stores: Stores) -> LogId:
     log = await caught_up(stores)
 
     async def based() -> bool | None:
-        return True if len(await stores.stored.listing(log)) == 2 else None
+        return True if len(await stores.snapshots.stored.listing(log)) == 2 else None
 
     await eventually(stores, "snapshots", based)
     for number in range(EVENTS):
@@ -183,7 +183,7 @@ async def test_verify_names_the_damage_and_a_new_log_repairs_it(stores: Stores, 
 
         async def based() -> bool | None:
             current = await stores.logs.current()
-            return True if current and len(await stores.stored.listing(current.id)) == 2 else None
+            return True if current and len(await stores.snapshots.stored.listing(current.id)) == 2 else None
 
         await eventually(stores, "snapshots", based)
         assert (await prove(settings, [])).whole

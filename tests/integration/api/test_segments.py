@@ -74,7 +74,7 @@ async def test_missing_or_damaged_segment_is_refused(stores: Stores, settings: S
 
 
 async def test_verification_reads_all_segments_and_their_joints(stores: Stores, settings: Settings, log: LogId) -> None:
-    verification = Verification(stores.history, stores.comparison)
+    verification = Verification(stores.history.reader, stores.history.comparison)
     seen: list[int] = []
     point = VerifiedPoint(log, Seq(100), EVENTS[-1].time, Seq(100), settled=True)
     assert await verification.numbers(point, seen.append) is None

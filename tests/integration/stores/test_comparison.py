@@ -28,7 +28,7 @@ def settings(settings: Settings) -> Settings:
 
 async def differences(stores: Stores, log: LogId, at: Checkpoint) -> dict[IdText, tuple[State, State]]:
     found: dict[IdText, tuple[State, State]] = {}
-    async with aclosing(stores.comparison.differences(log, "docs", at.seq, at.time)) as differing:
+    async with aclosing(stores.history.comparison.differences(log, "docs", at.seq, at.time)) as differing:
         async for difference in differing:
             assert difference.id not in found, "each once"
             found[difference.id] = (difference.in_log, difference.in_collection)
@@ -80,20 +80,20 @@ async def test_it_counts_and_can_be_left_early(stores: Stores, settings: Setting
         await based(stores, log, "docs")
     at = await newest_checkpoint(stores, log)
     counts: list[int] = []
-    all_of_it = stores.comparison.differences(log, "docs", at.seq, at.time, compared=counts.append)
+    all_of_it = stores.history.comparison.differences(log, "docs", at.seq, at.time, compared=counts.append)
     assert [difference async for difference in all_of_it] == []
     assert sum(counts) == 2200
     assert max(counts) <= 500
     await docs.delete_many({})
     now = (await stores.data.command("ping"))["operationTime"]
-    async with aclosing(stores.comparison.differences(log, "docs", at.seq, now)) as differing:
+    async with aclosing(stores.history.comparison.differences(log, "docs", at.seq, now)) as differing:
         assert await anext(differing) == Difference(IdText("int:0"), (0, {"_id": 0}), None)
 
 
 async def test_without_a_base_there_is_nothing_to_compare_with(stores: Stores, settings: Settings) -> None:
     await stores.data["docs"].insert_one({"_id": 1})
     now: Any = (await stores.data.command("ping"))["operationTime"]
-    differing = stores.comparison.differences(LogId("k3f9ab2c"), "docs", Seq(0), now)
+    differing = stores.history.comparison.differences(LogId("k3f9ab2c"), "docs", Seq(0), now)
     with pytest.raises(NoBase) as caught:
         await anext(differing)
     assert isinstance(caught.value, Unavailable)

@@ -24,9 +24,9 @@ async def log_of(stores: Stores, count: int, documents: int) -> None:
 
 
 async def test_the_size_of_a_collection(stores: Stores) -> None:
-    assert await stores.estimates.size("nothing") == CollectionSize(0, 0)
+    assert await stores.stats.estimates.size("nothing") == CollectionSize(0, 0)
     await stores.data["docs"].insert_many([{"_id": n, "text": "x" * 1000} for n in range(50)])
-    size = await stores.estimates.size("docs")
+    size = await stores.stats.estimates.size("docs")
     assert size.documents == 50
     assert 1000 < size.each < 1100
 
@@ -34,16 +34,16 @@ async def test_the_size_of_a_collection(stores: Stores) -> None:
 async def test_the_events_of_a_document(stores: Stores) -> None:
     await log_of(stores, 3000, 1)
     docs = Shape.parse("docs/d0")
-    assert await stores.estimates.of_document(LOG, docs, after=Seq(0)) == MAX_EVENTS
-    assert await stores.estimates.of_document(LOG, docs, after=Seq(2990)) == 5
-    assert await stores.estimates.of_document(LOG, Shape.parse("docs/d1"), after=Seq(0)) == 0
+    assert await stores.stats.estimates.of_document(LOG, docs, after=Seq(0)) == MAX_EVENTS
+    assert await stores.stats.estimates.of_document(LOG, docs, after=Seq(2990)) == 5
+    assert await stores.stats.estimates.of_document(LOG, Shape.parse("docs/d1"), after=Seq(0)) == 0
 
 
 async def test_how_many_documents_were_touched(stores: Stores) -> None:
     await log_of(stores, 6000, 50)
 
     async def touched(after: int, archived_up_to: int = 0, name: str = "docs") -> int:
-        return await stores.estimates.touched(
+        return await stores.stats.estimates.touched(
             LOG, name, after=Seq(after), up_to=Seq(6000), archived_up_to=Seq(archived_up_to)
         )
 

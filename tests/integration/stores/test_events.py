@@ -202,7 +202,7 @@ async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:
     row = await stores.log["events"].find_one({})
     assert row is not None
     assert isinstance(row["w"], dict)
-    changes = [item async for item in stores.history.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1))]
+    changes = [item async for item in stores.history.reader.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1))]
     assert same(changes[0].document, document)
 
 
@@ -251,7 +251,7 @@ async def test_parts_that_are_not_what_was_written(stores: Stores, change: dict[
     with pytest.raises(Damaged, match=said):
         await read(stores, 0, 1)
     with pytest.raises(Damaged, match=said):
-        await anext(stores.history.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1)))
+        await anext(stores.history.reader.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1)))
     with pytest.raises(Damaged, match=said):
         await passed_on(stores, 0, 1)
 

@@ -38,7 +38,7 @@ def assert_same(said: dict[IdText, State], model: dict[IdText, State]) -> None:
 
 async def test_without_a_stored_snapshot_there_is_no_state(stores: Stores) -> None:
     with pytest.raises(NoBase, match="no stored snapshot of docs"):
-        await stores.state.document(LOG, "docs", IdText("a"), Seq(5))
+        await stores.history.state.document(LOG, "docs", IdText("a"), Seq(5))
     with pytest.raises(NoBase):
         await state_of(stores, LOG, "docs", Seq(5))
 
@@ -54,7 +54,7 @@ async def test_what_was_stored_before_a_collection_was_tracked_anew_is_no_base(s
     await stores.log["events"].insert_many(others)
     await stores.tracking.ask(["docs"])
     await stores.tracking.activate(["docs"], LOG, Seq(4))
-    await stores.stored.write(LOG, "docs", Seq(4), Timestamp(1, 1), none())
+    await stores.snapshots.stored.write(LOG, "docs", Seq(4), Timestamp(1, 1), none())
     assert await state_of(stores, LOG, "docs", Seq(9)) == {}
     await stores.tracking.activate(["docs"], LOG, Seq(7))
     with pytest.raises(NoBase):
@@ -84,7 +84,7 @@ async def test_after_any_history_it_is_the_collection_at_every_position(
     for checkpoint, model in models.items():
         assert_same(await state_of(stores, log, "docs", checkpoint.seq), model)
         ids = [*model, IdText("nobody")]
-        states = {text: decoded(await stores.state.document(log, "docs", text, checkpoint.seq)) for text in ids}
+        states = {text: decoded(await stores.history.state.document(log, "docs", text, checkpoint.seq)) for text in ids}
         assert_same(states, model | {IdText("nobody"): None})
 
 

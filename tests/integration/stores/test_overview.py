@@ -28,7 +28,7 @@ async def test_before_anything_has_run(stores: Stores) -> None:
 
 async def test_they_are_what_is_there(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, [event(seq) for seq in range(1, 101)])
-    await stores.counters.add(log, Seq(100))
+    await stores.stats.counters.add(log, Seq(100))
     await archiver(stores, settings).run_once()
     await compactor(stores, settings.model_copy(update={"retention_events": 75})).run_once()
     await stored(stores, log, "docs/int:1", 100)

@@ -118,7 +118,7 @@ async def snapshot(stores: Stores, *documents: Document) -> LogId:
     await stores.tracking.ask(["docs"])
     await stores.tracking.activate(["docs"], log.id, Seq(0))
     rows = given((7, document) for document in documents)
-    await stores.stored.write(log.id, "docs", Seq(0), Timestamp(1, 1), rows)
+    await stores.snapshots.stored.write(log.id, "docs", Seq(0), Timestamp(1, 1), rows)
     return log.id
 
 
@@ -222,8 +222,8 @@ async def test_a_snapshot_that_is_retired_is_not_begun_with(stores: Stores) -> N
     log = await snapshot(stores, {"_id": "a"})
     restoring = Restore(stores)
     source = await restoring.source("docs", Position(log, Seq(0)))
-    await stores.stored.write(log, "docs", Seq(0), Timestamp(1, 1), given([]))
-    await stores.stored.remove(source.snapshot.id)
+    await stores.snapshots.stored.write(log, "docs", Seq(0), Timestamp(1, 1), given([]))
+    await stores.snapshots.stored.remove(source.snapshot.id)
     with pytest.raises(Unavailable, match="was just retired"):
         await restoring.run(source, "copy")
     assert await names(stores) == set()

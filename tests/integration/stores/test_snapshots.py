@@ -42,7 +42,7 @@ def stream_time(token: str) -> Timestamp:
 
 
 async def rows(stores: Stores, shape: Shape, log: LogId = LOG) -> tuple[Position, list[dict[str, Any]]]:
-    async with stores.snapshots.open(log, shape) as snapshot:
+    async with stores.snapshots.live.open(log, shape) as snapshot:
         found = [(document.id, orjson.loads(document.row)) async for batch in snapshot.batches for document in batch]
     assert [key for key, _ in found] == [row["id"] for _, row in found]
     return snapshot.position, [row for _, row in found]
@@ -128,7 +128,7 @@ async def test_a_snapshot_that_is_left_early_leaves_no_cursor(stores: Stores) ->
     await stores.data["docs"].insert_many([{"_id": n} for n in range(2500)])
     await checkpoint_now(stores)
     before = await _open_cursors(stores)
-    async with stores.snapshots.open(LOG, DOCS) as snapshot:
+    async with stores.snapshots.live.open(LOG, DOCS) as snapshot:
         await anext(snapshot.batches)
         # While the next batch is on its way the cursor is not idle.
         async with within(10):

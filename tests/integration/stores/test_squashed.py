@@ -30,7 +30,7 @@ async def log_of(stores: Stores, *events: tuple[int, str, str], log: LogId = LOG
 
 async def touched(stores: Stores, after: int, up_to: int) -> set[str]:
     found: list[str] = []
-    async with aclosing(stores.squashed.touched(LOG, "docs", after=Seq(after), up_to=Seq(up_to))) as batches:
+    async with aclosing(stores.snapshots.squashed.touched(LOG, "docs", after=Seq(after), up_to=Seq(up_to))) as batches:
         async for ids in batches:
             assert 1 <= len(ids) <= BATCH
             found += ids
@@ -89,7 +89,7 @@ async def now(stores: Stores) -> Timestamp:
 
 
 async def rows(stores: Stores, time: Timestamp, *ids: str) -> dict[str, Any]:
-    async with aclosing(stores.squashed.rows("docs", [IdText(text) for text in ids], time)) as found:
+    async with aclosing(stores.snapshots.squashed.rows("docs", [IdText(text) for text in ids], time)) as found:
         listed = [orjson.loads(row) async for row in found]
     assert len(listed) == len({row["id"] for row in listed})
     return {row["id"]: row for row in listed}

@@ -174,7 +174,7 @@ async def _snapshot(stores: Stores, log: LogId, seq: int, version: int, document
     async def documents() -> Any:
         yield version, document
 
-    await stores.stored.write(log, "docs", Seq(seq), Timestamp(1000 + seq, 1), documents())
+    await stores.snapshots.stored.write(log, "docs", Seq(seq), Timestamp(1000 + seq, 1), documents())
 
 
 VERSIONS = {1: (8, 9), 12: (0, 1), 15: (1, 2), 25: (2, 3), 35: (3, 4), 36: (0, 1)}

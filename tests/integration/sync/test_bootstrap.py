@@ -93,10 +93,10 @@ async def rest(outgoing: Any, client: Replica) -> list[str]:
 async def test_bootstrap_pins_its_snapshot(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
     _, outgoing, client = await first_parts(stores, settings, past, 2)
-    pinned = await stores.pins.pinned(past.log)
+    pinned = await stores.snapshots.pins.pinned(past.log)
     assert (pinned.seq, pinned.snapshots) == (stored.seq, frozenset({stored.id}))
     await rest(outgoing, client)
-    assert (await stores.pins.pinned(past.log)).snapshots == frozenset()
+    assert (await stores.snapshots.pins.pinned(past.log)).snapshots == frozenset()
     await outgoing.aclose()
 
 
@@ -129,7 +129,7 @@ async def test_snapshot_deleted_before_its_pin_is_not_used(stores: Stores, setti
     past, stored = await kept(stores, settings)
     service = await serving(stores, settings, past)
     await brought_up(service, Replica("docs"))
-    await stores.stored.hide([stored.id])
+    await stores.snapshots.stored.hide([stored.id])
     client = Replica("docs")
     await brought_up(service, client)
     assert client.rows == past.of_shape(DOCS, past.head)
@@ -146,7 +146,7 @@ async def test_snapshot_of_an_unchanged_collection_is_used_behind_the_horizon(
         await stores.data["other"].insert_many([{"_id": n} for n in range(100, 120)])
         await caught_up(stores)
     past = await Past.of(stores, past.log)
-    await stores.counters.add(past.log, past.head)
+    await stores.stats.counters.add(past.log, past.head)
     await compacted(stores, past.log, Seq(past.head - 3), squash_floor=Seq(past.head - 3))
     assert stored.seq < past.head - 3
     service = await serving(stores, settings, past)
@@ -159,7 +159,7 @@ async def test_snapshot_of_an_unchanged_collection_is_used_behind_the_horizon(
 
 async def test_server_requests_a_missing_snapshot_once(stores: Stores, settings: Settings) -> None:
     past, _ = await kept(stores, settings)
-    await stores.stored.hide([item.id for item in await stores.stored.listing(past.log)])
+    await stores.snapshots.stored.hide([item.id for item in await stores.snapshots.stored.listing(past.log)])
     docs = stores.data["docs"]
     await docs.insert_many([{"_id": n, "text": "x" * 100} for n in range(COUNT, 2500)])
     service = await serving(stores, settings, past)
@@ -168,7 +168,7 @@ async def test_server_requests_a_missing_snapshot_once(stores: Stores, settings:
             assert str(bootstrap.position) == f"{past.log}:{past.head}"
         async with service.snapshot(Shape("other")):
             pass
-    assert [str(request.shape) for request in await stores.requests.unanswered()] == ["docs"]
+    assert [str(request.shape) for request in await stores.snapshots.requests.unanswered()] == ["docs"]
 
 
 async def test_http_snapshot_is_the_stored_one(stores: Stores, settings: Settings) -> None:

@@ -67,7 +67,7 @@ async def test_a_documents_history_across_the_seam(stores: Stores, settings: Set
     page = await stores.events.of_document(log, one, after_version=34, after=Seq(0), up_to=Seq(100), limit=3)
     assert [item.seq for item in page] == [seq for seq in seqs if seq > 34][:3]
     ids = [IdText("int:4"), IdText("int:5")]
-    changes = [item async for item in stores.history.changes(log, "docs", after=Seq(3), up_to=Seq(99), ids=ids)]
+    changes = [item async for item in stores.history.reader.changes(log, "docs", after=Seq(3), up_to=Seq(99), ids=ids)]
     for text in ids:
         assert [change.seq for change in changes if change.id == text] == [
             item.event.seq for item in EVENTS[3:99] if (item.event.collection, item.event.id) == ("docs", text)
@@ -203,7 +203,7 @@ async def test_readers_see_no_hole_and_no_duplicate_while_events_move(stores: St
 
     async def slow(batch: int) -> list[Any]:
         found = []
-        async with aclosing(stores.tiered.read(log, Seq(0), Seq(100), batch=batch)) as events:
+        async with aclosing(stores.archive.tiered.read(log, Seq(0), Seq(100), batch=batch)) as events:
             async for item in events:
                 found.append(item)
                 await asyncio.sleep(0.01)
@@ -220,7 +220,7 @@ async def test_readers_see_no_hole_and_no_duplicate_while_events_move(stores: St
 async def test_rows_that_vanish_before_they_are_validated_are_not_missed(stores: Stores, settings: Settings) -> None:
     """The reader has begun in MongoDB; everything is moved before it asks for its second batch."""
     log = await begun(stores, EVENTS)
-    reader = stores.tiered.read(log, Seq(0), Seq(100), Shape("docs"), batch=5)
+    reader = stores.archive.tiered.read(log, Seq(0), Seq(100), Shape("docs"), batch=5)
     async with aclosing(reader) as events:
         first = [await anext(events) for _ in range(5)]
         other = Stores.of(stores.log.client, settings)
@@ -237,14 +237,14 @@ async def test_event_batches_show_no_hole_and_no_duplicate_while_events_move(
 
     async def slow(batch: int, pause: float) -> list[tuple[int, bytes]]:
         found = list[tuple[int, bytes]]()
-        event_batches = stores.tiered.event_batches(log, Seq(0), Seq(100), Shape("docs"), batch=batch)
+        event_batches = stores.archive.tiered.event_batches(log, Seq(0), Seq(100), Shape("docs"), batch=batch)
         async with aclosing(event_batches):
             async for event_batch in event_batches:
                 found += zip(event_batch.seqs, event_batch.bodies, strict=True)
                 await asyncio.sleep(pause)
         return found
 
-    reader = stores.tiered.event_batches(log, Seq(0), Seq(100), Shape("docs"), batch=5)
+    reader = stores.archive.tiered.event_batches(log, Seq(0), Seq(100), Shape("docs"), batch=5)
     async with aclosing(reader):
         begun_in_mongodb = await anext(reader)
         other = Stores.of(stores.log.client, settings)

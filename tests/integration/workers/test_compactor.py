@@ -56,7 +56,9 @@ async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, set
         with pytest.raises(BehindHorizon, match=f"the events after {log}:{after} are only kept from 41 on"):
             await everything(stores, log, after, 100)
         with pytest.raises(BehindHorizon):
-            await anext(stores.history.changes(log, "docs", after=Seq(after), up_to=Seq(99), ids=[IdText("int:1")]))
+            await anext(
+                stores.history.reader.changes(log, "docs", after=Seq(after), up_to=Seq(99), ids=[IdText("int:1")])
+            )
     await archiver(stores, settings).run_once()
     assert files(settings, log) == [41, 61], "nothing is sealed twice"
 
@@ -105,7 +107,7 @@ async def test_what_no_snapshot_covers_stays(client: Any, settings: Settings) ->
 async def test_what_a_live_pin_needs_stays(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
-    async with stores.pins.held(log, Seq(25)):
+    async with stores.snapshots.pins.held(log, Seq(25)):
         await compactor(stores, settings).run_once()
         assert (await stores.tiers.read(log)).horizon == 20
         assert await everything(stores, log, 25, 100) == [sealed(item) for item in EVENTS[25:]]
@@ -119,7 +121,7 @@ async def test_what_a_live_pin_needs_stays(stores: Stores, settings: Settings) -
 async def test_a_reader_whose_segments_are_removed_is_told(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
-    async with aclosing(stores.tiered.read(log, Seq(0), Seq(100))) as events:
+    async with aclosing(stores.archive.tiered.read(log, Seq(0), Seq(100))) as events:
         assert (await anext(events)).seq == 1
         await compactor(stores, settings).run_once()
         with pytest.raises(BehindHorizon):
@@ -161,10 +163,10 @@ async def test_what_was_touched_is_forgotten_last(stores: Stores, settings: Sett
     )
     assert [row["n"] async for row in stores.log["touched"].find()] == [10_000]
     ids = [IdText("int:3")]
-    changes = stores.history.changes(log, "rare", after=Seq(3), up_to=Seq(10_050), ids=ids)
+    changes = stores.history.reader.changes(log, "rare", after=Seq(3), up_to=Seq(10_050), ids=ids)
     assert [item async for item in changes] == []
     with pytest.raises(BehindHorizon):
-        await anext(stores.history.changes(log, "rare", after=Seq(2), up_to=Seq(10_050), ids=ids))
+        await anext(stores.history.reader.changes(log, "rare", after=Seq(2), up_to=Seq(10_050), ids=ids))
 
 
 async def test_a_former_log_is_removed_and_a_newer_one_is_not(stores: Stores, settings: Settings) -> None:

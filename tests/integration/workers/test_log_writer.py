@@ -30,7 +30,7 @@ class Written:
         self._events = stores.events
         self._from = tail.seq if tail else Seq(0)
         # The changes here carry their states: the reader is not asked for any.
-        self.log = LogWriter(LOG, stores.events, ImageReader(stores.snapshots), tail, Timestamp(time, 1))
+        self.log = LogWriter(LOG, stores.events, ImageReader(stores.snapshots.live), tail, Timestamp(time, 1))
 
     async def append(self, transactions: Sequence[Sequence[RawBSONDocument]], read: Batch | None = None) -> int:
         """Convert and append; returns the number of events."""

@@ -113,8 +113,8 @@ async def test_no_base_holds_up_the_loop(stores: Stores, settings: Settings) -> 
 
 
 async def _of_a_base(loop: Loop[None], stores: Stores, log: LogId) -> None:
-    for known in await stores.stored.listing(log):
-        await stores.stored.remove(known.id)
+    for known in await stores.snapshots.stored.listing(log):
+        await stores.snapshots.stored.remove(known.id)
     async with loop.during("the base of a collection of several large and many small documents"):
         made = await based(stores, log, "docs")
     assert made.documents == 1003

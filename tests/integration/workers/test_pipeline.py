@@ -76,7 +76,7 @@ def inserts(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Inserts:
 
 @pytest.fixture
 def writer(stores: Stores, inserts: Inserts) -> LogWriter:
-    return LogWriter(LOG, inserts.store, Images(stores.snapshots), None, Timestamp(0, 1))
+    return LogWriter(LOG, inserts.store, Images(stores.snapshots.live), None, Timestamp(0, 1))
 
 
 def alone(*keys: Any) -> list[list[RawBSONDocument]]:
@@ -174,7 +174,7 @@ async def test_where_conversion_fails_all_before_is_appended_and_nothing_behind(
 async def test_where_appending_fails_it_is_the_error_of_the_whole(
     inserts: Inserts, stores: Stores, writer: LogWriter
 ) -> None:
-    other = LogWriter(LOG, stores.events, ImageReader(stores.snapshots), None, Timestamp(0, 1))
+    other = LogWriter(LOG, stores.events, ImageReader(stores.snapshots.live), None, Timestamp(0, 1))
     await other.append([await other.convert(alone("other"))])
     with pytest.raises(Fenced):
         await putting(writer, MUCH, alone("a", "b"), [lost()], end=NETWORK)

@@ -30,7 +30,7 @@ async def based(stores: Stores, settings: Settings, *names: str) -> LogId:
     log = await tracked(stores, *names)
 
     async def check() -> bool | None:
-        positions = await stores.stored.positions(log)
+        positions = await stores.snapshots.stored.positions(log)
         return True if set(names) <= set(positions) else None
 
     await eventually(stores, "snapshots", check)
@@ -141,7 +141,7 @@ async def test_a_drop_that_is_broken_off_is_not_gone_on_behind(
     monkeypatch.setattr(Repair, "_append", appending)
     current = await stores.logs.current()
     assert current is not None
-    await Leader(stores, settings, ImageReader(stores.snapshots), current, stopping).run()
+    await Leader(stores, settings, ImageReader(stores.snapshots.live), current, stopping).run()
     monkeypatch.undo()
     tail = await stores.events.tail(log)
     assert tail is not None

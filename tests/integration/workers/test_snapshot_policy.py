@@ -41,7 +41,7 @@ def snapshotter(stores: Stores, settings: Settings, **changes: Any) -> Snapshott
 
 
 async def seqs(stores: Stores, log: LogId, shape: str = "docs") -> list[int]:
-    return [item.seq for item in await stores.stored.listing(log) if item.shape == shape]
+    return [item.seq for item in await stores.snapshots.stored.listing(log) if item.shape == shape]
 
 
 async def aged(stores: Stores, **ago: float) -> None:
@@ -72,7 +72,7 @@ async def test_enough_bytes_make_the_next_one_due_but_not_a_few_events(
 ) -> None:
     maker = snapshotter(stores, settings, snapshot_ratio=2.0, snapshot_min_events=3)
     await maker.run_once()
-    base = await stores.stored.newest(log, "docs")
+    base = await stores.snapshots.stored.newest(log, "docs")
     assert base is not None
     assert base.raw_bytes > 10 * 100 > base.bytes, "before and after compression"
     await append(stores, log, "docs", 2, size=base.raw_bytes)
@@ -170,24 +170,24 @@ async def test_what_is_asked_for_is_made_once_for_all_who_ask(log: LogId, stores
     maker = snapshotter(stores, settings)
     await maker.run_once()
     now = (await stores.data.command("ping"))["operationTime"]
-    asked = [await stores.requests.ask(Shape("docs"), now) for _ in range(2)]
-    too_new = await stores.requests.ask(Shape("docs"), LATER)
+    asked = [await stores.snapshots.requests.ask(Shape("docs"), now) for _ in range(2)]
+    too_new = await stores.snapshots.requests.ask(Shape("docs"), LATER)
     await maker.run_once()
-    assert len(await stores.requests.unanswered()) == 3, "the checkpoint is from before it was asked for"
+    assert len(await stores.snapshots.requests.unanswered()) == 3, "the checkpoint is from before it was asked for"
     await append(stores, log, "docs", 1)
     await maker.run_once()
-    answers = [await stores.requests.read(name) for name in asked]
+    answers = [await stores.snapshots.requests.read(name) for name in asked]
     assert await seqs(stores, log) == [0, 1]
-    newest = await stores.stored.newest(log, "docs")
+    newest = await stores.snapshots.stored.newest(log, "docs")
     assert newest is not None
     assert [answer and answer.snapshot for answer in answers] == [newest.id] * 2
-    assert [request.id for request in await stores.requests.unanswered()] == [too_new]
+    assert [request.id for request in await stores.snapshots.requests.unanswered()] == [too_new]
 
 
 async def test_what_is_not_tracked_is_refused(log: LogId, stores: Stores, settings: Settings) -> None:
-    asked = await stores.requests.ask(Shape("elsewhere"), Timestamp(1, 1))
+    asked = await stores.snapshots.requests.ask(Shape("elsewhere"), Timestamp(1, 1))
     await snapshotter(stores, settings).run_once()
-    answer = await stores.requests.read(asked)
+    answer = await stores.snapshots.requests.read(asked)
     assert answer is not None
     assert answer.refused == "the collection 'elsewhere' is not tracked"
     assert answer.snapshot is None
@@ -201,23 +201,23 @@ async def test_a_documents_snapshot_is_its_own_and_no_collections(
     await append(stores, log, "docs", 4)
     shape = Shape("docs", IdText("int:3"))
     for asked in (shape, Shape("docs", IdText("nobody"))):
-        await stores.requests.ask(asked, Timestamp(1, 1))
+        await stores.snapshots.requests.ask(asked, Timestamp(1, 1))
     await maker.run_once()
-    assert await stores.requests.unanswered() == []
-    made = await stores.stored.newest(log, str(shape))
+    assert await stores.snapshots.requests.unanswered() == []
+    made = await stores.snapshots.stored.newest(log, str(shape))
     assert made is not None
     assert (made.documents, made.seq, made.collection) == (1, 4, "docs")
-    rows = [row async for chunk in stores.stored.rows(made) for row in chunk]
+    rows = [row async for chunk in stores.snapshots.stored.rows(made) for row in chunk]
     assert rows == [("int:3", 0, {"_id": 3, "t": "x" * 100})]
-    collection = await stores.stored.newest(log, "docs")
+    collection = await stores.snapshots.stored.newest(log, "docs")
     assert collection is not None
     assert collection.seq == 0
-    assert await stores.stored.nearest(log, shape, Seq(9)) == made
-    assert await stores.stored.nearest(log, shape, Seq(3)) == collection
-    assert await stores.stored.nearest(log, Shape("docs", IdText("int:4")), Seq(9)) == collection
+    assert await stores.snapshots.stored.nearest(log, shape, Seq(9)) == made
+    assert await stores.snapshots.stored.nearest(log, shape, Seq(3)) == collection
+    assert await stores.snapshots.stored.nearest(log, Shape("docs", IdText("int:4")), Seq(9)) == collection
     # The events up to 4 can't be read: the state comes from the document's own snapshot.
-    assert decoded(await stores.state.document(log, "docs", shape.id or IdText(""), Seq(4))) == rows[0][1:]
-    assert await stores.state.document(log, "docs", IdText("nobody"), Seq(4)) is None
+    assert decoded(await stores.history.state.document(log, "docs", shape.id or IdText(""), Seq(4))) == rows[0][1:]
+    assert await stores.history.state.document(log, "docs", IdText("nobody"), Seq(4)) is None
 
 
 # --- retirement -----------------------------------------------------------------------------------------------------
@@ -257,9 +257,9 @@ async def test_the_newest_and_what_the_log_begins_with_are_kept(
     await raise_horizon(stores, grown, 4)
     await maker.run_once()
     assert await seqs(stores, grown) == [4, 5]
-    kept = {item.id for item in await stores.stored.listing(grown) if item.documents}
+    kept = {item.id for item in await stores.snapshots.stored.listing(grown) if item.documents}
     assert await chunked(stores) == kept
-    assert await stores.stored.hidden(grown) == []
+    assert await stores.snapshots.stored.hidden(grown) == []
 
 
 async def test_one_of_each_day_is_kept(grown: LogId, stores: Stores, settings: Settings) -> None:
@@ -274,12 +274,12 @@ async def test_one_of_each_day_is_kept(grown: LogId, stores: Stores, settings: S
 async def test_what_is_being_read_is_kept_until_it_has_been(grown: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings, snapshots_kept=1)
     await raise_horizon(stores, grown, 5)
-    second = await stores.stored.newest(grown, "docs", Seq(2))
+    second = await stores.snapshots.stored.newest(grown, "docs", Seq(2))
     assert second is not None
-    async with stores.pins.held(grown, second.seq, second.id):
+    async with stores.snapshots.pins.held(grown, second.seq, second.id):
         await maker.run_once()
         assert await seqs(stores, grown) == [2, 5]
-        assert len([row async for chunk in stores.stored.rows(second) for row in chunk]) == 10
+        assert len([row async for chunk in stores.snapshots.stored.rows(second) for row in chunk]) == 10
     await maker.run_once()
     assert await seqs(stores, grown) == [5]
 
@@ -290,17 +290,17 @@ async def test_one_that_is_pinned_just_before_it_is_hidden_is_shown_again(
     """The reader comes between the first look at the pins and the hiding; and so does a horizon."""
     maker = snapshotter(stores, settings, snapshots_kept=1)
     await raise_horizon(stores, grown, 1)
-    third, hide = await stores.stored.newest(grown, "docs", Seq(3)), stores.stored.hide
+    third, hide = await stores.snapshots.stored.newest(grown, "docs", Seq(3)), stores.snapshots.stored.hide
     assert third is not None
-    pin = stores.pins.held(grown, third.seq, third.id)
+    pin = stores.snapshots.pins.held(grown, third.seq, third.id)
 
     async def late(names: set[str]) -> None:
         await pin.__aenter__()
         await raise_horizon(stores, grown, 4)
         await hide(names)
-        assert await stores.stored.find(third.id) is None
+        assert await stores.snapshots.stored.find(third.id) is None
 
-    monkeypatch.setattr(stores.stored, "hide", late)
+    monkeypatch.setattr(stores.snapshots.stored, "hide", late)
     await maker.run_once()
     assert await seqs(stores, grown) == [3, 4, 5]
     await pin.__aexit__(None, None, None)
@@ -310,9 +310,9 @@ async def test_one_that_was_left_hidden_is_removed_or_shown_by_the_next_look(
     grown: LogId, stores: Stores, settings: Settings
 ) -> None:
     """As after a kill between the hiding and the removing."""
-    listed = {item.seq: item.id for item in await stores.stored.listing(grown) if item.shape == "docs"}
+    listed = {item.seq: item.id for item in await stores.snapshots.stored.listing(grown) if item.shape == "docs"}
     await raise_horizon(stores, grown, 3)
-    await stores.stored.hide([listed[Seq(1)], listed[Seq(5)]])
+    await stores.snapshots.stored.hide([listed[Seq(1)], listed[Seq(5)]])
     await stores.log["snapshots"].update_many({"hidden": True}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
     await snapshotter(stores, settings, snapshots_kept=2).run_once()
     assert await seqs(stores, grown) == [3, 4, 5]
@@ -332,7 +332,7 @@ async def test_a_reading_whose_snapshot_is_retired_meanwhile_takes_another(
     grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its chunks gone, the snapshot would seem to be without the documents."""
-    lines_of = stores.stored.lines_of
+    lines_of = stores.snapshots.stored.lines_of
     # Only the newest is there, and it is about something else: all comes from snapshots.
     await stores.log["events"].delete_many({"_id.n": {"$lt": 5}})
     await stores.log["events"].update_one({"_id.n": 5}, {"$set": {"c": "elsewhere"}})
@@ -342,13 +342,13 @@ async def test_a_reading_whose_snapshot_is_retired_meanwhile_takes_another(
         async def lines() -> Any:
             if not removed:
                 removed.append(snapshot.id)
-                await stores.stored.remove(snapshot.id)
+                await stores.snapshots.stored.remove(snapshot.id)
             async for line in lines_of(snapshot, ids):
                 yield line
 
         return lines()
 
-    monkeypatch.setattr(stores.stored, "lines_of", raced)
-    state = await stores.state.document(grown, "docs", IdText("int:1"), Seq(5))
+    monkeypatch.setattr(stores.snapshots.stored, "lines_of", raced)
+    state = await stores.history.state.document(grown, "docs", IdText("int:1"), Seq(5))
     assert removed
     assert decoded(state) == (0, {"_id": 1, "t": "x" * 100})

@@ -62,11 +62,11 @@ async def test_a_worker_stores_the_base_of_what_it_tracks(stores: Stores, settin
 async def test_one_look_stores_what_is_missing_once(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
     await maker.run_once()
-    first = await stores.stored.newest(log, "docs")
+    first = await stores.snapshots.stored.newest(log, "docs")
     await maker.run_once()
     assert first is not None
     assert first.documents == 3000
-    assert await stores.stored.newest(log, "docs") == first
+    assert await stores.snapshots.stored.newest(log, "docs") == first
     assert await stores.log["snapshots"].count_documents({}) == 1
     assert await state_of(stores, log, "docs", Seq(0)) == await collection_at(
         stores, "docs", await newest_checkpoint(stores, log)
@@ -82,7 +82,7 @@ async def test_a_base_from_before_the_collection_was_tracked_is_none(
     await stores.logs.checkpoint(log, Seq(7), "82AB", now)
     await stores.tracking.activate(["docs"], log, Seq(5))
     await maker.run_once()
-    newest = await stores.stored.newest(log, "docs")
+    newest = await stores.snapshots.stored.newest(log, "docs")
     assert newest is not None
     assert newest.seq == 7
 
@@ -94,11 +94,11 @@ async def test_a_new_logs_base_replaces_the_old_logs(log: LogId, stores: Stores,
     now = (await stores.data.command("ping"))["operationTime"]
     new = await stores.logs.begin(old, cluster="c", reason="r", token="82AA", time=now)
     await maker.run_once()
-    assert await stores.stored.newest(log, "docs") is not None, "it is not tracked in the new log yet"
+    assert await stores.snapshots.stored.newest(log, "docs") is not None, "it is not tracked in the new log yet"
     await stores.tracking.activate(["docs"], new.id, Seq(0))
     await maker.run_once()
-    assert await stores.stored.newest(new.id, "docs") is not None
-    assert await stores.stored.newest(log, "docs") is None
+    assert await stores.snapshots.stored.newest(new.id, "docs") is not None
+    assert await stores.snapshots.stored.newest(log, "docs") is None
 
 
 async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
@@ -111,7 +111,7 @@ async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
             await asyncio.sleep(0.001)
         stop.set()
         await task
-    assert await stores.stored.newest(log, "docs") is None
+    assert await stores.snapshots.stored.newest(log, "docs") is None
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
 
@@ -147,11 +147,11 @@ async def test_killed_in_the_middle_it_is_made_by_the_next_worker(
             pass
         first.kill()
     log = await tracked(stores, "docs")
-    assert await stores.stored.newest(log, "docs") is None
+    assert await stores.snapshots.stored.newest(log, "docs") is None
     start_worker()
     assert (await based(stores, log, "docs")).documents == 20_000
     await stores.log["snapshots"].update_many({"complete": False}, {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}})
-    assert await stores.stored.sweep(60) == 1
+    assert await stores.snapshots.stored.sweep(60) == 1
     assert len(await stores.log["snapshot_chunks"].distinct("_id.s")) == 1
 
 
@@ -210,7 +210,7 @@ async def test_tracked_anew_without_an_event_in_between_it_has_a_new_base(stores
         await tracked(stores, "docs")
 
         async def renewed() -> bool | None:
-            found = await stores.stored.newest(log, "docs")
+            found = await stores.snapshots.stored.newest(log, "docs")
             return True if found is not None and found.id != first.id else None
 
         await eventually(stores, "snapshots", renewed)

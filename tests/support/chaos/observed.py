@@ -121,7 +121,9 @@ async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
             try:
                 found += [
                     str(shortened(str(difference)))
-                    async for difference in stores.comparison.differences(log.id, name, checkpoint.seq, checkpoint.time)
+                    async for difference in stores.history.comparison.differences(
+                        log.id, name, checkpoint.seq, checkpoint.time
+                    )
                 ]
                 break
             except Unavailable as error:

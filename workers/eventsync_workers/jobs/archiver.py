@@ -54,7 +54,7 @@ class Archiver(Job):
             last = await self._last_to_seal(current.id, after)
             if last <= after:
                 return
-            sealer = Sealer(self._stores.tiered, self._stores.archive.objects, self._limits, self.yield_control)
+            sealer = Sealer(self._stores.archive.tiered, self._stores.archive.objects, self._limits, self.yield_control)
             segment = await sealer.seal(current.id, after, last)
             await sealer.verify(segment)
             await self.register(segment)
@@ -118,7 +118,7 @@ class Archiver(Job):
         if tail is None:
             return after
         aged = datetime.now(UTC) - timedelta(seconds=self._settings.hot_age)
-        old = await self._stores.instants.newest(log_id, aged, tail.seq)
+        old = await self._stores.history.instants.newest(log_id, aged, tail.seq)
         target = wanted(tail.seq, old, Bounds(self._settings.hot_events))
         last = await self._trimmer.removable(log_id, target)
         return last if last > after and await self._fill_a_segment(log_id, after, last) else after
@@ -127,5 +127,5 @@ class Archiver(Job):
         """Return True if the events fill a segment by their number, or by about their bytes."""
         if last - after >= self._limits.events:
             return True
-        count = await self._stores.counters.after(log_id, after)
+        count = await self._stores.stats.counters.after(log_id, after)
         return count.events > 0 and count.bytes * (last - after) // count.events >= self._limits.bytes

@@ -89,7 +89,7 @@ class Compactor(Job):
         aged = Seq(0)
         if self._settings.retention_age:
             old = datetime.now(UTC) - timedelta(seconds=self._settings.retention_age)
-            aged = await self._stores.instants.newest(log_id, old, tail.seq)
+            aged = await self._stores.history.instants.newest(log_id, old, tail.seq)
         return wanted(tail.seq, aged, bounds, sealed)
 
     async def _give_up_unsealed(self, log_id: LogId, archived_up_to: Seq, up_to: Seq) -> None:
@@ -115,7 +115,7 @@ class Compactor(Job):
 
     async def _before_pins(self, log_id: LogId, seq: Seq) -> Seq:
         """Return `seq`, or a lower number if a live pin needs the events after it."""
-        pinned = (await self._stores.pins.pinned(log_id)).seq
+        pinned = (await self._stores.snapshots.pins.pinned(log_id)).seq
         return seq if pinned is None else Seq(min(seq, pinned))
 
     async def _segments(self, log_id: LogId, up_to: Seq) -> list[Segment]:
@@ -140,7 +140,7 @@ class Compactor(Job):
         for segment in await self._segments(former, _ALL):
             await self._remove_segment(segment)
         await self._stores.archive.touched.remove_up_to(former, _ALL)
-        await self._stores.counters.forget(former)
+        await self._stores.stats.counters.forget(former)
         await self._stores.tiers.forget(former)
         await self._stores.logs.forget_checkpoint(former)
         if self._stores.archive.objects is not None:

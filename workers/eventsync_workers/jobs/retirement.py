@@ -33,7 +33,7 @@ class Retirement:
 
     async def run_once(self, log_id: LogId, tracked: Sequence[TrackedCollection], now: datetime) -> int:
         """Remove snapshots of tracked collections and of their documents; return how many were removed."""
-        stored = self._stores.stored
+        stored = self._stores.snapshots.stored
         await stored.retire([item.name for item in tracked], log_id)
         listed = {item.name: item for item in tracked}
         visible, hidden = await stored.listing(log_id), await stored.hidden(log_id)
@@ -56,7 +56,7 @@ class Retirement:
     ) -> set[str]:
         """Return the ids of the snapshots that are not needed."""
         horizon = (await self._stores.tiers.read(log_id)).horizon
-        pinned = (await self._stores.pins.pinned(log_id)).snapshots
+        pinned = (await self._stores.snapshots.pins.pinned(log_id)).snapshots
         groups: dict[str, list[StoredSnapshot]] = defaultdict(list)
         for item in snapshots:
             if item.collection in tracked:

@@ -25,7 +25,7 @@ class SnapshotNeed:
 
     async def update(self, log_id: LogId, yield_control: YieldControl) -> None:
         """Count what is new in the log."""
-        counters = self._stores.counters
+        counters = self._stores.stats.counters
         before = await counters.counted_up_to(log_id)
         tail = await self._stores.events.tail(log_id)
         changed = await counters.add(log_id, tail.seq, yield_control) if tail else set()
@@ -48,8 +48,8 @@ class SnapshotNeed:
     async def _counts(self, log_id: LogId, collection: str, newest: StoredSnapshot) -> tuple[EventCount, Seq]:
         known = self._known.get((log_id, collection))
         if known is None or known[0] != newest.id:
-            count = await self._stores.counters.after(log_id, newest.seq, collection)
-            quiet = await self._stores.counters.quiet_until(log_id, collection, newest.seq)
+            count = await self._stores.stats.counters.after(log_id, newest.seq, collection)
+            quiet = await self._stores.stats.counters.quiet_until(log_id, collection, newest.seq)
             self._known[log_id, collection] = known = newest.id, count, quiet
         return known[1:]
 

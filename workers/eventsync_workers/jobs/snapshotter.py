@@ -61,7 +61,7 @@ class Snapshotter(Job):
         if current is None or checkpoint is None:
             return
         tracked = [item for item in await stores.tracking.read() if item.log == current.id]
-        await stores.stored.sweep(_ABANDONED)
+        await stores.snapshots.stored.sweep(_ABANDONED)
         await self._need.update(current.id, self.yield_control)
         failures = await self._make_all_due(current.id, tracked, checkpoint)
         failures += await self._answer_requests(current.id, tracked)
@@ -75,7 +75,7 @@ class Snapshotter(Job):
         self, log_id: LogId, tracked: Sequence[TrackedCollection], checkpoint: Checkpoint
     ) -> list[Exception]:
         """Make the snapshots that are due. Failures of one collection do not affect the others; return them."""
-        newest = {item.shape: item for item in await self._stores.stored.listing(log_id)}
+        newest = {item.shape: item for item in await self._stores.snapshots.stored.listing(log_id)}
         failures: list[Exception] = []
         for item in tracked:
             await self.yield_control()
@@ -116,7 +116,7 @@ class Snapshotter(Job):
     async def _answer_requests(self, log_id: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
         """Make one snapshot for all requests of the same shape. Return failures as `_make_all_due`."""
         waiting: dict[Shape, list[SnapshotRequest]] = defaultdict(list)
-        for request in await self._stores.requests.unanswered():
+        for request in await self._stores.snapshots.requests.unanswered():
             waiting[request.shape].append(request)
         failures: list[Exception] = []
         for shape, requests in waiting.items():
@@ -132,11 +132,11 @@ class Snapshotter(Job):
         due = [request for request in requests if checkpoint and request.time <= checkpoint.time]
         made = await self._make(log_id, shape, "it was requested") if due else None
         for request in due if made else ():
-            await self._stores.requests.answer(request, snapshot=made.id if made else None)
+            await self._stores.snapshots.requests.answer(request, snapshot=made.id if made else None)
 
     async def _refuse(self, requests: Sequence[SnapshotRequest], reason: str) -> None:
         for request in requests:
-            await self._stores.requests.answer(request, refused=reason)
+            await self._stores.snapshots.requests.answer(request, refused=reason)
 
     # --- making ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,9 @@ class Snapshotter(Job):
             return None
         began = time.monotonic()
         async with aclosing(self._documents(shape, checkpoint.time)) as documents:
-            made = await self._stores.stored.write(log_id, str(shape), checkpoint.seq, checkpoint.time, documents)
+            made = await self._stores.snapshots.stored.write(
+                log_id, str(shape), checkpoint.seq, checkpoint.time, documents
+            )
         logger.info(
             "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
             log_id, shape, reason, made.documents, made.bytes, made.seq, time.monotonic() - began,
@@ -158,7 +160,7 @@ class Snapshotter(Job):
         """Read documents for the store. A helper process encodes large ones, which takes hundreds of milliseconds."""
         offload, slices = self._stores.offload, Slices()
         query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
-        async with aclosing(self._stores.snapshots.read(shape.collection, at, query)) as documents:
+        async with aclosing(self._stores.snapshots.live.read(shape.collection, at, query)) as documents:
             async for raw in documents:
                 await self.yield_control()
                 if len(raw) > offload.above:

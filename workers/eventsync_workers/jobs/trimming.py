@@ -27,11 +27,11 @@ class HotTierTrimmer:
         if tail is None:
             return Seq(0)
         target = Seq(min(target, tail.seq - 1))
-        snapshots = await self._stores.stored.positions(log_id)
+        snapshots = await self._stores.snapshots.stored.positions(log_id)
         tracked = [item for item in await self._stores.tracking.read() if item.log == log_id]
         if any(snapshots.get(item.name, -1) < item.tracked_from for item in tracked):
             return Seq(0)
-        counters = self._stores.counters
+        counters = self._stores.stats.counters
         await counters.add(log_id, target, self._yield_control)
         quiet = [await counters.quiet_until(log_id, item.name, snapshots[item.name]) for item in tracked]
         limit = allowed(tail.seq, await counters.counted_up_to(log_id), [target, *quiet])

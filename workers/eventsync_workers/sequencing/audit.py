@@ -122,7 +122,7 @@ class Audit:
         return still(await self._stores.tiers.read(self._log.id))
 
     async def _check_counters(self) -> None:
-        up_to = await self._stores.counters.counted_up_to(self._log.id)
+        up_to = await self._stores.stats.counters.counted_up_to(self._log.id)
         if up_to < max(self._counted_up_to, self._tiers.archived_up_to):
             raise LogLost("the counters of the log were dropped or emptied")
         self._counted_up_to = up_to
@@ -132,7 +132,7 @@ class Audit:
         after = max(self._checked_up_to, self._tiers.archived_up_to)
         up_to = Seq(min(after + _EVENTS_AT_ONCE, newest))
         try:
-            await self._stores.gap_check.require(self._log.id, after, up_to, fresh=True)
+            await self._stores.hot.gap_check.require(self._log.id, after, up_to, fresh=True)
         except Damaged as error:
             _alarms.tell(
                 f"log {self._log.id}: {error.diagnosis}; clients that need them are reset. "

@@ -61,10 +61,10 @@ class Evidence:
         tiers = await self._stores.tiers.read(name)
         newest = await self._stores.archive.segments.newest(name)
         bases = [item.tracked_from for item in await self._stores.tracking.read() if item.log == name]
-        snapshots = (await self._stores.stored.positions(name)).values()
+        snapshots = (await self._stores.snapshots.stored.positions(name)).values()
         known = {
             "it says that it has archived events": max(tiers.archived_up_to, newest.span.last if newest else 0),
-            "it has counted events": await self._stores.counters.counted_up_to(name),
+            "it has counted events": await self._stores.stats.counters.counted_up_to(name),
             "a collection is tracked behind events": max(bases, default=0),
             "a snapshot is stored of events": max(snapshots, default=0),
         }

@@ -85,7 +85,7 @@ class Repair:
         time, at = token_time(token), _wall_time(token_time(token))
         events: list[EncodedEvent] = []
         size = 0
-        outdated = self._stores.comparison.outdated(self._writer.log, name, self._writer.seq, time)
+        outdated = self._stores.history.comparison.outdated(self._writer.log, name, self._writer.seq, time)
         async with aclosing(outdated):
             async for document in outdated:
                 events.append(event := await self._event(name, document, at))
@@ -99,7 +99,7 @@ class Repair:
     async def empty(self, name: str, change: RawBSONDocument) -> None:
         """Append the deletion of all documents that the log has of a collection. Raises like `compare`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
-        async with aclosing(self._stores.state.versions(self._writer.log, name, self._writer.seq)) as batches:
+        async with aclosing(self._stores.history.state.versions(self._writer.log, name, self._writer.seq)) as batches:
             async for batch in batches:
                 deleted = [_deletion(name, id_text, version, _wall_time(time)) for id_text, version in batch.items()]
                 await self._append(deleted, token, time)

@@ -28,7 +28,7 @@ class Sequencer:
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self._stores = stores
         self._settings = settings
-        self._images = ImageReader(stores.snapshots)
+        self._images = ImageReader(stores.snapshots.live)
         self._evidence = Evidence(stores)
         self._faults = Faults()
         self._appended: tuple[Log, Appended] | None = None

@@ -17,7 +17,14 @@ from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.event_batch import EventBatch, batch_of_block
 from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, HotRows, Moved, RowQuery, in_order
-from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, body_of, transaction_of, stored_event, unreadable
+from eventsync.stores.log.stored_event import (
+    UNREADABLE,
+    StoredEvent,
+    body_of,
+    stored_event,
+    transaction_part,
+    unreadable,
+)
 from eventsync.stores.log.tiers import TierStore
 
 E = TypeVar("E", SealedEvent, StoredEvent)

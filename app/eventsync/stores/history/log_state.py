@@ -19,8 +19,8 @@ from eventsync.domain.replay import Damaged, State, applied
 from eventsync.domain.segments.format import SealedEvent
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
+from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.differing import EncodedDifference, StoredHistory, differing, replayed_all
-from eventsync.stores.history.history import History
 from eventsync.stores.log.tracking import TrackingStore
 from eventsync.stores.snapshots.pins import Pin, Pins
 from eventsync.stores.snapshots.rows import Row, StoredLine, read_row, version_of
@@ -51,7 +51,7 @@ class LogState:
 
     def __init__(
         self,
-        history: History,
+        reader: ChangeReader,
         snapshots: SnapshotStore,
         tracking: TrackingStore,
         squashed: Squashed,
@@ -60,7 +60,7 @@ class LogState:
     ) -> None:
         """`offload` replays large documents; without it, they are replayed on the event loop."""
         self._offload = offload or inline()
-        self._history = history
+        self._reader = reader
         self._pins = pins
         self._squashed = squashed
         self._snapshots = snapshots
@@ -117,7 +117,7 @@ class LogState:
         state = await self._snapshots.state_of(base, text, self._offload)
         if up_to == base.seq:
             return state
-        events = self._history.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=[text])
+        events = self._reader.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=[text])
         return (await self.replay(base.log, events, state))[0]
 
     async def replay(
@@ -180,7 +180,7 @@ class LogState:
         events: list[SealedEvent] = []
         held = 0
         if up_to > base.seq:
-            changes = self._history.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(there))
+            changes = self._reader.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(there))
             async with aclosing(changes):
                 async for event in changes:
                     events.append(event)
@@ -224,7 +224,7 @@ class LogState:
         if not versions or up_to == base.seq:
             return
         slices = Slices()
-        events = self._history.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(versions))
+        events = self._reader.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(versions))
         async with aclosing(events):
             async for event in events:
                 try:
@@ -280,7 +280,7 @@ class LogState:
         """Advance `states` from the snapshot's seq to `up_to`."""
         if not states or up_to == base.seq:
             return
-        changes = self._history.changes(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(states))
+        changes = self._reader.changes(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(states))
         async with aclosing(changes):
             async for change in changes:
                 states[change.id] = applied(states[change.id], change)

@@ -70,7 +70,7 @@ class Restore:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._restores = Restores(stores.data, stores.log, stores.pins.ttl)
+        self._restores = Restores(stores.data, stores.log, stores.snapshots.pins.ttl)
 
     async def unfinished(self) -> list[str]:
         """Remove the leftovers of dead restores. Return the names of the collections that others are building."""
@@ -78,7 +78,7 @@ class Restore:
 
     async def source(self, collection: str, position: Position) -> RestoreSource:
         """Return the source that `run` takes for a collection at a position."""
-        return RestoreSource(position, await self._stores.state.base(position.log, collection, position.seq))
+        return RestoreSource(position, await self._stores.history.state.base(position.log, collection, position.seq))
 
     async def run(self, source: RestoreSource, into: str, advance: Advance = lambda _: None) -> Restored:
         """Create the collection `into`.
@@ -95,7 +95,7 @@ class Restore:
                 await self._restores.keep(name)
                 advance(count)
 
-            async with aclosing(self._stores.stored.rows(source.snapshot)) as chunks:
+            async with aclosing(self._stores.snapshots.stored.rows(source.snapshot)) as chunks:
                 async for rows in chunks:
                     await building.insert(rows)
                     await went_on(len(rows))
@@ -117,8 +117,8 @@ class Restore:
     @asynccontextmanager
     async def _held(self, source: RestoreSource) -> AsyncIterator[Pin]:
         snapshot = source.snapshot
-        async with self._stores.pins.held(snapshot.log, snapshot.seq, snapshot.id) as pin:
-            if await self._stores.stored.find(snapshot.id) is None:
+        async with self._stores.snapshots.pins.held(snapshot.log, snapshot.seq, snapshot.id) as pin:
+            if await self._stores.snapshots.stored.find(snapshot.id) is None:
                 raise Unavailable(f"snapshot {snapshot.id} of {snapshot.collection} was just retired; try again")
             yield pin
 
@@ -156,7 +156,7 @@ class Restore:
         # If an event up to the horizon were of this collection, there would be a newer snapshot of it.
         after = max(snapshot.seq, (await self._stores.tiers.read(position.log)).horizon)
         shape, batch, size = Shape(snapshot.collection), list[Change](), 0
-        changes = self._stores.history.in_order(position.log, shape, after=after, up_to=position.seq)
+        changes = self._stores.history.reader.in_order(position.log, shape, after=after, up_to=position.seq)
         async with aclosing(changes):
             async for change in changes:
                 batch.append(change)

@@ -159,7 +159,7 @@ class TimeTravel:
     async def _at(self, retained: RetainedRange, what: str, at: datetime, head: Seq) -> Seq:
         await self._check_over(retained.log, at)
         second = int(at.timestamp())
-        seq = await self._stores.instants.newest(retained.log, at, head) if second > 0 else Seq(0)
+        seq = await self._stores.history.instants.newest(retained.log, at, head) if second > 0 else Seq(0)
         # The time before the collection was tracked is unknown, although no event of it marks the border.
         began = retained.snapshot[1].time if retained.snapshot and retained.snapshot[0] == retained.tracked else None
         if seq < retained.tracked or (seq == retained.tracked and (began is None or second <= began)):
@@ -185,7 +185,7 @@ class TimeTravel:
         if (known := self._known.get(key)) is not None:
             return known
         if retained.snapshot is not None and seq >= retained.since:
-            state = await self._stores.state.document(retained.log, shape.collection, text, seq)
+            state = await self._stores.history.state.document(retained.log, shape.collection, text, seq)
         else:
             state = await self._without_snapshot(retained, shape, text, seq)
         self._known.keep(key, state)
@@ -193,10 +193,10 @@ class TimeTravel:
 
     async def _without_snapshot(self, retained: RetainedRange, shape: Shape, text: IdText, seq: Seq) -> EncodedState:
         """Return a state before the first snapshot. It is known after the first event with the whole document."""
-        events = self._stores.history.sealed(
+        events = self._stores.history.reader.sealed(
             retained.log, shape.collection, after=max(retained.tracked, retained.horizon), up_to=seq, ids=[text]
         )
-        state, whole = await self._stores.state.replay(retained.log, events, whole=False)
+        state, whole = await self._stores.history.state.replay(retained.log, events, whole=False)
         if not whole:
             raise retained.behind_retention(f"{shape} at {retained.log}:{seq}")
         return state

@@ -12,8 +12,8 @@ from eventsync.domain.log_checks import SequenceCheck, VersionChainCheck
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.segments.document_index import document_hash
 from eventsync.domain.shapes import Shape
+from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.comparison import Comparison, Difference
-from eventsync.stores.history.history import History
 
 Progress = Callable[[int], None]
 """Called with the number of events or documents that were checked since the last call."""
@@ -44,8 +44,8 @@ class Verification:
     Every check raises `Damaged` for unreadable data, and `Unavailable`.
     """
 
-    def __init__(self, history: History, comparison: Comparison) -> None:
-        self._history = history
+    def __init__(self, reader: ChangeReader, comparison: Comparison) -> None:
+        self._reader = reader
         self._comparison = comparison
 
     async def numbers(self, point: VerifiedPoint, progress: Progress) -> str | None:
@@ -53,10 +53,10 @@ class Verification:
 
         Also check every byte of the archived segments.
         """
-        await self._history.check_segments(point.log)
-        horizon = await self._history.horizon(point.log)
+        await self._reader.check_segments(point.log)
+        horizon = await self._reader.horizon(point.log)
         numbers, count = SequenceCheck(horizon), _Count(progress)
-        async with aclosing(self._history.numbering(point.log, after=horizon, up_to=point.head)) as events:
+        async with aclosing(self._reader.numbering(point.log, after=horizon, up_to=point.head)) as events:
             async for seq, transaction in events:
                 count.one()
                 if wrong := numbers.take(seq, transaction):
@@ -66,7 +66,7 @@ class Verification:
 
     async def chains(self, point: VerifiedPoint, collection: str, progress: Progress) -> str | None:
         """Check that the versions of each document form a chain."""
-        documents = await self._history.max_documents(point.log, collection, point.head)
+        documents = await self._reader.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // _CHAINS, _Count(progress)
         for number in range(passes):
             if wrong := await self._chains(point, collection, count, number, passes):
@@ -78,8 +78,8 @@ class Verification:
         self, point: VerifiedPoint, collection: str, count: _Count, number: int, passes: int
     ) -> str | None:
         """Check one of `passes` shares of the documents, because the state of all chains may not fit into memory."""
-        chains, horizon = VersionChainCheck(), await self._history.horizon(point.log)
-        changes = self._history.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
+        chains, horizon = VersionChainCheck(), await self._reader.horizon(point.log)
+        changes = self._reader.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
         async with aclosing(changes):
             async for change in changes:
                 if passes > 1 and document_hash(collection, change.id) % passes != number:

@@ -103,11 +103,11 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
         tiers,
         await _hot(stores, log.id, tiers.archived_up_to, head),
         await stores.archive.segments.totals(log.id),
-        await stores.stored.listing(log.id),
+        await stores.snapshots.stored.listing(log.id),
     )
 
 
 async def _hot(stores: Stores, log: LogId, archived_up_to: Seq, head: Seq) -> HotTierSize:
     """Read the hot tier. Events that are not counted yet are assumed to be as large as the others."""
-    count, events = await stores.counters.after(log, archived_up_to), max(0, head - archived_up_to)
+    count, events = await stores.stats.counters.after(log, archived_up_to), max(0, head - archived_up_to)
     return HotTierSize(events, round(count.bytes / count.events * events) if count.events else 0)

@@ -75,9 +75,9 @@ class Bootstraps:
         if beginning is None:
             return None
         snapshot = beginning.snapshot
-        pin = await stack.enter_async_context(self._stores.pins.held(snapshot.log, snapshot.seq, snapshot.id))
+        pin = await stack.enter_async_context(self._stores.snapshots.pins.held(snapshot.log, snapshot.seq, snapshot.id))
         # The pin prevents a deletion only if it was there before the deletion began.
-        if await self._stores.stored.find(snapshot.id) is None:
+        if await self._stores.snapshots.stored.find(snapshot.id) is None:
             self._planner.outdated()
             return None
         rows = await stack.enter_async_context(aclosing(self._chunks_of(snapshot, pin, run_bytes)))
@@ -105,7 +105,7 @@ class Bootstraps:
         # In a task: the request serves later clients, and this one must not wait for it.
         requesting = asyncio.ensure_future(self._request_snapshot(shape))
         try:
-            async with self._stores.snapshots.open(self._planner.log(), shape) as snapshot:
+            async with self._stores.snapshots.live.open(self._planner.log(), shape) as snapshot:
                 if snapshot.position.seq < after:
                     raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
                 async with aclosing(_rows(snapshot.batches)) as rows:
@@ -122,10 +122,10 @@ class Bootstraps:
     async def _request(self, shape: Shape) -> bool:
         """Request a snapshot for later clients from the snapshot job; return False if there is a request already."""
         checkpoint = await self._stores.logs.read_checkpoint(self._planner.log())
-        requested = {request.shape for request in await self._stores.requests.unanswered()}
+        requested = {request.shape for request in await self._stores.snapshots.requests.unanswered()}
         if checkpoint is None or shape in requested:
             return False
-        await self._stores.requests.ask(shape, checkpoint.time)
+        await self._stores.snapshots.requests.ask(shape, checkpoint.time)
         return True
 
 

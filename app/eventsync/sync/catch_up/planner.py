@@ -178,7 +178,7 @@ class Planner:
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
     async def _size(self, shape: Shape) -> CollectionSize:
-        size = await self._sizes.get(shape.collection, lambda: self._stores.estimates.size(shape.collection))
+        size = await self._sizes.get(shape.collection, lambda: self._stores.stats.estimates.size(shape.collection))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
     async def _stored(self, shape: Shape, servable: ServableRange, *, counted: bool) -> SnapshotOption | None:
@@ -194,12 +194,12 @@ class Planner:
         """Return the seq at which a snapshot is current: its own, or up to the horizon if nothing has changed since."""
         if snapshot.seq >= servable.horizon:
             return snapshot.seq
-        unchanged_up_to = await self._stores.counters.quiet_until(servable.log, snapshot.collection, snapshot.seq)
+        unchanged_up_to = await self._stores.stats.counters.quiet_until(servable.log, snapshot.collection, snapshot.seq)
         return max(snapshot.seq, min(servable.horizon, unchanged_up_to))
 
     async def _newest_stored(self, shape: Shape) -> StoredSnapshot | None:
         log, name = self.log(), shape.collection
-        snapshot = await self._newest.get((log, name), lambda: self._stores.stored.newest(log, name))
+        snapshot = await self._newest.get((log, name), lambda: self._stores.snapshots.stored.newest(log, name))
         return None if snapshot is None or snapshot.id in self._damaged else snapshot
 
     async def _backlog(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
@@ -217,21 +217,21 @@ class Planner:
     async def _backlog_of_document(self, shape: Shape, after: Seq) -> Backlog:
         log = self.log()
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
-        events = await self._stores.estimates.of_document(log, shape, after=after)
+        events = await self._stores.stats.estimates.of_document(log, shape, after=after)
         # The number of archived events is unknown, and each has to be searched for.
         events += MAX_EVENTS if after < tiers.archived_up_to else 0
         return Backlog(0, events, round(events * self._window.mean), min(events, 1))
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
         """Return number and bytes of a collection's events. Those not counted yet are assumed to be all of it."""
-        counted_up_to = min(head, max(after, await self._stores.counters.counted_up_to(log)))
-        counted = await self._stores.counters.after(log, after, name)
+        counted_up_to = min(head, max(after, await self._stores.stats.counters.counted_up_to(log)))
+        counted = await self._stores.stats.counters.after(log, after, name)
         newer = head - counted_up_to
         bodies = max(0, counted.bytes - counted.events * _ROW)
         return counted.events + newer, bodies + round(newer * self._window.mean)
 
     async def _count_touched(self, log: LogId, name: str, after: Seq, head: Seq) -> int:
         tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
-        return await self._stores.estimates.touched(
+        return await self._stores.stats.estimates.touched(
             log, name, after=after, up_to=head, archived_up_to=tiers.archived_up_to
         )

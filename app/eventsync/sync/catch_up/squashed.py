@@ -50,7 +50,9 @@ class CatchUps:
         """Yield the documents as of the checkpoint's cluster time, when they are in their state at its seq."""
         async with aclosing(self._touched(shape, start, checkpoint)) as touched:
             async for ids in touched:
-                async with aclosing(self._stores.squashed.rows(shape.collection, ids, checkpoint.time)) as rows:
+                async with aclosing(
+                    self._stores.snapshots.squashed.rows(shape.collection, ids, checkpoint.time)
+                ) as rows:
                     async for row in rows:
                         yield (row,)
 
@@ -58,7 +60,9 @@ class CatchUps:
         if shape.id is not None:
             yield [shape.id]
             return
-        found = self._stores.squashed.touched(start.log, shape.collection, after=start.seq, up_to=checkpoint.seq)
+        found = self._stores.snapshots.squashed.touched(
+            start.log, shape.collection, after=start.seq, up_to=checkpoint.seq
+        )
         async with aclosing(found) as batches:
             async for ids in batches:
                 yield ids

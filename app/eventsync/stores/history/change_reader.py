@@ -17,7 +17,7 @@ from eventsync.domain.replay import Change
 from eventsync.domain.segments.format import SealedEvent, Selection
 from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.archive import Archive
-from eventsync.stores.archive.tiered_log import TieredEvents, sealed_event
+from eventsync.stores.archive.tiered_log import sealed_event
 from eventsync.stores.log.hot_tier import HotRows, Moved, RowQuery
 from eventsync.stores.log.tiers import Tiers, TierStore
 from eventsync.stores.stats.counters import Counters
@@ -26,20 +26,18 @@ _BATCH = 500
 """Rows in one read. The index leads to scattered rows, and each read has to end within the driver's timeout."""
 
 
-class History:
+class ChangeReader:
     """Reads the log in both tiers while the archiver moves events.
 
     Every method raises `BehindHorizon` for events that are no longer kept, `Damaged` for unreadable ones, and
     `Unavailable`.
     """
 
-    def __init__(
-        self, hot: HotRows, archive: Archive, tiered: TieredEvents, tiers: TierStore, counters: Counters
-    ) -> None:
+    def __init__(self, hot: HotRows, archive: Archive, tiers: TierStore, counters: Counters) -> None:
         self._counters = counters
         self._hot = hot
         self._archive = archive
-        self._tiered = tiered
+        self._tiered = archive.tiered
         self._tiers = tiers
 
     async def horizon(self, log: LogId) -> Seq:
@@ -98,7 +96,9 @@ class History:
                         yield event
             position = archived_up_to
 
-    async def numbering(self, log: LogId, *, after: Seq, up_to: Seq) -> AsyncGenerator[tuple[Seq, TransactionPart | None]]:
+    async def numbering(
+        self, log: LogId, *, after: Seq, up_to: Seq
+    ) -> AsyncGenerator[tuple[Seq, TransactionPart | None]]:
         """Yield the existing seqs with `after < seq <= up_to`, in order, with their transactions."""
         async with aclosing(self._tiered.read(log, after, up_to)) as events:
             async for event in events:
