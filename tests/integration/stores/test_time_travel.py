@@ -222,7 +222,7 @@ async def test_before_the_first_snapshot_what_its_own_events_tell(stores: Stores
     assert await number_at(stores, Position(log, Seq(12))) == (12, 1, 12)
     assert await number_at(stores, Position(log, Seq(19))) == (19, 2, 15)
     for point in (Position(log, Seq(11)), Position(log, Seq(0)), instant(1011), instant(1), instant(-1)):
-        with pytest.raises(BehindRetention, match=f"is known from {log}:20 on") as raised:
+        with pytest.raises(BehindRetention, match=f"are known from {log}:20 on") as raised:
             await number_at(stores, point)
         assert raised.value.since == f"{log}:20"
     with pytest.raises(BehindRetention):
@@ -238,7 +238,7 @@ async def test_what_is_behind_the_horizon_is_gone(stores: Stores, log: LogId) ->
     await stores.log["snapshots"].delete_one({"n": 20})
     await stores.log["events"].delete_many({"_id.n": {"$lte": 28}})
     for point in (Position(log, Seq(25)), instant(1025), Version(2)):
-        with pytest.raises(BehindRetention, match=f"is known from {log}:30 on"):
+        with pytest.raises(BehindRetention, match=f"are known from {log}:30 on"):
             await number_at(stores, point)
     assert await number_at(stores, Position(log, Seq(30))) == (30, 3, 25)
     assert await number_at(stores, Version(3)) == (30, 3, 25)
@@ -250,7 +250,7 @@ async def test_what_is_behind_a_horizon_that_is_beyond_the_snapshot_is_gone(stor
     await stores.tiers.raise_archived_up_to(log, Seq(33))
     await stores.tiers.raise_horizon(log, Seq(33))
     await stores.log["events"].delete_many({"_id.n": {"$lte": 33}})
-    with pytest.raises(BehindRetention, match=f"is known from {log}:33 on"):
+    with pytest.raises(BehindRetention, match=f"are known from {log}:33 on"):
         await number_at(stores, Position(log, Seq(32)))
     assert await number_at(stores, Position(log, Seq(33))) == (33, 3, 25)
     assert await number_at(stores, Position(log, Seq(36))) == (36, 1, 36)

@@ -107,7 +107,7 @@ async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings)
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("bound", [{"most_clients": 2}, {"most_bytes": 100}])
+@pytest.mark.parametrize("bound", [{"max_clients": 2}, {"max_bytes": 100}])
 async def test_new_clients_beyond_the_bound_are_not_recorded_and_known_ones_are(
     stores: Stores, bound: dict[str, int]
 ) -> None:
