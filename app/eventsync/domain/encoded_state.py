@@ -1,6 +1,6 @@
-"""A document's state as BSON, and its replay from events and snapshots: work that another process can do. Pure.
+"""A document's state as BSON, and its replay from events and snapshots. Pure.
 
-A large document is taken apart where nobody else waits (`concurrency.offload`); what goes there and back is bytes.
+Large documents are processed in helper processes (`concurrency.offload`), so arguments and results are bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EncodedState = tuple[int, bytes] | None
 _HEAD = re.compile(
     rb'\{"seq":\d+,"collection":"(?:[^"\\]|\\.)*","id":"(?:[^"\\]|\\.)*","op":"([a-z]+)","base":\d+,"version":(\d+)'
 )
-"""How the body of an event begins, as `eventsync.domain.events` writes it."""
+"""The beginning of an event's body, as `eventsync.domain.events` writes it."""
 
 
 def encoded(state: State) -> EncodedState:
@@ -66,9 +66,10 @@ def replayed(
     events: Sequence[SealedEvent],
     whole: bool = True,
 ) -> tuple[EncodedState, bool]:
-    """Apply events of one document to its state; return it, and whether it is known.
+    """Apply events of one document to its state. Return the new state, and True if it is known.
 
-    With `whole` it is known before. Else it is known from the first event on that holds all of it. Raises `Damaged`.
+    With `whole`, `state` is known. Otherwise the state is known from the first event that holds the whole document.
+    Raises `Damaged`.
     """
     now = decoded(state)
     for event in events:

@@ -1,6 +1,6 @@
 """An event: one committed change of one document, and its encoded body.
 
-The body is encoded once, by the sequencer; every later reader forwards the bytes.
+The sequencer encodes the body once; all later readers forward the bytes.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def last_whole(seq: Seq, transaction: TransactionPart | None) -> Seq:
 class Event(NamedTuple):
     """One document change, without its place in the log.
 
-    (A frozen dataclass of so many fields takes five times as long to make, and the sequencer makes one of each change.)
+    (Creating a frozen dataclass with so many fields takes five times as long, and the sequencer creates one a change.)
 
     `create` and `replace` carry `document` (with `_id`, without `_sync`), `update` carries `patch`, `delete` neither.
-    Datetimes are in UTC, whether they say so or not.
+    Datetimes are in UTC, with or without `tzinfo`.
     `op_id` and `by` are None for a change that did not come through the API (`external`).
     """
 
@@ -58,15 +58,15 @@ class Event(NamedTuple):
     op_id: str | None = None
     by: str | None = None
     plain: bool = False
-    """Whether `document` is known to be plain (`domain.bson_scan.plain`): it has no marks, and is encoded faster."""
+    """True if `document` is known to be plain (`domain.bson_scan.plain`): it needs no type hints and encodes faster."""
 
     @property
     def external(self) -> bool:
-        """Whether the change was made behind the API."""
+        """True if the change was not made through the API."""
         return self.op_id is None
 
     def encode(self) -> bytes:
-        """The body in JSON, from behind `seq` to before `txn`: what does not depend on the place in the log."""
+        """Encode the part of the body between `seq` and `txn`, which does not depend on the place in the log."""
         fields: dict[str, Any] = {
             "collection": self.collection,
             "id": self.id,
@@ -87,7 +87,7 @@ class Event(NamedTuple):
 
 
 def place(encoded: bytes, seq: Seq, transaction: TransactionPart | None) -> bytes:
-    """The whole body of an encoded event at its place in the log."""
+    """Complete the body of an encoded event with its place in the log."""
     txn = (
         b""
         if transaction is None
@@ -97,5 +97,5 @@ def place(encoded: bytes, seq: Seq, transaction: TransactionPart | None) -> byte
 
 
 def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds, as every `at` of the protocol."""
+    """Format a time as the protocol's `at`: RFC 3339 in UTC with milliseconds."""
     return utc_text(at, "milliseconds")

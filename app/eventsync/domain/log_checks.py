@@ -1,7 +1,7 @@
-"""What must hold between the events of a log, checked one event at a time. Pure.
+"""Consistency checks between the events of a log, one event at a time. Pure.
 
-`SequenceCheck` looks at all events in the order of their seq, `VersionChainCheck` at those of a collection, or of some
-of its documents. Each answers with what is wrong, as a sentence, or None.
+`SequenceCheck` takes all events in the order of their seqs, `VersionChainCheck` those of one collection or of some of
+its documents. Each returns a sentence that describes the fault, or None.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _BEGIN = Seq(0)
 
 
 class SequenceCheck:
-    """Seqs are dense from 1 on, and the events of a transaction stand together, counted 1 … of."""
+    """Checks that seqs are dense from 1 on, and that the events of a transaction are adjacent and counted 1 … of."""
 
     def __init__(self, after: Seq = _BEGIN) -> None:
-        """`after`: the log's horizon, where there is one."""
+        """Start after `after`, the log's horizon."""
         self.seq = after
         self._open: TransactionPart | None = None
 
     def take(self, seq: Seq, transaction: TransactionPart | None) -> str | None:
-        """The next event."""
+        """Check the next event."""
         wrong = self._wrong(seq, transaction)
         self.seq = seq
         self._open = unfinished(transaction)
@@ -44,7 +44,9 @@ class SequenceCheck:
         return None
 
     def end(self, head: Seq, *, settled: bool) -> str | None:
-        """After the last event, where `head` is the newest. `settled`: no transaction can be about to go on."""
+        """Check the end of the log, where `head` is the newest seq. With `settled`, no transaction may be
+        incomplete.
+        """
         if self.seq != head:
             return f"events {self.seq + 1} to {head} are missing"
         if settled and self._open is not None:
@@ -53,7 +55,7 @@ class SequenceCheck:
 
 
 class _Link(NamedTuple):
-    """What an event has left."""
+    """The state of a document after an event."""
 
     seq: Seq
     version: int
@@ -61,16 +63,16 @@ class _Link(NamedTuple):
 
 
 class VersionChainCheck:
-    """A document's events follow on each other: `base` is the version before, and only what exists is changed.
+    """Checks that `base` of each event is the version before it, and that only existing documents change.
 
-    A document may be older than the log: its first event has any base, unless it is a `create`.
+    A document may be older than the log, so its first event may have any base unless it is a `create`.
     """
 
     def __init__(self) -> None:
         self._last: dict[IdText, _Link] = {}
 
     def take(self, change: Change) -> str | None:
-        """The next event of the collection, of whichever document."""
+        """Check the next event of the collection."""
         last = self._last.get(change.id)
         exists = last is not None and last.exists
         self._last[change.id] = _Link(change.seq, change.version, change.op != "delete")

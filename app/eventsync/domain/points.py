@@ -13,10 +13,10 @@ from eventsync.domain.positions import Position
 from eventsync.errors import Malformed
 
 Version = NewType("Version", int)
-"""Of one document: it grows with each write through the API, and begins anew where the document is made again."""
+"""The version of a document. It grows with each write through the API, and restarts if the document is recreated."""
 
 Point = Version | Position | datetime
-"""Instants are in UTC."""
+"""A version, a position or an instant in UTC."""
 
 _VERSION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _DATE = re.compile(r"\d{4}-", re.ASCII)
@@ -24,7 +24,7 @@ _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]
 
 
 def parse_point(text: str, *, versions: bool = True) -> Point:
-    """Read a version, a position or an instant. Raises `Malformed`, which speaks of `versions` where there are some."""
+    """Read a version, a position or an instant. Raises `Malformed`, which mentions versions if `versions` is set."""
     if _DATE.match(text):
         return parse_instant(text)
     if ":" in text:
@@ -36,14 +36,14 @@ def parse_point(text: str, *, versions: bool = True) -> Point:
 
 
 def parse_version(text: str) -> Version:
-    """A version in digits. Raises `Malformed`."""
+    """Read a version in digits. Raises `Malformed`."""
     if not _VERSION.fullmatch(text):
         raise Malformed(f"{text[:64]!r} is no version: expected an integer, 0 or more")
     return Version(int(text))
 
 
 def parse_instant(text: str) -> datetime:
-    """A date and time of RFC 3339; what is finer than a microsecond is cut off. Raises `Malformed`."""
+    """Read a date and time of RFC 3339, truncated to microseconds. Raises `Malformed`."""
     refused = f"{text[:64]!r} is no instant: expected RFC 3339, 2026-11-23T05:22:46Z (in a URL, + is written %2B)"
     if not (match := _INSTANT.fullmatch(text)):
         raise Malformed(refused)

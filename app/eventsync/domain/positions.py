@@ -27,7 +27,7 @@ _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def new_log_id() -> LogId:
-    """A fresh log id, from the system's source of randomness."""
+    """Return a new random log id."""
     return LogId("".join(secrets.choice(_ALPHABET) for _ in range(8)))
 
 
@@ -50,11 +50,11 @@ class Position:
 
 
 StateVector = Mapping[Shape, Position]
-"""What a client has applied: shape → position."""
+"""The positions up to which a client has applied events: shape → position."""
 
 
 def vector_to_json(vector: StateVector) -> dict[str, str]:
-    """The JSON form of a state vector."""
+    """Return the JSON form of a state vector."""
     return {str(shape): str(position) for shape, position in vector.items()}
 
 
@@ -68,7 +68,7 @@ def vector_from_json(value: Any, *, limit: int) -> dict[Shape, Position]:
 
 
 def vector_to_text(vector: StateVector) -> str:
-    """The text form, as SSE ids and query strings carry it: `orders=k3f9ab2c:128&orders%2F42=k3f9ab2c:131`."""
+    """Return the text form for SSE ids and query strings: `orders=k3f9ab2c:128&orders%2F42=k3f9ab2c:131`."""
     return "&".join(f"{quote(str(shape), safe='')}={position}" for shape, position in vector.items())
 
 
@@ -84,10 +84,10 @@ def vector_from_text(text: str, *, limit: int) -> dict[Shape, Position]:
 
 
 def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
-    """The short form of the positions of `shapes`, in that order: `5f2c81ab.k3f9ab2c:128,131,,140`.
+    """Return the short form of the positions of `shapes`, in that order: `5f2c81ab.k3f9ab2c:128,131,,140`.
 
-    It names no shape: a digest stands for all of them. A log is named where it is another than that of the item before;
-    a shape without a position has an empty item.
+    A digest stands for all shapes. An item names its log only if it differs from that of the item before. A shape
+    without a position has an empty item.
     """
     items, log = [], None
     for position in map(vector.get, shapes):
@@ -100,7 +100,7 @@ def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
 
 
 def vector_from_short(text: str, shapes: Sequence[Shape]) -> dict[Shape, Position]:
-    """Read the short form, which belongs to `shapes` in that order. The digest may be left out. Raises `Malformed`."""
+    """Read the short form for `shapes`, in that order. The digest is optional. Raises `Malformed`."""
     digest, _, rest = text.rpartition(".")
     items = rest.split(",")
     if len(items) != len(shapes) or (digest and digest != _digest(shapes)):
@@ -114,7 +114,7 @@ def vector_from_short(text: str, shapes: Sequence[Shape]) -> dict[Shape, Positio
 
 
 def _digest(shapes: Sequence[Shape]) -> str:
-    """Tells these shapes from others: what belongs to one position must never be taken for another's."""
+    """Return a digest that detects a short form made for other shapes."""
     return hashlib.sha256("\n".join(map(str, shapes)).encode()).hexdigest()[:8]
 
 

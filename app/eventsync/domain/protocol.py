@@ -23,7 +23,7 @@ SUBPROTOCOL = "eventsync.v1"
 """The WebSocket subprotocol (RFC 6455 section 1.9) that names these messages."""
 
 _FEW = 4
-"""Rows that are not joined. What is shared by many (`sync/catch_up/chunk_cache.py`) comes in runs as long as a
+"""Up to this number, rows are not joined. Cached rows (`sync/catch_up/chunk_cache.py`) arrive in runs as long as a
 frame.
 """
 
@@ -50,7 +50,9 @@ def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector,
 
 
 def snapshot(position: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool) -> Sequence[bytes]:
-    """One part of a snapshot, in pieces; a row is `{"id", "version", "doc"}` in JSON, or several, joined by commas."""
+    """Return one part of a snapshot in pieces. A row is `{"id", "version", "doc"}` in JSON, or several joined by
+    commas.
+    """
     head = b'{"type":"snapshot","shape":%b,"position":"%b","part":%d,"last":%b,"docs":['
     return head % (to_json(str(shape)), str(position).encode(), part, _bool(last)), *_listed(rows), b"]}"
 
@@ -58,7 +60,7 @@ def snapshot(position: Position, shape: Shape, part: int, rows: Sequence[bytes],
 def squashed(
     start: Position, end: Position, shape: Shape, part: int, rows: Sequence[bytes], *, last: bool
 ) -> Sequence[bytes]:
-    """One part of what has become of the documents with events of `start < seq <= end`, in pieces.
+    """Return one part of the squashed documents that have events with `start < seq <= end`, in pieces.
 
     Each row is `{"id", "version", "doc"}` or `{"id", "deleted": true}` in JSON.
     """
@@ -68,19 +70,19 @@ def squashed(
 
 
 def _listed(rows: Sequence[bytes]) -> Sequence[bytes]:
-    """With commas between. A few are left as they are: they are large, and the same for all clients."""
+    """Put commas between rows. A few rows are not joined: they are large, and shared by all clients."""
     if len(rows) > _FEW:
         return (b",".join(rows),)
     return [piece for row in rows for piece in (b",", row)][1:]
 
 
 def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
-    """The events of a shape with `start < seq <= end`."""
+    """Return an events message for a shape, with the events of `start < seq <= end`."""
     return b"".join((b'{"type":"events",', _span(shape, log, start, end), *_listed([*bodies]), b"]}"))
 
 
 def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
-    """What an events message and a page of the HTTP log have in common: `shape`, `from`, `to`, `events`."""
+    """Return the members that events messages and pages of the HTTP log share: `shape`, `from`, `to`, `events`."""
     return b"".join((_span(shape, log, start, end), *_listed([*bodies]), b"]"))
 
 
@@ -94,7 +96,7 @@ def live(shape: Shape, position: Position) -> bytes:
 
 
 def progress(vector: StateVector, *, stale: bool = False) -> bytes:
-    """`stale`: nobody has looked for changes lately, so there may be some that are no events yet."""
+    """Return a progress message. `stale` says that committed changes may not be in the log yet."""
     message: dict[str, Any] = {"type": "progress", "vector": vector_to_json(vector)}
     return _encoded(message | {"stale": True} if stale else message)
 
@@ -117,7 +119,7 @@ PONG = b'{"type":"pong"}'
 
 
 def _encoded(message: dict[str, Any]) -> bytes:
-    """A copy of its own size: what orjson gives takes 4 KiB, and a connection at rest keeps its last message."""
+    """Encode into an exact-size copy: orjson allocates 4 KiB, and an idle connection keeps its last message."""
     return bytes(memoryview(orjson.dumps(message)))
 
 
@@ -130,13 +132,13 @@ def _bool(value: bool) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message: who the client is, what it wants, and what it has."""
+    """The first message: the client's identity, its shapes and its state vector."""
 
     client_id: str | None
     token: str | None
     shapes: tuple[Shape, ...]
     vector: Mapping[Shape, Position] | None
-    """None where it sent none: then what is stored for its id counts."""
+    """None if it sent none; then the stored vector of its id applies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +166,13 @@ Request = Hello | Subscribe | Unsubscribe | Ack | Ping
 
 
 class UnreadableMessage(Malformed):
-    """What came is no message at all: the connection is closed. Any other mistake is answered, and it lives on."""
+    """The input is not a message, so the connection is closed. Other errors are answered without closing it."""
 
 
 def parse(text: str | bytes, *, max_shapes: int) -> Request:
     """Read a client's message. Unknown fields are ignored, unknown types refused.
 
-    Raises `Malformed`, and of it `UnreadableMessage` where the text is not a JSON object with a `type`.
+    Raises `Malformed`, or its subclass `UnreadableMessage` if the text is not a JSON object with a `type`.
     """
     try:
         message = orjson.loads(text)
@@ -193,7 +195,7 @@ def parse(text: str | bytes, *, max_shapes: int) -> Request:
 
 
 def check_client_id(value: object) -> str | None:
-    """A client's own id: 1 to 128 printable ASCII characters. None where it sent none. Raises `Malformed`."""
+    """Return a client's id, 1 to 128 printable ASCII characters, or None if it sent none. Raises `Malformed`."""
     if value is None:
         return None
     if (

@@ -1,4 +1,4 @@
-"""Stored events, read back and applied: what the log says that a document is. Pure.
+"""Decoding stored events and applying them to a document. Pure.
 
 Source: https://www.rfc-editor.org/rfc/rfc6902
 """
@@ -22,13 +22,13 @@ from eventsync.errors import EventsyncError
 
 
 class Damaged(EventsyncError):
-    """What is stored in the log or in a snapshot can't be what was written."""
+    """The stored log or a stored snapshot is not what was written."""
 
     code = "damaged"
 
 
 class DamagedEvents(Damaged):
-    """Events of a log are missing or can't be read. The `last` of them is where reading can go on."""
+    """Events of a log are missing or unreadable, up to `last`. Reading can continue after it."""
 
     def __init__(self, message: str, last: Seq) -> None:
         super().__init__(message)
@@ -36,12 +36,12 @@ class DamagedEvents(Damaged):
 
 
 State = tuple[int, Document] | None
-"""A document's version and what it is, without `_sync`; None where there is no document."""
+"""A document's version and content, without `_sync`; None if there is no document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An event as far as it changes its document; `document` and `patch` hold BSON values."""
+    """The part of an event that changes the document. `document` and `patch` hold BSON values."""
 
     seq: Seq
     collection: str
@@ -54,7 +54,7 @@ class Change:
 
 
 def read_change(body: bytes, type_hints: Sequence[str]) -> Change:
-    """Read an event's body, BSON-exact. Raises `ValueError`, `LookupError` and `Malformed` for one that is no event."""
+    """Decode an event's body, BSON-exact. Raises `ValueError`, `LookupError` or `Malformed` if it is not an event."""
     tree = orjson.loads(body)
     content = tree.get("doc", tree.get("patch"))
     value = _patch(content, type_hints) if isinstance(content, list) else from_tree_with_hints(content, type_hints)
@@ -76,9 +76,9 @@ def _patch(tree: list[Any], type_hints: Sequence[str]) -> list[Operation]:
 
 
 def applied(state: State, change: Change) -> State:
-    """The document's state after the event. Uses `state` and `change` up: what they hold is in the result.
+    """Return the document's state after the event. The result reuses and changes the content of `state` and `change`.
 
-    Raises `Damaged` for an event that can't follow on `state`.
+    Raises `Damaged` for an event that can't follow `state`.
     """
     if change.op == "delete":
         return None
@@ -98,9 +98,9 @@ def applied(state: State, change: Change) -> State:
 
 
 def patched(document: Document, patch: Sequence[Operation]) -> Document:
-    """`document`, changed in place by a patch as `domain.patches.diff` makes it: `add`, `remove` and `replace`.
+    """Apply a patch of `domain.patches.diff` (`add`, `remove`, `replace`) to `document` in place, and return it.
 
-    Raises `LookupError`, `TypeError` or `ValueError` where it does not fit.
+    Raises `LookupError`, `TypeError` or `ValueError` if the patch does not fit.
     """
     for operation in patch:
         _, *way, last = map(unescape, operation["path"].split("/"))
@@ -112,7 +112,7 @@ def patched(document: Document, patch: Sequence[Operation]) -> Document:
 
 
 def between(before: State, after: State) -> list[Operation]:
-    """The RFC 6902 patch from one state to another; a document that one side lacks comes or goes as a whole."""
+    """Return the RFC 6902 patch from one state to another. A missing document is added or removed as a whole."""
     if before is not None and after is not None:
         return diff(before[1], after[1])
     if after is not None:
@@ -124,7 +124,7 @@ def _change(container: Any, last: str, operation: Operation) -> None:
     op = operation["op"]
     if isinstance(container, list):
         index = _index(last)
-        # An `add` inserts before this item, or behind the last one.
+        # An `add` inserts before this item, or after the last one.
         where = slice(index, index if op == "add" else index + 1)
         if index + (op != "add") > len(container):
             raise IndexError(f"no item {index}")

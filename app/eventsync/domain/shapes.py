@@ -13,14 +13,14 @@ MAX_COLLECTION_BYTES = 120
 
 
 MAX_DATABASE_BYTES = 63
-"""Longest name that MongoDB allows a database."""
+"""Longest database name that MongoDB allows."""
 
 _MONGODBS_OWN = frozenset({"admin", "config", "local"})
 _NOT_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
 
 
 def check_database(name: str) -> str:
-    """Return `name`, if it can be the name of a database of ours. Raises `Malformed`."""
+    """Return `name` if it is a valid database name here. Raises `Malformed`."""
     if name in _MONGODBS_OWN:
         raise Malformed(f"{name!r} is MongoDB's own database")
     if not _NOT_IN_DATABASE.isdisjoint(name) or len(name.encode("utf-8", "surrogatepass")) > MAX_DATABASE_BYTES:
@@ -29,9 +29,9 @@ def check_database(name: str) -> str:
 
 
 def check_collection(name: object) -> str:
-    """Return `name`, if it can be a tracked collection's. Raises `Malformed`. Every name comes through here.
+    """Return `name` if it is a valid name of a tracked collection. Raises `Malformed`. Every name is checked here.
 
-    `/` would make shapes ambiguous, `$` and the `system.` prefix are MongoDB's own, and the driver refuses `..`.
+    `/` would make shapes ambiguous, `$` and `system.` are reserved by MongoDB, and the driver refuses `..`.
     """
     if not isinstance(name, str) or not name or len(name.encode("utf-8", "surrogatepass")) > MAX_COLLECTION_BYTES:
         raise Malformed(f"a collection name has 1 to {MAX_COLLECTION_BYTES} bytes")
@@ -46,7 +46,7 @@ def check_collection(name: object) -> str:
 
 
 def not_tracked(name: str) -> NotTracked:
-    """Return the error for a collection that nobody has asked for, with the remedy."""
+    """Return the error for a collection that is not tracked, with the remedy."""
     if "*" in name:
         remedy = "there is no wildcard: name one collection"
     else:
@@ -66,7 +66,7 @@ class Shape:
 
     @classmethod
     def parse(cls, text: object) -> Shape:
-        """Read the text form; a document id is brought into its canonical form. Raises `Malformed`."""
+        """Read the text form and bring the document id into its canonical form. Raises `Malformed`."""
         if not isinstance(text, str):
             raise Malformed("a shape is a string: a collection, or collection/id")
         collection, slash, rest = text.partition("/")

@@ -12,12 +12,14 @@ from eventsync.domain.bson_scan.opaque import Document, OddDocument
 FIELD: Final = "_sync"
 
 MAX_VERSION: Final = 2**53 - 1
-"""The greatest version that every JSON parser reads as it is (RFC 8259 section 6). No document is written so often."""
+"""The greatest integer that every JSON parser reads exactly (RFC 8259 section 6)."""
 
 
 class Stamp(NamedTuple):
-    """What the last API write left in the document. `deleted` is set only inside the transaction of an API delete:
-    the update that sets it gives the delete behind it its version, operation and principal.
+    """The version, operation id and principal of the last API write of a document.
+
+    `deleted` is set only inside the transaction of an API delete: an update sets it just before the delete, which has
+    no fields of its own.
     """
 
     version: int = 0
@@ -27,7 +29,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Stamp:
-        """The stamp of a stored document; version 0 where there is none, or one that is not ours."""
+        """Return the stamp of a stored document, with version 0 if it has none or an invalid one."""
         field = document.get(FIELD)
         if not isinstance(field, Mapping) or (version := version_in(field)) is None:
             return cls()
@@ -40,13 +42,13 @@ class Stamp(NamedTuple):
         )
 
     def stored(self) -> Document:
-        """The field's value, as it is written."""
+        """Return the value of the field as it is stored."""
         stamp: Document = {"v": Int64(self.version), "op": self.op_id, "by": self.by}
         return stamp | {"deleted": True} if self.deleted else stamp
 
 
 def version_in(field: Mapping[str, Any]) -> int | None:
-    """The version in a stored stamp; None for a value that is no version: others may have written anything there."""
+    """Return the version in a stored stamp, or None if it is invalid, because other writers may change it."""
     version = field.get("v")
     if not isinstance(version, int) or isinstance(version, bool):
         return None
@@ -54,7 +56,7 @@ def version_in(field: Mapping[str, Any]) -> int | None:
 
 
 def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
-    """The stamp, and the document as its users know it: `_id` first, `_sync` gone."""
+    """Return the stamp, and the document without it."""
     if FIELD not in document:
         return _UNSTAMPED, _like(document, dict(document))
     plain = {name: value for name, value in document.items() if name != FIELD}
@@ -62,12 +64,15 @@ def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
 
 
 def _like(document: Mapping[str, Any], copied: Document) -> Document:
-    """The copy, odd where the document is."""
+    """Return the copy as an `OddDocument` if the document is one."""
     return type(document)(copied) if isinstance(document, OddDocument) else copied
 
 
 def unversioned(document: Document) -> tuple[int, Document]:
-    """The stamp's version, and the document without the stamp, which is taken out of it: the same for half the time."""
+    """Remove the stamp from the document in place, and return its version and the document.
+
+    This takes half the time of `unstamp`.
+    """
     if (field := document.pop(FIELD, None)) is None:
         return 0, document
     return (version_in(field) or 0) if isinstance(field, dict) else 0, document

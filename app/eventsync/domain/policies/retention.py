@@ -1,4 +1,4 @@
-"""Which events leave MongoDB, and which are not kept at all. Pure.
+"""Retention: the events that leave MongoDB, and those that are removed. Pure.
 
 The policy says what should go (`wanted`); safety, what may (`allowed`): whatever happens, the newest stored snapshot of
 each tracked collection and the events in MongoDB are the collection, and the log's newest event stays, because the
@@ -15,7 +15,7 @@ from eventsync.domain.positions import Seq
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many events, and how many bytes, are kept; 0 is without bound."""
+    """The events and bytes to keep; 0 means unbounded."""
 
     events: int = 0
     bytes: int = 0
@@ -23,38 +23,38 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class SealedRange:
-    """A segment: its last event, and how many bytes it takes."""
+    """A segment: its last event, and its size in bytes."""
 
     last: Seq
     size: int
 
 
 def wanted(head: Seq, aged: Seq, bounds: Bounds, sealed: Sequence[SealedRange] = ()) -> Seq:
-    """The newest event that is too many, or too old: `aged` is the newest one of those. `sealed` comes in order."""
+    """Return the newest event beyond the bounds or the age limit. `aged` is the newest event that is too old."""
     counted = head - bounds.events if bounds.events else 0
     return Seq(max(0, aged, counted, _over(bounds.bytes, sealed)))
 
 
-def _over(most: int, sealed: Sequence[SealedRange]) -> int:
+def _over(max_bytes: int, sealed: Sequence[SealedRange]) -> int:
     size = 0
     for segment in reversed(sealed):
         size += segment.size
-        if most and size > most:
+        if max_bytes and size > max_bytes:
             return segment.last
     return 0
 
 
 def allowed(tail: Seq, tallied: Seq, quiet_until: Iterable[Seq]) -> Seq:
-    """The newest event that may leave MongoDB.
+    """Return the newest event that may leave MongoDB.
 
-    `quiet_until` says of each tracked collection up to where its newest stored snapshot is what it was. So a collection
-    in which nothing happens holds up no other.
+    `quiet_until` has, for each tracked collection, the last event up to which its newest stored snapshot is current. A
+    collection without changes therefore does not hold up others.
     """
     return Seq(max(0, min([tail - 1, tallied, *quiet_until])))
 
 
 def horizon(target: Seq, floor: Seq, sealed: Sequence[SealedRange]) -> Seq:
-    """How far the horizon may go towards `target` among sealed events: segments go as a whole."""
+    """Return the horizon nearest to `target` that does not split a segment."""
     if target >= floor:
         return floor
     return max((segment.last for segment in sealed if segment.last <= target), default=Seq(0))

@@ -1,4 +1,4 @@
-"""When a snapshot is made, and which are kept. Pure."""
+"""Snapshot policy: when a snapshot is due, and which snapshots are retained. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eventsync.domain.positions import Seq
 
 
 class Cause(Enum):
-    """Why a snapshot is due."""
+    """The reason for a due snapshot."""
 
     BASE = "it has none yet"
     EVENTS = "many events since the last one"
@@ -23,7 +23,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The settings `snapshot_…`, and `span`: how far, in events of all collections, a changed one may stay behind."""
+    """The settings `snapshot_…`, and `span`, the maximum lag in events of all collections."""
 
     period: timedelta
     events: int
@@ -44,8 +44,8 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """What came after a snapshot: the collection's events, their bytes, and `span`, the events of the whole log that
-    lie behind the first of them. `horizon` is whether the log itself begins after the snapshot.
+    """The activity after a snapshot: the collection's events, their bytes, and `span`, the events of the whole log
+    since the first of them. `horizon` is True if the log itself begins after the snapshot.
     """
 
     events: int
@@ -55,7 +55,7 @@ class Since:
 
 
 def cause(newest: Made | None, since: Since, now: datetime, conditions: Conditions) -> Cause | None:
-    """Why a snapshot is due now; None where none is. As long as the last one says what is now, it will do."""
+    """Return the reason why a snapshot is due now, or None. A snapshot without later events stays valid."""
     if newest is None:
         return Cause.BASE
     if since.horizon:
@@ -73,7 +73,7 @@ def cause(newest: Made | None, since: Since, now: datetime, conditions: Conditio
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Kept are the `newest` ones, and the last one of each of `days` days (UTC), today included."""
+    """Keep the `newest` snapshots, and the last one of each of `days` days (UTC), including today."""
 
     newest: int
     days: int
@@ -82,10 +82,10 @@ class Retention:
 def spared(
     snapshots: Sequence[Made], now: datetime, retention: Retention, horizon: Seq, pinned: Collection[str] = ()
 ) -> set[str]:
-    """The ids of those of a collection's snapshots that are kept.
+    """Return the ids of a collection's snapshots that are retained.
 
-    Besides what the retention keeps: the newest one; what is pinned; and of those up to the horizon the newest one, of
-    those after it the oldest one: from these two all states are made that the log still tells.
+    Besides the snapshots of `retention` these are: the newest one, the pinned ones, the newest one up to the horizon,
+    and the oldest one after it. All states that the log covers can be restored from the last two.
     """
     ordered = sorted(snapshots, key=lambda item: (item.seq, item.at, item.id))
     kept = {item.id for item in ordered[-max(1, retention.newest) :]}
@@ -98,9 +98,9 @@ def spared(
 def spared_of_document(
     snapshots: Sequence[Made], now: datetime, retention: Retention, horizon: Seq, pinned: Collection[str] = ()
 ) -> set[str]:
-    """The same for a document's own snapshots: before the horizon even the last one only says what is gone.
+    """Return the ids of a document's own snapshots that are retained, none of them before the horizon.
 
-    (States from the horizon on are made from the collection's snapshots, where it has none of its own.)
+    (States from the horizon on can also be restored from the collection's snapshots.)
     """
     reached = [item for item in snapshots if item.seq >= horizon]
     kept = spared(reached, now, retention, horizon, pinned) if reached else set()

@@ -1,7 +1,7 @@
 """Blocks: runs of events, each one zstd frame of NDJSON. Pure.
 
-The first line is the *header*, columns of what is beside the bodies; then follows one event's body a line. A reader
-that passes events on looks at the header alone, and cuts the bodies out by their lengths.
+The first line is the *header*, columns of the events' other fields. Each further line is the body of one event. A
+reader that forwards events parses only the header, and slices the bodies by their lengths.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from eventsync.domain.segments.format import CompressedFrame, SealedEvent, Selec
 _ALL: Final = Selection()
 _LEVEL: Final = 6
 _ROW_BYTES: Final = 300
-"""About what an event's columns take in memory, beside its body."""
+"""Approximate memory of an event's columns, without its body."""
 
 
 def pack_block(events: Sequence[SealedEvent]) -> tuple[bytes, int]:
-    """The frame of consecutive events, and its length unpacked. Raises `ValueError` for a body with a line break."""
+    """Return the frame of consecutive events, and its uncompressed length. Raises `ValueError` for a line break."""
     if any(b"\n" in event.body for event in events):
         raise ValueError("a body of more than one line")
     raw = b"\n".join([orjson.dumps(_header(events)), *(event.body for event in events)])
@@ -47,7 +47,7 @@ def _header(events: Sequence[SealedEvent]) -> dict[str, Any]:
         "v": [event.version for event in events],
         "s": [(event.time.time, event.time.inc) for event in events],
         "length": [len(event.body) for event in events],
-        # Most events have neither: by their place among the events of the block.
+        # Most events have neither, so these two are keyed by the index in the block.
         "g": [(n, *_transaction(event.transaction)) for n, event in enumerate(events) if event.transaction is not None],
         "w": [(n, event.type_hints) for n, event in enumerate(events) if event.type_hints],
     }
@@ -58,7 +58,7 @@ def _transaction(transaction: TransactionPart) -> tuple[str, int, int]:
 
 
 def unpack(frame: CompressedFrame, packed: bytes) -> bytes:
-    """The contents of a frame. Raises `Damaged`; never unpacks more than was written."""
+    """Return the contents of a frame, never more than its recorded length. Raises `Damaged`."""
     frame.check(packed)
     try:
         raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=frame.raw)
@@ -85,7 +85,7 @@ class Block:
 
     @classmethod
     def read(cls, raw: bytes) -> Block:
-        """Raises `Damaged` for what `pack_block` has not made."""
+        """Read the contents of a block. Raises `Damaged` for anything that `pack_block` did not write."""
         try:
             return cls._read(raw)
         except (ValueError, LookupError, TypeError) as error:
@@ -120,11 +120,11 @@ class Block:
 
     @property
     def cost(self) -> int:
-        """About what it takes in memory, in bytes."""
+        """Approximate memory in bytes."""
         return len(self.raw) + _ROW_BYTES * self.count
 
     def event(self, n: int) -> SealedEvent:
-        """Its n-th event, from 0."""
+        """Return the n-th event, counted from 0."""
         return SealedEvent(
             self.seq(n),
             self.collections[n],
@@ -137,20 +137,20 @@ class Block:
         )
 
     def seq(self, n: int) -> Seq:
-        """The number of its n-th event in the log."""
+        """Return the seq of the n-th event."""
         return Seq(self.first + n)
 
     def body(self, n: int) -> bytes:
-        """The body of its n-th event."""
+        """Return the body of the n-th event."""
         return self.raw[self.starts[n] : self.starts[n + 1] - 1]
 
     def numbers(self, after: Seq, up_to: Seq, selection: Selection = _ALL) -> list[int]:
-        """Which of its events have `after < seq <= up_to` and are in `selection`, counted from 0."""
+        """Return the indexes of the events with `after < seq <= up_to` in `selection`."""
         span = range(max(0, after + 1 - self.first), min(self.count, up_to + 1 - self.first))
         if selection == _ALL:
             return list(span)
         return [n for n in span if selection.has(self.collections[n], self.ids[n])]
 
     def events(self, after: Seq, up_to: Seq, selection: Selection = _ALL) -> Iterator[SealedEvent]:
-        """Its events with `after < seq <= up_to` that are in `selection`."""
+        """Return the events with `after < seq <= up_to` in `selection`."""
         return map(self.event, self.numbers(after, up_to, selection))

@@ -1,7 +1,7 @@
 """The document index of a segment: which blocks may have events of a document. Pure.
 
-Sorted 64-bit hashes of (collection, id), each with the number of a block, in one zstd frame. Two documents with the
-same hash cost a block that is read in vain, and nothing else: whoever reads it looks at the ids.
+Sorted 64-bit hashes of (collection, id), each with a block number, in one zstd frame. A hash collision only costs one
+unnecessary read of a block, because readers compare the ids.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENTRY_BYTES: Final = 12
 
 
 def document_hash(collection: str, id_text: IdText) -> int:
-    """64 bits of BLAKE2b over both names, which are kept apart by their length."""
+    """Return 64 bits of BLAKE2b over collection and id, with a length prefix between them."""
     named = f"{len(collection)}:{collection}{id_text}".encode()
     return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "little")
 
@@ -40,13 +40,13 @@ class DocumentIndex:
 
     @classmethod
     def of(cls, entries: Iterable[tuple[int, int]]) -> DocumentIndex:
-        """From (hash, block number) pairs, in any order."""
+        """Build an index from (hash, block number) pairs in any order."""
         ordered = sorted(entries)
         return cls(array("Q", (key for key, _ in ordered)), array("I", (block for _, block in ordered)))
 
     @classmethod
     def read(cls, raw: bytes) -> DocumentIndex:
-        """Raises `Damaged` for what `pack` has not made."""
+        """Read an index. Raises `Damaged` for anything that `pack` did not write."""
         if len(raw) < _COUNT.size or len(raw) != _COUNT.size + _ENTRY_BYTES * _COUNT.unpack_from(raw)[0]:
             raise Damaged("it is no document index")
         middle = _COUNT.size + 8 * _COUNT.unpack_from(raw)[0]
@@ -56,13 +56,13 @@ class DocumentIndex:
         return cls(_little(hashes), _little(blocks))
 
     def pack(self) -> tuple[bytes, int]:
-        """Its frame, and its length unpacked."""
+        """Return the frame, and its uncompressed length."""
         columns = _little(self.hashes[:]).tobytes() + _little(self.blocks[:]).tobytes()
         raw = _COUNT.pack(len(self.hashes)) + columns
         return zstandard.ZstdCompressor(level=_LEVEL).compress(raw), len(raw)
 
     def find(self, collection: str, id_text: IdText) -> list[int]:
-        """The numbers of the blocks that may have events of the document, in order, each once."""
+        """Return the numbers of the blocks that may have events of the document, in order, without duplicates."""
         key = document_hash(collection, id_text)
         at = bisect_left(self.hashes, key)
         found = []
@@ -73,12 +73,12 @@ class DocumentIndex:
 
     @property
     def cost(self) -> int:
-        """What it takes in memory, in bytes."""
+        """Memory in bytes."""
         return _ENTRY_BYTES * len(self.hashes)
 
 
 def _little(column: array[int]) -> array[int]:
-    """The same numbers, in the byte order of the file: changed in place on a big-endian machine."""
+    """Convert a column to little-endian, in place, on a big-endian machine."""
     if sys.byteorder == "big":
         column.byteswap()
     return column

@@ -1,4 +1,4 @@
-"""Whole segment objects: built block by block, and read from their bytes. Pure."""
+"""Complete segment objects: building them block by block, and reading them. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eventsync.domain.segments.format import BlockEntry, CompressedFrame, Footer
 
 @dataclass(frozen=True, slots=True)
 class SegmentFile:
-    """A segment's bytes. `raw` is how many the events take unpacked, `tail` where the footer begins."""
+    """A segment's bytes. `raw` is the uncompressed size of its events, `tail` the offset of the footer."""
 
     footer: Footer
     data: bytes
@@ -26,7 +26,7 @@ class SegmentFile:
 
 
 class SegmentBuilder:
-    """Takes the events of a log in order, as many at a time as a block is to have. Holds the packed blocks only."""
+    """Builds a segment from consecutive events, one block a call. Holds only the compressed blocks."""
 
     def __init__(self, log: LogId) -> None:
         self._log = log
@@ -35,7 +35,7 @@ class SegmentBuilder:
         self._entries: set[tuple[int, int]] = set()
 
     def add(self, events: Sequence[SealedEvent]) -> None:
-        """One block more. Raises `Damaged` where it does not follow on the one before, or not within itself."""
+        """Add a block. Raises `Damaged` if a seq is missing before it or within it."""
         span = span_of(events)
         if self._blocks and self._blocks[-1].span.last + 1 != span.first:
             raise Damaged(f"event {span.first} comes after event {self._blocks[-1].span.last}")
@@ -47,7 +47,7 @@ class SegmentBuilder:
         self._entries.update((document_hash(event.collection, event.id), number) for event in events)
 
     def finish(self) -> SegmentFile:
-        """The whole segment, of at least one block. To be called once."""
+        """Return the segment, which has at least one block. Call it once."""
         packed, raw = DocumentIndex.of(self._entries).pack()
         footer = Footer(self._log, tuple(self._blocks), CompressedFrame.of(len(self._data), packed, raw))
         self._data += packed
@@ -59,9 +59,9 @@ class SegmentBuilder:
 
 
 def open_footer(end: bytes, size: int) -> Footer:
-    """The footer of an object of `size` bytes, of which `end` is all from the footer on, or more.
+    """Return the footer of an object of `size` bytes. `end` are its last bytes, at least from the footer on.
 
-    Raises `Damaged`, also where `end` is too short for it.
+    Raises `Damaged`, also if `end` is too short.
     """
     frame = footer_frame(end[-TRAILER_BYTES:])
     begins = frame.offset - (size - len(end))
@@ -71,7 +71,7 @@ def open_footer(end: bytes, size: int) -> Footer:
 
 
 def open_block(entry: BlockEntry, packed: bytes) -> Block:
-    """The block that `entry` describes. Raises `Damaged`, also where its events are others."""
+    """Return the block of a footer entry. Raises `Damaged`, also if the block contains other events."""
     block = Block.read(unpack(entry.frame, packed))
     if (block.first, block.count) != (entry.span.first, entry.span.count):
         raise Damaged(f"it has {block.count} events from {block.first} on, the footer says {entry.span}")
@@ -79,12 +79,12 @@ def open_block(entry: BlockEntry, packed: bytes) -> Block:
 
 
 def open_index(frame: CompressedFrame, packed: bytes) -> DocumentIndex:
-    """The document index. Raises `Damaged`."""
+    """Return the document index. Raises `Damaged`."""
     return DocumentIndex.read(unpack(frame, packed))
 
 
 def blocks_of(data: bytes) -> Iterator[Block]:
-    """All blocks of a whole object, checked. Raises `Damaged`, which names the block."""
+    """Yield all blocks of a complete object, verified. Raises `Damaged`, which names the block."""
     for number, entry in enumerate(open_footer(data, len(data)).blocks):
         try:
             yield open_block(entry, _cut(data, entry.frame))
@@ -93,13 +93,13 @@ def blocks_of(data: bytes) -> Iterator[Block]:
 
 
 def events_of(data: bytes) -> Iterator[SealedEvent]:
-    """All events of a whole object, in order. Raises `Damaged`."""
+    """Yield all events of a complete object, in order. Raises `Damaged`."""
     for block in blocks_of(data):
         yield from block.events(Seq(block.first - 1), Seq(block.first + block.count))
 
 
 def index_of(data: bytes) -> DocumentIndex:
-    """The document index of a whole object. Raises `Damaged`."""
+    """Return the document index of a complete object. Raises `Damaged`."""
     frame = open_footer(data, len(data)).index
     return open_index(frame, _cut(data, frame))
 

@@ -1,4 +1,4 @@
-"""The footer of a segment, and the trailer that says where it is. Pure."""
+"""The footer of a segment, and the trailer with its location. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAILER_BYTES: Final = _TRAILER.size
 
 
 def pack_footer(footer: Footer, offset: int) -> bytes:
-    """The footer, to be written at `offset`, and the trailer."""
+    """Return the footer, to be written at `offset`, followed by the trailer."""
     raw = orjson.dumps(
         {
             "log": footer.log,
@@ -37,7 +37,7 @@ def pack_footer(footer: Footer, offset: int) -> bytes:
 
 
 def footer_frame(trailer: bytes) -> CompressedFrame:
-    """Where the footer is, by the last `TRAILER_BYTES` of an object. Raises `Damaged`."""
+    """Return the location of the footer from the last `TRAILER_BYTES` of an object. Raises `Damaged`."""
     if len(trailer) != TRAILER_BYTES or trailer[-8:-1] != _MAGIC[:-1]:
         raise Damaged("it does not end as a segment does: it is cut off, or it is something else")
     offset, length, raw, digest, magic = _TRAILER.unpack(trailer)
@@ -47,7 +47,7 @@ def footer_frame(trailer: bytes) -> CompressedFrame:
 
 
 def read_footer(frame: CompressedFrame, packed: bytes) -> Footer:
-    """Raises `Damaged` for what `pack_footer` has not made."""
+    """Read a footer. Raises `Damaged` for anything that `pack_footer` did not write."""
     raw = unpack(frame, packed)
     try:
         tree = orjson.loads(raw)
@@ -80,7 +80,7 @@ def _read_frame(tree: dict[str, Any]) -> CompressedFrame:
 
 
 def span_to_json(span: Span) -> dict[str, Any]:
-    """As a footer has it; cluster times are [seconds, increment]."""
+    """Return the JSON form of a span. Cluster times are [seconds, increment]."""
     return {
         "first": span.first,
         "last": span.last,
@@ -92,7 +92,7 @@ def span_to_json(span: Span) -> dict[str, Any]:
 
 
 def span_from_json(tree: dict[str, Any]) -> Span:
-    """Raises `ValueError`, `LookupError` or `TypeError` for anything else."""
+    """Read the JSON form of a span. Raises `ValueError`, `LookupError` or `TypeError`."""
     return Span(
         Seq(tree["first"]),
         Seq(tree["last"]),

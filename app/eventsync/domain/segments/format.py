@@ -7,8 +7,8 @@ An object is, from its first byte to its last:
 - the *footer*: where the blocks and the index are, what they span, and their checksums (`domain.segments.footer`);
 - the *trailer*, of fixed size: where the footer is, and its checksum.
 
-So whoever has the object alone can read all of it; whoever looks for one seq, document or time reads the footer and
-then the blocks that it needs. Nothing is taken out of a frame before its SHA-256 is right.
+The object alone is therefore sufficient to read it. A search for one seq, document or time reads the footer and then
+only the blocks that it needs. A frame is decompressed only after its SHA-256 was verified.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class SealedEvent:
 
     @property
     def at(self) -> str:
-        """When the change was committed, by the wall clock: RFC 3339, in UTC with milliseconds, so that it sorts.
+        """The commit time by the wall clock, in RFC 3339 with milliseconds in UTC, so that it sorts as text.
 
-        Raises `Damaged` for a body that does not say it.
+        Raises `Damaged` for a body without it.
         """
         try:
             at = orjson.loads(self.body)["at"]
@@ -66,20 +66,20 @@ class SealedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events: those of everything, of one collection, or of these documents of one collection."""
+    """A selection of events: all, those of one collection, or those of some documents of one collection."""
 
     collection: str | None = None
     ids: frozenset[IdText] | None = None
 
     @classmethod
     def of(cls, shape: Shape | None) -> Selection:
-        """Those that a shape names; None stands for everything."""
+        """Return the selection for a shape; None selects everything."""
         if shape is None:
             return cls()
         return cls(shape.collection, None if shape.id is None else frozenset([IdText(shape.id)]))
 
     def has(self, collection: str, id_text: str) -> bool:
-        """Whether an event of this document is one of them."""
+        """Return True if events of this document are selected."""
         return self.collection is None or (
             collection == self.collection and (self.ids is None or IdText(id_text) in self.ids)
         )
@@ -87,9 +87,9 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What some consecutive events cover: their numbers, and their times by the cluster's clock and by the wall's.
+    """The range of consecutive events: their seqs, and their cluster and wall clock times.
 
-    Of the times it has the least and the greatest: the wall's may go back in a log, at an election.
+    The times are minima and maxima, because the wall clock may go back at an election.
     """
 
     first: Seq
@@ -106,7 +106,7 @@ class Span:
 
 
 def span_of(events: Sequence[SealedEvent]) -> Span:
-    """The span of at least one event. Raises `Damaged` where a number is missing."""
+    """Return the span of at least one event. Raises `Damaged` if a seq is missing."""
     for before, event in pairwise(events):
         if event.seq != before.seq + 1:
             raise Damaged(f"event {event.seq} comes after event {before.seq}")
@@ -115,7 +115,7 @@ def span_of(events: Sequence[SealedEvent]) -> Span:
 
 
 def joined(spans: Sequence[Span]) -> Span:
-    """The span of consecutive spans, of which there is at least one."""
+    """Return the span that covers consecutive spans, at least one."""
     return Span(
         spans[0].first,
         spans[-1].last,
@@ -128,7 +128,9 @@ def joined(spans: Sequence[Span]) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class CompressedFrame:
-    """Where one zstd frame is in the object; `raw` is its length when unpacked, and `sha256` is of its packed bytes."""
+    """The location of a zstd frame in the object. `raw` is its uncompressed length, `sha256` of the compressed
+    bytes.
+    """
 
     offset: int
     length: int
@@ -140,7 +142,7 @@ class CompressedFrame:
         return cls(offset, len(packed), raw, hashlib.sha256(packed).digest())
 
     def check(self, packed: bytes) -> None:
-        """Raises `Damaged` where these are not the bytes that were written."""
+        """Verify the compressed bytes. Raises `Damaged`."""
         if len(packed) != self.length:
             raise Damaged(f"{len(packed)} bytes instead of {self.length}: it is cut off")
         if hashlib.sha256(packed).digest() != self.sha256:
@@ -149,14 +151,14 @@ class CompressedFrame:
 
 @dataclass(frozen=True, slots=True)
 class BlockEntry:
-    """A block as the footer knows it; `collections` are those that it has events of."""
+    """A block's entry in the footer. `collections` are those with events in the block."""
 
     frame: CompressedFrame
     span: Span
     collections: frozenset[str]
 
     def may_have(self, after: Seq, up_to: Seq, selection: Selection) -> bool:
-        """Whether any of its events can have `after < seq <= up_to` and be one of `selection`."""
+        """Return True if the block may have events with `after < seq <= up_to` in `selection`."""
         within = self.span.last > after and self.span.first <= up_to
         return within and (selection.collection is None or selection.collection in self.collections)
 
@@ -171,5 +173,5 @@ class Footer:
 
     @property
     def span(self) -> Span:
-        """What the whole segment covers."""
+        """The span of the whole segment."""
         return joined([block.span for block in self.blocks])
