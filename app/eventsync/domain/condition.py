@@ -1,11 +1,11 @@
 """Conditions on the state of a document, as `If-Match` and `If-None-Match` set them.
 
-`If-Match` compares as `If-None-Match` does, weakly: `W/"…"` is the tag without `W/`. RFC 9110 asks for the strong
-comparison there, which a weak tag never passes, because a weak tag may stand for two states. Ours never does: it names
-the state of the document and not the bytes of an answer, and only a proxy that compresses answers makes it weak (nginx
-with `gzip on`). SCIM (RFC 7644 section 3.14) and OData compare their tags in the same way.
+`If-Match` uses the weak comparison, as `If-None-Match` does: `W/"…"` equals the tag without `W/`. RFC 9110 requires the
+strong comparison, because a weak tag may stand for several states. Our tags never do: they identify the state of the
+document and not the bytes of a response, and become weak only in a proxy that compresses (nginx with `gzip on`). SCIM
+(RFC 7644 section 3.14) and OData also compare their tags weakly.
 
-A tag without a digest, `"7"`, names a version alone, and so each state that has it.
+A tag without a digest, `"7"`, matches every state of that version.
 
 Source: https://www.rfc-editor.org/rfc/rfc9110#section-13
 """
@@ -24,12 +24,12 @@ _ITEM: Final = re.compile(r'[ \t]*(?:(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]
 _BLANK: Final = " \t"
 
 State = tuple[int, Mapping[str, Any]] | None
-"""A document's version, and the document without `_sync`; None where there is none."""
+"""A document's version and its content without `_sync`; None if there is no document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """The tags of a header without their quotes; `any_state` where it is `*`."""
+    """The tags of a header without their quotes. `any_state` is True for `*`."""
 
     opaque: frozenset[str] = frozenset()
     any_state: bool = False
@@ -59,13 +59,13 @@ class Tags:
         return cls(frozenset({str(version)}))
 
     def name(self, state: State, *, versions: bool = True) -> bool:
-        """Tell whether one of them names the state. With `versions`, a tag without a digest names a version alone."""
+        """Return True if a tag matches the state. With `versions`, a tag without a digest matches by version."""
         if state is None or self.any_state:
             return state is not None
         version, document = state
         if versions and str(version) in self.opaque:
             return True
-        # Most are of another version: then nobody has to digest anything.
+        # Most tags are of another version, so the digest is rarely computed.
         if not any(tag.startswith(f"{version}.") for tag in self.opaque):
             return False
         return f"{version}.{digest_of(document)}" in self.opaque
@@ -73,7 +73,7 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition on the stored document, without which a write is not made. None: any state will do."""
+    """A precondition of a write on the stored document. None accepts any state."""
 
     match: Tags | None = None
     none_match: Tags | None = None
@@ -89,7 +89,7 @@ class Condition:
         return cls(none_match=Tags(any_state=True))
 
     def holds(self, state: State) -> bool:
-        """Tell whether the write may be made (RFC 9110 section 13.2.2: `If-Match` first)."""
+        """Return True if the write may proceed (RFC 9110 section 13.2.2: `If-Match` first)."""
         if self.match is not None and not self.match.name(state):
             return False
         return self.none_match is None or not self.none_match.name(state)

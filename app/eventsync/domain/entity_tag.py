@@ -1,8 +1,8 @@
 """Entity tags: `"7.5f2c81ab09d3e417"` names one state of a document by its version and a digest of its content.
 
-The version alone does not name a state: writers that are not ours keep it, and a document that is deleted and made
-again begins at 1 again. The digest covers all that clients see and all BSON types, in no order of fields, without
-`_sync`. So it is the same wherever the state is: read from MongoDB, replayed from the log, answered to a write.
+The version alone does not identify a state: other writers do not change it, and a recreated document starts at 1 again.
+The digest covers the content and all BSON types, independent of field order, without `_sync`. It is therefore the same
+whether the state is read from MongoDB, replayed from the log or returned by a write.
 
 Source: https://www.rfc-editor.org/rfc/rfc9110#name-etag
 """
@@ -22,12 +22,12 @@ from eventsync.domain.bson_scan.opaque import Opaque
 from eventsync.domain.values.extended_json import is_misread, json_leaf, spelled, to_json
 
 DIGEST_BYTES: Final = 8
-"""64 bits: two states of a document at the same version have the same one once in 2**64 times."""
+"""64 bits: two states of the same version collide with a probability of 2**-64."""
 
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _UUID: Final = re.compile(rb'"[0-9a-f]{8}-[0-9a-f]{4}-')
 _LEAF: Final = "\0"
-"""Stands before a value that JSON has no word for. No field of a BSON document has this name."""
+"""The key of a value that JSON can't express. No BSON field can have this name."""
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
@@ -35,26 +35,26 @@ def digest_of(document: Mapping[str, Any]) -> str:
     try:
         encoded = _encoded(document)
     except orjson.JSONEncodeError:
-        # A name that is not UTF-8: the digest is that of the document as it is served.
+        # A field name is not UTF-8: digest the document as it is served.
         encoded = orjson.dumps(orjson.loads(to_json(document)), option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _encoded(document: Mapping[str, Any]) -> bytes:
     encoded = orjson.dumps(document, default=_leaf, option=_OPTIONS)
-    # A NaN has become null, and a UUID a string. Looking for those here spares a walk through all values.
+    # orjson writes NaN as null and a UUID as a string. Searching the output for them saves a walk over all values.
     if (b"null" in encoded or _UUID.search(encoded)) and is_misread(document):
         return orjson.dumps(_marked(document), default=_leaf, option=_OPTIONS)
     return encoded
 
 
 def entity_tag(version: int, digest: str) -> str:
-    """Return a state's entity tag, as `ETag` has it."""
+    """Return the entity tag of a state, in the form of the `ETag` header."""
     return f'"{version}.{digest}"'
 
 
 def _leaf(value: Any) -> Any:
-    """Encode a value that orjson does not know, such that no plain object looks like it."""
+    """Encode a value unknown to orjson in a form that no plain object has."""
     if isinstance(value, DBRef):
         return {_LEAF: _marked(value.as_doc())}
     if isinstance(value, Code) and value.scope is not None:
@@ -67,7 +67,7 @@ def _leaf(value: Any) -> Any:
 
 
 def _marked(value: Any) -> Any:
-    """Return the same value, with what orjson would write in its own way (NaN, UUIDs) as leaves."""
+    """Return the value with leaves for values that orjson would misrepresent (NaN, UUIDs)."""
     if isinstance(value, Mapping):
         return {name: _marked(item) for name, item in value.items()}
     if isinstance(value, list):

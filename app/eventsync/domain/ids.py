@@ -1,8 +1,8 @@
 """Document ids and their text form, as paths, shapes and `id` fields carry them.
 
 24 lowercase hex digits are an ObjectId; `int:42` and `uuid:…` name those types; `str:…` forces a string; `ejson:…` is
-Extended JSON of any type; anything else is that string itself. The server always answers with the canonical form,
-which is the shortest that reads back as the same id and that a URL can carry through any proxy.
+Extended JSON of any type; anything else is that string itself. The server always returns the canonical form, the
+shortest one that reads back as the same id and passes every proxy in a URL.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ IdText = NewType("IdText", str)
 """The canonical text form of a document id."""
 
 MAX_ID_BYTES: Final = 1024
-"""Longest id text of a document that is made here, in UTF-8 bytes: ids travel in URLs and in every event."""
+"""Longest id text of a new document, in UTF-8 bytes: ids are part of URLs and of every event."""
 
 MAX_READ_BYTES: Final = 16 * 1024
-"""Longest id text that is read: others may store longer ids. Percent-encoded it fits into the head of a request."""
+"""Longest id text in a request, because other writers may store longer ids. Percent-encoded, it fits into a URL."""
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}", re.ASCII)
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 _PREFIXED = ("int:", "uuid:", "str:", "ejson:")
 _DOTS = (".", "..")
-"""As a segment of a path, clients and proxies take these away, percent-encoded or not (RFC 3986 section 5.2.4)."""
+"""Clients and proxies remove these path segments, percent-encoded or not (RFC 3986 section 5.2.4)."""
 
 
 def format_id(value: Any) -> IdText:
-    """The canonical text of an id. Types without a form of their own are written as `ejson:` + Extended JSON."""
+    """Return the canonical text of an id. Types without their own form become `ejson:` + Extended JSON."""
     if isinstance(value, int) and not isinstance(value, bool):
         return IdText(f"int:{int(value)}")
     if isinstance(value, str) and not isinstance(value, Code):
@@ -58,14 +58,14 @@ def format_id(value: Any) -> IdText:
 
 def _format_text(value: str) -> IdText:
     if "\0" in value:
-        # Proxies refuse a URL with `%00`; JSON has an escape for it.
+        # Proxies refuse a URL with `%00`, so use the escape of JSON.
         return IdText("ejson:" + to_json(value).decode())
     ambiguous = not value or value in _DOTS or value.startswith(_PREFIXED) or _OBJECT_ID.fullmatch(value)
     return IdText(f"str:{value}" if ambiguous else value)
 
 
 def _spelled(value: Any) -> Any:
-    """Return an id such that its JSON reads back as the same id."""
+    """Return an id in a form whose JSON reads back as the same id."""
     if isinstance(value, list):
         return [_spelled(item) for item in value]
     if isinstance(value, Mapping) and all(map(_is_plain, value)):
@@ -74,7 +74,7 @@ def _spelled(value: Any) -> Any:
 
 
 def _is_lost(value: Any) -> bool:
-    """Tell whether Extended JSON has no form of its own for a value."""
+    """Return True if Extended JSON can't express a value."""
     if isinstance(value, Binary):
         return value.subtype == UUID_SUBTYPE  # a UUID of another length
     if isinstance(value, DBRef):
@@ -91,12 +91,12 @@ def _holds_lost(value: Any) -> bool:
 
 
 def _is_plain(name: str) -> bool:
-    """Tell whether an object with a field of this name reads back as an object."""
+    """Return True if an object with a field of this name reads back as an object."""
     return is_text(name) and not name.startswith("$")
 
 
 def parse_id(text: str) -> Any:
-    """The id that a text names. Raises `Malformed`."""
+    """Return the id for a text. Raises `Malformed`."""
     if not text or len(text.encode("utf-8", "surrogatepass")) > MAX_READ_BYTES:
         raise Malformed(f"a document id has 1 to {MAX_READ_BYTES} bytes")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
@@ -105,7 +105,7 @@ def parse_id(text: str) -> Any:
 
 
 def stored_id(text: str) -> Any:
-    """Return the id that a text of `format_id` names, however long it is."""
+    """Return the id for a text of `format_id`, of any length."""
     if _OBJECT_ID.fullmatch(text):
         return ObjectId(text)
     prefix, colon, rest = text.partition(":")
@@ -132,7 +132,7 @@ def _extended(text: str) -> Any:
 
 
 def read_id(tree: Any) -> Any:
-    """Return the id that Extended JSON names, as it is read from a document. Raises `Malformed`."""
+    """Return the id for Extended JSON, as it is decoded from a document. Raises `Malformed`."""
     value = from_tree(tree)
     return id_of(value.kind, value.raw) if isinstance(value, Opaque) else _as_stored(value)
 
@@ -149,14 +149,14 @@ _PARSERS: dict[str, Callable[[str], Any]] = {"int": _integer, "uuid": _uuid, "st
 
 
 def possible_id(value: Any) -> Any:
-    """Return `value`, if a stored document can have it as its `_id`. Raises `Malformed`."""
+    """Return `value` if it can be the `_id` of a stored document. Raises `Malformed`."""
     if isinstance(value, list | Regex | re.Pattern):
         raise Malformed("an _id can't be an array or a regular expression")
     return value
 
 
 def check_id(value: Any) -> Any:
-    """Return `value`, if it can be the `_id` of a new document. Raises `Malformed`."""
+    """Return `value` if it can be the `_id` of a new document. Raises `Malformed`."""
     if value is None:
         raise Malformed("the _id of a new document can't be null")
     if len(format_id(possible_id(value)).encode()) > MAX_ID_BYTES:
@@ -165,18 +165,18 @@ def check_id(value: Any) -> Any:
 
 
 def same_id(left: Any, right: Any) -> bool:
-    """Tell whether two ids are one: whether they have the same text.
+    """Return True if two ids have the same text.
 
-    MongoDB takes more for the same: 5 and the decimal 5, `a` and `A` under a collation. A collection holds one of them.
+    MongoDB considers more ids equal: 5 and the decimal 5, or `a` and `A` under a collation.
     """
     return format_id(left) == format_id(right)
 
 
 def filter_of(*values: Any) -> Mapping[str, Any]:
-    """Return the filter that finds the documents whose `_id`s are `values`, for the driver to send.
+    """Return the filter for the documents whose `_id`s are `values`, in a form that the driver can encode.
 
-    MongoDB keeps no names of array items in an index. Where an array inside an id has names of its own, a `$in`
-    over several ids seeks the same place for ever. So ids that are `Opaque` objects are compared without the index.
+    MongoDB stores no names of array items in an index. If an array inside an id has non-standard names, a `$in` over
+    several ids never ends. Ids that are `Opaque` objects are therefore compared without the index.
     """
     odd = [value for value in values if isinstance(value, Opaque) and value.kind == _DOCUMENT]
     if not odd or len(values) == 1:
@@ -186,16 +186,16 @@ def filter_of(*values: Any) -> Mapping[str, Any]:
 
 
 def query_of(*values: Any) -> Mapping[str, Any]:
-    """Return the condition that finds these ids, for the driver to send.
+    """Return the condition for these ids, in a form that the driver can encode.
 
-    A DBPointer, a deprecated type, is decoded as the reference that it stands for, so that either may be meant.
+    A DBPointer, a deprecated type, is decoded as a DBRef, so a DBRef matches both.
     """
     pointers = [pointer for value in values if (pointer := pointer_of(value)) is not None]
     return writable({"$in": [*values, *pointers]} if pointers or len(values) != 1 else {"$eq": values[0]})
 
 
 def pointer_of(value: Any) -> Opaque | None:
-    """Return the DBPointer that is decoded as `value`, None where there can be none."""
+    """Return the DBPointer that is decoded as `value`, or None if there is none."""
     if not isinstance(value, DBRef) or not isinstance(value.id, ObjectId) or len(value.as_doc()) != 2:
         return None
     name = value.collection.encode()

@@ -1,8 +1,8 @@
 """BSON values and their JSON form: MongoDB Relaxed Extended JSON v2, both ways, types intact.
 
-Inside the server a document is a plain `dict` of BSON values as PyMongo decodes them with `CODEC`. Outside it is
-Extended JSON. A BSON value that JSON has no word for (`{"$oid": …}`, `{"$date": …}`) is *one* value here, never an
-object with a field: patches can't reach inside it.
+Inside the server a document is a plain `dict` of BSON values, decoded by PyMongo with `CODEC`; outside it is Extended
+JSON. A BSON value with a type wrapper (`{"$oid": …}`, `{"$date": …}`) is *one* value and never an object with a field,
+so patches can't reach inside it.
 
 Source: https://github.com/mongodb/specifications/blob/master/source/extended-json.md
 """
@@ -41,27 +41,30 @@ Document = opaque.Document
 CODEC: Final = opaque.CODEC
 
 JSON_CODEC: Final = CODEC.with_options(tz_aware=False)
-"""The same for what becomes nothing but JSON: its datetimes are in UTC, but do not say so. Each takes 1 µs less."""
+"""Decodes naive datetimes in UTC, which takes 1 µs less each. For documents that are only converted to JSON."""
 
 RAW_CODEC: Final[CodecOptions[RawBSONDocument]] = CODEC.with_options(document_class=RawBSONDocument)
-"""The same, for readers that pass documents on without looking inside."""
+"""Decodes to raw documents, for readers that forward documents without inspecting them."""
 
 
 def may_hold(document: RawBSONDocument, field: bytes) -> bool:
-    """Whether a field that begins like this in BSON may be in it, at any depth; it is not taken apart for that."""
-    # A large one is a view, has no `find`, and would be copied for it. It may hold everything.
+    """Return True if the document may contain a field whose BSON begins with these bytes, at any depth.
+
+    The document is not parsed.
+    """
+    # A large document is a memory view, which has no `find`; do not copy it.
     return not isinstance(document.raw, bytes) or document.raw.find(field) >= 0
 
 
 class Literal(dict[str, Any]):
-    """A parsed JSON object that is a plain object, whatever its names look like (see `domain.values.type_hints`)."""
+    """A parsed JSON object that is no type wrapper, even if its names look like one (`domain.values.type_hints`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """JSON in the place of a value: not parsed yet, or encoded already.
+    """JSON text in the place of a value: not parsed yet, or already encoded.
 
-    Parsing and encoding are the longest work on a large document, and they are done aside (`concurrency.offload`).
+    Parsing and encoding a large document takes long, so helper processes do it (`concurrency.offload`).
     """
 
     text: bytes
@@ -70,12 +73,12 @@ class JsonText:
         return len(self.text)
 
     def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
-        # Beside the pickle, where that is wanted: to unpickle it is then no copy.
+        # An out-of-band buffer, if the protocol allows it: unpickling then makes no copy.
         return JsonText, (PickleBuffer(self.text),)
 
 
 MAX_DEPTH: Final = 100
-"""Deepest nesting accepted. BSON stops at 180 levels and orjson at 254; both must stay out of reach."""
+"""Deepest nesting accepted, below the limits of BSON (180 levels) and of orjson (254)."""
 
 _RELAXED = json_util.JSONOptions(
     json_mode=json_util.JSONMode.RELAXED,
@@ -93,14 +96,14 @@ _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCL
 
 
 def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Document:
-    """The document in `raw`, whatever MongoDB has stored. Never fails.
+    """Decode any document that MongoDB has stored. Never fails.
 
-    What the driver refuses (text that is not UTF-8, an inner length that is wrong) must not stop everybody's stream:
-    such a value is `Opaque`. So is an `_id` that the driver reads as another value (see `inexact_id`).
+    A value that the driver refuses (invalid UTF-8, a wrong inner length) must not stop the stream, so it becomes
+    `Opaque`. So does an `_id` that the driver decodes as another value (see `inexact_id`).
     """
     try:
         document = bson.decode(raw, codec)
-    except Exception:  # noqa: BLE001 - whatever the driver finds wrong with it, the other reader takes
+    except Exception:  # noqa: BLE001 - the other reader accepts everything
         return read(raw, codec)
     return read(raw, codec) if inexact_id(raw, document) or too_deep(raw, document) else document
 
@@ -111,9 +114,9 @@ def decode(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Do
 def to_json(value: Any, *, plain: bool = False) -> bytes:
     """Encode a BSON value (a whole document, or any part of one) as Relaxed Extended JSON, UTF-8.
 
-    `plain` says that there is no NaN, infinity or UUID in it, which spares looking for one (`domain.bson_scan.plain`).
+    `plain` promises that the value has no NaN, infinity or UUID, which skips a check (`domain.bson_scan.plain`).
 
-    Raises `Malformed` for what no BSON document can hold.
+    Raises `Malformed` for values that no BSON document can hold.
     """
     if not plain and is_misread(value):
         value = spelled(value)
@@ -124,7 +127,7 @@ def to_json(value: Any, *, plain: bool = False) -> bytes:
 
 
 def _to_readable_json(value: Any) -> bytes:
-    """The same for a value with names that are not UTF-8: they get replacement characters."""
+    """Encode a value with names that are not UTF-8, with replacement characters."""
     try:
         return orjson.dumps(_readable(value), default=json_leaf, option=_ENCODE_OPTIONS)
     except orjson.JSONEncodeError as error:
@@ -140,9 +143,9 @@ def _readable(value: Any) -> Any:
 
 
 def longer_than(document: Mapping[str, Any], length: int) -> bool:
-    """Whether it certainly takes more than `length` bytes of JSON; False says nothing.
+    """Return True if the document certainly takes more than `length` bytes of JSON.
 
-    Looks only at as many values as it needs for that.
+    False is inconclusive. Only as many values are visited as necessary.
     """
     counted = 0
     waiting: list[Any] = [document]
@@ -162,7 +165,7 @@ def longer_than(document: Mapping[str, Any], length: int) -> bool:
 
 
 def json_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
-    """Encode a value that orjson does not know: called once for each, the commonest first."""
+    """Encode a value unknown to orjson, which calls this for each of them. The most common types come first."""
     kind = type(value)
     if kind is ObjectId:
         return {"$oid": str(value)}
@@ -181,14 +184,14 @@ def json_leaf(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
 
 
 def _date_text(value: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds only where there are some, as the Extended JSON specification writes it."""
+    """Format a date as the Extended JSON specification does: ISO 8601 in UTC, without zero milliseconds."""
     return utc_text(value, "milliseconds" if value.microsecond >= 1000 else "seconds")
 
 
 def utc_text(value: datetime, precision: str) -> str:
-    """ISO 8601 in UTC, as RFC 3339 has it. `precision`: `seconds` or `milliseconds`; what is finer is left out."""
+    """Format a time as RFC 3339 in UTC, truncated to `precision`, which is `seconds` or `milliseconds`."""
     utc = _in_utc(value)
-    # It writes microseconds where there are some, in a fifth of the time that `isoformat` takes.
+    # orjson takes a fifth of the time of `isoformat`, and omits zero microseconds.
     text = orjson.dumps(utc, option=orjson.OPT_NAIVE_UTC).decode()
     if precision == "seconds":
         return text[1:20] + "Z"
@@ -196,12 +199,12 @@ def utc_text(value: datetime, precision: str) -> str:
 
 
 def _in_utc(value: datetime) -> datetime:
-    """The same time in UTC; what names no zone is that already."""
+    """Return the same time in UTC. Naive times are already in UTC."""
     return value if value.tzinfo is None or value.tzinfo is utc_zone else value.astimezone(UTC)
 
 
 def _decimal_text(value: Decimal128) -> str:
-    """`str(value)`, which takes a number apart digit by digit; nearly all are one integer and an exponent."""
+    """Return `str(value)`, faster: nearly all decimals are one integer and an exponent."""
     bits = int.from_bytes(value.bid, "little")
     exponent, coefficient = (bits >> 113) & 0x3FFF, bits & _DECIMAL_COEFFICIENT
     if (bits >> 125) & 3 == 3 or coefficient >= _DECIMAL_LIMIT:
@@ -211,9 +214,7 @@ def _decimal_text(value: Decimal128) -> str:
 
 
 def is_misread(value: Any) -> bool:
-    """Tell whether orjson would write anything inside in its own way, silently: a NaN or an infinity as null, a UUID as
-    a plain string.
-    """
+    """Return True if orjson would silently misrepresent a value: NaN or infinity as null, or a UUID as a string."""
     kind = type(value)
     if kind is str or kind is int:
         return False
@@ -227,7 +228,7 @@ def is_misread(value: Any) -> bool:
 
 
 def spelled(value: Any) -> Any:
-    """The same value, with what `is_misread` finds as Extended JSON."""
+    """Return the value with Extended JSON for everything that `is_misread` detects."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"$numberDouble": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
     if isinstance(value, uuid.UUID):
@@ -245,13 +246,13 @@ def spelled(value: Any) -> Any:
 def parse_json(body: bytes) -> Any:
     """Parse JSON text from a client into plain Python values.
 
-    Stricter than most parsers, because what is silently changed here would be silently stored: duplicate keys, integers
-    beyond 64 bits, NaN, lone surrogates and nesting over `MAX_DEPTH` are refused.
+    Duplicate keys, integers beyond 64 bits, NaN, lone surrogates and nesting over `MAX_DEPTH` are refused, because a
+    silent change here would be stored.
 
     Raises `Malformed`.
     """
     try:
-        orjson.loads(body)  # RFC 8259 to the letter, depth bounded: the slower parser below never sees anything else
+        orjson.loads(body)  # strict and depth-bounded, so the slower parser below only gets valid JSON
         tree = json.loads(body, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"the body is not valid JSON: {error}") from error
@@ -260,7 +261,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def check_depth(tree: Any, limit: int = MAX_DEPTH) -> None:
-    """Raise `Malformed` where a value stands more than `limit` levels below the root."""
+    """Raise `Malformed` if a value nests more than `limit` levels below the root."""
     level = [tree]
     for _ in range(limit + 1):
         level = [
@@ -275,9 +276,9 @@ def check_depth(tree: Any, limit: int = MAX_DEPTH) -> None:
 
 
 def from_tree(tree: Any) -> Any:
-    """Turn Extended JSON (canonical or relaxed, as parsed) into BSON values of exactly the types it names.
+    """Convert parsed Extended JSON, canonical or relaxed, into BSON values of exactly the named types.
 
-    Raises `Malformed` for a field that starts with `$` and is no type wrapper, and for a wrapper that is not valid.
+    Raises `Malformed` for a `$` field that is no type wrapper, and for an invalid wrapper.
     """
     if isinstance(tree, dict):
         return _object(tree)
@@ -289,7 +290,7 @@ def from_tree(tree: Any) -> Any:
 
 
 def _object(tree: dict[str, Any]) -> Any:
-    names = " ".join(tree)  # one search in them all: this runs for each object of each document
+    names = " ".join(tree)  # one search over all names: this runs for each object of each document
     if "\0" in names:
         raise Malformed("a field name must not contain a null character")
     if "$" in names and any(name.startswith("$") for name in tree) and not isinstance(tree, Literal):
@@ -314,11 +315,11 @@ def _bounded_int(text: str) -> int:
 
 
 def keep_types(old: Any, new: Any) -> Any:
-    """`new`, with each plain JSON number that stands where `old` has an int64 or a double kept in that type.
+    """Return `new` with each plain number converted to the type of the int64 or double that it replaces in `old`.
 
-    A plain `6` names no BSON type (JavaScript can't even write `6.0`), so it takes the type of the number it
-    replaces. A number that names its type (`{"$numberLong": …}`) arrives here as that type and is left alone,
-    and so is a number that the old type could not hold exactly.
+    A plain `6` names no BSON type (JavaScript can't even write `6.0`), so it takes the type of the replaced number. A
+    number with a type wrapper (`{"$numberLong": …}`) keeps its type, as does a number that the old type can't hold
+    exactly.
     """
     if type(new) is int:
         if type(old) is Int64:
@@ -333,9 +334,9 @@ def keep_types(old: Any, new: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two values are equal in value *and* BSON type, field order aside.
+    """Return True if two values are equal in value *and* BSON type, regardless of field order.
 
-    Python's `==` finds `True == 1 == 1.0 == Int64(1)` and `nan != nan`; in a database those are the wrong way round.
+    Python's `==` has `True == 1 == 1.0 == Int64(1)` and `nan != nan`; for a database both are wrong.
     """
     kind = type(left)
     if kind is not type(right):

@@ -1,4 +1,4 @@
-"""Values from a client's JSON in the place of stored ones: plain numbers take the types that they replace."""
+"""Converting a client's JSON into BSON in place of stored values: plain numbers keep the stored types."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from eventsync.errors import Malformed
 
 
 class Absent(Enum):
-    """`ABSENT` stands in the place of a value that there is none of; not null, which is a value.
+    """`ABSENT` stands for a missing value, unlike null, which is a value.
 
-    (An enumeration's member stays the same one in another process.)
+    (A member of an enumeration keeps its identity when it is pickled.)
     """
 
     ABSENT = "absent"
@@ -39,30 +39,30 @@ class JsonDocument:
     tree: Any
 
     def parsed(self) -> JsonDocument:
-        """Return the same, with its JSON parsed. Raises `Malformed`."""
+        """Return the document with its JSON parsed. Raises `Malformed`."""
         return JsonDocument(parse_json(self.tree.text)) if isinstance(self.tree, JsonText) else self
 
     def value(self) -> Document:
-        """The document that it names. Raises `Malformed`."""
+        """Return the BSON document. Raises `Malformed`."""
         value = from_tree(self.tree)
         if not isinstance(self.tree, dict) or not isinstance(value, dict):
             raise Malformed("a document is a JSON object")
         return value
 
     def in_place_of(self, old: Document) -> Document:
-        """The document that it makes of `old`."""
+        """Return the BSON document that replaces `old`."""
         return converted(old, self.tree, self.value())  # type: ignore[no-any-return] # an object stays one
 
 
 def _comes_back(old: Any, tree: Any) -> bool:
-    """Tell whether `tree` is the JSON that a client was given for `old`, of which that JSON does not tell all."""
+    """Return True if `tree` is the JSON that the server sent for `old`, and that JSON is lossy."""
     kind = type(old)
     if kind is Decimal128:
         vague = is_odd_decimal(old)
     elif kind is Binary:
         vague = old.subtype == UUID_SUBTYPE
     elif isinstance(old, Mapping):
-        # A plain object that looks like a type.
+        # A plain object that looks like a type wrapper.
         vague = isinstance(tree, dict) and any(name.startswith("$") for name in tree)
     else:
         vague = kind is Opaque or kind is DBRef or (kind is Code and old.scope is not None)
@@ -74,17 +74,17 @@ def _spelled(tree: Any) -> bytes:
 
 
 def _unreadable_names(old: Any) -> dict[str, str]:
-    """The names in a stored object that are not UTF-8, by what a client was given for each."""
+    """Return the names of a stored object that are not UTF-8, keyed by the text that clients see."""
     if not isinstance(old, Mapping):
         return {}
     return {shown: name for name in old if not is_text(name) and (shown := readable(name)) not in old}
 
 
 def converted(old: Any, tree: Any, value: Any) -> Any:
-    """`value`, which was read from the JSON `tree`, in the place of `old`: plain numbers in it take the types there.
+    """Return `value`, read from the JSON `tree`, with plain numbers in the types of `old`, which it replaces.
 
-    A number whose JSON names its type (`{"$numberInt": "6"}`) keeps that. What comes back as it was shown stays as it
-    is stored, though its JSON may not tell all of it.
+    A number with a type wrapper (`{"$numberInt": "6"}`) keeps its type. A value that a client returns unchanged stays
+    as it is stored, even if its JSON is lossy.
     """
     if _comes_back(old, tree):
         return old

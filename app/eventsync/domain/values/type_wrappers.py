@@ -1,8 +1,8 @@
-"""Extended JSON's type wrappers (`{"$oid": …}`, `{"$date": …}`), read into the BSON values that they name.
+"""Reading the type wrappers of Extended JSON (`{"$oid": …}`, `{"$date": …}`) into BSON values.
 
-Stricter than `bson.json_util`, which takes spellings that the specification does not know and reads some of them
-inexactly: what is silently changed here would be silently stored. The deprecated types that drivers no longer write
-(`$symbol`, `$undefined`, `$dbPointer`) are refused for the same reason.
+This reader is stricter than `bson.json_util`, which accepts spellings outside the specification and reads some of them
+inexactly: a silent change here would be stored. The deprecated types (`$symbol`, `$undefined`, `$dbPointer`) are
+refused for the same reason.
 
 Source: https://github.com/mongodb/specifications/blob/master/source/extended-json.md
 """
@@ -55,9 +55,9 @@ _BINARY = struct.Struct("<iB")
 
 
 def unwrap(tree: Tree, convert: Callable[[Any], Any]) -> Any:
-    """The BSON value that a `$`-keyed object names. `convert` reads the Extended JSON inside it.
+    """Return the BSON value of an object with `$` keys. `convert` reads the Extended JSON inside it.
 
-    Raises `Malformed` for one that names no type, or not validly.
+    Raises `Malformed` for an unknown or invalid type wrapper.
     """
     names = frozenset(tree)
     read = next((read for required, allowed, read in _WRAPPERS if required <= names <= (allowed or names)), None)
@@ -77,7 +77,7 @@ def _text(value: object) -> str:
 
 
 def _member(tree: Tree, name: str, *keys: str) -> Tree:
-    """The object under `name`, which has exactly these keys."""
+    """Return the object under `name`, which must have exactly these keys."""
     inner = tree[name]
     if not isinstance(inner, dict) or inner.keys() != set(keys):
         raise ValueError(f"{name} takes an object of {' and '.join(keys)}")
@@ -106,7 +106,7 @@ def _double(tree: Tree, _: Any) -> float:
 
 
 def _date(tree: Tree, _: Any) -> datetime | DatetimeMS:
-    """ISO 8601 with an offset and at most milliseconds; or milliseconds since 1970, for any year."""
+    """Read ISO 8601 with an offset and at most milliseconds, or milliseconds since 1970 for any year."""
     inner = tree["$date"]
     if isinstance(inner, str):
         if not _DATE.fullmatch(inner):
@@ -128,7 +128,7 @@ def _binary(tree: Tree, _: Any) -> bytes | uuid.UUID | Opaque:
     if subtype == 0:
         return data
     if subtype == UUID_SUBTYPE:
-        # Of another length it may stand for what is stored already, as all that is opaque.
+        # A UUID of another length may refer to a stored opaque value.
         return uuid.UUID(bytes=data) if len(data) == 16 else Opaque(0x05, _BINARY.pack(len(data), subtype) + data)
     return Binary(data, subtype)
 
@@ -158,7 +158,7 @@ def _code(tree: Tree, convert: Callable[[Any], Any]) -> Code:
 
 
 def _reference(tree: Tree, convert: Callable[[Any], Any]) -> DBRef:
-    """A DBRef is a convention, not a type: `$ref` and `$id` first, then maybe `$db`, then fields of any name."""
+    """Read a DBRef, which is a convention and not a type: `$ref` and `$id`, an optional `$db`, then any fields."""
     rest = {name: convert(value) for name, value in tree.items() if name not in _REFERENCE}
     if any(name.startswith("$") for name in rest):
         raise ValueError("no other field of a DBRef may start with '$'")
@@ -179,7 +179,7 @@ def _constant(value: type[MinKey | MaxKey]) -> Callable[[Tree, Any], Any]:
 
 
 def _opaque(tree: Tree, _: Any) -> Opaque:
-    """A value that can't be read as its type says. The server names it like that, and takes it where it is stored."""
+    """Read an opaque value, which only the server itself writes in this form."""
     inner = _member(tree, WRAPPER, "type", "base64")
     if not _SUBTYPE.fullmatch(_text(inner["type"])):
         raise ValueError("type takes one or two hex digits")
@@ -207,4 +207,4 @@ _WRAPPERS: Final[tuple[tuple[frozenset[str], frozenset[str] | None, Callable[[Tr
     (frozenset({"$code"}), frozenset({"$code", "$scope"}), _code),
     (frozenset({"$ref", "$id"}), None, _reference),
 )
-"""Required names, allowed names (None: any), and what reads such an object."""
+"""Required names, allowed names (None: any), and the reader of such an object."""
