@@ -32,7 +32,7 @@ def make_server(settings: Settings, *, head_start: float = 0.0) -> Server:
         server.should_exit = True
 
     app = create_app(settings, on_failure=fail, head_start=head_start)
-    server = Server(server_config(app, settings), drain, live, patience=settings.send_timeout)
+    server = Server(server_config(app, settings), drain, live, ack_timeout=settings.send_timeout)
     return server
 
 
@@ -71,7 +71,7 @@ async def _serve_on(
             # The server gets copies: the sockets themselves keep listening between one server and the next.
             await _serve(server, [listener.dup() for listener in sockets], on_serving)
             _check_ended(server)
-            if server.told_to_end:
+            if server.ended_by_signal:
                 return
 
 

@@ -1,7 +1,7 @@
 """Accepts connections many at a time.
 
-uvloop accepts one in each turn of its loop. In a storm, when a turn takes milliseconds because everybody is being
-served, newcomers (and whoever asks after the server's health) would wait for as many turns as there are before them.
+uvloop accepts one connection in each turn of its loop. Under load a turn takes milliseconds, and a new connection (or
+a health check) would wait for as many turns as there are connections before it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 4
-"""Connections that are accepted in one turn. Not all that wait: others are to be served in between, and other processes
-may accept from the same socket."""
+"""Connections that are accepted in one turn. The rest waits: open connections are served in between, and other
+processes may accept from the same socket."""
 
 _PAUSE: Final = 1.0
-"""Seconds that nothing is accepted after the system has refused it (no more open files)."""
+"""Seconds without accepting after the system has refused a connection (no more open files)."""
 
 
 class Acceptor:
@@ -59,11 +59,11 @@ class Acceptor:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(self._make_protocol, accepted)
         except OSError:
-            # Gone already, before it was served.
+            # The client has left already.
             accepted.close()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         if self._listener.fileno() < 0:
             return
         if self._pause is not None:

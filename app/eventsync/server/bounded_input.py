@@ -1,10 +1,10 @@
-"""An HTTP connection that parses one request at a time, and counts all that the client sends.
+"""An HTTP connection that parses one request at a time and counts each byte that the client sends.
 
-uvicorn hands the parser whatever the network delivers. Each pipelined request then becomes some 4 KiB of objects before
-the first one is answered, and trailers, chunk extensions and chunk sizes count for no limit at all. Here the parser
-gets slices: none contains more than one end of a head, and none the beginning of the next request. What has to wait
-(for an answer, for the application to take a body, for the next turn of the event loop) waits as it came, and reading
-from the network stops meanwhile.
+uvicorn passes whatever the network delivers to the parser. Each pipelined request then takes some 4 KiB of objects
+before the first one is answered, and no limit counts trailers, chunk extensions and chunk sizes. Here the parser gets
+slices. A slice contains at most one end of a head, and never the beginning of the next request. Input that has to wait
+(for an answer, for the application to take a body, for the next turn of the event loop) stays unparsed, and reading
+from the network is paused meanwhile.
 
 The parser accepts no line end but CRLF, so a head, and the trailers of a chunked body, end with `CRLF CRLF`.
 """
@@ -24,7 +24,7 @@ from eventsync.server.limits import ConnectionLimits
 _BLANK: Final = b"\r\n\r\n"
 
 _SLICE: Final = 4096
-"""Most bytes of a head or of a chunked body that the parser gets at once."""
+"""Maximum bytes of a head or of a chunked body that the parser gets at once."""
 
 _SLICE_COST: Final = 64
 _TURN: Final = 32 * 1024
@@ -78,9 +78,9 @@ class _Flow(FlowControl):
 
 
 class BoundedInput(FirstRequest):
-    """Bounds a request's head in bytes and fields, and its body in bytes as they are sent.
+    """Limits a request's head in bytes and fields, and its body in bytes on the wire.
 
-    The bounds do not depend on how TCP cuts what is sent.
+    The limits do not depend on how TCP divides the input.
     """
 
     flow: _Flow
@@ -89,17 +89,18 @@ class BoundedInput(FirstRequest):
         super().__init__(*args, **options)
         self._limits = limits
         self._data = b""
-        """What was read last, behind the last three bytes before it."""
+        """The last read, after the three bytes before it."""
         self._position = 0
-        """Where in `_data` the bytes begin that are not parsed yet."""
+        """Index of the first unparsed byte in `_data`."""
         self._scheduled = False
         self._in_head = True
         """From the end of a request to the end of the next one's head."""
         self._head = 0
         self._fields = 0
         self._sent = 0
-        """Bytes of the body as it is sent, and of the length that was announced the bytes that are still to come."""
+        """Bytes of the body on the wire so far."""
         self._announced = 0
+        """Bytes of its Content-Length that are still to come."""
         self._complete = False
         self._upgrading = False
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -114,11 +115,11 @@ class BoundedInput(FirstRequest):
         super().connection_lost(exc)
 
     def refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer what can't become a request, and end the connection."""
+        """Answer input that can't become a request, and end the connection."""
         raise NotImplementedError
 
     def head_begins(self) -> None:
-        """The first byte of a head has come."""
+        """Handle the first byte of a head."""
         raise NotImplementedError
 
     # --- parsing --------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class BoundedInput(FirstRequest):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        # Nothing waits here as a rule: reading is paused meanwhile.
+        # `_data` is nearly always empty here: reading is paused while input waits.
         self._data += data
         if not self._scheduled:
             self._parse()
@@ -141,7 +142,7 @@ class BoundedInput(FirstRequest):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse what may be parsed now; then read on, or wait."""
+        """Parse what may be parsed now. Then continue reading, or wait."""
         work = _TURN
         while self._position < len(self._data) and not self._has_ended():
             if self._must_wait():
@@ -192,7 +193,7 @@ class BoundedInput(FirstRequest):
             self._sent += size
             self._announced = max(0, self._announced - size)
             if self._sent > self._limits.sent_bytes:
-                # What it says does not matter any more; it may be a body that was refused already.
+                # The body itself does not matter any more: it may have been refused already.
                 reason = f"a body is sent in at most {self._limits.sent_bytes} bytes, chunk sizes and trailers included"
                 self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
                 return
@@ -206,10 +207,10 @@ class BoundedInput(FirstRequest):
 
     @property
     def has_too_many_fields(self) -> bool:
-        """Tell whether the head is to be refused as soon as the parser returns, which can't be stopped before."""
+        """True if the head must be refused once the parser returns: the parser itself can't be stopped."""
         return self._fields > self._limits.head_fields
 
-    # --- what the parser finds ------------------------------------------------------------------------------------
+    # --- callbacks of the parser ------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -217,7 +218,7 @@ class BoundedInput(FirstRequest):
         self._fields = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # A trailer is no header: it comes too late for all that headers decide.
+        # A trailer arrives after all decisions that depend on headers.
         if not self._in_head:
             return
         self._fields += 1
@@ -239,7 +240,7 @@ class BoundedInput(FirstRequest):
             super().on_message_complete()
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_complete and not self.transport.is_closing():
-            # uvicorn has ended the wait for another request with the first byte of the rest of this one.
+            # uvicorn stopped its keep-alive timer at the first byte of the rest of this request.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -247,15 +248,15 @@ class BoundedInput(FirstRequest):
 
     @property
     def more_is_coming(self) -> bool:
-        """Tell whether the client is in the midst of sending, or has sent what is not parsed."""
+        """True while the client is sending a request, or has sent unparsed bytes."""
         return not self._complete or self._head > 0 or self._position < len(self._data)
 
-    # --- bodies that nobody wants ---------------------------------------------------------------------------------
+    # --- bodies of refused requests ---------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self._complete and not self.transport.is_closing():
-            # Refused before its body had come. It is thrown away, for as long as a body may take.
+            # The request was answered before its body arrived. The body is discarded, within the time for a body.
             self._drain_timer = self.loop.call_later(self._limits.body_timeout, self.transport.abort)
 
     def _body_complete(self) -> None:

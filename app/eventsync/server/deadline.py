@@ -1,7 +1,7 @@
-"""A bound on how long a request may stay unanswered, whatever its endpoint waits for.
+"""A limit on the time that a request may stay unanswered.
 
-Each wait below has a bound of its own, and several can follow each other: server selection, a connection, a command, a
-second attempt. This is the bound on all of them together.
+Each wait below has a limit of its own, and several can follow each other: server selection, a connection, a command, a
+second attempt. This limit covers all of them together.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Deadline:
         self._timeout = asyncio.timeout(None)
 
     def lift(self) -> None:
-        """Take the bound away, for an endpoint that streams and bounds each of its steps."""
+        """Remove the deadline, for an endpoint that streams and limits each of its steps."""
         if self._seconds is not None:
             self._seconds = None
             self._timeout.reschedule(None)
 
     def extend(self, seconds: float) -> None:
-        """Give an endpoint that is asked to wait so many seconds more."""
+        """Add seconds for an endpoint that is asked to wait."""
         if self._seconds is not None:
             self._seconds += seconds
             self._start()
@@ -42,7 +42,7 @@ class Deadline:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Run `app`; return False where its time was over before it had answered. What it did is then cancelled."""
+        """Run `app`. Return False if the deadline passed before it answered; `app` is then cancelled."""
         scope[_KEY] = self
 
         async def received() -> Message:
@@ -52,7 +52,7 @@ class Deadline:
             return message
 
         async def sent(message: Message) -> None:
-            # Too late: a late answer and the one that says so would be two.
+            # The 503 answer is on its way: a late answer would be a second one.
             if not self._timeout.expired():
                 self.lift()
                 await send(message)
@@ -78,7 +78,7 @@ def deadline_of(connection: HTTPConnection) -> Deadline:
 
 
 class Deadlines:
-    """ASGI middleware: answers 503 where `seconds` pass between a request and the beginning of its answer."""
+    """ASGI middleware that answers 503 if `seconds` pass between a request and the beginning of its answer."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self._app = app

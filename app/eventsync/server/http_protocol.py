@@ -36,8 +36,8 @@ class HttpProtocol(BoundedInput):
         self._has_spoken = False
         self._address = ""
         self._counted = False
-        self._too_many: bytearray | None = None
-        """What a connection that is one too many has sent of its first head; None for all others."""
+        self._refused_head: bytearray | None = None
+        """The first head of a connection over the limit, as far as it has arrived; None for all other connections."""
         self._head_timer: asyncio.TimerHandle | None = None
 
     # --- connections ----------------------------------------------------------------------------------------------
@@ -50,13 +50,13 @@ class HttpProtocol(BoundedInput):
         if not self._limits.refuses(self._address):
             self._expect_head()
         elif self._limits.open - self._limits.max_sockets > refusals.MOST_WAITING:
-            self._turn_away(b"")
+            self._refuse_connection(b"")
         else:
-            self._too_many = bytearray()
-            self._head_timer = self.loop.call_later(_LATE_HEAD, self._turn_away, self._too_many)
+            self._refused_head = bytearray()
+            self._head_timer = self.loop.call_later(_LATE_HEAD, self._refuse_connection, self._refused_head)
 
-    def _turn_away(self, head: bytes | bytearray) -> None:
-        """Answer a connection that is one too many, and end it."""
+    def _refuse_connection(self, head: bytes | bytearray) -> None:
+        """Answer a connection that is over the limit, and end it."""
         self._end_with(refusals.answer(bytes(head), self._limits.origins, self.server_state.default_headers))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,13 +67,13 @@ class HttpProtocol(BoundedInput):
 
     def _release(self) -> None:
         if self.cycle is not None:
-            # It refers back to here: without this, what is done with waits for the garbage collector.
+            # This breaks a reference cycle, which would wait for the garbage collector.
             self.cycle.transport = ENDED
 
     def handle_websocket_upgrade(self) -> None:
         if self.has_too_many_fields:
             return
-        # A client says nothing more until it has its answer; one that does waits for it.
+        # Clients send nothing before the answer to the handshake. Input that comes earlier waits.
         self._upgrading = True
         self.transport.pause_reading()
         self._upgrades.pass_through(self._upgrade)
@@ -81,14 +81,14 @@ class HttpProtocol(BoundedInput):
     def _upgrade(self) -> None:
         if self.transport.is_closing():
             return
-        # From now on the other protocol is told what happens on the connection.
+        # From now on the other protocol counts the connection.
         self._uncount()
         super().handle_websocket_upgrade()
         self.transport.resume_reading()
         if rest := self._data[self._position :]:
             cast("WebSocketProtocol", self.transport.get_protocol()).data_received(rest)
         self._data, self._position = b"", 0
-        # These refer back to here: without this, what is done with waits for the garbage collector.
+        # This breaks reference cycles, which would wait for the garbage collector.
         self.parser = self.flow = cast("Any", None)
         self._release()
         self.scope["extensions"] = {}
@@ -103,10 +103,10 @@ class HttpProtocol(BoundedInput):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._too_many is not None:
-            self._too_many += data[: refusals.MOST_HEAD]
-            if refusals.is_whole(self._too_many):
-                self._turn_away(self._too_many)
+        if self._refused_head is not None:
+            self._refused_head += data[: refusals.MOST_HEAD]
+            if refusals.is_whole(self._refused_head):
+                self._refuse_connection(self._refused_head)
             return
         if not self._has_spoken:
             self._has_spoken = True
@@ -134,11 +134,11 @@ class HttpProtocol(BoundedInput):
             cycle.transport = cast("asyncio.Transport", UnclosedTransport(self.transport, self._close))
 
     def _take_authority(self) -> None:
-        """Have the host of a target in absolute form count, and not the one of `Host` (RFC 9112 section 3.2.2)."""
+        """Use the host of a target in absolute form instead of `Host` (RFC 9112 section 3.2.2)."""
         if not self.url.startswith((b"/", b"*")):
             scheme, _, rest = self.url.partition(b"://")
             authority = re.split(rb"[/?#]", rest, maxsplit=1)[0] if scheme.lower() in {b"http", b"https"} else b""
-            # In place: the scope has the same list. Two hosts stay two, and are refused.
+            # In place: the scope has the same list. A doubled `Host` stays doubled, and is refused.
             self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
 
     def head_begins(self) -> None:
@@ -162,23 +162,23 @@ class HttpProtocol(BoundedInput):
         self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer what can't become a request, and end the connection."""
+        """Answer input that can't become a request, and end the connection."""
         self._head_complete()
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_started and (not cycle.response_complete or not self._in_head):
-            # The request has its answer, or is getting it: this one would stand in its midst, or be taken for the next.
+            # The request has its answer, or a part of it: this one would be read as the rest, or as the next answer.
             self._evict(Close.BAD_MESSAGE)
             return
         if cycle is not None and not cycle.response_complete:
-            # The application's own answer goes nowhere.
+            # The answer of the application is discarded.
             cycle.disconnected = True
             cycle.message_event.set()
         self._end_with(refusals.plain(status, reason, self.server_state.default_headers))
 
     def _end_with(self, answer: bytes) -> None:
-        """Send the last that the connection is to carry."""
+        """Send the last bytes of the connection, and end it."""
         self._head_complete()
         if self.transport.is_closing():
             return
@@ -187,11 +187,11 @@ class HttpProtocol(BoundedInput):
 
     def _linger(self) -> None:
         self._unset_keepalive_if_required()
-        self._too_many = None
+        self._refused_head = None
         linger(self, self._limits, self._address, self.connections)
 
     def _close(self) -> None:
-        """Close the connection, behind a whole response as a rule."""
+        """Close the connection, usually after a complete response."""
         if self.more_is_coming:
             self._linger()
         else:
@@ -209,7 +209,7 @@ class HttpProtocol(BoundedInput):
 
     def _write(self, scope: Scope, *chunk: bytes) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
-        # Behind a response that goes on for ever there may be another request.
+        # The connection may have come to another request than the one of `scope`.
         if (
             cycle is None
             or cycle.scope is not cast("Any", scope)
@@ -224,6 +224,6 @@ class HttpProtocol(BoundedInput):
 
     def _evict(self, _code: int) -> None:
         if self.cycle is not None:
-            # What the application still sends goes nowhere, and that is no error of it.
+            # Whatever the application still sends is discarded without an error.
             self.cycle.disconnected = True
         self._linger()

@@ -1,8 +1,8 @@
-"""The end of a connection whose client may still be sending.
+"""Lingering close: the end of a connection whose client may still be sending.
 
-A kernel that closes a socket with something unread resets the connection, and a client that is reset loses what it has
-received but not read: the answer that says why. So the last bytes are followed by a half-close, and what still comes
-is thrown away, unparsed: until the client ends the connection, falls silent, or has used up a bound.
+A kernel that closes a socket with unread input resets the connection. A client that is reset loses what it has received
+but not read: the answer with the reason. Therefore a half-close follows the last bytes, and further input is discarded
+unparsed until the client ends the connection, falls silent, or exceeds a limit.
 
 Source: https://www.rfc-editor.org/rfc/rfc9112#section-9.6
 """
@@ -16,20 +16,20 @@ from typing import Any, Final, Protocol
 from eventsync.server.limits import ConnectionLimits
 
 MOST_LINGERING: Final = 256
-"""Connections of a process that linger at a time. Any more are closed at once. All count as connections."""
+"""Connections of a process that linger at a time; more are closed at once. They count as open connections."""
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of a client that are thrown away. They cost some 10 µs each 256 KiB."""
+"""Bytes of a client that are discarded. 256 KiB cost some 10 µs."""
 
 MOST_SECONDS: Final = 30.0
 """Seconds that a connection lingers at most."""
 
 SILENCE: Final = 2.0
-"""Seconds without any progress, after which a client is not waited for."""
+"""Seconds without progress after which the connection ends."""
 
 
 class _Ended(asyncio.Transport):
-    """The transport of a protocol whose connection is not its own any more: nothing goes out."""
+    """The transport of a protocol that has handed over its connection. It drops all writes."""
 
     def is_closing(self) -> bool:
         return True
@@ -50,7 +50,7 @@ ENDED: Final = _Ended()
 
 
 class UnclosedTransport:
-    """A transport whose `close` is another's business."""
+    """A transport with another `close`."""
 
     __slots__ = ("close", "is_closing", "transport", "write")
 
@@ -65,7 +65,7 @@ class UnclosedTransport:
 
 
 class Lingering(asyncio.Protocol):
-    """Throws away what a client sends, for a while, and then ends the connection."""
+    """Discards input for a limited time, and then ends the connection."""
 
     def __init__(
         self, transport: asyncio.Transport, limits: ConnectionLimits, address: str, connections: set[Any]
@@ -95,7 +95,7 @@ class Lingering(asyncio.Protocol):
         self.transport.close()
 
     def shutdown(self) -> None:
-        """End the connection: the server goes."""
+        """End the connection at the server's shutdown."""
         self.transport.close()
 
     def _look_again(self) -> asyncio.TimerHandle:
@@ -118,14 +118,14 @@ class Served(Protocol):
 
 
 def unwrapped(transport: asyncio.Transport | UnclosedTransport) -> asyncio.Transport:
-    """Return the transport of an `UnclosedTransport`, or the one that there is."""
+    """Return the transport inside an `UnclosedTransport`; any other transport as it is."""
     return transport.transport if isinstance(transport, UnclosedTransport) else transport
 
 
 def linger(protocol: Served, limits: ConnectionLimits, address: str, connections: set[Any]) -> None:
-    """Take the connection from its `protocol`, which has sent its last, and end it in order.
+    """Take over the connection of a `protocol` that has sent its last bytes, and end it in order.
 
-    The protocol hears that the connection is lost, in the next turn: in this one it may be in the midst of something.
+    The protocol learns in the next turn that the connection is lost: in this one it may be in the middle of a call.
     """
     transport = unwrapped(protocol.transport)
     protocol.transport = ENDED

@@ -28,7 +28,7 @@ _alarms = Alarms(logger)
 
 
 class Close(IntEnum):
-    """WebSocket close codes. 44xx: do not reconnect unchanged. All others: reconnect with jitter and the own vector."""
+    """WebSocket close codes. 44xx: do not reconnect unchanged. Others: reconnect with jitter and the last vector."""
 
     RESTART = 1012
     TRY_LATER = 1013
@@ -43,7 +43,7 @@ class Close(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """How an error is told."""
+    """The answer to an error: HTTP status, close code, title."""
 
     status: HTTPStatus
     close: Close
@@ -71,19 +71,19 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.RateLimited: Problem(HTTPStatus.TOO_MANY_REQUESTS, Close.TOO_MANY, "Too much at a time"),
     errors.Unavailable: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not available right now"),
 }
-"""Errors that are not here are bugs: 500, 1011."""
+"""An error without a row is a bug: 500, 1011."""
 
 _INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, Close.INTERNAL, "Internal error")
 _MEDIA_TYPE = "application/problem+json"
 
 
 def problem_of(error: errors.EventsyncError) -> Problem:
-    """The row of the error's class, or of the nearest one above it."""
+    """Return the row of the error's class, or of its nearest base class."""
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _INTERNAL)
 
 
 def respond(error: errors.EventsyncError) -> Response:
-    """The problem document: `type`, `title`, `status`, `code`, `detail`, and what the error itself adds."""
+    """Return the problem document: `type`, `title`, `status`, `code`, `detail`, and the error's own members."""
     problem, error = problem_of(error), errors.public_error(error)
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -110,7 +110,7 @@ def respond(error: errors.EventsyncError) -> Response:
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for every error that a request may end with."""
+    """Answer an error that ends a request. Starlette calls this for each of them."""
     if isinstance(error, Damaged):
         _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
         error = errors.Unreadable("an event that this takes is missing in the log, or cannot be read")
@@ -123,27 +123,27 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer for a path that has no route, by 404 for a WebSocket too; Starlette's own answer to that is a bare 403."""
+    """Answer 404 for a path without a route, to a WebSocket as well: Starlette's own answer there is a bare 403."""
     if scope["type"] == "http":
         raise HTTPException(HTTPStatus.NOT_FOUND)
     if "websocket.http.response" not in scope.get("extensions", {}):
-        # The server can refuse a handshake by its own answer only.
+        # This server has its own fixed answer to a refused handshake.
         await send({"type": "websocket.close"})
         return
     await _response(HTTPStatus.NOT_FOUND, "no WebSocket is served here; /v1/sync is the one path")(scope, receive, send)
 
 
 def _http(request: Request, error: HTTPException) -> Response:
-    """The framework's own refusals: no such path, method not allowed."""
+    """Return the problem document of an error of the framework: no such path, method not allowed."""
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # Starlette names those of one route, and a path may have several (RFC 9110 section 15.5.6).
+        # Starlette names the methods of one route, and a path may have several routes (RFC 9110 section 15.5.6).
         headers["Allow"] = ", ".join(sorted(_methods(request)))
     return _response(HTTPStatus(error.status_code), error.detail, headers)
 
 
 def _response(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the problem document of a status that stands for no error of ours."""
+    """Return the problem document of a status without an error class."""
     body = {
         "type": "about:blank",
         "title": status.phrase,
@@ -155,7 +155,7 @@ def _response(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None
 
 
 def _methods(request: Request) -> set[str]:
-    """The methods that the request's path takes."""
+    """Return the methods of all routes of the request's path."""
     found: set[str] = set()
     for route in request.app.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:

@@ -1,8 +1,8 @@
-"""Answers to connections over the bound on sockets, in the protocol that each client has asked for.
+"""Answers to connections over the limit on sockets, in the protocol that the client asks for.
 
-A browser gives up an `EventSource` for ever on any status but 200, and shows a page no more of a refused WebSocket
-than that there is none. So a connection that is one too many may still send one head, bounded in bytes and in time.
-The answer to it is fixed text: the application never hears of the request.
+A browser gives up an `EventSource` for ever on any status but 200, and hides the reason of a refused WebSocket from the
+page. Therefore a connection over the limit may send one head, limited in bytes and in time. The answer is fixed text:
+the application does not see the request.
 
 Sources: https://html.spec.whatwg.org/multipage/server-sent-events.html, RFC 6455 section 4.2.2, RFC 9112 section 6.
 """
@@ -25,10 +25,10 @@ from eventsync.server.websocket_frames import close_frame, text_frame
 Headers = Iterable[tuple[bytes, bytes]]
 
 MOST_HEAD: Final = 16 * 1024
-"""Bytes of the head that are waited for. What is longer is answered as plain HTTP."""
+"""Maximum bytes of that head. A longer head gets the answer for plain HTTP."""
 
 MOST_WAITING: Final = 256
-"""Connections over the bound that may send a head at a time. Any more are answered at once, as plain HTTP."""
+"""Connections over the limit that may send a head at a time. More get the answer for plain HTTP at once."""
 
 _CODES: Final = {
     HTTPStatus.BAD_REQUEST: "malformed",
@@ -39,9 +39,9 @@ _CODES: Final = {
 
 
 def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
-    """Return the whole answer to a request of which `head` has come, perhaps not all of it.
+    """Return the whole answer to a request whose `head`, or a part of it, has arrived.
 
-    `origins` are those that may read answers across origins, `defaults` the headers that every answer has.
+    `origins` may read answers across origins. `defaults` are the headers of every answer.
     """
     line, fields = _parsed(head)
     error = Unavailable.busy("this server has too many connections", *protocol.RETRY_WHEN_FULL)
@@ -56,7 +56,7 @@ def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
 
 
 def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
-    """Return the answer to what is no request: too late, too large, or not HTTP."""
+    """Return the answer to input that is no request: too late, too large, or not HTTP."""
     problem = {
         "type": "about:blank",
         "title": status.phrase,
@@ -68,7 +68,7 @@ def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
 
 
 def is_whole(head: bytes | bytearray) -> bool:
-    """Tell whether the head has ended, or is longer than what is waited for."""
+    """Return True if the head is complete, or longer than the maximum."""
     return b"\r\n\r\n" in head or len(head) >= MOST_HEAD
 
 
@@ -79,13 +79,13 @@ def _parsed(head: bytes) -> tuple[str, Mapping[str, str]]:
 
 
 def _wants_events(line: str, fields: Mapping[str, str]) -> bool:
-    """Tell whether an event stream is asked for: by `Accept`, as each browser does, or by the path."""
+    """Return True if the client asks for an event stream: by `Accept`, as browsers do, or by the path."""
     target = line.split(" ")[1] if line.count(" ") >= 1 else ""
     return "text/event-stream" in fields.get("accept", "") or target.partition("?")[0] == "/v1/sync/sse"
 
 
 def _cors(origin: str | None, origins: frozenset[str]) -> Headers:
-    # Without these a browser takes the answer to a page of a listed origin for a failure for good.
+    # Without these headers a page of a listed origin sees a network failure instead of the answer.
     if origin is None or not ({origin, "*"} & origins):
         return []
     if origin not in origins:

@@ -1,6 +1,6 @@
-"""A response of unknown length, written piece by piece: each with a deadline, until the client goes.
+"""A response of unknown length, written piece by piece, with a deadline for each, until the client disconnects.
 
-Raw ASGI, because Starlette's streaming response has no deadline, and cancels what it streams by an anyio cancel scope.
+Raw ASGI: Starlette's streaming response has no deadline, and cancels its iterator by an anyio cancel scope.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class ClientDisconnected(Exception):
-    """The client is not there any more, or was put out because it does not read."""
+    """The client has disconnected, or was evicted because it does not read."""
 
 
 class ResponseStream:
@@ -34,7 +34,7 @@ class ResponseStream:
         self._timeout = timeout
         self.gone = False
         self.started = False
-        """Whether the status may be out: nothing else can be the answer then."""
+        """True once the status may have been sent: there can be no other answer then."""
 
     async def start(self, headers: Headers) -> None:
         """Send the status, 200, and the headers. Raises `ClientDisconnected` like all that sends, and for a `HEAD`
@@ -48,21 +48,21 @@ class ResponseStream:
             raise ClientDisconnected
 
     async def write(self, body: bytes) -> None:
-        """Send a piece of the body; returns when the connection can take more."""
+        """Send a piece of the body. Return when the connection can take more."""
         await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
-        """End the response, whole."""
+        """Complete the response."""
         await self._put({"type": "http.response.body", "body": b""})
 
     def cut(self) -> None:
-        """End the connection without the end of the response, so that nobody takes it for whole."""
+        """End the connection without completing the response, so that the client sees that it is incomplete."""
         self.gone = True
         evict(self._scope, Close.TRY_LATER)
 
     @asynccontextmanager
     async def watched(self, on_gone: Callable[[], None]) -> AsyncIterator[None]:
-        """While the block runs, notice when the client goes, and say so."""
+        """While the block runs, call `on_gone` when the client disconnects."""
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch(on_gone), name="watch the client of a streaming response")
             try:
@@ -83,7 +83,7 @@ class ResponseStream:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError as error:
-            logger.info("a client that does not read is put out: nothing taken within %g s", self._timeout)
+            logger.info("a slow client is evicted: it read nothing within %g s", self._timeout)
             self.cut()
             raise ClientDisconnected from error
         except OSError as error:

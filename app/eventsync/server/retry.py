@@ -1,4 +1,4 @@
-"""The `retry:` field of event streams: how soon a client is to come back."""
+"""The `retry:` field of event streams: the delay before a client reconnects."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from eventsync.domain import protocol
 from eventsync.errors import EventsyncError
 
 RETRY: Final = (1000, 3000)
-"""Milliseconds after which a browser reconnects, drawn between these: an outage must not bring all back at once."""
+"""Range of milliseconds, to draw from, after which a browser reconnects: after an outage not all return at once."""
 
 
 def retry_line(error: EventsyncError | None = None) -> bytes:
-    """Return the `retry:` field, with jitter. An error's own `retry_after` is the least that it says.
+    """Return the `retry:` field, with jitter; at least an error's own `retry_after`.
 
-    No blank line follows: some clients would take that for an event without data.
+    No blank line follows: some clients would take it for an event without data.
     """
     low, high = RETRY
     after = round(1000 * getattr(error, "retry_after", 0.0))
@@ -23,8 +23,8 @@ def retry_line(error: EventsyncError | None = None) -> bytes:
 
 
 def in_band(error: EventsyncError) -> bytes:
-    """Return the whole body of a stream that ends before it has begun: when to come back, and why.
+    """Return the whole body of a stream that ends at once: the error, and the delay before the client returns.
 
-    It has no `id`, so that the client keeps the one that it goes on from.
+    It has no `id`, so that the client keeps its last one.
     """
     return retry_line(error) + b"event: error\ndata: %b\n\n" % protocol.error(error)

@@ -1,8 +1,7 @@
-"""Answers of known length, sent in pieces, each with a deadline.
+"""Responses of known length, sent in pieces, with a deadline for each.
 
-The server's transport takes whatever it is given, however slowly the client reads. In pieces no more than one waits
-there; the rest is counted (`concurrency.held_bytes`) until it is sent, and a client that takes no piece in time is cut
-off.
+The server's transport buffers whatever it gets, however slowly the client reads. With pieces, at most one waits there.
+The rest is counted (`concurrency.held_bytes`) until it is sent. A client that reads no piece in time is disconnected.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _PIECE: Final = 256 * 1024
 
 
 class Answers:
-    """ASGI middleware: bounds the bytes that requests hold together, and how long an answer may stay unread."""
+    """ASGI middleware that limits the bytes that all requests hold, and the time that a response stays unread."""
 
     def __init__(self, app: ASGIApp, held: HeldBytes, timeout: float) -> None:
-        """`timeout`: seconds that a client has for each piece."""
+        """`timeout` is the seconds that a client has for each piece."""
         self._app = app
         self._held = held
         self._timeout = timeout
@@ -42,7 +41,7 @@ class Answers:
 
 
 class Parts(Response):
-    """An answer of known length in parts, which are never one: to join them would take twice the memory, and time."""
+    """A response of known length in parts that are never joined: that would take time, and twice the memory."""
 
     def __init__(self, parts: Sequence[bytes], headers: Mapping[str, str], media_type: str) -> None:
         length = sum(map(len, parts))
@@ -69,9 +68,9 @@ class _Answer:
         if message["type"] == "http.response.start":
             found = (int(value) for name, value in message["headers"] if name.lower() == b"content-length")
             self._length = next(found, None)
-            # What was read for the answer is not needed any more, once there is an answer.
+            # The input of the response is no longer needed.
             self._share.settle(self._length or 0)
-        # A response of unknown length bounds its pieces and its waits itself.
+        # A response of unknown length limits its own pieces and waits.
         is_small = len(message.get("body", b"")) <= _PIECE and not message.get("more_body")
         if self._length is None or message["type"] != "http.response.body" or is_small:
             await self._send(message)
@@ -89,6 +88,6 @@ class _Answer:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError:
-            logger.info("a client that does not read its answer is cut off: nothing taken within %g s", self._timeout)
+            logger.info("a slow client is disconnected: it read nothing of its answer within %g s", self._timeout)
             self._cut = True
             evict(self._scope, Close.SLOW)

@@ -1,4 +1,4 @@
-"""The sockets that a server listens on, made before anything is started that would have to be stopped again."""
+"""The listening sockets of a server. They are made before anything starts that would have to be stopped again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, Final
 from eventsync.errors import ConfigurationError
 
 BACKLOG: Final = 2048
-"""Connections that wait until they are accepted, at most; the system may allow fewer."""
+"""Maximum of connections that wait to be accepted; the system may allow fewer."""
 
 ALL: Final = "::"
 """The host that stands for all addresses, IPv6 and IPv4."""
 
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""An address that this machine lacks, for instance `localhost` by IPv6, is no hindrance where there is another."""
+"""Errors of an address that the machine lacks, such as IPv6's `localhost`. Another address is enough."""
 
 
 def listening(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Sockets for each address of `host`, all on `port`, or on one that is free for 0.
+    """Return a socket for each address of `host`, all on `port`, or on the same free port for 0.
 
-    They listen already: who connects from now on waits until somebody accepts. With `reuse_port` they are only bound,
-    because the system would give them a share of the connections that another server could accept at once; whoever
-    serves them makes them listen. Raises `ConfigurationError`, with the remedy, where that is not possible.
+    The sockets listen: clients that connect wait until a server accepts. With `reuse_port` they are only bound, because
+    the system would give them a share of the connections that another server could accept at once; their server makes
+    them listen. Raises `ConfigurationError`, with the remedy, if a socket can't be made.
     """
     try:
         return _sockets(host, port, reuse_port=reuse_port)
@@ -40,7 +40,7 @@ def _sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     with ExitStack() as opened:
         for family, address in _addresses(host, port):
-            # The other addresses of a host get the port that the first one got.
+            # The other addresses of a host get the port of the first one.
             at = (address[0], sockets[0].getsockname()[1], *address[2:]) if sockets else address
             try:
                 sockets.append(opened.enter_context(_bound(family, at, reuse_port=reuse_port)))
@@ -55,7 +55,7 @@ def _sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    # `::` is taken for all addresses of the machine. One socket for both families would show IPv4 clients as IPv6.
+    # `::` means all addresses of the machine. One socket for both families would show IPv4 clients as IPv6.
     found = socket.getaddrinfo(None if host == ALL else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
 
@@ -63,7 +63,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
 def _bound(family: int, address: tuple[Any, ...], *, reuse_port: bool) -> socket.socket:
     with ExitStack() as opened:
         listener = opened.enter_context(socket.socket(family))
-        # As servers do: the remains of closed connections are no hindrance.
+        # Connections in TIME_WAIT must not block the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # IPv4 has a socket of its own.

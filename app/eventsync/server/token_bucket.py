@@ -1,4 +1,4 @@
-"""How often somebody may do something: so many times a second on average, and some at once."""
+"""A rate limit with bursts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class TokenBucket:
-    """Holds `rate * seconds` tokens at most; they come back at `rate` a second."""
+    """Holds at most `rate * seconds` tokens, and regains `rate` tokens a second."""
 
     def __init__(self, rate: float, *, seconds: float) -> None:
         self._rate = rate
@@ -15,7 +15,7 @@ class TokenBucket:
         self._since = time.monotonic()
 
     def take(self) -> bool:
-        """Take one. Whether there was one."""
+        """Take a token. Return False if there is none."""
         now = time.monotonic()
         self._tokens = min(self._most, self._tokens + (now - self._since) * self._rate)
         self._since = now

@@ -1,6 +1,6 @@
-"""uvicorn, with what a sync server needs besides: sessions are drained before the shutdown.
+"""uvicorn's server, with sessions that are drained before its shutdown.
 
-uvicorn waits at shutdown until every response is complete, which an event stream never is.
+At shutdown uvicorn waits until each response is complete, which an event stream never is.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from eventsync.settings import Settings
 logger = logging.getLogger(__name__)
 
 SAFETY_HEADERS: Final = (("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"))
-"""Headers of every answer: no browser takes one for a script, or gives it to another site's page but by CORS."""
+"""Headers of every answer: browsers do not run it as a script, nor show it to another site's page except by CORS."""
 
 _MESSAGE_MARGIN: Final = 4
-"""uvicorn cuts messages of this many times our limit itself (1009); below, the client gets our own close code."""
+"""uvicorn itself closes (1009) for messages of this many times our limit. Smaller ones get our own close code."""
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says goodbye to its clients before it waits for them."""
+    """A uvicorn server that drains its sessions before it waits for responses."""
 
     def __init__(
         self,
@@ -43,44 +43,44 @@ class Server(uvicorn.Server):
         drain: Callable[[], Awaitable[None]],
         live: Callable[[], Awaitable[object]],
         *,
-        patience: float,
+        ack_timeout: float,
     ) -> None:
-        """`drain` says goodbye, and takes `timeout_graceful_shutdown` at most; `live` waits for the log.
+        """`drain` drains the sessions within `timeout_graceful_shutdown`. `live` waits until the log is followed.
 
-        `patience`: how long what is sent may go unacknowledged, in seconds.
+        Sent data may stay unacknowledged for `ack_timeout` seconds.
         """
         super().__init__(config)
         self._options = config
-        self._patience = patience
+        self._ack_timeout = ack_timeout
         self._acceptors: list[Acceptor] = []
         self._url = ""
         self._drain = drain
         self._live = live
         self.ready = asyncio.Event()
-        """Set once the server listens; never, where it could not start."""
+        """Set once the server listens. It stays unset if the server could not start."""
         self.failure: EventsyncError | None = None
-        """Why the server has to stop, if it does by itself."""
-        self.told_to_end = False
-        """Whether a signal has told the process to end."""
+        """The reason why the server stops by itself."""
+        self.ended_by_signal = False
+        """True once a signal has asked the process to end."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Shut down in order; at once, where SIGINT comes again.
+        """Shut down in order; at once at a second SIGINT.
 
-        uvicorn's own raises the signal again afterwards: a clean stop would end with exit code 143.
+        uvicorn's own handler raises the signal again afterwards: a clean stop would end with exit code 143.
         """
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
-        self.told_to_end = True
+        self.ended_by_signal = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         listeners = listening(self.config.host, self.config.port) if sockets is None else sockets
         self._url = _url(listeners[0])
-        # Without any: uvicorn is not to accept by itself.
+        # Without sockets uvicorn does not accept connections itself.
         await super().startup(sockets=[])
         if not self.started:
             return
         for listener in listeners:
-            tune(listener, self._patience)
+            tune(listener, self._ack_timeout)
             listener.listen(BACKLOG)
             self._acceptors.append(Acceptor(listener, self._protocol))
         logger.info("listening on %s", self.url)
@@ -99,12 +99,12 @@ class Server(uvicorn.Server):
         await self.ready.wait()
         await self._live()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - they are accepted from
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the acceptors have them
         for acceptor in self._acceptors:
             acceptor.close()
         loop = asyncio.get_running_loop()
         end = loop.time() + (self.config.timeout_graceful_shutdown or 0)
-        # One bound for the goodbye and for what is still being answered; uvicorn's own stands behind it.
+        # One limit for the drain and for open requests; uvicorn's own limit is the fallback.
         cutting = loop.call_at(end, self._cut_all)
         await self._drain()
         self.config.timeout_graceful_shutdown = 1 + max(0, math.ceil(end - loop.time()))
@@ -113,13 +113,13 @@ class Server(uvicorn.Server):
 
     def _cut_all(self) -> None:
         if self.server_state.connections:
-            logger.warning("%d connections are cut: they did not end in time", len(self.server_state.connections))
+            logger.warning("%d connections are aborted: they did not end in time", len(self.server_state.connections))
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
     @property
     def url(self) -> str:
-        """Where the server listens, once it has started."""
+        """The URL that the server listens at, once it has started."""
         return self._url
 
 
@@ -129,7 +129,7 @@ def _url(listener: socket.socket) -> str:
 
 
 def server_config(app: ASGIApp, settings: Settings) -> Config:
-    """uvicorn's options for this application."""
+    """Return uvicorn's options for this application."""
     return Config(
         app,
         limits=ConnectionLimits.of(settings),
@@ -139,7 +139,7 @@ def server_config(app: ASGIApp, settings: Settings) -> Config:
         http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=_MESSAGE_MARGIN * settings.message_bytes,
-        # A bomb of 194 KB unpacks to 200 MB, and a compressor costs every connection 30 KiB.
+        # A compression bomb of 194 KB unpacks to 200 MB, and a compressor costs each connection 30 KiB.
         ws_per_message_deflate=False,
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=settings.heartbeat,
@@ -149,6 +149,6 @@ def server_config(app: ASGIApp, settings: Settings) -> Config:
         access_log=False,
         server_header=False,
         forwarded_allow_ips=list(settings.trusted_proxies),
-        # On all that goes out: also what the protocols answer by themselves, before the application hears of it.
+        # On each answer, including those that the protocols give without the application.
         headers=list(SAFETY_HEADERS),
     )

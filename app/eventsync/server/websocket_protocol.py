@@ -68,7 +68,7 @@ def _is_text(data: bytes) -> bool:
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """A connection that speaks WebSocket."""
 
-    # All that uvicorn keeps of a connection; so many names in a dictionary take 1.5 KiB. Others still go there.
+    # uvicorn's attributes of a connection. In a dictionary they take 1.5 KiB. Other names still go there.
     __slots__ = (
         *("_address", "_limits", "_rest", "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout"),
         *("close_timer", "config", "conn", "connections", "curr_msg_data_type", "default_headers", "disconnected"),
@@ -91,7 +91,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         self._limits.enter(self._address)
-        # Until the handshake is over: a refusal must not be lost to a client that says more already.
+        # Until the handshake is over: a client that already sends more must not lose a refusal.
         self._intercept_close()
 
     def _intercept_close(self) -> None:
@@ -100,14 +100,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limits.leave(self._address)
-        # It refers back to here.
+        # This breaks a reference cycle.
         self.transport = ENDED
         super().connection_lost(exc)
 
     def handle_parser_exception(self) -> None:
         self._intercept_close()
         if self.conn.close_sent is None:
-            # The handshake has no answer yet, so that no close can be sent; uvicorn counts on one.
+            # Without an answer to the handshake no close frame can be sent, which uvicorn expects.
             self.close_sent = True
             reason = "what follows the handshake is no WebSocket frame"
             self.transport.write(refusals.plain(HTTPStatus.BAD_REQUEST, reason, self.default_headers))
@@ -121,7 +121,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self._rest and len(data) <= _SLICE:
             super().data_received(data)
             return
-        # One read may hold 40,000 frames: they are parsed a few at a time, and nothing more is read meanwhile.
+        # One read may hold 40,000 frames. They are parsed a few at a time, and reading is paused meanwhile.
         idle = not self._rest
         self._rest += data
         self.transport.pause_reading()
@@ -142,7 +142,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def receive(self) -> Any:
         message = await super().receive()
         if self._rest:
-            # uvicorn reads on as soon as no message waits.
+            # uvicorn resumes reading as soon as no message waits.
             self.transport.pause_reading()
         return message
 
@@ -151,7 +151,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             message["headers"] = [*message["headers"], *self.default_headers]
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            # uvicorn takes the handshake for one without an answer, and writes an error into the log for each.
+            # uvicorn would log an error for each such handshake: it takes it for one without an answer.
             self.handshake_complete = True
 
     async def run_asgi(self) -> None:
@@ -162,15 +162,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await super().run_asgi()
 
     def _write(self, *frame: bytes) -> bool:
-        # Behind a close no frame may come. Whoever is told of one, or breaks off, closes the transport there and then.
+        # No frame may follow a close. Where the peer closes or breaks off, the transport is closed at once.
         if self.close_sent or not self.writable.is_set() or self.transport.is_closing():
             return False
         self.transport.writelines(frame)
         return True
 
     def start_keepalive(self) -> None:
-        """The handshake is over: what it took, some 6 KiB, is not kept for life."""
-        # The parser holds the request, too.
+        """Free the memory of the handshake, some 6 KiB for each connection, now that it is over."""
+        # The parser refers to the request as well.
         self.request.headers.clear()
         del self.request, self.response
         self.scope["headers"] = []
@@ -181,21 +181,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.writable.is_set():
             super().handle_ping()
         else:
-            # A peer that asks on without reading gets no answers piled up. (RFC 6455 section 5.5.3: the last one is
+            # A peer that pings without reading must not pile up answers. (RFC 6455 section 5.5.3: the last one is
             # enough.)
             self.conn.data_to_send()
 
     def handle_cont(self, event: Frame) -> None:
         super().handle_cont(event)
-        # Empty fragments count for no size.
+        # The limit on a message's size does not count empty fragments.
         if len(self.frames) > _MAX_WAITING:
             self._evict(Close.TOO_LARGE)
 
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not _is_text(b"".join(self.frames)):
-            # uvicorn closes, too, but writes a traceback into the log for whoever wants one there.
+            # uvicorn would close as well, and log a traceback for each such client.
             self.frames = []
-            # Behind it a close may have been read already: that is what is answered then.
+            # A close that followed may have been read already, and is answered instead.
             if self.conn.state is State.OPEN:
                 self.conn.send_close(CloseCode.INVALID_DATA)
                 self.handle_parser_exception()
@@ -205,7 +205,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._evict(Close.TOO_MANY)
 
     def keepalive_timeout(self) -> None:
-        """No pong came: the client is gone, or reads nothing."""
+        """Evict a client that has sent no pong: it is gone, or reads nothing."""
         self.pong_timer = None
         self._evict(Close.SLOW)
 

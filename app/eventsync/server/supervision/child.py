@@ -1,4 +1,4 @@
-"""A child process: started, started again whenever it dies, and ended in bounded time. None outlives its parent."""
+"""A child process: started, restarted whenever it dies, and ended in bounded time. None outlives its parent."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
 from eventsync.server.supervision.orphans import die_with_parent
 
 STEADY: Final = 10.0
-"""A child that lived this long, in seconds, is taken to have worked: the count of its deaths begins anew."""
+"""Seconds after which a child counts as working: the count of its deaths starts at one again."""
 
 MAX_DEATHS: Final = 8
-"""So many deaths in a row, each before `STEADY`, are no accident."""
+"""Deaths in a row, each before `STEADY`, after which a child is given up."""
 
 _DELAY, _DELAY_CAP = 0.1, 5.0
 _HOPELESS: Final = frozenset({2, 62})
-"""Exit codes that starting again can't change: bad options (ours and mongod's), data of another MongoDB version."""
+"""Exit codes that a restart can't change: bad options (ours and mongod's), data of another MongoDB version."""
 
 _LINE_BYTES: Final = 64 * 1024
 
 
 class Voice(Protocol):
-    """Tells people about a child."""
+    """Reports about a child to people."""
 
     def say(self, text: str, style: str = "", /) -> None:
-        """What has become of it, in the parent's words."""
+        """Report an event in the life of a child."""
 
     def line(self, name: str, text: str, /) -> None:
-        """A line of the output of the child `name`."""
+        """Report a line of the output of the child `name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class ChildSpec:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     log: Path | None = None
     own_output: bool = True
-    """Without, what it writes goes where its parent's output goes, and is nobody's business here."""
+    """False: the child writes to its parent's own output."""
     descriptors: tuple[int, ...] = ()
     orphaned: signal.Signals = signal.SIGTERM
     explain: Callable[[], str] = str
-    """What is known about its last death besides the exit code."""
+    """Returns what is known about the last death besides the exit code."""
 
 
 class Child:
-    """Runs a plan until `end`. When it gives up, it says why in `failure` and calls `failed`."""
+    """Runs a child of this specification. When it gives up, it sets `failure` and calls `failed`."""
 
     def __init__(self, plan: ChildSpec, voice: Voice, failed: Callable[[], None], hurry: asyncio.Event) -> None:
         self.plan = plan
@@ -75,7 +75,7 @@ class Child:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep it running while the block runs. Afterwards it is gone."""
+        """Keep the child running while the block runs, and end it afterwards."""
         keeping = asyncio.create_task(self._keep(), name=f"keep {self.plan.name}")
         try:
             yield
@@ -116,7 +116,7 @@ class Child:
         await first(self._ending, within=delay)
 
     async def _live(self) -> int:
-        """One life, from start to exit code."""
+        """Run the child once. Return its exit code."""
         process = await self._start()
         output = asyncio.create_task(self._pass_on(process), name=f"output of {self.plan.name}")
         exited = asyncio.create_task(process.wait(), name=f"end of {self.plan.name}")
@@ -165,7 +165,7 @@ class Child:
 
 
 def ended(code: int) -> str:
-    """How a process ended, in words; `code` as `subprocess` has it."""
+    """Describe how a process ended; `code` is that of `subprocess`."""
     if code >= 0:
         return f"ended with exit code {code}"
     known = {number.value: number.name for number in signal.Signals}

@@ -1,4 +1,4 @@
-"""No child outlives its parent, however that one ends."""
+"""Child processes that end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None)
-"""Loaded here and not between fork and exec, where another thread's lock could be held for ever."""
+"""Loaded here: between fork and exec, a lock of another thread could be held for ever."""
 
 
 def die_with_parent(number: int = signal.SIGTERM, parent: int | None = None) -> None:
-    """For `preexec_fn`: the child gets signal `number` when its parent dies, even by kill -9. Linux only; else nothing.
+    """Have the child get signal `number` when its parent dies, even by kill -9. For `preexec_fn`; only on Linux.
 
-    With `parent`, also when that process died before the child could ask for the signal.
+    With `parent`, also if that process died before the child could ask for the signal.
     """
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)

@@ -1,8 +1,8 @@
 """Several server processes on one port: kept running, replaced one after the other, ended together.
 
-This process listens and never accepts; the servers inherit its sockets and accept from them. So whichever of them ends,
-for whatever reason, the connections that wait stay where they are, and the next one that has time takes them. (Of
-sockets of their own, by SO_REUSEPORT, those that wait at one are lost with it.)
+This process listens and never accepts. The servers inherit its sockets and accept from them. When a server ends,
+waiting connections stay in the queue, and another server accepts them. (With sockets of their own, by SO_REUSEPORT, the
+connections that wait at a server would be lost with it.)
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from eventsync.server.supervision.child import Child, ChildSpec, first
 logger = logging.getLogger(__name__)
 
 GRACE: Final = 5.0
-"""What a server gets, beyond the time that it gives its clients, between SIGTERM and SIGKILL, in seconds."""
+"""Seconds between SIGTERM and SIGKILL, in addition to the time for the drain."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """How to run one server process: by `command`, with the numbers of the `sockets` and of a pipe behind it.
+    """How to run one server process: `command`, followed by the numbers of the `sockets` and of a pipe.
 
-    The server writes a line into the pipe once it serves clients. `drain_timeout` is what it gives its clients when it
-    is told to end, and `ready_timeout` how long it may take until it serves some, in seconds.
+    The server writes a line into the pipe once it serves clients. It may take `ready_timeout` seconds for that, and
+    `drain_timeout` seconds to drain its sessions at the end.
     """
 
     command: tuple[str, ...]
@@ -41,7 +41,7 @@ class ServerPlan:
     ready_timeout: float
 
     def child(self, name: str, ready: int) -> ChildSpec:
-        """The plan of one child, which tells `ready`, the pipe's end, that it serves."""
+        """Return the specification of a child that writes to `ready`, the end of the pipe."""
         listeners = tuple(listener.fileno() for listener in self.sockets)
         words = ("--listen-fds", ",".join(map(str, listeners)), "--ready-fd", str(ready))
         return ChildSpec(
@@ -67,13 +67,13 @@ class ServerProcesses:
         self._replace = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until a signal; a second one ends everything at once. Raises what a server was given up for."""
+        """Run until a signal; a second one ends everything at once. Raises the failure that gave up a server."""
         with self._signals_heard():
             async with asyncio.TaskGroup() as group:
                 self._current = [self._start(group, number) for number in range(self._count)]
                 replacing = group.create_task(self._replacing(group), name="replace server processes")
                 await self._stop.wait()
-                # From now on who connects is refused, and can go elsewhere: nobody would accept.
+                # New connections are refused from now on: no server would accept them.
                 for listener in self._plan.sockets:
                     listener.close()
                 for server in self._running:
@@ -87,7 +87,7 @@ class ServerProcesses:
     def _signals_heard(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told_to_end, number)
+            loop.add_signal_handler(number, self._end_all, number)
         loop.add_signal_handler(signal.SIGHUP, self._replace.set)
         try:
             yield
@@ -95,7 +95,7 @@ class ServerProcesses:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
-    def _told_to_end(self, number: signal.Signals) -> None:
+    def _end_all(self, number: signal.Signals) -> None:
         if self._stop.is_set():
             logger.warning("%s again: ending the server processes at once", number.name)
             self._hurry.set()
@@ -117,7 +117,7 @@ class ServerProcesses:
     async def _replacing(self, group: asyncio.TaskGroup) -> None:
         while True:
             await self._replace.wait()
-            # A signal that comes meanwhile asks for another round: for settings that this one may not have seen.
+            # A signal that comes meanwhile starts another round: this one may have read older settings.
             self._replace.clear()
             logger.info("SIGHUP: replacing %d server processes, one after the other", self._count)
             if await self._replace_all(group):
@@ -138,7 +138,7 @@ class ServerProcesses:
 
 
 class _Server:
-    """One server process, started again whenever it dies, until it is told to end."""
+    """One server process, restarted whenever it dies, until `end`."""
 
     def __init__(self, plan: ServerPlan, name: str, failed: _OnFailure, hurry: asyncio.Event) -> None:
         self.name = name
@@ -146,17 +146,17 @@ class _Server:
         self._child = Child(plan.child(name, self._writing), _Log(), self._fail, hurry)
         self._on_failure = failed
         self._known = asyncio.Event()
-        """Set once it is known whether it can serve."""
+        """Set once the server serves, or has failed."""
         self._end = asyncio.Event()
         self._gone = asyncio.Event()
 
     @property
     def failure(self) -> EventsyncError | None:
-        """Why it was given up, if it was."""
+        """The reason why the server was given up."""
         return self._child.failure
 
     async def run(self) -> None:
-        """Until `end`. Afterwards the process is gone."""
+        """Run the server until `end`, and until its process is gone."""
         try:
             with self._listened_to():
                 async with self._child.running():
@@ -165,16 +165,16 @@ class _Server:
             self._gone.set()
 
     def end(self) -> None:
-        """Have it say goodbye to its clients, and end."""
+        """Ask the server to drain its sessions and end."""
         self._end.set()
 
     async def ended(self) -> None:
-        """End it, and wait until it is gone: that is bounded by the plan's patience."""
+        """End the server, and wait until it is gone, which is bounded by `patience`."""
         self.end()
         await self._gone.wait()
 
     async def serves(self, seconds: float) -> bool:
-        """Whether it serves clients within so many seconds."""
+        """Return True if the server serves clients within so many seconds."""
         await first(self._known, within=seconds)
         return self._known.is_set() and self.failure is None
 
@@ -184,7 +184,7 @@ class _Server:
 
     @contextmanager
     def _listened_to(self) -> Iterator[None]:
-        """While the block runs, hear what comes through the pipe. Both ends stay open, for all its lives."""
+        """Read the pipe while the block runs. Both ends stay open across restarts."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._reading, self._heard)
         try:
@@ -205,7 +205,7 @@ _OnFailure = Callable[[_Server], None]
 
 
 class _Log:
-    """What becomes of server processes is told where they tell the rest."""
+    """Reports about server processes to their own log."""
 
     def say(self, text: str, _style: str = "", /) -> None:
         logger.warning("%s", text)
