@@ -37,7 +37,7 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
     # A date beyond year 9999 is a legal BSON value: it stays exact as DatetimeMS instead of failing the read.
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
-"""How every document of the user is decoded: aware datetimes, standard UUIDs, nothing lossy."""
+"""Decodes all documents of the user: aware datetimes, standard UUIDs, nothing lossy."""
 
 MAX_STORED_DEPTH: Final = 190
 """Deepest nesting that is read. MongoDB stores 180 levels unless `maxBSONDepth` is raised; orjson writes 254, and what
@@ -349,7 +349,7 @@ def _framed(body: bytes | bytearray) -> bytes:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Encode a document; what was opaque has the bytes that it had. Raises what `bson.encode` raises."""
+    """Encode a document; opaque values keep their bytes. Raises the errors of `bson.encode`."""
     try:
         return bson.encode(document, codec_options=CODEC)
     except (BSONError, UnicodeError):
@@ -357,12 +357,12 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def writable(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `document` such that the driver can send it: itself, where nothing in it is odd."""
+    """Return `document` in a form that the driver can encode: unchanged if nothing in it is odd."""
     return RawBSONDocument(encode(document)) if is_odd(document) else document
 
 
 def is_odd(value: Any) -> bool:
-    """Tell whether there is an opaque value in `value`, or a name that is not UTF-8."""
+    """Return True if `value` contains an opaque value or a name that is not UTF-8."""
     if isinstance(value, RawBSONDocument):
         return False
     inner = _opened(value)
@@ -384,19 +384,19 @@ def opaques(value: Any) -> Iterator[Opaque]:
 
 
 def _opened(value: Any) -> Any:
-    """Return what may hold other values as an object: a reference, and code with a scope."""
+    """Return the inner object of a DBRef or of code with a scope; other values unchanged."""
     if isinstance(value, DBRef):
         return value.as_doc()
     return value.scope if isinstance(value, Code) else value
 
 
 def is_text(name: str) -> bool:
-    """Tell whether UTF-8 can write a name."""
+    """Return True if a name can be encoded as UTF-8."""
     return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def readable(name: str) -> str:
-    """Return a name as text, with replacement characters for what is not UTF-8."""
+    """Return a name with replacement characters for bytes that are not UTF-8."""
     return name if is_text(name) else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

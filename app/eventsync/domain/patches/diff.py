@@ -1,10 +1,10 @@
 """The difference of two documents as an RFC 6902 JSON Patch, linear in the size of the two.
 
-Exact by construction: `patch(before) == after` in value and BSON type (a property test holds it to that).
-Arrays are compared by their common beginning and end, which is what appends, removals and edits in place leave.
+Exact by construction: `patch(before) == after` in value and BSON type (a property test checks it).
+Arrays are compared by their common beginning and end, which appends, removals and edits in place leave unchanged.
 
-A document can be made so that its finest difference takes many times its own size: long paths for many fields, arrays
-in arrays in arrays. Beyond a bound the patch becomes coarser, and stays exact.
+The finest patch of a hostile document can take many times the document's size, by long paths of many fields or nested
+arrays. Beyond a limit the patch becomes coarser, and stays exact.
 
 Source: https://www.rfc-editor.org/rfc/rfc6902
 """
@@ -26,14 +26,14 @@ Touched = Mapping[str, int]
 """Fields that may differ. The number counts only where one is an array: its items before that index are the same."""
 
 _FEW: Final = 4
-"""Items that are compared faster one by one than by their encoding."""
+"""Up to this number, items are compared faster one by one than by their encoding."""
 
 _MOST_ARRAYS: Final = 4
-"""Arrays inside each other that are told apart item by item. Each level compares all that is in it once more."""
+"""Nested arrays that are compared item by item. Each level compares its whole content once more."""
 
 _MOST_LETTERS: Final = 8 * 1024 * 1024
 _OPERATION: Final = 64
-"""A patch with more letters than this in its paths, and so many more for each operation, names whole fields instead."""
+"""A patch over `_MOST_LETTERS` letters of paths, plus this number for each operation, replaces whole fields instead."""
 
 _LEAVES: Final = frozenset({str, int})
 
@@ -43,7 +43,7 @@ class _TooFine(Exception):
 
 
 def diff(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched | None = None) -> list[Operation]:
-    """Return the operations that turn `before` into `after`; none where they are the same.
+    """Return the operations that turn `before` into `after`, none if they are the same.
 
     With `touched`, the caller knows that all other fields of the two are the same.
     """
@@ -54,7 +54,7 @@ def diff(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched |
 
 
 def _coarse(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched | None) -> list[Operation]:
-    """The patch that replaces each field of the document that differs. Its paths are no longer than the document."""
+    """Return a patch that replaces whole top-level fields. Its paths are no longer than the document."""
     patch: list[Operation] = [{"op": "remove", "path": f"/{escape(name)}"} for name in before if name not in after]
     for name, value in after.items():
         if touched is not None and name not in touched:
@@ -67,7 +67,7 @@ def _coarse(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touche
 
 
 class _Difference:
-    """Walks two documents side by side. `_way` leads to where it is; a path is made of it only for an operation."""
+    """Walks two documents in parallel. `_way` is the current path, which is encoded only for an operation."""
 
     __slots__ = ("_arrays_around", "_left", "_patch", "_way")
 
@@ -113,13 +113,13 @@ class _Difference:
             self._add("add", name)["value"] = value
 
     def _values(self, before: Any, after: Any, last: str | int, first: int = 0) -> None:
-        """`first`: so many items at the beginning are known to be the same, where both are arrays."""
+        """Compare two values. In two arrays, the `first` leading items are known to be the same."""
         kind = type(after)
         if kind in _LEAVES and type(before) is kind:
             if before != after:
                 self._add("replace", last)["value"] = after
             return
-        # Without asking first whether they are the same: that would walk through all that is in them at every level.
+        # Do not compare containers first: that would walk their whole content at each level.
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             self._way.append(last)
             self._objects(before, after)
@@ -141,7 +141,7 @@ class _Difference:
         shared = min(len(was), len(now))
         for index in range(shared):
             self._values(was[index], now[index], head + index)
-        # From the back, so that each index still means what it meant in `before`.
+        # Backwards, so that the remaining indexes stay valid.
         for index in range(len(was) - 1, shared - 1, -1):
             self._add("remove", head + index)
         for index in range(shared, len(now)):
@@ -149,7 +149,7 @@ class _Difference:
 
 
 def _common(left: list[Any], right: list[Any]) -> int:
-    """How many leading items are the same."""
+    """Return the number of leading items that are the same."""
     count = _alike(left, right)
     for a, b in zip(islice(left, count, None), islice(right, count, None), strict=False):
         if not same(a, b):
@@ -159,9 +159,9 @@ def _common(left: list[Any], right: list[Any]) -> int:
 
 
 def _alike(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """So many leading items are certainly the same; there may be more.
+    """Return a lower bound of the number of leading items that are the same.
 
-    (What Python finds equal, and BSON writes alike, is the same: three times as fast as to walk through both.)
+    (Items that are equal in Python and have the same BSON are the same; this is three times as fast as a walk.)
     """
     count = 0
     for a, b in zip(left, right, strict=False):

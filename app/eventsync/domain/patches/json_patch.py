@@ -1,8 +1,8 @@
 """JSON Patch over documents of BSON values.
 
 A BSON value that JSON has no word for (an ObjectId, a date) is one value: a pointer does not reach inside it. The
-operations themselves are python-json-patch's; what is here is what it leaves open between JSON and BSON, and the
-bounds that input from the network needs.
+operations themselves are those of python-json-patch. This module adds the BSON semantics, and limits for untrusted
+input.
 
 Sources: https://www.rfc-editor.org/rfc/rfc6902 , https://www.rfc-editor.org/rfc/rfc6901
 """
@@ -27,7 +27,7 @@ from eventsync.domain.values.json_document import ABSENT, converted
 from eventsync.errors import Malformed, PatchFailed, TooLarge
 
 Apply = Callable[[Document], Document]
-"""A checked patch: takes a document, leaves it as it is, and returns the patched one."""
+"""A validated patch: returns the patched copy of a document."""
 
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
@@ -41,7 +41,7 @@ _OPERATIONS: Final = {
 }
 
 _COPIED_PER_STEP: Final = 2
-"""Bytes of BSON that a `copy` doubles in one step. They are encoded, decoded and compared again afterwards."""
+"""Bytes of BSON that a `copy` duplicates in one step; they are encoded, decoded and compared afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class JsonPatch:
     operations: Any
 
     def parsed(self) -> JsonPatch:
-        """Return the same, with its JSON parsed. Raises `Malformed`."""
+        """Return the patch with its JSON parsed. Raises `Malformed`."""
         return JsonPatch(parse_json(self.operations.text)) if isinstance(self.operations, JsonText) else self
 
     def prepared(self, *, operations: int, document_bytes: int, steps: int) -> Apply:
@@ -70,7 +70,7 @@ class JsonPatch:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two values are equal as RFC 6902's `test` has it: numbers by value, all other BSON types exactly."""
+    """Return True if two values are equal for RFC 6902's `test`: numbers by value, other BSON types exactly."""
     if _is_number(left) and _is_number(right):
         return bool(left == right) or same(left, right)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
@@ -91,7 +91,7 @@ class _Pointer(JsonPointer):
     """
 
     def to_last(self, doc: Any) -> tuple[Any, Any]:
-        """The container that the last token is looked up in, and the token as its key; None for the root."""
+        """Return the container of the last token, and the token as its key, which is None for the root."""
         if not self.parts:
             return doc, None
         for part in self.parts[:-1]:
@@ -99,7 +99,7 @@ class _Pointer(JsonPointer):
         return doc, _key(doc, self.parts[-1])
 
     def walk(self, doc: Any, part: str | int) -> Any:
-        """One step. Raises `JsonPointerException` where there is nothing."""
+        """Take one step. Raises `JsonPointerException` if there is no such member."""
         try:
             return doc[_key(doc, part)]
         except (KeyError, IndexError, TypeError) as error:
@@ -158,7 +158,7 @@ class _Step:
         _check_levels(len(self.path.parts) + self.depth)
 
     def spelled(self, value: Any) -> dict[str, Any]:
-        """The operation as the library takes it, with `value` for its value."""
+        """Return the operation in the form of the library, with the given `value`."""
         tree = {"op": self.op, "path": self.path.path, "value": value}
         return tree | {"from": self.source.path} if self.op == "move" and self.source is not None else tree
 
@@ -204,7 +204,7 @@ class _PatchRun:
         self._copied = copied
         self._budget = budget
         self._depth: int | None = None
-        """No fewer than the levels of the document; None where they have not been counted."""
+        """An upper bound of the document's depth; None until it is counted."""
 
     def result(self) -> Document:
         for step in self._steps:
@@ -264,14 +264,14 @@ class _PatchRun:
         return _clone(value)
 
     def _shift(self, pointer: _Pointer) -> None:
-        """Spend what inserting into an array, or removing from it, costs."""
+        """Spend the cost of inserting into an array or removing from it."""
         container, _ = pointer.to_last(self._document)
         if isinstance(container, list):
             self._budget.spend(len(container) // SHIFTED_PER_STEP)
 
 
 def _replaced(step: _Step, document: Any) -> Any:
-    """The value that an `add` or `replace` takes the place of; `ABSENT` where it takes none's."""
+    """Return the value that an `add` or `replace` replaces, or `ABSENT`."""
     container, key = step.path.to_last(document)
     if isinstance(container, dict):
         return container.get(key, ABSENT)
@@ -280,7 +280,7 @@ def _replaced(step: _Step, document: Any) -> Any:
 
 
 def _clone(value: Any) -> Any:
-    """A copy of the containers; leaves are immutable."""
+    """Copy the containers; leaves are immutable."""
     if isinstance(value, dict):
         return {name: _clone(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """The smallest MongoDB update that turns one stored document into another. Pure.
 
-It is exact only for the very document it was made from: whoever applies it must make sure (by the filter, or by a
-transaction) that the document is still that one.
+It is exact only for the document that it was made from. The caller must ensure, by the filter or by a transaction, that
+the stored document is still the same.
 
 Source: https://www.mongodb.com/docs/manual/core/dot-dollar-considerations/
 """
@@ -15,13 +15,13 @@ from eventsync.domain.bson_scan.opaque import is_text
 from eventsync.domain.values.extended_json import same
 
 Update = dict[str, dict[str, Any]]
-"""`{"$set": {path: value}, "$unset": {path: ""}}`, each only where it is not empty."""
+"""`{"$set": {path: value}, "$unset": {path: ""}}`, without empty members."""
 
 MAX_PATHS: Final = 1000
-"""A change of more paths than this is cheaper as a whole document, for MongoDB too."""
+"""With more paths than this, a whole document is cheaper, also for MongoDB."""
 
 MAX_LETTERS: Final = 256 * 1024
-"""And so is one whose paths have more letters than this: a document can repeat a long path for each of its fields."""
+"""With more letters of paths than this, too: a document can repeat a long path for each of its fields."""
 
 
 def minimal_update(before: Mapping[str, Any], after: Mapping[str, Any]) -> Update | None:

@@ -1,4 +1,4 @@
-"""Bounds on the work that one request may cause, counted in steps and not in time. Pure."""
+"""A limit on the work of one request, counted in steps instead of time. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Final
 from eventsync.errors import TooComplex
 
 SHIFTED_PER_STEP: Final = 64
-"""Items of an array that one step moves: inserting and removing shift all items behind."""
+"""Array items that one step moves: inserting and removing shift all later items."""
 
 
 class Budget:
-    """Steps that are left. One step is a visit to a value, about 0.1 µs."""
+    """The remaining steps. One step is a visit to a value, about 0.1 µs."""
 
     __slots__ = ("_steps", "left")
 
@@ -20,7 +20,7 @@ class Budget:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """Take `steps`. Raises `TooComplex` where fewer are left."""
+        """Take `steps`. Raises `TooComplex` if fewer are left."""
         self.left -= steps
         if self.left < 0:
             raise TooComplex(f"the request takes more than {self._steps} steps of work; split it up")

@@ -1,16 +1,16 @@
-"""Marks beside Relaxed Extended JSON for what it can't express, so that what is stored as JSON reads back BSON-exact.
+"""Type hints beside Relaxed Extended JSON, so that values stored as JSON read back BSON-exact.
 
-A *mark* is a JSON Pointer (RFC 6901) into the JSON form of a value. What stands there says what is marked:
+A *type hint* is a JSON Pointer (RFC 6901) into the JSON form of a value. The target determines its meaning:
 
 - a number: it is an int64, although it would fit into an int32;
 - an object: it is a plain object, although a name in it starts with `$`;
 - a binary's `subType`: it has the subtype of UUIDs, and is none.
 
-A document can be made so that its pointers take many times its own size. Then its only mark is `bson:` and the value
-itself, as BSON in base64.
+The pointers of a hostile document can take many times its own size. Its only hint is then `bson:` and the value itself,
+as BSON in base64.
 
-What JSON loses altogether (text that is not UTF-8, say) has its BSON type and bytes behind the pointer and a NUL, which
-no field name has.
+For values that JSON can't express at all (invalid UTF-8, for example), the pointer is followed by a NUL, which no field
+name contains, and by the BSON type and bytes.
 
 Sources: https://www.rfc-editor.org/rfc/rfc6901 ,
 https://github.com/mongodb/specifications/blob/master/source/extended-json.md
@@ -56,14 +56,14 @@ _FEW: Final = 20
 _SHORT: Final = 4096
 _SUBTYPE: Final = "/$binary/subType"
 _WHOLE: Final = "bson:"
-"""How the mark begins that is the value itself. A pointer is empty or begins with `/`."""
+"""The prefix of a hint that contains the value itself. A pointer is empty or begins with `/`."""
 
 _MOST_LETTERS: Final = 32 * 1024 * 1024
 """Pointers with more letters than this are not written one by one."""
 
 
 def type_hints_of(value: Any) -> list[str]:
-    """The marks of a BSON value; none for nearly all values, and those cost little."""
+    """Return the type hints of a BSON value. Nearly all values have none, and are tested fast."""
     if not _inexact(value):
         return []
     try:
@@ -73,9 +73,9 @@ def type_hints_of(value: Any) -> list[str]:
 
 
 def from_tree_with_hints(tree: Any, pointers: Sequence[str]) -> Any:
-    """`from_tree`, with the marks of the value that `tree` was made from. `tree` is used up.
+    """Convert Extended JSON as `from_tree` does, with the type hints of the original value. Changes `tree`.
 
-    Raises `Malformed`, also for marks that don't belong to `tree`.
+    Raises `Malformed`, also for hints that don't fit `tree`.
     """
     if pointers and pointers[0].startswith(_WHOLE):
         return _whole(pointers[0])
@@ -98,14 +98,14 @@ def from_tree_with_hints(tree: Any, pointers: Sequence[str]) -> Any:
 
 
 def pack_type_hints(pointers: Sequence[str]) -> list[str] | bytes:
-    """Marks as they are stored: many of them, or long ones, take a fraction of their bytes together."""
+    """Return the stored form of type hints, which is compressed if they are many or long."""
     listed = list(pointers)
     plain = len(listed) <= _FEW and sum(map(len, listed)) <= _SHORT
     return listed if plain else zlib.compress(orjson.dumps(listed), 1)
 
 
 def unpack_type_hints(stored: Sequence[str] | bytes | None) -> Sequence[str]:
-    """What `pack_type_hints` has made. Raises `Malformed` for anything else."""
+    """Read the stored form of type hints. Raises `Malformed`."""
     if not isinstance(stored, bytes):
         return stored or ()
     try:
@@ -130,7 +130,7 @@ def _inexact(value: Any) -> bool:
 
 
 def _is_inexact_leaf(value: Any) -> bool:
-    """Tell whether a value of a rarer type may have marks."""
+    """Return True if a value of a rarer type may need type hints."""
     if isinstance(value, Decimal128):
         return is_odd_decimal(value)
     if isinstance(value, Binary):
@@ -143,7 +143,7 @@ class _TooMany(Exception):
 
 
 class _Pointers:
-    """Walks through a value. `_way` leads to where it is; a pointer is made of it only for a mark."""
+    """Walks through a value. `_way` is the current path, which becomes a pointer only for a hint."""
 
     __slots__ = ("_found", "_left", "_way")
 
@@ -193,7 +193,7 @@ class _Pointers:
             self._add_exact(value)
 
     def _compound(self, value: DBRef | Code) -> None:
-        """A value that no pointer can reach into once it is read: exact as a whole, or not at all."""
+        """Handle a value whose inside no pointer can reach once it is decoded: exact as a whole or not at all."""
         before = len(self._found)
         document = value.as_doc() if isinstance(value, DBRef) else {"$scope": value.scope}
         self._members(document)
@@ -216,7 +216,7 @@ class _Pointers:
 
 
 def _is_lost(value: Any) -> bool:
-    """Tell whether JSON has no form that reads back as the same value."""
+    """Return True if no JSON form reads back as the same value."""
     if isinstance(value, Opaque):
         return bool(value.shown() != value.spelled())
     return isinstance(value, Decimal128) and is_odd_decimal(value)
@@ -256,7 +256,7 @@ def _replace(root: dict[str, Any], pointer: str, value: Any) -> None:
 
 
 def _place(root: dict[str, Any], pointer: str) -> tuple[Any, Any]:
-    """The container that the pointer's last token is looked up in, and that token as its key."""
+    """Return the container of the pointer's last token, and that token as its key."""
     *way, last = map(unescape, pointer.split("/"))
     container: Any = root
     for part in way:
