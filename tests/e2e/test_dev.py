@@ -1,4 +1,4 @@
-"""`eventsync dev` as a person uses it: one command, Ctrl-C, and everything that can go wrong in between."""
+"""`eventsync dev` as a person uses it: start, Ctrl-C, and failures in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server's memory while clients send, and ask for, as much as they can. Its resident memory is the witness."""
+"""A server's resident memory while clients send and request as much as they can."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LITTLE = 48 * MIB
 bounds each of these attacks takes 200 MB to 1.5 GB."""
 
 HELD = 64 * MIB
-"""What requests may hold together, as the server is told: `held_bytes`."""
+"""The setting `held_bytes`: the bytes that requests may hold together."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ async def halves(served: Served) -> AsyncIterator[None]:
 async def test_what_is_read_for_many_at_a_time_is_bounded(
     served: Served, large: list[str], halves: None, path: str
 ) -> None:
-    """What MongoDB has sent is in memory before it can be counted, and refused."""
+    """An answer of MongoDB is in memory before it can be counted and refused."""
     async with httpx.AsyncClient(base_url=served.url, timeout=patience(60), limits=httpx.Limits()) as client:
         await client.get(f"/v1/collections/docs/documents/{large[0]}")
         with growth(served.pid) as grown:

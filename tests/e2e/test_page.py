@@ -95,7 +95,7 @@ async def last_write(url: str, name: str) -> int:
 
 
 def reached(shape: str, seq: int) -> Callable[[Said], bool]:
-    """Whether the client stands at `seq` or beyond."""
+    """Return True if the client has reached `seq`."""
     return lambda said: shape in said.get("vector", {}) and int(said["vector"][shape].split(":")[1]) >= seq
 
 

@@ -1,4 +1,4 @@
-"""The README: its commands and its script do what it says."""
+"""The README's commands and script, run."""
 
 from __future__ import annotations
 

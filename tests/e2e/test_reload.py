@@ -1,4 +1,4 @@
-"""SIGHUP: a worker and a server start again in place, with the settings as they are then, and lose nothing."""
+"""SIGHUP: a worker and a server restart in place with the current settings, and lose nothing."""
 
 from __future__ import annotations
 

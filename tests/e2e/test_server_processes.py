@@ -80,7 +80,7 @@ async def load(url: str, client: Client, settings: Settings, documents: list[dic
 
 
 def runs(pids: set[int]) -> bool:
-    """Whether any of them does."""
+    """Return True if any of them does."""
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 

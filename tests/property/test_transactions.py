@@ -12,7 +12,7 @@ COMMITS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12)
 
 
 @given(COMMITS, st.lists(st.integers(0, 5), max_size=12), st.data())
-def test_groups_are_the_commits_whatever_the_batches(
+def test_transactions_are_the_commits_whatever_the_batches(
     commits: list[tuple[int, bool]], cuts: list[int], data: st.DataObject
 ) -> None:
     time, stream, expected = 1, [], []

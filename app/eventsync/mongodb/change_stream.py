@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
@@ -34,6 +34,9 @@ from eventsync.mongodb.split_changes import FragmentMissing, Fragments
 
 Token = str
 """A resume token's `_data`: hex digits."""
+
+DOCUMENT_CHANGES: Final = ("insert", "update", "replace", "delete")
+"""The types of operation that change one document."""
 
 _HISTORY_LOST = frozenset({136, 260, 280, 286, 40646, 50795})
 """CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost: the token can't be resumed.

@@ -74,7 +74,7 @@ async def test_a_documents_history_across_the_seam(stores: Stores, settings: Set
         ]
 
 
-async def test_what_was_touched_is_known(stores: Stores, settings: Settings) -> None:
+async def test_archived_events_leave_their_touched_documents(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS, ["docs", "rare"])
     await archiver(stores, settings).run_once()
     rows = await stores.log["touched"].find().to_list()
@@ -93,7 +93,7 @@ async def test_a_transaction_is_not_divided(stores: Stores, settings: Settings) 
     assert await everything(stores, log, 0, 90) == [sealed(item) for item in events]
 
 
-async def test_nothing_leaves_that_a_snapshot_does_not_cover(stores: Stores, settings: Settings) -> None:
+async def test_events_after_the_newest_snapshot_stay_in_mongodb(stores: Stores, settings: Settings) -> None:
     """`docs` has a snapshot at 45; `rare`, at 3, has had no event since: it holds up nobody."""
     events = [event(seq, "rare" if seq <= 3 else "docs") for seq in range(1, 101)]
     log = await begun(stores, events[:45], ["docs", "rare"])
@@ -106,7 +106,9 @@ async def test_nothing_leaves_that_a_snapshot_does_not_cover(stores: Stores, set
     assert (await stores.tiers.read(log)).archived_up_to == 80
 
 
-async def test_nothing_leaves_while_a_collection_has_no_snapshot(stores: Stores, settings: Settings) -> None:
+async def test_all_events_stay_in_mongodb_while_a_collection_has_no_snapshot(
+    stores: Stores, settings: Settings
+) -> None:
     log = await begun(stores, EVENTS)
     await stores.tracking.ask(["new"])
     await stores.tracking.activate(["new"], log, Seq(100))
@@ -114,7 +116,7 @@ async def test_nothing_leaves_while_a_collection_has_no_snapshot(stores: Stores,
     assert await hot_seqs(stores, log) == list(range(1, 101))
 
 
-async def test_the_newest_event_never_leaves(stores: Stores, settings: Settings) -> None:
+async def test_the_newest_event_stays_in_mongodb(stores: Stores, settings: Settings) -> None:
     settings = settings.model_copy(update={"hot_events": 1, "hot_age": 0.0, "segment_events": 1})
     log = await begun(stores, EVENTS[:7])
     await archiver(stores, settings).run_once()
@@ -124,7 +126,7 @@ async def test_the_newest_event_never_leaves(stores: Stores, settings: Settings)
     assert tail.seq == 7
 
 
-async def test_without_an_archive_everything_stays(client: Any, settings: Settings) -> None:
+async def test_without_an_archive_all_events_stay_in_mongodb(client: Any, settings: Settings) -> None:
     settings = settings.model_copy(update={"archive_url": "none"})
     stores = Stores.of(client, settings)
     log = await begun(stores, EVENTS)
@@ -132,7 +134,7 @@ async def test_without_an_archive_everything_stays(client: Any, settings: Settin
     assert await hot_seqs(stores, log) == list(range(1, 101))
 
 
-async def test_of_two_archivers_one_registers(stores: Stores, settings: Settings) -> None:
+async def test_one_of_two_archivers_registers_a_segment(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     results = await asyncio.gather(*(archiver(stores, settings).run_once() for _ in range(3)), return_exceptions=True)
     assert all(
@@ -179,7 +181,9 @@ async def test_a_segment_that_is_not_registered_is_a_hole_that_is_named(stores: 
         await everything(stores, log, 0, 100)
 
 
-async def test_what_does_not_read_back_is_not_registered(stores: Stores, settings: Settings, tmp_path: Path) -> None:
+async def test_a_segment_that_reads_back_differently_is_not_registered(
+    stores: Stores, settings: Settings, tmp_path: Path
+) -> None:
     log = await begun(stores, EVENTS)
     objects = stores.archive.objects
     assert objects is not None
@@ -273,7 +277,7 @@ STEPS = ("seal", "verify", "register", "record_touched", "raise_archived_up_to",
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-async def test_killed_at_any_step_it_loses_and_doubles_nothing(
+async def test_an_archiver_killed_at_any_step_neither_loses_nor_duplicates_events(
     stores: Stores, settings: Settings, step: str, when: str
 ) -> None:
     """A reader reads all the while, and finds every event exactly once: before, during and after."""

@@ -44,7 +44,7 @@ def files(settings: Settings, log: LogId) -> list[int]:
     return sorted(int(file.name.split("-")[0]) for file in found)
 
 
-async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, settings: Settings) -> None:
+async def test_events_beyond_retention_events_are_removed_by_whole_segments(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
     await compactor(stores, settings).run_once()
@@ -63,7 +63,7 @@ async def test_what_is_too_much_is_removed_by_whole_segments(stores: Stores, set
     assert files(settings, log) == [41, 61], "nothing is sealed twice"
 
 
-async def test_what_takes_too_many_bytes_is_removed(stores: Stores, settings: Settings) -> None:
+async def test_events_beyond_retention_bytes_are_removed(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
     size = (await stores.archive.segments.totals(log)).bytes
@@ -74,7 +74,7 @@ async def test_what_takes_too_many_bytes_is_removed(stores: Stores, settings: Se
     assert (await stores.tiers.read(log)).horizon == 20
 
 
-async def test_what_is_too_old_goes_even_if_it_never_was_sealed(client: Any, settings: Settings) -> None:
+async def test_events_beyond_retention_age_are_removed_even_if_never_sealed(client: Any, settings: Settings) -> None:
     """But for the newest event, from which the numbering goes on."""
     update = {"archive_url": "none", "retention_events": 0, "retention_age": 1.0}
     settings = settings.model_copy(update=update)
@@ -90,7 +90,7 @@ async def test_what_is_too_old_goes_even_if_it_never_was_sealed(client: Any, set
     assert await everything(stores, log, 99, 100) == [sealed(EVENTS[-1])]
 
 
-async def test_what_no_snapshot_covers_stays(client: Any, settings: Settings) -> None:
+async def test_events_that_no_snapshot_covers_are_kept(client: Any, settings: Settings) -> None:
     settings = settings.model_copy(update={"archive_url": "none", "retention_events": 1})
     stores = Stores.of(client, settings)
     log = await begun(stores, EVENTS)
@@ -104,7 +104,7 @@ async def test_what_no_snapshot_covers_stays(client: Any, settings: Settings) ->
     assert (await stores.tiers.read(log)).horizon == 30
 
 
-async def test_what_a_live_pin_needs_stays(stores: Stores, settings: Settings) -> None:
+async def test_events_that_a_live_pin_needs_are_kept(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
     async with stores.snapshots.pins.held(log, Seq(25)):
@@ -118,7 +118,7 @@ async def test_what_a_live_pin_needs_stays(stores: Stores, settings: Settings) -
     assert files(settings, log) == [41, 61]
 
 
-async def test_a_reader_whose_segments_are_removed_is_told(stores: Stores, settings: Settings) -> None:
+async def test_a_reader_whose_segments_are_removed_gets_an_error(stores: Stores, settings: Settings) -> None:
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
     async with aclosing(stores.archive.tiered.read(log, Seq(0), Seq(100))) as events:
@@ -128,7 +128,7 @@ async def test_a_reader_whose_segments_are_removed_is_told(stores: Stores, setti
             _ = [item async for item in events]
 
 
-async def test_what_a_killed_compactor_has_left_is_removed(stores: Stores, settings: Settings) -> None:
+async def test_the_next_run_removes_what_a_killed_compactor_has_left(stores: Stores, settings: Settings) -> None:
     """After the horizon was raised; after an object was removed; after events were given up."""
     log = await begun(stores, EVENTS)
     await archiver(stores, settings).run_once()
@@ -147,7 +147,7 @@ async def test_what_a_killed_compactor_has_left_is_removed(stores: Stores, setti
     assert await everything(stores, log, 90, 100) == [sealed(item) for item in EVENTS[90:]]
 
 
-async def test_what_was_touched_is_forgotten_last(stores: Stores, settings: Settings) -> None:
+async def test_touched_documents_are_removed_last(stores: Stores, settings: Settings) -> None:
     """A collection in which nothing has happened since is still known to be what its only snapshot says."""
     update = {"segment_events": 5000, "retention_events": 100, "squash_age": 0.001, "segment_block_bytes": 10**6}
     settings = settings.model_copy(update=update)

@@ -73,7 +73,7 @@ async def test_an_impossible_name_is_refused_at_each_door(name: str, stores: Sto
             load_settings(collections=(name,))
 
 
-async def test_it_is_refused_by_the_command_and_over_http(settings: Settings) -> None:
+async def test_an_impossible_name_is_refused_by_the_command_and_over_http(settings: Settings) -> None:
     uri = ["--mongodb-uri", str(settings.mongodb_uri), "--database", settings.database]
     answer = await asyncio.to_thread(CliRunner().invoke, commands, ["track", "a..b", *uri])
     assert (answer.exit_code, "'a..b' can't be a collection name" in answer.output) == (1, True)
@@ -83,7 +83,7 @@ async def test_it_is_refused_by_the_command_and_over_http(settings: Settings) ->
             assert (refusal.status_code, refusal.json()["code"]) == (400, "malformed"), path
 
 
-async def test_what_is_taken_mongodb_takes(stores: Stores) -> None:
+async def test_every_accepted_name_is_accepted_by_mongodb(stores: Stores) -> None:
     """Names at random: none passes the door that the driver or MongoDB refuses."""
     choose = random.Random(5)
     taken = 0
@@ -158,7 +158,7 @@ async def test_a_collection_that_may_not_be_read_holds_up_no_repair(
     assert await current_log(stores) == log
 
 
-async def test_once_it_may_be_read_it_is_tracked_again(
+async def test_a_collection_that_may_be_read_again_is_tracked_again(
     log: LogId, client: Client, stores: Stores, settings: Settings
 ) -> None:
     await stores.logs.begin_repair(log, "the test asks for it")
@@ -244,7 +244,7 @@ async def test_a_refusal_that_repeats_confines_itself_to_its_collection(
     assert await current_log(stores) == log
 
 
-async def test_it_does_so_where_a_change_needs_the_read(
+async def test_a_repeated_refusal_of_an_image_confines_itself_to_its_collection(
     client: Client, stores: Stores, settings: Settings, log: LogId
 ) -> None:
     for name in ("docs", "locked"):

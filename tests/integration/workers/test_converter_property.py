@@ -1,4 +1,4 @@
-"""Conversion held to its promise by MongoDB itself: random documents under random updates of every kind."""
+"""Conversion checked by MongoDB itself, with random documents and random updates of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MongoDB says which fields and items an update has touched: what a patch leaves out by that account is the same."""
+"""Update descriptions: fields and items that they do not name have not changed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ UPDATES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("update", UPDATES.values(), ids=list(UPDATES))
-async def test_what_mongodb_says_of_an_update_is_all_that_it_did(stores: Stores, update: Any) -> None:
+async def test_an_update_description_names_all_that_the_update_changed(stores: Stores, update: Any) -> None:
     await stores.data.create_collection("docs", changeStreamPreAndPostImages={"enabled": True})
     docs = stores.data["docs"].with_options(codec_options=CODEC)
     await docs.insert_one(DOCUMENT)

@@ -1,4 +1,4 @@
-"""`docs/reference/events.md` says what the worker does: its examples, run."""
+"""The examples of `docs/reference/events.md`, run by a worker."""
 
 from __future__ import annotations
 

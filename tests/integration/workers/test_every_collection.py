@@ -1,4 +1,4 @@
-"""What is done to whole collections, and to collections of every kind; the log then is the collections, BSON-exact."""
+"""Operations on whole collections, and collections of every kind: the log replays to the collections, BSON-exact."""
 
 from __future__ import annotations
 

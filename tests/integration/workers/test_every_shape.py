@@ -1,4 +1,4 @@
-"""Every shape of change, written behind the API: which events it becomes, and that the log then is the collection.
+"""Every shape of change, written behind the API: its events, and a log that replays to the collection.
 
 The events are the ones of `docs/reference/events.md`; the states are compared BSON-exact.
 """

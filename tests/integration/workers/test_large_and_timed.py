@@ -17,7 +17,9 @@ from support.splitting import skip_unless_split
 from support.systems import running_worker
 
 
-async def test_a_transaction_of_a_thousand_documents_is_one(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_a_transaction_of_a_thousand_documents_stays_whole(
+    client: Client, stores: Stores, settings: Settings
+) -> None:
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         await tracked(stores, "docs")
@@ -29,7 +31,7 @@ async def test_a_transaction_of_a_thousand_documents_is_one(client: Client, stor
     assert {event["txn"]["of"] for event in replay.events} == {1010}
 
 
-async def test_a_transaction_over_16_mib_is_one(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_a_transaction_over_16_mib_stays_whole(client: Client, stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])
         await tracked(stores, "docs")
@@ -79,7 +81,7 @@ async def test_a_large_document_is_updated_by_patches(
     assert [event["txn"]["n"] for event in replay.events if "txn" in event] == [1, 2, 3]
 
 
-async def test_where_a_large_change_can_not_be_split_its_document_is_reset(
+async def test_a_large_change_that_can_not_be_split_replaces_its_document(
     client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on every MongoDB before 6.0.9. Newer ones are asked for a stage that they don't know either."""
@@ -117,7 +119,7 @@ async def test_a_large_change_right_behind_a_transaction_of_several_reads(
     assert {event["txn"]["of"] for event in replay.events[1:26]} == {25}
 
 
-async def test_what_expires_is_deleted(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_an_expired_document_is_deleted(client: Client, stores: Stores, settings: Settings) -> None:
     found = await client["admin"].command({"getParameter": 1, "ttlMonitorSleepSecs": 1})
     if found["ttlMonitorSleepSecs"] > 5:
         pytest.skip("this MongoDB looks for expired documents once a minute only")

@@ -1,4 +1,4 @@
-"""Events whose JSON no MongoDB document can hold: they are in the log like any other."""
+"""Events whose JSON is too large for a MongoDB document."""
 
 from __future__ import annotations
 

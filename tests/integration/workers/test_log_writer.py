@@ -106,13 +106,13 @@ async def test_the_mark_of_an_api_delete_takes_no_number_in_a_transaction(stores
     ]
 
 
-async def test_a_group_without_events_appends_nothing(stores: Stores) -> None:
+async def test_a_transaction_without_events_appends_nothing(stores: Stores) -> None:
     written = Written(stores, tail(3))
     assert await written.append([api_delete(2)[:1]]) == 0
     assert (await written.events(), written.log.seq) == ([], 3)
 
 
-async def test_the_rest_of_a_half_appended_transaction_goes_on_counting(stores: Stores) -> None:
+async def test_the_rest_of_a_half_appended_transaction_continues_its_count(stores: Stores) -> None:
     written = Written(stores, tail(2, TransactionPart(TXN, 2, 4)))
     await written.append([[inserted(3, txn=1), inserted(4, txn=1)]])
     await written.append([[inserted(5, txn=2), inserted(6, txn=2)]])
@@ -137,7 +137,7 @@ async def test_a_whole_transaction_at_the_tail_is_not_continued(stores: Stores) 
     assert [mark for _, _, mark in await written.marks()] == [None]
 
 
-async def test_a_checkpoint_is_known_once_a_later_change_has_come(stores: Stores) -> None:
+async def test_a_later_change_gives_a_checkpoint(stores: Stores) -> None:
     written = Written(stores)
     await written.append([[inserted(1, time=5)], [inserted(2, time=5)]])
     assert written.log.checkpoint is None, "more may follow at the same time"
@@ -147,7 +147,7 @@ async def test_a_checkpoint_is_known_once_a_later_change_has_come(stores: Stores
     assert written.log.checkpoint == (4, token(7), Timestamp(7, 1))
 
 
-async def test_a_checkpoint_is_known_only_when_its_events_are_appended(stores: Stores) -> None:
+async def test_a_checkpoint_holds_only_when_its_events_are_appended(stores: Stores) -> None:
     written = Written(stores)
     batch = Batch([], f"82{9:08X}{1:08X}2B")
     first = await written.log.convert([[inserted(1, time=5)], [inserted(2, time=6)]])
@@ -160,7 +160,7 @@ async def test_a_checkpoint_is_known_only_when_its_events_are_appended(stores: S
     assert [seq for seq, _, _ in await written.marks()] == [1, 2, 3]
 
 
-async def test_portions_that_are_appended_together_are_one_row_of_numbers(stores: Stores) -> None:
+async def test_numbered_events_appended_together_are_dense(stores: Stores) -> None:
     written = Written(stores, tail(7))
     portions = [await written.log.convert([[inserted(key, time=key)]]) for key in (1, 2, 3)]
     await written.log.append(portions)
@@ -168,7 +168,7 @@ async def test_portions_that_are_appended_together_are_one_row_of_numbers(stores
     assert written.log.checkpoint == (9, token(2), Timestamp(2, 1))
 
 
-async def test_what_is_found_takes_the_place_of_what_was_only_converted(stores: Stores) -> None:
+async def test_repair_events_replace_converted_events_that_are_not_appended(stores: Stores) -> None:
     written = Written(stores)
     await written.append([[inserted(1, time=5)]])
     await written.log.convert([[inserted(2, time=6)]])
@@ -186,7 +186,7 @@ async def test_a_stream_that_was_read_past_the_last_change_settles(stores: Store
     assert written.log.checkpoint == (1, f"82{5:08X}{2:08X}2B", Timestamp(5, 2))
 
 
-async def test_a_stream_that_stands_where_the_log_was_taken_up_says_nothing_new(stores: Stores) -> None:
+async def test_a_stream_at_the_resume_point_does_not_settle(stores: Stores) -> None:
     written = Written(stores, tail(4), time=5)
     await written.append([], Batch([], f"82{5:08X}{1:08X}2B"))
     assert written.log.checkpoint is None

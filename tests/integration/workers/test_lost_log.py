@@ -1,4 +1,4 @@
-"""A log that somebody drops, empties or changes while a worker appends to it: a new one begins by itself, at once."""
+"""A log that is dropped, emptied or changed while a worker appends to it: a new one begins at once."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_a_log_that_is_lost_under_a_worker_is_followed_by_a_new_one(
 
 @pytest.mark.parametrize("name", ["heads", "leases", "snapshots", "pins", "state_vectors", "horizons"])
 @pytest.mark.parametrize("lose", [dropped, emptied])
-async def test_what_is_made_anew_by_itself_costs_no_log(
+async def test_collections_that_are_made_again_begin_no_new_log(
     stores: Stores, settings: Settings, name: str, lose: Callable[[str], Damage]
 ) -> None:
     async with running_worker(settings):
@@ -130,7 +130,7 @@ async def sealed(stores: Stores, log: LogId) -> Segment:
 
 @pytest.mark.parametrize("name", ["tiers", "segments", "touched", "tallies"])
 @pytest.mark.parametrize("lose", [dropped, emptied])
-async def test_what_tells_where_archived_events_are_is_missed(
+async def test_the_loss_of_the_archives_records_begins_a_new_log(
     stores: Stores, settings: Settings, tmp_path: object, name: str, lose: Callable[[str], Damage]
 ) -> None:
     archiving = settings.model_copy(

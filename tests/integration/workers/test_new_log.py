@@ -1,4 +1,4 @@
-"""Where the log can't go on, a new one begins; where it is only interrupted, none does."""
+"""The begin of a new log, if and only if the old one can't be continued."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LOSSES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("lose", "reason"), LOSSES, ids=[lose.__name__ for lose, _ in LOSSES])
-async def test_where_the_log_cannot_go_on_a_new_one_begins(
+async def test_a_log_that_can_not_be_continued_is_followed_by_a_new_one(
     stores: Stores, settings: Settings, lose: Any, reason: str
 ) -> None:
     async with running_worker(settings):
@@ -67,7 +67,7 @@ async def test_where_the_log_cannot_go_on_a_new_one_begins(
     assert list(replay.of("docs")) == ["int:3"]
 
 
-async def test_a_new_log_begins_when_somebody_asks_for_it(stores: Stores, settings: Settings) -> None:
+async def test_a_requested_reset_begins_a_new_log(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         log = await began(stores, "docs")
         await stores.logs.request_reset("by hand")
@@ -79,7 +79,7 @@ async def test_a_new_log_begins_when_somebody_asks_for_it(stores: Stores, settin
 
 
 @pytest.mark.parametrize(("command", "code"), [("getMore", 43), ("insert", 50), ("update", 112)])
-async def test_an_interruption_is_only_that(
+async def test_an_interrupted_stream_begins_no_new_log(
     client: Client, stores: Stores, settings: Settings, command: str, code: int
 ) -> None:
     async with running_worker(settings):

@@ -1,4 +1,4 @@
-"""The stages behind the change stream: order, bounds, and what is appended when one of them fails."""
+"""The pipeline's order, its bounds, and the events that it appends when a stage fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MUCH = 2**30
 
 
 class Inserts:
-    """What is appended to the real store: how many events each time. It can be held up before."""
+    """Counts the events of each insert into the real store, and can hold an insert up."""
 
     def __init__(self, store: EventStore) -> None:
         self._append = store.append
@@ -90,7 +90,7 @@ async def ids(stores: Stores) -> list[str]:
     return [event.id for event in found]
 
 
-async def test_a_change_that_is_alone_is_appended_at_once(inserts: Inserts, stores: Stores, writer: LogWriter) -> None:
+async def test_a_lone_change_is_appended_at_once(inserts: Inserts, stores: Stores, writer: LogWriter) -> None:
     async with Pipeline.running(writer, MUCH) as pipeline:
         for key in range(3):
             await pipeline.put(alone(key))
@@ -99,7 +99,7 @@ async def test_a_change_that_is_alone_is_appended_at_once(inserts: Inserts, stor
     assert await ids(stores) == ["int:0", "int:1", "int:2"]
 
 
-async def test_a_backlog_is_appended_by_many_at_once_and_in_order(
+async def test_a_backlog_is_appended_in_order_by_large_inserts(
     inserts: Inserts, stores: Stores, writer: LogWriter
 ) -> None:
     async with Pipeline.running(writer, MUCH) as pipeline:
@@ -109,9 +109,7 @@ async def test_a_backlog_is_appended_by_many_at_once_and_in_order(
     assert min(inserts.counts[:-1]) >= 500
 
 
-async def test_what_comes_while_an_insert_is_under_way_waits_for_it_together(
-    inserts: Inserts, writer: LogWriter
-) -> None:
+async def test_changes_during_an_insert_are_appended_together_by_the_next(inserts: Inserts, writer: LogWriter) -> None:
     async with Pipeline.running(writer, MUCH) as pipeline:
         with inserts.held():
             for key in range(5):
@@ -134,7 +132,9 @@ async def test_reading_waits_while_too_much_is_not_appended(
     assert len(await ids(stores)) == 19
 
 
-async def test_an_empty_batch_brings_its_checkpoint_behind_all_before_it(inserts: Inserts, writer: LogWriter) -> None:
+async def test_the_checkpoint_of_an_empty_batch_comes_after_all_events_before_it(
+    inserts: Inserts, writer: LogWriter
+) -> None:
     batch = Batch([], f"82{9:08X}{1:08X}2B")
     async with Pipeline.running(writer, MUCH) as pipeline:
         with inserts.held():
@@ -161,7 +161,7 @@ def lost() -> list[RawBSONDocument]:
 NETWORK = StreamInterrupted("the network")
 
 
-async def test_where_conversion_fails_all_before_is_appended_and_nothing_behind(
+async def test_a_failed_conversion_appends_all_before_it_and_nothing_after_it(
     inserts: Inserts, stores: Stores, writer: LogWriter
 ) -> None:
     before, behind = [f"a{n}" for n in range(150)], [f"b{n}" for n in range(150)]
@@ -171,7 +171,7 @@ async def test_where_conversion_fails_all_before_is_appended_and_nothing_behind(
     assert writer.seq == len(before)
 
 
-async def test_where_appending_fails_it_is_the_error_of_the_whole(
+async def test_a_failed_append_is_the_error_of_the_pipeline(
     inserts: Inserts, stores: Stores, writer: LogWriter
 ) -> None:
     other = LogWriter(LOG, stores.events, ImageReader(stores.snapshots.live), None, Timestamp(0, 1))
@@ -182,7 +182,7 @@ async def test_where_appending_fails_it_is_the_error_of_the_whole(
     assert writer.checkpoint is None
 
 
-async def test_who_waits_for_room_hears_of_a_failure(writer: LogWriter) -> None:
+async def test_put_raises_the_failure_while_it_waits_for_room(writer: LogWriter) -> None:
     with pytest.raises(HistoryLost):
         await putting(writer, 1, [lost()], alone(1), end=AssertionError("there was room"))
 

@@ -1,4 +1,4 @@
-"""Lost history is repaired by events: the log goes on, and replayed it is the collections."""
+"""Repair of lost history by events: the same log continues, and replays to the collections."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ async def prepared(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize("code", [136, 280, 286])
-async def test_what_happened_unseen_is_told(client: Client, stores: Stores, settings: Settings, code: int) -> None:
+async def test_a_repair_appends_what_lost_changes_have_made(
+    client: Client, stores: Stores, settings: Settings, code: int
+) -> None:
     async with running_worker(settings):
         log = await based(stores, settings, "docs")
         await prepared(stores)
@@ -87,7 +89,7 @@ async def test_what_happened_unseen_is_told(client: Client, stores: Stores, sett
     assert await current_log(stores) == log
 
 
-async def test_a_repair_that_was_broken_off_is_done_again(stores: Stores, settings: Settings) -> None:
+async def test_an_interrupted_repair_is_repeated(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         log = await based(stores, settings, "docs")
         await prepared(stores)
@@ -112,7 +114,7 @@ async def unmarked(stores: Stores, log: LogId) -> bool | None:
     return True if checkpoint.repair is None else None
 
 
-async def test_a_drop_that_is_broken_off_is_not_gone_on_behind(
+async def test_after_an_interrupted_drop_the_repair_comes_first(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease runs out in the middle, and is renewed: what followed on the drop must wait for the rest of it."""
@@ -171,7 +173,9 @@ async def rename_onto(stores: Stores) -> None:
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
 @pytest.mark.parametrize("lose", [drop_collection, drop_database, rename_away, rename_onto])
-async def test_collections_that_go_and_come(stores: Stores, settings: Settings, lose: Any, running: bool) -> None:
+async def test_dropped_and_new_collections_are_repaired(
+    stores: Stores, settings: Settings, lose: Any, running: bool
+) -> None:
     async with running_worker(settings):
         log = await based(stores, settings, "docs", "other")
         await prepared(stores)
@@ -194,9 +198,7 @@ async def test_collections_that_go_and_come(stores: Stores, settings: Settings, 
     assert [row[:2] for row in told][-2:] == [("create", "int:3"), ("update", "int:3")]
 
 
-async def test_a_transaction_that_is_larger_than_the_worker_may_hold(
-    client: Client, stores: Stores, settings: Settings
-) -> None:
+async def test_a_transaction_over_group_bytes_is_repaired(client: Client, stores: Stores, settings: Settings) -> None:
     small = settings.model_copy(update={"group_bytes": 1024 * 1024})
     async with running_worker(small):
         log = await based(stores, settings, "docs")
@@ -207,7 +209,7 @@ async def test_a_transaction_that_is_larger_than_the_worker_may_hold(
     assert await current_log(stores) == log
 
 
-async def test_a_change_that_can_not_be_converted_resets_its_document(
+async def test_a_change_that_can_not_be_converted_replaces_its_document(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = converter.convert
@@ -229,9 +231,7 @@ async def test_a_change_that_can_not_be_converted_resets_its_document(
 
 
 @pytest.mark.parametrize("tamper", [{"$set": {"data": b"not what was written"}}, None], ids=["damaged", "missing"])
-async def test_without_a_base_to_start_from_a_new_log_begins(
-    client: Client, stores: Stores, settings: Settings, tamper: Any
-) -> None:
+async def test_without_a_base_a_new_log_begins(client: Client, stores: Stores, settings: Settings, tamper: Any) -> None:
     await stores.data["docs"].insert_many([{"_id": n} for n in range(3)])
     async with running_worker(settings):
         log = await based(stores, settings, "docs")

@@ -1,4 +1,4 @@
-"""The worker on real change streams: which events the log gets, and that it is the collections at every point."""
+"""Sequencing of real change streams: the log's events, and a log that replays to the collections at every point."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ async def test_a_transaction_is_marked_as_one_and_interleaved_ones_stay_apart(
     assert [event["id"] for event in replay.events[:3]] == ["alone-0", "alone-1", "alone-2"]
 
 
-async def test_a_transaction_larger_than_a_batch_is_one(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_a_transaction_larger_than_a_batch_stays_whole(
+    client: Client, stores: Stores, settings: Settings
+) -> None:
     small = settings.model_copy(update={"stream_batch": 7})
     async with running_worker(small):
         await began(stores, "docs")

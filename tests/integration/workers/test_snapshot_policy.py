@@ -1,4 +1,4 @@
-"""When the running snapshotter makes the next snapshot, which it retires, and what it does when it is asked."""
+"""The snapshotter's policy: when it makes a snapshot, which ones it removes, and requests."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_enough_bytes_make_the_next_one_due_but_not_a_few_events(
     assert await seqs(stores, log) == [0, 3], "too small"
 
 
-async def test_an_old_one_is_made_anew_where_there_were_events(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_an_old_snapshot_is_replaced_if_there_were_events(log: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings, snapshot_period=3600.0)
     await maker.run_once()
     await append(stores, log, "docs", 1)
@@ -112,7 +112,7 @@ async def test_one_changed_long_ago_does_not_keep_the_log_from_leaving_mongodb(
     assert await seqs(stores, log, "other") == [0, 30_001]
 
 
-async def test_one_from_before_the_horizon_is_made_anew_without_events(
+async def test_a_snapshot_before_the_horizon_is_replaced_without_events(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker = snapshotter(stores, settings)
@@ -150,9 +150,7 @@ async def test_a_collection_that_can_not_be_read_does_not_keep_the_others_from_t
     assert await seqs(stores, log) == await seqs(stores, log, "other") == [0]
 
 
-async def test_two_take_turns_and_know_what_the_other_has_tallied(
-    log: LogId, stores: Stores, settings: Settings
-) -> None:
+async def test_two_snapshotters_know_what_the_other_has_counted(log: LogId, stores: Stores, settings: Settings) -> None:
     one, two = snapshotter(stores, settings, snapshot_events=10), snapshotter(stores, settings)
     await one.run_once()
     for maker in (one, two):
@@ -166,7 +164,7 @@ async def test_two_take_turns_and_know_what_the_other_has_tallied(
 # --- on demand ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_asked_for_is_made_once_for_all_who_ask(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_one_snapshot_answers_all_requests_of_a_shape(log: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings)
     await maker.run_once()
     now = (await stores.data.command("ping"))["operationTime"]
@@ -184,7 +182,7 @@ async def test_what_is_asked_for_is_made_once_for_all_who_ask(log: LogId, stores
     assert [request.id for request in await stores.snapshots.requests.unanswered()] == [too_new]
 
 
-async def test_what_is_not_tracked_is_refused(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_a_request_for_an_untracked_collection_is_refused(log: LogId, stores: Stores, settings: Settings) -> None:
     asked = await stores.snapshots.requests.ask(Shape("elsewhere"), Timestamp(1, 1))
     await snapshotter(stores, settings).run_once()
     answer = await stores.snapshots.requests.read(asked)
@@ -271,7 +269,7 @@ async def test_one_of_each_day_is_kept(grown: LogId, stores: Stores, settings: S
     assert await seqs(stores, grown) == [2, 3, 4, 5]
 
 
-async def test_what_is_being_read_is_kept_until_it_has_been(grown: LogId, stores: Stores, settings: Settings) -> None:
+async def test_a_pinned_snapshot_is_kept(grown: LogId, stores: Stores, settings: Settings) -> None:
     maker = snapshotter(stores, settings, snapshots_kept=1)
     await raise_horizon(stores, grown, 5)
     second = await stores.snapshots.stored.newest(grown, "docs", Seq(2))
@@ -284,7 +282,7 @@ async def test_what_is_being_read_is_kept_until_it_has_been(grown: LogId, stores
     assert await seqs(stores, grown) == [5]
 
 
-async def test_one_that_is_pinned_just_before_it_is_hidden_is_shown_again(
+async def test_a_snapshot_pinned_just_before_it_is_hidden_is_shown_again(
     grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader comes between the first look at the pins and the hiding; and so does a horizon."""
@@ -306,7 +304,7 @@ async def test_one_that_is_pinned_just_before_it_is_hidden_is_shown_again(
     await pin.__aexit__(None, None, None)
 
 
-async def test_one_that_was_left_hidden_is_removed_or_shown_by_the_next_look(
+async def test_the_next_run_removes_or_shows_a_snapshot_left_hidden(
     grown: LogId, stores: Stores, settings: Settings
 ) -> None:
     """As after a kill between the hiding and the removing."""
@@ -319,7 +317,7 @@ async def test_one_that_was_left_hidden_is_removed_or_shown_by_the_next_look(
     assert listed[Seq(1)] not in await chunked(stores)
 
 
-async def test_what_was_stored_before_the_collection_was_tracked_anew_is_removed(
+async def test_snapshots_from_before_the_collection_was_tracked_again_are_removed(
     grown: LogId, stores: Stores, settings: Settings
 ) -> None:
     await append(stores, grown, "docs", 1)
@@ -328,7 +326,7 @@ async def test_what_was_stored_before_the_collection_was_tracked_anew_is_removed
     assert await seqs(stores, grown) == [6]
 
 
-async def test_a_reading_whose_snapshot_is_retired_meanwhile_takes_another(
+async def test_a_reader_whose_snapshot_is_removed_takes_another(
     grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its chunks gone, the snapshot would seem to be without the documents."""

@@ -59,7 +59,7 @@ async def test_a_worker_stores_the_base_of_what_it_tracks(stores: Stores, settin
     assert not lease.live
 
 
-async def test_one_look_stores_what_is_missing_once(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_one_run_stores_each_missing_base_once(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
     await maker.run_once()
     first = await stores.snapshots.stored.newest(log, "docs")
@@ -73,9 +73,7 @@ async def test_one_look_stores_what_is_missing_once(log: LogId, stores: Stores, 
     )
 
 
-async def test_a_base_from_before_the_collection_was_tracked_is_none(
-    log: LogId, stores: Stores, settings: Settings
-) -> None:
+async def test_a_snapshot_from_before_tracking_is_no_base(log: LogId, stores: Stores, settings: Settings) -> None:
     maker, _ = snapshotter(stores, settings)
     await maker.run_once()
     now = (await stores.data.command("ping"))["operationTime"]
@@ -101,7 +99,7 @@ async def test_a_new_logs_base_replaces_the_old_logs(log: LogId, stores: Stores,
     assert await stores.snapshots.stored.newest(log, "docs") is None
 
 
-async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
+async def test_a_stopped_snapshotter_ends_at_once_and_leaves_nothing(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
     maker, stop = snapshotter(stores, settings.model_copy(update={"snapshot_chunk_bytes": 20_000}))
@@ -115,7 +113,7 @@ async def test_stopped_in_the_middle_it_ends_at_once_and_leaves_nothing(
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
 
-async def test_of_many_one_makes_it(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_one_of_many_snapshotters_makes_the_snapshot(log: LogId, stores: Stores, settings: Settings) -> None:
     makers = [snapshotter(stores, settings, name) for name in ("a", "b", "c")]
     async with asyncio.TaskGroup() as group:
         for maker, _ in makers:
@@ -126,7 +124,7 @@ async def test_of_many_one_makes_it(log: LogId, stores: Stores, settings: Settin
     assert await stores.log["snapshots"].count_documents({}) == 1
 
 
-async def test_one_that_loses_the_lease_gives_up(log: LogId, stores: Stores, settings: Settings) -> None:
+async def test_a_snapshotter_that_loses_the_lease_gives_up(log: LogId, stores: Stores, settings: Settings) -> None:
     """As after a pause: the lease has run out, and another one has it."""
     maker, _ = snapshotter(stores, settings.model_copy(update={"lease_period": 0.0001}))
     await stores.leases.acquire(SNAPSHOTTING, "another", 60)
@@ -136,7 +134,7 @@ async def test_one_that_loses_the_lease_gives_up(log: LogId, stores: Stores, set
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
 
-async def test_killed_in_the_middle_it_is_made_by_the_next_worker(
+async def test_the_next_worker_makes_the_snapshot_of_a_killed_one(
     stores: Stores, settings: Settings, start_worker: Callable[[], Any]
 ) -> None:
     await stores.data["docs"].insert_many([{"_id": n, "t": "x" * 500} for n in range(20_000)])
@@ -193,7 +191,7 @@ async def test_a_base_that_takes_longer_than_mongodb_keeps_its_time_is_said_and_
     assert (await stores.logs.current()).id == log  # type: ignore[union-attr]
 
 
-async def test_tracked_anew_without_an_event_in_between_it_has_a_new_base(stores: Stores, settings: Settings) -> None:
+async def test_a_collection_tracked_again_without_events_gets_a_new_base(stores: Stores, settings: Settings) -> None:
     """The old base is at the same seq; it lacks what was written while nobody looked."""
     await stores.data["docs"].insert_one({"_id": 1})
     async with running_worker(settings):

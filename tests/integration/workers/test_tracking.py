@@ -1,4 +1,4 @@
-"""What is tracked, from which point on, and what can't be."""
+"""Tracking: from which point on a collection is tracked, and which ones can't be."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_collection_is_tracked_at_run_time_from_a_point_on(stores: Store
     ]
 
 
-async def test_what_is_untracked_is_sequenced_no_longer(stores: Stores, settings: Settings) -> None:
+async def test_an_untracked_collection_is_no_longer_sequenced(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         log = await began(stores, "docs", "others")
         await stores.data["others"].insert_one({"_id": 1})
@@ -134,7 +134,7 @@ async def test_collections_of_any_name(stores: Stores, settings: Settings, name:
     assert [event["collection"] for event in replay.events] == [name]
 
 
-async def test_what_cannot_be_tracked_is_said_and_stops_nobody_else(
+async def test_a_refused_collection_is_logged_and_stops_no_other(
     stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     await stores.data.create_collection("view", viewOn="docs", pipeline=[])

@@ -1,4 +1,4 @@
-"""Workers as processes: killed, frozen, and several at once. Whatever happens, each change has one event."""
+"""Workers as processes, killed, frozen and several at once: each change has exactly one event."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def progress(stores: Stores, events: int) -> None:
     await eventually(stores, "events", check)
 
 
-async def test_kill_9_in_mid_load_loses_and_doubles_nothing(
+async def test_kill_9_under_load_neither_loses_nor_duplicates_events(
     client: Client, stores: Stores, settings: Settings, start_worker: Start
 ) -> None:
     await stores.tracking.ask(["docs"])
@@ -81,7 +81,7 @@ async def test_kill_9_in_mid_load_loses_and_doubles_nothing(
     assert any("op_id" in event for event in replay.events)
 
 
-async def test_two_that_compete_while_the_leader_is_frozen_again_and_again(
+async def test_two_workers_compete_while_the_leader_is_frozen_repeatedly(
     client: Client, stores: Stores, settings: Settings, start_worker: Start
 ) -> None:
     await stores.tracking.ask(["docs"])
@@ -103,9 +103,7 @@ async def test_two_that_compete_while_the_leader_is_frozen_again_and_again(
     assert await current_log(stores) == log
 
 
-async def test_a_worker_that_is_told_to_end_ends_and_hands_over(
-    stores: Stores, settings: Settings, start_worker: Start
-) -> None:
+async def test_a_worker_ends_at_sigterm_and_hands_over(stores: Stores, settings: Settings, start_worker: Start) -> None:
     await stores.tracking.ask(["docs"])
     first, second = start_worker(), start_worker()
     await tracked(stores, "docs")

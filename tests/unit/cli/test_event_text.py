@@ -44,12 +44,12 @@ def test_a_create_shows_the_document_and_a_delete_nothing() -> None:
     assert shown(op="delete")[1:] == []
 
 
-def test_who_and_which_transaction() -> None:
+def test_an_event_shows_its_author_and_transaction() -> None:
     assert shown(external=True)[0].endswith("  external")
     assert shown(txn={"id": "t", "n": 2, "of": 3})[0].endswith("  by ada  transaction 2/3")
 
 
-def test_an_event_can_not_steer_the_terminal() -> None:
+def test_control_characters_of_an_event_are_escaped() -> None:
     text = "\n".join(shown(id="a\x1b[2J", by="b\x9b", op="create", doc={"_id": "\x9b31m\u202e"}))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert "a\\x1b[2J" in text

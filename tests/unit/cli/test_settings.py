@@ -6,7 +6,7 @@ from eventsync.cli.settings import listing
 from eventsync.settings import Settings
 
 
-def test_every_setting_is_listed_with_what_it_means() -> None:
+def test_every_setting_is_listed_with_its_description() -> None:
     listed = listing(Settings())
     assert [item.name for item in listed] == list(Settings.model_fields)
     assert all(item.description.endswith(".") for item in listed)
@@ -19,7 +19,7 @@ _TIMES = [
 
 
 @pytest.mark.parametrize("name", _TIMES)
-def test_a_time_says_its_unit(name: str) -> None:
+def test_the_description_of_a_time_has_its_unit(name: str) -> None:
     assert "second" in str(Settings.model_fields[name].description)
 
 

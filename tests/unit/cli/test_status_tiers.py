@@ -9,5 +9,5 @@ from eventsync.settings import Settings
 @pytest.mark.parametrize(
     ("url", "kind"), [("", "none"), ("none", "none"), ("s3://b/c", "s3"), ("file:///a", "directory")]
 )
-def test_the_kind_of_archive(url: str, kind: str) -> None:
+def test_archive_kind_hides_the_rest_of_the_url(url: str, kind: str) -> None:
     assert archive_kind(Settings(archive_url=url)) == kind

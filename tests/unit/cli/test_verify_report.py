@@ -12,7 +12,7 @@ KEY = b"\x10_id\0\1\0\0\0"
 
 
 @pytest.mark.parametrize("name", sorted(ODD))
-def test_a_difference_is_named_whatever_is_in_it(name: str) -> None:
+def test_a_difference_is_printed_for_any_value(name: str) -> None:
     document = decode(framed(KEY, ODD[name]))
     for difference in (
         Difference(format_id(1), (0, document), None),

@@ -14,13 +14,13 @@ from eventsync.dev.port import is_free
 from eventsync.errors import ConfigurationError
 
 
-def test_it_is_made_and_keeps_itself_out_of_git(tmp_path: Path) -> None:
+def test_a_data_directory_is_made_with_a_gitignore(tmp_path: Path) -> None:
     with opened(tmp_path / "a" / "b") as directory:
         assert directory.mongodb.is_dir()
         assert (directory.path / ".gitignore").read_text() == "*\n"
 
 
-def test_nobody_else_may_read_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_directory_is_readable_by_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     before = os.umask(0)
     try:
@@ -52,7 +52,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_only_one_at_a_time_has_it_and_the_other_is_told_who(tmp_path: Path) -> None:
+def test_a_data_directory_in_use_is_refused_with_the_process(tmp_path: Path) -> None:
     with (
         opened(tmp_path),
         pytest.raises(ConfigurationError, match=rf"process {os.getpid()}\) uses .* --data-dir"),
@@ -64,7 +64,7 @@ def test_only_one_at_a_time_has_it_and_the_other_is_told_who(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("place", ["file/data", "file"])
-def test_where_no_directory_can_be_the_remedy_is_told(tmp_path: Path, place: str) -> None:
+def test_a_path_that_can_not_be_a_directory_is_refused_with_the_remedy(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"can't be used .* --data-dir"), opened(tmp_path / place):
         pass
@@ -84,13 +84,13 @@ def test_the_port_of_mongod_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0", "99999"])
-def test_a_kept_port_that_is_none_is_replaced(tmp_path: Path, text: str) -> None:
+def test_an_invalid_recorded_port_is_replaced(tmp_path: Path, text: str) -> None:
     with opened(tmp_path) as directory:
         (tmp_path / "mongod.port").write_text(text)
         assert 0 < directory.mongod_port() < 65536
 
 
-def test_the_configuration_is_there_while_it_runs_and_for_the_owner_only(tmp_path: Path) -> None:
+def test_the_configuration_exists_while_dev_runs_readable_by_the_owner(tmp_path: Path) -> None:
     values = {"mongodb_uri": 'mongodb://u:p"\\ä@h/', "database": "app"}
     with opened(tmp_path) as directory:
         directory.write_config(values)
@@ -99,20 +99,20 @@ def test_the_configuration_is_there_while_it_runs_and_for_the_owner_only(tmp_pat
     assert not directory.config.exists()
 
 
-def test_the_configuration_of_a_killed_one_is_removed(tmp_path: Path) -> None:
+def test_the_configuration_of_a_killed_dev_is_removed(tmp_path: Path) -> None:
     (tmp_path / "eventsync.toml").write_text('mongodb_uri = "mongodb://gone"')
     with opened(tmp_path) as directory:
         assert not directory.config.exists()
 
 
-def test_the_log_of_the_run_before_is_kept_once(tmp_path: Path) -> None:
+def test_the_log_of_the_previous_run_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mongod.log").write_text("before")
     with opened(tmp_path) as directory:
         assert not directory.mongod_log.exists()
         assert (tmp_path / "mongod.log.old").read_text() == "before"
 
 
-def test_a_copy_is_told_from_the_original_also_in_its_place(tmp_path: Path) -> None:
+def test_a_copy_is_recognized_even_at_the_path_of_the_original(tmp_path: Path) -> None:
     original, backup = tmp_path / "data", tmp_path / "backup"
     with opened(original) as directory:
         assert not directory.is_copy(), "of a new one nothing is known"

@@ -12,7 +12,7 @@ def write(path: Path, *entries: dict[str, Any] | str) -> Path:
     return path
 
 
-def test_the_newest_error_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_last_error_returns_the_newest_error_with_its_reason(tmp_path: Path) -> None:
     log = write(
         tmp_path / "log",
         {"s": "E", "c": "STORAGE", "msg": "older", "attr": {}},
@@ -23,18 +23,18 @@ def test_the_newest_error_is_told_with_its_reason(tmp_path: Path) -> None:
     assert last_error(log) == f"Can't start: in use (see {log})"
 
 
-def test_what_the_loader_says_is_told(tmp_path: Path) -> None:
+def test_last_error_returns_the_loaders_output(tmp_path: Path) -> None:
     log = write(tmp_path / "log", "mongod: libcurl.so.4: cannot open shared object file")
     assert last_error(log).startswith("mongod: libcurl.so.4")
 
 
-def test_without_an_error_only_the_place_is_told(tmp_path: Path) -> None:
+def test_last_error_without_an_error_returns_the_path(tmp_path: Path) -> None:
     assert last_error(tmp_path / "none") == f"see {tmp_path / 'none'}"
     log = write(tmp_path / "log", {"s": "I", "msg": "fine"})
     assert last_error(log) == f"see {log}"
 
 
-def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+def test_last_error_reads_the_end_of_a_long_log(tmp_path: Path) -> None:
     lines = [{"s": "I", "msg": "x" * 1000}] * 200
     log = write(
         tmp_path / "log", {"s": "E", "msg": "long ago"}, *lines, {"s": "F", "msg": "now", "attr": {"error": "e"}}

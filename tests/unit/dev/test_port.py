@@ -30,6 +30,6 @@ def test_zero_takes_a_free_port() -> None:
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
-def test_a_host_that_is_not_ours_is_refused_with_the_remedy(host: str) -> None:
+def test_a_host_of_another_machine_is_refused_with_the_remedy(host: str) -> None:
     with pytest.raises(ConfigurationError, match="--host"):
         check_port(host, 0)

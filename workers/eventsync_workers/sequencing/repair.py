@@ -75,7 +75,7 @@ class Repair:
         self._writer = writer
         self._stopping = stopping
         self.events = 0
-        """How many were appended."""
+        """The number of appended events."""
 
     async def compare(self, name: str, token: Token) -> None:
         """Append an event for each document of a collection that has become another one up to `token`.

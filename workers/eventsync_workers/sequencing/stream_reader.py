@@ -26,7 +26,7 @@ _NUDGE_WAIT = 0.02
 
 
 class ReadMode:
-    """Whether changes are read in batches with their images, or one by one, or without images.
+    """The way in which changes are read: in batches with their images, one by one, or without images.
 
     A change that is too large with its images fails the read of its batch. Reading one by one finds it, and it alone
     is read without images.
@@ -36,9 +36,9 @@ class ReadMode:
         self.images = True
         self._batch = batch
         self._read = 0
-        """How many changes were read from the stream that is open."""
+        """The number of changes that were read from the open stream."""
         self._one_by_one = 0
-        """How many of them are to be read one by one."""
+        """The number of them that are to be read one by one."""
 
     @property
     def limit(self) -> int:

@@ -11,6 +11,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.values.extended_json import may_hold
+from eventsync.mongodb.change_stream import DOCUMENT_CHANGES
 
 Transaction = Sequence[RawBSONDocument]
 """The changes of a MongoDB transaction, in order. A write outside any is a transaction of one change."""
@@ -23,12 +24,10 @@ _OF_DOCUMENT = re.compile(
 )
 """The first bytes of a change of a document, as MongoDB writes them."""
 
-_DOCUMENT_CHANGES = frozenset({"insert", "update", "replace", "delete"})
-
 
 def is_document_change(change: RawBSONDocument) -> bool:
     """Return True if it changes one document. All others change a collection or the stream itself."""
-    return _OF_DOCUMENT.match(change.raw) is not None or change["operationType"] in _DOCUMENT_CHANGES
+    return _OF_DOCUMENT.match(change.raw) is not None or change["operationType"] in DOCUMENT_CHANGES
 
 
 def transaction_of(change: Mapping[str, Any]) -> str | None:

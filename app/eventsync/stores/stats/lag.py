@@ -15,7 +15,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from eventsync.domain.positions import LogId
 from eventsync.domain.replay import Damaged
 from eventsync.domain.values.extended_json import CODEC
-from eventsync.mongodb.change_stream import ChangeTooLarge, HistoryLost, Token, watch
+from eventsync.mongodb.change_stream import DOCUMENT_CHANGES, ChangeTooLarge, HistoryLost, Token, watch
 from eventsync.mongodb.clocks import cluster_time, wall_time
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.logs import Checkpoint, LogStore
@@ -29,8 +29,6 @@ _SECONDS: Final = 3.0
 
 _BATCH: Final = 1000
 _WAIT: Final = 0.05
-
-_CHANGES: Final = ("insert", "update", "replace", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,5 +96,5 @@ class LagReader:
 
 
 def _pipeline(names: Sequence[str]) -> list[dict[str, Any]]:
-    match = {"ns.coll": {"$in": list(names)}, "operationType": {"$in": list(_CHANGES)}}
+    match = {"ns.coll": {"$in": list(names)}, "operationType": {"$in": list(DOCUMENT_CHANGES)}}
     return [{"$match": match}, {"$project": {"clusterTime": 1, "wallTime": 1}}]

@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def test_others_go_first_only_when_a_turn_is_over(clock: Clock) -> None:
+async def test_other_tasks_run_only_when_a_slice_is_over(clock: Clock) -> None:
     ran: list[int] = []
     turns = TimeSlice()
     asyncio.get_running_loop().call_soon(ran.append, 1)
@@ -38,7 +38,7 @@ async def test_others_go_first_only_when_a_turn_is_over(clock: Clock) -> None:
     assert ran == [1]
 
 
-async def test_while_others_are_at_work_it_stays_away(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slice_waits_while_other_tasks_are_busy(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AWAY", 0.2)
 
     async def steps() -> None:

@@ -1,4 +1,4 @@
-"""What of a transaction is converted where images are missing."""
+"""Collapsing transactions whose changes lack images."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def told(*changes: dict[str, Any]) -> list[tuple[str, Any]]:
         ("update", BEFORE, True), ("replace", AFTER, True), ("delete", BEFORE, False), ("delete", {}, True),
     ],
 )  # fmt: skip
-def test_which_images_a_change_needs(kind: str, images: dict[str, Any], lacks: bool) -> None:
+def test_lacks_images_by_kind_of_change(kind: str, images: dict[str, Any], lacks: bool) -> None:
     assert lacks_images(change(kind, 1, **images)) is lacks
 
 
-def test_a_change_alone_and_a_transaction_with_all_images_stay_as_they_are() -> None:
+def test_a_lone_change_and_a_transaction_with_all_images_are_not_collapsed() -> None:
     alone = [(change("update", 1), b"")]
     assert collapse_transaction(alone) is alone
     whole = [(change("insert", 1, **AFTER), b""), (change("update", 1, **BEFORE, **AFTER), b"")]
     assert collapse_transaction(whole) is whole
 
 
-def test_a_document_that_lacks_an_image_is_told_by_its_last_change_alone() -> None:
+def test_a_document_that_lacks_an_image_keeps_its_last_change_only() -> None:
     changes = [
         change("insert", 1, **AFTER),
         change("update", 2, **BEFORE, **AFTER),
@@ -53,7 +53,7 @@ def test_a_document_that_lacks_an_image_is_told_by_its_last_change_alone() -> No
     assert "fullDocumentBeforeChange" not in last
 
 
-def test_a_delete_keeps_who_deleted() -> None:
+def test_a_collapsed_delete_keeps_its_author() -> None:
     stamp = {"v": 4, "op": "o", "by": "b", "deleted": True}
     update = change("update", 1, updateDescription={"updatedFields": {"_sync": stamp}})
     ((delete, _),) = collapse_transaction([(update, b""), (change("delete", 1), b"")])

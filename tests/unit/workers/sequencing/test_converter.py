@@ -48,7 +48,7 @@ def test_an_update_carries_the_difference_of_its_images() -> None:
     )
 
 
-def test_an_update_from_elsewhere_keeps_the_version_and_names_nobody() -> None:
+def test_an_external_update_keeps_the_version_and_has_no_author() -> None:
     event = the(update(stamped(6, a=1), stamped(6, a=2)))
     assert (event.base, event.version, event.external, event.op_id, event.by) == (6, 6, True, None, None)
 
@@ -125,13 +125,13 @@ def test_a_replacement_carries_the_document() -> None:
     assert event.document == {"_id": 1, "b": 2}
 
 
-def test_a_delete_from_elsewhere() -> None:
+def test_an_external_delete_keeps_the_version() -> None:
     event = the(convert(change("delete", fullDocumentBeforeChange=stamped(6, a=1))))
     assert (event.op, event.base, event.version, event.external) == ("delete", 6, 6, True)
     assert (event.document, event.patch) == (None, None)
 
 
-def test_a_delete_through_the_api_is_known_by_the_mark_before_it() -> None:
+def test_an_api_delete_is_recognized_by_the_mark_before_it() -> None:
     marked = stamped(7, a=1)
     marked["_sync"]["deleted"] = True
     assert update(stamped(6, a=1), marked) is None
@@ -146,7 +146,7 @@ def test_a_mark_never_hides_another_change() -> None:
     assert event.patch == [{"op": "replace", "path": "/a", "value": 2}]
 
 
-def test_a_stamp_that_was_copied_is_not_taken_for_a_write() -> None:
+def test_a_copied_stamp_does_not_count_as_an_api_write() -> None:
     restored = the(convert(change("insert", fullDocument=stamped(6, a=1))))
     assert (restored.base, restored.version, restored.external) == (0, 6, True)
     back = the(convert(change("replace", fullDocumentBeforeChange=stamped(6), fullDocument=stamped(3))))
@@ -154,7 +154,7 @@ def test_a_stamp_that_was_copied_is_not_taken_for_a_write() -> None:
 
 
 @pytest.mark.parametrize("field", [5, "x", {"v": "7"}, {"v": 1.5}, None])
-def test_a_stamp_that_is_not_ours_is_no_stamp(field: Any) -> None:
+def test_a_foreign_value_of_the_stamp_is_ignored(field: Any) -> None:
     event = the(update({"_id": 1, "_sync": {"v": 1}}, {"_id": 1, "_sync": field, "a": 1}))
     assert (event.version, event.external) == (0, True)
     assert event.patch == [{"op": "add", "path": "/a", "value": 1}]
@@ -171,7 +171,7 @@ def test_a_stamp_that_is_not_ours_is_no_stamp(field: Any) -> None:
         (math.inf, 'ejson:{"$numberDouble":"Infinity"}'),
     ],
 )
-def test_ids_of_every_type_are_named(key: Any, text: str) -> None:
+def test_convert_formats_ids_of_every_type(key: Any, text: str) -> None:
     assert the(convert(change("insert", key=key, fullDocument={"_id": key}))).id == text
 
 
@@ -186,7 +186,7 @@ def test_ids_of_every_type_are_named(key: Any, text: str) -> None:
         ("delete", {}),
     ],
 )
-def test_a_missing_state_is_never_guessed(kind: str, images: dict[str, Any]) -> None:
+def test_a_missing_image_raises(kind: str, images: dict[str, Any]) -> None:
     with pytest.raises(StateMissing, match=f"{kind} of orders/int:1"):
         convert(change(kind, **images))
 

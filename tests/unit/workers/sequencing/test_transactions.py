@@ -23,13 +23,13 @@ def test_a_transaction_is_named_by_session_and_number() -> None:
     assert transaction_of({"clusterTime": at(1), "lsid": {"id": SESSION}}) is None
 
 
-def test_a_transaction_is_told_also_where_the_driver_gives_a_change_as_a_view() -> None:
+def test_transaction_of_accepts_a_change_that_is_a_view() -> None:
     """As it does with a large one."""
     view = RawBSONDocument(memoryview(bytes(inserted(txn=7).raw)), RAW_CODEC)
     assert transaction_of(view) == f"{SESSION.hex}:7"
 
 
-def test_a_document_that_looks_like_a_transaction_is_none() -> None:
+def test_a_document_with_a_field_txn_number_is_no_transaction() -> None:
     assert transaction_of(change("insert", fullDocument={"_id": 1, "txnNumber": Int64(5)})) is None
 
 
@@ -37,17 +37,17 @@ def test_a_document_that_looks_like_a_transaction_is_none() -> None:
 @pytest.mark.parametrize(
     "first", [{}, {"fullDocument": {"operationType": "drop"}}], ids=["as MongoDB", "another order"]
 )
-def test_the_changes_of_documents(kind: str, first: dict[str, Any]) -> None:
+def test_is_document_change_accepts_changes_of_documents(kind: str, first: dict[str, Any]) -> None:
     made = first | dict(change(kind, fullDocument={"_id": 1}))
     assert is_document_change(RawBSONDocument(bson.encode(made, codec_options=CODEC), RAW_CODEC))
 
 
 @pytest.mark.parametrize("kind", ["drop", "rename", "dropDatabase", "invalidate", "create", "inserted"])
-def test_what_changes_more_than_a_document(kind: str) -> None:
+def test_is_document_change_refuses_changes_of_collections(kind: str) -> None:
     assert not is_document_change(change(kind, fullDocument={"operationType": "insert"}))
 
 
-def test_changes_of_their_own_are_whole_at_once() -> None:
+def test_changes_outside_a_transaction_are_whole_at_once() -> None:
     changes = [inserted(1), inserted(2)]
     assembler = TransactionAssembler()
     assert assembler.feed(changes, at(1)) == [[changes[0]], [changes[1]]]
@@ -82,7 +82,7 @@ def test_a_batch_that_was_read_past_the_transaction_ends_it_at_once() -> None:
     assert assembler.feed([one], at(6)) == [[one]]
 
 
-def test_a_transaction_that_follows_one_of_the_same_number_elsewhere_is_another() -> None:
+def test_the_same_number_in_another_session_is_another_transaction() -> None:
     one = inserted(1, time=5, txn=1)
     other = change("insert", key=2, time=6, fullDocument={"_id": 2}, lsid={"id": SESSION.__class__(int=1)}, txnNumber=1)
     assembler = TransactionAssembler()

@@ -1,4 +1,4 @@
-"""Idle, stopped, handed over: the log goes on where it stands."""
+"""Idle, stopped and changing leaders: the log continues at its head."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_an_idle_stream_keeps_its_checkpoint_moving(stores: Stores, settin
         assert await eventually(stores, "heads", moving)
 
 
-async def test_a_worker_that_stops_gives_the_lease_back_at_once(stores: Stores, settings: Settings) -> None:
+async def test_a_worker_that_stops_releases_the_lease_at_once(stores: Stores, settings: Settings) -> None:
     slow = settings.model_copy(update={"lease_period": 600.0})
     async with running_worker(slow):
         await began(stores, "docs")
@@ -48,7 +48,7 @@ async def test_a_worker_that_stops_gives_the_lease_back_at_once(stores: Stores, 
         await assert_complete(stores, "docs")
 
 
-async def test_workers_that_come_and_go_under_load_lose_and_double_nothing(
+async def test_workers_that_start_and_stop_under_load_neither_lose_nor_duplicate_events(
     client: Client, stores: Stores, settings: Settings
 ) -> None:
     async with running_worker(settings):

@@ -1,4 +1,4 @@
-"""States that a change does not carry: they are read from the collection, at the change's own time."""
+"""Images that a change lacks, read from the collection at the change's own time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from support.sequencing import began, brief, snapshot
 from support.systems import running_worker
 
 
-async def test_without_images_the_states_are_read_from_the_collection(
-    client: Client, stores: Stores, settings: Settings
-) -> None:
+async def test_missing_images_are_read_from_the_collection(client: Client, stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     await docs.insert_many([{"_id": n, "n": 0, "l": [], "_sync": Stamp(3, "op", "by").stored()} for n in range(5)])
     async with running_worker(settings.model_copy(update={"images": False})):
@@ -39,9 +37,7 @@ async def test_without_images_the_states_are_read_from_the_collection(
     assert [brief(event) for event in replay.events if event["id"] == "int:0"][-1] == ("replace", "int:0", 3, 4, "op4")
 
 
-async def test_without_images_a_transaction_is_told_by_its_outcome(
-    client: Client, stores: Stores, settings: Settings
-) -> None:
+async def test_a_transaction_without_images_is_collapsed(client: Client, stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
     await docs.insert_many([{"_id": key, "_sync": Stamp(3, "op", "by").stored()} for key in ("api", "twice")])
@@ -63,7 +59,7 @@ async def test_without_images_a_transaction_is_told_by_its_outcome(
     ]  # fmt: skip
 
 
-async def test_images_that_somebody_switches_off_are_switched_on_again(stores: Stores, settings: Settings) -> None:
+async def test_disabled_images_are_enabled_again(stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     async with running_worker(settings):
         await began(stores, "docs")
