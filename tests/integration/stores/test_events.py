@@ -54,7 +54,7 @@ async def read(stores: Stores, after: int, up_to: int, shape: Shape | None = Non
     return [event.seq async for event in events]
 
 
-async def passed_on(
+async def for_clients(
     stores: Stores, after: int, up_to: int, shape: Shape = ORDERS, *, batch: int = 1000
 ) -> list[tuple[int, bytes, TransactionPart | None]]:
     event_batches = stores.events.event_batches(LOG, Seq(after), Seq(up_to), shape=shape, batch=batch)
@@ -66,7 +66,7 @@ async def passed_on(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 500, 1000, 3000])
-async def test_what_is_passed_on_is_what_is_read(stores: Stores, batch: int) -> None:
+async def test_what_is_for_clients_is_what_is_read(stores: Stores, batch: int) -> None:
     count = 2100 if batch > 3 else 12
     transactions = {2: TransactionPart("s:1", 1, 2), 3: TransactionPart("s:1", 2, 2)}
     names = ["orders", "orders", "orders", "users"]
@@ -82,7 +82,7 @@ async def test_what_is_passed_on_is_what_is_read(stores: Stores, batch: int) -> 
         for after, up_to in ((0, count + 2), (2, count - 1), (count, count + 1), (count + 2, count + 2)):
             events = stores.events.read(LOG, Seq(after), Seq(up_to), shape=shape)
             expected = [(event.seq, event.body, event.transaction) async for event in events]
-            assert await passed_on(stores, after, up_to, shape, batch=batch) == expected
+            assert await for_clients(stores, after, up_to, shape, batch=batch) == expected
 
 
 async def test_an_event_is_read_as_it_was_appended(stores: Stores) -> None:
@@ -253,7 +253,7 @@ async def test_parts_that_are_not_what_was_written(stores: Stores, change: dict[
     with pytest.raises(Damaged, match=said):
         await anext(stores.history.reader.in_order(LOG, Shape("orders"), after=Seq(0), up_to=Seq(1)))
     with pytest.raises(Damaged, match=said):
-        await passed_on(stores, 0, 1)
+        await for_clients(stores, 0, 1)
 
 
 async def test_an_id_that_mongodb_cannot_hold_is_refused_and_keeps_the_prefix(stores: Stores) -> None:
@@ -271,7 +271,7 @@ async def test_what_a_new_primary_does_not_show_yet_is_not_passed_over(stores: S
             await read(stores, 0, 3, shape)
         if shape is not None:
             with pytest.raises(Unavailable, match="event bbbb:3 is not to be read yet"):
-                await passed_on(stores, 0, 3, shape)
+                await for_clients(stores, 0, 3, shape)
 
 
 @pytest.mark.parametrize("body", [None, 7, b"not packed", {"v": 1}])
@@ -279,7 +279,7 @@ async def test_a_row_that_nobody_has_written_like_that_is_named(stores: Stores, 
     await fill(stores, [new(1)])
     await stores.log["events"].update_one({}, {"$set": {"b": body}})
     with pytest.raises(Damaged, match="event bbbb:1"):
-        await passed_on(stores, 0, 1)
+        await for_clients(stores, 0, 1)
     with pytest.raises(Damaged, match="event bbbb:1"):
         await read(stores, 0, 1)
 

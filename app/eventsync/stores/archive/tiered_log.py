@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
@@ -16,7 +15,7 @@ from eventsync.domain.values.type_hints import unpack_type_hints
 from eventsync.errors import Malformed
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.event_batch import EventBatch, batch_of_block
-from eventsync.stores.log.hot_tier import PASSED_ON, WHOLE, HotRows, Moved, RowQuery, in_order
+from eventsync.stores.log.hot_tier import FOR_CLIENTS, HotRows, Moved, RowBatch, in_order
 from eventsync.stores.log.stored_event import (
     UNREADABLE,
     StoredEvent,
@@ -27,8 +26,19 @@ from eventsync.stores.log.stored_event import (
 )
 from eventsync.stores.log.tiers import TierStore
 
-E = TypeVar("E", SealedEvent, StoredEvent)
-B = TypeVar("B")
+H = TypeVar("H", RowBatch, EventBatch)
+
+
+class BlockBatch(NamedTuple):
+    """One or more events of a block, by index."""
+
+    block: Block
+    indexes: Sequence[int]
+
+    @property
+    def last(self) -> Seq:
+        """The number of the last event."""
+        return self.block.seq(self.indexes[-1])
 
 
 class TieredEvents:
@@ -45,28 +55,45 @@ class TieredEvents:
         self.gap_check = hot.gap_check
 
     async def read(
-        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, batch: int = 1000
     ) -> AsyncGenerator[SealedEvent]:
-        """Yield events with `after < seq <= up_to`, of all shapes or of one, with a version above `above`.
+        """Yield events with `after < seq <= up_to` with all that outlives their rows, of all shapes or of one.
 
         Holds one batch of rows, or one read of a segment.
         """
-        batches = self._batches(log, after, up_to, shape, above, batch, _SEALED)
-        async with aclosing(batches):
-            async for events in batches:
-                for event in events:
-                    yield event
 
-    async def passed_on(
+        def hot(position: Seq) -> AsyncGenerator[RowBatch]:
+            return self._hot.after(log, in_order(log, position, up_to, shape), position, batch=batch)
+
+        async with aclosing(self._batches(log, after, up_to, shape, hot)) as batches:
+            async for events in batches:
+                if isinstance(events, BlockBatch):
+                    for index in events.indexes:
+                        yield events.block.event(index)
+                else:
+                    for row in events.rows:
+                        yield sealed_event(row)
+
+    async def for_clients(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None = None, *, above: int = 0, batch: int = 1000
     ) -> AsyncGenerator[Sequence[StoredEvent]]:
-        """Yield the same events in the form for clients, in batches from MongoDB and in blocks from segments."""
-        batches = self._batches(log, after, up_to, shape, above, batch, _PASSED_ON)
-        async with aclosing(batches):
-            async for events in batches:
-                yield events
+        """Yield the events in the form for clients, in batches from MongoDB and in blocks from segments.
 
-    def event_batches(
+        With `above`, yields only events that left their document at a version greater than that.
+        """
+
+        def hot(position: Seq) -> AsyncGenerator[RowBatch]:
+            query = in_order(log, position, up_to, shape, above=above, fields=FOR_CLIENTS)
+            return self._hot.after(log, query, position, batch=batch)
+
+        async with aclosing(self._batches(log, after, up_to, shape, hot, above)) as batches:
+            async for events in batches:
+                if isinstance(events, BlockBatch):
+                    yield [_stored_in(events.block, index) for index in events.indexes]
+                else:
+                    yield [_stored(row) for row in events.rows]
+
+    async def event_batches(
         self, log: LogId, after: Seq, up_to: Seq, shape: Shape, *, batch: int = 1000
     ) -> AsyncGenerator[EventBatch]:
         """Yield the events of one shape for forwarding."""
@@ -74,76 +101,52 @@ class TieredEvents:
         def hot(position: Seq) -> AsyncGenerator[EventBatch]:
             return self._hot.event_batches(log, position, up_to, shape, batch=batch)
 
-        async def cold(position: Seq, archived_up_to: Seq) -> AsyncGenerator[EventBatch]:
-            async with aclosing(self._cold.blocks(log, position, archived_up_to, Selection.of(shape))) as blocks:
-                async for block, numbers in blocks:
-                    if numbers:
-                        yield batch_of_block(block, numbers)
+        async with aclosing(self._batches(log, after, up_to, shape, hot)) as batches:
+            async for events in batches:
+                yield batch_of_block(events.block, events.indexes) if isinstance(events, BlockBatch) else events
 
-        return self._across(log, after, up_to, hot, cold, lambda event_batch: event_batch.last)
+    async def hot(self, log: LogId, after: Seq, up_to: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
+        """Yield events from MongoDB only. Raises `Moved` if some have left it."""
+        async with aclosing(self._hot.after(log, in_order(log, after, up_to), after, batch=batch)) as batches:
+            async for events in batches:
+                for row in events.rows:
+                    yield sealed_event(row)
 
-    def _batches(
-        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None, above: int, batch: int, form: _Form[E]
-    ) -> AsyncGenerator[Sequence[E]]:
-        def hot(position: Seq) -> AsyncGenerator[Sequence[E]]:
-            find = in_order(log, position, up_to, shape, above=above, fields=form.fields)
-            return self._from_hot(log, find, position, batch, form)
-
-        def cold(position: Seq, archived_up_to: Seq) -> AsyncGenerator[Sequence[E]]:
-            return self._from_cold(log, position, archived_up_to, shape, above, form)
-
-        return self._across(log, after, up_to, hot, cold, lambda events: events[-1].seq)
-
-    async def _across(
+    async def _batches(
         self,
         log: LogId,
         after: Seq,
         up_to: Seq,
-        hot: Callable[[Seq], AsyncGenerator[B]],
-        cold: Callable[[Seq, Seq], AsyncGenerator[B]],
-        last: Callable[[B], Seq],
-    ) -> AsyncGenerator[B]:
-        """Yield batches from both tiers. `hot` reads on from a position, `cold` from one position to another."""
+        shape: Shape | None,
+        hot: Callable[[Seq], AsyncGenerator[H]],
+        above: int = 0,
+    ) -> AsyncGenerator[H | BlockBatch]:
+        """Yield batches from both tiers. `hot` reads MongoDB from a position on."""
         position = after
         while position < up_to:
             # The last known border is only a hint for the tier to begin with. The reads check the current one.
             archived_up_to = min(self._tiers.seen(log).archived_up_to, up_to)
-            source, end = (
-                (cold(position, archived_up_to), archived_up_to)
-                if position < archived_up_to
-                else (hot(position), up_to)
+            is_archived = position < archived_up_to
+            source: AsyncGenerator[H | BlockBatch] = (
+                self._blocks(log, position, archived_up_to, shape, above) if is_archived else hot(position)
             )
             try:
                 async with aclosing(source) as batches:
                     async for batch in batches:
                         yield batch
-                        position = last(batch)
+                        position = batch.last
             except Moved:
                 continue  # the check has updated the known border
-            position = end
+            position = archived_up_to if is_archived else up_to
 
-    async def hot(self, log: LogId, after: Seq, up_to: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
-        """Yield events from MongoDB only. Raises `Moved` if some have left it."""
-        async with aclosing(self._from_hot(log, in_order(log, after, up_to), after, batch, _SEALED)) as batches:
-            async for events in batches:
-                for event in events:
-                    yield event
-
-    async def _from_hot(
-        self, log: LogId, find: RowQuery, position: Seq, batch: int, form: _Form[E]
-    ) -> AsyncGenerator[Sequence[E]]:
-        async with aclosing(self._hot.after(log, find, position, batch=batch)) as batches:
-            async for rows in batches:
-                yield [form.of_row(row) for row in rows]
-
-    async def _from_cold(
-        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None, above: int, form: _Form[E]
-    ) -> AsyncGenerator[Sequence[E]]:
+    async def _blocks(
+        self, log: LogId, after: Seq, up_to: Seq, shape: Shape | None, above: int
+    ) -> AsyncGenerator[BlockBatch]:
         async with aclosing(self._cold.blocks(log, after, up_to, Selection.of(shape))) as blocks:
-            async for block, numbers in blocks:
-                wanted = [n for n in numbers if block.versions[n] > above] if above > 0 else numbers
-                if wanted:
-                    yield [form.of_block(block, n) for n in wanted]
+            async for block, indexes in blocks:
+                selected = [index for index in indexes if block.versions[index] > above] if above > 0 else indexes
+                if selected:
+                    yield BlockBatch(block, selected)
 
 
 def _stored(row: dict[str, Any]) -> StoredEvent:
@@ -174,16 +177,3 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
         )
     except (Malformed, *UNREADABLE) as error:
         raise unreadable(row, error) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Form(Generic[E]):
-    """A form of events, with the fields of a row that it needs."""
-
-    fields: Mapping[str, int]
-    of_row: Callable[[dict[str, Any]], E]
-    of_block: Callable[[Block, int], E]
-
-
-_SEALED: Final = _Form(WHOLE, sealed_event, Block.event)
-_PASSED_ON: Final = _Form(PASSED_ON, _stored, _stored_in)

@@ -205,7 +205,7 @@ class EventStore:
         """
         if up_to is None:
             up_to = max(after, await self.head(log))
-        async with aclosing(self._tiered.passed_on(log, after, up_to, shape, batch=batch)) as batches:
+        async with aclosing(self._tiered.for_clients(log, after, up_to, shape, batch=batch)) as batches:
             async for events in batches:
                 for event in events:
                     yield event
@@ -234,7 +234,7 @@ class EventStore:
         """
         document_events: list[StoredEvent] = []
         size = 0
-        batches = self._tiered.passed_on(log, after, up_to, shape, above=after_version, batch=limit)
+        batches = self._tiered.for_clients(log, after, up_to, shape, above=after_version, batch=limit)
         async with aclosing(batches):
             async for events in batches:
                 for event in events:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
@@ -75,6 +75,17 @@ class RowQuery:
     hint: str | None = None
 
 
+class RowBatch(NamedTuple):
+    """One or more rows by seq, with their bodies."""
+
+    rows: list[Row]
+
+    @property
+    def last(self) -> Seq:
+        """The number of the last event."""
+        return Seq(self.rows[-1]["_id"]["n"])
+
+
 class HotRows:
     """Reads rows in batches, and removes rows that are archived."""
 
@@ -88,7 +99,7 @@ class HotRows:
         self._seen: tuple[LogId, Seq, Timestamp] | None = None
         """The newest event that a read has found, and the time of that answer."""
 
-    async def after(self, log: LogId, find: RowQuery, position: Seq, *, batch: int) -> AsyncGenerator[list[Row]]:
+    async def after(self, log: LogId, find: RowQuery, position: Seq, *, batch: int) -> AsyncGenerator[RowBatch]:
         """Yield the rows after `position` by seq, at most `batch` at a time, with their bodies.
 
         Raises `Moved` if rows after the last one have left MongoDB, `Damaged` and `Unavailable`.
@@ -100,9 +111,10 @@ class HotRows:
 
         async with aclosing(self.validated(log, find, is_complete, batch=batch)) as batches:
             async for rows in batches:
-                await self._require(log, last, Seq(rows[-1]["_id"]["n"]), len(rows))
-                yield rows
-                last = Seq(rows[-1]["_id"]["n"])
+                row_batch = RowBatch(rows)
+                await self._require(log, last, row_batch.last, len(rows))
+                yield row_batch
+                last = row_batch.last
         await self.gap_check.require(log, last, find.up_to)
 
     async def validated(
@@ -226,8 +238,8 @@ class HotRows:
         fields = {"c": 1, "i": 1}
         find = RowQuery(in_order(log, after, up_to).query, up_to, [("_id", ASCENDING)], fields)
         async with aclosing(self.after(log, find, after, batch=_NAMED_AT_ONCE)) as batches:
-            async for rows in batches:
-                yield [(row["c"], IdText(row["i"]), Seq(row["_id"]["n"])) for row in rows]
+            async for row_batch in batches:
+                yield [(row["c"], IdText(row["i"]), Seq(row["_id"]["n"])) for row in row_batch.rows]
 
     async def whole_before(self, log: LogId, seq: Seq) -> Seq:
         """Return `seq`, or the last event before it that does not lie inside a transaction."""
@@ -260,7 +272,7 @@ class HotRows:
 WHOLE: Final = {"t": 0}
 """The projection of a row for the archive and for replays."""
 
-PASSED_ON: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
+FOR_CLIENTS: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
 """The projection of a row for clients."""
 
 
