@@ -152,8 +152,11 @@ async def test_the_application_mounts_eventsync(
         system(settings),
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=patience(20)) as client,
+        within(20),
     ):
-        found = await client.get(f"/sync{THEATERS}/first")
+        # It answers 503 until it has reached MongoDB.
+        while (found := await client.get(f"/sync{THEATERS}/first")).status_code == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     assert found.json()["doc"]["name"] == "Alhambra", found.text
 
 
