@@ -33,7 +33,9 @@ SMALL: Final = 90
 
 LIMITS: Final = {
     "docstring openings %": 2.0,
+    "small files with one importer": 20,
     "class names used twice": 0,
+    "lines: all": 98_000,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""
