@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 from bson.int64 import Int64
 
@@ -12,9 +13,10 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
 from eventsync.stores.stores import Stores
+from support import waiting
 from support.replay import assert_complete, caught_up, current_log, eventually, tracked
 from support.sequencing import began, snapshot
-from support.systems import running_worker
+from support.systems import running_server, running_worker
 from support.waiting import within
 
 Damage = Callable[[Stores, LogId], Awaitable[object]]
@@ -160,6 +162,34 @@ async def test_a_log_number_is_not_given_out_twice(stores: Stores, settings: Set
         found = await stores.logs.current()
     assert found is not None
     assert found.number == 3
+    assert found.id not in {first, second}
+
+
+@pytest.mark.parametrize(
+    "damage", [database_dropped, dropped("logs"), emptied("logs"), record_deleted], ids=lambda damage: damage.__name__
+)
+async def test_a_server_goes_on_although_no_worker_remembers_the_lost_log(
+    stores: Stores, settings: Settings, damage: Damage
+) -> None:
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=waiting.patience(20)) as client:
+
+        async def is_followed() -> bool:
+            current, state = await stores.logs.current(), (await client.get("/readyz")).json()
+            return current is not None and state["live"] and state["position"].startswith(f"{current.id}:")
+
+        async with running_worker(settings):
+            first = await began(stores, "docs")
+            await stores.logs.request_reset("by hand")
+            second = await followed(stores, first)
+            await caught_up(stores)
+            await waiting.eventually(is_followed, 30)
+        await damage(stores, second)
+        # Another process, which has never led: it begins as if there had been no log, or goes on with the first.
+        async with running_worker(settings):
+            await waiting.eventually(is_followed, 30)
+            found = await stores.logs.current()
+    assert found is not None
+    assert found.number > 2
     assert found.id not in {first, second}
 
 

@@ -126,15 +126,17 @@ class LogStore:
         with translated("the checkpoint of a former log can't be removed"):
             await self._checkpoints.delete_one({"_id": former})
 
-    async def request_reset(self, reason: str, log: LogId | None = None) -> Log | None:
+    async def request_reset(self, reason: str, log: LogId | None = None, *, above: int = 0) -> Log | None:
         """Ask the sequencer to begin a new log. Return the current log, or None if there is none yet.
 
-        With `log`, the request is made only if that log is the current one. The first reason stays.
+        With `log`, the request is made only if that log is the current one. The first reason stays. `above` is the
+        number of a later log whose record is gone: that of the new log is greater.
         """
         current = await self.current()
         if current is not None and log in {None, current.id}:
             with translated("a new log can't be asked for"):
-                await self._logs.update_one({"_id": current.id, "reset": None}, {"$set": {"reset": reason}})
+                request = {"reset": reason, "above": Int64(above)}
+                await self._logs.update_one({"_id": current.id, "reset": None}, {"$set": request})
         return current
 
     async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
@@ -183,10 +185,13 @@ class LogStore:
 
         Stored positions of clients are compared by this number first. A repeated number would make old positions newer.
         """
+        known = [previous.number if previous else 0]
         with translated("the logs can't be read"):
-            newest = await self._checkpoints.find_one({}, {"number": 1}, sort=[("number", DESCENDING)])
-        known = newest.get("number", 0) if newest else 0
-        return 1 + max(previous.number if previous else 0, known if isinstance(known, int) else 0)
+            for collection, field in ((self._checkpoints, "number"), (self._logs, "above")):
+                query = {field: {"$type": ["int", "long"]}}
+                newest = await collection.find_one(query, {field: 1}, sort=[(field, DESCENDING)])
+                known.append(newest[field] if newest else 0)
+        return 1 + max(known)
 
     async def read_checkpoint(self, log: LogId, session: AsyncClientSession | None = None) -> Checkpoint | None:
         """Return the newest checkpoint of a log, or None. It is no older than earlier reads in `session`."""

@@ -44,6 +44,8 @@ _READ_BACK = 1000
 
 _READ_AT_ONCE = 100
 
+_DELETED = "the event log was deleted"
+
 _GROWING = {"ns.coll": {"$in": ["events", "heads"]}, "operationType": {"$ne": "delete"}}
 _OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
 _PIPELINE: list[dict[str, Any]] = [
@@ -161,8 +163,14 @@ class Feed:
 
     async def _lost(self, known: Log, current: Log | None) -> str | None:
         """Return the reason why the followed log is lost; None if it is in MongoDB, or if a new log has replaced it."""
-        if current is None or current.number < known.number:
-            return "the event log was deleted"
+        if current is None:
+            return _DELETED
+        if current.number < known.number:
+            # No worker is left that knew the later log: one that knows it gives the next log a greater number.
+            # Without a request, this server would wait for that forever.
+            reason = f"log {known.id} was deleted, which was read before: was a backup restored?"
+            await self._stores.logs.request_reset(reason, current.id, above=known.number)
+            return _DELETED
         if current.id != known.id:
             return None
         if current.reset is not None and self._window.suspended is not None:
