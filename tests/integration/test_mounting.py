@@ -209,8 +209,11 @@ async def _check_only_the_mounted_part(client: httpx.AsyncClient, host: Host) ->
 
 
 async def test_a_forgotten_lifespan_is_named(chosen: Settings, tmp_path: Path) -> None:
-    async with running_host("forgotten", "/sync", chosen, tmp_path) as host, httpx.AsyncClient() as client:
-        assert (await client.get(f"{host.url}/v1/collections", timeout=patience(20))).status_code == 500
+    async with (
+        running_host("forgotten", "/sync", chosen, tmp_path) as host,
+        httpx.AsyncClient(timeout=patience(20)) as client,
+    ):
+        assert (await client.get(f"{host.url}/v1/collections")).status_code == 500
         await host.stop()
         assert "start it in the lifespan of the host application" in host.log.read_text()
 

@@ -175,6 +175,7 @@ async def command(settings: Settings, directory: Path, *words: str) -> tuple[int
 def documented_of_mongodb() -> list[dict[str, str]]:
     """MongoDB's own roles that the page names for all processes, as `createUser` takes them."""
     (line,) = re.findall(r"MongoDB's built-in roles also work: (.*?)\.\n", _page(), re.DOTALL)
+    line = " ".join(line.split())
     found = [
         {"role": role, "db": database}
         for roles, database in re.findall(r"((?:`\w+`(?: and )?)+) on `(\w+)`", line)

@@ -16,7 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -95,12 +95,13 @@ _KNOWING_ALL_NAMES: Final = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0
 @contextmanager
 def _members(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Start a replica set of three, each member known by its name; yield its processes by `host:port`."""
-    binary, running = mongod.find_mongod(), {}
+    binary = mongod.find_mongod()
+    running: dict[str, subprocess.Popen[bytes]] = {}
     names = directory / "hosts of the members"
     names.write_text(Path("/etc/hosts").read_text())
     try:
         for name in _NAMES:
-            data, port = directory / name, mongod.free_port()
+            data, port = directory / name, _port_beside(running)
             data.mkdir()
             with (directory / f"{name}.log").open("wb") as log:
                 running[f"{name}:{port}"] = subprocess.Popen(
@@ -114,6 +115,12 @@ def _members(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         for process in running.values():
             process.kill()
             process.wait(patience(20))
+
+
+def _port_beside(running: Collection[str]) -> int:
+    """Return a free port that no member has been given: one that starts does not listen yet."""
+    taken = {member.partition(":")[2] for member in running}
+    return next(port for port in iter(mongod.free_port, None) if str(port) not in taken)
 
 
 async def _story(directory: Path) -> dict[str, Any]:
