@@ -55,7 +55,7 @@ def read(kind: str) -> str:
 
 
 def usable() -> bool:
-    """Whether there is a whole environment, made at this place by a Python that is still there."""
+    """Return True if the environment is whole, and was made here by a Python that still exists."""
     if not PYTHON.exists() or any(read(kind).partition(" ")[2] not in {"", f"{ROOT}\n"} for kind in LOCKS):
         return False
     return subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0

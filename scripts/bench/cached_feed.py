@@ -46,7 +46,7 @@ class FailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """What a crowd has got."""
+    """Result of a crowd's catch-up."""
 
     seconds: float
     pages: int
@@ -169,7 +169,7 @@ def _each(pages: dict[str, list[str]]) -> float:
 
 
 def _tree_seconds(pid: int) -> float:
-    """Of a process and its children."""
+    """Return the CPU seconds of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return cpu_seconds(pid) + sum(cpu_seconds(int(child)) for child in children)
 

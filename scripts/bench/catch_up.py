@@ -1,6 +1,6 @@
-"""What brings a client up to date: each of the three answers, over distances and hot spots, and the one that is chosen.
+"""Ways to bring a client up to date: each of the three answers, over distances and hot spots, and the chosen one.
 
-The log is written by hand, as a sequencer would have; answers go through the real planner and the real stores.
+The log is written by hand, as a sequencer would write it. Answers go through the real planner and the real stores.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ that were asked of MongoDB. `live` reads the collection each time, which is how 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one client cost, in seconds and bytes."""
+    """Cost of one client, in seconds and bytes."""
 
     server: float
     mongod: float

@@ -1,7 +1,7 @@
-"""How fast two images become a patch, beside the library that everybody takes for it.
+"""Speed of making a patch from two images, beside the library that is commonly used for it.
 
 One process and no database: documents of several sizes, changes of several kinds. Each patch, of either, is applied and
-held against the state after the change.
+compared with the state after the change.
 """
 
 from __future__ import annotations

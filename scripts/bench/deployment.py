@@ -1,4 +1,4 @@
-"""What a benchmark measures against: a `mongod` of its own, and the project's processes, each with its CPU clock."""
+"""Surroundings of a benchmark: a `mongod` of its own, and the project's processes, each with its CPU clock."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class _Run:
     head: int
 
     async def writes(self, write: Write, count: int, rate: float) -> dict[str, float]:
-        """How late so many writes are everywhere. Raises `WrongError` where one is missing, or came twice."""
+        """Measure how late `count` writes are everywhere. Raises `WrongError` if one is missing or came twice."""
         pids = (self.pid, self.crowd.pid)
         used = [cpu_seconds(pid) for pid in pids]
         acks = await open_loop(write, self.head + 1, count, rate)

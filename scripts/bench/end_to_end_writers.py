@@ -1,4 +1,4 @@
-"""Who writes: documents one after the other at their intended times, over HTTP or straight into MongoDB."""
+"""Writers of a benchmark: documents one after the other at their intended times, over HTTP or directly into MongoDB."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def run_exact(measuring: Coroutine[Any, Any, T]) -> T:
-    """What `measuring` returns; exits with 1, and says why, where a client missed an event, or had one twice."""
+    """Return the result of `measuring`. Exit with 1 and the reason if a client missed an event or had one twice."""
     try:
         return asyncio.run(measuring)
     except* WrongError as group:

@@ -105,7 +105,7 @@ def _node() -> str:
 
 
 def _systems(options: argparse.Namespace, clients: int, least: int) -> list[str]:
-    """What is measured with so many clients; the least are there for the growth alone."""
+    """Return the systems to measure with so many clients. The least number of clients serves for the growth alone."""
     systems = [OURS, OURS_SSE, BARE] if clients == options.sse else [OURS, BARE]
     if clients != least:
         systems += [PLAIN, NODE] if has_node() else [PLAIN]

@@ -28,7 +28,7 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent: single events, in all `seconds` times `deliveries`; bursts of so many deliveries."""
+    """Events to send: single ones, in all `seconds` times `deliveries`; bursts of so many deliveries."""
 
     seconds: float
     deliveries: float
@@ -51,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run of events has cost, and brought."""
+    """Cost and yield of a run of events."""
 
     deliveries: int
     seconds: float

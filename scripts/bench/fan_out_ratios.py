@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """What a cost is of."""
+    """The case that a cost belongs to."""
 
     system: str
     clients: int

@@ -1,4 +1,4 @@
-"""What sends events to a crowd: eventsync, by writes to MongoDB, or a peer on its own clock."""
+"""Sources of events for a crowd: eventsync, by writes to MongoDB, or a peer on its own clock."""
 
 from __future__ import annotations
 

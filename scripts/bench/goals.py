@@ -1,4 +1,4 @@
-"""What the benchmarks are to show, and whether they do: read from the results that are kept."""
+"""Goals of the benchmarks, compared with the results that are kept."""
 
 from __future__ import annotations
 

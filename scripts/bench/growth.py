@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> Report:
 
 
 class _Growth:
-    """What was found so far."""
+    """Plots of the figures so far."""
 
     def __init__(self) -> None:
         self.plots: list[Plot] = []

@@ -32,7 +32,7 @@ class Kind:
     update: bool = False
 
     async def prepare(self, collection: Collection, count: int) -> None:
-        """What has to be there before the changes are made: the documents that updates change."""
+        """Insert the documents that updates change, before the changes are made."""
         if self.update:
             await _insert(collection, count, self.size)
 

@@ -23,11 +23,11 @@ _STORED = re.compile(r"a snapshot of docs is stored \(([^)]*)\): (\d+) documents
 
 
 class LateError(Exception):
-    """What was waited for has not happened."""
+    """An expected event has not happened."""
 
 
 async def until(what: str, look: Callable[[], Awaitable[Found | None]], seconds: float = 240.0) -> Found:
-    """What `look` finds, once it finds something. Raises `LateError`."""
+    """Call `look` until it finds something, and return that. Raises `LateError`."""
     deadline = time.monotonic() + seconds
     while not (found := await look()):
         if time.monotonic() >= deadline:
@@ -69,7 +69,7 @@ class LongLog:
         return await self.head() >= seq
 
     async def settled(self, settings: Settings) -> bool:
-        """Whether the jobs have nothing left to do: archived, dropped, and no snapshot under way."""
+        """Return True if the jobs have nothing left to do: archived, dropped, and no snapshot under way."""
         head = await self.head()
         floor = (await self.stores.tiers.read(self.name)).archived_up_to
         if head - settings.hot_events - floor >= settings.segment_events:
@@ -79,7 +79,7 @@ class LongLog:
         return first is not None and first > floor and unfinished is None
 
     async def horizon_for(self, settings: Settings) -> int:
-        """Where the horizon is to be, by `retention_events`."""
+        """Return the position at which the horizon has to be, by `retention_events`."""
         target = await self.head() - settings.retention_events
         goal = 0
         async for segment in self.stores.archive.segments.covering(self.name, Seq(0), Seq(target)):
@@ -87,12 +87,12 @@ class LongLog:
         return goal
 
     async def compacted(self, goal: int) -> bool:
-        """Whether the horizon is there, and what lies behind it is gone."""
+        """Return True if the horizon has reached `goal` and everything behind it is gone."""
         horizon = (await self.stores.tiers.read(self.name)).horizon
         return horizon >= goal and await self.stores.archive.segments.starting(self.name, Seq(1)) is None
 
     async def sizes(self, archive: Path) -> Rows:
-        """Of each tier: how many, and MiB of data, on disk, and of indexes."""
+        """Return each tier's number of entries, and its MiB of data, on disk, and of indexes."""
         rows = {"collection": await self._collection("docs", of_data=True)}
         for name in _COLLECTIONS:
             rows[name] = await self._collection(name)

@@ -1,4 +1,4 @@
-"""How much memory a process takes, as proc(5) counts it. What the kernel keeps for its sockets is in none of these."""
+"""Memory of a process, as proc(5) counts it. Memory that the kernel holds for its sockets is in none of the figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Memory:
 
     @classmethod
     def of(cls, pid: int) -> Memory:
-        """Of a process right now."""
+        """Return the memory of a process right now."""
         rows: dict[str, int] = {}
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
             name, _, value = line.partition(":")

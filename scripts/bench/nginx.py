@@ -86,7 +86,7 @@ class Nginx:
         return [Request(*line.split(" ", 2)) for line in lines]
 
     def upstream(self) -> Counter[str]:
-        """How often the server was asked for each URI."""
+        """Return the number of requests that reached the server, by URI."""
         return Counter(request.uri for request in self.requests() if request.upstream != "-")
 
 

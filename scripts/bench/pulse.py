@@ -1,4 +1,4 @@
-"""Whether a server answers while it is busy: `/healthz`, asked at a fixed rate over a new connection each time."""
+"""Probe of a busy server: ask `/healthz` at a fixed rate, over a new connection each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: figures of several rounds, as Markdown for people and JSON for the next comparison."""
+"""Results of a benchmark: figures of several rounds, as Markdown for people and JSON for the next comparison."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def commit() -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on besides the code."""
+    """Return the facts besides the code that the figures depend on."""
     versions = {"Python": platform.python_version(), "PyMongo": f"{pymongo.version}{'' if bson.has_c() else ' (no C)'}"}
     return {
         "machine": f"{os.cpu_count()} CPUs ({_cpu_model()}), {sys.platform} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""How fast the sequencer is: from a backlog and under live load, beside the floors of the same run."""
+"""Speed of the sequencer, from a backlog and under live load, beside the floors of the same run."""
 
 from __future__ import annotations
 

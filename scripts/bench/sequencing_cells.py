@@ -109,13 +109,13 @@ async def _worker(deployment: Deployment, settings: Settings, stores: Stores, co
 
 
 async def _based(stores: Stores) -> bool:
-    """Whether the collection is active and its base is stored."""
+    """Return True if the collection is active and its base is stored."""
     found = await stores.log["collections"].find_one({"_id": "docs", "log": {"$ne": None}})
     return found is not None and await stores.log["snapshots"].find_one({"complete": True}) is not None
 
 
 async def _leading(stores: Stores) -> bool:
-    """Whether a worker has recorded a checkpoint of its own: it sequences."""
+    """Return True if a worker has recorded a checkpoint of its own, and so is sequencing."""
     row = await stores.log["heads"].find_one({"$expr": {"$lt": [{"$subtract": ["$$NOW", "$at"]}, 900]}})
     return row is not None
 
@@ -150,7 +150,7 @@ async def _see(stream: Any, count: int) -> dict[int, float]:
 
 
 async def _inserts(stores: Stores) -> int:
-    """How many insert commands this MongoDB has had."""
+    """Return the number of insert commands that this MongoDB has had."""
     status = await stores.data.client["admin"].command("serverStatus")
     return int(status["metrics"]["commands"]["insert"]["total"])
 

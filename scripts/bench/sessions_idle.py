@@ -1,4 +1,4 @@
-"""What an idle connection takes of a server's memory, over each transport."""
+"""Server memory per idle connection, over each transport."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def _left(stage: Stage, pid: int) -> Memory:
 
 
 def _each(now: Memory, before: Memory, count: int) -> Memory:
-    """What was added, by connection, in KiB."""
+    """Return the memory added per connection, in KiB."""
     return Memory(
         *(round((after - earlier) / count, 1) for after, earlier in zip(astuple(now), astuple(before), strict=True))
     )

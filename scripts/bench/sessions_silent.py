@@ -36,7 +36,7 @@ event, with the decoding in the client. MiB are resident sets of the server: bef
 
 @dataclass
 class _Watch:
-    """How the number of connections went down; seconds since `began`."""
+    """Fall of the number of connections, in seconds since `began`."""
 
     full: int
     began: float = field(default_factory=time.monotonic)

@@ -1,4 +1,4 @@
-"""What a run of clients takes: a database of its own, a worker, servers on one port, and who writes."""
+"""Stage for a run of clients: a database of its own, a worker, servers on one port, and a writer."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Stage:
             os.kill(self.worker, signal.SIGCONT)
 
     async def connections(self) -> int:
-        """How many the server says it has."""
+        """Return the number of connections that the server reports."""
         async with httpx.AsyncClient(timeout=30.0) as client:
             text = (await client.get(f"http://127.0.0.1:{self.settings.port}/metrics")).text
         line = next(line for line in text.splitlines() if line.startswith("eventsync_connections "))
@@ -156,7 +156,7 @@ async def staged(
 
 
 class Clock:
-    """What a phase costs a server: wall time, CPU, and the peak of its memory until now."""
+    """Cost of a phase for a server: wall time, CPU, and the peak of its memory until now."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid

@@ -77,7 +77,7 @@ class Storms:
             await self._stormed(pid, name, {"goodbye s": 0.0})
 
     def tables(self) -> list[Table]:
-        """What was found."""
+        """Return the tables of results."""
         kinds = sorted({kind for row in self._kinds.values() for kind in row})
         counts = {name: once({kind: row.get(kind, 0.0) for kind in kinds}) for name, row in self._kinds.items()}
         return [Table("Everybody at once", _STORM, self._rows), Table("How it ended", _KINDS, counts)]

@@ -20,9 +20,10 @@ class Slope:
 
 
 def slope(seen: Mapping[float, float]) -> Slope:
-    """Of minute → value, by least squares over each minute's median. Raises `ValueError` for fewer than three minutes.
+    """Return the slope of minute → value, by least squares over each minute's median.
 
     Medians of minutes, because looks within one are not independent: each would count as evidence of its own.
+    Raises `ValueError` for fewer than three minutes.
     """
     minutes: dict[int, list[float]] = defaultdict(list)
     for minute, value in seen.items():

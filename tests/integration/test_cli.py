@@ -30,7 +30,7 @@ from support.waiting import within
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended, and what it said."""
+    """Exit code and output of a command."""
 
     exit_code: int
     stdout: str

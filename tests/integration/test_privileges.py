@@ -115,7 +115,7 @@ def _admin(port: int) -> Admin:
 
 @pytest.fixture
 def admin(port: int) -> Iterator[Admin]:
-    """Whoever may do everything; the databases and the users of the test are gone afterwards."""
+    """A client with all rights. The databases and the users of the test are gone afterwards."""
     with _admin(port) as client:
         yield client
         for user in client.admin.command("usersInfo")["users"]:
@@ -185,13 +185,13 @@ def documented_of_mongodb() -> list[dict[str, str]]:
 
 
 def roles_for(given: str, process: str) -> list[Any]:
-    """What the user of a process is given: the role of its own, or MongoDB's own ones."""
+    """Return the roles of a process's user: the role of its own, or MongoDB's own ones."""
     return [f"eventsync-{process}"] if given == "own" else documented_of_mongodb()
 
 
 @pytest.fixture
 def given() -> str:
-    """Which roles the processes of `running` have: `own` or `built-in`."""
+    """Kind of roles that the processes of `running` have: `own` or `built-in`."""
     return "own"
 
 

@@ -55,7 +55,7 @@ async def run(settings: Settings, *words: str) -> tuple[int, str]:
 
 
 async def wrong(settings: Settings) -> Wrong:
-    """What is wrong with `docs`."""
+    """Return the fault that a proof finds in `docs`."""
     report = await prove(settings, ["docs"])
     assert not report.whole
     (proof,) = report.proofs

@@ -166,7 +166,7 @@ def test_a_wrong_password_is_one_line_at_once(mongodb_uri: str, command: str, tm
 
 
 def refusal(command: str, uri: str, directory: Path) -> list[str]:
-    """What a command that is refused says, but for what it noticed while MongoDB was only about to answer."""
+    """Run a command that is refused; return its output without the lines from before MongoDB answered."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     given: dict[str, Any] = {f"{PREFIX}MONGODB_URI": uri, f"{PREFIX}PORT": "0"}
     words = [sys.executable, "-P", "-m", "eventsync", command]

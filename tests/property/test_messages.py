@@ -1,4 +1,4 @@
-"""Whatever a client sends: a message that is understood, or `Malformed`, and nothing else."""
+"""Any input of a client becomes a message or `Malformed`, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a document has, it can be read, written as JSON, and read back the same."""
+"""A document of any bytes can be read, written as JSON, and read back the same."""
 
 from __future__ import annotations
 

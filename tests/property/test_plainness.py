@@ -40,7 +40,7 @@ documents = st.dictionaries(
 
 
 def odd(value: Any) -> Iterator[Any]:
-    """What orjson alone would misread."""
+    """Yield the values that orjson alone would misread."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from odd(item)

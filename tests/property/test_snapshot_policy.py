@@ -1,4 +1,4 @@
-"""Whatever the policy, the newest snapshot stays, and every position that could be reconstructed still can be."""
+"""Under any policy the newest snapshot stays, and every position that could be reconstructed still can be."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ CONDITIONS = st.builds(
 
 
 def reconstructed(snapshots: list[Made], events: set[int], horizon: int, position: int) -> bool:
-    """Whether the state at `position` follows from a snapshot and the events after it, where those up to `horizon`
-    are gone.
+    """Return True if the state at `position` follows from a snapshot and the events after it.
+
+    Events up to `horizon` are gone.
     """
     return any(
         item.seq <= position and not any(item.seq < seq <= horizon for seq in events if seq <= position)

@@ -25,7 +25,7 @@ def test_the_update_gives_the_document(pair: tuple[Document, Document]) -> None:
 
 
 def _updated(document: Document, update: dict[str, dict[str, Any]]) -> Document:
-    """What MongoDB does with a `$set` and an `$unset`: strict, so that what it would refuse or misread fails here."""
+    """Return a document after a `$set` and an `$unset` as MongoDB does them. Fail where it would refuse or misread."""
     result = copy.deepcopy(document)
     paths = [path for group in update.values() for path in group]
     for path in paths:

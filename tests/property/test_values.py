@@ -31,7 +31,7 @@ Strategy = st.SearchStrategy[Any]
 
 
 def narrowed(value: Any) -> Any:
-    """What relaxed Extended JSON makes of a value: a small int64 reads back as an int32. Nothing else is lost."""
+    """Return a value as relaxed Extended JSON reads it back: a small int64 becomes an int32. Nothing else is lost."""
     if isinstance(value, dict):
         return {name: narrowed(item) for name, item in value.items()}
     if isinstance(value, list):

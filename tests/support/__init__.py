@@ -1,1 +1,1 @@
-"""What tests share and fixtures can't be: clients of the protocol, and processes."""
+"""Tools that tests share and fixtures can't be: clients of the protocol, and processes."""

@@ -25,7 +25,7 @@ from support.replica import Replica
 
 @dataclass(frozen=True)
 class Past:
-    """What all events of a log make, at each seq between two transactions."""
+    """States that the events of a log make, one for each seq between two transactions."""
 
     log: LogId
     head: Seq

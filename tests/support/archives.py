@@ -49,7 +49,7 @@ def event(
 
 
 def sealed(new: NewEvent) -> SealedEvent:
-    """What is to be read back of an event."""
+    """Return an event as it has to be read back."""
     stored = new.event
     return SealedEvent(
         stored.seq,

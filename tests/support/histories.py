@@ -96,7 +96,7 @@ async def newest_checkpoint(stores: Stores, log: LogId) -> Checkpoint:
 
 
 async def collection_at(stores: Stores, name: str, checkpoint: Checkpoint) -> dict[IdText, State]:
-    """What the collection was at a checkpoint, from the collection itself."""
+    """Return the collection at a checkpoint, from the collection itself."""
     found: dict[IdText, State] = {}
     async with aclosing(stores.snapshots.live.read(name, checkpoint.time)) as documents:
         async for raw in documents:
@@ -117,7 +117,7 @@ async def stored_at(stores: Stores, log: LogId, name: str, checkpoint: Checkpoin
 
 
 async def state_of(stores: Stores, log: LogId, name: str, up_to: Seq) -> dict[IdText, State]:
-    """What the log says, by walking it; fails where a document comes twice."""
+    """Return the collection as the log has it, by walking the log. Fail if a document comes twice."""
     found: dict[IdText, State] = {}
     async with aclosing(stores.history.state.walk(log, name, up_to)) as batches:
         async for rows in batches:

@@ -18,7 +18,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """What a `$ref` names; anything else is itself. Raises `KeyError`."""
+    """Return the node that a `$ref` names; any other node is returned as it is. Raises `KeyError`."""
     if "$ref" not in node:
         return node
     target: Any = document

@@ -100,7 +100,7 @@ async def current_log(stores: Stores) -> LogId:
 
 
 async def eventually(stores: Stores, collection: str, check: Callable[[], Awaitable[T | None]]) -> T:
-    """What `check` gives, asked again whenever this collection of the log's database has changed."""
+    """Return the first result of `check`, called again whenever this collection of the log's database has changed."""
     # A deadline between reads, not a timeout around them: the driver may swallow the cancellation.
     deadline = time.monotonic() + patience(20)
     async with watch(stores.log, [{"$match": {"ns.coll": collection}}]) as stream:

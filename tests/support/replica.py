@@ -42,7 +42,7 @@ class Replica:
         return {key: document for key, (_, document) in self.rows.items()}
 
     def disconnected(self) -> None:
-        """What was not whole is worth nothing on another connection."""
+        """Discard incomplete parts: they are worth nothing on another connection."""
         self._parts, self.live = [], False
 
     def take(self, message: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from support.waiting import within
 
 
 class Screen(io.StringIO):
-    """What a terminal shows, and a way to wait for it."""
+    """A terminal's content, and a way to wait for it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from support.replay import Replay, tracked
 
 
 def brief(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What an event says of one change."""
+    """Return op, id, base, version and op_id of an event."""
     return event["op"], event["id"], event["base"], event["version"], event.get("op_id")
 
 

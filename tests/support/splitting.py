@@ -1,4 +1,4 @@
-"""Whether the server under test can split a change that is over 16 MiB."""
+"""Probe of the server under test: whether it can split a change that is over 16 MiB."""
 
 from __future__ import annotations
 

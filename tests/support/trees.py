@@ -10,5 +10,5 @@ from eventsync.domain.values.extended_json import to_json
 
 
 def to_tree(value: Any) -> Any:
-    """What a client reads: dict, list, str, int, float, bool, None."""
+    """Return a value as a client reads it: dict, list, str, int, float, bool, None."""
     return orjson.loads(to_json(value))

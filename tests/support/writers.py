@@ -19,7 +19,7 @@ PATCH = {"content-type": "application/json-patch+json"}
 
 @dataclass
 class Written:
-    """What the API acknowledged, by the operation's id: each of these must be an event."""
+    """Writes that the API acknowledged, by the operation's id. Each of them must be an event."""
 
     acknowledged: list[str] = field(default_factory=list)
 

@@ -11,7 +11,7 @@ from eventsync.logging import _MAX_KEYS, PERIOD, Alarms, Repeats, Throttle
 
 
 def logged(code: str, level: str = "info") -> list[str]:
-    """What a process writes to stderr that logs as `code` says."""
+    """Return the lines that a process writes to stderr when it logs as `code` says."""
     start = f"import logging; from eventsync.logging import configure_logging; configure_logging({level!r}); {code}"
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True)
     assert done.stdout == ""

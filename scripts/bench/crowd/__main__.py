@@ -192,7 +192,7 @@ class Crowd:
         return {"seq": replicas[0].seq, "events": replicas[0].events, "ways": ways}
 
     async def delays(self) -> Answer:
-        """How late the events came to those who are timed, in ms, since this was asked last."""
+        """Return how late events came to the timed clients, in ms, since the last call."""
         found = [seconds * 1000 for seconds in self.scene.delays]
         self.scene.delays.clear()
         if not found:
@@ -216,7 +216,7 @@ class Crowd:
             )
 
     def _since(self, began: float, clients: Iterable[Client]) -> Answer:
-        """Who is not live yet counts as just now."""
+        """Return how long the clients took since `began`. A client that is not live yet counts as live now."""
         now = time.monotonic()
         took = sorted((client.live_at if client.replica.live else now) - began for client in clients)
         spread = {"p50": took[len(took) // 2], "seconds": took[-1]} if took else {"p50": 0.0, "seconds": 0.0}

@@ -27,7 +27,7 @@ _JITTER: Final = (0.2, 1.0)
 
 @dataclass
 class Scene:
-    """What all clients of a crowd share. `gate` is set while they may connect."""
+    """State that all clients of a crowd share. `gate` is set while they may connect."""
 
     port: int
     log: str
@@ -150,14 +150,14 @@ class Client(asyncio.Protocol):
         raise NotImplementedError
 
     def _request(self) -> bytes:
-        """What is sent first."""
+        """Return the bytes to send first."""
         raise NotImplementedError
 
     def _take(self, data: bytes) -> None:
         raise NotImplementedError
 
     def _is_between(self) -> bool:
-        """Whether the next bytes begin a message for everybody."""
+        """Return True if the next bytes begin a message for everybody."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""What the log of a benchmark has to be, and the collection at each position of it: computed, never remembered."""
+"""The log that a benchmark has to produce, and the collection at each position of it: computed, never remembered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class History:
     documents: int
 
     def is_event(self, seq: int, number: int, document: int) -> bool:
-        """Whether event `seq` may set `n` of this document to this number."""
+        """Return True if event `seq` may set `n` of this document to this number."""
         return number == seq and document == self.document(seq)
 
     def document(self, seq: int) -> int:
@@ -30,7 +30,7 @@ class History:
         return max(0, seq - (seq - 1 - document) % self.documents)
 
     def count(self, seq: int) -> int:
-        """How many documents there are at position `seq`."""
+        """Return the number of documents at position `seq`."""
         return self.documents or seq
 
     def touched(self, start: int, end: int) -> set[int]:
@@ -48,6 +48,6 @@ class Overtaking(History):
     _seqs: dict[int, int] = field(default_factory=dict)
 
     def is_event(self, seq: int, number: int, document: int) -> bool:
-        """Whether that is so; it is the same for whoever asks."""
+        """Return True if event `seq` may create this document with this number. It is the same for all clients."""
         one = self._numbers.setdefault(seq, number) == number and self._seqs.setdefault(number, seq) == seq
         return one and document == number

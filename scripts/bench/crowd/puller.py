@@ -64,7 +64,7 @@ class Puller(asyncio.Protocol):
         self._transport.close()
 
     def replica(self, reader: Reader, replica: Replica) -> Replica:
-        """What it has been told, held against the history. Raises `WrongError`. The bytes are kept no longer."""
+        """Apply all messages to `replica`, check them against the history, drop the bytes. Raises `WrongError`."""
         frames, data = Frames(), b"".join(self._pieces)
         self._pieces.clear()
         for opcode, payload in frames.feed(data):

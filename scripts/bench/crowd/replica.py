@@ -1,4 +1,4 @@
-"""What one client has, and whether it came without a hole and without a repeat. Pure."""
+"""State of one client, checked to have come without a hole and without a repeat. Pure."""
 
 from __future__ import annotations
 
@@ -81,5 +81,5 @@ class Replica:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the events counted are those between where it began and where it is."""
+        """True if the events counted are those between where it began and where it is."""
         return self.seq is not None and self.began is not None and self.seq - self.began == self.events

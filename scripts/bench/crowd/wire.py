@@ -1,4 +1,4 @@
-"""What a server's bytes say: WebSocket frames (RFC 6455), HTTP/1.1 responses (RFC 9112), Server-Sent Events. Pure."""
+"""Wire formats of a server: WebSocket frames (RFC 6455), HTTP/1.1 responses (RFC 9112), Server-Sent Events. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def client_frame(opcode: int, payload: bytes) -> bytes:
 
 
 def upgrade(port: int) -> bytes:
-    """What a WebSocket client asks for first."""
+    """Return the first request of a WebSocket client."""
     return (
         b"GET /v1/sync HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: ZXZlbnRzeW5jLWJlbmNoIQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -54,7 +54,7 @@ class Frames:
 
     @property
     def is_between(self) -> bool:
-        """Whether the next byte begins a frame."""
+        """True if the next byte begins a frame."""
         return not self._buffer
 
     def _frame(self) -> tuple[int, bytes] | None:
@@ -84,7 +84,7 @@ class Response:
     _buffer: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> bytes:
-        """What has come of the body. Raises `WireError`."""
+        """Take bytes of the response; return what they complete of the body. Raises `WireError`."""
         self._buffer += data
         if not self.status and not self._head():
             return b""
@@ -108,11 +108,11 @@ class Response:
 
     @property
     def is_between(self) -> bool:
-        """Whether the next byte begins a chunk."""
+        """True if the next byte begins a chunk."""
         return self.status == 200 and not self._buffer
 
     def rest(self) -> bytes:
-        """What came behind the head where something else than HTTP follows, as after status 101."""
+        """Return the bytes behind the head where something other than HTTP follows, as after status 101."""
         return bytes(self._buffer)
 
     def _chunks(self) -> Iterator[bytes]:
@@ -133,7 +133,7 @@ class Lines:
 
     @property
     def is_between(self) -> bool:
-        """Whether the next byte begins an event."""
+        """True if the next byte begins an event."""
         return not self._buffer
 
     def feed(self, data: bytes) -> Iterator[bytes]:

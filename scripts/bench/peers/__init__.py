@@ -1,1 +1,1 @@
-"""What eventsync is measured beside: servers that send the same bytes to the same clients, each told what to do."""
+"""Servers that eventsync is measured beside. They send the same bytes to the same clients, each on command."""

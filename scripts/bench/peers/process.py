@@ -16,7 +16,7 @@ _NODE = Path(__file__).with_name("node.mjs")
 
 
 def has_node() -> bool:
-    """Whether there is Node with `ws`; `scripts/peers` installs the latter."""
+    """Return True if Node and `ws` are installed; `scripts/peers` installs `ws`."""
     return shutil.which("node") is not None and (_MODULES / "node_modules/ws").is_dir()
 
 

@@ -1,4 +1,4 @@
-"""What goes to MongoDB: how many commands, with which concerns, and what the events of a write say."""
+"""Commands that go to MongoDB: their number, their concerns, and the events of each write."""
 
 from __future__ import annotations
 

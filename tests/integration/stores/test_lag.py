@@ -1,4 +1,4 @@
-"""How far the log is behind, counted on real change streams without a worker."""
+"""Lag of the log, counted on real change streams without a worker."""
 
 from __future__ import annotations
 

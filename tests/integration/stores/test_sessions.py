@@ -21,7 +21,7 @@ from support.waiting import patience
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """Of a node that is no replica set yet."""
+    """Port of a node that is no replica set yet."""
     found = mongod.free_port()
     process = subprocess.Popen(
         mongod.command(mongod.find_mongod(), tmp_path, found),

@@ -203,7 +203,7 @@ def instant(seconds: float) -> datetime:
 
 
 async def number_at(stores: Stores, point: Any) -> tuple[int, int, Any] | None:
-    """Of the document `a`: seq, version and its field `n`."""
+    """Return seq, version and field `n` of the document `a` at a point."""
     reading = await TimeTravel(stores).document(A, point)
     return (reading.position.seq, reading.state[0], reading.state[1]["n"]) if reading.state else None
 

@@ -1,4 +1,4 @@
-"""What is stored of clients: forward only, bounded, and forgotten by time."""
+"""Stored vectors of clients: they only move forward, are bounded, and are forgotten by time."""
 
 from __future__ import annotations
 

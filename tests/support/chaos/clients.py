@@ -152,7 +152,7 @@ class _Client:
         return self._rows[bisect_right(self._seqs, after) : bisect_right(self._seqs, up_to)]
 
     def _stopped_before(self, seq: int) -> LogRow | None:
-        """What is left of a transaction whose beginning is before `seq`; None where nothing is."""
+        """Return the next event of a transaction that a stop at `seq` would cut; None if it cuts none."""
         index = bisect_right(self._seqs, seq)
         return self._torn.get(self._seqs[index - 1]) if index else None
 

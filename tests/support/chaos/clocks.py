@@ -9,7 +9,7 @@ _LIBRARY = "libfaketimeMT.so.1"
 
 
 def library() -> Path | None:
-    """Where libfaketime is, in the variant for programs with threads."""
+    """Return the path of libfaketime, in the variant for programs with threads; None if it is missing."""
     patterns = (f"faketime/{_LIBRARY}", f"*/faketime/{_LIBRARY}")
     found = (path for place in _PLACES for pattern in patterns for path in Path(place).glob(pattern))
     return next(found, None)
@@ -35,7 +35,7 @@ class Clock:
         new.replace(self._file)
 
     def environment(self, *, monotonic: bool = False) -> dict[str, str]:
-        """What the process is started with. `monotonic`: the clock that never jumps on a sound machine does, too."""
+        """Return the environment of a process. `monotonic`: fake also the clock that never jumps on a sound machine."""
         own = "0" if monotonic else "1"
         return {
             "LD_PRELOAD": str(library()),

@@ -38,7 +38,7 @@ DISK = 2048
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the members run on. `oplog` (in MiB; 0: enough for a run): so small that it rolls over within seconds.
+    """Resources of the members. `oplog`: MiB, so small that it rolls over within seconds; 0: enough for a run.
 
     `clocks`: that can jump. `disks`: that can be full.
     """
@@ -94,7 +94,7 @@ class Member:
 
     @property
     def running(self) -> bool:
-        """Whether its process has not ended, by itself or by `kill`."""
+        """True while the process has not ended, by itself or by `kill`."""
         return self._process is not None and self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:

@@ -29,7 +29,7 @@ def _around(row: LogRow, rows: Sequence[LogRow], commits: Sequence[Commit]) -> t
 
 
 def check_order(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
-    """What is in both stands in the same order."""
+    """Yield a violation where events and their commits are in different orders."""
     places = dict(zip(names(commits), ranks(commits), strict=True))
     previous: tuple[int, LogRow] | None = None
     for name, row in zip(names(rows), rows, strict=True):

@@ -1,4 +1,4 @@
-"""What is found when all is over: the log's rows, the commits of MongoDB's oplog, and the collections themselves."""
+"""Evidence after a run: the log's rows, the commits of MongoDB's oplog, and the collections themselves."""
 
 from __future__ import annotations
 

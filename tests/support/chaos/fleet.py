@@ -84,7 +84,7 @@ class Fleet:
         self.frozen.discard(name)
 
     def named(self, pid: int) -> str | None:
-        """Whose process it is."""
+        """Return the name of the process with this pid."""
         return next((name for name, process in self._running.items() if process.pid == pid), None)
 
     def supervise(self) -> list[str]:
@@ -94,7 +94,7 @@ class Fleet:
         return [f"{name} with exit code {code}" for name, code in fallen.items()]
 
     def fallen(self) -> dict[str, int]:
-        """Who has ended by itself, with which exit code."""
+        """Return the exit code of each process that has ended by itself, by name."""
         codes = {name: process.poll() for name, process in self._running.items()}
         return {name: code for name, code in codes.items() if code is not None}
 

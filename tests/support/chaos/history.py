@@ -1,4 +1,4 @@
-"""What happened, as seen from outside: every write that was tried, and every frame that a client was sent."""
+"""History of a run as seen from outside: every write that was tried, and every frame that a client was sent."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Recorder:
 
 
 def identity(write: Write, effect: Effect) -> str | None:
-    """What names an effect in the log; None for a delete behind the API, which carries no name."""
+    """Return the name of an effect in the log; None for a delete behind the API, which carries no name."""
     if effect.mark is not None:
         return effect.mark
     return f"{write.operation} deletes {'/'.join(effect.key)}" if write.keyed else None

@@ -161,6 +161,6 @@ def known(names: str, *, nodes: int) -> tuple[str, ...]:
 
 
 def unavailable(names: Iterable[str]) -> dict[str, str]:
-    """Which of these can't be had on this machine, and why."""
+    """Return those of `names` that this machine can't run, each with the reason."""
     reasons = {name: clocks.missing() for name in CLOCKS} | {name: disks.missing() for name in DISKS}
     return {name: reason for name in names if (reason := reasons.get(name))}

@@ -85,7 +85,7 @@ async def read_commits(client: Client, database: str, names: Iterable[str]) -> t
 
 
 async def read_repairs(client: Client, log_database: str) -> int:
-    """How often a worker has begun to repair a log."""
+    """Return the number of repairs of a log that workers have begun."""
     return sum([row.get("repairs", 0) async for row in client[log_database]["heads"].find()])
 
 
@@ -109,7 +109,7 @@ async def based(client: Client, log_database: str, names: Collection[str], *, se
 
 
 async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
-    """What the product's own comparison of the log with the collections finds, at its newest checkpoint."""
+    """Compare the log with the collections by the product's own comparison, at the newest checkpoint."""
     log = await stores.logs.current()
     checkpoint = await stores.logs.read_checkpoint(log.id) if log else None
     if log is None or checkpoint is None:

@@ -51,7 +51,7 @@ class Oplog:
 
     @property
     def query(self) -> dict[str, Any]:
-        """What has to be fed next."""
+        """Filter for the entries to feed next."""
         ours = {"ns": {"$regex": f"^{self._database}\\."}}
         return {"ts": {"$gt": self.last}, "$or": [ours, {"o.applyOps": {"$exists": True}}]}
 
@@ -169,7 +169,7 @@ async def feed(oplog: Oplog, client: Client, *, up_to: Timestamp | None = None) 
 
 
 async def first_time(client: Client) -> Timestamp | None:
-    """Where the member's oplog begins; None where that is moving on just now."""
+    """Return the time at which the member's oplog begins; None while that is moving."""
     try:
         first = await client["local"]["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
     except OperationFailure as error:
@@ -207,7 +207,7 @@ def _id(operation: Entry) -> str:
 
 
 def _only_stamped(operation: Entry) -> bool:
-    """Whether it is the mark that an API delete leaves on the document in front of the delete: no change by itself."""
+    """Return True if it is the mark that an API delete leaves on a document before the delete: no change by itself."""
     if operation["op"] != "u" or "diff" not in operation["o"]:
         return False
     return {name for _, name in _touched(operation["o"]["diff"])} <= {"_sync"}

@@ -70,7 +70,7 @@ class MongoProxy:
         return len(found)
 
     def release(self) -> None:
-        """What was held arrives now, late, as after a partition that healed."""
+        """Let the held data arrive now, late, as after a partition that healed."""
         self._held = re.compile(r"(?!)")
         for link in self._links:
             link.flowing.set()

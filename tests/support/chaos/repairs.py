@@ -1,4 +1,4 @@
-"""Where history was lost, the log is repaired by comparison. What such a repair may say, and what it has to.
+"""Checks of a log that was repaired by comparison where history was lost: the events that a repair may and must have.
 
 Between the last change that was read and the repair's own time, commits have no events of their own: a gap. In its
 place stand the events that turn what the log said into what the collections then were, and no others.
@@ -38,7 +38,7 @@ class Gap:
         return [*self.commits, *self.rows]
 
     def of(self, key: Key) -> tuple[str, ...]:
-        """What is in it of one document: the witness."""
+        """Return the state of one document before the gap and its items in the gap: the witness."""
         items = [item for item in self.items if item.key == key]
         return (f"before: {(self.before or {}).get(key, 'nothing')}", *map(str, items))
 
@@ -130,7 +130,7 @@ def check(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _outcome(gap: Gap) -> Iterator[Violation]:
-    """What the gap was about is the same in the log and in the collections when it is over."""
+    """Yield a violation where log and collections differ in a document of the gap when it is over."""
     for key in sorted({item.key for item in gap.items}):
         if gap.said.get(key, _NOTHING) != gap.true.get(key, _NOTHING):
             is_, was = gap.said.get(key, "nothing"), gap.true.get(key, "nothing")
@@ -162,7 +162,7 @@ def _of_all(evidence: Evidence) -> Iterator[Gap]:
 
 @dataclass(frozen=True, slots=True)
 class Excuse:
-    """What need not be in the log by an event of its own, as a repair stands for it."""
+    """Changes that need no event of their own in the log, because a repair stands for them."""
 
     everything: bool = False
     marks: frozenset[str] = frozenset()
@@ -172,7 +172,7 @@ class Excuse:
 
     @classmethod
     def of(cls, evidence: Evidence) -> Excuse:
-        """Of a run with repairs. Without the oplog nobody knows where they are."""
+        """Return the excuse of a run with repairs. Without the oplog their places are unknown: it covers all."""
         if evidence.commits is None:
             return cls(everything=True)
         found = [*gaps(*steady(evidence)), *_of_all(evidence)]

@@ -1,4 +1,4 @@
-"""What a run has shown, in figures."""
+"""Figures of a run."""
 
 from __future__ import annotations
 

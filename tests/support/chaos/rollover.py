@@ -64,7 +64,7 @@ Way = Callable[[Scene], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """What came of it. `codes`: the errors by which the worker was told that history is lost."""
+    """Outcome of a rollover. `codes`: the errors by which the worker learned that history is lost."""
 
     violations: list[Violation]
     codes: frozenset[int]

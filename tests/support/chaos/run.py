@@ -58,7 +58,7 @@ _GATHER = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. Faults strike for `seconds`, and until each kind has; at most `pause` seconds lie between two.
+    """Plan of a run. Faults strike for `seconds`, and until each kind has; at most `pause` seconds lie between two.
 
     `shapes`: see `support.chaos.shapes`.
     """
@@ -74,9 +74,10 @@ class Plan:
 
     @property
     def repaired(self) -> bool:
-        """Whether history is lost on purpose.
+        """True if history is lost on purpose.
 
-        A change that is too large for its images is read at its own time, which a member that was down knows no more.
+        A change that is too large for its images is read at its own time. A member that was down no longer
+        has that time.
         """
         unread = large_document.__name__ in self.shapes and bool(self.nemeses)
         return unread or not (FATAL.isdisjoint(self.nemeses) and FATAL_SHAPES.isdisjoint(self.shapes))
@@ -88,12 +89,12 @@ class Plan:
 
     @property
     def collections(self) -> tuple[str, ...]:
-        """What is tracked from the beginning to the end."""
+        """The collections that are tracked from the beginning to the end."""
         return (*COLLECTIONS, *tracked_for(self.shapes))
 
     @property
     def command(self) -> str:
-        """What runs it again."""
+        """Command that repeats the run."""
         return (
             f"scripts/chaos --seed {self.seed} --seconds {self.seconds:g} --nodes {self.nodes} "
             f"--workers {self.workers} --servers {self.servers} "
@@ -244,7 +245,7 @@ class _Run:
         await self._waited("a healthy replica set", self._rig.cluster.healthy())
 
     async def _waited(self, what: str, coming: Awaitable[None]) -> bool:
-        """Whether it came to its end in time. A violation, where it did not."""
+        """Return True if it came to its end in time. Record a violation if it did not."""
         self._stage.enter(what)
         try:
             async with within(_STRIKE):

@@ -73,7 +73,7 @@ class Sample:
         self.writes.append(Write(operation, "behind", (effect,), "ok", number, number + 0.5, number))
 
     def repair(self, since: int, *, later: bool = True) -> None:
-        """What was sequenced after the first `since` events is lost, and told by a repair: in what differs now.
+        """Lose the rows after the first `since` events; a repair then tells the documents that differ now.
 
         `later`: its own time is after the last commit's; else it is the same.
         """

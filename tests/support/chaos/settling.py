@@ -32,7 +32,7 @@ Finish = Callable[[str, str], Awaitable[None]]
 
 
 class StuckError(Exception):
-    """What was waited for does not come. `witness` says what the processes say."""
+    """An awaited state does not come. `witness` holds what the processes say."""
 
     def __init__(self, message: str, witness: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -80,7 +80,7 @@ class Settling:
                 follower.end()
 
     async def _late(self, log: str, seq: int) -> list[str]:
-        """Which followers do not come to this position in time, or before the next log begins."""
+        """Describe the followers that do not come to this position in time, or before the next log begins."""
         async with asyncio.TaskGroup() as group:
             pending = {group.create_task(item.arrive(seq, log, seconds=self._seconds)) for item in self._followers}
             while pending and await self._stays(log):
@@ -154,7 +154,7 @@ class Settling:
         return tail.seq if tail else 0
 
     async def _stays(self, log: str) -> bool:
-        """Whether no newer log has begun; where that can't be read, none is known."""
+        """Return True if no newer log has begun. If that can't be read, none is known."""
         with suppress(*_UNCLEAR):
             return await self._current() == log
         return True

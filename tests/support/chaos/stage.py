@@ -1,4 +1,4 @@
-"""What a run is at: one that is ended from outside, or fails, says what it waited for."""
+"""Stage of a run. A run that fails or is ended from outside says what it waited for."""
 
 from __future__ import annotations
 

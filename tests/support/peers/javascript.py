@@ -41,7 +41,7 @@ class Links:
         return next(self._numbers)
 
     def forget(self, number: int) -> None:
-        """What it still says of this one is of no interest."""
+        """Ignore whatever the runtime still says of this one."""
         self._open.pop(number, None)
 
     def said(self, text: str | bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a client of any make can do: connect from a state vector, receive the protocol's messages, be cut off."""
+"""Interface of a client of any make: connect from a state vector, receive the protocol's messages, be cut off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUBPROTOCOL: Final = "eventsync.v1"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a client wants: these shapes, going on from this vector."""
+    """Request of a client: these shapes, continued from this vector."""
 
     shapes: tuple[str, ...]
     vector: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a connection ended, as far as this client is told: a close code, or the HTTP status of a refusal."""
+    """End of a connection, as far as this client knows it: a close code, or the HTTP status of a refusal."""
 
     code: int | None
     reason: str = ""

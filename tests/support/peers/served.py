@@ -35,7 +35,7 @@ class Served:
         return self.client[self.settings.database].get_collection(name, codec_options=CODEC)
 
     async def rows(self, name: str) -> Rows:
-        """What every client of the collection has to hold."""
+        """Return the rows that every client of the collection has to hold."""
         return {key: to_tree(document) for key, document in (await documents_of(self.collection(name))).items()}
 
     async def seq(self, name: str, key: str) -> int:

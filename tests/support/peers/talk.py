@@ -27,7 +27,7 @@ def vector_of_id(text: str, shapes: Sequence[str]) -> dict[str, str]:
 
 
 class Copy:
-    """What a client holds, of one shape or several, whatever it is connected by."""
+    """A client's data of one shape or several, over any transport."""
 
     def __init__(self, *shapes: str) -> None:
         self.replicas = {shape: Replica(shape) for shape in shapes}

@@ -1,4 +1,4 @@
-"""What the checker forgives after a repair, and what not."""
+"""Deviations that the checker forgives after a repair, and those that it does not."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from eventsync.concurrency.pacer import Pacer
 
 
 async def entered_by_turn(turnstile: Pacer) -> list[int]:
-    """How many of ten have entered after each turn; they came in order."""
+    """Return how many of ten have entered after each turn. Fail unless they came in order."""
     entered = list[int]()
     for number in range(10):
         turnstile.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]

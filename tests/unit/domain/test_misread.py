@@ -1,4 +1,4 @@
-"""What orjson would write in its own way is found in whatever the driver gives."""
+"""Values that orjson would write in its own way are found in every form that the driver gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the driver raises becomes an error of ours, which says as much as is known."""
+"""An exception of the driver becomes an error of ours, which says as much as is known."""
 
 from __future__ import annotations
 

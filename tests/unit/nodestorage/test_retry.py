@@ -1,4 +1,4 @@
-"""What is tried again, how often, and what it becomes when it never works."""
+"""Retries: the errors that are tried again, the number of attempts, and the error when none works."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Client:
         return await self._reader.readuntil(b"\r\n\r\nok")
 
     async def rest(self) -> bytes:
-        """What still comes until the connection is closed."""
+        """Return the bytes that still come until the connection is closed."""
         return await self._reader.read()
 
 

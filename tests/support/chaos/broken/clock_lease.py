@@ -22,7 +22,7 @@ class ClockLeaseSequencer:
         self._log = reader.stores.log
 
     async def take_lease(self, seconds: float = 5.0) -> bool:
-        """Whether it leads now."""
+        """Try to take the lease; return True if this worker leads now."""
         held = await self._log["leases"].find_one({"_id": "broken"})
         if held is not None and held["owner"] != self._name and held["until"] > self._clock():
             return False

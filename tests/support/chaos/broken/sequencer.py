@@ -1,4 +1,4 @@
-"""What all broken sequencers share: reading and converting rightly. What is wrong is in how they number and store."""
+"""Shared part of all broken sequencers: correct reading and conversion. Their faults are in numbering and storing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _dropped(drop: RawBSONDocument, before: Sequence[Change]) -> list[Change]:
 
 
 async def now(stores: Stores) -> Token:
-    """Where a stream that is opened now begins."""
+    """Return the token at which a stream that is opened now begins."""
     async with watch(stores.data, []) as stream:
         return stream.token
 

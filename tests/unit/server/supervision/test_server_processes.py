@@ -49,7 +49,7 @@ with socket.socket(fileno=option("--listen-fds")) as listener:
 
 
 class Said(logging.Handler):
-    """What was logged, and a way to wait for it."""
+    """The log lines so far, and a way to wait for one."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -80,7 +80,7 @@ class Rig:
         self.processes = ServerProcesses(ServerPlan(command, os.environ, sockets, 20.0, ready_timeout), 2)
 
     def behave(self, manner: str) -> None:
-        """How processes behave that are started from now on."""
+        """Set the behaviour of processes that start from now on."""
         self._manner.write_text(manner)
 
     def pids(self) -> set[int]:
