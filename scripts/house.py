@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tokenize
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ SMALL: Final = 90
 
 LIMITS: Final = {
     "docstring openings %": 2.0,
+    "docstring openings in scripts and tests %": 2.0,
     "small files with one importer": 20,
     "class names used twice": 0,
     "lines: all": 98_000,
@@ -73,8 +74,8 @@ def main() -> None:
 def measured(root: Path) -> dict[str, float]:
     """Return the figures of a checkout, by name."""
     modules = [*modules_of(root)]
-    docstrings = [text for module in modules for text in _docstrings(module.tree)]
-    opened = [text for text in docstrings if text.split(maxsplit=1)[0].rstrip(",:").lower() in OPENINGS]
+    docstrings, opened = _docstring_openings(module.tree for module in modules)
+    tools, opened_tools = _docstring_openings(_trees(root, "scripts", "tests"))
     sizes = sorted(module.lines for module in modules if module.lines > 3)
     importers = _importers(modules)
     small = [module for module in modules if 3 < module.lines < SMALL and len(importers[module.name]) == 1]
@@ -84,9 +85,10 @@ def measured(root: Path) -> dict[str, float]:
     )  # fmt: skip
     comments = sum(map(_comment_lines, modules))
     return {
-        "docstrings": len(docstrings),
-        "docstring openings": len(opened),
-        "docstring openings %": round(100 * len(opened) / len(docstrings), 1),
+        "docstrings": docstrings,
+        "docstring openings": opened,
+        "docstring openings %": round(100 * opened / docstrings, 1),
+        "docstring openings in scripts and tests %": round(100 * opened_tools / tools, 1),
         "comment lines %": round(100 * comments / sum(module.lines for module in modules), 1),
         "files": len(sizes),
         "file median": statistics.median(sizes),
@@ -107,6 +109,19 @@ def modules_of(root: Path) -> Iterator[Module]:
             # Before the packages had names of their own, the directories were the packages.
             prefix = "" if name.split(".")[0].startswith("eventsync") else f"{top}."
             yield Module(f"{prefix}{name}", text, ast.parse(text))
+
+
+def _trees(root: Path, *tops: str) -> Iterator[ast.Module]:
+    """Yield the syntax trees of all modules below these directories."""
+    for top in tops:
+        for path in sorted((root / top).rglob("*.py")):
+            yield ast.parse(path.read_text())
+
+
+def _docstring_openings(trees: Iterable[ast.Module]) -> tuple[int, int]:
+    """Count the docstrings, and those of them that open with one of `OPENINGS`."""
+    docstrings = [text for tree in trees for text in _docstrings(tree)]
+    return len(docstrings), sum(text.split(maxsplit=1)[0].rstrip(",:").lower() in OPENINGS for text in docstrings)
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:
