@@ -1,48 +1,29 @@
-"""The settings, and the only reader of the environment and of the configuration file.
-
-A setting is read from a command's own option, else from `EVENTSYNC_<NAME>`, else from the TOML file. The file is
-`$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory, else the one that a running `eventsync dev` writes
-in `.eventsync/`. A command other than `serve` and `worker` that finds no file and no connection string uses the file of
-the one `dev` that this user runs elsewhere. Sizes are in bytes and times in seconds unless the name says otherwise.
-"""
+"""All settings. Sizes are in bytes and times in seconds unless the name says otherwise."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from eventsync import running_dev
-from eventsync.domain.shapes import MAX_DATABASE_BYTES, check_collection, check_database
-from eventsync.environment import check_environment, suggestion
-from eventsync.errors import ConfigurationError, Malformed
+from eventsync.domain.shapes import check_collection, check_database
+from eventsync.errors import Malformed
 
-PREFIX = "EVENTSYNC_"
+PREFIX: Final = "EVENTSYNC_"
+"""The beginning of the name of a setting's environment variable."""
+
 KIB, MIB = 1024, 1024 * 1024
-_CONFIG: Final = f"{PREFIX}CONFIG"  # Names the configuration file; the only variable that is no setting.
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list, written as `a,b` in the environment."""
 
 
-class Settings(BaseSettings):
-    """The settings of a process. `eventsync settings` prints them with the descriptions below."""
+class Fields(BaseSettings):
+    """The settings of a process, each with its default, bounds and description, and the checks of single values."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"), Path(".eventsync/eventsync.toml"))
-    finds_dev: ClassVar[bool] = False
-    """Look for a `dev` that runs elsewhere if there is no file."""
 
     # MongoDB
     mongodb_uri: str | None = Field(
@@ -450,81 +431,3 @@ class Settings(BaseSettings):
     def log_db(self) -> str:
         """The name of the event log's database."""
         return self.log_database or f"{self.database}_eventsync"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read options first, then the environment, then the file."""
-        file = config_file(cls.config_files)
-        if file is None and cls.finds_dev and not {**init_settings(), **env_settings()}.get("mongodb_uri"):
-            file = running_dev.only_configuration(_CONFIG)
-        sources = (init_settings, env_settings)
-        return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
-
-
-class DevSettings(Settings):
-    """The settings of `eventsync dev`, which does not read the file of another `dev` or of a killed one."""
-
-    config_files: ClassVar[tuple[Path, ...]] = (Path("eventsync.toml"),)
-
-
-class CommandSettings(Settings):
-    """The settings of a command that may use a `dev` that runs elsewhere: any command but `serve` and `worker`."""
-
-    finds_dev = True
-
-
-def config_file(candidates: Iterable[Path]) -> Path | None:
-    """Return the configuration file to read, or None."""
-    if named := os.environ.get(_CONFIG):
-        if not Path(named).is_file():
-            raise ConfigurationError(f"{_CONFIG} names {named}, which is not a file")
-        return Path(named)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> Settings:
-    """Read the settings. An option that is None was not given. Raises `ConfigurationError`."""
-    check_environment(PREFIX, (*Settings.model_fields, _CONFIG.removeprefix(PREFIX)))
-    try:
-        settings = kind(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        lines = "; ".join(_fault(item) for item in error.errors(include_url=False, include_input=False))
-        raise ConfigurationError(f"the settings are not valid: {lines}") from error
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"the configuration file can't be read: {error}") from error
-    _check(settings)
-    return settings
-
-
-_ORDERED: Final = (
-    ("pin_ttl", "send_timeout", "a slow client would lose its pin"),
-    ("request_timeout", "write_deadline", "a write would be answered before it is known whether anything was written"),
-    ("stale_after", "checkpoint_interval", "an idle worker would count as stale"),
-)
-
-
-def _check(settings: Settings) -> None:
-    """Raise `ConfigurationError` for settings that contradict each other."""
-    if settings.log_db == settings.database:
-        raise ConfigurationError("log_database must not be the database with the tracked collections")
-    if settings.log_db.casefold() == settings.database.casefold():
-        raise ConfigurationError("log_database and database differ only in case, which MongoDB refuses")
-    if len(settings.log_db.encode()) > MAX_DATABASE_BYTES:
-        raise ConfigurationError(f"{settings.log_db!r} is too long for a database: give a shorter log_database")
-    for longer, shorter, why in _ORDERED:
-        if getattr(settings, longer) <= getattr(settings, shorter):
-            raise ConfigurationError(f"{longer} must be longer than {shorter}: {why}")
-
-
-def _fault(item: Mapping[str, Any]) -> str:
-    name = ".".join(map(str, item["loc"])) or "settings"
-    if item["type"] == "extra_forbidden":
-        return f"{name}: no such setting{suggestion(name, Settings.model_fields)}"
-    return f"{name}: {item['msg'].removeprefix('Value error, ')}"

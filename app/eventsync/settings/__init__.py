@@ -1,0 +1,13 @@
+"""The settings, and the only reader of the environment and of the configuration file.
+
+A setting is read from a command's own option, else from `EVENTSYNC_<NAME>`, else from the TOML file. The file is
+`$EVENTSYNC_CONFIG`, else `eventsync.toml` in the current directory, else the one that a running `eventsync dev` writes
+in `.eventsync/`. A command other than `serve` and `worker` that finds no file and no connection string uses the file of
+the one `dev` that this user runs elsewhere.
+"""
+
+from eventsync.settings.fields import PREFIX
+from eventsync.settings.loading import load_settings
+from eventsync.settings.sources import DevSettings, Settings
+
+__all__ = ["PREFIX", "DevSettings", "Settings", "load_settings"]
