@@ -148,12 +148,14 @@ class Planner:
         if shape.id is not None:
             return None
         servable = await self._servable(shape)
-        stored = await self._stored(shape, servable, counted=True)
-        size = await self._size(shape)
-        newest = await self._newest_stored(shape)
-        if newest is None or stored is None or stored.seq < after or not plan.prefers_stored(size, stored, servable):
+        # Read once: the position must be that of this snapshot, also if a newer one is stored meanwhile.
+        snapshot = await self._newest_stored(shape)
+        if snapshot is None:
             return None
-        return Beginning(newest, Position(servable.log, stored.seq))
+        stored = await self._option(shape, snapshot, servable, counted=True)
+        if stored is None or stored.seq < after or not plan.prefers_stored(await self._size(shape), stored, servable):
+            return None
+        return Beginning(snapshot, Position(servable.log, stored.seq))
 
     def damaged(self, snapshot: StoredSnapshot) -> None:
         """Never plan with this snapshot again."""
@@ -172,10 +174,13 @@ class Planner:
 
     async def _servable(self, shape: Shape) -> ServableRange:
         recent = self._recent(shape)
-        tiers = await self._tiers.get(recent.log, lambda: self._stores.tiers.read(recent.log))
+        tiers = await self._read_tiers(recent.log)
         # A squashed answer of one document needs no list of touched documents.
         squash_floor = tiers.squash_floor if shape.id is None else recent.tracked_from
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
+
+    async def _read_tiers(self, log: LogId) -> Tiers:
+        return await self._tiers.get(log, lambda: self._stores.tiers.read(log))
 
     async def _size(self, shape: Shape) -> CollectionSize:
         size = await self._sizes.get(shape.collection, lambda: self._stores.stats.estimates.size(shape.collection))
@@ -183,8 +188,11 @@ class Planner:
 
     async def _stored(self, shape: Shape, servable: ServableRange, *, counted: bool) -> SnapshotOption | None:
         snapshot = await self._newest_stored(shape) if shape.id is None else None
-        if snapshot is None:
-            return None
+        return None if snapshot is None else await self._option(shape, snapshot, servable, counted=counted)
+
+    async def _option(
+        self, shape: Shape, snapshot: StoredSnapshot, servable: ServableRange, *, counted: bool
+    ) -> SnapshotOption | None:
         size = CollectionSize(snapshot.documents, snapshot.raw_bytes)
         seq = await self._current_until(snapshot, servable)
         stored = SnapshotOption(seq, size, await self._backlog(shape, seq, counted=counted))
@@ -216,7 +224,7 @@ class Planner:
 
     async def _backlog_of_document(self, shape: Shape, after: Seq) -> Backlog:
         log = self.log()
-        tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
+        tiers = await self._read_tiers(log)
         events = await self._stores.stats.estimates.of_document(log, shape, after=after)
         # The number of archived events is unknown, and each has to be searched for.
         events += MAX_EVENTS if after < tiers.archived_up_to else 0
@@ -231,7 +239,7 @@ class Planner:
         return counted.events + newer, bodies + round(newer * self._window.mean)
 
     async def _count_touched(self, log: LogId, name: str, after: Seq, head: Seq) -> int:
-        tiers = await self._tiers.get(log, lambda: self._stores.tiers.read(log))
+        tiers = await self._read_tiers(log)
         return await self._stores.stats.estimates.touched(
             log, name, after=after, up_to=head, archived_up_to=tiers.archived_up_to
         )
