@@ -21,7 +21,7 @@ from eventsync.main import serve as run_server
 from eventsync.process import event_loop
 from eventsync.reload import ignore_hangups
 from eventsync.server.sockets import listening
-from eventsync.server.supervision.server_processes import ServerPlan, ServerProcesses
+from eventsync.server.supervision.server_processes import ServerProcesses, ServerSpec
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.readiness import check
 
@@ -62,19 +62,19 @@ def serve(
         except Unavailable as error:
             logger.warning("%s; serving, and waiting for MongoDB", error.diagnosis)
         if workers > 1:
-            asyncio.run(ServerProcesses(_plan(settings, options, sockets), workers).run())
+            asyncio.run(ServerProcesses(_spec(settings, options, sockets), workers).run())
         else:
             run_server(settings, sockets, reread=reread, on_serving=partial(_report_ready, ready_fd))
 
 
-def _plan(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerPlan:
+def _spec(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerSpec:
     # -P: a package `app` in the current directory is the user's, not ours.
     command = (sys.executable, "-P", "-m", "eventsync", "serve")
     # In the environment, because a password in a command line is visible to all users. Each process reads the other
     # settings again.
     given = options | {"host": settings.host, "port": sockets[0].getsockname()[1]}
     texts = {f"{PREFIX}{name.upper()}": str(value) for name, value in given.items() if value is not None}
-    return ServerPlan(command, os.environ | texts, sockets, settings.drain_timeout, settings.ready_timeout)
+    return ServerSpec(command, os.environ | texts, sockets, settings.drain_timeout, settings.ready_timeout)
 
 
 def _report_ready(descriptor: int | None) -> None:

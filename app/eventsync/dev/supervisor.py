@@ -79,12 +79,12 @@ class Supervisor:
         if self._binary is not None:
             port = self._directory.mongod_port()
             uri = mongod.uri(port)
-            await children.enter_async_context(self._running(self._mongod_plan(self._binary, port)))
+            await children.enter_async_context(self._running(self._mongod_spec(self._binary, port)))
             await asyncio.to_thread(mongod.initiate, port, given_up=self._stop.is_set)
             await self._unless_stopped(self._reset_copy(uri))
         self._directory.write_config(self._shared_settings(uri))
-        for plan in (self._worker_plan(uri), self._server_plan(uri)):
-            await children.enter_async_context(self._running(plan))
+        for spec in (self._worker_spec(uri), self._server_spec(uri)):
+            await children.enter_async_context(self._running(spec))
         await self._unless_stopped(self._welcome(began))
 
     async def _reset_copy(self, uri: str) -> None:
@@ -98,8 +98,8 @@ class Supervisor:
         self._directory.settle()
 
     @asynccontextmanager
-    async def _running(self, plan: ChildSpec) -> AsyncIterator[None]:
-        child = Child(plan, self._terminal, self._stop.set, self._force)
+    async def _running(self, spec: ChildSpec) -> AsyncIterator[None]:
+        child = Child(spec, self._terminal, self._stop.set, self._force)
         self._children.append(child)
         async with child.running():
             yield
@@ -115,28 +115,28 @@ class Supervisor:
 
     # --- the processes --------------------------------------------------------------------------------------------
 
-    def _mongod_plan(self, binary: Path, port: int) -> ChildSpec:
+    def _mongod_spec(self, binary: Path, port: int) -> ChildSpec:
         log = self._directory.mongod_log
         return ChildSpec(
             name="mongod",
             command=tuple(mongod.command(binary, self._directory.mongodb, port)),
-            patience=2 * _GRACE,
+            stop_timeout=2 * _GRACE,
             log=log,
             explain=lambda: mongod_log.last_error(log),
         )
 
-    def _server_plan(self, uri: str | None) -> ChildSpec:
+    def _server_spec(self, uri: str | None) -> ChildSpec:
         address = ("--host", self._settings.host, "--port", str(self._settings.port))
         return self._process("server", ("serve", *address), uri, self._settings.drain_timeout + _GRACE)
 
-    def _worker_plan(self, uri: str | None) -> ChildSpec:
+    def _worker_spec(self, uri: str | None) -> ChildSpec:
         return self._process("worker", ("worker",), uri, self._settings.mongodb_timeout + _GRACE)
 
-    def _process(self, name: str, words: tuple[str, ...], uri: str | None, timeout: float) -> ChildSpec:
+    def _process(self, name: str, words: tuple[str, ...], uri: str | None, stop_timeout: float) -> ChildSpec:
         # -P: a package `app` in the current directory is the user's, not ours.
         command = (sys.executable, "-P", "-m", "eventsync", *words)
         # Both can be killed at any time. While mongod ends too, they could only wait for it.
-        return ChildSpec(name, command, timeout, self._environment(uri), orphaned=signal.SIGKILL)
+        return ChildSpec(name, command, stop_timeout, self._environment(uri), orphaned=signal.SIGKILL)
 
     def _environment(self, uri: str | None) -> dict[str, str]:
         """Return the environment with a child's settings. In a command line a password would be visible to all."""

@@ -1,4 +1,4 @@
-"""What our server adds to ASGI: eviction of a client, direct writes to its connection, and the wait for room in it.
+"""Extensions of ASGI by our server: eviction of a client, direct writes to its connection, and waiting for room in it.
 
 The scope of each connection carries them. Under another server they are absent, and the application does without.
 """

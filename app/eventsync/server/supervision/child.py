@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from eventsync.concurrency.waiting import set_within
 from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
 from eventsync.server.supervision.orphans import die_with_parent
 
@@ -43,15 +44,16 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to run a child. With `log`, its output goes to that file; without, line by line to the parent's voice.
+    """The command of a child, and the conditions that it runs under.
 
-    `patience` is in seconds, from SIGTERM to SIGKILL. `orphaned` is the signal that it gets when its parent dies.
+    With `log`, its output goes to that file; without, line by line to the parent's voice. `stop_timeout` is the time
+    from SIGTERM to SIGKILL, in seconds. `orphaned` is the signal that it gets when its parent dies.
     `descriptors` are open files of the parent that it inherits, under the same numbers.
     """
 
     name: str
     command: tuple[str, ...]
-    patience: float
+    stop_timeout: float
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     log: Path | None = None
     own_output: bool = True
@@ -63,20 +65,20 @@ class ChildSpec:
 
 
 class Child:
-    """Runs a child of this specification. When it gives up, it sets `failure` and calls `failed`."""
+    """Runs a child. When it gives up, it sets `failure` and calls `on_failure`. `force` ends `stop_timeout` early."""
 
-    def __init__(self, plan: ChildSpec, voice: Voice, failed: Callable[[], None], hurry: asyncio.Event) -> None:
-        self.plan = plan
+    def __init__(self, spec: ChildSpec, voice: Voice, on_failure: Callable[[], None], force: asyncio.Event) -> None:
+        self._spec = spec
         self.failure: EventsyncError | None = None
         self._voice = voice
-        self._failed = failed
-        self._hurry = hurry
+        self._on_failure = on_failure
+        self._force = force
         self._ending = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the child running while the block runs, and end it afterwards."""
-        keeping = asyncio.create_task(self._keep(), name=f"keep {self.plan.name}")
+        keeping = asyncio.create_task(self._keep(), name=f"keep {self._spec.name}")
         try:
             yield
         finally:
@@ -90,7 +92,7 @@ class Child:
             try:
                 code = await self._live()
             except OSError as error:
-                return self._give_up(ConfigurationError(f"{self.plan.command[0]} can't be run: {error}"))
+                return self._give_up(ConfigurationError(f"{self._spec.command[0]} can't be run: {error}"))
             if self._ending.is_set():
                 return None
             deaths = 1 if time.monotonic() - started > STEADY else deaths + 1
@@ -100,7 +102,7 @@ class Child:
         return None
 
     def _hopeless(self, code: int, deaths: int) -> EventsyncError | None:
-        name, why = self.plan.name, self.plan.explain() or "its messages are above"
+        name, why = self._spec.name, self._spec.explain() or "its messages are above"
         if code in _HOPELESS:
             return ConfigurationError(f"{name} can't run like this ({ended(code)}): {why}")
         if deaths >= MAX_DEATHS:
@@ -109,41 +111,41 @@ class Child:
 
     def _give_up(self, failure: EventsyncError) -> None:
         self.failure = failure
-        self._failed()
+        self._on_failure()
 
     async def _pause(self, code: int, delay: float) -> None:
-        self._voice.say(f"{self.plan.name} {ended(code)}; starting it again in {delay:g} s", "yellow")
-        await first(self._ending, within=delay)
+        self._voice.say(f"{self._spec.name} {ended(code)}; starting it again in {delay:g} s", "yellow")
+        await set_within(self._ending, delay)
 
     async def _live(self) -> int:
         """Run the child once. Return its exit code."""
         process = await self._start()
-        output = asyncio.create_task(self._pass_on(process), name=f"output of {self.plan.name}")
-        exited = asyncio.create_task(process.wait(), name=f"end of {self.plan.name}")
+        output = asyncio.create_task(self._pass_on(process), name=f"output of {self._spec.name}")
+        exited = asyncio.create_task(process.wait(), name=f"end of {self._spec.name}")
         await first(self._ending, exited)
         if not exited.done():
             process.terminate()
-            await first(self._hurry, exited, within=self.plan.patience)
+            await first(self._force, exited, within=self._spec.stop_timeout)
         if not exited.done():
-            self._voice.say(f"{self.plan.name} did not end by itself; killing it", "yellow")
+            self._voice.say(f"{self._spec.name} did not end by itself; killing it", "yellow")
             process.kill()
         code = await exited
         await output
         return code
 
     async def _start(self) -> Process:
-        log = self.plan.log.open("ab") if self.plan.log else None
+        log = self._spec.log.open("ab") if self._spec.log else None
         try:
             return await asyncio.create_subprocess_exec(
-                *self.plan.command,
+                *self._spec.command,
                 stdin=subprocess.DEVNULL,
-                stdout=log or (subprocess.PIPE if self.plan.own_output else None),
-                stderr=subprocess.STDOUT if self.plan.own_output else None,
-                env=self.plan.environment,
-                pass_fds=self.plan.descriptors,
+                stdout=log or (subprocess.PIPE if self._spec.own_output else None),
+                stderr=subprocess.STDOUT if self._spec.own_output else None,
+                env=self._spec.environment,
+                pass_fds=self._spec.descriptors,
                 # Ctrl-C in the terminal is for the parent, which ends the children in order.
                 start_new_session=True,
-                preexec_fn=partial(die_with_parent, self.plan.orphaned, os.getpid()),
+                preexec_fn=partial(die_with_parent, self._spec.orphaned, os.getpid()),
                 limit=_LINE_BYTES,
             )
         finally:
@@ -159,9 +161,9 @@ class Child:
             if len(rest) > _LINE_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._voice.line(self.plan.name, line.decode(errors="replace"))
+                self._voice.line(self._spec.name, line.decode(errors="replace"))
         if rest:
-            self._voice.line(self.plan.name, rest.decode(errors="replace"))
+            self._voice.line(self._spec.name, rest.decode(errors="replace"))
 
 
 def ended(code: int) -> str:
@@ -172,10 +174,8 @@ def ended(code: int) -> str:
     return f"was killed by {known.get(-code, f'signal {-code}')}"
 
 
-async def first(
-    event: asyncio.Event, other: asyncio.Task[object] | None = None, *, within: float | None = None
-) -> None:
+async def first(event: asyncio.Event, other: asyncio.Task[object], *, within: float | None = None) -> None:
     """Wait until `event` is set, `other` is done, or `within` seconds are over."""
     waiting: asyncio.Task[Any] = asyncio.create_task(event.wait(), name="wait")
-    await asyncio.wait({waiting, other} if other else {waiting}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({waiting, other}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from eventsync.concurrency.waiting import set_within
 from eventsync.errors import EventsyncError
-from eventsync.server.supervision.child import Child, ChildSpec, first
+from eventsync.server.supervision.child import Child, ChildSpec
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ GRACE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class ServerPlan:
-    """How to run one server process: `command`, followed by the numbers of the `sockets` and of a pipe.
+class ServerSpec:
+    """The command of a server process. The numbers of the `sockets` and of a pipe follow it as options.
 
     The server writes a line into the pipe once it serves clients. It may take `ready_timeout` seconds for that, and
     `drain_timeout` seconds to drain its sessions at the end.
@@ -47,7 +48,7 @@ class ServerPlan:
         return ChildSpec(
             name,
             (*self.command, *words),
-            patience=self.drain_timeout + GRACE,
+            stop_timeout=self.drain_timeout + GRACE,
             environment=self.environment,
             own_output=False,
             descriptors=(*listeners, ready),
@@ -57,13 +58,13 @@ class ServerPlan:
 class ServerProcesses:
     """Runs `count` server processes until SIGTERM or SIGINT. SIGHUP replaces them, one after the other."""
 
-    def __init__(self, plan: ServerPlan, count: int) -> None:
-        self._plan = plan
+    def __init__(self, spec: ServerSpec, count: int) -> None:
+        self._spec = spec
         self._count = count
         self._current: list[_Server] = []
         self._running: set[_Server] = set()
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._force = asyncio.Event()
         self._replace = asyncio.Event()
 
     async def run(self) -> None:
@@ -74,7 +75,7 @@ class ServerProcesses:
                 replacing = group.create_task(self._replacing(group), name="replace server processes")
                 await self._stop.wait()
                 # New connections are refused from now on: no server would accept them.
-                for listener in self._plan.sockets:
+                for listener in self._spec.sockets:
                     listener.close()
                 for server in self._running:
                     server.end()
@@ -98,13 +99,13 @@ class ServerProcesses:
     def _end_all(self, number: signal.Signals) -> None:
         if self._stop.is_set():
             logger.warning("%s again: ending the server processes at once", number.name)
-            self._hurry.set()
+            self._force.set()
             return
         logger.info("%s: ending %d server processes", number.name, len(self._running))
         self._stop.set()
 
     def _start(self, group: asyncio.TaskGroup, number: int) -> _Server:
-        server = _Server(self._plan, f"server {number + 1}", self._failed, self._hurry)
+        server = _Server(self._spec, f"server {number + 1}", self._failed, self._force)
         self._running.add(server)
         running = group.create_task(server.run(), name=server.name)
         running.add_done_callback(lambda _: self._running.discard(server))
@@ -126,8 +127,8 @@ class ServerProcesses:
     async def _replace_all(self, group: asyncio.TaskGroup) -> bool:
         for number, old in enumerate(self._current):
             new = self._start(group, number)
-            if not await new.serves(self._plan.ready_timeout):
-                late = f"it does not serve within {self._plan.ready_timeout:g} s"
+            if not await new.serves(self._spec.ready_timeout):
+                late = f"it does not serve within {self._spec.ready_timeout:g} s"
                 why = new.failure.diagnosis if new.failure else late
                 await new.ended()
                 logger.error("the new %s is given up, those that run stay: %s", new.name, why)
@@ -140,11 +141,11 @@ class ServerProcesses:
 class _Server:
     """One server process, restarted whenever it dies, until `end`."""
 
-    def __init__(self, plan: ServerPlan, name: str, failed: _OnFailure, hurry: asyncio.Event) -> None:
+    def __init__(self, spec: ServerSpec, name: str, on_failure: _OnFailure, force: asyncio.Event) -> None:
         self.name = name
         self._reading, self._writing = os.pipe()
-        self._child = Child(plan.child(name, self._writing), _Log(), self._fail, hurry)
-        self._on_failure = failed
+        self._child = Child(spec.child(name, self._writing), _Log(), self._fail, force)
+        self._on_failure = on_failure
         self._known = asyncio.Event()
         """Set once the server serves, or has failed."""
         self._end = asyncio.Event()
@@ -169,14 +170,13 @@ class _Server:
         self._end.set()
 
     async def ended(self) -> None:
-        """End the server, and wait until it is gone, which is bounded by `patience`."""
+        """End the server, and wait until it is gone, which is bounded by `stop_timeout`."""
         self.end()
         await self._gone.wait()
 
     async def serves(self, seconds: float) -> bool:
         """Return True if the server serves clients within so many seconds."""
-        await first(self._known, within=seconds)
-        return self._known.is_set() and self.failure is None
+        return await set_within(self._known, seconds) and self.failure is None
 
     def _fail(self) -> None:
         self._known.set()

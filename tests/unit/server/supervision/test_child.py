@@ -22,11 +22,11 @@ class Rig:
 
     screen: Any
     failed: asyncio.Event = field(default_factory=asyncio.Event)
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    force: asyncio.Event = field(default_factory=asyncio.Event)
 
     def child(self, code: str, **options: Any) -> Child:
-        plan = ChildSpec("worker", (sys.executable, "-c", code), options.pop("patience", 10.0), **options)
-        return Child(plan, self.screen.terminal, self.failed.set, self.hurry)
+        spec = ChildSpec("worker", (sys.executable, "-c", code), options.pop("stop_timeout", 10.0), **options)
+        return Child(spec, self.screen.terminal, self.failed.set, self.force)
 
 
 @pytest.fixture
@@ -70,17 +70,17 @@ async def test_it_is_told_to_end_and_is_gone(rig: Rig) -> None:
     assert rig.screen.getvalue().count("\n") == 1
 
 
-async def test_one_that_does_not_end_is_killed_when_patience_is_over(rig: Rig) -> None:
-    async with rig.child(STUBBORN, patience=0.1).running():
+async def test_one_that_does_not_end_is_killed_after_the_stop_timeout(rig: Rig) -> None:
+    async with rig.child(STUBBORN, stop_timeout=0.1).running():
         await rig.screen.shows("here")
     assert not alive(pids(rig)[0])
     assert "did not end by itself" in rig.screen.getvalue()
 
 
-async def test_one_that_does_not_end_is_killed_at_once_in_a_hurry(rig: Rig) -> None:
-    async with within(5), rig.child(STUBBORN, patience=60).running():
+async def test_one_that_does_not_end_is_killed_at_once_by_force(rig: Rig) -> None:
+    async with within(5), rig.child(STUBBORN, stop_timeout=60).running():
         await rig.screen.shows("here")
-        rig.hurry.set()
+        rig.force.set()
     assert not alive(pids(rig)[0])
 
 
@@ -113,8 +113,8 @@ async def test_one_with_bad_options_is_given_up_at_once(rig: Rig) -> None:
 
 
 async def test_a_command_that_does_not_exist_is_given_up_at_once(rig: Rig) -> None:
-    plan = ChildSpec("mongod", ("/nowhere/mongod",), 1.0)
-    missing = Child(plan, rig.screen.terminal, rig.failed.set, rig.hurry)
+    spec = ChildSpec("mongod", ("/nowhere/mongod",), 1.0)
+    missing = Child(spec, rig.screen.terminal, rig.failed.set, rig.force)
     async with missing.running():
         await rig.failed.wait()
     assert isinstance(missing.failure, ConfigurationError)

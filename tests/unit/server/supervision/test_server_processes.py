@@ -17,7 +17,7 @@ import pytest
 
 from eventsync.errors import ConfigurationError
 from eventsync.server.sockets import listening
-from eventsync.server.supervision.server_processes import ServerPlan, ServerProcesses
+from eventsync.server.supervision.server_processes import ServerProcesses, ServerSpec
 from support.waiting import within
 
 SERVER = """
@@ -77,7 +77,7 @@ class Rig:
         sockets = listening("127.0.0.1", 0)
         self.port = sockets[0].getsockname()[1]
         command = (sys.executable, "-c", SERVER, str(self._manner))
-        self.processes = ServerProcesses(ServerPlan(command, os.environ, sockets, 20.0, ready_timeout), 2)
+        self.processes = ServerProcesses(ServerSpec(command, os.environ, sockets, 20.0, ready_timeout), 2)
 
     def behave(self, manner: str) -> None:
         """Set the behaviour of processes that start from now on."""
@@ -208,9 +208,9 @@ async def test_a_second_signal_ends_them_at_once(supervised: Supervised) -> None
 async def test_a_child_tells_its_readiness_by_the_pipe_that_it_inherits() -> None:
     (listener,) = listening("127.0.0.1", 0)
     with listener:
-        plan = ServerPlan(("serve",), {}, [listener], drain_timeout=3.0, ready_timeout=1.0).child("server 1", 77)
-    assert plan.command[0] == "serve"
-    assert plan.command[-2:] == ("--ready-fd", "77")
-    assert set(plan.descriptors) == {77, int(plan.command[2])}
-    assert plan.patience > 3.0
-    assert not plan.own_output
+        spec = ServerSpec(("serve",), {}, [listener], drain_timeout=3.0, ready_timeout=1.0).child("server 1", 77)
+    assert spec.command[0] == "serve"
+    assert spec.command[-2:] == ("--ready-fd", "77")
+    assert set(spec.descriptors) == {77, int(spec.command[2])}
+    assert spec.stop_timeout > 3.0
+    assert not spec.own_output
