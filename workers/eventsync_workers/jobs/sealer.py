@@ -86,11 +86,10 @@ class Sealer:
     async def _events(self, data: bytes) -> AsyncGenerator[SealedEvent]:
         footer = await asyncio.to_thread(open_footer, data, len(data))
         for entry in footer.blocks:
-            packed = data[entry.frame.offset :][: entry.frame.length]
-            block = await asyncio.to_thread(open_block, entry, packed)
+            block = await asyncio.to_thread(open_block, entry, entry.frame.cut(data))
             for n in range(block.count):
                 yield block.event(n)
-        await asyncio.to_thread(open_index, footer.index, data[footer.index.offset :][: footer.index.length])
+        await asyncio.to_thread(open_index, footer.index, footer.index.cut(data))
 
 
 def _sha256(data: bytes) -> bytes:

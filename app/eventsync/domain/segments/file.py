@@ -87,7 +87,7 @@ def blocks_of(data: bytes) -> Iterator[Block]:
     """Yield all blocks of a complete object, verified. Raises `Damaged`, which names the block."""
     for number, entry in enumerate(open_footer(data, len(data)).blocks):
         try:
-            yield open_block(entry, _cut(data, entry.frame))
+            yield open_block(entry, entry.frame.cut(data))
         except Damaged as error:
             raise Damaged(f"block {number}: {error.message}") from error
 
@@ -101,8 +101,4 @@ def events_of(data: bytes) -> Iterator[SealedEvent]:
 def index_of(data: bytes) -> DocumentIndex:
     """Return the document index of a complete object. Raises `Damaged`."""
     frame = open_footer(data, len(data)).index
-    return open_index(frame, _cut(data, frame))
-
-
-def _cut(data: bytes, frame: CompressedFrame) -> bytes:
-    return data[frame.offset : frame.offset + frame.length]
+    return open_index(frame, frame.cut(data))

@@ -141,6 +141,11 @@ class CompressedFrame:
     def of(cls, offset: int, packed: bytes, raw: int) -> CompressedFrame:
         return cls(offset, len(packed), raw, hashlib.sha256(packed).digest())
 
+    def cut(self, data: bytes, start: int = 0) -> bytes:
+        """Return the frame's bytes from `data`, the object's bytes from the offset `start` on."""
+        begin = self.offset - start
+        return data[begin : begin + self.length]
+
     def check(self, packed: bytes) -> None:
         """Verify the compressed bytes. Raises `Damaged`."""
         if len(packed) != self.length:

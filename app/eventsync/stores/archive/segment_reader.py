@@ -158,8 +158,7 @@ class SegmentReader:
             begin, last = footer.blocks[run[0]].frame.offset, footer.blocks[run[-1]].frame
             data = await self._bytes(segment, begin, last.offset + last.length - begin)
             for number in run:
-                frame = footer.blocks[number].frame
-                yield await self._opened(segment, footer, number, data[frame.offset - begin :][: frame.length])
+                yield await self._opened(segment, footer, number, footer.blocks[number].frame.cut(data, begin))
             numbers, max_run = numbers[len(run) :], min(2 * max_run, _MAX_BLOCKS)
 
     def _run(self, segment: Segment, footer: Footer, numbers: Sequence[int]) -> Iterator[int]:
@@ -242,7 +241,7 @@ def _check(segment: Segment, data: bytes) -> None:
         raise Damaged(f"it has other events than what is registered: {footer.log} {footer.span}")
     for number, entry in enumerate(footer.blocks):
         try:
-            open_block(entry, data[entry.frame.offset :][: entry.frame.length])
+            open_block(entry, entry.frame.cut(data))
         except Damaged as error:
             raise Damaged(f"block {number}: {error.message}") from error
-    open_index(footer.index, data[footer.index.offset :][: footer.index.length])
+    open_index(footer.index, footer.index.cut(data))
