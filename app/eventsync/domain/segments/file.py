@@ -83,13 +83,19 @@ def open_index(frame: CompressedFrame, packed: bytes) -> DocumentIndex:
     return DocumentIndex.read(unpack(frame, packed))
 
 
+def open_numbered_block(footer: Footer, number: int, packed: bytes) -> Block:
+    """Return a block by its number. Raises `Damaged`, which names it."""
+    try:
+        return open_block(footer.blocks[number], packed)
+    except Damaged as error:
+        raise Damaged(f"block {number}: {error.message}") from error
+
+
 def blocks_of(data: bytes) -> Iterator[Block]:
     """Yield all blocks of a complete object, verified. Raises `Damaged`, which names the block."""
-    for number, entry in enumerate(open_footer(data, len(data)).blocks):
-        try:
-            yield open_block(entry, entry.frame.cut(data))
-        except Damaged as error:
-            raise Damaged(f"block {number}: {error.message}") from error
+    footer = open_footer(data, len(data))
+    for number, entry in enumerate(footer.blocks):
+        yield open_numbered_block(footer, number, entry.frame.cut(data))
 
 
 def events_of(data: bytes) -> Iterator[SealedEvent]:

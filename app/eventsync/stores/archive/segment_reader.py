@@ -17,7 +17,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.block import Block
 from eventsync.domain.segments.document_index import DocumentIndex
-from eventsync.domain.segments.file import open_block, open_footer, open_index
+from eventsync.domain.segments.file import open_footer, open_index, open_numbered_block
 from eventsync.domain.segments.format import BlockEntry, Footer, SealedEvent, Selection
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.stores.archive.objects import Objects
@@ -180,12 +180,8 @@ class SegmentReader:
         return await self._opened(segment, footer, number, data)
 
     async def _opened(self, segment: Segment, footer: Footer, number: int, data: bytes) -> Block:
-        entry = footer.blocks[number]
-        try:
-            block = await asyncio.to_thread(open_block, entry, data)
-        except Damaged as error:
-            raise Damaged(f"block {number}: {error.message}") from error
-        self._cache.keep((segment.path, entry.frame.offset), block)
+        block = await asyncio.to_thread(open_numbered_block, footer, number, data)
+        self._cache.keep((segment.path, footer.blocks[number].frame.offset), block)
         return block
 
     async def _footer(self, segment: Segment) -> Footer:
@@ -194,9 +190,7 @@ class SegmentReader:
         if isinstance(part, _Opened):
             return part.footer
         end = await self._bytes(segment, segment.tail, segment.size - segment.tail)
-        footer = await asyncio.to_thread(open_footer, end, segment.size)
-        if (footer.log, footer.span) != (segment.log, segment.span):
-            raise Damaged(f"it has other events than what is registered: {footer.log} {footer.span}")
+        footer = await asyncio.to_thread(_open_footer, segment, end)
         self._cache.keep(key, _Opened(footer))
         return footer
 
@@ -231,17 +225,20 @@ def _named(segment: Segment, error: Damaged) -> Damaged:
     return Damaged(f"segment {segment.path}: {error.message}")
 
 
+def _open_footer(segment: Segment, end: bytes) -> Footer:
+    """Return the footer at the end of the object. Raises `Damaged` if it is not that of the registered segment."""
+    footer = open_footer(end, segment.size)
+    if (footer.log, footer.span) != (segment.log, segment.span):
+        raise Damaged(f"it has other events than what is registered: {footer.log} {footer.span}")
+    return footer
+
+
 def _check(segment: Segment, data: bytes) -> None:
     if len(data) != segment.size:
         raise Damaged(f"it has not the {segment.size} bytes that are registered")
     if hashlib.sha256(data).digest() != segment.sha256:
         raise Damaged("it has another checksum than what is registered")
-    footer = open_footer(data, len(data))
-    if (footer.log, footer.span) != (segment.log, segment.span):
-        raise Damaged(f"it has other events than what is registered: {footer.log} {footer.span}")
+    footer = _open_footer(segment, data)
     for number, entry in enumerate(footer.blocks):
-        try:
-            open_block(entry, entry.frame.cut(data))
-        except Damaged as error:
-            raise Damaged(f"block {number}: {error.message}") from error
+        open_numbered_block(footer, number, entry.frame.cut(data))
     open_index(footer.index, footer.index.cut(data))
