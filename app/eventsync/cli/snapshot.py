@@ -67,8 +67,7 @@ async def _snapshot(settings: Settings, shape: Shape, timeout: float) -> StoredS
 
 async def _log_of(stores: Stores, shape: Shape) -> LogId:
     log = await stores.logs.current()
-    active = {item.name for item in await stores.tracking.read() if log and item.log == log.id}
-    if log is None or shape.collection not in active:
+    if log is None or shape.collection not in {item.name for item in await stores.tracking.active(log.id)}:
         raise not_tracked(shape.collection)
     return log.id
 

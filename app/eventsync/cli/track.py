@@ -52,7 +52,7 @@ async def _track(settings: Settings, names: list[str], timeout: float) -> None:
 async def _missing(stores: Stores, names: list[str]) -> list[str]:
     """Return the names that are not active in the current log."""
     current = await stores.logs.current()
-    active = {item.name for item in await stores.tracking.read() if current and item.log == current.id}
+    active = {item.name for item in await stores.tracking.active(current.id)} if current else set[str]()
     return [name for name in names if name not in active]
 
 

@@ -62,7 +62,7 @@ async def prove(settings: Settings, asked: list[str]) -> Report:
 
 
 async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
-    active = [item.name for item in await stores.tracking.read() if item.log == log.id]
+    active = [item.name for item in await stores.tracking.active(log.id)]
     for name in asked:
         if name not in active:
             raise not_tracked(name)

@@ -60,7 +60,7 @@ class Snapshotter(Job):
         checkpoint = await stores.logs.read_checkpoint(current.id) if current else None
         if current is None or checkpoint is None:
             return
-        tracked = [item for item in await stores.tracking.read() if item.log == current.id]
+        tracked = await stores.tracking.active(current.id)
         await stores.snapshots.stored.sweep(_ABANDONED)
         await self._need.update(current.id, self.yield_control)
         failures = await self._make_all_due(current.id, tracked, checkpoint)

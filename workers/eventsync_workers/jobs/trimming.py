@@ -28,7 +28,7 @@ class HotTierTrimmer:
             return Seq(0)
         target = Seq(min(target, tail.seq - 1))
         snapshots = await self._stores.snapshots.stored.positions(log_id)
-        tracked = [item for item in await self._stores.tracking.read() if item.log == log_id]
+        tracked = await self._stores.tracking.active(log_id)
         if any(snapshots.get(item.name, -1) < item.tracked_from for item in tracked):
             return Seq(0)
         counters = self._stores.stats.counters

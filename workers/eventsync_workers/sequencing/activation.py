@@ -49,7 +49,7 @@ class ActiveCollections:
 
     async def load(self) -> None:
         """Read which collections are active in the log, and enable their images."""
-        active = [item.name for item in await self._stores.tracking.read() if item.log == self._log.id]
+        active = [item.name for item in await self._stores.tracking.active(self._log.id)]
         images = await self.enable_images(active)
         if images.impossible:
             # Somebody has made it a capped collection, or replaced it by a view. The others must be followed.

@@ -60,7 +60,7 @@ class Evidence:
     async def _check_collections(self, name: LogId, head: Seq) -> None:
         tiers = await self._stores.tiers.read(name)
         newest = await self._stores.archive.segments.newest(name)
-        bases = [item.tracked_from for item in await self._stores.tracking.read() if item.log == name]
+        bases = [item.tracked_from for item in await self._stores.tracking.active(name)]
         snapshots = (await self._stores.snapshots.stored.positions(name)).values()
         known = {
             "it says that it has archived events": max(tiers.archived_up_to, newest.span.last if newest else 0),

@@ -84,8 +84,8 @@ class LogState:
 
     async def _tells(self, snapshot: StoredSnapshot) -> bool:
         """Return False for a snapshot from before the collection was tracked again."""
-        tracked = [item for item in await self._tracking.read() if item.log == snapshot.log]
-        return all(item.tells(snapshot.seq, snapshot.time) for item in tracked if item.name == snapshot.collection)
+        active = await self._tracking.active(snapshot.log)
+        return all(item.tells(snapshot.seq, snapshot.time) for item in active if item.name == snapshot.collection)
 
     async def document(self, log: LogId, collection: str, text: IdText, up_to: Seq) -> EncodedState:
         """Return one document as it is at `up_to`, encoded. Raises as `documents`. Holds few of its events at a

@@ -125,6 +125,10 @@ class TrackingStore:
             for row in rows
         ]
 
+    async def active(self, log: LogId) -> list[TrackedCollection]:
+        """Return the collections that are active in `log`, by name."""
+        return [item for item in await self.read() if item.log == log]
+
 
 def inactive(name: str, *, asked: bool, refused: str | None) -> NotTracked | Unavailable:
     """Return the error for a collection that is not active in the log."""

@@ -71,7 +71,7 @@ class LagReader:
         # Read after the checkpoint, so that the head is never behind it.
         tail = await self._events.tail(log)
         token = tail.token if tail is not None and tail.seq > checkpoint.seq else checkpoint.token
-        names = [item.name for item in await self._tracking.read() if item.log == log]
+        names = [item.name for item in await self._tracking.active(log)]
         try:
             return await self._count(names, token, checkpoint)
         except HistoryLost as error:
