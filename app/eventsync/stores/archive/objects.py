@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -99,26 +99,22 @@ class Objects:
 
     async def put(self, path: str, data: bytes) -> None:
         """Store an object. Also raises `Unavailable` if one of that name exists."""
-        with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
-            if self._directory is None:
-                attributes = {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE}
-                await obstore.put_async(self._opened(), path, data, mode="create", attributes=attributes)
-                return
-            file = self._directory / path
-            await asyncio.to_thread(_make_folder, self._directory, file.parent)
-            await obstore.put_async(self._opened(), path, data, mode="create")
-            # The library does not flush the file to the disk.
-            await asyncio.to_thread(_sync, self._directory, file)
+        await self._write(path, data, "create", {"Content-Type": CONTENT_TYPE, "Cache-Control": IMMUTABLE})
 
     async def replace(self, path: str, data: bytes) -> None:
         """Store or overwrite an object that is no segment."""
+        await self._write(path, data, "overwrite", None)
+
+    async def _write(self, path: str, data: bytes, mode: Literal["create", "overwrite"], attributes: Any) -> None:
+        """Write an object, in a cloud store with `attributes`; a directory has none."""
         with _translated("the archive can't be written to", f"{path} can't be written to {self.shown}", missing=True):
             if self._directory is None:
-                await obstore.put_async(self._opened(), path, data, mode="overwrite")
+                await obstore.put_async(self._opened(), path, data, mode=mode, attributes=attributes)
                 return
             file = self._directory / path
             await asyncio.to_thread(_make_folder, self._directory, file.parent)
-            await obstore.put_async(self._opened(), path, data, mode="overwrite")
+            await obstore.put_async(self._opened(), path, data, mode=mode)
+            # The library does not flush the file to the disk.
             await asyncio.to_thread(_sync, self._directory, file)
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
