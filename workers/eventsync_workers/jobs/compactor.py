@@ -157,7 +157,7 @@ class Compactor(Job):
             paths = [entry.path async for entry in listed if entry.modified < old]
         for path in paths:
             await self.yield_control()
-            if not await segments.registered([path]) and await segments.quarantine([path]):
+            if not await segments.is_registered(path) and await segments.quarantine(path):
                 await objects.remove(path)
                 swept += 1
         if swept:

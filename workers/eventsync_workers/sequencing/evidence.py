@@ -95,7 +95,7 @@ class Evidence:
         async with aclosing(self._entries(objects, name)) as entries:
             async for entry, last in entries:
                 await self._check(name, last, head, f"the archive has {entry.path} with events")
-                if not await self._stores.archive.segments.registered([entry.path]):
+                if not await self._stores.archive.segments.is_registered(entry.path):
                     unregistered = [*unregistered, entry][-_COMPARED:]
         for entry in unregistered:
             if (span := await _span(objects, entry)) and await self._differs(name, span):

@@ -6,7 +6,7 @@ segment, and the object of the other is an orphan. An unregistered object is not
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -129,22 +129,20 @@ class SegmentStore:
         row = rows[0] if rows else dict.fromkeys(("segments", "events", "bytes", "raw"), 0)
         return SegmentTotals(row["segments"], int(row["events"]), int(row["bytes"]), int(row["raw"]))
 
-    async def registered(self, paths: Sequence[str]) -> set[str]:
-        """Return those of `paths` that are registered in any log."""
+    async def is_registered(self, path: str) -> bool:
+        """Return True if an object is a registered segment of any log."""
         with translated("the segments can't be read"):
-            return {row["path"] async for row in self._segments.find({"path": {"$in": list(paths)}}, {"path": 1})}
+            return await self._segments.find_one({"path": path}, {"path": 1}) is not None
 
-    async def quarantine(self, paths: Sequence[str]) -> list[str]:
-        """Quarantine objects and return those of `paths` that are not registered.
+    async def quarantine(self, path: str) -> bool:
+        """Quarantine an object. Return False if it is a registered segment.
 
-        A worker that checks `is_quarantined` after `register` never keeps one of them registered.
+        A worker that checks `is_quarantined` after `register` never keeps a quarantined one registered.
         """
         with translated("orphans can't be quarantined"):
-            for path in paths:
-                await self._quarantined.update_one({"_id": path}, {"$set": {"at": datetime.now(UTC)}}, upsert=True)
+            await self._quarantined.update_one({"_id": path}, {"$set": {"at": datetime.now(UTC)}}, upsert=True)
         # First quarantine, then look up. A registering worker does the opposite, so one of the two sees the other.
-        registered = await self.registered(paths)
-        return [path for path in paths if path not in registered]
+        return not await self.is_registered(path)
 
     async def is_quarantined(self, segment: Segment) -> bool:
         """Return True if a segment that was just registered was taken for an orphan. Its object may be gone."""
