@@ -27,7 +27,7 @@ TEXT_WEIGHT: Final = 8
 """Parsing, checking and converting one byte of JSON costs as much as reading this many bytes of a stored document."""
 
 _LOOP_STEPS: Final = 50_000
-"""Most steps of one patch on the event loop, about 5 ms (see `domain.patches.step_budget`). A helper does longer
+"""Most steps of one patch on the event loop, about 5 ms (see `domain.patches.json_patch`). A helper does longer
 ones.
 """
 

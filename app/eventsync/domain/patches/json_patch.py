@@ -20,11 +20,18 @@ from bson.int64 import Int64
 from jsonpointer import JsonPointer, JsonPointerException
 
 from eventsync.domain.bson_scan.opaque import encode
-from eventsync.domain.patches.step_budget import SHIFTED_PER_STEP, Budget, depth_of
 from eventsync.domain.stamp import FIELD
-from eventsync.domain.values.extended_json import MAX_DEPTH, Document, JsonText, from_tree, parse_json, same
+from eventsync.domain.values.extended_json import (
+    MAX_DEPTH,
+    Document,
+    JsonText,
+    from_tree,
+    level_below,
+    parse_json,
+    same,
+)
 from eventsync.domain.values.json_document import ABSENT, converted
-from eventsync.errors import Malformed, PatchFailed, TooLarge
+from eventsync.errors import Malformed, PatchFailed, TooComplex, TooLarge
 
 Apply = Callable[[Document], Document]
 """A validated patch: returns the patched copy of a document."""
@@ -43,6 +50,9 @@ _OPERATIONS: Final = {
 _COPIED_PER_STEP: Final = 2
 """Bytes of BSON that a `copy` duplicates in one step; they are encoded, decoded and compared afterwards."""
 
+_SHIFTED_PER_STEP: Final = 64
+"""Array items that one step moves: inserting and removing shift all later items."""
+
 
 @dataclass(frozen=True, slots=True)
 class JsonPatch:
@@ -59,14 +69,14 @@ class JsonPatch:
 
         Raises `Malformed`, and `TooLarge` over `operations` operations. What it returns raises `PatchFailed` where the
         patch does not apply, `TooLarge` where `copy` operations copy more than `document_bytes` in all, and
-        `TooComplex` where the operations take more than `steps` (see `eventsync.domain.patches.step_budget`).
+        `TooComplex` where the operations take more than `steps` (see `_Budget`).
         """
         if not isinstance(self.operations, list):
             raise Malformed("a JSON Patch is an array of operations")
         if len(self.operations) > operations:
             raise TooLarge(f"a patch may have {operations} operations, not {len(self.operations)}")
         listed = [_Step.of(index, tree) for index, tree in enumerate(self.operations)]
-        return lambda document: _PatchRun(listed, document, document_bytes, Budget(steps)).result()
+        return lambda document: _PatchRun(listed, document, document_bytes, _Budget(steps)).result()
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -142,7 +152,7 @@ class _Step:
         try:
             source = _pointer(tree, "from") if op in {"move", "copy"} else None
             value = _operand(tree, op)
-            depth = depth_of(value, MAX_DEPTH, Budget(sys.maxsize))
+            depth = _depth_of(value, _Budget(sys.maxsize))
             step = cls(index, op, _pointer(tree, "path"), source, value, tree.get("value"), depth)
             step._check()
         except Malformed as error:
@@ -194,10 +204,40 @@ def _check_levels(levels: int) -> None:
         raise Malformed(f"the value nests deeper than {MAX_DEPTH} levels")
 
 
+class _Budget:
+    """A limit on the work of one request, in steps instead of time. A step is a visit to a value, about 0.1 µs."""
+
+    __slots__ = ("_steps", "left")
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self.left = steps
+
+    def spend(self, steps: int) -> None:
+        """Take `steps`. Raises `TooComplex` if fewer are left."""
+        self.left -= steps
+        if self.left < 0:
+            raise TooComplex(f"the request takes more than {self._steps} steps of work; split it up")
+
+
+def _depth_of(value: Any, budget: _Budget) -> int:
+    """Count the levels below `value`: 0 for a leaf, `MAX_DEPTH + 1` where there are more than `MAX_DEPTH`.
+
+    Spends a step for each value in it.
+    """
+    level, depth = [value], 0
+    while True:
+        budget.spend(len(level))
+        level = level_below(level)
+        if not level or depth > MAX_DEPTH:
+            return depth
+        depth += 1
+
+
 class _PatchRun:
     """Applies a patch to a copy of one document, within bounds of bytes and of steps."""
 
-    def __init__(self, steps: list[_Step], document: Document, copied: int, budget: Budget) -> None:
+    def __init__(self, steps: list[_Step], document: Document, copied: int, budget: _Budget) -> None:
         """`copied` is the most bytes that `copy` operations copy in all."""
         self._steps = steps
         self._document: Any = _clone(document)
@@ -245,13 +285,13 @@ class _PatchRun:
         if further <= 0:
             return
         if self._depth is None:
-            self._depth = depth_of(self._document, MAX_DEPTH, self._budget)
+            self._depth = _depth_of(self._document, self._budget)
         if not isinstance(moved, dict | list):
             self._depth = max(self._depth, target)
         elif self._depth + further > MAX_DEPTH:
-            levels = target + depth_of(moved, MAX_DEPTH, self._budget)
+            levels = target + _depth_of(moved, self._budget)
             _check_levels(levels)
-            self._depth = max(levels, depth_of(self._document, MAX_DEPTH, self._budget))
+            self._depth = max(levels, _depth_of(self._document, self._budget))
         else:
             self._depth += further
 
@@ -267,7 +307,7 @@ class _PatchRun:
         """Spend the cost of inserting into an array or removing from it."""
         container, _ = pointer.to_last(self._document)
         if isinstance(container, list):
-            self._budget.spend(len(container) // SHIFTED_PER_STEP)
+            self._budget.spend(len(container) // _SHIFTED_PER_STEP)
 
 
 def _replaced(step: _Step, document: Any) -> Any:

@@ -264,15 +264,20 @@ def check_depth(tree: Any, limit: int = MAX_DEPTH) -> None:
     """Raise `Malformed` if a value nests more than `limit` levels below the root."""
     level = [tree]
     for _ in range(limit + 1):
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
+        level = level_below(level)
         if not level:
             return
     raise Malformed(f"the value nests deeper than {limit} levels")
+
+
+def level_below(level: list[Any]) -> list[Any]:
+    """Return the values that the objects and arrays among `level` contain."""
+    return [
+        child
+        for node in level
+        if isinstance(node, dict | list)
+        for child in (node.values() if isinstance(node, dict) else node)
+    ]
 
 
 def from_tree(tree: Any) -> Any:
