@@ -55,7 +55,7 @@ class Worker:
         ):
             stores = Stores.of(requests, self._settings, offload)
             # A client of its own for the lease: a connection pool that is busy with the log must not delay a renewal.
-            leases = Stores.of(renewals, self._settings).leases
+            leases = LeaseStore(renewals[self._settings.log_db])
             await self._claim_archive(stores)
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
             running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
