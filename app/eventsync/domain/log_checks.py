@@ -10,16 +10,14 @@ from typing import NamedTuple
 
 from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
-from eventsync.domain.positions import Seq
+from eventsync.domain.positions import START, Seq
 from eventsync.domain.replay import Change
-
-_BEGIN = Seq(0)
 
 
 class SequenceCheck:
     """Checks that seqs are dense from 1 on, and that the events of a transaction are adjacent and counted 1 … of."""
 
-    def __init__(self, after: Seq = _BEGIN) -> None:
+    def __init__(self, after: Seq = START) -> None:
         """Start after `after`, the log's horizon."""
         self.seq = after
         self._open: TransactionPart | None = None

@@ -18,7 +18,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.event_key import event_key
 from eventsync.domain.plan import ResetReason
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import START, LogId, Seq
 from eventsync.errors import ResetRequired
 from eventsync.mongodb.clocks import NOW, ago
 from eventsync.mongodb.errors import translated
@@ -33,9 +33,6 @@ class BehindHorizon(ResetRequired):
         )
 
 
-_START = Seq(0)
-
-
 @dataclass(frozen=True, slots=True)
 class Tiers:
     """Events with `seq <= archived_up_to` have left MongoDB. Events with `seq <= horizon` are kept nowhere.
@@ -44,9 +41,9 @@ class Tiers:
     `squash_floor <= horizon <= archived_up_to`, and that the newest event is after `archived_up_to`.
     """
 
-    archived_up_to: Seq = _START
-    horizon: Seq = _START
-    squash_floor: Seq = _START
+    archived_up_to: Seq = START
+    horizon: Seq = START
+    squash_floor: Seq = START
 
 
 class TierStore:
@@ -103,7 +100,7 @@ class TierStore:
         with translated("the log's horizons can't be read"):
             row = await self._horizons.find_one(gone, sort=[("_id", DESCENDING)])
             if row is None:
-                return _START
+                return START
             await self._horizons.delete_many({"_id": {"$gte": {"l": log}, "$lt": row["_id"]}})
         return Seq(row["_id"]["n"])
 

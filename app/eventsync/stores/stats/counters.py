@@ -18,10 +18,11 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.event_key import key_range
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.event_parts import PART_BYTES
+from eventsync.stores.log.tiers import TierStore
 
 BLOCK: Final = 10_000
 
@@ -32,16 +33,13 @@ _PARTS_SIZE = {"$cond": [{"$eq": [{"$type": "$b"}, "object"]}, {"$multiply": ["$
 """The approximate bytes of a body that is in parts."""
 
 
-_NONE: Final = Seq(0)
-
-
 @dataclass(frozen=True, slots=True)
 class EventCount:
     """The number of events, their bytes, and the seq of the newest one; 0 without events."""
 
     events: int = 0
     bytes: int = 0
-    last: Seq = _NONE
+    last: Seq = START
 
     def __add__(self, other: EventCount) -> EventCount:
         return EventCount(self.events + other.events, self.bytes + other.bytes, max(self.last, other.last))
@@ -58,7 +56,7 @@ class Counters:
         self._database = database
         self._events: AsyncCollection[Any] = database["events"]
         self._counters: AsyncCollection[Any] = database["tallies"]
-        self._tiers: AsyncCollection[Any] = database["tiers"]
+        self._tiers = TierStore(database)
 
     async def counted_up_to(self, log: LogId) -> Seq:
         """Return the seq up to which the log is counted."""
@@ -85,10 +83,9 @@ class Counters:
         return changed
 
     async def _check_archived(self, log: LogId, after: Seq) -> None:
-        with translated("the log's tiers can't be read"):
-            row = await self._tiers.find_one({"_id": log}, {"floor": 1})
-        if row is not None and after < row.get("floor", 0) and await self.counted_up_to(log) == after:
-            raise Damaged(f"the events of log {log} up to {row['floor']} are counted up to {after} only")
+        archived_up_to = (await self._tiers.read(log)).archived_up_to
+        if after < archived_up_to and await self.counted_up_to(log) == after:
+            raise Damaged(f"the events of log {log} up to {archived_up_to} are counted up to {after} only")
 
     async def after(self, log: LogId, seq: Seq, collection: str | None = None) -> EventCount:
         """Return the counts after `seq`, of one collection or of all. The block with `seq` contributes a share.
