@@ -21,14 +21,11 @@ from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
 from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.events import EventStore
+from eventsync.stores.log.hot_tier import Moved
 from eventsync.stores.log.stored_event import body_member
 from eventsync.stores.log.tiers import TierStore
 
 _BATCH = 100
-
-
-class _Moved(Exception):
-    """An event left MongoDB during the search."""
 
 
 class Instants:
@@ -51,7 +48,7 @@ class Instants:
         while True:
             try:
                 newest = await self._within(log, at, archived_up_to, head)
-            except _Moved:
+            except Moved:
                 newest = None
             if newest is not None:
                 return newest
@@ -76,7 +73,7 @@ class Instants:
             row = await self._rows.find_one({"_id": event_key(log, seq)}, {"s": 1})
         if row is None:
             if seq <= (await self._tiers.read(log)).archived_up_to:
-                raise _Moved
+                raise Moved(f"event {log}:{seq} has left MongoDB")
             raise DamagedEvents(f"event {log}:{seq} is missing", seq)
         time = row.get("s")
         if not isinstance(time, Timestamp):

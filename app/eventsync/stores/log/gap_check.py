@@ -82,7 +82,8 @@ class GapCheck:
         known = self._known
         return (
             known is not None
-            and (known.log, time.monotonic() < known.until) == (log, True)
+            and known.log == log
+            and time.monotonic() < known.until
             and known.after <= max(after, self._tiers.seen(log).archived_up_to)
             and up_to <= known.up_to
         )
