@@ -115,7 +115,7 @@ class Stores:
             SnapshotRequests(log),
         )
         stats = Stats(Counters(log), Estimates(data, log))
-        reader = ChangeReader(hot, archive, tiers, stats.counters)
+        reader = ChangeReader(hot, archive, stats.counters)
         state = LogState(reader, snapshots.stored, tracking, snapshots.squashed, snapshots.pins, offload)
         instants = Instants(log, events, tiers, archive.reader)
         return cls(

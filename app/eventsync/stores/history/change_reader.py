@@ -19,7 +19,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.archive import Archive
 from eventsync.stores.archive.tiered_log import sealed_event
 from eventsync.stores.log.hot_tier import HotRows, Moved, RowQuery
-from eventsync.stores.log.tiers import Tiers, TierStore
+from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.stats.counters import Counters
 
 _BATCH = 500
@@ -33,12 +33,11 @@ class ChangeReader:
     `Unavailable`.
     """
 
-    def __init__(self, hot: HotRows, archive: Archive, tiers: TierStore, counters: Counters) -> None:
-        self._counters = counters
+    def __init__(self, hot: HotRows, archive: Archive, counters: Counters) -> None:
         self._hot = hot
         self._archive = archive
-        self._tiered = archive.tiered
-        self._tiers = tiers
+        self._tiers = archive.tiers
+        self._counters = counters
 
     async def horizon(self, log: LogId) -> Seq:
         """Return the seq up to which events are no longer kept."""
@@ -58,7 +57,7 @@ class ChangeReader:
 
     async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, up_to: Seq) -> AsyncGenerator[Change]:
         """Yield the changes in the events with `after < seq <= up_to` by seq, of all shapes or of one."""
-        async with aclosing(self._tiered.read(log, after, up_to, shape)) as events:
+        async with aclosing(self._archive.tiered.read(log, after, up_to, shape)) as events:
             async for event in events:
                 yield change_of(log, event)
 
@@ -100,7 +99,7 @@ class ChangeReader:
         self, log: LogId, *, after: Seq, up_to: Seq
     ) -> AsyncGenerator[tuple[Seq, TransactionPart | None]]:
         """Yield the existing seqs with `after < seq <= up_to`, in order, with their transactions."""
-        async with aclosing(self._tiered.read(log, after, up_to)) as events:
+        async with aclosing(self._archive.tiered.read(log, after, up_to)) as events:
             async for event in events:
                 yield event.seq, event.transaction
 
