@@ -12,7 +12,7 @@ from typing import Any
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
-from pymongo import ASCENDING, DESCENDING
+from pymongo import DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.concurrency.lru_cache import LRUCache
@@ -93,9 +93,7 @@ class TimeTravel:
         """`cache_bytes` bounds the cache of states, which never change."""
         self._known: LRUCache[tuple[RetainedRange, Shape, Seq], EncodedState] = LRUCache(cache_bytes, _cost)
         self._stores = stores
-        self._tiers = stores.tiers
         self._events: AsyncCollection[Any] = stores.log["events"]
-        self._snapshots: AsyncCollection[Any] = stores.log["snapshots"]
 
     async def document(self, shape: Shape, point: Point | None) -> Reading:
         """Read the document at a point (None: the head). Raises `NotFound` for a version that never existed."""
@@ -131,16 +129,9 @@ class TimeTravel:
         if tracked is None or tracked.log != log.id:
             refused = tracked.refused if tracked is not None and tracked.log is None else None
             raise inactive(collection, asked=tracked is not None, refused=refused)
-        horizon = (await self._tiers.read(log.id)).horizon
-        return RetainedRange(
-            log.id, tracked.tracked_from, horizon, await self._oldest(log.id, collection, tracked.tracked_from)
-        )
-
-    async def _oldest(self, log: LogId, collection: str, tracked_from: Seq) -> tuple[Seq, Timestamp] | None:
-        query = {"l": log, "c": collection, "complete": True, "n": {"$gte": Int64(tracked_from)}}
-        with translated(f"the snapshots of {collection} can't be read"):
-            row = await self._snapshots.find_one(query, {"n": 1, "s": 1}, sort=[("n", ASCENDING)])
-        return (Seq(row["n"]), row["s"]) if row else None
+        horizon = (await self._stores.tiers.read(log.id)).horizon
+        oldest = await self._stores.snapshots.stored.oldest(log.id, collection, tracked.tracked_from)
+        return RetainedRange(log.id, tracked.tracked_from, horizon, (oldest.seq, oldest.time) if oldest else None)
 
     # --- where ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +224,7 @@ class TimeTravel:
                     event = await self._stores.events.whole(row)
                     if _head(event)[0] != "delete":
                         return event.seq
-        archived_up_to = (await self._tiers.read(retained.log)).archived_up_to
+        archived_up_to = (await self._stores.tiers.read(retained.log)).archived_up_to
         return (
             await self._newest_archived(retained, shape, version, archived_up_to)
             if archived_up_to > retained.tracked

@@ -126,6 +126,13 @@ class SnapshotStore:
         """Return the newest complete snapshot at `up_to` or before, or None."""
         return await self._newest({"l": log, "c": shape}, up_to)
 
+    async def oldest(self, log: LogId, shape: str, since: Seq) -> StoredSnapshot | None:
+        """Return the oldest complete snapshot at `since` or after, or None."""
+        query = {"l": log, "c": shape, "complete": True, "n": {"$gte": Int64(since)}}
+        with translated(f"the snapshots of {shape} can't be read"):
+            row = await self._snapshots.find_one(query, sort=[("n", ASCENDING)])
+        return _snapshot(row) if row else None
+
     async def nearest(self, log: LogId, shape: Shape, up_to: Seq) -> StoredSnapshot | None:
         """Return the newest snapshot at `up_to` or before of the document `shape` or of its collection, or None."""
         return await self._newest({"l": log, "c": {"$in": [shape.collection, str(shape)]}}, up_to)
