@@ -130,9 +130,9 @@ class Snapshotter(Job):
     async def _answer(self, log_id: LogId, shape: Shape, requests: Sequence[SnapshotRequest]) -> None:
         checkpoint = await self._stores.logs.read_checkpoint(log_id)
         due = [request for request in requests if checkpoint and request.time <= checkpoint.time]
-        made = await self._make(log_id, shape, "it was requested") if due else None
-        for request in due if made else ():
-            await self._stores.snapshots.requests.answer(request, snapshot=made.id if made else None)
+        if due and (made := await self._make(log_id, shape, "it was requested")) is not None:
+            for request in due:
+                await self._stores.snapshots.requests.answer(request, snapshot=made.id)
 
     async def _refuse(self, requests: Sequence[SnapshotRequest], reason: str) -> None:
         for request in requests:
