@@ -49,16 +49,20 @@ class Sequencer:
                 evidence=self._evidence, appended=self._appended_to(log), faults=self._faults,
             )  # fmt: skip
             try:
-                await leader.run()
+                await self._run(leader, log)
             except (LogLost, NoBase, Damaged, TooLarge) as error:
                 text = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
                 logger.warning("%s %s: %s", text, log.id, error.diagnosis)
-                self._active = leader.active or self._active
                 await self._begin_log(log, error.diagnosis)
-            finally:
-                self._active = leader.active or self._active
-                if leader.appended is not None:
-                    self._appended = log, leader.appended
+
+    async def _run(self, leader: Leader, log: Log) -> None:
+        """Run one term, and keep what it knows of the log when it ends."""
+        try:
+            await leader.run()
+        finally:
+            self._active = leader.active or self._active
+            if leader.appended is not None:
+                self._appended = log, leader.appended
 
     def _appended_to(self, log: Log) -> Appended | None:
         return self._appended[1] if self._appended is not None and self._appended[0].id == log.id else None
