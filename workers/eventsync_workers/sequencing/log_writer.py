@@ -12,7 +12,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
-from eventsync.domain.events import Event, TransactionPart, place, unfinished
+from eventsync.domain.events import TransactionPart, place, unfinished
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
@@ -223,8 +223,7 @@ class LogWriter:
         images = {name: change[name] for name in IMAGES if isinstance(change.get(name), RawBSONDocument)}
         size = sum(len(image.raw) for image in images.values())
         if size <= self._offload.above:
-            event = _event_of(change)
-            return None if event is None else encode_event(event)
+            return _reread_event(change)
         rest = {name: value for name, value in change.items() if name not in {*images, "updateDescription"}}
         raw = {name: bytes(image.raw) for name, image in images.items()}
         return await self._offload.run(convert_reread, rest, raw, size=size)
@@ -237,8 +236,7 @@ class LogWriter:
         """Return an event that replaces the whole document by what it is in the collection, as bytes if need be."""
         reread = await self._images.reread(change)
         try:
-            event = _event_of(reread)
-            return None if event is None else encode_event(event)
+            return _reread_event(reread)
         except Exception:
             logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
             return None if reread is None else encode_event(unreadable(reread))
@@ -275,5 +273,6 @@ def _place(change: DecodedChange) -> tuple[Token, Timestamp]:
     return change["_id"]["_data"], change["clusterTime"]
 
 
-def _event_of(change: DecodedChange | None) -> Event | None:
-    return convert(decode_change(change)) if change is not None else None
+def _reread_event(change: DecodedChange | None) -> EncodedEvent | None:
+    event = convert(decode_change(change)) if change is not None else None
+    return None if event is None else encode_event(event)
