@@ -181,17 +181,21 @@ class HotRows:
                                 made.put(place, *_sent(await self._filled(decode(row), log, is_complete, session)))
                             if made.bytes >= _BATCH_BYTES:
                                 await self._validate(log, is_complete, session)
-                                event_batch = made.take()
-                                await self._require(log, last, event_batch.last, len(event_batch.seqs))
+                                event_batch = await self._take(log, last, made)
                                 yield event_batch
                                 last = event_batch.last
                     await self._validate(log, is_complete, session)
                     if made.bytes:
-                        event_batch = made.take()
-                        await self._require(log, last, event_batch.last, len(event_batch.seqs))
+                        event_batch = await self._take(log, last, made)
                         yield event_batch
                         last = event_batch.last
                 await self.gap_check.require(log, last, up_to)
+
+    async def _take(self, log: LogId, after: Seq, made: EventBatchBuilder) -> EventBatch:
+        """Return the events that were read after `after`. Raises `DamagedEvents` if one is missing between them."""
+        event_batch = made.take()
+        await self._require(log, after, event_batch.last, len(event_batch.seqs))
+        return event_batch
 
     async def _require(self, log: LogId, after: Seq, up_to: Seq, count: int) -> None:
         """Raise `DamagedEvents` if a row with `after < seq <= up_to` is missing. The reader has got `count` of them."""
