@@ -203,8 +203,13 @@ def _details(error: OperationFailure) -> Any:
     return info.get("details") if isinstance(info, Mapping) else None
 
 
+def duplicate_fields(error: DuplicateKeyError) -> list[str]:
+    """Return the fields of the unique index that forbids a document; none if MongoDB does not say."""
+    return list((error.details or {}).get("keyPattern", {}))
+
+
 def _duplicate(error: DuplicateKeyError) -> str:
-    names = list((error.details or {}).get("keyPattern", {}))
+    names = duplicate_fields(error)
     if names == ["_id"]:
         return "it exists already"
     if not names:

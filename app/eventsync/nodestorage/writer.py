@@ -14,7 +14,7 @@ from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.values.extended_json import JsonText
 from eventsync.errors import Conflict, EventsyncError, NotFound, PatchFailed, RateLimited, TooLarge, VersionMismatch
-from eventsync.mongodb.errors import refusal, translated_write
+from eventsync.mongodb.errors import duplicate_fields, refusal, translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, FoundDocument
@@ -218,6 +218,6 @@ def _lost_if_taken(intent: Intent) -> Iterator[None]:
     try:
         yield
     except DuplicateKeyError as error:
-        if intent.reads and list((error.details or {}).get("keyPattern", {})) == ["_id"]:
+        if intent.reads and duplicate_fields(error) == ["_id"]:
             raise Lost from error
         raise
