@@ -27,22 +27,22 @@ class HeldBytes:
     @contextmanager
     def request(self) -> Iterator[Reservation]:
         """Account for the bytes needed by this task within the block, and release them at the end."""
-        share = Reservation(self)
-        token = _current.set(share)
+        reservation = Reservation(self)
+        token = _current.set(reservation)
         try:
-            yield share
+            yield reservation
         finally:
             _current.reset(token)
-            share.close()
+            reservation.close()
 
-    def grant(self, share: Reservation, size: int) -> None:
+    def grant(self, reservation: Reservation, size: int) -> None:
         """Let a request hold `size` bytes in total. Raises `Unavailable` if other requests hold too much."""
-        others = self.held - share.size
+        others = self.held - reservation.size
         if size > FREE and others > 0 and others + size > self._most:
             self.refused += 1
             raise Unavailable.busy("the requests in progress use all the memory they may", 1.0, 5.0)
         self.held = others + size
-        share.size = size
+        reservation.size = size
 
 
 class Reservation:
@@ -71,7 +71,7 @@ class Reservation:
         self._closed = True
 
 
-_current: ContextVar[Reservation | None] = ContextVar("share", default=None)
+_current: ContextVar[Reservation | None] = ContextVar("reservation", default=None)
 
 
 def need(size: int) -> None:
@@ -79,5 +79,5 @@ def need(size: int) -> None:
 
     Calls do not add up, so a retry reserves no more than the first attempt.
     """
-    if (share := _current.get()) is not None:
-        share.need(size)
+    if (reservation := _current.get()) is not None:
+        reservation.need(size)

@@ -100,8 +100,8 @@ class Audit:
 
     async def _check_tiers(self) -> None:
         """Check that segments and touched documents are still recorded where they replace events in MongoDB."""
-        name, known = self._log.id, self._tiers
-        tiers = await self._stores.tiers.read(name)
+        log_id, known = self._log.id, self._tiers
+        tiers = await self._stores.tiers.read(log_id)
         if (
             tiers.archived_up_to < known.archived_up_to
             or tiers.horizon < known.horizon
@@ -110,10 +110,10 @@ class Audit:
             raise LogLost("the record of where events are was deleted or set back")
         self._tiers = tiers
         for seq in {tiers.horizon + 1, tiers.archived_up_to} if tiers.horizon < tiers.archived_up_to else ():
-            found = await self._stores.archive.segments.holding(name, Seq(seq))
+            found = await self._stores.archive.segments.holding(log_id, Seq(seq))
             if found is None and await self._lacks(lambda now, seq=seq: now.horizon < seq <= now.archived_up_to):
                 raise LogLost(f"no segment is registered that has event {seq}")
-        lacks_touched = tiers.squash_floor < tiers.archived_up_to and not await self._stores.archive.touched.any(name)
+        lacks_touched = tiers.squash_floor < tiers.archived_up_to and not await self._stores.archive.touched.any(log_id)
         if lacks_touched and await self._lacks(lambda now: now.squash_floor < now.archived_up_to):
             raise LogLost("the record of touched documents was dropped or emptied")
 

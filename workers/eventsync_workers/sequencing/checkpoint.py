@@ -1,4 +1,4 @@
-"""Where a log can be continued: its newest checkpoint, read, checked against the events, and recorded."""
+"""The newest checkpoint of a log: check it against the events to find the resume point, and record the next one."""
 
 from __future__ import annotations
 

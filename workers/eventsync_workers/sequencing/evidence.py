@@ -57,62 +57,62 @@ class Evidence:
         else:
             self._examined.add(current.id)
 
-    async def _check_collections(self, name: LogId, head: Seq) -> None:
-        tiers = await self._stores.tiers.read(name)
-        newest = await self._stores.archive.segments.newest(name)
-        bases = [item.tracked_from for item in await self._stores.tracking.active(name)]
-        snapshots = (await self._stores.snapshots.stored.positions(name)).values()
+    async def _check_collections(self, log_id: LogId, head: Seq) -> None:
+        tiers = await self._stores.tiers.read(log_id)
+        newest = await self._stores.archive.segments.newest(log_id)
+        bases = [item.tracked_from for item in await self._stores.tracking.active(log_id)]
+        snapshots = (await self._stores.snapshots.stored.positions(log_id)).values()
         known = {
             "it says that it has archived events": max(tiers.archived_up_to, newest.span.last if newest else 0),
-            "it has counted events": await self._stores.stats.counters.counted_up_to(name),
+            "it has counted events": await self._stores.stats.counters.counted_up_to(log_id),
             "a collection is tracked behind events": max(bases, default=0),
             "a snapshot is stored of events": max(snapshots, default=0),
         }
         for what, seq in known.items():
-            await self._check(name, Seq(seq), head, what)
+            await self._check(log_id, Seq(seq), head, what)
 
-    async def _check(self, name: LogId, seq: Seq, head: Seq, what: str) -> None:
+    async def _check(self, log_id: LogId, seq: Seq, head: Seq, what: str) -> None:
         """Raise `LogLost` if the log does not reach `seq`. Another worker may have appended in the meantime."""
         events = self._stores.events
-        if seq > head and await events.head(name) < seq and not await events.reaches(name, seq):
+        if seq > head and await events.head(log_id) < seq and not await events.reaches(log_id, seq):
             raise LogLost(f"the log ends with event {head}, and {what} up to {seq}: was a backup restored?")
 
-    async def _check_vectors(self, name: LogId, head: Seq) -> None:
-        await self._check(name, await self._stores.vectors.furthest(name), head, "a client has acknowledged events")
+    async def _check_vectors(self, log_id: LogId, head: Seq) -> None:
+        await self._check(log_id, await self._stores.vectors.furthest(log_id), head, "a client has acknowledged events")
 
-    async def _check_witness(self, objects: Objects, name: LogId, head: Seq) -> None:
-        witness = await read_witness(objects, name)
+    async def _check_witness(self, objects: Objects, log_id: LogId, head: Seq) -> None:
+        witness = await read_witness(objects, log_id)
         if witness is None:
             return
-        await self._check(name, witness.seq, head, "the archive knows of events")
-        token = await self._stores.events.token(name, witness.seq)
+        await self._check(log_id, witness.seq, head, "the archive knows of events")
+        token = await self._stores.events.token(log_id, witness.seq)
         if token is not None and token != witness.token:
             raise LogLost(f"the archive knows event {witness.seq} as another one: was a backup restored?")
 
-    async def _check_objects(self, objects: Objects, name: LogId, head: Seq) -> None:
+    async def _check_objects(self, objects: Objects, log_id: LogId, head: Seq) -> None:
         """Raise `LogLost` if a segment has events that the log does not have, or other ones."""
         unregistered: list[ObjectEntry] = []
-        async with aclosing(self._entries(objects, name)) as entries:
+        async with aclosing(self._entries(objects, log_id)) as entries:
             async for entry, last in entries:
-                await self._check(name, last, head, f"the archive has {entry.path} with events")
+                await self._check(log_id, last, head, f"the archive has {entry.path} with events")
                 if not await self._stores.archive.segments.is_registered(entry.path):
                     unregistered = [*unregistered, entry][-_COMPARED:]
         for entry in unregistered:
-            if (span := await _span(objects, entry)) and await self._differs(name, span):
+            if (span := await _span(objects, entry)) and await self._differs(log_id, span):
                 raise LogLost(f"{entry.path} has other events than the log: was a backup restored?")
 
-    async def _entries(self, objects: Objects, name: LogId) -> AsyncGenerator[tuple[ObjectEntry, Seq]]:
-        async with aclosing(objects.list(name)) as listed:
+    async def _entries(self, objects: Objects, log_id: LogId) -> AsyncGenerator[tuple[ObjectEntry, Seq]]:
+        async with aclosing(objects.list(log_id)) as listed:
             async for entry in listed:
-                parts = entry.path.removeprefix(f"{name}/").split("-")
+                parts = entry.path.removeprefix(f"{log_id}/").split("-")
                 if len(parts) == 3 and parts[1].isdecimal():
                     yield entry, Seq(int(parts[1]))
 
-    async def _differs(self, name: LogId, span: Span) -> bool:
+    async def _differs(self, log_id: LogId, span: Span) -> bool:
         """Return True if the last event of a span has another cluster time in the log, if that is known at once."""
-        time = await self._stores.events.time(name, span.last)
+        time = await self._stores.events.time(log_id, span.last)
         if time is None:
-            there = await self._stores.archive.segments.holding(name, span.last)
+            there = await self._stores.archive.segments.holding(log_id, span.last)
             time = there.span.last_time if there is not None and there.span.last == span.last else None
         return time is not None and time != span.last_time
 

@@ -44,17 +44,17 @@ def _over(max_bytes: int, sealed: Sequence[SealedRange]) -> int:
     return 0
 
 
-def allowed(tail: Seq, tallied: Seq, quiet_until: Iterable[Seq]) -> Seq:
+def allowed(tail: Seq, counted_up_to: Seq, quiet_until: Iterable[Seq]) -> Seq:
     """Return the newest event that may leave MongoDB.
 
     `quiet_until` has, for each tracked collection, the last event up to which its newest stored snapshot is current. A
     collection without changes therefore does not hold up others.
     """
-    return Seq(max(0, min([tail - 1, tallied, *quiet_until])))
+    return Seq(max(0, min([tail - 1, counted_up_to, *quiet_until])))
 
 
-def horizon(target: Seq, floor: Seq, sealed: Sequence[SealedRange]) -> Seq:
+def horizon(target: Seq, archived_up_to: Seq, sealed: Sequence[SealedRange]) -> Seq:
     """Return the horizon nearest to `target` that does not split a segment."""
-    if target >= floor:
-        return floor
+    if target >= archived_up_to:
+        return archived_up_to
     return max((segment.last for segment in sealed if segment.last <= target), default=Seq(0))

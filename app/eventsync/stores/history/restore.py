@@ -90,7 +90,7 @@ class Restore:
         await self._check_absent(into)
         async with self._held(source) as pin, self._built(into) as (name, building):
 
-            async def went_on(count: int) -> None:
+            async def advanced(count: int) -> None:
                 await pin.keep()
                 await self._restores.keep(name)
                 advance(count)
@@ -98,11 +98,11 @@ class Restore:
             async with aclosing(self._stores.snapshots.stored.rows(source.snapshot)) as chunks:
                 async for rows in chunks:
                     await building.insert(rows)
-                    await went_on(len(rows))
+                    await advanced(len(rows))
             async with aclosing(self._changes(source)) as batches:
                 async for changes in batches:
                     await building.change(changes)
-                    await went_on(len(changes))
+                    await advanced(len(changes))
         return Restored(into, source.position, building.count)
 
     async def _check_absent(self, into: str) -> None:
