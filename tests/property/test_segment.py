@@ -14,9 +14,10 @@ from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
-from eventsync.domain.segments.file import SegmentBuilder, SegmentFile, blocks_of, events_of, index_of, open_footer
+from eventsync.domain.segments.file import SegmentBuilder, SegmentFile, open_footer
 from eventsync.domain.segments.format import SealedEvent, Selection
 from eventsync.domain.shapes import Shape
+from support.segments import blocks_of, events_of, index_of
 
 LOG = LogId("segtests")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
@@ -78,7 +79,7 @@ def test_a_range_of_a_shape(runs: Any, first: int, data: st.DataObject) -> None:
     selection = Selection.of(shape)
     found = []
     for entry, block in zip(made.footer.blocks, blocks_of(made.data), strict=True):
-        read = list(block.events(after, up_to, selection))
+        read = [block.event(n) for n in block.numbers(after, up_to, selection)]
         assert not read or entry.may_have(after, up_to, selection)
         found.extend(read)
     assert found == [event for event in events if after < event.seq <= up_to and is_of(event, shape)]

@@ -7,7 +7,7 @@ reader that forwards events parses only the header, and slices the bodies by the
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
@@ -150,7 +150,3 @@ class Block:
         if selection == _ALL:
             return list(span)
         return [n for n in span if selection.has(self.collections[n], self.ids[n])]
-
-    def events(self, after: Seq, up_to: Seq, selection: Selection = _ALL) -> Iterator[SealedEvent]:
-        """Return the events with `after < seq <= up_to` in `selection`."""
-        return map(self.event, self.numbers(after, up_to, selection))

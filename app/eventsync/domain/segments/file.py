@@ -1,12 +1,12 @@
-"""Complete segment objects: building them block by block, and reading them. Pure."""
+"""Segment objects: building one block by block, and opening its parts. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import LogId
 from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.block import Block, pack_block, unpack
 from eventsync.domain.segments.document_index import DocumentIndex, document_hash
@@ -89,22 +89,3 @@ def open_numbered_block(footer: Footer, number: int, packed: bytes) -> Block:
         return open_block(footer.blocks[number], packed)
     except Damaged as error:
         raise Damaged(f"block {number}: {error.message}") from error
-
-
-def blocks_of(data: bytes) -> Iterator[Block]:
-    """Yield all blocks of a complete object, verified. Raises `Damaged`, which names the block."""
-    footer = open_footer(data, len(data))
-    for number, entry in enumerate(footer.blocks):
-        yield open_numbered_block(footer, number, entry.frame.cut(data))
-
-
-def events_of(data: bytes) -> Iterator[SealedEvent]:
-    """Yield all events of a complete object, in order. Raises `Damaged`."""
-    for block in blocks_of(data):
-        yield from block.events(Seq(block.first - 1), Seq(block.first + block.count))
-
-
-def index_of(data: bytes) -> DocumentIndex:
-    """Return the document index of a complete object. Raises `Damaged`."""
-    frame = open_footer(data, len(data)).index
-    return open_index(frame, frame.cut(data))
