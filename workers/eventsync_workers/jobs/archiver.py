@@ -63,8 +63,8 @@ class Archiver(Job):
     async def bear_witness(self, log_id: LogId) -> None:
         """Record the log's newest event beside the segments, if it is newer than the recorded one."""
         objects = self._stores.archive.objects
-        if objects is None or not self._settings.archive_url:
-            return  # No archive is configured.
+        if objects is None:
+            return
         tail = await self._stores.events.tail(log_id)
         if tail is None:
             return
