@@ -16,7 +16,6 @@ from contextlib import aclosing, asynccontextmanager
 from bson.timestamp import Timestamp
 
 from eventsync.concurrency.slices import Slices
-from eventsync.domain.ids import parse_id, query_of
 from eventsync.domain.policies.snapshots import Retention
 from eventsync.domain.positions import LogId
 from eventsync.domain.shapes import Shape
@@ -26,6 +25,7 @@ from eventsync.mongodb.errors import Barred
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.snapshots.live_snapshots import query_for
 from eventsync.stores.snapshots.requests import SnapshotRequest
 from eventsync.stores.snapshots.rows import EncodedRow, line_of
 from eventsync.stores.snapshots.store import StoredSnapshot
@@ -159,8 +159,7 @@ class Snapshotter(Job):
     async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | EncodedRow]:
         """Read documents for the store. A helper process encodes large ones, which takes hundreds of milliseconds."""
         offload, slices = self._stores.offload, Slices()
-        query = None if shape.id is None else {"_id": query_of(parse_id(shape.id))}
-        async with aclosing(self._stores.snapshots.live.read(shape.collection, at, query)) as documents:
+        async with aclosing(self._stores.snapshots.live.read(shape.collection, at, query_for(shape))) as documents:
             async for raw in documents:
                 await self.yield_control()
                 if len(raw) > offload.above:

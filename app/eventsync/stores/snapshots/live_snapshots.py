@@ -94,8 +94,7 @@ class SnapshotReader:
         checkpoint = await self._logs.read_checkpoint(log)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
-        query = {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
-        batches = self.documents(shape.collection, checkpoint.time, query)
+        batches = self.documents(shape.collection, checkpoint.time, query_for(shape))
         try:
             yield Snapshot(shape, Position(log, checkpoint.seq), batches)
         finally:
@@ -191,6 +190,11 @@ class SnapshotReader:
                 if may_last(error):
                     raise ReadRefused(collection, error) from error
                 raise
+
+
+def query_for(shape: Shape) -> Document:
+    """Return the query for the documents of a shape in its collection."""
+    return {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
 
 
 def _row(raw: bytes) -> SnapshotDocument:
