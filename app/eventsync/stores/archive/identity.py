@@ -21,6 +21,7 @@ from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import LeaseStore
 from eventsync.stores.archive.objects import ObjectMissing, Objects, StorageRefused
+from eventsync.stores.archive.segments import SegmentStore
 
 MARK: Final = "eventsync-archive.json"
 """The path of the mark, at the archive's root."""
@@ -42,7 +43,7 @@ class ArchiveIdentity:
 
     def __init__(self, database: AsyncDatabase[Any], objects: Objects | None) -> None:
         self._deployment: AsyncCollection[Any] = database["deployment"]
-        self._segments: AsyncCollection[Any] = database["segments"]
+        self._segments = SegmentStore(database)
         self._leases = LeaseStore(database)
         self._objects = objects
         self._claimed: LogId | None = None
@@ -70,7 +71,7 @@ class ArchiveIdentity:
         if log is not None and self._claimed == log:
             return
         recorded = await self._recorded()
-        in_use = await self._in_use()
+        in_use = await self._segments.any_path()
         if self._objects is None:
             await self._give_up(recorded, in_use=in_use)
         elif recorded is None:
@@ -89,12 +90,6 @@ class ArchiveIdentity:
         with translated("the recorded archive can't be read"):
             row = await self._deployment.find_one(_KEY)
         return RecordedArchive(row["archive"], row["url"]) if row else None
-
-    async def _in_use(self) -> str | None:
-        """Return the path of a registered segment of any log, or None."""
-        with translated("the segments can't be read"):
-            row = await self._segments.find_one({}, {"path": 1})
-        return str(row["path"]) if row else None
 
     async def _readable(self, objects: Objects) -> None:
         """Raise `ConfigurationError` if the archive cannot be read. A missing mark is no error: it may be unused

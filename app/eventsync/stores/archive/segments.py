@@ -134,6 +134,12 @@ class SegmentStore:
         with translated("the segments can't be read"):
             return await self._segments.find_one({"path": path}, {"path": 1}) is not None
 
+    async def any_path(self) -> str | None:
+        """Return the path of a registered segment of any log, or None."""
+        with translated("the segments can't be read"):
+            row = await self._segments.find_one({}, {"path": 1})
+        return str(row["path"]) if row else None
+
     async def quarantine(self, path: str) -> bool:
         """Quarantine an object. Return False if it is a registered segment.
 
