@@ -35,8 +35,9 @@ _DOLLAR: Final = re.compile(rb"[%b]\$" % re.escape(_TYPES))
 _ODD_DECIMAL: Final = re.compile(rb"(?s)\x13[^\0]*\0(?:.{15}[\x60-\x7f\xe0-\xff]|.{13}[\xed-\xff])")
 """A decimal that may be an infinity, a NaN, or have a coefficient of about 34 digits and more."""
 
-_DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
-_DECIMAL_LIMIT: Final = 10**34
+DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
+DECIMAL_LIMIT: Final = 10**34
+"""The mask of a decimal's coefficient in its 128 bits, and the first coefficient with too many digits."""
 
 _LOOKS: Final = 64
 """Occurrences that are tested one by one; for more, the pattern is faster."""
@@ -66,7 +67,7 @@ def is_plain(raw: bytes, int64s: int = 0, decoded: Any = None) -> bool:
 def is_odd_decimal(value: Decimal128) -> bool:
     """Return True if a decimal does not have the canonical form of its text: NaN and zero have several forms."""
     bits = int.from_bytes(value.bid, "little")
-    if (bits >> 125) & 3 == 3 or bits & _DECIMAL_COEFFICIENT >= _DECIMAL_LIMIT:
+    if (bits >> 125) & 3 == 3 or bits & DECIMAL_COEFFICIENT >= DECIMAL_LIMIT:
         return Decimal128(str(value)).bid != value.bid
     return False
 

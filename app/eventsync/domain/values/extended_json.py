@@ -34,6 +34,7 @@ from bson.tz_util import utc as utc_zone
 
 from eventsync.domain.bson_scan import opaque
 from eventsync.domain.bson_scan.opaque import OddDocument, Opaque, inexact_id, read, readable, too_deep
+from eventsync.domain.bson_scan.plain import DECIMAL_COEFFICIENT, DECIMAL_LIMIT
 from eventsync.domain.values.type_wrappers import EPOCH, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, unwrap
 from eventsync.errors import Malformed
 
@@ -89,8 +90,6 @@ _RELAXED = json_util.JSONOptions(
     document_class=dict,
 )
 _DECIMAL_BIAS: Final = 6176
-_DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
-_DECIMAL_LIMIT: Final = 10**34
 _DECIMAL_CONTEXT: Final = create_decimal128_context()
 _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -206,8 +205,8 @@ def _in_utc(value: datetime) -> datetime:
 def _decimal_text(value: Decimal128) -> str:
     """Return `str(value)`, faster: nearly all decimals are one integer and an exponent."""
     bits = int.from_bytes(value.bid, "little")
-    exponent, coefficient = (bits >> 113) & 0x3FFF, bits & _DECIMAL_COEFFICIENT
-    if (bits >> 125) & 3 == 3 or coefficient >= _DECIMAL_LIMIT:
+    exponent, coefficient = (bits >> 113) & 0x3FFF, bits & DECIMAL_COEFFICIENT
+    if (bits >> 125) & 3 == 3 or coefficient >= DECIMAL_LIMIT:
         return str(value)  # an infinity, a NaN, or a form that no driver writes
     number = Decimal(coefficient).scaleb(exponent - _DECIMAL_BIAS, _DECIMAL_CONTEXT)
     return str(number.copy_negate() if bits >> 127 else number)
