@@ -96,7 +96,7 @@ class Opaque:
         return f"Opaque(0x{self.kind:02x}, {self.raw[:40]!r})"
 
     def shown(self) -> Any:
-        """The value that JSON is made of: with replacement characters, or `spelled`."""
+        """Return the value to write as JSON: with replacement characters, or `spelled`."""
         if self.kind in _TEXTUAL:
             try:
                 return bson.decode(_alone(self.kind, self.raw), _REPLACING)[""]
@@ -105,7 +105,7 @@ class Opaque:
         return self.spelled()
 
     def spelled(self) -> dict[str, dict[str, str]]:
-        """The form that names type and bytes, and reads back as the same value."""
+        """Return the form that names type and bytes, and reads back as the same value."""
         return {WRAPPER: {"type": f"{self.kind:02x}", "base64": base64.b64encode(self.raw).decode()}}
 
 
@@ -156,7 +156,7 @@ def read(raw: bytes | memoryview, codec: CodecOptions[Document] = CODEC) -> Docu
 
 
 def field_of(raw: bytes | memoryview, name: str) -> Any:
-    """The value of one field of a document, None where there is none; what stands behind it is not read. Never fails.
+    """Return the value of one field of a document, or None. Nothing after the field is read. Never fails.
 
     (A `RawBSONDocument` decodes all arrays of a document as soon as it is asked for any field.)
     """
@@ -186,7 +186,7 @@ def id_of(kind: int, raw: bytes) -> Any:
 
 
 def inexact_id(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
-    """Tell whether the `_id` of `document`, which was decoded from `raw`, would be written back as another value.
+    """Return True if the `_id` of `document`, which was decoded from `raw`, would be written back as another value.
 
     The driver reads the deprecated types as others, and drops flags of regular expressions that it does not know. In a
     field that loses little; a document whose `_id` is read like that is never found again. Only an object can hold
@@ -200,12 +200,12 @@ def inexact_id(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
 
 
 def _is_inexact(value: Any, raw: bytes) -> bool:
-    """Tell whether an object that was decoded from what `raw` begins with is another one when it is encoded."""
+    """Return True if `value`, decoded from the object at the start of `raw`, is encoded as another object."""
     return isinstance(value, Mapping | DBRef) and not raw.startswith(element_of(value)[1])
 
 
 def too_deep(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
-    """Tell whether `document`, which was decoded from `raw`, nests deeper than `MAX_STORED_DEPTH`."""
+    """Return True if `document`, which was decoded from `raw`, nests deeper than `MAX_STORED_DEPTH`."""
     # Only a document with that many bytes that look like the type of a container is gone through.
     if len(raw) < _LEAST_DEEP or (found := bytes(raw)).count(3) + found.count(4) < MAX_STORED_DEPTH:
         return False
@@ -213,7 +213,7 @@ def too_deep(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
 
 
 def _deeper(values: Any, limit: int) -> bool:
-    """Tell whether a container stands more than `limit` levels below those that hold `values`."""
+    """Return True if a container is more than `limit` levels below those that contain `values`."""
     level: list[Any] = [value for value in values if isinstance(value, dict | list)]
     for _ in range(limit):
         level = [
@@ -228,7 +228,7 @@ def _deeper(values: Any, limit: int) -> bool:
 
 
 def _elements(data: bytes) -> Iterator[_Element]:
-    """The elements of a document. Raises `_Broken` where they don't fill it; those before are good."""
+    """Yield the elements of a document. Raises `_Broken` after the last valid one if they don't fill it."""
     end = len(data) - 1
     if len(data) < 5 or _INT32.unpack_from(data)[0] != len(data) or data[end]:
         raise _Broken
@@ -407,7 +407,7 @@ def element_of(value: Any) -> tuple[int, bytes]:
 
 
 def _elements_of(container: Mapping[str, Any] | list[Any]) -> bytearray:
-    """The elements of a document or an array. (A single frame for each level: documents nest deep.)"""
+    """Return the encoded elements of a document or an array. (One Python frame a level: documents nest deep.)"""
     written = bytearray()
     for key, value in enumerate(container) if isinstance(container, list) else container.items():
         name = str(key).encode("utf-8", "surrogateescape")

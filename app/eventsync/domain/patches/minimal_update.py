@@ -134,7 +134,7 @@ _ABSENT: Final = object()
 
 
 def _share(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Tell whether two objects have a name in common, or are both empty."""
+    """Return True if two objects have a name in common, or are both empty."""
     for name in after:
         if name in before:
             return True
