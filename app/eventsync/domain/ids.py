@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NewType
 
+import orjson
 from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
 from bson.dbref import DBRef
@@ -101,11 +102,24 @@ def parse_id(text: str) -> Any:
         raise Malformed(f"a document id has 1 to {MAX_READ_BYTES} bytes")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise Malformed("a document id must be valid text")
-    return stored_id(text)
+    return _parsed(text)
 
 
-def stored_id(text: str) -> Any:
-    """Return the id for a text of `format_id`, of any length."""
+def stored_id(text: IdText) -> Any:
+    """Return the id for a text of `format_id`, also one that no request may name.
+
+    Other writers may store longer ids and ids that nest deeper.
+    """
+    try:
+        return parse_id(text)
+    except Malformed:
+        kind, colon, rest = text.partition(":")
+        if kind == "ejson" and colon:
+            return read_id(orjson.loads(rest))
+        return rest if kind == "str" and colon else text
+
+
+def _parsed(text: str) -> Any:
     if _OBJECT_ID.fullmatch(text):
         return ObjectId(text)
     prefix, colon, rest = text.partition(":")

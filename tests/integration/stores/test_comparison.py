@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson.int64 import Int64
 
-from eventsync.domain.ids import IdText
+from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import State
 from eventsync.errors import Unavailable
@@ -97,3 +97,22 @@ async def test_without_a_base_there_is_nothing_to_compare_with(stores: Stores, s
     with pytest.raises(NoBase) as caught:
         await anext(differing)
     assert isinstance(caught.value, Unavailable)
+
+
+async def test_ids_that_no_request_may_name_are_compared(stores: Stores, settings: Settings) -> None:
+    deep: Any = 1
+    for _ in range(110):
+        deep = {"a": deep}
+    docs = stores.data["docs"]
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        log = await tracked(stores, "docs")
+        await based(stores, log, "docs")
+        await docs.insert_one({"_id": deep})
+        await caught_up(stores)
+    head = await newest_checkpoint(stores, log)
+    assert await differences(stores, log, head) == {}
+    await docs.delete_one({"_id": deep})
+    now = (await stores.data.command("ping"))["operationTime"]
+    found = await differences(stores, log, replace(head, time=now))
+    assert found == {format_id(deep): ((0, {"_id": deep}), None)}

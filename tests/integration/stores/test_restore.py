@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from eventsync.domain.events import Event, Op, place
-from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.ids import IdText, format_id, stored_id
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.replay import Damaged, State
 from eventsync.domain.stamp import unstamp
@@ -28,7 +28,6 @@ from eventsync.stores.history import restore, restore_target
 from eventsync.stores.history.differing import same_state
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.history.restore import Restore, Restored, Restores
-from eventsync.stores.history.restore_target import stored_id
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores

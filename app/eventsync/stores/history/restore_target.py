@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
@@ -14,11 +13,10 @@ from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.bson_scan.opaque import encode, writable
-from eventsync.domain.ids import IdText, format_id, parse_id, read_id
+from eventsync.domain.ids import IdText, format_id, stored_id
 from eventsync.domain.replay import Change, State, applied
 from eventsync.domain.stamp import FIELD, unversioned
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, Document, decode
-from eventsync.errors import Malformed
 from eventsync.mongodb.errors import translated, translated_write
 from eventsync.stores.snapshots.rows import Row
 
@@ -88,17 +86,6 @@ class RestoreTarget:
                     version, document = unversioned(stored)
                     states[format_id(document["_id"])] = (version, document)
         return states
-
-
-def stored_id(text: IdText) -> Any:
-    """The id that a text of the log names: also one that the API would not take, because others can write more."""
-    try:
-        return parse_id(text)
-    except Malformed:
-        kind, colon, rest = text.partition(":")
-        if kind == "ejson" and colon:
-            return read_id(orjson.loads(rest))
-        return rest if kind == "str" and colon else text
 
 
 def _any_of(keys: list[Any]) -> Mapping[str, Any]:
