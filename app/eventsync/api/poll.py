@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import orjson
@@ -18,9 +18,9 @@ from eventsync.concurrency.held_bytes import need
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Malformed, Unavailable
+from eventsync.errors import Malformed
 from eventsync.server.deadline import deadline_of
-from eventsync.server.response_stream import ClientDisconnected, ResponseStream
+from eventsync.server.response_stream import ResponseStream
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 
 logger = logging.getLogger(__name__)
@@ -90,26 +90,8 @@ class SnapshotStream:
         services = services_of(request)
         shape = Shape.parse(request.query_params.get("shape"))
         async with services.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:
-            # The first chunk is read before the status is sent: an early error becomes a problem document.
-            first = await anext(lines)
             stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
-            async with stream.watched(lambda: None):
-                await _write(stream, first, lines)
-
-
-async def _write(stream: ResponseStream, first: bytes, rest: AsyncIterator[bytes]) -> None:
-    try:
-        await stream.start(_SNAPSHOT_HEADERS)
-        await stream.write(first)
-        async for chunk in rest:
-            await stream.write(chunk)
-        await stream.end()
-    except ClientDisconnected:
-        return
-    except (Unavailable, Damaged) as error:
-        level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING
-        logger.log(level, "a snapshot is cut off: %s", error.diagnosis)
-        stream.cut()
+            await stream.send_all(_SNAPSHOT_HEADERS, lines, what="a snapshot")
 
 
 async def _lines(snapshot: Bootstrap) -> AsyncGenerator[bytes]:

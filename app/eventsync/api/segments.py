@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
@@ -18,11 +17,9 @@ from eventsync.api.state import Services, services_of
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.errors import NotFound, Unavailable
-from eventsync.server.response_stream import ClientDisconnected, ResponseStream
+from eventsync.server.response_stream import ResponseStream
 from eventsync.stores.archive.objects import CONTENT_TYPE, IMMUTABLE
 from eventsync.stores.archive.segments import Segment
-
-logger = logging.getLogger(__name__)
 
 _CHUNK: Final = 1024 * 1024
 
@@ -77,11 +74,8 @@ class SegmentStream:
             await Response(status_code=304, headers={"ETag": tag, "Cache-Control": IMMUTABLE})(scope, receive, send)
             return
         async with aclosing(_pieces(services, segment)) as pieces:
-            # The first piece is read before the status is sent: an early error becomes a problem document.
-            first = await anext(pieces)
             stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
-            async with stream.watched(lambda: None):
-                await _write(stream, _headers(segment, tag), first, pieces)
+            await stream.send_all(_headers(segment, tag), pieces, what="a segment")
 
 
 async def _segment(services: Services, position: Position) -> Segment:
@@ -118,22 +112,6 @@ def _headers(segment: Segment, tag: str) -> list[tuple[bytes, bytes]]:
         (b"cache-control", IMMUTABLE.encode()),
         (b"etag", tag.encode()),
     ]
-
-
-async def _write(
-    stream: ResponseStream, headers: list[tuple[bytes, bytes]], first: bytes, rest: AsyncGenerator[bytes]
-) -> None:
-    try:
-        await stream.start(headers)
-        await stream.write(first)
-        async for piece in rest:
-            await stream.write(piece)
-        await stream.end()
-    except ClientDisconnected:
-        return
-    except Unavailable as error:
-        logger.warning("a segment is cut off: %s", error.diagnosis)
-        stream.cut()
 
 
 routes = [

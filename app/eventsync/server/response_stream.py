@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
+from eventsync.domain.replay import Damaged
+from eventsync.errors import Unavailable
 from eventsync.server.extensions import evict
 from eventsync.server.problems import Close
 
@@ -54,6 +56,26 @@ class ResponseStream:
     async def end(self) -> None:
         """Complete the response."""
         await self._put({"type": "http.response.body", "body": b""})
+
+    async def send_all(self, headers: Headers, pieces: AsyncIterator[bytes], *, what: str) -> None:
+        """Send a whole response, of at least one piece. A body that can't be read to its end is cut off.
+
+        An error before the first piece is raised, while it can still become a problem document.
+        """
+        first = await anext(pieces)
+        async with self.watched(lambda: None):
+            try:
+                await self.start(headers)
+                await self.write(first)
+                async for piece in pieces:
+                    await self.write(piece)
+                await self.end()
+            except ClientDisconnected:
+                return
+            except (Unavailable, Damaged) as error:
+                level = logging.ERROR if isinstance(error, Damaged) else logging.WARNING
+                logger.log(level, "%s is cut off: %s", what, error.diagnosis)
+                self.cut()
 
     def cut(self) -> None:
         """End the connection without completing the response, so that the client sees that it is incomplete."""
