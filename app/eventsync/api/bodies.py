@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from eventsync.api.responses import JSON
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.concurrency.slices import turn
@@ -15,7 +16,6 @@ from eventsync.domain.values.extended_json import JsonText, parse_json
 from eventsync.errors import Malformed, TooLarge, UnsupportedMediaType
 from eventsync.nodestorage import TEXT_WEIGHT
 
-JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 

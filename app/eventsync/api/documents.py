@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api import conditions, time_travel
-from eventsync.api.bodies import JSON, JSON_PATCH, MERGE_PATCH, Body, read_json
+from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH, Body, read_json
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import root_of, segment
+from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.ids import MAX_READ_BYTES, format_id, parse_id, pointer_of
@@ -29,7 +30,6 @@ _DEFAULT_PAGE = 100
 _MAX_SKIP = 2**31 - 1
 _BODY_WEIGHT = 3
 """Memory of an event in a history page, as a multiple of its body: read, cached and in the response."""
-_NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def collections(request: Request) -> Response:
@@ -38,7 +38,7 @@ async def collections(request: Request) -> Response:
     body: dict[str, Any] = {"collections": [{"name": name} for name in tracking.names]}
     if tracking.refused:
         body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
-    return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
 async def listing(request: Request) -> Response:
@@ -58,7 +58,7 @@ async def listing(request: Request) -> Response:
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
     if page.more:
         body["next"] = str(cursor.moved(node.id for node in page.nodes))
-    return Response(to_json(body), headers=_NO_STORE, media_type=JSON)
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
 async def create(request: Request) -> Response:
@@ -146,12 +146,12 @@ async def history(request: Request) -> Response:
     following = b"" if page.end is None else b',"next":' + to_json(str(page.end))
     kept = b',"since":' + to_json(str(page.since)) if page.since.seq else b""
     body = b'{"events":[%b]%b%b}' % (b",".join(page.bodies), following, kept)
-    return Response(body, headers=_NO_STORE, media_type=JSON)
+    return Response(body, headers=NO_STORE, media_type=JSON)
 
 
 def answer(request: Request, collection: str, result: WriteResult) -> Response:
     """Build the response to a write of one document."""
-    headers = dict(_NO_STORE)
+    headers = dict(NO_STORE)
     if result.etag is not None:
         headers["ETag"] = result.etag
     if result.created:

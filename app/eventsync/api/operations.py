@@ -15,18 +15,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api.endpoint import Endpoint
+from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.stores.stats.overview import LogOverview, Overview
 from eventsync.sync.clients.lag import ServerLag
 from eventsync.sync.service import SyncService
 
-_NO_STORE = {"Cache-Control": "no-store"}
-
 
 async def healthz(_request: Request) -> Response:
     """Respond 200 while the process lives."""
-    return Response(b'{"status":"ok"}', headers=_NO_STORE, media_type="application/json")
+    return Response(b'{"status":"ok"}', headers=NO_STORE, media_type=JSON)
 
 
 async def readyz(request: Request) -> Response:
@@ -35,9 +34,7 @@ async def readyz(request: Request) -> Response:
     A missing leader does not make a server unready: it would be so for all servers, and they can still serve.
     """
     health = await services_of(request).sync.health()
-    return Response(
-        orjson.dumps(asdict(health)), 503 if health.status == "not_ready" else 200, _NO_STORE, "application/json"
-    )
+    return Response(orjson.dumps(asdict(health)), 503 if health.status == "not_ready" else 200, NO_STORE, JSON)
 
 
 async def metrics(request: Request) -> Response:
@@ -45,7 +42,7 @@ async def metrics(request: Request) -> Response:
     services = services_of(request)
     registry = CollectorRegistry()
     registry.register(Metrics(services.sync, services.held, await services.overview.read()))
-    headers = {**_NO_STORE, "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+    headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
     return Response(generate_latest(registry), headers=headers)
 
 

@@ -22,6 +22,7 @@ from eventsync import web
 from eventsync.api import conditions, openapi
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import root_of
+from eventsync.api.responses import JSON
 
 _FOLDER: Final = Path(web.__file__).parent
 _HTML: Final = "text/html; charset=utf-8"
@@ -75,7 +76,7 @@ def _read(name: str) -> Asset:
 
 @lru_cache(maxsize=16)
 def _openapi(server: str) -> Asset:
-    return Asset.of(orjson.dumps(openapi.document(server)), "application/json")
+    return Asset.of(orjson.dumps(openapi.document(server)), JSON)
 
 
 async def openapi_document(request: Request) -> Response:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
 from eventsync.api.endpoint import Endpoint
+from eventsync.api.responses import IMMUTABLE, JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.positions import Position
@@ -26,8 +27,6 @@ from eventsync.sync.catch_up.bootstrap import Bootstrap
 logger = logging.getLogger(__name__)
 
 _CHUNK = 64 * 1024
-_IMMUTABLE = "public, max-age=31536000, immutable"
-_JSON = "application/json"
 _SNAPSHOT_HEADERS = [
     (b"content-type", b"application/x-ndjson"),
     (b"cache-control", b"no-store"),
@@ -48,13 +47,13 @@ async def log_page(request: Request) -> Response:
     need(len(page.body))
     if not page.full:
         if conditions.unchanged(request, None):
-            return Response(status_code=304, headers={"Cache-Control": "no-store"})
-        return Response(page.body, headers={"Cache-Control": "no-store"}, media_type=_JSON)
+            return Response(status_code=304, headers=NO_STORE)
+        return Response(page.body, headers=NO_STORE, media_type=JSON)
     # A full page ends at the same event on every server, for ever.
-    headers = {"ETag": f'"{page.start}-{page.end.seq}"', "Cache-Control": _IMMUTABLE}
+    headers = {"ETag": f'"{page.start}-{page.end.seq}"', "Cache-Control": IMMUTABLE}
     if conditions.unchanged(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return Response(page.body, headers=headers, media_type=_JSON)
+    return Response(page.body, headers=headers, media_type=JSON)
 
 
 def _wait(request: Request, max_wait: float) -> float:

@@ -13,12 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
 from eventsync.api.endpoint import Endpoint
+from eventsync.api.responses import IMMUTABLE, JSON, NO_STORE
 from eventsync.api.state import Services, services_of
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.errors import NotFound, Unavailable
 from eventsync.server.response_stream import ResponseStream
-from eventsync.stores.archive.objects import CONTENT_TYPE, IMMUTABLE
+from eventsync.stores.archive.objects import CONTENT_TYPE
 from eventsync.stores.archive.segments import Segment
 
 _CHUNK: Final = 1024 * 1024
@@ -45,7 +46,7 @@ async def segment_list(request: Request) -> Response:
     }
     if len(segments) == limit:
         body["next"] = segments[-1].span.last
-    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type="application/json")
+    return Response(orjson.dumps(body), headers=NO_STORE, media_type=JSON)
 
 
 def _described(segment: Segment) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api import conditions
-from eventsync.api.bodies import JSON, read_small
+from eventsync.api.bodies import read_small
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import segment
+from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.events import timestamp
@@ -25,8 +26,6 @@ from eventsync.sync.clients.state_vectors import Client
 
 _WEIGHT: Final = 3
 """Memory of a client in a page, as a multiple of its JSON: read, encoded and in the response."""
-
-_HEADERS: Final = {"Cache-Control": "no-store"}
 
 
 async def listing(request: Request) -> Response:
@@ -40,7 +39,7 @@ async def listing(request: Request) -> Response:
         b",".join(rows),
         b"" if next_after is None else b',"next":' + orjson.dumps(next_after),
     )
-    return Response(body, headers=_HEADERS, media_type=JSON)
+    return Response(body, headers=NO_STORE, media_type=JSON)
 
 
 async def _page(clients: AsyncIterator[Client], limit: int, max_bytes: int) -> tuple[list[bytes], str | None]:
@@ -59,7 +58,7 @@ async def _page(clients: AsyncIterator[Client], limit: int, max_bytes: int) -> t
 async def read(request: Request) -> Response:
     """Read one client."""
     client = await services_of(request).sync.vectors.client(_client_id(request))
-    return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
+    return Response(orjson.dumps(described(client)), headers=NO_STORE, media_type=JSON)
 
 
 async def put(request: Request) -> Response:
@@ -70,13 +69,13 @@ async def put(request: Request) -> Response:
         raise Malformed('the body is {"vector": {shape: position}}')
     vector = vector_from_json(tree["vector"], limit=services.settings.max_shapes)
     client = await services.sync.vectors.put(_client_id(request), vector)
-    return Response(orjson.dumps(described(client)), headers=_HEADERS, media_type=JSON)
+    return Response(orjson.dumps(described(client)), headers=NO_STORE, media_type=JSON)
 
 
 async def delete(request: Request) -> Response:
     """Remove a client. If it returns with its id alone, it gets snapshots."""
     await services_of(request).sync.vectors.forget(_client_id(request))
-    return Response(status_code=204, headers=_HEADERS)
+    return Response(status_code=204, headers=NO_STORE)
 
 
 def described(client: Client) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api import conditions
-from eventsync.api.bodies import JSON
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.paths import segment
+from eventsync.api.responses import IMMUTABLE, JSON
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.entity_tag import entity_tag
@@ -23,7 +23,6 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import JsonText, to_json
 from eventsync.errors import Malformed, NotFound
 
-_IMMUTABLE: Final = "public, max-age=31536000, immutable"
 _KINDS: Final[Mapping[str, Callable[[str], Point]]] = {
     "version": parse_version,
     "at": parse_instant,
@@ -94,7 +93,7 @@ def _is_final(point: Point | None) -> bool:
 
 
 def _caching(point: Point | None) -> str:
-    return _IMMUTABLE if _is_final(point) else "no-cache"
+    return IMMUTABLE if _is_final(point) else "no-cache"
 
 
 routes = [

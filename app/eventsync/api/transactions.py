@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api import conditions
-from eventsync.api.bodies import JSON, read_json
+from eventsync.api.bodies import read_json
 from eventsync.api.documents import written
 from eventsync.api.endpoint import Endpoint
+from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain.condition import Condition, Tags
@@ -50,7 +51,7 @@ async def transaction(request: Request) -> Response:
     for result in results:
         parts += [b"," if parts else b'{"results":[', to_json(_written(result, minimal=minimal))]
         await turn(len(parts[-1]))
-    return Parts([*parts, b"]}"], {"Cache-Control": "no-store"}, JSON)
+    return Parts([*parts, b"]}"], NO_STORE, JSON)
 
 
 def _written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:

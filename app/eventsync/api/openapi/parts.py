@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from eventsync import errors
 from eventsync.api.conditions import MAX_KEY
+from eventsync.api.responses import JSON
 from eventsync.server import problems
 from eventsync.settings import Settings
 
 Json = dict[str, Any]
 
-JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
 THEATER: Final[Json] = {
