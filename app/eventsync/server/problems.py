@@ -74,7 +74,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
 """An error without a row is a bug: 500, 1011."""
 
 _INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, Close.INTERNAL, "Internal error")
-_MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE: Final = "application/problem+json"
 
 
 def problem_of(error: errors.EventsyncError) -> Problem:
@@ -82,16 +82,21 @@ def problem_of(error: errors.EventsyncError) -> Problem:
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _INTERNAL)
 
 
-def respond(error: errors.EventsyncError) -> Response:
-    """Return the problem document: `type`, `title`, `status`, `code`, `detail`, and the error's own members."""
-    problem, error = problem_of(error), errors.public_error(error)
-    body: dict[str, Any] = {
+def problem_document(status: HTTPStatus, code: str, detail: str, *, title: str | None = None) -> dict[str, Any]:
+    """Return the members that all problem documents have. Without a `title`, it is the status's own phrase."""
+    return {
         "type": "about:blank",
-        "title": problem.title,
-        "status": problem.status.value,
-        "code": error.code,
-        "detail": error.message,
+        "title": title or status.phrase,
+        "status": status.value,
+        "code": code,
+        "detail": detail,
     }
+
+
+def respond(error: errors.EventsyncError) -> Response:
+    """Return the problem document of an error, with the error's own members."""
+    problem, error = problem_of(error), errors.public_error(error)
+    body = problem_document(problem.status, error.code, error.message, title=problem.title)
     headers: dict[str, str] = {"Cache-Control": "no-store"}
     if isinstance(error, errors.VersionMismatch):
         body["current"] = error.current
@@ -106,7 +111,7 @@ def respond(error: errors.EventsyncError) -> Response:
     elif error.retryable:
         # Whole seconds, as RFC 9110 section 10.2.3 has them.
         headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", 1.0))))
-    return Response(orjson.dumps(body), problem.status, headers, _MEDIA_TYPE)
+    return Response(orjson.dumps(body), problem.status, headers, MEDIA_TYPE)
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -144,14 +149,8 @@ def _http(request: Request, error: HTTPException) -> Response:
 
 def _response(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return the problem document of a status without an error class."""
-    body = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status.value,
-        "code": status.name.lower(),
-        "detail": detail,
-    }
-    return Response(orjson.dumps(body), status, headers, _MEDIA_TYPE)
+    body = problem_document(status, status.name.lower(), detail)
+    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
 
 
 def _methods(request: Request) -> set[str]:

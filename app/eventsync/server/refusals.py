@@ -18,7 +18,7 @@ from websockets.utils import accept_key
 
 from eventsync.domain import protocol
 from eventsync.errors import Unavailable
-from eventsync.server.problems import Close, respond
+from eventsync.server.problems import MEDIA_TYPE, Close, problem_document, respond
 from eventsync.server.retry import in_band
 from eventsync.server.websocket_frames import close_frame, text_frame
 
@@ -52,19 +52,13 @@ def answer(head: bytes, origins: frozenset[str], defaults: Headers) -> bytes:
         return _response(HTTPStatus.OK, "text/event-stream; charset=utf-8", in_band(error), shared)
     response = respond(error)
     shared.append((b"retry-after", response.headers["retry-after"].encode()))
-    return _response(HTTPStatus.SERVICE_UNAVAILABLE, "application/problem+json", bytes(response.body), shared)
+    return _response(HTTPStatus.SERVICE_UNAVAILABLE, MEDIA_TYPE, bytes(response.body), shared)
 
 
 def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
     """Return the answer to input that is no request: too late, too large, or not HTTP."""
-    problem = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status.value,
-        "code": _CODES[status],
-        "detail": reason,
-    }
-    return _response(status, "application/problem+json", orjson.dumps(problem), defaults)
+    problem = problem_document(status, _CODES[status], reason)
+    return _response(status, MEDIA_TYPE, orjson.dumps(problem), defaults)
 
 
 def is_whole(head: bytes | bytearray) -> bool:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from eventsync.api.openapi.parts import POSITION, Json, answer, content, failures, headers, parameters, query, schema
+from eventsync.api.openapi.parts import (
+    POSITION,
+    PROBLEM,
+    Json,
+    answer,
+    content,
+    failures,
+    headers,
+    parameters,
+    query,
+    schema,
+)
 
 _READY: Final[Json] = {
     "status": "ready",
@@ -49,9 +60,7 @@ _ASSET["parameters"].insert(
         "example": "client.js",
     },
 )
-_ASSET["responses"]["404"] = answer(
-    "There is no such file.", {"application/problem+json": {"schema": schema("Problem")}}
-)
+_ASSET["responses"]["404"] = answer("There is no such file.", {PROBLEM: {"schema": schema("Problem")}})
 
 _PAGE: Json = _page("readPage", "The live page", "text/html")
 _PAGE["parameters"].append(query("collection", "The collection that is shown first.", {"type": "string"}, "theaters"))
@@ -78,8 +87,7 @@ PATHS: Final[Json] = {
                 ),
                 "503": answer(
                     "Not ready: `detail` says why. A problem document if MongoDB does not answer.",
-                    content(schema("Readiness"), _NOT_READY)
-                    | {"application/problem+json": {"schema": schema("Problem")}},
+                    content(schema("Readiness"), _NOT_READY) | {PROBLEM: {"schema": schema("Problem")}},
                 ),
             },
         }

@@ -14,7 +14,7 @@ from eventsync.settings import Settings
 
 Json = dict[str, Any]
 
-PROBLEM: Final = "application/problem+json"
+PROBLEM: Final = problems.MEDIA_TYPE
 
 THEATER: Final[Json] = {
     "_id": {"$oid": "59a47286cfa9a3a73e51e72c"},
@@ -214,11 +214,5 @@ def _sent(codes: list[str]) -> Iterator[str]:
 
 def _example(code: str) -> Json:
     problem = problems.TABLE[_ERRORS[code]]
-    return {
-        "type": "about:blank",
-        "title": problem.title,
-        "status": problem.status.value,
-        "code": code,
-        "detail": _DETAILS[code],
-        **_EXTRA.get(code, {}),
-    }
+    shared = problems.problem_document(problem.status, code, _DETAILS[code], title=problem.title)
+    return shared | _EXTRA.get(code, {})

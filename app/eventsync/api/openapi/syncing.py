@@ -9,6 +9,7 @@ import orjson
 from eventsync.api.openapi.documents import EVENT
 from eventsync.api.openapi.parts import (
     POSITION,
+    PROBLEM,
     THEATER,
     Json,
     answer,
@@ -53,7 +54,7 @@ _WEBSOCKET: Json = {
         "101": answer("Switching protocols: the connection becomes a WebSocket."),
         "426": answer(
             "A plain HTTP request.",
-            {"application/problem+json": {"schema": schema("Problem")}},
+            {PROBLEM: {"schema": schema("Problem")}},
         ),
         **failures(),
     },
