@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -46,7 +47,7 @@ class Compactor(Job):
         self._stores = stores
         self._settings = settings
         self._trimmer = HotTierTrimmer(stores, self.yield_control)
-        self._swept = 0.0
+        self._swept = -math.inf
 
     async def run_once(self) -> None:
         """Raise the horizon and the squash floor; remove old events, former logs, and orphans."""
@@ -60,7 +61,7 @@ class Compactor(Job):
         await self._raise_squash_floor(current.id)
         for former in await self._stores.logs.former(current):
             await self._remove_log(former)
-        if time.monotonic() - self._swept > _ORPHAN_AGE or not self._swept:
+        if time.monotonic() - self._swept > _ORPHAN_AGE:
             await self.sweep(current.id)
             self._swept = time.monotonic()
 
