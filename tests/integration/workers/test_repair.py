@@ -15,6 +15,8 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
+from eventsync_workers.sequencing.evidence import Evidence
+from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.leader import Leader
 from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.repair import Repair
@@ -143,7 +145,11 @@ async def test_after_an_interrupted_drop_the_repair_comes_first(
     monkeypatch.setattr(Repair, "_append", appending)
     current = await stores.logs.current()
     assert current is not None
-    await Leader(stores, settings, ImageReader(stores.snapshots.live), current, stopping).run()
+    leader = Leader(
+        stores, settings, ImageReader(stores.snapshots.live), current, stopping,
+        evidence=Evidence(stores), faults=Faults(),
+    )  # fmt: skip
+    await leader.run()
     monkeypatch.undo()
     tail = await stores.events.tail(log)
     assert tail is not None

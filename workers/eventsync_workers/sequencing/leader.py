@@ -42,9 +42,9 @@ class Leader:
         log: Log,
         stopping: Callable[[], bool],
         *,
-        evidence: Evidence | None = None,
+        evidence: Evidence,
+        faults: Faults,
         appended: Appended | None = None,
-        faults: Faults | None = None,
     ) -> None:
         """`appended` is an event that an earlier term of this process knew to be in this log."""
         self._stores = stores
@@ -52,10 +52,10 @@ class Leader:
         self._images = images
         self._log = log
         self._stopping = stopping
-        self._evidence = evidence or Evidence(stores)
+        self._evidence = evidence
         self._appended = appended
         self._audit = Audit(stores, log, self._known)
-        self._collections = ActiveCollections(stores, log, faults or Faults(), images=settings.images)
+        self._collections = ActiveCollections(stores, log, faults, images=settings.images)
         self._checkpoints = CheckpointRecorder(stores.logs, log.id, settings.checkpoint_interval)
         self._reader = StreamReader(stores, settings, log, self._collections, self._checkpoints, self._is_over)
         self._writer: LogWriter | None = None

@@ -46,7 +46,7 @@ class Sequencer:
             log = await self._open_log()
             leader = Leader(
                 self._stores, self._settings, self._images, log, stopping,
-                evidence=self._evidence, appended=self._appended_to(log), faults=self._faults,
+                evidence=self._evidence, faults=self._faults, appended=self._appended_to(log),
             )  # fmt: skip
             try:
                 await self._run(leader, log)
