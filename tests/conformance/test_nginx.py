@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -207,10 +209,15 @@ async def caught_up(client: httpx.AsyncClient, start: str, end: str) -> list[byt
     return pages
 
 
-async def test_nginx_requests_each_page_once_for_many_clients(proxy: Nginx, served: Served, key: str) -> None:
+async def test_nginx_requests_each_page_once_for_many_clients(served: Served, key: str, tmp_path: Path) -> None:
     """ "A full page of the past never changes: immutable, cacheable by any CDN"."""
     start, end = await history(served, key, 3000)
+    # On a busy machine the server may take longer for a page than the documented 1 s that others wait for it.
+    waited = f"proxy_cache_lock_timeout {math.ceil(patience(2))}s;"
+    block, changed = re.subn(r"proxy_cache_lock_timeout \w+;", waited, documented())
+    assert changed
     async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(running_nginx(tmp_path, served.url, block))
         clients = [
             await stack.enter_async_context(httpx.AsyncClient(base_url=proxy.url, timeout=patience(20)))
             for _ in range(20)

@@ -140,7 +140,9 @@ async def listed(api: httpx.AsyncClient, limit: int = 100) -> list[str]:
     found: list[str] = []
     query: dict[str, Any] = {"limit": limit}
     while True:
-        page = (await api.get(str(api.base_url).rstrip("/"), params=query)).json()
+        answer = await api.get(str(api.base_url).rstrip("/"), params=query)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
         found += [row["id"] for row in page["documents"]]
         if "next" not in page:
             return found

@@ -28,7 +28,7 @@ from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
 from support.limits import time_limits
 from support.systems import Processes, tracked
-from support.waiting import patience
+from support.waiting import eventually, patience
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "mongodb-roles.md"
 PATCH = {"Content-Type": "application/json-patch+json"}
@@ -205,6 +205,9 @@ async def running(admin: Admin, port: int, tmp_path: Path, given: str) -> AsyncI
         worker.start("worker")
         server.start("serve")
         await tracked(server.url, ["orders"])
+        # The base: before it, no state of `orders` is known.
+        snapshots = admin["shop_eventsync"]["snapshots"]
+        await eventually(lambda: snapshots.find_one({"c": "orders", "complete": True}) is not None, 20)
         assert "lacks" not in worker.log("worker") + server.log("serve")
         yield server
         assert PASSWORD not in worker.log("worker") + server.log("serve")

@@ -50,7 +50,7 @@ async def test_process_with_another_archive_does_not_start(
         assert elsewhere.startswith("eventsync: archive_url names another archive than the log's: it has not the log's")
         assert str(tmp_path / "elsewhere") in elsewhere
         assert "archive_url can't be used" in refusal(archived, tmp_path, command, str(tmp_path / "file"))
-        assert "whole path" in refusal(archived, tmp_path, command, "elsewhere")
+        assert "absolute path" in refusal(archived, tmp_path, command, "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
 

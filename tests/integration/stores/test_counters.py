@@ -10,6 +10,7 @@ from bson import encode
 from bson.int64 import Int64
 
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import DamagedEvents
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import app_name
 from eventsync.settings import Settings
@@ -45,6 +46,16 @@ def counted(rows: list[dict[str, Any]], after: int, collection: str | None = Non
 
 async def raw(stores: Stores) -> list[dict[str, Any]]:
     return await stores.log["tallies"].find({}, sort=[("_id", 1)]).to_list()
+
+
+async def test_an_event_of_no_collection_is_damage_and_counts_nothing(stores: Stores) -> None:
+    rows, counters = history(9), Counters(stores.log)
+    del rows[7]["c"]
+    await stores.log["events"].insert_many(rows)
+    with pytest.raises(DamagedEvents, match=f"event {LOG}:8 can't be read: it names no collection") as raised:
+        await counters.add(LOG, Seq(9))
+    assert raised.value.last == 8
+    assert await counters.counted_up_to(LOG) == 7, "the part before it"
 
 
 async def test_tallied_as_it_grows_it_is_what_one_counts_by_hand(stores: Stores) -> None:

@@ -106,7 +106,7 @@ class GapCheck:
         with translated("the events can't be read"):
             row = await self._events.find_one(query, {"_id": 1}, sort=[("_id.n", -1)])
         if row is not None:
-            raise DamagedEvents(f"event {log}:{row['_id']['n']} can't be read: it names no collection", row["_id"]["n"])
+            raise without_collection(log, row["_id"]["n"])
 
     async def exists(self, log: LogId, seq: Seq) -> bool:
         """Return True if an event is in MongoDB.
@@ -146,3 +146,8 @@ class GapCheck:
             async with cursor:
                 async for row in cursor:
                     yield int(row["_id"]["n"])
+
+
+def without_collection(log: LogId, seq: Seq) -> DamagedEvents:
+    """Return the error for an event of no collection: no reader of a shape finds it."""
+    return DamagedEvents(f"event {log}:{seq} can't be read: it names no collection", seq)

@@ -22,6 +22,7 @@ from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.event_parts import PART_BYTES
+from eventsync.stores.log.gap_check import without_collection
 from eventsync.stores.log.tiers import TierStore
 
 BLOCK: Final = 10_000
@@ -69,12 +70,15 @@ class Counters:
         events.
 
         Concurrent callers are safe: each event is counted once. Event `up_to` and all uncounted events before it must
-        be in MongoDB. Raises `Damaged` if uncounted events have left it, because the counters were dropped or emptied.
+        be in MongoDB. Raises `Damaged` if uncounted events have left it, because the counters were dropped or emptied,
+        and for an event of no collection.
         """
         changed: set[str] = set()
         while (after := await self.counted_up_to(log)) < up_to:
             part = Seq(min(up_to, after + _AT_ONCE))
             sums = await self._sums(log, after, part)
+            if damaged := [row["last"] for row in sums if "c" not in row["_id"]]:
+                raise without_collection(log, Seq(max(damaged)))
             if sum(row["events"] for row in sums) < part - after:
                 await self._check_archived(log, after)
             await self._move(log, after, part, sums)
