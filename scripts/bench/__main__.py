@@ -34,8 +34,9 @@ from scripts.bench import (
     sequencing,
     sessions,
     storm,
+    writes,
 )
-from scripts.bench.goals import index
+from scripts.bench.goals import index, judged
 from scripts.bench.plots import draw
 from scripts.bench.report import Report, plots_of, retabled
 
@@ -57,6 +58,7 @@ BENCHMARKS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Nam
     "sequencing": sequencing.declare,
     "sessions": sessions.declare,
     "storm": storm.declare,
+    "writes": writes.declare,
 }
 """Name → what adds the benchmark's options to a parser and returns what runs it."""
 
@@ -76,6 +78,7 @@ _QUICK: Final = {
     "sequencing": "--changes 2000 --rounds 1 --seconds 1",
     "sessions": "--only idle --idle 100",
     "storm": "--clients 100 --rounds 1 --rates 20",
+    "writes": "--short",
 }
 """Options with which each is over soon: enough to see that it runs."""
 
@@ -105,7 +108,7 @@ def _one(options: argparse.Namespace) -> int:
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     uvloop.install()
     report: Report = options.measure(options)
-    sys.stdout.write(report.markdown())
+    sys.stdout.write(report.markdown() + "\n" + judged(options.name, json.loads(report.json())))
     if options.write:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.name}.md").write_text(report.markdown())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from pymongo import WriteConcern
@@ -14,6 +15,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
+from scripts.bench.crowd.wire import Response
 
 Make = Callable[[int, float], dict[str, Any]]
 """The document of a number that was meant to be made at a time."""
@@ -23,6 +25,7 @@ Write = Callable[[int, float], Awaitable[None]]
 
 SIZE = 300
 _CONNECTIONS = 16
+_NO_CONTENT = 204
 
 
 def document(number: int, at: float) -> dict[str, Any]:
@@ -48,6 +51,22 @@ async def open_loop(write: Write, first: int, count: int, rate: float) -> list[f
     return lags
 
 
+async def closed_loop(write: Write, first: int, together: int, seconds: float) -> list[float]:
+    """Writes for `seconds` by `together` writers, each its next one once its last is acknowledged; ms each took."""
+    took: list[float] = []
+    numbers, over = itertools.count(first), time.monotonic() + seconds
+
+    async def one() -> None:
+        while (began := time.monotonic()) < over:
+            await write(next(numbers), began)
+            took.append((time.monotonic() - began) * 1000)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(together):
+            group.create_task(one(), name="write")
+    return took
+
+
 def straight(collection: AsyncCollection[Any], make: Make = document) -> Write:
     """Into MongoDB, past eventsync; majority, journaled."""
     docs = collection.with_options(write_concern=WriteConcern("majority", j=True))
@@ -63,38 +82,68 @@ def over_http(port: int) -> AbstractAsyncContextManager[Write]:
     return posting(port, f"/v1/collections/{SHAPE}/documents", {"Prefer": "return=minimal"})
 
 
+def posting(
+    port: int, path: str, headers: Mapping[str, str], make: Make = document
+) -> AbstractAsyncContextManager[Write]:
+    """`POST` a document to `path`."""
+    return requesting(port, "POST", lambda _: path, {"Content-Type": "application/json", **headers}, make)
+
+
 @asynccontextmanager
-async def posting(port: int, path: str, headers: Mapping[str, str], make: Make = document) -> AsyncIterator[Write]:
-    """`POST`, over connections that are kept open; by hand, because a client library would be what is measured."""
+async def requesting(
+    port: int,
+    method: str,
+    path: Callable[[int], str],
+    headers: Mapping[str, str],
+    make: Make,
+    connections: int = _CONNECTIONS,
+) -> AsyncIterator[Write]:
+    """Requests over connections that are kept open, made by hand: a client library would be what is measured.
+
+    `path`: of the request about a number.
+    """
     free: asyncio.Queue[_Connection] = asyncio.Queue()
-    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Type: application/json"]
-    head = "".join(
-        line + "\r\n" for line in [*lines, *(f"{name}: {value}" for name, value in headers.items())]
-    ).encode()
+    lines = [f"Host: 127.0.0.1:{port}", *(f"{name}: {value}" for name, value in headers.items()), "Content-Length: "]
+    head = " HTTP/1.1\r\n" + "\r\n".join(lines)
     async with AsyncExitStack() as stack:
-        for _ in range(_CONNECTIONS):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.close)
-            free.put_nowait(_Connection(reader, writer, head))
+        for _ in range(connections):
+            _, connection = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", port)
+            stack.callback(connection.close)
+            free.put_nowait(connection)
 
         async def write(number: int, at: float) -> None:
-            connection = await free.get()
-            await connection.post(orjson.dumps(make(number, at)))
+            connection, body = await free.get(), orjson.dumps(make(number, at))
+            await connection.request(f"{method} {path(number)}{head}{len(body)}\r\n\r\n".encode() + body)
             free.put_nowait(connection)
 
         yield write
 
 
-class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._head = head
+class _Connection(asyncio.Protocol):
+    """One request at a time."""
 
-    async def post(self, body: bytes) -> None:
-        """Raises `WrongError` where nothing was made."""
-        self._writer.write(self._head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        rest = await self._reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r")[0]))
-        if not head.startswith(b"http/1.1 201 "):
-            raise WrongError(f"a write was answered {head[:40]!r} {rest[:200]!r}")
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    async def request(self, data: bytes) -> None:
+        """Raises `WrongError` where the answer is no success."""
+        self._response = Response()
+        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport.write(data)
+        await self._answered
+
+    def data_received(self, data: bytes) -> None:
+        body, response = self._response.feed(data), self._response
+        if not response.status or not (response.complete or response.status == _NO_CONTENT):
+            return
+        if 200 <= response.status < 300:
+            self._answered.set_result(None)
+        else:
+            self._answered.set_exception(WrongError(f"a write was answered {response.status} {body[:200]!r}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._answered.done():
+            self._answered.set_exception(WrongError(f"a connection ended while a write was under way: {exc!r}"))
+
+    def close(self) -> None:
+        self._transport.abort()

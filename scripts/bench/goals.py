@@ -48,6 +48,11 @@ _MONGODB: Final = ("end_to_end", "Ratios", "MongoDB → websocket")
 _BACKLOG: Final = ("sequencing", "From a backlog", "")
 _STORED: Final = ("bootstrap", "Ratios", "stored")
 _STORM: Final = ("storm", "Everybody comes back", "websocket")
+_MOST: Final = ("writes", "Most writes")
+_OPEN: Final = ("writes", "Open loop", "eventsync, 500/s")
+_RATIO: Final = ("writes", "Ratios")
+_MANY: Final = ("writes", "Most writes", "eventsync, 32 at a time, 200")
+_FOREIGN: Final = ("writes", "Foreign writes", "eventsync")
 
 GOALS: Final = (
     Goal("server CPU a delivery, of a bare `transport.write`", *_FAN_OUT, "of bare write", 1.3),
@@ -70,7 +75,30 @@ GOALS: Final = (
     Goal("an idle WebSocket, KiB", "sessions", "Idle connections", "websocket, 1,000", "KiB each", 25.0),
     Goal("storm of 1,000, s until all are exact", *_STORM, "exact s", 2.0),
     Goal("… the others' p99, of steady", *_STORM, "p99 of steady", 5.0),
+    Goal("writes/s, 32 at a time, 50 clients", *_MOST, "eventsync, 32 at a time, 50", "writes/s", 1500, at_least=True),
+    Goal("… of plain Starlette's", *_RATIO, "32 at a time, 50", "writes/s of plain", 1.5, at_least=True),
+    Goal("CPU of such a write, ms: server", *_MOST, "eventsync, 32 at a time, 50", "server ms", 0.45),
+    Goal("… worker", *_MOST, "eventsync, 32 at a time, 50", "worker ms", 0.12),
+    Goal("… mongod", *_MOST, "eventsync, 32 at a time, 50", "mongod ms", 0.6),
+    Goal("500 writes/s: received p50, ms", *_OPEN, "received p50", 10),
+    Goal("… p99", *_OPEN, "received p99", 40),
+    Goal("… p99, of plain Starlette's", *_RATIO, "500/s", "received p99 of plain", 1.0),
+    Goal("one writer: acknowledged, of plain Starlette's", *_RATIO, "1 at a time", "ack p50 of plain", 1.15),
+    Goal("… received, of its own acknowledgement", *_RATIO, "1 at a time", "received of own ack", 1.6),
+    Goal("100 writes/s: acknowledged, of plain Starlette's", *_RATIO, "100/s", "ack p50 of plain", 1.15),
+    Goal("… received, of its own acknowledgement", *_RATIO, "100/s", "received of own ack", 1.6),
+    Goal("deliveries a core-second, 200 clients", *_MANY, "deliveries a core-second", 200_000, at_least=True),
+    Goal("another program's `w: 1` write until received, ms", *_FOREIGN, "received p50", 15),
 )
+
+
+_HEAD: Final = "| | goal | found | |\n|---|---|---|---|\n"
+
+
+def judged(benchmark: str, result: Mapping[str, Any]) -> str:
+    """Return the table of a benchmark's goals, compared with its result; nothing if it has none."""
+    goals = [goal for goal in GOALS if goal.benchmark == benchmark]
+    return "".join(["## Goals\n\n", _HEAD, *(goal.judged({benchmark: result}) for goal in goals)]) if goals else ""
 
 
 def index(directory: Path, about: Mapping[str, str]) -> str:
@@ -81,7 +109,7 @@ def index(directory: Path, about: Mapping[str, str]) -> str:
     )
     text += "shared cores: ratios within one run hold, absolute figures only roughly.\n\n"
     text += "## Goals\n\nThe least and the most of the rows that a goal is about, each a median of its rounds.\n\n"
-    text += "| | goal | found | |\n|---|---|---|---|\n" + "".join(goal.judged(files) for goal in GOALS)
+    text += _HEAD + "".join(goal.judged(files) for goal in GOALS)
     text += "\n## Results\n\n| | made | |\n|---|---|---|\n"
     for name, found in files.items():
         text += f"| [{name}]({name}.md) | {found['at'][:10]} | {about.get(name, '')} |\n"

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import orjson
@@ -88,7 +88,7 @@ Seen = dict[str, dict[float, float]]
 
 
 async def _measured(deployment: Deployment, options: argparse.Namespace) -> tuple[Seen, int]:
-    sizes = _SIZES | {"archive_url": str(deployment.directory / "archive")}
+    sizes: dict[str, Any] = _SIZES | {"archive_url": str(deployment.directory / "archive")}
     async with (
         crowd() as clients,
         staged(deployment, clients, "hour", options.documents, **sizes) as stage,

@@ -105,7 +105,7 @@ class Stage:
             if self.history.documents:
                 await docs.bulk_write([UpdateOne({"_id": self.history.document(seq)}, _change(seq)) for seq in seqs])
             else:
-                await docs.insert_many([_document(seq, at or time.monotonic(), size) for seq in seqs])
+                await docs.insert_many([document_of(seq, at or time.monotonic(), size) for seq in seqs])
 
     @asynccontextmanager
     async def writing(self, first: int, rate: float) -> AsyncIterator[list[int]]:
@@ -129,9 +129,10 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    deployment: Deployment, crowd: CrowdProcess, name: str, documents: int, **changed: Any
+    deployment: Deployment, crowd: CrowdProcess, name: str, documents: int, size: int = 300, **changed: Any
 ) -> AsyncIterator[Stage]:
-    """A database of its own, with so many documents before its first event, and a worker, while the block runs."""
+    """A database of its own, with so many documents of `size` bytes before its first event, and a worker, while the
+    block runs."""
     settings = Settings(
         mongodb_uri=deployment.uri,
         database=f"bench_{name}",
@@ -145,7 +146,7 @@ async def staged(
     async with connect(settings, "bench") as client:
         stores = Stores.of(client, settings)
         for first in range(0, documents, _BULK):
-            rows = [_document(n, 0.0, 300, n=0) for n in range(first, min(documents, first + _BULK))]
+            rows = [document_of(n, 0.0, size, n=0) for n in range(first, min(documents, first + _BULK))]
             await stores.data[SHAPE].insert_many(rows)
         with running("worker", settings, deployment.directory) as worker:
             log = await until("tracking", lambda: _tracked(stores))
@@ -181,7 +182,8 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def _document(number: int, at: float, size: int, *, n: int | None = None) -> dict[str, Any]:
+def document_of(number: int, at: float, size: int, *, n: int | None = None) -> dict[str, Any]:
+    """A document of about `size` bytes."""
     return {"_id": number, "n": number if n is None else n, "at": at, "text": "x" * max(0, size - 60)}
 
 

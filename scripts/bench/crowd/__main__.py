@@ -50,7 +50,7 @@ class Crowd:
     async def begin(self, port: int, log: str, documents: int, *, overtaking: bool = False) -> Answer:
         """Forget everybody, and be for the server at `port`, whose log is `log`, a `History(documents)`.
 
-        `overtaking`: several write at a time, so documents are made in another order than they are numbered.
+        `overtaking`: several write at a time, so the events come in another order than they are numbered.
         """
         if self._scene is not None:
             self._scene.comes_back = False
@@ -59,7 +59,7 @@ class Crowd:
             for task in list(self._scene.tasks):
                 task.cancel()
         self._clients, self._silent = [], []
-        self._scene = Scene(port, log, Reader(Overtaking() if overtaking else History(documents)))
+        self._scene = Scene(port, log, Reader((Overtaking if overtaking else History)(documents)))
         self._scene.gate.set()
         return {}
 

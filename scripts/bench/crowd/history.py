@@ -41,13 +41,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Overtaking(History):
-    """Each event creates the document of a number, whose id it is, in whatever order; each number comes once."""
+    """The same events in whatever order: each number comes once."""
 
     documents: int = 0
     _numbers: dict[int, int] = field(default_factory=dict)
     _seqs: dict[int, int] = field(default_factory=dict)
 
     def is_event(self, seq: int, number: int, document: int) -> bool:
-        """Return True if event `seq` may create this document with this number. It is the same for all clients."""
+        """Return True if event `seq` may give this document this number. It is the same for all clients."""
         one = self._numbers.setdefault(seq, number) == number and self._seqs.setdefault(number, seq) == seq
-        return one and document == number
+        return one and document == self.document(number)

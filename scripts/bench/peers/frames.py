@@ -17,6 +17,9 @@ _ROOM: Final = 60
 """Bytes of a document besides its text, about: what `Stage.write` takes them for."""
 
 
+_TAIL: Final = {"at": "2026-11-23T05:22:46.405Z", "external": True}
+
+
 def live(seq: int) -> bytes:
     """Said once a client has said hello."""
     return orjson.dumps({"type": "live", "shape": SHAPE, "position": f"{LOG}:{seq}"})
@@ -33,6 +36,14 @@ def created(seq: int, document: dict[str, Any]) -> bytes:
     return orjson.dumps({"type": "events", "shape": SHAPE, **span, "events": [_created(seq, document)]})
 
 
+def changed(seq: int, number: int, fields: dict[str, Any]) -> bytes:
+    """The message of one event, which sets these fields of document `number`."""
+    span = {"from": f"{LOG}:{seq - 1}", "to": f"{LOG}:{seq}"}
+    patch = [{"op": "replace", "path": f"/{name}", "value": value} for name, value in fields.items()]
+    event = _head(seq, number) | {"op": "update", "base": 1, "version": 2, "patch": patch} | _TAIL
+    return orjson.dumps({"type": "events", "shape": SHAPE, **span, "events": [event]})
+
+
 def body(seq: int, document: dict[str, Any]) -> bytes:
     """That event alone."""
     return orjson.dumps(_created(seq, document))
@@ -45,17 +56,11 @@ def joined(start: int, end: int, bodies: Sequence[str]) -> str:
 
 
 def _created(seq: int, document: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "seq": seq,
-        "collection": SHAPE,
-        "id": f"int:{document['_id']}",
-        "op": "create",
-        "base": 0,
-        "version": 1,
-        "doc": document,
-        "at": "2026-11-23T05:22:46.405Z",
-        "external": True,
-    }
+    return _head(seq, document["_id"]) | {"op": "create", "base": 0, "version": 1, "doc": document} | _TAIL
+
+
+def _head(seq: int, number: int) -> dict[str, Any]:
+    return {"seq": seq, "collection": SHAPE, "id": f"int:{number}"}
 
 
 def text_frame(payload: bytes) -> bytes:

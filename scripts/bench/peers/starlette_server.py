@@ -1,4 +1,4 @@
-"""A Starlette application of one WebSocket endpoint on uvicorn, set up as well as it can be.
+"""A Starlette application of a WebSocket endpoint and other routes on uvicorn, set up as well as it can be.
 
 uvicorn has its fastest WebSocket protocol, its C parser and uvloop; there is no compression, and no access log.
 """
@@ -12,17 +12,17 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 _LOOK = 0.01
 
 
 @asynccontextmanager
-async def serving(endpoint: Callable[[WebSocket], Awaitable[None]], port: int) -> AsyncIterator[None]:
+async def serving(endpoint: Callable[[WebSocket], Awaitable[None]], port: int, *routes: Route) -> AsyncIterator[None]:
     """It listens while the block runs."""
     config = uvicorn.Config(
-        Starlette(routes=[WebSocketRoute("/v1/sync", endpoint)]),
+        Starlette(routes=[WebSocketRoute("/v1/sync", endpoint), *routes]),
         port=port,
         ws="websockets-sansio",
         ws_per_message_deflate=False,

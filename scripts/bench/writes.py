@@ -1,0 +1,287 @@
+"""Writes: how many a second, what each costs, and how late it is acknowledged and received.
+
+Merge patches of documents of 1 KiB by HTTP, with a worker and with clients on WebSockets. Beside, in the same run: a
+plain Starlette server that does one `update_one` and sends a change stream to its clients. A client that misses an
+event, or has one twice, fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+
+from scripts.bench.crowd.client import SHAPE
+from scripts.bench.crowd.process import CrowdProcess, crowd
+from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
+from scripts.bench.end_to_end_writers import Write, closed_loop, open_loop, requesting
+from scripts.bench.exact import run_exact
+from scripts.bench.peers import frames
+from scripts.bench.peers.process import peer
+from scripts.bench.percentiles import percentiles
+from scripts.bench.report import Report, Table
+from scripts.bench.sessions_stage import document_of, raise_open_files, say, staged
+
+Load = Callable[[Write, int, float], Awaitable[list[float]]]
+"""Makes writes from a number on, for some seconds; the ms until each was acknowledged."""
+
+OURS, PLAIN = "eventsync", "plain Starlette"
+_DOCUMENTS, _SIZE = 2000, 1024
+_CLIENTS, _MANY = 50, 200
+_FOREIGN_RATE: Final = 20.0
+_WARM: Final = 0.4
+"""How long a load runs before it is measured, over how long it is measured."""
+
+_PATIENCE: Final = 60.0
+_JOURNAL_MS: Final = 100
+"""mongod's default, which `eventsync dev` changes."""
+
+_HEADERS: Final = {"Content-Type": "application/merge-patch+json", "Prefer": "return=minimal"}
+
+_MOST = """\
+So many writers, each of which makes its next write once its last is acknowledged. *ack*: ms until a write was
+acknowledged; *received*: until each client had it. *server ms*, *worker ms*, *mongod ms*: CPU of the process by write.
+*deliveries a core-second*: events that clients received, by CPU second of the server, its writes included."""
+
+_OPEN = """\
+Writes at their intended times, whatever became of those before. *ack*: ms from a write's intended time until it was
+acknowledged; *received*: until each client had it."""
+
+_FOREIGN = f"""\
+`update_one` by another program, acknowledged by the primary alone (`w: 1`), {_FOREIGN_RATE:g} a second; nothing else
+writes. mongod syncs its journal every {_JOURNAL_MS} ms, its default, and shows a change to change streams after that.
+*received*: ms from a write's intended time until each client had it."""
+
+_RATIOS = """\
+*of plain*: the same figure of the plain server in the same round; *of own ack*: received over acknowledged, medians."""
+
+
+def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
+    """Writes: a second, CPU each, until acknowledged and received, beside a plain Starlette server."""
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long a load is measured (5)")
+    parser.add_argument("--together", default="32,64,128", help="writers at a time (32,64,128)")
+    parser.add_argument("--only", default=f"{OURS},{PLAIN}", help="one of the systems, instead of both")
+    parser.add_argument("--short", action="store_true", help="one round of 1 s, 32 at a time: over in a minute")
+    return run
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Exits with 1 where a client was not exact."""
+    if options.short:
+        options.rounds, options.seconds, options.together = 1, 1.0, "32"
+    raise_open_files()
+    with _in_memory() as place, fresh_mongod() as deployment:
+        tables = run_exact(_measured(deployment, options))
+    return Report(
+        "Writes",
+        "scripts/bench/run writes",
+        {
+            "processes": "mongod (6.0.5, one node), a worker, a server, the clients in one process and the writer in "
+            "another share the CPUs; all over loopback",
+            "data": f"in {place}; mongod has its default `--journalCommitInterval`",
+            "writes": f"HTTP PATCH, a merge patch of two fields of one of {_DOCUMENTS:,} documents of {_SIZE:,} bytes, "
+            "`Prefer: return=minimal`; write concern majority, journaled",
+            "rounds": f"{options.rounds}, alternating; each load {options.seconds:g} s; a fresh worker and server each",
+            "plain Starlette": "uvicorn, uvloop, PyMongo's async client; `update_one` with `$set`, nothing checked; "
+            "one change stream, a task and a queue for each client (`scripts/bench/peers/patching.py`)",
+        },
+        tables,
+    )
+
+
+@contextmanager
+def _in_memory() -> Iterator[str]:
+    """Keep mongod's data in memory where that is possible: how fast a disk syncs is not what is measured."""
+    before, memory = tempfile.tempdir, Path("/dev/shm")  # noqa: S108 - as a place, not for a name
+    tempfile.tempdir = str(memory) if memory.is_dir() else before
+    try:
+        yield "memory (tmpfs)" if memory.is_dir() else "the directory for temporary files"
+    finally:
+        tempfile.tempdir = before
+
+
+async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    bench = _Bench(options.seconds, [int(text) for text in options.together.split(",")])
+    names = [name for name in (OURS, PLAIN) if name in options.only.split(",")]
+    async with crowd() as clients, AsyncMongoClient[Any](deployment.uri) as client:
+        await client.admin.command({"setParameter": 1, "journalCommitInterval": _JOURNAL_MS})
+        for number in range(options.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                serving = _ours if name == OURS else _plain
+                async with serving(deployment, clients, client, f"writes_{number}") as server:
+                    await bench.round(server)
+                await client.drop_database(server.docs.database.name)
+    return bench.tables()
+
+
+@dataclass
+class _Server:
+    """A server that takes writes. `head`: how many events it has sent, or will send, its clients."""
+
+    name: str
+    pids: Mapping[str, int]
+    port: int
+    log: str
+    docs: AsyncCollection[Any]
+    crowd: CrowdProcess
+    write: Write
+    clients: int = 0
+    head: int = 0
+
+    async def open(self, clients: int) -> None:
+        """Have so many clients, all at the head."""
+        await self.crowd.ask("begin", port=self.port, log=self.log, documents=_DOCUMENTS, overtaking=True)
+        await self.crowd.ask("open", transport="websocket", count=clients, seq=self.head, timed=True)
+        self.clients = clients
+
+    async def measure(self, load: Load, write: Write, seconds: float) -> dict[str, float]:
+        """Figures of a load. Raises `WrongError` where a client has not received each write once."""
+        await self._made(load, write, _WARM * seconds)
+        used = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
+        acks, late, took = await self._made(load, write, seconds)
+        used = {name: cpu_seconds(pid) - used[name] for name, pid in self.pids.items()}
+        return {
+            "writes/s": len(acks) / took,
+            **{f"ack {name}": value for name, value in percentiles(acks).items() if name != "p95"},
+            **{f"received {name}": late[name] for name in ("p50", "p99")},
+            **{f"{name} ms": 1000 * cpu / len(acks) for name, cpu in used.items()},
+            "deliveries a core-second": self.clients * len(acks) / used["server"],
+        }
+
+    async def _made(self, load: Load, write: Write, seconds: float) -> tuple[list[float], dict[str, float], float]:
+        """Have the writes made: the ms until each was acknowledged, how late clients were, and the seconds it took."""
+        began = time.monotonic()
+        acks = await load(write, self.head + 1, seconds)
+        took = time.monotonic() - began
+        self.head += len(acks)
+        await self.crowd.ask("exact", seq=self.head, seconds=_PATIENCE)
+        return acks, await self.crowd.ask("delays"), took
+
+
+Rows = defaultdict[str, defaultdict[str, list[float]]]
+Figures = dict[str, dict[str, float]]
+
+
+class _Bench:
+    """The figures of all rounds, and those of each system's last one."""
+
+    def __init__(self, seconds: float, together: list[int]) -> None:
+        self._seconds = seconds
+        self._together = together
+        self._rows: dict[str, Rows] = {title: Rows(lambda: defaultdict(list)) for title in _TABLES}
+        self._last: dict[str, Figures] = {}
+
+    async def round(self, server: _Server) -> None:
+        """Every load, of a server that is new. Ratios are made once both systems had their turn."""
+        self._last[server.name] = last = {}
+        for clients, together in self._closed():
+            await self._opened(server, clients)
+            row = f"{together} at a time, {clients} {'clients' if clients > 1 else 'client'}"
+            last[row] = await self._note("Most writes", row, server, _closed(together), server.write)
+        await self._opened(server, _CLIENTS)
+        for rate in (100.0, 500.0):
+            row = f"{rate:g}/s, {_CLIENTS} clients"
+            last[row] = await self._note("Open loop", row, server, _open(rate), server.write)
+        if server.name == OURS:
+            row = f"w: 1, {_CLIENTS} clients"
+            await self._note("Foreign writes", row, server, _open(_FOREIGN_RATE), _straight(server.docs))
+        if self._last.keys() >= {OURS, PLAIN}:
+            self._compare(self._last.pop(OURS), self._last.pop(PLAIN))
+
+    def _closed(self) -> list[tuple[int, int]]:
+        """Clients and writers at a time."""
+        return [(1, 32), (_CLIENTS, 1), *((_CLIENTS, together) for together in self._together), (_MANY, 32)]
+
+    async def _opened(self, server: _Server, clients: int) -> None:
+        if server.clients != clients:
+            await server.open(clients)
+
+    async def _note(self, title: str, row: str, server: _Server, load: Load, write: Write) -> dict[str, float]:
+        figures = await server.measure(load, write, self._seconds)
+        say(f"{server.name}, {row}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+        for name, value in figures.items():
+            self._rows[title][f"{server.name}, {row}"][name].append(value)
+        return figures
+
+    def _compare(self, ours: Figures, plain: Figures) -> None:
+        for row, figures in ours.items():
+            found = self._rows["Ratios"][row]
+            for name, value in figures.items():
+                if name in plain[row] and name != "deliveries a core-second":
+                    found[f"{name} of plain"].append(value / plain[row][name])
+            found["received of own ack"].append(figures["received p50"] / figures["ack p50"])
+
+    def tables(self) -> list[Table]:
+        return [Table(title, about, self._rows[title]) for title, about in _TABLES.items() if self._rows[title]]
+
+
+_TABLES: Final = {"Ratios": _RATIOS, "Most writes": _MOST, "Open loop": _OPEN, "Foreign writes": _FOREIGN}
+
+
+def _closed(together: int) -> Load:
+    return lambda write, first, seconds: closed_loop(write, first, together, seconds)
+
+
+def _open(rate: float) -> Load:
+    return lambda write, first, seconds: open_loop(write, first, max(1, round(seconds * rate)), rate)
+
+
+def _straight(docs: AsyncCollection[Any]) -> Write:
+    weak = docs.with_options(write_concern=WriteConcern(1))
+
+    async def write(number: int, at: float) -> None:
+        await weak.update_one({"_id": _target(number)}, {"$set": _change(number, at)})
+
+    return write
+
+
+def _target(number: int) -> int:
+    return (number - 1) % _DOCUMENTS
+
+
+def _change(number: int, at: float) -> dict[str, Any]:
+    return {"n": number, "at": at}
+
+
+def _patching(port: int) -> AbstractAsyncContextManager[Write]:
+    path = f"/v1/collections/{SHAPE}/documents/int:"
+    return requesting(port, "PATCH", lambda number: f"{path}{_target(number)}", _HEADERS, _change, connections=128)
+
+
+@asynccontextmanager
+async def _ours(
+    deployment: Deployment, clients: CrowdProcess, client: AsyncMongoClient[Any], name: str
+) -> AsyncIterator[_Server]:
+    async with (
+        staged(deployment, clients, name, _DOCUMENTS, _SIZE) as stage,
+        stage.serving() as pid,
+    ):
+        await stage.ready()
+        docs = client[stage.settings.database][SHAPE]
+        pids = {"server": pid, "worker": stage.worker, "mongod": deployment.pid}
+        async with _patching(stage.settings.port) as write:
+            yield _Server(OURS, pids, stage.settings.port, stage.log.name, docs, clients, write)
+
+
+@asynccontextmanager
+async def _plain(
+    deployment: Deployment, clients: CrowdProcess, client: AsyncMongoClient[Any], name: str
+) -> AsyncIterator[_Server]:
+    database = f"{name}_plain"
+    docs = client[database][SHAPE]
+    await docs.insert_many([document_of(number, 0.0, _SIZE, n=0) for number in range(_DOCUMENTS)])
+    async with peer("patching", deployment.uri, database) as (process, port):
+        await process.ask("listen")
+        pids = {"server": process.pid, "mongod": deployment.pid}
+        async with _patching(port) as write:
+            yield _Server(PLAIN, pids, port, frames.LOG, docs, clients, write)
