@@ -12,7 +12,7 @@ from eventsync.mongodb.client import app_name
 from support.chaos.cluster import Member
 from support.chaos.rig import Rig
 
-_WORKER = "eventsync-(worker|lease)"
+_WORKER, _SERVER = "eventsync-(worker|lease)", "eventsync-(serve|feed)"
 
 
 async def kill_primary(rig: Rig) -> None:
@@ -72,8 +72,23 @@ async def lose_history(rig: Rig) -> None:
 
 async def doubt_writes(rig: Rig) -> None:
     """The worker's next writes are made, and answered by an error of the write concern."""
-    error = {"code": rig.choose.choice((64, 91, 11602)), "errmsg": "chaos"}
-    await _worker_fails(rig, ["insert", "update"], rig.choose.randrange(1, 4), writeConcernError=error)
+    await _worker_fails(rig, ["insert", "update"], rig.choose.randrange(1, 4), writeConcernError=_doubt(rig))
+
+
+async def doubt_server_writes(rig: Rig) -> None:
+    """The servers' next writes are made, and answered by an error of the write concern."""
+    commands = ["findAndModify", "insert", "update", "bulkWrite", "commitTransaction"]
+    await _fails(rig, "serve", commands, rig.choose.randrange(1, 8), writeConcernError=_doubt(rig))
+
+
+async def close_server_connections(rig: Rig) -> None:
+    """The servers' next reads and writes lose their connections before they are carried out."""
+    commands = ["find", "findAndModify", "insert", "update", "bulkWrite", "commitTransaction"]
+    await _fails(rig, "serve", commands, rig.choose.randrange(1, 8), closeConnection=True)
+
+
+def _doubt(rig: Rig) -> dict[str, object]:
+    return {"code": rig.choose.choice((64, 91, 11602)), "errmsg": "chaos"}
 
 
 async def block_appends(rig: Rig) -> None:
@@ -83,7 +98,11 @@ async def block_appends(rig: Rig) -> None:
 
 
 async def _worker_fails(rig: Rig, commands: list[str], times: int, **how: object) -> None:
-    primary, app = await rig.cluster.primary(), app_name(rig.settings, "worker")
+    await _fails(rig, "worker", commands, times, **how)
+
+
+async def _fails(rig: Rig, role: str, commands: list[str], times: int, **how: object) -> None:
+    primary, app = await rig.cluster.primary(), app_name(rig.settings, role)
     await _switch(rig, primary, "failCommand", {"times": times}, failCommands=commands, appName=app, **how)
     await asyncio.sleep(rig.choose.uniform(0.2, 1.0))
     await _switch(rig, primary, "failCommand", "off")
@@ -117,6 +136,14 @@ async def cut_worker(rig: Rig) -> None:
     """Every connection of the workers to MongoDB is reset."""
     for member in rig.cluster.members:
         member.proxy.cut(_WORKER)
+
+
+async def cut_server(rig: Rig) -> None:
+    """The servers' connections to MongoDB are reset, again and again: answers to writes are lost."""
+    for _ in range(rig.choose.randrange(1, 6)):
+        for member in rig.cluster.members:
+            member.proxy.cut(_SERVER)
+        await asyncio.sleep(rig.choose.uniform(0.0, 0.1))
 
 
 async def leave_worker_half_open(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from support.chaos import clients, commits, epochs, groups, numbering, renewals, repairs, replaying, writes
+from support.chaos import answered, clients, commits, epochs, groups, numbering, renewals, repairs, replaying, writes
 from support.chaos.evidence import Evidence
 from support.chaos.repairs import Excuse
 from support.chaos.violation import Violation
@@ -36,6 +36,7 @@ def _checks(evidence: Evidence, *, repaired: bool) -> Iterator[Iterator[Violatio
     excuse = Excuse.of(evidence) if repaired else Excuse()
     yield numbering.check(evidence.rows)
     yield writes.check_bijection(evidence, excuse)
+    yield answered.check(evidence, excuse)
     if not excuse.everything:
         yield writes.check_real_time(evidence, excuse)
     if evidence.commits is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from support.chaos.long_text import shortened
@@ -30,11 +30,23 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """The API's answer about one effect. `doc` and `patch` are None where the answer has none."""
+
+    id: str
+    version: int
+    etag: str | None = None
+    doc: Mapping[str, Any] | None = None
+    patch: Sequence[Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """One write. Several effects: a transaction. `invoked` and `ended` are in seconds of one monotonic clock.
 
     `ok`: acknowledged by a majority. `failed`: refused, nothing may have happened. `unknown`: all or nothing.
-    `operation` is also what the API was given as `Idempotency-Key`, where `keyed`.
+    `operation` is also what the API was given as `Idempotency-Key`, where `keyed`. `answers`: one for each effect of an
+    acknowledged write through the API. `required`: the version that its condition names; 0: that there is no document.
     """
 
     operation: str
@@ -46,6 +58,8 @@ class Write:
     at: float
     keyed: bool = False
     detail: str = ""
+    answers: tuple[Answer, ...] = ()
+    required: int | None = None
 
     def __str__(self) -> str:
         changed = [f"{'/'.join(effect.key)}={effect.mark or 'deleted'}" for effect in self.effects[:_SHOWN]]
@@ -93,6 +107,7 @@ class _Open:
     via: Via
     effects: tuple[Effect, ...]
     keyed: bool
+    required: int | None
     invoked: float
     at: float
 
@@ -106,18 +121,32 @@ class Recorder:
         self._writes: list[Write] = []
         self._frames: list[Frame] = []
 
-    def invoke(self, operation: str, via: Via, effects: Iterable[Effect], *, keyed: bool = False) -> None:
+    def invoke(
+        self,
+        operation: str,
+        via: Via,
+        effects: Iterable[Effect],
+        *,
+        keyed: bool = False,
+        required: int | None = None,
+    ) -> None:
         """A write begins. `operation` is unique."""
         assert operation not in self._open
-        self._open[operation] = _Open(via, tuple(effects), keyed, time.monotonic(), time.time())
+        self._open[operation] = _Open(via, tuple(effects), keyed, required, time.monotonic(), time.time())
 
     def end(
-        self, operation: str, outcome: Outcome, *, effects: Iterable[Effect] | None = None, detail: str = ""
+        self,
+        operation: str,
+        outcome: Outcome,
+        *,
+        effects: Iterable[Effect] | None = None,
+        detail: str = "",
+        answers: Iterable[Answer] = (),
     ) -> None:
         """It is over. `effects` replaces those of the invocation: what is known only afterwards (nothing to delete)."""
-        self._writes.append(
-            self._write(operation, self._open.pop(operation), outcome, time.monotonic(), effects, detail)
-        )
+        write = _write(operation, self._open.pop(operation), outcome, time.monotonic(), detail)
+        final = write.effects if effects is None else tuple(effects)
+        self._writes.append(replace(write, effects=final, answers=tuple(answers)))
         self.acknowledged += outcome == "ok"
 
     def frame(self, client: str, shape: str, message: dict[str, Any]) -> None:
@@ -140,18 +169,25 @@ class Recorder:
     def history(self) -> History:
         """Everything up to now."""
         open_writes = (
-            self._write(operation, item, "unknown", math.inf, None, "never ended")
-            for operation, item in self._open.items()
+            _write(operation, item, "unknown", math.inf, "never ended") for operation, item in self._open.items()
         )
         writes = sorted([*self._writes, *open_writes], key=lambda write: write.invoked)
         return History(tuple(writes), tuple(self._frames))
 
-    @staticmethod
-    def _write(
-        operation: str, item: _Open, outcome: Outcome, ended: float, effects: Iterable[Effect] | None, detail: str
-    ) -> Write:
-        final = item.effects if effects is None else tuple(effects)
-        return Write(operation, item.via, final, outcome, item.invoked, ended, item.at, item.keyed, detail)
+
+def _write(operation: str, item: _Open, outcome: Outcome, ended: float, detail: str) -> Write:
+    return Write(
+        operation,
+        item.via,
+        item.effects,
+        outcome,
+        item.invoked,
+        ended,
+        item.at,
+        item.keyed,
+        detail,
+        required=item.required,
+    )
 
 
 def identity(write: Write, effect: Effect) -> str | None:

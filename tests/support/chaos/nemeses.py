@@ -96,9 +96,12 @@ _ALL: tuple[Nemesis, ...] = (
     breakers.close_connections,
     breakers.break_cursors,
     breakers.doubt_writes,
+    breakers.doubt_server_writes,
+    breakers.close_server_connections,
     breakers.block_appends,
     breakers.conflict,
     breakers.cut_worker,
+    breakers.cut_server,
     breakers.leave_worker_half_open,
     abusers.abuse_server,
 )

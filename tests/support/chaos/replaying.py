@@ -13,7 +13,8 @@ from support.chaos.violation import Violation
 from support.replay import apply_patch
 
 State = dict[Key, tuple[int, Mapping[str, Any]]]
-_UNFIT = (AssertionError, KeyError, IndexError, TypeError, ValueError)
+UNFIT = (AssertionError, KeyError, IndexError, TypeError, ValueError)
+"""What `step` raises where an event does not fit."""
 
 
 def check(evidence: Evidence) -> Iterator[Violation]:
@@ -30,7 +31,7 @@ def check(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("chain", f"event {row.seq} of {'/'.join(row.key)} {fault}", witness)
         try:
             step(state, row.key, row.body)
-        except _UNFIT as error:
+        except UNFIT as error:
             yield Violation("state", f"event {row.seq} can't be applied: {error!r}", witness)
         last[row.key] = row
     source = {key: value for key, value in evidence.source.items() if key[0] not in evidence.sometimes}
@@ -40,7 +41,7 @@ def check(evidence: Evidence) -> Iterator[Violation]:
 
 
 def step(state: State, key: Key, event: Mapping[str, Any]) -> None:
-    """Apply one event. Raises one of `AssertionError`, `KeyError`, `IndexError`, `TypeError` where it does not fit."""
+    """Apply one event. Raises one of `UNFIT`."""
     _, document = state.pop(key, (0, {}))
     if event["op"] == "update":
         state[key] = event["version"], apply_patch(event["patch"], dict(document))
@@ -78,7 +79,7 @@ def states_at(rows: Sequence[LogRow], seqs: set[int]) -> dict[int, State]:
     state: State = {}
     found: dict[int, State] = {0: {}}
     for row in rows:
-        with suppress(*_UNFIT):
+        with suppress(*UNFIT):
             step(state, row.key, row.body)
         if row.seq in seqs:
             found[row.seq] = dict(state)

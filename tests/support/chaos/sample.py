@@ -8,8 +8,9 @@ from typing import Any
 
 from bson.timestamp import Timestamp
 
+from eventsync.domain.entity_tag import digest_of, entity_tag
 from support.chaos.evidence import Commit, Evidence, Kind, LogRow, Mark
-from support.chaos.history import ALL, Effect, Frame, History, Key, Via, Write
+from support.chaos.history import ALL, Answer, Effect, Frame, History, Key, Via, Write
 from support.chaos.replaying import step
 
 LOG = "log1"
@@ -27,8 +28,11 @@ class Sample:
         self.state: dict[Key, tuple[int, dict[str, Any]]] = {}
         self.repairs = 0
 
-    def write(self, *acts: Act, via: Via = "behind", outcome: Any = "ok") -> Write:
-        """One write of all `acts`, of different documents; to delete what is not there is no change."""
+    def write(self, *acts: Act, via: Via = "behind", outcome: Any = "ok", keyed: bool = True) -> Write:
+        """One write of all `acts`, of different documents; to delete what is not there is no change.
+
+        `keyed`: through the API, with a key.
+        """
         number = len(self.writes) + 1
         operation = f"w{number}"
         changed = [(_key(name), act) for name, act in acts if act == "put" or _key(name) in self.state]
@@ -37,14 +41,17 @@ class Sample:
             for index, (key, act) in enumerate(changed, start=1)
         ]
         transaction = operation if len(effects) > 1 else None
+        keyed, answers = keyed and via == "api", []
         for index, effect in enumerate(effects, start=1):
             mark = Mark(operation, index, len(effects)) if transaction else None
-            self._sequence(operation, effect, via, number, mark)
-        write = Write(operation, via, tuple(effects), outcome, number, number + 0.5, number, via == "api")
+            answers.append(self._sequence(operation if keyed else f"own {operation}", effect, via, number, mark))
+        told = tuple(answers) if via == "api" and outcome == "ok" else ()
+        write = Write(operation, via, tuple(effects), outcome, number, number + 0.5, number, keyed, answers=told)
         self.writes.append(write)
         return write
 
-    def _sequence(self, operation: str, effect: Effect, via: Via, number: int, mark: Mark | None) -> None:
+    def _sequence(self, operation: str, effect: Effect, via: Via, number: int, mark: Mark | None) -> Answer:
+        """Commit and sequence one effect of the operation with this id; what the API says about it."""
         seq, was = len(self.rows) + 1, self.state.pop(effect.key, None)
         base = was[0] if was else 0
         version = base + 1 if via == "api" else base
@@ -61,6 +68,10 @@ class Sample:
             self.state[effect.key] = (version, document)
         self.rows.append(LogRow(LOG, seq, effect.key, f"token{seq}", Timestamp(number, 1), body, mark))
         self.commits.append(Commit(Timestamp(number, 1), effect.key, kind, effect.mark, mark.id if mark else None))
+        if effect.mark is None:
+            return Answer(effect.key[1], version, patch=())
+        tag = entity_tag(version, digest_of(document))
+        return Answer(effect.key[1], version, tag, document, body.get("patch", ()))
 
     def drop(self, collection: str) -> None:
         """A whole collection is dropped: an event for each of its documents."""

@@ -92,3 +92,16 @@ def test_a_frame_that_is_left_out_fails(script: Script) -> None:
     assume(full)
     del frames[full[0]]
     assert check(sample.evidence(*frames))
+
+
+@given(_scripts, st.data())
+def test_two_answers_that_are_exchanged_fail(script: Script, data: st.DataObject) -> None:
+    sample = made(script)
+    answered = [index for index, write in enumerate(sample.writes) if write.answers]
+    assume(len(answered) > 1)
+    one, other = data.draw(st.permutations(answered))[:2]
+    first, second = sample.writes[one], sample.writes[other]
+    assume(first.answers != second.answers)
+    sample.writes[one] = replace(first, answers=second.answers)
+    sample.writes[other] = replace(second, answers=first.answers)
+    assert any(item.promise == "answers" for item in check(sample.evidence()))
