@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from eventsync.api import (
+    batch,
     documents,
     operations,
     pages,
@@ -56,6 +57,7 @@ ROUTES: list[BaseRoute] = [
     *documents.routes,
     *time_travel.routes,
     *transactions.routes,
+    *batch.routes,
     *websocket.routes,
     *sse.routes,
     *poll.routes,

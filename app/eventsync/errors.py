@@ -17,6 +17,7 @@
     ├── Forbidden               refused by policy (origin)
     ├── RateLimited             over a limit on concurrent use; try again later
     └── Unavailable             MongoDB or the log can't be used at the moment
+        └── NotAttempted        an operation of a batch that was not begun in time
 
 `eventsync.server.problems` maps them to HTTP statuses and WebSocket close codes, in one table.
 Driver errors are translated once, by the adapter that called the driver, with `raise … from`. Their text is kept
@@ -35,6 +36,7 @@ __all__ = [
     "EventsyncError",
     "Forbidden",
     "Malformed",
+    "NotAttempted",
     "NotFound",
     "NotTracked",
     "PatchFailed",
@@ -219,6 +221,17 @@ class Unavailable(EventsyncError):
     def busy(cls, message: str, min_wait: float, max_wait: float) -> Self:
         """Return an error with a random `retry_after`, so that many refused clients do not return at once."""
         return cls(message, retry_after=round(random.uniform(min_wait, max_wait), 3))
+
+
+class NotAttempted(Unavailable):
+    """The operation was not begun before the deadline of its batch: nothing was written."""
+
+    code = "not_attempted"
+
+    def __init__(
+        self, message: str = "the batch took too long: this operation was not begun, nothing was written"
+    ) -> None:
+        super().__init__(message)
 
 
 _PUBLIC: tuple[type[EventsyncError], ...] = (

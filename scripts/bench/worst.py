@@ -90,6 +90,17 @@ async def _transaction(client: Client) -> None:
     )
 
 
+async def _batch(client: Client) -> None:
+    """A thousand documents of many values, large ones, and changes of the largest document."""
+    wide = [{"method": "PUT", "id": f"b{number}", "doc": {"x": [[]] * 300}} for number in range(1000)]
+    await client.ask("POST", f"{DOCUMENTS}:batch", content=orjson.dumps({"operations": wide}), headers=JSON)
+    large = [{"method": "POST", "doc": {"x": [[]] * 25_000}}] * 10
+    reads = [{"method": "PATCH", "id": "big", "patch": {"n": number}} for number in range(20)]
+    headers = {"content-type": "application/x-ndjson", "prefer": "return=representation"}
+    lines = b"\n".join(map(orjson.dumps, [*large, *reads]))
+    await client.ask("POST", f"{DOCUMENTS}:batch", content=lines, headers=headers)
+
+
 async def _streamed(client: Client, path: str) -> None:
     async with client.http.stream("GET", path) as answer:
         if answer.status_code != 200:
@@ -168,6 +179,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "log pages at a time"): _logs,
     ("GET", "snapshots at a time"): lambda client: _together(client, "/v1/sync/snapshot?shape=things", 8),
     ("POST", "/v1/transactions"): _transaction,
+    ("POST", f"{DOCUMENTS}:batch"): _batch,
     ("WEBSOCKET", "/v1/sync"): _hello,
     ("GET", "/v1/sync"): _get("/v1/sync", 426),
     ("GET", "/v1/sync/sse"): lambda client: _streamed(client, "/v1/sync/sse?shape=things"),

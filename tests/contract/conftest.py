@@ -44,6 +44,8 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         document_bytes=256 * 1024,
         patch_operations=50,
         transaction_operations=5,
+        batch_operations=50,
+        batch_concurrency=8,
         message_bytes=4096,
         heartbeat=1.0,
         max_shapes=5,

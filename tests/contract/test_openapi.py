@@ -135,7 +135,9 @@ def test_each_error_has_a_problem_with_its_status() -> None:
                 assert (example["value"]["code"], str(example["value"]["status"])) == (code, status)
                 found.setdefault(code, set()).add(status)
     # Too many shapes or messages on a connection: said on WebSockets alone.
-    told = {kind: problem for kind, problem in problems.TABLE.items() if kind is not errors.RateLimited}
+    # An operation that was not attempted: said among the results of a batch.
+    elsewhere = {errors.RateLimited, errors.NotAttempted}
+    told = {kind: problem for kind, problem in problems.TABLE.items() if kind not in elsewhere}
     assert found == {kind.code: {str(problem.status.value)} for kind, problem in told.items()}
 
 
@@ -206,6 +208,27 @@ async def test_transaction_and_health_responses_match_their_schemas(
     assert [event["txn"]["n"] for event in events] == [1, 2]
     event_schema = {"$ref": "#/components/schemas/Event"}
     assert not [fault for event in events for fault in faults(DOCUMENT, event_schema, event)]
+
+
+async def test_batch_responses_match_their_schemas(root: httpx.AsyncClient, new_id: Callable[[], str]) -> None:
+    path, url, key = THINGS.replace("things", "{collection}") + ":batch", f"{THINGS}:batch", new_id()
+    listed: list[Any] = [
+        {"method": "PUT", "id": key, "doc": {"n": 1}, "if_none_match": "*", "idempotency_key": key},
+        {"method": "PATCH", "id": key, "patch": {"n": 2}, "if_match": 3},
+        {"method": "DELETE", "collection": "things", "id": key},
+        {"method": "DELETE", "id": key},
+        17,
+    ]
+    done = await root.post(url, json={"operations": listed}, headers={"prefer": "return=representation"})
+    assert [item["status"] for item in check(done, path, "post")["results"]] == [201, 412, 200, 404, 400]
+    item = {"$ref": "#/components/schemas/BatchOperation"}
+    assert not [fault for operation in listed[:-1] for fault in faults(DOCUMENT, item, operation)]
+    lines = await root.post(url, content=b"\n17", headers={"content-type": "application/x-ndjson"})
+    check(lines, path, "post")
+    problem = {"$ref": "#/components/schemas/BatchProblem"}
+    assert not [fault for line in lines.content.splitlines() for fault in faults(DOCUMENT, problem, orjson.loads(line))]
+    check(await root.post(url, json={}), path, "post")
+    check(await root.post(url, content=b"{}"), path, "post")
 
 
 async def test_history_and_log_responses_match_their_schemas(

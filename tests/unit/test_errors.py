@@ -38,13 +38,13 @@ def test_codes_are_stable() -> None:
     assert {kind.code for kind in TREE} == {
         "internal", "configuration", "malformed", "not_found", "not_tracked", "conflict", "version_mismatch",
         "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone", "forbidden",
-        "rate_limited", "unavailable", "damaged",
+        "rate_limited", "unavailable", "not_attempted", "damaged",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", TREE)
 def test_only_what_may_succeed_later_is_retryable(kind: type[EventsyncError]) -> None:
-    assert kind.retryable is (kind.code in {"conflict", "rate_limited", "unavailable"})
+    assert kind.retryable is (kind.code in {"conflict", "rate_limited", "unavailable", "not_attempted"})
 
 
 def test_a_client_is_told_of_what_has_a_status_and_of_nothing_else() -> None:

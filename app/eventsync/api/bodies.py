@@ -42,13 +42,21 @@ async def read_json(request: Request, *types: str) -> Body:
 
     Raises `UnsupportedMediaType`, `TooLarge` and `Malformed`; for a large body, parsing `content` raises the last one.
     """
-    media_type = _check_type(request, types)
-    raw = await _read(request, services_of(request).settings.body_bytes)
+    media_type, raw = await read_bytes(request, *types)
     is_large = TEXT_WEIGHT * len(raw) > services_of(request).offload.above
     if is_large:
         return Body(media_type, raw, JsonText(raw))
     await turn(TEXT_WEIGHT * len(raw))
     return Body(media_type, raw, parse_json(raw))
+
+
+async def read_bytes(request: Request, *types: str) -> tuple[str, bytes]:
+    """Return the media type, one of `types`, and the bytes of a body that the caller parses.
+
+    Raises `UnsupportedMediaType` and `TooLarge`.
+    """
+    media_type = _check_type(request, types)
+    return media_type, await _read(request, services_of(request).settings.body_bytes)
 
 
 def _check_type(request: Request, types: tuple[str, ...]) -> str:

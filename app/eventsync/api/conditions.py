@@ -6,6 +6,7 @@ Sources: RFC 9110 section 13 (conditions), RFC 7240 (Prefer), draft-ietf-httpapi
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
@@ -48,8 +49,17 @@ def _tags(request: HTTPConnection, name: str) -> Tags | None:
 
 def wants_minimal(request: Request) -> bool:
     """Return True if the client prefers `return=minimal`."""
+    return _prefers(request, "return=minimal")
+
+
+def wants_representation(request: Request) -> bool:
+    """Return True if the client prefers `return=representation`."""
+    return _prefers(request, "return=representation")
+
+
+def _prefers(request: Request, wanted: str) -> bool:
     preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
-    return any(part.partition(";")[0].replace(" ", "") == "return=minimal" for part in preferences)
+    return any(part.partition(";")[0].replace(" ", "") == wanted for part in preferences)
 
 
 def authorship(request: Request, body: bytes) -> tuple[Author, Idempotency | None]:
@@ -60,18 +70,25 @@ def authorship(request: Request, body: bytes) -> tuple[Author, Idempotency | Non
     principal = services_of(request).settings.principal
     if (key := request.headers.get("idempotency-key")) is None:
         return Author.new(principal), None
-    if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
-        raise Malformed(f"Idempotency-Key takes 1 to {MAX_KEY} printable ASCII characters")
-    digest = hashlib.sha256()
     described = (
         request.method,
         # The same write, wherever the application is mounted.
         request.url.path.removeprefix(request.scope.get("root_path", "")),
         *(",".join(request.headers.getlist(name)) for name in _FINGERPRINTED),
     )
-    for part in (*(text.encode() for text in described), body):
+    return Author(by=principal, op_id=key), keyed("Idempotency-Key", key, *(text.encode() for text in described), body)
+
+
+def keyed(name: str, key: Any, *described: bytes) -> Idempotency:
+    """Return the idempotency `key` of a write that `described` describes. `name` is where it stands. Raises
+    `Malformed`.
+    """
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise Malformed(f"{name} takes 1 to {MAX_KEY} printable ASCII characters")
+    digest = hashlib.sha256()
+    for part in described:
         digest.update(b"%d:%b" % (len(part), part))
-    return Author(by=principal, op_id=key), Idempotency(key, digest.hexdigest())
+    return Idempotency(key, digest.hexdigest())
 
 
 _FINGERPRINTED = ("content-type", "if-match", "if-none-match")

@@ -170,6 +170,12 @@ def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
     return body if minimal else body | {"doc": result.document, "patch": result.patch}
 
 
+def written_item(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
+    """Return one of several results. It has its entity tag, because the response has only one `ETag` header."""
+    body = written(result, minimal=minimal)
+    return body if result.etag is None else body | {"etag": result.etag}
+
+
 def _edit(body: Body) -> Edit:
     return JsonPatch(body.content) if body.media_type == JSON_PATCH else MergePatch(body.content)
 

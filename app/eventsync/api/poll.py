@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
 from eventsync.api.endpoint import Endpoint
-from eventsync.api.responses import IMMUTABLE, JSON, NO_STORE
+from eventsync.api.responses import IMMUTABLE, JSON, NDJSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.positions import Position
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 64 * 1024
 _SNAPSHOT_HEADERS = [
-    (b"content-type", b"application/x-ndjson"),
+    (b"content-type", NDJSON.encode()),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
 
 NO_STORE: Final[Mapping[str, str]] = {"Cache-Control": "no-store"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,20 +50,24 @@ class Reservation:
     """The bytes held by one request."""
 
     def __init__(self, held: HeldBytes) -> None:
-        self._held = held
+        self.held_bytes = held
         self._closed = False
         self.size = 0
+
+    def enter(self) -> None:
+        """Account for what the current task needs from now on here."""
+        _current.set(self)
 
     def need(self, size: int) -> None:
         """Hold at least `size` bytes. Raises `Unavailable`."""
         # Work shared by several requests may outlive the request that began it.
         if size > self.size and not self._closed:
-            self._held.grant(self, size)
+            self.held_bytes.grant(self, size)
 
     def settle(self, size: int) -> None:
         """Release all but `size` bytes."""
         if size < self.size:
-            self._held.held -= self.size - size
+            self.held_bytes.held -= self.size - size
             self.size = size
 
     def close(self) -> None:
@@ -72,6 +77,12 @@ class Reservation:
 
 
 _current: ContextVar[Reservation | None] = ContextVar("reservation", default=None)
+
+
+def part() -> Reservation:
+    """Return a reservation for a part of the current request. The caller closes it."""
+    whole = _current.get()
+    return Reservation(HeldBytes(sys.maxsize) if whole is None else whole.held_bytes)
 
 
 def need(size: int) -> None:

@@ -28,6 +28,7 @@ from eventsync.domain.patches.json_patch import JsonPatch
 from eventsync.domain.patches.merge_patch import MergePatch
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.bulk import BulkWrite
 from eventsync.nodestorage.deciding import TEXT_WEIGHT
 from eventsync.nodestorage.idempotency import Idempotency
 from eventsync.nodestorage.node import Node
@@ -39,6 +40,7 @@ from eventsync.nodestorage.storage import NodeStorage
 __all__ = [
     "TEXT_WEIGHT",
     "Author",
+    "BulkWrite",
     "Condition",
     "Create",
     "Delete",

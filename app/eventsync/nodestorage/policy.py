@@ -28,6 +28,7 @@ class WritePolicy:
     operation_ttl: float = _default("operation_ttl")
     transaction_operations: int = _default("transaction_operations")
     transaction_bytes: int = _default("transaction_bytes")
+    batch_concurrency: int = _default("batch_concurrency")
     operation_keys: int = _default("operation_keys")
     operation_bytes: int = _default("operation_bytes")
 
@@ -43,6 +44,7 @@ class WritePolicy:
             operation_ttl=settings.operation_ttl,
             transaction_operations=settings.transaction_operations,
             transaction_bytes=settings.transaction_bytes,
+            batch_concurrency=settings.batch_concurrency,
             operation_keys=settings.operation_keys,
             operation_bytes=settings.operation_bytes,
         )

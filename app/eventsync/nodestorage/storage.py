@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from eventsync.concurrency.slices import Slices
 from eventsync.domain.condition import Condition
 from eventsync.domain.values.extended_json import Document, JsonText
 from eventsync.domain.values.json_document import JsonDocument
-from eventsync.errors import Malformed, TooLarge
+from eventsync.errors import EventsyncError, Malformed, TooLarge
 from eventsync.mongodb.errors import translated
 from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.bulk import BulkWrite, BulkWriter
 from eventsync.nodestorage.deciding import Decider
 from eventsync.nodestorage.documents import Collections
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
@@ -160,3 +161,14 @@ class NodeStorage:
         if len(operations) > (max_operations := self._policy.transaction_operations):
             raise TooLarge(f"a transaction may have {max_operations} operations, not {len(operations)}")
         return await self._writer.all(operations, author, idempotency)
+
+    def bulk(
+        self, writes: AsyncIterable[BulkWrite | EventsyncError], *, within: float
+    ) -> AsyncGenerator[list[WriteResult | EventsyncError]]:
+        """Carry out operations that do not depend on each other, many at a time; those of one document in order.
+
+        Yields the outcomes in order, some at a time. An error among the writes keeps its place, so that a caller may
+        pass on what it could not read. Operations that have not begun by the policy's deadline have no outcome; those
+        under way after `within` seconds are cancelled. Close the generator.
+        """
+        return BulkWriter(self._writer, self._policy, within).run(writes)

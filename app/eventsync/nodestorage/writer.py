@@ -47,11 +47,18 @@ class OperationWriter:
 
     async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """Carry out one operation."""
-        decision = await self._decider.prepared(operation, author)
+        return await self.decided(await self.prepared(operation, author), author, idempotency)
+
+    async def prepared(self, operation: WriteOperation, author: Author) -> Decision:
+        """Check an operation as far as it does not depend on the stored document."""
+        return await self._decider.prepared(operation, author)
+
+    async def decided(self, decision: Decision, author: Author, idempotency: Idempotency | None) -> WriteResult:
+        """Carry out an operation that was prepared."""
         intent = decision.intent
         with translated_write(_doing(intent)):
             if idempotency is None and not intent.transacts:
-                async with self._document_locks.of(_name(intent), within=self._policy.deadline):
+                async with self._document_locks.of(name_of(intent), within=self._policy.deadline):
                     return await retried(lambda: self._alone(decision, author), self._policy)
             [result] = await self._together([decision], author, idempotency)
             return result
@@ -174,7 +181,8 @@ class _Budget:
         need(DOCUMENT_WEIGHT * (self._max_bytes - self._left))
 
 
-def _name(intent: Intent) -> str:
+def name_of(intent: Intent) -> str:
+    """Return the name of the intent's document in messages and among locks."""
     return f"{intent.collection}/{format_id(intent.id)}"
 
 
@@ -182,12 +190,12 @@ def _check_twin(intent: Intent, change: PlannedWrite, twin: IdText | None) -> No
     """Raise `Conflict` if another document prevents the insert of this one."""
     if twin is not None and isinstance(change.write, Insert):
         raise Conflict(
-            f"{_name(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
+            f"{name_of(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
         )
 
 
 def _doing(intent: Intent) -> str:
-    return f"{_name(intent)} can't be written"
+    return f"{name_of(intent)} can't be written"
 
 
 @contextmanager

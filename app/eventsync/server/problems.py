@@ -70,6 +70,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.TooComplex: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, Close.BAD_MESSAGE, "The request takes too much work"),
     errors.RateLimited: Problem(HTTPStatus.TOO_MANY_REQUESTS, Close.TOO_MANY, "Too much at a time"),
     errors.Unavailable: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not available right now"),
+    errors.NotAttempted: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not attempted"),
 }
 """An error without a row is a bug: 500, 1011."""
 
@@ -94,24 +95,37 @@ def problem_document(status: HTTPStatus, code: str, detail: str, *, title: str |
 
 
 def respond(error: errors.EventsyncError) -> Response:
+    """Return the response to an error: its problem document, the current entity tag, and when to retry."""
+    headers: dict[str, str] = {"Cache-Control": "no-store"}
+    if (etag := getattr(error, "etag", None)) is not None:
+        headers["ETag"] = etag
+    if (seconds := retry_after(error)) is not None:
+        headers["Retry-After"] = str(seconds)
+    body = problem_of_error(error)
+    return Response(orjson.dumps(body), body["status"], headers, MEDIA_TYPE)
+
+
+def problem_of_error(error: errors.EventsyncError) -> dict[str, Any]:
     """Return the problem document of an error, with the error's own members."""
     problem, error = problem_of(error), errors.public_error(error)
     body = problem_document(problem.status, error.code, error.message, title=problem.title)
-    headers: dict[str, str] = {"Cache-Control": "no-store"}
     if isinstance(error, errors.VersionMismatch):
         body["current"] = error.current
-        if error.etag is not None:
-            headers["ETag"] = error.etag
     elif isinstance(error, errors.ResetRequired):
         body["reason"] = error.reason
     elif isinstance(error, errors.BehindRetention):
         body["since"] = error.since
-    elif isinstance(error, errors.Conflict) and error.lasting:
-        body |= {} if error.existing is None else {"existing": error.existing}
-    elif error.retryable:
-        # Whole seconds, as RFC 9110 section 10.2.3 has them.
-        headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", 1.0))))
-    return Response(orjson.dumps(body), problem.status, headers, MEDIA_TYPE)
+    elif isinstance(error, errors.Conflict) and error.existing is not None:
+        body["existing"] = error.existing
+    return body
+
+
+def retry_after(error: errors.EventsyncError) -> int | None:
+    """Return the seconds after which the same request may succeed, or None if it never will."""
+    if not error.retryable or getattr(error, "lasting", False):
+        return None
+    # Whole seconds, as RFC 9110 section 10.2.3 has them.
+    return max(1, round(getattr(error, "retry_after", 1.0)))
 
 
 async def on_error(request: Request, error: Exception) -> Response:

@@ -151,6 +151,18 @@ class Fields(BaseSettings):
     transaction_operations: int = Field(
         100, ge=1, le=1000, description="Maximum number of operations in one `POST /v1/transactions`."
     )
+    batch_operations: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Maximum number of operations in one `POST …/documents:batch`. Its body has at most `body_bytes`.",
+    )
+    batch_concurrency: int = Field(
+        32,
+        ge=1,
+        le=10_000,
+        description="Maximum number of operations of one batch that are carried out at the same time; further ones wait. Those of one document are carried out one after another.",
+    )
     page_documents: int = Field(
         1000, ge=1, description="Maximum number of documents or events in one page of a listing."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -124,6 +125,25 @@ async def test_each_write_is_answered_by_the_deadline_and_leaves_no_lock(
             while (again := await api.put(f"{DOCUMENTS}/{number}", json={"n": 9})).status_code in {409, 503}:
                 continue
             assert again.status_code in {200, 201}
+
+
+async def test_each_operation_of_a_batch_is_answered_by_the_deadline(
+    url: str, client: Client, settings: Settings
+) -> None:
+    lines = b'{"method":"PUT","id":"1","doc":{}}\n' * 200
+    headers = {"Content-Type": "application/x-ndjson"}
+    async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
+        async with silent(client, settings):
+            answer = await api.post(f"{DOCUMENTS}:batch", content=lines, headers=headers)
+        assert answer.status_code == 200
+        results = [json.loads(line) for line in answer.content.splitlines()]
+    assert len(results) == 200
+    assert {item["status"] for item in results} == {503}
+    assert all(item["retry_after"] for item in results)
+    first, *others = results
+    assert first["code"] == "unavailable"
+    assert "the outcome is unknown" in first["detail"]
+    assert {item["code"] for item in others} == {"not_attempted"}, "they waited for the first"
 
 
 async def test_deadline_includes_the_requested_wait(url: str) -> None:

@@ -34,6 +34,14 @@ expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "41
 """
 """The statuses that refuse an invalid request: schemathesis' own, and the two of a request that is too long to be read,
 413 and 431. Invalid values that are longer than a head may be are refused by the bound of heads."""
+HOOKS = """
+import schemathesis
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(_context, value):
+    return str(value).encode(errors="replace")
+"""
+"""schemathesis sends the strings of an NDJSON body as they are."""
 CODES = {None, 1002, 1003, 1007, 1009, 1005, 1000, 4400, 4408, 4413, 4429, 1012}
 
 
@@ -92,7 +100,8 @@ async def test_random_requests_never_fail_the_server(settings: Settings, tmp_pat
             "request-timeout": "20",
             "generation-database": "none",
         }
-        (tmp_path / "schemathesis.toml").write_text(CONFIG)
+        (tmp_path / "schemathesis.toml").write_text('hooks = "lines.py"\n' + CONFIG)
+        (tmp_path / "lines.py").write_text(HOOKS)
         words = ["run", f"{url}/openapi.json", "--no-color", *(f"--{name}={value}" for name, value in options.items())]
         process = await asyncio.create_subprocess_exec(
             sys.executable,

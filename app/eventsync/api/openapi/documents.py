@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import orjson
+
 from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH
 from eventsync.api.openapi.parts import (
     POSITION,
@@ -15,9 +17,11 @@ from eventsync.api.openapi.parts import (
     failures,
     headers,
     parameters,
+    problem_example,
     query,
     schema,
 )
+from eventsync.api.responses import NDJSON
 
 _ID: Final = THEATER["_id"]["$oid"]
 _NEW: Final = {name: value for name, value in THEATER.items() if name != "_id"}
@@ -267,11 +271,52 @@ _TRANSACT: Json = {
     },
 }
 
+_ITEMS: Final = [
+    {"method": "PATCH", "id": _ID, "if_match": '"6.09d3e4175f2c81ab"', "patch": _PATCH},
+    {"method": "POST", "doc": {"_id": "annex", "theaterId": 1001}},
+]
+_ITEM_RESULTS: Final = [
+    {"status": 200, "id": _ID, "version": 7, "etag": '"7.5f2c81ab09d3e417"'},
+    problem_example("conflict"),
+]
+
+
+def _lines(items: list[Json]) -> str:
+    return "".join(orjson.dumps(item).decode() + "\n" for item in items)
+
+
+_BATCH: Json = {
+    "operationId": "writeBatch",
+    "tags": ["Documents"],
+    "summary": "Many independent writes",
+    "description": (
+        f"1 to {default('batch_operations')} operations by default, on one collection: JSON, or a `BatchOperation` a "
+        "line (NDJSON). One that fails stops no other. Operations on one document are applied in order. Without "
+        "`return=representation`, results have neither `doc` nor `patch`. An operation that was not begun within "
+        "`write_deadline` is answered `not_attempted`. The answer has the media type of the request, and is streamed."
+    ),
+    "parameters": parameters("prefer_representation"),
+    "requestBody": {
+        "required": True,
+        "content": content(schema("Batch"), {"operations": _ITEMS})
+        | content({"type": "string", "minLength": 1, "pattern": r"\S"}, _lines(_ITEMS), NDJSON),
+    },
+    "responses": {
+        "200": answer(
+            "A result for each operation, in order.",
+            content(schema("BatchAnswer"), {"results": _ITEM_RESULTS})
+            | content({"type": "string"}, _lines(_ITEM_RESULTS), NDJSON),
+        ),
+        **failures(*_READ, "too_large", "unsupported_media_type"),
+    },
+}
+
 _DOCUMENTS: Final = "/v1/collections/{collection}/documents"
 
 PATHS: Final[Json] = {
     "/v1/collections": {"get": _COLLECTIONS},
     _DOCUMENTS: {"parameters": parameters("collection"), "get": _LIST, "post": _CREATE},
+    _DOCUMENTS + ":batch": {"parameters": parameters("collection"), "post": _BATCH},
     _DOCUMENTS + "/{id}": {
         "parameters": parameters("collection", "id"),
         "get": _READ_DOCUMENT,

@@ -88,6 +88,9 @@ PARAMETERS: Final[Json] = {
         {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
         "0f8fad5b-d9cb-469f-a165-70867728950e",
     ),
+    "prefer_representation": _parameter(
+        "Prefer", "header", "`return=representation`: respond with `doc` and `patch`.", _TEXT, "return=representation"
+    ),
     "prefer": _parameter(
         "Prefer", "header", "`return=minimal`: respond without `doc` and `patch`.", _TEXT, "return=minimal"
     ),
@@ -200,7 +203,7 @@ def _status(code: str) -> int:
 
 def _failure(codes: list[str]) -> Json:
     titles = " / ".join(f"`{code}`: {problems.TABLE[_ERRORS[code]].title}" for code in codes)
-    examples = {code: {"value": _example(code)} for code in codes}
+    examples = {code: {"value": problem_example(code)} for code in codes}
     body: Json = {PROBLEM: {"schema": schema("Problem"), "examples": examples}}
     return answer(f"{titles}.", body, sent=headers(*_sent(codes)))
 
@@ -212,7 +215,8 @@ def _sent(codes: list[str]) -> Iterator[str]:
         yield "CurrentETag"
 
 
-def _example(code: str) -> Json:
+def problem_example(code: str) -> Json:
+    """Return the problem document of an error code."""
     problem = problems.TABLE[_ERRORS[code]]
     shared = problems.problem_document(problem.status, code, _DETAILS[code], title=problem.title)
     return shared | _EXTRA.get(code, {})

@@ -106,6 +106,43 @@ _PATCH = _described(
     "From `from` to `to`. It adds or removes the root if the document did not exist at one.",
 )
 
+_OPERATION: dict[str, Json] = {
+    "id": schema("Id"),
+    "if_match": {"anyOf": [schema("EntityTags"), schema("Version")]},
+    "if_none_match": schema("EntityTags"),
+    "doc": _described(schema("Document"), "For `POST` and `PUT`."),
+    "patch": {"anyOf": [schema("JsonPatch"), schema("MergePatch")], "description": "For `PATCH`."},
+}
+
+_WRITTEN: dict[str, Json] = {
+    "id": schema("Id"),
+    "version": schema("Version"),
+    "doc": {"anyOf": [schema("Document"), {"type": "null"}], "description": "Null after a delete."},
+    "patch": _described(schema("JsonPatch"), "The change; empty after a create, a delete or a write without effect."),
+    "repeated": _described(
+        {"const": True}, "Response to a repeat with the same idempotency key; it has neither `doc` nor `patch`."
+    ),
+    "etag": _described(
+        schema("EntityTag"), "In the results of transactions and batches, instead of the `ETag` header."
+    ),
+}
+
+_PROBLEM: dict[str, Json] = {
+    "type": {"type": "string", "format": "uri-reference"},
+    "title": TEXT,
+    "status": {"type": "integer", "minimum": 400, "maximum": 599},
+    "code": _described(
+        TEXT,
+        "Stable. One of "
+        + ", ".join(f"`{kind.code}`" for kind in problems.TABLE)
+        + ", `internal`; or a name of the HTTP status.",
+    ),
+    "detail": TEXT,
+    "current": {"type": ["integer", "null"], "description": "For `version_mismatch`: the current version."},
+    "reason": {"enum": [*ResetReason], "description": "For `reset`."},
+    "since": _described(schema("Position"), "For `gone`: history is retained from here on."),
+}
+
 _BODIES: Json = {
     "Event": _EVENT,
     "Row": _object("id version doc", id=schema("Id"), version=schema("Version"), doc=schema("Document")),
@@ -136,27 +173,43 @@ _BODIES: Json = {
         next=_described(schema("Position"), "The next page's `after`; absent on the last."),
         since=_described(schema("Position"), "Earlier events are not retained; absent if all are."),
     ),
-    "Written": _object(
-        "id version",
-        id=schema("Id"),
-        version=schema("Version"),
-        doc={"anyOf": [schema("Document"), {"type": "null"}], "description": "Null after a delete."},
-        patch=_described(schema("JsonPatch"), "The change; empty after a create, a delete or a write without effect."),
-        repeated=_described(
-            {"const": True}, "Response to a repeat with the same idempotency key; it has neither `doc` nor `patch`."
-        ),
-        etag=_described(schema("EntityTag"), "In a transaction's results, instead of the `ETag` header."),
-    ),
+    "Written": _object("id version", **_WRITTEN),
     "Transaction": _object("operations", operations=_list(schema("TransactionOperation"), minItems=1)),
     "TransactionOperation": _object(
         "method collection",
         method={"enum": ["POST", "PUT", "PATCH", "DELETE"]},
         collection=schema("CollectionName"),
-        id=schema("Id"),
-        if_match={"anyOf": [schema("EntityTags"), schema("Version")]},
-        if_none_match=schema("EntityTags"),
-        doc=_described(schema("Document"), "For `POST` and `PUT`."),
-        patch={"anyOf": [schema("JsonPatch"), schema("MergePatch")], "description": "For `PATCH`."},
+        **_OPERATION,
+    ),
+    "Batch": _object(
+        "operations",
+        operations={
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [schema("BatchOperation"), {}],
+                "description": "Any other value is answered as `malformed` in its place.",
+            },
+        },
+    ),
+    "BatchOperation": _object(
+        "method",
+        method={"enum": ["POST", "PUT", "PATCH", "DELETE"]},
+        collection=_described(schema("CollectionName"), "That of the path; may be left out."),
+        idempotency_key=_described(TEXT, "As the header `Idempotency-Key` of a single write."),
+        **_OPERATION,
+    ),
+    "BatchAnswer": _object("results", results=_list({"anyOf": [schema("BatchResult"), schema("BatchProblem")]})),
+    "BatchResult": _object(
+        "status id version",
+        status=_described({"enum": [200, 201]}, "201: the document was created."),
+        **_WRITTEN,
+    ),
+    "BatchProblem": _object(
+        "type title status code detail",
+        **_PROBLEM,
+        etag=_described(schema("EntityTag"), "For `version_mismatch`: the tag of the current state."),
+        retry_after={"type": "integer", "minimum": 1, "description": "Seconds to wait before the same operation."},
     ),
     "TransactionAnswer": _object("results", results=_list(schema("Written"))),
     "LogPage": _object(
@@ -228,22 +281,7 @@ _BODIES: Json = {
         connections={"type": "integer", "minimum": 0},
         detail=TEXT,
     ),
-    "Problem": _object(
-        "type title status code detail",
-        type={"type": "string", "format": "uri-reference"},
-        title=TEXT,
-        status={"type": "integer", "minimum": 400, "maximum": 599},
-        code=_described(
-            TEXT,
-            "Stable. One of "
-            + ", ".join(f"`{kind.code}`" for kind in problems.TABLE)
-            + ", `internal`; or a name of the HTTP status.",
-        ),
-        detail=TEXT,
-        current={"type": ["integer", "null"], "description": "For `version_mismatch`: the current version."},
-        reason={"enum": [*ResetReason], "description": "For `reset`."},
-        since=_described(schema("Position"), "For `gone`: history is retained from here on."),
-    ),
+    "Problem": _object("type title status code detail", **_PROBLEM),
 }
 
 _PART: dict[str, Any] = {
