@@ -139,11 +139,19 @@ async def cut_worker(rig: Rig) -> None:
 
 
 async def cut_server(rig: Rig) -> None:
-    """The servers' connections to MongoDB are reset, again and again: answers to writes are lost."""
-    for _ in range(rig.choose.randrange(1, 6)):
+    """Every connection of the servers to MongoDB is reset, some times."""
+    for _ in range(rig.choose.randrange(1, 4)):
         for member in rig.cluster.members:
             member.proxy.cut(_SERVER)
         await asyncio.sleep(rig.choose.uniform(0.0, 0.1))
+
+
+async def lose_answers(rig: Rig) -> None:
+    """The next writes of the servers are made, and their connections are reset instead of an answer."""
+    member = await rig.cluster.primary()
+    member.proxy.lose(_SERVER, rig.choose.randrange(1, 20))
+    await asyncio.sleep(rig.choose.uniform(0.2, 1.0))
+    member.proxy.lose(_SERVER, 0)
 
 
 async def leave_worker_half_open(rig: Rig) -> None:

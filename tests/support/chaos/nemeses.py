@@ -102,6 +102,7 @@ _ALL: tuple[Nemesis, ...] = (
     breakers.conflict,
     breakers.cut_worker,
     breakers.cut_server,
+    breakers.lose_answers,
     breakers.leave_worker_half_open,
     abusers.abuse_server,
 )

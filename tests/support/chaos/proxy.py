@@ -14,6 +14,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 _CHUNK = 64 * 1024
+_WRITE = re.compile(rb"\x02(insert|update|delete|findAndModify|commitTransaction|bulkWrite)\0|\x10commitTransaction\0")
+"""The name of a command that writes, as the field of a message."""
+
 _NAME = re.compile(rb"eventsync-[a-z]+")
 _GONE = (OSError, RuntimeError)
 """What a connection says that was cut: uvloop raises the second."""
@@ -30,6 +33,8 @@ class _Link:
         self.ends = ends
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.writes = False
+        """Whether it waits for the answer to a write."""
 
     def cut(self) -> None:
         for end in self.ends:
@@ -53,6 +58,12 @@ class MongoProxy:
         self._links: set[_Link] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._held = re.compile(r"(?!)")
+        self._losing = re.compile(r"(?!)")
+        self._left = 0
+
+    def lose(self, names: str, count: int) -> None:
+        """Cut connections whose name matches, in the place of their next `count` answers to a write."""
+        self._losing, self._left = re.compile(names), count
 
     def cut(self, names: str) -> int:
         """Cut all connections whose name matches, as a reset does. Says how many there were."""
@@ -112,10 +123,22 @@ class MongoProxy:
         with suppress(*_GONE):
             while chunk := await reader.read(_CHUNK):
                 await link.flowing.wait()
+                if self._is_lost(link, chunk, answers=writer is link.ends[0]):
+                    break
                 writer.write(chunk)
                 await writer.drain()
         # The other direction has nothing to wait for any more either.
         link.cut()
+
+    def _is_lost(self, link: _Link, chunk: bytes, *, answers: bool) -> bool:
+        """Return True if the connection is to be cut before this chunk, which is of the answers or of the requests."""
+        if not answers:
+            link.writes = link.writes or _WRITE.search(chunk) is not None
+            return False
+        lost = link.writes and self._left > 0 and self._losing.fullmatch(link.name) is not None
+        link.writes = False
+        self._left -= lost
+        return lost
 
     async def close(self) -> None:
         """Cut everything, and wait until it is gone."""

@@ -86,3 +86,18 @@ async def test_a_target_that_is_down() -> None:
     async with mongo_proxy(1) as dead, opened(dead, b"hello") as (reader, _):
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(1), patience(5))
+
+
+async def test_answers_to_writes_are_lost_and_no_others(proxy: MongoProxy) -> None:
+    write = b"\x02update\0name"
+    async with connected(proxy, b"..eventsync-serve..") as server, connected(proxy, b"..eventsync-worker..") as worker:
+        proxy.lose("eventsync-serve", 1)
+        assert await answers(server), "no write"
+        worker[1].write(write)
+        assert await asyncio.wait_for(worker[0].readexactly(len(write)), patience(5)) == write, "another's write"
+        server[1].write(write)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(server[0].read(1), patience(5))
+    async with connected(proxy, b"..eventsync-serve..") as again:
+        again[1].write(write)
+        assert await asyncio.wait_for(again[0].readexactly(len(write)), patience(5)) == write, "one only"

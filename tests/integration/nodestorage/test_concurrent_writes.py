@@ -1,0 +1,202 @@
+"""Writes at the same time, by one storage and by several: every writer learns what became of its own operation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from pymongo.errors import OperationFailure, PyMongoError
+
+from eventsync.domain.condition import Condition
+from eventsync.errors import Conflict, Malformed, PatchFailed, TooLarge, VersionMismatch
+from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.nodestorage import JsonPatch, MergePatch, NodeStorage, WritePolicy, WriteResult
+from eventsync.settings import Settings
+from support.chaos.proxy import MongoProxy, mongo_proxy
+from support.races import IDS, NAME, Race, append, create, edit, increment, racing, replace
+from support.waiting import eventually
+
+PATIENT = WritePolicy(attempts=1000, deadline=30.0)
+
+
+@pytest.fixture(params=[1, 3], ids=["one storage", "three"])
+async def race(request: pytest.FixtureRequest, outside: Any) -> AsyncIterator[Race]:
+    storages = [NodeStorage(outside, outside.operations, PATIENT) for _ in range(request.param)]
+    async with racing(outside, *storages) as found:
+        yield found
+
+
+def results(told: list[Any]) -> list[WriteResult]:
+    return [one for one in told if isinstance(one, WriteResult)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_writers_foreign_writers_and_deletes_race(race: Race, seed: int) -> None:
+    choose = random.Random(seed)
+    for _ in range(8):
+        await race.mixed(choose, count=choose.choice([2, 16, 40]), foreign=choose.randrange(8))
+    await race.judge()
+    assert len(results([attempt.told for attempt in race.attempts])) > 20, "else nothing was proved"
+
+
+async def test_operations_on_one_document_make_one_version_each(race: Race) -> None:
+    told = results(await race.together([edit("a", append(n)) for n in range(60)]))
+    assert sorted(result.version for result in told) == list(range(2, 62))
+    for result in told:
+        assert result.patch == [{"op": "add", "path": f"/l/{result.version - 2}", "value": result.document["l"][-1]}]
+    assert sorted(result.document["l"][-1] for result in told) == list(range(60))
+    await race.judge()
+
+
+async def test_800_increments_through_one_storage_are_800_versions(outside: Any) -> None:
+    storage = NodeStorage(outside, outside.operations, PATIENT)
+    async with racing(outside, storage) as race:
+
+        async def write() -> None:
+            for _ in range(100):
+                await race.attempt(edit("a", increment))
+
+        await asyncio.gather(*(write() for _ in range(8)))
+        node = await storage.get(NAME, "a")
+        assert node is not None
+        assert (node.document["n"], node.version) == (800, 801)
+        await race.judge()
+
+
+async def test_conditional_writes_have_one_winner(race: Race) -> None:
+    at_first = Condition.at_version(1)
+    told = await race.together([edit("a", MergePatch({"a": n}), at_first) for n in range(30)])
+    [winner] = results(told)
+    assert winner.version == 2
+    refused = [one for one in told if one is not winner]
+    assert all(isinstance(error, VersionMismatch) and error.current == 2 for error in refused)
+    creations = [replace("new", {"a": n}, Condition.absent()) for n in range(30)]
+    assert len(results(await race.together(creations))) == 1
+    await race.judge()
+
+
+async def test_refused_operations_spoil_no_other_one(race: Race) -> None:
+    await race.attempt(edit("b", MergePatch({"u": 7})))
+    good = [edit(key, append(n)) for n, key in enumerate(IDS[:4] * 4)]
+    bad = {
+        Conflict: edit("a", MergePatch({"u": 7})),
+        Malformed: edit("c", MergePatch({"n": 5000})),
+        PatchFailed: edit("d", JsonPatch([{"op": "test", "path": "/n", "value": -1}])),
+        TooLarge: edit("a", MergePatch({"text": "x" * PATIENT.document_bytes})),
+        VersionMismatch: edit("b", MergePatch({"a": 1}), Condition.at_version(77)),
+    }
+    acts = [*good, *bad.values()]
+    order = random.Random(1).sample(range(len(acts)), len(acts))
+    told = dict(zip(order, await race.together([acts[n] for n in order]), strict=True))
+    assert len(results([told[n] for n in range(len(good))])) == len(good)
+    assert [type(told[n]) for n in range(len(good), len(acts))] == list(bad)
+    assert "u" in str(told[len(good)])
+    await race.judge()
+
+
+async def test_a_value_that_is_unique_goes_to_one_of_many(race: Race) -> None:
+    keys = [f"k{n}" for n in range(12)]
+    await race.together([create({"_id": key, "l": []}) for key in keys])
+    claims = [edit(key, MergePatch({"u": 1})) for key in keys]
+    told = await race.together([*claims, *(edit(key, append(1)) for key in keys)])
+    assert len(results(told[: len(keys)])) == 1
+    assert all(isinstance(one, WriteResult | Conflict) for one in told)
+    assert len(results(told[len(keys) :])) == len(keys)
+    await race.judge()
+
+
+async def test_a_document_that_mongodb_finds_too_large_spoils_no_other(outside: Any) -> None:
+    storage = NodeStorage(outside, outside.operations, WritePolicy(document_bytes=32 * 1024 * 1024))
+    async with racing(outside, storage) as race:
+        half = "x" * (9 * 1024 * 1024)
+        assert isinstance(await race.attempt(edit("a", MergePatch({"x": half}))), WriteResult)
+        told = await race.together([edit("a", MergePatch({"y": half})), *(edit("b", append(n)) for n in range(10))])
+        assert isinstance(told[0], TooLarge)
+        assert len(results(told)) == 10
+
+
+@asynccontextmanager
+async def reached(uri: str, settings: Settings) -> AsyncIterator[NodeStorage]:
+    """A storage on a client of its own."""
+    limited = settings.model_copy(update={"mongodb_uri": uri, "mongodb_timeout": 5.0})
+    async with connect(limited, "serve") as client:
+        database = client[settings.database]
+        yield NodeStorage(database, database.operations, WritePolicy(deadline=5.0))
+
+
+@pytest.fixture
+async def proxied(settings: Settings, outside: Any, mongodb_uri: str) -> AsyncIterator[tuple[Race, MongoProxy]]:
+    """A race whose storage reaches MongoDB through a proxy."""
+    if not (port := urlsplit(mongodb_uri).port):
+        pytest.skip("this MongoDB is no single node")
+    async with mongo_proxy(port) as proxy:
+        uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
+        async with reached(uri, settings) as storage, racing(outside, storage) as race:
+            yield race, proxy
+
+
+@pytest.mark.parametrize("lost", [1, 2, 4, 12])
+async def test_lost_answers_are_called_neither_done_nor_failed(proxied: tuple[Race, MongoProxy], lost: int) -> None:
+    race, proxy = proxied
+    choose = random.Random(lost)
+    for _ in range(3):
+        proxy.lose("eventsync-serve", lost)
+        await race.mixed(choose, count=24, foreign=4)
+        proxy.lose("eventsync-serve", 0)
+    await race.judge()
+
+
+async def test_a_connection_that_breaks_in_a_burst(proxied: tuple[Race, MongoProxy]) -> None:
+    race, proxy = proxied
+    choose = random.Random(1)
+    for _ in range(6):
+        bursts = asyncio.gather(*(race.mixed(choose, count=8, foreign=2) for _ in range(3)))
+        for _ in range(3):
+            proxy.cut("eventsync-serve")
+            await asyncio.sleep(0.003)
+        await bursts
+    await race.judge()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"writeConcernError": {"code": 64, "errmsg": "in doubt"}}, {"closeConnection": True}, {"errorCode": 10107}],
+)
+async def test_faults_of_mongodb_itself(
+    settings: Settings, client: Client, outside: Any, mongodb_uri: str, fault: dict[str, Any]
+) -> None:
+    commands = ["find", "findAndModify", "insert", "update", "bulkWrite", "commitTransaction"]
+    data = {"failCommands": commands, "appName": app_name(settings, "serve"), **fault}
+    choose = random.Random(1)
+    async with reached(mongodb_uri, settings) as storage, racing(outside, storage) as race:
+        try:
+            for times in (1, 2, 5, 9):
+                point = {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
+                try:
+                    await client.admin.command(point)
+                except OperationFailure as error:
+                    pytest.skip(f"this MongoDB has no test commands: {error}")
+                await race.mixed(choose, count=24, foreign=0)
+        finally:
+            await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        await race.judge()
+
+
+async def test_a_primary_that_steps_down(settings: Settings, client: Client, outside: Any, mongodb_uri: str) -> None:
+    choose = random.Random(1)
+    async with reached(mongodb_uri, settings) as storage, racing(outside, storage) as race:
+        bursts = asyncio.gather(*(race.mixed(choose, count=12, foreign=0) for _ in range(4)))
+        with suppress(PyMongoError):  # it closes connections, perhaps this one
+            await client.admin.command({"replSetStepDown": 1, "force": True})
+        await bursts
+
+        async def writable() -> bool:
+            return isinstance(await race.attempt(edit("a", MergePatch({"again": 1}))), WriteResult)
+
+        await eventually(writable)
+        await race.judge()
