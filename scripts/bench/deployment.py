@@ -1,43 +1,52 @@
-"""Surroundings of a benchmark: a `mongod` of its own, and the project's processes, each with its CPU clock."""
+"""Surroundings of a benchmark: a `mongod` of its own, the project's processes, and what each has used."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from pymongo import MongoClient
 
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
+from scripts.bench.crowd.messages import WrongError
 
-_OPLOG = 16 * 1024
-"""MiB; it is only as large as what is written."""
+T = TypeVar("T")
 
-_PATIENCE = 20.0
-"""Seconds that a process gets to end by itself."""
+_OPLOG_MIB: Final = 16 * 1024.0
+"""Room for a long backlog with its images and events: floors read it again after the worker."""
+
+_STOP_SECONDS: Final = 20.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used, user and system, of all its threads.
+    """Return the CPU time that a process has used, user and system, of all its threads.
 
     From its clock, in ns, because /proc counts in steps of 10 ms. Source: Linux's clock_getcpuclockid(3).
     """
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def peak(pid: int | str) -> float:
-    """The largest resident set of a process until now, in MiB: VmHWM of proc(5). `self` is this process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+def memory(pid: int) -> float:
+    """Return the KiB of pages that a process shares with no other (USS), without the kernel's for its sockets."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def say(text: str) -> None:
+    """Print progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +58,23 @@ class Deployment:
     directory: Path
 
 
+def measured(measure: Callable[[Deployment], Coroutine[Any, Any, T]]) -> T:
+    """Return what `measure` finds on a fresh `mongod`. Exit with 1 if a client missed an event or had one twice."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with fresh_mongod() as deployment:
+        try:
+            return asyncio.run(measure(deployment))
+        except* WrongError as group:
+            first: BaseException = group
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            sys.exit(f"not exact, so no figures: {first}")
+
+
 @contextmanager
 def fresh_mongod() -> Iterator[Deployment]:
-    """A new, empty node, as `eventsync dev` starts it, while the block runs."""
+    """Run a new, empty node, as `eventsync dev` starts it."""
     binary = mongod.find_mongod()
     mongod.check_runs(binary)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
@@ -61,19 +84,18 @@ def fresh_mongod() -> Iterator[Deployment]:
         with _process(mongod.command(binary, data, port), directory / "mongod.log") as process:
             mongod.initiate(port)
             with MongoClient[dict[str, Any]](mongod.uri(port)) as client:
-                # A long backlog, its images and its events are to fit: floors read it again behind the worker.
-                client.admin.command({"replSetResizeOplog": 1, "size": float(_OPLOG)})
+                client.admin.command({"replSetResizeOplog": 1, "size": _OPLOG_MIB})
             yield Deployment(mongod.uri(port), process.pid, directory)
 
 
 @contextmanager
 def running(word: str, settings: Settings, directory: Path) -> Iterator[int]:
-    """`eventsync <word>` as a process of its own while the block runs, as in production. Gives its pid."""
+    """Run `eventsync <word>` as a process of its own, as in production; give its pid."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name, value in settings.model_dump(exclude_defaults=True).items():
         environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
-    command = [sys.executable, "-m", "eventsync", word]
     environment["PYTHONPATH"] = str(Path.cwd())
+    command = [sys.executable, "-m", "eventsync", word]
     with _process(command, directory / f"{word}.log", environment, directory) as process:
         yield process.pid
 
@@ -96,7 +118,7 @@ def _process(
     finally:
         process.terminate()
         try:
-            process.wait(_PATIENCE)
+            process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -1,8 +1,7 @@
-"""Peers: eventsync beside what else there is, with the same documents, writes and client process.
+"""Peers: eventsync beside a plain Starlette server, socket.io, Parse LiveQuery and RxDB Server.
 
-The servers that one writes in an afternoon (naive, twin: `scripts/bench/peers`), and installed ones: socket.io with its
-MongoDB adapter, Feathers, Parse Server LiveQuery, RxDB Server. eventsync has to be exact, or there are no figures; of
-the others it is told what they leave out.
+The same documents, writes and client process. eventsync has to be exact, or there are no figures; of the others the
+result says what they leave out.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,15 +23,13 @@ from eventsync.dev import mongod
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, asked, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
+from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
 from scripts.bench.end_to_end_writers import Write, open_loop, posting, straight
-from scripts.bench.exact import run_exact
-from scripts.bench.memory import Memory
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
 from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Report, Table
-from scripts.bench.sessions_stage import raise_open_files, say, staged
+from scripts.bench.report import Report, Table, empty_rows, note
+from scripts.bench.stage import staged
 
 _HERE: Final = Path(__file__).with_name("peers") / "node"
 _MODULES: Final = Path(".venv/bench-peers").resolve()
@@ -42,13 +38,26 @@ _QUIET: Final = 3000
 
 _WARM: Final = 0.5
 
-Rows = defaultdict[str, defaultdict[str, list[float]]]
+_NAMES: Final = {
+    "eventsync": "eventsync",
+    "direct": "eventsync, of MongoDB's writes",
+    "twin": "Starlette, one change stream",
+    "socketio": "socket.io + MongoDB adapter",
+    "parse": "Parse LiveQuery",
+    "rxdb": "RxDB Server",
+}
+_ROUTES: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
+    "socketio": ("/docs", {}),
+    "parse": ("/parse/classes/Docs", {"X-Parse-Application-Id": "bench"}),
+    "rxdb": ("/docs", {}),
+}
+"""Each server's own path and headers to make a document."""
 
 _LIVE: Final = """\
 *p50* to *p99*: ms from a write's intended time until each client has its event; *ack p50*: until the write was
 acknowledged (majority, journaled). *µs a delivery*: CPU of the server process by event and client (of eventsync with
-its worker's: *µs with worker*); *mongod µs*: of MongoDB, by write. *KiB a client*: the server's memory, by connection.
-*received*: of all deliveries that there had to be; *doubled*: those that came twice."""
+its worker's: *µs with worker*); *mongod µs*: of MongoDB, by write. *received*: of all deliveries that there had to be;
+*doubled*: those that came twice."""
 
 _GONE: Final = """\
 All clients' sockets are destroyed; so many writes; all come back at once, with what each protocol has to resume with
@@ -67,35 +76,8 @@ class Running:
     worker: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A server's own way to make a document."""
-
-    path: str
-    event: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-_INSTALLED: Final = {
-    "socketio": Route("/docs", "created"),
-    "feathers": Route("/docs", "docs created"),
-    "parse": Route("/parse/classes/Docs", "", {"X-Parse-Application-Id": "bench"}),
-    "rxdb": Route("/docs"),
-}
-_NAMES: Final = {
-    "eventsync": "eventsync",
-    "direct": "eventsync, of MongoDB's writes",
-    "twin": "twin (one change stream)",
-    "naive": "naive (a change stream a client)",
-    "socketio": "socket.io + MongoDB adapter",
-    "feathers": "Feathers",
-    "parse": "Parse LiveQuery",
-    "rxdb": "RxDB Server",
-}
-
-
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Peers: eventsync beside naive servers, socket.io, Feathers, Parse LiveQuery and RxDB Server."""
+    """Add the options; return what runs the benchmark."""
     parser.add_argument("--clients", type=int, default=100, help="clients (100)")
     parser.add_argument("--rate", type=float, default=100.0, help="writes a second (100)")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long (4)")
@@ -106,37 +88,24 @@ def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], R
 
 
 def run(options: argparse.Namespace) -> Report:
-    """Exits with 1 where eventsync was not exact, or where Node's packages can't be had."""
-    raise_open_files()
+    """Exit with 1 where eventsync was not exact, or where Node's packages can't be had."""
     if not _installed():
         sys.exit("no Node, or its packages can't be installed (scripts/bench/peers/node/install)")
-    with fresh_mongod() as deployment:
-        tables = run_exact(_measured(deployment, options))
+    tables = measured(lambda deployment: _measured(deployment, options))
     versions = json.loads((_HERE / "package.json").read_text())["dependencies"]
-    names = (
-        "socket.io",
-        "@socket.io/mongo-adapter",
-        "@feathersjs/feathers",
-        "parse-server",
-        "rxdb-server",
-        "rxdb",
-        "mongodb",
-        "ws",
-    )
     return Report(
         "Peers",
         "scripts/bench/run peers",
         {
             "processes": "mongod (6.0.5, one node), the server (and eventsync's worker), all clients in one Node "
             "process, and the writer share the CPUs; all over loopback",
-            "load": f"{options.clients} clients, {options.rate:g} documents of 1 KiB/s for {options.seconds:g} s",
+            "rate": f"{options.clients} clients, {options.rate:g} documents of 1 KiB/s for {options.seconds:g} s",
             "writes": "by each server's own route (HTTP), which answers once MongoDB has acknowledged by a majority, "
-            "journaled; to twin and naive straight into MongoDB, which is all they see, and to eventsync both ways",
+            "journaled; to Starlette straight into MongoDB, which is all it sees, and to eventsync both ways",
             "rounds": f"{options.rounds}, alternating; a fresh server each time",
             "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
             "(`scripts/bench/peers/node/servers.mjs`)",
-            "not run": "PowerSync: its server is a Docker image, and no npm package",
-            "packages": ", ".join(f"{name} {versions[name]}" for name in names),
+            "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
         },
         tables,
     )
@@ -152,15 +121,17 @@ def _installed() -> bool:
 
 
 async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
-    live, gone = Rows(lambda: defaultdict(list)), Rows(lambda: defaultdict(list))
-    names = options.only.split(",")
+    live, gone, names = empty_rows(), empty_rows(), options.only.split(",")
     for number in range(options.rounds):
         for name in names if number % 2 == 0 else reversed(names):
             async with (
                 _serving(deployment, name, f"{name}_{number}") as server,
                 asked("node", str(_HERE / "clients.mjs"), str(_MODULES)) as clients,
             ):
-                await _Cell(deployment, server, clients, options).measured(_NAMES[name], live, gone)
+                case = _Case(deployment, server, clients, options)
+                for rows, figures in ((live, await case.live()), (gone, await case.gone())):
+                    say(f"{name}: " + ", ".join(f"{column} {value:.2f}" for column, value in figures.items()))
+                    note(rows[_NAMES[name]], figures)
     return [Table("Live", _LIVE, live), Table("Gone and back", _GONE, gone)]
 
 
@@ -168,34 +139,28 @@ async def _measured(deployment: Deployment, options: argparse.Namespace) -> list
 async def _serving(deployment: Deployment, name: str, database: str) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         if name in {"eventsync", "direct"}:
-            # The crowd is only there to say that the collection is tracked.
-            crowd_ = await stack.enter_async_context(crowd())
-            stage = await stack.enter_async_context(staged(deployment, crowd_, database, 0))
-            pid = await stack.enter_async_context(stage.serving())
-            await stage.ready()
-            port = stage.settings.port
+            stage = await stack.enter_async_context(
+                staged(deployment, await stack.enter_async_context(crowd()), database, 0)
+            )
+            pid, port = await stack.enter_async_context(stage.serving()), stage.settings.port
             how = {"url": f"ws://127.0.0.1:{port}", "position": f"{stage.log.name}:0", "protocol": "eventsync.v1"}
-            if name == "direct":
-                write = straight(stage.stores.data[SHAPE], _document)
-            else:
-                route = f"/v1/collections/{SHAPE}/documents"
-                write = await stack.enter_async_context(posting(port, route, {"Prefer": "return=minimal"}, _document))
+            route, minimal = f"/v1/collections/{SHAPE}/documents", {"Prefer": "return=minimal"}
+            post = await stack.enter_async_context(posting(port, route, minimal, _document))
+            write = straight(stage.stores.data[SHAPE], _document) if name == "direct" else post
             yield Running(pid, "eventsync", how, write, stage.worker)
-        elif name in _INSTALLED:
-            route_ = _INSTALLED[name]
-            port = mongod.free_port()
+        elif name in _ROUTES:
+            port, (path, headers) = mongod.free_port(), _ROUTES[name]
             words = (name, str(port), deployment.uri, database, str(_MODULES))
             process = await stack.enter_async_context(asked("node", str(_HERE / "servers.mjs"), *words))
             await process.ask("listen")
             make = _document if name == "socketio" else _without_id
-            how = {"url": f"{'ws' if name == 'parse' else 'http'}://127.0.0.1:{port}", "event": route_.event}
-            write = await stack.enter_async_context(posting(port, route_.path, route_.headers, make))
+            how = {"url": f"{'ws' if name == 'parse' else 'http'}://127.0.0.1:{port}"}
+            write = await stack.enter_async_context(posting(port, path, headers, make))
             yield Running(process.pid, name, how, write)
         else:
             process, port = await stack.enter_async_context(peer(name, deployment.uri, database))
             client = await stack.enter_async_context(AsyncMongoClient[Any](deployment.uri))
-            docs = client[database][SHAPE]
-            await docs.database.create_collection(SHAPE)
+            docs = await client[database].create_collection(SHAPE)
             await process.ask("listen")
             how = {"url": f"ws://127.0.0.1:{port}", "position": f"{frames.LOG}:0"}
             yield Running(process.pid, "eventsync", how, straight(docs, _document))
@@ -206,73 +171,64 @@ def _document(number: int, at: float) -> dict[str, Any]:
 
 
 def _without_id(number: int, at: float) -> dict[str, Any]:
-    """Feathers and Parse make ids themselves."""
+    """Return a document without an id: Parse makes ids itself."""
     return {"n": number, "at": at, "text": "x" * 960}
 
 
-class _Cell:
+class _Case:
     """One server, its clients, and what is written to it."""
 
     def __init__(
         self, deployment: Deployment, server: Running, clients: CrowdProcess, options: argparse.Namespace
     ) -> None:
-        self._deployment = deployment
+        self._mongod = deployment.pid
         self._server = server
         self._clients = clients
         self._options = options
         self._written = 0
 
-    async def measured(self, name: str, live: Rows, gone: Rows) -> None:
+    async def live(self) -> dict[str, float]:
+        """Measure the load while all clients are connected."""
         options, server, clients = self._options, self._server, self._clients
-        count = options.clients
-        empty = Memory.of(server.pid).uss
-        await clients.ask("open", make=server.make, count=count, **server.how)
-        memory = (Memory.of(server.pid).uss - empty) / count
+        await clients.ask("open", make=server.make, count=options.clients, **server.how)
         await self._write(round(_WARM * options.rate))
         await clients.ask("delays")
-        pids = {"server": server.pid, "worker": server.worker or server.pid, "mongod": self._deployment.pid}
+        pids = {"server": server.pid, "worker": server.worker or server.pid, "mongod": self._mongod}
         used = {part: cpu_seconds(pid) for part, pid in pids.items()}
         writes = round(options.seconds * options.rate)
         acks = await self._write(writes)
         used = {part: cpu_seconds(pid) - used[part] for part, pid in pids.items()}
         late, counted = await clients.ask("delays"), await clients.ask("received", expected=0, quiet=0)
-        deliveries = writes * count
         worker = used["worker"] if server.worker else 0.0
-        figures = {
+        return {
             **{part: late[part] or 0.0 for part in ("p50", "p95", "p99")},
             "ack p50": percentiles(acks)["p50"],
-            "µs a delivery": used["server"] / deliveries * 1e6,
-            "µs with worker": (used["server"] + worker) / deliveries * 1e6,
+            "µs a delivery": used["server"] / writes / options.clients * 1e6,
+            "µs with worker": (used["server"] + worker) / writes / options.clients * 1e6,
             "mongod µs": used["mongod"] / writes * 1e6,
-            "KiB a client": memory,
-            "received": counted["received"] / (self._written * count),
+            "received": counted["received"] / (self._written * options.clients),
             "doubled": counted["doubled"],
         }
-        _note(live[name], figures)
-        say(f"{name}: " + ", ".join(f"{column} {value:.2f}" for column, value in figures.items()))
-        before = counted["received"]
+
+    async def gone(self) -> dict[str, float]:
+        """Disconnect all clients while some more is written; then let them come back."""
+        options, clients = self._options, self._clients
+        before = (await clients.ask("received", expected=0, quiet=0))["received"]
         await clients.ask("cut")
-        await self._write(options.missed, counted=False)
+        first, self._written = self._written + 1, self._written + options.missed
+        await open_loop(self._server.write, first, options.missed, 3 * options.rate)
         back = await clients.ask("back", expected=self._written, quiet=_QUIET)
-        came = (back["received"] - before) / (options.missed * count)
-        figures = {"missed events that came": came, "doubled": back["doubled"], "ms": back["ms"] if came == 1 else 0.0}
-        _note(gone[name], figures)
-        say(f"{name}: {figures}")
-        if server.worker and (came != 1 or back["doubled"]):
+        came = (back["received"] - before) / (options.missed * options.clients)
+        if self._server.worker and (came != 1 or back["doubled"]):
             raise WrongError(f"clients that came back had {came:.3f} of what they had missed")
+        return {"missed events that came": came, "doubled": back["doubled"], "ms": back["ms"] if came == 1 else 0.0}
 
-    async def _write(self, count: int, *, counted: bool = True) -> list[float]:
-        """In an open loop; then wait until everybody has it, or nothing comes any more. Raises `WrongError`."""
+    async def _write(self, count: int) -> list[float]:
+        """Write in an open loop; then wait until all clients have it, or nothing comes any more."""
         first, self._written = self._written + 1, self._written + count
-        acks = await open_loop(self._server.write, first, count, self._options.rate * (1 if counted else 3))
-        if counted:
-            found = await self._clients.ask("received", expected=self._written, quiet=_QUIET)
-            wrong = found["received"] != self._written * self._options.clients or found["doubled"]
-            if self._server.worker and wrong:
-                raise WrongError(f"{self._written} events to {self._options.clients} clients came as {found}")
+        acks = await open_loop(self._server.write, first, count, self._options.rate)
+        found = await self._clients.ask("received", expected=self._written, quiet=_QUIET)
+        wrong = found["received"] != self._written * self._options.clients or found["doubled"]
+        if self._server.worker and wrong:
+            raise WrongError(f"{self._written} events to {self._options.clients} clients came as {found}")
         return acks
-
-
-def _note(row: defaultdict[str, list[float]], figures: dict[str, float]) -> None:
-    for name, value in figures.items():
-        row[name].append(value)

@@ -1,122 +1,185 @@
-"""Replay: a client that is behind by so many events is brought to now, by every one of them.
+"""Replay: the rate at which clients that are behind, or have nothing, receive what they lack.
 
-A real worker and server, with the log in MongoDB (hot) and in the archive (cold). Beside, in the same run, with the
-same events, clients and client process: a log that is read row by row, and one of which stored JSON is joined and sent.
-The clients only take bytes while it counts; afterwards each event is held against what was written.
+A real worker and server; the log in MongoDB (hot) and in the archive (cold), the snapshot stored or read from the
+collection. Beside, in the same run: a log that is read row by row, one of which stored JSON is joined and sent, and a
+raw `find`. The clients only keep bytes while it counts; afterwards each event and document is checked.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Final
 
+from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, to_json
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, fresh_mongod
-from scripts.bench.exact import run_exact
-from scripts.bench.long_log import until
+from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
-from scripts.bench.report import Report, Table
-from scripts.bench.sessions_stage import Stage, raise_open_files, say, staged
+from scripts.bench.report import Goal, Report, Table, empty_rows, note
+from scripts.bench.stage import Stage, staged, until
 
-Rows = defaultdict[str, defaultdict[str, list[float]]]
+Figures = dict[str, float]
 
-_TOGETHER: Final = 100
 _SIZE: Final = 300
 _PATIENCE: Final = 220.0
 _BULK: Final = 1000
 _SEGMENT: Final = 10_000
 _LONG: Final = 300_000
-"""So many are replayed once."""
+"""So many events or documents are sent in one round only."""
+_MANY: Final = 50
+"""Clients at once."""
 _ELSEWHERE: Final = "bench_plain_log"
-_NAMES: Final = {"rows": "row by row", "bodies": "joined bodies"}
+_PEERS: Final = {"rows": "row by row", "bodies": "joined bodies"}
 
 _RATES: Final = """\
-*events/s* and *s*: from connecting until each client was told that it is live; with 100 clients the rate is of all of
-them. *µs an event*: CPU of the server process, by event and client; a fresh server each time, so nothing is in its
-memory. *row by row*: a find of documents, each decoded, encoded as JSON and sent by itself (Starlette); *joined
-bodies*: a find of stored JSON that is only joined, 500 at a time. clients' CPU: of the process with all clients."""
+*rate*: events, or documents, a second, and *s*, from connecting until each client is live; with 50 clients at once the
+rate is of all of them. *first ms*: until the first byte after the welcome. *µs each*: CPU of the server process, by
+event or document and client; a fresh server each time, so nothing is in its memory. *row by row*: a find of documents,
+each decoded, encoded as JSON and sent by itself (Starlette); *joined bodies*: a find of stored JSON that is only
+joined, 500 at a time. *find*: PyMongo's `find().sort("_id")` in one process, raw BSON in lists of a thousand that
+nothing is done with; *find + encode*: the same, each document decoded and encoded as JSON."""
 
-_RATIOS: Final = """\
-The rate of one client over that of the others, in the same round. Goals: at least 5 times row by row, at least 0.83 of
-joined bodies (250,000 events/s where those are 300,000)."""
+_EVENTS: Final = "The rate of one client over that of the others, in the same round."
+
+_SNAPSHOTS: Final = """\
+The rate of one client that has nothing over that of `find`, in the same round; and what the 50th client costs the
+server, by CPU, (50 at once - one) / 49, over what the first does, from the same stored snapshot and where the
+collection is read for it."""
+
+_REPLAYED, _SENT = "Ratios of events", "Ratios of snapshots"
+GOALS: Final = (
+    Goal("replay, of row by row", _REPLAYED, "hot", "of row by row", 5.0, at_least=True),
+    Goal("replay, of joined bodies", _REPLAYED, "hot", "of joined bodies", 0.83, at_least=True),
+    Goal("bootstrap from what is stored, of a raw `find`", _SENT, "stored", "of find", 0.6, at_least=True),
+    Goal("bootstrap that is read, of a raw `find`", _SENT, "read", "of find", 0.6, at_least=True),
+    Goal("the 50th client, of the first", _SENT, "stored", "50th of the first", 0.05),
+    Goal("… of one that is read for", _SENT, "stored", "50th of one read for", 0.05),
+)
 
 
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Replay: events a second for clients that are behind, hot and cold, beside a log that is read row by row."""
+    """Add the options; return what runs the benchmark."""
     parser.add_argument("--behind", default="10,10000,1000000", help="events that one client lacks (10, 10k, 1M)")
     parser.add_argument("--cold", default="10,10000,200000", help="the same of archived ones (10, 10k, 200k)")
-    parser.add_argument("--together", type=int, default=10_000, help="events that 100 clients at once lack (10000)")
+    parser.add_argument("--documents", default="10000,100000,1000000", help="documents of a snapshot (10k, 100k, 1M)")
+    parser.add_argument(
+        "--together", type=int, default=100_000, help=f"most that {_MANY} clients at once lack (100000)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds; from 300k on one (3)")
     return run
 
 
 def run(options: argparse.Namespace) -> Report:
-    """Exits with 1 where a client was not exact."""
-    raise_open_files()
-    with fresh_mongod() as deployment:
-        tables = run_exact(_measured(deployment, options))
+    """Exit with 1 where a client was not exact."""
     return Report(
         "Replay",
         "scripts/bench/run replay",
         {
             "processes": "mongod (6.0.5, one node), a worker that rests, a server, the clients in one process",
-            "events": f"creations of documents of {_SIZE} bytes, of one collection",
+            "events": f"creations of documents of {_SIZE} bytes, of one collection; over WebSocket",
             "rounds": f"{options.rounds}, alternating; a fresh server each time",
-            "transport": "WebSocket",
         },
-        tables,
+        measured(lambda deployment: _measured(deployment, options)),
+        GOALS,
     )
 
 
 async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
-    rates, ratios = Rows(lambda: defaultdict(list)), Rows(lambda: defaultdict(list))
-    for tier, listed in (("hot", options.behind), ("cold", options.cold)):
-        numbers = [int(text) for text in listed.split(",") if text]
-        if not numbers:
-            continue
-        async with crowd() as clients, _log_of(deployment, clients, tier, max(numbers)) as stage:
-            cell = _Cell(stage, clients, tier, rates, ratios)
-            for number in range(options.rounds):
+    bench = _Bench(options)
+    async with crowd() as clients:
+        for tier, listed in (("hot", options.behind), ("cold", options.cold)):
+            numbers = [int(text) for text in listed.split(",") if text]
+            if numbers:
+                await bench.events(deployment, clients, tier, numbers)
+        for count in [int(text) for text in options.documents.split(",") if text]:
+            async with staged(deployment, clients, f"snapshot_{count}", count, _SIZE) as stage:
+                for number in range(1 if count >= _LONG else options.rounds):
+                    await bench.snapshots(stage, count, number)
+                for database in (stage.settings.database, stage.settings.log_db):
+                    await stage.stores.data.client.drop_database(database)
+    tables = [
+        Table(_REPLAYED, _EVENTS, bench.event_ratios),
+        Table(_SENT, _SNAPSHOTS, bench.snapshot_ratios),
+        Table("Rates", _RATES, bench.rates),
+    ]
+    return [table for table in tables if table.rows]
+
+
+class _Bench:
+    """The figures of all rounds."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.rates, self.event_ratios, self.snapshot_ratios = empty_rows(), empty_rows(), empty_rows()
+
+    async def events(self, deployment: Deployment, clients: CrowdProcess, tier: str, numbers: list[int]) -> None:
+        """Measure clients that are behind by so many events, counted from the newest one of the tier."""
+        settings: dict[str, Any] = {"hot_events": 10**9}
+        if tier == "cold":
+            archive = str(deployment.directory / "archive")
+            settings = {"hot_events": 1, "segment_events": _SEGMENT, "archive_url": archive}
+        async with staged(deployment, clients, f"replay_{tier}", 0, **settings) as stage:
+            count = -(-max(numbers) // _SEGMENT) * _SEGMENT + 1
+            await stage.write(1, count, size=_SIZE)
+            await stage.log.reached(count)
+            if tier == "cold":
+                await until("the archive", lambda: _archived(stage, count - 1))
+            else:
+                await _copy(stage, count)
+            say(f"{tier}: {count:,} events are there")
+            for number in range(self._options.rounds):
                 for behind in numbers:
                     if number == 0 or behind < _LONG:
-                        await cell.round(behind, number)
-                if options.together:
-                    await cell.together(options.together, number)
-    return [table for table in (Table("Ratios", _RATIOS, ratios), Table("Rates", _RATES, rates)) if table.rows]
+                        await self._behind(stage, tier, behind, number)
 
+    async def _behind(self, stage: Stage, tier: str, behind: int, number: int) -> None:
+        after = await stage.log.head() - behind - (1 if tier == "cold" else 0)
+        found: dict[str, float] = {}
+        ways = ["eventsync", *(_PEERS if tier == "hot" else ())]
+        for way in ways if number % 2 == 0 else reversed(ways):
+            name = f"{_PEERS.get(way, f'eventsync, {tier}')}, {behind:,} behind"
+            found[way] = self._note(name, await _events(stage, way, after, 1))["rate"]
+            if way == "eventsync" and 1000 <= behind <= self._options.together:
+                self._note(f"{name}, {_MANY} at once", await _events(stage, way, after, _MANY))
+        for way in _PEERS if tier == "hot" else ():
+            self.event_ratios[f"{tier}, {behind:,} behind"][f"of {_PEERS[way]}"].append(found["eventsync"] / found[way])
 
-@asynccontextmanager
-async def _log_of(deployment: Deployment, clients: CrowdProcess, tier: str, behind: int) -> AsyncIterator[Stage]:
-    """A log of more events than the client that is furthest behind lacks; of the cold one nearly all are archived."""
-    settings: dict[str, Any] = {"hot_events": 10**9}
-    if tier == "cold":
-        archive = str(deployment.directory / "archive")
-        settings = {"hot_events": 1, "segment_events": _SEGMENT, "archive_url": archive}
-    async with staged(deployment, clients, f"replay_{tier}", 0, **settings) as stage:
-        count = -(-behind // _SEGMENT) * _SEGMENT + 1
-        began = time.monotonic()
-        await stage.write(1, count, size=_SIZE)
-        await stage.log.reached(count)
-        if tier == "cold":
-            await until("the archive", lambda: _archived(stage, count - 1))
-        await _plain(stage, count)
-        say(f"{tier}: {count:,} events are there after {time.monotonic() - began:.0f} s")
-        yield stage
+    async def snapshots(self, stage: Stage, count: int, number: int) -> None:
+        """Measure clients that have nothing, and `find`."""
+        finds = {name: await _find(stage, count, encode=name != "find") for name in ("find", "find + encode")}
+        for name, figures in finds.items():
+            self._note(f"{name}, {count:,}", figures)
+        ones = {}
+        for kind in ("stored", "read") if number % 2 == 0 else ("read", "stored"):
+            ones[kind] = self._note(f"{kind}, {count:,}", await _snapshot(stage, kind, count, 1))
+            ratios = {f"of {name}": ones[kind]["rate"] / figures["rate"] for name, figures in finds.items()}
+            note(self.snapshot_ratios[f"{kind}, {count:,}"], ratios)
+        if count <= self._options.together:
+            many = self._note(f"stored, {count:,}, {_MANY} at once", await _snapshot(stage, "stored", count, _MANY))
+            more = (many["µs each"] * _MANY - ones["stored"]["µs each"]) / (_MANY - 1)
+            of = {"first": ones["stored"], "one read for": ones["read"]}
+            fiftieth = {
+                f"50th of {'the ' if at == 'first' else ''}{at}": more / one["µs each"] for at, one in of.items()
+            }
+            note(self.snapshot_ratios[f"stored, {count:,}"], fiftieth)
+
+    def _note(self, name: str, figures: Figures) -> Figures:
+        say(f"{name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
+        note(self.rates[name], figures)
+        return figures
 
 
 async def _archived(stage: Stage, seq: int) -> bool:
     return (await stage.stores.tiers.read(stage.log.name)).archived_up_to >= seq
 
 
-async def _plain(stage: Stage, count: int) -> None:
-    """The same events as another would keep them: each as a document, and as JSON."""
+async def _copy(stage: Stage, count: int) -> None:
+    """Store the same events as another log would keep them: each as a document, and as JSON."""
     log = stage.stores.data.client[_ELSEWHERE]["log"]
     await log.drop()
     for first in range(1, count + 1, _BULK):
@@ -125,77 +188,52 @@ async def _plain(stage: Stage, count: int) -> None:
         await log.insert_many(rows, ordered=False)
 
 
-class _Cell:
-    """One log, with who reads it. `behind` is counted from the newest event of the tier."""
+async def _events(stage: Stage, way: str, after: int, clients: int) -> Figures:
+    lacking = await stage.log.head() - after
+    if way == "eventsync":
+        # A stored snapshot would be cheaper than so many events.
+        async with stage.serving() as pid, stage.without_snapshots():
+            return await _pulled(stage.crowd, pid, clients, after, lacking, "events")
+    async with peer("rows", stage.deployment.uri, _ELSEWHERE, way) as (process, port):
+        await process.ask("listen")
+        await stage.crowd.ask("begin", port=port, log=frames.LOG, documents=0)
+        return await _pulled(stage.crowd, process.pid, clients, after, lacking, "events")
 
-    def __init__(self, stage: Stage, clients: CrowdProcess, tier: str, rates: Rows, ratios: Rows) -> None:
-        self._stage = stage
-        self._clients = clients
-        self._tier = tier
-        self._rates = rates
-        self._ratios = ratios
 
-    async def round(self, behind: int, number: int) -> None:
-        """One client; the others are only there for the hot tier, which they are the same as."""
-        after = await self._after(behind)
-        found: dict[str, float] = {}
-        ways = ["eventsync", *(_NAMES if self._tier == "hot" else ())]
-        for way in ways if number % 2 == 0 else reversed(ways):
-            figures = await (self._ours(after, 1) if way == "eventsync" else self._others(way, after, 1))
-            name = f"{_NAMES.get(way, f'eventsync, {self._tier}')}, {behind:,} behind"
-            self._note(name, figures)
-            found[way] = figures["events/s"]
-        if len(found) > 1:
-            row = self._ratios[f"{self._tier}, {behind:,} behind"]
-            for way, name in _NAMES.items():
-                row[f"of {name}"].append(found["eventsync"] / found[way])
+async def _snapshot(stage: Stage, kind: str, count: int, clients: int) -> Figures:
+    async with stage.serving() as pid, stage.without_snapshots() if kind == "read" else nullcontext():
+        return await _pulled(stage.crowd, pid, clients, None, count, "snapshot")
 
-    async def together(self, behind: int, number: int) -> None:
-        """A hundred clients at once."""
-        after = await self._after(behind)
-        ways = ["eventsync", *(("rows",) if self._tier == "hot" else ())]
-        for way in ways if number % 2 == 0 else reversed(ways):
-            mine = self._ours(after, _TOGETHER) if way == "eventsync" else self._others(way, after, _TOGETHER)
-            name = f"{_NAMES.get(way, f'eventsync, {self._tier}')}, {behind:,} behind, {_TOGETHER} together"
-            self._note(name, await mine)
 
-    async def _after(self, behind: int) -> int:
-        if self._tier == "hot":
-            return await self._stage.log.head() - behind
-        return (await self._stage.stores.tiers.read(self._stage.log.name)).archived_up_to - behind
+async def _pulled(crowd_: CrowdProcess, pid: int, clients: int, after: int | None, count: int, way: str) -> Figures:
+    """Bring clients to now, each by `count` events or documents. Raises `WrongError` where they come in another way."""
+    used = cpu_seconds(pid)
+    found = await crowd_.ask("pull", count=clients, seq=after, seconds=_PATIENCE)
+    used = cpu_seconds(pid) - used
+    received = await crowd_.ask("pulled")
+    if received["ways"] != [way] or (way == "events" and received["events"] != count):
+        raise WrongError(f"{count} by {way} came as {received}")
+    return {
+        "rate": count * clients / found["seconds"],
+        "s": found["seconds"],
+        "first ms": found["first"] * 1000,
+        "µs each": used / count / clients * 1e6,
+        "clients' CPU µs": found["cpu"] / count / clients * 1e6,
+    }
 
-    async def _ours(self, after: int, clients: int) -> dict[str, float]:
-        stage = self._stage
-        async with stage.serving() as pid:
-            await stage.ready()
-            await self._clients.ask("begin", port=stage.settings.port, log=stage.log.name, documents=0)
-            # It would be cheaper than so many events.
-            async with stage.without_snapshots():
-                return await self._pulled(pid, after, clients)
 
-    async def _others(self, way: str, after: int, clients: int) -> dict[str, float]:
-        async with peer("rows", self._stage.deployment.uri, _ELSEWHERE, way) as (process, port):
-            await process.ask("listen")
-            await self._clients.ask("begin", port=port, log=frames.LOG, documents=0)
-            return await self._pulled(process.pid, after, clients)
-
-    async def _pulled(self, pid: int, after: int, clients: int) -> dict[str, float]:
-        used = cpu_seconds(pid)
-        found = await self._clients.ask("pull", count=clients, seq=after, seconds=_PATIENCE)
-        used = cpu_seconds(pid) - used
-        told = await self._clients.ask("pulled")
-        events = await self._stage.log.head() - after
-        if told["ways"] != ["events"] or told["events"] != events:
-            raise WrongError(f"{events} events came as {told}")
-        return {
-            "events/s": events * clients / found["seconds"],
-            "s": found["seconds"],
-            "first ms": found["first"] * 1000,
-            "µs an event": used / events / clients * 1e6,
-            "clients' CPU µs": found["cpu"] / events / clients * 1e6,
-        }
-
-    def _note(self, name: str, figures: dict[str, float]) -> None:
-        say(f"{name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
-        for column, value in figures.items():
-            self._rates[name][column].append(value)
+async def _find(stage: Stage, count: int, *, encode: bool) -> Figures:
+    """Read the collection in this process, which does nothing else meanwhile."""
+    docs = stage.stores.data[SHAPE].with_options(codec_options=CODEC if encode else RAW_CODEC)
+    began, used, found, first = time.perf_counter(), time.process_time(), 0, 0.0
+    async with docs.find().sort("_id") as cursor:
+        while listed := await cursor.to_list(_BULK):
+            first = first or time.perf_counter()
+            if encode:
+                for document in listed:
+                    to_json(document)
+            found += len(listed)
+    if found != count:
+        raise WrongError(f"{found} documents of {count} were found")
+    seconds, used = time.perf_counter() - began, time.process_time() - used
+    return {"rate": count / seconds, "s": seconds, "first ms": (first - began) * 1000, "µs each": used / count * 1e6}

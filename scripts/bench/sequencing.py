@@ -1,85 +1,236 @@
-"""Speed of the sequencer, from a backlog and under live load, beside the floors of the same run."""
+"""Sequencing: the rate of a worker on a backlog, beside a bare change-stream reader and bare inserts.
+
+A log in which an event is missing, doubled or out of place fails the run.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import functools
+import random
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from scripts.bench.deployment import fresh_mongod
-from scripts.bench.load import Kind
-from scripts.bench.report import Report, Table
-from scripts.bench.sequencing_cells import Figures, backlog, live
+import bson
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
+from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 
-KINDS = (
+from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from scripts.bench.crowd.messages import WrongError
+from scripts.bench.deployment import Deployment, cpu_seconds, measured, running, say
+from scripts.bench.report import Goal, Report, Table, empty_rows, note
+from scripts.bench.stage import until
+
+_WORDS: Final = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
+_BATCH: Final = 1000
+_PATIENCE: Final = 400.0
+
+_BACKLOG: Final = """\
+Changes that were made while no worker ran, then a worker: from the first appended event that is seen to the last one.
+*reader* is a bare change stream with the same images that only counts raw BSON; *inserts* are bare ordered inserts of
+the same rows in batches of 1000. CPU is µs an event."""
+
+GOALS: Final = (
+    Goal("sequencing a backlog, of a bare reader", "From a backlog", "", "of the reader", 0.5, at_least=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of change: inserts of documents of `size` bytes, or small updates of such."""
+
+    name: str
+    size: int
+    update: bool = False
+
+
+KINDS: Final = (
     Kind("insert 0.3 KiB", 300),
     Kind("insert 1 KiB", 1024),
     Kind("insert 5 KiB", 5 * 1024),
     Kind("small update of 1 KiB", 1024, update=True),
 )
-LIVE_KINDS = (KINDS[1], KINDS[3])
-
-_BACKLOG = """\
-Changes that were made while no worker ran, then a worker: from the first appended event that is seen to the last one.
-*reader* is a bare change stream with the same images that only counts raw BSON (*no images*: without them); *inserts*
-are bare ordered inserts of the same rows in batches of 1000. CPU is µs an event."""
-_LIVE = """\
-An open loop: each write is sent at its intended time. *lag* is from a write's acknowledgement to its event in a change
-stream on the log, in ms; negative where the event is seen first. *batch* is the mean number of events in one insert."""
 
 
 def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Sequencing throughput from a backlog and under live load."""
+    """Add the options; return what runs the benchmark."""
     parser.add_argument("--changes", type=int, default=200_000, help="changes of a backlog (200000)")
-    parser.add_argument("--rate", type=float, default=400.0, help="writes a second under live load (400)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long a live load lasts (8)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; each has a mongod of its own (3)")
     parser.add_argument("--only", default="", help="only kinds whose name has this in it")
-    parser.add_argument("--no-live", action="store_true", help="leave out the live load")
     return run
 
 
 def run(options: argparse.Namespace) -> Report:
-    """Raises `InexactError` where an event is missing, doubled or out of place."""
-    backlogs: dict[str, dict[str, list[float]]] = defaultdict(functools.partial(defaultdict, list))
-    lives: dict[str, dict[str, list[float]]] = defaultdict(functools.partial(defaultdict, list))
+    """Exit with 1 where the log was not exact."""
+    rows, kinds = empty_rows(), [kind for kind in KINDS if options.only in kind.name]
     for number in range(options.rounds):
-        with fresh_mongod() as deployment:
-            kinds = [kind for kind in KINDS if options.only in kind.name]
-            # Every other round goes the other way round, so that no kind always has the warmer machine.
-            for kind in kinds if number % 2 == 0 else reversed(kinds):
-                _say(f"round {number + 1}: backlog, {kind.name}")
-                _take(backlogs[kind.name], asyncio.run(backlog(deployment, kind, options.changes)))
-                if kind in LIVE_KINDS and not options.no_live:
-                    _say(f"round {number + 1}: live, {kind.name}")
-                    figures = live(deployment, kind, rate=options.rate, seconds=options.seconds)
-                    _take(lives[kind.name], asyncio.run(figures))
+        # Every other round goes the other way round, so that no kind always has the warmer machine.
+        order = kinds if number % 2 == 0 else kinds[::-1]
+        for kind, figures in measured(lambda deployment: _measured(deployment, order, options.changes)):  # noqa: B023
+            note(rows[kind.name], figures)
     return Report(
         "Sequencing",
         "scripts/bench/run sequencing",
         {
-            "rounds": str(options.rounds),
-            "backlog": f"{options.changes:,} changes",
-            "live load": f"{options.rate:g} writes/s for {options.seconds:g} s",
-            "write concern": "majority, journaled; one node",
-            "MongoDB": "6.0.5 (embedded)",
+            "backlog": f"{options.changes:,} changes, majority, journaled; MongoDB 6.0.5 (embedded), one node",
+            "rounds": f"{options.rounds}, each on a mongod of its own",
         },
-        [*_table("From a backlog", _BACKLOG, backlogs), *_table("Under live load", _LIVE, lives)],
+        [Table("From a backlog", _BACKLOG, rows)],
+        GOALS,
     )
 
 
-def _take(rows: dict[str, list[float]], figures: Figures) -> None:
-    for column, value in figures.items():
-        rows[column].append(value)
-    _say("  " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
+async def _measured(deployment: Deployment, kinds: list[Kind], count: int) -> list[tuple[Kind, dict[str, float]]]:
+    found = []
+    for kind in kinds:
+        async with _tracking(deployment, kind, count) as (settings, stores):
+            found.append((kind, await _backlog(deployment, settings, stores, kind, count)))
+        say(f"{kind.name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in found[-1][1].items()))
+    return found
 
 
-def _table(title: str, explanation: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Table]:
-    return [Table(title, explanation, rows)] if rows else []
+@asynccontextmanager
+async def _tracking(deployment: Deployment, kind: Kind, count: int) -> AsyncIterator[tuple[Settings, Stores]]:
+    """Give a database whose collection `docs` is tracked, its base stored and its worker gone; drop it afterwards."""
+    name = f"backlog_{kind.size}_{kind.update}"
+    settings = Settings(mongodb_uri=deployment.uri, database=name, collections=("docs",))
+    async with connect(settings, "bench") as client:
+        stores = Stores.of(client, settings)
+        if kind.update:
+            await _insert(stores.data["docs"], count, kind.size)
+        with running("worker", settings, deployment.directory):
+            await until("the base", lambda: _based(stores))
+        yield settings, stores
+        for database in (settings.database, settings.log_db):
+            await client.drop_database(database)
 
 
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+async def _backlog(
+    deployment: Deployment, settings: Settings, stores: Stores, kind: Kind, count: int
+) -> dict[str, float]:
+    """Run a worker on a backlog of `count` changes, and the floors on the same changes."""
+    docs = stores.data["docs"]
+    async with watch(stores.data, []) as stream:
+        token = stream.token
+    if kind.update:
+        for first in range(0, count, _BATCH):
+            changes = [UpdateOne({"_id": n}, change(n)) for n in range(first, min(count, first + _BATCH))]
+            await docs.bulk_write(changes, ordered=False)
+    else:
+        await _insert(docs, count, kind.size)
+    with running("worker", settings, deployment.directory) as worker:
+        first = await until("an event", lambda: _reached(stores, 1), _PATIENCE)
+        began, pids = time.perf_counter(), (worker, deployment.pid)
+        used = [cpu_seconds(pid) for pid in pids]
+        await until("all events", lambda: _reached(stores, count), _PATIENCE)
+        seconds, events = time.perf_counter() - began, count - first
+        worker_cpu, mongod_cpu = (cpu_seconds(pid) - before for pid, before in zip(pids, used, strict=True))
+    await _check(stores, count)
+    rate, reader = events / seconds, count / await _read_only(stores.data, token, count)
+    inserts = count / await _insert_only(stores.log["events"])
+    return {
+        "events/s": rate,
+        "worker CPU": worker_cpu / events * 1e6,
+        "mongod CPU": mongod_cpu / events * 1e6,
+        "reader/s": reader,
+        "inserts/s": inserts,
+        "of the reader": rate / reader,
+        "of the inserts": rate / inserts,
+    }
+
+
+async def _based(stores: Stores) -> bool:
+    """Return True if the collection is active and its base is stored."""
+    found = await stores.log["collections"].find_one({"_id": "docs", "log": {"$ne": None}})
+    return found is not None and await stores.log["snapshots"].find_one({"complete": True}) is not None
+
+
+async def _reached(stores: Stores, seq: int) -> int:
+    """Return the newest event's number once it is `seq` or more; else 0."""
+    row = await stores.log["events"].find_one({}, {"_id": 1}, sort=[("_id", -1)])
+    newest = int(row["_id"]["n"]) if row else 0
+    return newest if newest >= seq else 0
+
+
+async def _check(stores: Stores, count: int) -> None:
+    """Raise `WrongError` unless the log has one event for each document, numbered 1, 2, 3 …"""
+    seen, last = set(), 0
+    async for row in stores.log["events"].find({}, {"i": 1}).sort("_id"):
+        last += 1
+        seen.add(row["i"])
+        if row["_id"]["n"] != last:
+            raise WrongError(f"event {row['_id']['n']} stands at place {last}")
+    if last != count or len(seen) != count:
+        raise WrongError(f"{last} events about {len(seen)} documents, of {count} changes")
+
+
+async def _read_only(database: AsyncDatabase[Any], after: str, count: int) -> float:
+    """Return the seconds in which a bare change stream brings `count` changes that are only counted."""
+    async with watch(database, [{"$match": {"ns.coll": "docs"}}], after=after, images=True) as stream:
+        left = count - len((await stream.read(wait=1.0, limit=1)).changes)
+        began = time.perf_counter()
+        while left > 0:
+            left -= len((await stream.read(wait=1.0, limit=_BATCH)).changes)
+        return time.perf_counter() - began
+
+
+async def _insert_only(events: AsyncCollection[Any]) -> float:
+    """Return the seconds for bare ordered inserts of the same rows, into a collection with the same indexes."""
+    raw: AsyncCollection[RawBSONDocument] = events.with_options(codec_options=RAW_CODEC)
+    copy = raw.database["floor"]
+    keys = [("_id.l", ASCENDING), ("c", ASCENDING), ("i", ASCENDING), ("_id.n", ASCENDING)]
+    await copy.create_indexes([IndexModel(keys)])
+    taken = 0.0
+    # Only the inserts count, and no more than a batch of the rows is held.
+    async with raw.find().sort("_id").batch_size(_BATCH) as rows:
+        while batch := await rows.to_list(_BATCH):
+            began = time.perf_counter()
+            await copy.insert_many(batch, ordered=True)
+            taken += time.perf_counter() - began
+    return taken
+
+
+async def _insert(collection: AsyncCollection[dict[str, Any]], count: int, size: int) -> None:
+    for first in range(0, count, _BATCH):
+        documents = [document(number, size) for number in range(first, min(count, first + _BATCH))]
+        await collection.insert_many(documents, ordered=False)
+
+
+def document(number: int, size: int) -> dict[str, Any]:
+    """Return an order of about `size` bytes of BSON: flat fields of the usual types, an object, and a list of lines."""
+    rng = random.Random(number)
+    made: dict[str, Any] = {
+        "_id": number,
+        "status": rng.choice(_WORDS),
+        "total": Decimal128("129.90"),
+        "at": datetime(2026, 1, 1, 12, tzinfo=UTC),
+        "customer": ObjectId(),
+        "count": Int64(2**40 + number),
+        "score": rng.random(),
+        "address": {"street": "12 Long Street", "city": "Longtown", "open": True},
+        "lines": [],
+    }
+    empty, line = len(bson.encode(made)), len(bson.encode(_line(rng)))
+    made["lines"] = [_line(rng) for _ in range(max(0, size - empty) // (line + 8))]
+    return made
+
+
+def change(number: int) -> dict[str, Any]:
+    """Return a small update: two fields of the many."""
+    return {"$set": {"status": "paid", "address.city": f"Town {number}"}}
+
+
+def _line(rng: random.Random) -> dict[str, Any]:
+    return {"sku": f"{rng.choice(_WORDS)}-{rng.randrange(10**6)}", "qty": rng.randrange(100), "price": rng.random()}

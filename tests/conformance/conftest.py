@@ -11,9 +11,9 @@ import pytest
 
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from scripts.bench import nginx
-from scripts.bench.nginx import Nginx, documented, running_nginx
+from support import nginx
 from support.limits import time_limits
+from support.nginx import Nginx, documented, running_nginx
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.makes import MAKES
 from support.peers.node import Node, running_node

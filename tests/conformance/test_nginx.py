@@ -18,8 +18,8 @@ import pytest
 
 from eventsync.main import make_server
 from eventsync.settings import Settings
-from scripts.bench import nginx
-from scripts.bench.nginx import DEFAULTS, Nginx, documented, running_nginx
+from support import nginx
+from support.nginx import DEFAULTS, Nginx, documented, running_nginx
 from support.peers.makes import of_transport
 from support.peers.peer import Peer
 from support.peers.served import COLLECTIONS, Served

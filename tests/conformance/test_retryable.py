@@ -14,8 +14,8 @@ import pytest
 from eventsync.dev import mongod
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from scripts.bench import nginx
-from scripts.bench.nginx import documented, running_nginx
+from support import nginx
+from support.nginx import documented, running_nginx
 from support.peers.makes import MAKES
 from support.peers.node import Node
 from support.peers.peer import Peer

@@ -19,9 +19,10 @@ from typing import Generic, TypeVar
 import uvloop
 
 from eventsync.process.garbage_collection import collect_rarely
-from scripts.bench.ticks import Ticks
 
 T = TypeVar("T")
+
+_EVERY = 0.001
 
 _PAUSE = 0.05
 """Most seconds of CPU between two ticks, on the machine that this was measured on."""
@@ -31,6 +32,26 @@ _REFERENCE = 0.012
 
 _TIMES = 4
 """Most times that a case is measured."""
+
+
+class _Ticks:
+    """Ticks of a timer on the loop that `start` is called on. `longest`: seconds of CPU between two of them."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._seen = 0.0
+
+    def start(self) -> None:
+        """Tick from now on, until the loop ends."""
+        self._loop = asyncio.get_running_loop()
+        self._seen = time.thread_time()
+        self._tick()
+
+    def _tick(self) -> None:
+        now = time.thread_time()
+        self.longest = max(self.longest, now - self._seen)
+        self._seen = now
+        self._loop.call_later(_EVERY, self._tick)
 
 
 class Loop(Generic[T]):
@@ -45,7 +66,7 @@ class Loop(Generic[T]):
         self._part = part
         self._waited_for = waited_for
         self._started = threading.Event()
-        self._ticks = Ticks()
+        self._ticks = _Ticks()
         self._given: list[T] = []
         self._failure: BaseException | None = None
         self._measured: set[str] = set()

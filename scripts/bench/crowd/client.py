@@ -1,4 +1,4 @@
-"""One client on one connection at a time, over each transport. It comes back when it is put out, if it is to."""
+"""One client on one connection at a time, over each transport. It reconnects when the server refuses or closes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from scripts.bench.crowd.wire import Frames, Lines, Response, WireError
 
 SHAPE: Final = "docs"
 _HOST: Final = "127.0.0.1"
-_POLL_WAIT: Final = 60
 _SEEN, _PIECE = 1000, 16 * 1024
 """Pieces of a connection's bytes that are known, at most, and bytes of the largest."""
 
@@ -27,12 +26,11 @@ _JITTER: Final = (0.2, 1.0)
 
 @dataclass
 class Scene:
-    """State that all clients of a crowd share. `gate` is set while they may connect."""
+    """State that all clients of a crowd share."""
 
     port: int
     log: str
     reader: Reader
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
     comes_back: bool = False
     refusals: Counter[str] = field(default_factory=Counter)
     """How attempts failed, before a client was served."""
@@ -63,7 +61,7 @@ class Scene:
 
 
 class Client(asyncio.Protocol):
-    """Made without a connection; `connect` makes one, and so does whoever `come_back`s."""
+    """Made without a connection; `come_back` makes one."""
 
     def __init__(self, scene: Scene, replica: Replica, *, is_timed: bool) -> None:
         self.scene = scene
@@ -78,17 +76,12 @@ class Client(asyncio.Protocol):
         self._read: list[Message] = []
         """What the bytes at hand say; emptied where they say more than messages for everybody."""
 
-    async def connect(self) -> None:
-        """One attempt to connect. Raises `OSError`."""
-        await asyncio.get_running_loop().create_connection(lambda: self, _HOST, self.scene.port)
-
     async def come_back(self) -> None:
-        """Connect once the gate is open, again and again; what the server advises is waited for."""
+        """Connect, again and again, as late as the server advises."""
         while True:
             await asyncio.sleep(self._pause())
-            await self.scene.gate.wait()
             try:
-                await self.connect()
+                await asyncio.get_running_loop().create_connection(lambda: self, _HOST, self.scene.port)
             except OSError as error:
                 self.scene.refusals[type(error).__name__] += 1
                 self._advice = random.uniform(*_JITTER)
@@ -167,7 +160,7 @@ class Client(asyncio.Protocol):
     def _message(self, data: bytes) -> None:
         message = self.scene.reader.read(data)
         if message.kind == "error":
-            # Of the only shape: the connection may live on, and would be of no use.
+            # It is about the only shape: the connection is of no use any more.
             self._refused(f"error {message.text}", message.retry_after)
             self.close()
             return
@@ -263,31 +256,8 @@ class SseClient(Client):
         return self._response.is_between and self._lines.is_between
 
 
-class PollClient(Client):
-    """`GET /v1/sync/log`, again and again on one connection. It is live once it waits at its position."""
-
-    def _begin(self) -> None:
-        self._response = Response()
-        self.is_served = self.replica.live = True
-        self.live_at = time.monotonic()
-
-    def _request(self) -> bytes:
-        query = {"shape": SHAPE, "position": self._position, "wait": str(_POLL_WAIT)}
-        return _get("/v1/sync/log", query, self.scene.port)
-
-    def _take(self, data: bytes) -> None:
-        body = self._response.feed(data)
-        if self._response.status not in {0, 200}:
-            self._refused_by(self._response)
-        elif self._response.complete:
-            self._response = Response()
-            self._message(body)
-            if self.transport is not None:
-                self.transport.write(self._request())
-
-
 def _get(path: str, query: dict[str, str], port: int) -> bytes:
     return f"GET {path}?{urlencode(query)} HTTP/1.1\r\nHost: {_HOST}:{port}\r\n\r\n".encode()
 
 
-TRANSPORTS: Final[dict[str, type[Client]]] = {"websocket": WebSocketClient, "sse": SseClient, "poll": PollClient}
+TRANSPORTS: Final[dict[str, type[Client]]] = {"websocket": WebSocketClient, "sse": SseClient}

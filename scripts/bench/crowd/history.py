@@ -20,11 +20,11 @@ class History:
         return number == seq and document == self.document(seq)
 
     def document(self, seq: int) -> int:
-        """The id of the document that event `seq` is about."""
+        """Return the id of the document that event `seq` is about."""
         return (seq - 1) % self.documents if self.documents else seq
 
     def value(self, document: int, seq: int) -> int:
-        """`n` of a document at position `seq`."""
+        """Return `n` of a document at position `seq`."""
         if not self.documents:
             return document
         return max(0, seq - (seq - 1 - document) % self.documents)
@@ -34,7 +34,7 @@ class History:
         return self.documents or seq
 
     def touched(self, start: int, end: int) -> set[int]:
-        """The documents of the events `start < seq <= end`."""
+        """Return the documents of the events `start < seq <= end`."""
         first = max(start + 1, end - self.documents + 1) if self.documents else start + 1
         return {self.document(seq) for seq in range(first, end + 1)}
 

@@ -1,4 +1,4 @@
-"""Messages of the sync protocol, read and held against the history. What many clients get is read once."""
+"""Messages of the sync protocol, read and checked against the history. What many clients get is read once."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ class Reader:
         return message
 
     def _parsed(self, raw: dict[str, Any]) -> Message:
-        # A page of the HTTP log has no type.
-        kind = raw.get("type", "events")
+        kind = raw["type"]
         if kind == "events":
             return self._events(raw)
         if kind == "snapshot":

@@ -1,4 +1,4 @@
-"""A client that takes what comes until it is live, and is looked at afterwards: its own work is no part of a rate."""
+"""A client that only keeps bytes until it is live; they are checked afterwards, so that this is no part of a rate."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scripts.bench.crowd.wire import TEXT, Frames
 
 _LIVE: Final = b'{"type":"live"'
 _MARGIN: Final = 300
-"""Bytes that the last message may have behind its beginning."""
+"""Most bytes of the last message after its beginning."""
 
 _WELCOME: Final = b'{"type":"welcome"'
 
 
 class Puller(asyncio.Protocol):
-    """Says `hello` behind the handshake, and keeps all bytes. `first` and `done` are times of the monotonic clock."""
+    """Says `hello` after the handshake, and keeps all bytes. `first` and `done` are times of the monotonic clock."""
 
     def __init__(self, request: bytes, hello: bytes) -> None:
         self._request = request
@@ -26,7 +26,7 @@ class Puller(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._upgraded = False
         self.first = 0.0
-        """When it was sent anything but its welcome."""
+        """Time of the first byte after the welcome."""
         self.done = 0.0
         self.is_live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bytes = 0
@@ -71,5 +71,5 @@ class Puller(asyncio.Protocol):
             if opcode == TEXT:
                 replica.take(reader.read(payload))
         if not replica.live:
-            raise WrongError("it was not told that it is live")
+            raise WrongError("it is not live")
         return replica

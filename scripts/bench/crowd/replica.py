@@ -1,4 +1,4 @@
-"""State of one client, checked to have come without a hole and without a repeat. Pure."""
+"""State of one client, checked to come without a hole and without a repeat. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scripts.bench.crowd.messages import Message, WrongError
 class Replica:
     """`seq` is the client's position, None while it has nothing whole. `events` were applied, each once.
 
-    It goes on over reconnects. Raises `WrongError` at what is not exact.
+    It outlives its connections. Raises `WrongError` at what is not exact.
     """
 
     __slots__ = ("_history", "_parts", "began", "events", "live", "seq", "ways")
@@ -20,12 +20,12 @@ class Replica:
         self.live = False
         self.events = 0
         self.ways: set[str] = set()
-        """The kinds of message that brought it on."""
+        """Kinds of messages that moved it."""
         self._history = history
         self._parts: list[frozenset[int]] = []
 
     def take(self, message: Message) -> int:
-        """Be where the message brings; how many events were new."""
+        """Apply a message; return how many of its events were new."""
         kind = message.kind
         if kind == "events":
             return self._events(message)
@@ -67,7 +67,7 @@ class Replica:
             raise WrongError(f"a document comes twice in a {message.kind}")
         self._parts = []
         self._check(message, found)
-        # What it covers is had as surely as by events, and is none: the count goes on behind it.
+        # The rows stand for the events before; those after it are counted from there.
         self.seq = self.began = message.end
         self.events = 0
         self.ways.add(message.kind)

@@ -40,16 +40,6 @@ class Driver:
             self._broadcast([frames.event(self.head, due, size)])
         return {"head": self.head}
 
-    async def burst(self, count: int, size: int, together: int) -> dict[str, object]:
-        """All of them as fast as it goes, `together` at a time."""
-        at, last = time.monotonic(), self.head + count
-        while self.head < last:
-            seqs = range(self.head + 1, min(self.head + together, last) + 1)
-            self.head = seqs[-1]
-            self._broadcast([frames.event(seq, at, size) for seq in seqs])
-            await asyncio.sleep(0)
-        return {"head": self.head}
-
     async def obey(self) -> None:
         """Do what is asked, one thing after the other, until the end of the input."""
         reader = asyncio.StreamReader()

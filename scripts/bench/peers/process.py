@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from eventsync.dev import mongod
 from scripts.bench.crowd.process import CrowdProcess, asked
 
-_MODULES = Path(".venv/peers").resolve()
-_NODE = Path(__file__).with_name("node.mjs")
-
-
-def has_node() -> bool:
-    """Return True if Node and `ws` are installed; `scripts/peers` installs `ws`."""
-    return shutil.which("node") is not None and (_MODULES / "node_modules/ws").is_dir()
-
 
 @asynccontextmanager
 async def peer(name: str, *words: str) -> AsyncIterator[tuple[CrowdProcess, int]]:
-    """A fresh one while the block runs, and its port: `node`, or a module of this package, which is given `words`."""
+    """Run a module of this package, which is given a port and `words`; give its process and the port."""
     port = mongod.free_port()
-    if name == "node":
-        command = ["node", str(_NODE), str(port), str(_MODULES)]
-    else:
-        command = [sys.executable, "-m", f"scripts.bench.peers.{name}", str(port), *words]
-    async with asked(*command) as process:
+    async with asked(sys.executable, "-m", f"scripts.bench.peers.{name}", str(port), *words) as process:
         yield process, port
+
+
+class Source:
+    """A peer that makes events by itself. `head` is its newest event, `pid` its process."""
+
+    def __init__(self, process: CrowdProcess) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.head = 0
+
+    async def steady(self, count: int, rate: float, size: int) -> None:
+        """Send events one by one, each at its intended time."""
+        self.head = (await self._process.ask("steady", count=count, rate=rate, size=size))["head"]
+
+
+@asynccontextmanager
+async def beside(name: str, crowd: CrowdProcess) -> AsyncIterator[Source]:
+    """Run a fresh peer that makes events by itself; the crowd's clients are its clients."""
+    async with peer(name) as (process, port):
+        begun = await process.ask("begin", seq=0)
+        await crowd.ask("begin", port=port, log=begun["log"], documents=0)
+        yield Source(process)

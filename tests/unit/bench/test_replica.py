@@ -1,3 +1,5 @@
+"""What a client of a benchmark counts as exact."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,9 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from scripts.bench.crowd.history import History
+from scripts.bench.crowd.history import History, Overtaking
 from scripts.bench.crowd.messages import Message, Reader, WrongError
 from scripts.bench.crowd.replica import Replica
+from scripts.bench.peers import frames
 
 HISTORY = History(3)
 
@@ -41,6 +44,36 @@ def test_the_history_is_what_its_events_make() -> None:
     assert History(0).touched(2, 4) == {3, 4}
 
 
+def test_documents_take_turns() -> None:
+    assert [HISTORY.is_event(seq, seq, (seq - 1) % 3) for seq in range(1, 8)] == [True] * 7
+    assert not HISTORY.is_event(4, 4, 1)
+    assert not HISTORY.is_event(4, 5, 0)
+
+
+def test_an_event_that_overtakes_comes_once_and_always_at_the_same_place() -> None:
+    history = Overtaking()
+    assert history.is_event(1, 2, 2)
+    assert history.is_event(2, 1, 1)
+    assert history.is_event(1, 2, 2)
+    assert not history.is_event(3, 2, 2), "a number that came before"
+    assert not history.is_event(2, 3, 3), "another event than the other clients had there"
+    assert not history.is_event(4, 4, 5), "the number of another document"
+
+
+def test_a_peers_messages_are_read_as_the_servers_are() -> None:
+    reader = Reader(History(0))
+    message = reader.read(frames.event(7, 1.5, 300))
+    assert (message.kind, message.start, message.end, message.at) == ("events", 6, 7, (1.5,))
+    assert reader.read(frames.live(7)).end == 7
+    changes = Reader(Overtaking(3))
+    message = changes.read(frames.changed(1, 2, {"n": 6, "at": 2.5}))
+    assert (message.start, message.end, message.at) == (0, 1, (2.5,))
+    with pytest.raises(WrongError, match="event 2 is 6 of int:2"):
+        changes.read(frames.changed(2, 2, {"n": 6, "at": 2.5}))
+    with pytest.raises(WrongError, match="event 2 is 5 of int:2"):
+        changes.read(frames.changed(2, 2, {"n": 5, "at": 2.5}))
+
+
 def test_each_event_counts_once_also_where_frames_overlap() -> None:
     replica = Replica(HISTORY, 5)
     assert [replica.take(_span(5, 7)), replica.take(_span(4, 8)), replica.take(_span(2, 6))] == [2, 1, 0]
@@ -66,7 +99,7 @@ def test_a_frame_with_other_events_than_were_written_is_wrong(events: list[dict[
         Reader(HISTORY).read(_events(5, 7, events))
 
 
-def test_a_snapshot_has_every_document_once_and_counting_begins_behind_it() -> None:
+def test_a_snapshot_has_every_document_once_and_counting_begins_after_it() -> None:
     replica = Replica(HISTORY, None)
     replica.take(_snapshot(7, [0, 1], last=False))
     assert not replica.is_exact

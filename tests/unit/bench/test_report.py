@@ -1,39 +1,87 @@
+"""Reports of benchmarks: tables, goals, the page about all kept results, and the figures in them."""
+
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 
-from scripts.bench.report import Report, Table, retabled
+from scripts.bench.fan_out import BARE, OURS, PLAIN, Key, growth, ratios
+from scripts.bench.memory import slope
+from scripts.bench.percentiles import percentiles
+from scripts.bench.report import Goal, Report, Table, index
 
 RESULTS = Path(__file__).parents[3] / "docs" / "benchmarks"
+GOAL = Goal("a cost", "Ratios", "ours", "of theirs", 1.3)
+
+
+def _table(*values: float) -> Table:
+    rows = {f"ours {number}": {"of theirs": [value, value]} for number, value in enumerate(values)}
+    return Table("Ratios", "About it.", rows | {"others": {"of theirs": [99.0]}})
 
 
 def test_a_row_that_lacks_a_figure_has_an_empty_cell() -> None:
-    table = Table("T", "About it.", {"all": {"a": [1.0], "b": [2.0], "c": [3.0]}, "some": {"a": [4.0], "c": [5.0]}})
-    assert table.markdown().splitlines()[-2:] == ["| all | 1.00 | 2.00 | 3.00 |", "| some | 4.00 |  | 5.00 |"]
-
-
-def test_a_column_that_only_later_rows_have_stands_where_they_have_it() -> None:
-    table = Table("T", "About it.", {"some": {"a": [4.0], "c": [5.0]}, "all": {"a": [1.0], "b": [2.0], "c": [3.0]}})
-    assert table.markdown().splitlines()[-4:] == [
-        "| | a | b | c |",
-        "|---|---|---|---|",
-        "| some | 4.00 |  | 5.00 |",
-        "| all | 1.00 | 2.00 | 3.00 |",
+    rows = {"all": {"a": [1.0], "b": [1.0, 2.0, 4.0]}, "some": {"a": [40.0], "b": [math.nan]}, "none": {"b": [1e3]}}
+    assert Table("T", "About it.", rows).markdown().splitlines()[4:] == [
+        "| | a | b |",
+        "|---|---|---|",
+        "| all | 1.00 | 2.00 (1.00 to 4.00) |",
+        "| some | 40.0 |  |",
+        "| none |  | 1,000 |",
     ]
 
 
-def test_a_page_is_written_anew_from_what_is_kept() -> None:
-    rows = {"one": {"a": [1.0, 2.0], "b": [2.0]}, "two": {"a": [math.nan], "b": [3.0]}}
-    report = Report("R", "run", {"x": "y"}, [Table("First", "About it.", rows), Table("Second", "More.", rows)])
-    page = report.markdown()
-    assert retabled(page.replace("| 3.00 |", "| 4.00 |"), json.loads(report.json())) == page
+def test_a_goal_is_met_by_all_rows_by_some_or_by_none() -> None:
+    assert GOAL.judged([_table(1.0, 1.3)]) == "| a cost | ≤ 1.3 | 1.00 to 1.30 | met |\n"
+    assert "| 1.00 to 1.40 | met by 1 of 2 |" in GOAL.judged([_table(1.0, 1.4)])
+    assert "| 1.40 | missed |" in GOAL.judged([_table(1.4)])
+    assert "| not measured |" in GOAL.judged([])
+    least = Goal("a rate", "Ratios", "ours", "of theirs", 1.3, at_least=True)
+    assert "| ≥ 1.3 | 1.00 to 1.30 | met by 1 of 2 |" in least.judged([_table(1.0, 1.3)])
 
 
-@pytest.mark.parametrize("kept", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_each_page_shows_the_figures_that_are_kept_with_it(kept: Path) -> None:
-    page = kept.with_suffix(".md").read_text()
-    assert retabled(page, json.loads(kept.read_text())) == page
+def test_the_index_lists_the_goals_of_every_page() -> None:
+    page = Report("Title", "scripts/bench/run one", {"x": "y"}, [_table(1.0)], [GOAL]).markdown()
+    listed = index({"one": page}, {"one": "About one."})
+    assert "| a cost | ≤ 1.3 | 1.00 | met | [one](one.md) |" in listed
+    assert "| About one. |" in listed
+
+
+def test_the_kept_index_is_made_from_the_kept_pages() -> None:
+    pages = {page.stem: page.read_text() for page in sorted(RESULTS.glob("*.md")) if page.stem != "README"}
+    kept = (RESULTS / "README.md").read_text()
+    assert index(pages, {}).partition("## Results")[0] == kept.partition("## Results")[0]
+    assert "not measured" not in kept
+
+
+def test_a_slope_is_an_hours_growth_and_its_interval() -> None:
+    flat, interval = slope({minute / 6: 100.0 + (minute % 2) for minute in range(600)})
+    assert abs(flat) < 1
+    assert interval >= 0
+    rising, interval = slope({minute / 6: 2.0 * minute / 6 for minute in range(600)})
+    assert abs(rising - 120.0) < 0.01
+    assert interval < 0.01
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    assert percentiles(range(100, 0, -1)) == {"p50": 51, "p95": 96, "p99": 100}
+    assert percentiles([7.0], "ack ") == {"ack p50": 7.0, "ack p95": 7.0, "ack p99": 7.0}
+    with pytest.raises(ValueError, match="nothing"):
+        percentiles([])
+
+
+def test_ratios_and_growth_are_of_the_same_round() -> None:
+    costs = {
+        Key(OURS, 100, 300): [2.0, 4.0],
+        Key(OURS, 200, 300): [3.0, 4.0],
+        Key(BARE, 100, 300): [1.0, 4.0],
+        Key(BARE, 200, 300): [1.5, 1.0],
+        Key(PLAIN, 200, 300): [6.0, 8.0],
+    }
+    assert ratios(costs) == {
+        "eventsync, 100 of 300 B": {"of bare write": [2.0, 1.0]},
+        "eventsync, 200 of 300 B": {"of bare write": [2.0, 4.0], "of Starlette": [0.5, 0.5]},
+    }
+    assert growth(costs, 100, 200)["eventsync, 300 B"] == {"growth": [1.5, 1.0], "over bare write": [1.0, 4.0]}
+    assert growth(costs, 100, 100) == {}

@@ -1,8 +1,11 @@
+"""Wire formats of the benchmarks' clients."""
+
 from __future__ import annotations
 
 import pytest
 
 from scripts.bench.crowd.wire import CLOSE, TEXT, Frames, Lines, Response, WireError, client_frame
+from scripts.bench.peers import frames
 
 
 def _pieces(data: bytes, size: int) -> list[bytes]:
@@ -14,9 +17,15 @@ def test_frames_are_the_same_however_they_are_cut(size: int) -> None:
     payloads = [b"", b"x" * 125, b"y" * 126, b"z" * 70_000]
     data = b"\x81\x00" + b"\x81\x7d" + payloads[1] + b"\x81\x7e\x00\x7e" + payloads[2]
     data += b"\x81\x7f" + (70_000).to_bytes(8, "big") + payloads[3] + b"\x88\x02\x11\x97"
-    frames = Frames()
-    found = [frame for piece in _pieces(data, size) for frame in frames.feed(piece)]
+    cut = Frames()
+    found = [frame for piece in _pieces(data, size) for frame in cut.feed(piece)]
     assert found == [*((TEXT, payload) for payload in payloads), (CLOSE, (4503).to_bytes(2, "big"))]
+
+
+def test_a_frame_of_any_length_is_one_frame() -> None:
+    payloads = [b"x" * size for size in (0, 125, 126, 65_535, 65_536)]
+    cut = Frames().feed(b"".join(map(frames.text_frame, payloads)))
+    assert list(cut) == [(TEXT, payload) for payload in payloads]
 
 
 def test_a_fragment_is_refused() -> None:

@@ -1,5 +1,5 @@
 // `node clients.mjs MODULES`: many clients of a server of any make, in one process, so that what they cost is the same
-// for all. Told what to do by a JSON line each, and answering with one, as `scripts.bench.crowd` is.
+// for all. They do what a JSON line asks, and answer with one, as `scripts.bench.crowd` does.
 import {createRequire} from "node:module"
 import {get} from "node:http"
 import {createInterface} from "node:readline"
@@ -15,18 +15,18 @@ const now = () => Number(process.hrtime.bigint()) / 1e6
 const clients = []
 let delays = []
 
-// One client: which documents it has been told of, and how often any of them twice.
+// One client: the documents that it has seen, and how many of them twice.
 class Client {
   seen = new Set()
   doubled = 0
-  told(document) {
+  saw(document) {
     if (this.seen.has(document.n)) this.doubled++
     this.seen.add(document.n)
     delays.push(now() - document.at * 1000)
   }
 }
 
-// eventsync's protocol; the naive servers speak it, too.
+// eventsync's protocol; the Starlette server speaks it, too.
 class Eventsync extends Client {
   constructor({url, position, protocol}) {
     super()
@@ -45,7 +45,7 @@ class Eventsync extends Client {
         if (message.type === "live") resolve()
         if (message.type !== "events") return
         this.vector = {docs: message.to}
-        for (const event of message.events) this.told(event.doc)
+        for (const event of message.events) this.saw(event.doc)
       })
     })
   }
@@ -56,10 +56,10 @@ class Eventsync extends Client {
 }
 
 class SocketIo extends Client {
-  constructor({url, event}) {
+  constructor({url}) {
     super()
     this.socket = io(url, {transports: ["websocket"], reconnection: false, forceNew: true, autoConnect: false})
-    this.socket.on(event, (document) => this.told(document))
+    this.socket.on("created", (document) => this.saw(document))
   }
   connect() {
     return new Promise((resolve, reject) => {
@@ -89,7 +89,7 @@ class Parse extends Client {
         if (message.op === "connected") {
           this.socket.send(JSON.stringify({op: "subscribe", requestId: 1, query: {className: "Docs", where: {}}}))
         } else if (message.op === "subscribed") resolve()
-        else if (message.op === "create") this.told(message.object)
+        else if (message.op === "create") this.saw(message.object)
         else if (message.op === "error") reject(new Error(text))
       })
     })
@@ -100,8 +100,8 @@ class Parse extends Client {
   }
 }
 
-// RxDB's replication: a stream of what is new, and what was missed in pages from a checkpoint on. Either may bring what
-// the other has brought, which RxDB takes for nothing new. (It compares the states; here all are made once.)
+// RxDB's replication: a stream of new documents, and pages of missed ones from a checkpoint on. Either may bring what the
+// other has brought, which RxDB ignores. (It compares the states; here all are made once.)
 class RxDb extends Client {
   checkpoint = {id: "", lwt: 0}
   known = new Set()
@@ -114,7 +114,7 @@ class RxDb extends Client {
     for (const document of documents) {
       if (this.known.has(document.id)) continue
       this.known.add(document.id)
-      this.told(document)
+      this.saw(document)
     }
   }
   async connect() {
@@ -145,7 +145,7 @@ class RxDb extends Client {
   }
 }
 
-const MAKES = {eventsync: Eventsync, socketio: SocketIo, feathers: SocketIo, parse: Parse, rxdb: RxDb}
+const MAKES = {eventsync: Eventsync, socketio: SocketIo, parse: Parse, rxdb: RxDb}
 const counts = () => ({
   received: clients.reduce((sum, client) => sum + client.seen.size, 0),
   doubled: clients.reduce((sum, client) => sum + client.doubled, 0),

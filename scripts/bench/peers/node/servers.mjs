@@ -1,5 +1,5 @@
 // `node servers.mjs KIND PORT URI DATABASE MODULES`: a server of another make, set up as its documentation does, with one
-// route that makes a document and tells all clients. It ends with its input.
+// route that makes a document and sends it to all clients. It ends with its input.
 import {createRequire} from "node:module"
 import {createServer} from "node:http"
 
@@ -18,17 +18,13 @@ const body = async (request) => {
   return JSON.parse(Buffer.concat(pieces))
 }
 
-const connected = async () => {
-  const {MongoClient} = require("mongodb")
-  return (await new MongoClient(uri, {maxPoolSize: 100}).connect()).db(database)
-}
-
 // socket.io with the MongoDB adapter: what is emitted goes through a capped collection, so that several servers work
-// together, and who was gone for a short time is told what it has missed.
+// together, and a client that was gone for a short time gets what it has missed.
 const socketio = async () => {
   const {Server} = require("socket.io")
   const {createAdapter} = require("@socket.io/mongo-adapter")
-  const db = await connected()
+  const {MongoClient} = require("mongodb")
+  const db = (await new MongoClient(uri, {maxPoolSize: 100}).connect()).db(database)
   const events = await db.createCollection("socketio_events", {capped: true, size: 64 * 1024 * 1024})
   const docs = db.collection("docs")
   const http = createServer(async (request, response) => {
@@ -43,24 +39,6 @@ const socketio = async () => {
   })
   io.adapter(createAdapter(events, {addCreatedAtField: false}))
   await new Promise((resolve) => http.listen(Number(port), "127.0.0.1", 1024, resolve))
-}
-
-// Feathers on Koa: a service of a MongoDB collection, whose `created` events go to everybody in a channel.
-const feathers = async () => {
-  const {feathers: make} = require("@feathersjs/feathers")
-  const {koa, rest, bodyParser, errorHandler} = require("@feathersjs/koa")
-  const transport = require("@feathersjs/socketio")
-  const {MongoDBService} = require("@feathersjs/mongodb")
-  const db = await connected()
-  const app = koa(make())
-  app.use(errorHandler())
-  app.use(bodyParser())
-  app.configure(rest())
-  app.configure(transport({transports: ["websocket"], perMessageDeflate: false, serveClient: false}))
-  app.use("docs", new MongoDBService({Model: db.collection("docs", CONCERN), multi: true}))
-  app.on("connection", (connection) => app.channel("everybody").join(connection))
-  app.service("docs").publish("created", () => app.channel("everybody"))
-  await app.listen(Number(port), "127.0.0.1")
 }
 
 // Parse Server with LiveQuery in the same process.
@@ -83,8 +61,8 @@ const parse = async () => {
   await ParseServer.createLiveQueryServer(http, {appId: "bench", masterKey: "bench", logLevel: "error"})
 }
 
-// RxDB Server: a collection of RxDB in MongoDB, replicated to clients over HTTP and SSE. It tells of what was written
-// through it alone; what others write into MongoDB it does not see.
+// RxDB Server: a collection of RxDB in MongoDB, replicated to clients over HTTP and SSE. It does not see what others
+// write into MongoDB.
 const rxdb = async () => {
   const {createRxDatabase} = require("rxdb")
   const {getRxStorageMongoDB} = require("rxdb/plugins/storage-mongodb")
@@ -111,6 +89,6 @@ const rxdb = async () => {
   await server.start()
 }
 
-await {socketio, feathers, parse, rxdb}[kind]()
+await {socketio, parse, rxdb}[kind]()
 process.stdin.on("data", () => answer("{}\n"))
 process.stdin.on("end", () => process.exit(0))

@@ -1,21 +1,21 @@
-"""Stage for a run of clients: a database of its own, a worker, servers on one port, and a writer."""
+"""Stage of a benchmark with clients: a tracked database of its own, a worker, servers on one port, and a writer."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import httpx
 from pymongo import UpdateOne
 
 from eventsync.dev import mongod
+from eventsync.domain.positions import LogId
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
@@ -23,48 +23,80 @@ from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.history import History
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess
-from scripts.bench.deployment import Deployment, cpu_seconds, peak, running
-from scripts.bench.long_log import LongLog, until
+from scripts.bench.deployment import Deployment, cpu_seconds, running
 
-Figures = dict[str, float]
+Found = TypeVar("Found")
 
-_BULK = 500
+_BULK: Final = 500
+_LOOK: Final = 0.05
 _SETTLING, _RESTING = 1.0, 0.05
 """A server rests that takes less than this share of a core for so many seconds."""
 
-_NEVER = 10**9
+_NEVER: Final = 10**9
 
 
-def raise_open_files() -> int:
-    """As many open files as may be, for this process and those it starts; how many that is."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
+async def until(what: str, look: Callable[[], Awaitable[Found | None]], seconds: float = 240.0) -> Found:
+    """Call `look` until it finds something, and return that. Raises `TimeoutError`."""
+    deadline = time.monotonic() + seconds
+    while not (found := await look()):
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        await asyncio.sleep(_LOOK)  # the event is in another process
+    return found
+
+
+async def settled(pid: int) -> None:
+    """Wait until a server has done what its clients leave it to do."""
+    used = -1.0
+    while (now := cpu_seconds(pid)) - used > _RESTING * _SETTLING:
+        used = now
+        await asyncio.sleep(_SETTLING)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The event log of a stage, seen from outside."""
+
+    stores: Stores
+    name: LogId
+
+    async def head(self) -> int:
+        """Return the number of the newest event."""
+        tail = await self.stores.events.tail(self.name)
+        return tail.seq if tail else 0
+
+    async def reached(self, seq: int) -> None:
+        """Wait until the log has that many events. Raises `TimeoutError`."""
+        await until(f"event {seq}", lambda: self._has(seq))
+
+    async def _has(self, seq: int) -> bool:
+        return await self.head() >= seq
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One database, tracked from its first event on. `written` events of `history` are in the log, or will be."""
+    """One database, tracked from its first event on. `history` says what its events are; `worker` is a pid."""
 
     deployment: Deployment
     settings: Settings
     stores: Stores
-    log: LongLog
+    log: Log
     history: History
     crowd: CrowdProcess
     worker: int
-    """The worker's pid."""
 
     @asynccontextmanager
-    async def serving(self, **changed: Any) -> AsyncIterator[int]:
-        """A fresh server while the block runs, ready or not; gives its pid."""
+    async def serving(self, crowd: CrowdProcess | None = None, **changed: Any) -> AsyncIterator[int]:
+        """Run a fresh server, which is ready; give its pid. `crowd`, or the stage's, are its clients."""
         settings = self.settings.model_copy(update=changed)
         with running("serve", settings, self.deployment.directory) as pid:
+            await until("a server", self._is_ready, 30.0)
+            await self.begin(crowd or self.crowd)
             yield pid
 
-    async def ready(self) -> None:
-        """Wait until the server is."""
-        await until("a server", self._is_ready, 30.0)
+    async def begin(self, crowd: CrowdProcess) -> None:
+        """Close all clients of `crowd`; those that it opens from now on are the server's."""
+        await crowd.ask("begin", port=self.settings.port, log=self.log.name, documents=self.history.documents)
 
     async def _is_ready(self) -> bool:
         try:
@@ -75,7 +107,7 @@ class Stage:
 
     @asynccontextmanager
     async def without_snapshots(self) -> AsyncIterator[None]:
-        """There is no stored snapshot while the block runs, and a worker that is stopped makes none."""
+        """Hide the stored snapshots; the worker is stopped, so it makes none."""
         snapshots = self.stores.log["snapshots"]
         os.kill(self.worker, signal.SIGSTOP)
         try:
@@ -86,13 +118,6 @@ class Stage:
                 await snapshots.insert_many(found)
         finally:
             os.kill(self.worker, signal.SIGCONT)
-
-    async def connections(self) -> int:
-        """Return the number of connections that the server reports."""
-        async with httpx.AsyncClient(timeout=30.0) as client:
-            text = (await client.get(f"http://127.0.0.1:{self.settings.port}/metrics")).text
-        line = next(line for line in text.splitlines() if line.startswith("eventsync_connections "))
-        return int(float(line.split()[1]))
 
     async def write(self, first: int, count: int, *, size: int = 0, at: float | None = None) -> None:
         """Make the changes that become the events `first` and those after it, in order; new documents of `size` bytes.
@@ -109,7 +134,7 @@ class Stage:
 
     @asynccontextmanager
     async def writing(self, first: int, rate: float) -> AsyncIterator[list[int]]:
-        """One change after the other, at `rate` a second, while the block runs; gives the list of what was written."""
+        """Make one change after the other, at `rate` a second; give the list of what was written."""
         over, written = asyncio.Event(), list[int]()
 
         async def run() -> None:
@@ -131,8 +156,7 @@ class Stage:
 async def staged(
     deployment: Deployment, crowd: CrowdProcess, name: str, documents: int, size: int = 300, **changed: Any
 ) -> AsyncIterator[Stage]:
-    """A database of its own, with so many documents of `size` bytes before its first event, and a worker, while the
-    block runs."""
+    """Run a worker on a database of its own, with so many documents of `size` bytes before its first event."""
     settings = Settings(
         mongodb_uri=deployment.uri,
         database=f"bench_{name}",
@@ -152,34 +176,7 @@ async def staged(
             log = await until("tracking", lambda: _tracked(stores))
             if await log.head():
                 raise WrongError(f"the log begins with {await log.head()} events")
-            await crowd.ask("begin", port=settings.port, log=log.name, documents=documents)
             yield Stage(deployment, settings, stores, log, History(documents), crowd, worker)
-
-
-class Clock:
-    """Cost of a phase for a server: wall time, CPU, and the peak of its memory until now."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._began, self._used = time.monotonic(), cpu_seconds(pid)
-
-    def figures(self) -> Figures:
-        """`CPU %` is the share of one core."""
-        seconds, used = time.monotonic() - self._began, cpu_seconds(self._pid) - self._used
-        return {"server CPU s": used, "CPU %": 100 * used / seconds, "peak MiB": peak(self._pid)}
-
-
-async def settled(pid: int) -> None:
-    """Wait until a server has done what its clients leave it to do; a poll is not answered while it is well."""
-    used = -1.0
-    while (now := cpu_seconds(pid)) - used > _RESTING * _SETTLING:
-        used = now
-        await asyncio.sleep(_SETTLING)
-
-
-def say(text: str) -> None:
-    """Progress, for who watches."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def document_of(number: int, at: float, size: int, *, n: int | None = None) -> dict[str, Any]:
@@ -191,8 +188,8 @@ def _change(seq: int) -> dict[str, Any]:
     return {"$set": {"n": seq, "at": time.monotonic()}}
 
 
-async def _tracked(stores: Stores) -> LongLog | None:
-    """The log, once the collection has its base."""
+async def _tracked(stores: Stores) -> Log | None:
+    """Return the log once the collection has its base."""
     current = await stores.logs.current()
     based = current is not None and SHAPE in await stores.snapshots.stored.positions(current.id)
-    return LongLog(stores, current.id) if current and based else None
+    return Log(stores, current.id) if current and based else None
