@@ -65,8 +65,8 @@ class Deadline:
         except TimeoutError:
             if not self._timeout.expired():
                 raise
-            return False
-        return True
+        # An application may catch its cancellation and answer an error, which `sent` has discarded.
+        return not self._timeout.expired()
 
 
 def deadline_of(connection: HTTPConnection) -> Deadline:
