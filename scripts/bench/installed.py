@@ -41,7 +41,7 @@ _WARM: Final = 0.5
 _NAMES: Final = {
     "eventsync": "eventsync",
     "direct": "eventsync, of MongoDB's writes",
-    "twin": "Starlette, one change stream",
+    "patching": "Starlette, one change stream",
     "socketio": "socket.io + MongoDB adapter",
     "parse": "Parse LiveQuery",
     "rxdb": "RxDB Server",

@@ -193,26 +193,26 @@ async def _events(stage: Stage, way: str, after: int, clients: int) -> Figures:
     if way == "eventsync":
         # A stored snapshot would be cheaper than so many events.
         async with stage.serving() as pid, stage.without_snapshots():
-            return await _pulled(stage.crowd, pid, clients, after, lacking, "events")
+            return await _pulled(stage.crowd, pid, clients, after, lacking)
     async with peer("rows", stage.deployment.uri, _ELSEWHERE, way) as (process, port):
         await process.ask("listen")
         await stage.crowd.ask("begin", port=port, log=frames.LOG, documents=0)
-        return await _pulled(stage.crowd, process.pid, clients, after, lacking, "events")
+        return await _pulled(stage.crowd, process.pid, clients, after, lacking)
 
 
 async def _snapshot(stage: Stage, kind: str, count: int, clients: int) -> Figures:
     async with stage.serving() as pid, stage.without_snapshots() if kind == "read" else nullcontext():
-        return await _pulled(stage.crowd, pid, clients, None, count, "snapshot")
+        return await _pulled(stage.crowd, pid, clients, None, count)
 
 
-async def _pulled(crowd_: CrowdProcess, pid: int, clients: int, after: int | None, count: int, way: str) -> Figures:
-    """Bring clients to now, each by `count` events or documents. Raises `WrongError` where they come in another way."""
+async def _pulled(crowd_: CrowdProcess, pid: int, clients: int, after: int | None, count: int) -> Figures:
+    """Bring clients to now, each by `count` events, or documents. Raises `WrongError`."""
     used = cpu_seconds(pid)
     found = await crowd_.ask("pull", count=clients, seq=after, seconds=_PATIENCE)
     used = cpu_seconds(pid) - used
     received = await crowd_.ask("pulled")
-    if received["ways"] != [way] or (way == "events" and received["events"] != count):
-        raise WrongError(f"{count} by {way} came as {received}")
+    if received["events"] != (0 if after is None else count):
+        raise WrongError(f"{count} events came as {received}")
     return {
         "rate": count * clients / found["seconds"],
         "s": found["seconds"],

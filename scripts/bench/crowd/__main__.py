@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import uvloop
@@ -26,36 +26,29 @@ from scripts.bench.percentiles import percentiles
 
 Answer = dict[str, Any]
 
-_LOOK = 0.02
-_AT_ONCE = 64
+_LOOK: Final = 0.02
+_AT_ONCE: Final = 64
 """Connections that are being made at a time, where nothing else is asked for."""
 
 
 class Crowd:
-    """The clients of one server."""
+    """The clients of one server, whose log is a `History`."""
 
     def __init__(self) -> None:
-        self._scene: Scene | None = None
+        self._scene = Scene(0, "", Reader(History(0)))
         self._clients: list[Client] = []
-        self._pulled: list[tuple[Puller, Replica]] = []
-
-    @property
-    def scene(self) -> Scene:
-        if self._scene is None:
-            raise WrongError("nothing has begun")
-        return self._scene
+        self._pullers: list[tuple[Puller, Replica]] = []
 
     async def begin(self, port: int, log: str, documents: int, *, overtaking: bool = False) -> Answer:
         """Close all clients, and be for the server at `port`, whose log is `log`, a `History(documents)`.
 
         `overtaking`: several write at a time, so the events come in another order than they are numbered.
         """
-        if self._scene is not None:
-            self._scene.comes_back = False
-            for client in self._clients:
-                client.close()
-            for task in list(self._scene.tasks):
-                task.cancel()
+        self._scene.comes_back = False
+        for client in self._clients:
+            client.close()
+        for task in list(self._scene.tasks):
+            task.cancel()
         self._clients = []
         self._scene = Scene(port, log, Reader((Overtaking if overtaking else History)(documents)))
         return {}
@@ -64,16 +57,15 @@ class Crowd:
         self, transport: str, count: int, seq: int | None, *, timed: bool = False, at_once: int = _AT_ONCE
     ) -> Answer:
         """Add clients that are at `seq`, or have nothing; answers once each is live."""
-        scene, began, used = self.scene, time.monotonic(), time.process_time()
+        scene, began, used = self._scene, time.monotonic(), time.process_time()
         places, kind = asyncio.Semaphore(at_once), TRANSPORTS[transport]
         added = [kind(scene, Replica(scene.reader.history, seq), is_timed=timed) for _ in range(count)]
         self._clients += added
-        scene.comes_back = True
 
         async def enter(client: Client) -> None:
             async with places:
                 await client.come_back()
-                await _until(lambda: client.replica.live, 60.0)
+                await self._until([client], lambda one: one.replica.live, 60.0)
 
         async with asyncio.TaskGroup() as group:
             for client in added:
@@ -83,83 +75,67 @@ class Crowd:
 
     async def exact(self, seq: int, seconds: float) -> Answer:
         """Wait until everybody is exactly at `seq`, and check that each has counted every event once."""
-        await self._until_all(lambda client: client.replica.seq == seq, seconds)
+        await self._until(self._clients, lambda client: client.replica.seq == seq, seconds)
         inexact = sum(not client.replica.is_exact for client in self._clients)
         if inexact:
             raise WrongError(f"{inexact} clients have not counted each event once")
         events = sum(client.replica.events for client in self._clients)
-        return {"at": time.monotonic(), "events": events, "bytes": self.scene.received, "frames": self.scene.frames}
+        return {"at": time.monotonic(), "events": events, "frames": self._scene.frames}
 
     async def pull(self, count: int, seq: int | None, seconds: float) -> Answer:
         """Connect that many at once that are at `seq`, or have nothing; answers once each is live."""
-        scene, used, began = self.scene, time.process_time(), time.monotonic()
-        loop, told = asyncio.get_running_loop(), None if seq is None else f"{self.scene.log}:{seq}"
-        pullers = [Puller(wire.upgrade(scene.port), wire.hello(SHAPE, told)) for _ in range(count)]
-        self._pulled = [(puller, Replica(scene.reader.history, seq)) for puller in pullers]
+        scene, used, began = self._scene, time.process_time(), time.monotonic()
+        loop, position = asyncio.get_running_loop(), None if seq is None else f"{scene.log}:{seq}"
+        pullers = [Puller(wire.upgrade(scene.port), wire.hello(SHAPE, position)) for _ in range(count)]
+        self._pullers = [(puller, Replica(scene.reader.history, seq)) for puller in pullers]
+
+        async def one(puller: Puller) -> None:
+            await loop.create_connection(lambda: puller, "127.0.0.1", scene.port)
+            await puller.is_live
+
         async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
             for puller in pullers:
-                group.create_task(_pull(loop, puller, scene.port), name="pull")
-        took = sorted(puller.done - began for puller in pullers)
-        return {
-            "first": min(puller.first for puller in pullers) - began,
-            "p50": took[len(took) // 2],
-            "seconds": took[-1],
-            "bytes": sum(puller.bytes for puller in pullers),
-            "cpu": time.process_time() - used,
-        }
+                group.create_task(one(puller), name="pull")
+        first, last = min(puller.first for puller in pullers), max(puller.done for puller in pullers)
+        return {"first": first - began, "seconds": last - began, "cpu": time.process_time() - used}
 
     async def pulled(self) -> Answer:
-        """Close them, and check what they received against the history: how many events each has, and the ways."""
+        """Close them, and check what they received against the history: how many events each has."""
         replicas = []
-        for puller, replica in self._pulled:
+        for puller, replica in self._pullers:
             puller.close()
-            replicas.append(puller.replica(self.scene.reader, replica))
-        self._pulled = []
+            replicas.append(puller.replica(self._scene.reader, replica))
+        self._pullers = []
         if not all(replica.is_exact for replica in replicas) or len({replica.seq for replica in replicas}) != 1:
             raise WrongError("they were not brought to the same place by each event once")
-        ways = sorted(set[str]().union(*(replica.ways for replica in replicas)))
-        return {"seq": replicas[0].seq, "events": replicas[0].events, "ways": ways}
+        return {"events": replicas[0].events}
 
     async def delays(self) -> Answer:
         """Return how late events came to the timed clients, in ms, since the last call."""
-        found = [seconds * 1000 for seconds in self.scene.delays]
-        self.scene.delays.clear()
+        found = [seconds * 1000 for seconds in self._scene.delays]
+        self._scene.delays.clear()
         if not found:
             raise WrongError("no event was timed")
-        return {"count": len(found), "most": max(found)} | percentiles(found)
+        return percentiles(found)
 
-    # --- inside ---------------------------------------------------------------------------------------------------
-
-    async def _until_all(self, done: Callable[[Client], bool], seconds: float) -> None:
-        if not await _happens(lambda: bool(self.scene.wrong) or all(map(done, self._clients)), seconds):
-            late = [client for client in self._clients if not done(client)]
-            seqs = sorted({client.replica.seq or 0 for client in late})
-            raise WrongError(
-                f"{len(late)} of {len(self._clients)} are not there after {seconds:g} s, "
-                f"{sum(client.is_open for client in late)} of them connected; at {seqs[:3]} to {seqs[-1:]}; "
-                f"refused {dict(self.scene.refusals)}, cut {dict(self.scene.ends)}"
-            )
-
-
-async def _pull(loop: asyncio.AbstractEventLoop, puller: Puller, port: int) -> None:
-    await loop.create_connection(lambda: puller, "127.0.0.1", port)
-    await puller.is_live
-
-
-async def _happens(look: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (found := look()) and time.monotonic() < deadline:  # noqa: ASYNC110 - see below
-        await asyncio.sleep(_LOOK)  # many flags of many clients: looking is cheaper than being told
-    return found
-
-
-async def _until(look: Callable[[], bool], seconds: float) -> None:
-    if not await _happens(look, seconds):
-        raise WrongError(f"it has not happened after {seconds:g} s")
+    async def _until(self, clients: list[Client], done: Callable[[Client], bool], seconds: float) -> None:
+        scene, deadline = self._scene, time.monotonic() + seconds
+        # Many flags of many clients: looking is cheaper than waiting for each.
+        while not scene.wrong and not all(map(done, clients)):
+            if time.monotonic() >= deadline:
+                late = [client for client in clients if not done(client)]
+                seqs = sorted({client.replica.seq or 0 for client in late})
+                raise WrongError(
+                    f"{len(late)} of {len(clients)} are not there after {seconds:g} s, at {seqs[:3]} to {seqs[-1:]}; "
+                    f"refused {dict(scene.refusals)}, cut {dict(scene.ends)}"
+                )
+            await asyncio.sleep(_LOOK)
+        if scene.wrong:
+            raise WrongError(f"{len(scene.wrong)} clients, the first: {scene.wrong[0]}")
 
 
 async def main() -> None:
-    """Until the end of the input."""
+    """Answer until the end of the input."""
     random.seed(1)
     crowd, reader = Crowd(), asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -167,9 +143,6 @@ async def main() -> None:
         asked = orjson.loads(line)
         try:
             answer = await getattr(crowd, asked.pop("do"))(**asked)
-            # What was wrong in between is said with the next answer.
-            if crowd.scene.wrong:
-                answer = {"wrong": f"{len(crowd.scene.wrong)} clients, the first: {crowd.scene.wrong[0]}"}
         except (WrongError, OSError, TimeoutError) as error:
             answer = {"wrong": f"{asked}: {str(error) or type(error).__name__}"}
         except BaseExceptionGroup as group:

@@ -25,25 +25,17 @@ class History:
 
     def value(self, document: int, seq: int) -> int:
         """Return `n` of a document at position `seq`."""
-        if not self.documents:
-            return document
-        return max(0, seq - (seq - 1 - document) % self.documents)
+        return max(0, seq - (seq - 1 - document) % self.documents) if self.documents else document
 
     def count(self, seq: int) -> int:
         """Return the number of documents at position `seq`."""
         return self.documents or seq
-
-    def touched(self, start: int, end: int) -> set[int]:
-        """Return the documents of the events `start < seq <= end`."""
-        first = max(start + 1, end - self.documents + 1) if self.documents else start + 1
-        return {self.document(seq) for seq in range(first, end + 1)}
 
 
 @dataclass(frozen=True, slots=True)
 class Overtaking(History):
     """The same events in whatever order: each number comes once."""
 
-    documents: int = 0
     _numbers: dict[int, int] = field(default_factory=dict)
     _seqs: dict[int, int] = field(default_factory=dict)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from scripts.bench.crowd.history import History
 
-_KEPT_BYTES = 64 * 1024 * 1024
-_OWN = b'{"type":"welcome"'
-"""How messages begin that no other client gets."""
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+_OWN: Final = b'{"type":"welcome"'
+"""Beginning of a message that no other client gets."""
 
 
 class WrongError(Exception):
@@ -47,7 +46,7 @@ class Reader:
         self._bytes = 0
 
     def read(self, data: bytes) -> Message:
-        """A message as it came."""
+        """Return a message as it came."""
         if data.startswith(_OWN):
             return Message("welcome")
         if (found := self._read.get(data)) is not None:
@@ -64,20 +63,17 @@ class Reader:
         if kind == "events":
             return self._events(raw)
         if kind == "snapshot":
-            end = seq_of(raw["position"])
+            end = _seq(raw["position"])
             return Message(kind, end, end, (), self._documents(raw["docs"], end), raw["part"], raw["last"])
-        if kind == "squashed":
-            start, end = seq_of(raw["from"]), seq_of(raw["to"])
-            return Message(kind, start, end, (), self._documents(raw["docs"], end), raw["part"], raw["last"])
         if kind in {"live", "progress"}:
             position = raw["position"] if kind == "live" else next(iter(raw["vector"].values()), None)
-            seq = seq_of(position) if position else -1
+            seq = _seq(position) if position else -1
             return Message(kind, seq, seq)
         text = str(raw.get("code") or raw.get("reason") or "")
         return Message(kind, retry_after=raw.get("retry_after"), text=text)
 
     def _events(self, raw: dict[str, Any]) -> Message:
-        start, end, times = seq_of(raw["from"]), seq_of(raw["to"]), []
+        start, end, times = _seq(raw["from"]), _seq(raw["to"]), []
         for event in raw["events"]:
             fields = event.get("doc") or {change["path"][1:]: change["value"] for change in event["patch"]}
             seq = event["seq"]
@@ -89,18 +85,15 @@ class Reader:
             raise WrongError(f"a frame from {start} to {end} has {seqs[:1]} to {seqs[-1:]}, {len(seqs)} events")
         return Message("events", start, end, tuple(times))
 
-    def _documents(self, rows: Iterable[dict[str, Any]], seq: int) -> frozenset[int]:
-        found = []
-        for row in rows:
-            number = int(row["id"].removeprefix("int:"))
-            if row["doc"]["n"] != self.history.value(number, seq):
-                raise WrongError(f"document {number} at {seq} has n = {row['doc']['n']}")
-            found.append(number)
-        if len(set(found)) != len(found):
+    def _documents(self, rows: list[dict[str, Any]], seq: int) -> frozenset[int]:
+        found = {int(row["id"].removeprefix("int:")): row["doc"]["n"] for row in rows}
+        if len(found) != len(rows):
             raise WrongError(f"a document comes twice at {seq}")
+        for number, value in found.items():
+            if value != self.history.value(number, seq):
+                raise WrongError(f"document {number} at {seq} has n = {value}")
         return frozenset(found)
 
 
-def seq_of(position: str) -> int:
-    """The seq of a position."""
+def _seq(position: str) -> int:
     return int(position.rpartition(":")[2])

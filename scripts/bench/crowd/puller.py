@@ -10,26 +10,24 @@ from scripts.bench.crowd.messages import Reader, WrongError
 from scripts.bench.crowd.replica import Replica
 from scripts.bench.crowd.wire import TEXT, Frames
 
-_LIVE: Final = b'{"type":"live"'
+_WELCOME, _LIVE = b'{"type":"welcome"', b'{"type":"live"'
 _MARGIN: Final = 300
 """Most bytes of the last message after its beginning."""
 
-_WELCOME: Final = b'{"type":"welcome"'
-
 
 class Puller(asyncio.Protocol):
-    """Says `hello` after the handshake, and keeps all bytes. `first` and `done` are times of the monotonic clock."""
+    """Says `hello` after the handshake, and keeps all bytes.
+
+    `first` is when the first byte after the welcome came, `done` when it was live, by the monotonic clock.
+    """
 
     def __init__(self, request: bytes, hello: bytes) -> None:
         self._request = request
         self._hello = hello
         self._pieces: list[bytes] = []
         self._upgraded = False
-        self.first = 0.0
-        """Time of the first byte after the welcome."""
-        self.done = 0.0
+        self.first = self.done = 0.0
         self.is_live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -37,30 +35,26 @@ class Puller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._upgraded:
-            data = self._upgrade(data)
+            head, found, data = data.partition(b"\r\n\r\n")
+            if not found or not head.startswith(b"HTTP/1.1 101 "):
+                self.connection_lost(None)
+                return
+            self._upgraded = True
+            self._transport.write(self._hello)
         if not self.first and data and not (len(data) < 2 * _MARGIN and _WELCOME in data):
             self.first = time.monotonic()
-        self.bytes += len(data)
         before = self._pieces[-1][-_MARGIN:] if self._pieces else b""
         self._pieces.append(data)
         if not self.is_live.done() and _LIVE in (before + data[-_MARGIN:] if len(data) > _MARGIN else before + data):
             self.done = time.monotonic()
             self.is_live.set_result(None)
 
-    def _upgrade(self, data: bytes) -> bytes:
-        head, found, rest = data.partition(b"\r\n\r\n")
-        if not found or not head.startswith(b"HTTP/1.1 101 "):
-            self.connection_lost(None)
-            return b""
-        self._upgraded = True
-        self._transport.write(self._hello)
-        return rest
-
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.is_live.done():
             self.is_live.set_exception(WrongError(f"a connection ended before it was live: {exc}"))
 
     def close(self) -> None:
+        """Leave, without a word."""
         self._transport.close()
 
     def replica(self, reader: Reader, replica: Replica) -> Replica:

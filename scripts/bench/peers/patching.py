@@ -41,8 +41,12 @@ async def main(port: int, uri: str, database: str) -> None:
             watched.set()
             async for change in stream:
                 seq += 1
-                fields = change["updateDescription"]["updatedFields"]
-                queues.put([frames.changed(seq, change["documentKey"]["_id"], fields).decode()])
+                if change["operationType"] == "insert":
+                    message = frames.created(seq, change["fullDocument"])
+                else:
+                    fields = change["updateDescription"]["updatedFields"]
+                    message = frames.changed(seq, change["documentKey"]["_id"], fields)
+                queues.put([message.decode()])
 
     watched = asyncio.Event()
     path = f"/v1/collections/{SHAPE}/documents/{{id}}"

@@ -39,9 +39,6 @@ def test_the_history_is_what_its_events_make() -> None:
     for seq in range(1, 12):
         values[HISTORY.document(seq)] = seq
         assert values == {number: HISTORY.value(number, seq) for number in range(3)}
-    assert HISTORY.touched(4, 6) == {1, 2}
-    assert HISTORY.touched(0, 100) == {0, 1, 2}
-    assert History(0).touched(2, 4) == {3, 4}
 
 
 def test_documents_take_turns() -> None:
@@ -51,7 +48,7 @@ def test_documents_take_turns() -> None:
 
 
 def test_an_event_that_overtakes_comes_once_and_always_at_the_same_place() -> None:
-    history = Overtaking()
+    history = Overtaking(0)
     assert history.is_event(1, 2, 2)
     assert history.is_event(2, 1, 1)
     assert history.is_event(1, 2, 2)
@@ -108,10 +105,19 @@ def test_a_snapshot_has_every_document_once_and_counting_begins_after_it() -> No
     assert (replica.seq, replica.events, replica.is_exact) == (9, 2, True)
 
 
-@pytest.mark.parametrize("numbers", [[0, 1], [0, 1, 2, 2]])
-def test_a_snapshot_that_lacks_a_document_or_repeats_one_is_wrong(numbers: list[int]) -> None:
+@pytest.mark.parametrize("parts", [[[0, 1]], [[0, 1, 2, 2]], [[0, 1], [1]]])
+def test_a_snapshot_that_lacks_a_document_or_repeats_one_is_wrong(parts: list[list[int]]) -> None:
+    replica = Replica(HISTORY, None)
+    for number, part in enumerate(parts[:-1]):
+        replica.take(_snapshot(7, part, number, last=False))
     with pytest.raises(WrongError):
-        Replica(HISTORY, None).take(_snapshot(7, numbers))
+        replica.take(_snapshot(7, parts[-1], len(parts) - 1))
+
+
+@pytest.mark.parametrize("message", [_snapshot(7, [0, 1, 2]), Message("squashed"), Message("reset", text="purged")])
+def test_a_client_with_a_position_is_moved_by_events_alone(message: Message) -> None:
+    with pytest.raises(WrongError):
+        Replica(HISTORY, 5).take(message)
 
 
 def test_a_position_without_its_events_is_wrong() -> None:

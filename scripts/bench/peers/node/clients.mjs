@@ -24,34 +24,40 @@ class Client {
     this.seen.add(document.n)
     delays.push(now() - document.at * 1000)
   }
+  // A WebSocket of JSON messages: one to send first, and what becomes of each that comes.
+  talk(url, protocols, first, received) {
+    return new Promise((resolve, reject) => {
+      this.socket = new WebSocket(url, protocols, {perMessageDeflate: false})
+      this.socket.on("error", reject)
+      this.socket.on("open", () => this.send(first))
+      this.socket.on("message", (text) => received(JSON.parse(text), resolve, reject))
+    })
+  }
+  send(message) {
+    this.socket.send(JSON.stringify(message))
+  }
+  cut() {
+    this.socket.on("error", () => {})
+    this.socket.terminate()
+  }
 }
 
 // eventsync's protocol; the Starlette server speaks it, too.
 class Eventsync extends Client {
   constructor({url, position, protocol}) {
     super()
-    this.url = url
+    this.url = `${url}/v1/sync`
     this.protocols = protocol ? [protocol] : []
     this.vector = {docs: position}
   }
   connect() {
-    return new Promise((resolve, reject) => {
-      this.socket = new WebSocket(`${this.url}/v1/sync`, this.protocols, {perMessageDeflate: false})
-      this.socket.on("error", reject)
-      this.socket.on("open", () =>
-        this.socket.send(JSON.stringify({type: "hello", shapes: ["docs"], vector: this.vector})))
-      this.socket.on("message", (text) => {
-        const message = JSON.parse(text)
-        if (message.type === "live") resolve()
-        if (message.type !== "events") return
-        this.vector = {docs: message.to}
-        for (const event of message.events) this.saw(event.doc)
-      })
+    const hello = {type: "hello", shapes: ["docs"], vector: this.vector}
+    return this.talk(this.url, this.protocols, hello, (message, resolve) => {
+      if (message.type === "live") resolve()
+      if (message.type !== "events") return
+      this.vector = {docs: message.to}
+      for (const event of message.events) this.saw(event.doc)
     })
-  }
-  cut() {
-    this.socket.on("error", () => {})
-    this.socket.terminate()
   }
 }
 
@@ -80,23 +86,13 @@ class Parse extends Client {
     this.url = url
   }
   connect() {
-    return new Promise((resolve, reject) => {
-      this.socket = new WebSocket(this.url, {perMessageDeflate: false})
-      this.socket.on("error", reject)
-      this.socket.on("open", () => this.socket.send(JSON.stringify({op: "connect", applicationId: "bench"})))
-      this.socket.on("message", (text) => {
-        const message = JSON.parse(text)
-        if (message.op === "connected") {
-          this.socket.send(JSON.stringify({op: "subscribe", requestId: 1, query: {className: "Docs", where: {}}}))
-        } else if (message.op === "subscribed") resolve()
-        else if (message.op === "create") this.saw(message.object)
-        else if (message.op === "error") reject(new Error(text))
-      })
+    return this.talk(this.url, [], {op: "connect", applicationId: "bench"}, (message, resolve, reject) => {
+      if (message.op === "connected") {
+        this.send({op: "subscribe", requestId: 1, query: {className: "Docs", where: {}}})
+      } else if (message.op === "subscribed") resolve()
+      else if (message.op === "create") this.saw(message.object)
+      else if (message.op === "error") reject(new Error(message.error))
     })
-  }
-  cut() {
-    this.socket.on("error", () => {})
-    this.socket.terminate()
   }
 }
 
@@ -146,10 +142,8 @@ class RxDb extends Client {
 }
 
 const MAKES = {eventsync: Eventsync, socketio: SocketIo, parse: Parse, rxdb: RxDb}
-const counts = () => ({
-  received: clients.reduce((sum, client) => sum + client.seen.size, 0),
-  doubled: clients.reduce((sum, client) => sum + client.doubled, 0),
-})
+const sum = (of) => clients.reduce((total, client) => total + of(client), 0)
+const counts = () => ({received: sum((client) => client.seen.size), doubled: sum((client) => client.doubled)})
 
 const methods = {
   open: async ({make, count, ...how}) => {
@@ -161,29 +155,25 @@ const methods = {
     for (const client of clients) client.cut()
     return {}
   },
-  // Everybody again; until each has seen so many, or nothing has come for `quiet` ms.
-  back: async ({expected, quiet}) => {
+  // Connect all again; wait until each has seen so many, or nothing has come for `quiet` ms.
+  back: async (asked) => {
     const began = now()
     await Promise.all(clients.map((client) => client.connect()))
-    return {...await methods.received({expected, quiet}), ms: now() - began}
+    return {...await methods.received(asked), ms: now() - began}
   },
   received: async ({expected, quiet}) => {
-    let last = -1
-    let since = now()
-    for (;;) {
+    for (let last = -1, since = now(); ; ) {
       const {received} = counts()
-      if (received >= expected * clients.length) break
       if (received !== last) [last, since] = [received, now()]
-      if (now() - since > quiet) break
+      if (received >= expected * clients.length || now() - since > quiet) return counts()
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
-    return counts()
   },
   delays: async () => {
     const found = delays.sort((one, other) => one - other)
     delays = []
     const at = (share) => found[Math.min(found.length - 1, Math.floor(found.length * share))] ?? null
-    return {count: found.length, p50: at(0.5), p95: at(0.95), p99: at(0.99)}
+    return {p50: at(0.5), p95: at(0.95), p99: at(0.99)}
   },
 }
 
