@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
 from eventsync.domain.ids import IdText
 from eventsync.domain.patches.diff import Operation
 from eventsync.domain.positions import Seq
-from eventsync.domain.values.extended_json import Document, to_json, utc_text
+from eventsync.domain.values.extended_json import Document, is_misread, to_json, utc_text
 
 Op = Literal["create", "update", "replace", "delete"]
 
@@ -59,6 +61,8 @@ class Event(NamedTuple):
     by: str | None = None
     plain: bool = False
     """True if `document` is known to be plain (`domain.bson_scan.plain`): it needs no type hints and encodes faster."""
+    patch_json: bytes | None = None
+    """The encoded `patch`, if it is known already."""
 
     @property
     def external(self) -> bool:
@@ -77,13 +81,18 @@ class Event(NamedTuple):
         if self.document is not None:
             fields["doc"] = self.document
         if self.patch is not None:
-            fields["patch"] = self.patch
+            fields["patch"] = orjson.Fragment(encode_patch(self.patch) if self.patch_json is None else self.patch_json)
         fields["at"] = timestamp(self.at)
         if self.external:
             fields["external"] = True
         else:
             fields |= {"op_id": self.op_id, "by": self.by}
-        return to_json(fields, plain=self.plain)[1:-1]
+        return to_json(fields, plain=self.plain or self.document is None)[1:-1]
+
+
+def encode_patch(patch: list[Operation]) -> bytes:
+    """Encode a patch. Only its values are tested for what orjson would misread: the rest is text."""
+    return to_json(patch, plain=not any(is_misread(operation.get("value")) for operation in patch))
 
 
 def place(encoded: bytes, seq: Seq, transaction: TransactionPart | None) -> bytes:

@@ -22,10 +22,11 @@ from eventsync.domain.bson_scan.opaque import (
     encode,
     field_of,
     inexact_id,
+    is_object_id,
     too_deep,
 )
 from eventsync.domain.bson_scan.plain import is_plain
-from eventsync.domain.events import Event, Op
+from eventsync.domain.events import Event, Op, encode_patch
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.patches.diff import Operation, Touched, diff
 from eventsync.domain.stamp import FIELD, Stamp, unstamp, unversioned
@@ -147,7 +148,9 @@ def decode_change(change: Mapping[str, Any]) -> DecodedChange:
         except Exception:  # noqa: BLE001 - one document can't be decoded, and only that one is read in another way
             return OddChange(_decode_fields(change))
         key = decoded.get("documentKey")
-        odd = (key is not None and inexact_id(change["documentKey"].raw, key)) or too_deep(change.raw, decoded)
+        # Another look at a field of a raw document makes an object for each of its fields.
+        is_inexact = key is not None and is_object_id(key) and inexact_id(change["documentKey"].raw, key)
+        odd = is_inexact or too_deep(change.raw, decoded)
         return OddChange(_decode_fields(change)) if odd else decoded
     return _decode_fields(change)
 
@@ -230,9 +233,10 @@ def _updated(change: DecodedChange) -> Event | None:
     if stamp.deleted and not was.deleted and not patch:
         return None
     # A patch that outgrows the document is of no advantage.
-    if len(patch) > 1 and _outgrows(patch, after):
+    patch_json = encode_patch(patch)
+    if len(patch) > 1 and _outgrows(patch_json, after):
         return _event(change, "replace", was, stamp, document=after)
-    return _event(change, "update", was, stamp, patch=patch)
+    return _event(change, "update", was, stamp, patch=patch, patch_json=patch_json)
 
 
 def _replaced(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
@@ -257,12 +261,14 @@ def _event(
     document: Document | None = None,
     patch: list[Operation] | None = None,
     plain: bool = False,
+    patch_json: bytes | None = None,
 ) -> Event:
     """Make an event. A write through the API raises the version by one; any other change is external."""
     op_id, by = (now.op_id, now.by) if now.version == was.version + 1 else (None, None)
     name, key = change["ns"]["coll"], format_id(change["documentKey"]["_id"])
     # Positional arguments: keywords take twice as long, for each change.
-    return Event(name, key, op, was.version, now.version, change["wallTime"], document, patch, op_id, by, plain)
+    at = change["wallTime"]
+    return Event(name, key, op, was.version, now.version, at, document, patch, op_id, by, plain, patch_json)
 
 
 def _plain(raw: bytes | memoryview | None, *images: Document) -> bool:
@@ -287,7 +293,10 @@ def _touched(change: DecodedChange) -> Touched | None:
         return None
     found: dict[str, int] = {}
     for path, first in paths:
-        _touch(found, path, first)
+        if first or "." in path:
+            _touch(found, path, first)
+        else:
+            found[path] = 0
     return found
 
 
@@ -306,7 +315,7 @@ def _touch(found: dict[str, int], path: str, first: int) -> None:
         end = after
 
 
-def _outgrows(patch: list[Operation], document: Document) -> bool:
+def _outgrows(patch_json: bytes, document: Document) -> bool:
     """Return True if the patch is longer than the document, in JSON."""
-    length = len(to_json(patch))
+    length = len(patch_json)
     return not longer_than(document, length) and length > len(to_json(document))

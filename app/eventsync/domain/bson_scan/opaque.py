@@ -192,11 +192,16 @@ def inexact_id(raw: bytes | memoryview, document: Mapping[str, Any]) -> bool:
     field that loses little; a document whose `_id` is read like that is never found again. Only an object can hold
     such a value: `eventsync.domain.ids` knows what else there is.
     """
-    value = document.get("_id")
-    if type(value) is not dict and type(value) is not DBRef:
+    if not is_object_id(document):
         return False
     # MongoDB puts it first.
-    return raw[4] == _DOCUMENT and bytes(raw[5:9]) == b"_id\0" and _is_inexact(value, bytes(raw[9:]))
+    return raw[4] == _DOCUMENT and bytes(raw[5:9]) == b"_id\0" and _is_inexact(document["_id"], bytes(raw[9:]))
+
+
+def is_object_id(document: Mapping[str, Any]) -> bool:
+    """Return True if the `_id` of a decoded document is an object. All others are exact (see `inexact_id`)."""
+    kind = type(document.get("_id"))
+    return kind is dict or kind is DBRef
 
 
 def _is_inexact(value: Any, raw: bytes) -> bool:

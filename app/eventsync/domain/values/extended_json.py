@@ -91,6 +91,9 @@ _RELAXED = json_util.JSONOptions(
 )
 _DECIMAL_BIAS: Final = 6176
 _DECIMAL_CONTEXT: Final = create_decimal128_context()
+_READ: Final = frozenset({str, int, bool, type(None), datetime, ObjectId, Int64})
+"""Types of values that are never misread. Looking here is several times as fast as `isinstance(…, Mapping)`."""
+
 _ENCODE_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
@@ -215,13 +218,13 @@ def _decimal_text(value: Decimal128) -> str:
 def is_misread(value: Any) -> bool:
     """Return True if orjson would silently misrepresent a value: NaN or infinity as null, or a UUID as a string."""
     kind = type(value)
-    if kind is str or kind is int:
+    if kind in _READ:
         return False
     if kind is float:
         return not math.isfinite(value)
     if kind is list:
         return any(map(is_misread, value))
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return any(map(is_misread, value.values()))
     return kind is uuid.UUID
 
