@@ -18,9 +18,11 @@ import pytest
 from anyio._backends._asyncio import AsyncIOBackend
 from packaging.requirements import Requirement
 from pymongo import AsyncMongoClient
-from pymongo.asynchronous.pool import Pool
+from pymongo.asynchronous.pool import AsyncConnection, Pool
 from pymongo.asynchronous.server import Server as MongodbServer
 from pymongo.asynchronous.topology import Topology
+from pymongo.network_layer import AsyncNetworkingInterface, PyMongoProtocol
+from pymongo.pool_shared import _CancellationContext
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -71,10 +73,14 @@ PARTS: dict[type, str] = {
     ServerState: "connections default_headers",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
     Protocol: "data_to_send send_close state",
-    AsyncMongoClient: "_topology",
+    AsyncMongoClient: "_conn_for_writes _topology",
     Topology: "_servers",
     MongodbServer: "pool",
     Pool: "reset_without_pause",
+    AsyncConnection: "_raise_connection_failure address cancel_context conn max_wire_version",
+    AsyncNetworkingInterface: "get_conn",
+    PyMongoProtocol: "close gettimeout read write",
+    _CancellationContext: "cancelled",
     AsyncIOBackend: "create_test_runner",
 }
 """Names that our code uses of objects of these classes."""
@@ -86,6 +92,7 @@ NAMES = (
     "websockets.protocol:State.OPEN",
     "websockets.utils:accept_key",
     "anyio.abc:TestRunner",
+    "pymongo.helpers_shared:_check_command_response",
     "_pytest.outcomes:OutcomeException",
 )
 

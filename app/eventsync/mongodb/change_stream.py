@@ -13,6 +13,7 @@ Source: https://github.com/mongodb/specifications/blob/master/source/change-stre
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
 from eventsync.mongodb.errors import forget_connections, knows_no_sessions, short
 from eventsync.mongodb.kill_cursors import free_cursor
+from eventsync.mongodb.pinned_connection import PinnedConnection, pinned
 from eventsync.mongodb.split_changes import FragmentMissing, Fragments
 
 Token = str
@@ -48,6 +50,9 @@ _TOO_LARGE = frozenset({10334, 7182500})
 """BSONObjectTooLarge, and its equivalent from a server that splits: a single fragment is over 16 MiB."""
 
 _UNKNOWN_STAGE = 40324
+
+_LOOK = 1.0
+"""Seconds between two looks at whether the stream's member is still primary."""
 
 _SPLIT: Mapping[str, Any] = {"$changeStreamSplitLargeEvent": {}}
 
@@ -90,14 +95,17 @@ class ChangeStream:
 
     def __init__(
         self,
+        connection: PinnedConnection,
         database: AsyncDatabase[Any],
         session: AsyncClientSession,
         codec: CodecOptions[Any],
         cursor: Mapping[str, Any],
     ) -> None:
+        self._connection = connection
         self._database = database
         self._session = session
         self._codec = codec
+        self._looked = time.monotonic()
         self._fragments = Fragments()
         self._id: int = cursor["id"]
         self.token: Token = cursor["postBatchResumeToken"]["_data"]
@@ -112,14 +120,16 @@ class ChangeStream:
         """
         if not self._id:
             raise StreamInterrupted("the server closed the change stream (its database was dropped or renamed)")
+        self._check_member()
         command = {
             "getMore": self._id,
             "collection": "$cmd.aggregate",
             "batchSize": limit,
             "maxTimeMS": int(wait * 1000) or 1,
+            "lsid": self._session.session_id,
         }
         with interrupted():
-            answer = await self._database.command(command, session=self._session, codec_options=self._codec)
+            answer = await self._connection.command(self._database.name, command, self._codec)
         # Each access copies a part of the reply, which takes milliseconds for 16 MiB.
         await _breathe(answer)
         cursor = answer["cursor"]
@@ -132,6 +142,13 @@ class ChangeStream:
         elif changes:
             self.token = changes[-1]["_id"]["_data"]
         return Batch(changes, self.token)
+
+    def _check_member(self) -> None:
+        """Raise `StreamInterrupted` if the member is no longer primary: one that is cut off sees no more changes."""
+        if time.monotonic() > self._looked + _LOOK:
+            self._looked = time.monotonic()
+            if not self._connection.is_to_primary:
+                raise StreamInterrupted("the change stream's member is no longer primary")
 
     def _whole(self, changes: Sequence[RawBSONDocument]) -> Sequence[RawBSONDocument]:
         try:
@@ -184,10 +201,10 @@ async def watch(
     if images:
         stage |= {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
     try:
-        async with database.client.start_session() as session:
+        async with database.client.start_session() as session, pinned(database.client, interrupted()) as connection:
             with interrupted():
-                cursor = await _open(database, session, [{"$changeStream": stage}, *pipeline])
-            stream = ChangeStream(database, session, codec, cursor)
+                cursor = await _open(connection, database.name, session, [{"$changeStream": stage}, *pipeline])
+            stream = ChangeStream(connection, database, session, codec, cursor)
             try:
                 yield stream
             finally:
@@ -199,19 +216,27 @@ async def watch(
 
 
 async def _open(
-    database: AsyncDatabase[Any], session: AsyncClientSession, pipeline: Sequence[Mapping[str, Any]]
+    connection: PinnedConnection,
+    database: str,
+    session: AsyncClientSession,
+    pipeline: Sequence[Mapping[str, Any]],
 ) -> Mapping[str, Any]:
     """Open a cursor that splits large changes, if the server can.
 
     The server's ability is not cached: a failed attempt costs one round trip, and the next primary may have another
     version during an upgrade.
     """
-    command: dict[str, Any] = {"aggregate": 1, "pipeline": [*pipeline, _SPLIT], "cursor": {"batchSize": 0}}
+    command: dict[str, Any] = {
+        "aggregate": 1,
+        "pipeline": [*pipeline, _SPLIT],
+        "cursor": {"batchSize": 0},
+        "lsid": session.session_id,
+    }
     try:
-        answer = await database.command(command, session=session)
+        answer = await connection.command(database, command)
     except OperationFailure as error:
         if error.code != _UNKNOWN_STAGE:
             raise
-        answer = await database.command(command | {"pipeline": [*pipeline]}, session=session)
+        answer = await connection.command(database, command | {"pipeline": [*pipeline]})
     cursor: Mapping[str, Any] = answer["cursor"]
     return cursor

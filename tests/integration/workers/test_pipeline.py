@@ -14,6 +14,7 @@ from bson.timestamp import Timestamp
 from eventsync.domain.positions import LogId, Seq
 from eventsync.mongodb.change_stream import Batch, HistoryLost, StreamInterrupted
 from eventsync.mongodb.client import app_name
+from eventsync.mongodb.pinned_connection import PinnedConnection
 from eventsync.settings import Settings
 from eventsync.stores.log.events import EventStore, Fenced, NewEvent
 from eventsync.stores.stores import Stores
@@ -26,6 +27,7 @@ from support.failpoints import failing
 from support.histories import based
 from support.replay import assert_complete, caught_up, eventually, replayed, tracked
 from support.systems import running_worker
+from support.waiting import within
 
 LOG = LogId("k3f9ab2c")
 MUCH = 2**30
@@ -51,10 +53,10 @@ class Inserts:
         finally:
             self.may.set()
 
-    async def append(self, log: LogId, events: Sequence[NewEvent]) -> None:
+    async def append(self, log: LogId, events: Sequence[NewEvent], *, over: PinnedConnection | None = None) -> None:
         self.asked.set()
         await self.may.wait()
-        await self._append(log, events)
+        await self._append(log, events, over=over)
         self.counts.append(len(events))
 
 
@@ -97,6 +99,41 @@ async def test_a_lone_change_is_appended_at_once(inserts: Inserts, stores: Store
             await pipeline.drained()
     assert inserts.counts == [1, 1, 1]
     assert await ids(stores) == ["int:0", "int:1", "int:2"]
+
+
+async def test_the_next_read_waits_only_until_a_lone_change_is_sent(inserts: Inserts, writer: LogWriter) -> None:
+    async with within(10), Pipeline.running(writer, MUCH) as pipeline:
+        with inserts.held():
+            await pipeline.put(alone("lone"))
+            await pipeline.paced()
+            assert inserts.asked.is_set()
+            assert inserts.counts == []
+
+
+async def test_the_next_read_waits_for_changes_that_have_met_an_insert_in_flight(
+    inserts: Inserts, stores: Stores, writer: LogWriter
+) -> None:
+    async with within(10), Pipeline.running(writer, MUCH) as pipeline:
+        with inserts.held():
+            await pipeline.put(alone("first"))
+            await pipeline.paced()
+            await pipeline.put([[inserted("second", time=2)], [inserted("third", time=3)]])
+            read_on = asyncio.create_task(pipeline.paced())
+            await asyncio.sleep(0.05)
+            assert not read_on.done()
+        await read_on
+        assert inserts.counts == [1, 2]
+    assert await ids(stores) == ["first", "second", "third"]
+
+
+async def test_a_backlog_is_read_without_a_pause(inserts: Inserts, writer: LogWriter) -> None:
+    async with within(10), Pipeline.running(writer, MUCH) as pipeline:
+        with inserts.held():
+            for first in range(0, 1200, 300):
+                await pipeline.put([[inserted(key, time=key + 1)] for key in range(first, first + 300)])
+                if first:
+                    await pipeline.paced()
+            assert inserts.counts == []
 
 
 async def test_a_backlog_is_appended_in_order_by_large_inserts(

@@ -18,6 +18,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Batch, Token
+from eventsync.mongodb.pinned_connection import PinnedConnection
 from eventsync.stores.log.events import EventStore, LogHead, NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync_workers.sequencing.collapse import ChangeAndRaw, collapse_transaction, lacks_images
@@ -89,6 +90,8 @@ class LogWriter:
         """The event that was appended last; None before the first one."""
         self.token = head.token if head else None
         """The token that is stored with it."""
+        self.connection: PinnedConnection | None = None
+        """The connection to append over, if one is held."""
         self._numbered = self.seq
         self._events = events
         self._images = images
@@ -138,7 +141,7 @@ class LogWriter:
         Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the head.
         """
         if new := [event for one in numbered for event in one.events]:
-            await self._events.append(self.log, new)
+            await self._events.append(self.log, new, over=self.connection)
             self._appended(new[-1])
         self.checkpoint = next((one.checkpoint for one in reversed(numbered) if one.checkpoint), self.checkpoint)
 

@@ -1,8 +1,9 @@
 """Two stages between the change stream and the log: conversion, and appending.
 
-No stage waits for another while there is work: the next batch is read while the last one is converted, and its events
-are appended meanwhile. The order never changes. At most one insert is in flight; its order fences out a rival worker,
-so the log always is a prefix of what was read.
+In a backlog no stage waits for another: the next batch is read while the last one is converted, and its events are
+appended meanwhile. In a steady stream of small batches, what arrives during an insert is read and appended together
+after it (`paced`): the commands cost more than the events. The order never changes. At most one insert is in flight;
+its order fences out a rival worker, so the log always is a prefix of what was read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _CONVERTED_AT_ONCE = 100
 
 _APPENDED_AT_ONCE = 1000
 """Number of events that make an insert while more are being converted. Fewer make one as soon as no more are coming."""
+
+_BACKLOG = 512 * 1024
+"""Bytes in the pipeline from which on reading, converting and appending overlap. Less is no backlog."""
 
 _OVERHEAD = 1024
 """Bytes of memory that a change takes besides its own, about."""
@@ -47,7 +51,11 @@ class Pipeline:
         self._converted: deque[tuple[NumberedEvents, int]] = deque()
         self._is_converting = True
         self._is_closed = False
+        self._is_inserting = False
+        self._was_inserting = False
+        """True if an insert was in flight at the last `put`."""
         self._in_flight = 0
+        self._unconverted = 0
         self._bytes = 0
         self._failure: Exception | None = None
 
@@ -77,6 +85,7 @@ class Pipeline:
 
         `read` is the batch that ends with them, if it leaves no transaction open. Raises what has ended a stage.
         """
+        self._was_inserting = self._is_inserting
         cuts = range(0, len(transactions), _CONVERTED_AT_ONCE) or (0,)
         for start in cuts:
             some = transactions[start : start + _CONVERTED_AT_ONCE]
@@ -84,11 +93,25 @@ class Pipeline:
             self._read.append(_ConvertTask(some, read if start == cuts[-1] else None, size))
             self._bytes += size
         self._in_flight += len(cuts)
+        self._unconverted += len(cuts)
         await self._until(lambda: self._bytes <= self._limit)
 
     async def drained(self) -> None:
         """Wait until all that was put is appended. Raises what has ended a stage."""
         await self._until(lambda: self._in_flight == 0)
+
+    async def paced(self) -> None:
+        """Wait until the next read is worth its commands. Raises what has ended a stage.
+
+        The insert of a lone change is sent before the next read is. Changes that were read while an insert was in
+        flight have to wait for it; those behind them are read, all together, once they are appended. A backlog is read
+        without a pause.
+        """
+        if self._in_flight and self._bytes <= _BACKLOG:
+            await (self.drained() if self._was_inserting else self._until(self._is_sent))
+
+    def _is_sent(self) -> bool:
+        return not self._unconverted and (self._is_inserting or not self._converted)
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         async with self._changed:
@@ -110,6 +133,7 @@ class Pipeline:
                 numbered = await self._writer.convert(task.transactions, task.read)
                 async with self._changed:
                     self._converted.append((numbered, task.size))
+                    self._unconverted -= 1
                     self._changed.notify_all()
                 await asyncio.sleep(0)  # Let the next batch be received and the next insert be sent.
         except Exception as error:  # noqa: BLE001 - `put` and `drained` raise it, which ends the term
@@ -129,6 +153,7 @@ class Pipeline:
             while taken := await self._take():
                 await self._writer.append([numbered for numbered, _ in taken])
                 async with self._changed:
+                    self._is_inserting = False
                     self._in_flight -= len(taken)
                     self._bytes -= sum(size for _, size in taken)
                     self._changed.notify_all()
@@ -143,6 +168,8 @@ class Pipeline:
             await self._changed.wait_for(lambda: self._is_worth_an_insert() or not self._is_converting)
             taken = list(self._converted)
             self._converted.clear()
+            self._is_inserting = bool(taken)
+            self._changed.notify_all()
             return taken
 
     def _is_worth_an_insert(self) -> bool:

@@ -114,14 +114,18 @@ class StreamReader:
         names = ", ".join(self._collections.names) or "nothing yet"
         logger.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
         pipeline = change_pipeline(self._collections.names)
-        async with watch(self._stores.data, pipeline, after=token, images=self._mode.images) as stream:
+        opening = watch(self._stores.data, pipeline, after=token, images=self._mode.images)
+        async with opening as stream, self._stores.events.connection() as connection:
             self._mode.opened()
+            self._writer.connection = connection
             try:
                 async with Pipeline.running(self._writer, self._settings.pipeline_bytes) as running:
                     return await self._read_all(stream, running)
             except ChangeTooLarge as error:
                 self._mode.failed(error)
                 raise
+            finally:
+                self._writer.connection = None
 
     async def _read_all(self, stream: ChangeStream, pipeline: Pipeline) -> Token | None:
         self._assembler = TransactionAssembler()
@@ -132,6 +136,7 @@ class StreamReader:
             self._mode.did(len(batch.changes))
             if await self._take(batch, pipeline):
                 return batch.token
+            await pipeline.paced()
         # Not the token of the stream, which is beyond the changes of a transaction that is still open.
         return None
 
