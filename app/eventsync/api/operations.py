@@ -122,6 +122,11 @@ def _of_log(log: LogOverview) -> Iterator[Gauge]:
         size.add_metric([tier], total)
     yield events
     yield size
+    yield Gauge(
+        "eventsync_journal_delay_seconds",
+        "Delay of changes whose writers do not wait for the journal, while a worker flushes it; else 0.",
+        log.journal_delay or 0.0,
+    )
     yield Gauge("eventsync_segments", "Segments of the log on object storage.", log.cold.segments)
 
 

@@ -107,6 +107,7 @@ def _tree(found: Status) -> dict[str, Any]:
         "leader": found.leader,
         "lag": _lag_tree(found.lag),
         "clients": asdict(found.clients) if found.clients else None,
+        "journal_delay": _journal_delay(found),
         "checkpoint": {"seq": found.checkpoint.seq, "age": round(age or 0.0, 3)} if found.checkpoint else None,
         "collections": [
             {"name": item.name, "state": found.state(item), "base": item.tracked_from if item.log else None}
@@ -138,6 +139,7 @@ def _show(found: Status) -> None:
         ["lag", _lag(found.lag)],
         ["clients", _clients(found.clients, found.head)],
         ["checkpoint", f"at {found.checkpoint.seq}, {age:.1f} s old" if found.checkpoint else "-"],
+        *([["journal", _journal(delay)]] if (delay := _journal_delay(found)) is not None else []),
         *status_tiers.rows(found.overview, found.settings),
     ]
     print_table(["", ""], rows)
@@ -155,6 +157,17 @@ def _show(found: Status) -> None:
     if stored := status_tiers.snapshot_rows(found.overview):
         OUT.print()
         print_table(["newest snapshot", "seq", "age", "documents", "bytes"], stored)
+
+
+def _journal_delay(found: Status) -> float | None:
+    return found.overview.log.journal_delay if found.overview.log else None
+
+
+def _journal(delay: float) -> str:
+    return (
+        f"flushed by the worker: changes of writers with w: 1 wait {delay * 1000:.0f} ms for it otherwise "
+        "(mongod --journalCommitInterval)"
+    )
 
 
 def _lag(lag: Lag | None) -> str:

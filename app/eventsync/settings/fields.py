@@ -332,6 +332,12 @@ class Fields(BaseSettings):
     checkpoint_interval: float = Field(
         1.0, gt=0, description="Interval at which an idle worker records how far it has read, in seconds."
     )
+    journal_flush_interval: float = Field(
+        0.005,
+        ge=0,
+        le=0.1,
+        description="Interval at which the worker flushes MongoDB's journal while changes wait for it, in seconds; 0: never. Changes wait for up to 0.1 s (mongod's `--journalCommitInterval`) if their writers do not (`w: 1`). The flush is a write with `j: true` that changes nothing.",
+    )
     images: bool = Field(
         True, description="Enable pre- and post-images when a collection is tracked. Exact conversion needs them."
     )

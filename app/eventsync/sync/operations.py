@@ -89,7 +89,8 @@ class Health:
 
     `live`: this server follows the log, and is `lag_events` behind its head. `lag_seconds`: seconds since the log was
     known to hold every change. `sequencer_live`: a worker leads and makes progress. `archive`: the reason why the
-    archive can't be read. `detail`: the worst problem.
+    archive can't be read. `journal_delay`: seconds that changes wait for MongoDB's journal where it is not flushed for
+    them, as it is now; None otherwise. `detail`: the worst problem.
     """
 
     status: str
@@ -101,6 +102,7 @@ class Health:
     lag_seconds: float | None
     archive: str | None
     connections: int
+    journal_delay: float | None
     detail: str
 
 
@@ -123,11 +125,12 @@ class HealthCheck:
         feed = self._feed.state
         if not feed.heard:
             # MongoDB does not answer yet. A health check must not wait for it.
-            return Health("not_ready", False, False, None, None, None, None, None, connections, feed.detail)
+            return Health("not_ready", False, False, None, None, None, None, None, connections, None, feed.detail)
         lease = await self._stores.leases.read(SEQUENCING)
         log = self._window.log
         known = log is not None and self._window.suspended is None
         head = await self._stores.events.head(log) if log is not None and known else None
+        journal_delay = await self._stores.logs.journal_delay(log) if log is not None and known else None
         archive = await self._archive.state()
         fresh = time.monotonic() - feed.heard < 3 * self._settings.mongodb_timeout
         live = feed.live and fresh and log is not None
@@ -142,19 +145,22 @@ class HealthCheck:
             lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
             archive=archive.reason,
             connections=connections,
-            detail=feed.detail if not live else archive.reason or self._worker_detail(leads=leads),
+            journal_delay=journal_delay,
+            detail=feed.detail if not live else archive.reason or self._worker_detail(journal_delay, leads=leads),
         )
 
     def _lag(self) -> float:
         return time.monotonic() - self._feed.state.sequenced
 
-    def _worker_detail(self, *, leads: bool) -> str:
+    def _worker_detail(self, journal_delay: float | None, *, leads: bool) -> str:
         if not leads:
             return "no worker leads: changes are delivered once one does"
         if not self._feed.state.sequenced:
             return "a worker leads, but has made no progress since this server started"
         if self.is_stale():
             return f"the worker has made no progress for {self._lag():.0f} s"
+        if journal_delay is not None:
+            return f"the worker flushes MongoDB's journal for writers with w: 1 (a delay of {journal_delay:.3f} s)"
         return self._feed.state.detail
 
 

@@ -15,6 +15,7 @@ from eventsync.stores.log.logs import Checkpoint, Log, LogLost, LogStore
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.audit import Appended, check_appended
 from eventsync_workers.sequencing.evidence import Evidence
+from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
 
 
@@ -78,8 +79,9 @@ async def _check_time(stores: Stores, point: ResumePoint) -> None:
 class CheckpointRecorder:
     """Records the writer's newest checkpoint, at most once in `interval` seconds unless it is forced."""
 
-    def __init__(self, logs: LogStore, log: LogId, interval: float) -> None:
+    def __init__(self, logs: LogStore, log: LogId, interval: float, journal: JournalFlusher) -> None:
         self._logs = logs
+        self._journal = journal
         self._log = log
         self._interval = interval
         self._due = 0.0
@@ -106,5 +108,5 @@ class CheckpointRecorder:
         """Record the newest checkpoint, and return it."""
         self._last = self._writer.checkpoint or self._last
         self._writer.checkpoint = None
-        await self._logs.checkpoint(self._log, *self._last)
+        await self._logs.checkpoint(self._log, *self._last, self._journal.delay)
         return self._last

@@ -20,6 +20,7 @@ from eventsync_workers.sequencing.audit import Appended, Audit, Known
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder, find_resume_point
 from eventsync_workers.sequencing.evidence import Evidence
 from eventsync_workers.sequencing.faults import Faults
+from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
 from eventsync_workers.sequencing.missing_images import CollectionBarred, ImageReader
 from eventsync_workers.sequencing.repair import RepairInterrupted, repair_log
@@ -56,8 +57,9 @@ class Leader:
         self._appended = appended
         self._audit = Audit(stores, log, self._known)
         self._collections = ActiveCollections(stores, log, faults, images=settings.images)
-        self._checkpoints = CheckpointRecorder(stores.logs, log.id, settings.checkpoint_interval)
-        self._reader = StreamReader(stores, settings, log, self._collections, self._checkpoints, self._is_over)
+        journal = JournalFlusher(stores.logs, log.id, settings.journal_flush_interval)
+        self._checkpoints = CheckpointRecorder(stores.logs, log.id, settings.checkpoint_interval, journal)
+        self._reader = StreamReader(stores, settings, log, self._collections, self._checkpoints, journal, self._is_over)
         self._writer: LogWriter | None = None
         self._next_repair = 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -92,6 +93,8 @@ class LogWriter:
         """The token that is stored with it."""
         self.connection: PinnedConnection | None = None
         """The connection to append over, if one is held."""
+        self.took = 0.0
+        """Seconds that the last insert took, which waits for the journal."""
         self._numbered = self.seq
         self._events = events
         self._images = images
@@ -141,7 +144,9 @@ class LogWriter:
         Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the head.
         """
         if new := [event for one in numbered for event in one.events]:
+            began = time.monotonic()
             await self._events.append(self.log, new, over=self.connection)
+            self.took = time.monotonic() - began
             self._appended(new[-1])
         self.checkpoint = next((one.checkpoint for one in reversed(numbered) if one.checkpoint), self.checkpoint)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from bson.raw_bson import RawBSONDocument
@@ -14,6 +15,7 @@ from eventsync.stores.log.logs import Log, ResetAsked
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder
+from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter
 from eventsync_workers.sequencing.pipeline import Pipeline
 from eventsync_workers.sequencing.repair import Repair
@@ -86,6 +88,7 @@ class StreamReader:
         log: Log,
         collections: ActiveCollections,
         checkpoints: CheckpointRecorder,
+        journal: JournalFlusher,
         stopping: Callable[[], bool],
     ) -> None:
         self._stores = stores
@@ -93,6 +96,7 @@ class StreamReader:
         self._log = log
         self._collections = collections
         self._checkpoints = checkpoints
+        self._journal = journal
         self._stopping = stopping
         self._mode = ReadMode(settings.stream_batch)
         self._assembler = TransactionAssembler()
@@ -115,7 +119,7 @@ class StreamReader:
         logger.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
         pipeline = change_pipeline(self._collections.names)
         opening = watch(self._stores.data, pipeline, after=token, images=self._mode.images)
-        async with opening as stream, self._stores.events.connection() as connection:
+        async with opening as stream, self._stores.events.connection() as connection, self._journal.running():
             self._mode.opened()
             self._writer.connection = connection
             try:
@@ -132,7 +136,10 @@ class StreamReader:
         while not self._stopping():
             await self._checkpoint(force=self._is_awaiting_time)
             wait = _NUDGE_WAIT if self._is_awaiting_time else self._settings.stream_wait
+            asked = time.time()
             batch = await stream.read(wait=wait, limit=self._mode.limit)
+            if 0 < len(batch.changes) < self._mode.limit:
+                self._journal.saw(batch.changes[0]["wallTime"], asked, self._writer.took)
             self._mode.did(len(batch.changes))
             if await self._take(batch, pipeline):
                 return batch.token

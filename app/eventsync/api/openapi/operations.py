@@ -27,6 +27,7 @@ _READY: Final[Json] = {
     "lag_seconds": 0.4,
     "archive": None,
     "connections": 12,
+    "journal_delay": None,
     "detail": "live",
 }
 _NOT_READY: Final = _READY | {"status": "not_ready", "live": False, "detail": "MongoDB was not reached yet"}

@@ -266,7 +266,7 @@ _BODIES: Json = {
     "SnapshotHead": _object("shape position", shape=schema("Shape"), position=schema("Position")),
     "Health": _object("status", status={"const": "ok"}),
     "Readiness": _object(
-        "status live sequencer_live leader position lag_events lag_seconds archive connections detail",
+        "status live sequencer_live leader position lag_events lag_seconds archive connections journal_delay detail",
         status={"enum": ["ready", "degraded", "not_ready"]},
         live={"type": "boolean", "description": "This server follows the log."},
         sequencer_live={"type": "boolean", "description": "A worker leads, and makes progress."},
@@ -279,6 +279,11 @@ _BODIES: Json = {
         },
         archive={"type": ["string", "null"], "description": "Reason why the archive cannot be read; null if it can."},
         connections={"type": "integer", "minimum": 0},
+        journal_delay={
+            "type": ["number", "null"],
+            "description": "Seconds that changes of writers with `w: 1` waited for MongoDB's journal, while the worker "
+            "flushes it for them.",
+        },
         detail=TEXT,
     ),
     "Problem": _object("type title status code detail", **_PROBLEM),

@@ -6,6 +6,8 @@ a reset and a snapshot.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +26,8 @@ from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Token
 from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.errors import translated
+from eventsync.mongodb.journal import flush_journal
+from eventsync.mongodb.pinned_connection import pinned
 from eventsync.stores.log.stored_event import UNREADABLE
 
 _FORMER = 10
@@ -58,6 +62,8 @@ class Checkpoint:
     at: datetime
     repair: str | None = None
     """The reason of an unfinished repair, to which the events after this checkpoint belong, if there is one."""
+    journal_delay: float | None = None
+    """Seconds that changes waited for MongoDB's journal, while the worker flushes it for them; else None."""
 
 
 class NoLogYet(Unavailable):
@@ -163,18 +169,38 @@ class LogStore:
             await self._number(known)
         return log
 
-    async def checkpoint(self, log: LogId, seq: Seq, token: Token, time: Timestamp) -> None:
+    async def checkpoint(
+        self, log: LogId, seq: Seq, token: Token, time: Timestamp, journal_delay: float | None = None
+    ) -> None:
         """Record a checkpoint unless there is a later one. Checkpoints may arrive in any order: each is true by itself.
 
         A checkpoint with a later time but a lower seq is ignored. It comes from a deposed sequencer, which has missed
         the events of a collection that its successor tracks.
         """
-        new = {"seq": Int64(seq), "token": token, "time": time, "at": NOW}
+        new = {"seq": Int64(seq), "token": token, "time": time, "at": NOW, "journal_delay": journal_delay}
         with translated("the checkpoint can't be written"):
             # A pipeline makes the comparison and the write one step, and gives MongoDB's time as `$$NOW`.
             later = {"$or": [{"$gt": ["$time", time]}, {"$gt": ["$seq", Int64(seq)]}]}
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
             await self._checkpoints.update_one({"_id": log}, [{"$set": fields}], upsert=True)
+
+    @asynccontextmanager
+    async def journal(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Provide a call that has MongoDB flush its journal. Raises `Unavailable`, as does the call."""
+        doing = "the journal can't be flushed"
+        async with pinned(self._checkpoints.database.client, translated(doing)) as connection:
+
+            async def flush() -> None:
+                with translated(doing):
+                    await flush_journal(self._checkpoints, connection)
+
+            yield flush
+
+    async def journal_delay(self, log: LogId) -> float | None:
+        """Return `journal_delay` of the newest checkpoint."""
+        with translated("the checkpoint can't be read"):
+            row = await self._checkpoints.find_one({"_id": log}, {"journal_delay": 1})
+        return _seconds(row.get("journal_delay")) if row else None
 
     async def _number(self, log: Log) -> None:
         with translated("the checkpoint can't be written"):
@@ -200,7 +226,8 @@ class LogStore:
         if row is None:
             return None
         try:
-            checkpoint = Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"))
+            delay = _seconds(row.get("journal_delay"))
+            checkpoint = Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"), delay)
             if (type(checkpoint.token), type(checkpoint.time)) != (str, Timestamp):
                 raise TypeError("its token or its time is no such thing")
         except UNREADABLE as error:
@@ -218,6 +245,10 @@ class LogStore:
     async def end_repair(self, log: LogId) -> None:
         with translated("the end of the log's repair can't be recorded"):
             await self._checkpoints.update_one({"_id": log}, {"$unset": {"repair": ""}})
+
+
+def _seconds(stored: Any) -> float | None:
+    return stored if isinstance(stored, float) else None
 
 
 def _literal(value: Any) -> Any:

@@ -51,6 +51,8 @@ class LogOverview:
     hot: HotTierSize
     cold: SegmentTotals
     snapshots: list[StoredSnapshot]
+    journal_delay: float | None = None
+    """See `eventsync.stores.log.logs.Checkpoint`."""
 
     @property
     def newest(self) -> list[StoredSnapshot]:
@@ -104,6 +106,7 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
         await _hot(stores, log.id, tiers.archived_up_to, head),
         await stores.archive.segments.totals(log.id),
         await stores.snapshots.stored.listing(log.id),
+        await stores.logs.journal_delay(log.id),
     )
 
 
