@@ -1,4 +1,4 @@
-"""The driver's edge: connections, errors, change streams, raw cursors, clocks, leases, indexes, privileges."""
+"""The driver's edge: connections, errors, change streams, cursors, clocks, the journal, leases, indexes, privileges."""
 
 __all__ = [
     "answer_size",
@@ -7,7 +7,9 @@ __all__ = [
     "client",
     "clocks",
     "errors",
+    "journal",
     "leases",
+    "pinned_connection",
     "privileges",
     "raw_cursor",
     "ttl_index",
