@@ -48,7 +48,7 @@ async def served(mongodb_uri: str, client: Client, tmp_path_factory: pytest.Temp
     settings = Settings(
         mongodb_uri=mongodb_uri, database=name, collections=("docs",), checkpoint_interval=0.1, held_bytes=HELD
     )
-    processes = Processes(settings, tmp_path_factory.mktemp("memory"))
+    processes = Processes(settings, tmp_path_factory.mktemp("memory"), fresh=True)
     processes.start("worker", "serve")
     try:
         await tracked(processes.url, settings.collections)

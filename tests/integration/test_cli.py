@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,10 @@ from eventsync.settings import PREFIX, Settings
 from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stats.overview import JOBS
 from eventsync.stores.stores import SNAPSHOTTING, Stores
+from support.program import Result, finished
 from support.replay import caught_up, eventually, tracked
 from support.systems import running_worker
-from support.waiting import within
-
-
-@dataclass(frozen=True)
-class Result:
-    """Exit code and output of a command."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
+from support.waiting import patience, within
 
 Run = Callable[..., "asyncio.Task[Result]"]
 
@@ -55,18 +45,11 @@ def environment(settings: Settings) -> dict[str, str]:
 def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run a command as a process of its own, for at most ten seconds."""
 
-    async def finished(words: tuple[str, ...]) -> Result:
-        process = await start(environment, tmp_path, *words)
-        try:
-            async with within(10):
-                out, err = await process.communicate()
-        except TimeoutError:
-            process.kill()
-            out, err = await process.communicate()
-            pytest.fail(f"{words} does not end; it said {out!r} {err!r}")
-        return Result(process.returncode or 0, out.decode(), err.decode())
+    def started(*words: str) -> asyncio.Task[Result]:
+        running = finished(*words, environment=environment, directory=tmp_path, seconds=patience(10))
+        return asyncio.create_task(running, name=" ".join(words))
 
-    return lambda *words: asyncio.create_task(finished(words), name=" ".join(words))
+    return started
 
 
 async def start(environment: dict[str, str], directory: Path, *words: str) -> asyncio.subprocess.Process:

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
 from support.limits import time_limits
+from support.program import finished
 from support.systems import Processes, tracked
 from support.waiting import eventually, patience
 
@@ -156,20 +156,10 @@ async def command(settings: Settings, directory: Path, *words: str) -> tuple[int
         f"{PREFIX}DATABASE": "shop",
         f"{PREFIX}PORT": "0",
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "eventsync", *words),
-        cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(patience(30)):
-            out, err = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        out, err = await process.communicate()
-        pytest.fail(f"{words} does not end; it said {out!r} {err!r}")
-    assert PASSWORD not in out.decode() + err.decode()
-    assert "lsid" not in out.decode() + err.decode()
-    return process.returncode or 0, out.decode(), err.decode()
+    done = await finished(*words, environment=environment, directory=directory, seconds=patience(30))
+    assert PASSWORD not in done.stdout + done.stderr
+    assert "lsid" not in done.stdout + done.stderr
+    return done.exit_code, done.stdout, done.stderr
 
 
 def documented_of_mongodb() -> list[dict[str, str]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,22 +20,13 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.stores import Stores
 from support.histories import based, stored_at
+from support.program import Program, Result, finished
 from support.replay import caught_up, current_log, eventually, tracked
 from support.systems import running_server, running_worker
 from support.systems import tracked as served
 from support.waiting import patience, within
 
-
-@dataclass(frozen=True)
-class Result:
-    """Exit code and output of a command."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-Start = Callable[..., Any]
+Run = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
@@ -47,26 +35,17 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def start(settings: Settings) -> Start:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
+def environment(settings: Settings) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
         "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
         "EVENTSYNC_DATABASE": settings.database,
         "COLUMNS": "200",
     }
 
-    async def started(*words: str) -> asyncio.subprocess.Process:
-        command = (sys.executable, "-P", "-m", "eventsync", *words)
-        return await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-        )
 
-    return started
-
-
-async def ended(process: asyncio.subprocess.Process) -> Result:
-    async with within(30):
-        out, err = await process.communicate()
-    return Result(process.returncode or 0, out.decode(), err.decode())
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    return lambda *words: finished(*words, environment=environment, seconds=patience(30))
 
 
 @pytest.fixture
@@ -84,9 +63,9 @@ async def orders(settings: Settings, stores: Stores) -> AsyncIterator[Any]:
         yield documents
 
 
-async def test_history(orders: Any, stores: Stores, start: Start) -> None:
+async def test_history(orders: Any, stores: Stores, run: Run) -> None:
     log = await current_log(stores)
-    result = await ended(await start("history", "orders/a"))
+    result = await run("history", "orders/a")
     assert result.exit_code == 0, result
     lines = result.stdout.splitlines()
     assert [line.split()[2:4] for line in lines if not line.startswith(" ")] == [
@@ -97,51 +76,51 @@ async def test_history(orders: Any, stores: Stores, start: Start) -> None:
     assert "    replace /n 2" in lines
     assert "by ann" in result.stdout
     assert result.stderr == f"orders/a in log {log}: 3 of 3 events\n"
-    newest = await ended(await start("history", "orders/a", "--limit", "1", "--json"))
+    newest = await run("history", "orders/a", "--limit", "1", "--json")
     assert json.loads(newest.stdout)["position"] == f"{log}:3"
     assert newest.stderr == f"orders/a in log {log}: 1 of 3 events\n"
-    assert (await ended(await start("history", "orders/old"))).stderr == f"orders/old in log {log}: 0 of 0 events\n"
+    assert (await run("history", "orders/old")).stderr == f"orders/old in log {log}: 0 of 0 events\n"
 
 
-async def test_history_of_nothing(orders: Any, start: Start) -> None:
-    unknown = await ended(await start("history", "orders/b"))
+async def test_history_of_nothing(orders: Any, run: Run) -> None:
+    unknown = await run("history", "orders/b")
     assert (unknown.exit_code, unknown.stderr) == (1, "eventsync: the document orders/b is not known\n")
-    other = await ended(await start("history", "others/b"))
+    other = await run("history", "others/b")
     said = "eventsync: the collection 'others' is not tracked; `eventsync track others` changes that\n"
     assert (other.exit_code, other.stderr) == (1, said)
-    many = await ended(await start("history", "orders"))
+    many = await run("history", "orders")
     assert (many.exit_code, many.stderr) == (1, "eventsync: orders is a collection; give a document, COLLECTION/ID\n")
 
 
-async def test_history_says_what_is_not_kept(orders: Any, stores: Stores, start: Start) -> None:
+async def test_history_says_what_is_not_kept(orders: Any, stores: Stores, run: Run) -> None:
     log = await current_log(stores)
     # As the archiver does: a floor without what was touched before it is a log that somebody has damaged.
     await stores.archive.touched.touch(log, [("orders", IdText("a"), Seq(1))])
     await stores.tiers.raise_archived_up_to(log, Seq(1))
     await stores.tiers.raise_horizon(log, Seq(1))
-    result = await ended(await start("history", "orders/a"))
+    result = await run("history", "orders/a")
     assert result.stderr == f"orders/a in log {log}: 2 of 2 events; events up to {log}:1 are not kept\n"
 
 
-async def test_diff(orders: Any, stores: Stores, start: Start) -> None:
+async def test_diff(orders: Any, stores: Stores, run: Run) -> None:
     log = await current_log(stores)
-    result = await ended(await start("diff", "orders/a", f"{log}:1", "1"))
+    result = await run("diff", "orders/a", f"{log}:1", "1")
     assert (result.exit_code, result.stdout) == (0, "    replace /n 2\n")
     assert result.stderr == f"orders/a: version 0 at {log}:1 → version 1 at {log}:2\n"
-    as_json = await ended(await start("diff", "orders/a", "1", "--json"))
+    as_json = await run("diff", "orders/a", "1", "--json")
     assert json.loads(as_json.stdout) == {
         "id": "a",
         "from": {"version": 1, "position": f"{log}:2"},
         "to": {"version": None, "position": f"{log}:3"},
         "patch": [{"op": "remove", "path": ""}],
     }
-    whole = await ended(await start("diff", "orders/a", f"{log}:0", f"{log}:1"))
+    whole = await run("diff", "orders/a", f"{log}:0", f"{log}:1")
     assert whole.stdout == '    add     (the document) {"_id":"a","n":1}\n'
-    same = await ended(await start("diff", "orders/old", f"{log}:1"))
+    same = await run("diff", "orders/old", f"{log}:1")
     assert (same.exit_code, same.stdout) == (0, "")
 
 
-async def test_diff_of_what_is_not_there(orders: Any, stores: Stores, start: Start) -> None:
+async def test_diff_of_what_is_not_there(orders: Any, stores: Stores, run: Run) -> None:
     log = await current_log(stores)
     for words, said in (
         (("orders/a", "soon"), "'soon' is no point in time: expected a version (6), an instant"),
@@ -153,7 +132,7 @@ async def test_diff_of_what_is_not_there(orders: Any, stores: Stores, start: Sta
         (("orders/a", "2001-01-01T00:00:00Z"), f"is no longer retained: states are known from {log}:0 on"),
         (("orders/a", "elsewhere:1"), "is of another log"),
     ):
-        result = await ended(await start("diff", *words))
+        result = await run("diff", *words)
         assert (result.exit_code, result.stdout) == (1, ""), result
         assert said in result.stderr
 
@@ -166,20 +145,20 @@ async def over(stores: Stores, log: LogId, at: datetime) -> None:
     await eventually(stores, "heads", check)
 
 
-async def test_restore(orders: Any, stores: Stores, start: Start) -> None:
+async def test_restore(orders: Any, stores: Stores, run: Run) -> None:
     log = await current_log(stores)
-    result = await ended(await start("restore", "orders", "--at", f"{log}:2", "--into", "then"))
+    result = await run("restore", "orders", "--at", f"{log}:2", "--into", "then")
     assert result.exit_code == 0, result
     assert result.stdout == f"then: 2 documents, orders as it was at {log}:2\n"
     found = await stores.data["then"].find(sort=[("_id", 1)]).to_list()
     assert found == [{"_id": "a", "n": 2, "_sync": {"v": 1}}, {"_id": "old", "n": 1}]
     at = datetime.now(UTC)
     await over(stores, log, at)
-    now = await ended(await start("restore", "orders", "--at", at.isoformat(), "--into", "now", "--json"))
+    now = await run("restore", "orders", "--at", at.isoformat(), "--into", "now", "--json")
     assert json.loads(now.stdout) == {"collection": "orders", "into": "now", "position": f"{log}:3", "documents": 1}
 
 
-async def test_restores_that_can_not_be(orders: Any, stores: Stores, start: Start) -> None:
+async def test_restores_that_can_not_be(orders: Any, stores: Stores, run: Run) -> None:
     log = await current_log(stores)
     for words, said in (
         (("orders", "--at", f"{log}:2", "--into", "orders"), "is a tracked collection"),
@@ -189,41 +168,46 @@ async def test_restores_that_can_not_be(orders: Any, stores: Stores, start: Star
         (("orders", "--at", "2001-01-01T00:00:00Z", "--into", "then"), "is no longer retained"),
         (("orders", "--at", "2999-01-01T00:00:00Z", "--into", "then"), "is in the future"),
     ):
-        result = await ended(await start("restore", *words))
+        result = await run("restore", *words)
         assert (result.exit_code, result.stdout) == (1, ""), result
         assert said in result.stderr
     assert await stores.data.list_collection_names() == ["orders"]
 
 
+def started(words: Sequence[str], environment: dict[str, str]) -> Program:
+    with Path(os.devnull).open("ab") as nowhere:
+        return Program(words, environment=environment, stdout=nowhere, stderr=nowhere)
+
+
 async def test_a_restore_that_is_killed_leaves_nothing_under_the_new_name(
-    orders: Any, stores: Stores, start: Start
+    orders: Any, stores: Stores, run: Run, environment: dict[str, str]
 ) -> None:
     """And the next one removes what it was building."""
     log = await current_log(stores)
-    await orders.insert_many([{"_id": n, "text": "x" * 200} for n in range(3000)])
+    await orders.insert_many([{"_id": n, "text": "x" * 200} for n in range(1500)])
     await caught_up(stores)
     checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None
     stored = await stored_at(stores, log, "orders", checkpoint)
-    assert stored.chunks > 500
+    assert stored.chunks > 200
     words = ("restore", "orders", "--at", f"{log}:{checkpoint.seq}", "--into", "copy")
     async with watch(stores.data, [{"$match": {"ns.coll": {"$regex": "restoring"}}}]) as stream:
-        process = await start(*words)
+        program = started(words, environment)
         async with within(20):
             while not (batch := await stream.read(wait=1, limit=10)).changes:
-                assert process.returncode is None
-    process.kill()
-    assert (await ended(process)).exit_code == -signal.SIGKILL
+                assert program.poll() is None
+    program.kill()
+    assert program.wait() == -signal.SIGKILL
     left = [name for name in await stores.data.list_collection_names() if name != "orders"]
     assert len(left) == 1, batch
     assert left[0].startswith("copy.restoring-")
 
-    again = await ended(await start(*words))
-    assert again.stdout == f"copy: 3001 documents, orders as it was at {log}:{checkpoint.seq}\n"
+    again = await run(*words)
+    assert again.stdout == f"copy: 1501 documents, orders as it was at {log}:{checkpoint.seq}\n"
     assert again.stderr == f"{left[0]} belongs to a restore that is running or was just killed\n"
-    assert await stores.data["copy"].count_documents({}) == 3001
+    assert await stores.data["copy"].count_documents({}) == 1501
     await stores.log["restores"].update_one({"_id": left[0]}, {"$set": {"until": datetime(2020, 1, 1, tzinfo=UTC)}})
-    assert (await ended(await start(*words[:-1], "another"))).stderr == ""
+    assert (await run(*words[:-1], "another")).stderr == ""
     assert set(await stores.data.list_collection_names()) == {"orders", "copy", "another"}
 
 

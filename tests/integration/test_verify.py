@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -27,9 +24,10 @@ from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
 from support.histories import History, based
 from support.load import under_load
+from support.program import finished
 from support.replay import caught_up, tracked
 from support.systems import running_worker
-from support.waiting import within
+from support.waiting import patience
 
 
 @pytest.fixture
@@ -43,15 +41,8 @@ async def run(settings: Settings, *words: str) -> tuple[int, str]:
         "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
         "EVENTSYNC_DATABASE": settings.database,
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "eventsync", "verify", *words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-    )
-    async with within(20):
-        out, _ = await process.communicate()
-    return process.returncode or 0, out.decode()
+    done = await finished("verify", *words, environment=environment, seconds=patience(20))
+    return done.exit_code, done.stdout + done.stderr
 
 
 async def wrong(settings: Settings) -> Wrong:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pymongo import MongoClient
 
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
+from support.program import finished
 from support.systems import Processes
 from support.waiting import patience, within
 
@@ -146,6 +148,9 @@ async def test_a_mongodb_that_turns_out_to_be_no_replica_set_ends_what_waited(
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     port = mongod.free_port()
     with running_mongod(tmp_path_factory.mktemp("alone"), port, alone=True):
+        selection = math.ceil(patience(20) * 1000)
+        with MongoClient[Any]("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=selection) as client:
+            client.admin.command("ping")
         yield port
 
 
@@ -155,23 +160,22 @@ NO_MEMBER = "eventsync: MongoDB can't be used: it is no member of a replica set 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
 @pytest.mark.parametrize(("query", "line"), [("", NO_SET), ("?replicaSet=rs0", NO_MEMBER)])
-def test_no_replica_set_is_one_line_at_once(alone: int, command: str, query: str, line: str, tmp_path: Path) -> None:
-    assert refusal(command, f"mongodb://127.0.0.1:{alone}/{query}", tmp_path) == [line]
+async def test_no_replica_set_is_one_line_at_once(
+    alone: int, command: str, query: str, line: str, tmp_path: Path
+) -> None:
+    assert await refusal(command, f"mongodb://127.0.0.1:{alone}/{query}", tmp_path) == [line]
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_a_wrong_password_is_one_line_at_once(mongodb_uri: str, command: str, tmp_path: Path) -> None:
-    (line,) = refusal(command, mongodb_uri.replace("://", "://ada:wrong@"), tmp_path)
+async def test_a_wrong_password_is_one_line_at_once(mongodb_uri: str, command: str, tmp_path: Path) -> None:
+    (line,) = await refusal(command, mongodb_uri.replace("://", "://ada:wrong@"), tmp_path)
     assert line.startswith("eventsync: MongoDB can't be used: it refuses the user or the password")
 
 
-def refusal(command: str, uri: str, directory: Path) -> list[str]:
+async def refusal(command: str, uri: str, directory: Path) -> list[str]:
     """Run a command that is refused; return its output without the lines from before MongoDB answered."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     given: dict[str, Any] = {f"{PREFIX}MONGODB_URI": uri, f"{PREFIX}PORT": "0"}
-    words = [sys.executable, "-P", "-m", "eventsync", command]
-    done = subprocess.run(
-        words, env=environment | given, cwd=directory, capture_output=True, text=True, timeout=patience(20), check=False
-    )
-    assert done.returncode == 2, done.stderr
+    done = await finished(command, environment=environment | given, directory=directory, seconds=patience(20))
+    assert done.exit_code == 2, done.stderr
     return [line for line in done.stderr.splitlines() if "trying again" not in line]

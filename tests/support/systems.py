@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -19,6 +19,7 @@ from eventsync.main import make_server
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from eventsync_workers.worker import Worker
+from support.program import Program
 from support.waiting import patience, within
 
 
@@ -94,25 +95,32 @@ async def head(url: str) -> str:
 class Processes:
     """`eventsync serve` and `eventsync worker` as processes of their own, which a test may kill."""
 
-    def __init__(self, settings: Settings, directory: Path) -> None:
+    def __init__(self, settings: Settings, directory: Path, *, fresh: bool = False) -> None:
+        """`fresh`: their memory is measured, so they begin as an interpreter of their own."""
+        self._fresh = fresh
         self.port = mongod.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
         self._environment = environment_of(settings, self.port)
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Program | subprocess.Popen[bytes]] = {}
 
     def start(self, *words: str, name: str | None = None, options: Iterable[str] = ()) -> None:
         """Start these commands, each under its own word, or a single one under another `name`."""
         for word in words:
             with self._log(name or word).open("ab") as log:
-                self._running[name or word] = subprocess.Popen(
-                    [sys.executable, "-m", "eventsync", word, *options],
-                    cwd=self._directory,
-                    env=self._environment,
-                    stdout=log,
-                    stderr=log,
-                    preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
-                )
+                self._running[name or word] = self._started([word, *options], log)
+
+    def _started(self, words: list[str], log: IO[bytes]) -> Program | subprocess.Popen[bytes]:
+        if not self._fresh:
+            return Program(words, environment=self._environment, directory=self._directory, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, "-m", "eventsync", *words],
+            cwd=self._directory,
+            env=self._environment,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+        )
 
     def signal(self, number: signal.Signals, *words: str) -> None:
         for word in words:

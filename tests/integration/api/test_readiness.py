@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -15,6 +13,7 @@ from eventsync.settings import PREFIX, Settings
 from eventsync.stores.archive.identity import MARK
 from eventsync.stores.stores import Stores
 from eventsync.sync import operations
+from support.program import finished
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience
 
@@ -24,16 +23,13 @@ def archived(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(update={"collections": ("docs",), "archive_url": str(tmp_path / "archive")})
 
 
-def refusal(settings: Settings, directory: Path, command: str, archive: str) -> str:
+async def refusal(settings: Settings, directory: Path, command: str, archive: str) -> str:
     """The one line that a process with another archive ends with."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment |= {f"{PREFIX}MONGODB_URI": str(settings.mongodb_uri), f"{PREFIX}DATABASE": settings.database}
     environment |= {f"{PREFIX}ARCHIVE_URL": archive, f"{PREFIX}PORT": "0"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "eventsync", command],
-        env=environment, cwd=directory, capture_output=True, text=True, timeout=patience(60), check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
+    done = await finished(command, environment=environment, directory=directory, seconds=patience(60))
+    assert done.exit_code == 2, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
 
@@ -45,12 +41,12 @@ async def test_process_with_another_archive_does_not_start(
     await stores.log["segments"].insert_one({"_id": {"l": "abcdefgh", "n": 1}, "path": "abcdefgh/1.seg"})
     (tmp_path / "file").write_text("")
     for command in ("serve", "worker"):
-        assert "archive_url names none here" in refusal(archived, tmp_path, command, "")
-        elsewhere = refusal(archived, tmp_path, command, str(tmp_path / "elsewhere"))
+        assert "archive_url names none here" in await refusal(archived, tmp_path, command, "")
+        elsewhere = await refusal(archived, tmp_path, command, str(tmp_path / "elsewhere"))
         assert elsewhere.startswith("eventsync: archive_url names another archive than the log's: it has not the log's")
         assert str(tmp_path / "elsewhere") in elsewhere
-        assert "archive_url can't be used" in refusal(archived, tmp_path, command, str(tmp_path / "file"))
-        assert "absolute path" in refusal(archived, tmp_path, command, "elsewhere")
+        assert "archive_url can't be used" in await refusal(archived, tmp_path, command, str(tmp_path / "file"))
+        assert "absolute path" in await refusal(archived, tmp_path, command, "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
+from support.program import Program
 from support.waiting import patience
 
 
@@ -28,13 +26,8 @@ class WorkerProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
         environment |= {f"EVENTSYNC_{name.upper()}": str(value) for name, value in given.items()}
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "eventsync", "worker"],
-                cwd=log.parent,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            self._process = Program(
+                ["worker"], environment=environment, directory=log.parent, stdout=output, stderr=output
             )
         self.pid = self._process.pid
 

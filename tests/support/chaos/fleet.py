@@ -9,12 +9,13 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from support.chaos.clocks import Clock
+from support.program import Program
 from support.waiting import patience
 
 
@@ -35,7 +36,7 @@ class Fleet:
         self._ports = {name: mongod.free_port() for name in self.servers}
         self._settings = settings
         self._directory = directory
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Program | subprocess.Popen[bytes]] = {}
 
     @property
     def urls(self) -> list[str]:
@@ -45,15 +46,21 @@ class Fleet:
         """Start them. `monotonic`: so that also the clock that never goes back follows the jumps of theirs."""
         for name in names:
             with (self._directory / f"{name}.log").open("ab") as log:
-                self._running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "eventsync", name.rstrip("0123456789")],
-                    cwd=self._directory,
-                    env=self._environment(name, monotonic=monotonic),
-                    stdout=log,
-                    stderr=log,
-                    # Not SIGTERM, which a frozen one would not take.
-                    preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
-                )
+                self._running[name] = self._started(name, self._environment(name, monotonic=monotonic), log)
+
+    def _started(self, name: str, environment: dict[str, str], log: IO[bytes]) -> Program | subprocess.Popen[bytes]:
+        word = name.rstrip("0123456789")
+        if not self.clocks:
+            return Program([word], environment=environment, directory=self._directory, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, "-m", "eventsync", word],
+            cwd=self._directory,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            # Not SIGTERM, which a frozen one would not take.
+            preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
+        )
 
     def _environment(self, name: str, *, monotonic: bool) -> dict[str, str]:
         given: dict[str, Any] = self._settings.model_dump(exclude_defaults=True)
