@@ -36,7 +36,7 @@ LIMITS: Final = {
     "docstring openings in scripts and tests %": 2.0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 98_000,
+    "lines: all": 100_000,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""

@@ -33,7 +33,7 @@ from eventsync.server.response_stream import ResponseStream
 _KEY: Final = "idempotency_key"
 
 
-class Batch:
+class BatchEndpoint:
     """The endpoint. Each operation has its own status; that of the answer is 200 once the batch has begun."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,4 +172,4 @@ def _item(outcome: WriteResult | EventsyncError, *, minimal: bool) -> dict[str, 
     return item
 
 
-routes = [Endpoint("/v1/collections/{collection}/documents:batch", Batch(), methods=["POST"], name="batch")]
+routes = [Endpoint("/v1/collections/{collection}/documents:batch", BatchEndpoint(), methods=["POST"], name="batch")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from typing import Annotated, Any, Final
@@ -24,6 +25,7 @@ _FURTHER: Final = (
     "history",
     "diff",
     "restore",
+    "import",
     "snapshot",
     "verify",
     "reset-log",
@@ -70,7 +72,7 @@ def _imported(name: str) -> Any:
     """Import and return the command `name`."""
     alone = typer.Typer(**_STYLE)
     if name in {*_OWN, *_FURTHER}:
-        function = name.replace("-", "_")
+        function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
         alone.command(name)(getattr(importlib.import_module(f"eventsync.cli.{function}"), function))
     else:
         from eventsync.cli import processes  # noqa: PLC0415 - see `list_commands`

@@ -1,0 +1,160 @@
+"""`eventsync import` as a process, into a database and through a server, also one that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from pymongo.asynchronous.collection import AsyncCollection
+
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import PREFIX, Settings
+from support.polls import events_of
+from support.systems import running_system
+from support.waiting import within
+
+CANONICAL = b'{"_id":{"$oid":"59a47286cfa9a3a73e51e72c"},"n":{"$numberLong":"5"},"d":{"$numberDecimal":"1.50"}}'
+RELAXED = b'{"_id":"b","n":5,"at":{"$date":"2026-11-23T05:22:46.405Z"}}'
+
+
+@dataclass(frozen=True)
+class System:
+    """A running system, and how the command line finds it."""
+
+    url: str
+    collection: AsyncCollection[dict[str, Any]]
+    environment: dict[str, str]
+    directory: Path
+
+    async def start(self, *words: str) -> asyncio.subprocess.Process:
+        """Start `eventsync import` into the collection `orders`."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "eventsync", "import", *words, "--collection", "orders"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            cwd=self.directory,
+        )
+
+    async def run(self, *words: str, text: bytes = b"") -> tuple[int | None, str, str]:
+        """Import, and return the exit code and the output."""
+        process = await self.start(*words)
+        async with within(60):
+            out, err = await process.communicate(text)
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def system(settings: Settings, client: Client, tmp_path: Path) -> AsyncIterator[System]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
+        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
+        "EVENTSYNC_DATABASE": settings.database,
+        "COLUMNS": "200",
+    }
+    async with running_system(settings.model_copy(update={"collections": ("orders",)})) as url:
+        collection = client[settings.database].get_collection("orders", codec_options=CODEC)
+        yield System(url, collection, environment, tmp_path)
+
+
+@pytest.fixture(params=["database", "server"])
+def target(request: pytest.FixtureRequest) -> Callable[[System], list[str]]:
+    """The options of an import into the database itself, and through the server."""
+    return lambda system: [] if request.param == "database" else ["--server", system.url]
+
+
+async def test_exported_documents_keep_their_types(system: System, target: Callable[[System], list[str]]) -> None:
+    (system.directory / "export.json").write_bytes(b"[" + CANONICAL + b",\n" + RELAXED + b"]\n")
+    code, out, err = await system.run("export.json", *target(system))
+    assert (code, out, err) == (0, "orders: 2 documents inserted, 0 failed\n", "")
+    first = await system.collection.find_one({"_id": ObjectId("59a47286cfa9a3a73e51e72c")})
+    second = await system.collection.find_one({"_id": "b"})
+    assert first is not None
+    assert second is not None
+    assert (type(first["n"]), type(second["n"])) == (Int64, int)
+    assert (first["d"], second["at"].year) == (Decimal128("1.50"), 2026)
+    (event,) = await events_of(system.url, "orders/b", 1)
+    assert (event["op"], event["version"], event["by"]) == ("create", 1, "anonymous")
+    assert not list(system.directory.glob("*.progress*"))
+
+
+async def test_documents_that_fail_are_listed_by_line(system: System, target: Callable[[System], list[str]]) -> None:
+    lines = b"\n".join([RELAXED, b"{", RELAXED, b'{"_id":"c","$bad":1}', b'{"n":1}'])
+    code, out, err = await system.run("-", *target(system), "--json", text=lines)
+    assert code == 1
+    assert orjson.loads(out) == {"collection": "orders", "mode": "insert", "written": 2, "failed": 3}
+    listed = [line.partition(": ")[::2] for line in err.splitlines()]
+    assert [line for line, _ in listed] == ["line 2", "line 3", "line 4"]
+    assert "conflict: orders/b can't be" in listed[1][1]
+    assert "malformed: " in listed[2][1]
+    assert await system.collection.count_documents({}) == 2
+
+
+@pytest.mark.parametrize("mode", ["upsert", "merge", "delete"])
+async def test_modes_write_over_what_exists(system: System, target: Callable[[System], list[str]], mode: str) -> None:
+    await system.run("-", text=RELAXED)
+    changed = b'{"_id":"b","n":6}\n{"_id":"new","n":7}\n'
+    code, out, err = await system.run("-", "--mode", mode, *target(system), text=changed)
+    assert (code, err) == (0, ""), err
+    found = {item["_id"]: item async for item in system.collection.find({}, {"_sync": 0, "at": 0})}
+    if mode == "delete":
+        assert (out, found) == ("orders: 1 documents deleted, 0 failed\n", {})
+        return
+    assert found == {"b": {"_id": "b", "n": 6}, "new": {"_id": "new", "n": 7}}
+    assert await system.collection.count_documents({"at": {"$exists": True}}) == (mode == "merge")
+
+
+async def test_killed_import_is_resumed_without_a_loss_or_a_double(
+    system: System, target: Callable[[System], list[str]]
+) -> None:
+    """Half of the documents have no id: a second write would make a second document."""
+    count = 6000
+    documents = [{"n": n, "text": "x" * 50} if n % 2 else {"_id": f"id{n}", "n": n} for n in range(count)]
+    (system.directory / "many.ndjson").write_bytes(b"\n".join(map(orjson.dumps, documents)))
+    process = await system.start("many.ndjson", *target(system))
+    async with within(60):
+        while await system.collection.estimated_document_count() < 300:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)
+    process.kill()
+    await process.communicate()
+    assert (system.directory / "many.ndjson.progress").stat().st_mode & 0o777 == 0o600
+    refused = await system.run("many.ndjson", *target(system))
+    assert refused[0] == 2
+    assert "--resume continues it" in refused[2]
+    code, out, _ = await system.run("many.ndjson", *target(system), "--resume")
+    assert (code, out) == (0, f"orders: {count:,} documents inserted, 0 failed\n")
+    assert await system.collection.count_documents({}) == count
+    assert len(await system.collection.distinct("n")) == count
+    assert not await system.collection.count_documents({"_sync.v": {"$ne": 1}})
+    assert not list(system.directory.glob("*.progress*"))
+
+
+async def test_import_that_cannot_begin_names_the_reason(system: System) -> None:
+    code, _, err = await system.run("missing.ndjson")
+    assert (code, err) == (2, "eventsync: missing.ndjson can't be read: No such file or directory\n")
+    code, _, err = await system.run("-", "--server", "localhost:8000", text=RELAXED)
+    assert code == 2
+    assert "--server takes the URL of a server" in err
+    (system.directory / "one.ndjson").write_bytes(RELAXED)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "eventsync", "import", "one.ndjson", "--collection", "nowhere"),
+        *("--server", system.url),
+        stderr=subprocess.PIPE,
+        env=system.environment,
+        cwd=system.directory,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert b"the collection 'nowhere' is not tracked" in said
