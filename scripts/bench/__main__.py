@@ -9,7 +9,6 @@ import argparse
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -27,7 +26,8 @@ from scripts.bench import (
     storm,
     writes,
 )
-from scripts.bench.report import Report, index
+from scripts.bench.deployment import measured
+from scripts.bench.report import index, page
 
 RESULTS: Final = Path("docs/benchmarks")
 
@@ -35,14 +35,14 @@ BENCHMARKS: Final[dict[str, tuple[ModuleType, str]]] = {
     "catch_up": (catch_up, "--documents 2000 --distances 10,100"),
     "end_to_end": (end_to_end, "--rounds 1 --seconds 1 --loads 20x100"),
     "fan_out": (fan_out, "--rounds 1 --clients 100,200 --sizes 300"),
-    "memory": (memory, "--connections 100 --events 1000 --minutes 0"),
+    "memory": (memory, "--connections 100 --minutes 0"),
     "peers": (installed, "--clients 10 --seconds 1 --missed 50 --rounds 1"),
     "replay": (replay, "--behind 10,2000 --cold 10 --documents 5000 --together 5000 --rounds 1"),
     "sequencing": (sequencing, "--changes 2000 --rounds 1"),
     "storm": (storm, "--clients 100 --rounds 1 --rates 20"),
-    "writes": (writes, "--short"),
+    "writes": (writes, "--rounds 1 --seconds 1 --together 32"),
 }
-"""Name → the module, whose `declare` adds options to a parser and returns what runs it, and options of a quick run."""
+"""Name → the module (its `OPTIONS`, `setup`, `measure` and `GOALS`), and options of a quick run."""
 
 
 def main() -> None:
@@ -52,7 +52,9 @@ def main() -> None:
     for name, (module, _) in BENCHMARKS.items():
         command = commands.add_parser(name, help=_about(module))
         command.add_argument("--write", action="store_true", help=f"keep the result as {RESULTS}/{name}.md")
-        command.set_defaults(name=name, measure=module.declare(command), run=_one)
+        for option, (default, about) in module.OPTIONS.items():
+            command.add_argument(f"--{option}", type=type(default), default=default, help=f"{about} ({default})")
+        command.set_defaults(name=name, module=module, run=_one)
     every = commands.add_parser("all", help="every benchmark, one after the other")
     every.add_argument("--write", action="store_true", help="keep the results")
     every.add_argument("--quick", action="store_true", help="small sizes, to see that they run")
@@ -65,8 +67,10 @@ def main() -> None:
 def _one(options: argparse.Namespace) -> int:
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     uvloop.install()
-    measure: Callable[[argparse.Namespace], Report] = options.measure
-    text = measure(options).markdown()
+    module = options.module
+    tables = measured(lambda on: module.measure(on, options), in_memory=getattr(module, "IN_MEMORY", False))
+    goals = getattr(module, "GOALS", ())
+    text = page(_about(module), f"scripts/bench/run {options.name}", module.setup(options), tables, goals)
     sys.stdout.write(text)
     if options.write:
         (RESULTS / f"{options.name}.md").write_text(text)

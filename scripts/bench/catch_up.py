@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -28,8 +28,8 @@ from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores
 from eventsync.sync.service import SyncService
 from eventsync.sync.sessions.subscription import Subscription
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
-from scripts.bench.report import Report, Table
+from scripts.bench.deployment import Deployment, cpu_seconds, say
+from scripts.bench.report import Table
 from scripts.bench.sequencing import change, document
 
 SHAPE: Final = Shape("docs")
@@ -44,26 +44,21 @@ CPU of server and mongod, and the bytes on a line of 100 Mbit/s. *chosen* is 1 f
 snapshot; *regret*: how much dearer that is than the cheapest, in percent."""
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--documents", type=int, default=20_000, help="documents in the collection (20000)")
-    parser.add_argument("--size", type=int, default=1024, help="bytes of a document (1024)")
-    parser.add_argument("--distances", default="10,100,1000,10000,50000,200000", help="events behind")
-    parser.add_argument("--touched", default="1,10,100", help="percent of the documents that the events are about")
-    return run
+OPTIONS: Final = {
+    "documents": (20_000, "documents in the collection"),
+    "size": (1024, "bytes of a document"),
+    "distances": ("10,100,1000,10000,50000,200000", "events behind"),
+    "touched": ("1,10,100", "percent of the documents that the events are about"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Raises `RuntimeError` where an answer is not the one that was asked for."""
-    return Report(
-        "Catching up",
-        "scripts/bench/run catch_up",
-        {"collection": f"{options.documents:,} documents of {options.size:,} bytes", "MongoDB": "6.0.5 (embedded)"},
-        [Table("Cost of the answers", _COSTS, measured(lambda deployment: _measured(deployment, options)))],
-    )
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {"collection": f"{options.documents:,} documents of {options.size:,} bytes"}
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `RuntimeError` where an answer is not the one that was asked for."""
     distances = [int(text) for text in options.distances.split(",")]
     settings = Settings(mongodb_uri=deployment.uri, database="bench")
     rows = {}
@@ -84,7 +79,7 @@ async def _measured(deployment: Deployment, options: argparse.Namespace) -> dict
                 figures = await _compared(service, deployment.pid, position, repeats)
                 say(f"{distance:,} events, {percent} % touched: {figures}")
                 rows[f"{distance:,} events, {percent} % touched"] = {at: [value] for at, value in figures.items()}
-    return rows
+    return [Table("Cost of the answers", _COSTS, rows)]
 
 
 async def _write_log(stores: Stores, log: LogId, head: Seq, hot: int) -> None:

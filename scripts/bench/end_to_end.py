@@ -7,16 +7,15 @@ fails the run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Final
 
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
+from scripts.bench.deployment import Deployment, cpu_seconds, say
 from scripts.bench.end_to_end_writers import SIZE, Write, open_loop, over_http, straight
 from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Goal, Report, Rows, Table, empty_rows, note
+from scripts.bench.report import Goal, Table, empty_rows, note
 from scripts.bench.stage import Stage, staged
 
 _WARM: Final = 0.5
@@ -36,32 +35,23 @@ GOALS: Final = (
 )
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long a round of one case takes (3)")
-    loads = "20x100,100x100,200x100,100x300"
-    parser.add_argument("--loads", default=loads, help=f"clients x writes/s ({loads})")
-    return run
+OPTIONS: Final = {
+    "rounds": (3, "rounds"),
+    "seconds": (3.0, "how long a round of one case takes"),
+    "loads": ("20x100,100x100,200x100,100x300", "clients x writes/s"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where a client was not exact."""
-    return Report(
-        "End to end",
-        "scripts/bench/run end_to_end",
-        {
-            "processes": "mongod (6.0.5, one node), a worker, a server, the clients in one process and the writer "
-            "share the CPUs; all over loopback",
-            "writes": f"documents of {SIZE} bytes into one collection, write concern majority, journaled",
-            "rounds": f"{options.rounds} of {options.seconds:g} s, alternating; a fresh server each time",
-        },
-        [Table("Latency", _LATENCY, measured(lambda deployment: _measured(deployment, options)))],
-        GOALS,
-    )
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {
+        "writes": f"documents of {SIZE} bytes into one collection",
+        "rounds": f"{options.rounds} of {options.seconds:g} s, alternating; a fresh server each time",
+    }
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> Rows:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where a client was not exact."""
     loads = [load.split("x") for load in options.loads.split(",")]
     cases = [(way, int(clients), float(rate)) for clients, rate in loads for way in ("websocket", "sse")]
     rows = empty_rows()
@@ -71,7 +61,7 @@ async def _measured(deployment: Deployment, options: argparse.Namespace) -> Rows
                 for name, figures in (await _case(stage, transport, clients, rate, options.seconds)).items():
                     say(f"{name}: " + ", ".join(f"{column} {value:.1f}" for column, value in figures.items()))
                     note(rows[name], figures)
-    return rows
+    return [Table("Latency", _LATENCY, rows)]
 
 
 async def _case(stage: Stage, transport: str, clients: int, rate: float, seconds: float) -> dict[str, dict[str, float]]:

@@ -11,19 +11,20 @@ import argparse
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
+from scripts.bench.deployment import Deployment, cpu_seconds, say
 from scripts.bench.peers.process import Source, beside
-from scripts.bench.report import Goal, Report, Table, empty_rows, note
+from scripts.bench.report import Goal, Table, empty_rows, note
 from scripts.bench.stage import Stage, staged
 
 OURS, OURS_SSE, BARE, PLAIN = "eventsync", "eventsync SSE", "bare write", "Starlette"
+_PEERS: Final = {BARE: ("bare",), PLAIN: ("starlette", "timer")}
 
 _TIMED: Final = 20
 """Clients that note how late events are: all of them would be busy with that."""
@@ -60,45 +61,37 @@ class Key(NamedTuple):
     size: int
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--clients", default="100,200,1000,2000", help="numbers of clients (100,200,1000,2000)")
-    parser.add_argument("--sizes", default="300,1024", help="bytes of the events' documents (300,1024)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
-    parser.add_argument("--seconds", type=float, default=1.2, help="how long these go, with many clients (1.2)")
-    parser.add_argument("--deliveries", type=float, default=40_000, help="deliveries a second of these (40000)")
-    parser.add_argument("--most", type=float, default=100.0, help="events a second of these, at most (100)")
-    parser.add_argument("--sse", type=int, default=1000, help="number of clients that also use SSE (1000)")
-    return run
+OPTIONS: Final = {
+    "clients": ("100,200,1000,2000", "numbers of clients"),
+    "sizes": ("300,1024", "bytes of the events' documents"),
+    "rounds": (3, "rounds"),
+    "seconds": (1.2, "how long these go, with many clients"),
+    "deliveries": (40_000.0, "deliveries a second of these"),
+    "most": (100.0, "events a second of these, at most"),
+    "sse": (1000, "number of clients that also use SSE"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where a client was not exact."""
-    return Report(
-        "Fan-out",
-        "scripts/bench/run fan_out",
-        {
-            "processes": "mongod (6.0.5, one node), a worker, a server, the clients in one process and the writer in "
-            "another share the CPUs; all over loopback",
-            "writes": "inserts into the one collection that all clients follow, write concern majority, journaled",
-            "rate": f"{options.deliveries:,.0f} deliveries/s, but at most {options.most:g} events/s, "
-            f"{options.seconds * options.deliveries:,.0f} in all",
-            "rounds": f"{options.rounds}, alternating; a fresh server for each number of clients",
-            "peers": ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "websockets", "uvloop")),
-        },
-        measured(lambda deployment: _measured(deployment, options)),
-        GOALS,
-    )
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {
+        "writes": "inserts into the one collection that all clients follow",
+        "rate": f"{options.deliveries:,.0f} deliveries/s, but at most {options.most:g} events/s, "
+        f"{options.seconds * options.deliveries:,.0f} in all",
+        "rounds": f"{options.rounds}, alternating; a fresh server for each number of clients",
+        "peers": ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "websockets", "uvloop")),
+    }
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where a client was not exact."""
     numbers = [int(text) for text in options.clients.split(",")]
     async with crowd() as clients, staged(deployment, clients, "fan_out", 0) as stage:
         bench = _Bench(stage, clients, options)
         for number in range(options.rounds):
             for count in numbers if number % 2 == 0 else reversed(numbers):
                 # The least number of clients serves for the growth alone.
-                peers = {BARE: "bare"} if count == min(numbers) else {BARE: "bare", PLAIN: "plain"}
+                peers = [BARE] if count == min(numbers) else [BARE, PLAIN]
                 await bench.round(count, peers)
     costs = bench.costs
     return [
@@ -119,7 +112,7 @@ class _Bench:
         self.rows = empty_rows()
         self.costs: defaultdict[Key, list[float]] = defaultdict(list)
 
-    async def round(self, count: int, peers: dict[str, str]) -> None:
+    async def round(self, count: int, peers: list[str]) -> None:
         """Measure each system once."""
         for system in (OURS, OURS_SSE) if count == self._options.sse else (OURS,):
             async with _ours(self._stage) as source:
@@ -130,8 +123,8 @@ class _Bench:
                 await self._open(source, transport, timed, timed=True)
                 await self._open(source, transport, count - 1 - timed, timed=False)
                 await self._note(source, system, count, alone)
-        for system, module in peers.items():
-            async with beside(module, self._clients) as source:
+        for system in peers:
+            async with beside(self._clients, *_PEERS[system]) as source:
                 timed = min(_TIMED, count)
                 await self._open(source, "websocket", timed, timed=True)
                 await self._open(source, "websocket", count - timed, timed=False)

@@ -10,8 +10,7 @@ import argparse
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ from eventsync.dev import mongod
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, asked, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
+from scripts.bench.deployment import Deployment, cpu_seconds, say
 from scripts.bench.end_to_end_writers import Write, open_loop, posting, straight
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
 from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Report, Table, empty_rows, note
+from scripts.bench.report import Table, empty_rows, note
 from scripts.bench.stage import staged
 
 _HERE: Final = Path(__file__).with_name("peers") / "node"
@@ -41,7 +40,7 @@ _WARM: Final = 0.5
 _NAMES: Final = {
     "eventsync": "eventsync",
     "direct": "eventsync, of MongoDB's writes",
-    "patching": "Starlette, one change stream",
+    "starlette": "Starlette, one change stream",
     "socketio": "socket.io + MongoDB adapter",
     "parse": "Parse LiveQuery",
     "rxdb": "RxDB Server",
@@ -76,39 +75,28 @@ class Running:
     worker: int | None = None
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--clients", type=int, default=100, help="clients (100)")
-    parser.add_argument("--rate", type=float, default=100.0, help="writes a second (100)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="how long (4)")
-    parser.add_argument("--missed", type=int, default=1000, help="writes while all clients are gone (1000)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
-    parser.add_argument("--only", default=",".join(_NAMES), help="some of them")
-    return run
+OPTIONS: Final = {
+    "clients": (100, "clients"),
+    "rate": (100.0, "writes a second"),
+    "seconds": (4.0, "how long"),
+    "missed": (1000, "writes while all clients are gone"),
+    "rounds": (3, "rounds"),
+    "only": (",".join(_NAMES), "some of them"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where eventsync was not exact, or where Node's packages can't be had."""
-    if not _installed():
-        sys.exit("no Node, or its packages can't be installed (scripts/bench/peers/node/install)")
-    tables = measured(lambda deployment: _measured(deployment, options))
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
     versions = json.loads((_HERE / "package.json").read_text())["dependencies"]
-    return Report(
-        "Peers",
-        "scripts/bench/run peers",
-        {
-            "processes": "mongod (6.0.5, one node), the server (and eventsync's worker), all clients in one Node "
-            "process, and the writer share the CPUs; all over loopback",
-            "rate": f"{options.clients} clients, {options.rate:g} documents of 1 KiB/s for {options.seconds:g} s",
-            "writes": "by each server's own route (HTTP), which answers once MongoDB has acknowledged by a majority, "
-            "journaled; to Starlette straight into MongoDB, which is all it sees, and to eventsync both ways",
-            "rounds": f"{options.rounds}, alternating; a fresh server each time",
-            "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
-            "(`scripts/bench/peers/node/servers.mjs`)",
-            "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        },
-        tables,
-    )
+    return {
+        "rate": f"{options.clients} clients, {options.rate:g} documents of 1 KiB/s for {options.seconds:g} s",
+        "writes": "by each server's own route (HTTP), which answers once MongoDB has acknowledged; to Starlette "
+        "straight into MongoDB, and to eventsync both ways",
+        "rounds": f"{options.rounds}, alternating; a fresh server each time",
+        "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
+        "(`scripts/bench/peers/node/servers.mjs`)",
+        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
 
 
 def _installed() -> bool:
@@ -120,7 +108,10 @@ def _installed() -> bool:
     return subprocess.run([_HERE / "install"], check=False).returncode == 0
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where eventsync was not exact."""
+    if not _installed():
+        raise WrongError("no Node, or its packages can't be installed (scripts/bench/peers/node/install)")
     live, gone, names = empty_rows(), empty_rows(), options.only.split(",")
     for number in range(options.rounds):
         for name in names if number % 2 == 0 else reversed(names):
@@ -158,10 +149,10 @@ async def _serving(deployment: Deployment, name: str, database: str) -> AsyncIte
             write = await stack.enter_async_context(posting(port, path, headers, make))
             yield Running(process.pid, name, how, write)
         else:
-            process, port = await stack.enter_async_context(peer(name, deployment.uri, database))
+            process, port = await stack.enter_async_context(peer(name, "writes", deployment.uri, database))
             client = await stack.enter_async_context(AsyncMongoClient[Any](deployment.uri))
             docs = await client[database].create_collection(SHAPE)
-            await process.ask("listen")
+            await process.ask("begin", seq=0)
             how = {"url": f"ws://127.0.0.1:{port}", "position": f"{frames.LOG}:0"}
             yield Running(process.pid, "eventsync", how, straight(docs, _document))
 

@@ -1,4 +1,4 @@
-"""Memory: of an idle connection, of an event in the window, and whether it grows in an hour of load.
+"""Memory: of an idle connection, and whether it grows in an hour of load.
 
 A real worker and server. In the hour clients, writes and documents stay the same, the log is cut as it grows, and some
 clients come and go all the time: what grows then is a leak.
@@ -11,23 +11,17 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import httpx
-import orjson
-from websockets.asyncio.client import connect
-from websockets.typing import Subprotocol
 
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, measured, memory, say
+from scripts.bench.deployment import Deployment, memory, say
 from scripts.bench.peers.process import beside
-from scripts.bench.report import Goal, Report, Table
+from scripts.bench.report import Goal, Table
 from scripts.bench.stage import Stage, settled, staged
-
-_WINDOW: Final = 256 * 1024 * 1024
-"""Bytes of a window that nothing leaves."""
 
 _SIZES: Final = {
     # Each is full, and each job has had its turn, long before the warm-up is over.
@@ -53,10 +47,6 @@ _CONNECTIONS: Final = """\
 KiB that a server has more by idle connection, in pages that no other process shares (USS). *bare*: a uvloop server that
 has shaken hands and keeps a transport, and nothing else: the least that a connection takes in Python."""
 
-_EVENTS: Final = """\
-Bytes that a server has more by event in its window, beside the bytes of the event's body; one client follows the
-collection."""
-
 _HOUR: Final = """\
 MiB (USS) of each process at the end of the warm-up and of the run; *slope*: of the least-squares line through the
 medians of the minutes after the warm-up, in KiB an hour, and *±* its 95 % interval. 0 within the interval: no slope was
@@ -69,48 +59,33 @@ Seen = dict[str, dict[float, float]]
 """Process → minute → KiB."""
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--connections", type=int, default=1000, help="idle connections (1000)")
-    parser.add_argument("--events", type=int, default=40_000, help="events in the window (40000)")
-    parser.add_argument("--sizes", default="300,1024", help="bytes of their documents (300,1024)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long the hour takes; 0 leaves it out (60)")
-    return run
+OPTIONS: Final = {
+    "connections": (1000, "idle connections"),
+    "minutes": (60.0, "how long the hour takes; 0 leaves it out"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where a client was not exact."""
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
     cut = ", ".join(f"{name} {value}" for name, value in _SIZES.items())
-    return Report(
-        "Memory",
-        "scripts/bench/run memory",
-        {
-            "processes": "mongod (6.0.5, one node), a worker, a server, the clients in one process; a fresh server for "
-            "each figure",
-            "settings": f"defaults, but a window of {_WINDOW >> 20} MiB; in the hour {cut}",
-            "hour": f"{options.minutes:g} minutes, of which a third is warm-up: {_WEBSOCKETS} WebSocket and {_SSE} SSE "
-            f"clients of {_DOCUMENTS:,} documents, {_RATE:g} updates/s; every {_EVERY:g} s {_VISITS} more come and go",
-        },
-        measured(lambda deployment: _measured(deployment, options)),
-        GOALS,
-    )
+    return {
+        "settings": f"defaults; in the hour {cut}; a fresh server for each figure",
+        "hour": f"{options.minutes:g} minutes, of which a third is warm-up: {_WEBSOCKETS} WebSocket and {_SSE} SSE "
+        f"clients of {_DOCUMENTS:,} documents, {_RATE:g} updates/s; every {_EVERY:g} s {_VISITS} more come and go",
+    }
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
-    connections, events = Single(), Single()
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where a client was not exact."""
+    connections = Single()
     async with crowd() as clients:
-        async with staged(deployment, clients, "memory", 0, window_bytes=_WINDOW) as stage:
+        async with staged(deployment, clients, "memory", 0) as stage:
             for transport in ("websocket", "sse"):
                 async with stage.serving() as pid:
                     connections[transport] = await _connection(clients, pid, transport, options.connections)
-            async with beside("bare", clients) as peer:
+            async with beside(clients) as peer:
                 connections["bare"] = await _connection(clients, peer.pid, "websocket", options.connections)
-            for size in (int(text) for text in options.sizes.split(",")):
-                events[f"{size:,} B"] = await _event(stage, options.events, size)
-        tables = [
-            Table("An idle connection", _CONNECTIONS, connections),
-            Table("An event in the window", _EVENTS, events),
-        ]
+        tables = [Table("An idle connection", _CONNECTIONS, connections)]
         if options.minutes:
             archive = str(deployment.directory / "archive")
             async with staged(deployment, clients, "hour", _DOCUMENTS, **_SIZES, archive_url=archive) as stage:
@@ -130,24 +105,6 @@ async def _connection(clients: CrowdProcess, pid: int, transport: str, count: in
     return {"KiB": [each]}
 
 
-async def _event(stage: Stage, count: int, size: int) -> dict[str, list[float]]:
-    async with stage.serving() as pid:
-        first, warm = await stage.log.head() + 1, count // 10
-        await stage.crowd.ask("open", transport="websocket", count=1, seq=first - 1)
-        await stage.write(first, warm, size=size)
-        await stage.crowd.ask("exact", seq=first + warm - 1, seconds=60.0)
-        await settled(pid)
-        before = memory(pid)
-        await stage.write(first + warm, count, size=size)
-        await stage.crowd.ask("exact", seq=first + warm + count - 1, seconds=120.0)
-        await settled(pid)
-        each = (memory(pid) - before) * 1024 / count
-        row = await stage.stores.log["events"].find_one({}, {"b": 1}, sort=[("_id", -1)])
-    body = float(len(row["b"])) if row else 0.0
-    say(f"an event of {size} B: {each:.0f} B, body {body:.0f}")
-    return {"bytes": [each], "of them body": [body], "beside it": [each - body]}
-
-
 async def _hour(stage: Stage, minutes: float) -> Single:
     async with stage.serving() as pid:
         for transport, count in (("websocket", _WEBSOCKETS), ("sse", _SSE)):
@@ -156,7 +113,7 @@ async def _hour(stage: Stage, minutes: float) -> Single:
         async with stage.writing(1, _RATE) as written:
             began = time.monotonic()
             for look in range(1, round(minutes * 60 / _EVERY) + 1):
-                await _visits(stage.settings.port)
+                await _visits(stage)
                 await asyncio.sleep(began + look * _EVERY - time.monotonic())
                 for name, process in {"server": pid, "worker": stage.worker}.items():
                     seen[name][look * _EVERY / 60] = memory(process)
@@ -172,17 +129,14 @@ async def _hour(stage: Stage, minutes: float) -> Single:
     return rows
 
 
-async def _visits(port: int) -> None:
-    """Have some clients take a snapshot, read a document, and go."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1/collections/{SHAPE}/documents") as client:
+async def _visits(stage: Stage) -> None:
+    """Have some clients take a snapshot and go, and read documents."""
+    await stage.crowd.ask("pull", count=_VISITS, seq=None, seconds=60.0)
+    await stage.crowd.ask("pulled")
+    url = f"http://127.0.0.1:{stage.settings.port}/v1/collections/{SHAPE}/documents"
+    async with httpx.AsyncClient() as client:
         for number in range(_VISITS):
-            (await client.get(f"/int:{number}")).raise_for_status()
-            async with connect(
-                f"ws://127.0.0.1:{port}/v1/sync", subprotocols=[Subprotocol("eventsync.v1")], max_size=None
-            ) as socket:
-                await socket.send(orjson.dumps({"type": "hello", "shapes": [SHAPE]}).decode())
-                while orjson.loads(await socket.recv())["type"] != "live":
-                    pass
+            (await client.get(f"{url}/int:{number}")).raise_for_status()
 
 
 def slope(seen: Mapping[float, float]) -> tuple[float, float]:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Final
 
-from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, to_json
+from eventsync.domain.values.extended_json import RAW_CODEC
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.messages import WrongError
 from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
+from scripts.bench.deployment import Deployment, cpu_seconds, say
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
-from scripts.bench.report import Goal, Report, Table, empty_rows, note
+from scripts.bench.report import Goal, Table, empty_rows, note
 from scripts.bench.stage import Stage, staged, until
 
 Figures = dict[str, float]
@@ -42,7 +41,7 @@ rate is of all of them. *first ms*: until the first byte after the welcome. *µs
 event or document and client; a fresh server each time, so nothing is in its memory. *row by row*: a find of documents,
 each decoded, encoded as JSON and sent by itself (Starlette); *joined bodies*: a find of stored JSON that is only
 joined, 500 at a time. *find*: PyMongo's `find().sort("_id")` in one process, raw BSON in lists of a thousand that
-nothing is done with; *find + encode*: the same, each document decoded and encoded as JSON."""
+nothing is done with."""
 
 _EVENTS: Final = "The rate of one client over that of the others, in the same round."
 
@@ -62,34 +61,25 @@ GOALS: Final = (
 )
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--behind", default="10,10000,1000000", help="events that one client lacks (10, 10k, 1M)")
-    parser.add_argument("--cold", default="10,10000,200000", help="the same of archived ones (10, 10k, 200k)")
-    parser.add_argument("--documents", default="10000,100000,1000000", help="documents of a snapshot (10k, 100k, 1M)")
-    parser.add_argument(
-        "--together", type=int, default=100_000, help=f"most that {_MANY} clients at once lack (100000)"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds; from 300k on one (3)")
-    return run
+OPTIONS: Final = {
+    "behind": ("10,10000,1000000", "events that one client lacks"),
+    "cold": ("10,10000,200000", "the same of archived ones"),
+    "documents": ("10000,100000,1000000", "documents of a snapshot"),
+    "together": (100_000, f"most that {_MANY} clients at once lack"),
+    "rounds": (3, "rounds; from 300,000 on one"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where a client was not exact."""
-    return Report(
-        "Replay",
-        "scripts/bench/run replay",
-        {
-            "processes": "mongod (6.0.5, one node), a worker that rests, a server, the clients in one process",
-            "events": f"creations of documents of {_SIZE} bytes, of one collection; over WebSocket",
-            "rounds": f"{options.rounds}, alternating; a fresh server each time",
-        },
-        measured(lambda deployment: _measured(deployment, options)),
-        GOALS,
-    )
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {
+        "events": f"creations of documents of {_SIZE} bytes, of one collection; over WebSocket",
+        "rounds": f"{options.rounds}, alternating; a fresh server each time, and a worker that rests",
+    }
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where a client was not exact."""
     bench = _Bench(options)
     async with crowd() as clients:
         for tier, listed in (("hot", options.behind), ("cold", options.cold)):
@@ -151,14 +141,11 @@ class _Bench:
 
     async def snapshots(self, stage: Stage, count: int, number: int) -> None:
         """Measure clients that have nothing, and `find`."""
-        finds = {name: await _find(stage, count, encode=name != "find") for name in ("find", "find + encode")}
-        for name, figures in finds.items():
-            self._note(f"{name}, {count:,}", figures)
+        find = self._note(f"find, {count:,}", await _find(stage, count))
         ones = {}
         for kind in ("stored", "read") if number % 2 == 0 else ("read", "stored"):
             ones[kind] = self._note(f"{kind}, {count:,}", await _snapshot(stage, kind, count, 1))
-            ratios = {f"of {name}": ones[kind]["rate"] / figures["rate"] for name, figures in finds.items()}
-            note(self.snapshot_ratios[f"{kind}, {count:,}"], ratios)
+            self.snapshot_ratios[f"{kind}, {count:,}"]["of find"].append(ones[kind]["rate"] / find["rate"])
         if count <= self._options.together:
             many = self._note(f"stored, {count:,}, {_MANY} at once", await _snapshot(stage, "stored", count, _MANY))
             more = (many["µs each"] * _MANY - ones["stored"]["µs each"]) / (_MANY - 1)
@@ -194,8 +181,8 @@ async def _events(stage: Stage, way: str, after: int, clients: int) -> Figures:
         # A stored snapshot would be cheaper than so many events.
         async with stage.serving() as pid, stage.without_snapshots():
             return await _pulled(stage.crowd, pid, clients, after, lacking)
-    async with peer("rows", stage.deployment.uri, _ELSEWHERE, way) as (process, port):
-        await process.ask("listen")
+    async with peer("starlette", way, stage.deployment.uri, _ELSEWHERE) as (process, port):
+        await process.ask("begin", seq=0)
         await stage.crowd.ask("begin", port=port, log=frames.LOG, documents=0)
         return await _pulled(stage.crowd, process.pid, clients, after, lacking)
 
@@ -222,16 +209,13 @@ async def _pulled(crowd_: CrowdProcess, pid: int, clients: int, after: int | Non
     }
 
 
-async def _find(stage: Stage, count: int, *, encode: bool) -> Figures:
+async def _find(stage: Stage, count: int) -> Figures:
     """Read the collection in this process, which does nothing else meanwhile."""
-    docs = stage.stores.data[SHAPE].with_options(codec_options=CODEC if encode else RAW_CODEC)
+    docs = stage.stores.data[SHAPE].with_options(codec_options=RAW_CODEC)
     began, used, found, first = time.perf_counter(), time.process_time(), 0, 0.0
     async with docs.find().sort("_id") as cursor:
         while listed := await cursor.to_list(_BULK):
             first = first or time.perf_counter()
-            if encode:
-                for document in listed:
-                    to_json(document)
             found += len(listed)
     if found != count:
         raise WrongError(f"{found} documents of {count} were found")

@@ -89,25 +89,15 @@ class Goal:
 _GOALS = "| | goal | found | |\n|---|---|---|---|\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A whole result. `setup` says what is the same for all figures: counts, sizes, the write concern."""
-
-    title: str
-    command: str
-    setup: Mapping[str, str]
-    tables: Sequence[Table]
-    goals: Sequence[Goal] = ()
-
-    def markdown(self) -> str:
-        """Return the page that is kept."""
-        facts = {**self.setup, "commit": _commit(), **_machine()}
-        text = f"# {self.title}\n\nMade by `{self.command}` on {datetime.now(UTC):%Y-%m-%d}. "
-        text += "Figures are medians of the rounds, with the least and the most.\n\n"
-        text += "".join(f"- {name}: {value}\n" for name, value in facts.items())
-        if self.goals:
-            text += f"\n## Goals\n\n{_GOALS}" + "".join(goal.judged(self.tables) for goal in self.goals)
-        return text + "".join("\n" + table.markdown() for table in self.tables)
+def page(about: str, command: str, setup: Mapping[str, str], tables: Sequence[Table], goals: Sequence[Goal]) -> str:
+    """Return the page of a result. `setup` says what is the same for all figures: counts, sizes, rounds."""
+    facts = {**setup, "commit": _commit(), **_machine()}
+    text = f"# {about.partition(':')[0]}\n\nMade by `{command}` on {datetime.now(UTC):%Y-%m-%d}. "
+    text += "Figures are medians of the rounds, with the least and the most.\n\n"
+    text += "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    if goals:
+        text += f"\n## Goals\n\n{_GOALS}" + "".join(goal.judged(tables) for goal in goals)
+    return text + "".join("\n" + table.markdown() for table in tables)
 
 
 def index(pages: Mapping[str, str], about: Mapping[str, str]) -> str:
@@ -138,6 +128,8 @@ def _machine() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     models = re.findall(r"(?m)^model name\s*:\s*(.*)$", info.read_text()) if info.exists() else []
     return {
+        "processes": "mongod (one node), a worker, a server, the clients and the writer, each a process of its own, "
+        "share the CPUs; all over loopback; writes are majority, journaled",
         "machine": f"{os.cpu_count()} CPUs ({(models or ['unknown'])[0]}), {sys.platform} {platform.machine()}",
         "load": f"{os.getloadavg()[1]:.1f} processes at the end, the benchmark's own included (5 minutes' mean)",
         "versions": f"Python {platform.python_version()}, PyMongo {pymongo.version}{'' if bson.has_c() else ' (no C)'}",

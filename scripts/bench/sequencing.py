@@ -1,4 +1,4 @@
-"""Sequencing: the rate of a worker on a backlog, beside a bare change-stream reader and bare inserts.
+"""Sequencing: the rate of a worker on a backlog, beside a bare change-stream reader.
 
 A log in which an event is missing, doubled or out of place fails the run.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,19 +16,17 @@ from typing import Any, Final
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from bson.raw_bson import RawBSONDocument
-from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo import UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from scripts.bench.crowd.messages import WrongError
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, running, say
-from scripts.bench.report import Goal, Report, Table, empty_rows, note
+from scripts.bench.deployment import Deployment, cpu_seconds, running, say
+from scripts.bench.report import Goal, Table, empty_rows, note
 from scripts.bench.stage import until
 
 _BATCH: Final = 1000
@@ -36,8 +34,7 @@ _PATIENCE: Final = 400.0
 
 _BACKLOG: Final = """\
 Changes that were made while no worker ran, then a worker: from the first appended event that is seen to the last one.
-*reader* is a bare change stream with the same images that only counts raw BSON; *inserts* are bare ordered inserts of
-the same rows in batches of 1000. CPU is µs an event."""
+*reader* is a bare change stream with the same images that only counts raw BSON. CPU is µs an event."""
 
 GOALS: Final = (
     Goal("sequencing a backlog, of a bare reader", "From a backlog", "", "of the reader", 0.5, at_least=True),
@@ -61,47 +58,37 @@ KINDS: Final = (
 )
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--changes", type=int, default=200_000, help="changes of a backlog (200000)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds; each has a mongod of its own (3)")
-    parser.add_argument("--only", default="", help="only kinds whose name has this in it")
-    return run
+OPTIONS: Final = {
+    "changes": (200_000, "changes of a backlog"),
+    "rounds": (3, "rounds"),
+    "only": ("", "only kinds whose name has this in it"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where the log was not exact."""
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {"backlog": f"{options.changes:,} changes", "rounds": f"{options.rounds}, alternating"}
+
+
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where the log was not exact."""
     rows, kinds = empty_rows(), [kind for kind in KINDS if options.only in kind.name]
     for number in range(options.rounds):
         # Every other round goes the other way round, so that no kind always has the warmer machine.
-        order = kinds if number % 2 == 0 else kinds[::-1]
-        for kind, figures in measured(lambda deployment: _measured(deployment, order, options.changes)):  # noqa: B023
+        for kind in kinds if number % 2 == 0 else reversed(kinds):
+            name = f"backlog_{kind.size}_{kind.update}_{number}"
+            async with _tracking(deployment, kind, options.changes, name) as (settings, stores):
+                figures = await _backlog(deployment, settings, stores, kind, options.changes)
+            say(f"{kind.name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
             note(rows[kind.name], figures)
-    return Report(
-        "Sequencing",
-        "scripts/bench/run sequencing",
-        {
-            "backlog": f"{options.changes:,} changes, majority, journaled; MongoDB 6.0.5 (embedded), one node",
-            "rounds": f"{options.rounds}, each on a mongod of its own",
-        },
-        [Table("From a backlog", _BACKLOG, rows)],
-        GOALS,
-    )
-
-
-async def _measured(deployment: Deployment, kinds: list[Kind], count: int) -> list[tuple[Kind, dict[str, float]]]:
-    found = []
-    for kind in kinds:
-        async with _tracking(deployment, kind, count) as (settings, stores):
-            found.append((kind, await _backlog(deployment, settings, stores, kind, count)))
-        say(f"{kind.name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in found[-1][1].items()))
-    return found
+    return [Table("From a backlog", _BACKLOG, rows)]
 
 
 @asynccontextmanager
-async def _tracking(deployment: Deployment, kind: Kind, count: int) -> AsyncIterator[tuple[Settings, Stores]]:
+async def _tracking(
+    deployment: Deployment, kind: Kind, count: int, name: str
+) -> AsyncIterator[tuple[Settings, Stores]]:
     """Give a database whose collection `docs` is tracked, its base stored and its worker gone; drop it afterwards."""
-    name = f"backlog_{kind.size}_{kind.update}"
     settings = Settings(mongodb_uri=deployment.uri, database=name, collections=("docs",))
     async with connect(settings, "bench") as client:
         stores = Stores.of(client, settings)
@@ -136,15 +123,12 @@ async def _backlog(
         worker_cpu, mongod_cpu = (cpu_seconds(pid) - before for pid, before in zip(pids, used, strict=True))
     await _check(stores, count)
     rate, reader = events / seconds, count / await _read_only(stores.data, token, count)
-    inserts = count / await _insert_only(stores.log["events"])
     return {
         "events/s": rate,
         "worker CPU": worker_cpu / events * 1e6,
         "mongod CPU": mongod_cpu / events * 1e6,
         "reader/s": reader,
-        "inserts/s": inserts,
         "of the reader": rate / reader,
-        "of the inserts": rate / inserts,
     }
 
 
@@ -181,22 +165,6 @@ async def _read_only(database: AsyncDatabase[Any], after: str, count: int) -> fl
         while left > 0:
             left -= len((await stream.read(wait=1.0, limit=_BATCH)).changes)
         return time.perf_counter() - began
-
-
-async def _insert_only(events: AsyncCollection[Any]) -> float:
-    """Return the seconds for bare ordered inserts of the same rows, into a collection with the same indexes."""
-    raw: AsyncCollection[RawBSONDocument] = events.with_options(codec_options=RAW_CODEC)
-    copy = raw.database["floor"]
-    keys = [("_id.l", ASCENDING), ("c", ASCENDING), ("i", ASCENDING), ("_id.n", ASCENDING)]
-    await copy.create_indexes([IndexModel(keys)])
-    taken = 0.0
-    # Only the inserts count, and no more than a batch of the rows is held.
-    async with raw.find().sort("_id").batch_size(_BATCH) as rows:
-        while batch := await rows.to_list(_BATCH):
-            began = time.perf_counter()
-            await copy.insert_many(batch, ordered=True)
-            taken += time.perf_counter() - began
-    return taken
 
 
 async def _insert(collection: AsyncCollection[dict[str, Any]], count: int, size: int) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
+from scripts.bench.deployment import Deployment, cpu_seconds, say
 from scripts.bench.peers.process import beside
-from scripts.bench.report import Goal, Report, Rows, Table, empty_rows, note
+from scripts.bench.report import Goal, Table, empty_rows, note
 from scripts.bench.stage import Stage, staged
 
 _MISSED: Final = 100
@@ -38,32 +37,25 @@ GOALS: Final = (
 )
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--clients", type=int, default=1000, help="clients that come back (1000)")
-    parser.add_argument("--others", type=int, default=100, help="clients that are live all the time (100)")
-    parser.add_argument("--rates", default="20,100", help="writes a second (20,100)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
-    return run
+OPTIONS: Final = {
+    "clients": (1000, "clients that come back"),
+    "others": (100, "clients that are live all the time"),
+    "rates": ("20,100", "writes a second"),
+    "rounds": (3, "rounds"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where a client was not exact."""
-    return Report(
-        "Storm",
-        "scripts/bench/run storm",
-        {
-            "processes": "mongod (6.0.5, one node), a worker, a server, and two processes of clients share the CPUs",
-            "clients": f"{options.clients:,} come back at once, {_MISSED} events behind; {options.others} others",
-            "writes": f"updates of {_DOCUMENTS:,} documents of 300 bytes, majority, journaled",
-            "rounds": f"{options.rounds}, alternating; a fresh server each time",
-        },
-        [Table("Everybody comes back", _TABLE, measured(lambda deployment: _measured(deployment, options)))],
-        GOALS,
-    )
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {
+        "clients": f"{options.clients:,} come back at once, {_MISSED} events behind; {options.others} others",
+        "writes": f"updates of {_DOCUMENTS:,} documents of 300 bytes, {options.rates} a second",
+        "rounds": f"{options.rounds}, alternating; a fresh server each time",
+    }
 
 
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> Rows:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where a client was not exact."""
     rows = empty_rows()
     cases = [(transport, float(rate)) for rate in options.rates.split(",") for transport in ("websocket", "sse")]
     async with crowd() as others, crowd() as back, staged(deployment, others, "storm", _DOCUMENTS) as stage:
@@ -73,11 +65,11 @@ async def _measured(deployment: Deployment, options: argparse.Namespace) -> Rows
                 figures = await _storm(stage, back, transport, rate, options)
                 say(f"{transport}, {rate:g}/s: {figures}")
                 note(rows[f"{transport}, {rate:g} writes/s"], figures)
-    return rows
+    return [Table("Everybody comes back", _TABLE, rows)]
 
 
 async def _bare(back: CrowdProcess, clients: int) -> dict[str, float]:
-    async with beside("bare", back) as peer:
+    async with beside(back) as peer:
         used = cpu_seconds(peer.pid)
         found = await back.ask("open", transport="websocket", count=clients, seq=peer.head, at_once=clients)
         return _cost(found, cpu_seconds(peer.pid) - used, clients)

@@ -8,12 +8,10 @@ event, or has one twice, fails the run.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pymongo import AsyncMongoClient, WriteConcern
@@ -21,12 +19,12 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from scripts.bench.crowd.client import SHAPE
 from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, measured, say
+from scripts.bench.deployment import Deployment, cpu_seconds, say
 from scripts.bench.end_to_end_writers import Write, closed_loop, open_loop, requesting
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
 from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Goal, Report, Table, empty_rows, note
+from scripts.bench.report import Goal, Table, empty_rows, note
 from scripts.bench.stage import document_of, staged
 
 Load = Callable[[Write, int, float], Awaitable[list[float]]]
@@ -83,52 +81,31 @@ GOALS: Final = (
 )
 
 
-def declare(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Report]:
-    """Add the options; return what runs the benchmark."""
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long a load is measured (5)")
-    parser.add_argument("--together", default="32,64,128", help="writers at a time (32,64,128)")
-    parser.add_argument("--only", default=f"{OURS},{PLAIN}", help="one of the systems, instead of both")
-    parser.add_argument("--short", action="store_true", help="one round of 1 s, 32 at a time: over in a minute")
-    return run
+IN_MEMORY: Final = True
+"""How fast a disk syncs is not what is measured."""
+
+OPTIONS: Final = {
+    "rounds": (3, "rounds"),
+    "seconds": (5.0, "how long a load is measured"),
+    "together": ("32,64,128", "writers at a time"),
+    "only": (f"{OURS},{PLAIN}", "one of the systems, instead of both"),
+}
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Exit with 1 where a client was not exact."""
-    if options.short:
-        options.rounds, options.seconds, options.together = 1, 1.0, "32"
-    with _in_memory() as place:
-        tables = measured(lambda deployment: _measured(deployment, options))
-    return Report(
-        "Writes",
-        "scripts/bench/run writes",
-        {
-            "processes": "mongod (6.0.5, one node), a worker, a server, the clients in one process and the writer in "
-            "another share the CPUs; all over loopback",
-            "data": f"in {place}; mongod has its default `--journalCommitInterval`",
-            "writes": f"HTTP PATCH, a merge patch of two fields of one of {_DOCUMENTS:,} documents of {_SIZE:,} bytes, "
-            "`Prefer: return=minimal`; write concern majority, journaled",
-            "rounds": f"{options.rounds}, alternating; each load {options.seconds:g} s; a fresh worker and server each",
-            "plain Starlette": "uvicorn, uvloop, PyMongo's async client; `update_one` with `$set`, nothing checked; "
-            "one change stream, a task and a queue for each client (`scripts/bench/peers/patching.py`)",
-        },
-        tables,
-        GOALS,
-    )
+def setup(options: argparse.Namespace) -> dict[str, str]:
+    """Return what is the same for all figures."""
+    return {
+        "data": "in memory (tmpfs) where there is one; mongod has its default `--journalCommitInterval`",
+        "writes": f"HTTP PATCH, a merge patch of two fields of one of {_DOCUMENTS:,} documents of {_SIZE:,} bytes, "
+        "`Prefer: return=minimal`",
+        "rounds": f"{options.rounds}, alternating; each load {options.seconds:g} s; a fresh worker and server each",
+        "plain Starlette": "uvicorn, uvloop, PyMongo's async client; `update_one` with `$set`, nothing checked; "
+        "one change stream, a task and a queue for each client (`scripts/bench/peers/starlette.py`)",
+    }
 
 
-@contextmanager
-def _in_memory() -> Iterator[str]:
-    """Keep mongod's data in memory where that is possible: how fast a disk syncs is not what is measured."""
-    before, memory = tempfile.tempdir, Path("/dev/shm")  # noqa: S108 - as a place, not for a name
-    tempfile.tempdir = str(memory) if memory.is_dir() else before
-    try:
-        yield "memory (tmpfs)" if memory.is_dir() else "the directory for temporary files"
-    finally:
-        tempfile.tempdir = before
-
-
-async def _measured(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
+    """Return the tables. Raises `WrongError` where a client was not exact."""
     bench = _Bench(options.seconds, [int(text) for text in options.together.split(",")])
     names = [name for name in (OURS, PLAIN) if name in options.only.split(",")]
     async with crowd() as clients, AsyncMongoClient[Any](deployment.uri) as client:
@@ -293,8 +270,8 @@ async def _plain(
     database = f"{name}_plain"
     docs = client[database][SHAPE]
     await docs.insert_many([document_of(number, 0.0, _SIZE, n=0) for number in range(_DOCUMENTS)])
-    async with peer("patching", deployment.uri, database) as (process, port):
-        await process.ask("listen")
+    async with peer("starlette", "writes", deployment.uri, database) as (process, port):
+        await process.ask("begin", seq=0)
         pids = {"server": process.pid, "mongod": deployment.pid}
         async with _patching(port) as write:
             yield _Server(PLAIN, pids, port, frames.LOG, docs, clients, write)

@@ -1,25 +1,20 @@
-"""`python -m scripts.bench.crowd`: the clients of a server, which do what a JSON line asks, and answer with one.
-
-`{"do": NAME, …}` is the method `NAME` of `Crowd` with its arguments; `{"wrong": TEXT}` instead of an answer says what
-was not exact, or why it could not be done.
-"""
+"""`python -m scripts.bench.crowd`: the clients of a server, which do what is asked on the standard input."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import orjson
 import uvloop
 
 from scripts.bench.crowd import wire
 from scripts.bench.crowd.client import SHAPE, TRANSPORTS, Client, Scene
 from scripts.bench.crowd.history import History, Overtaking
 from scripts.bench.crowd.messages import Reader, WrongError
+from scripts.bench.crowd.process import obey
 from scripts.bench.crowd.puller import Puller
 from scripts.bench.crowd.replica import Replica
 from scripts.bench.percentiles import percentiles
@@ -134,22 +129,6 @@ class Crowd:
             raise WrongError(f"{len(scene.wrong)} clients, the first: {scene.wrong[0]}")
 
 
-async def main() -> None:
-    """Answer until the end of the input."""
-    random.seed(1)
-    crowd, reader = Crowd(), asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async for line in reader:
-        asked = orjson.loads(line)
-        try:
-            answer = await getattr(crowd, asked.pop("do"))(**asked)
-        except (WrongError, OSError, TimeoutError) as error:
-            answer = {"wrong": f"{asked}: {str(error) or type(error).__name__}"}
-        except BaseExceptionGroup as group:
-            answer = {"wrong": f"{asked}: {group.exceptions[0]}; {len(group.exceptions)} of them"}
-        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
-        sys.stdout.buffer.flush()
-
-
 if __name__ == "__main__":
-    uvloop.run(main())
+    random.seed(1)
+    uvloop.run(obey(Crowd()))

@@ -1,4 +1,7 @@
-"""The crowd as a process of its own, so that its memory and its CPU are not the benchmark's or the server's."""
+"""Processes that do what a JSON line asks, `{"do": NAME, …}`, and answer with one; both ends of the pipe.
+
+The clients and the peers are such processes, so that their memory and their CPU are not the benchmark's.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,27 @@ _LINE = 1024 * 1024
 _PATIENCE = 240.0
 
 
+async def obey(methods: object) -> None:
+    """Call the method that each line of the input names, with its arguments, until the end of the input.
+
+    `{"wrong": TEXT}` instead of an answer says what was not exact, or why it could not be done.
+    """
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async for line in reader:
+        asked = orjson.loads(line)
+        try:
+            answer = await getattr(methods, asked.pop("do"))(**asked)
+        except (WrongError, OSError, TimeoutError) as error:
+            answer = {"wrong": f"{asked}: {str(error) or type(error).__name__}"}
+        except BaseExceptionGroup as group:
+            answer = {"wrong": f"{asked}: {group.exceptions[0]}; {len(group.exceptions)} of them"}
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+
 class CrowdProcess:
-    """Asks a process, one thing after the other: the crowd, or another that answers a JSON line with one."""
+    """Asks a process, one thing after the other."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -41,7 +63,7 @@ class CrowdProcess:
 
 @asynccontextmanager
 async def asked(*command: str) -> AsyncIterator[CrowdProcess]:
-    """A process that is asked, while the block runs."""
+    """Run a process that is asked."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, limit=_LINE, preexec_fn=die_with_parent
@@ -56,6 +78,6 @@ async def asked(*command: str) -> AsyncIterator[CrowdProcess]:
 
 @asynccontextmanager
 async def crowd() -> AsyncIterator[CrowdProcess]:
-    """A crowd, while the block runs."""
+    """Run the clients of a server."""
     async with asked(sys.executable, "-m", "scripts.bench.crowd") as found:
         yield found

@@ -19,7 +19,7 @@ class WireError(Exception):
 
 
 def client_frame(opcode: int, payload: bytes) -> bytes:
-    """A frame as a client sends it. The mask is zero, which the standard allows: the payload stays as it is."""
+    """Return a frame as a client sends it. The mask is zero, which the standard allows."""
     size = len(payload)
     length = bytes([_FINAL | size]) if size < 126 else bytes([_FINAL | 126]) + size.to_bytes(2, "big")
     return bytes([_FINAL | opcode]) + length + bytes(4) + payload
@@ -35,7 +35,7 @@ def upgrade(port: int) -> bytes:
 
 
 def hello(shape: str, position: str | None) -> bytes:
-    """The frame in which it says where it is."""
+    """Return the frame in which it says where it is."""
     vector = {} if position is None else {shape: position}
     return client_frame(TEXT, orjson.dumps({"type": "hello", "shapes": [shape], "vector": vector}))
 
@@ -47,7 +47,7 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Opcode and payload of each frame that is complete now. Raises `WireError`."""
+        """Yield opcode and payload of each frame that is complete now. Raises `WireError`."""
         self._buffer += data
         while (frame := self._frame()) is not None:
             yield frame
@@ -137,7 +137,7 @@ class Lines:
         return not self._buffer
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The data of each event that is complete now; here an event has one `data` line, or none."""
+        """Yield the data of each event that is complete now; here an event has one `data` line, or none."""
         self._buffer += data
         while (end := self._buffer.find(b"\n\n")) >= 0:
             event = bytes(self._buffer[:end])

@@ -14,6 +14,7 @@ from typing import cast
 
 import uvloop
 
+from scripts.bench.crowd.process import obey
 from scripts.bench.peers import frames
 from scripts.bench.peers.driver import Driver
 
@@ -21,7 +22,7 @@ _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Connection(asyncio.Protocol):
-    """Is served once it has said anything behind its handshake."""
+    """Is served once it has said anything after its handshake."""
 
     def __init__(self, served: set[asyncio.Transport], driver: Driver) -> None:
         self._served = served
@@ -63,7 +64,7 @@ async def main(port: int) -> None:
 
     driver = Driver(broadcast)
     await asyncio.get_running_loop().create_server(lambda: Connection(served, driver), "127.0.0.1", port, backlog=1024)
-    await driver.obey()
+    await obey(driver)
 
 
 if __name__ == "__main__":

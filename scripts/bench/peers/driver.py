@@ -1,16 +1,10 @@
-"""A peer's source of events: a clock, told over a pipe what to send, a JSON line each, and answering with one.
-
-`{"do": "steady", …}` is the method `steady` of `Driver` with its arguments.
-"""
+"""A peer's source of events: a clock that sends what is asked on the standard input."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Sequence
-
-import orjson
 
 from scripts.bench.peers import frames
 
@@ -18,17 +12,22 @@ Broadcast = Callable[[Sequence[bytes]], None]
 """Sends messages to all clients that there are."""
 
 
-class Driver:
-    """Sends each event when it is due. `head` is the newest one."""
+class Listening:
+    """Answers that the server listens. `head`: clients that come now are at this event."""
+
+    head = 0
+
+    async def begin(self, seq: int) -> dict[str, object]:
+        """Begin at event `seq`."""
+        self.head = seq
+        return {"log": frames.LOG}
+
+
+class Driver(Listening):
+    """Sends each event when it is due."""
 
     def __init__(self, broadcast: Broadcast) -> None:
         self._broadcast = broadcast
-        self.head = 0
-
-    async def begin(self, seq: int) -> dict[str, object]:
-        """Clients that come now are at `seq`. The answer says that the server listens."""
-        self.head = seq
-        return {"log": frames.LOG}
 
     async def steady(self, count: int, rate: float, size: int) -> dict[str, object]:
         """One event after the other, each at its intended time."""
@@ -39,13 +38,3 @@ class Driver:
             self.head += 1
             self._broadcast([frames.event(self.head, due, size)])
         return {"head": self.head}
-
-    async def obey(self) -> None:
-        """Do what is asked, one thing after the other, until the end of the input."""
-        reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        async for line in reader:
-            asked = orjson.loads(line)
-            answer = await getattr(self, asked.pop("do"))(**asked)
-            sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
-            sys.stdout.buffer.flush()

@@ -21,23 +21,23 @@ _TAIL: Final = {"at": "2026-11-23T05:22:46.405Z", "external": True}
 
 
 def live(seq: int) -> bytes:
-    """Said once a client has said hello."""
+    """Return the message for a client that has said hello."""
     return orjson.dumps({"type": "live", "shape": SHAPE, "position": f"{LOG}:{seq}"})
 
 
 def event(seq: int, at: float, size: int) -> bytes:
-    """The message of one event, the creation of document `seq`; `at`: when it was meant to be sent."""
+    """Return the message of one event, the creation of document `seq`; `at`: when it was meant to be sent."""
     return created(seq, {"_id": seq, "n": seq, "at": at, "text": "x" * max(0, size - _ROOM)})
 
 
 def created(seq: int, document: dict[str, Any]) -> bytes:
-    """The message of one event, the creation of this document."""
+    """Return the message of one event, the creation of this document."""
     span = {"from": f"{LOG}:{seq - 1}", "to": f"{LOG}:{seq}"}
     return orjson.dumps({"type": "events", "shape": SHAPE, **span, "events": [_created(seq, document)]})
 
 
 def changed(seq: int, number: int, fields: dict[str, Any]) -> bytes:
-    """The message of one event, which sets these fields of document `number`."""
+    """Return the message of one event, which sets these fields of document `number`."""
     span = {"from": f"{LOG}:{seq - 1}", "to": f"{LOG}:{seq}"}
     patch = [{"op": "replace", "path": f"/{name}", "value": value} for name, value in fields.items()]
     event = _head(seq, number) | {"op": "update", "base": 1, "version": 2, "patch": patch} | _TAIL
@@ -45,12 +45,12 @@ def changed(seq: int, number: int, fields: dict[str, Any]) -> bytes:
 
 
 def body(seq: int, document: dict[str, Any]) -> bytes:
-    """That event alone."""
+    """Return that event alone."""
     return orjson.dumps(_created(seq, document))
 
 
 def joined(start: int, end: int, bodies: Sequence[str]) -> str:
-    """The message of the events with `start < seq <= end`."""
+    """Return the message of the events with `start < seq <= end`."""
     head = f'{{"type":"events","shape":"{SHAPE}","from":"{LOG}:{start}","to":"{LOG}:{end}","events":['
     return head + ",".join(bodies) + "]}"
 

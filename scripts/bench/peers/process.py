@@ -32,9 +32,9 @@ class Source:
 
 
 @asynccontextmanager
-async def beside(name: str, crowd: CrowdProcess) -> AsyncIterator[Source]:
+async def beside(crowd: CrowdProcess, name: str = "bare", *words: str) -> AsyncIterator[Source]:
     """Run a fresh peer that makes events by itself; the crowd's clients are its clients."""
-    async with peer(name) as (process, port):
+    async with peer(name, *words) as (process, port):
         begun = await process.ask("begin", seq=0)
         await crowd.ask("begin", port=port, log=begun["log"], documents=0)
         yield Source(process)

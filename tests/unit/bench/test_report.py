@@ -10,7 +10,7 @@ import pytest
 from scripts.bench.fan_out import BARE, OURS, PLAIN, Key, growth, ratios
 from scripts.bench.memory import slope
 from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Goal, Report, Table, index
+from scripts.bench.report import Goal, Table, index, page
 
 RESULTS = Path(__file__).parents[3] / "docs" / "benchmarks"
 GOAL = Goal("a cost", "Ratios", "ours", "of theirs", 1.3)
@@ -42,8 +42,10 @@ def test_a_goal_is_met_by_all_rows_by_some_or_by_none() -> None:
 
 
 def test_the_index_lists_the_goals_of_every_page() -> None:
-    page = Report("Title", "scripts/bench/run one", {"x": "y"}, [_table(1.0)], [GOAL]).markdown()
-    listed = index({"one": page}, {"one": "About one."})
+    text = page("One: about one.", "scripts/bench/run one", {"x": "y"}, [_table(1.0)], [GOAL])
+    assert text.startswith("# One\n\nMade by `scripts/bench/run one` on ")
+    assert "\n- x: y\n" in text
+    listed = index({"one": text}, {"one": "About one."})
     assert "| a cost | ≤ 1.3 | 1.00 | met | [one](one.md) |" in listed
     assert "| About one. |" in listed
 
