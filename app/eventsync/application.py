@@ -31,10 +31,19 @@ from eventsync.api.cors import Cors
 from eventsync.api.origins import HostAndOrigin
 from eventsync.api.paths import ExactPaths, route_path
 from eventsync.api.state import Services
+from eventsync.concurrency.admission import DelayAdmission
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.waiting import backoff, set_within
-from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
+from eventsync.errors import (
+    ConfigurationError,
+    Conflict,
+    EventsyncError,
+    NotFound,
+    PatchFailed,
+    Unavailable,
+    VersionMismatch,
+)
 from eventsync.mongodb.client import connect
 from eventsync.nodestorage import NodeStorage, WritePolicy
 from eventsync.server.deadline import Deadlines
@@ -135,7 +144,12 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         time_travel = TimeTravelReads(
             TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload
         )
-        services = Services(settings, storage, sync, time_travel, stores.archive, CachedOverview(stores), offload, held)
+        writes = DelayAdmission(
+            settings.write_queue_delay, "a write", (Conflict, NotFound, PatchFailed, VersionMismatch)
+        )
+        services = Services(
+            settings, storage, sync, time_travel, stores.archive, CachedOverview(stores), offload, held, writes
+        )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_work(services, stop, on_failure), name="feed and indexes")

@@ -17,7 +17,8 @@
     ├── Forbidden               refused by policy (origin)
     ├── RateLimited             over a limit on concurrent use; try again later
     └── Unavailable             MongoDB or the log can't be used at the moment
-        └── NotAttempted        an operation of a batch that was not begun in time
+        ├── NotAttempted        an operation of a batch that was not begun in time
+        └── Overloaded          more work in progress than is done in time; nothing was done
 
 `eventsync.server.problems` maps them to HTTP statuses and WebSocket close codes, in one table.
 Driver errors are translated once, by the adapter that called the driver, with `raise … from`. Their text is kept
@@ -39,6 +40,7 @@ __all__ = [
     "NotAttempted",
     "NotFound",
     "NotTracked",
+    "Overloaded",
     "PatchFailed",
     "RateLimited",
     "ResetRequired",
@@ -232,6 +234,12 @@ class NotAttempted(Unavailable):
         self, message: str = "the batch took too long: this operation was not begun, nothing was written"
     ) -> None:
         super().__init__(message)
+
+
+class Overloaded(Unavailable):
+    """There is more work in progress than is done in time. This was refused at once, and changed nothing."""
+
+    code = "overloaded"
 
 
 _PUBLIC: tuple[type[EventsyncError], ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -34,6 +34,17 @@ async def failing(
         yield
     finally:
         await client.admin.command(point | {"mode": "off"})
+
+
+@asynccontextmanager
+async def blocking(client: Client, commands: Sequence[str], milliseconds: int, *, app: str) -> AsyncIterator[None]:
+    """MongoDB waits so long before each such command of the clients with this `app_name`, while the block runs."""
+    data = {"failCommands": list(commands), "blockConnection": True, "blockTimeMS": milliseconds, "appName": app}
+    await client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+    try:
+        yield
+    finally:
+        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
 @asynccontextmanager

@@ -38,13 +38,14 @@ def test_codes_are_stable() -> None:
     assert {kind.code for kind in TREE} == {
         "internal", "configuration", "malformed", "not_found", "not_tracked", "conflict", "version_mismatch",
         "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone", "forbidden",
-        "rate_limited", "unavailable", "not_attempted", "damaged",
+        "rate_limited", "unavailable", "not_attempted", "overloaded", "damaged",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", TREE)
 def test_only_what_may_succeed_later_is_retryable(kind: type[EventsyncError]) -> None:
-    assert kind.retryable is (kind.code in {"conflict", "rate_limited", "unavailable", "not_attempted"})
+    later = {"conflict", "rate_limited", "unavailable", "not_attempted", "overloaded"}
+    assert kind.retryable is (kind.code in later)
 
 
 def test_a_client_is_told_of_what_has_a_status_and_of_nothing_else() -> None:

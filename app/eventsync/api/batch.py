@@ -6,7 +6,7 @@ A JSON body has the operations of a transaction, and is turned into lines first.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,10 +51,12 @@ class BatchEndpoint:
         items.check(services.settings.batch_operations)
         deadline_of(request).lift()  # `bulk` keeps the same deadline for each operation
         minimal = not conditions.wants_representation(request)
-        async with aclosing(_pieces(services, items, minimal=minimal, is_json=is_json)) as pieces:
-            stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
-            headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
-            await stream.send_all(headers, pieces, what="the answer to a batch")
+        with ExitStack() as admitted:
+            admitted.enter_context(services.writes.admitted())
+            async with aclosing(_pieces(services, items, admitted, minimal=minimal, is_json=is_json)) as pieces:
+                stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
+                headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
+                await stream.send_all(headers, pieces, what="the answer to a batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +132,24 @@ def parse_item(line: bytes) -> Any:
     return item
 
 
-async def _pieces(services: Services, items: Items, *, minimal: bool, is_json: bool) -> AsyncGenerator[bytes]:
+async def _pieces(
+    services: Services, items: Items, admitted: ExitStack, *, minimal: bool, is_json: bool
+) -> AsyncGenerator[bytes]:
     """Yield the body of the answer."""
     separator = b'{"results":[' if is_json else b""
     between, end = (b",", b"]}") if is_json else (b"\n", b"\n")
-    async with aclosing(_rows(services, items, minimal=minimal)) as rows:
+    async with aclosing(_rows(services, items, admitted, minimal=minimal)) as rows:
         async for some in rows:
             yield separator + between.join(some)
             separator = between
     yield end
 
 
-async def _rows(services: Services, items: Items, *, minimal: bool) -> AsyncGenerator[list[bytes]]:
-    """Yield the JSON of all results, some at a time."""
+async def _rows(services: Services, items: Items, admitted: ExitStack, *, minimal: bool) -> AsyncGenerator[list[bytes]]:
+    """Yield the JSON of all results, some at a time. `admitted` is closed as soon as there are some.
+
+    Until then the batch has waited as a single write does. How long the rest takes depends on its size.
+    """
     left = len(items)
     within = services.settings.request_timeout
     async with (
@@ -150,6 +157,7 @@ async def _rows(services: Services, items: Items, *, minimal: bool) -> AsyncGene
         aclosing(services.storage.bulk(writes, within=within)) as outcomes,
     ):
         async for some in outcomes:
+            admitted.close()
             rows = []
             for outcome in some:
                 rows.append(to_json(_item(outcome, minimal=minimal)))
@@ -172,4 +180,8 @@ def _item(outcome: WriteResult | EventsyncError, *, minimal: bool) -> dict[str, 
     return item
 
 
-routes = [Endpoint("/v1/collections/{collection}/documents:batch", BatchEndpoint(), methods=["POST"], name="batch")]
+routes = [
+    Endpoint(
+        "/v1/collections/{collection}/documents:batch", BatchEndpoint(), methods=["POST"], name="batch", writes=True
+    )
+]

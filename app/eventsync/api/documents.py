@@ -66,7 +66,9 @@ async def create(request: Request) -> Response:
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
     document = JsonDocument(body.content)
-    result = await services_of(request).storage.create(collection, document, author=author, idempotency=idempotency)
+    services = services_of(request)
+    with services.writes.admitted():
+        result = await services.storage.create(collection, document, author=author, idempotency=idempotency)
     return answer(request, collection, result)
 
 
@@ -93,15 +95,12 @@ async def replace(request: Request) -> Response:
     collection, value = _target(request)
     body = await read_json(request, JSON)
     author, idempotency = conditions.authorship(request, body.raw)
-    result = await services_of(request).storage.replace(
-        collection,
-        value,
-        JsonDocument(body.content),
-        upsert=True,
-        condition=conditions.of_write(request),
-        author=author,
-        idempotency=idempotency,
-    )
+    condition, document = conditions.of_write(request), JsonDocument(body.content)
+    services = services_of(request)
+    with services.writes.admitted():
+        result = await services.storage.replace(
+            collection, value, document, upsert=True, condition=condition, author=author, idempotency=idempotency
+        )
     return answer(request, collection, result)
 
 
@@ -109,14 +108,12 @@ async def patch(request: Request) -> Response:
     collection, value = _target(request)
     body = await read_json(request, JSON_PATCH, MERGE_PATCH)
     author, idempotency = conditions.authorship(request, body.raw)
-    result = await services_of(request).storage.find_one_and_update(
-        collection,
-        value,
-        _edit(body),
-        condition=conditions.of_write(request),
-        author=author,
-        idempotency=idempotency,
-    )
+    condition, edit = conditions.of_write(request), _edit(body)
+    services = services_of(request)
+    with services.writes.admitted():
+        result = await services.storage.find_one_and_update(
+            collection, value, edit, condition=condition, author=author, idempotency=idempotency
+        )
     return answer(request, collection, result)
 
 
@@ -124,9 +121,11 @@ async def delete(request: Request) -> Response:
     collection, value = _target(request)
     author, idempotency = conditions.authorship(request, b"")
     condition = conditions.of_write(request)
-    result = await services_of(request).storage.delete(
-        collection, value, condition=condition, author=author, idempotency=idempotency
-    )
+    services = services_of(request)
+    with services.writes.admitted():
+        result = await services.storage.delete(
+            collection, value, condition=condition, author=author, idempotency=idempotency
+        )
     return answer(request, collection, result)
 
 
@@ -245,10 +244,10 @@ _DOCUMENTS = "/v1/collections/{collection}/documents"
 routes = [
     Endpoint("/v1/collections", collections, methods=["GET"]),
     Endpoint(_DOCUMENTS, listing, methods=["GET"], query=("limit", "after")),
-    Endpoint(_DOCUMENTS, create, methods=["POST"]),
+    Endpoint(_DOCUMENTS, create, methods=["POST"], writes=True),
     Endpoint(_DOCUMENTS + "/{id}", read, methods=["GET"], query=("version", "at", "position"), tagged=True),
-    Endpoint(_DOCUMENTS + "/{id}", replace, methods=["PUT"], tagged=True),
-    Endpoint(_DOCUMENTS + "/{id}", patch, methods=["PATCH"], tagged=True),
-    Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True),
+    Endpoint(_DOCUMENTS + "/{id}", replace, methods=["PUT"], tagged=True, writes=True),
+    Endpoint(_DOCUMENTS + "/{id}", patch, methods=["PATCH"], tagged=True, writes=True),
+    Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True, writes=True),
     Endpoint(_DOCUMENTS + "/{id}/events", history, methods=["GET"], query=("after_version", "after", "limit")),
 ]

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
+from eventsync.api.state import services_of
 from eventsync.errors import Malformed, UnsupportedMediaType
 
 SAFE = frozenset({"GET", "HEAD"})
@@ -27,7 +28,8 @@ SAFE = frozenset({"GET", "HEAD"})
 class Endpoint(Route):
     """A route that accepts the query parameters `query` once each, and `repeated` any number of times.
 
-    A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag.
+    A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag. An endpoint that
+    `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Endpoint(Route):
         query: Iterable[str] = (),
         repeated: Iterable[str] = (),
         tagged: bool = False,
+        writes: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=methods, name=name)
         self.query = frozenset(query)
         self.repeated = frozenset(repeated)
         self.tagged = tagged
+        self.writes = writes
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
@@ -53,6 +57,8 @@ class Endpoint(Route):
             _check_coding(request.headers)
             if scope["method"] not in SAFE:
                 _check_write(request.headers, tagged=self.tagged)
+                if self.writes:
+                    services_of(request).writes.check()
             elif not self.tagged and conditions.unchanged(request, None):
                 await Response(status_code=304)(scope, receive, send)
                 return

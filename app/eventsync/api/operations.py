@@ -16,8 +16,7 @@ from starlette.responses import Response
 
 from eventsync.api.endpoint import Endpoint
 from eventsync.api.responses import JSON, NO_STORE
-from eventsync.api.state import services_of
-from eventsync.concurrency.held_bytes import HeldBytes
+from eventsync.api.state import Services, services_of
 from eventsync.stores.stats.overview import LogOverview, Overview
 from eventsync.sync.clients.lag import ServerLag
 from eventsync.sync.service import SyncService
@@ -41,7 +40,7 @@ async def metrics(request: Request) -> Response:
     """Respond with the metrics of this server, and those of MongoDB if it answers in time."""
     services = services_of(request)
     registry = CollectorRegistry()
-    registry.register(Metrics(services.sync, services.held, await services.overview.read()))
+    registry.register(Metrics(services, await services.overview.read()))
     headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
     return Response(generate_latest(registry), headers=headers)
 
@@ -49,14 +48,14 @@ async def metrics(request: Request) -> Response:
 class Metrics(Collector):
     """The metrics of one scrape."""
 
-    def __init__(self, sync: SyncService, held: HeldBytes, overview: Overview | None) -> None:
-        self._sync = sync
-        self._held = held
+    def __init__(self, services: Services, overview: Overview | None) -> None:
+        self._services = services
         self._overview = overview
 
     def collect(self) -> Iterator[Gauge | Counter]:
         """Yield the metrics that have a value."""
-        yield from _of_server(self._sync, self._held, self._sync.sessions.lag())
+        yield from _of_requests(self._services)
+        yield from _of_server(self._services.sync, self._services.sync.sessions.lag())
         up = float(self._overview is not None)
         yield Gauge("eventsync_mongodb_up", "1 if MongoDB has returned the figures of the log in time.", up)
         if self._overview is not None:
@@ -67,19 +66,26 @@ class Metrics(Collector):
                 yield from _of_snapshots(self._overview, self._overview.log)
 
 
-def _of_server(sync: SyncService, held: HeldBytes, lag: ServerLag) -> Iterator[Gauge | Counter]:
-    window = sync.window
-    yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", len(sync.sessions))
+def _of_requests(services: Services) -> Iterator[Gauge | Counter]:
+    sync, writes = services.sync, services.writes
     waiting = Gauge("eventsync_waiting", "Clients that wait for admission, by kind.", labels=["for"])
     refused = Counter("eventsync_refused", "Clients refused with a retry delay since the start.", labels=["for"])
     for name, admission in sync.source.admissions.items():
         waiting.add_metric([name], admission.waiting)
         refused.add_metric([name], admission.refused)
-    refused.add_metric(["bytes"], held.refused)
+    refused.add_metric(["bytes"], services.held.refused)
     refused.add_metric(["clients"], sync.vectors.refused)
+    refused.add_metric(["writes"], writes.refused)
     yield waiting
     yield refused
-    yield Gauge("eventsync_held_bytes", "Bytes held by requests under way.", held.held)
+    yield Gauge("eventsync_held_bytes", "Bytes held by requests under way.", services.held.held)
+    yield Gauge("eventsync_writes_waiting", "Writes of documents in progress.", writes.waiting)
+    yield Gauge("eventsync_write_delay_seconds", "Expected delay of a new write.", writes.delay)
+
+
+def _of_server(sync: SyncService, lag: ServerLag) -> Iterator[Gauge | Counter]:
+    window = sync.window
+    yield Gauge("eventsync_connections", "Open WebSocket and SSE connections of this server.", len(sync.sessions))
     yield Gauge("eventsync_feed_live", "1 if this server follows the log.", float(sync.feed.state.live))
     yield Gauge("eventsync_stale", "1 if no worker makes progress.", float(sync.is_stale()))
     yield Gauge("eventsync_window_bytes", "Bytes of the newest events in this server's memory.", window.bytes)

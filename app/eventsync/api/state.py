@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
+from eventsync.concurrency.admission import DelayAdmission
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
 from eventsync.nodestorage import NodeStorage
@@ -28,6 +29,8 @@ class Services:
     overview: CachedOverview
     offload: Offload
     held: HeldBytes
+    writes: DelayAdmission
+    """Admits the writes of documents. Each goes through it."""
 
 
 def services_of(connection: HTTPConnection) -> Services:

@@ -33,7 +33,8 @@ async def transaction(request: Request) -> Response:
     if isinstance(tree, JsonText):
         tree = await services.offload.run(parse_outline, tree.text, size=TEXT_WEIGHT * len(tree))
     operations = _operations(tree, services.settings.transaction_operations, services.sync.tracking)
-    results = await services.storage.transact(operations, author=author, idempotency=idempotency)
+    with services.writes.admitted():
+        results = await services.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
     parts: list[bytes] = []
     for result in results:
@@ -68,4 +69,4 @@ def parse_outline(raw: bytes) -> Any:
     return {"operations": operations}
 
 
-routes = [Endpoint("/v1/transactions", transaction, methods=["POST"])]
+routes = [Endpoint("/v1/transactions", transaction, methods=["POST"], writes=True)]

@@ -1,12 +1,14 @@
-"""Admission control: bounds on concurrent expensive work, and on the queue for it."""
+"""Admission control: bounds on concurrent expensive work, and on the wait for it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
-from eventsync.errors import Unavailable
+from eventsync.errors import EventsyncError, Overloaded, Unavailable
 
 
 class Admission:
@@ -48,3 +50,141 @@ class Admission:
     def _refusal(self) -> Unavailable:
         self.refused += 1
         return Unavailable.busy(f"too many {self._what} at a time", 0.2 * self._wait, self._wait)
+
+
+_ALWAYS: Final = 4
+"""So many may be in progress whatever the delay is. They notice when the service recovers."""
+
+_IN_DOUBT: Final = 64
+"""So many may be in progress while the expected delay may be wrong."""
+
+_FIRST_RATE: Final = 1000.0
+"""The rate of the service, per second, that is assumed before it is known."""
+
+_REMEMBERED: Final = 4096
+"""Ends of work whose times are kept."""
+
+_LONGEST_RETRY: Final = 5.0
+"""In seconds."""
+
+
+class DelayAdmission:
+    """Admits work at once if its expected delay is at most `limit` seconds, and refuses it at once otherwise.
+
+    The work waits elsewhere, in any number of queues. Its expected delay is the time in which as many were done as are
+    in progress now, or four times that of the last quarter of them, which is longer if the service slows down. The time
+    since anything was done is added, which is how a stall shows, and a turn of the event loop, because a request is
+    read only then. Idle periods do not count.
+
+    That would refuse too much in three cases:
+
+    - After an idle period the rate is that of a few at a time, and says nothing about many.
+    - Where some work hangs (behind a locked document) and the rest is rare, the rate is low without a queue. Then the
+      rest overtakes what hangs, which it never does in a queue. In these two cases `_IN_DOUBT` are admitted.
+    - A stall would never be seen to end. So one caller in `limit` seconds is admitted in any case.
+    """
+
+    def __init__(self, limit: float, what: str, answers: tuple[type[EventsyncError], ...] = ()) -> None:
+        """`what` names the work in the refusal. An error of `answers` ends it as a result does.
+
+        Other errors do not count as work done: a bad request takes no time, and a timeout is no service.
+        """
+        self._limit = limit
+        self._what = what
+        self._answers = answers
+        self._idle = 0.0
+        """The sum of idle periods. All times below are of a clock that stands still in them."""
+        self._idle_since: float | None = (now := time.monotonic())
+        self._ends = [now + (number - _REMEMBERED) / _FIRST_RATE for number in range(_REMEMBERED)]
+        """A ring of the times at which work was done; the newest is before `_next`."""
+        self._next = 0
+        self._began: dict[int, float] = {}
+        """The times at which what is in progress began, the oldest first."""
+        self._number = 0
+        self._doubted = self._probed = now
+        self._turn = 0.0
+        self._turn_began: float | None = None
+        self.refused = 0
+
+    @property
+    def waiting(self) -> int:
+        """The number in progress."""
+        return len(self._began)
+
+    @property
+    def delay(self) -> float:
+        """The expected delay of a new caller, in seconds."""
+        return self._expected(self._now()) if self._began else 0.0
+
+    def check(self) -> None:
+        """Raise `Overloaded` if a caller would be refused now."""
+        waiting = len(self._began)
+        if waiting < _ALWAYS or (delay := self._expected(now := self._now())) <= self._limit:
+            return
+        if waiting < _IN_DOUBT and now - self._doubted <= self._limit:
+            return
+        if now - self._probed >= self._limit:
+            self._probed = now
+            return
+        self.refused += 1
+        soonest = min(delay, _LONGEST_RETRY)
+        raise Overloaded.busy(
+            f"{self._what} would take longer than {self._limit:g} s now; nothing was done", soonest, 2 * soonest
+        )
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count the block as work in progress. Raises `Overloaded` as `check` does."""
+        self.check()
+        number = self._begin()
+        served = False
+        try:
+            yield
+            served = True
+        except self._answers:
+            served = True
+            raise
+        finally:
+            self._end(number, served=served)
+
+    def _now(self) -> float:
+        return time.monotonic() - self._idle
+
+    def _begin(self) -> int:
+        if self._idle_since is not None:
+            self._idle += time.monotonic() - self._idle_since
+            self._idle_since = None
+            self._doubted = self._now()
+        now = self._now()
+        self._number += 1
+        self._began[self._number] = now
+        if self._turn_began is None:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._number
+
+    def _end(self, number: int, *, served: bool) -> None:
+        now, began = self._now(), self._began.pop(number)
+        if served:
+            self._ends[self._next] = now
+            self._next = (self._next + 1) % _REMEMBERED
+            if 0 < len(self._began) < _IN_DOUBT and next(iter(self._began.values())) < began - self._limit / 2:
+                self._doubted = now
+        if not self._began:
+            self._idle_since = time.monotonic()
+
+    def _end_turn(self) -> None:
+        if self._turn_began is not None:
+            self._turn, self._turn_began = max(0.0, self._now() - self._turn_began), None
+
+    def _expected(self, now: float) -> float:
+        waiting, last = len(self._began), self._ends[self._next - 1]
+        turn = self._turn if self._turn_began is None else max(self._turn, now - self._turn_began)
+        quarter = (waiting + 3) // 4
+        all_of_them = max(self._took(waiting, last), self._took(quarter, last) * waiting / quarter)
+        return turn + now - last + all_of_them
+
+    def _took(self, count: int, last: float) -> float:
+        """Return the time that the newest `count` ends took until the one at `last`."""
+        known = min(count, _REMEMBERED - 1)
+        return (last - self._ends[(self._next - 1 - known) % _REMEMBERED]) * count / known

@@ -71,6 +71,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.RateLimited: Problem(HTTPStatus.TOO_MANY_REQUESTS, Close.TOO_MANY, "Too much at a time"),
     errors.Unavailable: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not available right now"),
     errors.NotAttempted: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Not attempted"),
+    errors.Overloaded: Problem(HTTPStatus.SERVICE_UNAVAILABLE, Close.TRY_LATER, "Too many writes in progress"),
 }
 """An error without a row is a bug: 500, 1011."""
 

@@ -190,6 +190,11 @@ class Fields(BaseSettings):
         description="Maximum number of attempts of one write against concurrent writers; then it is answered 409.",
     )
     write_deadline: float = Field(10.0, gt=0, description="Maximum time that one write is retried, in seconds.")
+    write_queue_delay: float = Field(
+        1.0,
+        gt=0,
+        description="Maximum expected delay of a write in one server process, in seconds: writes in progress by the rate at which they are done. While it is longer, new writes are answered 503 `overloaded` at once, with `Retry-After`.",
+    )
     operation_ttl: float = Field(86400.0, gt=0, description="Time that an idempotency key is remembered, in seconds.")
     operation_keys: int = Field(
         10_000_000,

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from eventsync.application import ROUTES
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
+from support.failpoints import blocking
 from support.systems import running_system, tracked
 from support.waiting import patience
 
@@ -72,18 +73,9 @@ async def url(settings: Settings) -> AsyncIterator[str]:
 @asynccontextmanager
 async def silent(client: Client, settings: Settings) -> AsyncIterator[None]:
     """MongoDB leaves the commands of the server's requests unanswered while the block runs."""
-    data = {
-        "failCommands": _COMMANDS,
-        "blockConnection": True,
-        "blockTimeMS": _BLOCKED,
-        "appName": app_name(settings, "serve"),
-    }
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-    try:
+    async with blocking(client, _COMMANDS, _BLOCKED, app=app_name(settings, "serve")):
         yield
-    finally:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-        await client.admin.command({"killAllSessions": []})
+    await client.admin.command({"killAllSessions": []})
 
 
 async def _log(api: httpx.AsyncClient) -> str:

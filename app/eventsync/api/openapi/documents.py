@@ -46,7 +46,7 @@ EVENT: Final[Json] = {
 """Event of the examples."""
 
 _READ = ("malformed", "not_tracked", "unavailable")
-_WRITE = (*_READ, "conflict", "too_large", "unsupported_media_type")
+_WRITE = (*_READ, "overloaded", "conflict", "too_large", "unsupported_media_type")
 _WRITTEN = schema("Written")
 _LIMIT = {"type": "integer", "minimum": 1, "default": 100}
 
@@ -142,7 +142,7 @@ _DELETE: Json = {
     "parameters": parameters("if_match", "if_none_match", "idempotency_key", "prefer"),
     "responses": {
         "200": answer("Deleted.", _answered(7, None, [])),
-        **failures(*_READ, "not_found", "conflict", "version_mismatch"),
+        **failures(*_READ, "overloaded", "not_found", "conflict", "version_mismatch"),
     },
 }
 
@@ -307,7 +307,7 @@ _BATCH: Json = {
             content(schema("BatchAnswer"), {"results": _ITEM_RESULTS})
             | content({"type": "string"}, _lines(_ITEM_RESULTS), NDJSON),
         ),
-        **failures(*_READ, "too_large", "unsupported_media_type"),
+        **failures(*_READ, "overloaded", "too_large", "unsupported_media_type"),
     },
 }
 

@@ -175,6 +175,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "too_complex": "the request takes more than 10000000 steps of work; split it up",
     "rate_limited": "this server has its 10000 connections already",
     "unavailable": "there is no event log yet: is a worker running?",
+    "overloaded": "a write would take longer than 1 s now; nothing was done",
 }
 _EXTRA: Final[Mapping[str, Json]] = {
     "version_mismatch": {"current": 7},
