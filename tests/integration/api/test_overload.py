@@ -77,7 +77,8 @@ async def test_overload_refuses_writes_at_once_and_they_change_nothing(
 ) -> None:
     overload = Overload(url)
     async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as api:
-        async with blocking(client, _COMMANDS, 100, app=app_name(settings, "serve")):
+        slow = round(1000 * settings.write_queue_delay / 3)
+        async with blocking(client, _COMMANDS, slow, app=app_name(settings, "serve")):
             await overload.run(writers=80, accepted=60, refused=100)
             assert await metric(api, "eventsync_refused_total", "writes") == len(overload.refused)
         assert overload.others == []
