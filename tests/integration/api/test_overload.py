@@ -79,7 +79,7 @@ async def test_overload_refuses_writes_at_once_and_they_change_nothing(
     async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as api:
         slow = round(1000 * settings.write_queue_delay / 3)
         async with blocking(client, _COMMANDS, slow, app=app_name(settings, "serve")):
-            await overload.run(writers=80, accepted=60, refused=100)
+            await overload.run(writers=80, accepted=30, refused=60)
             assert await metric(api, "eventsync_refused_total", "writes") == len(overload.refused)
         assert overload.others == []
         for answer in overload.refused:
