@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Container
 from typing import Any
 
 from hypothesis import given
@@ -30,6 +31,11 @@ _OPERATIONS = st.fixed_dictionaries(
 )
 
 
+def assert_only_touched(before: Document, after: Document, touched: Container[str]) -> None:
+    for name in before.keys() | after.keys():
+        assert name in touched or same(before[name], after[name])
+
+
 @given(pairs(odd=False))
 def test_our_own_differences_apply(pair: tuple[Document, Document]) -> None:
     before, after = pair
@@ -42,10 +48,13 @@ def test_our_own_differences_apply(pair: tuple[Document, Document]) -> None:
 @given(documents(), st.lists(_OPERATIONS | _TREES, max_size=6))
 def test_any_patch_applies_or_is_refused_and_leaves_the_document(document: Document, operations: Any) -> None:
     untouched = copy.deepcopy(document)
+    patch = JsonPatch(operations)
     try:
-        result = JsonPatch(operations).prepared(operations=5, document_bytes=1000, steps=100_000)(document)
+        result = patch.prepared(operations=5, document_bytes=1000, steps=100_000)(document)
     except (Malformed, PatchFailed, TooLarge):
         result = {}
+    else:
+        assert_only_touched(document, result, patch.touched())
     assert isinstance(result, dict)
     assert "_id" not in result
     assert "_sync" not in result
@@ -60,5 +69,6 @@ def test_a_merge_patch_applies_or_is_refused_and_is_idempotent(document: Documen
     except Malformed:
         return
     once = apply(document)
+    assert_only_touched(document, once, MergePatch(patch).touched())
     assert same(apply(once), once)
     assert same(document, untouched)

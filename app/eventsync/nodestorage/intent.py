@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -103,12 +103,14 @@ def _create(operation: Create, policy: WritePolicy) -> Intent:
 
 def _update(operation: Update, policy: WritePolicy) -> Intent:
     edit = _prepared(operation, policy)
+    touched = operation.edit.touched() if isinstance(operation.edit, JsonPatch | MergePatch) else None
 
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
         node = _expected(operation, stored)
         if isinstance(node.document, UnreadableDocument):
             raise PatchFailed(_named(operation, "can't be read field by field: replace or delete it as a whole"))
-        return _modification(node, _checked(node.id, edit(node.document), policy, node.document), author)
+        after = _checked(node.id, edit(node.document), policy, node.document)
+        return _modification(node, after, author, touched)
 
     return Intent(operation.collection, operation.id, decide)
 
@@ -187,15 +189,24 @@ def _insertion(document: Document, author: Author) -> PlannedWrite:
     return PlannedWrite(result, Insert(stored))
 
 
-def _modification(before: Node, after: Document, author: Author) -> PlannedWrite:
-    patch = diff(before.document, after)
+def _modification(before: Node, after: Document, author: Author, touched: Container[str] | None = None) -> PlannedWrite:
+    """Return the write that makes `after` of the stored document. Fields that are not `touched` are the same in both.
+
+    Comparing them as well would take a third of the time of a small patch.
+    """
+    was, now = before.document, after
+    # A patch names a field of an odd document by the text that clients see.
+    if touched is not None and type(was) is dict:
+        was = {name: value for name, value in was.items() if name in touched}
+        now = {name: value for name, value in after.items() if name in touched}
+    patch = diff(was, now)
     if not patch:
         digest = digest_of(before.document)
         return PlannedWrite(WriteResult(format_id(before.id), before.version, before.document, [], digest=digest), None)
     version = before.version + 1
     stamp = Stamp(version, author.op_id, author.by).stored()
     whole = isinstance(before.document, UnreadableDocument)
-    update: Any = None if whole else minimal_update(before.document, after)
+    update: Any = None if whole else minimal_update(was, now)
     if update is None:
         # A pipeline, because a plain replacement rejects fields that start with `$` and replaces empty timestamps.
         update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]

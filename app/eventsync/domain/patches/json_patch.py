@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from bson.int64 import Int64
 from jsonpointer import JsonPointer, JsonPointerException
 
 from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.patches.json_pointer import unescape
 from eventsync.domain.stamp import FIELD
 from eventsync.domain.values.extended_json import (
     MAX_DEPTH,
@@ -46,6 +47,9 @@ _OPERATIONS: Final = {
     # The library's own copies values with `copy.deepcopy`, ten times as slowly as `_clone`.
     "copy": jsonpatch.AddOperation,
 }
+
+_WRITTEN: Final = dict.fromkeys(_OPERATIONS, ("path",)) | {"move": ("path", "from")}
+"""The pointers to what an operation changes. None of them is to the document as a whole."""
 
 _COPIED_PER_STEP: Final = 2
 """Bytes of BSON that a `copy` duplicates in one step; they are encoded, decoded and compared afterwards."""
@@ -77,6 +81,11 @@ class JsonPatch:
             raise TooLarge(f"a patch may have {operations} operations, not {len(self.operations)}")
         listed = [_Step.of(index, tree) for index, tree in enumerate(self.operations)]
         return lambda document: _PatchRun(listed, document, document_bytes, _Budget(steps)).result()
+
+    def touched(self) -> Container[str]:
+        """Return the fields of a document that the checked patch may change."""
+        pointers = [tree[name] for tree in self.operations for name in _WRITTEN.get(tree["op"], ())]
+        return {unescape(pointer.split("/", 2)[1]) for pointer in pointers}
 
 
 def equal(left: Any, right: Any) -> bool:

@@ -5,9 +5,9 @@ Source: https://www.rfc-editor.org/rfc/rfc7396
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from eventsync.domain.patches.json_patch import Apply
 from eventsync.domain.stamp import FIELD
@@ -35,6 +35,10 @@ class MergePatch:
                 raise Malformed(f"{name} can't be patched")
         changes = _merge_tree(self.patch)
         return lambda document: _merge(document, changes)
+
+    def touched(self) -> Container[str]:
+        """Return the fields of a document that the checked patch may change."""
+        return cast("dict[str, Any]", self.patch).keys()
 
 
 @dataclass(frozen=True, slots=True)
