@@ -42,17 +42,32 @@ class HostAndOrigin:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._accepted: bytes | None = None
+        """The `Host` that was accepted last. Nearly all requests of a server have the same one, and no `Origin`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope, Headers(scope=scope))
+            if not self._is_as_before(scope):
+                self._check(scope, Headers(scope=scope))
         except (Forbidden, Malformed) as error:
             await refuse(error, scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _is_as_before(self, scope: Scope) -> bool:
+        """Return True if the request has the one `Host` that was accepted last, and no `Origin`."""
+        hosts = 0
+        for name, value in scope["headers"]:
+            if name == b"host":
+                if value != self._accepted:
+                    return False
+                hosts += 1
+            elif name == b"origin":
+                return False
+        return hosts == 1
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         probe = route_path(scope) in _PROBES
@@ -62,8 +77,11 @@ class HostAndOrigin:
         host = single_host(hosts)
         if not probe:
             check_host(host, self._settings)
-        scheme = str(scope["scheme"]).replace("ws", "http")
-        check_origin(headers.getlist("origin"), scheme, host, self._settings)
+        origins = headers.getlist("origin")
+        if origins:
+            check_origin(origins, str(scope["scheme"]).replace("ws", "http"), host, self._settings)
+        elif not probe:
+            self._accepted = hosts[0].encode("latin-1")
 
 
 def single_host(hosts: list[str]) -> str:
