@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +26,7 @@ from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support import mongodb_container
+from support.data_directory import data_directory, sweep
 from support.limits import time_limits
 from support.waiting import patience, scaled
 
@@ -83,20 +83,20 @@ def _embedded(directory: Path) -> Iterator[str]:
     binary = mongod.find_mongod()
     mongod.check_runs(binary)
     port = mongod.free_port()
-    with (directory / "mongod.log").open("wb") as log:
+    sweep()
+    with (directory / "mongod.log").open("wb") as log, data_directory(directory / "data") as data:
         process = subprocess.Popen(
-            [*mongod.command(binary, directory, port), *_FOR_TESTS],
+            [*mongod.command(binary, data, port), *_FOR_TESTS],
             stdout=log,
             stderr=log,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
         )
-    try:
-        mongod.initiate(port, timeout=patience(30))
-        yield mongod.uri(port)
-    finally:
-        process.terminate()
-        process.wait(patience(30))
-        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            mongod.initiate(port, timeout=patience(30))
+            yield mongod.uri(port)
+        finally:
+            process.terminate()
+            process.wait(patience(30))
 
 
 @pytest.fixture(scope="session")

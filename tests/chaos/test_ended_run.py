@@ -11,6 +11,7 @@ import pytest
 
 from eventsync.dev import mongod
 from eventsync.errors import ConfigurationError
+from support.data_directory import directories_of
 from support.waiting import eventually, within
 
 
@@ -38,4 +39,5 @@ async def test_a_run_that_is_ended_says_what_it_waited_for(tmp_path: Path) -> No
     assert process.returncode == 1
     assert "scripts/chaos --seed 8 " in said
     assert "s for: writes for 3600 s" in said
-    assert not (tmp_path / "8" / "data0").exists(), "what it had is gone"
+    assert not (tmp_path / "8" / "member0").exists(), "what it had is gone"
+    assert not directories_of(process.pid)

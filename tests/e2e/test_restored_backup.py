@@ -26,6 +26,7 @@ from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stores import Stores
+from support.data_directory import data_directory
 from support.peers.peer import Asked, Link
 from support.peers.python import Websockets
 from support.replay import caught_up
@@ -85,10 +86,11 @@ class Node:
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    made = Node(tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
+    with data_directory(tmp_path / "node") as root:
+        made = Node(root)
+        await made.start()
+        yield made
+        await made.stop()
 
 
 @pytest.fixture

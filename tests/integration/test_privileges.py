@@ -25,6 +25,7 @@ from eventsync.mongodb.privileges import ROLES, resources
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
+from support.data_directory import data_directory
 from support.limits import time_limits
 from support.program import finished
 from support.systems import Processes, tracked
@@ -72,16 +73,15 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     key = directory / "key"
     key.write_bytes(base64.b64encode(secrets.token_bytes(384)))
     key.chmod(0o400)
-    (directory / "db").mkdir()
-    words = [*mongod.command(mongod.find_mongod(), directory / "db", free), "--auth", "--keyFile", str(key)]
-    with (directory / "mongod.log").open("wb") as log:
+    with (directory / "mongod.log").open("wb") as log, data_directory(directory / "db") as data:
+        words = [*mongod.command(mongod.find_mongod(), data, free), "--auth", "--keyFile", str(key)]
         process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509 - no thread of ours runs yet
-    try:
-        _prepare(free)
-        yield free
-    finally:
-        process.terminate()
-        process.wait(patience(30))
+        try:
+            _prepare(free)
+            yield free
+        finally:
+            process.terminate()
+            process.wait(patience(30))
 
 
 def _prepare(free: int) -> None:

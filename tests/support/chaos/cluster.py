@@ -25,6 +25,7 @@ from eventsync.server.supervision.orphans import die_with_parent
 from support.chaos.clocks import Clock
 from support.chaos.disks import Disk
 from support.chaos.proxy import MongoProxy, mongo_proxy
+from support.data_directory import data_directory
 from support.waiting import patience, scaled
 
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200, "catchUpTimeoutMillis": 2000}
@@ -55,7 +56,16 @@ class Member:
     """One mongod. Everybody reaches it through its proxy, but for the nemeses, who are `direct`."""
 
     def __init__(
-        self, number: int, directory: Path, port: int, proxy: MongoProxy, *, oplog: int, clock: Clock | None, disk: int
+        self,
+        number: int,
+        directory: Path,
+        port: int,
+        proxy: MongoProxy,
+        *,
+        log: Path,
+        oplog: int,
+        clock: Clock | None,
+        disk: int,
     ) -> None:
         self.number = number
         self.proxy = proxy
@@ -72,6 +82,7 @@ class Member:
             uuidRepresentation="standard",
         )
         self.data = directory
+        self._log = log
         self._command = [*mongod.command(mongod.find_mongod(), directory, port), *_EAGER]
         if oplog:
             self._command[self._command.index("--oplogSize") + 1] = str(oplog)
@@ -82,7 +93,7 @@ class Member:
 
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
-        with (self.data.parent / f"mongod{self.number}.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdout=log,
@@ -188,10 +199,24 @@ async def running_cluster(directory: Path, size: int, machine: Machine = _ORDINA
 
 @asynccontextmanager
 async def _member(directory: Path, number: int, machine: Machine) -> AsyncIterator[Member]:
-    port, data = mongod.free_port(), directory / f"data{number}"
+    port = mongod.free_port()
     clock = Clock(directory / f"mongod{number}.clock") if machine.clocks else None
-    async with mongo_proxy(port) as proxy:
-        member = Member(number, data, port, proxy, oplog=machine.oplog, clock=clock, disk=DISK if machine.disks else 0)
+    async with AsyncExitStack() as stack:
+        data = directory / f"data{number}"
+        if not machine.disks:  # which are memory already
+            data = stack.enter_context(data_directory(directory / f"member{number}")) / data.name
+        proxy = await stack.enter_async_context(mongo_proxy(port))
+        disk = DISK if machine.disks else 0
+        member = Member(
+            number,
+            data,
+            port,
+            proxy,
+            log=directory / f"mongod{number}.log",
+            oplog=machine.oplog,
+            clock=clock,
+            disk=disk,
+        )
         if member.disk:
             member.disk.mount()
         try:
