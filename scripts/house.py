@@ -37,6 +37,10 @@ LIMITS: Final = {
     "small files with one importer": 20,
     "class names used twice": 0,
     "lines: all": 100_000,
+    "lines: docs/benchmarks": 550,
+    "lines: locks": 4_200,
+    "lines: scripts/bench": 4_000,
+    "lines: tests/support": 10_000,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""
