@@ -160,7 +160,7 @@ async def test_collection_that_has_become_a_view_is_refused(root: httpx.AsyncCli
 
 
 async def test_value_too_large_for_mongodb_is_refused(root: httpx.AsyncClient, served: Served, client: Client) -> None:
-    async with failing(client, served, ["insert", "findAndModify"], errorCode=10334):
+    async with failing(client, served, ["insert", "update", "findAndModify"], errorCode=10334):
         for method, path, body, headers in writes("things", {"name": "x"}):
             told(await root.request(method, path, json=body, headers=headers), 413, "too_large")
 

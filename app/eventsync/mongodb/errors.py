@@ -217,10 +217,15 @@ def _duplicate(error: DuplicateKeyError) -> str:
     return f"another document has the same {', '.join(names)}, which a unique index forbids"
 
 
+def is_in_doubt(error: BaseException) -> bool:
+    """Return True if a write that failed so may have been made."""
+    return isinstance(error, _IN_DOUBT) and not isinstance(error, _NEVER_SENT)
+
+
 def _what_happened(error: Exception) -> str:
     if isinstance(error, _NEVER_SENT):
         return "nothing was written"
-    if isinstance(error, _IN_DOUBT):
+    if is_in_doubt(error):
         return "the outcome is unknown, the write may have been made"
     return "it was not written"
 

@@ -71,19 +71,28 @@ class Decider:
 
     async def decide(self, decision: Decision, stored: RawBSONDocument | None, author: Author) -> PlannedWrite:
         """Return the write that `decision` makes of the stored document."""
-        size = decision.size + (len(stored.raw) if stored is not None else 0) + _EMPTY
-        if not decision.intent.reads or not is_portable(decision.operation):
-            return decision.intent.decide(None if stored is None else node_of(stored), author)
-        if size <= self._offload.above:
-            await turn(size)
-            try:
-                return decision.intent.decide(None if stored is None else node_of(stored), author)
-            except TooComplex:
-                if self._short.patch_steps == self._policy.patch_steps:
-                    raise
+        if (change := await self.decide_here(decision, stored, author)) is not None:
+            return change
         raw = None if stored is None else bytes(stored.raw)
+        size = _work(decision, stored)
         encoded_write = await self._offload.run(decided, decision.operation, self._policy, raw, author, size=size)
         return encoded_write.decoded()
+
+    async def decide_here(
+        self, decision: Decision, stored: RawBSONDocument | None, author: Author
+    ) -> PlannedWrite | None:
+        """Return the write that `decision` makes of the stored document, or None if a helper has to decide."""
+        if not decision.intent.reads or not is_portable(decision.operation):
+            return decision.intent.decide(None if stored is None else node_of(stored), author)
+        if (size := _work(decision, stored)) > self._offload.above:
+            return None
+        await turn(size)
+        try:
+            return decision.intent.decide(None if stored is None else node_of(stored), author)
+        except TooComplex:
+            if self._short.patch_steps == self._policy.patch_steps:
+                raise
+            return None
 
     def _short_of(self, operation: WriteOperation) -> WritePolicy:
         return self._short if is_portable(operation) else self._policy
@@ -99,6 +108,11 @@ class Decider:
     async def encoded(self, raw: RawBSONDocument, *, tagged: bool = False) -> Node:
         """Return a stored document as a node whose document is a `JsonText`; `tagged` with its digest."""
         return await self._offload.call(len(raw.raw), encoded_node, bytes(raw.raw), tagged)
+
+
+def _work(decision: Decision, stored: RawBSONDocument | None) -> int:
+    """Return the bytes of work that deciding takes."""
+    return decision.size + (len(stored.raw) if stored is not None else 0) + _EMPTY
 
 
 # --- in a helper ------------------------------------------------------------------------------------------------------

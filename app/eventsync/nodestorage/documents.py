@@ -7,14 +7,14 @@ Otherwise the filter does: it compares the version and, because other writers do
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DeleteOne, UpdateOne
 from pymongo.errors import OperationFailure
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
@@ -22,7 +22,7 @@ from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import SLICE
 from eventsync.domain.bson_scan.opaque import field_of, value_of, writable
 from eventsync.domain.ids import IdText, format_id, pointer_of, query_of, same_id
-from eventsync.domain.stamp import FIELD, version_in
+from eventsync.domain.stamp import FIELD, Stamp, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
 from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import barred
@@ -71,8 +71,8 @@ class Documents:
         self._large = large
         self._has_large = False
         self._size = AnswerSize()
-        # Not raw: PyMongo adds labels to a write concern error in place, and a raw document is immutable.
-        self._written = durable(collection, CODEC)
+        # For writes. Not raw: PyMongo adds labels to a write concern error in place, and a raw document is immutable.
+        self.collection = durable(collection, CODEC)
         self._collated: bool | None = None
 
     async def read(self, id: Any, session: Session | None = None) -> RawBSONDocument | None:
@@ -89,6 +89,23 @@ class Documents:
         self._has_large = self._has_large or len(raw.raw) > _LARGE
         stored = field_of(raw.raw, "_id")
         return FoundDocument(raw) if same_id(stored, id) else FoundDocument(None, twin=format_id(stored))
+
+    async def find_all(self, ids: Sequence[Any], session: Session | None = None) -> dict[IdText, RawBSONDocument]:
+        """Return the stored documents with these ids, by the text of the id, and those that MongoDB takes for them."""
+        found: dict[IdText, RawBSONDocument] = {}
+        async with self._large if self._has_large else nullcontext():
+            batch = self._size.documents(len(ids) + 1)
+            async for raw in self._collection.find({"_id": query_of(*ids)}, batch_size=batch, session=session):
+                found[format_id(field_of(raw.raw, "_id"))] = raw
+        sizes = [len(raw.raw) for raw in found.values()]
+        self._size.learn(sizes)
+        self._has_large = self._has_large or max(sizes, default=0) > _LARGE
+        return found
+
+    async def stamps(self, ids: Sequence[Any]) -> dict[IdText, Stamp]:
+        """Return the stamps of the stored documents with these ids, by the text of the id."""
+        found = self._collection.find({"_id": query_of(*ids)}, {FIELD: True})
+        return {format_id(field_of(raw.raw, "_id")): Stamp.of(decode(bytes(raw.raw))) async for raw in found}
 
     async def page(
         self, after: Any | None, limit: int, max_bytes: int, skip: int = 0
@@ -117,9 +134,13 @@ class Documents:
         """Return True if a filter can distinguish `raw` from every other state of the document at an acceptable
         cost.
         """
+        return len(raw.raw) <= GUARD_BYTES and not await self.is_collated()
+
+    async def is_collated(self) -> bool:
+        """Return True if the collection, which exists, has a collation."""
         if self._collated is None:
             self._collated = await self._may_collate()
-        return not self._collated and len(raw.raw) <= GUARD_BYTES
+        return self._collated
 
     async def _may_collate(self) -> bool:
         """Return True if the collection has a collation, or if the user may not read its options."""
@@ -139,16 +160,26 @@ class Documents:
             await self._modify(change.write.update, raw, session)
         elif raw is not None and isinstance(change.write, Remove):
             await self._modify({"$set": {FIELD: change.write.stamp.stored()}}, raw, session)
-            await self._collection.delete_one({"_id": writable({"$eq": _exact_id(raw)})}, session=session)
+            await self._collection.delete_one({"_id": exact_id(raw)}, session=session)
 
     async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
         # A large document may have a million fields before its stamp.
         stamp = await self._offload.call(len(raw.raw), field_of, bytes(raw.raw), FIELD)
         unchanged = _unchanged(raw, stamp, compare=session is None)
-        modified = await self._written.find_one_and_update(
-            unchanged, _sent(update, raw), projection=_WRITTEN, session=session
+        modified = await self.collection.find_one_and_update(
+            unchanged, sent_update(update, raw), projection=_WRITTEN, session=session
         )
         if modified is None:
+            raise Lost
+
+    async def remove_all(self, removed: Sequence[tuple[RawBSONDocument, Stamp]], session: Session) -> None:
+        """Stamp and delete documents in the transaction of `session`. Raises `Lost` if one of them is gone."""
+        if not removed:
+            return
+        stamps = [UpdateOne({"_id": exact_id(raw)}, {"$set": {FIELD: stamp.stored()}}) for raw, stamp in removed]
+        deletes = [DeleteOne({"_id": exact_id(raw)}) for raw, _ in removed]
+        done = await self.collection.bulk_write([*stamps, *deletes], session=session)
+        if done.deleted_count != len(removed):
             raise Lost
 
 
@@ -179,11 +210,11 @@ def _field(raw: RawBSONDocument, name: str) -> Any:
         return decode(raw.raw).get(name)
 
 
-def _exact_id(raw: RawBSONDocument) -> Any:
-    """Return the id in a form that a filter matches with this document only."""
+def exact_id(raw: RawBSONDocument) -> Mapping[str, Any]:
+    """Return the condition for an `_id` that matches this document only."""
     value = field_of(raw.raw, "_id")
-    # An id that cannot be decoded is in this form already.
-    return (pointer_of(value) or value) if _id_type(raw) == _DB_POINTER else value
+    # An id that cannot be decoded is in the right form already.
+    return writable({"$eq": (pointer_of(value) or value) if _id_type(raw) == _DB_POINTER else value})
 
 
 def _id_type(raw: RawBSONDocument) -> int | None:
@@ -195,7 +226,7 @@ def _decoded(value: Any) -> Any:
     return value_of(0x03, bytes(value.raw)) if isinstance(value, RawBSONDocument) else value
 
 
-def _sent(update: Any, raw: RawBSONDocument) -> Any:
+def sent_update(update: Any, raw: RawBSONDocument) -> Any:
     """Return an update of the stored document `raw` in a form that the driver can send."""
     if not isinstance(update, list):
         return writable(update)
@@ -207,7 +238,7 @@ def _sent(update: Any, raw: RawBSONDocument) -> Any:
 
 def _unchanged(raw: RawBSONDocument, stamp: Any, *, compare: bool) -> dict[str, Any]:
     """Return the filter that matches the document only in the state that was read."""
-    wanted: dict[str, Any] = {"_id": writable({"$eq": _exact_id(raw)})}
+    wanted: dict[str, Any] = {"_id": exact_id(raw)}
     if stamp is None:
         wanted[f"{FIELD}.v"] = {"$exists": False}
     elif isinstance(stamp, Mapping) and (version := version_in(stamp)) is not None:

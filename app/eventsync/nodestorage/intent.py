@@ -12,6 +12,7 @@ from typing import Any, Final
 import bson
 from bson.errors import BSONError, InvalidDocument
 from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.bson_scan.opaque import UnreadableDocument, encode, is_odd, opaques
@@ -36,9 +37,9 @@ _OPAQUE: Final = "a value that can't be read as its type says ($opaque) may only
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Insert this document."""
+    """Insert this document, which may be encoded."""
 
-    document: Document
+    document: Document | RawBSONDocument
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ class WritePolicy:
     batch_concurrency: int = _default("batch_concurrency")
     operation_keys: int = _default("operation_keys")
     operation_bytes: int = _default("operation_bytes")
+    groups: int = _default("write_groups")
+    group_operations: int = _default("write_group_operations")
+    group_bytes: int = _default("write_group_bytes")
+    cache_bytes: int = _default("write_cache_bytes")
 
     @classmethod
     def of(cls, settings: Settings) -> WritePolicy:
@@ -47,4 +51,8 @@ class WritePolicy:
             batch_concurrency=settings.batch_concurrency,
             operation_keys=settings.operation_keys,
             operation_bytes=settings.operation_bytes,
+            groups=settings.write_groups,
+            group_operations=settings.write_group_operations,
+            group_bytes=settings.write_group_bytes,
+            cache_bytes=settings.write_cache_bytes,
         )

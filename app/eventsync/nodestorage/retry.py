@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -30,6 +31,16 @@ def waits() -> wait_random_exponential:
     return wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
 
 
+def pause_after(attempts: int) -> float:
+    """Return such a wait in seconds, after so many attempts."""
+    return random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(attempts - 1, 16)))
+
+
+def lost_too_often(tries: int) -> Conflict:
+    """Return the error after so many lost races."""
+    return Conflict(f"other writers were faster {tries} times; try again later")
+
+
 async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T:
     """Call `attempt` until it loses no race.
 
@@ -50,7 +61,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T
         cause = failure.last_attempt.exception()
         tries = failure.last_attempt.attempt_number
         if cause is None or isinstance(cause, Lost):
-            raise Conflict(f"other writers were faster {tries} times; try again later") from cause
+            raise lost_too_often(tries) from cause
         if getattr(cause, "code", None) == _WRITE_CONFLICT:
             # MongoDB 6 reports both with the same code.
             reason = "other writers were faster, or the transaction is too large for MongoDB's cache"

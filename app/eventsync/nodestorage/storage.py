@@ -11,6 +11,7 @@ from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
 from eventsync.domain.condition import Condition
+from eventsync.domain.ids import format_id
 from eventsync.domain.values.extended_json import Document, JsonText
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.errors import EventsyncError, Malformed, TooLarge
@@ -19,10 +20,12 @@ from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.bulk import BulkWrite, BulkWriter
 from eventsync.nodestorage.deciding import Decider
 from eventsync.nodestorage.documents import Collections
+from eventsync.nodestorage.group_commit import GROUPED_BYTES
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.node import Node
 from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.recent import RecentDocuments
 from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.transactions import Transactions
 from eventsync.nodestorage.writer import OperationWriter
@@ -55,7 +58,10 @@ class NodeStorage:
         self._collections = Collections(database, offload)
         self._decider = Decider(policy, offload)
         transactions = Transactions(database.client, policy)
-        self._writer = OperationWriter(self._collections, self._records, transactions, policy, self._decider)
+        self._recent = RecentDocuments(policy.cache_bytes)
+        self._writer = OperationWriter(
+            self._collections, self._records, transactions, policy, self._decider, self._recent
+        )
 
     async def ensure_indexes(self) -> None:
         """Create the index that expires idempotency keys."""
@@ -68,6 +74,8 @@ class NodeStorage:
         with translated(f"a document of {collection} can't be read"):
             raw = await self._collections.of(collection).read(id)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
+        if raw is not None and len(raw.raw) <= GROUPED_BYTES:
+            self._recent.put(collection, format_id(id), raw)
         return None if raw is None else await self._decider.node(raw)
 
     async def find(self, collection: str, *, after: Any | None, limit: int, encoded: bool = False) -> list[Node]:

@@ -59,18 +59,21 @@ class Transactions:
         commit stays unknown.
         """
 
-        async def once() -> T:
+        async def attempt() -> T:
             try:
-                return await self._once(body)
+                return await self.once(body)
             except ConfigurationError as error:
                 if not knows_no_sessions(error):
                     raise
                 await forget_connections(self._client)
                 raise Lost from error  # nothing was sent: the next attempt has another connection
 
-        return await retried(once, self._policy)
+        return await retried(attempt, self._policy)
 
-    async def _once(self, body: Callable[[Session], Awaitable[T]]) -> T:
+    async def once(self, body: Callable[[Session], Awaitable[T]]) -> T:
+        """Make one attempt. Raises `Unavailable` if the outcome of the commit stays unknown; otherwise after an error
+        nothing is committed.
+        """
         session = await _settled(self._client.start_session())
         try:
             options = {"read_concern": ReadConcern("snapshot"), "write_concern": _DURABLE}

@@ -18,10 +18,12 @@ from eventsync.mongodb.errors import duplicate_fields, refusal, translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, FoundDocument
+from eventsync.nodestorage.group_commit import DeleteGroups, GroupCommit, WriteGroups
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite
 from eventsync.nodestorage.operations import WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.recent import RecentDocuments
 from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.retry import Lost, is_transient, retried
 from eventsync.nodestorage.transactions import Session, Transactions
@@ -37,6 +39,7 @@ class OperationWriter:
         transactions: Transactions,
         policy: WritePolicy,
         decider: Decider,
+        recent: RecentDocuments,
     ) -> None:
         self._collections = collections
         self._records = records
@@ -44,6 +47,11 @@ class OperationWriter:
         self._policy = policy
         self._decider = decider
         self._document_locks = DocumentLocks()
+        self._recent = recent
+        write_groups = WriteGroups(collections, decider, policy, recent)
+        delete_groups = DeleteGroups(collections, decider, transactions, self._deleted)
+        self._writes = GroupCommit(write_groups.attempt, policy, chains=True)
+        self._deletes = GroupCommit(delete_groups.attempt, policy, chains=False)
 
     async def one(self, operation: WriteOperation, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """Carry out one operation."""
@@ -57,6 +65,10 @@ class OperationWriter:
         """Carry out an operation that was prepared."""
         intent = decision.intent
         with translated_write(_doing(intent)):
+            if idempotency is None:
+                groups = self._deletes if intent.transacts else self._writes
+                if (result := await groups.write(decision, author)) is not None:
+                    return result
             if idempotency is None and not intent.transacts:
                 async with self._document_locks.of(name_of(intent), within=self._policy.deadline):
                     return await retried(lambda: self._alone(decision, author), self._policy)
@@ -74,10 +86,16 @@ class OperationWriter:
         with translated_write("the transaction can't be made"):
             return await self._together(decisions, author, idempotency, numbered=True)
 
+    async def _deleted(self, decision: Decision, author: Author) -> WriteResult:
+        """Make one delete in a transaction of its own."""
+        [result] = await self._together([decision], author, None)
+        return result
+
     async def _alone(self, decision: Decision, author: Author) -> WriteResult:
         """Make one attempt without a transaction. Raises `Lost`."""
         intent = decision.intent
         documents = self._collections.of(intent.collection)
+        self._recent.drop(intent.collection, format_id(intent.id))
         raw, twin = await documents.find(intent.id) if intent.reads else FoundDocument(None)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         change = await self._decider.decide(decision, raw, author)
@@ -123,6 +141,7 @@ class OperationWriter:
     async def _step(self, decision: Decision, author: Author, session: Session, budget: _Budget) -> WriteResult:
         intent = decision.intent
         documents = self._collections.of(intent.collection)
+        self._recent.drop(intent.collection, format_id(intent.id))
         raw, twin = await documents.find(intent.id, session) if intent.reads else FoundDocument(None)
         before = 0 if raw is None else len(raw.raw)
         budget.take(before)

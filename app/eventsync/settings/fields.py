@@ -195,6 +195,25 @@ class Fields(BaseSettings):
         gt=0,
         description="Maximum expected delay of a write in one server process, in seconds: writes in progress by the rate at which they are done. While it is longer, new writes are answered 503 `overloaded` at once, with `Retry-After`.",
     )
+    write_groups: int = Field(
+        2,
+        ge=1,
+        description="Maximum number of groups of writes of one collection under way at a time. A write that arrives meanwhile goes with the next group.",
+    )
+    write_group_operations: int = Field(
+        64, ge=1, le=1000, description="Maximum number of writes in one group. With 1, each goes alone."
+    )
+    write_group_bytes: int = Field(
+        MIB,
+        ge=KIB,
+        le=16 * MIB,
+        description="Maximum number of bytes of the documents in one group, before and after the writes. A document of over 16 KiB is not in any group.",
+    )
+    write_cache_bytes: int = Field(
+        32 * MIB,
+        ge=0,
+        description="Maximum number of bytes of documents that a process has read or written last and keeps for its next write of them, which then needs no read: the write itself compares the stored document. 0 switches it off.",
+    )
     operation_ttl: float = Field(86400.0, gt=0, description="Time that an idempotency key is remembered, in seconds.")
     operation_keys: int = Field(
         10_000_000,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import bson
 import pytest
 from bson.int64 import Int64
 from pymongo import AsyncMongoClient
@@ -66,7 +68,7 @@ def names(sent: list[dict[str, Any]]) -> list[str]:
     return [next(iter(command)) for command in sent]
 
 
-async def test_an_update_is_one_find_and_one_find_and_modify(
+async def test_a_write_of_a_known_document_is_one_update_which_compares_it(
     watched: NodeStorage, commands: Commands, author: Author
 ) -> None:
     await watched.create("orders", {"_id": 1, "n": 1, "deep": {"list": [1, 2], "x": 1}}, author=author)
@@ -74,21 +76,54 @@ async def test_an_update_is_one_find_and_one_find_and_modify(
     assert insert["writeConcern"] == MAJORITY
     # Once a collection: whether it has a collation.
     await watched.find_one_and_update("orders", 1, MergePatch({"n": 2}), author=author)
-    assert names(commands.take()) == ["find", "listCollections", "findAndModify"]
+    assert names(commands.take()) == ["listCollections", "update"]
 
     patch = JsonPatch([{"op": "replace", "path": "/deep/list/1", "value": 3}, {"op": "remove", "path": "/deep/x"}])
     await watched.find_one_and_update("orders", 1, patch, Condition.at_version(2), author=author)
-    find, modify = commands.take()
-    assert find["filter"] == {"_id": {"$eq": 1}}
-    assert find["readConcern"]["level"] == "majority"
-    assert modify["query"]["_id"] == {"$eq": 1}
-    assert modify["query"]["_sync.v"] == {"$eq": 2}
-    assert modify["writeConcern"] == MAJORITY
+    [update] = commands.take()
+    assert update["writeConcern"] == MAJORITY
+    [statement] = update["updates"]
+    assert statement["q"]["_id"] == {"$eq": 1}
     stamp = {"v": Int64(3), "op": "operation-1", "by": "tester"}
-    assert modify["update"] == {"$set": {"deep.list.1": 3, "_sync": stamp}, "$unset": {"deep.x": ""}}
+    assert statement["u"] == {"$set": {"deep.list.1": 3, "_sync": stamp}, "$unset": {"deep.x": ""}}
+    [_, _, compared] = statement["q"]["$expr"]["$cond"][0]["$and"]
+    assert bson.decode(compared["$eq"][1]["$literal"].raw) == {
+        "_id": 1,
+        "n": 2,
+        "deep": {"list": [1, 2], "x": 1},
+        "_sync": {"v": 2, "op": "operation-1", "by": "tester"},
+    }
 
     await watched.find_one_and_update("orders", 1, MergePatch({}), author=author)
-    assert names(commands.take()) == ["find"]
+    [find] = commands.take()
+    assert find["filter"] == {"_id": {"$eq": 1}}, "that nothing changes is not decided on a guess"
+    assert find["readConcern"]["level"] == "majority"
+
+
+async def test_a_guess_that_another_writer_made_wrong_costs_one_more_round(
+    watched: NodeStorage, outside: Any, commands: Commands, author: Author
+) -> None:
+    await watched.create("orders", {"_id": 1, "n": 1}, author=author)
+    await outside.orders.update_one({"_id": 1}, {"$set": {"m": 5}})
+    commands.take()
+    result = await watched.find_one_and_update("orders", 1, MergePatch({"n": 2}), author=author)
+    assert names(commands.take()) == ["listCollections", "update", "find", "update"]
+    assert result.document == {"_id": 1, "n": 2, "m": 5}
+
+
+async def test_writes_that_arrive_together_are_one_command(
+    watched: NodeStorage, commands: Commands, author: Author
+) -> None:
+    created = [watched.create("orders", {"_id": number, "n": 0}, author=author) for number in range(20)]
+    await asyncio.gather(*created)
+    [insert] = commands.take()
+    assert len(insert["documents"]) == 20
+    edits = [watched.find_one_and_update("orders", n, MergePatch({"n": 1}), author=author) for n in range(20)]
+    await asyncio.gather(*edits)
+    _, update = commands.take()
+    assert len(update["updates"]) == 20
+    await asyncio.gather(*(watched.delete("orders", n, author=author) for n in range(20)))
+    assert names(commands.take()) == ["find", "update", "delete", "commitTransaction"]
 
 
 async def test_transactions_are_majority_committed(watched: NodeStorage, commands: Commands, author: Author) -> None:

@@ -1,0 +1,209 @@
+"""Several writes in one `insert` and one `update` command, with the exact outcome of each.
+
+MongoDB answers an `update` of many statements with the number of documents that matched, not with their ids. Each
+statement therefore *fails* where the stored document is not the one that was read: its filter then converts a word to a
+number. The failure names the statement. Only a document that is gone fails silently. Such a statement lowers the number
+of matches, and the stamps of the documents tell which one it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
+from pymongo import InsertOne, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteConcernError, WriteError
+
+from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.ids import IdText
+from eventsync.domain.stamp import Stamp
+from eventsync.domain.values.extended_json import RAW_CODEC, decode
+from eventsync.errors import Unavailable
+from eventsync.mongodb.errors import is_in_doubt
+from eventsync.nodestorage.documents import Documents, exact_id, sent_update
+from eventsync.nodestorage.intent import Insert, Modify
+from eventsync.nodestorage.number_types import NumberTypes
+from eventsync.nodestorage.retry import Lost
+
+_LOST: Final = "eventsync: another state "
+"""The word that is no number. It marks the failure of a guard among other failures of conversions."""
+
+_FAIL: Final = {"$toInt": {"$concat": [_LOST, {"$toString": {"$bsonSize": "$$ROOT"}}]}}
+"""It depends on the document, because MongoDB computes constants before it looks at any."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedWrite:
+    """A write of a group. `stamp` is what it leaves in the document.
+
+    `state` is the document that a `Modify` was decided on, and `numbers` the types to compare besides.
+    """
+
+    key: IdText
+    id: Any
+    write: Insert | Modify
+    stamp: Stamp
+    state: RawBSONDocument | None = None
+    numbers: NumberTypes | None = None
+
+
+async def write_group(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Exception | None]:
+    """Make the writes, several of one document in their order. Return for each its error, or None if it was made.
+
+    The error is `Lost` if the stored document is not the `state`, `Unavailable` if the outcome is unknown, or the
+    driver's.
+    """
+    inserts = [index for index, each in enumerate(writes) if isinstance(each.write, Insert)]
+    updates = [index for index, each in enumerate(writes) if isinstance(each.write, Modify)]
+    outcomes: list[Exception | None] = [None] * len(writes)
+
+    async def send(indexes: list[int]) -> None:
+        made = await _sent(documents, [writes[index] for index in indexes])
+        for index, outcome in zip(indexes, made, strict=True):
+            outcomes[index] = outcome
+
+    # An update may change a document that an insert of the same group makes.
+    if inserts:
+        await send(inserts)
+    if updates:
+        await send(updates)
+    return outcomes
+
+
+async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Exception | None]:
+    """Send one command: either all of the writes are inserts, or none is."""
+    try:
+        done = (await documents.collection.bulk_write(list(map(_request, writes)), ordered=False)).bulk_api_result
+    except BulkWriteError as error:
+        done = error.details
+    except (PyMongoError, BSONError) as error:
+        return (
+            await _confirmed(documents, writes, [error] * len(writes)) if is_in_doubt(error) else [error] * len(writes)
+        )
+    outcomes: list[Exception | None] = [None] * len(writes)
+    for refused in done["writeErrors"]:
+        outcomes[refused["index"]] = _error(refused)
+    made = [index for index, outcome in enumerate(outcomes) if outcome is None]
+    if doubts := done["writeConcernErrors"]:
+        for index in made:
+            outcomes[index] = WriteConcernError(doubts[0].get("errmsg", ""), doubts[0].get("code"), doubts[0])
+        return await _confirmed(documents, writes, outcomes)
+    if silent := len(made) - done["nMatched"] - done["nInserted"]:
+        return await _counted(documents, writes, outcomes, silent)
+    return outcomes
+
+
+def _request(each: GroupedWrite) -> InsertOne[Any] | UpdateOne:
+    if isinstance(each.write, Insert):
+        return InsertOne(each.write.document)
+    if each.state is None:
+        raise AssertionError("an update is decided on a document")
+    same = [
+        {"$eq": [{"$bsonSize": "$$ROOT"}, len(each.state.raw)]},
+        *({"$eq": [{"$type": f"${path}"}, kind]} for path, kind in (each.numbers or {}).items()),
+        {"$eq": ["$$ROOT", {"$literal": each.state}]},
+    ]
+    guard = {"$expr": {"$cond": [{"$and": same}, True, _FAIL]}}
+    return UpdateOne({"_id": exact_id(each.state)} | guard, sent_update(each.write.update, each.state))
+
+
+def _error(refused: Mapping[str, Any]) -> Exception:
+    """Return the error of one statement. It keeps no documents."""
+    text, code = str(refused.get("errmsg", "")), refused.get("code")
+    details = {name: value for name, value in refused.items() if name != "op"}
+    if _LOST in text:
+        return Lost()
+    return DuplicateKeyError(text, code, details) if code == _DUPLICATE else WriteError(text, code, details)
+
+
+async def _confirmed(
+    documents: Documents, writes: Sequence[GroupedWrite], outcomes: list[Exception | None]
+) -> list[Exception | None]:
+    """Replace errors that leave the outcome open by None where the stored document shows that the write was made."""
+    try:
+        made = await _made(documents, writes)
+    except PyMongoError:
+        return outcomes  # the first error says what is known
+    return [
+        None if index in made and (outcome is None or is_in_doubt(outcome)) else outcome
+        for index, outcome in enumerate(outcomes)
+    ]
+
+
+async def _counted(
+    documents: Documents, writes: Sequence[GroupedWrite], outcomes: list[Exception | None], silent: int
+) -> list[Exception | None]:
+    """Find the `silent` updates among those without an error whose documents were gone."""
+    open_ = [index for index, outcome in enumerate(outcomes) if outcome is None]
+    try:
+        made = await _made(documents, writes)
+    except PyMongoError:
+        made = set()
+    missing = [index for index in open_ if index not in made]
+    # With more missing than silent, another writer has changed or deleted a document since.
+    known = len(missing) == silent
+    for index in missing:
+        outcomes[index] = Lost() if known else Unavailable(_UNKNOWN)
+    return outcomes
+
+
+async def _made(documents: Documents, writes: Sequence[GroupedWrite]) -> set[int]:
+    """Return the indexes of the writes that stored documents show, at majority read concern."""
+    stamps = await documents.stamps([each.id for each in writes])
+    made: set[int] = set()
+    seen: set[IdText] = set()
+    for index in reversed(range(len(writes))):
+        # A later write of the same document was decided on the state that the earlier one makes.
+        if writes[index].key in seen or stamps.get(writes[index].key) == writes[index].stamp:
+            made.add(index)
+            seen.add(writes[index].key)
+    return made
+
+
+def state_after(write: Insert | Modify, state: RawBSONDocument | None) -> RawBSONDocument | None:
+    """Return the document as MongoDB stores it after the write, or None if that is not certain.
+
+    MongoDB appends new fields in the order of their names.
+    Source: https://www.mongodb.com/docs/manual/reference/operator/update/set/
+    """
+    if isinstance(write, Insert):
+        return RawBSONDocument(encode(write.document), RAW_CODEC)
+    if state is None or type(write.update) is not dict:
+        return None
+    document = decode(bytes(state.raw))
+    if type(document) is not dict:
+        return None
+    try:
+        for path in write.update.get("$unset", ()):
+            target, name = _place(document, path)
+            del target[name]
+        for path, value in sorted(write.update.get("$set", {}).items(), key=_by_name):
+            target, name = _place(document, path)
+            if isinstance(target, dict) and name not in target and name.isdigit():
+                return None  # MongoDB orders numbers by value
+            target[name] = value
+    except (KeyError, IndexError, ValueError, TypeError):
+        return None
+    return RawBSONDocument(encode(document), RAW_CODEC)
+
+
+def _by_name(item: tuple[str, Any]) -> list[str]:
+    return item[0].split(".")
+
+
+def _place(document: dict[str, Any], path: str) -> tuple[Any, Any]:
+    """Return the object or array that a path leads into, and the name or index in it."""
+    *way, name = path.split(".")
+    target: Any = document
+    for part in way:
+        target = target[int(part)] if isinstance(target, list) else target[part]
+    return target, int(name) if isinstance(target, list) else name
+
+
+_DUPLICATE: Final = 11000
+_UNKNOWN: Final = (
+    "the outcome is unknown, the write may have been made: another writer has changed or deleted the document since"
+)

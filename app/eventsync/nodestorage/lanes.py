@@ -1,0 +1,178 @@
+"""Grouping of writes that arrive together.
+
+A write that is alone goes at once. Writes that arrive while groups are under way go together with the next one. A
+document is in one group at a time, and its writes keep their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
+from typing import Any, NamedTuple
+
+from eventsync.domain.ids import IdText
+from eventsync.errors import Conflict
+from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.deciding import Decision
+from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.result import WriteResult
+from eventsync.nodestorage.retry import lost_too_often, pause_after
+
+
+class QueuedWrite:
+    """A write that waits for its group, and then for its outcome.
+
+    `done` gets the result, the error, or None if the write has to go alone.
+    """
+
+    __slots__ = ("attempts", "author", "began", "context", "decision", "done", "key", "started")
+
+    def __init__(self, decision: Decision, author: Author, key: IdText) -> None:
+        self.decision = decision
+        self.author = author
+        self.key = key
+        self.context = copy_context()
+        self.done: asyncio.Future[WriteResult | None] = asyncio.get_running_loop().create_future()
+        self.began = time.monotonic()
+        self.attempts = 0
+        self.started = False
+
+    def settle(self, outcome: WriteResult | BaseException | None) -> None:
+        """Tell the writer, unless it has gone."""
+        if self.done.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
+
+    def expire(self, within: float) -> None:
+        """Give up a write that is not in a group yet."""
+        if not self.started:
+            name = f"{self.decision.intent.collection}/{self.key}"
+            self.settle(Conflict(f"other writers of {name} took longer than {within:g} s; try again later"))
+
+
+class Retry(NamedTuple):
+    """The writes of a group to try again, in their order. With `raced`, after a pause: another writer was faster."""
+
+    writes: Sequence[QueuedWrite]
+    raced: bool
+
+
+Attempt = Callable[[Sequence[QueuedWrite]], Awaitable[Retry]]
+"""Makes a group of writes, settles those whose outcome is certain, and returns the others."""
+
+
+class Lane:
+    """The writes of one collection."""
+
+    def __init__(self, attempt: Attempt, policy: WritePolicy, *, chains: bool) -> None:
+        """With `chains`, a group may have several writes of one document."""
+        self._attempt = attempt
+        self._policy = policy
+        self._chains = chains
+        self._ready: deque[QueuedWrite] = deque()
+        self._behind: dict[IdText, deque[QueuedWrite]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._is_starting = False
+
+    @property
+    def is_idle(self) -> bool:
+        """True while no write waits or is under way."""
+        return not (self._ready or self._behind or self._tasks)
+
+    async def write(self, decision: Decision, author: Author, key: IdText) -> WriteResult | None:
+        """Make a write with a group. Return None if it has to go alone. Raises its error."""
+        queued = QueuedWrite(decision, author, key)
+        behind = self._behind.get(key)
+        (self._ready if behind is None else behind).append(queued)
+        self._start()
+        deadline = self._policy.deadline
+        expiry = asyncio.get_running_loop().call_later(deadline, queued.expire, deadline)
+        try:
+            return await queued.done
+        finally:
+            expiry.cancel()
+
+    def _start(self) -> None:
+        """Begin a group if there may be one more. It takes the writes that are there when its task runs."""
+        if self._ready and not self._is_starting and self._under_way < self._policy.groups:
+            self._is_starting = True
+            self._under_way += 1
+            self._spawn(self._groups())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # The work is for several requests, so it runs in the context of none.
+        task = asyncio.create_task(work, context=Context(), name="write group")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _groups(self) -> None:
+        self._is_starting = False
+        try:
+            while group := self._take():
+                self._start()
+                await self._carry_out(group)
+        finally:
+            self._under_way -= 1
+            self._start()
+
+    def _take(self) -> list[QueuedWrite]:
+        """Return the next group, and hold its documents."""
+        group: list[QueuedWrite] = []
+        keys: set[IdText] = set()
+        later: list[QueuedWrite] = []
+        while self._ready and len(group) < self._policy.group_operations:
+            queued = self._ready.popleft()
+            if queued.done.done():
+                continue
+            if (behind := self._behind.get(queued.key)) is not None:
+                behind.append(queued)
+            elif queued.key in keys and not self._chains:
+                later.append(queued)
+            else:
+                queued.started = True
+                keys.add(queued.key)
+                group.append(queued)
+        self._behind.update((key, deque()) for key in keys)
+        for queued in later:
+            self._behind[queued.key].append(queued)
+        return group
+
+    async def _carry_out(self, group: Sequence[QueuedWrite]) -> None:
+        """Attempt a group, and let go of its documents. Lost races are tried again by a task of their own."""
+        retry = Retry((), raced=False)
+        try:
+            retry = await self._attempt(group)
+        except BaseException as error:
+            for queued in group:
+                if isinstance(error, Exception):
+                    queued.settle(error)
+                else:
+                    queued.done.cancel()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            again = [queued for queued in retry.writes if self._may_try_again(queued)]
+            for key in {queued.key for queued in group} - {queued.key for queued in again}:
+                self._ready.extendleft(reversed(self._behind.pop(key)))
+            if again:
+                pause = pause_after(max(queued.attempts for queued in again)) if retry.raced else 0.0
+                self._spawn(self._after(pause, again))
+
+    async def _after(self, pause: float, group: Sequence[QueuedWrite]) -> None:
+        await asyncio.sleep(pause)
+        await self._carry_out(group)
+        self._start()
+
+    def _may_try_again(self, queued: QueuedWrite) -> bool:
+        queued.attempts += 1
+        late = time.monotonic() - queued.began >= self._policy.deadline
+        if late or queued.attempts >= self._policy.attempts:
+            queued.settle(lost_too_often(queued.attempts))
+        return not queued.done.done()
