@@ -1,23 +1,29 @@
 """Versioned writes of the user's documents. Each result carries the exact difference that the write made.
 
-A write takes one `find` and one `findAndModify`. It reads the document, decides the new state (`intent`, pure), and
-sends the smallest `$set` / `$unset` that produces it, together with `_sync: {v, op, by}`. A write that changes nothing
-sends nothing. The filter names the version that was read and compares the whole document (`documents`). So a write
-never overwrites a change that it has not read, whether that change came through the API or not.
+A write reads the document, decides the new state (`intent`, pure), and sends the smallest `$set` / `$unset` that
+produces it, together with `_sync: {v, op, by}`. A write that changes nothing sends nothing. The write compares the
+whole stored document with the one that was read, so it never overwrites a change that it has not read, whether that
+change came through the API or not.
+
+Writes that arrive together are a group (`lanes`, `group_commit`): one `find`, one `insert` and one `update` for all of
+them, with the exact outcome of each (`grouped_write`). A document that this process has written or read last needs no
+`find` (`recent`): the write itself compares the guess, and a wrong guess costs one more round.
 
 After a lost race the document is read and decided again, with jittered waits, within the bounds of `WritePolicy`
 (`retry`). A write with a `condition` raises `VersionMismatch` as soon as the document does not satisfy it. Writers in
-one process do not race: they take turns for each document (`writer.DocumentLocks`).
+one process do not race: they take turns for each document.
 
 Four kinds of write run in a MongoDB transaction (`transactions`), which excludes races:
 
 - several operations at once (`transact`);
 - a write with an idempotency key, because its record commits with the write (`idempotency`);
-- a delete, because it first stamps the document, so that the change stream shows the author and the operation;
+- a delete, because it first stamps the document, so that the change stream shows the author and the operation; deletes
+  that arrive together share a transaction;
 - a document that a filter compares badly: one over 256 KiB, or in a collection with a collation.
 
-Documents are compared by MongoDB's equality. One outside write goes unnoticed: a write between our read and our write
-that changes only the type of a number (5 to 5.0), in a field that our write sets too.
+Documents are compared by MongoDB's equality, and by their size. One outside write goes unnoticed: a write between our
+read and our write that changes only the type of a number to another of the same size (an int64 5 to 5.0), in a field
+that our write sets too.
 
 All reads and writes use majority concern, whatever the given database object says. The package uses only calls that
 PyMongo's async API and Motor share, so both work.

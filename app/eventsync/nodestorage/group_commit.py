@@ -66,11 +66,7 @@ class GroupCommit:
         collection = decision.intent.collection
         if (lane := self._lanes.get(collection)) is None:
             lane = self._lanes[collection] = Lane(self._attempt, self._policy, chains=self._chains)
-        try:
-            return await lane.write(decision, author, format_id(decision.intent.id))
-        finally:
-            if lane.is_idle:
-                self._lanes.pop(collection, None)
+        return await lane.write(decision, author, format_id(decision.intent.id))
 
 
 @dataclass(slots=True)

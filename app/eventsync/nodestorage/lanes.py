@@ -81,11 +81,6 @@ class Lane:
         self._under_way = 0
         self._is_starting = False
 
-    @property
-    def is_idle(self) -> bool:
-        """True while no write waits or is under way."""
-        return not (self._ready or self._behind or self._tasks)
-
     async def write(self, decision: Decision, author: Author, key: IdText) -> WriteResult | None:
         """Make a write with a group. Return None if it has to go alone. Raises its error."""
         queued = QueuedWrite(decision, author, key)
