@@ -17,7 +17,7 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from support.failpoints import blocking
 from support.systems import running_system, tracked
-from support.waiting import patience
+from support.waiting import eventually, patience
 
 _COMMANDS = [
     "find",
@@ -67,6 +67,11 @@ async def url(settings: Settings) -> AsyncIterator[str]:
         async with httpx.AsyncClient(base_url=found, timeout=patience(20)) as api:
             for number in (1, 4, 5):
                 (await api.put(f"{DOCUMENTS}/{number}", json={"n": 1})).raise_for_status()
+
+            async def has_followed() -> bool:
+                return bool(str((await api.get("/readyz")).json()["position"]).endswith(":3"))
+
+            await eventually(has_followed)
         yield found
 
 
