@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -24,11 +25,17 @@ _LATE: Final = 0.02
 _TIMES: Final = 2
 """Times as long as a journaled write takes that a delay must last: on a slow or busy member everything is late."""
 
-_IN_A_ROW: Final = 2
-"""Late reads in a row that start the flushing."""
+_READS: Final = 5
+_MOST: Final = 4
+"""Late reads of the last `_READS` that start the flushing. Of changes that wait for the journal, four in five are late;
+on a busy machine others are now and then.
+"""
 
 _HOLD: Final = 5.0
 """Seconds of flushing. Then it stops, and the next reads show whether changes wait without it."""
+
+_REMEMBERED: Final = 2
+"""Late reads that count after it, as if there had been no flushing."""
 
 _IDLE: Final = 1.0
 """Seconds without a change after which flushing stops."""
@@ -42,7 +49,7 @@ class JournalFlusher:
         self._log = log
         self._interval = interval
         self._delays = CommitDelay()
-        self._late = 0
+        self._late: deque[bool] = deque(maxlen=_READS)
         self._changed = float("-inf")
         self._until = float("-inf")
         self._wanted = asyncio.Event()
@@ -64,8 +71,8 @@ class JournalFlusher:
         self._changed = time.monotonic()
         if self.delay is not None:
             return  # It shows nothing while the journal is flushed.
-        self._late = self._late + 1 if delay > max(_LATE, _TIMES * journaled) else 0
-        if self._late >= _IN_A_ROW:
+        self._late.append(delay > max(_LATE, _TIMES * journaled))
+        if sum(self._late) >= _MOST:
             self._begin(delay)
 
     def _begin(self, delay: float) -> None:
@@ -99,7 +106,9 @@ class JournalFlusher:
             except Unavailable as error:
                 logger.debug("log %s: %s", self._log, error.diagnosis)
             self._wanted.clear()
-            self._late, self.delay = 0, None
+            self._late.clear()
+            self._late.extend([True] * _REMEMBERED)
+            self.delay = None
 
     async def _flush(self) -> None:
         async with self._logs.journal() as flush:
