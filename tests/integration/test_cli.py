@@ -17,7 +17,7 @@ import pytest
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.change_stream import token_time, watch
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stats.overview import JOBS
@@ -110,6 +110,7 @@ async def test_status_before_anything_has_run(run: Run) -> None:
         "leader": None,
         "lag": None,
         "clients": None,
+        "journal_delay": None,
         "checkpoint": None,
         "collections": [],
         "tiers": None,
@@ -149,6 +150,16 @@ async def test_status_after_the_leader_has_gone(settings: Settings, stores: Stor
     result = await run("status")
     assert result.exit_code == 1
     assert "expired or was released" in result.stdout
+
+
+async def test_status_says_that_the_journal_is_flushed(stores: Stores, run: Run) -> None:
+    async with watch(stores.data, []) as stream:
+        token, time = stream.token, token_time(stream.token)
+    log = await stores.logs.begin(None, cluster="one", reason="the first log", token=token, time=time)
+    await stores.logs.checkpoint(log.id, Seq(0), token, time, 0.052)
+    assert json.loads((await run("status", "--json")).stdout)["journal_delay"] == 0.052
+    shown = " ".join((await run("status")).stdout.split())
+    assert "wait 52 ms for it otherwise (mongod --journalCommitInterval)" in shown
 
 
 async def test_status_counts_what_no_worker_has_read(settings: Settings, stores: Stores, run: Run) -> None:

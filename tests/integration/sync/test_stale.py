@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import httpx
+from bson.timestamp import Timestamp
 from websockets.asyncio.client import ClientConnection
 
 from eventsync.domain.positions import LogId, Seq
@@ -36,6 +37,19 @@ async def test_health_before_the_first_checkpoint_has_no_lag(settings: Settings,
     health = await service.health()
     assert (health.leader, health.sequencer_live, health.lag_seconds) == ("a worker", False, None)
     assert health.detail == "a worker leads, but has made no progress since this server started"
+
+
+async def test_health_says_that_the_journal_is_flushed(settings: Settings, stores: Stores) -> None:
+    log = LogId("abcd2345")
+    service = SyncService(stores, settings, tailing=stores)
+    service.window.start(log, Seq(0))
+    service.feed.state.heard = service.feed.state.sequenced = time.monotonic()
+    service.feed.state.live = True
+    assert await stores.leases.acquire(SEQUENCING, "a worker", 60.0)
+    await stores.logs.checkpoint(log, Seq(0), "82AA", Timestamp(5, 1), 0.052)
+    health = await service.health()
+    assert (health.status, health.journal_delay) == ("ready", 0.052)
+    assert health.detail == "the worker flushes MongoDB's journal for writers with w: 1 (a delay of 0.052 s)"
 
 
 async def test_clients_and_operators_see_that_no_worker_makes_progress(settings: Settings) -> None:
