@@ -18,7 +18,8 @@ from eventsync.nodestorage.idempotency import Idempotency
 from eventsync.nodestorage.operations import WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.writer import OperationWriter, name_of
+from eventsync.nodestorage.transaction_steps import name_of
+from eventsync.nodestorage.writer import OperationWriter
 
 T = TypeVar("T")
 

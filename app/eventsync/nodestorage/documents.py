@@ -7,6 +7,7 @@ Otherwise the filter does: it compares the version and, because other writers do
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
-from pymongo import ASCENDING, DeleteOne, UpdateOne
+from pymongo import ASCENDING, DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import OperationFailure
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
@@ -92,15 +93,27 @@ class Documents:
 
     async def find_all(self, ids: Sequence[Any], session: Session | None = None) -> dict[IdText, RawBSONDocument]:
         """Return the stored documents with these ids, by the text of the id, and those that MongoDB takes for them."""
+        return await self.find_within(ids, sys.maxsize, session) or {}
+
+    async def find_within(
+        self, ids: Sequence[Any], max_bytes: int, session: Session | None = None
+    ) -> dict[IdText, RawBSONDocument] | None:
+        """Find documents as `find_all` does. Return None if they have more than `max_bytes`."""
         found: dict[IdText, RawBSONDocument] = {}
+        size = 0
         async with self._large if self._has_large else nullcontext():
             batch = self._size.documents(len(ids) + 1)
-            async for raw in self._collection.find({"_id": query_of(*ids)}, batch_size=batch, session=session):
+            cursor = self._collection.find({"_id": query_of(*ids)}, batch_size=batch, session=session)
+            async for raw in cursor:
                 found[format_id(field_of(raw.raw, "_id"))] = raw
+                size += len(raw.raw)
+                if size > max_bytes:
+                    await cursor.close()
+                    break
         sizes = [len(raw.raw) for raw in found.values()]
         self._size.learn(sizes)
         self._has_large = self._has_large or max(sizes, default=0) > _LARGE
-        return found
+        return found if size <= max_bytes else None
 
     async def stamps(self, ids: Sequence[Any]) -> dict[IdText, Stamp]:
         """Return the stamps of the stored documents with these ids, by the text of the id."""
@@ -172,6 +185,19 @@ class Documents:
         if modified is None:
             raise Lost
 
+    async def write_all(self, changes: Sequence[tuple[PlannedWrite, RawBSONDocument | None]], session: Session) -> None:
+        """Make several writes in a transaction as `write` does, in order. Either all of them are deletes, or none is.
+
+        Those of one kind that follow each other are one command. Deletes stamp all documents first.
+        """
+        requests = [_request(change, raw) for change, raw in changes]
+        updates = sum(isinstance(request, UpdateOne) for request in requests)
+        removed = [raw for change, raw in changes if raw is not None and isinstance(change.write, Remove)]
+        deletes = [DeleteOne({"_id": exact_id(raw)}) for raw in removed]
+        done = await self.collection.bulk_write([*requests, *deletes], session=session)
+        if done.matched_count != updates or done.deleted_count != len(deletes):
+            raise Lost
+
     async def remove_all(self, removed: Sequence[tuple[RawBSONDocument, Stamp]], session: Session) -> None:
         """Stamp and delete documents in the transaction of `session`. Raises `Lost` if one of them is gone."""
         if not removed:
@@ -234,6 +260,19 @@ def sent_update(update: Any, raw: RawBSONDocument) -> Any:
         # A replacement contains the decoded id, but the stored id is immutable.
         update = [{"$replaceWith": {"$mergeObjects": [stage["$replaceWith"], {"_id": "$_id"}]}} for stage in update]
     return [writable(stage) for stage in update]
+
+
+def _request(change: PlannedWrite, raw: RawBSONDocument | None) -> InsertOne[Any] | UpdateOne:
+    """Return the request of a write in a transaction. That of a delete stamps the document."""
+    if isinstance(change.write, Insert):
+        return InsertOne(change.write.document)
+    if raw is None or change.write is None:
+        raise AssertionError("an update is decided on a document")
+    if isinstance(change.write, Remove):
+        update: Any = {"$set": {FIELD: change.write.stamp.stored()}}
+    else:
+        update = sent_update(change.write.update, raw)
+    return UpdateOne(_unchanged(raw, field_of(bytes(raw.raw), FIELD), compare=False), update)
 
 
 def _unchanged(raw: RawBSONDocument, stamp: Any, *, compare: bool) -> dict[str, Any]:

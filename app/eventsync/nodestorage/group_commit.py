@@ -11,14 +11,11 @@ decide, and those to a collection with a collation.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bson.errors import BSONError
-from bson.int64 import Int64
-from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
@@ -31,7 +28,7 @@ from eventsync.mongodb.errors import duplicate_fields
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, Documents
-from eventsync.nodestorage.grouped_write import GroupedWrite, state_after, write_group
+from eventsync.nodestorage.grouped_write import GROUPED_IDS, GroupedWrite, state_after, write_group
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
 from eventsync.nodestorage.lanes import Attempt, Lane, QueuedWrite, Retry
 from eventsync.nodestorage.number_types import NumberTypes, number_types
@@ -43,10 +40,6 @@ from eventsync.nodestorage.transactions import Session, Transactions
 
 GROUPED_BYTES: Final = FREE // DOCUMENT_WEIGHT
 """The largest document in a group. Every request may hold that much, and it delays no other write of its group."""
-
-
-_GROUPED_IDS: Final = frozenset({str, int, Int64, ObjectId, uuid.UUID, bytes})
-"""Types of ids that one `$in` finds by the index, each by its own text only. Others go alone."""
 
 
 class GroupCommit:
@@ -61,7 +54,7 @@ class GroupCommit:
 
     async def write(self, decision: Decision, author: Author) -> WriteResult | None:
         """Make a write with others. Return None if it has to go alone. Raises its error, also the driver's."""
-        if type(decision.intent.id) not in _GROUPED_IDS:
+        if type(decision.intent.id) not in GROUPED_IDS:
             return None
         collection = decision.intent.collection
         if (lane := self._lanes.get(collection)) is None:

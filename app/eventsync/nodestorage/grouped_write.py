@@ -8,11 +8,14 @@ of matches, and the stamps of the documents tell which one it was.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bson.errors import BSONError
+from bson.int64 import Int64
+from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteConcernError, WriteError
@@ -33,6 +36,10 @@ _LOST: Final = "eventsync: another state "
 
 _FAIL: Final = {"$toInt": {"$concat": [_LOST, {"$toString": {"$bsonSize": "$$ROOT"}}]}}
 """It depends on the document, because MongoDB computes constants before it looks at any."""
+
+
+GROUPED_IDS: Final = frozenset({str, int, Int64, ObjectId, uuid.UUID, bytes})
+"""Types of ids that one `$in` finds by the index, each by its own text only. Others go alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Ex
         )
     outcomes: list[Exception | None] = [None] * len(writes)
     for refused in done["writeErrors"]:
-        outcomes[refused["index"]] = _error(refused)
+        outcomes[refused["index"]] = statement_error(refused)
     made = [index for index, outcome in enumerate(outcomes) if outcome is None]
     if doubts := done["writeConcernErrors"]:
         for index in made:
@@ -110,7 +117,7 @@ def _request(each: GroupedWrite) -> InsertOne[Any] | UpdateOne:
     return UpdateOne({"_id": exact_id(each.state)} | guard, sent_update(each.write.update, each.state))
 
 
-def _error(refused: Mapping[str, Any]) -> Exception:
+def statement_error(refused: Mapping[str, Any]) -> Exception:
     """Return the error of one statement. It keeps no documents."""
     text, code = str(refused.get("errmsg", "")), refused.get("code")
     details = {name: value for name, value in refused.items() if name != "op"}

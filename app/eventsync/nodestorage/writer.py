@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from bson.errors import BSONError
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
-from eventsync.domain.ids import IdText, format_id
-from eventsync.domain.values.extended_json import JsonText
-from eventsync.errors import Conflict, EventsyncError, NotFound, PatchFailed, RateLimited, TooLarge, VersionMismatch
-from eventsync.mongodb.errors import duplicate_fields, refusal, translated_write
+from eventsync.domain.ids import format_id
+from eventsync.errors import Conflict, NotFound, PatchFailed, RateLimited, VersionMismatch
+from eventsync.mongodb.errors import translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, FoundDocument
 from eventsync.nodestorage.group_commit import DeleteGroups, GroupCommit, WriteGroups
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
-from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite
 from eventsync.nodestorage.operations import WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.recent import RecentDocuments
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.retry import Lost, is_transient, retried
+from eventsync.nodestorage.retry import retried
+from eventsync.nodestorage.transaction_steps import (
+    TransactionSteps,
+    check_twin,
+    doing,
+    lost_if_taken,
+    name_of,
+    numbered_error,
+)
 from eventsync.nodestorage.transactions import Session, Transactions
 
 
@@ -64,7 +69,7 @@ class OperationWriter:
     async def decided(self, decision: Decision, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """Carry out an operation that was prepared."""
         intent = decision.intent
-        with translated_write(_doing(intent)):
+        with translated_write(doing(intent)):
             if idempotency is None:
                 groups = self._deletes if intent.transacts else self._writes
                 if (result := await groups.write(decision, author)) is not None:
@@ -81,7 +86,7 @@ class OperationWriter:
         """Carry out several operations in one transaction."""
         decisions = []
         for index, operation in enumerate(operations):
-            with _numbered(index):
+            with numbered_error(index):
                 decisions.append(await self._decider.prepared(operation, author))
         with translated_write("the transaction can't be made"):
             return await self._together(decisions, author, idempotency, numbered=True)
@@ -99,13 +104,13 @@ class OperationWriter:
         raw, twin = await documents.find(intent.id) if intent.reads else FoundDocument(None)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         change = await self._decider.decide(decision, raw, author)
-        _check_twin(intent, change, twin)
+        check_twin(intent, change, twin)
         if change.write is None:
             return change.result
         if raw is not None and not await documents.can_compare(raw):
             [result] = await self._together([decision], author, None)
             return result
-        with _lost_if_taken(intent):
+        with lost_if_taken(intent):
             await documents.write(change, raw)
         return change.result
 
@@ -117,15 +122,14 @@ class OperationWriter:
         async def body(session: Session) -> list[WriteResult]:
             if idempotency and (recorded := await self._records.find(idempotency, session)):
                 return recorded
-            results = []
-            budget = _Budget(self._policy.transaction_bytes)
-            for index, decision in enumerate(decisions):
-                with _numbered(index if numbered else None):
-                    results.append(await self._step(decision, author, session, budget))
+            steps = TransactionSteps(self._collections, self._decider, self._policy, session)
+            results = await steps.run(decisions, author, numbered=numbered)
             if idempotency:
                 await self._records.insert(idempotency, results, session)
             return results
 
+        for decision in decisions:
+            self._recent.drop(decision.intent.collection, format_id(decision.intent.id))
         try:
             if idempotency:
                 await self._records.check_room()
@@ -137,22 +141,6 @@ class OperationWriter:
             if idempotency and (recorded := await self._records.find(idempotency)):
                 return recorded
             raise
-
-    async def _step(self, decision: Decision, author: Author, session: Session, budget: _Budget) -> WriteResult:
-        intent = decision.intent
-        documents = self._collections.of(intent.collection)
-        self._recent.drop(intent.collection, format_id(intent.id))
-        raw, twin = await documents.find(intent.id, session) if intent.reads else FoundDocument(None)
-        before = 0 if raw is None else len(raw.raw)
-        budget.take(before)
-        change = await self._decider.decide(decision, raw, author)
-        _check_twin(intent, change, twin)
-        # A growing document counts with its new size. A large document that is written as a whole counts once more.
-        after = change.result.document
-        budget.take(max(change.size, len(after.text) - before if isinstance(after, JsonText) else 0))
-        with _refused(intent), _lost_if_taken(intent):
-            await documents.write(change, raw, session)
-        return change.result
 
 
 class DocumentLocks:
@@ -178,73 +166,3 @@ class DocumentLocks:
             yield
         finally:
             lock.release()
-
-
-class _Budget:
-    """A limit on the documents of one transaction, because MongoDB keeps them in its cache until the end.
-
-    If the cache is too small, the transaction fails repeatedly, as if it were losing races.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._left = max_bytes
-
-    def take(self, size: int) -> None:
-        """Take `size` bytes. Raises `TooLarge`, except for the first document, and `Unavailable` as `need` does."""
-        if size > self._left < self._max_bytes:
-            raise TooLarge(
-                f"the documents of the transaction have more than {self._max_bytes} bytes in all; split it up"
-            )
-        self._left -= max(0, size)
-        need(DOCUMENT_WEIGHT * (self._max_bytes - self._left))
-
-
-def name_of(intent: Intent) -> str:
-    """Return the name of the intent's document in messages and among locks."""
-    return f"{intent.collection}/{format_id(intent.id)}"
-
-
-def _check_twin(intent: Intent, change: PlannedWrite, twin: IdText | None) -> None:
-    """Raise `Conflict` if another document prevents the insert of this one."""
-    if twin is not None and isinstance(change.write, Insert):
-        raise Conflict(
-            f"{name_of(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
-        )
-
-
-def _doing(intent: Intent) -> str:
-    return f"{name_of(intent)} can't be written"
-
-
-@contextmanager
-def _numbered(index: int | None) -> Iterator[None]:
-    """Add the number of the operation to the message of an `EventsyncError`."""
-    try:
-        yield
-    except EventsyncError as error:
-        if index is not None:
-            error.args = (f"operation {index}: {error.message}", *error.args[1:])
-        raise
-
-
-@contextmanager
-def _refused(intent: Intent) -> Iterator[None]:
-    """Translate a refusal by MongoDB here, where the operation that caused it is known."""
-    try:
-        yield
-    except (PyMongoError, BSONError) as error:
-        if not is_transient(error) and (refused := refusal(_doing(intent), error)):
-            raise refused from error
-        raise
-
-
-@contextmanager
-def _lost_if_taken(intent: Intent) -> Iterator[None]:
-    """Raise `Lost` if the id was free when it was read and is taken now."""
-    try:
-        yield
-    except DuplicateKeyError as error:
-        if intent.reads and duplicate_fields(error) == ["_id"]:
-            raise Lost from error
-        raise

@@ -136,6 +136,21 @@ async def test_transactions_are_majority_committed(watched: NodeStorage, command
     assert names(commands.take()) == ["find", "findAndModify", "delete", "commitTransaction"]
 
 
+async def test_a_transaction_takes_few_commands(watched: NodeStorage, commands: Commands, author: Author) -> None:
+    count = 50
+    creates: list[WriteOperation] = [Create("orders", {"_id": number, "n": 1}) for number in range(count)]
+    await watched.transact(creates, author=author)
+    assert names(commands.take()) == ["insert", "commitTransaction"]
+    updates: list[WriteOperation] = [Update("orders", number, MergePatch({"n": 2})) for number in range(count)]
+    await watched.transact(updates, author=author)
+    sent = commands.take()
+    assert names(sent) == ["find", "update", "commitTransaction"]
+    assert len(sent[1]["updates"]) == count
+    deletes: list[WriteOperation] = [Delete("orders", number) for number in range(count)]
+    await watched.transact([*deletes, Create("audit", {})], author=author)
+    assert names(commands.take()) == ["find", "update", "delete", "insert", "commitTransaction"]
+
+
 async def test_the_events_of_writes(plain: NodeStorage, outside: Any) -> None:
     images = {"enabled": True}
     await outside.create_collection("orders", changeStreamPreAndPostImages=images)
