@@ -9,13 +9,16 @@ Writes that arrive together are a group (`lanes`, `group_commit`): one `find`, o
 them, with the exact outcome of each (`grouped_write`). A document that this process has written or read last needs no
 `find` (`recent`): the write itself compares the guess, and a wrong guess costs one more round.
 
+Many independent writes (`bulk`) are carried out at the same time, those of one document in order.
+
 After a lost race the document is read and decided again, with jittered waits, within the bounds of `WritePolicy`
 (`retry`). A write with a `condition` raises `VersionMismatch` as soon as the document does not satisfy it. Writers in
 one process do not race: they take turns for each document.
 
 Four kinds of write run in a MongoDB transaction (`transactions`), which excludes races:
 
-- several operations at once (`transact`);
+- several operations at once (`transact`), which take one `find`, and a command for the writes of one kind that follow
+  each other (`transaction_steps`);
 - a write with an idempotency key, because its record commits with the write (`idempotency`);
 - a delete, because it first stamps the document, so that the change stream shows the author and the operation; deletes
   that arrive together share a transaction;
