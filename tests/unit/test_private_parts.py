@@ -30,6 +30,7 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn.server import ServerState
 from websockets.protocol import Protocol
 
+from eventsync.mongodb.client import PinnedClient
 from eventsync.server.bounded_input import BoundedInput, FirstRequest, _Flow
 from eventsync.server.http_protocol import HttpProtocol
 from eventsync.server.uvicorn_server import Server
@@ -64,6 +65,7 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
         "config force_exit handle_exit lifespan server_state should_exit shutdown started startup",
     ),
     (FlowControl, (_Flow,), "read_paused resume_reading"),
+    (AsyncMongoClient, (PinnedClient,), "_checkout _conn_for_writes"),
 ]
 """Classes that ours extend, and the names of them that ours use or override."""
 

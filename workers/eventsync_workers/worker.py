@@ -16,7 +16,7 @@ from pymongo.errors import OperationFailure
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
-from eventsync.mongodb.client import connect
+from eventsync.mongodb.client import connect, connect_pinned
 from eventsync.mongodb.errors import AUTHENTICATION_FAILED, Barred
 from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore
 from eventsync.settings import Settings
@@ -41,7 +41,8 @@ class Worker:
     def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
         self._settings = settings
         self._stop = stop
-        self._kept: Sequencer | None = None
+        self._sequencer: Sequencer
+        """The same one for all terms: it remembers what this process knows to be in the log."""
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
     async def run(self) -> None:
@@ -51,11 +52,13 @@ class Worker:
         async with (
             connect(self._settings, "worker") as requests,
             connect(self._settings, "lease") as renewals,
+            connect_pinned(self._settings, "worker") as appending,
             Offload.running(self._settings) as offload,
         ):
             stores = Stores.of(requests, self._settings, offload)
             # A client of its own for the lease: a connection pool that is busy with the log must not delay a renewal.
             leases = LeaseStore(renewals[self._settings.log_db])
+            self._sequencer = Sequencer(stores, self._settings, appending)
             await self._claim_archive(stores)
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
             running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
@@ -152,7 +155,7 @@ class Worker:
             group.create_task(self._renew(leases, held, over), name="renew the sequencing lease")
             try:
                 await self._sweep(stores)
-                await self._sequencer(stores).lead(lambda: self._stop.is_set() or not held.is_valid)
+                await self._sequencer.lead(lambda: self._stop.is_set() or not held.is_valid)
             except (Unavailable, Fenced) as error:
                 failure = error  # Raised below: here the group would wrap it.
             finally:
@@ -161,12 +164,6 @@ class Worker:
             raise failure
         await leases.release(SEQUENCING, self._name)
         logger.info("%s no longer leads", self._name)
-
-    def _sequencer(self, stores: Stores) -> Sequencer:
-        """Return the same sequencer for all terms: it remembers what this process knows to be in the log."""
-        if self._kept is None:
-            self._kept = Sequencer(stores, self._settings)
-        return self._kept
 
     async def _renew(self, leases: LeaseStore, held: _HeldLease, over: asyncio.Event) -> None:
         """Renew the lease until `over`. Retry a failed renewal until the lease has expired."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
@@ -138,6 +138,17 @@ class Stores:
                 max_clients=settings.max_clients,
                 max_bytes=settings.client_bytes,
             ),
+        )
+
+    def written_by(self, client: Client) -> Stores:
+        """Return these stores, with the log's own (events, checkpoints, tracking) on `client`."""
+        log = client[self.log.name]
+        return replace(
+            self,
+            log=log,
+            events=EventStore(log, self.archive.tiered),
+            logs=LogStore(log),
+            tracking=TrackingStore(log),
         )
 
     async def ensure_indexes(self) -> None:

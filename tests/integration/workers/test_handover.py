@@ -10,7 +10,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
-from eventsync.mongodb.client import Client
+from eventsync.mongodb.client import Client, connect_pinned
 from eventsync.settings import Settings
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.sequencing.sequencer import Sequencer
@@ -72,8 +72,9 @@ async def test_a_lease_that_comes_back_loses_nothing(client: Client, stores: Sto
         return over.is_set() or rng.random() < 0.15
 
     async def lead() -> None:
-        while not over.is_set():
-            await Sequencer(stores, settings.model_copy(update={"stream_batch": 3})).lead(stopping)
+        async with connect_pinned(settings, "worker") as writing:
+            while not over.is_set():
+                await Sequencer(stores, settings.model_copy(update={"stream_batch": 3}), writing).lead(stopping)
 
     await stores.ensure_indexes()
     await stores.tracking.ask(["docs"])

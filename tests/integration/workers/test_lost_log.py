@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from bson.int64 import Int64
+from bson.timestamp import Timestamp
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
+from eventsync.stores.log.events import EventStore, NewEvent
 from eventsync.stores.stores import Stores
 from support import waiting
 from support.replay import assert_complete, caught_up, current_log, eventually, tracked
 from support.sequencing import began, snapshot
 from support.systems import running_server, running_worker
+from support.tcp_proxy import tcp_proxy
 from support.waiting import within
 
 Damage = Callable[[Stores, LogId], Awaitable[object]]
@@ -217,3 +222,38 @@ async def test_a_record_that_no_worker_wrote_ends_no_worker(
         events = [event async for event in stores.events.read(log, Seq(0))]
     assert (log == old) is not renews
     assert [event.id for event in events] == ["int:1"]
+
+
+async def test_events_of_before_a_restored_backup_are_not_appended_to_the_restored_log(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is turned back while an insert is about to be sent, and the connection breaks, as a restart breaks it."""
+    append, kept = EventStore.append, 3
+    turned_back = asyncio.Event()
+    async with tcp_proxy(f"http://{urlsplit(settings.mongodb_uri or '').netloc}") as proxy:
+
+        async def appending(self: EventStore, log: LogId, events: Sequence[NewEvent], **options: Any) -> None:
+            if events[-1].event.seq > 2 * kept and not turned_back.is_set():
+                await stores.log["events"].delete_many({"_id.n": {"$gt": kept}})
+                await stores.log["heads"].update_one({"_id": log}, {"$set": {"seq": Int64(0), "time": Timestamp(1, 1)}})
+                proxy.cut()
+                turned_back.set()
+            await append(self, log, events, **options)
+
+        monkeypatch.setattr(EventStore, "append", appending)
+        uri = f"mongodb://{urlsplit(proxy.url).netloc}/?directConnection=true"
+        async with running_worker(settings.model_copy(update={"mongodb_uri": uri})):
+            old = await began(stores, "docs")
+            for number in range(2 * kept):
+                await stores.data["docs"].insert_one({"_id": number})
+            await caught_up(stores)
+            await stores.data["docs"].insert_one({"_id": "after"})
+            async with within(20):
+                await turned_back.wait()
+            async with within(20):
+                while (current := await stores.logs.current()) is None or current.id == old:
+                    assert await stores.events.head(old) <= kept
+            assert await stores.events.head(old) == kept
+            checkpoint = await stores.logs.read_checkpoint(old)
+    assert checkpoint is not None
+    assert checkpoint.seq <= kept

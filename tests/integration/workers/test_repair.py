@@ -11,14 +11,13 @@ from eventsync.domain.events import Event
 from eventsync.domain.positions import LogId
 from eventsync.domain.stamp import Stamp
 from eventsync.mongodb.change_stream import token_time, watch
-from eventsync.mongodb.client import Client, app_name
+from eventsync.mongodb.client import Client, app_name, connect_pinned
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
 from eventsync_workers.sequencing.evidence import Evidence
 from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.leader import Leader
-from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.repair import Repair
 from support.failpoints import failing
 from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, replayed, tracked
@@ -145,11 +144,9 @@ async def test_after_an_interrupted_drop_the_repair_comes_first(
     monkeypatch.setattr(Repair, "_append", appending)
     current = await stores.logs.current()
     assert current is not None
-    leader = Leader(
-        stores, settings, ImageReader(stores.snapshots.live), current, stopping,
-        evidence=Evidence(stores), faults=Faults(),
-    )  # fmt: skip
-    await leader.run()
+    async with connect_pinned(settings, "worker") as client:
+        evidence, faults = Evidence(stores), Faults()
+        await Leader(stores, settings, current, stopping, client=client, evidence=evidence, faults=faults).run()
     monkeypatch.undo()
     tail = await stores.events.tail(log)
     assert tail is not None

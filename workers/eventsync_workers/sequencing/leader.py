@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from eventsync.mongodb.change_stream import ChangeTooLarge, HistoryLost, Token
+from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import Log
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
@@ -39,23 +40,24 @@ class Leader:
         self,
         stores: Stores,
         settings: Settings,
-        images: ImageReader,
         log: Log,
         stopping: Callable[[], bool],
         *,
+        client: PinnedClient,
         evidence: Evidence,
         faults: Faults,
         appended: Appended | None = None,
     ) -> None:
-        """`appended` is an event that an earlier term of this process knew to be in this log."""
-        self._stores = stores
+        """Write the log by `client`. `appended` is an event that an earlier term knew to be in this log."""
+        self._client = client
+        self._audit = Audit(stores, log, self._known)
+        self._stores = stores = stores.written_by(client)
         self._settings = settings
-        self._images = images
+        self._images = ImageReader(stores.snapshots.live)
         self._log = log
         self._stopping = stopping
         self._evidence = evidence
         self._appended = appended
-        self._audit = Audit(stores, log, self._known)
         self._collections = ActiveCollections(stores, log, faults, images=settings.images)
         journal = JournalFlusher(stores.logs, log.id, settings.journal_flush_interval)
         self._checkpoints = CheckpointRecorder(stores.logs, log.id, settings.checkpoint_interval, journal)
@@ -119,6 +121,8 @@ class Leader:
 
     async def _resume(self) -> Token:
         """Continue the log at its head; return the token to read on from. Raises `RepairInterrupted`."""
+        # Before anything is read: what is written from now on reaches the process that answers, or none.
+        await self._client.pin()
         point = await find_resume_point(self._stores, self._log, self._evidence, self.appended)
         checkpoint = point.checkpoint
         self._writer = LogWriter(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from eventsync.domain.replay import Damaged
 from eventsync.errors import TooLarge
 from eventsync.mongodb.change_stream import token_time, watch
+from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.logs import Log, LogLost, ResetAsked, cluster_identity
@@ -17,7 +18,6 @@ from eventsync_workers.sequencing.audit import Appended
 from eventsync_workers.sequencing.evidence import Evidence
 from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.leader import Leader
-from eventsync_workers.sequencing.missing_images import ImageReader
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ logger = logging.getLogger(__name__)
 class Sequencer:
     """Runs terms. It asks `stopping` between reads: the worker stops, or has lost its lease."""
 
-    def __init__(self, stores: Stores, settings: Settings) -> None:
+    def __init__(self, stores: Stores, settings: Settings, client: PinnedClient) -> None:
+        """Terms write the log by `client`, which nothing else may use."""
         self._stores = stores
+        self._client = client
         self._settings = settings
-        self._images = ImageReader(stores.snapshots.live)
         self._evidence = Evidence(stores)
         self._faults = Faults()
         self._appended: tuple[Log, Appended] | None = None
@@ -45,7 +46,7 @@ class Sequencer:
         while not stopping():
             log = await self._open_log()
             leader = Leader(
-                self._stores, self._settings, self._images, log, stopping,
+                self._stores, self._settings, log, stopping, client=self._client,
                 evidence=self._evidence, faults=self._faults, appended=self._appended_to(log),
             )  # fmt: skip
             try:
