@@ -142,7 +142,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
         reading = sync.source.admissions["read"]
         time_travel = TimeTravelReads(
-            TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, reading, offload
+            TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, sync.continuity, reading, offload
         )
         writes = DelayAdmission(
             settings.write_queue_delay, "a write", (Conflict, NotFound, PatchFailed, VersionMismatch)

@@ -21,6 +21,7 @@ import pytest
 from eventsync.dev import mongod
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
+from eventsync.mongodb.change_stream import Batch, ChangeStream
 from eventsync.mongodb.client import connect
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
@@ -206,9 +207,8 @@ async def test_a_server_that_lived_through_it_has_a_new_log_begun_and_clients_re
         async with running_worker(settings):
             old = await write(settings, BEFORE + 1, AFTER, "lost")
             await tracked(url, ("docs",))
-            async with httpx.AsyncClient(base_url=url, timeout=patience(10)) as client, within(20):
-                while (await client.get("/readyz")).json()["position"] != f"{old}:{AFTER}":  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            async with httpx.AsyncClient(base_url=url, timeout=patience(10)) as client:
+                await at(client, f"{old}:{AFTER}")
         async with client_at(url, f"{old}:{AFTER}") as link:
             await next_of(link, "live")
             await node.restore()
@@ -229,6 +229,79 @@ async def written_again(settings: Settings, count: int) -> None:
     async with connected(settings) as stores:
         for number in range(100, 100 + count):
             await stores.data["docs"].insert_one({"_id": number, "said": "again"})
+
+
+@asynccontextmanager
+async def held_feed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Event]:
+    """Hold back the stream of the server's feed, which reads next, until the event is set or the block ends."""
+    free, reached = asyncio.Event(), asyncio.Event()
+    read, streams = ChangeStream.read, list[ChangeStream]()
+
+    async def held(stream: ChangeStream, **options: Any) -> Batch:
+        if stream in (streams or [stream]):
+            streams[:] = [stream]
+            reached.set()
+            await free.wait()
+        return await read(stream, **options)
+
+    monkeypatch.setattr(ChangeStream, "read", held)
+    try:
+        async with within(20):
+            await reached.wait()
+        yield free
+    finally:
+        free.set()
+
+
+async def test_a_server_that_has_not_noticed_yet_answers_from_no_restored_data(
+    node: Node, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snapshots, pages and histories would be of the restored log, and the window's events of the log before it."""
+    # A window of one event: all before it is read from the log.
+    impatient = settings.model_copy(update={"window_bytes": 1, "send_timeout": 1.0})
+    async with running_server(impatient) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        async with running_worker(settings):
+            await write(settings, 1, BEFORE, "before")
+        await node.back_up()
+        async with running_worker(settings):
+            old = await write(settings, BEFORE + 1, AFTER, "lost")
+            await at(client, f"{old}:{AFTER}")
+        page = await client.get("/v1/sync/log", params={"shape": "docs", "position": f"{old}:{BEFORE}"})
+        assert len(page.json()["events"]) == AFTER - BEFORE
+        async with held_feed(monkeypatch) as free:
+            await node.restore()
+            async with running_worker(settings):
+                await written_again(settings, 20)
+                async with connected(settings) as stores:
+                    await caught_up(stores)
+            for path, query in (
+                ("/v1/sync/snapshot", {"shape": "docs"}),
+                ("/v1/sync/log", {"shape": "docs", "position": f"{old}:{BEFORE + 1}"}),
+                ("/v1/collections/docs/documents/int:100/events", {}),
+                ("/v1/collections/docs/documents/int:100", {"position": f"{old}:{AFTER}"}),
+            ):
+                answer = await client.get(path, params=query)
+                assert (answer.status_code, "retry-after" in answer.headers) == (503, True), (path, answer.text)
+            async with Websockets().open(url, Asked(("docs",), {})) as link:
+                while (received := await link.receive()) is not None:
+                    assert received.message["type"] != "snapshot"
+                assert link.ended is not None
+                assert link.ended.code == 1013
+            free.set()
+            async with running_worker(settings):
+                await followed(settings, old)
+                await tracked(url, ("docs",))
+                async with Websockets().open(url, Asked(("docs",), {})) as link:
+                    snapshot = await next_of(link, "snapshot")
+        assert not snapshot["position"].startswith(old)
+        assert len(snapshot["docs"]) == BEFORE + 20
+
+
+async def at(client: httpx.AsyncClient, position: str) -> None:
+    """Wait until the server has read this event."""
+    async with within(20):
+        while (await client.get("/readyz")).json()["position"] != position:  # noqa: ASYNC110 - no stream tells
+            await asyncio.sleep(0.05)
 
 
 async def test_where_nothing_tells_a_new_log_is_begun_by_hand(node: Node, settings: Settings, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ __all__ = [
     "journal",
     "leases",
     "pinned_connection",
+    "primary",
     "privileges",
     "raw_cursor",
     "ttl_index",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from eventsync.domain.shapes import Shape
+from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
@@ -16,6 +17,7 @@ from eventsync.sync.catch_up.source import Source
 from eventsync.sync.clients.lag import ClientLag
 from eventsync.sync.clients.state_vectors import StateVectorManager
 from eventsync.sync.clients.vector_writer import VectorWriter
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.feed import Feed
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
@@ -31,9 +33,12 @@ class SyncService:
         self.tracking = Tracking()
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
         self.window = Window(settings.window_bytes, limit)
-        self.feed = Feed(tailing or stores, self.window, self.tracking, settings)
+        self.continuity = Continuity(lambda: primary_process(stores.log), settings.send_timeout)
+        self.feed = Feed(tailing or stores, self.window, self.continuity, self.tracking, settings)
         self._health = HealthCheck(stores, self.feed, self.window, settings)
-        self.source = Source.of(stores, settings, self.window, self.tracking, limit=limit, stale=self._health.is_stale)
+        self.source = Source.of(
+            stores, settings, self.window, self.continuity, self.tracking, limit=limit, stale=self._health.is_stale
+        )
         self._writer = VectorWriter(
             stores.vectors,
             interval=settings.ack_interval,

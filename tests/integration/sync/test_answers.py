@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 
@@ -150,3 +151,29 @@ async def test_snapshot_at_the_clients_position_is_not_sent_again(stores: Stores
         await brought_up(service, client)
     assert client.rows == past.of_shape(DOCS, past.head)
     assert client.snapshots <= 2
+
+
+@pytest.mark.parametrize("force", list(Answer))
+async def test_an_answer_from_another_primary_is_given_again_once_the_feed_has_joined(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, force: Answer
+) -> None:
+    past = await lived(stores, settings, 3, writes=40)
+    service = await serving(stores, settings, past)
+    restarted = False
+
+    async def process() -> str:
+        return "after" if restarted else "before"
+
+    monkeypatch.setattr(service.continuity, "_ask", process)
+    service.continuity.follows("before")
+    restarted = True
+    client = past.client(DOCS, Seq(0))
+    answering = asyncio.create_task(brought_up(service, client, force=force))
+    async with within(20):
+        while not service.continuity.is_doubted:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+    assert client.position == f"{past.log}:0", "what was read did not reach the client"
+    service.continuity.follows("after")
+    await answering
+    assert client.rows == past.of_shape(DOCS, past.head)
+    assert client.resets == 0

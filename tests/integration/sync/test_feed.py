@@ -16,17 +16,19 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import Client, app_name, connect
+from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.feed import Feed
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
 from support.failpoints import failing
-from support.waiting import within
+from support.waiting import patience, within
 
 ORDERS = Shape("orders")
 
@@ -37,7 +39,8 @@ class Fed:
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self.window = Window(settings.window_bytes, PageLimit(1000, 1_000_000))
         self.tracking = Tracking()
-        self.feed = Feed(stores, self.window, self.tracking, settings)
+        self.continuity = Continuity(lambda: primary_process(stores.log), patience(20))
+        self.feed = Feed(stores, self.window, self.continuity, self.tracking, settings)
 
     async def until(self, reached: Callable[[], bool]) -> None:
         with self.window.subscribers() as subscribers:

@@ -13,6 +13,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.store_frames import StoreFrames
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.pages import PageLimit
 from support.logs_by_hand import append, begun
 
@@ -20,8 +21,19 @@ SHAPE = Shape("docs")
 LIMIT = PageLimit(events=10, bytes=1 << 20)
 
 
+def unfed() -> Continuity:
+    """Of a window without a feed, for which nothing is to be confirmed."""
+
+    async def process() -> str:
+        raise AssertionError("nobody asks")
+
+    return Continuity(process, 0.0)
+
+
 def frames_of(stores: Stores, *, places: int = 4, queue: int = 100, max_bytes: int = 1 << 20) -> StoreFrames:
-    return StoreFrames(stores.events, Admission(places, queue=queue, wait=30, what="clients"), LIMIT, max_bytes)
+    return StoreFrames(
+        stores.events, unfed(), Admission(places, queue=queue, wait=30, what="clients"), LIMIT, max_bytes
+    )
 
 
 async def test_frame_for_a_thousand_cursors_is_read_once(stores: Stores) -> None:
@@ -84,7 +96,7 @@ async def test_next_frames_are_prefetched_several_at_a_time(stores: Stores) -> N
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 135)
     limit = PageLimit(events=10, bytes=1 << 10)
-    frames = StoreFrames(stores.events, Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
+    frames = StoreFrames(stores.events, unfed(), Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
     cursor, ends = Seq(0), []
     while cursor < head:
         frame = await frames.frame(log, SHAPE, cursor, head)
@@ -99,7 +111,7 @@ async def test_failed_prefetch_is_read_again_on_demand(stores: Stores, monkeypat
     log = await begun(stores, "docs")
     head = await append(stores, log, "docs", 25)
     limit = PageLimit(events=10, bytes=1 << 10)
-    frames = StoreFrames(stores.events, Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
+    frames = StoreFrames(stores.events, unfed(), Admission(4, queue=100, wait=30, what="clients"), limit, 1 << 20)
     event_batches, asked = stores.events.event_batches, asyncio.Event()
 
     def failing(*words: Any, **named: Any) -> Any:

@@ -21,7 +21,9 @@ from eventsync.domain.positions import LogId
 from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import Document, decode
+from eventsync.errors import Unavailable
 from eventsync.mongodb.errors import Barred
+from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.log.tracking import TrackedCollection
@@ -141,12 +143,13 @@ class Snapshotter(Job):
     # --- making ---------------------------------------------------------------------------------------------------
 
     async def _make(self, log_id: LogId, shape: Shape, reason: str) -> StoredSnapshot | None:
+        process = await primary_process(self._stores.log)
         # Activation records a checkpoint first, so the newest one is no older than the collection's first event.
         checkpoint = await self._stores.logs.read_checkpoint(log_id)
         if checkpoint is None:
             return None
         began = time.monotonic()
-        async with aclosing(self._documents(shape, checkpoint.time)) as documents:
+        async with aclosing(self._documents(shape, checkpoint.time, process)) as documents:
             made = await self._stores.snapshots.stored.write(
                 log_id, str(shape), checkpoint.seq, checkpoint.time, documents
             )
@@ -156,8 +159,14 @@ class Snapshotter(Job):
         )  # fmt: skip
         return made
 
-    async def _documents(self, shape: Shape, at: Timestamp) -> AsyncGenerator[tuple[int, Document] | EncodedRow]:
-        """Read documents for the store. A helper process encodes large ones, which takes hundreds of milliseconds."""
+    async def _documents(
+        self, shape: Shape, at: Timestamp, process: str
+    ) -> AsyncGenerator[tuple[int, Document] | EncodedRow]:
+        """Read documents for the store. A helper process encodes large ones, which takes hundreds of milliseconds.
+
+        Raises `Unavailable` at the end if `process`, in which the checkpoint was read, is no longer primary: a backup
+        may have been restored in between.
+        """
         offload, slices = self._stores.offload, Slices()
         async with aclosing(self._stores.snapshots.live.read(shape.collection, at, query_for(shape))) as documents:
             async for raw in documents:
@@ -167,3 +176,5 @@ class Snapshotter(Job):
                 else:
                     yield unversioned(decode(raw))
                 await slices.did(len(raw))
+        if await primary_process(self._stores.log) != process:
+            raise Unavailable(f"no snapshot of {shape} is stored: MongoDB's primary has changed during the read")

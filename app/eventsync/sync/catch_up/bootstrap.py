@@ -19,6 +19,7 @@ from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.chunk_cache import ChunkCache
 from eventsync.sync.catch_up.planner import NotAhead, Planner
+from eventsync.sync.live.continuity import Continuity, Term
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ _CACHED_REQUESTS = 1000
 class Bootstrap:
     """The exact state of `shape` at `position`: `rows` are `{"id", "version", "doc"}` in JSON, each document once.
 
-    Reading the rows raises `Unavailable`, and `Damaged` if the stored snapshot can't be read to its end.
+    Reading the rows raises `Unavailable`, and `Damaged` if the stored snapshot can't be read to its end. They count
+    only once they were read to their end.
     """
 
     shape: Shape
@@ -43,9 +45,12 @@ class Bootstrap:
 class Bootstraps:
     """Opens a bounded number of bootstraps at a time."""
 
-    def __init__(self, stores: Stores, planner: Planner, chunks: ChunkCache, admission: Admission) -> None:
+    def __init__(
+        self, stores: Stores, planner: Planner, continuity: Continuity, chunks: ChunkCache, admission: Admission
+    ) -> None:
         self._stores = stores
         self._planner = planner
+        self._continuity = continuity
         self._chunks = chunks
         self._admission = admission
         self._requests: TTLCache[bool] = TTLCache(ttl=_REQUEST_AGE, max_entries=_CACHED_REQUESTS)
@@ -60,11 +65,15 @@ class Bootstraps:
 
         Raises `NotTracked`, `NotAhead` and `Unavailable`.
         """
+        term = await self._continuity.begin()
         async with self._admission.admitted(), AsyncExitStack() as stack:
             self._planner.require(shape)
             bootstrap = None if live else await self._stored(shape, after, stack, run_bytes)
-            if bootstrap is None:
-                bootstrap = await stack.enter_async_context(self._live(shape, after))
+            if bootstrap is not None:
+                # Now, and not at the end of a long transfer: what is stored under this id never changes.
+                await self._continuity.confirm(term)
+            else:
+                bootstrap = await stack.enter_async_context(self._live(shape, after, term))
             yield bootstrap
 
     # --- from a stored snapshot -----------------------------------------------------------------------------------
@@ -101,14 +110,17 @@ class Bootstraps:
     # --- from the collection --------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _live(self, shape: Shape, after: Seq) -> AsyncIterator[Bootstrap]:
+    async def _live(self, shape: Shape, after: Seq, term: Term) -> AsyncIterator[Bootstrap]:
         # In a task: the request serves later clients, and this one must not wait for it.
         requesting = asyncio.ensure_future(self._request_snapshot(shape))
         try:
             async with self._stores.snapshots.live.open(self._planner.log(), shape) as snapshot:
                 if snapshot.position.seq < after:
                     raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
-                async with aclosing(_rows(snapshot.batches)) as rows:
+                async with (
+                    aclosing(_rows(snapshot.batches)) as found,
+                    aclosing(self._continuity.confirmed(term, found)) as rows,
+                ):
                     yield Bootstrap(shape, snapshot.position, rows)
         finally:
             await asyncio.wait({requesting})

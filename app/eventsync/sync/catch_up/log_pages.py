@@ -141,7 +141,7 @@ class LogPages:
 
     async def _read_history(self, key: _Page) -> DocumentHistory:
         log_id, events = key.start.log, self._stores.events
-        async with self._source.admissions["read"].admitted():
+        async with self._source.continuity.reading(), self._source.admissions["read"].admitted():
             page = await events.of_document(
                 log_id,
                 key.shape,

@@ -17,6 +17,7 @@ from eventsync.sync.catch_up.chunk_cache import ChunkCache
 from eventsync.sync.catch_up.planner import Planner
 from eventsync.sync.catch_up.squashed import CatchUps
 from eventsync.sync.catch_up.store_frames import StoreFrames
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Window
 
@@ -27,6 +28,7 @@ class Source:
 
     stores: Stores
     window: Window
+    continuity: Continuity
     tracking: Tracking
     planner: Planner
     bootstraps: Bootstraps
@@ -46,6 +48,7 @@ class Source:
         stores: Stores,
         settings: Settings,
         window: Window,
+        continuity: Continuity,
         tracking: Tracking,
         *,
         limit: PageLimit,
@@ -57,11 +60,13 @@ class Source:
         reading = Admission(settings.max_reads, queue=queue, wait=wait, what="clients that are behind")
         chunks = ChunkCache(_admitted(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking)
-        bootstraps = Bootstraps(stores, planner, chunks, beginning)
-        behind = StoreFrames(stores.events, reading, limit, settings.frame_cache_bytes)
+        bootstraps = Bootstraps(stores, planner, continuity, chunks, beginning)
+        behind = StoreFrames(stores.events, continuity, reading, limit, settings.frame_cache_bytes)
         admissions = {"begin": beginning, "read": reading}
-        catch_ups = CatchUps(stores, beginning)
-        return cls(stores, window, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale, wait)
+        catch_ups = CatchUps(stores, continuity, beginning)
+        return cls(
+            stores, window, continuity, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale, wait
+        )
 
     async def wait_until_servable(self, shape: Shape) -> None:
         """Wait while a new log, or the tracking of the shape's collection, is about to begin; not for ever."""

@@ -13,6 +13,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.planner import NotAhead
+from eventsync.sync.live.continuity import Continuity
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +32,24 @@ class CatchUp:
 class CatchUps:
     """Opens a bounded number of squashed catch-ups at a time."""
 
-    def __init__(self, stores: Stores, admission: Admission) -> None:
+    def __init__(self, stores: Stores, continuity: Continuity, admission: Admission) -> None:
         self._stores = stores
+        self._continuity = continuity
         self._admission = admission
 
     @asynccontextmanager
     async def open(self, shape: Shape, start: Position) -> AsyncIterator[CatchUp]:
         """Open the catch-up from `start`. Raises `NotAhead` if there is no later checkpoint yet, and `Unavailable`."""
+        term = await self._continuity.begin()
         async with self._admission.admitted():
             checkpoint = await self._stores.logs.read_checkpoint(start.log)
             if checkpoint is None or checkpoint.seq <= start.seq:
                 raise NotAhead(f"there is no checkpoint after {start} yet: is a worker running?")
             end = Position(start.log, checkpoint.seq)
-            async with aclosing(self._rows(shape, start, checkpoint)) as rows:
+            async with (
+                aclosing(self._rows(shape, start, checkpoint)) as found,
+                aclosing(self._continuity.confirmed(term, found)) as rows,
+            ):
                 yield CatchUp(shape, start, end, rows)
 
     async def _rows(self, shape: Shape, start: Position, checkpoint: Checkpoint) -> AsyncGenerator[Iterable[bytes]]:

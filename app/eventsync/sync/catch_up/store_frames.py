@@ -17,6 +17,7 @@ from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.events import EventStore
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.pages import Page, PageLimit, pages_from
 from eventsync.sync.live.window import Frame
 
@@ -43,8 +44,11 @@ _Key = tuple[LogId, Shape, Seq]
 class StoreFrames:
     """A cache of frames, bounded in bytes, which reads and prefetches from the store."""
 
-    def __init__(self, events: EventStore, admission: Admission, limit: PageLimit, max_bytes: int) -> None:
+    def __init__(
+        self, events: EventStore, continuity: Continuity, admission: Admission, limit: PageLimit, max_bytes: int
+    ) -> None:
         self._events = events
+        self._continuity = continuity
         self._admission = admission
         self._limit = limit
         # A prefetch reads several frames: MongoDB answers at least four requests a read, however short it is.
@@ -119,6 +123,7 @@ class StoreFrames:
         # One more event than the pages hold: if it exists, the last page is full.
         batch = 1 + max_pages * min(limit.events, 2 + int(_MARGIN * limit.bytes / self._mean))
         async with (
+            self._continuity.reading(),
             self._admission.admitted(),
             aclosing(self._events.event_batches(log, cursor, head, shape=shape, batch=batch)) as event_batches,
         ):

@@ -13,6 +13,7 @@ from eventsync.domain.points import Point
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.history.time_travel import Reading, TimeTravel
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.window import Window
 
 
@@ -22,9 +23,17 @@ class TimeTravelReads:
     All methods raise what `TimeTravel.document` raises, and `Unavailable` if too many reads wait.
     """
 
-    def __init__(self, time_travel: TimeTravel, window: Window, admission: Admission, offload: Offload) -> None:
+    def __init__(
+        self,
+        time_travel: TimeTravel,
+        window: Window,
+        continuity: Continuity,
+        admission: Admission,
+        offload: Offload,
+    ) -> None:
         self._time_travel = time_travel
         self._window = window
+        self._continuity = continuity
         self._admission = admission
         self._offload = offload
         self._readings: SingleFlight[Reading] = SingleFlight()
@@ -56,7 +65,7 @@ class TimeTravelReads:
         )
 
     async def _read(self, shape: Shape, point: Point | None) -> Reading:
-        async with self._admission.admitted():
+        async with self._continuity.reading(), self._admission.admitted():
             return await self._time_travel.document(shape, point)
 
     def _head(self) -> tuple[LogId | None, Seq]:

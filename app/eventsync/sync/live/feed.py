@@ -20,18 +20,20 @@ from typing import Any
 
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.events import last_whole
-from eventsync.domain.positions import Seq
+from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import Unavailable, public_error
 from eventsync.logging import Alarms
-from eventsync.mongodb.change_stream import ChangeStream, watch
+from eventsync.mongodb.change_stream import ChangeStream, StreamInterrupted, watch
+from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
+from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.window import Window
 
 logger = logging.getLogger(__name__)
@@ -75,9 +77,12 @@ class FeedState:
 class Feed:
     """Keeps the window and the server's copy of the tracked collections up to date."""
 
-    def __init__(self, stores: Stores, window: Window, tracking: Tracking, settings: Settings) -> None:
+    def __init__(
+        self, stores: Stores, window: Window, continuity: Continuity, tracking: Tracking, settings: Settings
+    ) -> None:
         self._stores = stores
         self._window = window
+        self._continuity = continuity
         self._tracking = tracking
         self._batch = settings.stream_batch
         self._held: list[StoredEvent] = []
@@ -95,22 +100,36 @@ class Feed:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`. After an error the stream is opened again; the feed is not live until then."""
         failures = 0
+        self._continuity.interrupted()
         while not stop.is_set():
             try:
+                process = await primary_process(self._stores.log)
                 async with watch(self._stores.log, _PIPELINE, codec=CODEC) as stream:
                     await self._join()
+                    if await primary_process(self._stores.log) != process:
+                        raise _primary_changed()
+                    # The stream, and all that was read since, are of this process.
+                    self._follows(process)
                     failures = 0
-                    await self._follow(stream, stop)
+                    await self._follow(stream, process, stop)
             except (Unavailable, Damaged, BehindHorizon) as error:
                 failures += 1
+                self._continuity.interrupted()
                 self.state.live, self.state.detail = False, public_error(error).message
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
                 logger.log(level, "the feed is interrupted: %s", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))
 
-    async def _follow(self, stream: ChangeStream, stop: asyncio.Event) -> None:
+    def _follows(self, process: str) -> None:
+        """Let clients read MongoDB, unless it has lost the log."""
+        if self._window.suspended is None:
+            self._continuity.follows(process)
+
+    async def _follow(self, stream: ChangeStream, process: str, stop: asyncio.Event) -> None:
         while not stop.is_set():
             batch = await stream.read(wait=_WAIT, limit=self._batch)
+            if self._continuity.is_doubted:
+                raise _primary_changed()
             self._heard()
             rows, settled = [], False
             for change in batch.changes:
@@ -128,6 +147,7 @@ class Feed:
                     await self._take(rows)
                     rows = []
                     await self._join()
+                    self._follows(process)
             await self._take(rows)
             if settled:
                 await self._settle()
@@ -197,17 +217,23 @@ class Feed:
         except BehindHorizon:
             return None
         except (Damaged, Unavailable) as error:
-            if await events.head(known.id) < newest.seq and not await events.reaches(known.id, newest.seq):
+            if not await self._holds(known.id, newest.seq):
                 return f"the log was taken back behind {position}, which was read before: was a backup restored?"
             if isinstance(error, Unavailable):
                 raise
         return None
+
+    async def _holds(self, log_id: LogId, seq: Seq) -> bool:
+        """Return True if an event is in MongoDB or archived, be it readable or not."""
+        reaches = await self._stores.events.reaches(log_id, seq)
+        return reaches or seq <= (await self._stores.tiers.read(log_id)).archived_up_to
 
     def _suspend(self, reason: str) -> None:
         """Serve no new client until a worker has begun a new log. Live clients get no events until then."""
         if self._window.suspended is None:
             _alarms.tell(reason)
         self._window.suspended = reason
+        self._continuity.interrupted()
         self.state.live, self.state.detail = False, reason
 
     async def _whole_before(self, seq: Seq) -> Seq:
@@ -304,6 +330,10 @@ class Feed:
         if count:
             self._window.extend(self._held[:count])
             del self._held[:count]
+
+
+def _primary_changed() -> StreamInterrupted:
+    return StreamInterrupted("MongoDB's primary has changed")
 
 
 def _is_of(current: Log, row: dict[str, Any]) -> bool:

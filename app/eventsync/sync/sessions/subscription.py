@@ -20,6 +20,7 @@ from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.snapshots.squashed import Unsquashable
 from eventsync.sync.catch_up.planner import NotAhead
 from eventsync.sync.catch_up.source import Source
+from eventsync.sync.live.continuity import NotContinued
 from eventsync.sync.live.fan_out import DirectWriter, Subscriber
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ class Subscription:
                         yield message
             except BehindHorizon:
                 self._source.planner.outdated()
+            except NotContinued as error:
+                logger.info("%s is read again: %s", self.shape, error.message)
             except Unsquashable as error:
                 logger.info("no squashed answer: %s", error.message)
                 self._avoid |= {Answer.SQUASHED}
