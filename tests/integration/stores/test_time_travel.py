@@ -78,7 +78,7 @@ async def before_it_was(past: TimeTravel, shape: Shape, at: datetime) -> None:
         await past.document(shape, at)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_at_every_checkpoint_and_instant_it_is_the_collection(
     stores: Stores, settings: Settings, seed: int
 ) -> None:

@@ -100,7 +100,7 @@ async def _of_transactions(loop: Loop[None], stores: Stores, log: LogId) -> None
     assert await stores.events.head(log) == before + 3000
 
 
-async def test_no_base_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
+async def test_no_base_and_no_repair_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     for key in range(3):
         await docs.insert_one(document(key, 10 * MIB))
@@ -109,6 +109,7 @@ async def test_no_base_holds_up_the_loop(stores: Stores, settings: Settings) -> 
     async with loop.running():
         log = await began(stores, "docs")
         await loop.measured(partial(_of_a_base, loop, stores, log))
+    await loop.measured(partial(_of_a_repair, loop, stores, settings))
     loop.assert_short()
 
 
@@ -118,18 +119,6 @@ async def _of_a_base(loop: Loop[None], stores: Stores, log: LogId) -> None:
     async with loop.during("the base of a collection of several large and many small documents"):
         made = await based(stores, log, "docs")
     assert made.documents == 1003
-
-
-async def test_no_repair_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
-    docs = stores.data["docs"]
-    await docs.insert_many([document(key, 10 * MIB) for key in range(3)])
-    await docs.insert_many([document(10 + n, 14_000) for n in range(1000)])
-    async with running_worker(settings):
-        log = await began(stores, "docs")
-        await based(stores, log, "docs")
-    loop = Loop(lambda: running_worker(settings), waited_for=False)
-    await loop.measured(partial(_of_a_repair, loop, stores, settings))
-    loop.assert_short()
 
 
 async def _of_a_repair(loop: Loop[None], stores: Stores, settings: Settings) -> None:
