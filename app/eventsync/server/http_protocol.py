@@ -11,7 +11,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from eventsync.server import refusals
@@ -34,6 +33,8 @@ class HttpProtocol(BoundedInput):
         self._first_requests = config.first_requests
         self._upgrades = config.upgrades
         self._has_spoken = False
+        self._requests = 0
+        """The number of requests that have begun."""
         self._address = ""
         self._counted = False
         self._refused_head: bytearray | None = None
@@ -122,7 +123,10 @@ class HttpProtocol(BoundedInput):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        extensions: dict[str, Any] = {EVICT: self._evict, WRITE: partial(self._write, cast("Scope", self.scope))}
+        self._requests += 1
+        # The writer knows its request by number: a reference to the scope that holds it would keep both, and all that
+        # they refer to, for the garbage collector.
+        extensions: dict[str, Any] = {EVICT: self._evict, WRITE: partial(self._write, self._requests)}
         self.scope["extensions"] = extensions
 
     def on_headers_complete(self) -> None:
@@ -207,15 +211,10 @@ class HttpProtocol(BoundedInput):
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
-    def _write(self, scope: Scope, *chunk: bytes) -> bool:
+    def _write(self, request: int, *chunk: bytes) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
-        # The connection may have come to another request than the one of `scope`.
-        if (
-            cycle is None
-            or cycle.scope is not cast("Any", scope)
-            or not cycle.chunked_encoding
-            or cycle.response_complete
-        ):
+        # The connection may have come to another request than the one with this number.
+        if cycle is None or request != self._requests or not cycle.chunked_encoding or cycle.response_complete:
             return False
         if cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
             return False

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from eventsync.server.deadline import Deadline
 from eventsync.server.limits import ConnectionLimits, tune
 from eventsync.server.websocket_protocol import WebSocketProtocol
 from eventsync.settings import Settings
@@ -287,3 +288,26 @@ async def test_pings_of_a_client_that_does_not_read_are_not_queued(settings: Set
         waiting = [one.get_write_buffer_size() for one in connections if not one.is_closing()]
         assert waiting
         assert max(waiting) < 1 << 20
+
+
+async def test_request_leaves_nothing_for_the_garbage_collector(settings: Settings) -> None:
+    """Otherwise each request keeps its body and its answer in memory until a collection, which delays all clients."""
+    async with serving(settings) as url, connection(url) as (reader, writer):
+        for _ in range(3):
+            writer.write(REQUEST)
+            assert await answered(reader) == 200
+        gc.collect()
+        gc.disable()
+        try:
+            before = deadlines()
+            for _ in range(50):
+                writer.write(REQUEST)
+                assert await answered(reader) == 200
+            assert deadlines() <= before + 1
+        finally:
+            gc.enable()
+
+
+def deadlines() -> int:
+    """The number of requests that are in memory: each has a deadline."""
+    return sum(type(found) is Deadline for found in gc.get_objects())
