@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
@@ -23,6 +23,11 @@ from eventsync.api.state import services_of
 from eventsync.errors import Malformed, UnsupportedMediaType
 
 SAFE = frozenset({"GET", "HEAD"})
+
+_CHECKED: Final = frozenset(
+    {b"content-encoding", b"content-range", b"if-match", b"if-none-match", b"if-unmodified-since"}
+)
+"""The headers that an endpoint checks before its handler."""
 
 
 class Endpoint(Route):
@@ -54,15 +59,21 @@ class Endpoint(Route):
         if scope["method"] in (self.methods or ()):
             request = Request(scope, receive)
             check_query(request, self.query, self.repeated)
-            _check_coding(request.headers)
-            if scope["method"] not in SAFE:
-                _check_write(request.headers, tagged=self.tagged)
-                if self.writes:
-                    services_of(request).writes.check()
-            elif not self.tagged and conditions.unchanged(request, None):
+            # One pass over the names, because nearly all requests have none of these headers.
+            if not _CHECKED.isdisjoint([name for name, _ in scope["headers"]]) and self._is_unchanged(request):
                 await Response(status_code=304)(scope, receive, send)
                 return
+            if self.writes:
+                services_of(request).writes.check()
         await super().handle(scope, receive, send)
+
+    def _is_unchanged(self, request: Request) -> bool:
+        """Check the headers. Return True if they ask for no answer to a safe method."""
+        _check_coding(request.headers)
+        if request.method not in SAFE:
+            _check_write(request.headers, tagged=self.tagged)
+            return False
+        return not self.tagged and conditions.unchanged(request, None)
 
 
 def check_query(connection: HTTPConnection, once: frozenset[str], repeated: frozenset[str] = frozenset()) -> None:

@@ -255,7 +255,7 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         orjson.loads(body)  # strict and depth-bounded, so the slower parser below only gets valid JSON
-        tree = json.loads(body, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
+        tree = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise Malformed(f"the body is not valid JSON: {error}") from error
     check_depth(tree)
@@ -316,6 +316,9 @@ def _bounded_int(text: str) -> int:
     if len(text) > 20 or not INT64_MIN <= (value := int(text)) <= INT64_MAX:
         raise ValueError(f"{text[:24]} is not a 64-bit integer")
     return value
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=_bounded_int)
 
 
 # --- types that JSON can't name ---------------------------------------------------------------------------------
