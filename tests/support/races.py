@@ -6,7 +6,7 @@ import asyncio
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +16,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
 
 from eventsync.domain.condition import Condition
+from eventsync.domain.entity_tag import digest_of, entity_tag
 from eventsync.domain.stamp import Stamp, unstamp
 from eventsync.domain.values.extended_json import Document, same
-from eventsync.errors import EventsyncError, Unavailable
+from eventsync.errors import EventsyncError, Unavailable, VersionMismatch
 from eventsync.nodestorage import Author, JsonPatch, MergePatch, NodeStorage, WriteResult
 from support.replay import apply_patch
 from support.waiting import within
@@ -71,11 +72,13 @@ class Race:
     async def judge(self) -> None:
         """Fail unless each attempt was told exactly what became of it."""
         made: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+        tags: set[str] = set()
         for change in await self._changes():
+            tags |= set(_tags(change))
             if (stamp := _stamp(change, "fullDocument")) != _stamp(change, "fullDocumentBeforeChange"):
                 made[stamp.op_id].append(change)
         for attempt in self.attempts:
-            _judge(attempt.told, made.pop(attempt.author.op_id, []))
+            _judge(attempt.told, made.pop(attempt.author.op_id, []), tags)
         assert not made.keys() - {None}, "a change of no operation"
 
     async def _changes(self) -> list[dict[str, Any]]:
@@ -107,14 +110,16 @@ async def racing(outside: AsyncDatabase[dict[str, Any]], *storages: NodeStorage)
         yield race
 
 
-def _judge(told: WriteResult | EventsyncError, changes: list[dict[str, Any]]) -> None:
+def _judge(told: WriteResult | EventsyncError, changes: list[dict[str, Any]], tags: set[str]) -> None:
+    """Fail unless the changes with an operation's id are what its writer was told. `tags`: of all states there were."""
+    if isinstance(told, WriteResult | VersionMismatch) and told.etag is not None:
+        assert told.etag in tags, f"there was no such state: {told}"
     if isinstance(told, Unavailable) and "unknown" in told.message:
         assert len(changes) <= 1, "an operation was carried out twice"
         return
     if isinstance(told, EventsyncError):
         assert not changes, f"it was refused, and is there: {told}"
         return
-    assert told.document is None or told.etag is not None
     if not told.created and told.document is not None and not told.patch:
         assert not changes, "nothing was to be changed"
         return
@@ -128,6 +133,14 @@ def _judge(told: WriteResult | EventsyncError, changes: list[dict[str, Any]]) ->
         before, document = unstamp(change["fullDocumentBeforeChange"])
         assert told.version == before.version + 1
         assert same(apply_patch(told.patch, document), after)
+
+
+def _tags(change: dict[str, Any]) -> Iterator[str]:
+    """Yield the entity tags of the states before and after a change."""
+    for image in ("fullDocumentBeforeChange", "fullDocument"):
+        if change.get(image) is not None:
+            stamp, document = unstamp(change[image])
+            yield entity_tag(stamp.version, digest_of(document))
 
 
 def _plain(document: Any) -> Document:

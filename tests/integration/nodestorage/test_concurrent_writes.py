@@ -99,6 +99,16 @@ async def test_refused_operations_spoil_no_other_one(race: Race) -> None:
     await race.judge()
 
 
+async def test_the_same_refused_operation_is_refused_each_time(race: Race) -> None:
+    """The later ones would change nothing, if the first one had been made."""
+    await race.attempt(edit("b", MergePatch({"u": 7})))
+    told = await race.together([edit("a", MergePatch({"n": 5000})) for _ in range(9)])
+    assert {type(one) for one in told} == {Malformed}
+    told = await race.together([edit("c", MergePatch({"u": 7})) for _ in range(9)])
+    assert {type(one) for one in told} == {Conflict}
+    await race.judge()
+
+
 async def test_a_value_that_is_unique_goes_to_one_of_many(race: Race) -> None:
     keys = [f"k{n}" for n in range(12)]
     await race.together([create({"_id": key, "l": []}) for key in keys])
