@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 from pymongo.errors import OperationFailure, PyMongoError
 
-from eventsync.domain.condition import Condition
-from eventsync.errors import Conflict, Malformed, PatchFailed, TooLarge, VersionMismatch
+from eventsync.domain.condition import Condition, Tags
+from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.nodestorage import JsonPatch, MergePatch, NodeStorage, WritePolicy, WriteResult
 from eventsync.settings import Settings
@@ -77,6 +77,34 @@ async def test_conditional_writes_have_one_winner(race: Race) -> None:
     assert all(isinstance(error, VersionMismatch) and error.current == 2 for error in refused)
     creations = [replace("new", {"a": n}, Condition.absent()) for n in range(30)]
     assert len(results(await race.together(creations))) == 1
+    await race.judge()
+
+
+async def test_nothing_is_decided_on_an_old_state(race: Race, outside: Any) -> None:
+    """A foreign writer changes the document between any two operations of ours."""
+    docs, query = outside[NAME], {"_id": "a"}
+
+    async def made(change: Any, condition: Condition | None = None) -> bool:
+        return isinstance(await race.attempt(edit("a", change, condition)), WriteResult)
+
+    assert await made(MergePatch({"a": 1}))
+    await docs.update_one(query, {"$set": {"a": 2}})
+    again = await race.attempt(edit("a", MergePatch({"a": 1})))
+    assert isinstance(again, WriteResult)
+    assert again.patch == [{"op": "replace", "path": "/a", "value": 1}]
+    await docs.update_one(query, {"$set": {"n": 5}})
+    assert await made(JsonPatch([{"op": "test", "path": "/n", "value": 5}, {"op": "add", "path": "/n", "value": 6}]))
+    await docs.update_one(query, {"$set": {"n": 7}})
+    node = await race.storages[0].get(NAME, "a")
+    assert node is not None
+    now = Condition(Tags.parse([node.etag], "If-Match"))
+    assert await made(append(1), now)
+    await docs.update_one(query, {"$set": {"n": 8}})
+    assert not await made(append(2), now)
+    await docs.delete_one(query)
+    assert isinstance(await race.attempt(edit("a", append(3))), NotFound)
+    await docs.insert_one({**query, "l": []})
+    assert await made(append(4))
     await race.judge()
 
 
