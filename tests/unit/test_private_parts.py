@@ -56,8 +56,8 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
         "connection_made connections curr_msg_data_type data_received default_headers disconnected frames handle_cont "
         "handle_parser_exception handle_ping handshake_complete handshake_initiated initial_response keepalive_timeout "
         "last_ping_rtt logger loop pending_ping_payload ping_interval ping_sent_at ping_timeout ping_timer pong_timer "
-        "queue read_paused receive request response root_path run_asgi scheme scope send send_receive_event_to_app "
-        "server start_keepalive tasks transport writable",
+        "queue read_paused receive request response root_path run_asgi scheme scope send send_keepalive_ping "
+        "send_receive_event_to_app server start_keepalive tasks transport writable",
     ),
     (
         UvicornServer,

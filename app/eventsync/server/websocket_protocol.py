@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
 from http import HTTPStatus
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -23,7 +27,30 @@ _MAX_WAITING: Final = 1024
 _SLICE: Final = 4096
 """Bytes of frames that are parsed in one turn of the event loop: 7 ms at worst, where all frames are empty."""
 
+_BEHIND: Final = 8192
+"""Bytes on their way to a client from which on a ping may wait behind them for long."""
+
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
+_ACKNOWLEDGED: Final = 120
+"""Offset of `tcpi_bytes_acked`, of 8 bytes, in Linux's `struct tcp_info`."""
+
 T = TypeVar("T")
+
+
+def _progress_of(transport: asyncio.Transport) -> tuple[bool, int]:
+    """Return True if `_BEHIND` bytes are on their way to the peer, and how many its system has acknowledged so far.
+
+    (False, 0) where the system does not tell.
+    """
+    if (own := transport.get_extra_info("socket")) is None or _TCP_INFO is None:
+        return False, 0
+    try:
+        queued = int.from_bytes(fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, bytes(4)), "little")
+        told = own.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _ACKNOWLEDGED + 8)
+    except OSError:
+        return False, 0  # another kind of socket, or a closed one
+    acknowledged: int = struct.unpack_from("@Q", told.ljust(_ACKNOWLEDGED + 8, b"\0"), _ACKNOWLEDGED)[0]
+    return queued + transport.get_write_buffer_size() >= _BEHIND, acknowledged
 
 
 class Inbox(Generic[T]):
@@ -70,7 +97,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     # uvicorn's attributes of a connection. In a dictionary they take 1.5 KiB. Other names still go there.
     __slots__ = (
-        *("_address", "_limits", "_rest", "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout"),
+        *(
+            "_acknowledged",
+            "_address",
+            "_has_heard",
+            "_is_sending",
+            "_limits",
+            "_rest",
+            "app",
+            "app_state",
+            "asgi_version",
+            "client",
+            "close_sent",
+            "close_timeout",
+        ),
         *("close_timer", "config", "conn", "connections", "curr_msg_data_type", "default_headers", "disconnected"),
         *("frames", "handshake_complete", "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop"),
         *("pending_ping_payload", "ping_interval", "ping_sent_at", "ping_timeout", "ping_timer", "pong_timer", "queue"),
@@ -86,6 +126,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._limits = config.limits
         self._address = ""
         self._rest = b""
+        # Of the last ping, or of the last look at its answer.
+        self._has_heard, self._is_sending, self._acknowledged = False, False, 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -118,6 +160,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._has_heard = True
         if not self._rest and len(data) <= _SLICE:
             super().data_received(data)
             return
@@ -204,9 +247,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.queue.qsize() > _MAX_WAITING:
             self._evict(Close.TOO_MANY)
 
+    def send_keepalive_ping(self) -> None:
+        self._has_heard, (self._is_sending, self._acknowledged) = False, _progress_of(self.transport)
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
-        """Evict a client that has sent no pong: it is gone, or reads nothing."""
+        """Evict a client that has sent no pong: it is gone, or reads nothing.
+
+        Everything that a client sends is a sign of life. A ping may also wait behind data on a slow link: then the
+        client has more time for as long as it accepts any of the data. The send timeout bounds that.
+        """
         self.pong_timer = None
+        was_sending, acknowledged = self._is_sending, self._acknowledged
+        self._is_sending, self._acknowledged = _progress_of(self.transport)
+        if self._has_heard or (was_sending and self._acknowledged > acknowledged):
+            self._has_heard = False
+            self.pong_timer = self.loop.call_later(self.ping_timeout or 0.0, self.keepalive_timeout)
+            return
         self._evict(Close.SLOW)
 
     def _evict(self, code: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from urllib.parse import urlsplit
 
 import httpx
 
 from eventsync.settings import Settings
+from support.raw_websocket import TEXT, frame, raw_websocket
 from support.systems import running_system
 from support.waiting import patience, within
 
@@ -28,3 +31,28 @@ async def test_event_stream_of_a_slow_client_is_ended(settings: Settings) -> Non
                     (await client.put(path, json={"text": "x" * 100_000})).raise_for_status()
                     written += 1
         assert written, "it was put out because of what it did not take"
+
+
+async def test_websocket_client_that_still_accepts_data_is_not_closed_for_a_missing_pong(settings: Settings) -> None:
+    """A ping waits behind the data. Once all has arrived, a client that answers no ping is closed as ever."""
+    size = 1_000_000
+    settings = settings.model_copy(update={"collections": ("docs",), "heartbeat": 1.0, "send_timeout": 60.0})
+    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        (await client.put("/v1/collections/docs/documents/large", json={"text": "x" * size})).raise_for_status()
+        async with raw_websocket(url, receive_buffer=4096) as opened:
+            await opened.send(frame(TEXT, b'{"type":"hello","shapes":["docs"]}'))
+            read, began = 0, time.monotonic()
+            while read < size:
+                read += len(got := await opened.reader.read(4096))
+                assert got, f"it was closed after {read} bytes"
+                await asyncio.sleep(0.02)
+            assert time.monotonic() - began > 3 * settings.heartbeat, "else no ping had to wait"
+            await opened.send(frame(TEXT, b'{"type":"ping"}'))
+            async with within(30):
+                rest = got
+                while b'{"type":"pong"}' not in rest:
+                    rest += (got := await opened.reader.read(4096))
+                    assert got, "it was closed"
+                rest += await opened.reader.read()
+            assert b"\x88" in rest
+            assert (4503).to_bytes(2, "big") in rest
