@@ -47,8 +47,14 @@ BENCHMARKS: Final[dict[str, tuple[ModuleType, str]]] = {
 
 def main() -> None:
     """Exit with 0; 1 where a run was not exact, so that there is no figure; 2 for wrong arguments."""
-    parser = argparse.ArgumentParser(prog="scripts/bench/run", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="NAME")
+    options = parser().parse_args()
+    sys.exit(options.run(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    whole = argparse.ArgumentParser(prog="scripts/bench/run", description=__doc__)
+    commands = whole.add_subparsers(required=True, metavar="NAME")
     for name, (module, _) in BENCHMARKS.items():
         command = commands.add_parser(name, help=_about(module))
         command.add_argument("--write", action="store_true", help=f"keep the result as {RESULTS}/{name}.md")
@@ -60,8 +66,7 @@ def main() -> None:
     every.add_argument("--quick", action="store_true", help="small sizes, to see that they run")
     every.set_defaults(run=_all)
     commands.add_parser("index", help=f"write {RESULTS}/README.md: which goals are met").set_defaults(run=_index)
-    options = parser.parse_args()
-    sys.exit(options.run(options))
+    return whole
 
 
 def _one(options: argparse.Namespace) -> int:

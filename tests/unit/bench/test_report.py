@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bench.__main__ import BENCHMARKS, parser
 from scripts.bench.fan_out import BARE, OURS, PLAIN, Key, growth, ratios
 from scripts.bench.memory import slope
 from scripts.bench.percentiles import percentiles
@@ -55,6 +56,14 @@ def test_the_kept_index_is_made_from_the_kept_pages() -> None:
     kept = (RESULTS / "README.md").read_text()
     assert index(pages, {}).partition("## Results")[0] == kept.partition("## Results")[0]
     assert "not measured" not in kept
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_quick_run_of_a_benchmark_changes_its_own_options(name: str) -> None:
+    module, quick = BENCHMARKS[name]
+    options = parser().parse_args([name, *quick.split()])
+    assert vars(options).keys() >= module.OPTIONS.keys()
+    assert all(module.setup(options).values())
 
 
 def test_a_slope_is_an_hours_growth_and_its_interval() -> None:
