@@ -130,12 +130,12 @@ async def _hour(stage: Stage, minutes: float) -> Single:
 
 
 async def _visits(stage: Stage) -> None:
-    """Have some clients take a snapshot and go, and read documents."""
-    await stage.crowd.ask("pull", count=_VISITS, seq=None, seconds=60.0)
-    await stage.crowd.ask("pulled")
+    """Have some clients, one after the other, take a snapshot and go, and read documents."""
     url = f"http://127.0.0.1:{stage.settings.port}/v1/collections/{SHAPE}/documents"
     async with httpx.AsyncClient() as client:
         for number in range(_VISITS):
+            await stage.crowd.ask("pull", count=1, seq=None, seconds=60.0)
+            await stage.crowd.ask("pulled")
             (await client.get(f"{url}/int:{number}")).raise_for_status()
 
 

@@ -11,8 +11,11 @@ from scripts.bench.crowd.replica import Replica
 from scripts.bench.crowd.wire import TEXT, Frames
 
 _WELCOME, _LIVE = b'{"type":"welcome"', b'{"type":"live"'
-_MARGIN: Final = 300
-"""Most bytes of the last message after its beginning."""
+_MARGIN: Final = 4096
+"""Most bytes of the message that it is live, and of what comes with it."""
+
+_SHORT: Final = 600
+"""Most bytes of a piece that has nothing but the welcome."""
 
 
 class Puller(asyncio.Protocol):
@@ -37,11 +40,12 @@ class Puller(asyncio.Protocol):
         if not self._upgraded:
             head, found, data = data.partition(b"\r\n\r\n")
             if not found or not head.startswith(b"HTTP/1.1 101 "):
-                self.connection_lost(None)
+                self._pieces.append(head)
+                self._transport.abort()
                 return
             self._upgraded = True
             self._transport.write(self._hello)
-        if not self.first and data and not (len(data) < 2 * _MARGIN and _WELCOME in data):
+        if not self.first and data and not (len(data) < _SHORT and _WELCOME in data):
             self.first = time.monotonic()
         before = self._pieces[-1][-_MARGIN:] if self._pieces else b""
         self._pieces.append(data)
@@ -51,7 +55,8 @@ class Puller(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.is_live.done():
-            self.is_live.set_exception(WrongError(f"a connection ended before it was live: {exc}"))
+            last = self._pieces[-1][-_MARGIN:] if self._pieces else b""
+            self.is_live.set_exception(WrongError(f"a connection ended before it was live: {exc}, after {last!r}"))
 
     def close(self) -> None:
         """Leave, without a word."""
