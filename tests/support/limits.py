@@ -20,6 +20,7 @@ _LIMITS: Final = (
     "send_timeout",
     "stale_after",
     "write_deadline",
+    "write_queue_delay",
 )
 """Settings after whose seconds the system gives something up that may only be slow."""
 
