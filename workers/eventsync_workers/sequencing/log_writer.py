@@ -43,6 +43,9 @@ from eventsync_workers.sequencing.transactions import Transaction, transaction_o
 
 logger = logging.getLogger(__name__)
 
+_FORGETTING = 0.9
+"""What is left of the time of a long insert after each shorter one."""
+
 _DECODED_AT_ONCE = 1024 * 1024
 """Bytes of a transaction's changes that are decoded before the first is converted."""
 
@@ -94,7 +97,7 @@ class LogWriter:
         self.connection: PinnedConnection | None = None
         """The connection to append over, if one is held."""
         self.took = 0.0
-        """Seconds that the last insert took, which waits for the journal."""
+        """Seconds that an insert takes, which waits for the journal: the longest of the last ones."""
         self._numbered = self.seq
         self._events = events
         self._images = images
@@ -146,7 +149,7 @@ class LogWriter:
         if new := [event for one in numbered for event in one.events]:
             began = time.monotonic()
             await self._events.append(self.log, new, over=self.connection)
-            self.took = time.monotonic() - began
+            self.took = max(time.monotonic() - began, _FORGETTING * self.took)
             self._appended(new[-1])
         self.checkpoint = next((one.checkpoint for one in reversed(numbered) if one.checkpoint), self.checkpoint)
 
