@@ -13,12 +13,12 @@ import pytest
 from pymongo.errors import OperationFailure, PyMongoError
 
 from eventsync.domain.condition import Condition, Tags
-from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
+from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, Unavailable, VersionMismatch
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.nodestorage import JsonPatch, MergePatch, NodeStorage, WritePolicy, WriteResult
 from eventsync.settings import Settings
 from support.chaos.proxy import MongoProxy, mongo_proxy
-from support.races import IDS, NAME, Race, append, create, edit, increment, racing, replace
+from support.races import IDS, NAME, Race, append, create, delete, edit, increment, racing, replace
 from support.waiting import eventually
 
 PATIENT = WritePolicy(attempts=1000, deadline=30.0)
@@ -159,12 +159,12 @@ async def test_a_document_that_mongodb_finds_too_large_spoils_no_other(outside: 
 
 
 @asynccontextmanager
-async def reached(uri: str, settings: Settings) -> AsyncIterator[NodeStorage]:
+async def reached(uri: str, settings: Settings, deadline: float = 5.0) -> AsyncIterator[NodeStorage]:
     """A storage on a client of its own."""
     limited = settings.model_copy(update={"mongodb_uri": uri, "mongodb_timeout": 5.0})
     async with connect(limited, "serve") as client:
         database = client[settings.database]
-        yield NodeStorage(database, database.operations, WritePolicy(deadline=5.0))
+        yield NodeStorage(database, database.operations, WritePolicy(deadline=deadline))
 
 
 @pytest.fixture
@@ -201,28 +201,49 @@ async def test_a_connection_that_breaks_in_a_burst(proxied: tuple[Race, MongoPro
     await race.judge()
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [{"writeConcernError": {"code": 64, "errmsg": "in doubt"}}, {"closeConnection": True}, {"errorCode": 10107}],
-)
+@asynccontextmanager
+async def faults(
+    client: Client, settings: Settings, commands: list[str], times: int, **how: Any
+) -> AsyncIterator[None]:
+    """The next `times` such commands of a storage that is `reached` fail."""
+    data = {"failCommands": commands, "appName": app_name(settings, "serve"), **how}
+    try:
+        await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
+    except OperationFailure as error:
+        pytest.skip(f"this MongoDB has no test commands: {error}")
+    try:
+        yield
+    finally:
+        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+IN_DOUBT = {"writeConcernError": {"code": 64, "errmsg": "in doubt"}}
+
+
+@pytest.mark.parametrize("fault", [IN_DOUBT, {"closeConnection": True}, {"errorCode": 10107}])
 async def test_faults_of_mongodb_itself(
     settings: Settings, client: Client, outside: Any, mongodb_uri: str, fault: dict[str, Any]
 ) -> None:
     commands = ["find", "findAndModify", "insert", "update", "bulkWrite", "commitTransaction"]
-    data = {"failCommands": commands, "appName": app_name(settings, "serve"), **fault}
     choose = random.Random(1)
     async with reached(mongodb_uri, settings) as storage, racing(outside, storage) as race:
-        try:
-            for times in (1, 2, 5, 9):
-                point = {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
-                try:
-                    await client.admin.command(point)
-                except OperationFailure as error:
-                    pytest.skip(f"this MongoDB has no test commands: {error}")
+        for times in (1, 2, 5, 9):
+            async with faults(client, settings, commands, times, **fault):
                 await race.mixed(choose, count=24, foreign=0)
-        finally:
-            await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
         await race.judge()
+
+
+async def test_deletes_whose_commit_stays_in_doubt_are_not_called_refused(
+    settings: Settings, client: Client, outside: Any, mongodb_uri: str
+) -> None:
+    keys = [f"k{n}" for n in range(10)]
+    async with reached(mongodb_uri, settings, deadline=0.3) as storage, racing(outside, storage) as race:
+        await race.together([create({"_id": key}) for key in keys])
+        async with faults(client, settings, ["commitTransaction"], 1_000_000, **IN_DOUBT):
+            told = await race.together([delete(key) for key in keys])
+        assert all(isinstance(one, WriteResult | Unavailable) for one in told), told
+        await race.judge()
+    await client.admin.command({"killAllSessions": []})  # a transaction that is left open keeps its locks
 
 
 async def test_a_primary_that_steps_down(settings: Settings, client: Client, outside: Any, mongodb_uri: str) -> None:
