@@ -72,15 +72,17 @@ class DelayAdmission:
     """Admits work at once if its expected delay is at most `limit` seconds, and refuses it at once otherwise.
 
     The work waits elsewhere, in any number of queues. Its expected delay is the time in which as many were done as are
-    in progress now, or four times that of the last quarter of them, which is longer if the service slows down. The time
-    since anything was done is added, which is how a stall shows, and a turn of the event loop, because a request is
-    read only then. Idle periods do not count.
+    in progress now, or twice that of the later half of them, which is longer if the service slows down. The time since
+    anything was done is added, which is how a stall shows, and a turn of the event loop, because a request is read only
+    then. Idle periods do not count.
 
-    That would refuse too much in three cases:
+    That would refuse too much in four cases. In the first three, up to `_IN_DOUBT` are admitted.
 
     - After an idle period the rate is that of a few at a time, and says nothing about many.
+    - Work that is done in groups ends in groups: the estimate is far too high at the first end after a pause. How long
+      that work took itself, beside how many, says how many are done within the limit.
     - Where some work hangs (behind a locked document) and the rest is rare, the rate is low without a queue. Then the
-      rest overtakes what hangs, which it never does in a queue. In these two cases `_IN_DOUBT` are admitted.
+      rest overtakes what hangs, which it never does in a queue.
     - A stall would never be seen to end. So one caller in `limit` seconds is admitted in any case.
     """
 
@@ -98,10 +100,12 @@ class DelayAdmission:
         self._ends = [now + (number - _REMEMBERED) / _FIRST_RATE for number in range(_REMEMBERED)]
         """A ring of the times at which work was done; the newest is before `_next`."""
         self._next = 0
-        self._began: dict[int, float] = {}
-        """The times at which what is in progress began, the oldest first."""
+        self._began: dict[int, tuple[float, int]] = {}
+        """When what is in progress began, the oldest first, and how many were in progress then."""
         self._number = 0
         self._doubted = self._probed = now
+        self._allowed = _IN_DOUBT
+        """So many may be in progress within `limit` seconds of `_doubted`, whatever the expected delay is."""
         self._turn = 0.0
         self._turn_began: float | None = None
         self.refused = 0
@@ -121,7 +125,7 @@ class DelayAdmission:
         waiting = len(self._began)
         if waiting < _ALWAYS or (delay := self._expected(now := self._now())) <= self._limit:
             return
-        if waiting < _IN_DOUBT and now - self._doubted <= self._limit:
+        if waiting < self._allowed and now - self._doubted <= self._limit:
             return
         if now - self._probed >= self._limit:
             self._probed = now
@@ -154,24 +158,36 @@ class DelayAdmission:
         if self._idle_since is not None:
             self._idle += time.monotonic() - self._idle_since
             self._idle_since = None
-            self._doubted = self._now()
+            self._doubt(self._now(), _IN_DOUBT)
         now = self._now()
         self._number += 1
-        self._began[self._number] = now
+        self._began[self._number] = now, len(self._began) + 1
         if self._turn_began is None:
             self._turn_began = now
             asyncio.get_running_loop().call_soon(self._end_turn)
         return self._number
 
     def _end(self, number: int, *, served: bool) -> None:
-        now, began = self._now(), self._began.pop(number)
+        now, (began, beside) = self._now(), self._began.pop(number)
         if served:
             self._ends[self._next] = now
             self._next = (self._next + 1) % _REMEMBERED
-            if 0 < len(self._began) < _IN_DOUBT and next(iter(self._began.values())) < began - self._limit / 2:
-                self._doubted = now
+            if self._overtook(began):
+                self._doubt(now, _IN_DOUBT)
+            elif (took := now - began) <= self._limit / 2:
+                self._doubt(now, min(_IN_DOUBT, int(beside * self._limit / max(took, 1e-6))))
         if not self._began:
             self._idle_since = time.monotonic()
+
+    def _doubt(self, now: float, allowed: int) -> None:
+        """Let `allowed` be in progress for `limit` seconds, or as many more as are allowed already."""
+        is_new = now - self._doubted > self._limit
+        self._doubted, self._allowed = now, allowed if is_new else max(allowed, self._allowed)
+
+    def _overtook(self, began: float) -> bool:
+        """Return True if something that began long before `began` is in progress still."""
+        is_few = 0 < len(self._began) < _IN_DOUBT
+        return is_few and next(iter(self._began.values()))[0] < began - self._limit / 2
 
     def _end_turn(self) -> None:
         if self._turn_began is not None:
@@ -180,8 +196,8 @@ class DelayAdmission:
     def _expected(self, now: float) -> float:
         waiting, last = len(self._began), self._ends[self._next - 1]
         turn = self._turn if self._turn_began is None else max(self._turn, now - self._turn_began)
-        quarter = (waiting + 3) // 4
-        all_of_them = max(self._took(waiting, last), self._took(quarter, last) * waiting / quarter)
+        half = (waiting + 1) // 2
+        all_of_them = max(self._took(waiting, last), self._took(half, last) * waiting / half)
         return turn + now - last + all_of_them
 
     def _took(self, count: int, last: float) -> float:

@@ -120,10 +120,10 @@ async def test_service_that_slows_down_is_noticed_within_the_limit(monkeypatch: 
     service.run(5, rate=300)
     assert not service.refused
     service.seconds, slow = 0.1, service.now
-    service.run(10, rate=300)
+    service.run(20, rate=300)
     service.wait(20)
-    assert service.longest(slow) <= 8 * LIMIT  # of the first ones, which could not know
-    assert service.longest(slow + 9 * LIMIT) <= 1.4 * LIMIT
+    assert service.longest(slow) <= 12 * LIMIT  # of the first ones, which could not know
+    assert service.longest(slow + 14 * LIMIT) <= 1.4 * LIMIT
 
 
 async def test_stall_refuses_new_calls_and_its_end_admits_them_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +149,19 @@ async def test_few_calls_that_hang_refuse_no_others(monkeypatch: pytest.MonkeyPa
     for _ in range(20):
         service.wait(0.5)
         assert service.call()
+
+
+async def test_work_that_is_done_in_groups_is_not_refused_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(monkeypatch, servers=32, seconds=0.3)
+    for _ in range(20):
+        while service.admission.waiting < 32:
+            assert service.call()
+        service.wait(0.3 - 0.001 * 31)
+        for _ in range(31):  # each caller calls again as soon as it is answered
+            service.wait(0.001)
+            while service.admission.waiting < 32:
+                assert service.call()
+    assert not service.refused
 
 
 async def test_burst_after_an_idle_period_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
