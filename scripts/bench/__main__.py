@@ -48,6 +48,9 @@ BENCHMARKS: Final[dict[str, tuple[ModuleType, str]]] = {
 def main() -> None:
     """Exit with 0; 1 where a run was not exact, so that there is no figure; 2 for wrong arguments."""
     options = parser().parse_args()
+    if options.run is _one and options.quick:
+        # Options that are given too take precedence, because they come last.
+        options = parser().parse_args([options.name, *BENCHMARKS[options.name][1].split(), *sys.argv[2:]])
     sys.exit(options.run(options))
 
 
@@ -55,9 +58,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     whole = argparse.ArgumentParser(prog="scripts/bench/run", description=__doc__)
     commands = whole.add_subparsers(required=True, metavar="NAME")
-    for name, (module, _) in BENCHMARKS.items():
+    for name, (module, quick) in BENCHMARKS.items():
         command = commands.add_parser(name, help=_about(module))
         command.add_argument("--write", action="store_true", help=f"keep the result as {RESULTS}/{name}.md")
+        command.add_argument("--quick", action="store_true", help=f"small sizes: {quick}")
         for option, (default, about) in module.OPTIONS.items():
             command.add_argument(f"--{option}", type=type(default), default=default, help=f"{about} ({default})")
         command.set_defaults(name=name, module=module, run=_one)
