@@ -36,7 +36,7 @@ LIMITS: Final = {
     "docstring openings in scripts and tests %": 2.0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 100_000,
+    "lines: all": 102_000,
     "lines: docs/benchmarks": 550,
     "lines: locks": 4_200,
     "lines: scripts/bench": 4_000,
