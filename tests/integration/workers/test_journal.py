@@ -19,7 +19,7 @@ from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import journal_flusher
 from support.replay import assert_complete, tracked
 from support.systems import running_system
-from support.waiting import within
+from support.waiting import patience, within
 
 INTERVAL = "journalCommitInterval"
 
@@ -63,7 +63,11 @@ async def test_the_worker_flushes_for_writers_that_do_not_wait_and_stops_when_th
     names = settings.model_copy(update={"collections": ("docs",), "checkpoint_interval": 0.1})
     hasty = stores.data.get_collection("docs", write_concern=WriteConcern(1))
     patient = stores.data.get_collection("docs", write_concern=WriteConcern("majority", j=True))
-    async with flushed_rarely(client), running_system(names) as url, httpx.AsyncClient(base_url=url) as http:
+    async with (
+        flushed_rarely(client),
+        running_system(names) as url,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as http,
+    ):
         log = await tracked(stores, "docs")
 
         async def write_until(docs: Any, is_flushing: bool) -> None:
