@@ -32,7 +32,7 @@ from support.histories import based
 from support.mutants import ODD, ODD_IDS, deep, framed, mutants
 from support.replay import caught_up, current_log, tracked
 from support.systems import running_system, running_worker
-from support.waiting import patience
+from support.waiting import eventually, patience
 
 COUNT = int(os.environ.get("EVENTSYNC_TEST_MUTANTS", "60"))
 SEED = int(os.environ.get("EVENTSYNC_TEST_SEED") or secrets.randbits(32))
@@ -82,8 +82,14 @@ async def change_all(stores: Stores, round_: int) -> None:
     await docs.delete_one({"_id": {"$type": "string"}})
 
 
+async def _has_base(stores: Stores) -> bool:
+    return await stores.log["snapshots"].find_one({"c": "docs", "complete": True}) is not None
+
+
 async def assert_proved(stores: Stores, settings: Settings) -> None:
     await caught_up(stores)
+    # States are made from the base snapshot, which may be stored after the first changes.
+    await eventually(lambda: _has_base(stores))
     report = await prove(settings, [])
     assert report.whole, f"seed {SEED}: {report.tree()}"
 

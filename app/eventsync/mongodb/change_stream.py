@@ -29,7 +29,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from eventsync.concurrency.slices import SLICE
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
-from eventsync.mongodb.errors import forget_connections, knows_no_sessions, short
+from eventsync.mongodb.errors import short
 from eventsync.mongodb.kill_cursors import free_cursor
 from eventsync.mongodb.pinned_connection import PinnedConnection, pinned
 from eventsync.mongodb.split_changes import FragmentMissing, Fragments
@@ -200,19 +200,14 @@ async def watch(
     stage: dict[str, Any] = {"resumeAfter": {"_data": after}} if after is not None else {}
     if images:
         stage |= {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
-    try:
-        async with database.client.start_session() as session, pinned(database.client, interrupted()) as connection:
-            with interrupted():
-                cursor = await _open(connection, database.name, session, [{"$changeStream": stage}, *pipeline])
-            stream = ChangeStream(connection, database, session, codec, cursor)
-            try:
-                yield stream
-            finally:
-                await stream.close()
-    except StreamInterrupted as error:
-        if knows_no_sessions(error.__cause__):
-            await forget_connections(database.client)
-        raise
+    async with database.client.start_session() as session, pinned(database.client, interrupted()) as connection:
+        with interrupted():
+            cursor = await _open(connection, database.name, session, [{"$changeStream": stage}, *pipeline])
+        stream = ChangeStream(connection, database, session, codec, cursor)
+        try:
+            yield stream
+        finally:
+            await stream.close()
 
 
 async def _open(

@@ -24,6 +24,7 @@ from pymongo import AsyncMongoClient
 from pymongo.helpers_shared import _check_command_response
 
 from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.errors import forget_connections
 
 _HEADER: Final = struct.Struct("<iiiiIB")
 """Length, number, number of the request that is answered, opcode; flags; kind of the only section: a document."""
@@ -105,6 +106,9 @@ async def pinned(
         with translating:
             checkout = await client._conn_for_writes(None, "pin a connection")  # noqa: SLF001
             connection = await stack.enter_async_context(checkout)
+        if not connection.supports_sessions:
+            # It takes these commands all the same, but other users of the pool's connections need sessions.
+            await forget_connections(client)
         held = PinnedConnection(client, connection)
         try:
             yield held

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
+from pymongo.errors import ConfigurationError
 
 from eventsync.dev import mongod
-from eventsync.mongodb.change_stream import StreamInterrupted, watch
+from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.errors import knows_no_sessions
 from eventsync.nodestorage import Author, Idempotency, NodeStorage, WritePolicy
 from eventsync.server.supervision.orphans import die_with_parent
@@ -43,13 +44,17 @@ async def early(port: int) -> AsyncIterator[AsyncMongoClient[dict[str, Any]]]:
         yield opened
 
 
-async def test_a_change_stream_opens_at_the_second_attempt(early: AsyncMongoClient[dict[str, Any]]) -> None:
-    with pytest.raises(StreamInterrupted) as failure:
-        async with watch(early["db"], []):
-            raise AssertionError("the connection is not from before: this test has nothing to show")
-    assert knows_no_sessions(failure.value.__cause__)
+async def test_a_change_stream_opens_and_replaces_the_connections(early: AsyncMongoClient[dict[str, Any]]) -> None:
+    async def find() -> None:
+        async with early.start_session() as session:
+            await early["db"]["docs"].find_one({}, session=session)
+
+    with pytest.raises(ConfigurationError) as failure:
+        await find()
+    assert knows_no_sessions(failure.value), "the connection is from before"
     async with watch(early["db"], []) as stream:
         assert stream.token
+        await find()
 
 
 async def test_a_transaction_is_made(early: AsyncMongoClient[dict[str, Any]]) -> None:
