@@ -56,10 +56,13 @@ async def test_a_flush_shows_the_changes_before_it_and_writes_nothing(client: Cl
     assert await client["local"]["oplog.rs"].count_documents({"ns": f"{stores.log.name}.heads"}) == 0
 
 
-async def test_the_worker_flushes_for_writers_that_do_not_wait_and_stops_when_they_do(
+async def test_the_worker_flushes_while_changes_are_late_and_stops_when_they_are_not(
     client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each change counts as late at first, and none afterwards: how late they are depends on the machine."""
     monkeypatch.setattr(journal_flusher, "_HOLD", 1.0)
+    monkeypatch.setattr(journal_flusher, "_LATE", -1.0)
+    monkeypatch.setattr(journal_flusher, "_TIMES", -1.0)
     names = settings.model_copy(update={"collections": ("docs",), "checkpoint_interval": 0.1})
     hasty = stores.data.get_collection("docs", write_concern=WriteConcern(1))
     patient = stores.data.get_collection("docs", write_concern=WriteConcern("majority", j=True))
@@ -79,6 +82,7 @@ async def test_the_worker_flushes_for_writers_that_do_not_wait_and_stops_when_th
             await write_until(hasty, is_flushing=True)
         ready = (await http.get("/readyz")).json()
         shown = (await http.get("/metrics")).text
+        monkeypatch.setattr(journal_flusher, "_LATE", float("inf"))
         async with within(60):
             await write_until(patient, is_flushing=False)
         await assert_complete(stores, "docs")
