@@ -16,7 +16,7 @@ from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support.limits import time_limits
-from support.systems import running_system
+from support.systems import running_system, tracked
 from support.waiting import patience
 
 COLLECTION = "things"
@@ -53,6 +53,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         **limits,
     )
     async with running_system(settings) as url:
+        await tracked(url, settings.collections)
         yield Served(url, settings, client[name].get_collection(COLLECTION, codec_options=CODEC))
     await client.drop_database(name)
     await client.drop_database(settings.log_db)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 from pymongo.errors import OperationFailure
 
+from eventsync.domain.ids import IdText
+from eventsync.domain.stamp import Stamp
 from eventsync.domain.values.extended_json import Document
 from eventsync.errors import Conflict, TooLarge, Unavailable
 from eventsync.mongodb.client import app_name, connect
 from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
+from eventsync.nodestorage.documents import Documents
 from eventsync.settings import Settings
 
 Break = Callable[..., Awaitable[None]]
@@ -67,11 +70,21 @@ async def test_an_unknown_outcome_is_called_that(storage: NodeStorage, breaking:
 
 
 async def test_a_write_whose_replication_is_not_confirmed_is_looked_for(
-    storage: NodeStorage, breaking: Break, author: Author
+    storage: NodeStorage, breaking: Break, author: Author, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MongoDB has made it all the same, so a read with majority concern finds it."""
+    """MongoDB has made it all the same. A read with majority concern finds it, once it is replicated."""
+    versions, read = [1], Documents.stamps
+
+    async def replicated(self: Documents, ids: Sequence[Any]) -> dict[IdText, Stamp]:
+        found = await read(self, ids)
+        while [stamp.version for stamp in found.values()] != versions:
+            found = await read(self, ids)
+        return found
+
+    monkeypatch.setattr(Documents, "stamps", replicated)
     await breaking("insert", writeConcernError=NOT_REPLICATED)
     assert (await storage.create("orders", {"_id": 1, "n": 1}, author=author)).created
+    versions[:] = [4]
     await breaking("update", writeConcernError=NOT_REPLICATED)
     results = await asyncio.gather(
         *(storage.find_one_and_update("orders", 1, increment, author=Author("x", str(n))) for n in range(3))
