@@ -60,7 +60,7 @@ class Exchanged:
 
 
 class Halved:
-    """Of two writes one is made, and both are acknowledged."""
+    """One of two writes is made, and both are acknowledged."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -97,7 +97,7 @@ async def test_a_refused_write_spoils_none_of_the_others(
 async def test_writes_deletes_and_foreign_writers_at_the_same_time(
     served: Any, api: httpx.AsyncClient, paths: list[str]
 ) -> None:
-    """What was acknowledged is in the history in the same versions; what was refused left nothing."""
+    """Acknowledged writes are in the history with the same versions; refused ones have left nothing."""
     path, told = paths[0], list[tuple[str, int]]()
 
     async def write(number: int) -> None:

@@ -28,7 +28,7 @@ def resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def faults(document: dict[str, Any], schema: dict[str, Any], value: Any, path: str = "") -> Iterator[str]:
-    """Why `value` is not of `schema`. Members that an object's schema does not name are faults too."""
+    """Return the reasons why `value` is not of `schema`. Members that a schema does not name are faults too."""
     schema = resolve(document, schema) | {key: item for key, item in schema.items() if key != "$ref"}
     if unknown := schema.keys() - _KNOWN:
         yield f"{path}: the validator does not know {sorted(unknown)}"

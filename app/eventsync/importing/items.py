@@ -19,7 +19,7 @@ from eventsync.importing.records import Record
 
 
 class Mode(StrEnum):
-    """What an import does with a document whose `_id` exists already. One without `_id` is always inserted."""
+    """The treatment of a document whose `_id` exists already. One without `_id` is always inserted."""
 
     INSERT = "insert"
     UPSERT = "upsert"

@@ -35,7 +35,7 @@ class ImportJob:
 
 @dataclass(slots=True)
 class State:
-    """How far an import has come.
+    """The progress of an import.
 
     All documents before `done` have been answered, `written` and `failed` of them. None behind the offset `sent` was
     sent. `seed` gives ids to documents without one.

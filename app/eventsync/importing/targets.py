@@ -1,4 +1,4 @@
-"""Where an import writes: into the database itself, or through a server."""
+"""The targets of an import: into the database itself, or through a server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _WITHIN: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ItemAnswer:
-    """What became of a write: its error `code`, or an empty one. A write with `begun` False was certainly not made."""
+    """The outcome of a write: its error `code`, or an empty one. A write with `begun` False was certainly not made."""
 
     code: str = ""
     detail: str = ""

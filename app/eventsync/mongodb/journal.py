@@ -33,7 +33,7 @@ async def flush_journal(collection: AsyncCollection[Any], over: PinnedConnection
 
 
 class CommitDelay:
-    """How long changes wait between their commit and a read that waits for them. Times are wall times, in seconds.
+    """The time that changes wait between their commit and a read that waits for them. Times are wall times, in seconds.
 
     The clocks of this process and of MongoDB differ. The least difference between a commit and the end of its read, in
     the last 5 to 10 minutes, stands for no delay.

@@ -38,7 +38,7 @@ class BulkWrite:
 
 
 Outcome = WriteResult | EventsyncError
-"""What became of one operation."""
+"""The outcome of one operation."""
 
 
 class BulkWriter:

@@ -198,16 +198,6 @@ class Documents:
         if done.matched_count != updates or done.deleted_count != len(deletes):
             raise Lost
 
-    async def remove_all(self, removed: Sequence[tuple[RawBSONDocument, Stamp]], session: Session) -> None:
-        """Stamp and delete documents in the transaction of `session`. Raises `Lost` if one of them is gone."""
-        if not removed:
-            return
-        stamps = [UpdateOne({"_id": exact_id(raw)}, {"$set": {FIELD: stamp.stored()}}) for raw, stamp in removed]
-        deletes = [DeleteOne({"_id": exact_id(raw)}) for raw, _ in removed]
-        done = await self.collection.bulk_write([*stamps, *deletes], session=session)
-        if done.deleted_count != len(removed):
-            raise Lost
-
 
 class Collections:
     """The collections of a database. Each `Documents` is made once and keeps its knowledge of the collection."""

@@ -29,7 +29,7 @@ from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, Documents
 from eventsync.nodestorage.grouped_write import GROUPED_IDS, GroupedWrite, state_after, write_group
-from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
+from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite
 from eventsync.nodestorage.lanes import Attempt, Lane, QueuedWrite, Retry
 from eventsync.nodestorage.number_types import NumberTypes, number_types
 from eventsync.nodestorage.policy import WritePolicy
@@ -284,7 +284,7 @@ class DeleteGroups:
         documents = self._collections.of(group[0].decision.intent.collection)
         found = await documents.find_all([queued.decision.intent.id for queued in group], session)
         outcomes: list[WriteResult | Exception | None] = []
-        removed: list[tuple[RawBSONDocument, Stamp]] = []
+        deletes: list[tuple[PlannedWrite, RawBSONDocument | None]] = []
         for queued in group:
             raw = found.get(queued.key)
             if raw is not None and len(raw.raw) > GROUPED_BYTES:
@@ -296,7 +296,8 @@ class DeleteGroups:
                 outcomes.append(error)
                 continue
             outcomes.append(None if change is None else change.result)
-            if raw is not None and change is not None and isinstance(change.write, Remove):
-                removed.append((raw, change.write.stamp))
-        await documents.remove_all(removed, session)
+            if change is not None:
+                deletes.append((change, raw))
+        if deletes:
+            await documents.write_all(deletes, session)
         return outcomes

@@ -14,12 +14,11 @@ from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
 from eventsync.domain.ids import IdText
-from eventsync.errors import Conflict
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.retry import lost_too_often, pause_after
+from eventsync.nodestorage.retry import lost_too_often, pause_after, waited_too_long
 
 
 class QueuedWrite:
@@ -52,8 +51,7 @@ class QueuedWrite:
     def expire(self, within: float) -> None:
         """Give up a write that is not in a group yet."""
         if not self.started:
-            name = f"{self.decision.intent.collection}/{self.key}"
-            self.settle(Conflict(f"other writers of {name} took longer than {within:g} s; try again later"))
+            self.settle(waited_too_long(f"{self.decision.intent.collection}/{self.key}", within))
 
 
 class Retry(NamedTuple):

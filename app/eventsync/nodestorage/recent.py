@@ -10,7 +10,7 @@ from bson.raw_bson import RawBSONDocument
 from eventsync.domain.ids import IdText
 
 _ENTRY: Final = 512
-"""What an entry takes beside the document, in bytes."""
+"""The size of an entry beside its document, in bytes."""
 
 
 class RecentDocuments:

@@ -41,6 +41,11 @@ def lost_too_often(tries: int) -> Conflict:
     return Conflict(f"other writers were faster {tries} times; try again later")
 
 
+def waited_too_long(document: str, within: float) -> Conflict:
+    """Return the error for a write that did not get its turn within so many seconds."""
+    return Conflict(f"other writers of {document} took longer than {within:g} s; try again later")
+
+
 async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T:
     """Call `attempt` until it loses no race.
 

@@ -22,7 +22,7 @@ from eventsync.nodestorage.operations import WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.recent import RecentDocuments
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.retry import retried
+from eventsync.nodestorage.retry import retried, waited_too_long
 from eventsync.nodestorage.transaction_steps import (
     TransactionSteps,
     check_twin,
@@ -54,7 +54,7 @@ class OperationWriter:
         self._document_locks = DocumentLocks()
         self._recent = recent
         write_groups = WriteGroups(collections, decider, policy, recent)
-        delete_groups = DeleteGroups(collections, decider, transactions, self._deleted)
+        delete_groups = DeleteGroups(collections, decider, transactions, self._in_transaction)
         self._writes = GroupCommit(write_groups.attempt, policy, chains=True)
         self._deletes = GroupCommit(delete_groups.attempt, policy, chains=False)
 
@@ -70,15 +70,15 @@ class OperationWriter:
         """Carry out an operation that was prepared."""
         intent = decision.intent
         with translated_write(doing(intent)):
-            if idempotency is None:
-                groups = self._deletes if intent.transacts else self._writes
-                if (result := await groups.write(decision, author)) is not None:
-                    return result
-            if idempotency is None and not intent.transacts:
-                async with self._document_locks.of(name_of(intent), within=self._policy.deadline):
-                    return await retried(lambda: self._alone(decision, author), self._policy)
-            [result] = await self._together([decision], author, idempotency)
-            return result
+            if idempotency is not None:
+                return await self._in_transaction(decision, author, idempotency)
+            groups = self._deletes if intent.transacts else self._writes
+            if (result := await groups.write(decision, author)) is not None:
+                return result
+            if intent.transacts:
+                return await self._in_transaction(decision, author)
+            async with self._document_locks.of(name_of(intent), within=self._policy.deadline):
+                return await retried(lambda: self._alone(decision, author), self._policy)
 
     async def all(
         self, operations: Sequence[WriteOperation], author: Author, idempotency: Idempotency | None
@@ -91,9 +91,11 @@ class OperationWriter:
         with translated_write("the transaction can't be made"):
             return await self._together(decisions, author, idempotency, numbered=True)
 
-    async def _deleted(self, decision: Decision, author: Author) -> WriteResult:
-        """Make one delete in a transaction of its own."""
-        [result] = await self._together([decision], author, None)
+    async def _in_transaction(
+        self, decision: Decision, author: Author, idempotency: Idempotency | None = None
+    ) -> WriteResult:
+        """Make one write in a transaction of its own."""
+        [result] = await self._together([decision], author, idempotency)
         return result
 
     async def _alone(self, decision: Decision, author: Author) -> WriteResult:
@@ -108,8 +110,7 @@ class OperationWriter:
         if change.write is None:
             return change.result
         if raw is not None and not await documents.can_compare(raw):
-            [result] = await self._together([decision], author, None)
-            return result
+            return await self._in_transaction(decision, author)
         with lost_if_taken(intent):
             await documents.write(change, raw)
         return change.result
@@ -161,7 +162,7 @@ class DocumentLocks:
             async with asyncio.timeout(within):
                 await lock.acquire()
         except TimeoutError as error:
-            raise Conflict(f"other writers of {document} took longer than {within:g} s; try again later") from error
+            raise waited_too_long(document, within) from error
         try:
             yield
         finally:

@@ -78,7 +78,7 @@ async def test_writes_of_one_document_in_a_group_make_a_version_each(storage: No
 
 
 async def test_a_later_write_of_the_group_sees_the_earlier_one(storage: NodeStorage) -> None:
-    """What is decided on a state that a write of the group makes is told once that write is made."""
+    """A decision on a state that a write of the group makes is answered once that write is made."""
     await storage.create("orders", {"_id": 1, "n": 0}, author=by("0"))
     first, second, same = await together(
         storage.find_one_and_update("orders", 1, MergePatch({"n": 1}), author=by("1")),

@@ -22,7 +22,7 @@ LIMIT = PageLimit(events=10, bytes=1 << 20)
 
 
 def unfed() -> Continuity:
-    """Of a window without a feed, for which nothing is to be confirmed."""
+    """Return the continuity of a window without a feed: there is nothing to confirm."""
 
     async def process() -> str:
         raise AssertionError("nobody asks")

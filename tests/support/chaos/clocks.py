@@ -16,7 +16,7 @@ def library() -> Path | None:
 
 
 def missing() -> str | None:
-    """Why clocks can't jump here, if they can't."""
+    """Return the reason why clocks can't jump here, or None."""
     return None if library() else "libfaketime is not installed (Debian's package is `faketime`)"
 
 

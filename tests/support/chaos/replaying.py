@@ -50,7 +50,7 @@ def step(state: State, key: Key, event: Mapping[str, Any]) -> None:
 
 
 def _misfit(event: Mapping[str, Any], was: tuple[int, Mapping[str, Any]] | None) -> str | None:
-    """Why the event can't follow this state; None where it can."""
+    """Return the reason why the event can't follow this state; None where it can."""
     version = was[0] if was else 0
     if event["op"] == "create" and was is not None:
         return "creates a document that exists"

@@ -1,4 +1,4 @@
-"""What a client of a benchmark counts as exact."""
+"""The replica of a benchmark's client: states that it counts as exact."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from eventsync.errors import Unavailable
 
 
 class NotContinued(Unavailable):
-    """What was read may not continue what the window holds. Read again."""
+    """The read may not continue the content of the window. Read again."""
 
     def __init__(self) -> None:
         super().__init__("the feed was interrupted, or MongoDB's primary has changed, during the read")

@@ -1,4 +1,4 @@
-"""When the journal is flushed for writers that do not wait for it, and when no longer."""
+"""The journal is flushed for writers that do not wait for it, and no longer than they need it."""
 
 from __future__ import annotations
 
