@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from eventsync.mongodb.client import app_name, connect
 from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
 from eventsync.nodestorage.documents import Documents
 from eventsync.settings import Settings
+from support.limits import time_limits
+from support.waiting import patience
 
 Break = Callable[..., Awaitable[None]]
 
@@ -28,10 +31,22 @@ NOT_REPLICATED = {"code": 64, "errmsg": "waiting for replication timed out"}
 
 @pytest.fixture
 async def storage(mongodb_uri: str, database_name: str) -> AsyncIterator[NodeStorage]:
-    """On a client of its own, whose name the failures are limited to."""
-    async with connect(Settings(mongodb_uri=mongodb_uri, mongodb_timeout=2.0), "failing") as client:
-        database = client[database_name]
-        yield NodeStorage(database, database.operations, WritePolicy(deadline=0.5))
+    async with failing(mongodb_uri, database_name, deadline=patience(10), **time_limits()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hasty(mongodb_uri: str, database_name: str) -> AsyncIterator[NodeStorage]:
+    """The same storage for what fails until its deadline."""
+    async with failing(mongodb_uri, database_name, deadline=0.5, mongodb_timeout=2.0) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def failing(uri: str, database: str, deadline: float, **limits: Any) -> AsyncIterator[NodeStorage]:
+    """Yield a storage on a client of its own, whose name the failures are limited to."""
+    async with connect(Settings(mongodb_uri=uri, **limits), "failing") as client:
+        yield NodeStorage(client[database], client[database].operations, WritePolicy(deadline=deadline))
 
 
 @pytest.fixture
@@ -62,11 +77,13 @@ async def test_a_lost_connection_is_made_up_for_once(storage: NodeStorage, break
     assert (result.version, result.document) == (2, {"_id": 1, "n": 2})
 
 
-async def test_an_unknown_outcome_is_called_that(storage: NodeStorage, breaking: Break, author: Author) -> None:
+async def test_an_unknown_outcome_is_called_that(
+    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author
+) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     await breaking("update", closeConnection=True)
     with pytest.raises(Unavailable, match=r"orders/int:1 can't be written: the outcome is unknown"):
-        await storage.find_one_and_update("orders", 1, increment, author=author)
+        await hasty.find_one_and_update("orders", 1, increment, author=author)
 
 
 async def test_a_write_whose_replication_is_not_confirmed_is_looked_for(
@@ -93,22 +110,22 @@ async def test_a_write_whose_replication_is_not_confirmed_is_looked_for(
 
 
 async def test_a_write_is_unknown_if_the_look_for_it_fails_too(
-    storage: NodeStorage, breaking: Break, author: Author, client: Any
+    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author, client: Any
 ) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     data = {"appName": app_name(Settings(), "failing"), "failCommands": ["update", "find"], "closeConnection": True}
     await breaking("update", times=1)  # skips where MongoDB has no test commands
     await client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
     with pytest.raises(Unavailable, match="the outcome is unknown"):
-        await storage.find_one_and_update("orders", 1, increment, author=author)
+        await hasty.find_one_and_update("orders", 1, increment, author=author)
 
 
-async def test_a_failing_read_is_unavailable(storage: NodeStorage, breaking: Break, author: Author) -> None:
+async def test_a_failing_read_is_unavailable(hasty: NodeStorage, breaking: Break, author: Author) -> None:
     await breaking("find", closeConnection=True)
     with pytest.raises(Unavailable):
-        await storage.get("orders", 1)
+        await hasty.get("orders", 1)
     with pytest.raises(Unavailable):
-        await storage.find("orders", after=None, limit=1)
+        await hasty.find("orders", after=None, limit=1)
 
 
 async def test_a_transaction_is_tried_again(storage: NodeStorage, breaking: Break, author: Author) -> None:
@@ -127,28 +144,30 @@ async def test_a_commit_is_tried_again(storage: NodeStorage, breaking: Break, au
     assert len(await storage.find("orders", after=None, limit=5)) == 2
 
 
-async def test_trying_transactions_ends(storage: NodeStorage, breaking: Break, author: Author) -> None:
+async def test_trying_transactions_ends(
+    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author
+) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     await breaking("findAndModify", errorCode=112, errorLabels=TRANSIENT)
     with pytest.raises(Conflict, match="faster"):
-        await storage.delete("orders", 1, author=author)
+        await hasty.delete("orders", 1, author=author)
     await breaking("findAndModify", errorCode=246, errorLabels=TRANSIENT)
     with pytest.raises(Unavailable, match="nothing was written"):
-        await storage.delete("orders", 1, author=author)
+        await hasty.delete("orders", 1, author=author)
     await breaking("commitTransaction", errorCode=50, errorLabels=UNKNOWN)
     with pytest.raises(Unavailable, match="outcome of the transaction is unknown"):
-        await storage.delete("orders", 1, author=author)
+        await hasty.delete("orders", 1, author=author)
 
 
 async def test_a_write_whose_commit_stayed_unknown_is_not_made_twice(
-    storage: NodeStorage, breaking: Break, author: Author
+    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author
 ) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     key = Idempotency("key", "fingerprint")
     # The commit is made, and every answer to it says that it may not have been.
     await breaking("commitTransaction", writeConcernError=NOT_REPLICATED)
     with pytest.raises(Unavailable):
-        await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=key)
+        await hasty.find_one_and_update("orders", 1, increment, author=author, idempotency=key)
     await breaking("commitTransaction", times=1, errorCode=50, errorLabels=UNKNOWN)
     result = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=key)
     assert (result.version, result.replayed) == (2, True)
