@@ -70,6 +70,9 @@ class EventsyncError(Exception):
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    public: ClassVar[bool] = False
+    """True if a client may see it. All others (damage, a bug) are described only in the server's log."""
+
     said: str = ""
     """The text of the driver's or library's error. It may name hosts, commands and stored values."""
 
@@ -103,18 +106,21 @@ class Malformed(EventsyncError):
     """The request can't be understood: bad JSON, bad id, unknown message, reserved field."""
 
     code = "malformed"
+    public = True
 
 
 class NotFound(EventsyncError):
     """The document does not exist."""
 
     code = "not_found"
+    public = True
 
 
 class NotTracked(EventsyncError):
     """The collection is not tracked by this deployment."""
 
     code = "not_tracked"
+    public = True
 
 
 class Conflict(EventsyncError):
@@ -124,6 +130,7 @@ class Conflict(EventsyncError):
     """
 
     code = "conflict"
+    public = True
     retryable = True
 
     def __init__(self, message: str, *, existing: str | None = None, lasting: bool = False) -> None:
@@ -139,6 +146,7 @@ class VersionMismatch(EventsyncError):
     """
 
     code = "version_mismatch"
+    public = True
 
     def __init__(self, message: str, *, current: int | None, etag: str | None = None) -> None:
         super().__init__(message)
@@ -150,36 +158,42 @@ class TooLarge(EventsyncError):
     """The body, message, patch or result is over its documented limit."""
 
     code = "too_large"
+    public = True
 
 
 class Unreadable(EventsyncError):
     """A part of the stored history is missing or damaged. The server's log names it; only an operator can repair it."""
 
     code = "damaged"
+    public = True
 
 
 class UnsupportedMediaType(EventsyncError):
     """The resource does not accept this content type."""
 
     code = "unsupported_media_type"
+    public = True
 
 
 class PatchFailed(EventsyncError):
     """The patch is well formed but does not apply to the document; nothing was changed."""
 
     code = "patch_failed"
+    public = True
 
 
 class TooComplex(EventsyncError):
     """The request takes more work than one request may cause; nothing was changed."""
 
     code = "too_complex"
+    public = True
 
 
 class ResetRequired(EventsyncError):
     """A position can't be continued from. `reason` is one of the protocol's reset reasons."""
 
     code = "reset"
+    public = True
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -190,6 +204,7 @@ class BehindRetention(EventsyncError):
     """History at this point is not kept, or never was. `since` is the position from which on it is known."""
 
     code = "gone"
+    public = True
 
     def __init__(self, message: str, *, since: str) -> None:
         super().__init__(message)
@@ -200,12 +215,14 @@ class Forbidden(EventsyncError):
     """Refused by policy, whatever the request says."""
 
     code = "forbidden"
+    public = True
 
 
 class RateLimited(EventsyncError):
     """A limit on concurrent use is reached; the same request may succeed later."""
 
     code = "rate_limited"
+    public = True
     retryable = True
 
 
@@ -213,6 +230,7 @@ class Unavailable(EventsyncError):
     """MongoDB, or the event log in it, can't be used at the moment. `retry_after` is in seconds."""
 
     code = "unavailable"
+    public = True
     retryable = True
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
@@ -242,25 +260,6 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
-_PUBLIC: tuple[type[EventsyncError], ...] = (
-    Malformed,
-    NotFound,
-    NotTracked,
-    Conflict,
-    VersionMismatch,
-    TooLarge,
-    Unreadable,
-    UnsupportedMediaType,
-    PatchFailed,
-    TooComplex,
-    ResetRequired,
-    BehindRetention,
-    Forbidden,
-    RateLimited,
-    Unavailable,
-)
-
-
 def public_error(error: EventsyncError) -> EventsyncError:
-    """Return the error to send to a client. Internal failures (damage, a bug) are described only in the log."""
-    return error if isinstance(error, _PUBLIC) else EventsyncError("the server failed; its log says why")
+    """Return the error to send to a client in place of `error`, which stays as it is if it is `public`."""
+    return error if error.public else EventsyncError("the server failed; its log says why")

@@ -1,7 +1,7 @@
 """Responses of known length, sent in pieces, with a deadline for each.
 
 The server's transport buffers whatever it gets, however slowly the client reads. With pieces, at most one waits there.
-The rest is counted (`concurrency.held_bytes`) until it is sent. A client that reads no piece in time is disconnected.
+The rest is counted (`concurrency.held_bytes`) until it is sent. A client that reads no piece in time is evicted.
 """
 
 from __future__ import annotations
@@ -88,6 +88,6 @@ class _Answer:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError:
-            logger.info("a slow client is disconnected: it read nothing of its answer within %g s", self._timeout)
+            logger.info("a slow client is evicted: it read nothing of its answer within %g s", self._timeout)
             self._cut = True
             evict(self._scope, Close.SLOW)
