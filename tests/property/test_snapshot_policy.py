@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsync.domain.policies.snapshots import Conditions, Made, Retention, Since, cause, spared
+from eventsync.domain.policies.snapshots import Conditions, Made, Retention, Since, cause, retained
 from eventsync.domain.positions import Seq
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -44,7 +44,7 @@ def reconstructed(snapshots: list[Made], events: set[int], horizon: int, positio
 def test_what_is_kept_reconstructs_what_could_be_reconstructed(
     snapshots: list[Made], retention: Retention, events: set[int], horizon: int, pinned: set[str]
 ) -> None:
-    names = spared(snapshots, NOW, retention, Seq(horizon), pinned)
+    names = retained(snapshots, NOW, retention, Seq(horizon), pinned)
     kept = [item for item in snapshots if item.id in names]
     assert max(item.seq for item in kept) == max(item.seq for item in snapshots)
     assert pinned & {item.id for item in snapshots} <= names
@@ -56,8 +56,8 @@ def test_what_is_kept_reconstructs_what_could_be_reconstructed(
 
 @given(SNAPSHOTS, RETENTIONS, SEQS)
 def test_retiring_twice_is_retiring_once(snapshots: list[Made], retention: Retention, horizon: int) -> None:
-    once = spared(snapshots, NOW, retention, Seq(horizon))
-    assert spared([item for item in snapshots if item.id in once], NOW, retention, Seq(horizon)) == once
+    once = retained(snapshots, NOW, retention, Seq(horizon))
+    assert retained([item for item in snapshots if item.id in once], NOW, retention, Seq(horizon)) == once
 
 
 @given(CONDITIONS, st.integers(0, 9), st.integers(0, 10**9))

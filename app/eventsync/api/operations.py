@@ -57,7 +57,7 @@ class Metrics(Collector):
         yield from _of_requests(self._services)
         yield from _of_server(self._services.sync, self._services.sync.sessions.lag())
         up = float(self._overview is not None)
-        yield Gauge("eventsync_mongodb_up", "1 if MongoDB has returned the figures of the log in time.", up)
+        yield Gauge("eventsync_mongodb_up", "1 if MongoDB has returned the overview of the log in time.", up)
         if self._overview is not None:
             yield _leases(self._overview)
             yield from _of_records(self._overview)

@@ -52,8 +52,8 @@ def _author(event: Mapping[str, Any]) -> str:
 
 
 def _transaction(event: Mapping[str, Any]) -> str:
-    group = event.get("txn")
-    return f"  transaction {group['n']}/{group['of']}" if group else ""
+    transaction = event.get("txn")
+    return f"  transaction {transaction['n']}/{transaction['of']}" if transaction else ""
 
 
 def _json(value: Any) -> str:

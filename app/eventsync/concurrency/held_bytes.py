@@ -20,8 +20,8 @@ DOCUMENT_WEIGHT: Final = 4
 class HeldBytes:
     """Counts the bytes that requests hold. There is one for each server process."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self.held = 0
         self.refused = 0
 
@@ -39,7 +39,7 @@ class HeldBytes:
     def grant(self, reservation: Reservation, size: int) -> None:
         """Let a request hold `size` bytes in total. Raises `Unavailable` if other requests hold too much."""
         others = self.held - reservation.size
-        if size > FREE and others > 0 and others + size > self._most:
+        if size > FREE and others > 0 and others + size > self._max_bytes:
             self.refused += 1
             raise Unavailable.busy("the requests in progress use all the memory they may", 1.0, 5.0)
         self.held = others + size

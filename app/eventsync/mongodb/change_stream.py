@@ -51,8 +51,8 @@ _TOO_LARGE = frozenset({10334, 7182500})
 
 _UNKNOWN_STAGE = 40324
 
-_LOOK = 1.0
-"""Seconds between two looks at whether the stream's member is still primary."""
+_CHECK_INTERVAL = 1.0
+"""Seconds between two checks that the stream's member is still primary."""
 
 _SPLIT: Mapping[str, Any] = {"$changeStreamSplitLargeEvent": {}}
 
@@ -105,7 +105,7 @@ class ChangeStream:
         self._database = database
         self._session = session
         self._codec = codec
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._fragments = Fragments()
         self._id: int = cursor["id"]
         self.token: Token = cursor["postBatchResumeToken"]["_data"]
@@ -145,8 +145,8 @@ class ChangeStream:
 
     def _check_member(self) -> None:
         """Raise `StreamInterrupted` if the member is no longer primary: one that is cut off sees no more changes."""
-        if time.monotonic() > self._looked + _LOOK:
-            self._looked = time.monotonic()
+        if time.monotonic() > self._checked + _CHECK_INTERVAL:
+            self._checked = time.monotonic()
             if not self._connection.is_to_primary:
                 raise StreamInterrupted("the change stream's member is no longer primary")
 

@@ -34,8 +34,8 @@ _BEFORE_DOCUMENT: Final = 5
 """Bytes of an answer before its document: the flags and the kind of the section."""
 
 _LARGEST: Final = 48_000_000
-_LOOK: Final = 0.5
-"""Seconds between two looks at whether an answer is overdue."""
+_CHECK_INTERVAL: Final = 0.5
+"""Seconds between two checks for an overdue answer."""
 
 
 class PinnedConnection:
@@ -49,7 +49,7 @@ class PinnedConnection:
         self._numbers = itertools.count(1)
         self._deadline = float("inf")
         self._timer: asyncio.TimerHandle | None = None
-        self._look()
+        self._check()
 
     async def command(
         self, database: str, command: Mapping[str, Any], codec: CodecOptions[Any] = CODEC
@@ -82,16 +82,16 @@ class PinnedConnection:
         member = self._client.topology_description.server_descriptions().get(self._connection.address)
         return member is not None and member.is_writable
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Close the connection if an answer is overdue, or if the client has given up the member's connections."""
         if time.monotonic() > self._deadline:
             self._protocol.close(TimeoutError("timed out"))
         elif self._connection.cancel_context.cancelled:
             self._protocol.close(OSError("the member does not answer"))
         else:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check)
 
-    def stop_looking(self) -> None:
+    def stop_checking(self) -> None:
         """End the timer."""
         if self._timer is not None:
             self._timer.cancel()
@@ -113,4 +113,4 @@ async def pinned(
         try:
             yield held
         finally:
-            held.stop_looking()
+            held.stop_checking()

@@ -169,11 +169,11 @@ class WriteGroups:
             plan.again.append(queued)
             state.is_known = False
         else:
-            told = outcome if isinstance(outcome, Exception) else outcome.result
+            decided = outcome if isinstance(outcome, Exception) else outcome.result
             if state.made_by is None:
-                queued.settle(told)
+                queued.settle(decided)
             else:
-                plan.followers.append((queued, state.made_by, told))
+                plan.followers.append((queued, state.made_by, decided))
 
     async def _add(
         self, documents: Documents, queued: QueuedWrite, change: PlannedWrite, states: dict[IdText, _State], plan: _Plan
@@ -220,9 +220,9 @@ class WriteGroups:
                 queued.settle(None)  # alone, it finds which document has taken the id
             else:
                 queued.settle(outcome or result)
-        for queued, index, told in plan.followers:
+        for queued, index, decided in plan.followers:
             if outcomes[index] is None:
-                queued.settle(told)
+                queued.settle(decided)
             else:
                 plan.again.append(queued)
         return raced

@@ -13,7 +13,7 @@ from eventsync.domain.bson_scan.opaque import is_text
 NumberTypes = Mapping[str, str]
 """Paths of numbers with the names of their types, as `$type` gives them."""
 
-_MOST: Final = 16
+_MAX_NUMBERS: Final = 16
 """Most numbers to compare. Each costs MongoDB about a microsecond."""
 
 
@@ -25,7 +25,7 @@ def number_types(document: Mapping[str, Any]) -> NumberTypes | None:
     tells the decimals 5.0 and 5.00 apart, nor 0.0 and -0.0, nor the types inside of an array.
     """
     found: dict[str, str] = {}
-    return found if _walk(document, "", found) and len(found) <= _MOST else None
+    return found if _walk(document, "", found) and len(found) <= _MAX_NUMBERS else None
 
 
 def _walk(value: Any, path: str | None, found: dict[str, str]) -> bool:

@@ -174,11 +174,11 @@ class BoundedInput(FirstRequest):
         """Return the end of the bytes that the parser gets next."""
         if self._announced and not self._in_head:
             return min(len(self._data), self._position + self._announced)
-        most = min(len(self._data), self._position + _SLICE)
-        found = self._data.find(_BLANK, max(0, self._position - 3), most)
+        end = min(len(self._data), self._position + _SLICE)
+        found = self._data.find(_BLANK, max(0, self._position - 3), end)
         while 0 <= found <= self._position - len(_BLANK):
-            found = self._data.find(_BLANK, found + 1, most)
-        return found + len(_BLANK) if found >= 0 else most
+            found = self._data.find(_BLANK, found + 1, end)
+        return found + len(_BLANK) if found >= 0 else end
 
     def _feed(self, end: int) -> None:
         size = end - self._position

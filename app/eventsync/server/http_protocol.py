@@ -50,7 +50,7 @@ class HttpProtocol(BoundedInput):
         self._counted = True
         if not self._limits.refuses(self._address):
             self._expect_head()
-        elif self._limits.open - self._limits.max_sockets > refusals.MOST_WAITING:
+        elif self._limits.open - self._limits.max_sockets > refusals.MAX_WAITING:
             self._refuse_connection(b"")
         else:
             self._refused_head = bytearray()
@@ -105,7 +105,7 @@ class HttpProtocol(BoundedInput):
         if self.transport.is_closing():
             return
         if self._refused_head is not None:
-            self._refused_head += data[: refusals.MOST_HEAD]
+            self._refused_head += data[: refusals.MAX_HEAD]
             if refusals.is_whole(self._refused_head):
                 self._refuse_connection(self._refused_head)
             return

@@ -15,13 +15,13 @@ from typing import Any, Final, Protocol
 
 from eventsync.server.limits import ConnectionLimits
 
-MOST_LINGERING: Final = 256
+MAX_LINGERING: Final = 256
 """Connections of a process that linger at a time; more are closed at once. They count as open connections."""
 
-MOST_BYTES: Final = 64 * 1024 * 1024
+MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of a client that are discarded. 256 KiB cost some 10 µs."""
 
-MOST_SECONDS: Final = 30.0
+MAX_SECONDS: Final = 30.0
 """Seconds that a connection lingers at most."""
 
 SILENCE: Final = 2.0
@@ -74,9 +74,9 @@ class Lingering(asyncio.Protocol):
         self._limits = limits
         self._address = address
         self._connections = connections
-        self._left = MOST_BYTES
+        self._left = MAX_BYTES
         self._loop = asyncio.get_running_loop()
-        self._end = self._loop.time() + MOST_SECONDS
+        self._end = self._loop.time() + MAX_SECONDS
         limits.enter(address)
         limits.lingering += 1
         connections.add(self)
@@ -100,9 +100,9 @@ class Lingering(asyncio.Protocol):
 
     def _look_again(self) -> asyncio.TimerHandle:
         progress = (self._left, self.transport.get_write_buffer_size())
-        return self._loop.call_later(SILENCE, self._look, progress)
+        return self._loop.call_later(SILENCE, self._check, progress)
 
-    def _look(self, before: tuple[int, int]) -> None:
+    def _check(self, before: tuple[int, int]) -> None:
         if before == (self._left, self.transport.get_write_buffer_size()) or self._loop.time() >= self._end:
             self.transport.abort()
         else:
@@ -138,7 +138,7 @@ def _take_over(
 ) -> None:
     if transport.is_closing():
         return
-    if limits.lingering >= MOST_LINGERING:
+    if limits.lingering >= MAX_LINGERING:
         transport.close()
         asyncio.get_running_loop().call_later(SILENCE, transport.abort)
         return

@@ -24,10 +24,10 @@ from eventsync.server.websocket_frames import close_frame, text_frame
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-MOST_HEAD: Final = 16 * 1024
+MAX_HEAD: Final = 16 * 1024
 """Maximum bytes of that head. A longer head gets the answer for plain HTTP."""
 
-MOST_WAITING: Final = 256
+MAX_WAITING: Final = 256
 """Connections over the limit that may send a head at a time. More get the answer for plain HTTP at once."""
 
 _CODES: Final = {
@@ -63,7 +63,7 @@ def plain(status: HTTPStatus, reason: str, defaults: Headers) -> bytes:
 
 def is_whole(head: bytes | bytearray) -> bool:
     """Return True if the head is complete, or longer than the maximum."""
-    return b"\r\n\r\n" in head or len(head) >= MOST_HEAD
+    return b"\r\n\r\n" in head or len(head) >= MAX_HEAD
 
 
 def _parsed(head: bytes) -> tuple[str, Mapping[str, str]]:

@@ -40,16 +40,16 @@ T = TypeVar("T")
 def _progress_of(transport: asyncio.Transport) -> tuple[bool, int]:
     """Return True if `_BEHIND` bytes are on their way to the peer, and how many its system has acknowledged so far.
 
-    (False, 0) where the system does not tell.
+    (False, 0) if the system does not say.
     """
     if (own := transport.get_extra_info("socket")) is None or _TCP_INFO is None:
         return False, 0
     try:
         queued = int.from_bytes(fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, bytes(4)), "little")
-        told = own.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _ACKNOWLEDGED + 8)
+        tcp_info = own.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _ACKNOWLEDGED + 8)
     except OSError:
         return False, 0  # another kind of socket, or a closed one
-    acknowledged: int = struct.unpack_from("@Q", told.ljust(_ACKNOWLEDGED + 8, b"\0"), _ACKNOWLEDGED)[0]
+    acknowledged: int = struct.unpack_from("@Q", tcp_info.ljust(_ACKNOWLEDGED + 8, b"\0"), _ACKNOWLEDGED)[0]
     return queued + transport.get_write_buffer_size() >= _BEHIND, acknowledged
 
 
@@ -126,7 +126,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._limits = config.limits
         self._address = ""
         self._rest = b""
-        # Of the last ping, or of the last look at its answer.
+        # As of the last ping, or of the last check for its answer.
         self._has_heard, self._is_sending, self._acknowledged = False, False, 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

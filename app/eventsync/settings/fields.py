@@ -97,7 +97,7 @@ class Fields(BaseSettings):
     max_sockets: int = Field(
         12_000,
         ge=1,
-        description="Maximum number of TCP connections of one server process, of any kind. Further ones are told to retry later (event streams and WebSockets by a message, others by 503) and closed.",
+        description="Maximum number of TCP connections of one server process, of any kind. Further ones are answered when to retry (event streams and WebSockets by a message, others by 503) and closed.",
     )
     max_sockets_per_address: int = Field(
         0,
@@ -261,7 +261,7 @@ class Fields(BaseSettings):
     max_waiting: int = Field(
         5000,
         ge=0,
-        description="Maximum number of clients that wait to begin, and of those that wait to catch up; further ones are told to retry later.",
+        description="Maximum number of clients that wait to begin, and of those that wait to catch up; further ones are answered when to retry.",
     )
     frame_cache_bytes: int = Field(
         32 * MIB,

@@ -127,13 +127,13 @@ async def test_early_responses_reach_many_clients_at_a_time(url: str) -> None:
 
 
 async def test_client_that_sends_for_ever_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "MOST_BYTES", 4 * MIB)
+    monkeypatch.setattr(lingering, "MAX_BYTES", 4 * MIB)
     with pytest.raises(ConnectionError):
         await asyncio.to_thread(sent_in_full, url, POST + b"x: ", BODY, 1024 * MIB)
 
 
 async def test_lingering_is_bounded_in_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(lingering, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(lingering, "SILENCE", 0.1)
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
     writer.write(POST + b"x: " + BODY)
@@ -170,7 +170,7 @@ async def test_silent_client_is_closed_at_once(url: str, monkeypatch: pytest.Mon
 
 
 async def test_number_of_lingering_connections_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "MOST_LINGERING", 1)
+    monkeypatch.setattr(lingering, "MAX_LINGERING", 1)
     with connected(url) as first:
         await asyncio.to_thread(first.sendall, POST + b"x: " + BODY)
         assert b" 431 " in await asyncio.to_thread(first.recv, 65536)

@@ -202,7 +202,7 @@ async def test_refusal_is_readable_by_a_page_of_a_listed_origin(settings: Settin
 async def test_refused_socket_with_an_endless_head_is_answered(settings: Settings) -> None:
     async with full(settings) as url:
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
-        writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * refusals.MOST_HEAD)
+        writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * refusals.MAX_HEAD)
         async with within(10):
             assert (await reader.read(-1)).startswith(b"HTTP/1.1 503 ")
         writer.close()

@@ -72,7 +72,7 @@ async def test_a_cancelled_command_ends_the_connection_and_the_client_works_on(m
 async def test_a_stream_ends_once_its_member_is_no_longer_primary(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(change_stream, "_LOOK", 0.0)
+    monkeypatch.setattr(change_stream, "_CHECK_INTERVAL", 0.0)
     async with watch(stores.data, []) as stream:
         await stream.read(wait=0.02, limit=10)
         monkeypatch.setattr(PinnedConnection, "is_to_primary", property(lambda _: False))

@@ -1,6 +1,6 @@
 """The compactor: raises the horizon by the retention policy, then removes what lies before it.
 
-A mark is raised before anything behind it is removed, and all that a live pin needs stays. Killed anywhere, it leaves
+A border is raised before anything behind it is removed, and all that a live pin needs stays. Killed anywhere, it leaves
 nothing that the next run does not remove.
 """
 

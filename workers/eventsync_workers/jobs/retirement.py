@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from eventsync.domain.policies.snapshots import Retention, spared, spared_of_document
+from eventsync.domain.policies.snapshots import Retention, retained, retained_of_document
 from eventsync.domain.positions import LogId, Seq
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.snapshots.store import StoredSnapshot
@@ -77,6 +77,6 @@ class Retirement:
     ) -> set[str]:
         # A snapshot from before the collection was tracked is no longer valid.
         valid = [made(item) for item in group if tracked.tells(item.seq, item.time)]
-        keep = spared if group[0].shape == group[0].collection else spared_of_document
+        keep = retained if group[0].shape == group[0].collection else retained_of_document
         kept = keep(valid, now, self._retention, horizon, pinned) if valid else set()
         return kept | {item.id for item in group if item.id in pinned}

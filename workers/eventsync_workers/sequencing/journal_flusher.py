@@ -26,7 +26,7 @@ _TIMES: Final = 2
 """Times as long as a journaled write takes that a delay must last: on a slow or busy member everything is late."""
 
 _READS: Final = 5
-_MOST: Final = 4
+_LATE_READS: Final = 4
 """Late reads of the last `_READS` that start the flushing. Of changes that wait for the journal, four in five are late;
 on a busy machine others are now and then.
 """
@@ -72,7 +72,7 @@ class JournalFlusher:
         if self.delay is not None:
             return  # It shows nothing while the journal is flushed.
         self._late.append(delay > max(_LATE, _TIMES * journaled))
-        if sum(self._late) >= _MOST:
+        if sum(self._late) >= _LATE_READS:
             self._begin(delay)
 
     def _begin(self, delay: float) -> None:

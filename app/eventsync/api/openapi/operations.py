@@ -98,7 +98,7 @@ PATHS: Final[Json] = {
             "operationId": "readMetrics",
             "tags": ["Operations"],
             "summary": "Metrics for Prometheus",
-            "description": "Without the figures of MongoDB if it does not answer within 3 s: `eventsync_mongodb_up 0`.",
+            "description": "Without MongoDB's metrics if it does not answer within 3 s: `eventsync_mongodb_up 0`.",
             "responses": {
                 "200": answer(
                     "The metrics.", content({"type": "string"}, "eventsync_connections 12.0\n", "text/plain")

@@ -28,18 +28,18 @@ Touched = Mapping[str, int]
 _FEW: Final = 4
 """Up to this number, items are compared faster one by one than by their encoding."""
 
-_MOST_ARRAYS: Final = 4
+_MAX_ARRAYS: Final = 4
 """Nested arrays that are compared item by item. Each level compares its whole content once more."""
 
-_MOST_LETTERS: Final = 8 * 1024 * 1024
+_MAX_LETTERS: Final = 8 * 1024 * 1024
 _OPERATION: Final = 64
-"""A patch over `_MOST_LETTERS` letters of paths, plus this number for each operation, replaces whole fields instead."""
+"""A patch over `_MAX_LETTERS` letters of paths, plus this number for each operation, replaces whole fields instead."""
 
 _LEAVES: Final = frozenset({str, int})
 
 
 class _TooFine(Exception):
-    """The patch would have more than `_MOST_LETTERS`."""
+    """The patch would have more than `_MAX_LETTERS`."""
 
 
 def diff(before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched | None = None) -> list[Operation]:
@@ -74,7 +74,7 @@ class _Difference:
     def __init__(self) -> None:
         self._patch: list[Operation] = []
         self._way: list[str | int] = []
-        self._left = _MOST_LETTERS
+        self._left = _MAX_LETTERS
         self._arrays_around = 0
 
     def of(self, before: Mapping[str, Any], after: Mapping[str, Any], touched: Touched | None) -> list[Operation]:
@@ -124,7 +124,7 @@ class _Difference:
             self._way.append(last)
             self._objects(before, after)
             self._way.pop()
-        elif isinstance(before, list) and isinstance(after, list) and self._arrays_around < _MOST_ARRAYS:
+        elif isinstance(before, list) and isinstance(after, list) and self._arrays_around < _MAX_ARRAYS:
             self._way.append(last)
             self._arrays_around += 1
             self._arrays(before, after, first)

@@ -25,7 +25,7 @@ MAX_LETTERS: Final = 256 * 1024
 
 
 def minimal_update(before: Mapping[str, Any], after: Mapping[str, Any]) -> Update | None:
-    """Return the update from `before` to `after`; `{}` where they are the same.
+    """Return the update from `before` to `after`; `{}` if they are the same.
 
     A field whose name no path can express (empty, with a dot, with a leading `$`, not UTF-8) is written with the object
     that it is in; None where that object is the document itself, or where the update would have more than `MAX_PATHS`
@@ -41,7 +41,7 @@ def minimal_update(before: Mapping[str, Any], after: Mapping[str, Any]) -> Updat
 
 
 class _Changes:
-    """Walks two documents side by side, once. What can't be told field by field is undone, and told by its parent."""
+    """Walks two documents side by side, once. Where no path can express a change, its parent is written whole."""
 
     __slots__ = ("_way", "letters", "sets", "unsets")
 
@@ -53,11 +53,11 @@ class _Changes:
 
     def object(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
         """Add what changes in an object. False, with nothing added, where it has to be written whole."""
-        mark = self._mark()
+        savepoint = self._savepoint()
         for name in before:
             if name not in after:
                 if not _addressable(name):
-                    return self._undo(mark)
+                    return self._undo(savepoint)
                 self.unsets.append(self._path(name))
         for name, value in after.items():
             was = before.get(name, _ABSENT)
@@ -65,33 +65,33 @@ class _Changes:
             if kind is type(was) and kind in _LEAVES and value == was:
                 continue  # by far the commonest
             if not (self._set(name, value) if was is _ABSENT else self._value(was, value, name)):
-                return self._undo(mark)
+                return self._undo(savepoint)
             if len(self.sets) + len(self.unsets) > MAX_PATHS or self.letters > MAX_LETTERS:
-                return self._undo(mark)
+                return self._undo(savepoint)
         return True
 
     def _value(self, before: Any, after: Any, name: str) -> bool:
         """Add the change of a field or element that exists before and after, if it differs. False: no path can."""
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            told = self._in_object(before, after, name)
+            is_expressed = self._in_object(before, after, name)
         elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-            told = self._in_array(before, after, name)
+            is_expressed = self._in_array(before, after, name)
         else:
-            told = same(before, after)
-        return told or self._set(name, after)
+            is_expressed = same(before, after)
+        return is_expressed or self._set(name, after)
 
     def _in_object(self, before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> bool:
         # With no name in common the object is written whole, which also keeps its order.
         if not _share(before, after):
             return False
-        mark = self._mark()
+        savepoint = self._savepoint()
         self._way.append(name)
-        told = self.object(before, after)
+        is_expressed = self.object(before, after)
         self._way.pop()
-        return told and (self._mark() == mark or _addressable(name) or self._undo(mark))
+        return is_expressed and (self._savepoint() == savepoint or _addressable(name) or self._undo(savepoint))
 
     def _in_array(self, before: list[Any], after: list[Any], name: str) -> bool:
-        mark, changed = self._mark(), 0
+        savepoint, changed = self._savepoint(), 0
         self._way.append(name)
         for index, (was, item) in enumerate(zip(before, after, strict=True)):
             if type(item) is type(was) and type(item) in _LEAVES and item == was:
@@ -103,11 +103,11 @@ class _Changes:
             if len(self.sets) > MAX_PATHS or self.letters > MAX_LETTERS:
                 break
         self._way.pop()
-        if self._mark() == mark:
+        if self._savepoint() == savepoint:
             return True
         many = len(self.sets) + len(self.unsets) > MAX_PATHS or self.letters > MAX_LETTERS
         whole = many or (changed == len(after) and changed > 1) or not _addressable(name)
-        return not whole or self._undo(mark)
+        return not whole or self._undo(savepoint)
 
     def _set(self, name: str, value: Any) -> bool:
         if not _addressable(name):
@@ -120,11 +120,11 @@ class _Changes:
         self.letters += len(path)
         return path
 
-    def _mark(self) -> tuple[int, int, int]:
+    def _savepoint(self) -> tuple[int, int, int]:
         return len(self.sets), len(self.unsets), self.letters
 
-    def _undo(self, mark: tuple[int, int, int]) -> bool:
-        sets, unsets, self.letters = mark
+    def _undo(self, savepoint: tuple[int, int, int]) -> bool:
+        sets, unsets, self.letters = savepoint
         del self.sets[sets:], self.unsets[unsets:]
         return False
 

@@ -2,7 +2,7 @@
 
 The policy says what should go (`wanted`); safety, what may (`allowed`): whatever happens, the newest stored snapshot of
 each tracked collection and the events in MongoDB are the collection, and the log's newest event stays, because the
-numbering goes on from it.
+numbering continues from it.
 """
 
 from __future__ import annotations

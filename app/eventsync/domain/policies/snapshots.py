@@ -79,7 +79,7 @@ class Retention:
     days: int
 
 
-def spared(
+def retained(
     snapshots: Sequence[Made], now: datetime, retention: Retention, horizon: Seq, pinned: Collection[str] = ()
 ) -> set[str]:
     """Return the ids of a collection's snapshots that are retained.
@@ -95,7 +95,7 @@ def spared(
     return kept | {item.id for item in ordered if item.id in pinned}
 
 
-def spared_of_document(
+def retained_of_document(
     snapshots: Sequence[Made], now: datetime, retention: Retention, horizon: Seq, pinned: Collection[str] = ()
 ) -> set[str]:
     """Return the ids of a document's own snapshots that are retained, none of them before the horizon.
@@ -103,7 +103,7 @@ def spared_of_document(
     (States from the horizon on can also be restored from the collection's snapshots.)
     """
     reached = [item for item in snapshots if item.seq >= horizon]
-    kept = spared(reached, now, retention, horizon, pinned) if reached else set()
+    kept = retained(reached, now, retention, horizon, pinned) if reached else set()
     return kept | {item.id for item in snapshots if item.id in pinned}
 
 

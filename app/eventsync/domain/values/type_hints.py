@@ -58,7 +58,7 @@ _SUBTYPE: Final = "/$binary/subType"
 _WHOLE: Final = "bson:"
 """The prefix of a hint that contains the value itself. A pointer is empty or begins with `/`."""
 
-_MOST_LETTERS: Final = 32 * 1024 * 1024
+_MAX_LETTERS: Final = 32 * 1024 * 1024
 """Pointers with more letters than this are not written one by one."""
 
 
@@ -90,7 +90,7 @@ def from_tree_with_hints(tree: Any, pointers: Sequence[str]) -> Any:
             else:
                 _mark(root, pointer)
         except (LookupError, TypeError, ValueError) as error:
-            raise Malformed(f"{pointer[:200]!r} marks nothing: {error!r}") from error
+            raise Malformed(f"{pointer[:200]!r} names no value: {error!r}") from error
     root[""] = from_tree(root[""])
     for where, value in exact:
         _replace(root, where, value)
@@ -111,7 +111,7 @@ def unpack_type_hints(stored: Sequence[str] | bytes | None) -> Sequence[str]:
     try:
         listed: list[str] = orjson.loads(zlib.decompress(stored))
     except (zlib.error, ValueError) as error:
-        raise Malformed(f"the marks can't be read: {error}") from error
+        raise Malformed(f"the type hints can't be read: {error}") from error
     return listed
 
 
@@ -139,7 +139,7 @@ def _is_inexact_leaf(value: Any) -> bool:
 
 
 class _TooMany(Exception):
-    """The pointers have more letters than `_MOST_LETTERS`."""
+    """The pointers have more letters than `_MAX_LETTERS`."""
 
 
 class _Pointers:
@@ -150,7 +150,7 @@ class _Pointers:
     def __init__(self) -> None:
         self._found: list[str] = []
         self._way: list[str] = []
-        self._left = _MOST_LETTERS
+        self._left = _MAX_LETTERS
 
     def of(self, value: Any) -> list[str]:
         self._walk(value)
@@ -227,11 +227,11 @@ def _read_exact(text: str, *, whole: bool) -> Any:
     return read(data[1:]) if whole and data[0] == _DOCUMENT else value_of(data[0], data[1:])
 
 
-def _whole(mark: str) -> Any:
+def _whole(type_hint: str) -> Any:
     try:
-        return decode(base64.b64decode(mark.removeprefix(_WHOLE), validate=True))[""]
+        return decode(base64.b64decode(type_hint.removeprefix(_WHOLE), validate=True))[""]
     except (LookupError, ValueError, BSONError) as error:
-        raise Malformed(f"the marked value can't be read: {error!r}") from error
+        raise Malformed(f"the value of a type hint can't be read: {error!r}") from error
 
 
 def _mark(root: dict[str, Any], pointer: str) -> None:
@@ -246,7 +246,7 @@ def _mark(root: dict[str, Any], pointer: str) -> None:
         container, key = _place(root, pointer.removesuffix(_SUBTYPE))
         container[key] = Binary(base64.b64decode(binary, validate=True), UUID_SUBTYPE)
     else:
-        raise TypeError(f"{type(found).__name__} has no mark")
+        raise TypeError(f"{type(found).__name__} has no type hint")
 
 
 def _replace(root: dict[str, Any], pointer: str, value: Any) -> None:

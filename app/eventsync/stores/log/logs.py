@@ -149,8 +149,8 @@ class LogStore:
         """Begin the log after `previous`, read from `token` on. Return the other log if another worker began one
         first.
         """
-        # First the number, then the look, then the insert. The look finds a log that another worker began before the
-        # number was read. A log begun later has the same number, which the unique index rejects.
+        # First read the number, then the current log, then insert. The second read finds a log that another worker
+        # began before the number was read. A log that begins later has the same number: the unique index rejects it.
         log = Log(new_log_id(), await self._next_number(previous), cluster, reason)
         other = await self.current()
         if other is not None and other.number > (previous.number if previous else 0):

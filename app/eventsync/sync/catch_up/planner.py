@@ -1,6 +1,6 @@
-"""The planner: reads the figures that `eventsync.domain.plan` needs to choose a client's answer.
+"""The planner: reads the estimates that `eventsync.domain.plan` needs to choose a client's answer.
 
-The figures are cached for seconds. They only choose between exact answers, so an outdated figure costs time, never
+The estimates are cached for seconds. They only choose between exact answers, so an outdated figure costs time, never
 correctness: an answer that is no longer possible fails while it is read, and is planned again.
 """
 
@@ -37,7 +37,7 @@ _AGE: Final = 2.0
 """Seconds for which a figure is cached."""
 
 _BLOCK: Final = 1000
-"""Positions in the same block of this many seqs share their figures."""
+"""Positions in the same block of this many seqs share their estimates."""
 
 _ROW: Final = 250
 """Approximate bytes of an event's row besides its body."""
@@ -134,7 +134,7 @@ class Planner:
         return (await self._backlog(shape, position.seq, counted=False)).events
 
     def outdated(self) -> None:
-        """Drop cached figures after a plan has failed."""
+        """Drop cached estimates after a plan has failed."""
         self._tiers.clear()
         self._newest.clear()
 
@@ -166,7 +166,7 @@ class Planner:
         """Return True if a stored snapshot of the shape is cheaper than reading the collection for each client."""
         return shape.id is None and plan.live_cost(await self._size(shape)) > plan.WORTH_STORING
 
-    # --- figures --------------------------------------------------------------------------------------------------
+    # --- estimates --------------------------------------------------------------------------------------------------
 
     def _recent(self, shape: Shape) -> ServableRange:
         """Return the range that is known without querying MongoDB."""

@@ -106,7 +106,7 @@ class Continuity:
         if term is self._term and self._following.is_set():
             if process == term.process:
                 return
-            # The feed has not noticed yet. It looks at this before it takes the next events.
+            # The feed has not noticed yet. It checks this before it takes the next events.
             self._following.clear()
             self.is_doubted = True
         raise NotContinued

@@ -317,7 +317,7 @@ class Feed:
         self._publish(next(ends, 0))
 
     def _ends(self, count: int) -> bool:
-        """Return True if a transaction ends with the `count`-th event: by its mark, or as the next is of another."""
+        """Return True if a transaction ends with the `count`-th event: by its number, or as the next is of another."""
         event = self._held[count - 1]
         if event.transaction is None or event.closes:
             return True

@@ -12,8 +12,8 @@ from eventsync.domain.policies.snapshots import (
     Retention,
     Since,
     cause,
-    spared,
-    spared_of_document,
+    retained,
+    retained_of_document,
 )
 from eventsync.domain.positions import Seq
 
@@ -70,29 +70,29 @@ def test_the_newest_ones_and_the_last_one_of_each_day_are_kept() -> None:
         made("today", 60, 2),
         made("now", 70, 0),
     ]
-    kept = spared(snapshots, NOW, Retention(newest=2, days=3), Seq(70))
+    kept = retained(snapshots, NOW, Retention(newest=2, days=3), Seq(70))
     assert kept == {"late two days ago", "yesterday", "today", "now"}
-    assert spared(snapshots, NOW, Retention(newest=1, days=0), Seq(70)) == {"now"}
+    assert retained(snapshots, NOW, Retention(newest=1, days=0), Seq(70)) == {"now"}
 
 
 def test_the_last_one_is_kept_however_old() -> None:
-    assert spared([made("a", 5, 1000)], NOW, Retention(newest=1, days=1), Seq(500)) == {"a"}
+    assert retained([made("a", 5, 1000)], NOW, Retention(newest=1, days=1), Seq(500)) == {"a"}
 
 
 def test_what_the_horizon_rests_on_and_what_is_pinned_is_kept() -> None:
     snapshots = [made("a", 10, 90), made("b", 20, 80), made("c", 30, 70), made("d", 40, 60)]
     one = Retention(newest=1, days=0)
-    assert spared(snapshots, NOW, one, Seq(20)) == {"b", "c", "d"}
-    assert spared(snapshots, NOW, one, Seq(19)) == {"a", "b", "d"}
-    assert spared(snapshots, NOW, one, Seq(40)) == {"d"}
-    assert spared(snapshots, NOW, one, Seq(9)) == {"a", "d"}, "states from 10 on are made from it"
-    assert spared(snapshots, NOW, one, Seq(40), pinned={"b", "of another"}) == {"b", "d"}
+    assert retained(snapshots, NOW, one, Seq(20)) == {"b", "c", "d"}
+    assert retained(snapshots, NOW, one, Seq(19)) == {"a", "b", "d"}
+    assert retained(snapshots, NOW, one, Seq(40)) == {"d"}
+    assert retained(snapshots, NOW, one, Seq(9)) == {"a", "d"}, "states from 10 on are made from it"
+    assert retained(snapshots, NOW, one, Seq(40), pinned={"b", "of another"}) == {"b", "d"}
 
 
 def test_a_documents_snapshots_are_kept_as_long_as_the_log_goes_back_to_them() -> None:
     snapshots = [made("a", 10, 90), made("b", 20, 80)]
     two = Retention(newest=2, days=0)
-    assert spared_of_document(snapshots, NOW, two, Seq(10)) == {"a", "b"}
-    assert spared_of_document(snapshots, NOW, two, Seq(11)) == {"b"}
-    assert spared_of_document(snapshots, NOW, two, Seq(21)) == set()
-    assert spared_of_document(snapshots, NOW, two, Seq(21), pinned={"a"}) == {"a"}
+    assert retained_of_document(snapshots, NOW, two, Seq(10)) == {"a", "b"}
+    assert retained_of_document(snapshots, NOW, two, Seq(11)) == {"b"}
+    assert retained_of_document(snapshots, NOW, two, Seq(21)) == set()
+    assert retained_of_document(snapshots, NOW, two, Seq(21), pinned={"a"}) == {"a"}
