@@ -221,6 +221,8 @@ async def _open(
     The server's ability is not cached: a failed attempt costs one round trip, and the next primary may have another
     version during an upgrade.
     """
+    # MongoDB demands that the splitting stage is the last. With an empty first batch the stream opens at once, and all
+    # changes come through `read`.
     command: dict[str, Any] = {
         "aggregate": 1,
         "pipeline": [*pipeline, _SPLIT],

@@ -63,6 +63,7 @@ class PinnedClient(_Client):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._pinned: list[object] = []
+        # Until the first `pin`, any connection may be used: nothing has been read that a write could depend on.
         self._is_pinning = True
 
     async def __aenter__(self) -> Self:
@@ -74,6 +75,7 @@ class PinnedClient(_Client):
         self._pinned, self._is_pinning = [], True
         with translated("no connections to MongoDB can be pinned"):
             async with AsyncExitStack() as held:
+                # All of them are held at once: a connection that was returned would be handed out again.
                 while len(self._pinned) < _PINNED:
                     await held.enter_async_context(await self._conn_for_writes(None, "pin a connection"))
         self._is_pinning = False

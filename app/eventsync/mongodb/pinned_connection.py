@@ -56,6 +56,7 @@ class PinnedConnection:
     ) -> Mapping[str, Any]:
         """Send a command and return the answer. Raises `PyMongoError`, after which the connection may be closed."""
         body = bson.encode({**command, "$db": database}, codec_options=CODEC)
+        # A message's number is an int32.
         number = next(self._numbers) & 0x7FFFFFFF
         self._deadline = time.monotonic() + self._timeout
         message = await self._exchange(_HEADER.pack(_HEADER.size + len(body), number, 0, _OP_MSG, 0, 0) + body, number)
@@ -79,11 +80,13 @@ class PinnedConnection:
     @property
     def is_to_primary(self) -> bool:
         """True while the member at the other end accepts writes, as far as the client knows."""
+        # A member that is cut off does not know that another one was elected. The client's monitors do.
         member = self._client.topology_description.server_descriptions().get(self._connection.address)
         return member is not None and member.is_writable
 
     def _check(self) -> None:
         """Close the connection if an answer is overdue, or if the client has given up the member's connections."""
+        # One timer for all commands: a timeout for each would cost more than the message that it bounds.
         if time.monotonic() > self._deadline:
             self._protocol.close(TimeoutError("timed out"))
         elif self._connection.cancel_context.cancelled:

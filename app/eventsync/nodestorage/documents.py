@@ -102,6 +102,7 @@ class Documents:
         found: dict[IdText, RawBSONDocument] = {}
         size = 0
         async with self._large if self._has_large else nullcontext():
+            # Room for one more: a server keeps the cursor of a full batch open, which would cost another command.
             batch = self._size.documents(len(ids) + 1)
             cursor = self._collection.find({"_id": query_of(*ids)}, batch_size=batch, session=session)
             async for raw in cursor:
@@ -160,6 +161,7 @@ class Documents:
         try:
             return "collation" in await self._collection.options()
         except OperationFailure as error:
+            # Without the privilege to know it, the answer is the one that is exact in both cases.
             if barred(error) is None:
                 raise
             return True
@@ -172,6 +174,8 @@ class Documents:
         elif raw is not None and isinstance(change.write, Modify):
             await self._modify(change.write.update, raw, session)
         elif raw is not None and isinstance(change.write, Remove):
+            # A delete carries no fields. Its version and author are left in the document's last change, where the
+            # worker finds them.
             await self._modify({"$set": {FIELD: change.write.stamp.stored()}}, raw, session)
             await self._collection.delete_one({"_id": exact_id(raw)}, session=session)
 

@@ -111,6 +111,7 @@ class WriteGroups:
         raced = await self._make(documents, plan)
         for queued in plan.alone:
             queued.settle(None)
+        # In the order of the group: writes that were sent and lost may come before ones that were not sent.
         waiting = {id(queued) for queued in plan.again}
         return Retry([queued for queued in group if id(queued) in waiting], raced)
 
@@ -124,8 +125,10 @@ class WriteGroups:
             intent = queued.decision.intent
             if queued.key in states or queued.key in unknown:
                 continue
+            # An insert needs no read: MongoDB refuses it where the id is taken.
             if not intent.reads:
                 states[queued.key] = _State(None)
+            # After a lost race the guess is known to be wrong.
             elif queued.attempts == 0 and (guess := self._guess(intent.collection, queued.key)) is not None:
                 states[queued.key] = guess
             else:
@@ -151,6 +154,7 @@ class WriteGroups:
         if state.is_left:
             plan.alone.append(queued)
             return
+        # Whatever the size of its document, the first write goes: otherwise it would never do.
         if not state.is_known or (plan.writes and plan.bytes + size > self._policy.group_bytes):
             plan.again.append(queued)
             return
@@ -170,6 +174,8 @@ class WriteGroups:
             state.is_known = False
         else:
             decided = outcome if isinstance(outcome, Exception) else outcome.result
+            # What was decided on a state that was read is certain. On one that a write of the group is still to make,
+            # it is as certain as that write.
             if state.made_by is None:
                 queued.settle(decided)
             else:
@@ -180,6 +186,7 @@ class WriteGroups:
     ) -> None:
         """Add a write to the plan, or let it go alone."""
         state, write = states[queued.key], change.write
+        # Under a collation `$eq` takes different texts for the same: the guard of a group would miss a change.
         if not isinstance(write, Insert | Modify) or (
             isinstance(write, Modify) and (change.size or await documents.is_collated())
         ):
@@ -191,11 +198,13 @@ class WriteGroups:
             _leave(queued, states, plan)
             return
         if isinstance(write, Insert) and after is not None:
+            # Encoded once, for the command and for `recent`.
             write = Insert(after)
         stamp = Stamp(change.result.version, queued.author.op_id, queued.author.by)
         made = GroupedWrite(queued.key, queued.decision.intent.id, write, stamp, state.raw, state.numbers)
         if state.is_guess:
             plan.guessed.add(queued.key)
+        # The next write of the document is decided on this one's result, before that exists.
         states[queued.key] = _State(after, is_known=after is not None, made_by=len(plan.writes))
         plan.writes.append(made)
         plan.writers.append((queued, change.result, after))
@@ -215,12 +224,14 @@ class WriteGroups:
                 self._recent.drop(intent.collection, queued.key)
             if isinstance(outcome, Lost):
                 plan.again.append(queued)
+                # A wrong guess is no race: the retry reads, and has no other writer to wait for.
                 raced = raced or queued.key not in plan.guessed
             elif isinstance(outcome, DuplicateKeyError) and intent.reads and duplicate_fields(outcome) == ["_id"]:
                 queued.settle(None)  # alone, it finds which document has taken the id
             else:
                 queued.settle(outcome or result)
         for queued, index, decided in plan.followers:
+            # Decided on a state that was never made, it is decided again.
             if outcomes[index] is None:
                 queued.settle(decided)
             else:
@@ -274,6 +285,8 @@ class DeleteGroups:
     async def _together(self, group: Sequence[QueuedWrite]) -> Sequence[WriteResult | Exception | None]:
         """Return the outcome of each delete, or None if it has to go alone."""
         try:
+            # A single attempt: a transaction that fails does not say for which delete, so the next attempt is made one
+            # by one.
             return await self._transactions.once(lambda session: self._delete(group, session))
         except Unavailable as error:
             return [error] * len(group)  # nobody knows if it was committed
@@ -287,6 +300,7 @@ class DeleteGroups:
         deletes: list[tuple[PlannedWrite, RawBSONDocument | None]] = []
         for queued in group:
             raw = found.get(queued.key)
+            # A large document would delay all others, and its memory is to be counted for its own request.
             if raw is not None and len(raw.raw) > GROUPED_BYTES:
                 outcomes.append(None)
                 continue

@@ -86,6 +86,8 @@ async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Ex
         done = (await documents.collection.bulk_write(list(map(_request, writes)), ordered=False)).bulk_api_result
     except BulkWriteError as error:
         done = error.details
+    # No answer. After some errors (a lost connection, a timeout) the command may still have been carried out, wholly or
+    # in part: then the documents tell.
     except (PyMongoError, BSONError) as error:
         return (
             await _confirmed(documents, writes, [error] * len(writes)) if is_in_doubt(error) else [error] * len(writes)
@@ -94,6 +96,7 @@ async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Ex
     for refused in done["writeErrors"]:
         outcomes[refused["index"]] = statement_error(refused)
     made = [index for index, outcome in enumerate(outcomes) if outcome is None]
+    # A majority has not confirmed what was made: it may be rolled back. Only a majority read tells.
     if doubts := done["writeConcernErrors"]:
         for index in made:
             outcomes[index] = WriteConcernError(doubts[0].get("errmsg", ""), doubts[0].get("code"), doubts[0])
@@ -108,6 +111,8 @@ def _request(each: GroupedWrite) -> InsertOne[Any] | UpdateOne:
         return InsertOne(each.write.document)
     if each.state is None:
         raise AssertionError("an update is decided on a document")
+    # `$eq` takes equal numbers of different types for the same. The size shows an int32 in place of a longer number,
+    # and the types are compared where a guess might differ in them.
     same = [
         {"$eq": [{"$bsonSize": "$$ROOT"}, len(each.state.raw)]},
         *({"$eq": [{"$type": f"${path}"}, kind]} for path, kind in (each.numbers or {}).items()),
@@ -149,6 +154,7 @@ async def _counted(
         made = await _made(documents, writes)
     except PyMongoError:
         made = set()
+    # An update whose document is gone fails silently, and leaves no stamp.
     missing = [index for index in open_ if index not in made]
     # With more missing than silent, another writer has changed or deleted a document since.
     known = len(missing) == silent
@@ -159,6 +165,7 @@ async def _counted(
 
 async def _made(documents: Documents, writes: Sequence[GroupedWrite]) -> set[int]:
     """Return the indexes of the writes that stored documents show, at majority read concern."""
+    # A stamp names version, operation and author. No other write leaves the same, so it proves that this one was made.
     stamps = await documents.stamps([each.id for each in writes])
     made: set[int] = set()
     seen: set[IdText] = set()

@@ -33,6 +33,8 @@ class QueuedWrite:
         self.decision = decision
         self.author = author
         self.key = key
+        # A group runs in the context of no request. A delete that leaves its group runs in this one, which accounts for
+        # the memory of its document.
         self.context = copy_context()
         self.done: asyncio.Future[WriteResult | None] = asyncio.get_running_loop().create_future()
         self.began = time.monotonic()
@@ -50,6 +52,7 @@ class QueuedWrite:
 
     def expire(self, within: float) -> None:
         """Give up a write that is not in a group yet."""
+        # A write in a group may have been made already: only its outcome can end it, or a retry that comes too late.
         if not self.started:
             self.settle(waited_too_long(f"{self.decision.intent.collection}/{self.key}", within))
 
@@ -85,6 +88,8 @@ class Lane:
         behind = self._behind.get(key)
         (self._ready if behind is None else behind).append(queued)
         self._start()
+        # Not `asyncio.timeout`: it would end the wait of a write that is being made, and nobody would learn its
+        # outcome.
         deadline = self._policy.deadline
         expiry = asyncio.get_running_loop().call_later(deadline, queued.expire, deadline)
         try:
@@ -95,6 +100,8 @@ class Lane:
     def _start(self) -> None:
         """Begin a group if there may be one more. It takes the writes that are there when its task runs."""
         if self._ready and not self._is_starting and self._under_way < self._policy.groups:
+            # The task takes its writes when it runs. Until then, without the flag, each further write would start
+            # another one.
             self._is_starting = True
             self._under_way += 1
             self._spawn(self._groups())
@@ -108,6 +115,7 @@ class Lane:
     async def _groups(self) -> None:
         self._is_starting = False
         try:
+            # Beside the group that MongoDB carries out, another one is read and decided (`_start` begins it).
             while group := self._take():
                 self._start()
                 await self._carry_out(group)
@@ -126,12 +134,14 @@ class Lane:
                 continue
             if (behind := self._behind.get(queued.key)) is not None:
                 behind.append(queued)
+            # A second delete of a document can be decided only on what the first one leaves.
             elif queued.key in keys and not self._chains:
                 later.append(queued)
             else:
                 queued.started = True
                 keys.add(queued.key)
                 group.append(queued)
+        # Not before the end of the loop: a document's second write would wait behind its own group.
         self._behind.update((key, deque()) for key in keys)
         for queued in later:
             self._behind[queued.key].append(queued)
@@ -142,6 +152,8 @@ class Lane:
         retry = Retry((), raced=False)
         try:
             retry = await self._attempt(group)
+        # An error that is no outcome of a single write is that of all. A cancellation says nothing of the outcomes, so
+        # the writers are cancelled as well.
         except BaseException as error:
             for queued in group:
                 if isinstance(error, Exception):
@@ -151,6 +163,9 @@ class Lane:
             if not isinstance(error, Exception):
                 raise
         finally:
+            # Documents of lost races stay held, so that no later write overtakes the retry. The others let go of what
+            # waits behind them: it goes to the front, because a document with many writers would otherwise queue again
+            # after each group.
             again = [queued for queued in retry.writes if self._may_try_again(queued)]
             for key in {queued.key for queued in group} - {queued.key for queued in again}:
                 self._ready.extendleft(reversed(self._behind.pop(key)))

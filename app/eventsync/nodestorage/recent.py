@@ -32,6 +32,7 @@ class RecentDocuments:
 
     def put(self, collection: str, key: IdText, raw: RawBSONDocument) -> None:
         """Remember a state that MongoDB has confirmed."""
+        # Also for a state that is too large to keep: the older one would be a wrong guess.
         self.drop(collection, key)
         size = len(raw.raw) + _ENTRY
         if size > self._max_bytes:

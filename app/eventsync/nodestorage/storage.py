@@ -74,6 +74,7 @@ class NodeStorage:
         with translated(f"a document of {collection} can't be read"):
             raw = await self._collections.of(collection).read(id)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
+        # Most writers read a document before they change it, so this read spares the write its own.
         if raw is not None and len(raw.raw) <= GROUPED_BYTES:
             self._recent.put(collection, format_id(id), raw)
         return None if raw is None else await self._decider.node(raw)

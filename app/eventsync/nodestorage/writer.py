@@ -70,6 +70,7 @@ class OperationWriter:
         """Carry out an operation that was prepared."""
         intent = decision.intent
         with translated_write(doing(intent)):
+            # The record of a key has to be in the transaction of its write, which shares no group.
             if idempotency is not None:
                 return await self._in_transaction(decision, author, idempotency)
             groups = self._deletes if intent.transacts else self._writes
@@ -102,6 +103,7 @@ class OperationWriter:
         """Make one attempt without a transaction. Raises `Lost`."""
         intent = decision.intent
         documents = self._collections.of(intent.collection)
+        # However this attempt ends, the next write should not guess at the state before it.
         self._recent.drop(intent.collection, format_id(intent.id))
         raw, twin = await documents.find(intent.id) if intent.reads else FoundDocument(None)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
@@ -109,6 +111,7 @@ class OperationWriter:
         check_twin(intent, change, twin)
         if change.write is None:
             return change.result
+        # No filter can name the state that was read. In a transaction MongoDB itself notices if it changes.
         if raw is not None and not await documents.can_compare(raw):
             return await self._in_transaction(decision, author)
         with lost_if_taken(intent):

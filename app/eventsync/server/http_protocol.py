@@ -50,6 +50,7 @@ class HttpProtocol(BoundedInput):
         self._counted = True
         if not self._limits.refuses(self._address):
             self._expect_head()
+        # So far over the limit, a connection is refused without being heard: its head would take memory.
         elif self._limits.open - self._limits.max_sockets > refusals.MAX_WAITING:
             self._refuse_connection(b"")
         else:

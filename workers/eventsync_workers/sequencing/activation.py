@@ -93,6 +93,7 @@ class ActiveCollections:
 
     async def check_registry(self) -> None:
         """Prepare an activation if collections were tracked or untracked, unless one is pending. Raises `LogLost`."""
+        # One at a time: the time of an activation holds for the collections whose images were enabled before it.
         if self.pending is not None:
             return
         listed = await self._stores.tracking.read()

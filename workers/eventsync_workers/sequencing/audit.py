@@ -71,6 +71,7 @@ class Audit:
 
     async def check(self) -> None:
         """Check the log once. Raises `LogLost`, `Fenced` if another log is in force, and `Unavailable`."""
+        # Taken before anything is read: the log may grow meanwhile, but what was known must still be there.
         if (known := self._known()) is None:
             return
         await self._check_record()

@@ -36,6 +36,8 @@ async def find_resume_point(stores: Stores, log: Log, evidence: Evidence, append
     """
     # In one session: a member that has just become primary might otherwise show an older head than the checkpoint's.
     async with stores.log.client.start_session() as session:
+        # The checkpoint before the head: events are appended before a checkpoint names them, so in this order a
+        # checkpoint beyond the head proves a loss.
         checkpoint = await stores.logs.read_checkpoint(log.id, session)
         head = await stores.events.tail(log.id, session)
     if checkpoint is None:
@@ -48,6 +50,7 @@ async def find_resume_point(stores: Stores, log: Log, evidence: Evidence, append
     await _check_beginning(stores, log.id, seq)
     await evidence.check(log, seq)
     point = ResumePoint(checkpoint, head, checkpoint.token, checkpoint.time)
+    # Each event carries the token of its change, so a checkpoint may be older than the head.
     if head is not None and checkpoint.seq < head.seq:
         point = ResumePoint(checkpoint, head, head.token, head.time)
     await _check_time(stores, point)
@@ -56,6 +59,8 @@ async def find_resume_point(stores: Stores, log: Log, evidence: Evidence, append
 
 async def _check_beginning(stores: Stores, log: LogId, seq: Seq) -> None:
     """Raise `LogLost` where the first events in MongoDB, or the record of where the others are, were removed."""
+    # The oldest event before `archived_up_to`, which the archiver raises before it removes any: in this order a gap
+    # between them is real.
     first = await stores.hot.first(log)
     if not seq or first is None:
         return

@@ -247,6 +247,7 @@ def _replaced(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
 
 def _deleted(change: DecodedChange) -> Event:
     was = Stamp.of(_image(change, "fullDocumentBeforeChange"))
+    # The stamp of an API delete has raised the version already, in the change before.
     if was.deleted:
         return _event(change, "delete", Stamp(max(0, was.version - 1)), was)
     return _event(change, "delete", was, Stamp(was.version))
@@ -317,5 +318,6 @@ def _touch(found: dict[str, int], path: str, first: int) -> None:
 
 def _outgrows(patch_json: bytes, document: Document) -> bool:
     """Return True if the patch is longer than the document, in JSON."""
+    # A cheap estimate first: encoding the document would cost as much as the patch has saved.
     length = len(patch_json)
     return not longer_than(document, length) and length > len(to_json(document))

@@ -49,6 +49,7 @@ class Evidence:
             await self._check_witness(objects, current.id, head)
             if current.id not in self._examined:
                 await self._check_objects(objects, current.id, head)
+        # `LogLost` is an `Unavailable` as well.
         except LogLost:
             raise
         except Unavailable as error:

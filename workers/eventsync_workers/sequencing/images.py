@@ -54,6 +54,7 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
                 impossible.add(name)
             elif reason := await _enable(database, name, found, wanted=wanted):
                 refused[name] = reason
+    # The time is read last: whatever is committed after it was written with images enabled.
     return Images(await cluster_time(database), refused, frozenset(impossible))
 
 

@@ -50,6 +50,7 @@ class Leader:
     ) -> None:
         """Write the log by `client`. `appended` is an event that an earlier term knew to be in this log."""
         self._client = client
+        # The audit only reads, and not over the pinned connections: those are few, and appending needs them.
         self._audit = Audit(stores, log, self._known)
         self._stores = stores = stores.written_by(client)
         self._settings = settings

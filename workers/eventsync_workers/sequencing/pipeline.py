@@ -86,6 +86,7 @@ class Pipeline:
         `read` is the batch that ends with them, if it leaves no transaction open. Raises what has ended a stage.
         """
         self._was_inserting = self._is_inserting
+        # At least one task, even without transactions: it carries the batch's checkpoint behind the events before it.
         cuts = range(0, len(transactions), _CONVERTED_AT_ONCE) or (0,)
         for start in cuts:
             some = transactions[start : start + _CONVERTED_AT_ONCE]
@@ -115,6 +116,7 @@ class Pipeline:
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         async with self._changed:
+            # `put` has changed what the stages wait for.
             self._changed.notify_all()
             await self._changed.wait_for(lambda: self._failure is not None or reached())
         if self._failure is not None:
@@ -173,6 +175,7 @@ class Pipeline:
             return taken
 
     def _is_worth_an_insert(self) -> bool:
+        # All that was handed over is converted, so a longer wait would add nothing to the insert.
         if len(self._converted) == self._in_flight:
             return bool(self._converted)
         return sum(len(numbered.events) for numbered, _ in self._converted) >= _APPENDED_AT_ONCE

@@ -49,6 +49,7 @@ async def repair_log(
     """
     log = writer.log
     logger.warning("log %s: history is lost, repairing it: %s", log, reason)
+    # This enables images. All changes after the new stream's token then have them.
     await collections.load()
     async with watch(stores.data, change_pipeline(collections.names)) as stream:
         token = stream.token
@@ -62,6 +63,8 @@ async def repair_log(
             await collections.exclude(name, error)
         except ReadRefused as error:
             await collections.confine(error)
+    # The checkpoint before the end of the repair: a crash in between repeats the repair, which finds no difference. In
+    # the other order the log would resume at a token whose history is lost.
     await stores.logs.checkpoint(log, writer.seq, token, token_time(token))
     await stores.logs.end_repair(log)
     logger.warning("log %s: repaired by %d events, up to %d", log, repair.events, writer.seq)

@@ -70,6 +70,8 @@ class Sequencer:
 
     async def _open_log(self) -> Log:
         current, known = await self._stores.logs.current(), self._appended[0] if self._appended else None
+        # A log that this process has written cannot become an older one, unless somebody deleted it or restored a
+        # backup.
         if known is not None and (current is None or current.number < known.number):
             return await self._begin_log(known, "the record of the log was deleted")
         if current is None:
@@ -82,6 +84,7 @@ class Sequencer:
 
     async def _begin_log(self, previous: Log | None, reason: str) -> Log:
         """Begin a log. In a database that was dropped, request its collections again."""
+        # First of all the unique index on a log's number, which keeps two workers from both beginning the next log.
         await self._stores.ensure_indexes()
         if not await self._stores.tracking.is_marked():
             await self._stores.tracking.ask((*self._active, *self._settings.collections))

@@ -138,6 +138,7 @@ class StreamReader:
             wait = _NUDGE_WAIT if self._is_awaiting_time else self._settings.stream_wait
             asked = time.time()
             batch = await stream.read(wait=wait, limit=self._mode.limit)
+            # A full batch is a backlog, whose age says nothing about the journal.
             if 0 < len(batch.changes) < self._mode.limit:
                 self._journal.saw(batch.changes[0]["wallTime"], asked, self._writer.took)
             self._mode.did(len(batch.changes))
@@ -164,6 +165,7 @@ class StreamReader:
     async def _take(self, batch: Batch, pipeline: Pipeline) -> bool:
         """Take a batch; return True if the stream is to be opened again after it."""
         has_whole = await self._hand_over(batch, pipeline)
+        # No checkpoint and no new stream may begin inside a transaction: its first changes would come twice, or never.
         if self._assembler.is_open:
             return False
         if self._collections.pending is not None and batch.time >= self._collections.pending.time:
@@ -181,12 +183,14 @@ class StreamReader:
         changes, done, has_whole = self._unused(batch.changes), 0, False
         for index, change in enumerate(changes):
             if not is_document_change(change):
+                # What happens to a whole collection takes effect between two changes: all before it is appended first.
                 if whole := self._assembled(changes[done:index], change["clusterTime"]):
                     await pipeline.put(whole)
                 await pipeline.drained()
                 await self._collection_changed(change)
                 done, has_whole = index + 1, has_whole or bool(whole)
         whole = self._assembled(changes[done:], batch.time)
+        # An empty batch goes through the pipeline as well: behind the events before it, its token makes a checkpoint.
         if whole or not self._assembler.is_open:
             await pipeline.put(whole, None if self._assembler.is_open else batch)
         return has_whole or bool(whole)
@@ -214,9 +218,12 @@ class StreamReader:
         """
         kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
         logger.warning("log %s: %s of %s", self._log.id, kind, name)
+        # A rename onto a tracked collection, for instance, replaces its documents without a change of any.
         if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._collections.names:
             raise HistoryLost(f"{kind} of {name}")
+        # Without this record, a crash in the middle would leave some of the documents in the log for ever.
         await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
         await Repair(self._stores, self._writer, self._stopping).empty(name, change)
         await self._stores.logs.end_repair(self._log.id)
+        # A collection that is made again under the name begins without images.
         await self._collections.enable_images()

@@ -74,6 +74,7 @@ class TransactionAssembler:
                 self._key = key
                 self._open.append(change)
                 self.bytes += len(change.raw)
+        # All changes of a transaction have the cluster time of its commit. Past that time there are no more of them.
         if self._open and up_to > self._open[-1]["clusterTime"]:
             whole.append(self._close())
         return whole

@@ -126,6 +126,7 @@ class EventStore:
             runs[-1].append(row)
         with translated("events can't be appended"):
             try:
+                # So few bytes are a single run.
                 if over is not None and total <= _PINNED_UP_TO:
                     await self._insert(runs[0], over)
                     return

@@ -126,6 +126,7 @@ class Channel:
         publication = Publication(self.shape, data, end)
         for encode, attached in self.attached.items():
             encoded = encode(publication)
+            # Detached only after the loop: a detach changes the dictionary that the loop goes through.
             refused: list[Subscriber] = []
             for subscriber, write in attached.items():
                 if not write(encoded):

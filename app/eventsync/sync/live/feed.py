@@ -104,6 +104,8 @@ class Feed:
         while not stop.is_set():
             try:
                 process = await primary_process(self._stores.log)
+                # Opened before the log is read, so that no event falls between the two. Some then come twice; `_take`
+                # skips them.
                 async with watch(self._stores.log, _PIPELINE, codec=CODEC) as stream:
                     await self._join()
                     if await primary_process(self._stores.log) != process:
@@ -265,6 +267,7 @@ class Feed:
                 self._accept(fresh)
                 fresh = []
                 await self._read_up_to(Seq(event.seq - 1))
+            # The stream repeats events that were read from the log meanwhile.
             if event.seq >= self._next + len(fresh):
                 fresh.append(event)
         self._accept(fresh)

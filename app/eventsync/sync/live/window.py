@@ -89,6 +89,7 @@ class Window:
             self.bytes += len(event.body) + _OVERHEAD
             for shape in (Shape(event.collection), Shape(event.collection, event.id)):
                 self._keep(shape, event)
+                # Nothing is published before all events are kept: a frame has to hold a whole transaction.
                 before.setdefault(shape, Seq(event.seq - 1))
         self._evict()
         for shape, after in before.items():
@@ -115,6 +116,7 @@ class Window:
             channel.publish(frame.data, Position(self.log, frame.end))
 
     def _evict(self) -> None:
+        # The newest event stays, however large it is: the feed compares it with the log to detect a restored backup.
         while self.bytes > self._limit and len(self._all) > 1:
             oldest = self._all.popleft()
             self.floor = oldest.seq

@@ -162,6 +162,7 @@ class Session:
         yield OutboundMessage("welcome", welcome)
         self._last_sent = time.monotonic()
         while not self.closing:
+            # Cleared before the round: what is published during the round sets it again, and there is another one.
             self._subscribers.event.clear()
             idle = True
             async for message in self._round():

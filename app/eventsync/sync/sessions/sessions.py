@@ -81,6 +81,7 @@ class Sessions:
             self._sessions.add(session)
             self._empty.clear()
             try:
+                # Closed rather than refused, so that the client gets a goodbye, which says when to come back.
                 if self._draining:
                     session.close()
                 session.begin(shapes, vector)

@@ -194,6 +194,7 @@ class Subscription:
                 if not part.last:
                     yield OutboundMessage("snapshot", *pieces)
             self._position = snapshot.position
+        # The last part leaves when the read has ended and is confirmed: it completes the client's state.
         yield OutboundMessage("snapshot", *pieces)
 
     async def _squashed(self, start: Position) -> AsyncGenerator[OutboundMessage | None]:
