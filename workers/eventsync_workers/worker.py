@@ -67,6 +67,7 @@ class Worker:
             finally:
                 self._stop.set()
                 for job in running:
+                    # Stopped, not cancelled: a cancelled command makes the driver close its connection.
                     await job
 
     async def _claim_archive(self, stores: Stores) -> None:
@@ -174,6 +175,7 @@ class Worker:
                     logger.warning("another worker has taken the lease")
                     held.lose()
                     return
+                # Counted from the request, because MongoDB may have begun the period at any time since.
                 held.renewed(asked)
             except Unavailable as error:
                 logger.warning("%s", error.diagnosis)

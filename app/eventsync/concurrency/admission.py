@@ -79,11 +79,12 @@ class DelayAdmission:
     That would refuse too much in four cases. In the first three, up to `_IN_DOUBT` are admitted.
 
     - After an idle period the rate is that of a few at a time, and says nothing about many.
-    - Work that is done in groups ends in groups: the estimate is far too high at the first end after a pause. How long
-      that work took itself, beside how many, says how many are done within the limit.
-    - Where some work hangs (behind a locked document) and the rest is rare, the rate is low without a queue. Then the
-      rest overtakes what hangs, which it never does in a queue.
-    - A stall would never be seen to end. So one caller in `limit` seconds is admitted in any case.
+    - Grouped work ends in groups, so the estimate is far too high at the first end after a pause. Then the work's own
+      time, and the number that was in progress beside it, show how many are done within the limit.
+    - If some work hangs (behind a locked document) and the rest is rare, the rate is low although nothing queues. The
+      rest then overtakes the work that hangs, which never happens in a queue.
+    - If all callers were refused, nobody would notice the end of a stall. So one caller in `limit` seconds is always
+      admitted.
     """
 
     def __init__(self, limit: float, what: str, answers: tuple[type[EventsyncError], ...] = ()) -> None:
@@ -101,7 +102,7 @@ class DelayAdmission:
         """A ring of the times at which work was done; the newest is before `_next`."""
         self._next = 0
         self._began: dict[int, tuple[float, int]] = {}
-        """When what is in progress began, the oldest first, and how many were in progress then."""
+        """The begin of each work in progress, the oldest first, and the number in progress then."""
         self._number = 0
         self._doubted = self._probed = now
         self._allowed = _IN_DOUBT
@@ -172,6 +173,7 @@ class DelayAdmission:
         if served:
             self._ends[self._next] = now
             self._next = (self._next + 1) % _REMEMBERED
+            # Either of the two shows that the expected delay may be too long.
             if self._overtook(began):
                 self._doubt(now, _IN_DOUBT)
             elif (took := now - began) <= self._limit / 2:

@@ -78,7 +78,7 @@ class Offload:
         """Send work on more than `above` bytes to one of `processes` helpers, with a timeout of `seconds`."""
         self.above = above
         self._places = asyncio.Semaphore(processes)
-        self._most_waiting = waiting_bytes
+        self._max_waiting_bytes = waiting_bytes
         self._seconds = seconds
         self._idle: list[_Helper] = []
         self._all: set[_Helper] = set()
@@ -120,7 +120,8 @@ class Offload:
 
         Raises `Unavailable` if the queue is full or the helper died, and `TooComplex` after a timeout.
         """
-        if self.waiting_bytes and self.waiting_bytes + size > self._most_waiting:
+        # A single job may be larger than the whole queue, if nothing else waits.
+        if self.waiting_bytes and self.waiting_bytes + size > self._max_waiting_bytes:
             self.refused += 1
             raise Unavailable.busy("too much large work at a time", 1.0, 5.0)
         self.waiting_bytes += size
@@ -158,6 +159,7 @@ class Offload:
         while self._idle:
             helper = self._idle.pop()
             helper.wake()
+            # An idle helper may have died: the kernel ends large processes where memory is short.
             if helper.alive:
                 return helper
             self._all.discard(helper)
@@ -287,6 +289,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
+    # Jobs make millions of objects and hardly a cycle: the collector would walk through all of them for nothing. It
+    # runs now and then, below.
     gc.freeze()
     gc.disable()
     return_free_memory()

@@ -42,6 +42,7 @@ class Pacer:
     def _turn(self) -> None:
         try:
             for _ in range(min(self._each, len(self._waiting))):
+                # It leaves the queue afterwards: an entry that adds another one must not schedule a second turn.
                 self._waiting[0]()
                 self._waiting.popleft()
         except Exception:

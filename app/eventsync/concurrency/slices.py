@@ -34,6 +34,7 @@ class TimeShare:
         await turn
 
     def _fits(self, size: int) -> bool:
+        # Work that is larger than the whole budget gets an iteration to itself.
         return size <= self._left or self._left == self._each
 
     def _use(self, size: int) -> None:

@@ -46,13 +46,13 @@ class _Batch:
 
 
 class ImportReport(Protocol):
-    """The place where an import reports to."""
+    """Receives the progress of an import."""
 
     def failed(self, line: int, error: str) -> None:
-        """ImportReport a document that was refused."""
+        """Report a document that was refused."""
 
     def advanced(self, done: Place, written: int) -> None:
-        """ImportReport the place before which all is done, and the documents that were written."""
+        """Report the place before which all is done, and the number of documents written so far."""
 
 
 class Importer:
@@ -137,6 +137,7 @@ class Importer:
                 task.result()
 
     def _start(self, batch: _Batch) -> None:
+        # Written down before the batch is sent: after a crash, these documents may or may not be there.
         self._progress.before_sending(self._state, batch.end.offset)
         self._under_way.append(batch)
         task = asyncio.create_task(self._load(batch), name="write a batch")
@@ -152,6 +153,7 @@ class Importer:
         await self._write_all(batch)
         batch.is_done = True
         self._stopping = self._stopping or bool(batch.errors)
+        # Progress moves over batches in the order of the file, although they end in any order.
         while self._under_way and self._under_way[0].is_done:
             done = self._under_way.popleft()
             self._state.done = done.end

@@ -45,6 +45,7 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
+                # The listener stays readable, so without a pause the loop would spin.
                 logger.log(logging.ERROR, "no connection can be accepted for %g s: %s", _PAUSE, error)
                 self._loop.remove_reader(self._listener.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)

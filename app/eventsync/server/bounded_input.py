@@ -135,9 +135,9 @@ class BoundedInput(FirstRequest):
     def _schedule(self) -> None:
         if not self._scheduled and not self._upgrading:
             self._scheduled = True
-            self.loop.call_soon(self._go_on)
+            self.loop.call_soon(self._continue)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         self._scheduled = False
         self._parse()
 
@@ -156,6 +156,7 @@ class BoundedInput(FirstRequest):
             work -= end - self._position + _SLICE_COST
             self._feed(end)
         if not self._has_ended():
+            # The last bytes may be the beginning of a blank line that ends in the next read.
             self._data = self._data[-3:]
             self._position = len(self._data)
             if not self._must_wait():
@@ -168,14 +169,17 @@ class BoundedInput(FirstRequest):
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             return False
+        # The next request waits for the answer to this one, and the rest of a body until the application takes it.
         return self._complete or len(cycle.body) > HIGH_WATER_LIMIT
 
     def _end_of_slice(self) -> int:
         """Return the end of the bytes that the parser gets next."""
+        # A body of known length has no ends to search for.
         if self._announced and not self._in_head:
             return min(len(self._data), self._position + self._announced)
         end = min(len(self._data), self._position + _SLICE)
         found = self._data.find(_BLANK, max(0, self._position - 3), end)
+        # A blank line that ends before the first unparsed byte was parsed with an earlier slice.
         while 0 <= found <= self._position - len(_BLANK):
             found = self._data.find(_BLANK, found + 1, end)
         return found + len(_BLANK) if found >= 0 else end

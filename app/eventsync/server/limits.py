@@ -68,6 +68,7 @@ class ConnectionLimits:
         """Stop counting a connection that is lost."""
         self.open -= 1
         self._by_address[address] -= 1
+        # Without entries of 0, an attacker with many addresses fills no memory.
         if not self._by_address[address]:
             del self._by_address[address]
 

@@ -80,7 +80,7 @@ class Lingering(asyncio.Protocol):
         limits.enter(address)
         limits.lingering += 1
         connections.add(self)
-        self._timer = self._look_again()
+        self._timer = self._check_again()
 
     def data_received(self, data: bytes) -> None:
         self._left -= len(data)
@@ -98,7 +98,7 @@ class Lingering(asyncio.Protocol):
         """End the connection at the server's shutdown."""
         self.transport.close()
 
-    def _look_again(self) -> asyncio.TimerHandle:
+    def _check_again(self) -> asyncio.TimerHandle:
         progress = (self._left, self.transport.get_write_buffer_size())
         return self._loop.call_later(SILENCE, self._check, progress)
 
@@ -106,7 +106,7 @@ class Lingering(asyncio.Protocol):
         if before == (self._left, self.transport.get_write_buffer_size()) or self._loop.time() >= self._end:
             self.transport.abort()
         else:
-            self._timer = self._look_again()
+            self._timer = self._check_again()
 
 
 class Served(Protocol):
@@ -139,6 +139,7 @@ def _take_over(
     if transport.is_closing():
         return
     if limits.lingering >= MAX_LINGERING:
+        # Unread input may reset the connection. Beyond the limit, that is the lesser evil.
         transport.close()
         asyncio.get_running_loop().call_later(SILENCE, transport.abort)
         return

@@ -100,6 +100,7 @@ class Server(uvicorn.Server):
         await self._live()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the acceptors have them
+        # Listening ends first, so that no client that is sent away comes back to this server.
         for acceptor in self._acceptors:
             acceptor.close()
         loop = asyncio.get_running_loop()

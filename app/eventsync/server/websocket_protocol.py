@@ -206,6 +206,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _write(self, *frame: bytes) -> bool:
         # No frame may follow a close. Where the peer closes or breaks off, the transport is closed at once.
+        # A full buffer gets no more: that of a slow client would grow without a bound.
         if self.close_sent or not self.writable.is_set() or self.transport.is_closing():
             return False
         self.transport.writelines(frame)

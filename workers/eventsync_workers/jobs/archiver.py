@@ -46,6 +46,7 @@ class Archiver(Job):
         current = await self._stores.logs.current()
         if current is None:
             return
+        # Events that are sealed into another archive than the log's would be lost to all readers.
         await self._stores.archive.identity.claim(current.id)
         await self.bear_witness(current.id)
         await self._finish_segment(current.id)
@@ -90,6 +91,7 @@ class Archiver(Job):
         segments = self._stores.archive.segments
         if not await segments.register(segment):
             raise Unavailable(f"another archiver has sealed event {segment.span.first}")
+        # Registered first, then checked. The sweeper of orphans does the opposite, so one of the two sees the other.
         if await segments.is_quarantined(segment):
             await segments.forget(segment)
             raise Unavailable(f"segment {segment.path} took so long that it was removed as an orphan")
@@ -106,6 +108,7 @@ class Archiver(Job):
         archived_up_to = (await self._stores.tiers.read(log_id)).archived_up_to
         newest = await self._stores.archive.segments.newest(log_id)
         if newest is not None and newest.span.last > archived_up_to:
+            # Before `archived_up_to` is raised: squashed answers rely on the record up to there.
             await self._trimmer.record_touched(log_id, archived_up_to, newest.span.last)
             await self.raise_archived_up_to(log_id, newest.span.last)
             archived_up_to = newest.span.last

@@ -110,6 +110,7 @@ class Compactor(Job):
 
     async def _remove_segment(self, segment: Segment) -> None:
         await self.yield_control()
+        # The object first: a crash in between leaves a registration, which the next run finds, and no orphan.
         if self._stores.archive.objects is not None:
             await self._stores.archive.objects.remove(segment.path)
         await self._stores.archive.segments.forget(segment)

@@ -79,6 +79,7 @@ class Job(ABC):
                 failures += 1
                 logger.exception("%s: failed; trying again", self._job)
             await set_within(self._stop, self._backoff(failures))
+        # A job that never had the lease leaves the end of the work to the worker that has it.
         if self._held:
             try:
                 await self.finish()

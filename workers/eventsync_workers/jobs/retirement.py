@@ -43,6 +43,7 @@ class Retirement:
         await stored.hide(expired)
         # Again: a snapshot may have been pinned, or the horizon raised to it, before it was hidden.
         unneeded = await self._expired(log_id, [*visible, *hidden], listed, now)
+        # Also those that were hidden by a run that was interrupted, and are needed again.
         await stored.show((expired | {item.id for item in hidden}) - unneeded)
         for snapshot in unneeded:
             await self._yield_control()

@@ -58,6 +58,7 @@ class Sealer:
                 block.append(event)
                 size, total = size + len(event.body), total + len(event.body)
                 full = event.seq - after >= limits.events or total >= limits.bytes
+                # A segment ends with a whole transaction, because the border between the tiers must not lie inside one.
                 if size >= limits.block_bytes or (full and event.closes):
                     await asyncio.to_thread(builder.add, block)
                     block, size = [], 0

@@ -26,9 +26,11 @@ class HotTierTrimmer:
         tail = await self._stores.events.tail(log_id)
         if tail is None:
             return Seq(0)
+        # The newest event stays: it says where the numbering and the change stream continue.
         target = Seq(min(target, tail.seq - 1))
         snapshots = await self._stores.snapshots.stored.positions(log_id)
         tracked = await self._stores.tracking.active(log_id)
+        # Before its first snapshot, all that is known of a collection is its events.
         if any(snapshots.get(item.name, -1) < item.tracked_from for item in tracked):
             return Seq(0)
         counters = self._stores.stats.counters

@@ -6,7 +6,7 @@ All other values of the document are what the driver makes of them.
 
 In JSON an opaque value reads as its type with replacement characters, where only its text is at fault. Else it is
 `{"$opaque": {"type": "05", "base64": "…"}}`: the BSON type in hex, and the bytes of the value. A document that can't be
-told apart into fields is `{"_id": …, "$opaque": …}`. `domain.values.type_hints` keeps the exact bytes beside what is
+split into fields is `{"_id": …, "$opaque": …}`. `domain.values.type_hints` keeps the exact bytes beside what is
 stored.
 
 Source: https://bsonspec.org/spec.html
@@ -40,8 +40,8 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
 """Decodes all documents of the user: aware datetimes, standard UUIDs, nothing lossy."""
 
 MAX_STORED_DEPTH: Final = 190
-"""Deepest nesting that is read. MongoDB stores 180 levels unless `maxBSONDepth` is raised; orjson writes 254, and what
-goes through a document takes up to three Python frames a level.
+"""Deepest nesting that is read. MongoDB stores 180 levels unless `maxBSONDepth` is raised; orjson writes 254, and a
+walk through a document takes up to three Python frames a level.
 """
 
 WRAPPER: Final = "$opaque"
@@ -63,7 +63,7 @@ _BEHIND_LENGTH: Final = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 
 """Bytes of the values that begin with a length, besides those that it counts."""
 
 _INT32: Final = struct.Struct("<i")
-_WHOLE_UPTO: Final = 3
+_WHOLE_UP_TO: Final = 3
 """Down to this level a container is first tried as a whole. Deeper ones are not, or each byte is read at each level."""
 
 _SPLIT: Final = 16
@@ -114,7 +114,7 @@ class OddDocument(Document):
 
 
 class UnreadableDocument(OddDocument):
-    """`{"_id": …, "$opaque": Opaque}`: a document that can't be told apart into fields."""
+    """`{"_id": …, "$opaque": Opaque}`: a document that can't be split into fields."""
 
 
 _REPLACING: Final = CODEC.with_options(unicode_decode_error_handler="replace")
@@ -267,7 +267,7 @@ def _size(kind: int, data: bytes, start: int, end: int) -> int:
 
 
 class _Reader:
-    """Reads the values of one document. `odd_names`: whether a name in it is not UTF-8."""
+    """Reads the values of one document. `odd_names` is True once a name in it is not UTF-8."""
 
     def __init__(self, codec: CodecOptions[Document]) -> None:
         self._codec = codec
@@ -299,7 +299,7 @@ class _Reader:
         return found
 
     def _at_once(self, run: Sequence[_Element], depth: int) -> list[Any] | None:
-        if depth >= _WHOLE_UPTO and any(element.kind in _CONTAINERS for element in run):
+        if depth >= _WHOLE_UP_TO and any(element.kind in _CONTAINERS for element in run):
             return None
         body = b"".join(b"%c%d\0%b" % (kind, n, value) for n, (kind, _, value) in enumerate(run))
         try:

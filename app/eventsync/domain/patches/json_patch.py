@@ -285,10 +285,10 @@ class _PatchRun:
         self._document = operation.apply(self._document)
 
     def _deepen(self, step: _Step, source: _Pointer, moved: Any) -> None:
-        """Refuse what would nest too deeply, before it outgrows every recursion limit.
+        """Refuse a value that would nest too deeply, before it exceeds a recursion limit.
 
-        The levels are estimated from above, and counted only where that does not do: a patch of a thousand operations
-        is not to walk through the document a thousand times.
+        The levels are estimated from above, and counted only if the estimate is too high: a patch of a thousand
+        operations must not walk through the document a thousand times.
         """
         target, further = len(step.path.parts), len(step.path.parts) - len(source.parts)
         if further <= 0:

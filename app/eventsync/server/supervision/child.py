@@ -95,6 +95,7 @@ class Child:
                 return self._give_up(ConfigurationError(f"{self._spec.command[0]} can't be run: {error}"))
             if self._ending.is_set():
                 return None
+            # A child that has worked for a while died of something new, not of the fault of the last deaths.
             deaths = 1 if time.monotonic() - started > STEADY else deaths + 1
             if failure := self._hopeless(code, deaths):
                 return self._give_up(failure)

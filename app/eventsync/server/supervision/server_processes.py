@@ -127,6 +127,7 @@ class ServerProcesses:
     async def _replace_all(self, group: asyncio.TaskGroup) -> bool:
         for number, old in enumerate(self._current):
             new = self._start(group, number)
+            # The old server goes only once the new one serves, so settings that do not work replace nothing.
             if not await new.serves(self._spec.ready_timeout):
                 late = f"it does not serve within {self._spec.ready_timeout:g} s"
                 why = new.failure.diagnosis if new.failure else late

@@ -186,6 +186,7 @@ def _sync(root: Path, file: Path) -> None:
     """Flush a file and its folders to the disk. Only the owner may read the file, and the group if it may read
     `root`.
     """
+    # A file is durable only once its folder is, and a new folder only once its parent is. So this goes up to the root.
     file.chmod(0o600 | (root.stat().st_mode & 0o040))
     while True:
         opened = os.open(file, os.O_RDONLY)

@@ -95,6 +95,7 @@ class SegmentReader:
 
     async def check(self, segment: Segment) -> None:
         """Read every byte of a segment from the storage. Raises `Damaged` if it differs from what was registered."""
+        # One byte more than registered: an object that has grown is damaged, too.
         data = await self._bytes(segment, 0, segment.size + 1)
         try:
             await asyncio.to_thread(_check, segment, data)

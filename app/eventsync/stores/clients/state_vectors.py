@@ -122,6 +122,7 @@ class VectorStore:
             writes: list[UpdateOne | UpdateMany] = [
                 UpdateOne({"_id": {"$eq": update.client_id}}, _change(update), upsert=room) for update in updates
             ]
+            # In the same bulk, after the updates: a client that sends ever new shapes must not grow its record.
             writes.append(_shortening([update.client_id for update in updates if update.vector], self._max_shapes))
             made = await self._vectors.bulk_write(writes)
         self._capacity.add(made.upserted_count)

@@ -106,6 +106,7 @@ class LogState:
             try:
                 result = await read(base)
             except Damaged:
+                # A chunk that is missing because the snapshot was just removed is no damage.
                 if await self._snapshots.find(base.id):
                     raise
             else:
@@ -174,6 +175,8 @@ class LogState:
             async for line in stored:
                 lines.append(line)
                 size += len(line[2])
+                # The size of the states is known only once they are read. Then half of the documents are read at a
+                # time.
                 if size > _HELD and len(there) > 1:
                     return await self._differing_in_halves(base, there, up_to)
         states: Mapping[IdText, EncodedState] = {}
@@ -250,6 +253,7 @@ class LogState:
         while True:
             base = await self.base(log, collection, up_to)
             async with self._pins.held(log, base.seq, base.id) as pin:
+                # It may have been removed between the choice and the pin.
                 if await self._snapshots.find(base.id):
                     yield base, pin
                     return

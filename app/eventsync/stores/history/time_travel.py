@@ -118,7 +118,7 @@ class TimeTravel:
         return Position(retained.log, seq)
 
     async def head(self, log: LogId) -> Seq:
-        """The newest event that closes what it belongs to."""
+        """Return the newest event that no further one of its transaction follows."""
         tail = await self._stores.events.tail(log)
         return Seq(0) if tail is None else last_whole(tail.seq, tail.transaction)
 

@@ -46,6 +46,7 @@ class EventParts:
 
         Durable (majority, journal) when it returns.
         """
+        # A name of its own keeps these parts apart from those of a rival that writes the same number.
         name, pieces = secrets.token_hex(8), [value[at : at + PART_BYTES] for at in range(0, len(value), PART_BYTES)]
         with translated(f"the parts of event {log}:{seq} can't be written"):
             for part, piece in enumerate(pieces):

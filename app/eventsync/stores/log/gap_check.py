@@ -75,6 +75,7 @@ class GapCheck:
             # The archiver may have removed some of them meanwhile. If so, it raised `archived_up_to` before.
             if (await self._tiers.read(log)).archived_up_to <= start:
                 missing = await self._missing(log, start, up_to)
+                # A member that has just become primary may not show the newest rows yet. A linearizable read does.
                 if missing is not None and not await self.exists(log, missing.last):
                     raise missing
 

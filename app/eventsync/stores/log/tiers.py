@@ -59,6 +59,7 @@ class TierStore:
         with translated("the log's tiers can't be read"):
             row = await self._tiers.find_one({"_id": log}, session=session)
         tiers = _tiers(row) if row else Tiers()
+        # Reads may end in another order than they began.
         if tiers.archived_up_to >= self.seen(log).archived_up_to:
             self._seen = {log: tiers}
         return tiers

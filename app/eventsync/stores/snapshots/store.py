@@ -224,6 +224,7 @@ class SnapshotStore:
     async def remove(self, name: str) -> None:
         """Hide one snapshot, and remove its chunks and its document."""
         with translated(f"snapshot {name} can't be removed"):
+            # First hidden: no reader may find a snapshot that has lost some of its chunks.
             await self._snapshots.update_one({"_id": name}, {"$set": {"complete": False}})
             await self._chunks.remove(name)
             await self._snapshots.delete_one({"_id": name})

@@ -88,6 +88,7 @@ class Counters:
 
     async def _check_archived(self, log: LogId, after: Seq) -> None:
         archived_up_to = (await self._tiers.read(log)).archived_up_to
+        # Another caller may have counted these events before they left MongoDB.
         if after < archived_up_to and await self.counted_up_to(log) == after:
             raise Damaged(f"the events of log {log} up to {archived_up_to} are counted up to {after} only")
 

@@ -103,6 +103,7 @@ class Bootstraps:
                 raise
             count += rows.count
             yield rows.runs
+        # A chunk that is missing at the end would otherwise look like the end.
         if count != snapshot.documents:
             self._planner.damaged(snapshot)
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")

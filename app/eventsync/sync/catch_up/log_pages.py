@@ -76,6 +76,7 @@ class LogPages:
         with self._source.window.subscribers() as subscribers:
             subscribers.add(shape)
             while True:
+                # Cleared before the page is read: what is published meanwhile sets it again.
                 subscribers.event.clear()
                 if position.log != self._source.window.log:
                     await self._check(shape, position)
@@ -133,7 +134,7 @@ class LogPages:
         since = Position(log_id, (await self._stores.tiers.read(log_id)).horizon)
         start = after or since
         if start.seq < since.seq:
-            raise BehindRetention(f"what followed on {start} is kept from {since} on only", since=str(since))
+            raise BehindRetention(f"the events after {start} are only kept from {since} on", since=str(since))
         key = _Page(shape, since, start, after_version, self._source.window.head, limit, max_bytes)
         if (history := self._cache.get(key)) is not None:
             return history

@@ -1,6 +1,6 @@
 """The planner: reads the estimates that `eventsync.domain.plan` needs to choose a client's answer.
 
-The estimates are cached for seconds. They only choose between exact answers, so an outdated figure costs time, never
+The estimates are cached for seconds. They only choose between exact answers, so an outdated one costs time, never
 correctness: an answer that is no longer possible fails while it is read, and is planned again.
 """
 
@@ -34,7 +34,7 @@ from eventsync.stores.stores import Stores
 from eventsync.sync.live.window import Window
 
 _AGE: Final = 2.0
-"""Seconds for which a figure is cached."""
+"""Seconds for which an estimate is cached."""
 
 _BLOCK: Final = 1000
 """Positions in the same block of this many seqs share their estimates."""
@@ -105,6 +105,7 @@ class Planner:
         """
         reason = await self.refusal(shape, position)
         if reason is None and self._window.covers(position.seq, shape):
+            # No other answer is as cheap as one that takes no read of MongoDB.
             return Plan(Answer.EVENTS, 0.0)
         servable = await self._servable(shape)
         if reason is not None and plan.allowed(position, servable) == {Answer.SNAPSHOT}:

@@ -107,6 +107,7 @@ class StateVectorManager:
         stored = await self._store.read(client_id)
         vector = dict(stored.vector) if stored else {}
         unwritten = self._writer.unwritten(client_id)
+        # An acknowledgement counts at once for a client that comes back before it is written.
         for shape, item in unwritten.vector.items() if unwritten else ():
             known = vector.get(shape)
             if known is None or known.log != item.log or known.seq < item.seq:

@@ -119,6 +119,7 @@ class VectorWriter:
         if failure is None:
             self._dropped = 0
         else:
+            # A dead MongoDB must not lose what clients have acknowledged. Newer updates win.
             self._put_back()
         self._writing = {}
         for watcher in watchers:
