@@ -53,7 +53,7 @@ async def _reread(heard: asyncio.Event, role: str, reread: Reread, restart: Call
                 await check(settings, role)
         except ConfigurationError as error:
             logger.log(
-                logging.ERROR, "SIGHUP: going on as before, because the settings can't be used: %s", error.diagnosis
+                logging.ERROR, "SIGHUP: nothing changes, because the settings can't be used: %s", error.diagnosis
             )
         else:
             logger.info("SIGHUP: starting again, with the settings as they are now")

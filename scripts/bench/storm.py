@@ -1,8 +1,8 @@
 """Storm: a thousand clients come back at once, and how late events reach the others meanwhile.
 
-They are a hundred events behind, while others are live and writes go on. Beside, in the same run: the same clients come
-to a bare server, which shakes hands and says that they are live. A client that misses an event, or has one twice, fails
-the run.
+They are a hundred events behind, while others are live and writes continue. In the same run the same clients come to a
+bare server, which shakes hands and says that they are live. A client that misses an event, or has one twice,
+fails the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The oplog rolls over while the worker is down or slow: the log is repaired, and goes on under its id."""
+"""The oplog rolls over while the worker is down or slow: the log is repaired, and continues under its id."""
 
 from __future__ import annotations
 

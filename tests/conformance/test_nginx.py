@@ -120,7 +120,7 @@ async def test_odd_ids_work_behind_the_documented_nginx(proxy: Nginx, served: Se
 async def test_default_nginx_refuses_websockets_cleanly(peer: Peer, bare: Nginx) -> None:
     async with talking(peer, bare.url, Copy("orders")) as talk:
         ended = await talk.over()
-    # A script is told nothing but that there is no connection; the others see the status.
+    # A script only learns that there is no connection; the others see the status.
     assert ended.code == (426 if peer.name == "websockets" else 1006)
 
 
@@ -255,7 +255,7 @@ async def test_full_pages_are_the_same_on_each_server(served: Served, key: str) 
 async def test_nginx_does_not_collapse_waiting_polls(
     proxy: Nginx, served: Served, api: httpx.AsyncClient, key: str
 ) -> None:
-    """Polls at the same position are not collapsed: each is told at once."""
+    """Polls at the same position are not collapsed: each is answered at once."""
     position = f"{(await head(served.url)).partition(':')[0]}:{await served.seq('orders', key)}"
     query: dict[str, str | int] = {"shape": f"orders/{key}-new", "position": position, "wait": 60}
     async with httpx.AsyncClient(base_url=proxy.url, timeout=patience(20)) as client, asyncio.TaskGroup() as group:

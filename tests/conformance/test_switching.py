@@ -32,7 +32,7 @@ def journeys() -> dict[str, list[str]]:
 async def test_vector_of_one_transport_resumes_on_all_others(
     peers: dict[str, Peer], served: Served, proxy_url: str, key: str, journey: str
 ) -> None:
-    """Syncing: "One set of JSON messages, three transports": the vector of one goes on over another."""
+    """Syncing: "One set of JSON messages, three transports": the vector of one continues over another."""
     rng = random.Random(journey)
     doors = itertools.cycle([served.url, proxy_url])
     stops = [name for name in journeys()[journey] if name in peers]

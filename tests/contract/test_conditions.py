@@ -172,7 +172,7 @@ async def test_precedence_of_conditions(api: httpx.AsyncClient, path: str) -> No
         ({"if-match": tag, "if-none-match": '"a"'}, 200),
         ({"if-none-match": tag, "if-modified-since": always}, 304),
         ({"if-none-match": '"a"', "if-modified-since": "Sat, 01 Jan 2033 00:00:00 GMT"}, 200),
-        # Without a modification date these are ignored; without ranges so are those.
+        # Without a modification date, and without ranges, both kinds are ignored.
         ({"if-modified-since": "Sat, 01 Jan 2033 00:00:00 GMT"}, 200),
         ({"if-unmodified-since": always}, 200),
         ({"range": "bytes=0-1", "if-range": tag}, 200),

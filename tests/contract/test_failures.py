@@ -173,7 +173,7 @@ async def test_collection_that_has_become_a_view_is_refused(root: httpx.AsyncCli
     await served.data.create_collection("seen", viewOn="things", pipeline=[])
     for method, path, body, headers in writes("seen", {"name": SECRET}):
         answer = await root.request(method, path, json=body, headers=headers)
-        if answer.status_code != 404:  # it is told by then that nothing is tracked here
+        if answer.status_code != 404:  # by then the server knows that nothing is tracked here
             assert "a view" in told(answer, 403, "forbidden")
 
 

@@ -18,7 +18,7 @@ from support.waiting import within
 NewId = Callable[[], str]
 MERGE = {"content-type": "application/merge-patch+json"}
 IMMUTABLE = "public, max-age=31536000, immutable"
-LONG = "so long that its change is told by a patch" * 5
+LONG = "so long that a patch describes its change" * 5
 DOCUMENT = openapi.document()
 ONE = "/v1/collections/{collection}/documents/{id}"
 

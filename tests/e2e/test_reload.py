@@ -60,7 +60,7 @@ async def test_settings_that_can_not_be_used_change_nothing(processes: Processes
     write(tmp_path, "prot = 1\n")
     for word in ("serve", "worker"):
         processes.signal(signal.SIGHUP, word)
-        await processes.said(word, "SIGHUP: going on as before")
+        await processes.said(word, "SIGHUP: nothing changes")
         assert "prot: no such setting; did you mean port?" in processes.log(word)
         assert "Traceback" not in processes.log(word)
     await tracked(processes.url, ["theaters"])

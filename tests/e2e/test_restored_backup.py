@@ -122,7 +122,7 @@ async def write(settings: Settings, first: int, last: int, said: str) -> LogId:
 
 
 async def lived(node: Node, settings: Settings) -> LogId:
-    """A log that was backed up at event 10, went on to 15, and is at 10 again. No worker runs."""
+    """A log that was backed up at event 10, grew to 15, and is at 10 again. No worker runs."""
     async with running_worker(settings):
         await write(settings, 1, BEFORE, "before")
     await node.back_up()

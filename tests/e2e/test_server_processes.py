@@ -56,7 +56,7 @@ class Load:
             want = {text: to_tree(found) for text, found in (await documents_of(self._collection)).items()}
             assert follower.replica.documents == want
             assert follower.replica.resets == 0
-            assert follower.replica.snapshots == 1, "whoever comes back goes on where it was"
+            assert follower.replica.snapshots == 1, "a client that comes back continues where it was"
 
 
 @asynccontextmanager

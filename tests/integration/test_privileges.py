@@ -372,12 +372,12 @@ async def test_what_is_taken_from_a_server_is_refused_until_it_is_given_back(run
         finally:
             give_back(admin, "serve")
         async with asyncio.timeout(patience(20)):
-            while (await client.put(path, json={"n": 3})).status_code != 200:  # noqa: ASYNC110 - MongoDB reads roles anew
+            while (await client.put(path, json={"n": 3})).status_code != 200:  # noqa: ASYNC110 - MongoDB reads the roles again
                 await asyncio.sleep(0.1)
 
 
 async def test_node_storage_writes_without_list_collections(admin: Admin, port: int) -> None:
-    """Our processes have it. Who uses `nodestorage` alone need not."""
+    """Our processes have it. A program that only uses `nodestorage` does not need it."""
     settings = as_user(admin, port, "less", [only(admin, "serve", without=("shop", "listCollections"))])
     async with connect(settings, "test") as client:
         storage = NodeStorage(client["shop"], client["shop_eventsync"]["operations"], WritePolicy())

@@ -212,7 +212,7 @@ async def test_a_restore_that_is_killed_leaves_nothing_under_the_new_name(
 
 
 async def test_events_that_are_not_kept(orders: Any, stores: Stores, settings: Settings) -> None:
-    """Over HTTP the history begins where what is kept begins, and says so; whoever asks for more is refused."""
+    """Over HTTP the history begins where what is kept begins, and says so; a request for more is refused."""
     log = await current_log(stores)
     path = "/v1/collections/orders/documents/a"
     async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:

@@ -1,4 +1,4 @@
-"""Processes that are there before their MongoDB: they wait for it, say so, and end at once when they are told to."""
+"""Processes that are there before their MongoDB: they wait for it, say so, and end at once at a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A document that is told to be plain from its bytes is one: by walking through it, nothing is found."""
+"""A document that is plain by its bytes is plain: walking through it finds nothing."""
 
 from __future__ import annotations
 

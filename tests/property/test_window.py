@@ -59,7 +59,7 @@ class Client:
         if self._window.is_current(self.shape, self.announced):
             self.position = self._window.head
         else:
-            assert self._event.is_set(), "it was told that there is more"
+            assert self._event.is_set(), "it was woken because there is more"
         self._event.clear()
         while self._window.covers(self.announced, self.shape) and (
             frame := self._window.frame(self.shape, self.announced)

@@ -22,7 +22,7 @@ Transport = Callable[[str, Replica], Any]
 
 
 def _by(peer: Peer) -> Transport:
-    """The messages of one connection of this peer, which goes on from the replica's vector.
+    """The messages of one connection of this peer, which continues from the replica's vector.
 
     Raises `ConnectionError` where it ends, by whomever, and as the peer's library does where it never came to be.
     """

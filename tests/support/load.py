@@ -1,4 +1,4 @@
-"""Writes that go on while a test does something else."""
+"""Writes that continue while a test does something else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Load:
 @asynccontextmanager
 async def under_load(*writers: Write) -> AsyncIterator[Load]:
     """Each writer writes again and again while the block runs."""
-    # A flag, not a cancellation: the driver may swallow one, and the writer would go on for ever.
+    # A flag, not a cancellation: the driver may swallow one, and the writer would never end.
     stop, load = asyncio.Event(), Load(made=asyncio.Condition())
 
     async def run(write: Write) -> None:

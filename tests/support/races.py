@@ -34,7 +34,7 @@ Act = Callable[[NodeStorage, Author], Awaitable[WriteResult]]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One operation, and what its writer was told."""
+    """One operation, and the answer to its writer."""
 
     author: Author
     told: WriteResult | EventsyncError
@@ -50,7 +50,7 @@ class Race:
     attempts: list[Attempt] = field(default_factory=list)
 
     async def attempt(self, act: Act, storage: NodeStorage | None = None) -> WriteResult | EventsyncError:
-        """Carry out one operation; return what its writer is told."""
+        """Carry out one operation; return the answer to its writer."""
         author = Author.new("racer")
         try:
             told: WriteResult | EventsyncError = await act(storage or self.storages[0], author)
@@ -70,7 +70,7 @@ class Race:
         await asyncio.gather(self.together([_act(choose) for _ in range(count)]), *strangers)
 
     async def judge(self) -> None:
-        """Fail unless each attempt was told exactly what became of it."""
+        """Fail unless each attempt got exactly its outcome."""
         made: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
         tags: set[str] = set()
         for change in await self._changes():
@@ -111,7 +111,7 @@ async def racing(outside: AsyncDatabase[dict[str, Any]], *storages: NodeStorage)
 
 
 def _judge(told: WriteResult | EventsyncError, changes: list[dict[str, Any]], tags: set[str]) -> None:
-    """Fail unless the changes with an operation's id are what its writer was told. `tags`: of all states there were."""
+    """Fail unless the changes with an operation's id are what its writer was answered. `tags` are of all states."""
     if isinstance(told, WriteResult | VersionMismatch) and told.etag is not None:
         assert told.etag in tags, f"there was no such state: {told}"
     if isinstance(told, Unavailable) and "unknown" in told.message:

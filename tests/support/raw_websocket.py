@@ -1,4 +1,4 @@
-"""A WebSocket client that sends whatever it is told to, frame by frame, and answers nothing by itself (RFC 6455)."""
+"""A WebSocket client that sends what the test asks for, frame by frame, and answers nothing by itself (RFC 6455)."""
 
 from __future__ import annotations
 

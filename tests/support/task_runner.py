@@ -5,7 +5,7 @@ for good: a deadline or a task group that a fixture holds open while a test runs
 through. So does `pytest.fail` inside a task group. Every later test then fails with `ClosedResourceError`.
 
 Here a cancellation ends one task. A fixture whose background task fails ends the test that runs, with the fixture's own
-error, and is made anew for the next test. A test that outlasts `TIME_LIMIT` is cancelled and fails.
+error, and is made again for the next test. A test that outlasts `TIME_LIMIT` is cancelled and fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pytest_configure() -> None:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Remember how to have pytest make a fixture anew."""
+    """Remember how to have pytest make a fixture again."""
     known = set(_open)
     result = yield
     for fixture in set(_open) - known:
@@ -121,7 +121,7 @@ class TaskRunner(TestRunner):
         try:
             self._runner.get_loop().run_until_complete(waiting)
         except KeyboardInterrupt:
-            # Fixtures are torn down in this loop: the test must not go on meanwhile.
+            # Fixtures are torn down in this loop: the test must not continue meanwhile.
             task.cancel()
             self._runner.get_loop().run_until_complete(asyncio.wait({task}, timeout=_LAST_WORDS))
             raise
@@ -170,7 +170,7 @@ class _Fixture:
         except asyncio.CancelledError as error:
             # By a deadline or a task group of the fixture's own: it has to hear of it where it stands.
             await generator.athrow(error)
-            raise RuntimeError(f"fixture {self.name!r} goes on although it was cancelled") from error
+            raise RuntimeError(f"fixture {self.name!r} continues although it was cancelled") from error
         if await anext(generator, _END) is not _END:
             raise RuntimeError(f"fixture {self.name!r} yields more than once")
 

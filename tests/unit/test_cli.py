@@ -199,5 +199,5 @@ def test_the_script_tells_its_options_without_installing_anything(tmp_path: Path
     )
     assert (done.returncode, done.stderr) == (0, "")
     told = run("dev", "--help").stdout.replace("eventsync dev", "scripts/dev")
-    assert done.stdout.split() == told.split(), "write scripts/_dev_help anew from `eventsync dev --help`"
+    assert done.stdout.split() == told.split(), "write scripts/_dev_help again from `eventsync dev --help`"
     assert list(tmp_path.iterdir()) == []

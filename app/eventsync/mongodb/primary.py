@@ -12,7 +12,7 @@ from eventsync.mongodb.errors import translated
 async def primary_process(database: AsyncDatabase[Any]) -> str:
     """Return the identity of the process that is primary now. Each start of a `mongod` has another one.
 
-    Empty if it can't be told: through `mongos`, each request may take another one. Raises `Unavailable`.
+    Empty if it is unknown: through `mongos`, each request may take another one. Raises `Unavailable`.
     """
     with translated("the primary can't be identified"):
         hello = await database.client["admin"].command("hello")

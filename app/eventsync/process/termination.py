@@ -43,6 +43,6 @@ def _heard(number: int, handler: Handler, callback: Callable[[], object]) -> Ite
     try:
         yield
     finally:
-        # Whoever has installed another handler since keeps it.
+        # A handler that was installed since stays.
         if signal.getsignal(number) is both:
             signal.signal(number, handler)

@@ -78,7 +78,7 @@ async def written(stores: Stores) -> LogId:
 
 
 async def messages(peer: Peer, url: str, shape: str, position: str) -> list[dict[str, Any]]:
-    """Return what a client is told that comes from `position`, until it is live."""
+    """Return the messages to a client that comes from `position`, until it is live."""
     told: list[dict[str, Any]] = []
     async with peer.open(url, Asked((shape,), {shape: position})) as link:
         while not told or told[-1]["type"] != "live":

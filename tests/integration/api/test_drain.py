@@ -1,4 +1,4 @@
-"""Draining: each client is told, requests under way are answered, and the time is bounded."""
+"""Draining: each client gets a goodbye, requests under way are answered, and the time is bounded."""
 
 from __future__ import annotations
 

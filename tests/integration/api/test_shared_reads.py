@@ -70,7 +70,7 @@ async def test_concurrent_identical_reads_share_one_read(
         answers = await asyncio.gather(*reading)
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.content for answer in answers}) == 1
-        # Who came when the first had finished reads again, at most from what is kept.
+        # A client that came when the first had finished reads again, at most from the cache.
         assert held.count < 5
 
 

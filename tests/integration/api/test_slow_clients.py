@@ -29,7 +29,7 @@ async def test_event_stream_of_a_slow_client_is_ended(settings: Settings) -> Non
                     path = f"/v1/collections/docs/documents/{written}"
                     (await client.put(path, json={"text": "x" * 100_000})).raise_for_status()
                     written += 1
-        assert written, "it was put out because of what it did not take"
+        assert written, "it was evicted because of what it did not take"
 
 
 async def test_websocket_client_that_still_accepts_data_is_not_closed_for_a_missing_pong(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""MongoDB failing in the middle of a write: what is tried again, and what the caller is told."""
+"""MongoDB failing in the middle of a write: which writes are tried again, and which error the caller gets."""
 
 from __future__ import annotations
 

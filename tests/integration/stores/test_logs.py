@@ -45,7 +45,7 @@ async def test_a_log_begins_with_a_checkpoint_at_0(stores: Stores) -> None:
     assert abs(checkpoint.at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-async def test_of_many_that_begin_the_same_log_one_wins_and_all_go_on_with_its(stores: Stores) -> None:
+async def test_one_of_many_that_begin_the_same_log_wins_and_all_continue_with_it(stores: Stores) -> None:
     await stores.ensure_indexes()
     previous: Log | None = None
     for number in (1, 2, 3):

@@ -121,7 +121,7 @@ async def snapshot(stores: Stores, *documents: Document) -> LogId:
     return log.id
 
 
-async def test_versions_go_on_and_nobody_is_named(stores: Stores) -> None:
+async def test_versions_continue_and_no_writer_is_named(stores: Stores) -> None:
     log = await snapshot(stores, {"_id": "a", "n": Int64(1)})
     await restored(stores, Position(log, Seq(0)))
     assert await stores.data["copy"].find_one() == {"_id": "a", "n": 1, "_sync": {"v": 7}}

@@ -147,7 +147,7 @@ async def test_snapshot_at_the_clients_position_is_not_sent_again(stores: Stores
     past = await Past.of(stores, log)
     service = await serving(stores, settings, past)
     client = Replica("docs")
-    async with within(20):  # it went on for ever
+    async with within(20):  # it never ended
         await brought_up(service, client)
     assert client.rows == past.of_shape(DOCS, past.head)
     assert client.snapshots <= 2
@@ -170,7 +170,7 @@ async def test_an_answer_from_another_primary_is_given_again_once_the_feed_has_j
     client = past.client(DOCS, Seq(0))
     answering = asyncio.create_task(brought_up(service, client, force=force))
     async with within(20):
-        while not service.continuity.is_doubted:  # noqa: ASYNC110 - nobody is told
+        while not service.continuity.is_doubted:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
     assert client.position == f"{past.log}:0", "what was read did not reach the client"
     service.continuity.follows("after")

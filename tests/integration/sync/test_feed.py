@@ -241,7 +241,7 @@ async def test_feed_reads_events_missed_during_an_interruption(
                 await server.at(first + 99)
         assert server.seqs() == list(range(1, 301))
         async with within(20):
-            while not server.feed.state.live:  # noqa: ASYNC110 - nobody is told
+            while not server.feed.state.live:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)
 
 

@@ -38,7 +38,7 @@ async def test_subscription_that_waits_for_admission_delays_no_other(client: Cli
             while b'"snapshot"' not in (await slow.receive())[1][:30]:
                 continue
             slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            # The only place is taken by somebody who does not go on.
+            # The only place is taken by a client that makes no progress.
             await connection.send(json.dumps({"type": "subscribe", "shape": "docs"}))
             for number in range(3):
                 await docs.update_one({"_id": 1}, {"$set": {"n": number}})

@@ -40,7 +40,7 @@ async def refused(url: str) -> float:
 
 @asynccontextmanager
 async def following(url: str, known: list[Follower]) -> AsyncIterator[list[Follower]]:
-    """All clients follow while the block runs, each a document of its own; they go on where `known` ended."""
+    """All clients follow while the block runs, each a document of its own; they continue where `known` ended."""
     followers = [
         Follower(url, f"docs/int:{number}", ("websocket", "sse")[number % 2], seed=number) for number in range(CLIENTS)
     ]

@@ -75,7 +75,7 @@ async def test_events_beyond_retention_bytes_are_removed(stores: Stores, setting
 
 
 async def test_events_beyond_retention_age_are_removed_even_if_never_sealed(client: Any, settings: Settings) -> None:
-    """But for the newest event, from which the numbering goes on."""
+    """But for the newest event, from which the numbering continues."""
     update = {"archive_url": "none", "retention_events": 0, "retention_age": 1.0}
     settings = settings.model_copy(update=update)
     stores = Stores.of(client, settings)

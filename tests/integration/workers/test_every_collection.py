@@ -157,9 +157,9 @@ async def test_a_collection_that_is_made_a_capped_one_stops_nobody_else(stores: 
         await assert_exact(stores, "other")
         await stores.data["docs"].drop()
         await tracked(stores, "docs", "other")
-        await stores.data["docs"].insert_one({"_id": "anew"})
+        await stores.data["docs"].insert_one({"_id": "again"})
         replay = await assert_exact(stores, "other")
-    assert brief(replay)[-1] == ("create", "docs", "anew")
+    assert brief(replay)[-1] == ("create", "docs", "again")
     assert await current_log(stores) == log
 
 

@@ -65,7 +65,7 @@ async def test_workers_that_start_and_stop_under_load_neither_lose_nor_duplicate
 
 
 async def test_a_lease_that_comes_back_loses_nothing(client: Client, stores: Stores, settings: Settings) -> None:
-    """A sequencer that is told to stop now and then, in mid-transaction above all, and the next moment is not."""
+    """A sequencer that has to stop now and then, in mid-transaction above all, and the next moment has not."""
     rng, over = random.Random(1), asyncio.Event()
 
     def stopping() -> bool:

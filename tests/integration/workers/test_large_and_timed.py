@@ -92,7 +92,7 @@ async def test_a_large_change_that_can_not_be_split_replaces_its_document(
         await write_large(client, stores)
         replay = await assert_exact(stores, "docs")
         assert await current_log(stores) == log
-    # What the transaction did to it is told once.
+    # One event describes what the transaction did to it.
     assert [event["id"] for event in replay.events] == [*IDS[:3], *IDS[4:]]
     large = [event["op"] for event in replay.events if event["id"] == "large"]
     assert large == ["create", "replace", "replace", "replace", "replace", "delete"]

@@ -99,7 +99,7 @@ async def test_a_log_that_is_lost_under_a_worker_is_followed_by_a_new_one(
     assert found is not None
     assert found.number > 1
     assert sorted(key for _, key in base.rows) == ["int:0", "int:1", "int:2"]
-    assert [event async for event in stores.events.read(log, Seq(base.seq))], "and it goes on"
+    assert [event async for event in stores.events.read(log, Seq(base.seq))], "and it continues"
 
 
 @pytest.mark.parametrize("name", ["heads", "leases", "snapshots", "pins", "state_vectors", "horizons"])
@@ -189,7 +189,7 @@ async def test_a_server_goes_on_although_no_worker_remembers_the_lost_log(
             await caught_up(stores)
             await waiting.eventually(is_followed, 30)
         await damage(stores, second)
-        # Another process, which has never led: it begins as if there had been no log, or goes on with the first.
+        # Another process, which has never led: it begins as if there had been no log, or continues the first.
         async with running_worker(settings):
             await waiting.eventually(is_followed, 30)
             found = await stores.logs.current()

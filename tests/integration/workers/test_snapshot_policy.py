@@ -285,7 +285,7 @@ async def test_a_pinned_snapshot_is_kept(grown: LogId, stores: Stores, settings:
 async def test_a_snapshot_pinned_just_before_it_is_hidden_is_shown_again(
     grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader comes between the first look at the pins and the hiding; and so does a horizon."""
+    """The reader comes between the first look at the pins and the hiding, as does a horizon."""
     maker = snapshotter(stores, settings, snapshots_kept=1)
     await raise_horizon(stores, grown, 1)
     third, hide = await stores.snapshots.stored.newest(grown, "docs", Seq(3)), stores.snapshots.stored.hide

@@ -53,7 +53,7 @@ async def test_an_untracked_collection_is_no_longer_sequenced(stores: Stores, se
         await stores.data["docs"].insert_one({"_id": 1})
 
         async def reopened() -> bool | None:
-            # Other changes are still in the stream until it is opened anew.
+            # Other changes are still in the stream until it is opened again.
             await stores.data["others"].insert_one({})
             seen = (await replayed(stores, await caught_up(stores))).seq
             await stores.data["others"].insert_one({})

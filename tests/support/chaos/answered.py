@@ -1,4 +1,4 @@
-"""Answers against events: each writer was told what became of its own operation, and of no other."""
+"""Answers against events: each writer got the outcome of its own operation, and of no other."""
 
 from __future__ import annotations
 

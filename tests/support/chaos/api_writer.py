@@ -121,7 +121,7 @@ class ApiWriter:
         return self._transaction(operation)
 
     def _patched(self, key: Key, path: str, mark: str) -> _Request:
-        """A patch: of any state, of the version that was told last, or with a test that fails."""
+        """A patch: of any state, of the version that was answered last, or with a test that fails."""
         patch, kind, version = self._patch(mark), self._random.random(), self._versions.get(key)
         if kind < 0.05:
             patch.append({"op": "test", "path": "/mark", "value": "another"})

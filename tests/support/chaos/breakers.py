@@ -66,7 +66,7 @@ async def break_cursors(rig: Rig) -> None:
 
 
 async def lose_history(rig: Rig) -> None:
-    """The worker's next read says that the stream can't go on: history lost, position lost, token not found."""
+    """The worker's next read says that the stream can't continue: history lost, position lost, token not found."""
     await _worker_fails(rig, ["getMore"], 1, errorCode=rig.choose.choice((286, 136, 280)))
 
 
@@ -155,7 +155,7 @@ async def lose_answers(rig: Rig) -> None:
 
 
 async def leave_worker_half_open(rig: Rig) -> None:
-    """The workers' connections hang: nothing arrives, and nobody is told. Later it arrives, late."""
+    """The workers' connections hang: nothing arrives, and neither side notices. Later it arrives, late."""
     await _hold(rig, rig.cluster.members, _WORKER)
 
 

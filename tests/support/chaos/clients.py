@@ -144,7 +144,7 @@ class _Client:
         if frame.end is None or self._position is None:
             return
         if passed := self._between(_seq(self._position), _seq(frame.end)):
-            message = f"{frame.client} at {self._position} was told {frame.end} past events that it has not got"
+            message = f"{frame.client} at {self._position} was sent {frame.end} past events that it has not got"
             yield Violation("client", message, (str(frame), str(passed[0])))
 
     def _between(self, after: int, up_to: int) -> list[LogRow]:

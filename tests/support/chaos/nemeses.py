@@ -49,7 +49,7 @@ async def kill_leader(rig: Rig) -> None:
 
 
 async def freeze_leader(rig: Rig) -> None:
-    """SIGSTOP of the worker that leads, until another one does; then it goes on with what it had at hand."""
+    """SIGSTOP of the worker that leads, until another one does; then it continues with what it had at hand."""
     await _freeze(rig, await rig.leader(), rig.choose.uniform(1.2, 2.5) * rig.lease)
 
 

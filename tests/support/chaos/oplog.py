@@ -46,7 +46,7 @@ class Oplog:
         self._parts: dict[Timestamp, list[Entry]] = {}
 
     def forget(self) -> None:
-        """Nothing of these collections is in what is lost before the next entry: go on where the oplog now begins."""
+        """The lost part has nothing of these collections: continue where the oplog now begins."""
         self.last = _BEGINNING
 
     @property
@@ -114,7 +114,7 @@ class Oplog:
 
 
 class OplogTail:
-    """Reads along while a run goes on, from whichever member answers: large documents soon push an oplog's end out.
+    """Reads along during a run, from whichever member answers: large documents soon push an oplog's end out.
 
     Only what a majority has: all else may be rolled back.
     """

@@ -1,8 +1,8 @@
 """Judges a run in which the log was destroyed or turned back on purpose, so that a new one had to begin.
 
-What became of single writes can't be told then: the events of the logs before are gone, and with a restored backup so
+Then nobody knows the outcome of single writes: the events of the logs before are gone, and with a restored backup so
 are acknowledged writes. What still holds: the log that is there in the end is dense and is the collections; no client
-goes on from one log into another without a reset; within a log no client passes over anything; all end with the
+continues from one log into another without a reset; within a log no client passes over anything; all end with the
 collections.
 """
 

@@ -98,7 +98,7 @@ async def slow(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def cut_off(scene: Scene) -> AsyncIterator[None]:
-    """Nothing passes between the worker and MongoDB, and neither is told."""
+    """Nothing passes between the worker and MongoDB, and neither notices."""
     scene.member.proxy.hold(_WORKER)
     yield
     scene.member.proxy.release()
@@ -108,10 +108,10 @@ WAYS: Mapping[str, Way] = MappingProxyType({way.__name__: way for way in (down, 
 
 
 async def roll_over(directory: Path, way: Way = down) -> Rolled:
-    """Sequence some, hold the worker up in this `way`, change and delete some, lose the history, let it go on."""
+    """Sequence some, hold the worker up in this `way`, change and delete some, lose the history, let it continue."""
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(running_cluster(directory, 1, Machine(oplog=1)))
-        # Longer than a slow read takes: it is to be told that its position is lost, not to lose its connection.
+        # Longer than a slow read takes: it is to learn that its position is lost, not to lose its connection.
         settings = settings_for(cluster.uri).model_copy(update={"mongodb_timeout": 20.0})
         fleet = Fleet(settings, directory, workers=1, servers=1)
         stack.push_async_callback(fleet.stop)

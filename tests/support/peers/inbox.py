@@ -13,7 +13,7 @@ from support.peers.peer import Ended, Message, Received
 class Inbox:
     """A `Link` whose messages are put into it. `send` is how its client sends.
 
-    A client that reconnects by itself goes on after an end.
+    A client that reconnects by itself continues after an end.
     """
 
     def __init__(self, send: Callable[[str], Awaitable[None]]) -> None:

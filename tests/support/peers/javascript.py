@@ -66,7 +66,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class ScriptPeer:
-    """One of a runtime's two clients. An `EventSource` reconnects by itself, and its link goes on."""
+    """One of a runtime's two clients. An `EventSource` reconnects by itself, and its link continues."""
 
     name: str
     transport: TransportName

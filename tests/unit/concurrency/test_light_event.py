@@ -26,7 +26,7 @@ async def test_everybody_goes_on_once_it_is_set() -> None:
     assert not flag.is_set()
 
 
-async def test_who_was_let_go_on_does_so_also_if_it_is_cleared_at_once() -> None:
+async def test_a_woken_waiter_continues_even_if_the_event_is_cleared_at_once() -> None:
     flag = LightEvent()
     (task,) = await _waiting(flag, 1, 60.0)
     flag.set()

@@ -9,7 +9,7 @@ from eventsync.errors import Unavailable
 
 
 class Fetch:
-    """Counts, and waits until it is told to go on."""
+    """Counts, and waits until it may continue."""
 
     def __init__(self, outcome: Exception | str = "it") -> None:
         self.outcome = outcome

@@ -46,7 +46,7 @@ def test_what_is_wrong_is_said(events: list[Any], expected: str) -> None:
     assert expected in numbers_of(*events)[0]
 
 
-def test_the_head_has_to_be_reached_and_an_open_end_may_go_on() -> None:
+def test_the_head_has_to_be_reached_and_an_open_end_may_continue() -> None:
     assert numbers_of((1, None), head=3) == ["events 2 to 3 are missing"]
     assert numbers_of((1, TransactionPart("t", 1, 3)), settled=False) == []
 

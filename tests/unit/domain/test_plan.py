@@ -127,7 +127,7 @@ def test_a_new_client_begins_with_what_is_stored_unless_too_much_has_happened_si
     assert prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, NO_BACKLOG), SERVABLE)
     assert not prefers_stored(LARGE, SnapshotOption(Seq(1700), LARGE, busy), SERVABLE)
     assert not prefers_stored(LARGE, None, SERVABLE)
-    # Behind the horizon what has happened since is told squashed, or not at all.
+    # Behind the horizon there is a squashed answer, or none.
     hot = Backlog(10, 10, 3000, 10)
     assert not prefers_stored(
         CollectionSize(100, 10_000), SnapshotOption(Seq(700), CollectionSize(100, 10_000), hot), SERVABLE

@@ -1,4 +1,4 @@
-"""`Lane`: which writes go together, in which order, and what each is told."""
+"""`Lane`: which writes go together, in which order, and the outcome of each."""
 
 from __future__ import annotations
 

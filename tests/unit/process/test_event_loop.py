@@ -82,7 +82,7 @@ def test_nobody_waits_for_an_answer_for_ever(names: NameServer, monkeypatch: pyt
             with pytest.raises(socket.gaierror, match="no name server answers for 'gone'") as raised:
                 await look_up("gone")
             assert raised.value.errno == socket.EAI_AGAIN
-        # The look-up goes on, and serves the next caller.
+        # The look-up continues, and serves the next caller.
         assert names.asked == ["gone"]
 
     event_loop.run(main())

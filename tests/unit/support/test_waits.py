@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[2]
 APART = {
     "support/waiting.py",
     "unit/support/test_task_runner.py",
-    # A client of the workload that gives a request up early, and goes on.
+    # A client of the workload that gives a request up early, and continues.
     "support/chaos/api_writer.py",
 }
 

@@ -9,7 +9,7 @@ function told(patch, after = before) {
   return differences({ before, after, event: { op: "update", patch } }).map(sentence);
 }
 
-test("a patch is told field by field, with what was there", () => {
+test("a patch is described field by field, with what was there", () => {
   const patch = [
     { op: "replace", path: "/city", value: "Mankato" },
     { op: "add", path: "/new/deep", value: { $date: "2026-11-23T05:22:46Z" } },
@@ -24,11 +24,11 @@ test("an insertion into a list replaces nothing", () => {
   assert.deepEqual(told([{ op: "replace", path: "/tags/0", value: "z" }]), ["tags.0: a → z"]);
 });
 
-test("a replacement is told by the fields that differ", () => {
+test("a replacement is described by the fields that differ", () => {
   const after = { version: 2, doc: { _id: 1, city: "Edina", tags: ["a"], more: true } };
   assert.deepEqual(differences({ before, after, event: { op: "replace" } }).map(sentence), ["tags: [a, b] → [a]", "old removed, was 1", "more: true"]);
 });
 
-test("without the document before, only what came is told", () => {
+test("without the document before, only what came is described", () => {
   assert.deepEqual(differences({ event: { patch: [{ op: "replace", path: "/city", value: "X" }] } }).map(sentence), ["city: X"]);
 });

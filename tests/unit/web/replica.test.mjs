@@ -126,7 +126,7 @@ test("half a squash is void when another message begins, or the connection does"
   assert.deepEqual([Object.keys(content(replica)), replica.vector], [["f"], { orders: at(41) }]);
 });
 
-test("a squash brings what was deleted and made again, and events go on from its end", () => {
+test("a squash brings what was deleted and made again, and events continue from its end", () => {
   const replica = standing();
   const docs = [row("a", 5, { _id: "a", n: 5 }), { id: "never", deleted: true }];
   const done = replica.apply({ type: "squashed", shape: SHAPE, from: at(10), to: at(30), part: 0, last: true, docs });

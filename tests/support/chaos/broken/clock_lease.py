@@ -1,6 +1,6 @@
 """Broken: the lease is judged by each one's own clock, and the numbers come from a counter.
 
-Whoever was frozen while it held the lease wakes up and goes on, and every number that it takes is free.
+A leader that was frozen while it held the lease wakes up and continues, and every number that it takes is free.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows are told from their bytes, and what is told that way is what decoding them says."""
+"""Rows are recognized by their bytes, and read as decoding them reads them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from eventsync_workers.jobs.time_slice import TimeSlice
 
 
 class Clock:
-    """Goes on only while something works."""
+    """Advances only while something works."""
 
     now = 0.0
 

@@ -49,7 +49,7 @@ def test_a_document_that_lacks_an_image_keeps_its_last_change_only() -> None:
     ]
     assert told(*changes) == [("update", 2), ("update", 2), ("update", "1"), ("update", 1)]
     last = collapse_transaction([(item, b"") for item in changes])[-1][0]
-    assert "fullDocument" not in last, "they are states that nobody was told of"
+    assert "fullDocument" not in last, "they are states that no event has shown"
     assert "fullDocumentBeforeChange" not in last
 
 
