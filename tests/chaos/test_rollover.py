@@ -8,7 +8,8 @@ import pytest
 
 from support.chaos.rollover import WAYS, roll_over
 
-CODES = {"down": {286}, "frozen": {286, 136}, "slow": {136}, "cut_off": {286, 136}}
+CODES = {"down": {286}, "frozen": {286, 136}, "slow": {286, 136}, "cut_off": {286, 136}}
+"""An open cursor has lost its position (136), or its successor can't begin there (286): on a busy machine either."""
 
 
 @pytest.mark.parametrize("way", WAYS)
