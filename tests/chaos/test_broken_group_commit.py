@@ -95,6 +95,7 @@ async def older_version(commit: Commit, _: Commit) -> WriteResult:
     return replace(result, version=max(1, result.version - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "promise", "message"),
     [

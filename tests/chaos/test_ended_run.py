@@ -15,6 +15,7 @@ from support.data_directory import directories_of
 from support.waiting import eventually, within
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_ended_says_what_it_waited_for(tmp_path: Path) -> None:
     try:
         mongod.check_runs(mongod.find_mongod())

@@ -12,6 +12,7 @@ CODES = {"down": {286}, "frozen": {286, 136}, "slow": {286, 136}, "cut_off": {28
 """An open cursor has lost its position (136), or its successor can't begin there (286): on a busy machine either."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_lost_history_is_repaired_from_the_collections(tmp_path: Path, way: str) -> None:
     rolled = await roll_over(tmp_path, WAYS[way])

@@ -86,6 +86,7 @@ async def test_a_log_that_begins_behind_the_last_writes(both: Settings, client: 
     assert str(last.end).startswith(f"{current.id}:")
 
 
+@pytest.mark.slow
 async def test_no_end_of_new_logs(both: Settings, client: Client, tmp_path: Path) -> None:
     scene = Scene(both, client, tmp_path)
     scene.renewals = 100

@@ -51,11 +51,13 @@ async def test_three_workers_compete_under_kills_and_freezes(tmp_path: Path) -> 
     judge(await run(plan, tmp_path), WORKERS)
 
 
+@pytest.mark.slow
 async def test_elections_on_three_members(tmp_path: Path) -> None:
     plan = Plan(seed=5, seconds=5.0, nodes=3, workers=2, servers=1, nemeses=ELECTIONS, pause=0.3)
     judge(await run(plan, tmp_path), ELECTIONS)
 
 
+@pytest.mark.slow
 async def test_a_machine_that_fails(tmp_path: Path) -> None:
     absent = unavailable(MACHINES)
     present = tuple(name for name in MACHINES if name not in absent)
@@ -69,6 +71,7 @@ async def test_a_machine_that_fails(tmp_path: Path) -> None:
         assert report.outcomes["a full disk ended a member"], str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", [SHAPES, DROPS], ids=["large", "drops"])
 async def test_changes_of_every_shape_under_kills(tmp_path: Path, shapes: tuple[str, ...]) -> None:
     plan = Plan(seed=4, seconds=2.0, nodes=1, workers=2, servers=1, nemeses=("kill_leader",), pause=2.0, shapes=shapes)
@@ -77,6 +80,7 @@ async def test_changes_of_every_shape_under_kills(tmp_path: Path, shapes: tuple[
     assert set(report.shapes) == set(shapes), str(report)
 
 
+@pytest.mark.slow
 async def test_a_log_that_is_destroyed_or_turned_back(tmp_path: Path) -> None:
     plan = Plan(seed=9, seconds=2.0, nodes=1, workers=2, servers=2, nemeses=RENEWING, pause=0.5)
     report = await run(plan, tmp_path)

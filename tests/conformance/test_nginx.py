@@ -209,6 +209,7 @@ async def caught_up(client: httpx.AsyncClient, start: str, end: str) -> list[byt
     return pages
 
 
+@pytest.mark.slow
 async def test_nginx_requests_each_page_once_for_many_clients(served: Served, key: str, tmp_path: Path) -> None:
     """ "A full page of the past never changes: immutable, cacheable by any CDN"."""
     start, end = await history(served, key, 3000)

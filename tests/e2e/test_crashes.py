@@ -22,6 +22,7 @@ from support.writers import ApiWriter, documents_of, write_behind
 Data = dict[str, list[dict[str, Any]]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_transactions")
 @pytest.mark.parametrize("victims", [("worker",), ("serve",), ("worker", "serve")], ids="+".join)
 async def test_killed_in_mid_load(

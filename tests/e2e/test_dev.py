@@ -186,6 +186,7 @@ async def ends(running: Running, number: signal.Signals, children: dict[str, int
     assert "Traceback" not in running.said
 
 
+@pytest.mark.slow
 async def test_a_second_one_is_refused_and_one_that_is_killed_leaves_nothing_behind(dev: Dev, tmp_path: Path) -> None:
     async with dev("--no-demo") as running:
         await running.says("ready after")

@@ -51,6 +51,7 @@ def test_each_page_with_commands_is_run_or_names_its_test() -> None:
     assert {"start.md", "guides/shell.md", "guides/monitoring.md", "guides/backup.md"} <= set(PAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_commands_of_a_page_succeed(page: str, settings: Settings, tmp_path: Path) -> None:
     alive = tmp_path / "alive"

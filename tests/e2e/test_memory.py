@@ -263,6 +263,7 @@ async def test_answers_that_are_not_read_are_bounded_together(served: Served, la
     assert grown.bytes < 3 * HELD
 
 
+@pytest.mark.slow
 async def test_keyed_writes_of_large_documents_leave_little(served: Served, large: list[str], client: Client) -> None:
     log = client[f"{served.collection.database.name}_eventsync"]
     headers = {"Content-Type": "application/merge-patch+json"}

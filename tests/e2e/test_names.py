@@ -7,6 +7,7 @@ import pytest
 from support import silent_names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not silent_names.possible(), reason="namespaces need root and unshare")
 def test_a_member_whose_name_is_gone_does_not_delay_the_failover(tmp_path: Path) -> None:
     found = silent_names.failover(tmp_path)

@@ -30,6 +30,7 @@ def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
         found.stop()
 
 
+@pytest.mark.slow
 async def test_each_server_process_refuses_what_it_cannot_write_in_time(
     processes: Processes, client: Client, settings: Settings
 ) -> None:

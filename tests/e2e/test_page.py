@@ -99,6 +99,7 @@ def reached(shape: str, seq: int) -> Callable[[Said], bool]:
     return lambda said: shape in said.get("vector", {}) and int(said["vector"][shape].split(":")[1]) >= seq
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 async def test_cut_off_again_and_again_it_ends_with_the_collection(
     client: Client, settings: Settings, data_sets: dict[str, list[Said]], transport: str

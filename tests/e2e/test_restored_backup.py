@@ -145,6 +145,7 @@ async def head(settings: Settings, log: LogId) -> Seq:
         return await stores.events.head(log)
 
 
+@pytest.mark.slow
 async def test_the_archive_tells_of_it(node: Node, settings: Settings, tmp_path: Path) -> None:
     archived = settings.model_copy(update={"archive_url": str(tmp_path / "archive")})
     old = await lived(node, archived)
@@ -153,6 +154,7 @@ async def test_the_archive_tells_of_it(node: Node, settings: Settings, tmp_path:
         assert f"the archive knows of events up to {AFTER}" in await followed(settings, old)
 
 
+@pytest.mark.slow
 async def test_the_archive_tells_of_it_also_where_the_numbers_have_been_given_out_again(
     node: Node, settings: Settings, tmp_path: Path
 ) -> None:
@@ -173,6 +175,7 @@ async def test_a_client_s_stored_position_tells_of_a_log_that_is_older(node: Nod
         assert f"a client has acknowledged events up to {AFTER}" in await followed(settings, old)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_lived_through_it_tells_of_it(node: Node, settings: Settings) -> None:
     async with running_worker(settings):
         await write(settings, 1, BEFORE, "before")
@@ -196,6 +199,7 @@ async def next_of(link: Link, kind: str) -> dict[str, Any]:
     raise AssertionError(f"no {kind}: {link.ended}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [0, 20], ids=["behind", "beyond"])
 async def test_a_server_that_lived_through_it_has_a_new_log_begun_and_clients_reset_in_band(
     node: Node, settings: Settings, again: int
@@ -253,6 +257,7 @@ async def held_feed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Ev
         free.set()
 
 
+@pytest.mark.slow
 async def test_a_server_that_has_not_noticed_yet_answers_from_no_restored_data(
     node: Node, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +309,7 @@ async def at(client: httpx.AsyncClient, position: str) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_where_nothing_tells_a_new_log_is_begun_by_hand(node: Node, settings: Settings, tmp_path: Path) -> None:
     """The procedure of docs/guides/backup.md: `reset-log` before servers and workers start."""
     old = await lived(node, settings)

@@ -93,6 +93,7 @@ def processes(settings: Settings, tmp_path: Path) -> Any:
         found.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_transactions")
 async def test_several_share_a_port_are_replaced_and_killed_and_end_in_time(
     processes: Processes, client: Client, settings: Settings, data_sets: Data
@@ -146,6 +147,7 @@ async def test_children_end_with_their_parent(processes: Processes, settings: Se
     await tracked(processes.url, settings.collections)
 
 
+@pytest.mark.slow
 async def test_of_two_servers_that_share_a_port_one_ends_and_its_clients_move(
     settings: Settings, tmp_path: Path, client: Client, data_sets: Data
 ) -> None:

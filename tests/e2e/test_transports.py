@@ -77,6 +77,7 @@ async def test_data_sets_come_back_equal_in_value_and_type(client: Client, setti
                 assert bson.encode(kept, codec_options=CODEC) == bson.encode(want, codec_options=CODEC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_clients_that_are_cut_off_end_exact(
     client: Client, settings: Settings, data_sets: Data, transport: str

@@ -25,6 +25,8 @@ from support.polls import events_of
 from support.systems import running_system
 from support.waiting import within
 
+pytestmark = pytest.mark.slow
+
 CANONICAL = b'{"_id":{"$oid":"59a47286cfa9a3a73e51e72c"},"n":{"$numberLong":"5"},"d":{"$numberDecimal":"1.50"}}'
 RELAXED = b'{"_id":"b","n":5,"at":{"$date":"2026-11-23T05:22:46.405Z"}}'
 

@@ -114,6 +114,7 @@ async def _until(source: AsyncIterator[dict[str, Any]], kind: str) -> dict[str, 
         return await anext(message async for message in source if message["type"] == kind)
 
 
+@pytest.mark.slow
 async def test_it_works_wherever_it_is_mounted(host: Host, http: httpx.AsyncClient) -> None:
     """One system for all of it: it takes seconds to start."""
     documents = f"{host.url}/v1/collections/{SHAPE}/documents"

@@ -100,6 +100,7 @@ async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
+@pytest.mark.slow
 async def test_they_are_sequenced_repaired_stored_proved_and_restored(stores: Stores, settings: Settings) -> None:
     half = COUNT // 2
     taken = await store(stores, [*handmade(0), *random_ones(SEED, 1000, half)])

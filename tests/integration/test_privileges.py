@@ -376,6 +376,7 @@ async def test_what_is_taken_from_a_server_is_refused_until_it_is_given_back(run
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_node_storage_writes_without_list_collections(admin: Admin, port: int) -> None:
     """Our processes have it. A program that only uses `nodestorage` does not need it."""
     settings = as_user(admin, port, "less", [only(admin, "serve", without=("shop", "listCollections"))])

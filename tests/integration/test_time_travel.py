@@ -179,6 +179,7 @@ def started(words: Sequence[str], environment: dict[str, str]) -> Program:
         return Program(words, environment=environment, stdout=nowhere, stderr=nowhere)
 
 
+@pytest.mark.slow
 async def test_a_restore_that_is_killed_leaves_nothing_under_the_new_name(
     orders: Any, stores: Stores, run: Run, environment: dict[str, str]
 ) -> None:

@@ -88,6 +88,7 @@ async def messages(peer: Peer, url: str, shape: str, position: str) -> list[dict
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES, ids=[damage.__name__ for damage in DAMAGES])
 async def test_server_resets_clients_before_the_damage_and_serves_all_others(
     stores: Stores, settings: Settings, damage: Damage, caplog: pytest.LogCaptureFixture

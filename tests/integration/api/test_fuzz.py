@@ -83,6 +83,7 @@ async def test_random_frames_never_fail_the_server(
     assert not caplog.records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing"])
 async def test_random_requests_never_fail_the_server(settings: Settings, tmp_path: Path, phases: str) -> None:
     """By schemathesis. What it may not know, which valid requests contradict each other, is not checked."""

@@ -262,6 +262,7 @@ def test_each_route_has_a_worst_case() -> None:
     assert {(method, path) for method, path in WORST if path.startswith("/")} == _routes()
 
 
+@pytest.mark.slow
 async def test_no_route_blocks_the_event_loop(settings: Settings) -> None:
     patient = settings.model_copy(update=SETTINGS)
     loop = Loop(lambda: running_server(patient), waited_for=True)

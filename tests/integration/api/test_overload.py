@@ -72,6 +72,7 @@ def test_each_route_that_writes_documents_is_admitted() -> None:
     assert admitted == writing >= {("PATCH", "/v1/collections/{collection}/documents/{id}")}
 
 
+@pytest.mark.slow
 async def test_overload_refuses_writes_at_once_and_they_change_nothing(
     url: str, client: Client, settings: Settings
 ) -> None:
@@ -102,6 +103,7 @@ async def answers(api: httpx.AsyncClient, writes: Sequence[tuple[str, str, dict[
     return list(await asyncio.gather(*(api.request(*words, **options) for *words, options in writes)))
 
 
+@pytest.mark.slow
 async def test_stall_refuses_each_kind_of_write_and_its_end_none(url: str, client: Client, settings: Settings) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         (await api.put(f"{DOCUMENTS}/1", json={"n": 1})).raise_for_status()

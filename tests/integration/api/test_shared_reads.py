@@ -56,6 +56,7 @@ class Held:
         monkeypatch.setattr(owner, name, held)
 
 
+@pytest.mark.slow
 async def test_concurrent_identical_reads_share_one_read(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,14 @@ import socket
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from eventsync.settings import Settings
 from support.raw_websocket import TEXT, frame, raw_websocket
 from support.systems import running_system
 from support.waiting import patience, within
+
+pytestmark = pytest.mark.slow
 
 
 async def test_event_stream_of_a_slow_client_is_ended(settings: Settings) -> None:

@@ -178,6 +178,7 @@ async def proxied(settings: Settings, outside: Any, mongodb_uri: str) -> AsyncIt
             yield race, proxy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, 2, 4, 12])
 async def test_lost_answers_are_called_neither_done_nor_failed(proxied: tuple[Race, MongoProxy], lost: int) -> None:
     race, proxy = proxied

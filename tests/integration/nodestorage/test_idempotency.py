@@ -155,6 +155,7 @@ async def test_what_is_missing_because_the_same_request_has_deleted_it_is_no_err
 
 
 # The driver leaves the socket of a connection attempt that was cut off to the garbage collector.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_requests_cut_off_anywhere_and_repeated_write_once_each(storage: NodeStorage) -> None:
     await storage.create("orders", {"_id": 1, "n": 0}, author=Author.new("tester"))
@@ -222,6 +223,7 @@ async def test_no_key_is_forgotten_for_another(
     assert not (await storage.create("orders", {"_id": 2}, author=author)).replayed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, KEY], ids=["without a key", "with a key"])
 async def test_a_transaction_over_large_documents_succeeds_or_is_refused_at_once(
     plain: NodeStorage, author: Author, key: Idempotency | None
@@ -236,6 +238,7 @@ async def test_a_transaction_over_large_documents_succeeds_or_is_refused_at_once
     assert [result.version for result in results] == [2] * (most // size)
 
 
+@pytest.mark.slow
 async def test_what_a_transaction_writes_counts_besides_what_it_reads(database: Any, author: Author) -> None:
     """MongoDB's cache holds both until the end, and takes too large a transaction for one that has lost a race."""
     size = 4_000_000

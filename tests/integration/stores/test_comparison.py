@@ -35,6 +35,7 @@ async def differences(stores: Stores, log: LogId, at: Checkpoint) -> dict[IdText
     return found
 
 
+@pytest.mark.slow
 async def test_what_was_changed_while_nobody_looked(stores: Stores, settings: Settings) -> None:
     """The repair's case: the collection changes without the log, and each document that differs is found once."""
     docs, history = stores.data["docs"], History.of(stores, "docs", 1)

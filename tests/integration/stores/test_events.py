@@ -65,6 +65,7 @@ async def for_clients(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 500, 1000, 3000])
 async def test_what_is_for_clients_is_what_is_read(stores: Stores, batch: int) -> None:
     count = 2100 if batch > 3 else 12
@@ -194,6 +195,7 @@ async def test_a_body_that_does_not_fit_compressed_is_kept_in_parts(stores: Stor
     assert await stores.events.tail(LOG) == LogHead(Seq(3), "8200000003", Timestamp(3, 1), None)
 
 
+@pytest.mark.slow
 async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:
     body = b'{"seq":1,"collection":"orders","id":"1","op":"create","base":0,"version":1,"doc":%b}'
     document = {secrets.token_hex(8): Int64(n) for n in range(230_000)}
@@ -206,6 +208,7 @@ async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:
     assert same(changes[0].document, document)
 
 
+@pytest.mark.slow
 async def test_of_two_writers_the_first_row_wins_and_keeps_its_own_parts(stores: Stores) -> None:
     await fill(stores, [new(1)])
     await asyncio.gather(
@@ -234,6 +237,7 @@ async def test_the_parts_of_a_number_that_is_not_taken_are_left_alone(stores: St
     assert [row["_id"]["l"] async for row in stores.log["event_parts"].find({}, {"_id": 1})] == [OTHER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -61,6 +61,7 @@ async def test_what_was_stored_before_a_collection_was_tracked_anew_is_no_base(s
         await state_of(stores, LOG, "docs", Seq(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_after_any_history_it_is_the_collection_at_every_position(
     stores: Stores, settings: Settings, seed: int
@@ -88,6 +89,7 @@ async def test_after_any_history_it_is_the_collection_at_every_position(
         assert_same(states, model | {IdText("nobody"): None})
 
 
+@pytest.mark.slow
 async def test_at_positions_between_checkpoints_it_is_the_log_replayed(stores: Stores, settings: Settings) -> None:
     history = History.of(stores, "docs", 11)
     async with running_worker(settings):

@@ -67,6 +67,7 @@ async def names(stores: Stores) -> set[str]:
     return set(await stores.data.list_collection_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_after_any_history_it_is_the_collection_at_every_checkpoint(
     stores: Stores, settings: Settings, seed: int, monkeypatch: pytest.MonkeyPatch

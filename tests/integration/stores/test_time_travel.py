@@ -78,6 +78,7 @@ async def before_it_was(past: TimeTravel, shape: Shape, at: datetime) -> None:
         await past.document(shape, at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_at_every_checkpoint_and_instant_it_is_the_collection(
     stores: Stores, settings: Settings, seed: int
@@ -112,6 +113,7 @@ async def test_at_every_checkpoint_and_instant_it_is_the_collection(
     await before_it_was(past, Shape("docs", NOBODY), started)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cold", [False, True])
 async def test_at_every_position_and_version_it_is_the_log_replayed(
     stores: Stores, settings: Settings, cold: bool

@@ -49,6 +49,7 @@ def some(past: Past, seed: int, count: int) -> list[Seq]:
     return sorted({seqs[0], seqs[-2], seqs[-1], *random.Random(seed).sample(seqs, min(count, len(seqs)))})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_each_answer_has_the_effect_of_all_events(stores: Stores, settings: Settings, seed: int) -> None:
     past = await lived(stores, settings, seed)
@@ -64,6 +65,7 @@ async def test_each_answer_has_the_effect_of_all_events(stores: Stores, settings
                 assert force is Answer.EVENTS or force.value in kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_answers_of_a_compacted_log_equal_those_of_the_whole_log(
     stores: Stores, settings: Settings, seed: int
@@ -85,6 +87,7 @@ async def test_answers_of_a_compacted_log_equal_those_of_the_whole_log(
                 assert {"squashed", "snapshot"} & set(kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_new_client_gets_the_whole_state(stores: Stores, settings: Settings, seed: int) -> None:
     past = await lived(stores, settings, seed)
@@ -96,6 +99,7 @@ async def test_new_client_gets_the_whole_state(stores: Stores, settings: Setting
         assert (kinds[0], client.snapshots) == ("snapshot", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [Answer.SQUASHED, Answer.SNAPSHOT])
 async def test_client_that_disconnects_during_an_answer_keeps_its_position(
     stores: Stores, settings: Settings, force: Answer

@@ -47,6 +47,7 @@ async def begun(stores: Stores, url: str) -> Replica:
     return follower.replica
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_client_far_behind_ends_exact(stores: Stores, settings: Settings, transport: str) -> None:
     async with running_system(settings) as url:
@@ -79,6 +80,7 @@ async def test_event_id_advances_with_the_last_part(stores: Stores, settings: Se
     assert set(ids[:-1]) == {vector_text(replica.vector)}
 
 
+@pytest.mark.slow
 async def test_position_behind_the_horizon_resets_http_and_squashes_streams(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings), running_server(settings) as url:
         await tracked(url, ["docs"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support.connections import connect
@@ -22,6 +24,7 @@ async def received(connection: Any, kind: str, shape: str) -> dict[str, Any]:
     raise AssertionError("the connection ended")
 
 
+@pytest.mark.slow
 async def test_subscription_that_waits_for_admission_delays_no_other(client: Client, settings: Settings) -> None:
     # A client that answers no ping is closed after two heartbeats: the slow one has to outlast the first progress.
     changed: dict[str, Any] = {"collections": ("docs",), "max_bootstraps": 1, "heartbeat": 3.0, "send_timeout": 60.0}

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventsync.mongodb.client import Client
@@ -55,6 +56,7 @@ async def following(url: str, known: list[Follower]) -> AsyncIterator[list[Follo
                 task.cancel()
 
 
+@pytest.mark.slow
 async def test_returning_clients_all_end_exact(client: Client, settings: Settings) -> None:
     # Of a window this small, nothing of what was missed is left; and no two of them read the same.
     changed: dict[str, Any] = {"window_bytes": 64 * 1024, "max_reads": 1, "max_waiting": 5, "frame_cache_bytes": 0}

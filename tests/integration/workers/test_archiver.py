@@ -275,6 +275,7 @@ async def test_a_body_that_is_stored_in_parts_is_sealed_whole(stores: Stores, se
 STEPS = ("seal", "verify", "register", "record_touched", "raise_archived_up_to", "drop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_an_archiver_killed_at_any_step_neither_loses_nor_duplicates_events(

@@ -76,6 +76,7 @@ REPLACED: dict[Act, set[tuple[str, str, str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [*REPLACED, rename_away_and_back, drop_and_make_again_without_images])
 async def test_a_collection_that_becomes_another(stores: Stores, settings: Settings, act: Act) -> None:
     async with running_worker(settings):

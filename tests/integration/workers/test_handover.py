@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
 from bson import Int64
 from bson.timestamp import Timestamp
 
@@ -49,6 +50,7 @@ async def test_a_worker_that_stops_releases_the_lease_at_once(stores: Stores, se
         await assert_complete(stores, "docs")
 
 
+@pytest.mark.slow
 async def test_workers_that_start_and_stop_under_load_neither_lose_nor_duplicate_events(
     client: Client, stores: Stores, settings: Settings
 ) -> None:

@@ -81,6 +81,7 @@ async def test_a_large_document_is_updated_by_patches(
     assert [event["txn"]["n"] for event in replay.events if "txn" in event] == [1, 2, 3]
 
 
+@pytest.mark.slow
 async def test_a_large_change_that_can_not_be_split_replaces_its_document(
     client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ async def test_a_large_change_that_can_not_be_split_replaces_its_document(
     assert large == ["create", "replace", "replace", "replace", "replace", "delete"]
 
 
+@pytest.mark.slow
 async def test_a_large_change_right_behind_a_transaction_of_several_reads(
     client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

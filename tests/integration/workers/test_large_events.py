@@ -21,6 +21,8 @@ from support.sequencing import began
 from support.systems import running_worker
 from support.trees import to_tree
 
+pytestmark = pytest.mark.slow
+
 
 def incompressible() -> Document:
     """As large as MongoDB's limit lets it be."""

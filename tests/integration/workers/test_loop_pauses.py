@@ -37,6 +37,7 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"offload_timeout": 600.0, "collections": ("docs",)})
 
 
+@pytest.mark.slow
 async def test_no_change_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
     loop = Loop(lambda: running_worker(settings), waited_for=False)
     async with loop.running():
@@ -100,6 +101,7 @@ async def _of_transactions(loop: Loop[None], stores: Stores, log: LogId) -> None
     assert await stores.events.head(log) == before + 3000
 
 
+@pytest.mark.slow
 async def test_no_base_and_no_repair_holds_up_the_loop(stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     for key in range(3):

@@ -135,6 +135,7 @@ async def sealed(stores: Stores, log: LogId) -> Segment:
     return await eventually(stores, "tiers", check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiers", "segments", "touched", "tallies"])
 @pytest.mark.parametrize("lose", [dropped, emptied])
 async def test_the_loss_of_the_archives_records_begins_a_new_log(
@@ -170,6 +171,7 @@ async def test_a_log_number_is_not_given_out_twice(stores: Stores, settings: Set
     assert found.id not in {first, second}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [database_dropped, dropped("logs"), emptied("logs"), record_deleted], ids=lambda damage: damage.__name__
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eventsync.domain.stamp import Stamp
 from eventsync.mongodb.client import Client
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
@@ -79,6 +81,7 @@ async def test_disabled_images_are_enabled_again(stores: Stores, settings: Setti
     assert options[0]["options"]["changeStreamPreAndPostImages"] == {"enabled": True}
 
 
+@pytest.mark.slow
 async def test_a_change_whose_images_are_too_large_does_not_stop_the_stream(stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     async with running_worker(settings):

@@ -43,6 +43,7 @@ LOSSES: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lose", "reason"), LOSSES, ids=[lose.__name__ for lose, _ in LOSSES])
 async def test_a_log_that_can_not_be_continued_is_followed_by_a_new_one(
     stores: Stores, settings: Settings, lose: Any, reason: str
@@ -78,6 +79,7 @@ async def test_a_requested_reset_begins_a_new_log(stores: Stores, settings: Sett
     assert (found.number, found.reason, found.reset) == (2, "by hand", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "code"), [("getMore", 43), ("insert", 50), ("update", 112)])
 async def test_an_interrupted_stream_begins_no_new_log(
     client: Client, stores: Stores, settings: Settings, command: str, code: int

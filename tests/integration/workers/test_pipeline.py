@@ -257,6 +257,7 @@ async def test_a_drop_in_the_middle_of_a_backlog_keeps_its_place(stores: Stores,
     assert ops == ["create"] * 700 + ["delete"] * 700 + ["create"] * 700
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_stopped_in_the_middle_of_a_backlog_leaves_a_clean_prefix(
     stores: Stores, settings: Settings
 ) -> None:
@@ -271,6 +272,7 @@ async def test_a_worker_that_is_stopped_in_the_middle_of_a_backlog_leaves_a_clea
     assert [event["id"] for event in replay.events] == [f"int:{n}" for n in range(3000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["insert", "getMore"])
 async def test_a_command_that_fails_in_the_middle_of_a_backlog_loses_nothing(
     client: Any, stores: Stores, settings: Settings, command: str

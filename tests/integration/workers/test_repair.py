@@ -174,6 +174,7 @@ async def rename_onto(stores: Stores) -> None:
     await stores.data["elsewhere"].rename("docs", dropTarget=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
 @pytest.mark.parametrize("lose", [drop_collection, drop_database, rename_away, rename_onto])
 async def test_dropped_and_new_collections_are_repaired(
