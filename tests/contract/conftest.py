@@ -39,7 +39,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         mongodb_uri=mongodb_uri,
         database=name,
         collections=(COLLECTION, "others"),
-        checkpoint_interval=0.1,
+        checkpoint_interval=0.25,
         body_bytes=64 * 1024,
         document_bytes=256 * 1024,
         patch_operations=50,

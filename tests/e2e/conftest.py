@@ -28,7 +28,7 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         mongodb_uri=mongodb_uri,
         database=database_name,
         collections=SETS,
-        checkpoint_interval=0.1,
+        checkpoint_interval=0.25,
         # Small, so that catch-up comes from the store as well as from the window, and in more than one frame.
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,
