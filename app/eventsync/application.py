@@ -116,6 +116,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
         lifespan=lifespan,
         exception_handlers={EventsyncError: on_error, HTTPException: on_error, Exception: on_error},
         middleware=[
+            # The outermost first: nothing of a foreign request is counted, timed or answered across origins.
             Middleware(HostAndOrigin, settings=settings),
             *_cors(settings),
             Middleware(Answers, held=held, timeout=settings.send_timeout),

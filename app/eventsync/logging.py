@@ -48,6 +48,7 @@ class Throttle:
             self._seen[key] = at, held + 1
             return None
         self._seen[key] = now, 0
+        # The oldest are forgotten first, so that ever new texts fill no memory.
         self._seen.move_to_end(key)
         if len(self._seen) > _MAX_KEYS:
             self._seen.popitem(last=False)
@@ -85,7 +86,7 @@ class Alarms:
         self._logger = logger
         self._throttle = Throttle(clock)
 
-    def tell(self, what: str) -> None:
+    def log(self, what: str) -> None:
         """Log `ALARM: what`, at level ERROR, once in `PERIOD`."""
         if (often := self._throttle.passes(what)) is not None:
             self._logger.error("ALARM: %s%s", what, often)

@@ -67,9 +67,9 @@ def test_an_alarm_is_logged_once_in_a_period_and_how_often_it_came(caplog: pytes
     alarms = Alarms(logging.getLogger("eventsync.test"), lambda: now)
     with caplog.at_level(logging.DEBUG, "eventsync.test"):
         for what in ("one", "one", "two", "one"):
-            alarms.tell(what)
+            alarms.log(what)
         now = PERIOD
-        alarms.tell("one")
+        alarms.log("one")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("ERROR", "ALARM: one"),
         ("ERROR", "ALARM: two"),

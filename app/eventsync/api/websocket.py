@@ -126,6 +126,7 @@ class _Connection:
             except (EventsyncError, ClientDisconnected) as error:
                 ended = error  # raised below: here the group would wrap it
             finally:
+                # A read of the socket may be cancelled: unlike one of a change stream, it holds nothing on a server.
                 reading.cancel()
         if not reading.cancelled() and (failure := reading.result()) is not None:
             raise failure
@@ -149,6 +150,7 @@ class _Connection:
             raise ClientDisconnected
         if (text := message.get("text")) is None:
             raise UnreadableMessage("messages are text frames")
+        # The number of characters first: the bytes are no fewer, and counting them copies the message.
         if len(text) > self._settings.message_bytes or len(text.encode()) > self._settings.message_bytes:
             raise TooLarge(f"a message has at most {self._settings.message_bytes} bytes")
         return str(text)

@@ -121,6 +121,7 @@ def _configure(client: MongoClient[dict[str, Any]], port: int) -> None:
             raise
         client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member]})
         return
+    # The port may be another one than that of the last run, and a member is its host and port.
     if [item["host"] for item in config["members"]] != [member["host"]]:
         config["members"], config["version"] = [config["members"][0] | {"host": member["host"]}], config["version"] + 1
         client.admin.command("replSetReconfig", config, force=True)

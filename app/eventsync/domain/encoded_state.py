@@ -52,6 +52,7 @@ def change_of(log: LogId, event: SealedEvent) -> Change:
         change = read_change(event.body, event.type_hints)
     except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"event {log}:{event.seq} can't be read: {error}") from error
+    # Body and columns are stored apart, so a row that was edited by hand shows here.
     said = (change.seq, change.collection, change.id, change.version)
     if said != (event.seq, event.collection, event.id, event.version):
         raise Damaged(
@@ -74,6 +75,7 @@ def replayed(
     now = decoded(state)
     for event in events:
         change = change_of(log, event)
+        # A patch needs the state before it. From an event with the whole document on, every state is known.
         whole = whole or change.op != "update"
         now = applied(now, change) if whole else None
     return encoded(now), whole

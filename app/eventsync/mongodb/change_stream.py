@@ -126,6 +126,7 @@ class ChangeStream:
             "collection": "$cmd.aggregate",
             "batchSize": limit,
             "maxTimeMS": int(wait * 1000) or 1,
+            # The session of the `aggregate`: MongoDB refuses a cursor of another session.
             "lsid": self._session.session_id,
         }
         with interrupted():

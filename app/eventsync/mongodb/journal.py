@@ -48,5 +48,6 @@ class CommitDelay:
         if read > self._until:
             self._least_before, self._least, self._until = self._least, float("inf"), read + _PERIOD
         self._least = min(self._least, read - committed)
+        # A change that was visible before the read began has waited for its reader, not for the journal.
         visible = committed + min(self._least, self._least_before)
         return read - max(visible, asked)

@@ -82,6 +82,7 @@ class Decider:
         self, decision: Decision, stored: RawBSONDocument | None, author: Author
     ) -> PlannedWrite | None:
         """Return the write that `decision` makes of the stored document, or None if a helper has to decide."""
+        # A function of the caller can't be sent to another process.
         if not decision.intent.reads or not is_portable(decision.operation):
             return decision.intent.decide(None if stored is None else node_of(stored), author)
         if (size := _work(decision, stored)) > self._offload.above:
@@ -90,6 +91,7 @@ class Decider:
         try:
             return decision.intent.decide(None if stored is None else node_of(stored), author)
         except TooComplex:
+            # Too long for the event loop is not too long: a helper has the whole budget.
             if self._short.patch_steps == self._policy.patch_steps:
                 raise
             return None

@@ -198,6 +198,7 @@ class Documents:
         updates = sum(isinstance(request, UpdateOne) for request in requests)
         removed = [raw for change, raw in changes if raw is not None and isinstance(change.write, Remove)]
         deletes = [DeleteOne({"_id": exact_id(raw)}) for raw in removed]
+        # One bulk for both: deletes that follow their stamps cost one command more, not one for each document.
         done = await self.collection.bulk_write([*requests, *deletes], session=session)
         if done.matched_count != updates or done.deleted_count != len(deletes):
             raise Lost

@@ -132,7 +132,7 @@ def retry_after(error: errors.EventsyncError) -> int | None:
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error that ends a request. Starlette calls this for each of them."""
     if isinstance(error, Damaged):
-        _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
+        _alarms.log(f"what is stored is damaged: {error.diagnosis}")
         error = errors.Unreadable("an event that this takes is missing in the log, or cannot be read")
     if isinstance(error, errors.EventsyncError) and problem_of(error) is not _INTERNAL:
         return respond(error)

@@ -71,7 +71,7 @@ class Job(ABC):
                 break
             except Damaged as error:
                 failures += 1
-                self._alarms.tell(f"{self._job}: {error.diagnosis}; it waits for `eventsync reset-log`")
+                self._alarms.log(f"{self._job}: {error.diagnosis}; it waits for `eventsync reset-log`")
             except EventsyncError as error:
                 failures += 1
                 logger.warning("%s: %s; trying again", self._job, error.diagnosis)

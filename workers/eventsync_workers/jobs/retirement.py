@@ -77,7 +77,7 @@ class Retirement:
         now: datetime,
     ) -> set[str]:
         # A snapshot from before the collection was tracked is no longer valid.
-        valid = [made(item) for item in group if tracked.tells(item.seq, item.time)]
+        valid = [made(item) for item in group if tracked.covers(item.seq, item.time)]
         keep = retained if group[0].shape == group[0].collection else retained_of_document
         kept = keep(valid, now, self._retention, horizon, pinned) if valid else set()
         return kept | {item.id for item in group if item.id in pinned}

@@ -82,7 +82,7 @@ class Snapshotter(Job):
         for item in tracked:
             await self.yield_control()
             last = newest.get(item.name)
-            valid = last if last is not None and item.tells(last.seq, last.time) else None
+            valid = last if last is not None and item.covers(last.seq, last.time) else None
             async with self._isolated(Shape(item.name), failures):
                 await self._make_due(log_id, item.name, valid, checkpoint)
         return failures

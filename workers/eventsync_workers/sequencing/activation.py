@@ -85,6 +85,7 @@ class ActiveCollections:
     async def _deactivate_impossible(self, names: Sequence[str]) -> frozenset[str]:
         """Check active collections again; deactivate and return those that can't be followed any more."""
         images = await self.enable_images(names)
+        # A reason that no longer holds would be shown for ever.
         await self._stores.tracking.accept(set(names) - images.refused.keys())
         await self._stores.tracking.deactivate(images.impossible)
         return images.impossible

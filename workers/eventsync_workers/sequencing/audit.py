@@ -135,7 +135,7 @@ class Audit:
         try:
             await self._stores.hot.gap_check.require(self._log.id, after, up_to, fresh=True)
         except Damaged as error:
-            _alarms.tell(
+            _alarms.log(
                 f"log {self._log.id}: {error.diagnosis}; clients that need them are reset. "
                 "`eventsync verify` shows the extent, `eventsync reset-log` begins a new log"
             )

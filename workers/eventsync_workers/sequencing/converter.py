@@ -229,6 +229,7 @@ def _updated(change: DecodedChange) -> Event | None:
         # A patch can't name a field whose name is not UTF-8.
         marked = stamp.deleted and not was.deleted and same(before, after)
         return None if marked else _event(change, "replace", was, stamp, document=after)
+    # `updateDescription` only narrows the comparison: its dotted paths may mean one field or several.
     patch = diff(before, after, None if isinstance(change, OddChange) else _touched(change))
     if stamp.deleted and not was.deleted and not patch:
         return None

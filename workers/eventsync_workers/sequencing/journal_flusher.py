@@ -72,6 +72,7 @@ class JournalFlusher:
         if self.delay is not None:
             return  # It shows nothing while the journal is flushed.
         self._late.append(delay > max(_LATE, _TIMES * journaled))
+        # One late change is no sign: elections and busy members delay single ones.
         if sum(self._late) >= _LATE_READS:
             self._begin(delay)
 

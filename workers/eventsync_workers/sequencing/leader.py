@@ -117,6 +117,7 @@ class Leader:
     async def _read_from(self, token: Token) -> Token | None:
         try:
             return await self._reader.read_from(token)
+        # The batch that failed had other changes, too. From the head on, changes are read one by one (`ReadMode`).
         except ChangeTooLarge:
             return await self._resume()
 

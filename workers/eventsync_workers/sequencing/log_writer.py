@@ -121,6 +121,7 @@ class LogWriter:
                 # No other change can have the earlier time any more.
                 checkpoint = NewCheckpoint(Seq(numbered + len(new)), token, time)
             new += await self._number(changes, Seq(numbered + len(new)))
+            # The changes of a transaction share a cluster time, but only the last token resumes behind them all.
             time, token = first["clusterTime"], last["_id"]["_data"]
         self._numbered, self._time, self._token = Seq(numbered + len(new)), time, token
         if read is not None and self.settles(read):
@@ -146,11 +147,13 @@ class LogWriter:
 
         Raises `Fenced`, `TooLarge` and `Unavailable`: the term is over, and the next one reads the head.
         """
+        # One insert for all of them: a command costs more than an event.
         if new := [event for one in numbered for event in one.events]:
             began = time.monotonic()
             await self._events.append(self.log, new, over=self.connection)
             self.took = max(time.monotonic() - began, _FORGETTING * self.took)
             self._appended(new[-1])
+        # Not before the insert has ended: a checkpoint promises that its events are in the log.
         self.checkpoint = next((one.checkpoint for one in reversed(numbered) if one.checkpoint), self.checkpoint)
 
     async def append_repair(self, events: Sequence[EncodedEvent], token: Token, time: Timestamp) -> None:
@@ -218,6 +221,7 @@ class LogWriter:
         except Unavailable:
             raise  # No helper process is available now, which is no fault of the change.
         except Exception:
+            # One document must not stop the log. Replacing it as a whole is exact as well.
             logger.exception("ALARM: a change of %s can't be converted; its document is replaced", _named(change))
             return await self._replace(change)
 

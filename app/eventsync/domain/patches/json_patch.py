@@ -249,6 +249,7 @@ class _PatchRun:
     def __init__(self, steps: list[_Step], document: Document, copied: int, budget: _Budget) -> None:
         """`copied` is the most bytes that `copy` operations copy in all."""
         self._steps = steps
+        # The original is still needed: it is compared with the result.
         self._document: Any = _clone(document)
         self._copied = copied
         self._budget = budget

@@ -140,6 +140,7 @@ class ArchiveIdentity:
             await objects.put(MARK, mark.encode())
         except StorageRefused:
             raise
+        # Another worker may have made the mark at the same time: the one that is there counts.
         except Unavailable:
             return _id(await _read(objects))
         return _id(mark.encode())
@@ -148,6 +149,7 @@ class ArchiveIdentity:
         if in_use is not None:
             raise _none_here(recorded.url if recorded else in_use)
         if recorded is not None:
+            # A worker that runs has the archive, so its record is no leftover.
             if await self._leases.any_is_held():
                 raise _none_here(recorded.url)
             await self._forget(recorded)

@@ -73,7 +73,7 @@ class LogState:
         Raises `NoBase`, and `Damaged` if a chunk is missing.
         """
         snapshot = await self._snapshots.newest(log, collection, up_to)
-        if snapshot is None or not await self._tells(snapshot):
+        if snapshot is None or not await self._is_valid(snapshot):
             raise NoBase(
                 f"there is no stored snapshot of {collection} at {log}:{up_to} or before: is a worker running?"
             )
@@ -82,10 +82,10 @@ class LogState:
             self._checked = snapshot
         return snapshot
 
-    async def _tells(self, snapshot: StoredSnapshot) -> bool:
+    async def _is_valid(self, snapshot: StoredSnapshot) -> bool:
         """Return False for a snapshot from before the collection was tracked again."""
         active = await self._tracking.active(snapshot.log)
-        return all(item.tells(snapshot.seq, snapshot.time) for item in active if item.name == snapshot.collection)
+        return all(item.covers(snapshot.seq, snapshot.time) for item in active if item.name == snapshot.collection)
 
     async def document(self, log: LogId, collection: str, text: IdText, up_to: Seq) -> EncodedState:
         """Return one document as it is at `up_to`, encoded. Raises as `documents`. Holds few of its events at a
@@ -151,7 +151,7 @@ class LogState:
         """Return the newest usable snapshot. A single document may have a newer one of its own."""
         base = await self.base(log, collection, up_to)
         own = await self._snapshots.nearest(log, Shape(collection, ids[0]), up_to) if len(ids) == 1 else None
-        if own is None or own.seq <= base.seq or not await self._tells(own):
+        if own is None or own.seq <= base.seq or not await self._is_valid(own):
             return base
         await self._snapshots.check(own)
         return own

@@ -134,6 +134,7 @@ class Restore:
                 raise Damaged(
                     f"{name} has {stored_count} documents instead of {building.count}: somebody else wrote to it"
                 )
+            # Another restore may have taken this one for dead, and removed its record: then it must not be renamed.
             await self._restores.keep(name, now=True)
             await self._check_untracked(into)
             await self._rename(name, into)

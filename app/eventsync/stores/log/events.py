@@ -134,6 +134,7 @@ class EventStore:
                     await self._events.insert_many(rows, ordered=True)
             except BulkWriteError as error:
                 codes = {item["code"] for item in error.details.get("writeErrors", ())}
+                # This is how a worker learns of a rival, whatever leases and clocks say.
                 if _DUPLICATE_KEY in codes:
                     raise Fenced(f"event {log}:{events[0].event.seq} or a later one was appended by another") from error
                 raise
@@ -148,6 +149,7 @@ class EventStore:
 
     async def _insert(self, rows: Sequence[Mapping[str, Any]], over: PinnedConnection) -> None:
         """Insert as `insert_many` does, but without a retry."""
+        # Without the driver's numbers of retryable writes, a repeat would take its own rows for those of a rival.
         command = {"insert": self._events.name, "documents": rows, "ordered": True, "writeConcern": _DURABLE}
         answer = await over.command(self._events.database.name, command)
         failed, unconfirmed = answer.get("writeErrors", []), answer.get("writeConcernError")

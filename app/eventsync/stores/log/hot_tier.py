@@ -112,6 +112,8 @@ class HotRows:
         async with aclosing(self.validated(log, find, is_complete, batch=batch)) as batches:
             async for rows in batches:
                 row_batch = RowBatch(rows)
+                # Before the batch is passed on: a client that has its events would never get one from a gap before
+                # them.
                 await self._require(log, last, row_batch.last, len(rows))
                 yield row_batch
                 last = row_batch.last
@@ -215,6 +217,7 @@ class HotRows:
             if session.operation_time is not None:
                 self._seen = log, seq, session.operation_time
             return
+        # The event is not here. It has moved to the archive, or is lost, or this member does not have it yet.
         if (await self._tiers.read(log, session)).archived_up_to >= seq:
             return
         if not await self.gap_check.exists(log, seq) and await self._first(log, after=seq) is not None:

@@ -41,7 +41,7 @@ class TrackedCollection:
     refused: str | None = None
     time: Timestamp | None = None
 
-    def tells(self, seq: Seq, time: Timestamp) -> bool:
+    def covers(self, seq: Seq, time: Timestamp) -> bool:
         """Return True if the log has all events after `seq`, which is cluster time `time`."""
         return seq >= self.tracked_from and (self.time is None or time >= self.time)
 
@@ -160,6 +160,7 @@ class Tracking:
         )
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
+        # A new event in place of `clear`: this one stays set for waiters that have not run yet.
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -176,6 +176,7 @@ class SnapshotReader:
         with translated(f"a snapshot of {collection} can't be read"):
             try:
                 async with (
+                    # A causally consistent session would add `afterClusterTime`, which excludes `atClusterTime`.
                     self._database.client.start_session(causal_consistency=False) as session,
                     raw_find(
                         self._database[collection], command, session=session, batch=self._batch, size=self._size

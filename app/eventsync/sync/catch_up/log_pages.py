@@ -102,7 +102,7 @@ class LogPages:
             self._source.planner.outdated()
             raise
         except Damaged as error:
-            _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
+            _alarms.log(f"what is stored is damaged: {error.diagnosis}")
             raise ResetRequired(ResetReason.DAMAGED.value, f"the events after {position} can't be read") from error
 
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:

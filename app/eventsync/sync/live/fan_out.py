@@ -72,6 +72,7 @@ class Subscriber:
         """Stop direct writes; publications set the event again. `position` keeps its value."""
         if self._encode is None:
             return
+        # Noted now: once detached, it no longer moves with the channel.
         if self._was_written_to():
             self._position, self.last_sent = self.channel.end, self.channel.last_published
         del self.channel.attached[self._encode][self]

@@ -139,7 +139,7 @@ class Feed:
                 if kind == "insert" and name == "events":
                     rows.append(change["fullDocument"])
                 elif name == "events" and kind in {"update", "replace"}:
-                    _alarms.tell(f"event {_key_text(change['documentKey']['_id'])} was overwritten by another program")
+                    _alarms.log(f"event {_key_text(change['documentKey']['_id'])} was overwritten by another program")
                 elif name == "heads" and kind in {"insert", "update", "replace"}:
                     # A checkpoint. The sequencer writes one also without new events, as long as it can read.
                     self.state.sequenced = time.monotonic()
@@ -233,7 +233,7 @@ class Feed:
     def _suspend(self, reason: str) -> None:
         """Serve no new client until a worker has begun a new log. Live clients get no events until then."""
         if self._window.suspended is None:
-            _alarms.tell(reason)
+            _alarms.log(reason)
         self._window.suspended = reason
         self._continuity.interrupted()
         self.state.live, self.state.detail = False, reason
@@ -280,7 +280,7 @@ class Feed:
             except Damaged as error:
                 last = error.last if isinstance(error, DamagedEvents) else seq
                 behind = Seq(min(seq, max(last, self._next)))
-                _alarms.tell(f"{error.diagnosis}; clients that stand before {self._log.id}:{behind} are reset")
+                _alarms.log(f"{error.diagnosis}; clients that stand before {self._log.id}:{behind} are reset")
                 self._held = []
                 self._window.start(self._log.id, behind)
             else:

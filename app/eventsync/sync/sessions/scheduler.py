@@ -102,6 +102,7 @@ class SubscriptionScheduler:
                 # Also after a fetch without a result: events may have come since, and their wake-up is over.
                 message = await anext(item.messages)
         except EventsyncError as error:
+            # A temporary error is one of the server, not of the shape: the client comes back with its whole vector.
             if error.retryable:
                 raise
             self.remove(item.subscription.shape)

@@ -128,6 +128,7 @@ class Session:
             await self.reply(OutboundMessage("error", protocol.error(error, str(shape) if shape else None)))
 
     def _check_ack(self, vector: Mapping[Shape, Position]) -> None:
+        # A position that was never sent here, once stored, would make the client skip events.
         for shape, position in vector.items():
             known = self.vector.get(shape)
             if known is None or known.log != position.log or position.seq > known.seq:
@@ -145,6 +146,7 @@ class Session:
     def close(self) -> None:
         """End `messages()` after the message under way."""
         self.closing = True
+        # Otherwise the task that reads from the client would wait for room that nobody makes.
         self._make_room()
         self._subscribers.event.set()
 

@@ -172,7 +172,7 @@ class Subscription:
 
     def _damaged(self, error: Damaged) -> OutboundMessage:
         """Restart with a snapshot read from the collection. Raises `Unavailable` if that was tried before."""
-        _alarms.tell(f"what is stored is damaged: {error.diagnosis}")
+        _alarms.log(f"what is stored is damaged: {error.diagnosis}")
         logger.info("%s is reset: %s", self.shape, error.diagnosis)
         if isinstance(error, DamagedEvents):
             self._damaged_up_to = max(self._damaged_up_to, error.last)
