@@ -55,7 +55,7 @@ LIMITS: Final = {
 }
 """Most of each figure that CI lets pass."""
 
-FLOORS: Final = {"comment lines %": 1.5, "comments and attribute docstrings %": 2.9}
+FLOORS: Final = {"comment lines %": 1.7, "comments and attribute docstrings %": 3.1}
 """Least of each figure that CI lets pass."""
 
 

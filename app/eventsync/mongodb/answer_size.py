@@ -27,4 +27,5 @@ class AnswerSize:
         """Account for the document sizes of a reply. When documents become smaller, batches grow step by step."""
         known = list(sizes)
         if known:
+            # One batch of small documents says little about the next, which may be the large ones again.
             self._each = max(sum(known) / len(known), self._each / 4)

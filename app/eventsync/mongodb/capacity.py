@@ -58,6 +58,7 @@ class Capacity:
         """Return True if the collection has reached its bound. Raises the driver's errors."""
         if self._is_old():
             async with self._reading:
+                # Another caller may have read it while this one waited for the lock.
                 if self._is_old():
                     # Documents added during the read may be counted twice until the next read.
                     added = self._added

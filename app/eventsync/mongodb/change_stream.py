@@ -138,6 +138,7 @@ class ChangeStream:
         # The last batch of a stream contains the reason of its end, so only the next read fails.
         self._id = cursor["id"]
         changes = self._whole(cursor["nextBatch"])
+        # A token between two fragments could not be resumed.
         if not self._fragments.pending:
             self.token = cursor["postBatchResumeToken"]["_data"]
         elif changes:
@@ -175,6 +176,7 @@ def interrupted() -> Iterator[None]:
         yield
     except PyMongoError as error:
         code = error.code if isinstance(error, OperationFailure) else None
+        # By code, because labels are unreliable: an open stream gets 136 without any.
         if code in _HISTORY_LOST:
             raise HistoryLost(f"change stream history is lost ({code})").because(short(error)) from error
         if code in _TOO_LARGE:

@@ -141,6 +141,7 @@ def _options(settings: Settings, role: str, timeout: float | None) -> dict[str, 
         "appname": app_name(settings, role),
         "w": "majority",
         "journal": True,
+        # A local read may return what a failover rolls back, and then no event ever takes it back.
         "readConcernLevel": "majority",
         "maxPoolSize": settings.mongodb_pool_size,
         "serverSelectionTimeoutMS": milliseconds if timeout is None else int(timeout * 1000),

@@ -107,6 +107,7 @@ async def forget_connections(client: Any) -> None:
     """
     topology = getattr(client, "_topology", None)
     if isinstance(client, AsyncMongoClient) and topology is not None:
+        # `reset_without_pause` closes idle connections now and busy ones when they come back, and refuses nobody.
         for server in list(topology._servers.values()):  # noqa: SLF001
             await server.pool.reset_without_pause()
 
@@ -138,6 +139,7 @@ def translated_write(doing: str) -> Iterator[None]:
     try:
         yield
     except (PyMongoError, BSONError) as error:
+        # A refusal first: after it a client knows why nothing was written.
         if refused := refusal(doing, error):
             raise refused from error
         raise unavailable(f"{doing}: {_what_happened(error)}", error) from error

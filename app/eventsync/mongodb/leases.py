@@ -60,6 +60,7 @@ class LeaseStore:
     async def acquire(self, job: str, owner: str, period: float) -> bool:
         """Take or renew the lease for `period` seconds. Return False when another owner holds it."""
         # An upsert's filter can't refer to `$$NOW`, so every competitor writes, and only one of them changes anything.
+        # An owner's name might begin with `$`, and would then be an expression.
         me = {"$literal": owner}
         expired = {"$lt": [{"$ifNull": ["$until", _EPOCH]}, NOW]}
         free = {"$or": [expired, {"$eq": ["$owner", me]}]}

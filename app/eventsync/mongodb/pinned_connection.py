@@ -55,12 +55,14 @@ class PinnedConnection:
         self, database: str, command: Mapping[str, Any], codec: CodecOptions[Any] = CODEC
     ) -> Mapping[str, Any]:
         """Send a command and return the answer. Raises `PyMongoError`, after which the connection may be closed."""
+        # Encoded before the deadline begins: a large insert takes milliseconds that are not MongoDB's.
         body = bson.encode({**command, "$db": database}, codec_options=CODEC)
         # A message's number is an int32.
         number = next(self._numbers) & 0x7FFFFFFF
         self._deadline = time.monotonic() + self._timeout
         message = await self._exchange(_HEADER.pack(_HEADER.size + len(body), number, 0, _OP_MSG, 0, 0) + body, number)
         answer: dict[str, Any] = bson.decode_all(message[_BEFORE_DOCUMENT:], codec)[0]
+        # The driver's own check, so that callers see the same exceptions, with the same labels, as from its commands.
         _check_command_response(answer, self._connection.max_wire_version)
         return answer
 
@@ -106,6 +108,7 @@ async def pinned(
 ) -> AsyncIterator[PinnedConnection]:
     """Hold a connection to the primary. If there is none, `translating` gets the `PyMongoError`."""
     async with AsyncExitStack() as stack:
+        # Only the checkout: errors of the block are translated by its commands.
         with translating:
             checkout = await client._conn_for_writes(None, "pin a connection")  # noqa: SLF001
             connection = await stack.enter_async_context(checkout)

@@ -51,6 +51,7 @@ class RawCursor:
         while self._command is not None:
             answer = await self._database.command(self._command, session=self._session, codec_options=RAW_CODEC)
             documents, self._id = _cut_up(answer["cursor"])
+            # Before the next batch is asked for: documents of 15 MiB are to come one by one from the second answer on.
             self._size.learn(map(len, documents))
             batch = self._size.documents(self._batch)
             following = {"getMore": self._id, "collection": self._collection, "batchSize": batch}

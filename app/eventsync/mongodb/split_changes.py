@@ -42,6 +42,7 @@ class Fragments:
     def _joined(self, change: RawBSONDocument) -> RawBSONDocument | None:
         if not self._held and _is_whole(change):
             return change
+        # A whole change is a change of one fragment. Behind unfinished ones it is a fault as well.
         part = change.get("splitEvent") or {"fragment": 1, "of": 1}
         if part["fragment"] != len(self._held) + 1:
             raise FragmentMissing(f"fragment {part['fragment']} of a change came after {len(self._held)} of it")

@@ -26,4 +26,5 @@ async def ensure_expiry(collection: Any, field: str, seconds: float) -> None:
         if error.code != _OTHER_OPTIONS:
             raise
         index = {"keyPattern": {field: 1}, "expireAfterSeconds": whole}
+        # The setting may have changed since the index was made. Making it again would scan the collection.
         await collection.database.command({"collMod": collection.name, "index": index})

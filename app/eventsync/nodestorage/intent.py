@@ -145,6 +145,7 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
             return _insertion(document, author)
         node = _expected(operation, stored)
         after = sent.in_place_of(node.document) if isinstance(sent, JsonDocument) else document
+        # The stored id, which may be of another type than the one that found it.
         after = {**after, "_id": node.id}
         return _modification(node, _checked(node.id, after, policy, node.document), author)
 

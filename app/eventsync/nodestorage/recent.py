@@ -22,6 +22,7 @@ class RecentDocuments:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
+        # Not an `LRUCache`: that keeps the first value of a key, and here the last one counts.
         self._known: OrderedDict[tuple[str, IdText], RawBSONDocument] = OrderedDict()
 
     def get(self, collection: str, key: IdText) -> RawBSONDocument | None:

@@ -75,6 +75,7 @@ class TransactionSteps:
         results = []
         for index, decision in enumerate(decisions):
             number = index if numbered else None
+            # A document that was written and is read again must be read with the write.
             if self._bytes > _WAITING or (decision.intent.reads and _place(decision.intent) not in self._read):
                 await self._send()
             try:

@@ -48,6 +48,7 @@ class Deadline:
         async def received() -> Message:
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body"):
+                # The time of a slow upload is the client's own, and has a limit of its own.
                 self._start()
             return message
 

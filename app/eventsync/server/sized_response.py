@@ -75,6 +75,7 @@ class _Answer:
         if self._length is None or message["type"] != "http.response.body" or is_small:
             await self._send(message)
             return
+        # A view, so that the pieces are the only copies.
         body, more = memoryview(message["body"]), message.get("more_body", False)
         for start in range(0, len(body), _PIECE):
             piece = bytes(body[start : start + _PIECE])

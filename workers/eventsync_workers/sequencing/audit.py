@@ -112,6 +112,7 @@ class Audit:
         self._tiers = tiers
         for seq in {tiers.horizon + 1, tiers.archived_up_to} if tiers.horizon < tiers.archived_up_to else ():
             found = await self._stores.archive.segments.holding(log_id, Seq(seq))
+            # The compactor may have removed it meanwhile, and has raised the horizon before.
             if found is None and await self._lacks(lambda now, seq=seq: now.horizon < seq <= now.archived_up_to):
                 raise LogLost(f"no segment is registered that has event {seq}")
         lacks_touched = tiers.squash_floor < tiers.archived_up_to and not await self._stores.archive.touched.any(log_id)

@@ -34,6 +34,7 @@ def lacks_images(change: DecodedChange) -> bool:
 
 def collapse_transaction(changes: Sequence[ChangeAndRaw]) -> Sequence[ChangeAndRaw]:
     """Return the changes to convert: of a document that lacks any image, only the last change, without its images."""
+    # By far the most common case, in which each change is exact by itself.
     if len(changes) < 2 or not any(lacks_images(change) for change, _ in changes):
         return changes
     lacking = {_key(change) for change, _ in changes if lacks_images(change)}

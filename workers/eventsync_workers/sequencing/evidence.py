@@ -96,6 +96,7 @@ class Evidence:
         async with aclosing(self._entries(objects, log_id)) as entries:
             async for entry, last in entries:
                 await self._check(log_id, last, head, f"the archive has {entry.path} with events")
+                # A registered segment was compared with the log before it was registered.
                 if not await self._stores.archive.segments.is_registered(entry.path):
                     unregistered = [*unregistered, entry][-_COMPARED:]
         for entry in unregistered:

@@ -36,6 +36,7 @@ class Faults:
         """Note a refusal; return True if the collection is to be confined now, so that the others can be followed."""
         name, now = refused.collection, time.monotonic()
         last = self._found.pop(name, None)
+        # The same code each time: different ones are trouble of MongoDB, not a fault of the collection.
         in_a_row = last is not None and last.code == refused.mongodb_code and now - last.at < _FORGOTTEN
         count = last.count + 1 if last is not None and in_a_row else 1
         if count < _MAX_REFUSALS:

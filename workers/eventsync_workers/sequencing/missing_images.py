@@ -52,6 +52,7 @@ class ImageReader:
         """Return the change as an insert, a replace or a delete by the images in the collection. Else as `complete`."""
         time: Timestamp = change["clusterTime"]
         after = await self._at(change, time) if change["operationType"] != "delete" else None
+        # One tick earlier is the state before the whole transaction, as cluster times are those of commits.
         before: Mapping[str, Any] | None = await self._at(change, _just_before(time))
         if after is None and before is None:
             return None

@@ -59,6 +59,7 @@ async def repair_log(
     for name in collections.names:
         try:
             await repair.compare(name, token)
+        # One collection that can't be read must not keep the others from being repaired.
         except Barred as error:
             await collections.exclude(name, error)
         except ReadRefused as error:

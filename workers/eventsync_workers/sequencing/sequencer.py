@@ -61,6 +61,7 @@ class Sequencer:
         try:
             await leader.run()
         finally:
+            # Also after a failure: a new log has to follow the same collections.
             self._active = leader.active or self._active
             if leader.appended is not None:
                 self._appended = log, leader.appended

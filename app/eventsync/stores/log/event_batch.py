@@ -87,6 +87,7 @@ class EventBatchBuilder:
                     seqs.append(seq)
                     bodies.append(row[start:-2])
                     continue
+            # A place is kept for it: events stay in order, whenever it is decoded.
             others.append((len(seqs), row))
             seqs.append(Seq(0))
             bodies.append(b"")

@@ -123,6 +123,7 @@ class EventParts:
         with translated("events can't be read"):
             cursor = self._events.find({"_id": {"$in": list(keys.values())}}, {"b.v": 1, "w.v": 1})
             rows = {row["_id"]["n"]: _names(row) async for row in cursor}
+        # Only numbers that are taken: parts without a row may belong to an insert that is under way.
         return [part for part in parts if part["n"] in rows and part["v"] not in rows[part["n"]]]
 
 

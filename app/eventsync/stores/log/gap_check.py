@@ -69,6 +69,7 @@ class GapCheck:
             if await self._count(log, start, up_to) == up_to - start:
                 await self._check_collections(log, start, up_to)
                 now = time.monotonic()
+                # Counts of small ranges are not reused, so a hole there is noticed at once.
                 if up_to - start > _SMALL:
                     self._known = _Counted(log, start, up_to, now + _SHARE * (now - began))
                 return

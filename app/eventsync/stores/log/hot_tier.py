@@ -117,6 +117,7 @@ class HotRows:
                 await self._require(log, last, row_batch.last, len(rows))
                 yield row_batch
                 last = row_batch.last
+        # Rows may also be missing behind the last one that was found.
         await self.gap_check.require(log, last, find.up_to)
 
     async def validated(
@@ -260,6 +261,7 @@ class HotRows:
         `archived_up_to` was raised to `up_to` before.
         """
         with translated("sealed events can't be removed"):
+            # By ranges of the key: a single command for a million rows would run into the driver's timeout.
             while (first := await self._first(log)) is not None and first <= up_to:
                 last = Seq(min(first + _REMOVED_AT_ONCE - 1, up_to))
                 yield (await self._events.delete_many({"_id": key_range(log, first - 1, last)})).deleted_count

@@ -142,6 +142,7 @@ class LogStore:
         if current is not None and log in {None, current.id}:
             with translated("a new log can't be asked for"):
                 request = {"reset": reason, "above": Int64(above)}
+                # The first reason stays: it is the cause, and later ones are its consequences.
                 await self._logs.update_one({"_id": current.id, "reset": None}, {"$set": request})
         return current
 

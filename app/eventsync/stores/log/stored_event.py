@@ -53,6 +53,7 @@ def body_of(row: Mapping[str, Any]) -> bytes:
         body = stored.body
     else:
         body = stored.encode() if isinstance(stored, str) else zlib.decompress(stored)
+    # A cheap check, because the body goes to clients as it is, in the middle of a message.
     if body[:1] != b"{" or body[-1:] != b"}":
         raise ValueError("its body is no JSON object")
     return body

@@ -65,6 +65,7 @@ class Bootstraps:
 
         Raises `NotTracked`, `NotAhead` and `Unavailable`.
         """
+        # Before anything is read: all of it has to be of one `mongod` process.
         term = await self._continuity.begin()
         async with self._admission.admitted(), AsyncExitStack() as stack:
             self._planner.require(shape)

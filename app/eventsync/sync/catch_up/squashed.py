@@ -42,6 +42,7 @@ class CatchUps:
         """Open the catch-up from `start`. Raises `NotAhead` if there is no later checkpoint yet, and `Unavailable`."""
         term = await self._continuity.begin()
         async with self._admission.admitted():
+            # Read after the wait for a place, so that MongoDB keeps its cluster time for as long as possible.
             checkpoint = await self._stores.logs.read_checkpoint(start.log)
             if checkpoint is None or checkpoint.seq <= start.seq:
                 raise NotAhead(f"there is no checkpoint after {start} yet: is a worker running?")

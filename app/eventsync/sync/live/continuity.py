@@ -59,6 +59,7 @@ class Continuity:
 
     def follows(self, process: str) -> None:
         """Let clients read. The window agrees with the log in this process, and is kept up to date from it."""
+        # The same term continues if the feed has not been interrupted: reads under way stay valid.
         if not self._following.is_set() or self._term.process is None:
             self._term = Term(process)
             self._following.set()
@@ -73,6 +74,7 @@ class Continuity:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Confirm what the block reads, or finds damaged. Raises `NotContinued` and `Unavailable`."""
+        # Before the read: a process that is asked for afterwards may be another one than that which answered.
         term = await self.begin()
         try:
             yield

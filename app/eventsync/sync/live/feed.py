@@ -173,6 +173,7 @@ class Feed:
         self._window.suspended = None
         seq = await self._stores.events.head(self._log.id)
         floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
+        # Too far behind: the few clients that need the events in between get them from the store.
         if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
             self._held = []
             # What has left MongoDB is left out. The floor never lies inside a transaction.

@@ -62,6 +62,7 @@ class _Builder:
 
     def take_from(self, batch: EventBatch, start: int) -> int:
         """Append events from index `start` on; return the index of the first one that belongs to the next page."""
+        # One by one only where a transaction may cross the end of the page.
         if batch.transactions or self._last is not None:
             transaction_at = batch.transactions.get
             while start < len(batch.seqs) and self.take(batch.seqs[start], batch.bodies[start], transaction_at(start)):

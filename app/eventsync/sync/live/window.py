@@ -93,6 +93,7 @@ class Window:
                 before.setdefault(shape, Seq(event.seq - 1))
         self._evict()
         for shape, after in before.items():
+            # A frame that was cached lacks the new events.
             self._frames.pop(shape, None)
             if channel := self._channels.get(shape):
                 self._publish(channel, after)
@@ -176,6 +177,7 @@ class Window:
         page = page_of(following, self._frame_limit)
         end = page.seqs[-1]
         frame = Frame(start, end, protocol.events(shape, self.log, start, end, page.bodies))
+        # Only the newest frame is kept: nearly all cursors of a shape are near its end.
         if not page.full and (cached is None or start >= cached.start):
             self._frames[shape] = page.seqs[0], frame
         return frame

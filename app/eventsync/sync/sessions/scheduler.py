@@ -114,6 +114,8 @@ class SubscriptionScheduler:
         """Start a fetch for the subscription that has waited longest, unless a fetch is under way."""
         if self._fetching is not None:
             return
+        # One fetch at a time bounds the memory of a session, and the oldest wait keeps one shape from starving the
+        # others.
         item = min(self._behind(), key=lambda behind: behind.last_fetch, default=None)
         if item is None:
             return

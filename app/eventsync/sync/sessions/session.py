@@ -172,6 +172,7 @@ class Session:
                 yield message
             if not idle:
                 self._last_sent = time.monotonic()
+            # Only an idle connection needs a heartbeat, and direct writes count as well.
             elif not await self._wait() and time.monotonic() >= self._last_sent + self._heartbeat:
                 self._last_sent = time.monotonic()
                 yield OutboundMessage("progress", protocol.progress(self.vector, stale=self._source.stale()))
@@ -190,6 +191,7 @@ class Session:
 
     async def _round(self) -> AsyncGenerator[OutboundMessage]:
         """Waiting replies, then one message of each subscription that has one."""
+        # Replies first: a client that sends pings judges the connection by their answers.
         while self._replies:
             yield self._replies.pop(0)
             self._make_room()

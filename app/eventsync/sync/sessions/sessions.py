@@ -61,6 +61,7 @@ class Sessions:
         no log is known.
         """
         await self._pacer.passed()
+        # Without a log there is nothing to send, so the client is refused before it takes a place.
         self._source.log()
         if len(self._sessions) >= self._settings.max_connections:
             raise Unavailable.busy(

@@ -134,6 +134,7 @@ class Subscription:
                 async with aclosing(self._answer(plan.answer)) as answer:
                     async for message in answer:
                         yield message
+            # Each of these ends one answer, not the subscription: the next plan knows what has failed.
             except BehindHorizon:
                 self._source.planner.outdated()
             except NotContinued as error:
@@ -214,6 +215,7 @@ class Subscription:
     async def _events(self, position: Position) -> AsyncGenerator[OutboundMessage | None]:
         """Yield the events after `position`, until another answer is cheaper, or the only exact one."""
         self._announced = position.seq
+        # A client that falls further behind while it reads would be served faster by another answer.
         max_lag = max(_REPLAN_LAG, 2 * (self._source.window.head - position.seq))
         while self._continues(position, max_lag):
             frame = await self._source.frame(self.shape, position.seq)
