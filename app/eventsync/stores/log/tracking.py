@@ -150,19 +150,25 @@ class Tracking:
         self._begun = False
         self._changed = asyncio.Event()
 
-    def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> None:
-        """Replace the copy with `collections`, of which those in `log` are active."""
+    def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> bool:
+        """Replace the copy with `collections`, of which those in `log` are active. Return True if others are now."""
         listed = list(collections)
         self._known = True
         self._begun = log is not None
-        self._tracked_from = MappingProxyType(
-            {item.name: item.tracked_from for item in listed if log and item.log == log}
-        )
+        active = {item.name: item.tracked_from for item in listed if log and item.log == log}
+        are_others = active != self._tracked_from
+        self._tracked_from = MappingProxyType(active)
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
         # A new event in place of `clear`: this one stays set for waiters that have not run yet.
         self._changed.set()
         self._changed = asyncio.Event()
+        return are_others
+
+    def has_all_after(self, name: str, seq: Seq) -> bool:
+        """Return True if a collection is active and all of its events after `seq` are in the log."""
+        tracked_from = self._tracked_from.get(name)
+        return tracked_from is not None and tracked_from <= seq
 
     def is_pending(self, name: str) -> bool:
         """Return True if a collection is asked for but not active yet, as at first and after each new log."""

@@ -78,7 +78,7 @@ class LogPages:
             while True:
                 # Cleared before the page is read: what is published meanwhile sets it again.
                 subscribers.event.clear()
-                if position.log != self._source.window.log:
+                if not self._source.has_all_after(shape, position):
                     await self._check(shape, position)
                 page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from eventsync.concurrency.admission import Admission
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.log.tracking import Tracking
@@ -79,6 +79,10 @@ class Source:
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         return self.planner.log()
+
+    def has_all_after(self, shape: Shape, position: Position) -> bool:
+        """Return True if the log has every event of a shape after `position`: the collection was tracked all along."""
+        return position.log == self.window.log and self.tracking.has_all_after(shape.collection, position.seq)
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
         """Return the shape's next frame after `cursor`, from the window or from the store behind it.

@@ -166,7 +166,9 @@ class Feed:
             self._suspend(lost)
             return
         self._log = current
-        self._tracking.replace(self._log.id if self._log else None, await self._stores.tracking.read())
+        if self._tracking.replace(self._log.id if self._log else None, await self._stores.tracking.read()):
+            # Before the next events are published: a client of a collection that was tracked again lacks some of them.
+            self._window.wake_all()
         if self._log is None:
             self.state.detail = "there is no log yet: no worker has run"
             return

@@ -219,6 +219,8 @@ class Subscription:
         max_lag = max(_REPLAN_LAG, 2 * (self._source.window.head - position.seq))
         while self._continues(position, max_lag):
             frame = await self._source.frame(self.shape, position.seq)
+            if not self._source.has_all_after(self.shape, position):
+                return
             if frame.data and frame.start > self._announced:
                 # The client does not know that the shape had no events up to the frame, and would detect a gap.
                 yield OutboundMessage("progress", protocol.progress({self.shape: position}))
@@ -237,9 +239,9 @@ class Subscription:
             position = self._position or position
 
     def _continues(self, position: Position, max_lag: int) -> bool:
-        """Return True while events are the answer: same log, still tracked, and the client keeps up."""
+        """Return True while events are the answer: same log, tracked all the time, and the client keeps up."""
         window = self._source.window
-        if position.log != window.log or self.shape.collection not in self._source.tracking:
+        if not self._source.has_all_after(self.shape, position):
             return False
         return window.covers(position.seq, self.shape) or window.head - position.seq <= max_lag
 
