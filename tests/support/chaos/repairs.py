@@ -116,13 +116,21 @@ def _follow(state: dict[Key, str | None], item: LogRow | Commit) -> None:
 
 
 def check(evidence: Evidence) -> Iterator[Violation]:
-    """Each gap is a repair that the worker knows of, and after it the log is right again."""
+    """Each gap is a repair that the worker knows of, and after it the log is right again.
+
+    Each collection by itself: where one is repaired alone, the events of the others stand in between.
+    """
     rows, commits = steady(evidence)
-    found = list(gaps(rows, commits))
+    for name in sorted({row.key[0] for row in rows} | {commit.key[0] for commit in commits}):
+        own = [row for row in rows if row.key[0] == name], [commit for commit in commits if commit.key[0] == name]
+        yield from _check_one(name, evidence, list(gaps(*own)))
+
+
+def _check_one(name: str, evidence: Evidence, found: Sequence[Gap]) -> Iterator[Violation]:
     if len(found) > evidence.repairs:
         extra = found[evidence.repairs]
         witness = tuple(map(str, extra.items))
-        said = f"{len(found)} times commits have no events, and {evidence.repairs} repairs are recorded"
+        said = f"{name}: {len(found)} times commits have no events, and {evidence.repairs} repairs are recorded"
         yield Violation("bijection", said, witness)
     for gap in found:
         yield from _difference_events(gap)

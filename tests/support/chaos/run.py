@@ -26,7 +26,7 @@ from support.chaos.fleet import Fleet
 from support.chaos.followers import Follower, Visitor
 from support.chaos.history import Recorder
 from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, RENEWING, unavailable
-from support.chaos.observed import based, gather, verified
+from support.chaos.observed import based, gather, tracked_again, verified
 from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report
 from support.chaos.rig import Rig
@@ -301,5 +301,6 @@ class _Run:
             oplog=False,
         )
         unverified = await verified(Stores.of(self._client, self._rig.settings))
-        sometimes = {SOMETIMES: self._shapes.asked} if self._plan.shapes else {}
+        sometimes = {} if self._plan.renewed else await tracked_again(self._client, self._rig.settings.log_db)
+        sometimes |= {SOMETIMES: self._shapes.asked} if self._plan.shapes else {}
         return replace(evidence, commits=commits, sometimes=sometimes, unverified=unverified)

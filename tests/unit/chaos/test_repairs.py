@@ -60,7 +60,8 @@ def test_a_repair_at_the_very_time_of_the_last_commit_before_it() -> None:
 
 def test_a_repair_that_no_worker_has_recorded(sample: Sample) -> None:
     found = check(replace(sample.evidence(), repairs=0), repaired=True)
-    assert [item.message for item in found] == ["1 times commits have no events, and 0 repairs are recorded"]
+    said = "1 times commits have no events, and 0 repairs are recorded"
+    assert [item.message for item in found] == [f"a: {said}", f"b: {said}"]
 
 
 @pytest.mark.parametrize("seq", [4, 5, 6])
