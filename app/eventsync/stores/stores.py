@@ -159,3 +159,4 @@ class Stores:
         await self.snapshots.requests.ensure_indexes()
         await self.snapshots.pins.ensure_indexes()
         await self.archive.touched.ensure_indexes()
+        await self.archive.segments.ensure_indexes()

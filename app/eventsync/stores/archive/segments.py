@@ -14,7 +14,7 @@ from typing import Any
 from bson.binary import Binary
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
@@ -59,6 +59,11 @@ class SegmentStore:
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._segments: AsyncCollection[Any] = database["segments"]
         self._quarantined: AsyncCollection[Any] = database["condemned_segments"]
+
+    async def ensure_indexes(self) -> None:
+        """Create the index by path: every object in the archive is looked up by its path again and again."""
+        with translated("the segments' index can't be made"):
+            await self._segments.create_indexes([IndexModel([("path", ASCENDING)], name="by_path")])
 
     async def register(self, segment: Segment) -> bool:
         """Make a segment part of its log. Return False if another one already begins with the same event."""
