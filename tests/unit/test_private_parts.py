@@ -21,6 +21,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.pool import AsyncConnection, Pool
 from pymongo.asynchronous.server import Server as MongodbServer
 from pymongo.asynchronous.topology import Topology
+from pymongo.message import _OpMsg
 from pymongo.network_layer import AsyncNetworkingInterface, PyMongoProtocol
 from pymongo.pool_shared import _CancellationContext
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -31,6 +32,7 @@ from uvicorn.server import ServerState
 from websockets.protocol import Protocol
 
 from eventsync.mongodb.client import PinnedClient
+from eventsync.mongodb.connections import TasklessConnection, TasklessPool
 from eventsync.server.bounded_input import BoundedInput, FirstRequest, _Flow
 from eventsync.server.http_protocol import HttpProtocol
 from eventsync.server.uvicorn_server import Server
@@ -66,6 +68,13 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
     ),
     (FlowControl, (_Flow,), "read_paused resume_reading"),
     (AsyncMongoClient, (PinnedClient,), "_checkout _conn_for_writes"),
+    (
+        AsyncConnection,
+        (TasklessConnection,),
+        "_raise_connection_failure cancel_context close_conn conn max_bson_size max_message_size receive_message "
+        "send_message",
+    ),
+    (Pool, (TasklessPool,), "connect is_sdam"),
 ]
 """Classes that ours extend, and the names of them that ours use or override."""
 
@@ -79,7 +88,8 @@ PARTS: dict[type, str] = {
     Topology: "_servers",
     MongodbServer: "pool",
     Pool: "reset_without_pause",
-    AsyncConnection: "_raise_connection_failure address cancel_context conn max_wire_version",
+    _OpMsg: "payload_document unpack",
+    AsyncConnection: "address max_wire_version receive_message send_message",
     AsyncNetworkingInterface: "get_conn",
     PyMongoProtocol: "close gettimeout read write",
     _CancellationContext: "cancelled",
@@ -94,9 +104,16 @@ NAMES = (
     "websockets.protocol:State.OPEN",
     "websockets.utils:accept_key",
     "anyio.abc:TestRunner",
+    "pymongo._csot:get_deadline",
+    "pymongo._csot:get_timeout",
+    "pymongo.errors:_OperationCancelled",
     "pymongo.helpers_shared:_check_command_response",
     "_pytest.outcomes:OutcomeException",
 )
+
+
+_OF_EACH_CLASS = {"_abc_impl", "_is_protocol"}
+"""Names that `abc` and `typing` give each class of theirs."""
 
 
 def names_of(kind: type) -> set[str]:
@@ -133,7 +150,7 @@ def used(ours: tuple[type, ...], theirs: type) -> set[str]:
         names |= {name for name, _ in own(tree)} | set(vars(kind))
         defined |= {name for name, store in own(tree) if store} | set(vars(kind))
     from_them = (names & names_of(theirs)) | (names - defined)
-    return {name for name in from_them if not name.startswith("__")}
+    return {name for name in from_them - _OF_EACH_CLASS if not name.startswith("__")}
 
 
 def release_of(kind: type) -> str:

@@ -29,9 +29,9 @@ from pymongo.errors import OperationFailure, PyMongoError
 from eventsync.concurrency.slices import SLICE
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
+from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.mongodb.errors import short
 from eventsync.mongodb.kill_cursors import free_cursor
-from eventsync.mongodb.pinned_connection import PinnedConnection, pinned
 from eventsync.mongodb.split_changes import FragmentMissing, Fragments
 
 Token = str

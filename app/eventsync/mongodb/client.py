@@ -16,6 +16,7 @@ from pymongo.errors import InvalidURI, PyMongoError
 
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import ConfigurationError
+from eventsync.mongodb.connections import TasklessPool
 from eventsync.mongodb.errors import translated
 from eventsync.settings import Settings
 from eventsync.urls import without_secrets
@@ -153,6 +154,7 @@ def _options(settings: Settings, role: str, timeout: float | None) -> dict[str, 
         "tz_aware": CODEC.tz_aware,
         "uuidRepresentation": "standard",
         "datetime_conversion": "DATETIME_AUTO",
+        "_pool_class": TasklessPool,
     }
 
 

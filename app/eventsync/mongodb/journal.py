@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
 
-from eventsync.mongodb.pinned_connection import PinnedConnection
+from eventsync.mongodb.connections import PinnedConnection
 
 _NOTHING: Final = {"q": {"_id": "no document"}, "u": {"$set": {"flushed": True}}}
 _JOURNALED: Final = {"w": 1, "j": True}

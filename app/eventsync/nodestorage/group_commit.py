@@ -192,7 +192,8 @@ class WriteGroups:
         ):
             _leave(queued, states, plan)
             return
-        after = state_after(write, state.raw)
+        made = state_after(write, state.raw)
+        after = None if made is None else made.document
         size = change.size if after is None else len(after.raw)
         if size > GROUPED_BYTES:
             _leave(queued, states, plan)
@@ -201,12 +202,15 @@ class WriteGroups:
             # Encoded once, for the command and for `recent`.
             write = Insert(after)
         stamp = Stamp(change.result.version, queued.author.op_id, queued.author.by)
-        made = GroupedWrite(queued.key, queued.decision.intent.id, write, stamp, state.raw, state.numbers)
+        in_objects = made is not None and made.in_objects
+        grouped = GroupedWrite(
+            queued.key, queued.decision.intent.id, write, stamp, state.raw, state.numbers, in_objects
+        )
         if state.is_guess:
             plan.guessed.add(queued.key)
         # The next write of the document is decided on this one's result, before that exists.
         states[queued.key] = _State(after, is_known=after is not None, made_by=len(plan.writes))
-        plan.writes.append(made)
+        plan.writes.append(grouped)
         plan.writers.append((queued, change.result, after))
         plan.bytes += size + (0 if state.raw is None else len(state.raw.raw))
 

@@ -1,9 +1,13 @@
 """Several writes in one `insert` and one `update` command, with the exact outcome of each.
 
 MongoDB answers an `update` of many statements with the number of documents that matched, not with their ids. Each
-statement therefore *fails* where the stored document is not the one that was read: its filter then converts a word to a
+statement therefore *fails* where the stored document is not the one that was read: its guard then converts a word to a
 number. The failure names the statement. Only a document that is gone fails silently. Such a statement lowers the number
 of matches, and the stamps of the documents tell which one it was.
+
+The guard is in the value of the stamp that the statement sets, so that its filter is the `_id` alone. MongoDB plans any
+other filter: 75 µs of 180 for a statement among others. Where a pipeline can't make the change, the guard is in the
+filter.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bson.errors import BSONError
 from bson.int64 import Int64
@@ -20,9 +24,9 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteConcernError, WriteError
 
-from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.bson_scan.opaque import encode, writable
 from eventsync.domain.ids import IdText
-from eventsync.domain.stamp import Stamp
+from eventsync.domain.stamp import FIELD, Stamp
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import Unavailable
 from eventsync.mongodb.errors import is_in_doubt
@@ -46,7 +50,8 @@ GROUPED_IDS: Final = frozenset({str, int, Int64, ObjectId, uuid.UUID, bytes})
 class GroupedWrite:
     """A write of a group. `stamp` is what it leaves in the document.
 
-    `state` is the document that a `Modify` was decided on, and `numbers` the types to compare besides.
+    `state` is the document that a `Modify` was decided on, and `numbers` the types to compare besides. With
+    `in_objects`, a pipeline can make the change.
     """
 
     key: IdText
@@ -55,6 +60,7 @@ class GroupedWrite:
     stamp: Stamp
     state: RawBSONDocument | None = None
     numbers: NumberTypes | None = None
+    in_objects: bool = False
 
 
 async def write_group(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Exception | None]:
@@ -113,13 +119,27 @@ def _request(each: GroupedWrite) -> InsertOne[Any] | UpdateOne:
         raise AssertionError("an update is decided on a document")
     # `$eq` takes equal numbers of different types for the same. The size shows an int32 in place of a longer number,
     # and the types are compared where a guess might differ in them.
-    same = [
-        {"$eq": [{"$bsonSize": "$$ROOT"}, len(each.state.raw)]},
-        *({"$eq": [{"$type": f"${path}"}, kind]} for path, kind in (each.numbers or {}).items()),
-        {"$eq": ["$$ROOT", {"$literal": each.state}]},
-    ]
-    guard = {"$expr": {"$cond": [{"$and": same}, True, _FAIL]}}
+    same = {
+        "$and": [
+            {"$eq": [{"$bsonSize": "$$ROOT"}, len(each.state.raw)]},
+            *({"$eq": [{"$type": f"${path}"}, kind]} for path, kind in (each.numbers or {}).items()),
+            {"$eq": ["$$ROOT", {"$literal": each.state}]},
+        ]
+    }
+    if each.in_objects:
+        return UpdateOne({"_id": each.id}, [{"$set": _assignments(each.write.update, same)}])
+    guard = {"$expr": {"$cond": [same, True, _FAIL]}}
     return UpdateOne({"_id": exact_id(each.state)} | guard, sent_update(each.write.update, each.state))
+
+
+def _assignments(update: Mapping[str, Any], same: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `$set` of a pipeline that does what `update` does, and fails unless the document is the `same`."""
+    assigned: dict[str, Any] = dict.fromkeys(update.get("$unset", ()), "$$REMOVE")
+    # New fields get the order in which they are named here.
+    for path, value in sorted(update["$set"].items(), key=_by_name):
+        assigned[path] = writable({"$literal": value})
+    assigned[FIELD] = {"$cond": [same, assigned[FIELD], _FAIL]}
+    return assigned
 
 
 def statement_error(refused: Mapping[str, Any]) -> Exception:
@@ -177,45 +197,66 @@ async def _made(documents: Documents, writes: Sequence[GroupedWrite]) -> set[int
     return made
 
 
-def state_after(write: Insert | Modify, state: RawBSONDocument | None) -> RawBSONDocument | None:
+class StateAfter(NamedTuple):
+    """The document as MongoDB stores it after a write. `in_objects`: a pipeline can make the write (`_assignments`)."""
+
+    document: RawBSONDocument
+    in_objects: bool = False
+
+
+def state_after(write: Insert | Modify, state: RawBSONDocument | None) -> StateAfter | None:
     """Return the document as MongoDB stores it after the write, or None if that is not certain.
 
     MongoDB appends new fields in the order of their names.
     Source: https://www.mongodb.com/docs/manual/reference/operator/update/set/
     """
     if isinstance(write, Insert):
-        return RawBSONDocument(encode(write.document), RAW_CODEC)
+        return StateAfter(RawBSONDocument(encode(write.document), RAW_CODEC))
     if state is None or type(write.update) is not dict:
         return None
     document = decode(bytes(state.raw))
     if type(document) is not dict:
         return None
+    in_objects = True
     try:
         for path in write.update.get("$unset", ()):
-            target, name = _place(document, path)
+            target, name, by_index = _place(document, path)
             del target[name]
+            in_objects = in_objects and not by_index
         for path, value in sorted(write.update.get("$set", {}).items(), key=_by_name):
-            target, name = _place(document, path)
+            target, name, by_index = _place(document, path)
             if isinstance(target, dict) and name not in target and name.isdigit():
                 return None  # MongoDB orders numbers by value
             target[name] = value
+            in_objects = in_objects and not by_index
     except (KeyError, IndexError, ValueError, TypeError):
         return None
-    return RawBSONDocument(encode(document), RAW_CODEC)
+    after = encode(document)
+    # MongoDB finds out what a pipeline has changed. Unless that is much shorter than the document, the event would be
+    # a replacement.
+    in_objects = in_objects and len(after) > 2 * len(encode(write.update)) + _DIFFERENCE
+    return StateAfter(RawBSONDocument(after, RAW_CODEC), in_objects)
 
 
 def _by_name(item: tuple[str, Any]) -> list[str]:
     return item[0].split(".")
 
 
-def _place(document: dict[str, Any], path: str) -> tuple[Any, Any]:
-    """Return the object or array that a path leads into, and the name or index in it."""
+def _place(document: dict[str, Any], path: str) -> tuple[Any, Any, bool]:
+    """Return the object or array that a path leads into, the name or index in it, and True for an index on the way."""
     *way, name = path.split(".")
     target: Any = document
+    by_index = False
     for part in way:
+        by_index = by_index or isinstance(target, list)
         target = target[int(part)] if isinstance(target, list) else target[part]
-    return target, int(name) if isinstance(target, list) else name
+    if isinstance(target, list):
+        return target, int(name), True
+    return target, name, by_index
 
+
+_DIFFERENCE: Final = 64
+"""Bytes of MongoDB's record of a difference beside names and values, with a margin."""
 
 _DUPLICATE: Final = 11000
 _UNKNOWN: Final = (

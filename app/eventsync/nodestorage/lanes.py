@@ -27,7 +27,7 @@ class QueuedWrite:
     `done` gets the result, the error, or None if the write has to go alone.
     """
 
-    __slots__ = ("attempts", "author", "began", "context", "decision", "done", "key", "started")
+    __slots__ = ("attempts", "author", "began", "context", "decision", "done", "key")
 
     def __init__(self, decision: Decision, author: Author, key: IdText) -> None:
         self.decision = decision
@@ -39,7 +39,6 @@ class QueuedWrite:
         self.done: asyncio.Future[WriteResult | None] = asyncio.get_running_loop().create_future()
         self.began = time.monotonic()
         self.attempts = 0
-        self.started = False
 
     def settle(self, outcome: WriteResult | BaseException | None) -> None:
         """Tell the writer, unless it has gone."""
@@ -52,9 +51,7 @@ class QueuedWrite:
 
     def expire(self, within: float) -> None:
         """Give up a write that is not in a group yet."""
-        # A write in a group may have been made already: only its outcome can end it, or a retry that comes too late.
-        if not self.started:
-            self.settle(waited_too_long(f"{self.decision.intent.collection}/{self.key}", within))
+        self.settle(waited_too_long(f"{self.decision.intent.collection}/{self.key}", within))
 
 
 class Retry(NamedTuple):
@@ -81,21 +78,31 @@ class Lane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._is_starting = False
+        self._expiry: asyncio.TimerHandle | None = None
 
-    async def write(self, decision: Decision, author: Author, key: IdText) -> WriteResult | None:
-        """Make a write with a group. Return None if it has to go alone. Raises its error."""
+    def write(self, decision: Decision, author: Author, key: IdText) -> asyncio.Future[WriteResult | None]:
+        """Make a write with a group. The result is None if it has to go alone. A cancelled write may be made."""
         queued = QueuedWrite(decision, author, key)
         behind = self._behind.get(key)
         (self._ready if behind is None else behind).append(queued)
         self._start()
-        # Not `asyncio.timeout`: it would end the wait of a write that is being made, and nobody would learn its
-        # outcome.
+        # A write that has left the queue is beyond it: nobody would learn the outcome of one that is being made.
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(self._policy.deadline, self._expire)
+        return queued.done
+
+    def _expire(self) -> None:
+        """Give up the writes that wait for too long, and come back when the next one has."""
+        self._expiry = None
         deadline = self._policy.deadline
-        expiry = asyncio.get_running_loop().call_later(deadline, queued.expire, deadline)
-        try:
-            return await queued.done
-        finally:
-            expiry.cancel()
+        now = time.monotonic()
+        waiting = [queued for queue in (self._ready, *self._behind.values()) for queued in queue]
+        for queued in waiting:
+            if now - queued.began >= deadline:
+                queued.expire(deadline)
+        began = min((queued.began for queued in waiting if not queued.done.done()), default=None)
+        if began is not None:
+            self._expiry = asyncio.get_running_loop().call_later(began + deadline - now, self._expire)
 
     def _start(self) -> None:
         """Begin a group if there may be one more. It takes the writes that are there when its task runs."""
@@ -138,7 +145,6 @@ class Lane:
             elif queued.key in keys and not self._chains:
                 later.append(queued)
             else:
-                queued.started = True
                 keys.add(queued.key)
                 group.append(queued)
         # Not before the end of the loop: a document's second write would wait behind its own group.

@@ -16,7 +16,7 @@ _ENTRY: Final = 512
 class RecentDocuments:
     """Guesses at stored documents, at most `max_bytes` of them. The least recently used ones leave first.
 
-    A guess decides nothing: the write's own filter compares it with the stored document.
+    A guess decides nothing: the write itself compares it with the stored document.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -177,22 +177,40 @@ FIELDS = st.dictionaries(st.sampled_from(["a", "b", "c", "Z", "_", "10", "9"]), 
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(FIELDS, st.lists(FIELDS, min_size=1, max_size=4))
+@given(FIELDS, st.lists(FIELDS, min_size=1, max_size=4), st.sampled_from([0, 100, 1000]))
 async def test_the_state_after_a_write_is_the_stored_one(
-    plain: NodeStorage, outside: Any, first: dict[str, Any], then: list[dict[str, Any]]
+    plain: NodeStorage, outside: Any, first: dict[str, Any], then: list[dict[str, Any]], size: int
 ) -> None:
-    """Otherwise the next write of the document would fail, and read it again."""
+    """Otherwise the next write of the document would fail, and read it again.
+
+    `size` decides if a pipeline makes the change.
+    """
     await outside.orders.delete_many({})
-    await plain.create("orders", {"_id": 1, **first}, author=by("c"))
+    rest = {"text": "x" * size}
+    await plain.create("orders", {"_id": 1, **rest, **first}, author=by("c"))
     raw = outside.orders.with_options(codec_options=RAW_CODEC)
     for fields in then:
-        await plain.replace("orders", 1, fields, upsert=False, author=by("r"))
+        await plain.replace("orders", 1, rest | fields, upsert=False, author=by("r"))
         guess = plain._recent.get("orders", IdText("int:1"))
         stored = await raw.find_one({"_id": 1})
         if guess is None:
             assert re.search(r'"\d+":', json.dumps([first, then])), "only new names of digits have an uncertain place"
         else:
             assert bytes(guess.raw) == bytes(stored.raw)
+
+
+async def test_a_write_of_some_fields_is_an_update_whatever_the_size(storage: NodeStorage, outside: Any) -> None:
+    """MongoDB turns the change of a pipeline into a replacement where most of the document is changed."""
+    sizes = range(0, 600, 12)
+    await together(*(storage.create("orders", {"_id": n, "n": 0, "t": "x" * n}, author=by("c")) for n in sizes))
+    async with await outside.orders.watch() as stream:
+        for patch in ({"n": 1}, {"o": {"a": 1, "b": [1, {"c": 2}]}}, {"o": {"a": None, "b": [2]}}, {"t": "y"}):
+            outcomes = await together(
+                *(storage.find_one_and_update("orders", n, MergePatch(patch), author=by("u")) for n in sizes)
+            )
+            assert [type(outcome) for outcome in outcomes] == [WriteResult] * len(sizes)
+            changes = [await anext(stream) for _ in sizes]
+            assert {change["operationType"] for change in changes} == {"update"}
 
 
 async def test_large_documents_go_alone_and_keep_their_order(storage: NodeStorage) -> None:

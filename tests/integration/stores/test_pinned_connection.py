@@ -14,7 +14,7 @@ from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.mongodb import change_stream
 from eventsync.mongodb.change_stream import StreamInterrupted, watch
 from eventsync.mongodb.client import Client
-from eventsync.mongodb.pinned_connection import PinnedConnection, pinned
+from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
 from support.waiting import within

@@ -14,7 +14,7 @@ from bson.timestamp import Timestamp
 from eventsync.domain.positions import LogId, Seq
 from eventsync.mongodb.change_stream import Batch, HistoryLost, StreamInterrupted
 from eventsync.mongodb.client import app_name
-from eventsync.mongodb.pinned_connection import PinnedConnection
+from eventsync.mongodb.connections import PinnedConnection
 from eventsync.settings import Settings
 from eventsync.stores.log.events import EventStore, Fenced, NewEvent
 from eventsync.stores.stores import Stores

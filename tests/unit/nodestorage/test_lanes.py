@@ -43,10 +43,10 @@ class Recorder:
         return Retry(again, raced=True)
 
 
-def write(lane: Lane, key: str) -> asyncio.Task[WriteResult | None]:
+def write(lane: Lane, key: str) -> asyncio.Future[WriteResult | None]:
     operation = Delete("c", key)
     decision = Decision(Intent("c", key, lambda _, __: pytest.fail("it is not decided here")), operation, 0)
-    return asyncio.create_task(lane.write(decision, AUTHOR, IdText(key)))
+    return lane.write(decision, AUTHOR, IdText(key))
 
 
 async def test_a_lone_write_goes_at_once_and_later_ones_together() -> None:

@@ -19,7 +19,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Batch, Token
-from eventsync.mongodb.pinned_connection import PinnedConnection
+from eventsync.mongodb.connections import PinnedConnection
 from eventsync.stores.log.events import EventStore, LogHead, NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync_workers.sequencing.collapse import ChangeAndRaw, collapse_transaction, lacks_images

@@ -31,8 +31,8 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.type_hints import pack_type_hints
 from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token
+from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.mongodb.errors import refusal, translated
-from eventsync.mongodb.pinned_connection import PinnedConnection, pinned
 from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts

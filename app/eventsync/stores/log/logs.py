@@ -25,9 +25,9 @@ from eventsync.domain.replay import Damaged
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import Token
 from eventsync.mongodb.clocks import NOW
+from eventsync.mongodb.connections import pinned
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.journal import flush_journal
-from eventsync.mongodb.pinned_connection import pinned
 from eventsync.stores.log.stored_event import UNREADABLE
 
 _FORMER = 10
