@@ -86,7 +86,7 @@ async def test_a_server_and_a_worker_wait_for_mongodb_and_get_ready_when_it_come
         processes.stop()
 
 
-async def test_what_waits_ends_at_once_when_it_is_told_to(processes: Processes) -> None:
+async def test_a_waiting_process_ends_at_once_at_a_signal(processes: Processes) -> None:
     processes.start("serve", "worker")
     await answer(processes.url, "/healthz", lambda found: found.status_code == 200)
     await said(processes, "worker", "trying again")

@@ -89,7 +89,7 @@ alike = st.sampled_from(
 
 
 @given(st.lists(alike, max_size=12), st.lists(alike, max_size=12), st.integers(0, 12))
-def test_what_looks_alike_is_told_apart(before: list[Any], after: list[Any], shared: int) -> None:
+def test_values_that_look_alike_are_distinguished(before: list[Any], after: list[Any], shared: int) -> None:
     after = before[:shared] + after
     patch = diff({"l": before}, {"l": after})
     assert same(apply_patch(patch, {"l": before}), {"l": after})

@@ -94,7 +94,7 @@ def test_from_a_usable_snapshot_nobody_is_reset(
 
 
 @given(POSITIONS, EXTENTS, SIZES, STORED)
-def test_who_has_missed_nothing_is_told_nothing_else(
+def test_a_client_that_missed_nothing_gets_events_unless_it_is_refused(
     position: Position, extent: ServableRange, size: CollectionSize, stored: SnapshotOption | None
 ) -> None:
     chosen = catch_up(position, extent, Backlog(0, 0, 0, 0), size, stored)

@@ -53,7 +53,7 @@ def test_all_commands_are_listed() -> None:
         assert f"  {name} " in listed
 
 
-def test_a_misspelt_command_is_told_which_is_meant() -> None:
+def test_the_error_of_a_misspelt_command_names_the_nearest_one() -> None:
     assert "'status'" in run("statu").stderr
 
 
@@ -95,7 +95,7 @@ def test_dev_has_exactly_the_options_that_are_promised() -> None:
         ("tail", "orders"),
     ],
 )
-def test_without_mongodb_the_remedy_is_told(words: tuple[str, ...]) -> None:
+def test_without_mongodb_the_error_names_the_remedy(words: tuple[str, ...]) -> None:
     assert "set EVENTSYNC_MONGODB_URI" in refused(run(*words), 2)
 
 

@@ -48,7 +48,7 @@ def test_only_what_may_succeed_later_is_retryable(kind: type[EventsyncError]) ->
     assert kind.retryable is (kind.code in later)
 
 
-def test_a_client_is_told_of_what_has_a_status_and_of_nothing_else() -> None:
+def test_errors_with_a_status_are_public_and_no_others() -> None:
     for kind in TREE:
         error = kind.__new__(kind)
         assert (public_error(error) is error) is (kind in TABLE)

@@ -40,7 +40,7 @@ def record(text: str, *words: object, level: int = logging.WARNING, name: str = 
     return logging.LogRecord(name, level, __file__, 1, text, words, None)
 
 
-def test_a_warning_that_stays_the_same_is_told_once_in_a_period_and_how_often_it_came() -> None:
+def test_a_repeated_warning_is_logged_once_in_a_period_with_its_count() -> None:
     now = 0.0
     repeats = Repeats(lambda: now)
     assert repeats.filter(record("it fails: %s", "why"))

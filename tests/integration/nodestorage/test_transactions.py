@@ -146,7 +146,7 @@ async def test_deletes_make_room_for_what_follows(storage: NodeStorage, author: 
     assert await outside.orders.distinct("_id") == ["new0", "new1", "new2"]
 
 
-async def test_equal_ids_are_told_apart(storage: NodeStorage, author: Author, outside: Any) -> None:
+async def test_equal_ids_are_distinguished(storage: NodeStorage, author: Author, outside: Any) -> None:
     """MongoDB takes 5 and 5.0 for one id, and finds the one that exists for both."""
     await outside.orders.insert_one({"_id": 5.0, "n": 1})
     with pytest.raises(Conflict, match="operation 1: orders/int:5 can't be made") as caught:

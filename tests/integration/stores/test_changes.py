@@ -119,7 +119,7 @@ async def test_a_killed_cursor_interrupts_and_another_stream_goes_on(stores: Sto
 
 
 @pytest.mark.parametrize("code", [136, 280, 286])
-async def test_lost_history_is_told_apart_from_an_interruption(
+async def test_lost_history_differs_from_an_interruption(
     client: Client, alone: Database, settings: Settings, code: int
 ) -> None:
     async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_name(settings, "changes")):
@@ -146,7 +146,7 @@ async def test_everything_else_is_an_interruption(
 
 
 @pytest.mark.parametrize("code", [10334, 7182500])
-async def test_a_change_whose_images_are_too_large_is_told_apart(
+async def test_a_change_with_too_large_images_has_an_error_of_its_own(
     client: Client, alone: Database, settings: Settings, code: int
 ) -> None:
     async with watch(alone, []) as stream, failing(client, "getMore", code, app=app_name(settings, "changes")):

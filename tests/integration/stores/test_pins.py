@@ -70,7 +70,7 @@ async def test_a_pin_is_renewed_by_its_reader_and_only_when_it_is_time(stores: S
 
 
 @pytest.mark.parametrize("gone", [True, False])
-async def test_a_reader_that_slept_for_too_long_is_told(stores: Stores, gone: bool) -> None:
+async def test_a_reader_that_slept_for_too_long_gets_an_error(stores: Stores, gone: bool) -> None:
     """The reader is refused before and after MongoDB removes the pin."""
     async with Pins(stores.log, 60).held(LOG, Seq(5)) as pin:
         pin._renewal._renewed -= 3600

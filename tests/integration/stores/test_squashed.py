@@ -109,7 +109,7 @@ async def test_rows_say_what_documents_were_at_a_time(stores: Stores) -> None:
     }
 
 
-async def test_ids_that_mongodb_takes_for_equal_are_told_apart(stores: Stores) -> None:
+async def test_ids_that_mongodb_takes_for_equal_are_distinguished(stores: Stores) -> None:
     await stores.data["docs"].insert_one({"_id": 5.0})
     time = await now(stores)
     assert await rows(stores, time, "int:5") == {"int:5": {"id": "int:5", "deleted": True}}

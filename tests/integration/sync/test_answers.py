@@ -109,13 +109,13 @@ async def test_client_that_disconnects_during_an_answer_keeps_its_position(
     client = past.client(DOCS, Seq(0))
     avoid = frozenset(Answer) - {force}
     subscription = Subscription(service.source, subscriber_of(service, DOCS), Position(past.log, Seq(0)), avoid)
-    outgoing = subscription.messages()
+    messages = subscription.messages()
     for part in range(2):
-        message = await anext(outgoing)
+        message = await anext(messages)
         assert message is not None
         assert b'"part":%d,"last":false' % part in message.data
         assert str(subscription.position) == client.position
-    await outgoing.aclose()
+    await messages.aclose()
     assert str(subscription.position) == client.position
     await brought_up(service, client, force=force)
     assert client.rows == past.of_shape(DOCS, past.head)

@@ -72,19 +72,19 @@ async def first_parts(stores: Stores, settings: Settings, past: Past, count: int
     """A new client that has got a few parts of its snapshot."""
     service = await serving(stores, settings, past)
     client, subscription = Replica("docs"), Subscription(service.source, subscriber_of(service, DOCS), None)
-    outgoing = subscription.messages()
+    messages = subscription.messages()
     for _ in range(count):
-        message = await anext(outgoing)
+        message = await anext(messages)
         assert message is not None
         assert b'"last":false' in message.data
         client.take(orjson.loads(message.data))
-    return subscription, outgoing, client
+    return subscription, messages, client
 
 
-async def rest(outgoing: Any, client: Replica) -> list[str]:
+async def rest(messages: Any, client: Replica) -> list[str]:
     kinds = []
     while not client.live:
-        message = await anext(outgoing)
+        message = await anext(messages)
         kinds.append(message.kind)
         client.take(orjson.loads(message.data))
     return kinds
@@ -92,12 +92,12 @@ async def rest(outgoing: Any, client: Replica) -> list[str]:
 
 async def test_bootstrap_pins_its_snapshot(stores: Stores, settings: Settings) -> None:
     past, stored = await kept(stores, settings)
-    _, outgoing, client = await first_parts(stores, settings, past, 2)
+    _, messages, client = await first_parts(stores, settings, past, 2)
     pinned = await stores.snapshots.pins.pinned(past.log)
     assert (pinned.seq, pinned.snapshots) == (stored.seq, frozenset({stored.id}))
-    await rest(outgoing, client)
+    await rest(messages, client)
     assert (await stores.snapshots.pins.pinned(past.log)).snapshots == frozenset()
-    await outgoing.aclose()
+    await messages.aclose()
 
 
 @pytest.mark.parametrize("damage", ["flipped", "removed"])
@@ -110,9 +110,9 @@ async def test_damaged_chunk_resets_the_client_and_the_collection_is_read(
         await chunks.update_one(last, {"$set": {"sha256": b"0" * 32}})
     else:
         await chunks.delete_one(last)
-    subscription, outgoing, client = await first_parts(stores, settings, past, 2)
-    kinds = await rest(outgoing, client)
-    await outgoing.aclose()
+    subscription, messages, client = await first_parts(stores, settings, past, 2)
+    kinds = await rest(messages, client)
+    await messages.aclose()
     assert client.resets == 1
     assert kinds.count("reset") == 1
     assert client.rows == past.of_shape(DOCS, past.head)
@@ -120,8 +120,8 @@ async def test_damaged_chunk_resets_the_client_and_the_collection_is_read(
     # It is not offered again, by this server.
     again = Replica("docs")
     other = Subscription(subscription._source, subscription._subscriber, None)
-    async with aclosing(other.messages()) as outgoing:
-        await rest(outgoing, again)
+    async with aclosing(other.messages()) as messages:
+        await rest(messages, again)
     assert (again.resets, again.rows) == (0, client.rows)
 
 

@@ -34,9 +34,9 @@ class Written:
 
     async def append(self, transactions: Sequence[Sequence[RawBSONDocument]], read: Batch | None = None) -> int:
         """Convert and append; returns the number of events."""
-        portion = await self.log.convert(transactions, read)
-        await self.log.append([portion])
-        return len(portion.events)
+        numbered = await self.log.convert(transactions, read)
+        await self.log.append([numbered])
+        return len(numbered.events)
 
     async def events(self) -> list[StoredEvent]:
         return [event async for event in self._events.read(LOG, self._from)]

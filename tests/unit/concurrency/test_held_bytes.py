@@ -63,7 +63,7 @@ def test_without_a_request_nothing_is_counted() -> None:
     need(10**12)
 
 
-async def test_requests_at_the_same_time_are_told_apart() -> None:
+async def test_concurrent_requests_are_counted_apart() -> None:
     held = HeldBytes(MOST)
     both = asyncio.Barrier(2)
 

@@ -5,13 +5,13 @@ import asyncio
 from eventsync.concurrency.pacer import Pacer
 
 
-async def entered_by_turn(turnstile: Pacer) -> list[int]:
+async def entered_by_turn(pacer: Pacer) -> list[int]:
     """Return how many of ten have entered after each turn. Fail unless they came in order."""
     entered = list[int]()
     for number in range(10):
-        turnstile.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]
+        pacer.pass_through(lambda number=number: entered.append(number))  # type: ignore[misc]
     seen = []
-    while len(turnstile):
+    while len(pacer):
         await asyncio.sleep(0)
         seen.append(len(entered))
     assert entered == list(range(10))
@@ -28,10 +28,10 @@ async def test_or_as_many_as_it_takes() -> None:
 
 
 async def test_others_run_between_two_turns() -> None:
-    turnstile, order = Pacer(), list[str]()
+    pacer, order = Pacer(), list[str]()
 
     async def enter() -> None:
-        await turnstile.passed()
+        await pacer.passed()
         order.append("new")
 
     async with asyncio.TaskGroup() as group:
@@ -46,8 +46,8 @@ async def test_others_run_between_two_turns() -> None:
 
 
 async def test_who_has_gone_meanwhile_and_who_fails_hold_nobody_up() -> None:
-    turnstile, entered = Pacer(), list[str]()
-    gone = asyncio.create_task(turnstile.passed())
+    pacer, entered = Pacer(), list[str]()
+    gone = asyncio.create_task(pacer.passed())
     await asyncio.sleep(0)
     gone.cancel()
 
@@ -56,8 +56,8 @@ async def test_who_has_gone_meanwhile_and_who_fails_hold_nobody_up() -> None:
 
     failures = list[object]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
-    turnstile.pass_through(fail)
-    turnstile.pass_through(lambda: entered.append("next"))
-    await turnstile.passed()
+    pacer.pass_through(fail)
+    pacer.pass_through(lambda: entered.append("next"))
+    await pacer.passed()
     assert entered == ["next"]
     assert [type(failure) for failure in failures] == [ValueError]

@@ -35,7 +35,7 @@ async def test_the_next_batch_is_asked_for_before_one_is_used_and_no_further() -
     assert asked == [2, 3]
 
 
-async def test_what_can_not_be_fetched_is_told_behind_what_could() -> None:
+async def test_an_error_comes_behind_what_was_fetched() -> None:
     source = Source()
     source.coming.put_nowait([1])
     source.coming.put_nowait(OSError("gone"))

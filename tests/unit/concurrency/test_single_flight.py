@@ -27,32 +27,32 @@ class Fetch:
 
 
 async def test_one_fetches_for_all() -> None:
-    flights, fetch = SingleFlight[str](), Fetch()
-    asking = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(20)]
+    single_flight, fetch = SingleFlight[str](), Fetch()
+    asking = [asyncio.ensure_future(single_flight.fetch("a", fetch)) for _ in range(20)]
     await fetch.begun.acquire()
-    assert await flights.fetch("b", lambda: asyncio.sleep(0, "other")) == "other"
+    assert await single_flight.fetch("b", lambda: asyncio.sleep(0, "other")) == "other"
     fetch.go.set()
     assert await asyncio.gather(*asking) == ["it"] * 20
-    assert (fetch.count, len(flights)) == (1, 0)
+    assert (fetch.count, len(single_flight)) == (1, 0)
 
 
 async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
-    flights, fetch = SingleFlight[str](), Fetch(Unavailable("not now"))
-    asking = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(20)]
+    single_flight, fetch = SingleFlight[str](), Fetch(Unavailable("not now"))
+    asking = [asyncio.ensure_future(single_flight.fetch("a", fetch)) for _ in range(20)]
     await fetch.begun.acquire()
     fetch.go.set()
     outcomes = await asyncio.gather(*asking, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Unavailable}
     assert fetch.count == 1
     fetch.outcome = "now"
-    assert await flights.fetch("a", fetch) == "now"
+    assert await single_flight.fetch("a", fetch) == "now"
 
 
 async def test_where_the_first_is_cancelled_the_next_one_begins() -> None:
-    flights, fetch = SingleFlight[str](), Fetch()
-    first = asyncio.ensure_future(flights.fetch("a", fetch))
+    single_flight, fetch = SingleFlight[str](), Fetch()
+    first = asyncio.ensure_future(single_flight.fetch("a", fetch))
     await fetch.begun.acquire()
-    others = [asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(5)]
+    others = [asyncio.ensure_future(single_flight.fetch("a", fetch)) for _ in range(5)]
     await asyncio.sleep(0)
     first.cancel()
     await fetch.begun.acquire()
@@ -61,12 +61,12 @@ async def test_where_the_first_is_cancelled_the_next_one_begins() -> None:
     assert fetch.count == 2
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert len(flights) == 0
+    assert len(single_flight) == 0
 
 
 async def test_a_waiter_that_is_cancelled_disturbs_nobody() -> None:
-    flights, fetch = SingleFlight[str](), Fetch()
-    first, second = (asyncio.ensure_future(flights.fetch("a", fetch)) for _ in range(2))
+    single_flight, fetch = SingleFlight[str](), Fetch()
+    first, second = (asyncio.ensure_future(single_flight.fetch("a", fetch)) for _ in range(2))
     await fetch.begun.acquire()
     await asyncio.sleep(0)
     second.cancel()

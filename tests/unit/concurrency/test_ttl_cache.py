@@ -22,37 +22,37 @@ class Source:
 
 
 async def test_many_who_ask_at_once_ask_once() -> None:
-    memo, source = TTLCache[int](ttl=60, max_entries=10), Source()
-    assert await asyncio.gather(*(memo.get("a", source) for _ in range(20))) == [1] * 20
-    assert await memo.get("b", source) == 2
-    assert await memo.get("a", source) == 1
+    cache, source = TTLCache[int](ttl=60, max_entries=10), Source()
+    assert await asyncio.gather(*(cache.get("a", source) for _ in range(20))) == [1] * 20
+    assert await cache.get("b", source) == 2
+    assert await cache.get("a", source) == 1
 
 
 async def test_what_is_too_old_or_forgotten_is_asked_again() -> None:
     source = Source()
     stale = TTLCache[int](ttl=0, max_entries=10)
     assert [await stale.get("a", source), await stale.get("a", source)] == [1, 2]
-    memo = TTLCache[int](ttl=60, max_entries=10)
-    assert [await memo.get("a", source), await memo.get("a", source)] == [3, 3]
-    memo.clear()
-    assert await memo.get("a", source) == 4
+    cache = TTLCache[int](ttl=60, max_entries=10)
+    assert [await cache.get("a", source), await cache.get("a", source)] == [3, 3]
+    cache.clear()
+    assert await cache.get("a", source) == 4
 
 
 async def test_it_knows_so_many_answers_and_no_more() -> None:
-    memo, source = TTLCache[int](ttl=60, max_entries=2), Source()
+    cache, source = TTLCache[int](ttl=60, max_entries=2), Source()
     for question in ("a", "b", "c"):
-        await memo.get(question, source)
-    assert await memo.get("c", source) == 3
-    assert await memo.get("b", source) == 2
-    assert await memo.get("a", source) == 4
+        await cache.get(question, source)
+    assert await cache.get("c", source) == 3
+    assert await cache.get("b", source) == 2
+    assert await cache.get("a", source) == 4
 
 
 async def test_a_failure_is_no_answer() -> None:
-    memo, source = TTLCache[int](ttl=60, max_entries=2), Source()
+    cache, source = TTLCache[int](ttl=60, max_entries=2), Source()
 
     async def fail() -> int:
         raise Unavailable("not now")
 
     with pytest.raises(Unavailable):
-        await memo.get("a", fail)
-    assert await memo.get("a", source) == 1
+        await cache.get("a", fail)
+    assert await cache.get("a", source) == 1

@@ -50,7 +50,7 @@ def test_what_is_no_point(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["yesterday", "last-week", "", "-1", "1.0"])
-def test_a_text_that_is_nothing_of_it_is_told_what_there_is(text: str) -> None:
+def test_the_error_of_an_unknown_text_lists_the_forms(text: str) -> None:
     with pytest.raises(Malformed, match=r"a version \(6\), an instant .* or a position"):
         parse_point(text)
     with pytest.raises(Malformed, match=r"expected an instant .* or a position"):

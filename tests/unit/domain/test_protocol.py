@@ -109,7 +109,7 @@ def test_what_is_no_message_at_all_is_unreadable(text: str | bytes) -> None:
         {"type": "ack", "vector": {"a": "k:1", "b": "k:1", "c": "k:1", "d": "k:1"}},
     ],
 )
-def test_mistakes_are_told_apart_from_noise(message: dict[str, Any]) -> None:
+def test_malformed_messages_differ_from_unreadable_ones(message: dict[str, Any]) -> None:
     with pytest.raises(Malformed) as caught:
         parse(json.dumps(message), max_shapes=3)
     assert not isinstance(caught.value, UnreadableMessage)

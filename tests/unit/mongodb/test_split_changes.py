@@ -45,7 +45,7 @@ def test_a_split_change_comes_whole_with_the_last_ones_token(cuts: tuple[int, ..
     assert whole["fullDocument"].raw == WHOLE["fullDocument"].raw
 
 
-def test_fragments_are_told_also_where_the_driver_gives_them_as_views() -> None:
+def test_fragments_are_recognized_in_views_as_well() -> None:
     """As it does with large ones, and fragments are."""
     views = [RawBSONDocument(memoryview(bytes(part.raw)), RAW_CODEC) for part in split(3)]
     (whole,) = Fragments().joined(views)

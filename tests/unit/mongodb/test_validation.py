@@ -60,7 +60,7 @@ def test_rules_are_named_and_values_are_not(details: Any, says: str) -> None:
         schema(rule("properties", propertiesNotSatisfied=[{"propertyName": "_sync", "details": [BSON_TYPE]}])),
     ],
 )
-def test_a_strict_schema_is_told_what_it_lacks(details: Any) -> None:
+def test_the_error_of_a_strict_schema_names_what_it_lacks(details: Any) -> None:
     assert '"properties": {"_sync"' in broken_rules(details)
     assert "SECRET" not in broken_rules(details)
 

@@ -227,6 +227,6 @@ def test_nothing_else_fails(outcome: Outcome) -> None:
     assert len(outcome.unlike("PASSED")) == len(FAILURES | IN_FIXTURES), outcome.said
 
 
-def test_the_cause_is_told(outcome: Outcome) -> None:
+def test_the_cause_is_named(outcome: Outcome) -> None:
     assert "OSError: the system is broken" in outcome.said
     assert "fixture 'system' ended before the test did" in outcome.said

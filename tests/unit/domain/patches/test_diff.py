@@ -121,7 +121,7 @@ def test_paths_are_made_of_what_differs_alone() -> None:
     assert operation["path"].endswith("/f7")
 
 
-def test_arrays_in_arrays_are_told_apart_to_a_bound() -> None:
+def test_nested_arrays_are_compared_to_a_bound() -> None:
     """Each level compares all that is in it once more."""
     before: Any = [0, 1, 2]
     after: Any = [0, 1, 3]

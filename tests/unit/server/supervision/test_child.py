@@ -62,7 +62,7 @@ async def test_a_line_without_an_end_is_shown_and_bounded(rig: Rig) -> None:
     assert max(map(len, lines)) < 200_000
 
 
-async def test_it_is_told_to_end_and_is_gone(rig: Rig) -> None:
+async def test_a_child_that_is_asked_to_end_is_gone(rig: Rig) -> None:
     async with rig.child(FOR_EVER).running():
         await rig.screen.shows("here")
         assert alive(pids(rig)[0])
@@ -139,5 +139,5 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_it(rig: Rig) -> None:
     ("code", "words"),
     [(0, "ended with exit code 0"), (-9, "was killed by SIGKILL"), (-77, "was killed by signal 77")],
 )
-def test_how_it_ended_is_told_in_words(code: int, words: str) -> None:
+def test_the_end_of_a_child_is_described_in_words(code: int, words: str) -> None:
     assert ended(code) == words

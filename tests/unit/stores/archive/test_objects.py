@@ -66,7 +66,7 @@ async def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) ->
     "error",
     [PermissionError(13, "x"), NotADirectoryError(20, "x"), GenericError("Generic … Permission denied (os error 13)")],
 )
-def test_a_refusal_is_told_from_what_passes(error: Exception) -> None:
+def test_a_refusal_differs_from_a_passing_error(error: Exception) -> None:
     with pytest.raises(StorageRefused), _translated("it can't be read", "x"):
         raise error
     with pytest.raises(Unavailable) as raised, _translated("it can't be read", "x"):
