@@ -154,7 +154,7 @@ class WriteGroups:
         if state.is_left:
             plan.alone.append(queued)
             return
-        # Whatever the size of its document, the first write goes: otherwise it would never do.
+        # Whatever the size of its document, the first write goes: otherwise it would never go.
         if not state.is_known or (plan.writes and plan.bytes + size > self._policy.group_bytes):
             plan.again.append(queued)
             return
