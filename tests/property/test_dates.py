@@ -41,6 +41,6 @@ def test_extended_json_of_dates(date: datetime, text: str) -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
-def test_whatever_date_is_stored_has_one_text(millis: int) -> None:
+def test_each_stored_date_has_one_text(millis: int) -> None:
     raw = bson.encode({"at": bson.DatetimeMS(millis)})
     assert to_json(decode(raw, JSON_CODEC)) == to_json(decode(raw, CODEC))

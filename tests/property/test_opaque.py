@@ -85,7 +85,7 @@ NO_JSON = frozenset({
 
 @pytest.mark.parametrize("name", sorted(ODD.keys() - NO_JSON))
 @pytest.mark.parametrize("within", [False, True])
-def test_what_a_client_sends_back_as_it_was_shown_stays_as_it_is(name: str, within: bool) -> None:
+def test_an_opaque_value_sent_back_as_shown_stays_as_it_is(name: str, within: bool) -> None:
     element = ODD[name] if not within else b"\x03in\0" + framed(b"\x040\0" + framed(b"\x030\0" + framed(ODD[name])))
     document = decode(framed(KEY, element))
     shown = parse_json(to_json(document))
@@ -112,7 +112,7 @@ def test_an_odd_id_has_a_text_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("levels", [MAX_STORED_DEPTH - 1, MAX_STORED_DEPTH, MAX_STORED_DEPTH + 1, 900, 5000])
-def test_what_nests_too_deep_is_kept_as_bytes(levels: int) -> None:
+def test_values_that_nest_too_deep_are_kept_as_bytes(levels: int) -> None:
     raw = framed(KEY, deep(levels))
     assert encode(check(raw)) == raw
     plain = b"\x10n\0\1\0\0\0"
@@ -136,6 +136,6 @@ def test_bytes_of_another_length_are_refused(kind: str) -> None:
         parse_id(f'ejson:{{"$opaque":{{"type":"{kind}","base64":"AAAA"}}}}')
 
 
-def test_what_the_driver_takes_is_what_the_driver_makes_of_it() -> None:
+def test_readable_documents_are_read_as_by_the_driver() -> None:
     raw = bson.encode({"a": [1, {"b": bson.DBRef("c", 1)}], "d": bson.Int64(1)})
     assert same(read(raw), bson.decode(raw, CODEC))

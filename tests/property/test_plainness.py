@@ -49,7 +49,7 @@ def odd(value: Any) -> Iterator[Any]:
 
 
 @given(documents)
-def test_what_is_plain_has_no_marks_and_nothing_odd(document: dict[str, Any]) -> None:
+def test_a_plain_document_has_no_type_hints_and_nothing_odd(document: dict[str, Any]) -> None:
     raw = bson.encode(document, codec_options=CODEC)
     read = bson.decode(raw, CODEC)
     if is_plain(raw, decoded=read):
@@ -66,7 +66,7 @@ def test_a_short_int64_more_than_known_is_never_overlooked(document: dict[str, A
 
 
 @given(documents, st.integers(0, 400))
-def test_what_is_certainly_longer_is_longer(document: dict[str, Any], length: int) -> None:
+def test_a_document_that_is_certainly_longer_is_longer(document: dict[str, Any], length: int) -> None:
     read = bson.decode(bson.encode(document, codec_options=CODEC), CODEC)
     assert not longer_than(read, length) or len(to_json(read)) > length
 

@@ -77,7 +77,7 @@ def test_no_exact_answer_is_modelled_as_cheaper(
 
 
 @given(POSITIONS, EXTENTS, TAILS, SIZES, st.sampled_from(["passed", "events", "bytes", "touched"]), COUNT)
-def test_who_has_missed_more_is_never_modelled_as_cheaper_to_serve(
+def test_a_longer_backlog_never_costs_less(
     position: Position, extent: ServableRange, tail: Backlog, size: CollectionSize, field: str, more: int
 ) -> None:
     worse = replace(tail, **{field: getattr(tail, field) + more})

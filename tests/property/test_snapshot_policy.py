@@ -41,7 +41,7 @@ def reconstructed(snapshots: list[Made], events: set[int], horizon: int, positio
 
 
 @given(SNAPSHOTS, RETENTIONS, st.sets(SEQS), SEQS, st.sets(st.sampled_from([f"s{number}" for number in range(12)])))
-def test_what_is_kept_reconstructs_what_could_be_reconstructed(
+def test_retained_snapshots_reconstruct_all_that_could_be_reconstructed(
     snapshots: list[Made], retention: Retention, events: set[int], horizon: int, pinned: set[str]
 ) -> None:
     names = retained(snapshots, NOW, retention, Seq(horizon), pinned)

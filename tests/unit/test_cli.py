@@ -121,7 +121,7 @@ def test_a_mongodb_that_does_not_answer_is_one_line_in_bounded_time(monkeypatch:
 
 
 @pytest.mark.parametrize("words", [("tail", "$where"), ("tail", "orders", "--from", "12")])
-def test_what_can_not_be_followed_is_refused(words: tuple[str, ...]) -> None:
+def test_track_refuses_a_collection_that_cannot_be_followed(words: tuple[str, ...]) -> None:
     assert refused(run(*words, "--mongodb-uri", UNREACHABLE), 1)
 
 

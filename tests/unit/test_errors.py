@@ -63,7 +63,7 @@ def test_the_words_of_a_driver_are_for_operators() -> None:
     assert EventsyncError("said").diagnosis == "said"
 
 
-def test_what_errors_carry() -> None:
+def test_errors_carry_their_details() -> None:
     assert EventsyncError("said").message == "said"
     assert EventsyncError().message == "internal"
     assert VersionMismatch("no", current=None).current is None

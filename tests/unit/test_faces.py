@@ -69,14 +69,14 @@ def test_each_package_says_what_it_is(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", sorted(USED.keys() - PUBLIC.keys()))
-def test_what_others_import_of_a_package_is_in_its_face(package: str) -> None:
+def test_a_face_lists_the_modules_that_others_import(package: str) -> None:
     face = importlib.import_module(package)
     for name, importers in USED[package].items():
         assert name in face.__all__, f"{package}.__all__ lacks {name!r}, which {min(importers)} imports"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_what_is_in_a_face_is_there(package: str) -> None:
+def test_a_face_lists_existing_names_only(package: str) -> None:
     face = importlib.import_module(package)
     names = getattr(face, "__all__", [])
     assert len(names) == len(set(names))

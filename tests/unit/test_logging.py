@@ -25,7 +25,7 @@ def test_a_line_says_when_how_grave_where_and_what() -> None:
     )
 
 
-def test_what_a_client_sent_can_not_begin_a_line_of_its_own() -> None:
+def test_input_from_a_client_cannot_begin_a_line() -> None:
     [line] = logged(r"logging.getLogger('eventsync').info('bad id %s', 'x\r\n2026 CRITICAL forged')")
     assert line.endswith(r"bad id x\r\n2026 CRITICAL forged")
 
@@ -55,7 +55,7 @@ def test_a_repeated_warning_is_logged_once_in_a_period_with_its_count() -> None:
     assert told.getMessage() == "it fails: why (30 times more in the last 90 s)"
 
 
-def test_what_is_no_warning_and_what_is_an_alarm_always_passes() -> None:
+def test_info_lines_and_alarms_always_pass() -> None:
     repeats = Repeats(lambda: 0.0)
     for again in (record("x leads", level=logging.INFO), record("ALARM: a change of orders", level=logging.ERROR)):
         assert repeats.filter(again)
@@ -77,7 +77,7 @@ def test_an_alarm_is_logged_once_in_a_period_and_how_often_it_came(caplog: pytes
     ]
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_remembered_keys_are_bounded() -> None:
     throttle = Throttle(lambda: 0.0)
     for number in range(3 * _MAX_KEYS):
         assert throttle.passes(number) == ""

@@ -174,7 +174,7 @@ def test_each_name_is_there(path: str) -> None:
 
 
 @pytest.mark.parametrize(("theirs", "ours", "names"), EXTENDED)
-def test_what_is_used_of_an_extended_class_is_named(theirs: type, ours: tuple[type, ...], names: str) -> None:
+def test_the_used_parts_of_an_extended_class_are_found(theirs: type, ours: tuple[type, ...], names: str) -> None:
     assert used(ours, theirs) == set(names.split())
 
 

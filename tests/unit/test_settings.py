@@ -84,7 +84,7 @@ def test_a_list_is_commas_in_the_environment_and_a_list_in_the_file(text: str, m
         ("stale_after = 1", "stale_after must be longer than checkpoint_interval"),
     ],
 )
-def test_what_is_not_valid_is_named(toml: str, said: str) -> None:
+def test_invalid_settings_are_named(toml: str, said: str) -> None:
     Path("eventsync.toml").write_text(toml)
     with pytest.raises(ConfigurationError) as raised:
         load_settings()
@@ -121,7 +121,7 @@ def test_a_misspelt_variable_is_refused(variable: str, said: str, monkeypatch: p
         "EVENTSYNC_SERVER_PORT_8000_TCP_ADDR",
     ],
 )
-def test_what_tests_and_kubernetes_set_is_no_setting_misspelt(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_tests_and_kubernetes_are_accepted(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
     assert load_settings().port == 8000
 
@@ -154,7 +154,7 @@ def test_commands_find_a_dev_that_runs_elsewhere(tmp_path: Path, monkeypatch: py
     assert load_settings().database == "app"
 
 
-def test_of_several_devs_one_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_devs_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "elsewhere.toml"
     config.write_text('database = "dev"\n')
     running_dev.record(config)

@@ -18,7 +18,7 @@ def test_each_peer_is_pinned_to_one_version() -> None:
 
 
 @pytest.mark.parametrize("name", ["servers.mjs", "clients.mjs"])
-def test_what_node_runs_is_javascript(name: str) -> None:
+def test_the_files_for_node_are_valid_javascript(name: str) -> None:
     if shutil.which("node") is None:
         pytest.skip("no Node")
     subprocess.run(["node", "--check", NODE / name], check=True)

@@ -21,7 +21,7 @@ def test_a_write_from_invocation_to_outcome() -> None:
     assert recorder.acknowledged == 1
 
 
-def test_what_never_ends_is_unknown() -> None:
+def test_a_write_without_an_end_is_unknown() -> None:
     recorder = Recorder()
     recorder.invoke("w1", "behind", [PUT])
     [write] = recorder.history().writes

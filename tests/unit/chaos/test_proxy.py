@@ -61,7 +61,7 @@ async def test_only_the_named_connections_are_cut(proxy: MongoProxy) -> None:
         assert await answers(peer)
 
 
-async def test_what_is_held_arrives_late(proxy: MongoProxy) -> None:
+async def test_held_bytes_arrive_late(proxy: MongoProxy) -> None:
     async with connected(proxy, b"eventsync-worker") as worker, connected(proxy, b"peer") as peer:
         assert proxy.hold("eventsync-.*") == 1
         worker[1].write(b"late")

@@ -145,7 +145,7 @@ def test_a_collection_that_is_tracked_twice() -> None:
     assert len(found.witness) == 1, "the shortest hole"
 
 
-def test_what_the_product_itself_finds(sample: Sample) -> None:
+def test_an_unverified_document_breaks_the_promise_of_the_state(sample: Sample) -> None:
     found = check(replace(sample.evidence(), unverified=("orders/1",)), repaired=True)
     assert [item.promise for item in found] == ["state"]
 

@@ -29,7 +29,7 @@ async def test_as_many_as_there_are_places_and_no_more() -> None:
     assert (most, inside) == (2, 0)
 
 
-async def test_who_finds_no_place_in_time_is_sent_away() -> None:
+async def test_a_caller_without_a_place_in_time_is_refused() -> None:
     admission = Admission(1, queue=10, wait=0.01, what="readers")
     async with admission.admitted():
         with pytest.raises(Unavailable, match="too many readers") as caught:
@@ -65,7 +65,7 @@ async def test_a_place_is_given_back_by_whoever_is_cancelled() -> None:
         assert task.done()
 
 
-async def test_who_finds_the_queue_full_is_sent_away_at_once() -> None:
+async def test_a_full_queue_refuses_at_once() -> None:
     admission = Admission(1, queue=1, wait=30, what="readers")
 
     async def visit() -> None:

@@ -37,7 +37,7 @@ def test_one_alone_may_hold_whatever_it_needs_and_small_ones_are_served_beside_i
                 need(FREE + 1)
 
 
-def test_what_is_tried_again_counts_once() -> None:
+def test_repeated_needs_count_once() -> None:
     held = HeldBytes(MOST)
     with held.request():
         for _ in range(100):

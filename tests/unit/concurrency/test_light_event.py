@@ -35,7 +35,7 @@ async def test_a_woken_waiter_continues_even_if_the_event_is_cleared_at_once() -
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.001])
-async def test_nobody_waits_longer_than_asked(seconds: float) -> None:
+async def test_a_wait_ends_at_its_timeout(seconds: float) -> None:
     flag = LightEvent()
     assert not await flag.wait(seconds)
     flag.set()

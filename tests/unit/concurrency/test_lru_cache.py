@@ -10,7 +10,7 @@ class Part:
     cost: int
 
 
-def test_what_was_not_used_for_longest_goes_first() -> None:
+def test_the_least_recently_used_value_is_evicted_first() -> None:
     cache: LRUCache[tuple[str, int], Part] = LRUCache(10, lambda part: part.cost)
     for number in range(5):
         cache.keep(("a", number), Part(2))

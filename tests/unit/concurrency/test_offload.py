@@ -70,7 +70,7 @@ async def test_errors_come_back_with_what_they_carry() -> None:
         assert "in a helper process" in failed.value.__notes__[0]
 
 
-async def test_what_waits_is_bounded_in_bytes() -> None:
+async def test_the_queue_is_bounded_in_bytes() -> None:
     async with offloading() as offload:
         first = asyncio.ensure_future(offload.run(pid_after, 0.2, size=5000))  # one may exceed the bound
         await asyncio.sleep(0)

@@ -45,7 +45,7 @@ async def test_others_run_between_two_turns() -> None:
     assert order.count("new") == 20
 
 
-async def test_who_has_gone_meanwhile_and_who_fails_hold_nobody_up() -> None:
+async def test_cancelled_and_failed_entries_block_no_other() -> None:
     pacer, entered = Pacer(), list[str]()
     gone = asyncio.create_task(pacer.passed())
     await asyncio.sleep(0)

@@ -46,7 +46,7 @@ async def test_an_error_comes_behind_what_was_fetched() -> None:
 
 
 @pytest.mark.parametrize("rest", [[2], OSError("gone")], ids=["more", "failure"])
-async def test_who_leaves_early_waits_for_what_is_under_way(rest: list[int] | Exception) -> None:
+async def test_an_early_exit_waits_for_the_fetch_under_way(rest: list[int] | Exception) -> None:
     source = Source()
     source.coming.put_nowait([1])
 

@@ -48,7 +48,7 @@ async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
     assert await single_flight.fetch("a", fetch) == "now"
 
 
-async def test_where_the_first_is_cancelled_the_next_one_begins() -> None:
+async def test_after_a_cancellation_the_next_caller_fetches() -> None:
     single_flight, fetch = SingleFlight[str](), Fetch()
     first = asyncio.ensure_future(single_flight.fetch("a", fetch))
     await fetch.begun.acquire()

@@ -47,7 +47,7 @@ async def test_little_work_does_not_wait() -> None:
         assert taking.done()
 
 
-async def test_who_is_cancelled_holds_nobody_up() -> None:
+async def test_a_cancelled_waiter_blocks_no_other() -> None:
     share = TimeShare(each=100)
     tasks = [asyncio.ensure_future(share.take(100)) for _ in range(4)]
     await asyncio.sleep(0)

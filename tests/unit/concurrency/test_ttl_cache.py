@@ -28,7 +28,7 @@ async def test_many_who_ask_at_once_ask_once() -> None:
     assert await cache.get("a", source) == 1
 
 
-async def test_what_is_too_old_or_forgotten_is_asked_again() -> None:
+async def test_an_expired_or_cleared_value_is_fetched_again() -> None:
     source = Source()
     stale = TTLCache[int](ttl=0, max_entries=10)
     assert [await stale.get("a", source), await stale.get("a", source)] == [1, 2]

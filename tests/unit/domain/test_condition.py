@@ -58,7 +58,7 @@ def test_a_star() -> None:
         ['"7"', "x"],
     ],
 )
-def test_what_is_no_list_of_tags(lines: list[str]) -> None:
+def test_other_texts_are_no_list_of_tags(lines: list[str]) -> None:
     with pytest.raises(Malformed, match="If-Match"):
         tags(*lines)
 
@@ -80,7 +80,7 @@ def test_what_is_no_list_of_tags(lines: list[str]) -> None:
         ('"a"', False),
     ],
 )
-def test_what_names_a_state(value: str, named: bool) -> None:
+def test_a_tag_names_a_state_by_version_or_digest(value: str, named: bool) -> None:
     assert tags(value).name(STATE) is named
     assert not tags(value).name(None)
 

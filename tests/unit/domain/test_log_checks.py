@@ -42,7 +42,7 @@ def test_dense_numbers_and_whole_transactions() -> None:
         ([(1, TransactionPart("t", 1, 3))], "the transaction of event 1 ends after 1 of 3 events"),
     ],
 )
-def test_what_is_wrong_is_said(events: list[Any], expected: str) -> None:
+def test_each_fault_is_described(events: list[Any], expected: str) -> None:
     assert expected in numbers_of(*events)[0]
 
 

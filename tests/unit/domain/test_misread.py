@@ -19,5 +19,5 @@ def test_it_is_found_in_bytes_and_in_a_view(kind: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, memoryview])
-def test_what_is_not_there_is_not_found(kind: Any) -> None:
+def test_ordinary_values_are_not_misread(kind: Any) -> None:
     assert not is_misread(kind(bson.encode({"a": {"b": [1.5, "text", 3]}}, codec_options=CODEC)))

@@ -78,7 +78,7 @@ def at(seq: int, log: LogId = LOG) -> Position:
         (at(1500, OTHER), {Answer.SNAPSHOT}),
     ],
 )
-def test_what_is_exact_from_a_position(position: Position, answers: set[Answer]) -> None:
+def test_the_exact_answers_depend_on_the_position(position: Position, answers: set[Answer]) -> None:
     assert allowed(position, SERVABLE) == answers
 
 
@@ -106,7 +106,7 @@ def test_a_position_that_can_be_kept_is_kept() -> None:
         assert (chosen.answer, chosen.reset) == (Answer.SNAPSHOT, reason)
 
 
-def test_what_does_not_work_is_avoided_where_something_else_is_exact() -> None:
+def test_an_avoided_answer_is_chosen_only_if_no_other_is_exact() -> None:
     tail = Backlog(100_000, 100_000, 30_000_000, 100)
     avoid = frozenset({Answer.SQUASHED})
     assert catch_up(at(1500), SERVABLE, tail, LARGE, None, avoid).answer is Answer.EVENTS

@@ -44,7 +44,7 @@ def test_instants_are_in_utc() -> None:
         "2026-11-23T05:22:46.1234567890Z",
     ],
 )  # fmt: skip
-def test_what_is_no_point(text: str) -> None:
+def test_other_texts_are_no_points(text: str) -> None:
     with pytest.raises(Malformed):
         parse_point(text)
 

@@ -42,7 +42,7 @@ POSITION = Position(LOG, Seq(128))
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_what_the_server_sends(data: bytes, message: dict[str, Any]) -> None:
+def test_messages_of_the_server_are_encoded(data: bytes, message: dict[str, Any]) -> None:
     assert json.loads(data) == message
 
 
@@ -71,7 +71,7 @@ def test_a_log_page_and_an_events_message_say_the_same() -> None:
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_what_a_client_may_send(message: dict[str, Any], request_: protocol.Request) -> None:
+def test_messages_of_a_client_are_parsed(message: dict[str, Any], request_: protocol.Request) -> None:
     assert parse(json.dumps(message), max_shapes=3) == request_
     assert parse(json.dumps(message).encode(), max_shapes=3) == request_
 
@@ -79,7 +79,7 @@ def test_what_a_client_may_send(message: dict[str, Any], request_: protocol.Requ
 @pytest.mark.parametrize(
     "text", ["", "{", "null", "[]", '"hello"', "{}", '{"type": 5}', '{"type": null}', "NaN", b"\xff", "[" * 5000]
 )
-def test_what_is_no_message_at_all_is_unreadable(text: str | bytes) -> None:
+def test_text_that_is_no_message_is_unreadable(text: str | bytes) -> None:
     with pytest.raises(UnreadableMessage):
         parse(text, max_shapes=3)
 

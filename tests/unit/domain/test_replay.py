@@ -25,7 +25,7 @@ def change(op: Any, **content: Any) -> Change:
         (None, change("delete"), None),
     ],
 )
-def test_what_an_event_makes_of_a_state(state: State, event: Change, expected: State) -> None:
+def test_an_event_makes_the_next_state(state: State, event: Change, expected: State) -> None:
     assert applied(state, event) == expected
 
 

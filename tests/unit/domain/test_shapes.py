@@ -24,7 +24,7 @@ def test_a_shape_and_its_text(text: str, shape: Shape) -> None:
     assert str(shape) == text
 
 
-def test_what_is_not_tracked_is_named_with_the_remedy() -> None:
+def test_the_error_of_an_untracked_collection_names_the_remedy() -> None:
     assert not_tracked("orders").message.endswith("`eventsync track orders` changes that")
     assert not_tracked("my orders").message.endswith("`eventsync track 'my orders'` changes that")
     assert not_tracked("*").message == "the collection '*' is not tracked; there is no wildcard: name one collection"

@@ -47,6 +47,6 @@ def test_the_ways_a_stream_can_break(error: Exception, kind: type[Unavailable]) 
     assert caught.value.__cause__ is error
 
 
-def test_what_the_driver_did_not_raise_is_left_alone() -> None:
+def test_errors_of_others_are_not_translated() -> None:
     with pytest.raises(KeyError), interrupted():
         raise KeyError("x")

@@ -61,7 +61,7 @@ def test_errors_of_reads() -> None:
     assert failure.value.diagnosis.endswith("(db-1:27017: closed)")
 
 
-def test_what_is_forbidden_is_not_to_be_asked_for_again() -> None:
+def test_a_barred_error_is_not_retryable() -> None:
     with pytest.raises(Unavailable) as failure, translated("it can't be read"):
         raise OperationFailure("not authorized on shop to execute command { find: ... }", 13)
     assert isinstance(failure.value, Forbidden)
@@ -90,6 +90,6 @@ def test_messages_are_short() -> None:
         ("{ listCollections: 1, nameOnly: true }", "it needs listCollections on log"),
     ],
 )
-def test_what_is_not_allowed_is_named_without_the_command(command: str, privilege: str) -> None:
+def test_the_missing_privilege_is_named_without_the_command(command: str, privilege: str) -> None:
     error = OperationFailure(f"not authorized on log to execute command {command}", 13, {})
     assert short(error) == privilege

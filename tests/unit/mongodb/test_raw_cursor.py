@@ -39,5 +39,5 @@ def test_the_order_of_an_answer_is_not_relied_on(order: tuple[str, ...]) -> None
 
 
 @given(st.lists(st.dictionaries(st.text("abé", max_size=3), st.binary() | st.text("\0é$") | st.integers(-9, 9))))
-def test_whatever_documents_hold(documents: list[dict[str, Any]]) -> None:
+def test_any_documents_are_cut_exactly(documents: list[dict[str, Any]]) -> None:
     assert cut_up({"firstBatch": documents, "id": Int64(0), "ns": "a.b"}) == (documents, 0)

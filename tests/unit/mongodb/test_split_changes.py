@@ -31,7 +31,7 @@ def split(*cuts: int) -> list[RawBSONDocument]:
     ]
 
 
-def test_what_is_not_split_is_passed_on_as_it_is() -> None:
+def test_a_whole_change_is_passed_on_as_it_is() -> None:
     fragments, changes = Fragments(), [inserted(1), inserted(2)]
     assert all(one is other for one, other in zip(fragments.joined(changes), changes, strict=True))
     assert not fragments.pending

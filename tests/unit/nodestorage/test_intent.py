@@ -50,7 +50,7 @@ def test_a_removal_alone_still_stamps() -> None:
     assert change.write == Modify({"$set": {"_sync": STAMP}, "$unset": {"deep": ""}})
 
 
-def test_what_no_path_can_say_replaces_the_document() -> None:
+def test_a_change_that_no_path_can_express_replaces_the_document() -> None:
     change = decided(Update("c", 1, MergePatch({"a.b": 1})))
     after = {**NODE.document, "a.b": 1}
     assert change.write == Modify([{"$replaceWith": {"$literal": {**after, "_sync": STAMP}}}])
@@ -105,7 +105,7 @@ def test_other_versions_are_refused(operation: WriteOperation) -> None:
 
 
 @pytest.mark.parametrize("operation", [Update("c", 1, MergePatch({})), Replace("c", 1, {}), Delete("c", 1)])
-def test_what_is_absent_is_not_found(operation: WriteOperation) -> None:
+def test_an_edit_of_a_missing_document_raises_not_found(operation: WriteOperation) -> None:
     with pytest.raises(NotFound, match="c/int:1"):
         decided(operation, None)
 
@@ -131,7 +131,7 @@ def test_a_function_gets_a_copy() -> None:
         (Create("c", {"n": "x" * (16 * 1024 * 1024)}), TooLarge),
     ],
 )
-def test_what_can_be_refused_is_refused_before_anything_is_read(operation: Any, error: type[Exception]) -> None:
+def test_a_bad_operation_is_refused_before_any_read(operation: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         intent_of(operation, WritePolicy())
 

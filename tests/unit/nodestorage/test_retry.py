@@ -51,7 +51,7 @@ async def test_attempts_are_bounded() -> None:
     assert attempts.calls == 4
 
 
-async def test_what_was_no_race_is_unavailable() -> None:
+async def test_failures_other_than_races_end_as_unavailable() -> None:
     with pytest.raises(Unavailable, match="nothing was written"):
         await retried(Attempts(*[transient(NetworkTimeout("gone"))] * 10), POLICY)
 

@@ -74,7 +74,7 @@ def test_a_name_is_looked_up_once_for_all_who_ask_meanwhile(names: NameServer) -
     event_loop.run(main())
 
 
-def test_nobody_waits_for_an_answer_for_ever(names: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_without_an_answer_times_out(names: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loop, "LOOKUP_TIMEOUT", 0.01)
 
     async def main() -> None:
@@ -105,7 +105,7 @@ def test_the_number_of_lookups_is_bounded(names: NameServer, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.too"])
-def test_what_the_resolver_refuses_is_raised(names: NameServer, name: str) -> None:
+def test_an_error_of_the_resolver_is_raised(names: NameServer, name: str) -> None:
     names.let(name)
 
     async def main() -> None:

@@ -58,7 +58,7 @@ async def going(*, used: bool) -> AsyncIterator[tuple[Client, asyncio.Task[None]
             writer.close()
 
 
-async def test_who_has_just_connected_is_answered_once() -> None:
+async def test_a_new_connection_is_answered_once_at_shutdown() -> None:
     async with going(used=False) as (client, _):
         head = await client.ask()
         assert head.startswith(b"HTTP/1.1 200")
@@ -66,7 +66,7 @@ async def test_who_has_just_connected_is_answered_once() -> None:
         assert await client.rest() == b""
 
 
-async def test_who_says_nothing_is_not_waited_for_long() -> None:
+async def test_a_silent_connection_ends_soon_at_shutdown() -> None:
     async with going(used=False) as (client, serving):
         assert await client.rest() == b""
         async with within(2):

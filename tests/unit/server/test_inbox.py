@@ -19,7 +19,7 @@ async def test_first_in_first_out_and_who_waits_is_woken() -> None:
     assert [await inbox.get(), await inbox.get()] == [2, 3]
 
 
-async def test_who_is_cancelled_takes_nothing() -> None:
+async def test_a_cancelled_reader_takes_no_message() -> None:
     inbox = Inbox[int]()
     taking = asyncio.create_task(inbox.get())
     await asyncio.sleep(0)

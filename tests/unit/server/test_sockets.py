@@ -23,7 +23,7 @@ def port_of(listeners: list[socket.socket]) -> int:
     return int(listeners[0].getsockname()[1])
 
 
-def test_who_connects_waits_until_somebody_accepts() -> None:
+def test_a_client_waits_until_a_server_accepts() -> None:
     with opened(LOOPBACK, 0) as listeners, socket.create_connection((LOOPBACK, port_of(listeners)), 5) as client:
         client.sendall(b"hello")
         accepted, _ = listeners[0].accept()

@@ -27,7 +27,7 @@ def plain(value: Any, int64s: int = 0) -> bool:
     [1, -1, 2.5, "text", "$5", True, None, ObjectId("6" * 24), datetime(2026, 1, 1, tzinfo=UTC), Decimal128("1.10"),
      b"bytes", Int64(2**32), Int64(-(2**32) - 1), Int64(2**62), {"a$": 1}, [1, [2]]],
 )  # fmt: skip
-def test_what_nearly_all_documents_are_made_of_is_plain(value: Any) -> None:
+def test_common_values_are_plain(value: Any) -> None:
     assert plain(value)
 
 
@@ -36,7 +36,7 @@ def test_what_nearly_all_documents_are_made_of_is_plain(value: Any) -> None:
     [math.nan, math.inf, -math.inf, uuid.UUID(int=7), Binary(b"abc", UUID_SUBTYPE), {"$oid": "x"}, {"a": {"$": 1}},
      DBRef("docs", Int64(1)), Code("f()", {"n": Int64(1)}), Int64(0), Int64(-1), Int64(2**31 - 1), Int64(-(2**31))],
 )  # fmt: skip
-def test_what_needs_a_mark_or_another_spelling_is_not(value: Any) -> None:
+def test_values_with_type_hints_or_another_spelling_are_not_plain(value: Any) -> None:
     assert not plain(value)
 
 
@@ -46,7 +46,7 @@ LOOKS_LIKE_A_NAME = Int64.from_bytes(b"\x02$ref\0ab", "little")
 @pytest.mark.parametrize(
     "beside", [2.5, ObjectId("6" * 24), Decimal128("1.10"), b"bytes", Int64(2**40), {"a$": "text"}]
 )
-def test_what_looks_like_a_name_is_held_against_what_it_is(beside: Any) -> None:
+def test_bytes_that_look_like_a_name_are_checked_against_the_values(beside: Any) -> None:
     found = [Int64(LOOKS_LIKE_A_NAME), beside]
     raw = bson.encode({"list": found}, codec_options=CODEC)
     assert not is_plain(raw)
@@ -59,7 +59,7 @@ def test_and_is_a_name_where_there_is_one(name: Any) -> None:
     assert not is_plain(raw, decoded=bson.decode(raw, CODEC))
 
 
-def test_what_can_not_be_held_against_anything_is_not_plain() -> None:
+def test_values_that_cannot_be_checked_are_not_plain() -> None:
     raw = bson.encode({"list": [Int64(LOOKS_LIKE_A_NAME)]})
     assert not is_plain(raw, decoded={"beyond 64 bits": 2**70})
 
@@ -71,7 +71,7 @@ def test_short_int64s_that_are_known_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("value", [{"$oid": "x"}, math.nan, -math.inf])
-def test_what_is_odd_is_found_among_many_bytes_that_look_like_it(value: Any) -> None:
+def test_an_odd_value_is_found_among_many_bytes_that_look_like_it(value: Any) -> None:
     text = "$ \x7f " * 100
     among = [text, Binary(b"\xff" * 200), 2.5]
     assert plain(among)

@@ -81,7 +81,7 @@ def test_items_of_an_array_that_are_known_to_be_the_same_are_not_looked_at() -> 
     assert diff({"a": [1, 2]}, {"a": {"0": 1}}, {"a": 1}) == [{"op": "replace", "path": "/a", "value": {"0": 1}}]
 
 
-def test_what_python_finds_equal_is_compared_by_type_also_in_long_arrays() -> None:
+def test_long_arrays_of_equal_numbers_are_compared_by_type() -> None:
     before = [0, 0, 0, 0, 0, 0]
     for other in (0.0, False, Int64(0)):
         for place in range(6):

@@ -153,7 +153,7 @@ def test_a_message_names_the_operation() -> None:
         {"op": "add", "path": "/text/0", "value": 1},
     ],
 )
-def test_what_does_not_apply_fails_and_leaves_the_document(operation: Any) -> None:
+def test_a_patch_that_does_not_apply_leaves_the_document(operation: Any) -> None:
     document = {"list": [1, 2, 3], "n": 1, "object": {}, "text": "text"}
     untouched = copy.deepcopy(document)
     with pytest.raises(PatchFailed):
@@ -234,7 +234,7 @@ def test_numbers_that_name_their_type_keep_it() -> None:
     assert same(result, {"in": {"n": 6, "l": [6, 6.0, 6], "m": 6.0}})
 
 
-def test_what_only_moves_up_keeps_its_own_type() -> None:
+def test_items_that_move_up_keep_their_types() -> None:
     result = patched({"list": [Int64(1), 2, 3.0]}, {"op": "remove", "path": "/list/0"},
                      {"op": "add", "path": "/list/0", "value": 9})  # fmt: skip
     assert same(result, {"list": [9, 2, 3.0]})

@@ -52,6 +52,6 @@ def test_merging(target: Any, patch: Any, result: Any) -> None:
         {"a": {"$gt": 1}}, {"a": {"b": 1, "$oid": str(ID)}}, {"a": {"b\0": 1}}, {"b\0": None}, {"a": [{"$x": 1}]},
     ],
 )  # fmt: skip
-def test_what_is_no_merge_patch_of_a_document_is_malformed(patch: Any) -> None:
+def test_other_values_are_no_merge_patch_of_a_document(patch: Any) -> None:
     with pytest.raises(Malformed):
         MergePatch(patch).prepared()

@@ -23,7 +23,7 @@ SEALED = [SealedRange(Seq(last), 100) for last in (20, 40, 60)]
         (30, Bounds(bytes=150), 40),
     ],
 )
-def test_what_is_too_many_or_too_old(aged: int, bounds: Bounds, expected: int) -> None:
+def test_the_wanted_border_follows_bounds_and_age(aged: int, bounds: Bounds, expected: int) -> None:
     assert wanted(Seq(100), Seq(aged), bounds, SEALED) == expected
 
 
@@ -31,7 +31,7 @@ def test_what_is_too_many_or_too_old(aged: int, bounds: Bounds, expected: int) -
     ("tail", "tallied", "quiet", "expected"),
     [(100, 200, [], 99), (100, 50, [], 50), (100, 100, [70, 40], 40), (0, 0, [], 0), (1, 1, [5], 0)],
 )
-def test_what_may_leave(tail: int, tallied: int, quiet: list[int], expected: int) -> None:
+def test_events_leave_up_to_the_lowest_limit(tail: int, tallied: int, quiet: list[int], expected: int) -> None:
     assert allowed(Seq(tail), Seq(tallied), [Seq(seq) for seq in quiet]) == expected
 
 
@@ -40,5 +40,5 @@ def test_segments_go_as_a_whole(target: int, expected: int) -> None:
     assert horizon(Seq(target), Seq(60), SEALED) == expected
 
 
-def test_what_never_was_sealed_may_go_up_to_the_floor() -> None:
+def test_the_horizon_of_unsealed_events_reaches_archived_up_to() -> None:
     assert horizon(Seq(5), Seq(5), []) == 5

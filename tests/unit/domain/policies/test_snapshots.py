@@ -79,7 +79,7 @@ def test_the_last_one_is_kept_however_old() -> None:
     assert retained([made("a", 5, 1000)], NOW, Retention(newest=1, days=1), Seq(500)) == {"a"}
 
 
-def test_what_the_horizon_rests_on_and_what_is_pinned_is_kept() -> None:
+def test_snapshots_around_the_horizon_and_pinned_ones_are_retained() -> None:
     snapshots = [made("a", 10, 90), made("b", 20, 80), made("c", 30, 70), made("d", 40, 60)]
     one = Retention(newest=1, days=0)
     assert retained(snapshots, NOW, one, Seq(20)) == {"b", "c", "d"}

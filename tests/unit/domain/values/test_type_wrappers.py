@@ -78,7 +78,7 @@ def test_a_wrapper_is_read_as_exactly_the_type_that_it_names(tree: Any, value: A
 
 
 @pytest.mark.parametrize(("tree", "value"), READ, ids=[str(tree) for tree, _ in READ])
-def test_what_is_read_is_what_mongodb_gives_back(tree: Any, value: Any) -> None:
+def test_parsed_values_survive_mongodb(tree: Any, value: Any) -> None:
     read = {"v": from_tree(tree)}
     assert same(bson.decode(bson.encode(read, codec_options=CODEC), CODEC), read)
 
@@ -154,7 +154,7 @@ REFUSED: list[Any] = [
 
 
 @pytest.mark.parametrize("tree", REFUSED, ids=[str(tree)[:60] for tree in REFUSED])
-def test_what_names_no_type_exactly_is_refused(tree: Any) -> None:
+def test_an_inexact_type_wrapper_is_refused(tree: Any) -> None:
     with pytest.raises(Malformed) as caught:
         from_tree({"deep": [tree]})
     assert len(caught.value.message) < 500

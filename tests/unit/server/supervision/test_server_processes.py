@@ -164,7 +164,7 @@ async def test_sighup_replaces_each_of_them_and_nobody_is_refused_meanwhile(supe
 @pytest.mark.parametrize(
     ("manner", "why"), [("broken", "server 1 can't run like this"), ("silent", "it does not serve within 0.5 s")]
 )
-async def test_what_does_not_come_to_serve_replaces_nothing(supervised: Supervised, manner: str, why: str) -> None:
+async def test_a_server_that_never_serves_replaces_none(supervised: Supervised, manner: str, why: str) -> None:
     async with supervised(ready_timeout=20.0 if manner == "broken" else 0.5) as rig:
         await rig.said.until("serves", times=2)
         before = rig.pids()

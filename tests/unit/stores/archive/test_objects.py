@@ -17,7 +17,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
     return Objects(str(directory) if request.param == "path" else directory.as_uri())
 
 
-async def test_what_is_put_is_read_whole_and_in_part(objects: Objects) -> None:
+async def test_an_object_is_read_whole_and_in_part(objects: Objects) -> None:
     await objects.put("log/1.seg", b"0123456789")
     assert await objects.read("log/1.seg") == b"0123456789"
     assert await objects.read("log/1.seg", 3, 4) == b"3456"
@@ -32,7 +32,7 @@ async def test_nothing_is_overwritten(objects: Objects) -> None:
     assert await objects.read("log/1.seg") == b"first"
 
 
-async def test_what_is_not_there_is_named(objects: Objects) -> None:
+async def test_the_error_names_the_missing_object(objects: Objects) -> None:
     await objects.put("log/1.seg", b"x")
     for length in (None, 5):
         with pytest.raises(ObjectMissing, match=r"log/2\.seg is not in "):
@@ -91,7 +91,7 @@ async def test_only_the_owner_may_enter_unless_the_group_may(tmp_path: Path) -> 
     assert "chmod o=" in (Objects(str(tmp_path / "shared")).loose or "")
 
 
-def test_what_is_shown_of_a_url_is_no_secret() -> None:
+def test_the_url_is_shown_without_secrets() -> None:
     assert Objects("s3://key:secret@bucket/prefix?token=x").shown == "s3://bucket/prefix"
 
 

@@ -22,7 +22,7 @@ def row(body: bytes, transaction: TransactionPart | None = None) -> dict[str, An
     return made
 
 
-def test_what_is_stored_of_an_event() -> None:
+def test_a_row_has_the_fields_of_its_event() -> None:
     stored = row(b'{"seq":7}')
     assert stored == {
         "_id": {"l": "aaaa", "n": 7}, "t": "82AA", "s": Timestamp(5, 1), "c": "orders", "i": "int:1", "v": 3,

@@ -11,7 +11,7 @@ def test_nothing_is_nothing() -> None:
     assert distinct([], 1000) == 0
 
 
-def test_what_was_seen_is_there_and_no_more_than_there_can_be() -> None:
+def test_the_estimate_lies_between_the_values_seen_and_the_rows() -> None:
     assert distinct(["a", "b", "b"], 3) == 2
     assert distinct(["a", "b", "c"], 3) == 3
     assert distinct(["a", "b", "c"], 4) == 4

@@ -85,7 +85,7 @@ def test_a_dotted_path_may_be_any_of_the_fields_that_it_could_mean(name: str) ->
     "described",
     [{"removedFields": ["a.b"]}, {"truncatedArrays": [{"field": "a.b", "newSize": 0}]}, {"updatedFields": {"a": 1}}],
 )
-def test_whatever_an_update_describes_is_compared(described: dict[str, Any]) -> None:
+def test_all_paths_of_an_update_are_compared(described: dict[str, Any]) -> None:
     before, after = {"_id": 1, "a": {"b": [1]}}, {"_id": 1, "a": {"b": []}}
     found = change("update", updateDescription=described, fullDocumentBeforeChange=before, fullDocument=after)
     assert the(convert(found)).patch == [{"op": "remove", "path": "/a/b/0"}]
