@@ -30,6 +30,9 @@ OPENINGS: Final = frozenset(
 )
 """First words of a docstring that make a reader wait for its subject."""
 
+OPENED_TEST: Final = re.compile(rf"^\s*(?:async )?def test_(?:{'|'.join(sorted(OPENINGS))}|nobody)_", re.MULTILINE)
+"""A test that is not named by its unit first."""
+
 UNPLAIN: Final = re.compile(
     r"\b(?:is|are|was|were|be) told\b(?!\s(?:apart|from))|\bput(?:s|ting)? out\b|\b(?:go|goes|going|went) on\b"
     r"|\banew\b|\bthere and then\b|(?:[.#] |\"\"\")(?:Who|Whoever) [a-z]",
@@ -43,6 +46,7 @@ SMALL: Final = 90
 LIMITS: Final = {
     "docstring openings %": 2.0,
     "docstring openings in scripts and tests %": 2.0,
+    "test name openings": 66,
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
@@ -110,6 +114,7 @@ def measured(root: Path) -> dict[str, float]:
         "docstring openings": opened,
         "docstring openings %": round(100 * opened / docstrings, 1),
         "docstring openings in scripts and tests %": round(100 * opened_tools / tools, 1),
+        "test name openings": sum(len(OPENED_TEST.findall(text)) for text in _tests(root)),
         "unplain phrases": sum(len(UNPLAIN.findall(text)) for text in _written(root)),
         "comment lines %": round(100 * comments / lines, 1),
         "comments and attribute docstrings %": round(100 * (comments + attributes) / lines, 1),
@@ -184,6 +189,11 @@ def _written(root: Path) -> Iterator[str]:
                 if path.name not in {"house.py", "test_documents.py"} and (kind != "md" or path.name not in made):
                     yield path.read_text()
     yield from (path.read_text() for path in sorted(root.glob("*.md")))
+
+
+def _tests(root: Path) -> Iterator[str]:
+    """Yield the texts of all test modules."""
+    yield from (path.read_text() for path in sorted((root / "tests").rglob("test_*.py")))
 
 
 def _importers(modules: list[Module]) -> dict[str, set[str]]:

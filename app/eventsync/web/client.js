@@ -7,12 +7,12 @@
 // Events: `change` (a `Replica` result; `replayed`: it happened while this client was away), `status`
 // (`{ status, reason, delay, transport }`), `refused` (the server's `error` message).
 
-import { Replica, parsePosition } from "./replica.js";
+import { Replica, TYPES, parsePosition } from "./replica.js";
 import { parseJson } from "./values.js";
 
 const SHORTEST = 250; // ms
 const LONGEST = 30_000;
-const MESSAGES = ["welcome", "snapshot", "squashed", "events", "live", "progress", "reset", "error", "pong"];
+const MESSAGES = ["welcome", "error", "pong", ...TYPES]; // an `EventSource` listens to each type by name
 
 /** 44xx: the server refuses what this client asks; asking again unchanged is pointless. */
 const isFinal = (code) => code >= 4400 && code < 4500;

@@ -80,6 +80,10 @@ export class Replica {
 }
 
 const TAKE = { __proto__: null, snapshot, squashed, events, live, reset };
+
+/** The types of messages that `apply` takes. */
+export const TYPES = [...Object.keys(TAKE), "progress"];
+
 const HOLE = { kind: "hole" };
 
 function snapshot(held, message) {
