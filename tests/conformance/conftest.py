@@ -20,7 +20,7 @@ from support.peers.node import Node, running_node
 from support.peers.peer import Peer
 from support.peers.served import CATALOG, COLLECTIONS, Served
 from support.systems import running_system
-from support.waiting import patience
+from support.waiting import patience, scaled
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         # Small, so that what comes is cut into frames and parts, and comes from the store as well as from the window.
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,
-        heartbeat=0.5,
+        heartbeat=scaled(0.5),
         **limits,
     )
     rows = [{"_id": number, "text": f"{number:05}" * 300} for number in range(60)]

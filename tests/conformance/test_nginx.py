@@ -150,7 +150,8 @@ async def test_heartbeats_keep_streams_through_idle_timeouts(
     peers: dict[str, Peer], served: Served, tmp_path_factory: pytest.TempPathFactory, api: httpx.AsyncClient, key: str
 ) -> None:
     """SSE needs no comments: `progress` comes each heartbeat, and nginx counts the seconds between two reads."""
-    block, changed = re.subn(r"proxy_read_timeout \w+;", "proxy_read_timeout 2s;", documented())
+    idle = math.ceil(4 * served.settings.heartbeat)
+    block, changed = re.subn(r"proxy_read_timeout \w+;", f"proxy_read_timeout {idle}s;", documented())
     assert changed == 1
     quiet = f"orders/{key}"
     async with AsyncExitStack() as stack:

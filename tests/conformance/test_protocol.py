@@ -72,7 +72,8 @@ async def test_first_message_is_welcome(peer: Peer, served: Served) -> None:
         welcome = await talk.until(lambda _: True)
         await talk.live()
     assert {"session": "", "client_id": "", **welcome} | {"session": "", "client_id": ""} == {
-        "type": "welcome", "session": "", "client_id": "", "protocol": 1, "heartbeat": 0.5, "vector": {},
+        "type": "welcome", "session": "", "client_id": "", "protocol": 1,
+        "heartbeat": served.settings.heartbeat, "vector": {},
     }  # fmt: skip
 
 
@@ -345,7 +346,7 @@ async def test_server_shutdown_is_announced_and_resumable(
     peers: dict[str, Peer], served: Served, api: httpx.AsyncClient, key: str
 ) -> None:
     """Close codes: "1001 / 1012 going away …: reconnect with jitter and the own vector": to whichever server."""
-    patient = served.settings.model_copy(update=time_limits(drain_timeout=10.0))
+    patient = served.settings.model_copy(update=time_limits(drain_timeout=10.0) | {"heartbeat": 30.0})
     copies = {name: Copy("orders") for name in peers}
     async with AsyncExitStack() as links, AsyncExitStack() as server:
         url = await server.enter_async_context(running_server(patient))

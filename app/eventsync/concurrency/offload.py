@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 _LENGTH: Final = struct.Struct("<Q")
 _ANSWER: Final = struct.Struct("<QQ")
+_READY: Final = b"\n"
+"""The first output of a helper: from then on it reads jobs."""
+
 """The header of an answer: its length, and the number of buffers that follow, each after its own length."""
 _IDLE: Final = 60.0
 """Seconds without work after which a helper ends and so returns its memory."""
@@ -82,6 +85,7 @@ class Offload:
         self._seconds = seconds
         self._idle: list[_Helper] = []
         self._all: set[_Helper] = set()
+        self._killed: set[asyncio.Task[None]] = set()
         self.waiting_bytes = 0
         """Bytes of work in progress or queued."""
         self.done = 0
@@ -148,8 +152,7 @@ class Offload:
             if whole:
                 self._rest(helper)
             else:
-                helper.kill()
-                self._all.discard(helper)
+                self._kill(helper)
         self.done += 1
         if isinstance(answer, _Failed):
             raise answer.error()
@@ -163,9 +166,24 @@ class Offload:
             if helper.alive:
                 return helper
             self._all.discard(helper)
-        helper = await _Helper.started()
+        helper = await _Helper.spawned()
         self._all.add(helper)
+        try:
+            # Not part of the work: a busy machine may take seconds for it.
+            await helper.ready()
+        except BaseException as error:
+            self._kill(helper)
+            if isinstance(error, (OSError, EOFError)):
+                raise Unavailable("a helper process could not be started") from error
+            raise
         return helper
+
+    def _kill(self, helper: _Helper) -> None:
+        helper.kill()
+        self._all.discard(helper)
+        ending = asyncio.create_task(helper.ended(), name="end a helper process")
+        self._killed.add(ending)
+        ending.add_done_callback(self._killed.discard)
 
     def _rest(self, helper: _Helper) -> None:
         self._idle.append(helper)
@@ -178,10 +196,10 @@ class Offload:
 
     async def close(self) -> None:
         """Kill all helpers. No caller waits for them any more."""
-        helpers, self._all, self._idle = list(self._all), set(), []
-        for helper in helpers:
-            helper.kill()
-        await asyncio.gather(*(helper.ended() for helper in helpers))
+        for helper in list(self._all):
+            self._kill(helper)
+        self._idle = []
+        await asyncio.gather(*self._killed)
 
 
 def inline() -> Offload:
@@ -213,7 +231,7 @@ class _Helper:
         self._ending: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def started(cls) -> _Helper:
+    async def spawned(cls) -> _Helper:
         # The environment contains credentials, so pass on only the path of the code.
         environment = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         process = await asyncio.create_subprocess_exec(
@@ -227,6 +245,12 @@ class _Helper:
             start_new_session=True,  # Ctrl-C is for the server, which ends its helpers
         )
         return cls(process)
+
+    async def ready(self) -> None:
+        """Wait until the helper reads jobs. Raises `EOFError` if it ends before that."""
+        if self._process.stdout is None:
+            raise EOFError
+        await self._process.stdout.readexactly(len(_READY))
 
     @property
     def alive(self) -> bool:
@@ -297,6 +321,8 @@ def main() -> None:
     # Redirect anything printed to the log, so that it does not corrupt an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    answers.write(_READY)
+    answers.flush()
     done = 0
     while (job := _read(sys.stdin.buffer)) is not None:
         buffers: list[pickle.PickleBuffer] = []

@@ -17,7 +17,7 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from support.failpoints import blocking
 from support.systems import running_system, tracked
-from support.waiting import eventually, patience
+from support.waiting import eventually, patience, scaled
 
 _COMMANDS = [
     "find",
@@ -143,10 +143,12 @@ async def test_each_operation_of_a_batch_is_answered_by_the_deadline(
     assert {item["code"] for item in others} == {"not_attempted"}, "they waited for the first"
 
 
-async def test_deadline_includes_the_requested_wait(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
+async def test_deadline_includes_the_requested_wait(settings: Settings) -> None:
+    given = settings.model_copy(update={"collections": ("docs",), "request_timeout": scaled(2.0)})
+    async with running_system(given) as url, httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
+        await tracked(url, ["docs"])
         position = (await api.get("/readyz")).json()["position"]
-        query = {"shape": "docs", "position": position, "wait": "1"}
+        query = {"shape": "docs", "position": position, "wait": "50"}
         answer = await api.get("/v1/sync/log", params=query)
         assert answer.status_code == 200
         assert answer.json()["events"] == []
