@@ -22,6 +22,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
 from eventsync.server.deadline import deadline_of
 from eventsync.server.response_stream import ResponseStream
+from eventsync.server.sized_response import Parts
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 
 logger = logging.getLogger(__name__)
@@ -44,16 +45,16 @@ async def log_page(request: Request) -> Response:
     wait = _wait(request, services.settings.poll_wait)
     deadline_of(request).extend(wait)
     page = await services.sync.pages.page(shape, position, limit=limit, wait=wait)
-    need(len(page.body))
+    need(sum(map(len, page.parts)))
     if not page.full:
         if conditions.unchanged(request, None):
             return Response(status_code=304, headers=NO_STORE)
-        return Response(page.body, headers=NO_STORE, media_type=JSON)
+        return Parts(page.parts, NO_STORE, JSON)
     # A full page ends at the same event on every server, for ever.
     headers = {"ETag": f'"{page.start}-{page.end.seq}"', "Cache-Control": IMMUTABLE}
     if conditions.unchanged(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return Response(page.body, headers=headers, media_type=JSON)
+    return Parts(page.parts, headers, JSON)
 
 
 def _wait(request: Request, max_wait: float) -> float:

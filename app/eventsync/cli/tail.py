@@ -131,7 +131,7 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
             await asyncio.sleep(_RETRY)
         else:
             position = page.end
-            for event in orjson.loads(page.body)["events"]:
+            for event in orjson.loads(b"".join(page.parts))["events"]:
                 deliver(event)
 
 

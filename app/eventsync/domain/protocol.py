@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import orjson
@@ -26,6 +27,9 @@ _FEW = 4
 """Up to this number, rows are not joined. Cached rows (`sync/catch_up/chunk_cache.py`) arrive in runs as long as a
 frame.
 """
+
+_LARGE: Final = 64 * 1024
+"""A row of more bytes is not joined with others."""
 
 RETRY_WHEN_FULL: Final = (1.0, 4.0)
 """Range of the retry delay, in seconds, of a client that a full server refuses."""
@@ -70,9 +74,12 @@ def squashed(
 
 
 def _listed(rows: Sequence[bytes]) -> Sequence[bytes]:
-    """Put commas between rows. A few rows are not joined: they are large, and shared by all clients."""
+    """Put commas between rows. Large rows, and a few rows, are not joined: all clients share them as they are."""
     if len(rows) > _FEW:
-        return (b",".join(rows),)
+        if max(map(len, rows)) <= _LARGE:
+            return (b",".join(rows),)
+        runs = ((large, list(run)) for large, run in groupby(rows, key=lambda row: len(row) > _LARGE))
+        rows = [row for large, run in runs for row in (run if large else [b",".join(run)])]
     return [piece for row in rows for piece in (b",", row)][1:]
 
 
@@ -81,9 +88,11 @@ def events(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[byte
     return b"".join((b'{"type":"events",', _span(shape, log, start, end), *_listed([*bodies]), b"]}"))
 
 
-def events_members(shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Iterable[bytes]) -> bytes:
-    """Return the members that events messages and pages of the HTTP log share: `shape`, `from`, `to`, `events`."""
-    return b"".join((_span(shape, log, start, end), *_listed([*bodies]), b"]"))
+def events_page(
+    shape: Shape, log: LogId, start: Seq, end: Seq, bodies: Sequence[bytes], *, live: bool
+) -> Sequence[bytes]:
+    """Return a page of the HTTP log in pieces: the members of an events message, and whether no event follows."""
+    return b"{", _span(shape, log, start, end), *_listed(bodies), b'],"live":%b}' % _bool(live)
 
 
 def _span(shape: Shape, log: LogId, start: Seq, end: Seq) -> bytes:

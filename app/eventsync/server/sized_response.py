@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from starlette.responses import Response
@@ -50,9 +50,25 @@ class Parts(Response):
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for part in self._parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        pieces = list(_pieces(self._parts))
+        for number, piece in enumerate(pieces, 1):
+            await send({"type": "http.response.body", "body": piece, "more_body": number < len(pieces)})
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Join small parts. Large ones are not copied."""
+    small: list[bytes] = []
+    size = 0
+    for part in parts:
+        if small and size + len(part) > _PIECE:
+            yield b"".join(small)
+            small, size = [], 0
+        if len(part) > _PIECE:
+            yield part
+        else:
+            small.append(part)
+            size += len(part)
+    yield b"".join(small)
 
 
 class _Answer:

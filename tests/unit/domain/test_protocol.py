@@ -48,8 +48,9 @@ def test_messages_of_the_server_are_encoded(data: bytes, message: dict[str, Any]
 
 def test_a_log_page_and_an_events_message_say_the_same() -> None:
     bodies = [b'{"seq":2}']
-    members = b"{" + protocol.events_members(SHAPE, LOG, Seq(1), Seq(2), bodies) + b"}"
-    assert json.loads(protocol.events(SHAPE, LOG, Seq(1), Seq(2), bodies)) == {"type": "events"} | json.loads(members)
+    page = json.loads(b"".join(protocol.events_page(SHAPE, LOG, Seq(1), Seq(2), bodies, live=False)))
+    message = json.loads(protocol.events(SHAPE, LOG, Seq(1), Seq(2), bodies))
+    assert page | {"type": "events"} == message | {"live": False}
 
 
 @pytest.mark.parametrize(
@@ -143,3 +144,11 @@ def test_rows_are_listed_however_many_they_are(count: int) -> None:
     pieces = protocol.snapshot(POSITION, SHAPE, 0, rows, last=True)
     assert [row["id"] for row in json.loads(b"".join(pieces))["docs"]] == [str(number) for number in range(count)]
     assert len(pieces) < 10
+
+
+def test_a_large_row_among_many_is_not_copied() -> None:
+    small, large = [b'{"id":"%d"}' % number for number in range(10)], b'{"id":"' + b"x" * 70_000 + b'"}'
+    pieces = protocol.events_page(SHAPE, LOG, Seq(0), Seq(21), [*small, large, *small], live=True)
+    assert any(piece is large for piece in pieces)
+    assert len(pieces) < 10
+    assert len(json.loads(b"".join(pieces))["events"]) == 21

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -30,9 +31,13 @@ _EVENT: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A page of a shape's events: `body` is `{"shape", "from", "to", "events", "live"}`. A `full` one never changes."""
+    """A page of a shape's events. A `full` one never changes.
 
-    body: bytes
+    `parts`: `{"shape", "from", "to", "events", "live"}` in pieces. The JSON of one event may have 90 MiB, and each copy
+    of it would block the event loop for 20 ms.
+    """
+
+    parts: Sequence[bytes]
     start: Position
     end: Position
     events: int
@@ -113,9 +118,8 @@ class LogPages:
         else:
             page = await source.behind.page(log, shape, position.seq, head, bound)
         end = page.up_to(Seq(max(head, position.seq)))
-        live = b"false" if page.full else b"true"
-        members = protocol.events_members(shape, log, position.seq, end, page.bodies)
-        return LogPage(b'{%b,"live":%b}' % (members, live), position, Position(log, end), len(page.seqs), page.full)
+        parts = protocol.events_page(shape, log, position.seq, end, page.bodies, live=not page.full)
+        return LogPage(parts, position, Position(log, end), len(page.seqs), page.full)
 
     async def history(
         self, shape: Shape, *, after_version: int, after: Position | None, limit: int, max_bytes: int
