@@ -2,7 +2,7 @@
 
 A pause is the CPU time that the loop's thread spends between two ticks of a timer: what a busy machine takes away does
 not count. But CPU time is not the same everywhere and always: a neighbour on the same core makes all of it longer. So
-each pause is in proportion to what a fixed computation takes just before and after it. And whatever disturbs a
+a pause that is too long is taken in proportion to what a fixed computation takes just after it. And whatever disturbs a
 measurement makes it longer: a case that is too long is measured again, and the shortest counts.
 """
 
@@ -96,10 +96,11 @@ class Loop(Generic[T]):
     @asynccontextmanager
     async def during(self, name: str) -> AsyncIterator[None]:
         """Measure a case: note the longest pause while the block runs."""
-        before = _slowness()
         self._ticks.longest = 0.0
         yield
-        pause = self._ticks.longest / max(1.0, before, _slowness())
+        pause = self._ticks.longest
+        if pause > _PAUSE:
+            pause /= max(1.0, _slowness())
         self.pauses[name] = min(pause, self.pauses.get(name, pause))
         self._measured.add(name)
 

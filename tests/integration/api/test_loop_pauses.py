@@ -2,242 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
 
 import httpx
-import orjson
 import pytest
-import websockets
 
 from eventsync.application import ROUTES
 from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from integration.api.worst_requests import SETTINGS, WORST, Ask, Client, grow, is_grown
 from support.loops import Loop
 from support.systems import running_server, running_worker, tracked
 from support.waiting import eventually, patience
 
 pytestmark = pytest.mark.anyio
-
-SETTINGS: Final[dict[str, Any]] = {
-    "collections": ("things",),
-    "request_timeout": 600.0,
-    "offload_timeout": 600.0,
-    "send_timeout": 300.0,
-    "pin_ttl": 1000.0,
-    "write_deadline": 20.0,
-}
-"""Nothing is given up because a busy machine is slow."""
-
-DOCUMENTS = "/v1/collections/things/documents"
-JSON = {"content-type": "application/json"}
-PATCH = {"content-type": "application/json-patch+json"}
-EMPTY_LISTS = b"[" + b",".join([b"[]"] * 300_000) + b"]"
-"""Nearly the largest body, of the values that are most work for their bytes."""
-
-
-class UnexpectedError(Exception):
-    """An answer is not one of those that a case may get."""
-
-
-@dataclass
-class Client:
-    """A client of the server at `url`."""
-
-    http: httpx.AsyncClient
-    url: str
-
-    async def ask(self, method: str, path: str, *statuses: int, **options: Any) -> httpx.Response:
-        """Return an answer of one of `statuses`; 200 where there are none."""
-        answer = await self.http.request(method, path, **options)
-        if answer.status_code not in (statuses or (200,)):
-            raise UnexpectedError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
-        return answer
-
-
-Ask = Callable[[Client], Awaitable[object]]
-
-
-async def _moves(client: Client) -> None:
-    there_and_back = [{"op": "move", "from": "/x", "path": "/z"}, {"op": "move", "from": "/z", "path": "/x"}]
-    await client.ask("PATCH", f"{DOCUMENTS}/moved", content=orjson.dumps(there_and_back * 500), headers=PATCH)
-    shifts = orjson.dumps([{"op": "add", "path": "/x/0", "value": 1}] * 1000)
-    await client.ask("PATCH", f"{DOCUMENTS}/moved", 200, 422, content=shifts, headers=PATCH)
-
-
-async def _replaced(client: Client) -> None:
-    for value in (0, 1):
-        await _put_fields(client, value)
-    await client.ask("PUT", f"{DOCUMENTS}/big", 400, content=b'{"$a":%b}' % EMPTY_LISTS, headers=JSON)
-
-
-async def _deleted(client: Client) -> None:
-    await _put_fields(client, 0)
-    await client.ask("DELETE", f"{DOCUMENTS}/replaced")
-
-
-async def _put_fields(client: Client, value: int) -> None:
-    body = orjson.dumps({f"f{number}": value for number in range(80_000)})
-    await client.ask("PUT", f"{DOCUMENTS}/replaced", 200, 201, content=body, headers=JSON)
-
-
-async def _transaction(client: Client) -> None:
-    operations = [
-        {"method": "PUT", "collection": "things", "id": f"t{number}", "doc": {"x": [[]] * 2_500}}
-        for number in range(100)
-    ]
-    await client.ask(
-        "POST", "/v1/transactions", 200, 409, 503, content=orjson.dumps({"operations": operations}), headers=JSON
-    )
-    reads = [{"method": "PATCH", "collection": "things", "id": "big", "patch": {"n": number}} for number in range(20)]
-    await client.ask(
-        "POST", "/v1/transactions", 413, 422, 409, 503, content=orjson.dumps({"operations": reads}), headers=JSON
-    )
-
-
-async def _batch(client: Client) -> None:
-    """Send a thousand documents of many values, large ones, and changes of the largest document."""
-    wide = [{"method": "PUT", "id": f"b{number}", "doc": {"x": [[]] * 300}} for number in range(1000)]
-    await client.ask("POST", f"{DOCUMENTS}:batch", content=orjson.dumps({"operations": wide}), headers=JSON)
-    large = [{"method": "POST", "doc": {"x": [[]] * 25_000}}] * 10
-    reads = [{"method": "PATCH", "id": "big", "patch": {"n": number}} for number in range(20)]
-    headers = {"content-type": "application/x-ndjson", "prefer": "return=representation"}
-    lines = b"\n".join(map(orjson.dumps, [*large, *reads]))
-    await client.ask("POST", f"{DOCUMENTS}:batch", content=lines, headers=headers)
-
-
-async def _streamed(client: Client, path: str) -> None:
-    async with client.http.stream("GET", path) as answer:
-        if answer.status_code != 200:
-            raise UnexpectedError(f"GET {path}: {answer.status_code}")
-        async for line in answer.aiter_lines():
-            if '"live"' in line:
-                return
-
-
-async def _vectors(client: Client) -> None:
-    for number in range(10):
-        await _put_vector(client, f"client{number}")
-    await client.ask("GET", "/v1/state-vectors?limit=1000")
-
-
-async def _put_vector(client: Client, name: str) -> None:
-    position = (await client.ask("GET", "/readyz", 200, 503)).json()["position"]
-    vector = {f"things/{name}-{number}": position for number in range(100)}
-    await client.ask("PUT", f"/v1/state-vectors/{name}", json={"vector": vector})
-
-
-async def _deleted_vector(client: Client) -> None:
-    await _put_vector(client, "client1")
-    await client.ask("DELETE", "/v1/state-vectors/client1", 204)
-
-
-async def _hello(client: Client) -> None:
-    position = (await client.ask("GET", "/readyz", 200, 503)).json()["position"]
-    shapes = [f"things/{number:0500}" for number in range(99)] + ["things"]
-    hello = {"type": "hello", "shapes": shapes, "vector": {"things": position.partition(":")[0] + ":0"}}
-    url = client.url.replace("http", "ws") + "/v1/sync"
-    async with websockets.connect(url, subprotocols=["eventsync.v1"], max_size=None) as socket:  # type: ignore[list-item]
-        await socket.send(orjson.dumps(hello).decode())
-        lives = 0
-        while lives < len(shapes):
-            lives += orjson.loads(await socket.recv())["type"] == "live"
-
-
-async def _log(client: Client) -> None:
-    log = (await client.ask("GET", "/readyz", 200, 503)).json()["position"].partition(":")[0]
-    await client.ask("GET", f"/v1/sync/log?shape=things&position={log}:0&limit=1000")
-
-
-async def _together(client: Client, path: str, count: int = 64) -> None:
-    """Ask many times at once; a server that has enough to do may tell some to come back."""
-    await asyncio.gather(*(client.ask("GET", path, 200, 503) for _ in range(count)))
-
-
-async def _snapshot(client: Client) -> None:
-    answer = await client.ask("GET", "/v1/sync/snapshot?shape=things")
-    if len(answer.content) < 60_000_000:
-        raise UnexpectedError(f"the snapshot has {len(answer.content)} bytes: the large documents are not in it")
-
-
-async def _logs(client: Client) -> None:
-    log = (await client.ask("GET", "/readyz", 200, 503)).json()["position"].partition(":")[0]
-    await _together(client, f"/v1/sync/log?shape=things&position={log}:0&limit=1000", 16)
-
-
-def _get(path: str, *statuses: int) -> Ask:
-    return lambda client: client.ask("GET", path, *statuses)
-
-
-def _send(method: str, path: str, body: bytes, kind: dict[str, str], *statuses: int) -> Ask:
-    return lambda client: client.ask(method, path, *statuses, content=body, headers=kind)
-
-
-WORST: Final[dict[tuple[str, str], Ask]] = {
-    # In this order, after `_grow`; each can be repeated.
-    ("GET", "/v1/collections"): _get("/v1/collections"),
-    ("GET", DOCUMENTS): _get(f"{DOCUMENTS}?limit=1000"),
-    ("POST", DOCUMENTS): _send("POST", DOCUMENTS, b'{"x":%b}' % EMPTY_LISTS, JSON, 201),
-    ("GET", f"{DOCUMENTS}/ID"): _get(f"{DOCUMENTS}/big"),
-    ("PUT", f"{DOCUMENTS}/ID"): _replaced,
-    ("PATCH", f"{DOCUMENTS}/ID"): _moves,
-    ("DELETE", f"{DOCUMENTS}/ID"): _deleted,
-    ("GET", f"{DOCUMENTS}/ID/events"): _get(f"{DOCUMENTS}/big/events?limit=1000"),
-    ("GET", f"{DOCUMENTS}/ID/diff"): _get(f"{DOCUMENTS}/big/diff?from=1&to=3"),
-    ("GET", "as it was"): _get(f"{DOCUMENTS}/big?version=2"),
-    ("GET", "control characters"): _get(f"{DOCUMENTS}/control"),
-    ("GET", "listings at a time"): lambda client: _together(client, f"{DOCUMENTS}?limit=1000"),
-    ("GET", "documents at a time"): lambda client: _together(client, f"{DOCUMENTS}/wide0"),
-    ("GET", "log pages at a time"): _logs,
-    ("POST", "/v1/transactions"): _transaction,
-    ("POST", f"{DOCUMENTS}:batch"): _batch,
-    ("WEBSOCKET", "/v1/sync"): _hello,
-    ("GET", "/v1/sync"): _get("/v1/sync", 426),
-    ("GET", "/v1/sync/sse"): lambda client: _streamed(client, "/v1/sync/sse?shape=things"),
-    ("GET", "/v1/sync/log"): _log,
-    # Behind so many events, a snapshot is made of all documents.
-    ("GET", "/v1/sync/snapshot"): _snapshot,
-    ("GET", "snapshots at a time"): lambda client: _together(client, "/v1/sync/snapshot?shape=things", 4),
-    ("GET", "/v1/sync/segments"): _get("/v1/sync/segments?limit=1000"),
-    ("GET", "/v1/sync/segments/POSITION"): _get("/v1/sync/segments/k3f9ab2c:1", 404),
-    ("GET", "/v1/state-vectors"): _vectors,
-    ("GET", "/v1/state-vectors/CLIENT"): _get("/v1/state-vectors/client1"),
-    ("PUT", "/v1/state-vectors/CLIENT"): lambda client: _put_vector(client, "client1"),
-    ("DELETE", "/v1/state-vectors/CLIENT"): _deleted_vector,
-    ("GET", "/healthz"): _get("/healthz"),
-    ("GET", "/readyz"): _get("/readyz", 200, 503),
-    ("GET", "/metrics"): _get("/metrics"),
-    ("GET", "/"): _get("/"),
-    ("GET", "/docs"): _get("/docs"),
-    ("GET", "/assets/NAME"): _get("/assets/client.js"),
-    ("GET", "/openapi.json"): _get("/openapi.json"),
-}
-
-
-async def _grow(client: Client) -> None:
-    """Make a document of 12 MiB, of a million lists; one of control characters, whose JSON is longer; large ones."""
-    await client.ask("PUT", f"{DOCUMENTS}/big", 201, content=b'{"x":%b}' % EMPTY_LISTS, headers=JSON)
-    for number in range(2):
-        copy = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"}])
-        headers = PATCH | {"prefer": "return=minimal"}
-        await client.ask("PATCH", f"{DOCUMENTS}/big", content=copy, headers=headers)
-    control = orjson.dumps({"x": "\x01" * 160_000})
-    await client.ask("PUT", f"{DOCUMENTS}/control", 201, content=control, headers=JSON)
-    copies = orjson.dumps([{"op": "copy", "from": "/x", "path": f"/x{number}"} for number in range(60)])
-    headers = PATCH | {"prefer": "return=minimal"}
-    await client.ask("PATCH", f"{DOCUMENTS}/control", content=copies, headers=headers)
-    for number in range(16):
-        await client.ask("PUT", f"{DOCUMENTS}/wide{number}", 201, json={"x": "x" * 1_000_000})
-    moved = orjson.dumps({"x": [[0]] * 100_000})
-    await client.ask("PUT", f"{DOCUMENTS}/moved", 201, content=moved, headers=JSON)
-
-
-async def _is_grown(client: Client) -> bool:
-    """Return True if all events of the large document are in the log."""
-    answer = await client.http.get(f"{DOCUMENTS}/big/events?after_version=2")
-    return len(answer.json().get("events", ())) == 1
 
 
 def _routes() -> set[tuple[str, str]]:
@@ -263,7 +41,7 @@ def test_each_route_has_a_worst_case() -> None:
 
 
 @pytest.mark.slow
-async def test_no_route_blocks_the_event_loop(settings: Settings) -> None:
+async def test_no_route_blocks_the_event_loop(settings: Settings, stores: Stores) -> None:
     patient = settings.model_copy(update=SETTINGS)
     loop = Loop(lambda: running_server(patient), waited_for=True)
     async with (
@@ -274,8 +52,8 @@ async def test_no_route_blocks_the_event_loop(settings: Settings) -> None:
         await tracked(url, ["things"])
         client = Client(http, url)
         async with loop.during("growing"):
-            await _grow(client)
-        await eventually(lambda: _is_grown(client))
+            await grow(client, stores.data["things"])
+        await eventually(lambda: is_grown(client))
         for (method, path), ask in WORST.items():
             await loop.measured(partial(_case, loop, client, f"{method} {path}", ask))
     loop.assert_short()
