@@ -53,7 +53,7 @@ LIMITS: Final = {
     "lines: all": 102_000,
     "lines: docs/benchmarks": 550,
     "lines: locks": 4_200,
-    "lines: scripts/bench": 4_000,
+    "lines: scripts/bench": 3_850,
     "lines: tests/support": 10_000,
     "subjects of the last 50 commits over 72 characters": 0,
 }

@@ -9,40 +9,32 @@ import argparse
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
-from scripts.bench import (
-    catch_up,
-    end_to_end,
-    fan_out,
-    installed,
-    memory,
-    replay,
-    sequencing,
-    storm,
-    writes,
-)
+from scripts.bench import catch_up, end_to_end, fan_out, installed, memory, pauses, replay, sequencing, storm, writes
 from scripts.bench.deployment import measured
 from scripts.bench.report import index, page
 
 RESULTS: Final = Path("docs/benchmarks")
 
-BENCHMARKS: Final[dict[str, tuple[ModuleType, str]]] = {
-    "catch_up": (catch_up, "--documents 2000 --distances 10,100"),
-    "end_to_end": (end_to_end, "--rounds 1 --seconds 1 --loads 20x100"),
-    "fan_out": (fan_out, "--rounds 1 --clients 100,200 --sizes 300"),
-    "memory": (memory, "--connections 100 --minutes 0"),
-    "peers": (installed, "--clients 10 --seconds 1 --missed 50 --rounds 1"),
-    "replay": (replay, "--behind 10,2000 --cold 10 --documents 5000 --together 5000 --rounds 1"),
-    "sequencing": (sequencing, "--changes 2000 --rounds 1"),
-    "storm": (storm, "--clients 100 --rounds 1 --rates 20"),
-    "writes": (writes, "--rounds 1 --seconds 1 --together 32"),
+BENCHMARKS: Final[dict[str, ModuleType]] = {
+    "catch_up": catch_up,
+    "end_to_end": end_to_end,
+    "fan_out": fan_out,
+    "memory": memory,
+    "pauses": pauses,
+    "peers": installed,
+    "replay": replay,
+    "sequencing": sequencing,
+    "storm": storm,
+    "writes": writes,
 }
-"""Name → the module (its `OPTIONS`, `setup`, `measure` and `GOALS`), and options of a quick run."""
+"""Name → the module: its `OPTIONS`, the options `QUICK` of a quick run, `measure` and `GOALS`."""
 
 
 def main() -> None:
@@ -50,7 +42,7 @@ def main() -> None:
     options = parser().parse_args()
     if options.run is _one and options.quick:
         # Options that are given too take precedence, because they come last.
-        options = parser().parse_args([options.name, *BENCHMARKS[options.name][1].split(), *sys.argv[2:]])
+        options = parser().parse_args([options.name, *options.module.QUICK.split(), *sys.argv[2:]])
     sys.exit(options.run(options))
 
 
@@ -58,12 +50,14 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     whole = argparse.ArgumentParser(prog="scripts/bench/run", description=__doc__)
     commands = whole.add_subparsers(required=True, metavar="NAME")
-    for name, (module, quick) in BENCHMARKS.items():
+    for name, module in BENCHMARKS.items():
         command = commands.add_parser(name, help=_about(module))
         command.add_argument("--write", action="store_true", help=f"keep the result as {RESULTS}/{name}.md")
-        command.add_argument("--quick", action="store_true", help=f"small sizes: {quick}")
+        command.add_argument("--quick", action="store_true", help=f"small sizes: {module.QUICK}")
         for option, (default, about) in module.OPTIONS.items():
-            command.add_argument(f"--{option}", type=type(default), default=default, help=f"{about} ({default})")
+            command.add_argument(
+                f"--{option}", type=_kind(default), default=default, help=f"{about} ({_text(default)})"
+            )
         command.set_defaults(name=name, module=module, run=_one)
     every = commands.add_parser("all", help="every benchmark, one after the other")
     every.add_argument("--write", action="store_true", help="keep the results")
@@ -73,13 +67,25 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def _kind(default: Any) -> Callable[[str], Any]:
+    """Return what makes a value like `default` of an argument; a tuple's are separated by commas."""
+    if isinstance(default, tuple):
+        return lambda text: tuple(type(default[0])(item) for item in text.split(",") if item)
+    return type(default)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _one(options: argparse.Namespace) -> int:
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     uvloop.install()
     module = options.module
     tables = measured(lambda on: module.measure(on, options), in_memory=getattr(module, "IN_MEMORY", False))
     goals = getattr(module, "GOALS", ())
-    text = page(_about(module), f"scripts/bench/run {options.name}", module.setup(options), tables, goals)
+    used = {about: _text(vars(options)[name]) for name, (_, about) in module.OPTIONS.items() if vars(options)[name]}
+    text = page(module.__doc__, f"scripts/bench/run {options.name}", used, tables, goals)
     sys.stdout.write(text)
     if options.write:
         (RESULTS / f"{options.name}.md").write_text(text)
@@ -88,12 +94,11 @@ def _one(options: argparse.Namespace) -> int:
 
 
 def _all(options: argparse.Namespace) -> int:
+    flags = [f"--{flag}" for flag in ("quick", "write") if vars(options)[flag]]
     failed = []
-    for name, (_, quick) in BENCHMARKS.items():
-        words = [*(quick.split() if options.quick else []), *(["--write"] if options.write else [])]
-        command = [sys.executable, "-m", "scripts.bench", name, *words]
-        print(f"--- {' '.join(command[2:])}", flush=True)
-        if subprocess.run(command, check=False).returncode:
+    for name in BENCHMARKS:
+        print(f"--- {name} {' '.join(flags)}", flush=True)
+        if subprocess.run([sys.executable, "-m", "scripts.bench", name, *flags], check=False).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -102,7 +107,7 @@ def _all(options: argparse.Namespace) -> int:
 
 def _index(_: argparse.Namespace) -> int:
     pages = {page.stem: page.read_text() for page in sorted(RESULTS.glob("*.md")) if page.stem != "README"}
-    (RESULTS / "README.md").write_text(index(pages, {name: _about(module) for name, (module, _) in BENCHMARKS.items()}))
+    (RESULTS / "README.md").write_text(index(pages, {name: _about(module) for name, module in BENCHMARKS.items()}))
     return 0
 
 

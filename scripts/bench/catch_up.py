@@ -6,8 +6,8 @@ The log is written by hand, as a sequencer would write it. Answers come from the
 from __future__ import annotations
 
 import argparse
+import os
 import random
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -28,15 +28,14 @@ from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores
 from eventsync.sync.service import SyncService
 from eventsync.sync.sessions.subscription import Subscription
-from scripts.bench.deployment import Deployment, cpu_seconds, say
-from scripts.bench.report import Table
+from scripts.bench.deployment import Cpu, Deployment
+from scripts.bench.report import Figures, Rows, Table
 from scripts.bench.sequencing import change, document
+from scripts.bench.stage import insert
 
 SHAPE: Final = Shape("docs")
 BYTE: Final = 0.08
 """µs on a line of 100 Mbit/s."""
-
-_BULK: Final = 5000
 
 _COSTS: Final = """\
 *touched*: share of the collection that the events are about. The figures are the cost that the plan minimizes, in ms:
@@ -47,47 +46,37 @@ snapshot; *regret*: how much dearer that is than the cheapest, in percent."""
 OPTIONS: Final = {
     "documents": (20_000, "documents in the collection"),
     "size": (1024, "bytes of a document"),
-    "distances": ("10,100,1000,10000,50000,200000", "events behind"),
-    "touched": ("1,10,100", "percent of the documents that the events are about"),
+    "distances": ((10, 100, 1000, 10_000, 50_000, 200_000), "events behind"),
+    "touched": ((1, 10, 100), "percent of the documents that the events are about"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    return {"collection": f"{options.documents:,} documents of {options.size:,} bytes"}
+QUICK: Final = "--documents 2000 --distances 10,100"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `RuntimeError` where an answer is not the one that was asked for."""
-    distances = [int(text) for text in options.distances.split(",")]
     settings = Settings(mongodb_uri=deployment.uri, database="bench")
-    rows = {}
+    rows = Rows()
     async with connect(settings, "bench") as client:
         stores = Stores.of(client, settings)
         await stores.ensure_indexes()
-        for first in range(0, options.documents, _BULK):
-            ids = range(first, min(options.documents, first + _BULK))
-            await stores.data["docs"].insert_many([document(n, options.size) for n in ids], ordered=False)
-        for percent in map(int, options.touched.split(",")):
-            log, head = LogId(f"log{percent}"), Seq(max(distances))
+        await insert(stores.data["docs"], (document(number, options.size) for number in range(options.documents)))
+        for percent in options.touched:
+            log, head = LogId(f"log{percent}"), Seq(max(options.distances))
             await _write_log(stores, log, head, max(1, options.documents * percent // 100))
             service = SyncService(stores, settings)
             service.window.start(log, head)
             service.tracking.replace(log, [TrackedCollection("docs", log, Seq(0))])
-            for distance in distances:
+            for distance in options.distances:
                 position, repeats = Position(log, Seq(head - distance)), max(1, min(20, 20_000 // distance))
                 figures = await _compared(service, deployment.pid, position, repeats)
-                say(f"{distance:,} events, {percent} % touched: {figures}")
-                rows[f"{distance:,} events, {percent} % touched"] = {at: [value] for at, value in figures.items()}
+                rows.note(f"{distance:,} events, {percent} % touched", figures)
     return [Table("Cost of the answers", _COSTS, rows)]
 
 
 async def _write_log(stores: Stores, log: LogId, head: Seq, hot: int) -> None:
     """Store events up to `head`, each about one of `hot` documents."""
     choose = random.Random(log)
-    for first in range(1, head + 1, _BULK):
-        rows = [_row(log, seq, choose.randrange(hot)) for seq in range(first, min(head + 1, first + _BULK))]
-        await stores.log["events"].insert_many(rows, ordered=False)
+    await insert(stores.log["events"], (_row(log, seq, choose.randrange(hot)) for seq in range(1, head + 1)))
     await stores.stats.counters.add(log, head)
     now = (await stores.data.command("ping"))["operationTime"]
     await stores.logs.checkpoint(log, head, "82", now)
@@ -104,7 +93,7 @@ def _row(log: LogId, seq: int, number: int) -> dict[str, Any]:
     return {"_id": key, "t": token, "s": at, "c": "docs", "i": text, "v": Int64(7), "b": body}
 
 
-async def _compared(service: SyncService, pid: int, position: Position, repeats: int) -> dict[str, float]:
+async def _compared(service: SyncService, pid: int, position: Position, repeats: int) -> Figures:
     """Return the cost of every answer for a client at this position, and of the chosen one."""
     costs: dict[str, float] = {}
     for answer in Answer:
@@ -121,13 +110,13 @@ async def _cost(
     service: SyncService, pid: int, position: Position, repeats: int, avoid: frozenset[Answer]
 ) -> tuple[float, set[str]]:
     """Return the cost of a client as the plan counts, in ms, and the kinds of its messages."""
-    server, mongod, size, kinds = time.process_time(), cpu_seconds(pid), 0, set[str]()
+    cpu, size, kinds = Cpu(server=os.getpid(), mongod=pid), 0, set[str]()
     for _ in range(repeats):
         subscriber = service.window.subscribe(SHAPE, LightEvent())
         async for kind, data in _until_live(Subscription(service.source, subscriber, position, avoid)):
             kinds.add(kind)
             size += len(data)
-    seconds = time.process_time() - server + cpu_seconds(pid) - mongod
+    seconds = sum(cpu.used().values())
     return (seconds * 1000 + size * BYTE / 1000) / repeats, kinds
 
 

@@ -20,7 +20,7 @@ from pymongo import MongoClient
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
-from scripts.bench.crowd.messages import WrongError
+from scripts.bench.clients.exactness import WrongError
 
 T = TypeVar("T")
 
@@ -31,23 +31,26 @@ _STOP_SECONDS: Final = 20.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - as a place, not for a name
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used, user and system, of all its threads.
+class Cpu:
+    """CPU seconds of processes, user and system, of all their threads, from when this was made."""
 
-    From its clock, in ns, because /proc counts in steps of 10 ms. Source: Linux's clock_getcpuclockid(3).
-    """
-    return time.clock_gettime(~pid << 3 | 2)
+    def __init__(self, **pids: int) -> None:
+        self._pids = pids
+        self._before = self._now()
+
+    def used(self) -> dict[str, float]:
+        """Return the seconds of each process by its name."""
+        return {name: now - self._before[name] for name, now in self._now().items()}
+
+    def _now(self) -> dict[str, float]:
+        # From a process's clock, in ns, because /proc counts in steps of 10 ms. Source: clock_getcpuclockid(3).
+        return {name: time.clock_gettime(~pid << 3 | 2) for name, pid in self._pids.items()}
 
 
 def memory(pid: int) -> float:
     """Return the KiB of pages that a process shares with no other (USS), without the kernel's for its sockets."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(float(line.split()[1]) for line in lines if line.startswith("Private_"))
-
-
-def say(text: str) -> None:
-    """Print progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,11 @@ def _fresh_mongod(place: Path | None) -> Iterator[Deployment]:
         directory = Path(name)
         data, port = directory / "data", mongod.free_port()
         data.mkdir()
-        with _process(mongod.command(binary, data, port), directory / "mongod.log") as process:
+        with _process(mongod.command(binary, data, port), directory / "mongod.log") as pid:
             mongod.initiate(port)
             with MongoClient[dict[str, Any]](mongod.uri(port)) as client:
                 client.admin.command({"replSetResizeOplog": 1, "size": _OPLOG_MIB})
-            yield Deployment(mongod.uri(port), process.pid, directory)
+            yield Deployment(mongod.uri(port), pid, directory)
 
 
 @contextmanager
@@ -97,25 +100,17 @@ def running(word: str, settings: Settings, directory: Path) -> Iterator[int]:
         environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
     environment["PYTHONPATH"] = str(Path.cwd())
     command = [sys.executable, "-m", "eventsync", word]
-    with _process(command, directory / f"{word}.log", environment, directory) as process:
-        yield process.pid
+    with _process(command, directory / f"{word}.log", env=environment, cwd=directory) as pid:
+        yield pid
 
 
 @contextmanager
-def _process(
-    command: list[str], log: Path, environment: dict[str, str] | None = None, directory: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], log: Path, **options: Any) -> Iterator[int]:
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            cwd=directory,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
-        )
+        # No thread of ours runs yet.
+        process = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=die_with_parent, **options)  # noqa: PLW1509
     try:
-        yield process
+        yield process.pid
     finally:
         process.terminate()
         try:

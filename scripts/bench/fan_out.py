@@ -1,29 +1,29 @@
 """Fan-out: server CPU of a delivery, beside a bare socket write and Starlette.
 
 A real worker and server; in the same run, with the same bytes, clients and client process: a bare write of the same
-frame to each connection (the floor), and Starlette on uvicorn. A client that misses an event, or has one twice, fails
-the run.
+frame to each connection (the floor), and Starlette on uvicorn. A fresh server for each number of clients, which all
+follow the one collection. A client that misses an event, or has one twice, fails the run.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Final, NamedTuple
 
-from scripts.bench.crowd.messages import WrongError
-from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, say
+from scripts.bench.clients.exactness import WrongError
+from scripts.bench.clients.processes import Process, load_generator
+from scripts.bench.deployment import Cpu, Deployment
 from scripts.bench.peers.process import Source, beside
-from scripts.bench.report import Goal, Table, empty_rows, note
+from scripts.bench.report import Figures, Goal, Rows, Table, alternating
 from scripts.bench.stage import Stage, staged
+from scripts.bench.writers import PATIENCE, paced
 
 OURS, OURS_SSE, BARE, PLAIN = "eventsync", "eventsync SSE", "bare write", "Starlette"
+_TRANSPORTS: Final = {OURS: "websocket", OURS_SSE: "sse"}
 _PEERS: Final = {BARE: ("bare",), PLAIN: ("starlette", "timer")}
 
 _TIMED: Final = 20
@@ -31,7 +31,6 @@ _TIMED: Final = 20
 
 _WARM_SECONDS: Final = 0.3
 _LONGEST: Final = 8.0
-_PATIENCE: Final = 60.0
 
 _COSTS: Final = """\
 Each event is written, or sent, at its intended time, whatever became of those before it. *µs a delivery*: CPU of the
@@ -62,121 +61,48 @@ class Key(NamedTuple):
 
 
 OPTIONS: Final = {
-    "clients": ("100,200,1000,2000", "numbers of clients"),
-    "sizes": ("300,1024", "bytes of the events' documents"),
+    "clients": ((100, 200, 1000, 2000), "numbers of clients"),
+    "sizes": ((300, 1024), "bytes of the events' documents"),
     "rounds": (3, "rounds"),
     "seconds": (1.2, "how long these go, with many clients"),
     "deliveries": (40_000.0, "deliveries a second of these"),
     "most": (100.0, "events a second of these, at most"),
     "sse": (1000, "number of clients that also use SSE"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    return {
-        "writes": "inserts into the one collection that all clients follow",
-        "rate": f"{options.deliveries:,.0f} deliveries/s, but at most {options.most:g} events/s, "
-        f"{options.seconds * options.deliveries:,.0f} in all",
-        "rounds": f"{options.rounds}, alternating; a fresh server for each number of clients",
-        "peers": ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "websockets", "uvloop")),
-    }
+QUICK: Final = "--rounds 1 --clients 100,200 --sizes 300"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where a client was not exact."""
-    numbers = [int(text) for text in options.clients.split(",")]
-    async with crowd() as clients, staged(deployment, clients, "fan_out", 0) as stage:
-        bench = _Bench(stage, clients, options)
-        for number in range(options.rounds):
-            for count in numbers if number % 2 == 0 else reversed(numbers):
-                # The least number of clients serves for the growth alone.
-                peers = [BARE] if count == min(numbers) else [BARE, PLAIN]
-                await bench.round(count, peers)
-    costs = bench.costs
+    least, most = min(options.clients), max(options.clients)
+    rows, costs = Rows(), defaultdict[Key, list[float]](list)
+    async with load_generator() as clients, staged(deployment, clients, "fan_out", 0) as stage:
+        for _, count in alternating(options.rounds, options.clients):
+            # The least number of clients serves for the growth alone.
+            left_out = {OURS_SSE if count != options.sse else "", PLAIN if count == least else ""}
+            for system in (*_TRANSPORTS, *_PEERS):
+                if system in left_out:
+                    continue
+                async with _source(stage, system) as source:
+                    for size, figures in (await _Case(clients, source, system, count, options).measured()).items():
+                        rows.note(f"{system}, {count:,} of {size:,} B", figures)
+                        costs[Key(system, count, size)].append(figures["µs a frame"])
     return [
         Table("Ratios", _RATIOS, ratios(costs)),
-        Table("Growth", _GROWTH, growth(costs, min(numbers), max(numbers))),
-        Table("Costs", _COSTS, bench.rows),
+        Table("Growth", _GROWTH, growth(costs, least, most)),
+        Table("Costs", _COSTS, rows),
     ]
 
 
-class _Bench:
-    """The figures of all rounds."""
-
-    def __init__(self, stage: Stage, clients: CrowdProcess, options: argparse.Namespace) -> None:
-        self._stage = stage
-        self._clients = clients
-        self._options = options
-        self._sizes = [int(text) for text in options.sizes.split(",")]
-        self.rows = empty_rows()
-        self.costs: defaultdict[Key, list[float]] = defaultdict(list)
-
-    async def round(self, count: int, peers: list[str]) -> None:
-        """Measure each system once."""
-        for system in (OURS, OURS_SSE) if count == self._options.sse else (OURS,):
-            async with _ours(self._stage) as source:
-                transport = "sse" if system == OURS_SSE else "websocket"
-                await self._open(source, transport, 1, timed=False)
-                alone = {size: await self._run(source, size, 1, like=count) for size in self._sizes}
-                timed = min(_TIMED, count - 1)
-                await self._open(source, transport, timed, timed=True)
-                await self._open(source, transport, count - 1 - timed, timed=False)
-                await self._note(source, system, count, alone)
-        for system in peers:
-            async with beside(self._clients, *_PEERS[system]) as source:
-                timed = min(_TIMED, count)
-                await self._open(source, "websocket", timed, timed=True)
-                await self._open(source, "websocket", count - timed, timed=False)
-                await self._note(source, system, count, {})
-
-    async def _open(self, source: Source, transport: str, count: int, *, timed: bool) -> None:
-        if count:
-            await self._clients.ask("open", transport=transport, count=count, seq=source.head, timed=timed)
-            await source.steady(max(1, round(_WARM_SECONDS * self._rate(count))), self._rate(count), 300)
-            await self._clients.ask("exact", seq=source.head, seconds=_PATIENCE)
-
-    def _rate(self, clients: int) -> float:
-        """Return the events a second: fewer of them would cost more by themselves than their deliveries."""
-        return float(min(self._options.most, self._options.deliveries / clients))
-
-    async def _note(self, source: Source, system: str, count: int, alone: dict[int, dict[str, float]]) -> None:
-        await self._clients.ask("delays")
-        for size in self._sizes:
-            found = await self._run(source, size, count, like=count)
-            late = await self._clients.ask("delays")
-            net = {name: value - alone[size][name] if alone else value for name, value in found.items()}
-            figures = {
-                "µs a frame": net["cpu"] / net["frames"] * 1e6,
-                "µs a delivery": net["cpu"] / net["events"] * 1e6,
-                "p50 ms": late["p50"],
-                "p99 ms": late["p99"],
-                "deliveries/s": found["events"] / found["seconds"],
-                "server CPU %": 100 * found["cpu"] / found["seconds"],
-                "clients' CPU %": 100 * found["clients"] / found["seconds"],
-                "events a frame": found["events"] / found["frames"],
-            }
-            note(self.rows[f"{system}, {count:,} of {size:,} B"], figures)
-            self.costs[Key(system, count, size)].append(figures["µs a frame"])
-            say(f"{system}, {count:,} of {size} B: {figures['µs a frame']:.2f} µs a frame")
-
-    async def _run(self, source: Source, size: int, clients: int, *, like: int) -> dict[str, float]:
-        """Send the events that `like` clients are to be sent. Raises `WrongError` where one has not each event once."""
-        rate, options = self._rate(like), self._options
-        count = max(1, round(min(options.seconds * options.deliveries / like, _LONGEST * rate)))
-        before, pids = (
-            await self._clients.ask("exact", seq=source.head, seconds=_PATIENCE),
-            (source.pid, self._clients.pid),
-        )
-        began, used = time.monotonic(), [cpu_seconds(pid) for pid in pids]
-        await source.steady(count, rate, size)
-        after = await self._clients.ask("exact", seq=source.head, seconds=_PATIENCE)
-        events = after["events"] - before["events"]
-        if events != count * clients:
-            raise WrongError(f"{count} events to {clients} clients were {events} deliveries")
-        cpu, others = (cpu_seconds(pid) - so_far for pid, so_far in zip(pids, used, strict=True))
-        frames = after["frames"] - before["frames"]
-        return {"events": events, "frames": frames, "cpu": cpu, "clients": others, "seconds": after["at"] - began}
+@asynccontextmanager
+async def _source(stage: Stage, system: str) -> AsyncIterator[Source]:
+    """Run a fresh server of a system."""
+    if system in _PEERS:
+        async with beside(stage.clients, *_PEERS[system]) as source:
+            yield source
+    else:
+        async with stage.serving() as pid:
+            yield _Ours(stage, pid, await stage.head())
 
 
 class _Ours(Source):
@@ -188,21 +114,73 @@ class _Ours(Source):
         self.head = head
 
     async def steady(self, count: int, rate: float, size: int) -> None:
-        began = time.monotonic()
-        for number in range(count):
-            due = began + number / rate
-            await asyncio.sleep(due - time.monotonic())
+        async for _, due in paced(count, rate):
             self.head += 1
             await self._stage.write(self.head, 1, size=size, at=due)
 
 
-@asynccontextmanager
-async def _ours(stage: Stage) -> AsyncIterator[_Ours]:
-    async with stage.serving() as pid:
-        yield _Ours(stage, pid, await stage.log.head())
+class _Case:
+    """One server and a number of clients."""
+
+    def __init__(self, clients: Process, source: Source, system: str, count: int, options: argparse.Namespace) -> None:
+        self._clients = clients
+        self._source = source
+        self._transport = _TRANSPORTS.get(system)
+        self._count = count
+        self._options = options
+        self._rate = min(options.most, options.deliveries / count)
+        """Events a second. Fewer of them would cost more by themselves than their deliveries."""
+
+    async def measured(self) -> dict[int, Figures]:
+        """Return the figures of each size."""
+        sizes, alone, others = self._options.sizes, dict[int, Figures](), self._count
+        if self._transport:
+            await self._open(1)
+            alone = {size: await self._run(size, 1) for size in sizes}
+            others -= 1
+        timed = min(_TIMED, others)
+        await self._open(timed, timed=True)
+        await self._open(others - timed)
+        await self._clients.ask("delays")
+        return {size: await self._figures(size, alone.get(size)) for size in sizes}
+
+    async def _open(self, count: int, *, timed: bool = False) -> None:
+        source, transport = self._source, self._transport or "websocket"
+        if count:
+            await self._clients.ask("open", transport=transport, count=count, seq=source.head, timed=timed)
+            await source.steady(max(1, round(_WARM_SECONDS * self._rate)), self._rate, 300)
+            await self._clients.ask("exact", seq=source.head, seconds=PATIENCE)
+
+    async def _figures(self, size: int, alone: Figures | None) -> Figures:
+        found = await self._run(size, self._count)
+        late = await self._clients.ask("delays")
+        net = {name: value - alone[name] if alone else value for name, value in found.items()}
+        return {
+            "µs a frame": net["server"] / net["frames"] * 1e6,
+            "µs a delivery": net["server"] / net["events"] * 1e6,
+            "p50 ms": late["p50"],
+            "p99 ms": late["p99"],
+            "deliveries/s": found["events"] / found["seconds"],
+            "server CPU %": 100 * found["server"] / found["seconds"],
+            "clients' CPU %": 100 * found["clients"] / found["seconds"],
+            "events a frame": found["events"] / found["frames"],
+        }
+
+    async def _run(self, size: int, clients: int) -> Figures:
+        """Send the events of this number of clients to `clients`. Raises `WrongError` unless each has each once."""
+        source, options = self._source, self._options
+        count = max(1, round(min(options.seconds * options.deliveries / self._count, _LONGEST * self._rate)))
+        before = await self._clients.ask("exact", seq=source.head, seconds=PATIENCE)
+        began, cpu = time.monotonic(), Cpu(server=source.pid, clients=self._clients.pid)
+        await source.steady(count, self._rate, size)
+        after = await self._clients.ask("exact", seq=source.head, seconds=PATIENCE)
+        events, frames = (after[name] - before[name] for name in ("events", "frames"))
+        if events != count * clients:
+            raise WrongError(f"{count} events to {clients} clients were {events} deliveries")
+        return cpu.used() | {"events": events, "frames": frames, "seconds": after["at"] - began}
 
 
-Costs = dict[Key, list[float]]
+Costs = Mapping[Key, Sequence[float]]
 """µs a frame, one a round."""
 
 

@@ -1,7 +1,9 @@
 """Peers: eventsync beside a plain Starlette server, socket.io, Parse LiveQuery and RxDB Server.
 
-The same documents, writes and client process. eventsync has to be exact, or there are no figures; of the others the
-result says what they leave out.
+The same documents of 1 KiB, writes and client process; a fresh server each time. Writes go by each server's own route
+(HTTP), which answers once MongoDB has acknowledged; to Starlette straight into MongoDB, and to eventsync both ways. The
+servers are set up as their documentation does, WebSocket (RxDB: SSE) only, without compression. eventsync has to be
+exact, or there are no figures; of the others the result says what they leave out.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import argparse
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +21,14 @@ from typing import Any, Final
 from pymongo import AsyncMongoClient
 
 from eventsync.dev import mongod
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.messages import WrongError
-from scripts.bench.crowd.process import CrowdProcess, asked, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, say
-from scripts.bench.end_to_end_writers import Write, open_loop, posting, straight
+from scripts.bench.clients.exactness import SHAPE, WrongError, document
+from scripts.bench.clients.processes import Process, asked, load_generator
+from scripts.bench.deployment import Cpu, Deployment
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
-from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Table, empty_rows, note
+from scripts.bench.report import Figures, Rows, Table, alternating, percentiles
 from scripts.bench.stage import staged
+from scripts.bench.writers import Write, inserting, open_loop, posting
 
 _HERE: Final = Path(__file__).with_name("peers") / "node"
 _MODULES: Final = Path(".venv/bench-peers").resolve()
@@ -45,18 +45,20 @@ _NAMES: Final = {
     "parse": "Parse LiveQuery",
     "rxdb": "RxDB Server",
 }
-_ROUTES: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
+_ROUTES: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "socketio": ("/docs", {}),
     "parse": ("/parse/classes/Docs", {"X-Parse-Application-Id": "bench"}),
     "rxdb": ("/docs", {}),
 }
 """Each server's own path and headers to make a document."""
 
-_LIVE: Final = """\
+_PACKAGES: Final = json.loads((_HERE / "package.json").read_text())["dependencies"]
+
+_LIVE: Final = f"""\
 *p50* to *p99*: ms from a write's intended time until each client has its event; *ack p50*: until the write was
 acknowledged (majority, journaled). *µs a delivery*: CPU of the server process by event and client (of eventsync with
 its worker's: *µs with worker*); *mongod µs*: of MongoDB, by write. *received*: of all deliveries that there had to be;
-*doubled*: those that came twice."""
+*doubled*: those that came twice. ({", ".join(f"{name} {version}" for name, version in _PACKAGES.items())}.)"""
 
 _GONE: Final = """\
 All clients' sockets are destroyed; so many writes; all come back at once, with what each protocol has to resume with
@@ -70,7 +72,7 @@ class Running:
 
     pid: int
     make: str
-    how: Mapping[str, str]
+    how: dict[str, str]
     write: Write
     worker: int | None = None
 
@@ -81,22 +83,9 @@ OPTIONS: Final = {
     "seconds": (4.0, "how long"),
     "missed": (1000, "writes while all clients are gone"),
     "rounds": (3, "rounds"),
-    "only": (",".join(_NAMES), "some of them"),
+    "only": (tuple(_NAMES), "some of them"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    versions = json.loads((_HERE / "package.json").read_text())["dependencies"]
-    return {
-        "rate": f"{options.clients} clients, {options.rate:g} documents of 1 KiB/s for {options.seconds:g} s",
-        "writes": "by each server's own route (HTTP), which answers once MongoDB has acknowledged; to Starlette "
-        "straight into MongoDB, and to eventsync both ways",
-        "rounds": f"{options.rounds}, alternating; a fresh server each time",
-        "servers": "set up as their documentation does, WebSocket (RxDB: SSE) only, without compression "
-        "(`scripts/bench/peers/node/servers.mjs`)",
-        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
+QUICK: Final = "--clients 10 --seconds 1 --missed 50 --rounds 1"
 
 
 def _installed() -> bool:
@@ -112,17 +101,15 @@ async def measure(deployment: Deployment, options: argparse.Namespace) -> list[T
     """Return the tables. Raises `WrongError` where eventsync was not exact."""
     if not _installed():
         raise WrongError("no Node, or its packages can't be installed (scripts/bench/peers/node/install)")
-    live, gone, names = empty_rows(), empty_rows(), options.only.split(",")
-    for number in range(options.rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            async with (
-                _serving(deployment, name, f"{name}_{number}") as server,
-                asked("node", str(_HERE / "clients.mjs"), str(_MODULES)) as clients,
-            ):
-                case = _Case(deployment, server, clients, options)
-                for rows, figures in ((live, await case.live()), (gone, await case.gone())):
-                    say(f"{name}: " + ", ".join(f"{column} {value:.2f}" for column, value in figures.items()))
-                    note(rows[_NAMES[name]], figures)
+    live, gone = Rows(), Rows()
+    for number, name in alternating(options.rounds, options.only):
+        async with (
+            _serving(deployment, name, f"{name}_{number}") as server,
+            asked("node", str(_HERE / "clients.mjs"), str(_MODULES)) as clients,
+        ):
+            case = _Case(deployment, server, clients, options)
+            live.note(_NAMES[name], await case.live())
+            gone.note(_NAMES[name], await case.gone())
     return [Table("Live", _LIVE, live), Table("Gone and back", _GONE, gone)]
 
 
@@ -130,14 +117,12 @@ async def measure(deployment: Deployment, options: argparse.Namespace) -> list[T
 async def _serving(deployment: Deployment, name: str, database: str) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         if name in {"eventsync", "direct"}:
-            stage = await stack.enter_async_context(
-                staged(deployment, await stack.enter_async_context(crowd()), database, 0)
-            )
+            clients = await stack.enter_async_context(load_generator())
+            stage = await stack.enter_async_context(staged(deployment, clients, database, 0))
             pid, port = await stack.enter_async_context(stage.serving()), stage.settings.port
-            how = {"url": f"ws://127.0.0.1:{port}", "position": f"{stage.log.name}:0", "protocol": "eventsync.v1"}
-            route, minimal = f"/v1/collections/{SHAPE}/documents", {"Prefer": "return=minimal"}
-            post = await stack.enter_async_context(posting(port, route, minimal, _document))
-            write = straight(stage.stores.data[SHAPE], _document) if name == "direct" else post
+            how = {"url": f"ws://127.0.0.1:{port}", "position": f"{stage.log}:0", "protocol": "eventsync.v1"}
+            post = await stack.enter_async_context(posting(port, make=_document))
+            write = inserting(stage.stores.data[SHAPE], _document) if name == "direct" else post
             yield Running(pid, "eventsync", how, write, stage.worker)
         elif name in _ROUTES:
             port, (path, headers) = mongod.free_port(), _ROUTES[name]
@@ -154,54 +139,51 @@ async def _serving(deployment: Deployment, name: str, database: str) -> AsyncIte
             docs = await client[database].create_collection(SHAPE)
             await process.ask("begin", seq=0)
             how = {"url": f"ws://127.0.0.1:{port}", "position": f"{frames.LOG}:0"}
-            yield Running(process.pid, "eventsync", how, straight(docs, _document))
+            yield Running(process.pid, "eventsync", how, inserting(docs, _document))
 
 
 def _document(number: int, at: float) -> dict[str, Any]:
-    return {"_id": number} | _without_id(number, at)
+    return document(number, at, 1020)
 
 
 def _without_id(number: int, at: float) -> dict[str, Any]:
     """Return a document without an id: Parse makes ids itself."""
-    return {"n": number, "at": at, "text": "x" * 960}
+    return {name: value for name, value in _document(number, at).items() if name != "_id"}
 
 
 class _Case:
     """One server, its clients, and what is written to it."""
 
-    def __init__(
-        self, deployment: Deployment, server: Running, clients: CrowdProcess, options: argparse.Namespace
-    ) -> None:
+    def __init__(self, deployment: Deployment, server: Running, clients: Process, options: argparse.Namespace) -> None:
         self._mongod = deployment.pid
         self._server = server
         self._clients = clients
         self._options = options
         self._written = 0
 
-    async def live(self) -> dict[str, float]:
+    async def live(self) -> Figures:
         """Measure the load while all clients are connected."""
         options, server, clients = self._options, self._server, self._clients
         await clients.ask("open", make=server.make, count=options.clients, **server.how)
         await self._write(round(_WARM * options.rate))
         await clients.ask("delays")
-        pids = {"server": server.pid, "worker": server.worker or server.pid, "mongod": self._mongod}
-        used = {part: cpu_seconds(pid) for part, pid in pids.items()}
-        writes = round(options.seconds * options.rate)
+        pids = {"server": server.pid, "mongod": self._mongod} | ({"worker": server.worker} if server.worker else {})
+        cpu, writes = Cpu(**pids), round(options.seconds * options.rate)
         acks = await self._write(writes)
-        used = {part: cpu_seconds(pid) - used[part] for part, pid in pids.items()}
+        used = cpu.used()
         late, counted = await clients.ask("delays"), await clients.ask("received", expected=0, quiet=0)
-        worker = used["worker"] if server.worker else 0.0
+        each = 1e6 / writes / options.clients
         return {
             **{part: late[part] or 0.0 for part in ("p50", "p95", "p99")},
             "ack p50": percentiles(acks)["p50"],
-            "µs a delivery": used["server"] / writes / options.clients * 1e6,
-            "µs with worker": (used["server"] + worker) / writes / options.clients * 1e6,
+            "µs a delivery": used["server"] * each,
+            "µs with worker": (used["server"] + used.get("worker", 0.0)) * each,
             "mongod µs": used["mongod"] / writes * 1e6,
             "received": counted["received"] / (self._written * options.clients),
             "doubled": counted["doubled"],
         }
 
-    async def gone(self) -> dict[str, float]:
+    async def gone(self) -> Figures:
         """Disconnect all clients while some more is written; then let them come back."""
         options, clients = self._options, self._clients
         before = (await clients.ask("received", expected=0, quiet=0))["received"]

@@ -1,7 +1,7 @@
 """Memory: of an idle connection, and whether it grows in an hour of load.
 
-A real worker and server. In the hour clients, writes and documents stay the same, the log is cut as it grows, and some
-clients come and go all the time: what grows then is a leak.
+A real worker and server, a fresh one for each figure. In the hour clients, writes and documents stay the same, the log
+is cut as it grows, and some clients come and go all the time: what grows then is a leak.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Final
 
 import httpx
 
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, memory, say
+from scripts.bench.clients.processes import Process, load_generator
+from scripts.bench.deployment import Deployment, memory
 from scripts.bench.peers.process import beside
-from scripts.bench.report import Goal, Table
+from scripts.bench.report import Goal, Rows, Table
 from scripts.bench.stage import Stage, settled, staged
+from scripts.bench.writers import DOCUMENTS, PATIENCE
 
 _SIZES: Final = {
     # Each is full, and each job has had its turn, long before the warm-up is over.
@@ -47,69 +47,57 @@ _CONNECTIONS: Final = """\
 KiB that a server has more by idle connection, in pages that no other process shares (USS). *bare*: a uvloop server that
 has shaken hands and keeps a transport, and nothing else: the least that a connection takes in Python."""
 
-_HOUR: Final = """\
+_HOUR: Final = f"""\
+{_WEBSOCKETS} WebSocket and {_SSE} SSE clients of {_DOCUMENTS:,} documents, {_RATE:g} updates/s; every {_EVERY:g} s
+{_VISITS} more come and go. The first third is warm-up. Settings:
+{", ".join(f"{name} {value}" for name, value in _SIZES.items())}.
+
 MiB (USS) of each process at the end of the warm-up and of the run; *slope*: of the least-squares line through the
 medians of the minutes after the warm-up, in KiB an hour, and *±* its 95 % interval. 0 within the interval: no slope was
 found. *events*: that the clients have counted, none missing or doubled."""
 
 GOALS: Final = (Goal("an idle WebSocket, KiB", "An idle connection", "websocket", "KiB", 25.0),)
 
-Single = dict[str, dict[str, list[float]]]
-Seen = dict[str, dict[float, float]]
-"""Process → minute → KiB."""
-
-
 OPTIONS: Final = {
     "connections": (1000, "idle connections"),
     "minutes": (60.0, "how long the hour takes; 0 leaves it out"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    cut = ", ".join(f"{name} {value}" for name, value in _SIZES.items())
-    return {
-        "settings": f"defaults; in the hour {cut}; a fresh server for each figure",
-        "hour": f"{options.minutes:g} minutes, of which a third is warm-up: {_WEBSOCKETS} WebSocket and {_SSE} SSE "
-        f"clients of {_DOCUMENTS:,} documents, {_RATE:g} updates/s; every {_EVERY:g} s {_VISITS} more come and go",
-    }
+QUICK: Final = "--connections 100 --minutes 0"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where a client was not exact."""
-    connections = Single()
-    async with crowd() as clients:
+    connections, hour = Rows(), Rows()
+    async with load_generator() as clients:
         async with staged(deployment, clients, "memory", 0) as stage:
             for transport in ("websocket", "sse"):
                 async with stage.serving() as pid:
-                    connections[transport] = await _connection(clients, pid, transport, options.connections)
+                    await _connection(connections, transport, clients, pid, options.connections)
             async with beside(clients) as peer:
-                connections["bare"] = await _connection(clients, peer.pid, "websocket", options.connections)
-        tables = [Table("An idle connection", _CONNECTIONS, connections)]
+                await _connection(connections, "bare", clients, peer.pid, options.connections)
         if options.minutes:
             archive = str(deployment.directory / "archive")
             async with staged(deployment, clients, "hour", _DOCUMENTS, **_SIZES, archive_url=archive) as stage:
-                tables.append(Table("An hour at a fixed size", _HOUR, await _hour(stage, options.minutes)))
-    return tables
+                await _hour(hour, stage, options.minutes)
+    tables = [Table("An idle connection", _CONNECTIONS, connections), Table("An hour at a fixed size", _HOUR, hour)]
+    return [table for table in tables if table.rows]
 
 
-async def _connection(clients: CrowdProcess, pid: int, transport: str, count: int) -> dict[str, list[float]]:
+async def _connection(rows: Rows, name: str, clients: Process, pid: int, count: int) -> None:
+    transport, used = "sse" if name == "sse" else "websocket", list[float]()
     # What every first request costs once is no connection's.
-    await clients.ask("open", transport=transport, count=20, seq=0)
-    await settled(pid)
-    empty = memory(pid)
-    await clients.ask("open", transport=transport, count=count, seq=0)
-    await settled(pid)
-    each = (memory(pid) - empty) / count
-    say(f"{transport}: {each:.1f} KiB")
-    return {"KiB": [each]}
+    for number in (20, count):
+        await clients.ask("open", transport=transport, count=number, seq=0)
+        await settled(pid)
+        used.append(memory(pid))
+    rows.note(name, {"KiB": (used[1] - used[0]) / count})
 
 
-async def _hour(stage: Stage, minutes: float) -> Single:
+async def _hour(rows: Rows, stage: Stage, minutes: float) -> None:
+    seen: dict[str, dict[float, float]] = defaultdict(dict)  # process → minute → KiB
     async with stage.serving() as pid:
         for transport, count in (("websocket", _WEBSOCKETS), ("sse", _SSE)):
-            await stage.crowd.ask("open", transport=transport, count=count, seq=0)
-        seen: Seen = defaultdict(dict)
+            await stage.clients.ask("open", transport=transport, count=count, seq=0)
         async with stage.writing(1, _RATE) as written:
             began = time.monotonic()
             for look in range(1, round(minutes * 60 / _EVERY) + 1):
@@ -117,26 +105,22 @@ async def _hour(stage: Stage, minutes: float) -> Single:
                 await asyncio.sleep(began + look * _EVERY - time.monotonic())
                 for name, process in {"server": pid, "worker": stage.worker}.items():
                     seen[name][look * _EVERY / 60] = memory(process)
-        exact = await stage.crowd.ask("exact", seq=len(written), seconds=60.0)
-    rows = {}
+        exact = await stage.clients.ask("exact", seq=len(written), seconds=PATIENCE)
     for name, line in seen.items():
         counted = {minute: value for minute, value in line.items() if minute > minutes * _WARM}
         first, *_, last = counted.values()
         growth, interval = slope(counted)
         figures = {"MiB after the warm-up": first / 1024, "MiB at the end": last / 1024}
-        figures |= {"slope, KiB an hour": growth, "±": interval, "events": float(exact["events"])}
-        rows[name] = {column: [value] for column, value in figures.items()}
-    return rows
+        rows.note(name, figures | {"slope, KiB an hour": growth, "±": interval, "events": float(exact["events"])})
 
 
 async def _visits(stage: Stage) -> None:
     """Have some clients, one after the other, take a snapshot and go, and read documents."""
-    url = f"http://127.0.0.1:{stage.settings.port}/v1/collections/{SHAPE}/documents"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{stage.settings.port}") as client:
         for number in range(_VISITS):
-            await stage.crowd.ask("pull", count=1, seq=None, seconds=60.0)
-            await stage.crowd.ask("pulled")
-            (await client.get(f"{url}/int:{number}")).raise_for_status()
+            await stage.clients.ask("pull", count=1, seq=None, seconds=PATIENCE)
+            await stage.clients.ask("pulled")
+            (await client.get(f"{DOCUMENTS}/int:{number}")).raise_for_status()
 
 
 def slope(seen: Mapping[float, float]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Replay: the rate at which clients that are behind, or have nothing, receive what they lack.
 
-A real worker and server; the log in MongoDB (hot) and in the archive (cold), the snapshot stored or read from the
+A real worker, which rests, and a fresh server each time, over WebSocket. The events are creations of documents of 300
+bytes, of one collection; the log in MongoDB (hot) and in the archive (cold), the snapshot stored or read from the
 collection. Beside, in the same run: a log that is read row by row, one of which stored JSON is joined and sent, and a
 raw `find`. The clients only keep bytes while it counts; afterwards each event and document is checked.
 """
@@ -13,18 +14,14 @@ from contextlib import nullcontext
 from typing import Any, Final
 
 from eventsync.domain.values.extended_json import RAW_CODEC
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.messages import WrongError
-from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, say
+from scripts.bench.clients.exactness import SHAPE, SIZE, WrongError
+from scripts.bench.clients.processes import Process, load_generator
+from scripts.bench.deployment import Cpu, Deployment
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
-from scripts.bench.report import Goal, Table, empty_rows, note
+from scripts.bench.report import Figures, Goal, Rows, Table, alternating, say
 from scripts.bench.stage import Stage, staged, until
 
-Figures = dict[str, float]
-
-_SIZE: Final = 300
 _PATIENCE: Final = 220.0
 _BULK: Final = 1000
 _SEGMENT: Final = 10_000
@@ -33,7 +30,8 @@ _LONG: Final = 300_000
 _MANY: Final = 50
 """Clients at once."""
 _ELSEWHERE: Final = "bench_plain_log"
-_PEERS: Final = {"rows": "row by row", "bodies": "joined bodies"}
+_PEERS: Final = {"row by row": "rows", "joined bodies": "bodies"}
+"""How a plain log is read → the word for it."""
 
 _RATES: Final = """\
 *rate*: events, or documents, a second, and *s*, from connecting until each client is live; with 50 clients at once the
@@ -62,36 +60,26 @@ GOALS: Final = (
 
 
 OPTIONS: Final = {
-    "behind": ("10,10000,1000000", "events that one client lacks"),
-    "cold": ("10,10000,200000", "the same of archived ones"),
-    "documents": ("10000,100000,1000000", "documents of a snapshot"),
+    "behind": ((10, 10_000, 1_000_000), "events that one client lacks"),
+    "cold": ((10, 10_000, 200_000), "the same of archived ones"),
+    "documents": ((10_000, 100_000, 1_000_000), "documents of a snapshot"),
     "together": (100_000, f"most that {_MANY} clients at once lack"),
     "rounds": (3, "rounds; from 300,000 on one"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    return {
-        "events": f"creations of documents of {_SIZE} bytes, of one collection; over WebSocket",
-        "rounds": f"{options.rounds}, alternating; a fresh server each time, and a worker that rests",
-    }
+QUICK: Final = "--behind 10,2000 --cold 10 --documents 5000 --together 5000 --rounds 1"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where a client was not exact."""
     bench = _Bench(options)
-    async with crowd() as clients:
-        for tier, listed in (("hot", options.behind), ("cold", options.cold)):
-            numbers = [int(text) for text in listed.split(",") if text]
+    async with load_generator() as clients:
+        for tier, numbers in (("hot", options.behind), ("cold", options.cold)):
             if numbers:
                 await bench.events(deployment, clients, tier, numbers)
-        for count in [int(text) for text in options.documents.split(",") if text]:
-            async with staged(deployment, clients, f"snapshot_{count}", count, _SIZE) as stage:
+        for count in options.documents:
+            async with staged(deployment, clients, f"snapshot_{count}", count) as stage:
                 for number in range(1 if count >= _LONG else options.rounds):
                     await bench.snapshots(stage, count, number)
-                for database in (stage.settings.database, stage.settings.log_db):
-                    await stage.stores.data.client.drop_database(database)
     tables = [
         Table(_REPLAYED, _EVENTS, bench.event_ratios),
         Table(_SENT, _SNAPSHOTS, bench.snapshot_ratios),
@@ -105,9 +93,9 @@ class _Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self.rates, self.event_ratios, self.snapshot_ratios = empty_rows(), empty_rows(), empty_rows()
+        self.rates, self.event_ratios, self.snapshot_ratios = Rows(), Rows(), Rows()
 
-    async def events(self, deployment: Deployment, clients: CrowdProcess, tier: str, numbers: list[int]) -> None:
+    async def events(self, deployment: Deployment, clients: Process, tier: str, numbers: tuple[int, ...]) -> None:
         """Measure clients that are behind by so many events, counted from the newest one of the tier."""
         settings: dict[str, Any] = {"hot_events": 10**9}
         if tier == "cold":
@@ -115,54 +103,51 @@ class _Bench:
             settings = {"hot_events": 1, "segment_events": _SEGMENT, "archive_url": archive}
         async with staged(deployment, clients, f"replay_{tier}", 0, **settings) as stage:
             count = -(-max(numbers) // _SEGMENT) * _SEGMENT + 1
-            await stage.write(1, count, size=_SIZE)
-            await stage.log.reached(count)
+            await stage.write(1, count, size=SIZE)
+            await until(f"event {count}", lambda: _has(stage, count))
             if tier == "cold":
                 await until("the archive", lambda: _archived(stage, count - 1))
             else:
                 await _copy(stage, count)
             say(f"{tier}: {count:,} events are there")
-            for number in range(self._options.rounds):
-                for behind in numbers:
-                    if number == 0 or behind < _LONG:
-                        await self._behind(stage, tier, behind, number)
+            for number, behind in alternating(self._options.rounds, numbers):
+                if number == 0 or behind < _LONG:
+                    await self._behind(stage, tier, behind, number)
 
     async def _behind(self, stage: Stage, tier: str, behind: int, number: int) -> None:
-        after = await stage.log.head() - behind - (1 if tier == "cold" else 0)
-        found: dict[str, float] = {}
-        ways = ["eventsync", *(_PEERS if tier == "hot" else ())]
-        for way in ways if number % 2 == 0 else reversed(ways):
-            name = f"{_PEERS.get(way, f'eventsync, {tier}')}, {behind:,} behind"
-            found[way] = self._note(name, await _events(stage, way, after, 1))["rate"]
-            if way == "eventsync" and 1000 <= behind <= self._options.together:
-                self._note(f"{name}, {_MANY} at once", await _events(stage, way, after, _MANY))
-        for way in _PEERS if tier == "hot" else ():
-            self.event_ratios[f"{tier}, {behind:,} behind"][f"of {_PEERS[way]}"].append(found["eventsync"] / found[way])
+        after = await stage.head() - behind - (1 if tier == "cold" else 0)
+        ours, found = f"eventsync, {tier}", dict[str, float]()
+        for way in [ours, *(_PEERS if tier == "hot" else ())][:: 1 if number % 2 == 0 else -1]:
+            name = f"{way}, {behind:,} behind"
+            found[way] = self.rates.note(name, await _events(stage, way, after, 1))["rate"]
+            if way == ours and 1000 <= behind <= self._options.together:
+                self.rates.note(f"{name}, {_MANY} at once", await _events(stage, way, after, _MANY))
+        if tier == "hot":
+            ratios = {f"of {way}": found[ours] / found[way] for way in _PEERS}
+            self.event_ratios.note(f"{tier}, {behind:,} behind", ratios)
 
     async def snapshots(self, stage: Stage, count: int, number: int) -> None:
         """Measure clients that have nothing, and `find`."""
-        find = self._note(f"find, {count:,}", await _find(stage, count))
+        find = self.rates.note(f"find, {count:,}", await _find(stage, count))
         ones = {}
-        for kind in ("stored", "read") if number % 2 == 0 else ("read", "stored"):
-            ones[kind] = self._note(f"{kind}, {count:,}", await _snapshot(stage, kind, count, 1))
-            self.snapshot_ratios[f"{kind}, {count:,}"]["of find"].append(ones[kind]["rate"] / find["rate"])
+        for kind in ("stored", "read")[:: 1 if number % 2 == 0 else -1]:
+            name = f"{kind}, {count:,}"
+            ones[kind] = self.rates.note(name, await _snapshot(stage, kind, count, 1))
+            self.snapshot_ratios.note(name, {"of find": ones[kind]["rate"] / find["rate"]})
         if count <= self._options.together:
-            many = self._note(f"stored, {count:,}, {_MANY} at once", await _snapshot(stage, "stored", count, _MANY))
+            name = f"stored, {count:,}"
+            many = self.rates.note(f"{name}, {_MANY} at once", await _snapshot(stage, "stored", count, _MANY))
             more = (many["µs each"] * _MANY - ones["stored"]["µs each"]) / (_MANY - 1)
-            of = {"first": ones["stored"], "one read for": ones["read"]}
-            fiftieth = {
-                f"50th of {'the ' if at == 'first' else ''}{at}": more / one["µs each"] for at, one in of.items()
-            }
-            note(self.snapshot_ratios[f"stored, {count:,}"], fiftieth)
+            of = {"50th of the first": ones["stored"], "50th of one read for": ones["read"]}
+            self.snapshot_ratios.note(name, {column: more / one["µs each"] for column, one in of.items()})
 
-    def _note(self, name: str, figures: Figures) -> Figures:
-        say(f"{name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
-        note(self.rates[name], figures)
-        return figures
+
+async def _has(stage: Stage, seq: int) -> bool:
+    return await stage.head() >= seq
 
 
 async def _archived(stage: Stage, seq: int) -> bool:
-    return (await stage.stores.tiers.read(stage.log.name)).archived_up_to >= seq
+    return (await stage.stores.tiers.read(stage.log)).archived_up_to >= seq
 
 
 async def _copy(stage: Stage, count: int) -> None:
@@ -171,33 +156,33 @@ async def _copy(stage: Stage, count: int) -> None:
     await log.drop()
     for first in range(1, count + 1, _BULK):
         documents = await stage.stores.data[SHAPE].find({"_id": {"$gte": first, "$lt": first + _BULK}}).to_list()
-        rows = [{"_id": one["_id"], "doc": one, "body": frames.body(one["_id"], one).decode()} for one in documents]
+        rows = [{"_id": one["_id"], "doc": one, "body": frames.body(one["_id"], one)} for one in documents]
         await log.insert_many(rows, ordered=False)
 
 
 async def _events(stage: Stage, way: str, after: int, clients: int) -> Figures:
-    lacking = await stage.log.head() - after
-    if way == "eventsync":
+    lacking = await stage.head() - after
+    if way not in _PEERS:
         # A stored snapshot would be cheaper than so many events.
         async with stage.serving() as pid, stage.without_snapshots():
-            return await _pulled(stage.crowd, pid, clients, after, lacking)
-    async with peer("starlette", way, stage.deployment.uri, _ELSEWHERE) as (process, port):
+            return await _pulled(stage.clients, pid, clients, after, lacking)
+    async with peer("starlette", _PEERS[way], stage.deployment.uri, _ELSEWHERE) as (process, port):
         await process.ask("begin", seq=0)
-        await stage.crowd.ask("begin", port=port, log=frames.LOG, documents=0)
-        return await _pulled(stage.crowd, process.pid, clients, after, lacking)
+        await stage.clients.ask("begin", port=port, log=frames.LOG, documents=0)
+        return await _pulled(stage.clients, process.pid, clients, after, lacking)
 
 
 async def _snapshot(stage: Stage, kind: str, count: int, clients: int) -> Figures:
     async with stage.serving() as pid, stage.without_snapshots() if kind == "read" else nullcontext():
-        return await _pulled(stage.crowd, pid, clients, None, count)
+        return await _pulled(stage.clients, pid, clients, None, count)
 
 
-async def _pulled(crowd_: CrowdProcess, pid: int, clients: int, after: int | None, count: int) -> Figures:
+async def _pulled(process: Process, pid: int, clients: int, after: int | None, count: int) -> Figures:
     """Bring clients to now, each by `count` events, or documents. Raises `WrongError`."""
-    used = cpu_seconds(pid)
-    found = await crowd_.ask("pull", count=clients, seq=after, seconds=_PATIENCE)
-    used = cpu_seconds(pid) - used
-    received = await crowd_.ask("pulled")
+    cpu = Cpu(server=pid)
+    found = await process.ask("pull", count=clients, seq=after, seconds=_PATIENCE)
+    used = cpu.used()["server"]
+    received = await process.ask("pulled")
     if received["events"] != (0 if after is None else count):
         raise WrongError(f"{count} events came as {received}")
     return {

@@ -1,4 +1,4 @@
-"""Result of a benchmark: figures of several rounds, as a Markdown page that says which goals they meet."""
+"""Results of a benchmark: figures of several rounds, as a Markdown page that says which goals they meet."""
 
 from __future__ import annotations
 
@@ -9,28 +9,53 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Final, TypeVar
 
-import bson
-import pymongo
+Case = TypeVar("Case")
+Figures = dict[str, float]
 
-Rows = Mapping[str, Mapping[str, Sequence[float]]]
-"""Name of a row → column → one value a round. NaN: there is no such figure."""
-
-
-def empty_rows() -> defaultdict[str, defaultdict[str, list[float]]]:
-    """Return rows to add figures to."""
-    return defaultdict(lambda: defaultdict(list))
+_PACKAGES: Final = ("pymongo", "uvicorn", "starlette", "websockets", "uvloop")
+_SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-def note(row: defaultdict[str, list[float]], figures: Mapping[str, float]) -> None:
-    """Add the figures of a round."""
-    for name, value in figures.items():
-        row[name].append(value)
+def say(text: str) -> None:
+    """Print progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def percentiles(values: Iterable[float], prefix: str = "") -> Figures:
+    """Return p50, p95 and p99, each a value that was measured. Raises `ValueError` if there is none."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("nothing was measured")
+    return {prefix + name: ordered[min(len(ordered) - 1, int(len(ordered) * at))] for name, at in _SHARES.items()}
+
+
+def alternating(rounds: int, cases: Sequence[Case]) -> Iterator[tuple[int, Case]]:
+    """Yield the cases of each round with its number, in reverse every other round: none always comes first."""
+    for number in range(rounds):
+        yield from ((number, case) for case in (cases if number % 2 == 0 else reversed(cases)))
+
+
+class Rows(defaultdict[str, defaultdict[str, list[float]]]):
+    """Name of a row → column → one value a round. NaN: there is no such figure."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: defaultdict(list))
+
+    def note(self, name: str, figures: Figures) -> Figures:
+        """Add the figures of a round, print them, and return them."""
+        say(f"{name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
+        for column, value in figures.items():
+            self[name][column].append(value)
+        return figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +64,7 @@ class Table:
 
     title: str
     explanation: str
-    rows: Rows
+    rows: Mapping[str, Mapping[str, Sequence[float]]]
 
     def markdown(self) -> str:
         """Return a section. A figure that a row lacks is an empty cell."""
@@ -89,15 +114,19 @@ class Goal:
 _GOALS = "| | goal | found | |\n|---|---|---|---|\n"
 
 
-def page(about: str, command: str, setup: Mapping[str, str], tables: Sequence[Table], goals: Sequence[Goal]) -> str:
-    """Return the page of a result. `setup` says what is the same for all figures: counts, sizes, rounds."""
-    facts = {**setup, "commit": _commit(), **_machine()}
-    text = f"# {about.partition(':')[0]}\n\nMade by `{command}` on {datetime.now(UTC):%Y-%m-%d}. "
-    text += "Figures are medians of the rounds, with the least and the most.\n\n"
-    text += "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    if goals:
-        text += f"\n## Goals\n\n{_GOALS}" + "".join(goal.judged(tables) for goal in goals)
-    return text + "".join("\n" + table.markdown() for table in tables)
+def page(about: str, command: str, options: Mapping[str, str], tables: Sequence[Table], goals: Sequence[Goal]) -> str:
+    """Return the page of a result. `about`: a title, a colon and more; after a blank line what is the same for all."""
+    first, _, text = about.partition("\n")
+    made = f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}. Figures are medians of the rounds, with the least and"
+    facts = "".join(f"- {name}: {value}\n" for name, value in {**options, "commit": _commit(), **_machine()}.items())
+    judged = f"## Goals\n\n{_GOALS}" + "".join(goal.judged(tables) for goal in goals)
+    head = f"# {first.partition(':')[0]}\n\n{made} the most.\n\n"
+    parts = [
+        head + f"{text.strip()}\n\n{facts}".lstrip(),
+        *([judged] if goals else []),
+        *(table.markdown() for table in tables),
+    ]
+    return "\n".join(parts)
 
 
 def index(pages: Mapping[str, str], about: Mapping[str, str]) -> str:
@@ -132,5 +161,6 @@ def _machine() -> dict[str, str]:
         "share the CPUs; all over loopback; writes are majority, journaled",
         "machine": f"{os.cpu_count()} CPUs ({(models or ['unknown'])[0]}), {sys.platform} {platform.machine()}",
         "load": f"{os.getloadavg()[1]:.1f} processes at the end, the benchmark's own included (5 minutes' mean)",
-        "versions": f"Python {platform.python_version()}, PyMongo {pymongo.version}{'' if bson.has_c() else ' (no C)'}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        + f", Python {platform.python_version()}",
     }

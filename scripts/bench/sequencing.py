@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,17 +15,16 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pymongo import UpdateOne
-from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.domain.positions import LogId
 from eventsync.mongodb.change_stream import watch
-from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from scripts.bench.crowd.messages import WrongError
-from scripts.bench.deployment import Deployment, cpu_seconds, running, say
-from scripts.bench.report import Goal, Table, empty_rows, note
-from scripts.bench.stage import until
+from scripts.bench.clients.exactness import SHAPE, WrongError
+from scripts.bench.deployment import Cpu, Deployment, running
+from scripts.bench.report import Figures, Goal, Rows, Table, alternating
+from scripts.bench.stage import head_of, insert, tracked, until
 
 _BATCH: Final = 1000
 _PATIENCE: Final = 400.0
@@ -63,86 +60,46 @@ OPTIONS: Final = {
     "rounds": (3, "rounds"),
     "only": ("", "only kinds whose name has this in it"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    return {"backlog": f"{options.changes:,} changes", "rounds": f"{options.rounds}, alternating"}
+QUICK: Final = "--changes 2000 --rounds 1"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where the log was not exact."""
-    rows, kinds = empty_rows(), [kind for kind in KINDS if options.only in kind.name]
-    for number in range(options.rounds):
-        # Every other round goes the other way round, so that no kind always has the warmer machine.
-        for kind in kinds if number % 2 == 0 else reversed(kinds):
-            name = f"backlog_{kind.size}_{kind.update}_{number}"
-            async with _tracking(deployment, kind, options.changes, name) as (settings, stores):
-                figures = await _backlog(deployment, settings, stores, kind, options.changes)
-            say(f"{kind.name}: " + ", ".join(f"{column} {value:,.2f}" for column, value in figures.items()))
-            note(rows[kind.name], figures)
+    rows, count = Rows(), options.changes
+    for number, kind in alternating(options.rounds, [kind for kind in KINDS if options.only in kind.name]):
+        documents = (document(one, kind.size) for one in range(count))
+        name, before = f"backlog_{kind.size}_{kind.update}_{number}", documents if kind.update else ()
+        async with tracked(deployment, name, before) as (settings, stores, log):
+            docs = stores.data[SHAPE]
+            async with watch(stores.data, []) as stream:
+                token = stream.token
+            if kind.update:
+                for first in range(0, count, _BATCH):
+                    changes = [UpdateOne({"_id": n}, change(n)) for n in range(first, min(count, first + _BATCH))]
+                    await docs.bulk_write(changes, ordered=False)
+            else:
+                await insert(docs, documents)
+            figures = await _sequenced(deployment, settings, stores, log, count)
+            reader = count / await _read_only(stores.data, token, count)
+            rows.note(kind.name, figures | {"reader/s": reader, "of the reader": figures["events/s"] / reader})
     return [Table("From a backlog", _BACKLOG, rows)]
 
 
-@asynccontextmanager
-async def _tracking(
-    deployment: Deployment, kind: Kind, count: int, name: str
-) -> AsyncIterator[tuple[Settings, Stores]]:
-    """Give a database whose collection `docs` is tracked, its base stored and its worker gone; drop it afterwards."""
-    settings = Settings(mongodb_uri=deployment.uri, database=name, collections=("docs",))
-    async with connect(settings, "bench") as client:
-        stores = Stores.of(client, settings)
-        if kind.update:
-            await _insert(stores.data["docs"], count, kind.size)
-        with running("worker", settings, deployment.directory):
-            await until("the base", lambda: _based(stores))
-        yield settings, stores
-        for database in (settings.database, settings.log_db):
-            await client.drop_database(database)
+async def _sequenced(deployment: Deployment, settings: Settings, stores: Stores, log: LogId, count: int) -> Figures:
+    """Run a worker on a backlog of `count` changes. Raises `WrongError` unless its log has each once."""
 
+    async def reached(seq: int) -> int:
+        head = await head_of(stores, log)
+        return head if head >= seq else 0
 
-async def _backlog(
-    deployment: Deployment, settings: Settings, stores: Stores, kind: Kind, count: int
-) -> dict[str, float]:
-    """Run a worker on a backlog of `count` changes, and the floors on the same changes."""
-    docs = stores.data["docs"]
-    async with watch(stores.data, []) as stream:
-        token = stream.token
-    if kind.update:
-        for first in range(0, count, _BATCH):
-            changes = [UpdateOne({"_id": n}, change(n)) for n in range(first, min(count, first + _BATCH))]
-            await docs.bulk_write(changes, ordered=False)
-    else:
-        await _insert(docs, count, kind.size)
     with running("worker", settings, deployment.directory) as worker:
-        first = await until("an event", lambda: _reached(stores, 1), _PATIENCE)
-        began, pids = time.perf_counter(), (worker, deployment.pid)
-        used = [cpu_seconds(pid) for pid in pids]
-        await until("all events", lambda: _reached(stores, count), _PATIENCE)
+        first = await until("an event", lambda: reached(1), _PATIENCE)
+        began, cpu = time.perf_counter(), Cpu(worker=worker, mongod=deployment.pid)
+        await until("all events", lambda: reached(count), _PATIENCE)
         seconds, events = time.perf_counter() - began, count - first
-        worker_cpu, mongod_cpu = (cpu_seconds(pid) - before for pid, before in zip(pids, used, strict=True))
+        used = {f"{name} CPU": seconds / events * 1e6 for name, seconds in cpu.used().items()}
     await _check(stores, count)
-    rate, reader = events / seconds, count / await _read_only(stores.data, token, count)
-    return {
-        "events/s": rate,
-        "worker CPU": worker_cpu / events * 1e6,
-        "mongod CPU": mongod_cpu / events * 1e6,
-        "reader/s": reader,
-        "of the reader": rate / reader,
-    }
-
-
-async def _based(stores: Stores) -> bool:
-    """Return True if the collection is active and its base is stored."""
-    found = await stores.log["collections"].find_one({"_id": "docs", "log": {"$ne": None}})
-    return found is not None and await stores.log["snapshots"].find_one({"complete": True}) is not None
-
-
-async def _reached(stores: Stores, seq: int) -> int:
-    """Return the newest event's number once it is `seq` or more; else 0."""
-    row = await stores.log["events"].find_one({}, {"_id": 1}, sort=[("_id", -1)])
-    newest = int(row["_id"]["n"]) if row else 0
-    return newest if newest >= seq else 0
+    return {"events/s": events / seconds} | used
 
 
 async def _check(stores: Stores, count: int) -> None:
@@ -159,18 +116,12 @@ async def _check(stores: Stores, count: int) -> None:
 
 async def _read_only(database: AsyncDatabase[Any], after: str, count: int) -> float:
     """Return the seconds in which a bare change stream brings `count` changes that are only counted."""
-    async with watch(database, [{"$match": {"ns.coll": "docs"}}], after=after, images=True) as stream:
+    async with watch(database, [{"$match": {"ns.coll": SHAPE}}], after=after, images=True) as stream:
         left = count - len((await stream.read(wait=1.0, limit=1)).changes)
         began = time.perf_counter()
         while left > 0:
             left -= len((await stream.read(wait=1.0, limit=_BATCH)).changes)
         return time.perf_counter() - began
-
-
-async def _insert(collection: AsyncCollection[dict[str, Any]], count: int, size: int) -> None:
-    for first in range(0, count, _BATCH):
-        documents = [document(number, size) for number in range(first, min(count, first + _BATCH))]
-        await collection.insert_many(documents, ordered=False)
 
 
 def document(number: int, size: int) -> dict[str, Any]:

@@ -6,28 +6,29 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import httpx
 from pymongo import UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.dev import mongod
 from eventsync.domain.positions import LogId
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.history import History
-from scripts.bench.crowd.messages import WrongError
-from scripts.bench.crowd.process import CrowdProcess
-from scripts.bench.deployment import Deployment, cpu_seconds, running
+from scripts.bench.clients.exactness import SHAPE, SIZE, History, WrongError, document
+from scripts.bench.clients.processes import Process
+from scripts.bench.deployment import Cpu, Deployment, running
+from scripts.bench.writers import paced
 
 Found = TypeVar("Found")
 
-_BULK: Final = 500
+_BULK: Final = 1000
 _LOOK: Final = 0.05
 _SETTLING, _RESTING = 1.0, 0.05
 """A server rests that takes less than this share of a core for so many seconds."""
@@ -47,56 +48,44 @@ async def until(what: str, look: Callable[[], Awaitable[Found | None]], seconds:
 
 async def settled(pid: int) -> None:
     """Wait until a server has done what its clients leave it to do."""
-    used = -1.0
-    while (now := cpu_seconds(pid)) - used > _RESTING * _SETTLING:
-        used = now
+    used = _SETTLING
+    while used > _RESTING * _SETTLING:
+        cpu = Cpu(server=pid)
         await asyncio.sleep(_SETTLING)
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """The event log of a stage, seen from outside."""
-
-    stores: Stores
-    name: LogId
-
-    async def head(self) -> int:
-        """Return the number of the newest event."""
-        tail = await self.stores.events.tail(self.name)
-        return tail.seq if tail else 0
-
-    async def reached(self, seq: int) -> None:
-        """Wait until the log has that many events. Raises `TimeoutError`."""
-        await until(f"event {seq}", lambda: self._has(seq))
-
-    async def _has(self, seq: int) -> bool:
-        return await self.head() >= seq
+        used = cpu.used()["server"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One database, tracked from its first event on. `history` says what its events are; `worker` is a pid."""
+    """One database, tracked from its first event on, whose log is `log`. `documents` are changed, or 0 are made.
+
+    `clients` is the process of the server's clients; `worker` a pid.
+    """
 
     deployment: Deployment
     settings: Settings
     stores: Stores
-    log: Log
-    history: History
-    crowd: CrowdProcess
+    log: LogId
+    documents: int
+    clients: Process
     worker: int
 
+    async def head(self) -> int:
+        """Return the number of the newest event."""
+        return await head_of(self.stores, self.log)
+
     @asynccontextmanager
-    async def serving(self, crowd: CrowdProcess | None = None, **changed: Any) -> AsyncIterator[int]:
-        """Run a fresh server, which is ready; give its pid. `crowd`, or the stage's, are its clients."""
-        settings = self.settings.model_copy(update=changed)
-        with running("serve", settings, self.deployment.directory) as pid:
+    async def serving(self) -> AsyncIterator[int]:
+        """Run a fresh server, which is ready; give its pid. The stage's clients are its clients."""
+        with running("serve", self.settings, self.deployment.directory) as pid:
             await until("a server", self._is_ready, 30.0)
-            await self.begin(crowd or self.crowd)
+            await self.begin(self.clients)
             yield pid
 
-    async def begin(self, crowd: CrowdProcess) -> None:
-        """Close all clients of `crowd`; those that it opens from now on are the server's."""
-        await crowd.ask("begin", port=self.settings.port, log=self.log.name, documents=self.history.documents)
+    async def begin(self, clients: Process, *, overtaking: bool = False) -> None:
+        """Close all clients of a process; those that it opens from now on are the server's."""
+        port, documents = self.settings.port, self.documents
+        await clients.ask("begin", port=port, log=self.log, documents=documents, overtaking=overtaking)
 
     async def _is_ready(self) -> bool:
         try:
@@ -124,13 +113,15 @@ class Stage:
 
         `at`: when they are meant to be made, in seconds of the monotonic clock; by default now.
         """
-        docs = self.stores.data[SHAPE]
+        docs, history = self.stores.data[SHAPE], History(self.documents)
         for start in range(first, first + count, _BULK):
-            seqs = range(start, min(start + _BULK, first + count))
-            if self.history.documents:
-                await docs.bulk_write([UpdateOne({"_id": self.history.document(seq)}, _change(seq)) for seq in seqs])
+            seqs, now = range(start, min(start + _BULK, first + count)), at or time.monotonic()
+            if self.documents:
+                changes = [{"$set": {"n": seq, "at": now}} for seq in seqs]
+                ids = [{"_id": history.document(seq)} for seq in seqs]
+                await docs.bulk_write([UpdateOne(*change) for change in zip(ids, changes, strict=True)])
             else:
-                await docs.insert_many([document_of(seq, at or time.monotonic(), size) for seq in seqs])
+                await docs.insert_many([document(seq, now, size) for seq in seqs])
 
     @asynccontextmanager
     async def writing(self, first: int, rate: float) -> AsyncIterator[list[int]]:
@@ -138,11 +129,11 @@ class Stage:
         over, written = asyncio.Event(), list[int]()
 
         async def run() -> None:
-            began = time.perf_counter()
-            while not over.is_set():
-                await self.write(first + len(written), 1)
-                written.append(first + len(written))
-                await asyncio.sleep(began + len(written) / rate - time.perf_counter())
+            async for number, _ in paced(_NEVER, rate):
+                if over.is_set():
+                    return
+                await self.write(first + number, 1)
+                written.append(first + number)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(run(), name="write")
@@ -152,11 +143,24 @@ class Stage:
                 over.set()
 
 
+async def insert(collection: AsyncCollection[dict[str, Any]], documents: Iterable[dict[str, Any]]) -> None:
+    """Insert documents, a thousand at a time."""
+    rest = iter(documents)
+    while some := list(islice(rest, _BULK)):
+        await collection.insert_many(some, ordered=False)
+
+
+async def head_of(stores: Stores, log: LogId) -> int:
+    """Return the number of the newest event."""
+    tail = await stores.events.tail(log)
+    return tail.seq if tail else 0
+
+
 @asynccontextmanager
-async def staged(
-    deployment: Deployment, crowd: CrowdProcess, name: str, documents: int, size: int = 300, **changed: Any
-) -> AsyncIterator[Stage]:
-    """Run a worker on a database of its own, with so many documents of `size` bytes before its first event."""
+async def tracked(
+    deployment: Deployment, name: str, documents: Iterable[dict[str, Any]], **changed: Any
+) -> AsyncIterator[tuple[Settings, Stores, LogId]]:
+    """Give a database whose collection has these documents and its base; its worker is gone. Drop it afterwards."""
     settings = Settings(
         mongodb_uri=deployment.uri,
         database=f"bench_{name}",
@@ -169,27 +173,29 @@ async def staged(
     ).model_copy(update=changed)
     async with connect(settings, "bench") as client:
         stores = Stores.of(client, settings)
-        for first in range(0, documents, _BULK):
-            rows = [document_of(n, 0.0, size, n=0) for n in range(first, min(documents, first + _BULK))]
-            await stores.data[SHAPE].insert_many(rows)
+        await insert(stores.data[SHAPE], documents)
+        with running("worker", settings, deployment.directory):
+            log = await until("the base of the collection", lambda: _based(stores))
+        if found := await head_of(stores, log):
+            raise WrongError(f"the log begins with {found} events")
+        yield settings, stores, log
+        for database in (settings.database, settings.log_db):
+            await client.drop_database(database)
+
+
+@asynccontextmanager
+async def staged(
+    deployment: Deployment, clients: Process, name: str, documents: int, size: int = SIZE, **changed: Any
+) -> AsyncIterator[Stage]:
+    """Run a worker on a database of its own, with so many documents of `size` bytes before its first event."""
+    rows = (document(number, 0.0, size, n=0) for number in range(documents))
+    async with tracked(deployment, name, rows, **changed) as (settings, stores, log):
         with running("worker", settings, deployment.directory) as worker:
-            log = await until("tracking", lambda: _tracked(stores))
-            if await log.head():
-                raise WrongError(f"the log begins with {await log.head()} events")
-            yield Stage(deployment, settings, stores, log, History(documents), crowd, worker)
+            yield Stage(deployment, settings, stores, log, documents, clients, worker)
 
 
-def document_of(number: int, at: float, size: int, *, n: int | None = None) -> dict[str, Any]:
-    """A document of about `size` bytes."""
-    return {"_id": number, "n": number if n is None else n, "at": at, "text": "x" * max(0, size - 60)}
-
-
-def _change(seq: int) -> dict[str, Any]:
-    return {"$set": {"n": seq, "at": time.monotonic()}}
-
-
-async def _tracked(stores: Stores) -> Log | None:
+async def _based(stores: Stores) -> LogId | None:
     """Return the log once the collection has its base."""
     current = await stores.logs.current()
     based = current is not None and SHAPE in await stores.snapshots.stored.positions(current.id)
-    return Log(stores, current.id) if current and based else None
+    return current.id if current and based else None

@@ -1,8 +1,8 @@
 """Storm: a thousand clients come back at once, and how late events reach the others meanwhile.
 
-They are a hundred events behind, while others are live and writes continue. In the same run the same clients come to a
-bare server, which shakes hands and says that they are live. A client that misses an event, or has one twice,
-fails the run.
+They are a hundred events behind, while others are live and writes continue: updates of 2,000 documents of 300 bytes. In
+the same run the same clients come to a bare server, which shakes hands and says that they are live. A fresh server each
+time. A client that misses an event, or has one twice, fails the run.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import argparse
 import asyncio
 from typing import Final
 
-from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, say
+from scripts.bench.clients.processes import Process, load_generator
+from scripts.bench.deployment import Cpu, Deployment
 from scripts.bench.peers.process import beside
-from scripts.bench.report import Goal, Table, empty_rows, note
+from scripts.bench.report import Figures, Goal, Rows, Table, alternating
 from scripts.bench.stage import Stage, staged
+from scripts.bench.writers import PATIENCE
 
 _MISSED: Final = 100
 _DOCUMENTS: Final = 2000
 _STEADY, _AFTERWARDS = 4.0, 3.0
 """Seconds for which the others are watched before, and all after it."""
-
-_PATIENCE: Final = 60.0
 
 _TABLE: Final = """\
 *exact s*: from the first attempt to connect until each of those who come back was live with all that it had missed;
@@ -40,77 +39,65 @@ GOALS: Final = (
 OPTIONS: Final = {
     "clients": (1000, "clients that come back"),
     "others": (100, "clients that are live all the time"),
-    "rates": ("20,100", "writes a second"),
+    "rates": ((20, 100), "writes a second"),
     "rounds": (3, "rounds"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    return {
-        "clients": f"{options.clients:,} come back at once, {_MISSED} events behind; {options.others} others",
-        "writes": f"updates of {_DOCUMENTS:,} documents of 300 bytes, {options.rates} a second",
-        "rounds": f"{options.rounds}, alternating; a fresh server each time",
-    }
+QUICK: Final = "--clients 100 --rounds 1 --rates 20"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where a client was not exact."""
-    rows = empty_rows()
-    cases = [(transport, float(rate)) for rate in options.rates.split(",") for transport in ("websocket", "sse")]
-    async with crowd() as others, crowd() as back, staged(deployment, others, "storm", _DOCUMENTS) as stage:
-        for number in range(options.rounds):
-            note(rows["bare"], await _bare(back, options.clients))
-            for transport, rate in cases if number % 2 == 0 else reversed(cases):
-                figures = await _storm(stage, back, transport, rate, options)
-                say(f"{transport}, {rate:g}/s: {figures}")
-                note(rows[f"{transport}, {rate:g} writes/s"], figures)
+    rows, bare = Rows(), ("bare", 0)
+    cases = [bare, *((transport, rate) for rate in options.rates for transport in ("websocket", "sse"))]
+    async with (
+        load_generator() as others,
+        load_generator() as back,
+        staged(deployment, others, "storm", _DOCUMENTS) as stage,
+    ):
+        for _, (transport, rate) in alternating(options.rounds, cases):
+            if (transport, rate) == bare:
+                async with beside(back) as peer:
+                    rows.note("bare", await _come_back(back, peer.pid, "websocket", peer.head, options.clients))
+            else:
+                rows.note(f"{transport}, {rate} writes/s", await _storm(stage, back, transport, rate, options))
     return [Table("Everybody comes back", _TABLE, rows)]
 
 
-async def _bare(back: CrowdProcess, clients: int) -> dict[str, float]:
-    async with beside(back) as peer:
-        used = cpu_seconds(peer.pid)
-        found = await back.ask("open", transport="websocket", count=clients, seq=peer.head, at_once=clients)
-        return _cost(found, cpu_seconds(peer.pid) - used, clients)
+async def _come_back(back: Process, pid: int, transport: str, seq: int, clients: int, idle: float = 0.0) -> Figures:
+    """Measure clients that come to a server. `idle`: the share of a core that it takes without them."""
+    cpu = Cpu(server=pid)
+    found = await back.ask("open", transport=transport, count=clients, seq=seq, at_once=clients)
+    used = cpu.used()["server"] - idle * found["seconds"]
+    costs = {"CPU ms each": used / clients * 1000, "clients' CPU ms each": found["cpu"] / clients * 1000}
+    return {"exact s": found["seconds"], "p50 s": found["p50"]} | costs
 
 
-def _cost(found: dict[str, float], used: float, clients: int) -> dict[str, float]:
-    times = {"exact s": found["seconds"], "p50 s": found["p50"]}
-    return times | {"CPU ms each": used / clients * 1000, "clients' CPU ms each": found["cpu"] / clients * 1000}
-
-
-async def _storm(
-    stage: Stage, back: CrowdProcess, transport: str, rate: float, options: argparse.Namespace
-) -> dict[str, float]:
+async def _storm(stage: Stage, back: Process, transport: str, rate: float, options: argparse.Namespace) -> Figures:
     """Raises `WrongError` where a client was not exact."""
-    live, clients = stage.crowd, options.clients
+    live = stage.clients
     async with stage.serving() as pid:
         await stage.begin(back)
-        first = await stage.log.head() + 1
+        first = await stage.head() + 1
         await live.ask("open", transport="websocket", count=options.others, seq=first - 1, timed=True)
         # Written while somebody is live: they are in the window, as they are after a server's network was gone.
         await stage.write(first, _MISSED)
-        await live.ask("exact", seq=first + _MISSED - 1, seconds=_PATIENCE)
+        await live.ask("exact", seq=first + _MISSED - 1, seconds=PATIENCE)
         await live.ask("delays")
         async with stage.writing(first + _MISSED, rate) as written:
-            used = cpu_seconds(pid)
+            cpu = Cpu(server=pid)
             await asyncio.sleep(_STEADY)
-            steady, idle = await live.ask("delays"), (cpu_seconds(pid) - used) / _STEADY
-            used, behind = cpu_seconds(pid), first + len(written) - 1
-            found = await back.ask("open", transport=transport, count=clients, seq=behind, at_once=clients)
-            used = cpu_seconds(pid) - used - idle * found["seconds"]
+            steady, idle = await live.ask("delays"), cpu.used()["server"] / _STEADY
+            figures = await _come_back(back, pid, transport, first + len(written) - 1, options.clients, idle)
             stormy = await live.ask("delays")
             await asyncio.sleep(_AFTERWARDS)
-            crowded = await live.ask("delays")
-        last = first + _MISSED + len(written) - 1
+            afterwards = await live.ask("delays")
         for process in (live, back):
-            await process.ask("exact", seq=last, seconds=_PATIENCE)
-    return _cost(found, used, clients) | {
+            await process.ask("exact", seq=first + _MISSED + len(written) - 1, seconds=PATIENCE)
+    return figures | {
         "others p50": steady["p50"],
         "others p99": steady["p99"],
         "in the storm p50": stormy["p50"],
         "in the storm p99": stormy["p99"],
         "p99 of steady": stormy["p99"] / steady["p99"],
-        "afterwards p99": crowded["p99"],
+        "afterwards p99": afterwards["p99"],
     }

@@ -1,14 +1,15 @@
 """Writes: how many a second, what each costs, and how late it is acknowledged and received.
 
-Merge patches of documents of 1 KiB by HTTP, with a worker and with clients on WebSockets. Beside, in the same run: a
-plain Starlette server that does one `update_one` and sends a change stream to its clients. A client that misses an
-event, or has one twice, fails the run.
+Merge patches, by HTTP, of two fields of one of 2,000 documents of 1 KiB, `Prefer: return=minimal`, with clients on
+WebSockets. MongoDB's data is in memory, where there is tmpfs: how fast a disk syncs is not what is measured. Beside, in
+the same run: a plain Starlette server (`scripts/bench/peers/starlette.py`) that does one `update_one` and checks
+nothing; one change stream, a task and a queue for each client. A fresh worker and server each time. A client that
+misses an event, or has one twice, fails the run.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -17,15 +18,14 @@ from typing import Any, Final
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.process import CrowdProcess, crowd
-from scripts.bench.deployment import Deployment, cpu_seconds, say
-from scripts.bench.end_to_end_writers import Write, closed_loop, open_loop, requesting
+from scripts.bench.clients.exactness import SHAPE, document
+from scripts.bench.clients.processes import Process, load_generator
+from scripts.bench.deployment import Cpu, Deployment
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
-from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Goal, Table, empty_rows, note
-from scripts.bench.stage import document_of, staged
+from scripts.bench.report import Figures, Goal, Rows, Table, alternating, percentiles
+from scripts.bench.stage import staged
+from scripts.bench.writers import DOCUMENTS, MINIMAL, Write, closed_loop, open_loop, received, requesting
 
 Load = Callable[[Write, int, float], Awaitable[list[float]]]
 """Makes writes from a number on, for some seconds; the ms until each was acknowledged."""
@@ -37,11 +37,8 @@ _FOREIGN_RATE: Final = 20.0
 _WARM_UP, _WARM = 1.0, 0.4
 """Seconds of writes to a new server; how long a load runs before it is measured, over how long it is measured."""
 
-_PATIENCE: Final = 60.0
 _JOURNAL_MS: Final = 100
 """mongod's default, which `eventsync dev` changes."""
-
-_HEADERS: Final = {"Content-Type": "application/merge-patch+json", "Prefer": "return=minimal"}
 
 _MOST = """\
 So many writers, each of which makes its next write once its last is acknowledged. *ack*: ms until a write was
@@ -82,41 +79,28 @@ GOALS: Final = (
 
 
 IN_MEMORY: Final = True
-"""How fast a disk syncs is not what is measured."""
 
 OPTIONS: Final = {
     "rounds": (3, "rounds"),
     "seconds": (5.0, "how long a load is measured"),
-    "together": ("32,64,128", "writers at a time"),
-    "only": (f"{OURS},{PLAIN}", "one of the systems, instead of both"),
+    "together": ((32, 64, 128), "writers at a time"),
+    "only": ((OURS, PLAIN), "one of the systems, instead of both"),
 }
-
-
-def setup(options: argparse.Namespace) -> dict[str, str]:
-    """Return what is the same for all figures."""
-    return {
-        "data": "in memory (tmpfs) where there is one; mongod has its default `--journalCommitInterval`",
-        "writes": f"HTTP PATCH, a merge patch of two fields of one of {_DOCUMENTS:,} documents of {_SIZE:,} bytes, "
-        "`Prefer: return=minimal`",
-        "rounds": f"{options.rounds}, alternating; each load {options.seconds:g} s; a fresh worker and server each",
-        "plain Starlette": "uvicorn, uvloop, PyMongo's async client; `update_one` with `$set`, nothing checked; "
-        "one change stream, a task and a queue for each client (`scripts/bench/peers/starlette.py`)",
-    }
+QUICK: Final = "--rounds 1 --seconds 1 --together 32"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where a client was not exact."""
-    bench = _Bench(options.seconds, [int(text) for text in options.together.split(",")])
-    names = [name for name in (OURS, PLAIN) if name in options.only.split(",")]
-    async with crowd() as clients, AsyncMongoClient[Any](deployment.uri) as client:
+    rows, last = {title: Rows() for title in _TABLES}, dict[str, dict[str, Figures]]()
+    async with load_generator() as clients, AsyncMongoClient[Any](deployment.uri) as client:
         await client.admin.command({"setParameter": 1, "journalCommitInterval": _JOURNAL_MS})
-        for number in range(options.rounds):
-            for name in names if number % 2 == 0 else reversed(names):
-                serving = _ours if name == OURS else _plain
-                async with serving(deployment, clients, client, f"writes_{number}") as server:
-                    await bench.round(server)
-                await client.drop_database(server.docs.database.name)
-    return bench.tables()
+        for number, name in alternating(options.rounds, options.only):
+            serving = _ours if name == OURS else _plain
+            async with serving(deployment, clients, client, f"writes_{number}") as server:
+                last[name] = await _round(server, options, rows)
+            if last.keys() >= {OURS, PLAIN}:
+                _compare(last.pop(OURS), last.pop(PLAIN), rows["Ratios"])
+    return [Table(title, about, rows[title]) for title, about in _TABLES.items() if rows[title]]
 
 
 @dataclass
@@ -128,95 +112,65 @@ class _Server:
     port: int
     log: str
     docs: AsyncCollection[Any]
-    crowd: CrowdProcess
+    clients: Process
     write: Write
-    clients: int = 0
+    connected: int = 0
     head: int = 0
 
     async def open(self, clients: int) -> None:
         """Have so many clients, all at the head."""
-        if clients == self.clients:
-            return
-        await self.crowd.ask("begin", port=self.port, log=self.log, documents=_DOCUMENTS, overtaking=True)
-        await self.crowd.ask("open", transport="websocket", count=clients, seq=self.head, timed=True)
-        self.clients = clients
+        if clients != self.connected:
+            await self.clients.ask("begin", port=self.port, log=self.log, documents=_DOCUMENTS, overtaking=True)
+            await self.clients.ask("open", transport="websocket", count=clients, seq=self.head, timed=True)
+            self.connected = clients
 
-    async def warm_up(self) -> None:
-        """Bring a new server, and a new collection, to the state that they stay in."""
-        await self.open(1)
-        await self._made(_closed(32), self.write, _WARM_UP)
+    async def received(self, load: Load, write: Write, seconds: float) -> tuple[list[float], Figures, float]:
+        """Make writes. Raises `WrongError` where a client has not received each write once."""
+        found = await received(self.clients, self.head, load(write, self.head + 1, seconds))
+        self.head += len(found[0])
+        return found
 
-    async def measure(self, load: Load, write: Write, seconds: float) -> dict[str, float]:
-        """Figures of a load. Raises `WrongError` where a client has not received each write once."""
-        await self._made(load, write, _WARM * seconds)
-        used = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
-        acks, late, took = await self._made(load, write, seconds)
-        used = {name: cpu_seconds(pid) - used[name] for name, pid in self.pids.items()}
+    async def figures(self, load: Load, write: Write, seconds: float) -> Figures:
+        """Measure a load."""
+        await self.received(load, write, _WARM * seconds)
+        cpu = Cpu(**self.pids)
+        acks, late, took = await self.received(load, write, seconds)
+        used = cpu.used()
         return {
             "writes/s": len(acks) / took,
             **{f"ack {name}": value for name, value in percentiles(acks).items() if name != "p95"},
             **{f"received {name}": late[name] for name in ("p50", "p99")},
-            **{f"{name} ms": 1000 * cpu / len(acks) for name, cpu in used.items()},
-            "deliveries/core-s": self.clients * len(acks) / used["server"],
+            **{f"{name} ms": 1000 * value / len(acks) for name, value in used.items()},
+            "deliveries/core-s": self.connected * len(acks) / used["server"],
         }
 
-    async def _made(self, load: Load, write: Write, seconds: float) -> tuple[list[float], dict[str, float], float]:
-        """Have the writes made: the ms until each was acknowledged, how late clients were, and the seconds it took."""
-        began = time.monotonic()
-        acks = await load(write, self.head + 1, seconds)
-        took = time.monotonic() - began
-        self.head += len(acks)
-        await self.crowd.ask("exact", seq=self.head, seconds=_PATIENCE)
-        return acks, await self.crowd.ask("delays"), took
+
+async def _round(server: _Server, options: argparse.Namespace, rows: Mapping[str, Rows]) -> dict[str, Figures]:
+    """Measure every load on a server that is new; return the figures that are compared."""
+    await server.open(1)
+    await server.received(_closed(32), server.write, _WARM_UP)
+    several = [(_CLIENTS, together) for together in options.together]
+    loads = [
+        ("Most writes", clients, f"{together} at a time", _closed(together))
+        for clients, together in [(1, 32), (_CLIENTS, 1), *several, (_MANY, 32)]
+    ]
+    loads += [("Open loop", _CLIENTS, f"{rate:g}/s", _open(rate)) for rate in (100.0, 500.0)]
+    found = {}
+    for title, clients, load, run in loads:
+        await server.open(clients)
+        row = f"{load}, {clients} {'clients' if clients > 1 else 'client'}"
+        figures = await server.figures(run, server.write, options.seconds)
+        found[row] = rows[title].note(f"{server.name}, {row}", figures)
+    if server.name == OURS:
+        figures = await server.figures(_open(_FOREIGN_RATE), _foreign(server.docs), options.seconds)
+        rows["Foreign writes"].note(f"{OURS}, w: 1, {_CLIENTS} clients", figures)
+    return found
 
 
-Figures = dict[str, dict[str, float]]
-
-
-class _Bench:
-    """The figures of all rounds, and those of each system's last one."""
-
-    def __init__(self, seconds: float, together: list[int]) -> None:
-        self._seconds = seconds
-        self._together = together
-        self._rows = {title: empty_rows() for title in _TABLES}
-        self._last: dict[str, Figures] = {}
-
-    async def round(self, server: _Server) -> None:
-        """Every load, of a server that is new. Ratios are made once both systems had their turn."""
-        self._last[server.name] = last = {}
-        await server.warm_up()
-        several = [(_CLIENTS, together) for together in self._together]
-        for clients, together in [(1, 32), (_CLIENTS, 1), *several, (_MANY, 32)]:
-            await server.open(clients)
-            row = f"{together} at a time, {clients} {'clients' if clients > 1 else 'client'}"
-            last[row] = await self._note("Most writes", row, server, _closed(together), server.write)
-        await server.open(_CLIENTS)
-        for rate in (100.0, 500.0):
-            row = f"{rate:g}/s, {_CLIENTS} clients"
-            last[row] = await self._note("Open loop", row, server, _open(rate), server.write)
-        if server.name == OURS:
-            row = f"w: 1, {_CLIENTS} clients"
-            await self._note("Foreign writes", row, server, _open(_FOREIGN_RATE), _straight(server.docs))
-        if self._last.keys() >= {OURS, PLAIN}:
-            self._compare(self._last.pop(OURS), self._last.pop(PLAIN))
-
-    async def _note(self, title: str, row: str, server: _Server, load: Load, write: Write) -> dict[str, float]:
-        figures = await server.measure(load, write, self._seconds)
-        say(f"{server.name}, {row}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
-        note(self._rows[title][f"{server.name}, {row}"], figures)
-        return figures
-
-    def _compare(self, ours: Figures, plain: Figures) -> None:
-        for row, figures in ours.items():
-            found = self._rows["Ratios"][row]
-            for name, value in figures.items():
-                if name in plain[row]:
-                    found[f"{name} of plain"].append(value / plain[row][name])
-            found["received of own ack"].append(figures["received p50"] / figures["ack p50"])
-
-    def tables(self) -> list[Table]:
-        return [Table(title, about, self._rows[title]) for title, about in _TABLES.items() if self._rows[title]]
+def _compare(ours: dict[str, Figures], plain: dict[str, Figures], ratios: Rows) -> None:
+    for row, figures in ours.items():
+        found = {f"{name} of plain": value / plain[row][name] for name, value in figures.items() if name in plain[row]}
+        ratios.note(row, found | {"received of own ack": figures["received p50"] / figures["ack p50"]})
 
 
 _TABLES: Final = {"Ratios": _RATIOS, "Most writes": _MOST, "Open loop": _OPEN, "Foreign writes": _FOREIGN}
@@ -230,7 +184,7 @@ def _open(rate: float) -> Load:
     return lambda write, first, seconds: open_loop(write, first, max(1, round(seconds * rate)), rate)
 
 
-def _straight(docs: AsyncCollection[Any]) -> Write:
+def _foreign(docs: AsyncCollection[Any]) -> Write:
     weak = docs.with_options(write_concern=WriteConcern(1))
 
     async def write(number: int, at: float) -> None:
@@ -248,30 +202,32 @@ def _change(number: int, at: float) -> dict[str, Any]:
 
 
 def _patching(port: int) -> AbstractAsyncContextManager[Write]:
-    path = f"/v1/collections/{SHAPE}/documents/int:"
-    return requesting(port, "PATCH", lambda number: f"{path}{_target(number)}", _HEADERS, _change, connections=128)
+    headers = {"Content-Type": "application/merge-patch+json", **MINIMAL}
+    return requesting(
+        port, "PATCH", lambda number: f"{DOCUMENTS}/int:{_target(number)}", headers, _change, connections=128
+    )
 
 
 @asynccontextmanager
 async def _ours(
-    deployment: Deployment, clients: CrowdProcess, client: AsyncMongoClient[Any], name: str
+    deployment: Deployment, clients: Process, client: AsyncMongoClient[Any], name: str
 ) -> AsyncIterator[_Server]:
     async with staged(deployment, clients, name, _DOCUMENTS, _SIZE) as stage, stage.serving() as pid:
-        docs = client[stage.settings.database][SHAPE]
+        docs, port = client[stage.settings.database][SHAPE], stage.settings.port
         pids = {"server": pid, "worker": stage.worker, "mongod": deployment.pid}
-        async with _patching(stage.settings.port) as write:
-            yield _Server(OURS, pids, stage.settings.port, stage.log.name, docs, clients, write)
+        async with _patching(port) as write:
+            yield _Server(OURS, pids, port, stage.log, docs, clients, write)
 
 
 @asynccontextmanager
 async def _plain(
-    deployment: Deployment, clients: CrowdProcess, client: AsyncMongoClient[Any], name: str
+    deployment: Deployment, clients: Process, client: AsyncMongoClient[Any], name: str
 ) -> AsyncIterator[_Server]:
-    database = f"{name}_plain"
-    docs = client[database][SHAPE]
-    await docs.insert_many([document_of(number, 0.0, _SIZE, n=0) for number in range(_DOCUMENTS)])
-    async with peer("starlette", "writes", deployment.uri, database) as (process, port):
+    docs = client[f"{name}_plain"][SHAPE]
+    await docs.insert_many([document(number, 0.0, _SIZE, n=0) for number in range(_DOCUMENTS)])
+    async with peer("starlette", "writes", deployment.uri, docs.database.name) as (process, port):
         await process.ask("begin", seq=0)
-        pids = {"server": process.pid, "mongod": deployment.pid}
         async with _patching(port) as write:
+            pids = {"server": process.pid, "mongod": deployment.pid}
             yield _Server(PLAIN, pids, port, frames.LOG, docs, clients, write)
+    await client.drop_database(docs.database.name)

@@ -6,27 +6,24 @@ Nothing else: no positions, no bounds, no second client that wants something els
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import sys
-from collections.abc import Sequence
 from typing import cast
 
 import uvloop
+from websockets.frames import Frame, Opcode
+from websockets.utils import accept_key
 
-from scripts.bench.crowd.process import obey
+from scripts.bench.clients.processes import obey
 from scripts.bench.peers import frames
-from scripts.bench.peers.driver import Driver
-
-_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+from scripts.bench.peers.process import Timer
 
 
 class Connection(asyncio.Protocol):
     """Is served once it has said anything after its handshake."""
 
-    def __init__(self, served: set[asyncio.Transport], driver: Driver) -> None:
+    def __init__(self, served: set[asyncio.Transport], timer: Timer) -> None:
         self._served = served
-        self._driver = driver
+        self._timer = timer
         self._head: bytes | None = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,17 +32,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._head is None:
             if self._transport not in self._served:
-                self._transport.write(frames.text_frame(frames.live(self._driver.head)))
+                self._transport.write(_frame(frames.live(self._timer.head)))
                 self._served.add(self._transport)
             return
         self._head += data
         if self._head.endswith(b"\r\n\r\n"):
             lines = self._head.split(b"\r\n")
             key = next(line.partition(b": ")[2] for line in lines if line.lower().startswith(b"sec-websocket-key"))
-            accept = base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest())
             self._transport.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept
+                b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key.decode()).encode()
             )
             self._head = None
 
@@ -53,18 +49,22 @@ class Connection(asyncio.Protocol):
         self._served.discard(self._transport)
 
 
+def _frame(message: bytes) -> bytes:
+    return Frame(Opcode.TEXT, message).serialize(mask=False)
+
+
 async def main(port: int) -> None:
-    """Until the end of the input."""
+    """Run until the end of the input."""
     served: set[asyncio.Transport] = set()
 
-    def broadcast(messages: Sequence[bytes]) -> None:
-        data = b"".join(map(frames.text_frame, messages))
+    def broadcast(message: bytes) -> None:
+        frame = _frame(message)
         for transport in served:
-            transport.write(data)
+            transport.write(frame)
 
-    driver = Driver(broadcast)
-    await asyncio.get_running_loop().create_server(lambda: Connection(served, driver), "127.0.0.1", port, backlog=1024)
-    await obey(driver)
+    timer = Timer(broadcast)
+    await asyncio.get_running_loop().create_server(lambda: Connection(served, timer), "127.0.0.1", port, backlog=1024)
+    await obey(timer)
 
 
 if __name__ == "__main__":

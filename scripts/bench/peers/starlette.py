@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,10 +25,10 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.process import obey
+from scripts.bench.clients.exactness import SHAPE
+from scripts.bench.clients.processes import obey
 from scripts.bench.peers import frames
-from scripts.bench.peers.driver import Driver, Listening
+from scripts.bench.peers.process import Listening, Timer
 
 _LOOK = 0.01
 _BATCH = 500
@@ -66,12 +66,11 @@ class _Queues:
         self._greeting = greeting
         self._queues: set[asyncio.Queue[str]] = set()
 
-    def put(self, messages: Iterable[bytes]) -> None:
-        """Send messages to all clients; each is decoded once. Never waits."""
-        texts = [message.decode() for message in messages]
+    def put(self, message: bytes) -> None:
+        """Send a message to all clients; it is decoded once. Never waits."""
+        text = message.decode()
         for queue in self._queues:
-            for text in texts:
-                queue.put_nowait(text)
+            queue.put_nowait(text)
 
     async def endpoint(self, websocket: WebSocket) -> None:
         """Serve a client, from handshake to close."""
@@ -96,10 +95,10 @@ class _Queues:
 
 
 async def _timer(port: int) -> None:
-    queues = _Queues(lambda: frames.live(driver.head))
-    driver = Driver(queues.put)
+    queues = _Queues(lambda: frames.live(timer.head))
+    timer = Timer(queues.put)
     async with _serving(queues.endpoint, port):
-        await obey(driver)
+        await obey(timer)
 
 
 async def _writes(port: int, database: AsyncDatabase[Any]) -> None:
@@ -124,7 +123,7 @@ async def _writes(port: int, database: AsyncDatabase[Any]) -> None:
                 else:
                     fields = change["updateDescription"]["updatedFields"]
                     message = frames.changed(seq, change["documentKey"]["_id"], fields)
-                queues.put([message])
+                queues.put(message)
 
     path = f"/v1/collections/{SHAPE}/documents/{{id}}"
     async with _serving(queues.endpoint, port, Route(path, patch, methods=["PATCH"])):

@@ -7,9 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from scripts.bench.crowd.history import History, Overtaking
-from scripts.bench.crowd.messages import Message, Reader, WrongError
-from scripts.bench.crowd.replica import Replica
+from scripts.bench.clients.exactness import History, Message, Reader, Replica, WrongError, document
 from scripts.bench.peers import frames
 
 HISTORY = History(3)
@@ -48,7 +46,7 @@ def test_documents_take_turns() -> None:
 
 
 def test_an_event_that_overtakes_comes_once_and_always_at_the_same_place() -> None:
-    history = Overtaking(0)
+    history = History(0, overtaking=True)
     assert history.is_event(1, 2, 2)
     assert history.is_event(2, 1, 1)
     assert history.is_event(1, 2, 2)
@@ -59,10 +57,10 @@ def test_an_event_that_overtakes_comes_once_and_always_at_the_same_place() -> No
 
 def test_a_peers_messages_are_read_as_the_servers_are() -> None:
     reader = Reader(History(0))
-    message = reader.read(frames.event(7, 1.5, 300))
+    message = reader.read(frames.created(7, document(7, 1.5)))
     assert (message.kind, message.start, message.end, message.at) == ("events", 6, 7, (1.5,))
     assert reader.read(frames.live(7)).end == 7
-    changes = Reader(Overtaking(3))
+    changes = Reader(History(3, overtaking=True))
     message = changes.read(frames.changed(1, 2, {"n": 6, "at": 2.5}))
     assert (message.start, message.end, message.at) == (0, 1, (2.5,))
     with pytest.raises(WrongError, match="event 2 is 6 of int:2"):

@@ -10,8 +10,7 @@ import pytest
 from scripts.bench.__main__ import BENCHMARKS, parser
 from scripts.bench.fan_out import BARE, OURS, PLAIN, Key, growth, ratios
 from scripts.bench.memory import slope
-from scripts.bench.percentiles import percentiles
-from scripts.bench.report import Goal, Table, index, page
+from scripts.bench.report import Goal, Rows, Table, alternating, index, page, percentiles
 
 RESULTS = Path(__file__).parents[3] / "docs" / "benchmarks"
 GOAL = Goal("a cost", "Ratios", "ours", "of theirs", 1.3)
@@ -43,9 +42,9 @@ def test_a_goal_is_met_by_all_rows_by_some_or_by_none() -> None:
 
 
 def test_the_index_lists_the_goals_of_every_page() -> None:
-    text = page("One: about one.", "scripts/bench/run one", {"x": "y"}, [_table(1.0)], [GOAL])
+    text = page("One: about one.\n\nAlways so.\n", "scripts/bench/run one", {"x": "y"}, [_table(1.0)], [GOAL])
     assert text.startswith("# One\n\nMade by `scripts/bench/run one` on ")
-    assert "\n- x: y\n" in text
+    assert "\n\nAlways so.\n\n- x: y\n" in text
     listed = index({"one": text}, {"one": "About one."})
     assert "| a cost | ≤ 1.3 | 1.00 | met | [one](one.md) |" in listed
     assert "| About one. |" in listed
@@ -60,10 +59,27 @@ def test_the_kept_index_is_made_from_the_kept_pages() -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_quick_run_of_a_benchmark_changes_its_own_options(name: str) -> None:
-    module, quick = BENCHMARKS[name]
-    options = parser().parse_args([name, *quick.split()])
+    module = BENCHMARKS[name]
+    options, usual = parser().parse_args([name, *module.QUICK.split()]), parser().parse_args([name])
     assert vars(options).keys() >= module.OPTIONS.keys()
-    assert all(module.setup(options).values())
+    assert vars(options) != vars(usual)
+    assert vars(usual).items() >= {option: default for option, (default, _) in module.OPTIONS.items()}.items()
+
+
+def test_an_option_may_be_a_list() -> None:
+    assert parser().parse_args(["fan_out", "--clients", "10,20"]).clients == (10, 20)
+    assert parser().parse_args(["replay", "--cold", ""]).cold == ()
+
+
+def test_every_other_round_is_in_reverse() -> None:
+    assert list(alternating(3, "ab")) == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
+
+
+def test_rows_keep_one_figure_a_round() -> None:
+    rows = Rows()
+    for value in (1.0, 2.0):
+        assert rows.note("a row", {"x": value}) == {"x": value}
+    assert rows == {"a row": {"x": [1.0, 2.0]}}
 
 
 def test_a_slope_is_an_hours_growth_and_its_interval() -> None:

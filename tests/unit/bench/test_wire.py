@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from websockets.frames import Frame, Opcode
 
-from scripts.bench.crowd.wire import CLOSE, TEXT, Frames, Lines, Response, WireError, client_frame
-from scripts.bench.peers import frames
+from scripts.bench.clients.wire import CLOSE, TEXT, Frames, Lines, Response, WireError, client_frame
 
 
 def _pieces(data: bytes, size: int) -> list[bytes]:
@@ -24,7 +24,7 @@ def test_frames_are_the_same_however_they_are_cut(size: int) -> None:
 
 def test_a_frame_of_any_length_is_one_frame() -> None:
     payloads = [b"x" * size for size in (0, 125, 126, 65_535, 65_536)]
-    cut = Frames().feed(b"".join(map(frames.text_frame, payloads)))
+    cut = Frames().feed(b"".join(Frame(Opcode.TEXT, payload).serialize(mask=False) for payload in payloads))
     assert list(cut) == [(TEXT, payload) for payload in payloads]
 
 
@@ -33,9 +33,8 @@ def test_a_fragment_is_refused() -> None:
         list(Frames().feed(b"\x01\x01x"))
 
 
-def test_a_clients_frame_is_masked_with_nothing() -> None:
-    assert client_frame(TEXT, b"hi") == b"\x81\x82\x00\x00\x00\x00hi"
-    assert client_frame(TEXT, b"x" * 200)[:4] == b"\x81\xfe\x00\xc8"
+def test_a_clients_frame_is_masked() -> None:
+    assert client_frame(TEXT, b"hi")[:2] == b"\x81\x82"
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -46,18 +45,37 @@ def test_a_chunked_response_is_the_same_however_it_is_cut(size: int) -> None:
     assert (response.status, response.complete, body) == (200, True, b"abcdefghijklmno")
 
 
-def test_a_response_with_a_length_is_given_as_a_whole() -> None:
+def test_a_response_with_a_length_is_complete_after_it() -> None:
     response = Response()
-    assert response.feed(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\nno") == b""
+    assert response.feed(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\nno") == b"no"
     assert (response.status, response.headers["retry-after"], response.complete) == (503, "2", False)
-    assert response.feed(b"pe") == b"nope"
+    assert response.feed(b"pe") == b"pe"
     assert response.complete
+
+
+def test_a_response_without_a_body_is_complete_after_its_head() -> None:
+    response = Response()
+    response.feed(b'HTTP/1.1 204 No Content\r\nETag: "1"\r\n\r\n')
+    assert (response.status, response.complete) == (204, True)
+
+
+def test_the_next_byte_begins_a_chunk_only_after_a_whole_one() -> None:
+    response, seen = Response(), []
+    for piece in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n", b"3", b"\r\nab", b"c\r\n"):
+        response.feed(piece)
+        seen.append(response.is_between)
+    assert seen == [True, True, False, False, True]
+
+
+def test_what_is_no_response_is_refused() -> None:
+    with pytest.raises(WireError, match="no response"):
+        Response().feed(b"SMTP/1.1 200 OK\r\n\r\n")
 
 
 def test_what_follows_an_upgrade_is_kept() -> None:
     response = Response()
-    response.feed(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x00")
-    assert (response.status, response.rest()) == (101, b"\x81\x00")
+    response.feed(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x00")
+    assert (response.status, response.rest) == (101, b"\x81\x00")
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])

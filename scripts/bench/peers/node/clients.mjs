@@ -1,5 +1,5 @@
 // `node clients.mjs MODULES`: many clients of a server of any make, in one process, so that what they cost is the same
-// for all. They do what a JSON line asks, and answer with one, as `scripts.bench.crowd` does.
+// for all. They do what a JSON line asks, and answer with one, as `scripts.bench.clients` does.
 import {createRequire} from "node:module"
 import {get} from "node:http"
 import {createInterface} from "node:readline"

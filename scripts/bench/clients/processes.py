@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from eventsync.server.supervision.orphans import die_with_parent
-from scripts.bench.crowd.messages import WrongError
+from scripts.bench.clients.exactness import WrongError
 
 _LINE = 1024 * 1024
 _PATIENCE = 240.0
@@ -39,7 +39,7 @@ async def obey(methods: object) -> None:
         sys.stdout.buffer.flush()
 
 
-class CrowdProcess:
+class Process:
     """Asks a process, one thing after the other."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -62,14 +62,14 @@ class CrowdProcess:
 
 
 @asynccontextmanager
-async def asked(*command: str) -> AsyncIterator[CrowdProcess]:
+async def asked(*command: str) -> AsyncIterator[Process]:
     """Run a process that is asked."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, limit=_LINE, preexec_fn=die_with_parent
     )
     try:
-        yield CrowdProcess(process)
+        yield Process(process)
     finally:
         if process.returncode is None:
             process.kill()
@@ -77,7 +77,7 @@ async def asked(*command: str) -> AsyncIterator[CrowdProcess]:
 
 
 @asynccontextmanager
-async def crowd() -> AsyncIterator[CrowdProcess]:
+async def load_generator() -> AsyncIterator[Process]:
     """Run the clients of a server."""
-    async with asked(sys.executable, "-m", "scripts.bench.crowd") as found:
+    async with asked(sys.executable, "-m", "scripts.bench.clients") as found:
         yield found

@@ -1,23 +1,19 @@
-"""`python -m scripts.bench.crowd`: the clients of a server, which do what is asked on the standard input."""
+"""`python -m scripts.bench.clients`: the clients of a server, which do what is asked on the standard input."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import uvloop
 
-from scripts.bench.crowd import wire
-from scripts.bench.crowd.client import SHAPE, TRANSPORTS, Client, Scene
-from scripts.bench.crowd.history import History, Overtaking
-from scripts.bench.crowd.messages import Reader, WrongError
-from scripts.bench.crowd.process import obey
-from scripts.bench.crowd.puller import Puller
-from scripts.bench.crowd.replica import Replica
-from scripts.bench.percentiles import percentiles
+from scripts.bench.clients.client import TRANSPORTS, Client, Puller, Scene
+from scripts.bench.clients.exactness import History, Reader, WrongError
+from scripts.bench.clients.processes import obey
+from scripts.bench.report import percentiles
 
 Answer = dict[str, Any]
 
@@ -26,13 +22,13 @@ _AT_ONCE: Final = 64
 """Connections that are being made at a time, where nothing else is asked for."""
 
 
-class Crowd:
+class LoadGenerator:
     """The clients of one server, whose log is a `History`."""
 
     def __init__(self) -> None:
         self._scene = Scene(0, "", Reader(History(0)))
         self._clients: list[Client] = []
-        self._pullers: list[tuple[Puller, Replica]] = []
+        self._pullers: list[Puller] = []
 
     async def begin(self, port: int, log: str, documents: int, *, overtaking: bool = False) -> Answer:
         """Close all clients, and be for the server at `port`, whose log is `log`, a `History(documents)`.
@@ -45,16 +41,15 @@ class Crowd:
         for task in list(self._scene.tasks):
             task.cancel()
         self._clients = []
-        self._scene = Scene(port, log, Reader((Overtaking if overtaking else History)(documents)))
+        self._scene = Scene(port, log, Reader(History(documents, overtaking)))
         return {}
 
     async def open(
         self, transport: str, count: int, seq: int | None, *, timed: bool = False, at_once: int = _AT_ONCE
     ) -> Answer:
         """Add clients that are at `seq`, or have nothing; answers once each is live."""
-        scene, began, used = self._scene, time.monotonic(), time.process_time()
-        places, kind = asyncio.Semaphore(at_once), TRANSPORTS[transport]
-        added = [kind(scene, Replica(scene.reader.history, seq), is_timed=timed) for _ in range(count)]
+        began, used, places = time.monotonic(), time.process_time(), asyncio.Semaphore(at_once)
+        added = [TRANSPORTS[transport](self._scene, seq, is_timed=timed) for _ in range(count)]
         self._clients += added
 
         async def enter(client: Client) -> None:
@@ -79,31 +74,20 @@ class Crowd:
 
     async def pull(self, count: int, seq: int | None, seconds: float) -> Answer:
         """Connect that many at once that are at `seq`, or have nothing; answers once each is live."""
-        scene, used, began = self._scene, time.process_time(), time.monotonic()
-        loop, position = asyncio.get_running_loop(), None if seq is None else f"{scene.log}:{seq}"
-        pullers = [Puller(wire.upgrade(scene.port), wire.hello(SHAPE, position)) for _ in range(count)]
-        self._pullers = [(puller, Replica(scene.reader.history, seq)) for puller in pullers]
-
-        async def one(puller: Puller) -> None:
-            await loop.create_connection(lambda: puller, "127.0.0.1", scene.port)
-            await puller.is_live
-
-        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-            for puller in pullers:
-                group.create_task(one(puller), name="pull")
-        first, last = min(puller.first for puller in pullers), max(puller.done for puller in pullers)
+        began, used = time.monotonic(), time.process_time()
+        self._pullers = pullers = [Puller(self._scene, seq) for _ in range(count)]
+        await asyncio.gather(*(puller.come_back() for puller in pullers))
+        await self._until(pullers, lambda puller: bool(puller.live_at), seconds)
+        first, last = min(puller.first for puller in pullers), max(puller.live_at for puller in pullers)
         return {"first": first - began, "seconds": last - began, "cpu": time.process_time() - used}
 
     async def pulled(self) -> Answer:
         """Close them, and check what they received against the history: how many events each has."""
-        replicas = []
-        for puller, replica in self._pullers:
-            puller.close()
-            replicas.append(puller.replica(self._scene.reader, replica))
-        self._pullers = []
-        if not all(replica.is_exact for replica in replicas) or len({replica.seq for replica in replicas}) != 1:
-            raise WrongError("they were not brought to the same place by each event once")
-        return {"events": replicas[0].events}
+        pullers, self._pullers = self._pullers, []
+        found = {(replica.seq, replica.events) for replica in (puller.check() for puller in pullers)}
+        if len(found) != 1:
+            raise WrongError(f"clients that began at the same place were brought to several: {found}")
+        return {"events": found.pop()[1]}
 
     async def delays(self) -> Answer:
         """Return how late events came to the timed clients, in ms, since the last call."""
@@ -113,15 +97,14 @@ class Crowd:
             raise WrongError("no event was timed")
         return percentiles(found)
 
-    async def _until(self, clients: list[Client], done: Callable[[Client], bool], seconds: float) -> None:
+    async def _until(self, clients: Iterable[Client], done: Callable[[Any], bool], seconds: float) -> None:
         scene, deadline = self._scene, time.monotonic() + seconds
         # Many flags of many clients: looking is cheaper than waiting for each.
-        while not scene.wrong and not all(map(done, clients)):
+        while not scene.wrong and (late := [client for client in clients if not done(client)]):
             if time.monotonic() >= deadline:
-                late = [client for client in clients if not done(client)]
                 seqs = sorted({client.replica.seq or 0 for client in late})
                 raise WrongError(
-                    f"{len(late)} of {len(clients)} are not there after {seconds:g} s, at {seqs[:3]} to {seqs[-1:]}; "
+                    f"{len(late)} clients are not there after {seconds:g} s, at {seqs[:3]} to {seqs[-1:]}; "
                     f"refused {dict(scene.refusals)}, cut {dict(scene.ends)}"
                 )
             await asyncio.sleep(_LOOK)
@@ -131,4 +114,4 @@ class Crowd:
 
 if __name__ == "__main__":
     random.seed(1)
-    uvloop.run(obey(Crowd()))
+    uvloop.run(obey(LoadGenerator()))

@@ -5,54 +5,57 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import orjson
 from pymongo import WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 
-from scripts.bench.crowd.client import SHAPE
-from scripts.bench.crowd.messages import WrongError
-from scripts.bench.crowd.wire import Response
+from scripts.bench.clients.exactness import SHAPE, WrongError, document
+from scripts.bench.clients.processes import Process
+from scripts.bench.clients.wire import Response
+from scripts.bench.report import Figures
 
 Make = Callable[[int, float], dict[str, Any]]
-"""The document of a number that was meant to be made at a time."""
+"""The document of a number that was meant to be made at a time, by the monotonic clock."""
 
 Write = Callable[[int, float], Awaitable[None]]
 """Makes the document of a number, with the time at which it was meant to be made; returns once that is acknowledged."""
 
-SIZE = 300
-_CONNECTIONS = 16
-_NO_CONTENT = 204
+PATIENCE: Final = 60.0
+"""Seconds within which all clients have an event."""
+
+MINIMAL: Final = {"Prefer": "return=minimal"}
+DOCUMENTS: Final = f"/v1/collections/{SHAPE}/documents"
 
 
-def document(number: int, at: float) -> dict[str, Any]:
-    """A document of about `SIZE` bytes."""
-    return {"_id": number, "n": number, "at": at, "text": "x" * (SIZE - 60)}
+async def paced(count: int, rate: float) -> AsyncIterator[tuple[int, float]]:
+    """Yield 0, 1, 2 … with the time at which each is due, then; `rate` a second."""
+    began = time.monotonic()
+    for number in range(count):
+        due = began + number / rate
+        await asyncio.sleep(due - time.monotonic())
+        yield number, due
 
 
 async def open_loop(write: Write, first: int, count: int, rate: float) -> list[float]:
-    """`count` writes at `rate` a second, whatever becomes of those before; ms from each's intended time until it was
-    acknowledged."""
+    """Make `count` writes, each at its time; return the ms from that until it was acknowledged."""
     lags: list[float] = []
 
     async def one(number: int, due: float) -> None:
         await write(number, due)
         lags.append((time.monotonic() - due) * 1000)
 
-    began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        for number in range(count):
-            due = began + number / rate
-            await asyncio.sleep(due - time.monotonic())
+        async for number, due in paced(count, rate):
             group.create_task(one(first + number, due), name="write")
     return lags
 
 
 async def closed_loop(write: Write, first: int, together: int, seconds: float) -> list[float]:
-    """Writes for `seconds` by `together` writers, each its next one once its last is acknowledged; ms each took."""
+    """Write for `seconds` by `together` writers, each its next one once its last is acknowledged; ms each took."""
     took: list[float] = []
     numbers, over = itertools.count(first), time.monotonic() + seconds
 
@@ -67,8 +70,20 @@ async def closed_loop(write: Write, first: int, together: int, seconds: float) -
     return took
 
 
-def straight(collection: AsyncCollection[Any], make: Make = document) -> Write:
-    """Into MongoDB, past eventsync; majority, journaled."""
+async def received(clients: Process, head: int, writes: Awaitable[list[float]]) -> tuple[list[float], Figures, float]:
+    """Await writes after event `head`; return ms until each was acknowledged, how late clients were, and the seconds.
+
+    Raises `WrongError` unless each client receives each write once.
+    """
+    began = time.monotonic()
+    acks = await writes
+    took = time.monotonic() - began
+    await clients.ask("exact", seq=head + len(acks), seconds=PATIENCE)
+    return acks, await clients.ask("delays"), took
+
+
+def inserting(collection: AsyncCollection[Any], make: Make = document) -> Write:
+    """Write into MongoDB, past eventsync; majority, journaled."""
     docs = collection.with_options(write_concern=WriteConcern("majority", j=True))
 
     async def write(number: int, at: float) -> None:
@@ -77,28 +92,18 @@ def straight(collection: AsyncCollection[Any], make: Make = document) -> Write:
     return write
 
 
-def over_http(port: int) -> AbstractAsyncContextManager[Write]:
-    """`POST` to eventsync."""
-    return posting(port, f"/v1/collections/{SHAPE}/documents", {"Prefer": "return=minimal"})
-
-
 def posting(
-    port: int, path: str, headers: Mapping[str, str], make: Make = document
+    port: int, path: str = DOCUMENTS, headers: dict[str, str] = MINIMAL, make: Make = document
 ) -> AbstractAsyncContextManager[Write]:
-    """`POST` a document to `path`."""
+    """`POST` a document to `path`, by default eventsync's."""
     return requesting(port, "POST", lambda _: path, {"Content-Type": "application/json", **headers}, make)
 
 
 @asynccontextmanager
 async def requesting(
-    port: int,
-    method: str,
-    path: Callable[[int], str],
-    headers: Mapping[str, str],
-    make: Make,
-    connections: int = _CONNECTIONS,
+    port: int, method: str, path: Callable[[int], str], headers: dict[str, str], make: Make, connections: int = 16
 ) -> AsyncIterator[Write]:
-    """Requests over connections that are kept open, made by hand: a client library would be what is measured.
+    """Send requests over connections that are kept open, made by hand: a client library would be what is measured.
 
     `path`: of the request about a number.
     """
@@ -134,11 +139,9 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         body, response = self._response.feed(data), self._response
-        if not response.status or not (response.complete or response.status == _NO_CONTENT):
-            return
-        if 200 <= response.status < 300:
+        if response.complete and 200 <= response.status < 300:
             self._answered.set_result(None)
-        else:
+        elif response.complete:
             self._answered.set_exception(WrongError(f"a write was answered {response.status} {body[:200]!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -9,22 +9,27 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from scripts.bench.crowd import wire
-from scripts.bench.crowd.messages import Message, Reader, WrongError
-from scripts.bench.crowd.replica import Replica
-from scripts.bench.crowd.wire import Frames, Lines, Response, WireError
+from scripts.bench.clients import wire
+from scripts.bench.clients.exactness import SHAPE, WELCOME, Message, Reader, Replica, WrongError
+from scripts.bench.clients.wire import Frames, Lines, Response, WireError
 
-SHAPE: Final = "docs"
 _SEEN, _PIECE = 1000, 16 * 1024
 """Pieces of a connection's bytes that are known, at most, and bytes of the largest."""
 
 _JITTER: Final = (0.2, 1.0)
 """Seconds before another attempt, where the server has advised none."""
 
+_LIVE: Final = b'{"type":"live"'
+_MARGIN: Final = 4096
+"""Most bytes of the message that a client is live, and of what comes with it."""
+
+_SHORT: Final = 600
+"""Most bytes of a piece that has nothing but the welcome."""
+
 
 @dataclass
 class Scene:
-    """State that all clients of a crowd share."""
+    """State that all clients of a server share."""
 
     port: int
     log: str
@@ -47,9 +52,10 @@ class Scene:
 class Client(asyncio.Protocol):
     """Made without a connection; `come_back` makes one."""
 
-    def __init__(self, scene: Scene, replica: Replica, *, is_timed: bool) -> None:
+    def __init__(self, scene: Scene, seq: int | None, *, is_timed: bool = False) -> None:
+        """Be at `seq`, or have nothing."""
         self.scene = scene
-        self.replica = replica
+        self.replica = Replica(scene.reader.history, seq)
         self.live_at = 0.0
         self._is_timed = is_timed
         self._is_served = False
@@ -75,17 +81,18 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._is_served, self._end, self.replica.live = False, "", False
+        self._response = Response()
         self._transport.write(self._begin())
 
     def data_received(self, data: bytes) -> None:
         begins_whole = self._is_between()
+        known = self.scene.seen.get(data) if begins_whole else None
+        self._read = []
         try:
-            if begins_whole and (known := self.scene.seen.get(data)) is not None:
-                for message in known:
-                    self._applied(message)
-                return
-            self._read = []
-            self._take(data)
+            if known is None:
+                self._take(data)
+            for message in known or ():
+                self._applied(message)
         except (WrongError, WireError, LookupError, ValueError, TypeError) as error:
             self.scene.wrong.append(f"{type(error).__name__}: {error}")
             self.close()
@@ -149,6 +156,13 @@ class Client(asyncio.Protocol):
                 now = time.monotonic()
                 self.scene.delays.extend(now - at for at in message.at[-new:])
 
+    def _is_refused(self, success: int) -> bool:
+        """Close the connection, and return True, if the response has another status."""
+        response = self._response
+        if response.status not in {0, success}:
+            self._refused(f"status {response.status}", response.headers.get("retry-after"))
+        return response.status not in {0, success}
+
     def _refused(self, how: str, retry_after: float | str | None) -> None:
         self._end, self._advice = how, None if retry_after is None else float(retry_after)
         self.close()
@@ -158,21 +172,21 @@ class WebSocketClient(Client):
     """`GET /v1/sync`."""
 
     def _begin(self) -> bytes:
-        self._response: Response | None = Response()
-        self._frames = Frames()
+        self._frames: Frames | None = None
         return wire.upgrade(self.scene.port)
 
     def _take(self, data: bytes) -> None:
-        if self._response is not None:
-            response = self._response
-            response.feed(data)
-            if response.status not in {0, 101}:
-                self._refused(f"status {response.status}", response.headers.get("retry-after"))
-            if response.status != 101:
+        if self._frames is None:
+            self._response.feed(data)
+            if self._is_refused(101) or not self._response.status:
                 return
-            data, self._response = response.rest(), None
+            data, self._frames = self._response.rest, Frames()
             self._write(wire.hello(SHAPE, self._position))
-        for opcode, payload in self._frames.feed(data):
+        self._received(data, self._frames)
+
+    def _received(self, data: bytes, frames: Frames) -> None:
+        """Read what follows the handshake."""
+        for opcode, payload in frames.feed(data):
             if opcode == wire.TEXT:
                 self._message(payload)
                 continue
@@ -184,25 +198,59 @@ class WebSocketClient(Client):
                 self._write(wire.client_frame(wire.CLOSE, payload[:2]))
 
     def _is_between(self) -> bool:
-        return self._response is None and self._frames.is_between
+        return self._frames is not None and self._frames.is_between
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
 
+class Puller(WebSocketClient):
+    """Keeps all bytes until `check`, so that reading them is no part of a rate.
+
+    `first` is when the first byte after the welcome came, `live_at` when it was live, by the monotonic clock.
+    """
+
+    def __init__(self, scene: Scene, seq: int | None) -> None:
+        super().__init__(scene, seq)
+        self.first = 0.0
+        self._pieces: list[bytes] = [b""]
+
+    def _received(self, data: bytes, frames: Frames) -> None:  # noqa: ARG002 - read by `check`
+        if not self.first and data and not (len(data) < _SHORT and WELCOME in data):
+            self.first = time.monotonic()
+        if not self.live_at and _LIVE in self._pieces[-1][-_MARGIN:] + data[-_MARGIN:]:
+            self.live_at = time.monotonic()
+        self._pieces.append(data)
+
+    def _is_between(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.live_at:
+            self.scene.wrong.append(f"a connection ended before it was live: {exc}, after {self._pieces[-1][-300:]!r}")
+
+    def check(self) -> Replica:
+        """Leave; apply all that came, and drop it. Raises `WrongError`."""
+        self.close()
+        super()._received(b"".join(self._pieces), Frames())
+        self._pieces.clear()
+        if not self.replica.live or not self.replica.is_exact:
+            raise WrongError(f"a client has {self.replica.events} events at {self.replica.seq}, and should have others")
+        return self.replica
+
+
 class SseClient(Client):
     """`GET /v1/sync/sse`."""
 
     def _begin(self) -> bytes:
-        self._response, self._lines = Response(), Lines()
+        self._lines = Lines()
         vector = f"&vector={SHAPE}%3D{self._position}" if self._position else ""
         return f"GET /v1/sync/sse?shape={SHAPE}{vector} HTTP/1.1\r\nHost: 127.0.0.1:{self.scene.port}\r\n\r\n".encode()
 
     def _take(self, data: bytes) -> None:
         body = self._response.feed(data)
-        if self._response.status not in {0, 200}:
-            self._refused(f"status {self._response.status}", self._response.headers.get("retry-after"))
+        if self._is_refused(200):
             return
         for found in self._lines.feed(body):
             self._message(found)
@@ -212,7 +260,7 @@ class SseClient(Client):
             self.close()
 
     def _is_between(self) -> bool:
-        return self._response.is_between and self._lines.is_between
+        return self._response.status == 200 and self._response.is_between and self._lines.is_between
 
 
 TRANSPORTS: Final[dict[str, type[Client]]] = {"websocket": WebSocketClient, "sse": SseClient}

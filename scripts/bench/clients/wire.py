@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
+import httptools
 import orjson
+from websockets.frames import Frame, Opcode
 
 TEXT, CLOSE, PING = 0x1, 0x8, 0x9
 """Opcodes of WebSocket frames."""
 
 _FINAL = 0x80
-_HEAD_END = b"\r\n\r\n"
 
 
 class WireError(Exception):
@@ -19,10 +19,8 @@ class WireError(Exception):
 
 
 def client_frame(opcode: int, payload: bytes) -> bytes:
-    """Return a frame as a client sends it. The mask is zero, which the standard allows."""
-    size = len(payload)
-    length = bytes([_FINAL | size]) if size < 126 else bytes([_FINAL | 126]) + size.to_bytes(2, "big")
-    return bytes([_FINAL | opcode]) + length + bytes(4) + payload
+    """Return a frame as a client sends it."""
+    return Frame(Opcode(opcode), payload).serialize(mask=True)
 
 
 def upgrade(port: int) -> bytes:
@@ -46,16 +44,16 @@ class Frames:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def is_between(self) -> bool:
+        """True if the next byte begins a frame."""
+        return not self._buffer
+
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield opcode and payload of each frame that is complete now. Raises `WireError`."""
         self._buffer += data
         while (frame := self._frame()) is not None:
             yield frame
-
-    @property
-    def is_between(self) -> bool:
-        """True if the next byte begins a frame."""
-        return not self._buffer
 
     def _frame(self) -> tuple[int, bytes] | None:
         buffer = self._buffer
@@ -74,55 +72,51 @@ class Frames:
         return opcode, payload
 
 
-@dataclass
 class Response:
-    """One HTTP response, as it comes: chunked, or with a length. `status` is 0 before its head is there."""
+    """One HTTP response, as it comes. `status` is 0 before its head is there.
 
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    complete: bool = False
-    _buffer: bytearray = field(default_factory=bytearray)
+    `rest`: what follows the head of an upgrade. `is_between`: the next byte begins a chunk.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.complete = self.is_between = False
+        self.rest = b""
+        self._body: list[bytes] = []
+        self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the response; return what they complete of the body. Raises `WireError`."""
-        self._buffer += data
-        if not self.status and not self._head():
-            return b""
-        if "content-length" in self.headers:
-            size = int(self.headers["content-length"])
-            self.complete = len(self._buffer) >= size
-            return bytes(self._buffer[:size]) if self.complete else b""
-        return b"".join(self._chunks())
+        """Take bytes of the response; return what they have of the body. Raises `WireError`."""
+        self._body = []
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as switched:
+            self.rest = data[switched.args[0] :]
+        except httptools.HttpParserError as error:
+            raise WireError(f"no response: {data[:50]!r}") from error
+        # The parser does not say that it has half a chunk's length, which has no end of line.
+        self.is_between = self.is_between and data.endswith(b"\r\n")
+        return b"".join(self._body)
 
-    def _head(self) -> bool:
-        end = self._buffer.find(_HEAD_END)
-        if end < 0:
-            return False
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        if not first.startswith("HTTP/1.1 "):
-            raise WireError(f"no response: {first[:50]}")
-        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        self.status = int(first.split(" ", 2)[1])
-        del self._buffer[: end + len(_HEAD_END)]
-        return True
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode().lower()] = value.decode()
 
-    @property
-    def is_between(self) -> bool:
-        """True if the next byte begins a chunk."""
-        return self.status == 200 and not self._buffer
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self.is_between = True
 
-    def rest(self) -> bytes:
-        """Return the bytes behind the head where something other than HTTP follows, as after status 101."""
-        return bytes(self._buffer)
+    def on_chunk_header(self) -> None:
+        self.is_between = False
 
-    def _chunks(self) -> Iterator[bytes]:
-        while not self.complete and (end := self._buffer.find(b"\r\n")) >= 0:
-            size = int(self._buffer[:end], 16)
-            if len(self._buffer) < end + 2 + size + 2:
-                return
-            yield bytes(self._buffer[end + 2 : end + 2 + size])
-            del self._buffer[: end + 2 + size + 2]
-            self.complete = size == 0
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_chunk_complete(self) -> None:
+        self.is_between = True
+
+    def on_message_complete(self) -> None:
+        self.complete = True
 
 
 class Lines:
