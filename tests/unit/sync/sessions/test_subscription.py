@@ -30,8 +30,10 @@ class Windowed:
     def __init__(self) -> None:
         self.window = Window(1_000_000, PageLimit(1000, 1_000_000))
         self.window.start(LOG, Seq(10))
-        self.tracking = {"orders", "users"}
         self.planner = self
+
+    def has_all_after(self, _: Shape, position: Position) -> bool:
+        return position.log == self.window.log
 
     async def plan(self, *_: Any) -> Plan:
         return Plan(Answer.EVENTS, 0.0)
