@@ -7,18 +7,20 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from eventsync.concurrency import held_bytes
 from eventsync.concurrency.held_bytes import Reservation
 from eventsync.errors import EventsyncError, NotAttempted, Unavailable
+from eventsync.mongodb.errors import translated_write
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.idempotency import Idempotency
 from eventsync.nodestorage.operations import WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.transaction_steps import name_of
+from eventsync.nodestorage.transaction_steps import doing, name_of
 from eventsync.nodestorage.writer import OperationWriter
 
 T = TypeVar("T")
@@ -53,9 +55,9 @@ class BulkWriter:
         self._writer = writer
         self._policy = policy
         self._within = within
-        self._last: dict[str, asyncio.Task[Outcome]] = {}
+        self._last: dict[str, _Begun] = {}
         """The last operation under way on each document."""
-        self._waiting: deque[tuple[asyncio.Task[Outcome] | EventsyncError, Reservation]] = deque()
+        self._waiting: deque[_Begun] = deque()
         """What was begun and not yielded, in order."""
 
     async def run(self, writes: AsyncIterable[BulkWrite | EventsyncError]) -> AsyncGenerator[list[Outcome]]:
@@ -81,57 +83,101 @@ class BulkWriter:
             end.cancel()
 
     async def _begin(self, write: BulkWrite | EventsyncError) -> None:
-        reservation = held_bytes.part()
+        begun = _Begun(held_bytes.part())
+        self._waiting.append(begun)
         if isinstance(write, EventsyncError):
-            self._waiting.append((write, reservation))
+            begun.outcome = write
             return
         # Before the next operation is looked at, because only the JSON may name the document.
         decision = await _guarded(self._writer.prepared(write.operation, write.author))
         if isinstance(decision, EventsyncError):
-            self._waiting.append((decision, reservation))
+            begun.outcome = decision
             return
-        name = name_of(decision.intent)
-        task = asyncio.create_task(self._outcome(write, decision, self._last.get(name), reservation))
-        self._last[name] = task
-        task.add_done_callback(lambda done: self._forget(name, done))
-        self._waiting.append((task, reservation))
-
-    def _forget(self, name: str, task: asyncio.Task[Outcome]) -> None:
-        if self._last.get(name) is task:
-            del self._last[name]
+        previous = self._last.get(name := name_of(decision.intent))
+        self._last[name] = begun
+        # Most operations need no task: their group tells each the outcome. A delete needs a context of its own.
+        is_single = previous is not None or write.idempotency is not None or decision.intent.transacts
+        group = None if is_single else self._writer.grouped(decision, write.author)
+        begun.work = group or asyncio.create_task(self._outcome(write, decision, begun, previous))
+        begun.work.add_done_callback(partial(self._done, write, decision, begun))
 
     async def _outcome(
-        self, write: BulkWrite, decision: Decision, previous: asyncio.Task[Outcome] | None, reservation: Reservation
+        self, write: BulkWrite, decision: Decision, begun: _Begun, previous: _Begun | None = None
     ) -> Outcome:
         # The bytes of an operation are its own, so that it alone is refused where there are too many.
-        reservation.enter()
+        begun.reservation.enter()
         if previous is not None:
             try:
-                await asyncio.wait({previous})
+                await previous.end()
             except asyncio.CancelledError:
                 return NotAttempted()
         return await _guarded(self._writer.decided(decision, write.author, write.idempotency))
 
+    def _done(self, write: BulkWrite, decision: Decision, begun: _Begun, work: asyncio.Future[Any]) -> None:
+        """Note the outcome of an operation, or let it go alone if its group did not make it."""
+        if work.cancelled():
+            outcome: Outcome | None = Unavailable(_UNKNOWN)
+        elif (error := work.exception()) is not None:
+            outcome = _known(error, decision)
+        else:
+            outcome = work.result()
+        if outcome is None:
+            begun.work = asyncio.create_task(self._alone(write, decision, begun))
+            begun.work.add_done_callback(partial(self._done, write, decision, begun))
+            return
+        begun.outcome = outcome
+        if self._last.get(name := name_of(decision.intent)) is begun:
+            del self._last[name]
+
+    async def _alone(self, write: BulkWrite, decision: Decision, begun: _Begun) -> Outcome:
+        begun.reservation.enter()
+        return await _guarded(self._writer.alone(decision, write.author))
+
     async def _finished(self) -> list[Outcome]:
         """Wait for the first operation that waits, and return its outcome and those behind it that are there too."""
-        outcomes: list[Outcome] = []
-        while self._waiting and (not outcomes or _is_done(self._waiting[0][0])):
-            task, reservation = self._waiting[0]
-            outcomes.append(task if isinstance(task, EventsyncError) else await _outcome_of(task))
-            self._waiting.popleft()
-            reservation.close()
+        outcomes = [await self._waiting[0].end()]
+        self._waiting.popleft().reservation.close()
+        while self._waiting and (outcome := self._waiting[0].outcome) is not None:
+            outcomes.append(outcome)
+            self._waiting.popleft().reservation.close()
         return outcomes
 
     def _cancel(self) -> None:
-        for task, _ in self._waiting:
-            if isinstance(task, asyncio.Task):
-                task.cancel()
+        for begun in self._waiting:
+            if begun.work is not None:
+                begun.work.cancel()
 
     async def _settle(self) -> None:
-        tasks = [task for task, _ in self._waiting if isinstance(task, asyncio.Task)]
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for _, reservation in self._waiting:
-            reservation.close()
+        for begun in self._waiting:
+            await begun.end()
+            begun.reservation.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Begun:
+    """An operation that was begun and not yielded. `work` leads to its outcome, perhaps by further work."""
+
+    reservation: Reservation
+    outcome: Outcome | None = None
+    work: asyncio.Future[Any] | None = None
+
+    async def end(self) -> Outcome:
+        """Wait for the outcome."""
+        while self.outcome is None and self.work is not None:
+            await asyncio.wait({self.work})
+        return self.outcome or EventsyncError()
+
+
+def _known(error: BaseException, decision: Decision) -> EventsyncError:
+    """Return the error of an operation that failed in its group. An unexpected one is logged."""
+    try:
+        with translated_write(doing(decision.intent)):
+            raise error  # noqa: TRY301 - it was raised elsewhere
+    except EventsyncError as known:
+        return known
+    except Exception:
+        logger.exception("an operation of a batch failed")
+        return EventsyncError()
 
 
 async def _guarded(work: Awaitable[T]) -> T | EventsyncError:
@@ -143,12 +189,3 @@ async def _guarded(work: Awaitable[T]) -> T | EventsyncError:
     except Exception:
         logger.exception("an operation of a batch failed")
         return EventsyncError()
-
-
-def _is_done(task: asyncio.Task[Outcome] | EventsyncError) -> bool:
-    return isinstance(task, EventsyncError) or task.done()
-
-
-async def _outcome_of(task: asyncio.Task[Outcome]) -> Outcome:
-    await asyncio.wait({task})
-    return Unavailable(_UNKNOWN) if task.cancelled() else task.result()

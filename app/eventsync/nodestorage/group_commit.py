@@ -52,14 +52,17 @@ class GroupCommit:
         self._chains = chains
         self._lanes: dict[str, Lane] = {}
 
-    async def write(self, decision: Decision, author: Author) -> WriteResult | None:
-        """Make a write with others. Return None if it has to go alone. Raises its error, also the driver's."""
+    def write(self, decision: Decision, author: Author) -> asyncio.Future[WriteResult | None] | None:
+        """Make a write with others. Return None, or a future with the result None, if it has to go alone.
+
+        The future may have an error of the driver.
+        """
         if type(decision.intent.id) not in GROUPED_IDS:
             return None
         collection = decision.intent.collection
         if (lane := self._lanes.get(collection)) is None:
             lane = self._lanes[collection] = Lane(self._attempt, self._policy, chains=self._chains)
-        return await lane.write(decision, author, format_id(decision.intent.id))
+        return lane.write(decision, author, format_id(decision.intent.id))
 
 
 @dataclass(slots=True)

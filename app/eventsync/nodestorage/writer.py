@@ -73,9 +73,22 @@ class OperationWriter:
             # The record of a key has to be in the transaction of its write, which shares no group.
             if idempotency is not None:
                 return await self._in_transaction(decision, author, idempotency)
-            groups = self._deletes if intent.transacts else self._writes
-            if (result := await groups.write(decision, author)) is not None:
+            if (group := self.grouped(decision, author)) is not None and (result := await group) is not None:
                 return result
+        return await self.alone(decision, author)
+
+    def grouped(self, decision: Decision, author: Author) -> asyncio.Future[WriteResult | None] | None:
+        """Give an operation to a group. Return None, or a future with the result None, if it has to go alone.
+
+        The future may have an error of the driver.
+        """
+        groups = self._deletes if decision.intent.transacts else self._writes
+        return groups.write(decision, author)
+
+    async def alone(self, decision: Decision, author: Author) -> WriteResult:
+        """Carry out an operation outside of groups."""
+        intent = decision.intent
+        with translated_write(doing(intent)):
             if intent.transacts:
                 return await self._in_transaction(decision, author)
             async with self._document_locks.of(name_of(intent), within=self._policy.deadline):

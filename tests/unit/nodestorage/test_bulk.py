@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pymongo.errors import DuplicateKeyError
 
 from eventsync.concurrency.held_bytes import HeldBytes, need
 from eventsync.domain.ids import format_id
 from eventsync.errors import EventsyncError, Malformed, NotAttempted, NotFound, Unavailable
-from eventsync.nodestorage import Author, BulkWrite, Delete, WritePolicy, WriteResult
+from eventsync.nodestorage import Author, BulkWrite, Delete, Replace, WritePolicy, WriteResult
 from eventsync.nodestorage.bulk import BulkWriter
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.intent import intent_of
@@ -36,6 +37,9 @@ class Writer:
 
     async def prepared(self, operation: Delete, _author: Author) -> Decision:
         return Decision(intent_of(operation, POLICY), operation, 0)
+
+    def grouped(self, _decision: Decision, _author: Author) -> asyncio.Future[WriteResult | None] | None:
+        return None
 
     async def decided(self, decision: Decision, _author: Author, _idempotency: None) -> WriteResult:
         key = str(decision.intent.id)
@@ -159,3 +163,83 @@ async def test_bytes_of_an_operation_are_held_until_its_outcome_is_taken() -> No
         found = await outcomes_of(writer, ["a", "b", "c", "d"])
         assert [getattr(item, "code", "") for item in found] == ["", "", "", "unavailable"]
         assert held.held == 0
+
+
+class Grouping(Writer):
+    """Gives operations to groups, whose outcomes the test decides; those that `alone` names go alone."""
+
+    def __init__(self, alone: str = "") -> None:
+        super().__init__()
+        self.groups: dict[str, asyncio.Future[WriteResult | None]] = {}
+        self._alone = alone
+
+    def grouped(self, decision: Decision, _author: Author) -> asyncio.Future[WriteResult | None]:
+        key = str(decision.intent.id)
+        self.groups[key] = future = asyncio.get_running_loop().create_future()
+        if key in self._alone:
+            future.set_result(None)
+        return future
+
+    async def alone(self, decision: Decision, author: Author) -> WriteResult:
+        return await self.decided(decision, author, None)
+
+    def answer(self) -> None:
+        for key, future in self.groups.items():
+            if not future.done():
+                future.set_result(WriteResult(format_id(key), 1, None, []))
+
+
+async def replacing(keys: str) -> AsyncIterator[BulkWrite | EventsyncError]:
+    for key in keys:
+        yield BulkWrite(Replace("c", key, {"_id": key}), AUTHOR)
+
+
+async def grouped(writer: Grouping, keys: str, within: float = 5.0) -> list[Any]:
+    async with aclosing(BulkWriter(writer, POLICY, within).run(replacing(keys))) as outcomes:  # type: ignore[arg-type]
+        return [outcome async for some in outcomes for outcome in some]
+
+
+async def test_a_group_makes_operations_without_a_task_for_each() -> None:
+    writer = Grouping()
+    asyncio.get_running_loop().call_later(0.01, writer.answer)
+    before = len(asyncio.all_tasks())
+    running = asyncio.create_task(grouped(writer, "abc"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(writer.groups) == 3
+    assert len(asyncio.all_tasks()) == before + 1
+    assert [outcome.id for outcome in await running] == ["a", "b", "c"]
+    assert not writer.done
+
+
+async def test_an_operation_that_its_group_does_not_make_goes_alone_before_later_ones_of_its_document() -> None:
+    writer = Grouping(alone="x")
+    writer.release.clear()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.01, writer.release.set)
+    loop.call_later(0.01, writer.answer)
+    found = await grouped(writer, "axx")
+    assert [outcome.id for outcome in found] == ["a", "x", "x"]
+    assert writer.done == ["x", "x"]
+    assert writer.most == 1
+
+
+async def test_an_error_of_the_driver_in_a_group_is_translated() -> None:
+    writer = Grouping()
+
+    def fail() -> None:
+        writer.groups["a"].set_exception(DuplicateKeyError("", 11000, {"keyPattern": {"u": 1}}))
+        writer.groups["b"].set_exception(ZeroDivisionError())
+        writer.answer()
+
+    asyncio.get_running_loop().call_later(0.01, fail)
+    first, second, third = await grouped(writer, "abc")
+    assert (first.code, second.code, third.id) == ("conflict", "internal", "c")
+
+
+async def test_an_operation_that_is_cancelled_in_its_group_has_an_unknown_outcome() -> None:
+    writer = Grouping()
+    found = await grouped(writer, "ab", within=0.01)
+    assert [outcome.code for outcome in found] == ["unavailable"] * 2
+    assert all("the outcome is unknown" in outcome.message for outcome in found)
+    assert all(future.cancelled() for future in writer.groups.values())
