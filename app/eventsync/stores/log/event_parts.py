@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-import zlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -63,8 +62,7 @@ class EventParts:
             whole = row | {field: await self._read(row, field) for field in named} if named else row
             if not isinstance(packed := whole.get("b"), bytes):
                 return whole
-            # In a thread: this takes 50 ms or more and releases the GIL.
-            return whole | {"b": UnpackedBody(await asyncio.to_thread(zlib.decompress, packed))}
+            return whole | {"b": await asyncio.to_thread(UnpackedBody.of, packed)}
         except UNREADABLE as error:
             raise unreadable(row, error) from error
 

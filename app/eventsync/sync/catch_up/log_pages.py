@@ -21,7 +21,7 @@ from eventsync.logging import Alarms
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.source import Source
-from eventsync.sync.live.pages import PageLimit, page_of
+from eventsync.sync.live.pages import Page, PageLimit, page_of
 
 _alarms = Alarms(logging.getLogger(__name__))
 
@@ -65,8 +65,9 @@ class LogPages:
 
     def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
         """Cache pages of documents' histories in up to `cache_bytes`."""
-        self._single_flight: SingleFlight[DocumentHistory] = SingleFlight()
-        self._cache: LRUCache[_Page, DocumentHistory] = LRUCache(cache_bytes, _cost)
+        self._histories: SingleFlight[DocumentHistory] = SingleFlight()
+        self._pages: SingleFlight[Page] = SingleFlight()
+        self._cache: LRUCache[_HistoryKey, DocumentHistory] = LRUCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
         self._draining = asyncio.Event()
@@ -116,7 +117,10 @@ class LogPages:
         if source.window.covers(position.seq, shape):
             page = page_of(source.window.events(shape, position.seq), bound)
         else:
-            page = await source.behind.page(log, shape, position.seq, head, bound)
+            page = await self._pages.fetch(
+                (log, shape, position.seq, head, limit),
+                lambda: source.behind.page(log, shape, position.seq, head, bound),
+            )
         end = page.up_to(Seq(max(head, position.seq)))
         parts = protocol.events_page(shape, log, position.seq, end, page.bodies, live=not page.full)
         return LogPage(parts, position, Position(log, end), len(page.seqs), page.full)
@@ -139,12 +143,12 @@ class LogPages:
         start = after or since
         if start.seq < since.seq:
             raise BehindRetention(f"the events after {start} are only kept from {since} on", since=str(since))
-        key = _Page(shape, since, start, after_version, self._source.window.head, limit, max_bytes)
+        key = _HistoryKey(shape, since, start, after_version, self._source.window.head, limit, max_bytes)
         if (history := self._cache.get(key)) is not None:
             return history
-        return await self._single_flight.fetch(key, lambda: self._read_history(key))
+        return await self._histories.fetch(key, lambda: self._read_history(key))
 
-    async def _read_history(self, key: _Page) -> DocumentHistory:
+    async def _read_history(self, key: _HistoryKey) -> DocumentHistory:
         log_id, events = key.start.log, self._stores.events
         async with self._source.continuity.reading(), self._source.admissions["read"].admitted():
             page = await events.of_document(
@@ -163,7 +167,7 @@ class LogPages:
         return history
 
 
-class _Page(NamedTuple):
+class _HistoryKey(NamedTuple):
     """Key of a page of a document's history: everything that its content depends on."""
 
     shape: Shape

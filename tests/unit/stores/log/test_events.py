@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+import zlib
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.stores.log.events import NewEvent, _row
-from eventsync.stores.log.stored_event import StoredEvent, stored_event
+from eventsync.stores.log.stored_event import StoredEvent, UnpackedBody, stored_event
 
 LOG = LogId("aaaa")
 
@@ -46,3 +48,17 @@ def test_a_reader_may_stop_where_no_transaction_is_open() -> None:
     assert closes(None)
     assert not closes(TransactionPart("s:1", 1, 2))
     assert closes(TransactionPart("s:1", 2, 2))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024, 3_000_000])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_packed_body_is_unpacked_to_what_it_was(size: int, plain: bool) -> None:
+    body = b"x" * size if plain else random.Random(size).randbytes(size)
+    assert UnpackedBody.of(zlib.compress(body, 1)).body == body
+
+
+def test_a_damaged_packed_body_is_refused() -> None:
+    packed = zlib.compress(b"x" * 3_000_000, 1)
+    for damaged in (b"", packed[:-1], packed[: len(packed) // 2], b"\0" + packed):
+        with pytest.raises(zlib.error):
+            UnpackedBody.of(damaged)
