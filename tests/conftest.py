@@ -27,8 +27,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support import mongodb_container
 from support.data_directory import data_directory, sweep
-from support.limits import time_limits
-from support.waiting import patience, scaled
+from support.waiting import patience, scaled, time_limits
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from eventsync.mongodb.client import Client
 from eventsync.nodestorage import NodeStorage, WriteResult
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.chaos.api_writer import ApiWriter, Burst
 from support.chaos.checker import check
 from support.chaos.history import Key, Recorder
 from support.chaos.observed import gather
+from support.chaos.workload import ApiWriter, burst
 from support.replay import caught_up
 from support.systems import running_system
 
@@ -126,17 +126,11 @@ async def test_a_broken_group_commit_is_found(
             ApiWriter(f"w{n}", recorder, url, KEYS, random.Random(n), statuses, versions, keyed=0.0) for n in range(8)
         ]
         for _ in range(15):
-            await Burst(writers).write()
+            await burst(writers)
         for writer in writers:
             await writer.close()
         await caught_up(stores)
-    evidence = await gather(
-        client,
-        recorder.history(),
-        database=settings.database,
-        log_database=settings.log_db,
-        collections=("orders",),
-    )
+    evidence = await gather(client, settings, recorder.history(), ["orders"])
     found = check(evidence)
     if promise is None:
         assert found == []

@@ -13,13 +13,12 @@ import pytest
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.chaos.behind_writer import BehindWriter
 from support.chaos.cluster import Cluster
-from support.chaos.fleet import Fleet
-from support.chaos.followers import Follower
+from support.chaos.followers import Recording
 from support.chaos.history import Recorder
-from support.chaos.rig import Rig
+from support.chaos.rig import Fleet, Rig
 from support.chaos.settling import Settling
+from support.chaos.workload import BehindWriter
 from support.systems import running_server, running_system
 from support.waiting import eventually
 
@@ -43,7 +42,7 @@ class Scene:
             "last", self.recorder, client, settings.database, [("orders", "1")], random.Random(1)
         )
         self.renewals = 0
-        """How often a new log is still to begin behind the last writes."""
+        """Number of new logs that are still to begin behind the last writes."""
 
     async def finish(self, name: str, mark: str) -> None:
         await self.writer.finish(name, mark)
@@ -57,13 +56,13 @@ class Scene:
 
             await eventually(renewed)
 
-    def settling(self, *followers: Follower, seconds: float = 30.0) -> Settling:
+    def settling(self, *followers: Recording, seconds: float = 30.0) -> Settling:
         return Settling(self.rig, followers, NAMES, self.finish, seconds=seconds)
 
 
 @asynccontextmanager
-async def following(scene: Scene, url: str) -> AsyncIterator[Follower]:
-    follower = Follower(scene.recorder, [url], "orders", "websocket", 1)
+async def following(scene: Scene, url: str) -> AsyncIterator[Recording]:
+    follower = Recording(scene.recorder, [url], "orders", "websocket", 1)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(follower.run())
         yield follower
@@ -117,7 +116,7 @@ async def test_writes_that_do_not_come_into_the_log(both: Settings, client: Clie
 
 async def test_a_client_that_does_not_arrive(both: Settings, client: Client, tmp_path: Path) -> None:
     scene = Scene(both, client, tmp_path)
-    follower = Follower(scene.recorder, ["http://127.0.0.1:1"], "orders", "websocket", 1)
+    follower = Recording(scene.recorder, ["http://127.0.0.1:1"], "orders", "websocket", 1)
     async with running_system(both):
         (late,) = await scene.settling(follower, seconds=0.3).run()
     assert late.message.startswith("websocket of orders is at None and did not come to ")

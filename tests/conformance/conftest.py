@@ -12,15 +12,14 @@ import pytest
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support import nginx
-from support.limits import time_limits
 from support.nginx import Nginx, documented, running_nginx
 from support.peers.chromium import Chromium, running_chromium
+from support.peers.javascript import Node, running_node
 from support.peers.makes import MAKES
-from support.peers.node import Node, running_node
 from support.peers.peer import Peer
 from support.peers.served import CATALOG, COLLECTIONS, Served
 from support.systems import running_system
-from support.waiting import patience, scaled
+from support.waiting import patience, scaled, time_limits
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 
 from support.peers import chromium as browser
 from support.peers.chromium import Chromium
-from support.peers.inbox import Inbox
+from support.peers.javascript import Inbox
 from support.peers.peer import Ended
 from support.peers.served import Served
 from support.systems import running_server, tracked
@@ -17,13 +17,12 @@ pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=browser.mi
 
 async def _ending(chromium: Chromium, page: str, server: str) -> Ended:
     """Return the end of a WebSocket that a page of one server opens to another."""
-    number = chromium.links.next()
 
     async def unused(_: str) -> None:
         raise AssertionError
 
     inbox = Inbox(unused)
-    chromium.links.add(inbox, number)
+    number = chromium.links.add(inbox)
     asked = {"url": server, "shapes": ["orders"], "vector": {}}
     await chromium.do(page, "open", number, "websocket", asked)
     async with within(20):

@@ -17,7 +17,6 @@ from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Tim
 from pymongo import UpdateOne
 
 from eventsync.stores.stores import Stores
-from support.limits import time_limits
 from support.peers.makes import MAKES, of_transport
 from support.peers.peer import Message, Peer
 from support.peers.python import Websockets
@@ -27,6 +26,7 @@ from support.replay import caught_up
 from support.replica import log_of, seq_of
 from support.systems import running_server, tracked
 from support.tcp_proxy import tcp_proxy
+from support.waiting import time_limits
 from support.writers import PATCH
 
 MERGE = {"content-type": "application/merge-patch+json"}

@@ -16,8 +16,8 @@ from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support import nginx
 from support.nginx import documented, running_nginx
+from support.peers.javascript import Node
 from support.peers.makes import MAKES
-from support.peers.node import Node
 from support.peers.peer import Peer
 from support.peers.served import Served
 from support.peers.talk import Copy, Talk, talking

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import pytest
 
+from support.documents import LEAVES
+from support.histories import History
 from support.peers.makes import MAKES
 from support.peers.peer import Peer
 from support.peers.served import COLLECTIONS, Served
 from support.peers.talk import Copy, talking
-from support.writes import random_writes
 
 ROUND = ["websockets", "httpx-sse", "httpx"]
 
@@ -61,6 +62,4 @@ async def test_vector_of_one_transport_resumes_on_all_others(
 async def _write(served: Served, seed: str) -> None:
     number = random.Random(seed).randrange(10**6)
     for name in COLLECTIONS:
-        write = random_writes(served.client, served.settings.database, name, number, documents=8)
-        for _ in range(6):
-            await write()
+        await History(served.collection(name), random.Random(number), range(8), LEAVES).run(6)

@@ -15,9 +15,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from support.limits import time_limits
 from support.systems import running_system, tracked
-from support.waiting import patience
+from support.waiting import patience, time_limits
 
 COLLECTION = "things"
 

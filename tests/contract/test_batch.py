@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from support.polls import events_of
+from support.systems import events_of
 
 NewId = Callable[[], str]
 Item = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.polls import events_of
 from support.replay import apply_patch
+from support.systems import events_of
 
 NewId = Callable[[], str]
 MERGE = {"content-type": "application/merge-patch+json"}

@@ -14,9 +14,9 @@ from websockets.exceptions import ConnectionClosed
 from eventsync.api import openapi
 from eventsync.api.endpoint import SAFE, Endpoint
 from eventsync.application import ROUTES
-from support.connections import connect
 from support.json_schema import resolve
-from support.polls import events_of
+from support.peers.python import connect
+from support.systems import events_of
 
 NewId = Callable[[], str]
 MERGE = {"content-type": "application/merge-patch+json"}

@@ -13,7 +13,7 @@ import pytest
 from bson import json_util
 
 from eventsync.domain.values.extended_json import CODEC
-from support.polls import events_of
+from support.systems import events_of
 
 NewId = Callable[[], str]
 DOCUMENTS = "/v1/collections/things/documents"

@@ -19,10 +19,9 @@ from websockets.exceptions import ConnectionClosed
 
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
-from support.connections import connect
-from support.limits import time_limits
+from support.peers.python import connect
 from support.systems import running_system
-from support.waiting import patience, within
+from support.waiting import patience, time_limits, within
 
 SECRET = "s3cret"
 STRICT = {

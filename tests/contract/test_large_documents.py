@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from bson import Int64, ObjectId
 
-from support.polls import events_of
+from support.systems import events_of
 
 NewId = Callable[[], str]
 DOCUMENTS = "/v1/collections/things/documents"

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.polls import events_of
+from support.systems import events_of
 
 NewId = Callable[[], str]
 LOG = "/v1/sync/log"

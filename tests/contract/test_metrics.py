@@ -11,7 +11,7 @@ import httpx
 from contract.conftest import COLLECTION, Served
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.connections import connect
+from support.peers.python import connect
 from support.waiting import within
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"

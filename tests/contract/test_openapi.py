@@ -18,9 +18,9 @@ from eventsync.api import openapi
 from eventsync.application import create_app
 from eventsync.server import problems
 from eventsync.settings import Settings
-from support.connections import connect
 from support.json_schema import faults, resolve
-from support.polls import events_of
+from support.peers.python import connect
+from support.systems import events_of
 
 DOCUMENT = openapi.document()
 METHODS = {"get", "put", "post", "patch", "delete"}

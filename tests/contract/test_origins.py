@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.typing import Origin, Subprotocol
 
 from eventsync.domain.protocol import SUBPROTOCOL
-from support.connections import connect
+from support.peers.python import connect
 from support.systems import running_server
 from support.waiting import patience, within
 

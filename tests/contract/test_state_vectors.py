@@ -14,9 +14,8 @@ from httpx_sse import aconnect_sse
 from websockets.asyncio.client import ClientConnection
 
 from eventsync.settings import Settings
-from support.connections import connect
-from support.polls import events_of
-from support.systems import running_server, running_system, tracked
+from support.peers.python import connect
+from support.systems import events_of, running_server, running_system, tracked
 from support.waiting import patience, within
 
 NewId = Callable[[], str]

@@ -11,8 +11,8 @@ import pytest
 
 from eventsync.api import openapi
 from support.json_schema import faults
-from support.polls import events_of
 from support.replay import apply_patch
+from support.systems import events_of
 from support.waiting import within
 
 NewId = Callable[[], str]

@@ -17,9 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from eventsync.stores.stores import Stores
-from support.connections import connect
-from support.polls import events_of
-from support.systems import tracked
+from support.peers.python import connect
+from support.systems import events_of, tracked
 from support.waiting import patience, within
 
 NewId = Callable[[], str]

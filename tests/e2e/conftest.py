@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from eventsync.settings import Settings
-from support.limits import time_limits
+from support.waiting import time_limits
 
 DATA = Path(__file__).parents[1] / "data"
 SETS = ("theaters", "customers", "accounts")

@@ -13,9 +13,9 @@ from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.clients import TRANSPORTS, following
+from support.clients import PEERS, following
+from support.replica import to_tree
 from support.systems import Processes, tracked
-from support.trees import to_tree
 from support.waiting import patience
 from support.writers import ApiWriter, documents_of, write_behind
 
@@ -38,7 +38,7 @@ async def test_killed_in_mid_load(
         async with AsyncExitStack() as stack:
             followers = [
                 await stack.enter_async_context(following(processes.url, "theaters", transport, cut_after=20))
-                for transport in TRANSPORTS
+                for transport in PEERS
             ]
             async with asyncio.TaskGroup() as group:
                 for writer in writers:
@@ -68,8 +68,8 @@ async def _behind(client: Client, settings: Settings) -> None:
 
 async def _some(writers: list[ApiWriter], more: int) -> None:
     """Until the writers have had so many more writes acknowledged."""
-    goal = sum(len(writer.written.acknowledged) for writer in writers) + more
-    while sum(len(writer.written.acknowledged) for writer in writers) < goal:
+    goal = sum(len(writer.acknowledged) for writer in writers) + more
+    while sum(len(writer.acknowledged) for writer in writers) < goal:
         if all(writer.done for writer in writers):
             return
         await asyncio.sleep(0.005)
@@ -85,6 +85,6 @@ async def _log_is_complete(client: Client, settings: Settings, writers: list[Api
     assert len({row["t"] for row in rows}) == len(rows), "no change has two events"
     bodies = "".join(row["b"] for row in rows)
     for writer in writers:
-        assert writer.written.acknowledged
-        for key in writer.written.acknowledged:
+        assert writer.acknowledged
+        for key in writer.acknowledged:
             assert bodies.count(f'"op_id":"{key}"') == 1, key

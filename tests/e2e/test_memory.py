@@ -19,8 +19,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support.raw_websocket import CONTINUATION, PING, PONG, TEXT, frame
-from support.resident import MIB, growth
-from support.systems import Processes, followed, head, tracked
+from support.systems import MIB, Processes, followed, growth, head, tracked
 from support.waiting import patience, within
 
 MUCH = 40 * MIB

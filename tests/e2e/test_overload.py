@@ -10,7 +10,7 @@ import pytest
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from support.failpoints import blocking
-from support.overload import Overload
+from support.load import Overload
 from support.systems import Processes, tracked
 from support.waiting import scaled
 

@@ -18,9 +18,9 @@ from websockets.typing import Subprotocol
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from support.replica import to_tree
 from support.systems import running_system
 from support.tcp_proxy import tcp_proxy
-from support.trees import to_tree
 from support.waiting import patience, within
 from support.writers import PATCH, ApiWriter, documents_of, write_behind
 

@@ -16,9 +16,9 @@ import pytest
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from support.clients import TRANSPORTS, Follower, following
+from support.clients import PEERS, Follower, following
+from support.replica import to_tree
 from support.systems import Processes, tracked
-from support.trees import to_tree
 from support.waiting import patience, within
 from support.writers import ApiWriter, documents_of
 
@@ -46,7 +46,7 @@ class Load:
                 await asyncio.sleep(0.005)
 
     def _acknowledged(self) -> int:
-        return sum(len(writer.written.acknowledged) for writer in self._writers)
+        return sum(len(writer.acknowledged) for writer in self._writers)
 
     async def is_exact(self, marker: str) -> None:
         """Once nobody writes any more: everybody has everything, and has lost its place never."""
@@ -66,7 +66,7 @@ async def load(url: str, client: Client, settings: Settings, documents: list[dic
     async with AsyncExitStack() as stack:
         followers = [
             await stack.enter_async_context(following(url, SHAPE, transport, seed=seed))
-            for transport in TRANSPORTS
+            for transport in PEERS
             for seed in range(2)
         ]
         found = Load(client, settings, writers, followers)
@@ -121,9 +121,7 @@ async def test_several_share_a_port_are_replaced_and_killed_and_end_in_time(
     assert all(follower.connections > 1 for follower in running.followers[:4]), "the streams have moved"
     # With streams open:
     async with AsyncExitStack() as stack:
-        streams = [
-            await stack.enter_async_context(following(processes.url, SHAPE, transport)) for transport in TRANSPORTS
-        ]
+        streams = [await stack.enter_async_context(following(processes.url, SHAPE, transport)) for transport in PEERS]
         for follower in streams:
             await follower.has("marker")
         children = processes.children("serve")
@@ -155,7 +153,7 @@ async def test_of_two_servers_that_share_a_port_one_ends_and_its_clients_move(
     try:
         processes.start("worker", "serve")
         await tracked(processes.url, settings.collections)
-        processes.start("serve", name="second")
+        processes.start("second", command="serve")
         await processes.said("second", "listening on")
         async with load(processes.url, client, settings, data_sets[SHAPE][:30]) as running:
             for name in ("serve", "second"):
@@ -163,7 +161,7 @@ async def test_of_two_servers_that_share_a_port_one_ends_and_its_clients_move(
                 processes.signal(signal.SIGTERM, name)
                 await processes.ended(name, seconds=BOUND)
                 await running.goes_on()
-                processes.start("serve", name=name)
+                processes.start(name, command="serve")
                 await processes.said(name, "listening on", times=2)
         moved = [follower.connections for follower in running.followers[:4]]
         assert min(moved) >= 2, "each stream was at one of them, and both have ended once"
@@ -175,7 +173,7 @@ async def test_without_reuse_port_there_is_one_server(processes: Processes, sett
     processes.start("worker", "serve")
     await tracked(processes.url, settings.collections)
     for options in ((), ("--workers", "2")):
-        processes.start("serve", name="second", options=options)
+        processes.start("second", command="serve", options=options)
         assert await processes.ended("second", seconds=20) == 2
     assert f"port {processes.port} on 127.0.0.1 is in use" in processes.log("second")
     async with httpx.AsyncClient(base_url=processes.url, timeout=patience(20)) as client:

@@ -18,11 +18,10 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from support.clients import TRANSPORTS, Follower, following
-from support.connections import connect
-from support.replica import Replica, seq_of
+from support.clients import PEERS, Follower, following
+from support.peers.python import connect
+from support.replica import Replica, seq_of, to_tree
 from support.systems import head, running_system
-from support.trees import to_tree
 from support.waiting import patience, within
 from support.writers import ApiWriter, documents_of, write_behind
 
@@ -78,7 +77,7 @@ async def test_data_sets_come_back_equal_in_value_and_type(client: Client, setti
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", PEERS)
 async def test_clients_that_are_cut_off_end_exact(
     client: Client, settings: Settings, data_sets: Data, transport: str
 ) -> None:
@@ -118,7 +117,7 @@ async def test_one_vector_serves_every_transport(client: Client, settings: Setti
     async with running_system(settings) as url:
         await load(url, {"theaters": data_sets["theaters"][:20]})
         replica = None
-        for number, transport in enumerate([*TRANSPORTS, *TRANSPORTS]):
+        for number, transport in enumerate([*PEERS, *PEERS]):
             async with following(url, "theaters", transport) as follower:
                 if replica is not None:
                     follower.replica = replica

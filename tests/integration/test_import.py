@@ -21,8 +21,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import PREFIX, Settings
-from support.polls import events_of
-from support.systems import running_system
+from support.systems import events_of, running_system
 from support.waiting import within
 
 pytestmark = pytest.mark.slow

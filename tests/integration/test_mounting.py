@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
-from support.connections import connect
+from support.peers.python import connect
 from support.systems import environment_of, running_worker, tracked
 from support.waiting import patience, within
 

@@ -26,10 +26,9 @@ from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import PREFIX, Settings
 from support.data_directory import data_directory
-from support.limits import time_limits
 from support.program import finished
 from support.systems import Processes, tracked
-from support.waiting import eventually, patience
+from support.waiting import eventually, patience, time_limits
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "mongodb-roles.md"
 PATCH = {"Content-Type": "application/json-patch+json"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eventsync.domain.patches.diff import diff
 from eventsync.domain.values.extended_json import same, to_json
 from support.replay import apply_patch
-from support.trees import to_tree
+from support.replica import to_tree
 
 Strategy = st.SearchStrategy[Any]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.pages import PageLimit, page_of, pages_from
-from support.logged import event, event_batch, transaction
+from support.logs_by_hand import event, event_batch, transaction
 
 RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(11, 40)), max_size=12)
 

@@ -15,7 +15,7 @@ from eventsync.domain.patches.merge_patch import MergePatch
 from eventsync.domain.values.extended_json import Document, same
 from eventsync.errors import Malformed, PatchFailed, TooLarge
 from support.documents import documents, pairs
-from support.trees import to_tree
+from support.replica import to_tree
 
 _POINTERS = st.lists(st.sampled_from(["a", "b", "0", "1", "-", "01", "~0", "~1", "_id", "_sync", ""]), max_size=3).map(
     lambda tokens: "".join(f"/{token}" for token in tokens)

@@ -17,7 +17,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.file import SegmentBuilder, SegmentFile, open_footer
 from eventsync.domain.segments.format import SealedEvent, Selection
 from eventsync.domain.shapes import Shape
-from support.segments import blocks_of, events_of, index_of
+from support.archives import blocks_of, events_of, index_of
 
 LOG = LogId("segtests")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)

@@ -12,7 +12,7 @@ from eventsync.domain.patches.diff import diff
 from eventsync.domain.values.extended_json import CODEC, decode, parse_json, same, to_json
 from eventsync.domain.values.type_hints import from_tree_with_hints, type_hints_of
 from support.documents import pairs
-from support.trees import to_tree
+from support.replica import to_tree
 
 Strategy = st.SearchStrategy[Any]
 

@@ -25,7 +25,7 @@ from eventsync.domain.values.extended_json import (
 )
 from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
 from eventsync.errors import Malformed
-from support.trees import to_tree
+from support.replica import to_tree
 
 Strategy = st.SearchStrategy[Any]
 

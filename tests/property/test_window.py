@@ -14,7 +14,7 @@ from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Subscribers, Window
-from support.logged import event, transaction
+from support.logs_by_hand import event, transaction
 
 LOG = LogId("aaaa")
 MEMBERS = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["1", "2", "3"]))

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import orjson
 from bson.timestamp import Timestamp
@@ -17,6 +13,9 @@ from bson.timestamp import Timestamp
 from eventsync.domain.events import TransactionPart, timestamp
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.segments.block import Block
+from eventsync.domain.segments.document_index import DocumentIndex
+from eventsync.domain.segments.file import open_footer, open_index, open_numbered_block
 from eventsync.domain.segments.format import SealedEvent
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import Document
@@ -26,7 +25,7 @@ from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.compactor import Compactor
-from support.waiting import patience
+from support import logs_by_hand
 
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -65,16 +64,11 @@ def sealed(new: NewEvent) -> SealedEvent:
 
 async def begun(stores: Stores, events: Sequence[NewEvent], collections: Iterable[str] = ("docs",)) -> LogId:
     """A log with these events, its collections active in it and with a stored snapshot at the newest event."""
-    await stores.ensure_indexes()
-    now = (await stores.data.command("ping"))["operationTime"]
-    current = await stores.logs.current()
-    begun = await stores.logs.begin(current, cluster="c", reason="r", token="82AA", time=now)
-    await stores.tracking.ask(collections)
-    await stores.tracking.activate(collections, begun.id, Seq(0))
-    await stores.events.append(begun.id, events)
+    log = await logs_by_hand.begun(stores, *collections)
+    await stores.events.append(log, events)
     for name in collections:
-        await stored(stores, begun.id, name, events[-1].event.seq)
-    return begun.id
+        await stored(stores, log, name, events[-1].event.seq)
+    return log
 
 
 async def stored(stores: Stores, log: LogId, name: str, seq: int) -> None:
@@ -96,16 +90,6 @@ def compactor(stores: Stores, settings: Settings) -> Compactor:
     return Compactor(stores, settings, "me", asyncio.Event())
 
 
-def crashed_archiver(settings: Settings, step: str, when: str) -> int:
-    """Run an archiver as a process of its own that kills itself `before` or `after` a step; returns its exit code."""
-    given = settings.model_dump(exclude_defaults=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
-    environment |= {f"EVENTSYNC_{name.upper()}": str(value) for name, value in given.items()}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[1:3]))  # the tests, the project
-    command = [sys.executable, "-m", "support.crashing_archiver", step, when]
-    return subprocess.run(command, env=environment, timeout=patience(60), check=False).returncode
-
-
 async def everything(
     stores: Stores, log: LogId, after: int, up_to: int, shape: Shape | None = None
 ) -> list[SealedEvent]:
@@ -116,3 +100,23 @@ async def everything(
 async def hot_seqs(stores: Stores, log: LogId) -> list[int]:
     rows = stores.log["events"].find({"_id.l": log}, {"_id": 1}, sort=[("_id", 1)])
     return [row["_id"]["n"] async for row in rows]
+
+
+def blocks_of(data: bytes) -> Iterator[Block]:
+    """Yield all blocks, verified. Raises `Damaged`."""
+    footer = open_footer(data, len(data))
+    for number, entry in enumerate(footer.blocks):
+        yield open_numbered_block(footer, number, entry.frame.cut(data))
+
+
+def events_of(data: bytes) -> Iterator[SealedEvent]:
+    """Yield all events, in order. Raises `Damaged`."""
+    for block in blocks_of(data):
+        for index in block.numbers(Seq(block.first - 1), Seq(block.first + block.count)):
+            yield block.event(index)
+
+
+def index_of(data: bytes) -> DocumentIndex:
+    """Return the document index. Raises `Damaged`."""
+    frame = open_footer(data, len(data)).index
+    return open_index(frame, frame.cut(data))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from contextlib import aclosing
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from bson.binary import Binary
 from bson.int64 import Int64
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import AutoReconnect, DuplicateKeyError
 
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.positions import LogId, Seq
@@ -32,29 +35,44 @@ _KEYS: tuple[Any, ...] = (*range(12), *(f"k{n}" for n in range(6)), {"x": Int64(
 
 @dataclass
 class History:
-    """Writes to `documents` until it is left alone."""
+    """Writes by the driver to documents with these `keys`.
+
+    `stamped`: also those of the API's kind, with a stamp. Documents that the API writes need their own stamps.
+    """
 
     documents: AsyncCollection[Any]
     choose: random.Random
+    keys: Sequence[Any] = _KEYS
+    values: Sequence[Any] = _VALUES
+    stamped: bool = True
     count: int = 0
     _versions: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stores: Stores, name: str, seed: int) -> History:
-        return cls(stores.data.get_collection(name, codec_options=CODEC), random.Random(seed))
+    def of(cls, stores: Stores, name: str, seed: int, **options: Any) -> History:
+        return cls(stores.data.get_collection(name, codec_options=CODEC), random.Random(seed), **options)
+
+    async def run(self, writes: int) -> None:
+        """Write while others write, too."""
+        for _ in range(writes):
+            with suppress(AutoReconnect, DuplicateKeyError):
+                await self.write()
 
     async def write(self) -> None:
-        """One write, or one transaction of a few."""
+        """Make one write, or one transaction of a few."""
         if self.choose.random() > 0.3:
             await self._write(None)
             return
-        async with self.documents.database.client.start_session() as session, await session.start_transaction():
-            for _ in range(self.choose.randrange(1, 6)):
-                await self._write(session)
+        async with self.documents.database.client.start_session() as session:
+            await session.with_transaction(self._transact)
+
+    async def _transact(self, session: AsyncClientSession) -> None:
+        for _ in range(self.choose.randrange(1, 6)):
+            await self._write(session)
 
     async def _write(self, session: Any) -> None:
         self.count += 1
-        key = self.choose.choice(_KEYS)
+        key = self.choose.choice(self.keys)
         query = {"_id": {"$eq": key}}
         kind = self.choose.randrange(8)
         if kind == 0:
@@ -66,7 +84,7 @@ class History:
 
     def _document(self, key: Any) -> Document:
         document = {"_id": key} | {name: self._value() for name in self.choose.sample("abcdef", 3)}
-        return document | ({"_sync": self._stamp(key)} if self.choose.random() < 0.6 else {})
+        return document | ({"_sync": self._stamp(key)} if self.stamped and self.choose.random() < 0.6 else {})
 
     def _update(self, kind: int) -> Any:
         name = self.choose.choice("abcdef")
@@ -79,10 +97,10 @@ class History:
             return [{"$set": {"n": {self.choose.choice(["$toLong", "$toInt"]): {"$literal": 5}}}}]
         if kind == 7:
             return [{"$set": {"list": {"$concatArrays": [{"$ifNull": ["$list", []]}, [{"$literal": self._value()}]]}}}]
-        return {"$set": {name: self._value(), "_sync": self._stamp(name)}}
+        return {"$set": {name: self._value()} | ({"_sync": self._stamp(name)} if self.stamped else {})}
 
     def _value(self) -> Any:
-        return self.choose.choice(_VALUES)
+        return self.choose.choice(self.values)
 
     def _stamp(self, key: Any) -> Document:
         self._versions[str(key)] = version = self._versions.get(str(key), 0) + 1

@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from bson.int64 import Int64
 
+from eventsync.domain.events import TransactionPart
+from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
+from eventsync.stores.log.event_batch import EventBatch
+from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 
 
+def event(
+    seq: int,
+    collection: str = "orders",
+    key: str = "1",
+    transaction: TransactionPart | None = None,
+    size: int = 12,
+) -> StoredEvent:
+    body = b'{"seq":%d}' % seq
+    return StoredEvent(Seq(seq), collection, IdText(key), body.ljust(size), transaction)
+
+
+def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "t") -> list[StoredEvent]:
+    """The events of one transaction from `first` on; a member is (collection, id)."""
+    listed = list(members)
+    return [
+        event(first + index, collection, key, TransactionPart(f"{name}{first}", index + 1, len(listed)))
+        for index, (collection, key) in enumerate(listed)
+    ]
+
+
+def event_batch(events: Sequence[StoredEvent]) -> EventBatch:
+    """The same events as they are sent on."""
+    transactions = {place: item.transaction for place, item in enumerate(events) if item.transaction is not None}
+    return EventBatch([item.seq for item in events], [item.body for item in events], transactions)
+
+
 async def begun(stores: Stores, *names: str) -> LogId:
-    """A log in which these collections are active; its checkpoint says that 0 is what they are now."""
+    """Begin a log in which these collections are active, with a checkpoint of seq 0 now."""
     await stores.ensure_indexes()
     for name in set(names) - set(await stores.data.list_collection_names()):
         await stores.data.create_collection(name)
     now = (await stores.data.command("ping"))["operationTime"]
-    log = (await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=now)).id
+    log = (await stores.logs.begin(await stores.logs.current(), cluster="c", reason="r", token="82AA", time=now)).id
     await stores.tracking.ask(names)
     await stores.tracking.activate(names, log, Seq(0))
     return log
 
 
 async def append(stores: Stores, log: LogId, collection: str, count: int = 1, size: int = 1) -> Seq:
-    """So many more events of a collection, of about `size` bytes each, and a checkpoint behind them."""
+    """Append `count` events of a collection, of about `size` bytes each, and a checkpoint behind them."""
     tail = await stores.events.tail(log)
     first = (tail.seq if tail else 0) + 1
     now = (await stores.data.command("ping"))["operationTime"]
@@ -33,7 +65,7 @@ async def append(stores: Stores, log: LogId, collection: str, count: int = 1, si
 
 
 async def checkpoint(stores: Stores, log: LogId, seq: Seq) -> Seq:
-    """`seq` is what the collections are now."""
+    """Set the checkpoint: `seq` is the state of the collections now."""
     now = (await stores.data.command("ping"))["operationTime"]
     await stores.logs.checkpoint(log, seq, "82AB", now)
     return seq

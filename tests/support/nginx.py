@@ -51,11 +51,11 @@ server {
     }
 }
 """
-"""What somebody writes who only knows `proxy_pass`."""
+"""A configuration by somebody who knows only `proxy_pass`."""
 
 
 def missing() -> str | None:
-    """Why there is no nginx here."""
+    """Return the reason why there is no nginx here, or None."""
     return None if shutil.which("nginx") else "needs nginx: scripts/peers installs it, as root on Debian"
 
 

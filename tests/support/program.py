@@ -1,9 +1,10 @@
 """`eventsync` as a process of its own, without the half second that it takes to import.
 
 A helper process imports the whole program once for all tests of a pytest process, and forks for each start: 20 ms of
-CPU in place of 500. What a test starts here is a process like any other, with its own arguments, environment, directory
-and output, to be stopped, frozen and killed. It differs in two things: `/proc/PID/cmdline` is the helper's, and its
-memory is the helper's at first. A test that looks at these, or preloads a library, starts `python -m eventsync`.
+CPU in place of 500. A keeper between the two waits for the exit code. A program that a test starts here is a process
+like any other, with its own arguments, environment, directory and output, to be stopped, frozen and killed. It differs
+in two things: `/proc/PID/cmdline` is the helper's, and its memory is the helper's at first. A test that looks at these,
+or preloads a library, starts `python -m eventsync`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import importlib
 import json
 import os
 import pkgutil
-import select
 import signal
 import socket
 import subprocess
@@ -140,61 +140,33 @@ def _end(requests: socket.socket, process: subprocess.Popen[bytes]) -> None:
 # --- the helper -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Arguments, environment and directory of a program, and the handles of its output."""
+def _serve(requests: socket.socket) -> None:
+    """Fork for each request, until there are no more. Return in a forked process as soon as its program has ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers need no reaping
+    helper = os.getpid()
+    while content := (received := socket.recv_fds(requests, _MOST, 3))[0]:
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            die_with_parent(signal.SIGKILL, helper)
+            requests.close()
+            _keep(json.loads(content), *received[1])
+            return
+        for handle in received[1]:
+            os.close(handle)
 
-    request: Any
-    out: int
-    err: int
 
-
-class _Helper:
-    """Forks for each request. `run` returns in the forked process too, with what it has to become."""
-
-    def __init__(self, requests: socket.socket) -> None:
-        self._requests = requests
-        self._children: dict[int, tuple[int, socket.socket]] = {}
-        """By the handle of its end: the id of a process, and the socket of the test that waits for it."""
-
-    def run(self) -> _Start | None:
-        """Serve until there are no more requests. Return None then, and in a forked process its start."""
-        pid = os.getpid()
-        while True:
-            ready, _, _ = select.select([self._requests.fileno(), *self._children], [], [])
-            for handle in ready:
-                if handle in self._children:
-                    self._reap(handle)
-                    continue
-                content, handles, _, _ = socket.recv_fds(self._requests, _MOST, 3)
-                if not content:
-                    return None
-                if (start := self._fork(json.loads(content), handles)) is not None:
-                    die_with_parent(signal.SIGKILL, pid)
-                    return start
-
-    def _fork(self, request: Any, handles: list[int]) -> _Start | None:
-        out, err = handles[:2]
-        said = socket.socket(fileno=handles[2])
-        if not (pid := os.fork()):
-            said.close()
-            self._requests.close()
-            for handle, (_, other) in self._children.items():
-                os.close(handle)
-                other.close()
-            return _Start(request, out, err)
-        os.close(out)
-        os.close(err)
-        said.sendall(pid.to_bytes(4, "little", signed=True))
-        self._children[os.pidfd_open(pid)] = pid, said
-        return None
-
-    def _reap(self, handle: int) -> None:
-        pid, said = self._children.pop(handle)
-        _, status = os.waitpid(pid, 0)
-        os.close(handle)
-        with said, contextlib.suppress(BrokenPipeError):  # nobody may wait for it any more
-            said.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "little", signed=True))
+def _keep(request: Any, out: int, err: int, handle: int) -> None:
+    """Fork the program; tell the test its id and then its exit code. Return in both processes."""
+    keeper = os.getpid()
+    with socket.socket(fileno=handle) as said:
+        if pid := os.fork():
+            said.sendall(pid.to_bytes(4, "little", signed=True))
+            _, status = os.waitpid(pid, 0)
+            with contextlib.suppress(BrokenPipeError):  # nobody may wait for it any more
+                said.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "little", signed=True))
+            os._exit(0)
+    die_with_parent(signal.SIGKILL, keeper)
+    _become(request, out, err)
 
 
 def _import_all() -> None:
@@ -206,24 +178,18 @@ def _import_all() -> None:
     gc.freeze()
 
 
-def _become(start: _Start) -> None:
-    for number, handle in ((1, start.out), (2, start.err)):
+def _become(request: Any, out: int, err: int) -> None:
+    for number, handle in ((1, out), (2, err)):
         os.dup2(handle, number)
         os.close(handle)
     os.environ.clear()
-    os.environ.update(start.request["environment"])
-    os.chdir(start.request["directory"])
-    sys.argv = ["eventsync", *start.request["words"]]
+    os.environ.update(request["environment"])
+    os.chdir(request["directory"])
+    sys.argv = ["eventsync", *request["words"]]
     main()
 
 
-def _main() -> None:
-    _import_all()
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        start = _Helper(requests).run()
-    if start is not None:
-        _become(start)
-
-
 if __name__ == "__main__":
-    _main()
+    _import_all()
+    with socket.socket(fileno=int(sys.argv[1])) as served:
+        _serve(served)

@@ -1,4 +1,4 @@
-"""A WebSocket client that sends what the test asks for, frame by frame, and answers nothing by itself (RFC 6455)."""
+"""A WebSocket client that sends any frames, and answers nothing by itself (RFC 6455)."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
 
 
 class RawWebSocket:
-    """Its streams are open for any bytes."""
+    """A connection whose streams a test may read and write itself."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     async def send(self, *frames: bytes) -> None:
-        """All in one go."""
+        """Send all frames in one write."""
         self.writer.write(b"".join(frames))
         await self.writer.drain()
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
 
-from eventsync.domain.ids import format_id
+from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.replay import State, applied
+from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unstamp
-from eventsync.domain.values.extended_json import RAW_CODEC, decode, from_tree, same
+from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.mongodb.change_stream import watch
+from eventsync.stores.history.differing import same_state
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
+from support.replica import to_tree
 from support.waiting import patience
 
 Key = tuple[str, str]
@@ -152,18 +157,59 @@ async def replayed(stores: Stores, log: LogId, replay: Replay | None = None) -> 
     return replay
 
 
-async def assert_complete(stores: Stores, *names: str) -> Replay:
-    """Wait for the log; then: replayed onto nothing, it is the collections, exactly in value and BSON type."""
-    replay = await replayed(stores, await caught_up(stores))
-    for name in names:
-        cursor = stores.data.get_collection(name, codec_options=RAW_CODEC).find()
-        stored = {}
-        async for raw in cursor:
-            stamp, document = unstamp(decode(raw.raw))
-            stored[format_id(document["_id"])] = stamp.version, document
-        rows = {key: (version, from_tree(tree)) for key, (version, tree) in replay.of(name).items()}
-        assert rows.keys() == stored.keys()
-        for key, (version, document) in stored.items():
-            assert rows[key][0] == version, key
-            assert same(rows[key][1], document), (key, rows[key][1], document)
+def brief(event: dict[str, Any]) -> tuple[Any, ...]:
+    """Return op, id, base, version and op_id of an event."""
+    return event["op"], event["id"], event["base"], event["version"], event.get("op_id")
+
+
+async def began(stores: Stores, *names: str) -> LogId:
+    """Ask for collections, and wait until they are tracked."""
+    await stores.tracking.ask(names)
+    return await tracked(stores, *names)
+
+
+async def snapshot(stores: Stores, log: LogId, name: str) -> Replay:
+    """The collection at the newest checkpoint, ready to take the events after it."""
+    async with stores.snapshots.live.open(log, Shape(name)) as taken:
+        replay = Replay(seq=taken.position.seq)
+        async for batch in taken.batches:
+            for document in batch:
+                row = orjson.loads(document.row)
+                replay.rows[name, document.id] = row["version"], row["doc"]
     return replay
+
+
+async def assert_complete(stores: Stores, *names: str) -> Replay:
+    """Wait for the log; assert that it makes the collections, if it is replayed onto nothing. Return the replay.
+
+    Twice: by the events as clients take them, in every value and type that JSON has; and by the product's own reader,
+    whose type hints say what JSON can't (an int64 that fits into 32 bits), in every BSON type.
+    """
+    log = await caught_up(stores)
+    replay = await replayed(stores, log)
+    for name in names:
+        stored = {
+            format_id(document["_id"]): (stamp.version, document)
+            async for raw in stores.data.get_collection(name, codec_options=RAW_CODEC).find()
+            for stamp, document in [unstamp(decode(raw.raw))]
+        }
+        rows, states = replay.of(name), await _exact_states(stores, log, name, Seq(replay.seq))
+        assert rows.keys() == stored.keys() == states.keys()
+        for key, state in stored.items():
+            version, tree = rows[key]
+            assert version == state[0], key
+            assert _json(tree) == _json(to_tree(state[1])), key
+            assert same_state(states[key], state), (key, states[key], state)
+    return replay
+
+
+def _json(tree: Any) -> bytes:
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
+
+
+async def _exact_states(stores: Stores, log: LogId, name: str, up_to: Seq) -> dict[IdText, State]:
+    states: dict[IdText, State] = {}
+    async with aclosing(stores.history.reader.in_order(log, Shape(name), after=Seq(0), up_to=up_to)) as changes:
+        async for change in changes:
+            states[change.id] = applied(states.get(change.id), change)
+    return {text: state for text, state in states.items() if state is not None}

@@ -7,6 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 import jsonpatch
+import orjson
+
+from eventsync.domain.values.extended_json import to_json
 
 Row = tuple[int, dict[str, Any]]
 
@@ -86,7 +89,8 @@ class Replica:
     def _squashed(self, message: dict[str, Any]) -> None:
         assert self.position is not None, "squashed documents before a snapshot"
         assert log_of(message["from"]) == log_of(message["to"]) == log_of(self.position)
-        assert seq_of(message["from"]) <= seq_of(self.position) < seq_of(message["to"])
+        assert seq_of(message["from"]) <= seq_of(self.position), "a hole"
+        assert seq_of(self.position) < seq_of(message["to"])
         if (docs := self._whole(message)) is None:
             return
         assert len({row["id"] for row in docs}) == len(docs), "a document is in a squashed answer once"
@@ -101,16 +105,20 @@ class Replica:
     def take_snapshot(self, position: str, docs: list[dict[str, Any]]) -> None:
         rows = {row["id"]: (row["version"], row["doc"]) for row in docs}
         assert len(rows) == len(docs), "a document is in a snapshot once"
-        assert self.position is None or seq_of(position) >= seq_of(self.position), "positions only move forward"
+        self._assert_forward(position)
         self.rows, self.position = rows, position
         self.snapshots += 1
 
     def _progress(self, position: str | None) -> None:
         if position is None or self.position is None:
             return
-        assert log_of(position) == log_of(self.position)
-        assert seq_of(position) >= seq_of(self.position), "positions only move forward"
+        self._assert_forward(position)
         self.position = position
+
+    def _assert_forward(self, position: str) -> None:
+        if self.position is not None:
+            assert log_of(position) == log_of(self.position), f"{position} is of another log, without a reset"
+            assert seq_of(position) >= seq_of(self.position), "positions only move forward"
 
     def take_events(self, start: str, end: str, events: list[dict[str, Any]]) -> None:
         assert self.position is not None, "events before a snapshot"
@@ -159,3 +167,8 @@ def _check_groups(events: list[dict[str, Any]]) -> None:
 def vector_text(vector: dict[str, str]) -> str:
     """The text form of a state vector, as SSE ids carry it."""
     return "&".join(f"{quote(shape, safe='')}={position}" for shape, position in vector.items())
+
+
+def to_tree(value: Any) -> Any:
+    """Return a value as a client reads it: dict, list, str, int, float, bool, None."""
+    return orjson.loads(to_json(value))

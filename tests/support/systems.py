@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +22,8 @@ from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from eventsync_workers.worker import Worker
 from support.program import Program
-from support.waiting import patience, within
+from support.replica import log_of
+from support.waiting import eventually, patience, within
 
 
 @asynccontextmanager
@@ -64,9 +67,8 @@ async def running_system(settings: Settings) -> AsyncIterator[str]:
 
 async def tracked(url: str, names: Iterable[str], *, seconds: float = 20.0) -> None:
     """Wait until the server at `url` is ready, a worker leads, and these collections are served."""
-    async with within(seconds), httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
-        while not await _tracked(client, set(names)):  # noqa: ASYNC110 - the event is in another process
-            await asyncio.sleep(0.02)
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        await eventually(lambda: _tracked(client, set(names)), seconds)
 
 
 async def _tracked(client: httpx.AsyncClient, names: set[str]) -> bool:
@@ -93,44 +95,54 @@ async def head(url: str) -> str:
 
 
 class Processes:
-    """`eventsync serve` and `eventsync worker` as processes of their own, which a test may kill."""
+    """`eventsync serve` and `eventsync worker` as processes of their own, which a test may kill.
+
+    Each has a name, whose letters are its command: `serve`, `worker2`. Its output is in `<name>.log` in `directory`.
+    """
 
     def __init__(self, settings: Settings, directory: Path, *, fresh: bool = False) -> None:
-        """`fresh`: their memory is measured, so they begin as an interpreter of their own."""
+        """`fresh`: each begins as an interpreter of its own, for a test that measures memory or preloads a library."""
         self._fresh = fresh
         self.port = mongod.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._settings = settings
         self._directory = directory
-        self._environment = environment_of(settings, self.port)
         self._running: dict[str, Program | subprocess.Popen[bytes]] = {}
 
-    def start(self, *words: str, name: str | None = None, options: Iterable[str] = ()) -> None:
-        """Start these commands, each under its own word, or a single one under another `name`."""
-        for word in words:
-            with self._log(name or word).open("ab") as log:
-                self._running[name or word] = self._started([word, *options], log)
+    def start(self, *names: str, command: str | None = None, options: Iterable[str] = ()) -> None:
+        """Start these processes. `command`: theirs, where the name does not say it."""
+        for name in names:
+            words = [command or name.rstrip("0123456789"), *options]
+            with self._log(name).open("ab") as log:
+                self._running[name] = self._started(words, self._environment(name), log)
 
-    def _started(self, words: list[str], log: IO[bytes]) -> Program | subprocess.Popen[bytes]:
+    def _environment(self, name: str) -> dict[str, str]:  # noqa: ARG002 - the same for all, here
+        return environment_of(self._settings, self.port)
+
+    def _started(
+        self, words: list[str], environment: dict[str, str], log: IO[bytes]
+    ) -> Program | subprocess.Popen[bytes]:
         if not self._fresh:
-            return Program(words, environment=self._environment, directory=self._directory, stdout=log, stderr=log)
+            return Program(words, environment=environment, directory=self._directory, stdout=log, stderr=log)
         return subprocess.Popen(
             [sys.executable, "-m", "eventsync", *words],
             cwd=self._directory,
-            env=self._environment,
+            env=environment,
             stdout=log,
             stderr=log,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            # Not SIGTERM, which a frozen process would not take.
+            preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
         )
 
-    def signal(self, number: signal.Signals, *words: str) -> None:
-        for word in words:
-            self._running[word].send_signal(number)
+    def signal(self, number: signal.Signals, *names: str) -> None:
+        for name in names:
+            self._running[name].send_signal(number)
 
-    def kill(self, *words: str) -> None:
+    def kill(self, *names: str) -> None:
         """kill -9, and wait until it is dead."""
-        self.signal(signal.SIGKILL, *words)
-        for word in words:
-            self._running.pop(word).wait(patience(10))
+        self.signal(signal.SIGKILL, *names)
+        for name in names:
+            self._running.pop(name).wait(patience(10))
 
     def stop(self) -> None:
         """End whatever runs, in order."""
@@ -140,38 +152,76 @@ class Processes:
             process.wait(patience(20))
         self._running.clear()
 
-    def pid(self, word: str) -> int:
-        """The id of a process."""
-        return self._running[word].pid
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
 
-    def children(self, word: str) -> set[int]:
-        """The ids of its children."""
-        parent = self._running[word].pid
+    def children(self, name: str) -> set[int]:
+        """Return the ids of a process's children."""
+        parent = self.pid(name)
         return {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
 
-    async def ended(self, word: str, *, seconds: float) -> int:
-        """Its exit code, once it has ended, by itself or told to. It may be started again."""
-        code = await asyncio.to_thread(self._running[word].wait, seconds)
-        del self._running[word]
+    async def ended(self, name: str, *, seconds: float) -> int:
+        """Wait until a process has ended, by itself or by a signal; return its exit code. It may be started again."""
+        code = await asyncio.to_thread(self._running[name].wait, seconds)
+        del self._running[name]
         return code
 
-    async def said(self, word: str, text: str, *, times: int = 1, seconds: float = 30.0) -> None:
-        """Wait until it has logged `text` so many times."""
-        async with within(seconds):
-            while self.log(word).count(text) < times:  # noqa: ASYNC110 - the event is in another process
-                await asyncio.sleep(0.02)
+    async def said(self, name: str, text: str, *, times: int = 1, seconds: float = 30.0) -> None:
+        """Wait until a process has logged `text` so many times."""
+        await eventually(lambda: self.log(name).count(text) >= times, seconds)
 
-    def log(self, word: str) -> str:
-        return self._log(word).read_text()
+    def log(self, name: str) -> str:
+        return self._log(name).read_text(errors="replace")
 
-    def _log(self, word: str) -> Path:
-        return self._directory / f"{word}.log"
+    def _log(self, name: str) -> Path:
+        return self._directory / f"{name}.log"
 
 
-def environment_of(settings: Settings, port: int) -> dict[str, str]:
+def environment_of(settings: Settings, port: int | None = None) -> dict[str, str]:
     """Return the environment of a process with these settings."""
-    given: dict[str, Any] = settings.model_dump(exclude_defaults=True) | {"port": port}
+    given: dict[str, Any] = settings.model_dump(exclude_defaults=True) | ({} if port is None else {"port": port})
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
     for name, value in given.items():
         environment[f"EVENTSYNC_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
     return environment
+
+
+async def events_of(url: str, shape: str, count: int, *, seconds: float = 10.0) -> list[dict[str, Any]]:
+    """The first events of a shape since the log's beginning, as soon as there are `count`."""
+    events: list[dict[str, Any]] = []
+    async with within(seconds), httpx.AsyncClient(base_url=url, timeout=patience(seconds)) as client:
+        position = log_of((await client.get("/readyz")).json()["position"]) + ":0"
+        while len(events) < count:
+            query: dict[str, str | int] = {"shape": shape, "position": position, "wait": 5}
+            page = (await client.get("/v1/sync/log", params=query)).raise_for_status().json()
+            events, position = events + page["events"], page["to"]
+    return events
+
+
+MIB = 1024 * 1024
+
+
+@dataclass
+class Growth:
+    """Bytes by which a process grew at its peak; known once the block has ended."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def growth(pid: int) -> Iterator[Growth]:
+    """Measure the peak of the resident memory of a process while the block runs."""
+    # Sets the peak back to what is resident now (proc(5), "clear_refs").
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    before = _status(pid, "VmRSS")
+    found = Growth()
+    yield found
+    found.bytes = _status(pid, "VmHWM") - before
+
+
+def _status(pid: int, field: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise LookupError(f"process {pid} has no {field}")

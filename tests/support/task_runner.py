@@ -161,7 +161,7 @@ class _Fixture:
         self.value: asyncio.Future[Any] = loop.create_future()
         self.finish = asyncio.Event()
         self.told = False
-        """Its error has been a test's."""
+        """True if its error was raised in a test."""
 
     async def run(self, generator: AsyncGenerator[Any, Any]) -> None:
         self.value.set_result(await anext(generator))

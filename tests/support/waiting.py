@@ -19,9 +19,12 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Final
+
+from eventsync.settings import Settings
 
 _GENEROUS = 3.0
 """A deadline costs nothing where the event comes, and a failure that is none where it is too short."""
@@ -82,15 +85,15 @@ class _Watch:
             self._deadline.reschedule(self._loop.time())
 
 
-async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0, *, pause: float = 0.02
-) -> None:
-    """Ask again and again until `condition` holds; for what no event tells."""
+async def eventually(condition: Callable[[], Any], seconds: float = 10.0, *, pause: float = 0.02) -> Any:
+    """Return the first true answer of `condition`, a function or a coroutine function; for what no event tells."""
     async with within(seconds):
         while True:
             answer = condition()
-            if await answer if inspect.isawaitable(answer) else answer:
-                return
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer:
+                return answer
             await asyncio.sleep(pause)
 
 
@@ -128,3 +131,27 @@ def _work() -> float:
 
 
 _pace = _Pace()
+
+
+_LIMITS: Final = (
+    "body_timeout",
+    "drain_timeout",
+    "head_timeout",
+    "hello_timeout",
+    "lease_period",
+    "mongodb_timeout",
+    "pin_ttl",
+    "ready_timeout",
+    "request_timeout",
+    "send_timeout",
+    "stale_after",
+    "write_deadline",
+    "write_queue_delay",
+)
+"""Settings after whose seconds the system gives something up that may only be slow."""
+
+
+def time_limits(**chosen: float) -> dict[str, float]:
+    """Return the time limits of `Settings`, those of `chosen` or else its defaults, in seconds of this machine."""
+    defaults = {name: float(Settings.model_fields[name].default) for name in _LIMITS}
+    return {name: scaled(seconds) for name, seconds in (defaults | chosen).items()}

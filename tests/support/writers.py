@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import AutoReconnect
 
 from eventsync.domain.ids import format_id
+from support.documents import LEAVES
+from support.histories import History
 from support.waiting import patience
 
 _OUTAGE = (httpx.TransportError,)
 PATCH = {"content-type": "application/json-patch+json"}
 
 
-@dataclass
-class Written:
-    """Writes that the API acknowledged, by the operation's id. Each of them must be an event."""
-
-    acknowledged: list[str] = field(default_factory=list)
-
-
 class ApiWriter:
     """Random patches, replacements, deletes and re-creations through the HTTP API; outages are borne."""
 
     def __init__(self, url: str, collection: str, documents: list[dict[str, Any]], *, seed: int) -> None:
-        self.written = Written()
+        self.acknowledged: list[str] = []
+        """The operation ids of the writes that the API acknowledged. Each of them must be an event."""
         self._client = httpx.AsyncClient(base_url=url, timeout=patience(20))
         self._base = f"/v1/collections/{collection}/documents"
         self._documents = documents
@@ -60,7 +54,7 @@ class ApiWriter:
         except _OUTAGE:
             return  # the outcome is unknown: nothing was promised
         if answer.is_success:
-            self.written.acknowledged.append(key["idempotency-key"])
+            self.acknowledged.append(key["idempotency-key"])
         else:
             # 409: the document is locked by a transaction of a server that was killed, until MongoDB ends it.
             assert answer.status_code in {404, 409, 503}, answer.text
@@ -77,32 +71,9 @@ class ApiWriter:
 
 
 async def write_behind(collection: AsyncCollection[dict[str, Any]], writes: int, *, seed: int) -> None:
-    """Random changes without the API: operators, pipelines, replacements, deletes."""
-    choose = random.Random(seed)
-    ids = [row["_id"] async for row in collection.find({}, {"_id": 1})]
-    for number in range(writes):
-        query = {"_id": choose.choice(ids)}
-        try:
-            await _change(collection, query, choose.randrange(5), number)
-        except AutoReconnect:
-            continue
-
-
-async def _change(collection: AsyncCollection[dict[str, Any]], query: dict[str, Any], kind: int, number: int) -> None:
-    if kind == 0:
-        await collection.update_one(
-            query, {"$inc": {"counters.a": 1}, "$push": {"log": {"$each": [number], "$slice": -3}}}
-        )
-    elif kind == 1:
-        await collection.update_one(query, [{"$set": {"sum": {"$add": [{"$ifNull": ["$sum", 0]}, number]}}}])
-    elif kind == 2:
-        await collection.replace_one(query, {"replaced": number, "list": [{"n": number}, [1, 2]]})
-    elif kind == 3:
-        await collection.update_one(
-            query, {"$unset": {"mark": "", "log.0": ""}, "$set": {"seen": {"at": number}}}, upsert=True
-        )
-    else:
-        await collection.delete_one(query)
+    """Write to the documents of a collection without the API."""
+    keys = [row["_id"] async for row in collection.find({}, {"_id": 1})]
+    await History(collection, random.Random(seed), keys, LEAVES, stamped=False).run(writes)
 
 
 async def documents_of(collection: AsyncCollection[dict[str, Any]]) -> dict[str, dict[str, Any]]:

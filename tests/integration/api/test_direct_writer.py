@@ -18,9 +18,8 @@ from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.sync.live.fan_out import DirectWriter, Write
 from support.clients import following
-from support.polls import events_of
 from support.replica import log_of
-from support.systems import head, running_server, running_worker, tracked
+from support.systems import events_of, head, running_server, running_worker, tracked
 
 WRITES = 30
 

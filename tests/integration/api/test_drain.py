@@ -20,7 +20,7 @@ from eventsync.mongodb.client import Client
 from eventsync.server.sockets import listening
 from eventsync.server.uvicorn_server import Server
 from eventsync.settings import Settings
-from support.connections import connect
+from support.peers.python import connect
 from support.replica import seq_of
 from support.systems import head, running_worker, tracked
 from support.waiting import within

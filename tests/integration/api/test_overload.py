@@ -17,7 +17,7 @@ from eventsync.application import ROUTES
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from support.failpoints import blocking
-from support.overload import DOCUMENTS, Overload
+from support.load import DOCUMENTS, Overload
 from support.systems import running_system
 from support.waiting import eventually, patience, scaled, within
 

@@ -21,8 +21,8 @@ from eventsync.server import refusals
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync.sync.sessions.sessions import Sessions
-from support.connections import connect
 from support.logs_by_hand import begun
+from support.peers.python import connect
 from support.systems import followed, running_server
 from support.waiting import patience, within
 

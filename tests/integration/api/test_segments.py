@@ -12,8 +12,7 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
 from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.stores import Stores
-from support.archives import archiver, begun, compactor, event, sealed
-from support.segments import events_of
+from support.archives import archiver, begun, compactor, event, events_of, sealed
 from support.systems import running_server
 from support.waiting import patience
 

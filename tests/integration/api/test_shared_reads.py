@@ -13,8 +13,7 @@ import pytest
 from eventsync.settings import Settings
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.log.events import EventStore
-from support.polls import events_of
-from support.systems import running_system
+from support.systems import events_of, running_system
 from support.waiting import patience
 
 pytestmark = pytest.mark.anyio

@@ -19,8 +19,7 @@ from eventsync.mongodb.client import app_name, connect
 from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
 from eventsync.nodestorage.documents import Documents
 from eventsync.settings import Settings
-from support.limits import time_limits
-from support.waiting import patience
+from support.waiting import patience, time_limits
 
 Break = Callable[..., Awaitable[None]]
 

@@ -21,8 +21,7 @@ from eventsync.mongodb.change_stream import (
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.failpoints import failing
-from support.splitting import skip_unless_split, splits
+from support.failpoints import failing, skip_unless_split, splits
 from support.waiting import within
 
 Database = AsyncDatabase[Any]

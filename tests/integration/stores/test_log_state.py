@@ -18,8 +18,8 @@ from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.stores import Stores
 from support.histories import History, based, collection_at, newest_checkpoint, state_of, stored_at
 from support.replay import Replay, caught_up, tracked
+from support.replica import to_tree
 from support.systems import running_worker
-from support.trees import to_tree
 
 LOG = LogId("k3f9ab2c")
 

@@ -23,8 +23,8 @@ from eventsync.stores.stores import Stores
 from support.failpoints import keeping
 from support.load import under_load
 from support.replay import Replay, assert_complete, replayed, tracked
+from support.replica import to_tree
 from support.systems import running_worker
-from support.trees import to_tree
 from support.waiting import within
 
 LOG = LogId("k3f9ab2c")

@@ -27,8 +27,8 @@ from eventsync.stores.stores import Stores
 from support.archives import archiver
 from support.histories import History, based, collection_at, newest_checkpoint, stored_at
 from support.replay import Replay, caught_up, eventually, tracked
+from support.replica import to_tree
 from support.systems import running_worker
-from support.trees import to_tree
 
 NOBODY = IdText("nobody")
 

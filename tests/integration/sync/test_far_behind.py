@@ -11,7 +11,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.answers import Past, compacted
-from support.clients import TRANSPORTS, following
+from support.clients import PEERS, following
 from support.replay import caught_up
 from support.replica import Replica, log_of, seq_of, vector_text
 from support.systems import head, running_server, running_system, running_worker, tracked
@@ -48,7 +48,7 @@ async def begun(stores: Stores, url: str) -> Replica:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", PEERS)
 async def test_client_far_behind_ends_exact(stores: Stores, settings: Settings, transport: str) -> None:
     async with running_system(settings) as url:
         replica = await begun(stores, url)

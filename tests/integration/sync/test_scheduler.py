@@ -10,7 +10,7 @@ import pytest
 
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from support.connections import connect
+from support.peers.python import connect
 from support.systems import running_system
 from support.waiting import patience, within
 

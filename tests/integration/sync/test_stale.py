@@ -14,7 +14,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync.sync.service import SyncService
-from support.connections import connect
+from support.peers.python import connect
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience, scaled, within
 

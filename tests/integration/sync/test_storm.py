@@ -14,9 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support.clients import Follower
-from support.polls import events_of
 from support.replica import log_of
-from support.systems import head, running_server, running_worker, tracked
+from support.systems import events_of, head, running_server, running_worker, tracked
 from support.waiting import patience
 
 CLIENTS = 16
@@ -43,7 +42,8 @@ async def refused(url: str) -> float:
 async def following(url: str, known: list[Follower]) -> AsyncIterator[list[Follower]]:
     """All clients follow while the block runs, each a document of its own; they continue where `known` ended."""
     followers = [
-        Follower(url, f"docs/int:{number}", ("websocket", "sse")[number % 2], seed=number) for number in range(CLIENTS)
+        Follower([url], f"docs/int:{number}", ("websocket", "sse")[number % 2], seed=number)
+        for number in range(CLIENTS)
     ]
     for follower, before in zip(followers, known, strict=False):
         follower.replica = before.replica

@@ -6,7 +6,7 @@ import pytest
 
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.clients import TRANSPORTS, following
+from support.clients import PEERS, following
 from support.replay import caught_up, current_log
 from support.systems import running_system
 
@@ -16,7 +16,7 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"collections": ("docs", "others")})
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", PEERS)
 async def test_live_client_is_reset_though_its_server_saw_the_collection_active_all_along(
     stores: Stores, settings: Settings, transport: str
 ) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,49 @@ from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
-from eventsync.settings import Settings
+from eventsync.mongodb.client import connect
+from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.stores import Stores
-from support.archives import archiver, begun, crashed_archiver, event, everything, hot_seqs, sealed, stored
+from eventsync_workers.jobs.archiver import Archiver
+from eventsync_workers.jobs.sealer import Sealer
+from eventsync_workers.jobs.trimming import HotTierTrimmer
+from support.archives import archiver, begun, event, everything, hot_seqs, sealed, stored
+from support.systems import environment_of
+from support.waiting import patience
+
+Step = Callable[..., Awaitable[Any]]
+
+
+def _deadly(step: Step, when: str) -> Step:
+    async def died(*arguments: Any) -> Any:
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = await step(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return died
+
+
+async def _run_and_die(step: str, when: str) -> None:
+    owner = next(kind for kind in (Sealer, HotTierTrimmer, Archiver) if hasattr(kind, step))
+    made: Step = getattr(owner, step)
+    # The methods of a class that this process uses for nothing else.
+    setattr(owner, step, _deadly(made, when))
+    settings = load_settings()
+    async with connect(settings, "worker") as client:
+        stores = Stores.of(client, settings)
+        # By the name of its successor, which so needs not wait for the lease to run out.
+        await Archiver(stores, settings, "me", asyncio.Event()).run_once()
+
+
+def crashed_archiver(settings: Settings, step: str, when: str) -> int:
+    """Run an archiver as a process of its own that kills itself `before` or `after` a step; returns its exit code."""
+    environment = environment_of(settings)
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[2:4]))  # the tests, the project
+    command = [sys.executable, __file__, step, when]
+    return subprocess.run(command, env=environment, timeout=patience(60), check=False).returncode
 
 
 @pytest.fixture
@@ -310,3 +352,7 @@ async def test_an_archiver_killed_at_any_step_neither_loses_nor_duplicates_event
     newest = {item.event.id: item.event.seq for item in EVENTS[:80] if item.event.collection == "docs"}
     rows = await stores.log["touched"].find({"_id.c": "docs"}).to_list()
     assert {row["_id"]["i"]: row["n"] for row in rows} == newest
+
+
+if __name__ == "__main__":
+    asyncio.run(_run_and_die(*sys.argv[1:]))

@@ -128,7 +128,7 @@ def states(change: RawBSONDocument) -> tuple[dict[str, Any] | None, dict[str, An
     return before, after
 
 
-def assert_exact(change: RawBSONDocument, event: Event) -> None:
+def assert_complete(change: RawBSONDocument, event: Event) -> None:
     before, after = states(change)
     kind = change["operationType"]
     if event.op == "delete":
@@ -179,7 +179,7 @@ async def converted(stores: Stores) -> Callable[[Write, int], Awaitable[list[Eve
             event = convert(change)
             assert event is not None
             assert event.id == IdText(f"int:{change['documentKey']['_id']}")
-            assert_exact(change, event)
+            assert_complete(change, event)
             events.append(event)
         state: dict[str, Any] = {}
         for event in events:

@@ -15,12 +15,10 @@ from eventsync.mongodb.client import Client, connect_pinned
 from eventsync.settings import Settings
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.sequencing.sequencer import Sequencer
-from support.histories import based
+from support.histories import History, based
 from support.load import under_load
-from support.replay import assert_complete, caught_up, current_log, eventually, tracked
-from support.sequencing import began
+from support.replay import assert_complete, began, caught_up, current_log, eventually, tracked
 from support.systems import running_worker
-from support.writes import random_writes
 
 
 async def test_an_idle_stream_keeps_its_checkpoint_moving(stores: Stores, settings: Settings) -> None:
@@ -56,7 +54,7 @@ async def test_workers_that_start_and_stop_under_load_neither_lose_nor_duplicate
 ) -> None:
     async with running_worker(settings):
         await began(stores, "docs")
-    async with under_load(*(random_writes(client, settings.database, "docs", seed) for seed in range(3))) as load:
+    async with under_load(*(History.of(stores, "docs", seed, keys=range(20)).write for seed in range(3))) as load:
         for _ in range(8):
             async with running_worker(settings):
                 await load.wait(30)
@@ -86,7 +84,7 @@ async def test_a_lease_that_comes_back_loses_nothing(client: Client, stores: Sto
         try:
             await tracked(stores, "docs")
             async with under_load(
-                random_writes(client, settings.database, "docs", 1), random_writes(client, settings.database, "docs", 2)
+                History.of(stores, "docs", 1, keys=range(20)).write, History.of(stores, "docs", 2, keys=range(20)).write
             ) as load:
                 await load.wait(60)
             replay = await assert_complete(stores, "docs")

@@ -16,10 +16,9 @@ from eventsync.settings import Settings
 from eventsync.stores.history.differing import same_state
 from eventsync.stores.stores import Stores
 from support.histories import based, collection_at, newest_checkpoint, state_of
-from support.replay import assert_complete, caught_up, current_log, replayed
-from support.sequencing import began
+from support.replay import assert_complete, began, caught_up, current_log, replayed
+from support.replica import to_tree
 from support.systems import running_worker
-from support.trees import to_tree
 
 pytestmark = pytest.mark.slow
 

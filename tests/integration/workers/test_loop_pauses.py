@@ -17,8 +17,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.histories import based
 from support.loops import Loop
-from support.replay import Replay, caught_up, current_log, replayed
-from support.sequencing import began
+from support.replay import Replay, began, caught_up, current_log, replayed
 from support.systems import running_worker
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,7 @@ from eventsync.stores.archive.segments import Segment
 from eventsync.stores.log.events import EventStore, NewEvent
 from eventsync.stores.stores import Stores
 from support import waiting
-from support.replay import assert_complete, caught_up, current_log, eventually, tracked
-from support.sequencing import began, snapshot
+from support.replay import assert_complete, began, caught_up, current_log, eventually, snapshot, tracked
 from support.systems import running_server, running_worker
 from support.tcp_proxy import tcp_proxy
 from support.waiting import within

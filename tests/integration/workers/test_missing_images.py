@@ -9,8 +9,7 @@ from eventsync.mongodb.client import Client
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.replay import assert_complete, caught_up, replayed
-from support.sequencing import began, brief, snapshot
+from support.replay import assert_complete, began, brief, caught_up, replayed, snapshot
 from support.systems import running_worker
 
 

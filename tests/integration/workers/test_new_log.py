@@ -13,8 +13,7 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
-from support.replay import assert_complete, caught_up, current_log, new_log, replayed, tracked
-from support.sequencing import began, snapshot
+from support.replay import assert_complete, began, caught_up, current_log, new_log, replayed, snapshot, tracked
 from support.systems import running_worker
 
 

@@ -26,8 +26,17 @@ from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.leader import Leader
 from eventsync_workers.sequencing.repair import Repair
 from support.failpoints import failing
-from support.replay import Replay, assert_complete, caught_up, current_log, eventually, new_log, replayed, tracked
-from support.sequencing import snapshot
+from support.replay import (
+    Replay,
+    assert_complete,
+    caught_up,
+    current_log,
+    eventually,
+    new_log,
+    replayed,
+    snapshot,
+    tracked,
+)
 from support.systems import running_worker
 
 

@@ -11,8 +11,7 @@ from eventsync.domain.stamp import Stamp
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.replay import assert_complete, caught_up, current_log, replayed
-from support.sequencing import began, brief
+from support.replay import assert_complete, began, brief, caught_up, current_log, replayed
 from support.systems import running_worker
 
 

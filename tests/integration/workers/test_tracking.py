@@ -15,8 +15,17 @@ from eventsync.stores.log.logs import cluster_identity
 from eventsync.stores.stores import Stores
 from eventsync_workers.worker import Worker
 from support.load import under_load
-from support.replay import Replay, assert_complete, caught_up, current_log, eventually, replayed, tracked
-from support.sequencing import began, snapshot
+from support.replay import (
+    Replay,
+    assert_complete,
+    began,
+    caught_up,
+    current_log,
+    eventually,
+    replayed,
+    snapshot,
+    tracked,
+)
 from support.systems import running_worker
 
 

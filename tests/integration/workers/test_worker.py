@@ -16,10 +16,10 @@ from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.sequencing.sequencer import Sequencer
 from eventsync_workers.worker import Worker
+from support.histories import History
 from support.load import under_load
 from support.replay import assert_complete, current_log, eventually, tracked
 from support.systems import running_worker
-from support.writes import random_writes
 
 
 class Process(Protocol):
@@ -68,7 +68,7 @@ async def test_kill_9_under_load_neither_loses_nor_duplicates_events(
     await stores.tracking.ask(["docs"])
     worker = start_worker()
     log = await tracked(stores, "docs")
-    async with under_load(*(random_writes(client, settings.database, "docs", seed) for seed in range(3))):
+    async with under_load(*(History.of(stores, "docs", seed, keys=range(20)).write for seed in range(3))):
         for _ in range(3):
             await progress(stores, 60)
             worker.kill()
@@ -88,7 +88,7 @@ async def test_two_workers_compete_while_the_leader_is_frozen_repeatedly(
     workers = {worker.pid: worker for worker in (start_worker(), start_worker())}
     log = await tracked(stores, "docs")
     led = set()
-    async with under_load(*(random_writes(client, settings.database, "docs", seed) for seed in range(3))):
+    async with under_load(*(History.of(stores, "docs", seed, keys=range(20)).write for seed in range(3))):
         for _ in range(4):
             await progress(stores, 40)
             frozen = await leader(stores)

@@ -1,1 +1,1 @@
-"""Instruments that prove the event log exact under faults: recorder, checker, nemeses, and the rig that runs them."""
+"""Instruments that prove the event log exact under faults: see README.md. `scripts/chaos` is the door."""

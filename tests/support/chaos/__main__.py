@@ -16,10 +16,9 @@ from typing import Any
 import uvloop
 
 from support.chaos.nemeses import known
-from support.chaos.report import Report
+from support.chaos.report import Report, Stage
 from support.chaos.run import Plan, run
 from support.chaos.shapes import known_shapes
-from support.chaos.stage import Stage
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import httpx
 from websockets.exceptions import WebSocketException
 
 from support.chaos.rig import Rig
-from support.connections import connect
+from support.peers.python import connect
 
 _TIME = 5.0
 """Seconds after which an abuser gives up."""

@@ -1,4 +1,4 @@
-"""Judges a run: pure, from what clients saw and what is stored in the end. No violation: every promise was kept.
+"""Judge of a run: pure, from what clients saw and what is stored in the end. No violation: every promise was kept.
 
 Each promise is checked in more than one way, so that no single source of truth is trusted: the history of writes, the
 order in real time, MongoDB's oplog, the collections, and the frames.
@@ -9,42 +9,48 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from support.chaos import answered, clients, commits, epochs, groups, numbering, renewals, repairs, replaying, writes
-from support.chaos.evidence import Evidence
-from support.chaos.repairs import Excuse
-from support.chaos.violation import Violation
+from support.chaos.client_checks import check_clients, check_renewed
+from support.chaos.evidence import Evidence, Violation
+from support.chaos.log_checks import check_numbers, check_replay, check_transactions
+from support.chaos.oplog_checks import (
+    Excuse,
+    check_bijection,
+    check_epochs,
+    check_groups,
+    check_order,
+    check_repairs,
+    steady,
+)
+from support.chaos.write_checks import check_answers, check_effects, check_real_time
 
 _EACH = 5
-"""At most so many violations of one check: the first ones are the witness, the others their consequence."""
+"""Maximum of violations of one check: the first ones are the witness, the others their consequence."""
 
 
 def check(evidence: Evidence, *, repaired: bool = False, renewed: bool = False) -> list[Violation]:
-    """All that is wrong, the most elementary first.
+    """Return all violations, the most elementary first.
 
     `repaired`: history was lost on purpose and the log was repaired from the collections. Where the oplog says which
     changes a repair stands for, all others are held to the same promises as ever, and the repair to its own. Where it
     does not, one event may stand for several changes of a document; everything else still holds.
-    `renewed`: the log was destroyed or turned back on purpose; see `support.chaos.renewals`.
+    `renewed`: the log was destroyed or turned back on purpose; see `check_renewed`.
     """
-    found: list[Violation] = []
-    for one in [renewals.check(evidence)] if renewed else _checks(evidence, repaired=repaired):
-        found.extend(islice(one, _EACH))
-    return found
+    checks = [check_renewed(evidence)] if renewed else _checks(evidence, repaired=repaired)
+    return [violation for one in checks for violation in islice(one, _EACH)]
 
 
 def _checks(evidence: Evidence, *, repaired: bool) -> Iterator[Iterator[Violation]]:
     excuse = Excuse.of(evidence) if repaired else Excuse()
-    yield numbering.check(evidence.rows)
-    yield writes.check_bijection(evidence, excuse)
-    yield answered.check(evidence, excuse)
+    yield check_numbers(evidence.rows)
+    yield check_effects(evidence, excuse)
+    yield check_answers(evidence, excuse)
     if not excuse.everything:
-        yield writes.check_real_time(evidence, excuse)
+        yield check_real_time(evidence, excuse)
     if evidence.commits is not None:
-        rows, changes = repairs.steady(evidence)
-        yield commits.check_order(evidence.rows, evidence.commits)
-        yield repairs.check(evidence) if repaired else commits.check_bijection(rows, changes)
-        yield commits.check_groups(evidence.rows, evidence.commits)
-        yield epochs.check(evidence, repaired=repaired)
-    yield replaying.check(evidence)
-    yield groups.check(evidence.rows)
-    yield clients.check(evidence)
+        yield check_order(evidence.rows, evidence.commits)
+        yield check_repairs(evidence) if repaired else check_bijection(*steady(evidence))
+        yield check_groups(evidence.rows, evidence.commits)
+        yield check_epochs(evidence, repaired=repaired)
+    yield check_replay(evidence)
+    yield check_transactions(evidence.rows)
+    yield check_clients(evidence)

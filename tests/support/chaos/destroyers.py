@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 from bson.int64 import Int64
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
 from support.chaos.rig import Rig
-from support.waiting import within
+from support.program import finished
+from support.systems import environment_of
+from support.waiting import patience, within
 
 _SETTLE = 30.0
 
@@ -30,58 +32,52 @@ async def drop_log(rig: Rig) -> None:
 
 async def delete_events(rig: Rig) -> None:
     """Two of the newest events are deleted; an operator sees it, and begins a new log."""
-    before = await _current(rig)
-    events = rig.client[rig.settings.log_db]["events"]
-    newest = await events.find_one({"_id.l": before}, sort=[("_id", -1)])
-    if newest is not None and (seq := int(newest["_id"]["n"])) > 6:
+    before, seq = await _with_events(rig)
+    if seq > 6:
         gone = [{"l": before, "n": Int64(number)} for number in (seq - 4, seq - 3)]
-        await events.delete_many({"_id": {"$in": gone}})
-    await asyncio.sleep(rig.choose.uniform(0.5, 2.0))
-    await _reset_log(rig)
-    await _renewed(rig, before)
+        await _events(rig).delete_many({"_id": {"$in": gone}})
+    await _reset_damaged_log(rig, before)
 
 
 async def overwrite_event(rig: Rig) -> None:
     """One of the newest events becomes unreadable; an operator sees it, and begins a new log."""
-    before = await _current(rig)
-    events = rig.client[rig.settings.log_db]["events"]
-    newest = await events.find_one({"_id.l": before}, sort=[("_id", -1)])
-    if newest is not None:
-        await events.update_one({"_id": newest["_id"]}, {"$set": {"b": "{damaged"}})
+    before, seq = await _with_events(rig)
+    await _events(rig).update_one({"_id": {"l": before, "n": Int64(seq)}}, {"$set": {"b": "{damaged"}})
+    await _reset_damaged_log(rig, before)
+
+
+async def _reset_damaged_log(rig: Rig, before: str) -> None:
     await asyncio.sleep(rig.choose.uniform(0.5, 2.0))
     await _reset_log(rig)
     await _renewed(rig, before)
+
+
+def _events(rig: Rig) -> AsyncCollection[dict[str, Any]]:
+    return rig.client[rig.settings.log_db]["events"]
 
 
 async def restore_backup(rig: Rig) -> None:
     """All members get back an older copy of their data, log and all; servers, workers and clients live through it."""
     log_id, _ = await _with_events(rig)
-    await _kill_all(rig)
     copies = [(member.data, member.data.with_name(f"{member.data.name}.backup")) for member in rig.cluster.members]
-    for data, copy in copies:
-        shutil.copytree(data, copy)
-    _start_all(rig)
-    await rig.cluster.healthy()
+    await _while_all_are_dead(rig, lambda: [shutil.copytree(data, copy) for data, copy in copies])
     # Events were appended until the copy was made: only what is there now is surely no less than what the copy has.
     _, seq = await _with_events(rig)
     await _read_by_servers(rig, log_id, seq + 5)
-    await _kill_all(rig)
-    for data, copy in copies:
-        _put_back(copy, data)
-    _start_all(rig)
-    await rig.cluster.healthy()
+    await _while_all_are_dead(rig, lambda: _put_back(copies))
     await _renewed(rig, log_id)
 
 
-def _put_back(copy: Path, data: Path) -> None:
-    """Replace what a data directory holds. The directory itself stays: a disk of its own may be mounted there."""
-    for entry in data.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    shutil.copytree(copy, data, dirs_exist_ok=True)
-    shutil.rmtree(copy)
+def _put_back(copies: Sequence[tuple[Path, Path]]) -> None:
+    """Replace what data directories hold. The directories themselves stay: disks of their own may be mounted there."""
+    for data, copy in copies:
+        for entry in data.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        shutil.copytree(copy, data, dirs_exist_ok=True)
+        shutil.rmtree(copy)
 
 
 async def _with_events(rig: Rig) -> tuple[str, int]:
@@ -90,8 +86,7 @@ async def _with_events(rig: Rig) -> tuple[str, int]:
         while True:
             with suppress(PyMongoError):
                 log_id = await _current(rig)
-                events = rig.client[rig.settings.log_db]["events"]
-                if newest := await events.find_one({"_id.l": log_id}, sort=[("_id", -1)]):
+                if newest := await _events(rig).find_one({"_id.l": log_id}, sort=[("_id", -1)]):
                     return str(log_id), int(newest["_id"]["n"])
             await asyncio.sleep(0.05)
 
@@ -108,13 +103,13 @@ async def _read_by_servers(rig: Rig, log_id: str, seq: int) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def _kill_all(rig: Rig) -> None:
+async def _while_all_are_dead(rig: Rig, act: Callable[[], object]) -> None:
+    """Kill all members, do something with their data, and start them again."""
     await asyncio.gather(*(member.kill() for member in rig.cluster.members))
-
-
-def _start_all(rig: Rig) -> None:
+    act()
     for member in rig.cluster.members:
         member.start()
+    await rig.cluster.healthy()
 
 
 async def _current(rig: Rig) -> str | None:
@@ -135,21 +130,9 @@ async def _renewed(rig: Rig, before: str | None) -> None:
 
 async def _reset_log(rig: Rig) -> None:
     """Run `eventsync reset-log` as an operator would, again while MongoDB can't be used."""
-    command = (sys.executable, "-m", "eventsync", "reset-log", "--yes")
-    environment = os.environ | {
-        "EVENTSYNC_MONGODB_URI": rig.settings.mongodb_uri or "",
-        "EVENTSYNC_DATABASE": rig.settings.database,
-    }
+    environment = environment_of(rig.settings)
     async with within(_SETTLE):
-        while True:
-            process = await asyncio.create_subprocess_exec(
-                *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-            )
-            try:
-                said, _ = await process.communicate()
-            finally:
-                if process.returncode is None:
-                    process.kill()
-            if process.returncode == 0:
-                return
-            rig.ended[f"reset-log failed: {said.decode()[-80:]}"] += 1
+        while (
+            done := await finished("reset-log", "--yes", environment=environment, seconds=patience(_SETTLE))
+        ).exit_code:
+            rig.ended[f"reset-log failed: {(done.stdout + done.stderr)[-80:]}"] += 1

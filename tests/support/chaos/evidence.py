@@ -8,18 +8,10 @@ from typing import Any, Literal
 
 from bson.timestamp import Timestamp
 
+from eventsync.domain.events import TransactionPart
 from support.chaos.history import History, Key
 
 Kind = Literal["create", "change", "delete"]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A transaction's mark on an event: the `n`-th of `of`."""
-
-    id: str
-    n: int
-    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +24,7 @@ class LogRow:
     token: str
     time: Timestamp
     body: Mapping[str, Any]
-    group: Mark | None = None
+    group: TransactionPart | None = None
     found: bool = False
     """It came from no change, but was found by a comparison: its token is a high-water mark of the stream."""
 
@@ -52,7 +44,7 @@ class LogRow:
 
     @property
     def identity(self) -> str | None:
-        """As `history.identity`: which effect it claims to be. None for a delete behind the API."""
+        """The name of its effect, as `history.identity` gives it; None for a delete by the driver."""
         if self.body["op"] == "delete":
             operation = self.body.get("op_id")
             return None if operation is None else f"{operation} deletes {'/'.join(self.key)}"
@@ -105,3 +97,35 @@ class Evidence:
 
 def _time(time: Timestamp) -> str:
     return f"{time.time}.{time.inc}"
+
+
+Promise = Literal[
+    "density",  # the seqs of the one log are 1, 2, 3 …
+    "survival",  # an acknowledged write is in the log
+    "bijection",  # one event a change, and no event without a change
+    "order",  # events stand in the order of their commits
+    "chain",  # an event's base is the version before it
+    "state",  # snapshot + events = source
+    "groups",  # a transaction's events stand together, all of them, in one frame
+    "client",  # what a client is sent is contiguous, never goes back, and ends at the source
+    "answers",  # the API says what happened, never 500
+    "progress",  # when the faults are over, everything arrives
+]
+
+_LINES = 10
+_LINE = 600
+"""Maximum of a witness that is printed. The evidence file has all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """`witness`: the writes, commits, events or frames, as text, that contradict each other."""
+
+    promise: Promise
+    message: str
+    witness: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [line if len(line) <= _LINE else f"{line[:_LINE]} …" for line in self.witness[:_LINES]]
+        more = [f"… and {len(self.witness) - _LINES} more"] if len(self.witness) > _LINES else []
+        return "\n    ".join([f"{self.promise}: {self.message}", *lines, *more])

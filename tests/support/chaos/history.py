@@ -5,10 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal
 
-from support.chaos.long_text import shortened
+from pymongo.errors import PyMongoError
+
+from eventsync.mongodb.errors import short
+
+_LONG = 1000
+
+
+def shortened(value: Any) -> Any:
+    """The same JSON, with a fingerprint in the place of each long string: 15 MiB are compared as well by it."""
+    if isinstance(value, str):
+        return value if len(value) <= _LONG else f"{len(value)} characters, {sha256(value.encode()).hexdigest()}"
+    if isinstance(value, dict):
+        return {name: shortened(item) for name, item in value.items()}
+    return [shortened(item) for item in value] if isinstance(value, list) else value
+
 
 Outcome = Literal["ok", "failed", "unknown"]
 Via = Literal["api", "behind"]
@@ -83,6 +99,14 @@ class Frame:
     docs: tuple[dict[str, Any], ...] = ()
     last: bool = True
     at: float = 0.0
+    part: int = 0
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message, as the protocol has it."""
+        span = {"from": self.start, "to": self.end, "position": self.end, "vector": {self.shape: self.end}}
+        rows = {"events": list(self.events), "docs": self.docs, "part": self.part, "last": self.last}
+        return {"type": self.kind, **span, **rows}
 
     def __str__(self) -> str:
         seqs = [event["seq"] for event in self.events]
@@ -100,94 +124,65 @@ class History:
         return sum(write.outcome == outcome for write in self.writes)
 
 
-@dataclass(slots=True)
-class _Open:
-    """A write between invocation and outcome."""
-
-    via: Via
-    effects: tuple[Effect, ...]
-    keyed: bool
-    required: int | None
-    invoked: float
-    at: float
-
-
 class Recorder:
     """Collects a history. A write that never ends is unknown."""
 
     def __init__(self) -> None:
         self.acknowledged = 0
-        self._open: dict[str, _Open] = {}
-        self._writes: list[Write] = []
+        self._writes: dict[str, Write] = {}
         self._frames: list[Frame] = []
 
     def invoke(
-        self,
-        operation: str,
-        via: Via,
-        effects: Iterable[Effect],
-        *,
-        keyed: bool = False,
-        required: int | None = None,
+        self, operation: str, via: Via, effects: Iterable[Effect], *, keyed: bool = False, required: int | None = None
     ) -> None:
-        """A write begins. `operation` is unique."""
-        assert operation not in self._open
-        self._open[operation] = _Open(via, tuple(effects), keyed, required, time.monotonic(), time.time())
+        """Record the beginning of a write. `operation` is unique."""
+        assert operation not in self._writes
+        self._writes[operation] = Write(
+            operation, via, tuple(effects), "unknown", time.monotonic(), math.inf, time.time(), keyed, "never ended",
+            required=required,
+        )  # fmt: skip
 
-    def end(
-        self,
-        operation: str,
-        outcome: Outcome,
-        *,
-        effects: Iterable[Effect] | None = None,
-        detail: str = "",
-        answers: Iterable[Answer] = (),
-    ) -> None:
-        """It is over. `effects` replaces those of the invocation: what is known only afterwards (nothing to delete)."""
-        write = _write(operation, self._open.pop(operation), outcome, time.monotonic(), detail)
+    def end(self, operation: str, outcome: Outcome, *, effects: Iterable[Effect] | None = None, **found: Any) -> None:
+        """Record the end of a write, with its `detail` and `answers`.
+
+        `effects` replaces those of the invocation, where they are known only afterwards (nothing to delete).
+        """
+        write = self._writes[operation]
         final = write.effects if effects is None else tuple(effects)
-        self._writes.append(replace(write, effects=final, answers=tuple(answers)))
+        changes = {"detail": ""} | found
+        self._writes[operation] = replace(write, outcome=outcome, ended=time.monotonic(), effects=final, **changes)
         self.acknowledged += outcome == "ok"
+
+    @contextmanager
+    def writing(
+        self, operation: str, *effects: Effect, weak: bool = False, refused: tuple[type[PyMongoError], ...] = ()
+    ) -> Iterator[None]:
+        """Record a write by the driver around the block, which raises what the driver raises.
+
+        What raises may have happened, except after an error of `refused`. What is `weak` may be rolled back.
+        """
+        self.invoke(operation, "behind", effects)
+        outcome: Outcome = "unknown"
+        detail = ""
+        try:
+            yield
+            outcome = "unknown" if weak else "ok"
+        except PyMongoError as error:
+            outcome, detail = "failed" if isinstance(error, refused) else "unknown", short(error)
+            raise
+        finally:
+            self.end(operation, outcome, detail=detail)
 
     def frame(self, client: str, shape: str, message: dict[str, Any]) -> None:
         """A message of protocol.md has arrived, or `{"type": "connect"}`."""
         end = message.get("to") or message.get("position") or message.get("vector", {}).get(shape)
-        self._frames.append(
-            Frame(
-                client=client,
-                shape=shape,
-                kind=message["type"],
-                start=message.get("from"),
-                end=end,
-                events=tuple(shortened(event) for event in message.get("events", ())),
-                docs=tuple(shortened(document) for document in message.get("docs", ())),
-                last=message.get("last", True),
-                at=time.time(),
-            )
-        )
+        events, docs = (tuple(map(shortened, message.get(name, ()))) for name in ("events", "docs"))
+        whole = {name: message[name] for name in ("part", "last") if name in message}
+        start, at = message.get("from"), time.time()
+        self._frames.append(Frame(client, shape, message["type"], start, end, events, docs, at=at, **whole))
 
     def history(self) -> History:
-        """Everything up to now."""
-        open_writes = (
-            _write(operation, item, "unknown", math.inf, "never ended") for operation, item in self._open.items()
-        )
-        writes = sorted([*self._writes, *open_writes], key=lambda write: write.invoked)
-        return History(tuple(writes), tuple(self._frames))
-
-
-def _write(operation: str, item: _Open, outcome: Outcome, ended: float, detail: str) -> Write:
-    return Write(
-        operation,
-        item.via,
-        item.effects,
-        outcome,
-        item.invoked,
-        ended,
-        item.at,
-        item.keyed,
-        detail,
-        required=item.required,
-    )
+        return History(tuple(self._writes.values()), tuple(self._frames))
 
 
 def identity(write: Write, effect: Effect) -> str | None:

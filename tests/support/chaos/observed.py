@@ -10,38 +10,33 @@ from typing import Any
 
 import orjson
 
+from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import format_id
 from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.chaos.evidence import Commit, Evidence, LogRow, Mark, Source
-from support.chaos.history import History
-from support.chaos.long_text import shortened
+from support.chaos.evidence import Commit, Evidence, LogRow, Source
+from support.chaos.history import History, shortened
 from support.chaos.oplog import Oplog, feed
-from support.trees import to_tree
-from support.waiting import patience, within
+from support.replica import to_tree
+from support.waiting import eventually, patience
 
 _OF_A_CHANGE = 40
 """Characters that the resume token of a change has at least: it holds the `_id` and the collection; a mark does not."""
 
 
 async def gather(
-    client: Client,
-    history: History,
-    *,
-    database: str,
-    log_database: str,
-    collections: Iterable[str],
-    oplog: bool = True,
+    client: Client, settings: Settings, history: History, names: Collection[str], **known: Any
 ) -> Evidence:
-    """Everything as it is now. Call it when nothing is written any more."""
-    names = tuple(collections)
-    rows = await read_rows(client, log_database)
-    source = await read_source(client, database, names)
-    commits = await read_commits(client, database, names) if oplog else None
-    return Evidence(history, rows, source, commits, await read_repairs(client, log_database))
+    """Read the evidence as it is now, when nothing is written any more. `known`: fields that are not to be read."""
+    if "commits" not in known:
+        known["commits"] = await read_commits(client, settings.database, names)
+    rows, source = await read_rows(client, settings.log_db), await read_source(client, settings.database, names)
+    repairs = sum([row.get("repairs", 0) async for row in client[settings.log_db]["heads"].find()])
+    return Evidence(history, rows, source, repairs=repairs, **known)
 
 
 async def read_rows(client: Client, log_database: str) -> tuple[LogRow, ...]:
@@ -61,7 +56,7 @@ def _row(row: Mapping[str, Any]) -> LogRow:
         token=row["t"],
         time=row["s"],
         body=shortened(orjson.loads(body if isinstance(body, str) else zlib.decompress(body))),
-        group=Mark(group["id"], group["n"], group["of"]) if group else None,
+        group=TransactionPart(group["id"], group["n"], group["of"]) if group else None,
         found=len(row["t"]) < _OF_A_CHANGE,
     )
 
@@ -89,11 +84,6 @@ async def read_commits(client: Client, database: str, names: Iterable[str]) -> t
     return tuple(oplog.commits)
 
 
-async def read_repairs(client: Client, log_database: str) -> int:
-    """Return the number of repairs of a log that workers have begun."""
-    return sum([row.get("repairs", 0) async for row in client[log_database]["heads"].find()])
-
-
 async def last_event(
     client: Client, log_database: str, name: str, text: str, *, log: str | None = None
 ) -> LogRow | None:
@@ -108,9 +98,11 @@ async def based(client: Client, log_database: str, names: Collection[str], *, se
 
     Raises `TimeoutError`.
     """
-    async with within(seconds):
-        while len(await client[log_database]["snapshots"].distinct("c", {"complete": True})) < len(names):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+
+    async def stored() -> bool:
+        return len(await client[log_database]["snapshots"].distinct("c", {"complete": True})) >= len(names)
+
+    await eventually(stored, seconds)
 
 
 async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
@@ -121,21 +113,17 @@ async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
         return ("there is no log",)
     deadline = time.monotonic() + patience(seconds)
     found: list[str] = []
-    for name in [item.name for item in await stores.tracking.read() if item.log == log.id]:
-        while True:
-            try:
-                found += [
-                    str(shortened(str(difference)))
-                    async for difference in stores.history.comparison.differences(
-                        log.id, name, checkpoint.seq, checkpoint.time
-                    )
-                ]
-                break
-            except Unavailable as error:
-                # The snapshot to begin with may be on its way, and the time of the checkpoint too long ago.
-                if time.monotonic() > deadline:
-                    found.append(f"{name}: {error.message}")
-                    break
+    names = [item.name for item in await stores.tracking.read() if item.log == log.id]
+    while names:
+        compared = stores.history.comparison.differences(log.id, names[0], checkpoint.seq, checkpoint.time)
+        try:
+            found += [str(shortened(str(difference))) async for difference in compared]
+        except Unavailable as error:
+            # The snapshot to begin with may be on its way, and the time of the checkpoint too long ago.
+            if time.monotonic() < deadline:
                 await asyncio.sleep(0.2)
                 checkpoint = await stores.logs.read_checkpoint(log.id) or checkpoint
+                continue
+            found.append(f"{names[0]}: {error.message}")
+        del names[0]
     return tuple(found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from eventsync.domain.ids import format_id
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.mongodb.client import Client
 from support.chaos.evidence import Commit, Kind
-from support.waiting import patience
+from support.waiting import eventually
 
 _KINDS: dict[str, Kind] = {"i": "create", "u": "change", "d": "delete"}
 _BEGINNING = Timestamp(0, 0)
@@ -73,8 +73,7 @@ class Oplog:
         if entry["o"].get("partialTxn"):
             self._parts[entry["ts"]] = operations
             return
-        name = transaction_of(entry)
-        self._changes(operations, entry["ts"], name)
+        self._changes(operations, entry["ts"], transaction_of(entry))
 
     def _changes(self, operations: Iterable[Entry], at: Timestamp, transaction: str | None) -> None:
         for operation in operations:
@@ -135,60 +134,56 @@ class OplogTail:
             await asyncio.sleep(0.5)
 
     async def commits(self, client: Client, *, seconds: float = 30.0) -> tuple[Commit, ...]:
-        """All that is committed by now, as `client` sees it. Raises `TimeoutError`."""
+        """Return all that is committed by now, as `client` sees it. Raises `TimeoutError`."""
         now = (await client.admin.command("ping"))["operationTime"]
-        deadline = time.monotonic() + patience(seconds)
-        while not await self._read(up_to=now):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the oplog can't be read up to now")
-            await asyncio.sleep(0.05)
+        await eventually(lambda: self._read(up_to=now), seconds)
         return tuple(self._oplog.commits)
 
-    async def _read(self, *, up_to: Timestamp | None = None) -> bool:
-        """Read what is new from the first member that answers. Whether that was all up to `up_to`."""
+    async def _read(self, *, up_to: Timestamp = _BEGINNING) -> bool:
+        """Read what is new from the first member that answers; return True if that was all up to `up_to`."""
         for client in self._clients:
-            try:
+            with suppress(PyMongoError):
                 return await feed(self._oplog, client, up_to=up_to)
-            except PyMongoError:
-                continue
         return False
 
 
-async def feed(oplog: Oplog, client: Client, *, up_to: Timestamp | None = None) -> bool:
-    """Feed what the member has that is new. Whether it has all up to `up_to`.
+async def feed(oplog: Oplog, client: Client, *, up_to: Timestamp = _BEGINNING) -> bool:
+    """Feed what the member has that is new; return True if it has all up to `up_to`.
 
     Raises `LookupError` where the member's oplog no longer reaches back to what was fed before.
     """
+    # Raw, because entries may hold what the driver can't decode.
+    entries: Any = client["local"].get_collection("oplog.rs", RAW_CODEC, read_concern=ReadConcern("majority"))
     for _ in range(_ATTEMPTS):
-        try:
-            return await _feed(oplog, client, up_to)
-        except OperationFailure as error:
-            if error.code != _POSITION_LOST:
-                raise
+        first = await first_time(client)
+        if first is None:
+            continue
+        if oplog.last != _BEGINNING and first > oplog.last:
+            raise LookupError(f"the oplog begins at {first}, it was read up to {oplog.last}")
+        newest = await entries.find_one({}, {"ts": 1}, sort=[("$natural", -1)])
+        with _unless_removed():
+            async for entry in entries.find(oplog.query, sort=[("$natural", 1)]):
+                oplog.feed(decode(entry.raw))
+            return newest is not None and newest["ts"] >= up_to
     raise LookupError("the oplog's beginning goes faster than it can be read")
 
 
 async def first_time(client: Client) -> Timestamp | None:
     """Return the time at which the member's oplog begins; None while that is moving."""
-    try:
+    with _unless_removed():
         first = await client["local"]["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
+        return first["ts"] if first else None
+    return None
+
+
+@contextmanager
+def _unless_removed() -> Iterator[None]:
+    """Leave the block where the entry that is read is removed under the reader."""
+    try:
+        yield
     except OperationFailure as error:
         if error.code != _POSITION_LOST:
             raise
-        return None
-    return first["ts"] if first else None
-
-
-async def _feed(oplog: Oplog, client: Client, up_to: Timestamp | None) -> bool:
-    # Raw, because entries may hold what the driver can't decode.
-    entries: Any = client["local"].get_collection("oplog.rs", RAW_CODEC, read_concern=ReadConcern("majority"))
-    first = await entries.find_one({}, {"ts": 1}, sort=[("$natural", 1)])
-    if first is None or (oplog.last != _BEGINNING and first["ts"] > oplog.last):
-        raise LookupError(f"the oplog begins at {first and first['ts']}, it was read up to {oplog.last}")
-    newest = await entries.find_one({}, {"ts": 1}, sort=[("$natural", -1)])
-    async for entry in entries.find(oplog.query, sort=[("$natural", 1)]):
-        oplog.feed(decode(entry.raw))
-    return up_to is None or (newest is not None and newest["ts"] >= up_to)
 
 
 def transaction_of(entry: Entry) -> str | None:

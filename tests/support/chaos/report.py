@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
 import orjson
 
-from support.chaos.evidence import Evidence
-from support.chaos.violation import Violation
+from support.chaos.evidence import Evidence, Violation
+from support.chaos.history import History
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
-    """`faults` by nemesis, `statuses` by HTTP status; `fallen`: which processes ended by themselves.
+    """Figures of a run, which `command` repeats from the same seed.
 
-    `command` runs it again, from the same seed. `shapes`: which were made how often. `outcomes`: what faults have
-    brought about. `absent`: the nemeses that this machine does not have, and why.
+    Counts: `faults` by nemesis, `statuses` by HTTP status, `shapes` by name, `outcomes` of faults by text. `fallen`:
+    the processes that ended by themselves. `absent`: the nemeses that this machine does not have, and why.
     """
 
     command: str
-    seconds: float
-    evidence: Evidence
-    faults: Mapping[str, int]
-    statuses: Mapping[int, int]
-    violations: Sequence[Violation]
-    fallen: Sequence[str] = ()
-    shapes: Mapping[str, int] = field(default_factory=dict)
-    outcomes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    evidence: Evidence = field(default_factory=lambda: Evidence(History(), (), {}))
+    faults: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
+    fallen: list[str] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     absent: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -64,3 +66,22 @@ class Report:
 
 def _listed(counts: Mapping[str, int] | Mapping[int, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=str))
+
+
+class Stage:
+    """The present stage of the run that `command` begins; all of them are in `stages.log` in `directory`."""
+
+    def __init__(self, command: str, directory: Path) -> None:
+        self._command = command
+        self._file = directory / "stages.log"
+        self._text = "nothing yet"
+        self._since = time.monotonic()
+
+    def enter(self, text: str) -> None:
+        """The next stage begins: `text` is what is waited for."""
+        self._text, self._since = text, time.monotonic()
+        with self._file.open("a") as lines:
+            lines.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} {text}\n")
+
+    def __str__(self) -> str:
+        return f"{self._command}\nwaited {time.monotonic() - self._since:.0f} s for: {self._text}"

@@ -6,16 +6,62 @@ import random
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pymongo.errors import PyMongoError
 
+from eventsync.dev import mongod
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.stores import SEQUENCING
-from support.chaos.cluster import Cluster, Member
-from support.chaos.fleet import Fleet
+from support.chaos.cluster import Clock, Cluster
 from support.chaos.history import Recorder
+from support.systems import Processes, environment_of
+
+
+class Fleet(Processes):
+    """Workers and servers: `worker1` …, `serve1` …, each server on a port of its own.
+
+    With `clocks`, each has a clock of its own that can jump.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: Path, *, workers: int, servers: int, clocks: bool = False
+    ) -> None:
+        super().__init__(settings, directory, fresh=clocks)
+        self.workers = [f"worker{number}" for number in range(1, workers + 1)]
+        self.servers = [f"serve{number}" for number in range(1, servers + 1)]
+        names = [*self.workers, *self.servers] if clocks else []
+        self.clocks = {name: Clock(directory / f"{name}.clock") for name in names}
+        self._ports = {name: mongod.free_port() for name in self.servers}
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self._ports.values()]
+
+    def _environment(self, name: str) -> dict[str, str]:
+        environment = environment_of(self._settings, self._ports.get(name))
+        return environment | (self.clocks[name].environment() if name in self.clocks else {})
+
+    def named(self, pid: int) -> str | None:
+        """Return the name of the process with this pid."""
+        return next((name for name, process in self._running.items() if process.pid == pid), None)
+
+    def supervise(self) -> list[str]:
+        """Start again each process that has ended by itself; return their names, with the exit codes."""
+        codes = {name: process.poll() for name, process in self._running.items()}
+        fallen = [name for name, code in codes.items() if code is not None]
+        self.start(*fallen)
+        return [f"{name} with exit code {codes[name]}" for name in fallen]
+
+    def stop(self) -> None:
+        """kill -9 of all: nothing that they could still do matters."""
+        self.kill(*self._running)
+
+    def last_lines(self, count: int = 12) -> tuple[str, ...]:
+        """Return the last lines of each worker's log."""
+        return tuple(line for name in self.workers for line in self.log(name).splitlines()[-count:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +88,3 @@ class Rig:
         # host:pid:random
         process = int(lease["owner"].split(":")[1]) if lease else 0
         return self.fleet.named(process) or self.choose.choice(self.fleet.workers)
-
-    async def fail_point(self, member: Member, name: str, mode: Any, **data: Any) -> None:
-        """Switch a failpoint on (`mode`: {"times": 3}) or "off"."""
-        command = {"configureFailPoint": name, "mode": mode} | ({"data": data} if data else {})
-        await member.direct.admin.command(command)

@@ -6,7 +6,6 @@ import asyncio
 import random
 import subprocess
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,23 +20,19 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.chaos.checker import check
 from support.chaos.cluster import Machine, running_cluster
-from support.chaos.evidence import Evidence
-from support.chaos.fleet import Fleet
-from support.chaos.followers import Follower, Visitor
+from support.chaos.evidence import Evidence, Promise, Violation
+from support.chaos.followers import Recording, Visitor
 from support.chaos.history import Recorder
 from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, RENEWING, unavailable
 from support.chaos.observed import based, gather, tracked_again, verified
 from support.chaos.oplog import Oplog, OplogTail
-from support.chaos.report import Report
-from support.chaos.rig import Rig
+from support.chaos.report import Report, Stage
+from support.chaos.rig import Fleet, Rig
 from support.chaos.settling import Settling
 from support.chaos.shapes import FATAL_SHAPES, SOMETIMES, ShapeWriter, expired, large_document, prepare, tracked_for
-from support.chaos.stage import Stage
-from support.chaos.violation import Violation
 from support.chaos.workload import Workload
-from support.limits import time_limits
 from support.systems import tracked
-from support.waiting import scaled, within
+from support.waiting import scaled, time_limits, within
 
 COLLECTIONS = ("orders", "stock")
 _FOLLOWED = (
@@ -48,7 +43,7 @@ _FOLLOWED = (
 )
 _SHAPES_FOLLOWED = (("bulk", "websocket"), ("bulk", "http"))
 _PATIENT = {"mongodb_timeout": 15.0}
-"""What a writer of documents of 15 MiB needs."""
+"""Settings of a client that writes documents of 15 MiB."""
 _STRIKE = 120.0
 """Seconds that a fault gets; each of its waits takes less."""
 
@@ -84,7 +79,7 @@ class Plan:
 
     @property
     def renewed(self) -> bool:
-        """Tell whether the log is destroyed or turned back on purpose."""
+        """True if the log is destroyed or turned back on purpose."""
         return not RENEWING.isdisjoint(self.nemeses)
 
     @property
@@ -120,7 +115,7 @@ async def run(plan: Plan, directory: Path, stage: Stage | None = None) -> Report
         if plan.shapes:
             await prepare(client, settings.database)
         fleet = Fleet(settings, directory, workers=plan.workers, servers=plan.servers, clocks=clocks)
-        stack.push_async_callback(fleet.stop)
+        stack.callback(fleet.stop)
         stage.enter("workers and servers")
         fleet.start(*fleet.workers, *fleet.servers)
         for url in fleet.urls:
@@ -129,7 +124,7 @@ async def run(plan: Plan, directory: Path, stage: Stage | None = None) -> Report
             await based(client, settings.log_db, plan.collections)
         rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed))
         patient = await stack.enter_async_context(connect(settings.model_copy(update=_PATIENT), "load"))
-        return await _Run(plan, rig, patient, directory, stage).run(absent)
+        return await _Run(plan, rig, patient, directory, stage, absent).run()
 
 
 def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
@@ -153,7 +148,9 @@ def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
 class _Run:
     """The phases between start and end."""
 
-    def __init__(self, plan: Plan, rig: Rig, patient: Client, directory: Path, stage: Stage) -> None:
+    def __init__(
+        self, plan: Plan, rig: Rig, patient: Client, directory: Path, stage: Stage, absent: Mapping[str, str]
+    ) -> None:
         self._plan = plan
         self._stage = stage
         self._directory = directory
@@ -162,18 +159,18 @@ class _Run:
         urls = rig.fleet.urls
         self._workload = Workload(rig.recorder, rig.client, urls, rig.settings.database, COLLECTIONS, plan.seed)
         followed = (*_FOLLOWED, *_SHAPES_FOLLOWED) if plan.shapes else _FOLLOWED
-        self._followers = [Follower(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in followed]
+        self._followers = [Recording(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in followed]
         self._visitor = Visitor(rig.recorder, urls, [*COLLECTIONS, "orders/o1"], plan.seed)
         self._shapes = ShapeWriter(rig.recorder, patient, rig.settings, COLLECTIONS, plan.shapes, plan.seed)
         self._oplog = OplogTail(
             [member.direct for member in rig.cluster.members],
             Oplog(rig.settings.database, (*plan.collections, SOMETIMES) if plan.shapes else plan.collections),
         )
-        self._faults: Counter[str] = Counter()
-        self._fallen: list[str] = []
-        self._late: list[Violation] = []
+        self._report = Report(
+            plan.command, statuses=self._workload.statuses, shapes=self._shapes.made, outcomes=rig.ended, absent=absent
+        )
 
-    async def run(self, absent: Mapping[str, str]) -> Report:
+    async def run(self) -> Report:
         began = time.monotonic()
         async with self._followed():
             stop = asyncio.Event()
@@ -188,23 +185,10 @@ class _Run:
                     # However it ends: a writer whose library hides that it is cancelled would write for ever.
                     stop.set()
             await self._settle()
-            evidence = await self._gather()
-        self._stage.enter("the verdict")
-        verdict = check(evidence, repaired=self._plan.repaired, renewed=self._plan.renewed) if evidence else ()
-        report = Report(
-            command=self._plan.command,
-            seconds=time.monotonic() - began,
-            evidence=evidence or Evidence(self._rig.recorder.history(), (), {}),
-            faults=self._faults,
-            statuses=self._workload.statuses,
-            violations=[*self._late, *verdict],
-            fallen=self._fallen,
-            shapes=self._shapes.made,
-            outcomes=self._rig.ended,
-            absent=absent,
-        )
-        report.write(self._directory / "evidence.jsonl")
-        return report
+            await self._judge()
+        self._report.seconds = time.monotonic() - began
+        self._report.write(self._directory / "evidence.jsonl")
+        return self._report
 
     @asynccontextmanager
     async def _followed(self) -> AsyncIterator[None]:
@@ -229,19 +213,19 @@ class _Run:
         deadline = time.monotonic() + self._plan.seconds
         names = list(self._plan.nemeses)
         turn: list[str] = []
-        while time.monotonic() < deadline or len(self._faults) < len(names):
+        while time.monotonic() < deadline or len(self._report.faults) < len(names):
             if not names:
                 await self._writes(10)
                 continue
             # Each in turn, in another order every time: so that a short run has all kinds, too.
             turn = turn or self._rig.choose.sample(names, len(names))
             name = turn.pop()
-            self._faults[name] += 1
+            self._report.faults[name] += 1
             if not await self._waited(name, NEMESES[name](self._rig)):
                 # What it would have made good may be as it left it: no more faults on top of that.
                 return
             await self._writes(self._rig.choose.randrange(5, 40))
-            self._fallen += self._rig.fleet.supervise()
+            self._report.fallen += self._rig.fleet.supervise()
         await self._waited("a healthy replica set", self._rig.cluster.healthy())
 
     async def _waited(self, what: str, coming: Awaitable[None]) -> bool:
@@ -251,16 +235,15 @@ class _Run:
             async with within(_STRIKE):
                 await coming
         except (TimeoutError, subprocess.TimeoutExpired, PyMongoError) as error:
-            self._late.append(Violation("progress", f"{what} did not come to its end: {error!r}", self._last_lines()))
+            self._late("progress", f"{what} did not come to its end: {error!r}", self._rig.fleet.last_lines())
             return False
         return True
 
-    def _last_lines(self) -> tuple[str, ...]:
-        fleet = self._rig.fleet
-        return tuple(line for name in fleet.workers for line in fleet.last_lines(name))
+    def _late(self, promise: Promise, message: str, witness: tuple[str, ...] = ()) -> None:
+        self._report.violations.append(Violation(promise, message, witness))
 
     async def _writes(self, more: int) -> None:
-        """Until so many more writes are acknowledged, or for `pause` seconds: where nothing works, that is bounded."""
+        """Wait until so many more writes are acknowledged, for `pause` seconds at most."""
         goal = self._rig.recorder.acknowledged + more
         deadline = time.monotonic() + scaled(self._plan.pause)
         while self._rig.recorder.acknowledged < goal and time.monotonic() < deadline:  # noqa: ASYNC110 - or it is over
@@ -271,36 +254,41 @@ class _Run:
         self._stage.enter("what expires")
         await expired(self._shapes)
         self._stage.enter("the last writes in the log and with every client")
-        self._late += await Settling(self._rig, self._followers, COLLECTIONS, self._workload.finish).run()
-        self._fallen += self._rig.fleet.supervise()
-        if workers := [text for text in self._fallen if text.startswith("worker")]:
-            self._late.append(Violation("progress", "a worker never ends by itself", tuple(workers)))
-        if count := self._workload.statuses[500]:
-            self._late.append(Violation("answers", f"the API answered {count} times by an internal error"))
-        if count := self._rig.ended["an abuse was answered 500"]:
-            self._late.append(Violation("answers", f"{count} abuses were answered by an internal error"))
+        settling = Settling(self._rig, self._followers, COLLECTIONS, self._workload.finish)
+        self._report.violations += await settling.run()
+        self._report.fallen += self._rig.fleet.supervise()
+        if workers := [text for text in self._report.fallen if text.startswith("worker")]:
+            self._late("progress", "a worker never ends by itself", tuple(workers))
+        if count := self._report.statuses[500]:
+            self._late("answers", f"the API answered {count} times by an internal error")
+        if count := self._report.outcomes["an abuse was answered 500"]:
+            self._late("answers", f"{count} abuses were answered by an internal error")
 
-    async def _gather(self) -> Evidence | None:
-        """Everything that is judged; None, and a violation, where it can't be read."""
+    async def _judge(self) -> None:
+        """Read the evidence and check it; a violation where it can't be read."""
         self._stage.enter("the evidence")
+        self._report.evidence = Evidence(self._rig.recorder.history(), (), {})
         try:
             async with within(_GATHER):
-                return await self._evidence()
+                self._report.evidence = await self._evidence()
         except (TimeoutError, PyMongoError, Unavailable) as error:
-            self._late.append(Violation("progress", f"the evidence can't be read: {error!r}"))
-        return None
+            self._late("progress", f"the evidence can't be read: {error!r}")
+            return
+        self._stage.enter("the verdict")
+        plan = self._plan
+        self._report.violations += check(self._report.evidence, repaired=plan.repaired, renewed=plan.renewed)
 
     async def _evidence(self) -> Evidence:
         commits = None if self._plan.renewed else await self._oplog.commits(self._client)
-        evidence = await gather(
-            self._client,
-            self._rig.recorder.history(),
-            database=self._rig.settings.database,
-            log_database=self._rig.settings.log_db,
-            collections=(*self._plan.collections, SOMETIMES) if self._plan.shapes else self._plan.collections,
-            oplog=False,
-        )
         unverified = await verified(Stores.of(self._client, self._rig.settings))
         sometimes = {} if self._plan.renewed else await tracked_again(self._client, self._rig.settings.log_db)
         sometimes |= {SOMETIMES: self._shapes.asked} if self._plan.shapes else {}
-        return replace(evidence, commits=commits, sometimes=sometimes, unverified=unverified)
+        return await gather(
+            self._client,
+            self._rig.settings,
+            self._rig.recorder.history(),
+            {*self._plan.collections, *sometimes},
+            commits=commits,
+            sometimes=sometimes,
+            unverified=unverified,
+        )

@@ -9,9 +9,10 @@ from typing import Any
 from bson.timestamp import Timestamp
 
 from eventsync.domain.entity_tag import digest_of, entity_tag
-from support.chaos.evidence import Commit, Evidence, Kind, LogRow, Mark
+from eventsync.domain.events import TransactionPart
+from support.chaos.evidence import Commit, Evidence, Kind, LogRow
 from support.chaos.history import ALL, Answer, Effect, Frame, History, Key, Via, Write
-from support.chaos.replaying import step
+from support.chaos.log_checks import step
 
 LOG = "log1"
 Act = tuple[str, str]
@@ -43,14 +44,14 @@ class Sample:
         transaction = operation if len(effects) > 1 else None
         keyed, answers = keyed and via == "api", []
         for index, effect in enumerate(effects, start=1):
-            mark = Mark(operation, index, len(effects)) if transaction else None
+            mark = TransactionPart(operation, index, len(effects)) if transaction else None
             answers.append(self._sequence(operation if keyed else f"own {operation}", effect, via, number, mark))
         told = tuple(answers) if via == "api" and outcome == "ok" else ()
         write = Write(operation, via, tuple(effects), outcome, number, number + 0.5, number, keyed, answers=told)
         self.writes.append(write)
         return write
 
-    def _sequence(self, operation: str, effect: Effect, via: Via, number: int, mark: Mark | None) -> Answer:
+    def _sequence(self, operation: str, effect: Effect, via: Via, number: int, mark: TransactionPart | None) -> Answer:
         """Commit and sequence one effect of the operation with this id; what the API says about it."""
         seq, was = len(self.rows) + 1, self.state.pop(effect.key, None)
         base = was[0] if was else 0

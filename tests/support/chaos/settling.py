@@ -6,17 +6,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from pymongo.errors import PyMongoError
 
 from eventsync.domain.positions import LogId
 from eventsync.errors import Unavailable
 from eventsync.stores.stores import Stores
-from support.chaos.followers import Follower
+from support.chaos.evidence import Violation
+from support.chaos.followers import Recording
 from support.chaos.observed import last_event
 from support.chaos.rig import Rig
-from support.chaos.violation import Violation
-from support.waiting import patience
+from support.waiting import eventually, patience
 
 _PATIENCE = 30.0
 """Seconds without progress, once the faults are over, that are too many."""
@@ -39,31 +40,24 @@ class StuckError(Exception):
         self.violation = Violation("progress", message, witness)
 
 
+@dataclass
 class Settling:
-    """The last writes to `names`, for as many logs as begin meanwhile.
+    """The last writes to `names`, for as many logs as begin meanwhile. `seconds` without progress are too many.
 
-    What was written before a log began is in none of its events: it begins with the collections as they are. So what is
-    waited for is written again for each new log, as soon as the log has events of these collections.
+    What was written before a log began is in none of its events: it begins with the collections as they are. So the
+    last writes are made again for each new log, as soon as the log has events of these collections.
     """
 
-    def __init__(
-        self,
-        rig: Rig,
-        followers: Sequence[Follower],
-        names: Sequence[str],
-        finish: Finish,
-        *,
-        seconds: float = _PATIENCE,
-    ) -> None:
-        """`seconds` without progress are too many."""
-        self._seconds = seconds
-        self._rig = rig
-        self._followers = followers
-        self._names = names
-        self._finish = finish
-        self._stores = Stores.of(rig.client, rig.settings)
-        self._begun: list[str] = []
-        """The logs that the last writes were made for."""
+    rig: Rig
+    followers: Sequence[Recording]
+    names: Sequence[str]
+    finish: Finish
+    seconds: float = _PATIENCE
+    _begun: list[str] = field(default_factory=list, init=False)
+    """The logs that the last writes were made for."""
+
+    def __post_init__(self) -> None:
+        self._stores = Stores.of(self.rig.client, self.rig.settings)
 
     async def run(self) -> list[Violation]:
         """Settle, and end the followers; return what did not come to be."""
@@ -76,38 +70,38 @@ class Settling:
         except StuckError as error:
             return [error.violation]
         finally:
-            for follower in self._followers:
+            for follower in self.followers:
                 follower.end()
 
     async def _late(self, log: str, seq: int) -> list[str]:
         """Describe the followers that do not come to this position in time, or before the next log begins."""
         async with asyncio.TaskGroup() as group:
-            pending = {group.create_task(item.arrive(seq, log, seconds=self._seconds)) for item in self._followers}
+            pending = {group.create_task(item.arrive(seq, log, seconds=self.seconds)) for item in self.followers}
             while pending and await self._stays(log):
                 _, pending = await asyncio.wait(pending, timeout=_PAUSE)
             for task in pending:
                 task.cancel()
         return [
-            f"{item.name} is at {item.cursor.position} and did not come to {log}:{seq}"
-            for item in self._followers
-            if not item.has(seq, log)
+            f"{item.name} is at {item.replica.position} and did not come to {log}:{seq}"
+            for item in self.followers
+            if not item.arrived(seq, log)
         ]
 
     async def _sequenced(self) -> tuple[str, int]:
         """Return the last position, as soon as the newest log has its last writes. Raises `StuckError`."""
         log, known = await self._written(), 0
-        deadline = time.monotonic() + patience(self._seconds)
+        deadline = time.monotonic() + patience(self.seconds)
         while True:
             with suppress(*_UNCLEAR):
                 if await self._current() != log:
                     log, known = await self._written(), 0
-                    deadline = time.monotonic() + patience(self._seconds)
+                    deadline = time.monotonic() + patience(self.seconds)
                 seq = await self._seq(log)
                 if await self._has_the_last(log):
                     return log, seq
                 if seq > known:
                     # A backlog on a busy machine is no fault, as long as it becomes smaller.
-                    known, deadline = seq, time.monotonic() + patience(self._seconds)
+                    known, deadline = seq, time.monotonic() + patience(self.seconds)
             if time.monotonic() > deadline:
                 raise self._stuck(f"log {log} stands still at {known}, without the last writes")
             await asyncio.sleep(_PAUSE)
@@ -119,32 +113,35 @@ class Settling:
             self._begun.append(log)
             if len(self._begun) > _LOGS:
                 raise self._stuck(f"the log does not stay: there were {', '.join(self._begun)}")
-            for name in self._names:
+            for name in self.names:
                 try:
-                    await self._finish(name, self._mark(name, log))
+                    await self.finish(name, self._mark(name, log))
                 except TimeoutError as error:
-                    raise self._stuck(str(error)) from error
+                    raise self._stuck(f"MongoDB takes no writes: {self._mark(name, log)}") from error
         return log
 
     async def _tracking(self) -> str:
         """Wait until the newest log has events of the collections; return its id. Raises `StuckError`."""
-        deadline = time.monotonic() + patience(self._seconds)
-        while True:
-            with suppress(*_UNCLEAR):
-                log = await self._current()
-                active = {item.name for item in await self._stores.tracking.read() if item.log == log}
-                if log is not None and active >= set(self._names):
-                    return log
-            if time.monotonic() > deadline:
-                raise self._stuck(f"no log has events of {', '.join(self._names)}: no worker leads")
-            await asyncio.sleep(_PAUSE)
+        try:
+            log: str = await eventually(self._active, self.seconds, pause=_PAUSE)
+        except TimeoutError as error:
+            raise self._stuck(f"no log has events of {', '.join(self.names)}: no worker leads") from error
+        return log
+
+    async def _active(self) -> str | None:
+        """Return the id of the newest log if it has events of the collections."""
+        with suppress(*_UNCLEAR):
+            log = await self._current()
+            active = {item.name for item in await self._stores.tracking.read() if item.log == log}
+            return log if active >= set(self.names) else None
+        return None
 
     def _mark(self, name: str, log: str) -> str:
         return f"end of {name} in {log}"
 
     async def _has_the_last(self, log: str) -> bool:
-        for name in self._names:
-            row = await last_event(self._rig.client, self._rig.settings.log_db, name, "end", log=log)
+        for name in self.names:
+            row = await last_event(self.rig.client, self.rig.settings.log_db, name, "end", log=log)
             if row is None or row.mark != self._mark(name, log):
                 return False
         return True
@@ -164,5 +161,4 @@ class Settling:
         return current.id if current else None
 
     def _stuck(self, message: str) -> StuckError:
-        fleet = self._rig.fleet
-        return StuckError(message, tuple(line for name in fleet.workers for line in fleet.last_lines(name)))
+        return StuckError(message, self.rig.fleet.last_lines())

@@ -8,8 +8,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -20,10 +20,10 @@ from pymongo.errors import PyMongoError
 
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
-from eventsync.mongodb.errors import short
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.chaos.history import ALL, Effect, Outcome, Recorder
+from support.chaos.history import ALL, Effect, Recorder
+from support.chaos.nemeses import listed
 from support.chaos.observed import last_event
 from support.mutants import ODD, framed, text
 from support.waiting import scaled
@@ -62,12 +62,12 @@ class ShapeWriter:
         seed: int,
     ) -> None:
         self.made: Counter[str] = Counter()
-        """How often each shape was acknowledged."""
+        """Number of times that each shape was acknowledged."""
         self.asked = 0
-        """How often the tracking of `extra` was asked for."""
+        """Number of times that the tracking of `extra` was asked for."""
         self.random = random.Random(f"{seed} shapes")
         self.names = tuple(names)
-        """What the API writes to, too."""
+        """Collections that the API writes to, too."""
         self.client = client
         self.database = client[settings.database]
         self.log_database = settings.log_db
@@ -96,8 +96,8 @@ class ShapeWriter:
                 await put(self, "bulk", self.random.choice("abcdefgh"))
             await asyncio.sleep(self.random.uniform(0.0, 0.1))
 
-    @asynccontextmanager
-    async def write(self, *effects: tuple[str, str, bool], weak: bool = False) -> AsyncIterator[str]:
+    @contextmanager
+    def write(self, *effects: tuple[str, str, bool], weak: bool = False) -> Iterator[str]:
         """Record a write around the block, which is given its mark: `<mark>` of a single effect, else `<mark>.<n>`.
 
         An effect is (collection, id, whether it is a put). What fails may have happened; so may what is `weak`.
@@ -108,27 +108,18 @@ class ShapeWriter:
             Effect((name, text), (f"{mark}.{n}" if len(effects) > 1 else mark) if is_put else None)
             for n, (name, text, is_put) in enumerate(effects)
         ]
-        self._recorder.invoke(mark, "behind", named)
-        outcome: Outcome = "unknown"
-        detail = ""
-        try:
+        with self._recorder.writing(mark, *named, weak=weak):
             yield mark
-            outcome = "unknown" if weak else "ok"
-        except PyMongoError as error:
-            detail = short(error)
-            raise
-        finally:
-            self._recorder.end(mark, outcome, detail=detail)
 
 
 async def put(writer: ShapeWriter, name: str, text: str, *, weak: bool = False, **fields: Any) -> None:
     """One document, made or changed."""
-    async with writer.write((name, text, True), weak=weak) as mark:
+    with writer.write((name, text, True), weak=weak) as mark:
         await writer.database[name].update_one({"_id": text}, {"$set": {"mark": mark, **fields}}, upsert=True)
 
 
 async def _gone(writer: ShapeWriter, name: str, query: dict[str, Any]) -> None:
-    async with writer.write((name, ALL, False)):
+    with writer.write((name, ALL, False)):
         await writer.database[name].delete_many(query)
 
 
@@ -143,14 +134,14 @@ async def drop_under_the_api(writer: ShapeWriter) -> None:
 
 
 async def _drop(writer: ShapeWriter, name: str) -> None:
-    async with writer.write((name, ALL, False)):
+    with writer.write((name, ALL, False)):
         await writer.database[name].drop()
 
 
 async def rename_away(writer: ShapeWriter) -> None:
     """A collection gets another name, under which it is not tracked."""
     await put(writer, "bulk", "a")
-    async with writer.write(("bulk", ALL, False)):
+    with writer.write(("bulk", ALL, False)):
         await writer.database["bulk"].rename("moved", dropTarget=True)
 
 
@@ -158,7 +149,7 @@ async def rename_onto(writer: ShapeWriter) -> None:
     """Another collection takes the place of a tracked one."""
     await writer.database["incoming"].drop()
     effects = [("bulk", text, True) for text in "aij"]
-    async with writer.write(*effects, ("bulk", ALL, False)) as mark:
+    with writer.write(*effects, ("bulk", ALL, False)) as mark:
         rows = [{"_id": text, "mark": f"{mark}.{n}"} for n, text in enumerate("aij")]
         await writer.database["incoming"].insert_many(rows)
         await writer.database["incoming"].rename("bulk", dropTarget=True)
@@ -166,7 +157,7 @@ async def rename_onto(writer: ShapeWriter) -> None:
 
 async def drop_database(writer: ShapeWriter) -> None:
     """The whole database is dropped."""
-    async with writer.write(*((name, ALL, False) for name in (*writer.names, "bulk"))):
+    with writer.write(*((name, ALL, False) for name in (*writer.names, "bulk"))):
         await writer.client.drop_database(writer.database.name)
 
 
@@ -181,7 +172,7 @@ async def large_document(writer: ShapeWriter) -> None:
 async def odd_document(writer: ShapeWriter) -> None:
     """A document that the driver can't decode, or not exactly, is made, changed and deleted."""
     odd = ODD[writer.random.choice(sorted(ODD))]
-    async with writer.write(("bulk", "odd", True)) as mark:
+    with writer.write(("bulk", "odd", True)) as mark:
         raw = framed(b"\x02_id\0" + text(b"odd"), b"\x02mark\0" + text(mark.encode()), odd)
         await writer.database["bulk"].insert_one(RawBSONDocument(raw))
     await put(writer, "bulk", "odd", n=1)
@@ -204,17 +195,13 @@ async def many_in_one_transaction(writer: ShapeWriter) -> None:
 
 async def _transaction(writer: ShapeWriter, texts: Sequence[str], size: int) -> None:
     filler = _filler(writer, size)
-    async with (
-        writer.write(*(("bulk", text, True) for text in texts)) as mark,
-        writer.client.start_session() as session,
-    ):
-        await session.start_transaction()
-        requests = [
-            UpdateOne({"_id": text}, {"$set": {"mark": f"{mark}.{n}", "filler": filler}}, upsert=True)
-            for n, text in enumerate(texts)
-        ]
-        await writer.database["bulk"].bulk_write(requests, session=session)
-        await session.commit_transaction()
+    with writer.write(*(("bulk", text, True) for text in texts)) as mark:
+        async with writer.client.start_session() as session, await session.start_transaction():
+            requests = [
+                UpdateOne({"_id": text}, {"$set": {"mark": f"{mark}.{n}", "filler": filler}}, upsert=True)
+                for n, text in enumerate(texts)
+            ]
+            await writer.database["bulk"].bulk_write(requests, session=session)
 
 
 def _filler(writer: ShapeWriter, size: int) -> str:
@@ -225,7 +212,7 @@ async def expire(writer: ShapeWriter) -> None:
     """Documents whose time is over at once."""
     texts = [f"e{n}" for n in range(3)]
     await writer.database["bulk"].create_index("expires", expireAfterSeconds=0)
-    async with writer.write(*(("bulk", text, True) for text in texts), ("bulk", ALL, False)) as mark:
+    with writer.write(*(("bulk", text, True) for text in texts), ("bulk", ALL, False)) as mark:
         over = datetime.now(UTC)
         for n, text in enumerate(texts):
             fields = {"mark": f"{mark}.{n}", "expires": over}
@@ -279,10 +266,10 @@ async def _sequenced(writer: ShapeWriter, name: str) -> bool:
 
 _ALL: tuple[Shape, ...] = (large_document, large_transaction, many_in_one_transaction, odd_document, expire, track)
 _DROPS: tuple[Shape, ...] = (drop, drop_under_the_api, rename_away)
-"""What the log may have to be repaired for: what is written before a collection that is made again has images."""
+"""They may need a repair: a collection that is made again has no images at first."""
 
 _FATAL: tuple[Shape, ...] = (rename_onto, drop_database)
-"""What the log has to be repaired for."""
+"""They always need a repair."""
 
 SHAPES = MappingProxyType({shape.__name__: shape for shape in (*_ALL, *_DROPS, *_FATAL)})
 FATAL_SHAPES = frozenset(shape.__name__ for shape in (*_DROPS, *_FATAL))
@@ -298,8 +285,4 @@ def known_shapes(names: str) -> tuple[str, ...]:
     """
     ordinary = tuple(shape.__name__ for shape in _ALL)
     fatal = tuple(shape.__name__ for shape in (*_ALL, *_DROPS, *_FATAL) if shape is not track)
-    sets = {"all": ordinary, "fatal": fatal, "none": ()}
-    listed = sets.get(names, tuple(name.strip() for name in names.split(",")))
-    if unknown := set(listed) - set(SHAPES):
-        raise ValueError(f"no shape is called {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
-    return listed
+    return listed(names, "shape", SHAPES, {"all": ordinary, "fatal": fatal})

@@ -19,8 +19,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from eventsync.server.supervision.orphans import die_with_parent
-from support.connections import connect
 from support.peers.javascript import DRIVER, Links
+from support.peers.python import connect
 from support.waiting import within
 
 _FLAGS: Final = (
@@ -42,7 +42,7 @@ _PATIENCE: Final = 30.0
 
 
 def missing() -> str | None:
-    """Why there are no clients of this kind here."""
+    """Return the reason why there is no Chromium here, or None."""
     return None if shutil.which("chromium") else "needs Chromium: scripts/peers installs it, as root on Debian"
 
 

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from support.peers.peer import Asked, Ended, Link, Received, TransportName
-from support.peers.polling import Answer, Polling
+from support.peers.peer import Answer, Asked, Ended, Link, Polling, Received, TransportName
 from support.replica import vector_text
 
 _PIPE: Final = asyncio.subprocess.PIPE

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import shutil
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,34 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from support.peers.inbox import Inbox
-from support.peers.peer import Asked, Ended, Link, Received, TransportName
+from eventsync.server.supervision.orphans import die_with_parent
+from support.peers.peer import Asked, Ended, Link, Message, Received, TransportName
+
+
+class Inbox:
+    """A `Link` whose messages are put into it. `send` is how its client sends.
+
+    A client that reconnects by itself continues after an end.
+    """
+
+    def __init__(self, send: Callable[[str], Awaitable[None]]) -> None:
+        self.ended: Ended | None = None
+        self._send = send
+        self._queue: asyncio.Queue[Received | Ended] = asyncio.Queue()
+
+    def put(self, item: Received | Ended) -> None:
+        self._queue.put_nowait(item)
+
+    async def receive(self) -> Received | None:
+        item = await self._queue.get()
+        if isinstance(item, Ended):
+            self.ended = item
+            return None
+        return item
+
+    async def send(self, message: Message) -> None:
+        await self._send(orjson.dumps(message).decode())
+
 
 DRIVER: Final = Path(__file__).with_name("driver.js")
 
@@ -34,11 +63,11 @@ class Links:
         self._numbers = itertools.count(1)
         self._open: dict[int, Inbox] = {}
 
-    def add(self, inbox: Inbox, number: int) -> None:
+    def add(self, inbox: Inbox) -> int:
+        """Take a new connection; return its number."""
+        number = next(self._numbers)
         self._open[number] = inbox
-
-    def next(self) -> int:
-        return next(self._numbers)
+        return number
 
     def forget(self, number: int) -> None:
         """Ignore whatever the runtime still says of this one."""
@@ -74,14 +103,11 @@ class ScriptPeer:
 
     @asynccontextmanager
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
-        links = self.runtime.links
-        number = links.next()
-
         async def send(text: str) -> None:
             await self.runtime.do(url, "send", number, text)
 
-        inbox = Inbox(send)
-        links.add(inbox, number)
+        inbox, links = Inbox(send), self.runtime.links
+        number = links.add(inbox)
         wanted = {"url": url, "shapes": asked.shapes, "vector": dict(asked.vector)}
         await self.runtime.do(url, "open", number, self.transport, wanted)
         try:
@@ -89,3 +115,52 @@ class ScriptPeer:
         finally:
             links.forget(number)
             await self.runtime.do(url, "close", number)
+
+
+PACKAGES: Final = Path(sys.prefix) / "peers"
+"""The directory that `scripts/peers` installs them in."""
+
+_MAIN: Final = Path(__file__).with_name("node.mjs")
+_PIPE: Final = asyncio.subprocess.PIPE
+
+
+def node_missing() -> str | None:
+    """Return the reason why there is no Node.js with its packages here, or None."""
+    if shutil.which("node") is None:
+        return "needs Node.js"
+    return None if (PACKAGES / "node_modules/ws").is_dir() else "needs npm packages: scripts/peers installs them"
+
+
+class Node:
+    """One process for any number of connections."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.links = Links()
+        self._process = process
+
+    async def do(self, url: str, command: str, *arguments: Any) -> None:  # noqa: ARG002 - one for all servers
+        assert self._process.stdin is not None
+        self._process.stdin.write(orjson.dumps([command, *arguments]) + b"\n")
+
+    async def read(self) -> None:
+        """Hand on what the process says, until it ends."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            self.links.said(line)
+        self.links.over("Node.js has ended")
+
+
+@asynccontextmanager
+async def running_node() -> AsyncIterator[Node]:
+    process = await asyncio.create_subprocess_exec(
+        "node", str(_MAIN), str(PACKAGES), stdin=_PIPE, stdout=_PIPE, limit=2**24, preexec_fn=die_with_parent
+    )
+    node = Node(process)
+    reading = asyncio.create_task(node.read(), name="read from Node.js")
+    try:
+        yield node
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await reading
+        await process.wait()

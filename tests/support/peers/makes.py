@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from support.peers import chromium, node
+from support.peers import chromium, javascript
 from support.peers.curl import CurlPolling, CurlSse
 from support.peers.javascript import Runtime, ScriptPeer
 from support.peers.peer import Peer, TransportName
@@ -40,11 +40,11 @@ class Make:
 
 MAKES: Final[Mapping[str, Make]] = {
     "websockets": Make("websocket", _never, Websockets),
-    "node-ws": Make("websocket", node.missing, runtime="node"),
+    "node-ws": Make("websocket", javascript.node_missing, runtime="node"),
     "chromium-websocket": Make("websocket", chromium.missing, runtime="chromium"),
     "httpx-sse": Make("sse", _never, HttpxSse),
     "curl-sse": Make("sse", _curl_missing, CurlSse),
-    "node-eventsource": Make("sse", node.missing, runtime="node"),
+    "node-eventsource": Make("sse", javascript.node_missing, runtime="node"),
     "chromium-eventsource": Make("sse", chromium.missing, runtime="chromium"),
     "httpx": Make("http", _never, HttpxPolling),
     "curl": Make("http", _curl_missing, CurlPolling),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -65,3 +67,79 @@ class Peer(Protocol):
 
     def open(self, url: str, asked: Asked) -> AbstractAsyncContextManager[Link]:
         """Connect to the server at `url`; the connection is cut where the block ends, without a goodbye."""
+
+
+_WAIT: Final = 1.0
+"""Seconds that one round of polls waits for news."""
+
+_LIMIT: Final = "500"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`status` is 0, and `body` says why, where there was none."""
+
+    status: int
+    body: bytes
+
+
+Get = Callable[[str, dict[str, str]], Awaitable[Answer]]
+
+
+class Polling:
+    """A `Link` of polls, the shapes in turn. Pages become `events`, with `live` behind the first that says so.
+
+    It catches up without `wait`, so that caches know the pages, and waits once all of them have.
+    """
+
+    def __init__(self, get: Get, asked: Asked) -> None:
+        self.ended: Ended | None = None
+        self._get = get
+        self._turns = deque(asked.shapes)
+        self._positions: dict[str, str] = {
+            shape: asked.vector[shape] for shape in asked.shapes if shape in asked.vector
+        }
+        self._live: set[str] = set()
+        self._ready: deque[Message] = deque()
+
+    async def receive(self) -> Received | None:
+        while not self._ready and self.ended is None:
+            shape = self._turns[0]
+            self._turns.rotate(-1)
+            await (self._page(shape) if shape in self._positions else self._snapshot(shape))
+        return Received(self._ready.popleft()) if self._ready else None
+
+    async def _snapshot(self, shape: str) -> None:
+        answer = await self._get("/v1/sync/snapshot", {"shape": shape})
+        if answer.status != 200:
+            self._refused(answer)
+            return
+        head, *rows = [json.loads(line) for line in answer.body.splitlines()]
+        assert head["shape"] == shape
+        self._positions[shape] = head["position"]
+        span = {"shape": shape, "position": head["position"]}
+        self._ready.append({"type": "snapshot", **span, "part": 0, "last": True, "docs": rows})
+
+    async def _page(self, shape: str) -> None:
+        query = {"shape": shape, "position": self._positions[shape], "limit": _LIMIT}
+        if len(self._live) == len(self._turns):
+            query["wait"] = str(_WAIT / len(self._turns))
+        answer = await self._get("/v1/sync/log", query)
+        if answer.status == 409:
+            self._ready.append({"type": "reset", "shape": shape, "reason": json.loads(answer.body)["reason"]})
+            del self._positions[shape]
+            self._live.discard(shape)
+            return
+        if answer.status != 200:
+            self._refused(answer)
+            return
+        page = json.loads(answer.body)
+        assert (page["shape"], page["from"]) == (shape, self._positions[shape])
+        self._positions[shape] = page["to"]
+        self._ready.append(page | {"type": "events"})
+        if page["live"] and shape not in self._live:
+            self._live.add(shape)
+            self._ready.append({"type": "live", "shape": shape, "position": page["to"]})
+
+    def _refused(self, answer: Answer) -> None:
+        self.ended = Ended(answer.status or None, answer.body[:200].decode(errors="replace"))

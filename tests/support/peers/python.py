@@ -6,21 +6,26 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import httpx_sse
+from websockets.asyncio import client
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from support.connections import connect
-from support.peers.peer import SUBPROTOCOL, Asked, Ended, Link, Message, Received, TransportName
-from support.peers.polling import Answer, Polling
+from support.peers.peer import SUBPROTOCOL, Answer, Asked, Ended, Link, Message, Polling, Received, TransportName
 from support.replica import vector_text
 from support.waiting import patience
 
 _TIMEOUT: Final = 20.0
+
+
+def connect(url: str, **options: Any) -> client.connect:
+    """Connect as `websockets` does; no ping of the client's own ends a connection that is only slow."""
+    limits = {"open_timeout": patience(10), "close_timeout": patience(10), "ping_interval": None}
+    return client.connect(url, **(limits | options))
 
 
 class _Refused:

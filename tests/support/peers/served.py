@@ -11,8 +11,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from support.replica import to_tree
 from support.systems import head
-from support.trees import to_tree
 from support.waiting import patience, within
 from support.writers import documents_of
 
@@ -25,7 +25,7 @@ Rows = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Its URL, its settings, and the collections behind it."""
+    """The URL of a system, its settings, and the collections behind it."""
 
     url: str
     settings: Settings

@@ -85,7 +85,7 @@ class Talk:
         self.seen: list[Message] = []
 
     async def next(self) -> Message | None:
-        """The next message, taken; None where the connection has ended."""
+        """Take the next message and return it; None where the connection has ended."""
         received = await self.link.receive()
         if received is None:
             return None
@@ -110,18 +110,18 @@ class Talk:
         raise AssertionError(f"the connection ended: {self.link.ended}; what came: {self.kinds}")
 
     async def live(self) -> None:
-        """Until every shape is."""
+        """Take messages until every shape is live."""
         if not self.copy.live:
             await self.until(lambda _: self.copy.live)
 
     async def has(self, shape: str, key: str, *, seconds: float = PATIENCE) -> None:
-        """Until this document is there, and what the shape needs to be live."""
+        """Take messages until this document is there and its shape is live."""
         replica = self.copy[shape]
         if key not in replica.rows or not replica.live:
             await self.until(lambda _: key in replica.rows and replica.live, seconds=seconds)
 
     async def over(self, *, seconds: float = PATIENCE) -> Ended:
-        """Until the connection ends: how."""
+        """Take messages until the connection ends; return how it did."""
         async with within(seconds):
             while await self.next():
                 continue

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from support.chaos.checker import check
-from support.chaos.evidence import Evidence, LogRow
+from support.chaos.evidence import Evidence, LogRow, Violation
 from support.chaos.history import Answer, Key, Write
 from support.chaos.sample import Sample
-from support.chaos.violation import Violation
 
 SAME, OTHER = ["a/1"] * 4, ["a/1", "a/2", "a/3", "a/4"]
 

@@ -232,8 +232,8 @@ def test_the_parts_of_a_snapshot_are_one() -> None:
     sample.write(("a/2", "put"))
     rows = [{"id": key, "version": 0, "doc": {"_id": key, "mark": f"w{key}.1"}} for key in ("1", "2")]
     parts = [
-        Frame("s", "a", "snapshot", end=f"{LOG}:2", docs=(row,), last=last)
-        for row, last in zip(rows, (False, True), strict=True)
+        Frame("s", "a", "snapshot", end=f"{LOG}:2", docs=(row,), part=part, last=bool(part))
+        for part, row in enumerate(rows)
     ]
     assert check(sample.evidence(*parts)) == []
     cut = [parts[0], Frame("s", "a", "connect"), *parts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from support.chaos.checker import check
@@ -29,6 +29,7 @@ def made(script: Script) -> Sample:
     return sample
 
 
+@settings(deadline=None)
 @given(_scripts, st.lists(st.integers(0, 40), max_size=5))
 def test_a_right_run_passes(script: Script, stops: list[int]) -> None:
     sample = made(script)
@@ -60,6 +61,7 @@ def redirect(rows: list[LogRow], index: int) -> list[LogRow]:
     return [*rows[:index], replace(rows[index], key=key, body=body), *rows[index + 1 :]]
 
 
+@settings(deadline=None)
 @given(_scripts, st.sampled_from([drop, double, swap, rebase, redirect]), st.integers(0, 40))
 def test_a_spoilt_log_fails_even_when_it_is_numbered_well(
     script: Script, spoil: Callable[[list[LogRow], int], list[LogRow]], where: int
@@ -71,6 +73,7 @@ def test_a_spoilt_log_fails_even_when_it_is_numbered_well(
     assert check(replace(sample.evidence(), rows=tuple(rows)))
 
 
+@settings(deadline=None)
 @given(_scripts, st.lists(st.integers(1, 40), min_size=1, max_size=5), st.data())
 def test_a_frame_without_one_of_its_events_fails(script: Script, stops: list[int], data: st.DataObject) -> None:
     sample = made(script)
@@ -84,6 +87,7 @@ def test_a_frame_without_one_of_its_events_fails(script: Script, stops: list[int
     assert any(item.promise == "client" for item in check(sample.evidence(*frames)))
 
 
+@settings(deadline=None)
 @given(_scripts)
 def test_a_frame_that_is_left_out_fails(script: Script) -> None:
     sample = made(script)
@@ -94,6 +98,7 @@ def test_a_frame_that_is_left_out_fails(script: Script) -> None:
     assert check(sample.evidence(*frames))
 
 
+@settings(deadline=None)
 @given(_scripts, st.data())
 def test_two_answers_that_are_exchanged_fail(script: Script, data: st.DataObject) -> None:
     sample = made(script)

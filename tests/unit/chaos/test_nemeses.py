@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.chaos import clocks, disks
+from support.chaos import cluster
 from support.chaos.nemeses import NEMESES, RENEWING, known, unavailable
 
 
@@ -22,8 +22,8 @@ def test_an_unknown_name() -> None:
 
 
 def test_what_the_machine_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disks, "missing", lambda: "no root")
-    monkeypatch.setattr(clocks, "missing", lambda: None)
+    monkeypatch.setattr(cluster, "disks_missing", lambda: "no root")
+    monkeypatch.setattr(cluster, "clocks_missing", lambda: None)
     assert unavailable(["kill_worker", "fill_disk", "jump_member_clock"]) == {"fill_disk": "no root"}
 
 

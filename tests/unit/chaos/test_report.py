@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections import Counter
+
+from support.chaos.evidence import Violation
 from support.chaos.report import Report
 from support.chaos.run import Plan
 from support.chaos.sample import Sample
-from support.chaos.violation import Violation
 
 
 def test_a_failure_says_how_to_run_it_again_and_what_was_not_there() -> None:
@@ -12,8 +14,8 @@ def test_a_failure_says_how_to_run_it_again_and_what_was_not_there() -> None:
         command=plan.command,
         seconds=6.0,
         evidence=Sample().evidence(),
-        faults={"kill_worker": 3},
-        statuses={200: 4},
+        faults=Counter({"kill_worker": 3}),
+        statuses=Counter({200: 4}),
         violations=[Violation("order", "swapped", ("one", "two"))],
         absent={"fill_disk": "no tmpfs"},
     )

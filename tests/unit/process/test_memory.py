@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.resident import MIB
+from support.systems import MIB
 
 SCRIPT = """
 import sys

@@ -14,7 +14,7 @@ APART = {
     "support/waiting.py",
     "unit/support/test_task_runner.py",
     # A client of the workload that gives a request up early, and continues.
-    "support/chaos/api_writer.py",
+    "support/chaos/workload.py",
 }
 
 CLOCKS = ("monotonic()", "perf_counter()", "loop.time()", "get_running_loop().time()")
@@ -60,7 +60,7 @@ def asserted_time(node: ast.AST) -> bool:
 RULES: dict[str, Rule] = {
     "use support.waiting: within(…), patience(…)": fixed_deadline,
     "give httpx a timeout: patience(…)": default_deadline,
-    "use support.connections.connect": own_connection,
+    "use support.peers.python.connect": own_connection,
     "assert what happened, not when": asserted_time,
 }
 

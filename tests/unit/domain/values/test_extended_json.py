@@ -26,7 +26,7 @@ from eventsync.domain.values.extended_json import (
     to_json,
 )
 from eventsync.errors import Malformed
-from support.trees import to_tree
+from support.replica import to_tree
 
 OID = ObjectId("0123456789abcdef01234567")
 ID = uuid.UUID("6f1c3b9a-0d5e-4c21-9b7f-1a2b3c4d5e6f")

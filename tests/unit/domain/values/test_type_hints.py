@@ -11,7 +11,7 @@ from bson.int64 import Int64
 from eventsync.domain.values.extended_json import same
 from eventsync.domain.values.type_hints import from_tree_with_hints, pack_type_hints, type_hints_of
 from eventsync.errors import Malformed
-from support.trees import to_tree
+from support.replica import to_tree
 
 
 @pytest.mark.parametrize(

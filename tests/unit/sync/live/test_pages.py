@@ -7,7 +7,7 @@ import pytest
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.pages import Page, PageLimit, page_of, pages_from
-from support.logged import event, event_batch, transaction
+from support.logs_by_hand import event, event_batch, transaction
 
 PLAIN = [event(seq) for seq in range(1, 6)]
 MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transaction(6, [("orders", "2")] * 2)]

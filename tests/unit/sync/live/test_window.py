@@ -11,7 +11,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Subscribers, Window
-from support.logged import event, transaction
+from support.logs_by_hand import event, transaction
 
 LOG = LogId("aaaa")
 ORDERS, USERS, ONE = Shape("orders"), Shape("users"), Shape("orders", IdText("1"))

@@ -18,7 +18,7 @@ from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Window
 from eventsync.sync.sessions.subscription import Part, Subscription, parts_of
-from support.logged import event
+from support.logs_by_hand import event
 
 LOG, OTHER = LogId("aaaaaaaa"), LogId("bbbbbbbb")
 ORDERS = Shape("orders")

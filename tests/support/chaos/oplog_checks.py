@@ -1,7 +1,8 @@
-"""Checks of a log that was repaired by comparison where history was lost: the events that a repair may and must have.
+"""Checks of MongoDB's oplog against the log: the same changes, each once, in one order; and of repairs of the log.
 
-Between the last change that was read and the repair's own time, commits have no events of their own: a gap. In its
-place stand the events that turn what the log said into what the collections then were, and no others.
+A log whose history was lost is repaired by comparison. Between the last change that was read and the repair's own time,
+commits have no events of their own: a gap. In its place stand the events that turn what the log said into what the
+collections then were, and no others.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
-from support.chaos.evidence import Commit, Evidence, LogRow
+from support.chaos.evidence import Commit, Evidence, LogRow, Violation
 from support.chaos.history import Key
-from support.chaos.violation import Violation
 
 Name = tuple[Any, ...]
+Item = TypeVar("Item", LogRow, Commit)
 Marks = Mapping[Key, str | None]
 """Document → the mark that it carries, which no other write gives. Not in it: it does not exist."""
 
@@ -43,7 +45,7 @@ class Gap:
         return (f"before: {(self.before or {}).get(key, 'nothing')}", *map(str, items))
 
 
-def names(items: Iterable[LogRow] | Iterable[Commit]) -> list[Name]:
+def names(items: Iterable[LogRow | Commit]) -> list[Name]:
     """A name for each, the same for an event and its commit; what comes twice has another name the second time."""
     seen: Counter[Name] = Counter()
     found: list[Name] = []
@@ -53,6 +55,10 @@ def names(items: Iterable[LogRow] | Iterable[Commit]) -> list[Name]:
         seen[name] += 1
         found.append((*name, seen[name]))
     return found
+
+
+def _named(items: Sequence[Item]) -> list[tuple[Name, Item]]:
+    return list(zip(names(items), items, strict=True))
 
 
 def ranks(commits: Sequence[Commit]) -> list[int]:
@@ -115,7 +121,7 @@ def _follow(state: dict[Key, str | None], item: LogRow | Commit) -> None:
         state[item.key] = item.mark if item.mark is not None else state.get(item.key)
 
 
-def check(evidence: Evidence) -> Iterator[Violation]:
+def check_repairs(evidence: Evidence) -> Iterator[Violation]:
     """Each gap is a repair that the worker knows of, and after it the log is right again.
 
     Each collection by itself: where one is repaired alone, the events of the others stand in between.
@@ -123,15 +129,13 @@ def check(evidence: Evidence) -> Iterator[Violation]:
     rows, commits = steady(evidence)
     for name in sorted({row.key[0] for row in rows} | {commit.key[0] for commit in commits}):
         own = [row for row in rows if row.key[0] == name], [commit for commit in commits if commit.key[0] == name]
-        yield from _check_one(name, evidence, list(gaps(*own)))
+        yield from _check_gaps(name, evidence.repairs, list(gaps(*own)))
 
 
-def _check_one(name: str, evidence: Evidence, found: Sequence[Gap]) -> Iterator[Violation]:
-    if len(found) > evidence.repairs:
-        extra = found[evidence.repairs]
-        witness = tuple(map(str, extra.items))
-        said = f"{name}: {len(found)} times commits have no events, and {evidence.repairs} repairs are recorded"
-        yield Violation("bijection", said, witness)
+def _check_gaps(name: str, repairs: int, found: Sequence[Gap]) -> Iterator[Violation]:
+    if len(found) > repairs:
+        said = f"{name}: {len(found)} times commits have no events, and {repairs} repairs are recorded"
+        yield Violation("bijection", said, tuple(map(str, found[repairs].items)))
     for gap in found:
         yield from _difference_events(gap)
         yield from _outcome(gap)
@@ -190,3 +194,82 @@ class Excuse:
             deleted=frozenset(commit.key for commit in commits if commit.kind == "delete"),
             told=frozenset((row.log, row.seq) for gap in found for row in gap.rows),
         )
+
+
+def check_bijection(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
+    """Each commit has one event, each event one commit."""
+    there, made = set(names(rows)), set(names(commits))
+    for name, commit in _named(commits):
+        if name not in there:
+            yield Violation("bijection", "a committed change has no event", (str(commit),))
+    for name, row in _named(rows):
+        if name not in made:
+            yield Violation("bijection", "an event has no committed change of its own", _around(row, rows, commits))
+
+
+def _around(row: LogRow, rows: Sequence[LogRow], commits: Sequence[Commit]) -> tuple[str, ...]:
+    """The event, any other of the same change, and that change."""
+    twins = [str(other) for other in rows if (other.time, other.key) == (row.time, row.key)]
+    return (*twins, *(str(commit) for commit in commits if (commit.time, commit.key) == (row.time, row.key)))
+
+
+def check_order(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
+    """Yield a violation where events and their commits are in different orders."""
+    places = dict(zip(names(commits), ranks(commits), strict=True))
+    previous: tuple[int, LogRow] | None = None
+    for name, row in _named(rows):
+        place = places.get(name)
+        if place is None:
+            continue
+        if previous is not None and place < previous[0]:
+            first, second = commits[place], commits[previous[0]]
+            witness = (str(previous[1]), str(row), str(first), str(second))
+            yield Violation("order", f"events {previous[1].seq} and {row.seq} stand against their commits", witness)
+        previous = place, row
+
+
+def check_groups(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[Violation]:
+    """The events of one transaction carry one mark, `of` is their number; all others carry none."""
+    transaction = {name: commit.transaction for name, commit in _named(commits)}
+    members: dict[str, list[LogRow]] = defaultdict(list)
+    for name, row in _named(rows):
+        committed_with = transaction.get(name)
+        if committed_with is not None:
+            members[committed_with].append(row)
+        elif row.group is not None and name in transaction:
+            yield Violation("groups", "an event has the mark of a transaction that it is no part of", (str(row),))
+    for found in members.values():
+        marks = {row.group and (row.group.id, row.group.of) for row in found}
+        alone = len(found) == 1 and marks == {None}
+        if not alone and (len(marks) > 1 or None in marks or found[0].group is None or found[0].group.of != len(found)):
+            message = f"the {len(found)} events of one transaction are not marked as one"
+            yield Violation("groups", message, tuple(map(str, found)))
+
+
+def check_epochs(evidence: Evidence, *, repaired: bool = False) -> Iterator[Violation]:
+    """The commits that have events are as many unbroken runs as tracking was asked for, at most."""
+    for name, asked in evidence.sometimes.items():
+        rows = [row for row in evidence.rows if row.key[0] == name]
+        commits = [commit for commit in evidence.commits or () if commit.key[0] == name]
+        yield from _runs(name, rows, commits, asked + (evidence.repairs if repaired else 0))
+        if not repaired:
+            made = set(names(commits))
+            for found, row in _named(rows):
+                if found not in made:
+                    yield Violation("bijection", "an event has no committed change of its own", (str(row),))
+
+
+def _runs(name: str, rows: Sequence[LogRow], commits: Sequence[Commit], most: int) -> Iterator[Violation]:
+    there = set(names(rows))
+    pairs = _named(commits)
+    runs = [(has, [pair[1] for pair in found]) for has, found in groupby(pairs, lambda pair: pair[0] in there)]
+    tracked = [index for index, (has, _) in enumerate(runs) if has]
+    if len(tracked) > most:
+        # The shortest hole is the likeliest not to be a time without tracking.
+        shortest = min((hole for has, hole in runs[tracked[0] : tracked[-1]] if not has), key=_length)
+        message = f"{name} was tracked {most} times, and its events are {len(tracked)} runs of its commits"
+        yield Violation("bijection", message, tuple(map(str, shortest)))
+
+
+def _length(hole: Sequence[Commit]) -> int:
+    return len(hole)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from support.chaos.proxy import MongoProxy, mongo_proxy
+from support.tcp_proxy import TcpProxy, tcp_proxy
 from support.waiting import patience
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -23,14 +23,14 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[MongoProxy]:
+async def proxy() -> AsyncIterator[TcpProxy]:
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
-    async with server, mongo_proxy(server.sockets[0].getsockname()[1]) as made:
+    async with server, tcp_proxy(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as made:
         yield made
 
 
 @asynccontextmanager
-async def opened(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
+async def opened(proxy: TcpProxy, hello: bytes) -> AsyncIterator[Pair]:
     """A connection that has said who it is."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     try:
@@ -41,7 +41,7 @@ async def opened(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
-async def connected(proxy: MongoProxy, hello: bytes) -> AsyncIterator[Pair]:
+async def connected(proxy: TcpProxy, hello: bytes) -> AsyncIterator[Pair]:
     """One that has been answered, too."""
     async with opened(proxy, hello) as pair:
         assert await asyncio.wait_for(pair[0].readexactly(len(hello)), patience(5)) == hello
@@ -53,7 +53,7 @@ async def answers(pair: Pair) -> bool:
     return await asyncio.wait_for(pair[0].read(4), patience(5)) == b"ping"
 
 
-async def test_only_the_named_connections_are_cut(proxy: MongoProxy) -> None:
+async def test_only_the_named_connections_are_cut(proxy: TcpProxy) -> None:
     async with connected(proxy, b"..eventsync-worker..") as worker, connected(proxy, b"..Internal..") as peer:
         assert proxy.cut("eventsync-worker") == 1
         with pytest.raises(ConnectionResetError):
@@ -61,7 +61,7 @@ async def test_only_the_named_connections_are_cut(proxy: MongoProxy) -> None:
         assert await answers(peer)
 
 
-async def test_held_bytes_arrive_late(proxy: MongoProxy) -> None:
+async def test_held_bytes_arrive_late(proxy: TcpProxy) -> None:
     async with connected(proxy, b"eventsync-worker") as worker, connected(proxy, b"peer") as peer:
         assert proxy.hold("eventsync-.*") == 1
         worker[1].write(b"late")
@@ -72,7 +72,7 @@ async def test_held_bytes_arrive_late(proxy: MongoProxy) -> None:
         assert await asyncio.wait_for(late, patience(5)) == b"late"
 
 
-async def test_new_connections_are_held_too(proxy: MongoProxy) -> None:
+async def test_new_connections_are_held_too(proxy: TcpProxy) -> None:
     proxy.hold("eventsync-.*")
     async with opened(proxy, b"eventsync-lease") as lease:
         first = asyncio.create_task(lease[0].read(100))
@@ -83,12 +83,12 @@ async def test_new_connections_are_held_too(proxy: MongoProxy) -> None:
 
 
 async def test_a_target_that_is_down() -> None:
-    async with mongo_proxy(1) as dead, opened(dead, b"hello") as (reader, _):
+    async with tcp_proxy("http://127.0.0.1:1") as dead, opened(dead, b"hello") as (reader, _):
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(1), patience(5))
 
 
-async def test_answers_to_writes_are_lost_and_no_others(proxy: MongoProxy) -> None:
+async def test_answers_to_writes_are_lost_and_no_others(proxy: TcpProxy) -> None:
     write = b"\x02update\0name"
     async with connected(proxy, b"..eventsync-serve..") as server, connected(proxy, b"..eventsync-worker..") as worker:
         proxy.lose("eventsync-serve", 1)

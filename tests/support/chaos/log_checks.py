@@ -1,23 +1,73 @@
-"""The log replayed onto nothing: versions chain, patches apply, and the end is the source."""
+"""Checks of the log by itself: it is dense, its transactions are whole, and replayed onto nothing it is the source."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
-from support.chaos.evidence import Evidence, LogRow
+from support.chaos.evidence import Evidence, LogRow, Violation
 from support.chaos.history import Key
-from support.chaos.repairs import steady
-from support.chaos.violation import Violation
+from support.chaos.oplog_checks import steady
 from support.replay import apply_patch
+
+
+def check_numbers(rows: Sequence[LogRow]) -> Iterator[Violation]:
+    """Gaps, doubles, a second log, and rows whose body contradicts their key."""
+    logs = list(dict.fromkeys(row.log for row in rows))
+    if len(logs) > 1:
+        first = next(row for row in rows if row.log == logs[1])
+        yield Violation("density", f"the log id changed: {', '.join(logs)}", (str(first),))
+    previous: LogRow | None = None
+    for row in rows:
+        expected = previous.seq + 1 if previous and previous.log == row.log else 1
+        if row.seq != expected:
+            witness = tuple(str(item) for item in (previous, row) if item)
+            yield Violation("density", f"event {row.seq} where {expected} is due", witness)
+        if (row.body["seq"], row.body["collection"], row.body["id"]) != (row.seq, *row.key):
+            yield Violation("density", f"row {row.seq} and its body differ", (str(row), str(dict(row.body))))
+        mark = row.group and {"id": row.group.id, "n": row.group.n, "of": row.group.of}
+        if row.body.get("txn") != mark:
+            yield Violation("groups", f"row {row.seq} and its body differ in the transaction", (str(row), str(mark)))
+        previous = row
+
+
+def check_transactions(rows: Sequence[LogRow]) -> Iterator[Violation]:
+    """Every group is whole and contiguous."""
+    closed: set[str] = set()
+    previous: LogRow | None = None
+    for row in rows:
+        mark = row.group
+        is_open = previous is not None and previous.group is not None and previous.group.n < previous.group.of
+        if is_open and previous is not None and previous.group is not None:
+            want = (previous.group.id, previous.group.n + 1, previous.group.of)
+            if mark is None or (mark.id, mark.n, mark.of) != want:
+                yield Violation("groups", "a transaction's events do not stand together", (str(previous), str(row)))
+        elif mark is not None and (mark.n != 1 or mark.of < 2 or mark.id in closed):
+            yield Violation("groups", "a transaction does not begin at its first event", (str(row),))
+        if mark is not None:
+            closed.add(mark.id)
+        previous = row
+    if previous is not None and previous.group is not None and previous.group.n < previous.group.of:
+        yield Violation("groups", "the last transaction is not whole", (str(previous),))
+
+
+def torn(rows: Sequence[LogRow]) -> dict[int, LogRow]:
+    """The seqs at which a follower of just these rows (those of its shape) may not stop, each with what would be left.
+
+    A transaction's events in other shapes are none of its business.
+    """
+    pairs = pairwise(rows)
+    return {row.seq: left for row, left in pairs if row.group and left.group and row.group.id == left.group.id}
+
 
 State = dict[Key, tuple[int, Mapping[str, Any]]]
 UNFIT = (AssertionError, KeyError, IndexError, TypeError, ValueError)
-"""What `step` raises where an event does not fit."""
+"""Errors of `step` for an event that does not fit."""
 
 
-def check(evidence: Evidence) -> Iterator[Violation]:
+def check_replay(evidence: Evidence) -> Iterator[Violation]:
     """The version chain of each document, and then the whole state: as replayed here, and as the product does it.
 
     A collection that was tracked at some times only does not begin empty: there only the product knows its base.
