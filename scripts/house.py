@@ -51,7 +51,7 @@ LIMITS: Final = {
     "small files with one importer": 20,
     "class names used twice": 0,
     "lines: all": 102_000,
-    "lines: docs/benchmarks": 550,
+    "lines: docs/benchmarks": 600,
     "lines: locks": 4_200,
     "lines: scripts/bench": 3_850,
     "lines: tests/support": 8_300,
