@@ -32,16 +32,18 @@ T = TypeVar("T")
 
 _LENGTH: Final = struct.Struct("<Q")
 _ANSWER: Final = struct.Struct("<QQ")
+"""The header of an answer: its length, and the number of large values that follow, each after its own length."""
 _READY: Final = b"\n"
 """The first output of a helper: from then on it reads jobs."""
-
-"""The header of an answer: its length, and the number of buffers that follow, each after its own length."""
 _IDLE: Final = 60.0
 """Seconds without work after which a helper ends and so returns its memory."""
 
 _READ_AHEAD: Final = 1024 * 1024
 _PIECE: Final = 256 * 1024
-"""Bytes of an answer that are copied in one iteration. The JSON of a document may have 90 MiB."""
+"""Bytes of an answer that are copied in one iteration, and of a value from which on it is sent apart from the answer.
+
+The JSON of a document may have 90 MiB. To unpickle a value is to copy it, all at once.
+"""
 
 _CLEANED_AFTER: Final = 100
 """Jobs between two garbage collections of a helper, which holds millions of objects without cycles."""
@@ -213,14 +215,41 @@ class _Parts:
     def __init__(self) -> None:
         self.written: list[bytes | memoryview] = []
 
-    def write(self, part: bytes | pickle.PickleBuffer) -> None:
-        self.written.append(part.raw() if isinstance(part, pickle.PickleBuffer) else part)
+    def write(self, part: bytes | memoryview) -> None:
+        self.written.append(part)
 
 
 def _pickled(value: Any) -> Sequence[bytes | memoryview]:
     parts = _Parts()
     pickle.Pickler(parts, 5).dump(value)
     return parts.written
+
+
+class AnswerPickler(pickle.Pickler):
+    """Pickles an answer without its large values, which are then in `apart`."""
+
+    def __init__(self, to: BytesIO) -> None:
+        super().__init__(to, 5)
+        self.apart: list[bytes] = []
+
+    def persistent_id(self, value: Any) -> int | None:
+        """Return the place of a large value in `apart`, and None for all else."""
+        if type(value) is not bytes or len(value) < _PIECE:
+            return None
+        self.apart.append(value)
+        return len(self.apart) - 1
+
+
+class AnswerUnpickler(pickle.Unpickler):
+    """Unpickles an answer of `AnswerPickler`. Its large values are those of `apart`, not copies."""
+
+    def __init__(self, answer: bytes, apart: Sequence[bytes]) -> None:
+        super().__init__(BytesIO(answer))
+        self._apart = apart
+
+    def persistent_load(self, place: int) -> bytes:
+        """Return a large value."""
+        return self._apart[place]
 
 
 class _Helper:
@@ -267,8 +296,8 @@ class _Helper:
             await to.drain()
         length, count = _ANSWER.unpack(await back.readexactly(_ANSWER.size))
         answer = await _pieces(back, length)
-        buffers = [await _pieces(back, *_LENGTH.unpack(await back.readexactly(_LENGTH.size))) for _ in range(count)]
-        return pickle.loads(answer, buffers=buffers)  # noqa: S301 - from our own process
+        apart = [await _pieces(back, *_LENGTH.unpack(await back.readexactly(_LENGTH.size))) for _ in range(count)]
+        return AnswerUnpickler(answer, apart).load()
 
     def rest(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` after `seconds`, unless `wake` is called first."""
@@ -325,26 +354,26 @@ def main() -> None:
     answers.flush()
     done = 0
     while (job := _read(sys.stdin.buffer)) is not None:
-        buffers: list[pickle.PickleBuffer] = []
-        answer = pickle.dumps(_answer(job), 5, buffer_callback=buffers.append)
+        answer = BytesIO()
+        pickler = AnswerPickler(answer)
+        pickler.dump(_answer(job))
         del job
         try:
-            _write(answers, answer, buffers)
+            _write(answers, answer.getvalue(), pickler.apart)
         except BrokenPipeError:
             os._exit(0)  # the server is gone; skip the flush at exit, which would fail
-        del answer, buffers
+        del answer, pickler
         done += 1
         if done % _CLEANED_AFTER == 0:
             gc.collect()
 
 
-def _write(to: BinaryIO, answer: bytes, buffers: list[pickle.PickleBuffer]) -> None:
-    to.write(_ANSWER.pack(len(answer), len(buffers)))
+def _write(to: BinaryIO, answer: bytes, apart: Sequence[bytes]) -> None:
+    to.write(_ANSWER.pack(len(answer), len(apart)))
     to.write(answer)
-    for buffer in buffers:
-        raw = buffer.raw()
-        to.write(_LENGTH.pack(raw.nbytes))
-        to.write(raw)
+    for value in apart:
+        to.write(_LENGTH.pack(len(value)))
+        to.write(value)
     to.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ async def test_no_change_holds_up_the_loop(stores: Stores, settings: Settings) -
     async with loop.running():
         log = await began(stores, "docs")
         await based(stores, log, "docs")
-        for cases in (_of_a_document, _of_transactions):
+        for cases in (_of_a_document, _of_a_text, _of_transactions):
             await loop.measured(partial(cases, loop, stores, log))
     loop.assert_short()
 
@@ -84,6 +85,25 @@ async def _of_a_document(loop: Loop[None], stores: Stores, log: LogId) -> None:
     assert (events[6]["base"], events[6]["version"], events[6].get("op_id")) == (0, 1, "op")
 
 
+async def _of_a_text(loop: Loop[None], stores: Stores, log: LogId) -> None:
+    """Control characters have six times as many bytes of JSON; random text can't be compressed."""
+    docs, before = stores.data["docs"], await stores.events.head(log)
+    texts = {"control characters": "\1" * (15 * MIB), "random text": secrets.token_hex(15 * MIB // 2)}
+    for kind, text in texts.items():
+        async with loop.during(f"a text of 15 MiB inserted: {kind}"):
+            await docs.insert_one({"_id": kind, "t": text})
+            await caught_up(stores)
+        async with loop.during(f"a field beside it changed: {kind}"):
+            await docs.update_one({"_id": kind}, {"$set": {"n": 1}})
+            await caught_up(stores)
+        async with loop.during(f"the text changed: {kind}"):
+            await docs.update_one({"_id": kind}, [{"$set": {"t": {"$concat": ["$t", "x"]}}}])
+            await caught_up(stores)
+        await docs.delete_one({"_id": kind})
+        await caught_up(stores)
+    assert await stores.events.head(log) == before + 8
+
+
 async def _of_transactions(loop: Loop[None], stores: Stores, log: LogId) -> None:
     docs, before = stores.data["docs"], await stores.events.head(log)
     async with loop.during("a transaction of 1,000 documents"):
@@ -105,6 +125,7 @@ async def test_no_base_and_no_repair_holds_up_the_loop(stores: Stores, settings:
     docs = stores.data["docs"]
     for key in range(3):
         await docs.insert_one(document(key, 10 * MIB))
+    await docs.insert_one({"_id": 4, "t": "\1" * (15 * MIB)})
     await docs.insert_many([document(10 + n, 14_000) for n in range(1000)])
     loop = Loop(lambda: running_worker(settings), waited_for=False)
     async with loop.running():
@@ -119,7 +140,7 @@ async def _of_a_base(loop: Loop[None], stores: Stores, log: LogId) -> None:
         await stores.snapshots.stored.remove(known.id)
     async with loop.during("the base of a collection of several large and many small documents"):
         made = await based(stores, log, "docs")
-    assert made.documents == 1003
+    assert made.documents == 1004
 
 
 async def _of_a_repair(loop: Loop[None], stores: Stores, settings: Settings) -> None:
@@ -130,7 +151,7 @@ async def _of_a_repair(loop: Loop[None], stores: Stores, settings: Settings) -> 
     async with running_worker(settings):
         await caught_up(stores)
     before = await stores.events.head(log)
-    await docs.update_one({"_id": 1}, {"$inc": {"n": 1}})
+    await docs.update_many({"_id": {"$in": [1, 4]}}, {"$inc": {"n": 1}})
     await docs.replace_one({"_id": 2}, {"n": 1})
     await docs.insert_one(document(3, 10 * MIB))
     await docs.update_many({"_id": {"$gte": 510}}, {"$inc": {"n": 1}})
@@ -139,6 +160,8 @@ async def _of_a_repair(loop: Loop[None], stores: Stores, settings: Settings) -> 
         await caught_up(stores)
     events = [event async for event in stores.events.read(log, before)]
     ops = {event.id: head_of(event.body)[0] for event in events}
-    assert len(events) == len(ops) == 503
-    assert [ops[IdText(f"int:{key}")] for key in (1, 2, 3, 510)] == ["replace", "replace", "create", "replace"]
+    assert len(events) == len(ops) == 504
+    assert [ops[IdText(f"int:{key}")] for key in (1, 2, 3, 4, 510)] == [
+        *("replace", "replace", "create", "replace", "replace")
+    ]
     assert all(event.body.endswith(b'"external":true}') for event in events)

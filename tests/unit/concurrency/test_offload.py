@@ -8,10 +8,12 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import BytesIO
+from typing import NamedTuple
 
 import pytest
 
-from eventsync.concurrency.offload import Offload, inline
+from eventsync.concurrency.offload import AnswerPickler, AnswerUnpickler, Offload, inline
 from eventsync.domain.values.extended_json import JsonText, parse_json
 from eventsync.errors import Malformed, TooComplex, Unavailable, VersionMismatch
 
@@ -56,6 +58,24 @@ async def test_json_text_goes_and_comes_as_it_is() -> None:
     texts = [JsonText(b""), JsonText(b"1"), JsonText(b'"' + b"x" * 3_000_000 + b'"')]
     async with offloading(waiting=10**7) as offload:
         assert await offload.run(list, texts, size=4_000_000) == texts
+
+
+class Answer(NamedTuple):
+    large: bytes
+    small: bytes
+
+
+def test_large_values_of_an_answer_are_not_copied() -> None:
+    """To unpickle 90 MiB takes 50 ms, wherever in the answer they are."""
+    answer = {"a": (Answer(b"x" * 10**6, b"y"), [JsonText(b"z" * 10**6)]), "again": b"x" * 10**6}
+    pickled = BytesIO()
+    pickler = AnswerPickler(pickled)
+    pickler.dump(answer)
+    assert len(pickled.getvalue()) < 1000
+    received = [bytes(bytearray(value)) for value in pickler.apart]
+    found = AnswerUnpickler(pickled.getvalue(), received).load()
+    assert found == answer
+    assert all(value is own for value, own in zip((found["a"][0].large, found["a"][1][0].text), received, strict=False))
 
 
 async def test_errors_come_back_with_what_they_carry() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
-from eventsync.domain.events import TransactionPart, place, unfinished
+from eventsync.domain.events import LARGE, TransactionPart, place, unfinished
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
@@ -164,7 +165,9 @@ class LogWriter:
         What was converted and not appended is given up.
         """
         seq = self.seq
-        new = [self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)]
+        new = [
+            await self._at(token, time, event, Seq(seq + index), None) for index, event in enumerate(events, start=1)
+        ]
         await self._events.append(self.log, new)
         self._appended(new[-1])
         self._numbered = self.seq
@@ -183,7 +186,7 @@ class LogWriter:
             # By far the most common case: a change outside any transaction, which takes as little as possible.
             ((change, raw),) = changes
             event = await self._convert(change, raw)
-            return [] if event is None else [self._at(*_place(change), event, Seq(seq + 1), None)]
+            return [] if event is None else [await self._at(*_place(change), event, Seq(seq + 1), None)]
         events: list[tuple[DecodedChange, EncodedEvent]] = []
         for change, raw in collapse_transaction(changes):
             if (event := await self._convert(change, raw)) is not None:
@@ -191,7 +194,7 @@ class LogWriter:
             await self._slices.did(len(raw))
         parts = self._parts(name, len(events))
         return [
-            self._at(*_place(change), event, Seq(seq + index), transaction)
+            await self._at(*_place(change), event, Seq(seq + index), transaction)
             for index, ((change, event), transaction) in enumerate(zip(events, parts, strict=True), start=1)
         ]
 
@@ -259,11 +262,15 @@ class LogWriter:
             return None if reread is None else encode_event(unreadable(reread))
 
     @staticmethod
-    def _at(
+    async def _at(
         token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None
     ) -> NewEvent:
         collection, id_text, version, encoded, type_hints = event
-        stored = StoredEvent(seq, collection, id_text, place(encoded, seq, transaction), transaction)
+        if len(encoded) <= LARGE:
+            body = place(encoded, seq, transaction)
+        else:
+            body = await asyncio.to_thread(place, encoded, seq, transaction)
+        stored = StoredEvent(seq, collection, id_text, body, transaction)
         return NewEvent(stored, version, token, time, type_hints)
 
 

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from pickle import PickleBuffer
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final
 
 import bson
 import orjson
@@ -72,10 +71,6 @@ class JsonText:
 
     def __len__(self) -> int:
         return len(self.text)
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
-        # An out-of-band buffer, if the protocol allows it: unpickling then makes no copy.
-        return JsonText, (PickleBuffer(self.text),)
 
 
 MAX_DEPTH: Final = 100

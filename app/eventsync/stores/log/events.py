@@ -209,13 +209,12 @@ class EventStore:
 
     async def holds(self, log: LogId, new: NewEvent) -> bool:
         """Return True if the number of an appended event still has that event, or has none."""
-        expected = _row(log, new)
+        expected = _named(log, new)
+        if len(new.event.body) <= _COMPARED:
+            expected["b"] = _packed(new.event.body)
         with translated("an event can't be read"):
-            row = await self._events.find_one({"_id": expected["_id"]}, {"w": 0, "g": 0})
-        if row is None:
-            return True
-        compared = ["t", "s", "c", "i", "v"] + (["b"] if len(new.event.body) <= _COMPARED else [])
-        return all(row.get(name) == expected[name] for name in compared)
+            row = await self._events.find_one({"_id": expected["_id"]}, dict.fromkeys(expected, 1))
+        return row is None or all(row.get(name) == expected[name] for name in expected if name != "_id")
 
     async def reaches(self, log: LogId, seq: Seq) -> bool:
         """Return True if this event exists. It must still be in MongoDB if so. Linearizable."""
@@ -280,18 +279,28 @@ class EventStore:
             raise unreadable(row, error) from error
 
 
-def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
+def _named(log: LogId, new: NewEvent) -> dict[str, Any]:
+    """Return the small fields of a row, which tell which event it is."""
     event = new.event
-    row = {
+    return {
         "_id": event_key(log, event.seq),
         "t": new.token,
         "s": new.time,
         "c": event.collection,
         "i": event.id,
         "v": Int64(new.version),
-        # A document may be much larger as JSON than the 16 MiB of BSON that bound it and the row of its event.
-        "b": event.body.decode() if len(event.body) <= _PACKED_ABOVE else zlib.compress(event.body, 1),
     }
+
+
+def _packed(body: bytes) -> str | bytes:
+    # A document may be much larger as JSON than the 16 MiB of BSON that bound it and the row of its event.
+    return body.decode() if len(body) <= _PACKED_ABOVE else zlib.compress(body, 1)
+
+
+def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
+    event = new.event
+    row = _named(log, new)
+    row["b"] = _packed(event.body)
     if new.type_hints:
         row["w"] = pack_type_hints(new.type_hints)
     if event.transaction is not None:

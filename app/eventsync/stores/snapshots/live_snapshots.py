@@ -211,6 +211,6 @@ def _row(raw: bytes) -> SnapshotDocument:
 
 
 def _row_aside(raw: bytes) -> tuple[IdText, JsonText]:
-    """Encode a row in a helper process. A `JsonText` comes back without a copy."""
+    """Encode a row in a helper process."""
     id_text, row = _row(raw)
     return id_text, JsonText(row)
