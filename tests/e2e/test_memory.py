@@ -14,11 +14,18 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from bson.timestamp import Timestamp
 from pymongo.asynchronous.collection import AsyncCollection
 
+from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.stores.stores import Stores
 from support.raw_websocket import CONTINUATION, PING, PONG, TEXT, frame
+from support.replica import seq_of
 from support.systems import MIB, Processes, followed, growth, head, tracked
 from support.waiting import patience, within
 
@@ -258,6 +265,38 @@ async def test_answers_that_are_not_read_are_bounded_together(served: Served, la
         async with httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as client:
             small = await client.put("/v1/collections/docs/documents/small", json={"text": "x" * 10_000})
     assert small.status_code == 201
+    assert set(statuses) == {200, 503}
+    assert grown.bytes < 3 * HELD
+
+
+@pytest.fixture(scope="module")
+async def large_events(served: Served, client: Client) -> list[str]:
+    """Shapes with one event of 6 MB each, and the position before them all, as queries of `/v1/sync/log`."""
+    stores = Stores.of(client, Settings(database=served.collection.database.name))
+    log = await stores.logs.require()
+    before = await stores.events.head(log.id)
+    for number in range(1, 9):
+        seq, key = Seq(before + number), IdText(f"event{number}")
+        fields = {"seq": seq, "collection": "docs", "id": key, "op": "create", "base": 0, "version": 1}
+        body = json.dumps(fields | {"doc": {"text": "x" * 6_000_000}, "at": "2026-01-01T00:00:00.000Z"}).encode()
+        event = StoredEvent(seq, "docs", key, body)
+        await stores.events.append(log.id, [NewEvent(event, 1, f"82{seq:08X}", Timestamp(seq, 1))])
+    async with within(60):
+        while seq_of(await head(served.url)) < before + 8:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return [f"shape=docs/event{number}&position={log.id}:{before}" for number in range(1, 9)]
+
+
+async def test_pages_of_the_log_that_are_not_read_are_bounded_together(served: Served, large_events: list[str]) -> None:
+    statuses = []
+    async with AsyncExitStack() as stack:
+        with growth(served.pid) as grown:
+            for number in range(64):
+                reader, writer = await stack.enter_async_context(connection(served.url, limit=4096))
+                query = large_events[number % len(large_events)]
+                writer.write(f"GET /v1/sync/log?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                async with within(60):
+                    statuses.append(int((await reader.readuntil(b"\r\n")).split()[1]))
     assert set(statuses) == {200, 503}
     assert grown.bytes < 3 * HELD
 
