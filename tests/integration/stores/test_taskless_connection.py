@@ -15,8 +15,8 @@ from eventsync.mongodb.connections import TasklessConnection
 from eventsync.settings import Settings
 from support.waiting import within
 
-SLEEP = {"sleep": 1, "millis": 5000, "lock": "none"}
-"""A command of MongoDB's for tests."""
+SLEEP = {"sleep": 1, "millis": 600_000, "lock": "none"}
+"""A command of MongoDB's for tests. It outlasts `connected`, so a test that waited for its answer would fail."""
 
 
 @asynccontextmanager
@@ -61,11 +61,9 @@ async def test_an_overdue_answer_raises_the_drivers_error_and_the_client_works_o
 
 async def test_a_time_limit_ends_a_command(settings: Settings) -> None:
     async with connected(settings) as client:
-        began = asyncio.get_running_loop().time()
         with pytest.raises(PyMongoError) as failed, time_limit(0.3):
             await client.admin.command(SLEEP)
         assert failed.value.timeout
-        assert asyncio.get_running_loop().time() - began < 4
         assert (await client.admin.command("buildInfo"))["versionArray"]
 
 
@@ -86,8 +84,6 @@ async def test_a_command_ends_when_its_pool_gives_up_the_connection(settings: Se
         for pool in pools(client):
             await pool.reset(interrupt_connections=True)
             await pool.ready()
-        began = asyncio.get_running_loop().time()
         with pytest.raises(AutoReconnect):
             await asleep
-        assert asyncio.get_running_loop().time() - began < 4
         assert (await client.admin.command("buildInfo"))["versionArray"]
