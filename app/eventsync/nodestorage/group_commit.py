@@ -27,8 +27,8 @@ from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.errors import duplicate_fields
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.documents import Collections, Documents
-from eventsync.nodestorage.grouped_write import GROUPED_IDS, GroupedWrite, state_after, write_group
+from eventsync.nodestorage.documents import PLAIN_IDS, Collections, Documents
+from eventsync.nodestorage.grouped_write import GroupedWrite, state_after, write_group
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite
 from eventsync.nodestorage.lanes import Attempt, Lane, QueuedWrite, Retry
 from eventsync.nodestorage.number_types import NumberTypes, number_types
@@ -57,7 +57,7 @@ class GroupCommit:
 
         The future may have an error of the driver.
         """
-        if type(decision.intent.id) not in GROUPED_IDS:
+        if type(decision.intent.id) not in PLAIN_IDS:
             return None
         collection = decision.intent.collection
         if (lane := self._lanes.get(collection)) is None:

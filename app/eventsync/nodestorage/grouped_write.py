@@ -12,14 +12,11 @@ filter.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from bson.errors import BSONError
-from bson.int64 import Int64
-from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteConcernError, WriteError
@@ -40,10 +37,6 @@ _LOST: Final = "eventsync: another state "
 
 _FAIL: Final = {"$toInt": {"$concat": [_LOST, {"$toString": {"$bsonSize": "$$ROOT"}}]}}
 """It depends on the document, because MongoDB computes constants before it looks at any."""
-
-
-GROUPED_IDS: Final = frozenset({str, int, Int64, ObjectId, uuid.UUID, bytes})
-"""Types of ids that one `$in` finds by the index, each by its own text only. Others go alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from eventsync.errors import Conflict, EventsyncError, TooLarge
 from eventsync.mongodb.errors import duplicate_fields, refusal
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.documents import Collections, Documents, FoundDocument
-from eventsync.nodestorage.grouped_write import GROUPED_IDS, statement_error
+from eventsync.nodestorage.documents import PLAIN_IDS, Collections, Documents, FoundDocument
+from eventsync.nodestorage.grouped_write import statement_error
 from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite, Remove
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
@@ -167,7 +167,7 @@ def _ids_of(intents: Sequence[Intent]) -> dict[str, dict[IdText, object]]:
     """Return the ids that one `find` of each collection can find, by their text."""
     found: dict[str, dict[IdText, object]] = {}
     for intent in intents:
-        if type(intent.id) in GROUPED_IDS:
+        if type(intent.id) in PLAIN_IDS:
             found.setdefault(intent.collection, {})[format_id(intent.id)] = intent.id
     return found
 
