@@ -199,11 +199,18 @@ def filter_of(*values: Any) -> Mapping[str, Any]:
     return {"$or": [{"_id": query_of(*others)}, {"$expr": {"$in": ["$_id", writable({"$literal": odd})]}}]}
 
 
-def query_of(*values: Any) -> Mapping[str, Any]:
+PLAIN_IDS: Final = frozenset({str, int, Int64, ObjectId, uuid.UUID, bytes})
+"""Types of ids that a filter finds by the index, each by its own text only, also by `$in`."""
+
+
+def query_of(*values: Any) -> Any:
     """Return the condition for these ids, in a form that the driver can encode.
 
-    A DBPointer, a deprecated type, is decoded as a DBRef, so a DBRef matches both.
+    For one id of most types it is the id: MongoDB finds a document by such a filter without a plan, which would take
+    50 µs. A DBPointer, a deprecated type, is decoded as a DBRef, so a DBRef matches both.
     """
+    if len(values) == 1 and type(values[0]) in PLAIN_IDS:
+        return values[0]
     pointers = [pointer for value in values if (pointer := pointer_of(value)) is not None]
     return writable({"$in": [*values, *pointers]} if pointers or len(values) != 1 else {"$eq": values[0]})
 

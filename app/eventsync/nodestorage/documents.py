@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
-from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import OperationFailure
@@ -24,7 +22,7 @@ from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import SLICE
 from eventsync.domain.bson_scan.opaque import field_of, value_of, writable
-from eventsync.domain.ids import IdText, format_id, pointer_of, query_of, same_id
+from eventsync.domain.ids import PLAIN_IDS, IdText, format_id, pointer_of, query_of, same_id
 from eventsync.domain.stamp import FIELD, Stamp, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
 from eventsync.mongodb.answer_size import AnswerSize
@@ -36,9 +34,6 @@ from eventsync.nodestorage.transactions import Session, durable
 GUARD_BYTES: Final = 256 * 1024
 """The filter compares documents up to this size. For larger ones a transaction costs less than sending them back."""
 
-
-PLAIN_IDS: Final = frozenset({str, int, Int64, ObjectId, uuid.UUID, bytes})
-"""Types of ids that a filter finds by the index, each by its own text only, also by `$in`."""
 
 _LARGE: Final = 1024 * 1024
 _LARGE_AT_ONCE: Final = 4

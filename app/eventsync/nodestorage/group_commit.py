@@ -20,14 +20,14 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, FREE
-from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.ids import PLAIN_IDS, IdText, format_id
 from eventsync.domain.stamp import Stamp
 from eventsync.domain.values.extended_json import decode
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.errors import duplicate_fields
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.documents import PLAIN_IDS, Collections, Documents
+from eventsync.nodestorage.documents import Collections, Documents
 from eventsync.nodestorage.grouped_write import GroupedWrite, state_after, write_group
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite
 from eventsync.nodestorage.lanes import Attempt, Lane, QueuedWrite, Retry

@@ -19,13 +19,13 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.slices import SLICE
-from eventsync.domain.ids import IdText, format_id
+from eventsync.domain.ids import PLAIN_IDS, IdText, format_id
 from eventsync.domain.values.extended_json import JsonText
 from eventsync.errors import Conflict, EventsyncError, TooLarge
 from eventsync.mongodb.errors import duplicate_fields, refusal
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
-from eventsync.nodestorage.documents import PLAIN_IDS, Collections, Documents, FoundDocument
+from eventsync.nodestorage.documents import Collections, Documents, FoundDocument
 from eventsync.nodestorage.grouped_write import statement_error
 from eventsync.nodestorage.intent import Insert, Intent, PlannedWrite, Remove
 from eventsync.nodestorage.policy import WritePolicy

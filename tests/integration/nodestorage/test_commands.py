@@ -83,7 +83,7 @@ async def test_a_write_of_a_known_document_is_one_update_which_compares_it(
     [update] = commands.take()
     assert update["writeConcern"] == MAJORITY
     [statement] = update["updates"]
-    assert statement["q"]["_id"] == {"$eq": 1}
+    assert statement["q"]["_id"] == 1
     stamp = {"v": Int64(3), "op": "operation-1", "by": "tester"}
     assert statement["u"] == {"$set": {"deep.list.1": 3, "_sync": stamp}, "$unset": {"deep.x": ""}}
     [_, _, compared] = statement["q"]["$expr"]["$cond"][0]["$and"]
@@ -96,7 +96,7 @@ async def test_a_write_of_a_known_document_is_one_update_which_compares_it(
 
     await watched.find_one_and_update("orders", 1, MergePatch({}), author=author)
     [find] = commands.take()
-    assert find["filter"] == {"_id": {"$eq": 1}}, "that nothing changes is not decided on a guess"
+    assert find["filter"] == {"_id": 1}, "that nothing changes is not decided on a guess"
     assert find["readConcern"]["level"] == "majority"
 
 
