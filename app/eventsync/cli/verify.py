@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eventsync.cli.console import NOTES, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.cli.verify_report import Proof, Report, Wrong
-from eventsync.domain.positions import Position, Seq
+from eventsync.domain.positions import Position
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import not_tracked
 from eventsync.errors import Unavailable
@@ -23,7 +23,6 @@ from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.verification import Progress as Advance
 from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.log.logs import Log
-from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores
 
 _STALE: Final = 60.0
@@ -57,17 +56,17 @@ async def prove(settings: Settings, asked: list[str]) -> Report:
     async with connect(settings, "verify") as client:
         stores = Stores.of(client, settings)
         log = await stores.logs.require()
-        tracked = await _tracked(stores, log, asked)
+        names = await _names(stores, log, asked)
         with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:
-            return await _Checks(stores, log, progress).run(tracked)
+            return await _Checks(stores, log, progress).run(names)
 
 
-async def _tracked(stores: Stores, log: Log, asked: list[str]) -> list[TrackedCollection]:
-    active = {item.name: item for item in await stores.tracking.active(log.id)}
+async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
+    active = [item.name for item in await stores.tracking.active(log.id)]
     for name in asked:
         if name not in active:
             raise not_tracked(name)
-    return [active[name] for name in asked] or list(active.values())
+    return asked or active
 
 
 class _Checks:
@@ -79,22 +78,22 @@ class _Checks:
         self._progress = progress
         self._verification = Verification(stores.history.reader, stores.history.comparison)
 
-    async def run(self, tracked: list[TrackedCollection]) -> Report:
+    async def run(self, names: list[str]) -> Report:
         point = await self._point()
         report = Report(point.log, point.head)
         check = self._verification.numbers
         report.wrong = await self._run_text("numbers", lambda advance: check(point, advance), total=point.head)
-        for item in tracked:
-            report.proofs.append(await self._prove(point, item.name, item.tracked_from))
+        for name in names:
+            report.proofs.append(await self._prove(point, name))
         return report
 
-    async def _prove(self, point: VerifiedPoint, name: str, tracked_from: Seq) -> Proof:
+    async def _prove(self, point: VerifiedPoint, name: str) -> Proof:
         chains, content = self._verification.chains, self._verification.content
-        wrong = await self._run_text(f"{name}: versions", lambda advance: chains(point, name, tracked_from, advance))
+        wrong = await self._run_text(f"{name}: versions", lambda advance: chains(point, name, advance))
         if wrong is not None:
             return Proof(name, Position(point.log, point.seq), wrong)
         # A new point: MongoDB can be read at a cluster time for minutes, and the checks before may take as long.
-        at = await self._point(name)
+        at = await self._point()
 
         async def compared(advance: Advance) -> Wrong | None:
             difference = await content(at, name, advance)
@@ -125,7 +124,7 @@ class _Checks:
         self._progress.update(task, total=self._progress.tasks[task].completed)
         return wrong
 
-    async def _point(self, collection: str | None = None) -> VerifiedPoint:
+    async def _point(self) -> VerifiedPoint:
         """Return the newest checkpoint, or the present if no worker has made a checkpoint recently."""
         stores, log = self._stores, self._log.id
         async with stores.log.client.start_session() as session:
@@ -135,8 +134,7 @@ class _Checks:
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
         if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
-            at = checkpoint.time if collection is None else checkpoint.time_of(collection)
-            return VerifiedPoint(log, checkpoint.seq, at, head, settled=head == checkpoint.seq)
+            return VerifiedPoint(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
         NOTES.print(
             f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
             style="yellow",

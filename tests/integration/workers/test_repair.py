@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from bson.timestamp import Timestamp
 
-from eventsync.cli.verify import prove
 from eventsync.domain.events import Event
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import LogId
 from eventsync.domain.stamp import Stamp
-from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import token_time, watch
 from eventsync.mongodb.client import Client, app_name, connect_pinned
 from eventsync.settings import Settings
-from eventsync.stores.history.comparison import Comparison, Outdated
-from eventsync.stores.log.logs import UnfinishedRepair
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
 from eventsync_workers.sequencing.evidence import Evidence
@@ -124,13 +118,10 @@ async def test_an_interrupted_repair_is_repeated(stores: Stores, settings: Setti
         await eventually(stores, "heads", lambda: unmarked(stores, log))
 
 
-async def unmarked(stores: Stores, log: LogId, *, repairs: int = 0) -> bool | None:
-    """Return True if no repair is under way, and at least `repairs` have begun."""
+async def unmarked(stores: Stores, log: LogId) -> bool | None:
     checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None
-    row = await stores.log["heads"].find_one({"_id": log})
-    assert row is not None
-    return True if checkpoint.repair is None and row.get("repairs", 0) >= repairs else None
+    return True if checkpoint.repair is None else None
 
 
 async def test_after_an_interrupted_drop_the_repair_comes_first(
@@ -173,178 +164,6 @@ async def test_after_an_interrupted_drop_the_repair_comes_first(
         await replayed(stores, await caught_up(stores), replay)
     assert replay.of("docs") == {"int:2": (0, {"_id": 2, "again": True})}
     assert [row[:2] for row in brief(replay, before)] == [("delete", "int:1"), ("replace", "int:2")]
-
-
-# --- each collection by itself ------------------------------------------------------------------------------------
-
-Meddling = Callable[[str], Awaitable[object]]
-
-
-@contextmanager
-def meddling(monkeypatch: pytest.MonkeyPatch, meddle: Meddling | None = None) -> Iterator[list[str]]:
-    """Call `meddle` right before the worker compares a collection; note the names of all that it compares."""
-    compared: list[str] = []
-    real = Comparison.outdated
-
-    async def outdated(self: Comparison, log: LogId, name: str, seq: Seq, time: Timestamp) -> AsyncGenerator[Outdated]:
-        compared.append(name)
-        if meddle is not None:
-            await meddle(name)
-        async with aclosing(real(self, log, name, seq, time)) as found:
-            async for document in found:
-                yield document
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Comparison, "outdated", outdated)
-        yield compared
-
-
-async def test_collections_that_are_dropped_faster_than_they_are_compared_hold_up_no_other(
-    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_worker(settings):
-        log = await based(stores, settings, "a", "docs", "z")
-        await prepared(stores)
-        before = (await assert_complete(stores, "docs")).seq
-    await change_everything(stores)
-    drops = 0
-
-    async def drop(name: str) -> None:
-        nonlocal drops
-        drops += 1
-        for victim in {"a": ["a"], "docs": ["z"], "z": ["z"]}[name]:
-            await stores.data[victim].drop()
-            await stores.data[victim].insert_one({"_id": drops})
-
-    with meddling(monkeypatch, drop) as compared:
-        lost = failing(client, "getMore", 286, app=app_name(settings, "worker"), times=1)
-        async with lost, running_worker(settings):
-            await eventually(stores, "heads", lambda: unmarked(stores, log, repairs=1))
-            replay = await replayed(stores, await caught_up(stores))
-            assert sorted(row for row in brief(replay, before) if row in CHANGED) == sorted(CHANGED)
-            assert compared == ["a", "a", "docs", "z", "z"]
-            await stores.data["docs"].update_one({"_id": 6}, {"$set": {"new": False}})
-            await assert_complete(stores, "docs")
-            await based(stores, settings, "a", "docs", "z")
-            assert (await prove(settings, [])).whole
-    assert compared == ["a", "a", "docs", "z", "z"]
-    assert await current_log(stores) == log
-
-
-async def test_a_collection_that_was_dropped_during_its_repair_is_repaired_as_it_is_now(
-    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stream brings the changes again that the comparison has seen, and they are left out."""
-    async with running_worker(settings):
-        log = await based(stores, settings, "docs", "other")
-        await prepared(stores)
-        before = (await assert_complete(stores, "docs")).seq
-    await change_everything(stores)
-    docs = stores.data["docs"]
-
-    async def drop_once(name: str) -> None:
-        if compared.count("docs") == 1 and name == "docs":
-            await docs.drop()
-            await docs.insert_many([{"_id": 1, "again": True}, {"_id": 10}])
-            await docs.update_one({"_id": 10}, {"$set": {"n": 1}})
-            await docs.delete_one({"_id": 1})
-            await docs.insert_one({"_id": 2})
-            await stores.data["other"].insert_one({"_id": "in between"})
-
-    with meddling(monkeypatch, drop_once) as compared:
-        lost = failing(client, "getMore", 286, app=app_name(settings, "worker"), times=1)
-        async with lost, running_worker(settings):
-            await eventually(stores, "heads", lambda: unmarked(stores, log, repairs=1))
-            replay = await assert_complete(stores, "docs", "other")
-            assert sorted(row[:2] for row in brief(replay, before)) == [
-                ("create", "in between"), ("create", "int:10"),
-                *(("delete", f"int:{n}") for n in (0, 1, 3, 4, 5)), ("replace", "int:2"),
-            ]  # fmt: skip
-            await docs.update_one({"_id": 2}, {"$set": {"n": 1}})
-            await docs.drop()
-            await docs.insert_one({"_id": 2})
-            await assert_complete(stores, "docs", "other")
-    assert compared == ["docs", "docs", "other"]
-    assert await current_log(stores) == log
-
-
-async def test_an_interrupted_repair_continues_with_the_collections_that_are_left(
-    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_worker(settings):
-        log = await based(stores, settings, "a", "docs", "z")
-        await prepared(stores)
-        before = (await assert_complete(stores, "docs")).seq
-    await change_everything(stores)
-    for name in ("a", "z"):
-        await stores.data[name].insert_one({"_id": 1})
-
-    async def interrupt(name: str) -> None:
-        if compared.count("docs") == 1 and name == "docs":
-            await stores.data["a"].update_one({"_id": 1}, {"$set": {"n": 1}})
-            raise Unavailable("the connection is lost")
-
-    with meddling(monkeypatch, interrupt) as compared:
-        lost = failing(client, "getMore", 286, app=app_name(settings, "worker"), times=1)
-        async with lost, running_worker(settings):
-            await eventually(stores, "heads", lambda: unmarked(stores, log, repairs=2))
-            replay = await assert_complete(stores, "a", "docs", "z")
-    assert compared == ["a", "docs", "docs", "z"]
-    told = [(event["op"], event["collection"]) for event in replay.events if event["seq"] > before]
-    assert [told[0], *told[-2:]] == [("create", "a"), ("create", "z"), ("update", "a")]
-
-
-async def test_only_the_collection_is_compared_that_another_was_renamed_onto(
-    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with meddling(monkeypatch) as compared:
-        async with running_worker(settings):
-            await based(stores, settings, "docs", "other")
-            await prepared(stores)
-            for _ in range(3):
-                await rename_onto(stores)
-                await assert_complete(stores, "docs", "other")
-    assert compared == ["docs"] * 3
-
-
-async def test_a_collection_without_a_base_is_tracked_again_when_it_is_dropped(
-    stores: Stores, settings: Settings
-) -> None:
-    async with running_worker(settings):
-        log = await based(stores, settings, "docs", "other")
-        await stores.data["docs"].insert_one({"_id": 1})
-        await caught_up(stores)
-        await stores.log["snapshots"].delete_many({"c": "docs"})
-        await stores.data["docs"].drop()
-        await stores.data["other"].insert_one({"_id": 1})
-        await based(stores, settings, "docs", "other")
-        await stores.data["docs"].insert_one({"_id": 2})
-        await assert_complete(stores, "other")
-        assert (await prove(settings, [])).whole
-    assert await current_log(stores) == log
-
-
-async def test_a_deposed_term_records_nothing_of_a_repair(stores: Stores, settings: Settings) -> None:
-    async with running_worker(settings):
-        log = await based(stores, settings, "docs")
-    deposed = await stores.logs.take_over(log)
-    await stores.logs.begin_repair(log, "a drill", ["docs"], term=deposed)
-    term = await stores.logs.take_over(log)
-    for late in (
-        stores.logs.begin_repair(log, "late", ["other"], term=deposed),
-        stores.logs.repaired(log, "docs", term=deposed),
-        stores.logs.end_repair(log, term=deposed),
-    ):
-        with pytest.raises(Unavailable):
-            await late
-    checkpoint = await stores.logs.read_checkpoint(log)
-    assert checkpoint is not None
-    assert checkpoint.repair == UnfinishedRepair("a drill", None, ("docs",))
-    await stores.logs.end_repair(log, term=term)
-    assert await unmarked(stores, log) is True
-
-
-# --- what loses whole collections ---------------------------------------------------------------------------------
 
 
 async def drop_collection(stores: Stores) -> None:

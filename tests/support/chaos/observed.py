@@ -61,11 +61,6 @@ def _row(row: Mapping[str, Any]) -> LogRow:
     )
 
 
-async def tracked_again(client: Client, log_database: str) -> dict[str, int]:
-    """Collections that a worker tracked again because they could not be repaired, and twice for each."""
-    return {row["_id"]: 2 async for row in client[log_database]["collections"].find({"base": {"$gt": 0}})}
-
-
 async def read_source(client: Client, database: str, names: Iterable[str]) -> Source:
     """The collections as clients know them."""
     source = {}

@@ -24,7 +24,7 @@ from support.chaos.evidence import Evidence, Promise, Violation
 from support.chaos.followers import Recording, Visitor
 from support.chaos.history import Recorder
 from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, RENEWING, unavailable
-from support.chaos.observed import based, gather, tracked_again, verified
+from support.chaos.observed import based, gather, verified
 from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report, Stage
 from support.chaos.rig import Fleet, Rig
@@ -281,8 +281,7 @@ class _Run:
     async def _evidence(self) -> Evidence:
         commits = None if self._plan.renewed else await self._oplog.commits(self._client)
         unverified = await verified(Stores.of(self._client, self._rig.settings))
-        sometimes = {} if self._plan.renewed else await tracked_again(self._client, self._rig.settings.log_db)
-        sometimes |= {SOMETIMES: self._shapes.asked} if self._plan.shapes else {}
+        sometimes = {SOMETIMES: self._shapes.asked} if self._plan.shapes else {}
         return await gather(
             self._client,
             self._rig.settings,

@@ -148,9 +148,11 @@ class Snapshotter(Job):
         checkpoint = await self._stores.logs.read_checkpoint(log_id)
         if checkpoint is None:
             return None
-        began, at = time.monotonic(), checkpoint.time_of(shape.collection)
-        async with aclosing(self._documents(shape, at, process)) as documents:
-            made = await self._stores.snapshots.stored.write(log_id, str(shape), checkpoint.seq, at, documents)
+        began = time.monotonic()
+        async with aclosing(self._documents(shape, checkpoint.time, process)) as documents:
+            made = await self._stores.snapshots.stored.write(
+                log_id, str(shape), checkpoint.seq, checkpoint.time, documents
+            )
         logger.info(
             "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
             log_id, shape, reason, made.documents, made.bytes, made.seq, time.monotonic() - began,

@@ -82,11 +82,6 @@ class ActiveCollections:
         await self._stores.tracking.refuse({error.collection: error.message})
         await self._stores.tracking.deactivate([error.collection])
 
-    async def restart(self, name: str, error: EventsyncError) -> None:
-        """Deactivate a collection whose changes are lost. It becomes active again, and its clients are reset."""
-        logger.warning("log %s: %s is tracked again from here on: %s", self._log.id, name, error.diagnosis)
-        await self._stores.tracking.deactivate([name])
-
     async def _deactivate_impossible(self, names: Sequence[str]) -> frozenset[str]:
         """Check active collections again; deactivate and return those that can't be followed any more."""
         images = await self.enable_images(names)

@@ -8,25 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from eventsync.domain.events import unfinished as unfinished_part
 from eventsync.mongodb.change_stream import ChangeTooLarge, HistoryLost, Token
 from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
-from eventsync.stores.log.logs import Log, UnfinishedRepair
+from eventsync.stores.log.logs import Log
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections
 from eventsync_workers.sequencing.audit import Appended, Audit, Known
-from eventsync_workers.sequencing.checkpoint import CheckpointRecorder, ResumePoint, find_resume_point
+from eventsync_workers.sequencing.checkpoint import CheckpointRecorder, find_resume_point
 from eventsync_workers.sequencing.evidence import Evidence
 from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
-from eventsync_workers.sequencing.missing_images import CollectionBarred, ImageLost, ImageReader
-from eventsync_workers.sequencing.repair import Repair, RepairInterrupted, repair_log
-from eventsync_workers.sequencing.stream_reader import StreamOutdated, StreamReader
+from eventsync_workers.sequencing.missing_images import CollectionBarred, ImageReader
+from eventsync_workers.sequencing.repair import RepairInterrupted, repair_log
+from eventsync_workers.sequencing.stream_reader import StreamReader
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class Leader:
         self._next_repair = 0.0
 
     async def run(self) -> None:
-        """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `Damaged` end the log."""
+        """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
         over = asyncio.Event()
         auditing = asyncio.create_task(self._audit.run(over, self._settings.checkpoint_interval), name="audit the log")
         try:
@@ -104,11 +103,7 @@ class Leader:
                 try:
                     token = await self._read_from(token)
                 except HistoryLost as error:
-                    token = await self._repair(UnfinishedRepair(error.diagnosis))
-                except ImageLost as error:
-                    # Recorded, and made where the log resumes: behind all changes before this one.
-                    await self._begin_repair(error)
-                    token = await self._resume()
+                    token = await self._repair(error.diagnosis)
                 except CollectionBarred as error:
                     await self._collections.exclude(error.collection, error)
                     token = await self._resume()
@@ -123,46 +118,28 @@ class Leader:
         try:
             return await self._reader.read_from(token)
         # The batch that failed had other changes, too. From the head on, changes are read one by one (`ReadMode`).
-        except (ChangeTooLarge, StreamOutdated):
+        except ChangeTooLarge:
             return await self._resume()
 
     async def _resume(self) -> Token:
         """Continue the log at its head; return the token to read on from. Raises `RepairInterrupted`."""
         # Before anything is read: what is written from now on reaches the process that answers, or none.
         await self._client.pin()
-        # Then before the log is read: what an earlier term has recorded of a repair by then is true.
-        term = await self._stores.logs.take_over(self._log.id)
         point = await find_resume_point(self._stores, self._log, self._evidence, self.appended)
         checkpoint = point.checkpoint
         self._writer = LogWriter(
             self._log.id, self._stores.events, self._images, point.head, point.time, self._stores.offload
         )
-        self._writer.term = term
         self._checkpoints.resume(self._writer, NewCheckpoint(checkpoint.seq, checkpoint.token, checkpoint.time))
-        self._reader.resume(self._writer, checkpoint)
-        if (unfinished := checkpoint.repair) is None:
-            return point.token
-        is_split = point.head is not None and unfinished_part(point.head.transaction) is not None
-        if unfinished.left is None or unfinished.token is not None or is_split:
-            return await self._repair(unfinished)
-        return await self._repair_left(self._writer, point, unfinished.reason, unfinished.left)
+        self._reader.resume(self._writer, checkpoint.time)
+        if checkpoint.repair is not None:
+            return await self._repair(checkpoint.repair)
+        return point.token
 
-    async def _repair(self, unfinished: UnfinishedRepair) -> Token:
+    async def _repair(self, reason: str) -> Token:
         """Append what the lost changes have made of the collections, and resume. Raises `RepairInterrupted`."""
         if self._writer is None or time.monotonic() < self._next_repair:
-            raise HistoryLost(unfinished.reason)
-        await repair_log(self._stores, self._writer, self._collections, unfinished, self._is_over)
+            raise HistoryLost(reason)
+        await repair_log(self._stores, self._writer, self._collections, reason, self._is_over)
         self._next_repair = time.monotonic() + _REPAIR_PAUSE
-        return await self._resume()
-
-    async def _begin_repair(self, lost: ImageLost) -> None:
-        term = None if self._writer is None else self._writer.term
-        await self._stores.logs.begin_repair(self._log.id, lost.message, [lost.collection], term=term)
-
-    async def _repair_left(self, writer: LogWriter, point: ResumePoint, reason: str, left: Sequence[str]) -> Token:
-        """Repair the collections `left` behind the end of the log, and resume. Raises `RepairInterrupted`."""
-        await self._collections.load()
-        names = [name for name in left if name in self._collections.names]
-        repair = Repair(self._stores, writer, self._collections, self._is_over, point.token, point.time)
-        await repair.run(reason, names, as_of_now=True)
         return await self._resume()

@@ -99,8 +99,6 @@ class LogWriter:
         """The connection to append over, if one is held."""
         self.took = 0.0
         """Seconds that an insert takes, which waits for the journal: the longest of the last ones."""
-        self.term: int | None = None
-        """The number of the term, by which repairs of earlier terms are refused."""
         self._numbered = self.seq
         self._events = events
         self._images = images
@@ -111,7 +109,7 @@ class LogWriter:
     async def convert(self, transactions: Iterable[Transaction], read: Batch | None = None) -> NumberedEvents:
         """Number the events of transactions. `read` is the batch that ends with them and leaves none open, if any.
 
-        Raises `ImageLost` and `Unavailable` for an image that can't be read. Then no change of `transactions` is
+        Raises `HistoryLost` and `Unavailable` for an image that can't be read. Then no change of `transactions` is
         numbered.
         """
         new: list[NewEvent] = []

@@ -13,6 +13,7 @@ from eventsync.domain.ids import query_of
 from eventsync.domain.stamp import FIELD
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import EventsyncError
+from eventsync.mongodb.change_stream import HistoryLost
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
 from eventsync_workers.sequencing.collapse import STAMPED, lacks_images
@@ -26,16 +27,6 @@ class CollectionBarred(EventsyncError):
 
     def __init__(self, collection: str, error: Barred) -> None:
         super().__init__(error.message)
-        self.collection = collection
-
-
-class ImageLost(EventsyncError):
-    """An image of one collection is lost, so that collection has to be repaired."""
-
-    code = "image_lost"
-
-    def __init__(self, collection: str, message: str) -> None:
-        super().__init__(message)
         self.collection = collection
 
 
@@ -53,7 +44,7 @@ class ImageReader:
     async def complete(self, change: DecodedChange) -> DecodedChange | None:
         """Return `change` with the images that its conversion needs, or None if it has no effect.
 
-        Raises `ImageLost` when MongoDB no longer has them, and `CollectionBarred`.
+        Raises `HistoryLost` when MongoDB no longer has them, and `CollectionBarred`.
         """
         return await self.reread(change) if lacks_images(change) else change
 
@@ -80,8 +71,7 @@ class ImageReader:
         except Barred as error:
             raise CollectionBarred(change["ns"]["coll"], error) from error
         except (TimeNotKept, CollectionGone) as error:
-            name = change["ns"]["coll"]
-            raise ImageLost(name, f"{name}, {key!r}: the change has no image, and {error.message}") from error
+            raise HistoryLost(f"{key!r}: the change has no image, and {error.message}") from error
 
 
 def _just_before(time: Timestamp) -> Timestamp:

@@ -10,6 +10,7 @@ from eventsync.errors import TooLarge
 from eventsync.mongodb.change_stream import token_time, watch
 from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
+from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.logs import Log, LogLost, ResetAsked, cluster_identity
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import change_pipeline
@@ -40,7 +41,7 @@ class Sequencer:
         """Lead until `stopping`. Raises `Fenced`, `StreamInterrupted` or `Unavailable` when the term is over.
 
         A new log begins only if the old one can't be continued: it is lost, damaged, or of another deployment; an
-        operator requested it.
+        operator requested it; or history is lost before the snapshot that a repair starts from is stored.
         """
         while not stopping():
             log = await self._open_log()
@@ -50,7 +51,7 @@ class Sequencer:
             )  # fmt: skip
             try:
                 await self._run(leader, log)
-            except (LogLost, Damaged, TooLarge) as error:
+            except (LogLost, NoBase, Damaged, TooLarge) as error:
                 text = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
                 logger.warning("%s %s: %s", text, log.id, error.diagnosis)
                 await self._begin_log(log, error.diagnosis)

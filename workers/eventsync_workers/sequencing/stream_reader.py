@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, watch
 from eventsync.settings import Settings
-from eventsync.stores.log.logs import Checkpoint, Log, ResetAsked
+from eventsync.stores.log.logs import Log, ResetAsked
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder
@@ -26,12 +25,6 @@ logger = logging.getLogger(__name__)
 
 _NUDGE_WAIT = 0.02
 """Seconds that a read waits when only the cluster time is awaited, which a write of our own has just moved on."""
-
-
-class StreamOutdated(EventsyncError):
-    """A repair has changed what is read from the stream. The log is to be resumed at its end."""
-
-    code = "stream_outdated"
 
 
 class ReadMode:
@@ -109,14 +102,11 @@ class StreamReader:
         self._assembler = TransactionAssembler()
         self._writer: LogWriter
         self._used: Timestamp
-        self._repaired: dict[str, Timestamp] = {}
-        """The cluster times up to which the log has all changes of some collections, which are later than `_used`."""
 
-    def resume(self, writer: LogWriter, checkpoint: Checkpoint) -> None:
-        """Write to the log by `writer` from now on. All changes up to `checkpoint` are in the log."""
+    def resume(self, writer: LogWriter, used: Timestamp) -> None:
+        """Write to the log by `writer` from now on. All changes up to the cluster time `used` are in the log."""
         self._writer = writer
-        self._used = checkpoint.time
-        self._repaired = {one.collection: one.time for one in checkpoint.repaired if one.time > checkpoint.time}
+        self._used = used
 
     async def read_from(self, token: Token) -> Token | None:
         """Sequence the changes after `token`. Return the token to open the next stream at, or None when stopping.
@@ -211,20 +201,9 @@ class StreamReader:
         A high-water mark stands before the changes of its own time. A stream that is opened there again brings the
         changes of new collections at that time, which their checkpoint already includes.
         """
-        if not changes:
-            return changes
-        if self._repaired:
-            if changes[0]["clusterTime"] > max(self._repaired.values()):
-                self._repaired = {}  # Cluster times never decrease.
-            changes = [change for change in changes if not (is_document_change(change) and self._has(change))]
         if not changes or changes[0]["clusterTime"] > self._used:
-            return changes
+            return changes  # Cluster times never decrease.
         return [change for change in changes if change["clusterTime"] > self._used]
-
-    def _has(self, change: RawBSONDocument, name: str | None = None) -> bool:
-        """Return True if the change of a collection, by default of its own one, is part of a repair in the log."""
-        repaired = self._repaired.get(change["ns"]["coll"] if name is None else name) if self._repaired else None
-        return repaired is not None and change["clusterTime"] <= repaired
 
     def _assembled(self, changes: Sequence[RawBSONDocument], up_to: Timestamp) -> Sequence[Transaction]:
         whole = self._assembler.feed(changes, up_to)
@@ -233,23 +212,18 @@ class StreamReader:
         return whole
 
     async def _collection_changed(self, change: RawBSONDocument) -> None:
-        """Repair a collection that was dropped or renamed away, and one that another was renamed onto.
+        """Delete all documents of a collection that was dropped or renamed away.
 
-        Raises `HistoryLost` for all else, after which the stream does not tell the collections' content, and
-        `StreamOutdated`.
+        Raises `HistoryLost` for all else, after which the stream does not tell the collections' content.
         """
         kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
         logger.warning("log %s: %s of %s", self._log.id, kind, name)
-        if kind not in {"drop", "rename"}:
+        # A rename onto a tracked collection, for instance, replaces its documents without a change of any.
+        if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._collections.names:
             raise HistoryLost(f"{kind} of {name}")
-        target = change.get("to", {}).get("coll")
-        names = [one for one in (name, target) if one in self._collections.names and not self._has(change, one)]
-        if names:
-            token, time = change["_id"]["_data"], change["clusterTime"]
-            # It records what is left: a crash in the middle would leave some of the documents in the log for ever.
-            repair = Repair(self._stores, self._writer, self._collections, self._stopping, token, time)
-            await repair.run(f"{kind} of {name}", names, gone=name)
-            if repair.is_outdating:
-                raise StreamOutdated(f"the stream is opened again after a repair of {', '.join(names)}")
+        # Without this record, a crash in the middle would leave some of the documents in the log for ever.
+        await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
+        await Repair(self._stores, self._writer, self._stopping).empty(name, change)
+        await self._stores.logs.end_repair(self._log.id)
         # A collection that is made again under the name begins without images.
         await self._collections.enable_images()

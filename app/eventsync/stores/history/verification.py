@@ -64,23 +64,22 @@ class Verification:
         count.report()
         return numbers.end(point.head, settled=point.settled)
 
-    async def chains(self, point: VerifiedPoint, collection: str, tracked_from: Seq, progress: Progress) -> str | None:
-        """Check that the versions of each document form a chain, since the collection was tracked."""
+    async def chains(self, point: VerifiedPoint, collection: str, progress: Progress) -> str | None:
+        """Check that the versions of each document form a chain."""
         documents = await self._reader.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // _CHAINS, _Count(progress)
-        after = max(tracked_from, await self._reader.horizon(point.log))
         for number in range(passes):
-            if wrong := await self._chains(point, collection, count, after, number, passes):
+            if wrong := await self._chains(point, collection, count, number, passes):
                 return wrong
         count.report()
         return None
 
     async def _chains(
-        self, point: VerifiedPoint, collection: str, count: _Count, after: Seq, number: int, passes: int
+        self, point: VerifiedPoint, collection: str, count: _Count, number: int, passes: int
     ) -> str | None:
         """Check one of `passes` shares of the documents, because the state of all chains may not fit into memory."""
-        chains = VersionChainCheck()
-        changes = self._reader.in_order(point.log, Shape(collection), after=after, up_to=point.head)
+        chains, horizon = VersionChainCheck(), await self._reader.horizon(point.log)
+        changes = self._reader.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
         async with aclosing(changes):
             async for change in changes:
                 if passes > 1 and document_hash(collection, change.id) % passes != number:

@@ -6,7 +6,7 @@ a reset and a snapshot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import Any
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
-from pymongo import DESCENDING, IndexModel, ReturnDocument
+from pymongo import DESCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -49,30 +49,6 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
-    """A collection that a repair has compared as of cluster time `time`, which the change stream has not reached yet.
-
-    From event `seq` on, the log has all its changes up to `time`. The stream brings them again: they are left out.
-    """
-
-    collection: str
-    seq: Seq
-    time: Timestamp
-
-
-@dataclass(frozen=True, slots=True)
-class UnfinishedRepair:
-    """A repair that has begun and not ended. `left` are the collections to compare; None for all of them.
-
-    After it, the change stream continues at `token`; without one, where the log says.
-    """
-
-    reason: str
-    token: Token | None = None
-    left: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A cluster time and a seq that belong together: the changes up to `time` are exactly the events up to `seq`.
 
@@ -84,17 +60,10 @@ class Checkpoint:
     token: Token
     time: Timestamp
     at: datetime
-    repair: UnfinishedRepair | None = None
-    """The unfinished repair to which the events after this checkpoint belong, if there is one."""
+    repair: str | None = None
+    """The reason of an unfinished repair, to which the events after this checkpoint belong, if there is one."""
     journal_delay: float | None = None
     """Seconds that changes waited for MongoDB's journal, while the worker flushes it for them; else None."""
-    repaired: tuple[Repaired, ...] = ()
-    """Collections that are ahead of `time`, each at most once."""
-
-    def time_of(self, collection: str) -> Timestamp:
-        """Return the cluster time at which the collection is the state at position `seq`: mostly `time`."""
-        ahead = [one.time for one in self.repaired if one.collection == collection and one.seq <= self.seq]
-        return max([self.time, *ahead])
 
 
 class NoLogYet(Unavailable):
@@ -258,82 +227,25 @@ class LogStore:
         if row is None:
             return None
         try:
-            checkpoint = Checkpoint(
-                Seq(row["seq"]), row["token"], row["time"], row["at"],
-                _unfinished(row), _seconds(row.get("journal_delay")), _repaired(row),
-            )  # fmt: skip
+            delay = _seconds(row.get("journal_delay"))
+            checkpoint = Checkpoint(Seq(row["seq"]), row["token"], row["time"], row["at"], row.get("repair"), delay)
             if (type(checkpoint.token), type(checkpoint.time)) != (str, Timestamp):
                 raise TypeError("its token or its time is no such thing")
         except UNREADABLE as error:
             raise Damaged(f"the checkpoint of log {log} can't be read: {error!r}") from error
         return checkpoint
 
-    # --- repairs --------------------------------------------------------------------------------------------------
+    async def begin_repair(self, log: LogId, reason: str) -> None:
+        """Record that a repair has begun. Until `end_repair`, a worker that takes over the log repairs it first.
 
-    async def take_over(self, log: LogId) -> int:
-        """Begin a term. Return the number that its repairs carry: from now on, those of earlier terms are refused.
-
-        Raises `LogLost` if the log has no checkpoint.
+        This always writes, even if the repair has begun before, so that the cluster time has advanced when it returns.
         """
-        with translated("the log can't be taken over"):
-            row = await self._checkpoints.find_one_and_update(
-                {"_id": log}, {"$inc": {"terms": 1}}, {"terms": 1}, return_document=ReturnDocument.AFTER
-            )
-        if row is None:
-            raise LogLost("the log has lost its checkpoint")
-        return int(row["terms"])
-
-    async def begin_repair(
-        self,
-        log: LogId,
-        reason: str,
-        left: Sequence[str] | None = None,
-        token: Token | None = None,
-        *,
-        term: int | None = None,
-    ) -> None:
-        """Record that a repair of the collections `left`, or of all, has begun; see `UnfinishedRepair`.
-
-        Until `end_repair`, a worker that takes over the log repairs it first. This always writes, so the cluster time
-        has advanced when it returns. Raises `Unavailable` if another term than `term` has begun.
-        """
-        unfinished = {"repair": reason, "repair_token": token, "unrepaired": None if left is None else list(left)}
-        ahead = {"$filter": {"input": {"$ifNull": ["$repaired", []]}, "cond": {"$gt": ["$$this.time", "$time"]}}}
-        begun = {"repairs": {"$add": [{"$ifNull": ["$repairs", 0]}, 1]}, "repaired": ahead}
-        literals = {name: {"$literal": value} for name, value in unfinished.items()}
-        await self._record_repair(log, term, [{"$set": begun | literals}])
-
-    async def repaired(
-        self, log: LogId, collection: str, repaired: Repaired | None = None, *, term: int | None = None
-    ) -> None:
-        """Record that a collection is repaired, and if it is ahead of the change stream. Raises as `begin_repair`."""
-        done: dict[str, Any] = {"$pull": {"unrepaired": collection}}
-        if repaired is not None:
-            ahead = {"name": collection, "seq": Int64(repaired.seq), "time": repaired.time}
-            done |= {"$push": {"repaired": ahead}}
-        await self._record_repair(log, term, done)
-
-    async def end_repair(self, log: LogId, *, term: int | None = None) -> None:
-        """Record the end of a repair. Raises as `begin_repair`."""
-        await self._record_repair(log, term, {"$unset": {"repair": "", "repair_token": "", "unrepaired": ""}})
-
-    async def _record_repair(self, log: LogId, term: int | None, update: Any) -> None:
         with translated("the repair of the log can't be recorded"):
-            query = {"_id": log} | ({} if term is None else {"terms": term})
-            result = await self._checkpoints.update_one(query, update)
-        if not result.matched_count:
-            raise Unavailable("the log has been taken over by another term")
+            await self._checkpoints.update_one({"_id": log}, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
 
-
-def _unfinished(row: Mapping[str, Any]) -> UnfinishedRepair | None:
-    reason, left = row.get("repair"), row.get("unrepaired")
-    if reason is None:
-        return None
-    return UnfinishedRepair(str(reason), row.get("repair_token"), None if left is None else tuple(left))
-
-
-def _repaired(row: Mapping[str, Any]) -> tuple[Repaired, ...]:
-    return tuple(Repaired(one["name"], Seq(one["seq"]), one["time"]) for one in row.get("repaired", ()))
+    async def end_repair(self, log: LogId) -> None:
+        with translated("the end of the log's repair can't be recorded"):
+            await self._checkpoints.update_one({"_id": log}, {"$unset": {"repair": ""}})
 
 
 def _seconds(stored: Any) -> float | None:

@@ -30,9 +30,6 @@ from eventsync.stores.log.logs import LogStore
 _TOO_OLD = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server does not have that cluster time any more, or not yet."""
 
-_DROPPED = 175
-"""QueryPlanKilled: the collection was dropped or renamed during the read."""
-
 
 class ReadRefused(Unavailable):
     """MongoDB refuses to read a collection, possibly for good."""
@@ -97,7 +94,7 @@ class SnapshotReader:
         checkpoint = await self._logs.read_checkpoint(log)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
-        batches = self.documents(shape.collection, checkpoint.time_of(shape.collection), query_for(shape))
+        batches = self.documents(shape.collection, checkpoint.time, query_for(shape))
         try:
             yield Snapshot(shape, Position(log, checkpoint.seq), batches)
         finally:
@@ -191,8 +188,6 @@ class SnapshotReader:
             except OperationFailure as error:
                 if error.code in _TOO_OLD:
                     raise TimeNotKept(collection) from error
-                if error.code == _DROPPED:
-                    raise CollectionGone(f"{collection} was dropped or renamed while it was read") from error
                 if may_last(error):
                     raise ReadRefused(collection, error) from error
                 raise

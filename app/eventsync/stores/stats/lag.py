@@ -67,7 +67,7 @@ class LagReader:
         if checkpoint is None:
             return Lag(unknown="the log has no checkpoint")
         if checkpoint.repair is not None:
-            return Lag(unknown=f"the log is being repaired: {checkpoint.repair.reason}")
+            return Lag(unknown=f"the log is being repaired: {checkpoint.repair}")
         # Read after the checkpoint, so that the head is never behind it.
         tail = await self._events.tail(log)
         token = tail.token if tail is not None and tail.seq > checkpoint.seq else checkpoint.token

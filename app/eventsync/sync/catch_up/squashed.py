@@ -55,10 +55,11 @@ class CatchUps:
 
     async def _rows(self, shape: Shape, start: Position, checkpoint: Checkpoint) -> AsyncGenerator[Iterable[bytes]]:
         """Yield the documents as of the checkpoint's cluster time, when they are in their state at its seq."""
-        at = checkpoint.time_of(shape.collection)
         async with aclosing(self._touched(shape, start, checkpoint)) as touched:
             async for ids in touched:
-                async with aclosing(self._stores.snapshots.squashed.rows(shape.collection, ids, at)) as rows:
+                async with aclosing(
+                    self._stores.snapshots.squashed.rows(shape.collection, ids, checkpoint.time)
+                ) as rows:
                     async for row in rows:
                         yield (row,)
 
