@@ -144,11 +144,11 @@ async def test_each_operation_of_a_batch_is_answered_by_the_deadline(
 
 
 async def test_deadline_includes_the_requested_wait(settings: Settings) -> None:
-    given = settings.model_copy(update={"collections": ("docs",), "request_timeout": scaled(2.0)})
+    given = settings.model_copy(update={"collections": ("docs",), "request_timeout": (limit := scaled(1.0))})
     async with running_system(given) as url, httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         await tracked(url, ["docs"])
         position = (await api.get("/readyz")).json()["position"]
-        query = {"shape": "docs", "position": position, "wait": "50"}
+        query = {"shape": "docs", "position": position, "wait": str(2 * limit)}
         answer = await api.get("/v1/sync/log", params=query)
         assert answer.status_code == 200
         assert answer.json()["events"] == []
