@@ -29,6 +29,8 @@ from support.replica import seq_of
 from support.systems import MIB, Processes, followed, growth, head, tracked
 from support.waiting import patience, within
 
+pytestmark = pytest.mark.slow
+
 MUCH = 40 * MIB
 """Bytes that an attack tries to send."""
 
@@ -301,7 +303,6 @@ async def test_pages_of_the_log_that_are_not_read_are_bounded_together(served: S
     assert grown.bytes < 3 * HELD
 
 
-@pytest.mark.slow
 async def test_keyed_writes_of_large_documents_leave_little(served: Served, large: list[str], client: Client) -> None:
     log = client[f"{served.collection.database.name}_eventsync"]
     headers = {"Content-Type": "application/merge-patch+json"}
