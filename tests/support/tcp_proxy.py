@@ -97,6 +97,8 @@ class TcpProxy:
         task = asyncio.create_task(self._serve(reader, writer), name="proxied connection")
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        # However the task ends: cancelled before it began, it closes nothing.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -110,6 +112,7 @@ class TcpProxy:
             await self._forward(link, reader, there_reader)
         finally:
             self._links.discard(link)
+            there_writer.close()
 
     async def _forward(self, link: _Link, here: asyncio.StreamReader, there: asyncio.StreamReader) -> None:
         with suppress(*_GONE):
