@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import orjson
+from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import format_id
 from eventsync.domain.stamp import unstamp
-from eventsync.domain.values.extended_json import CODEC
+from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
@@ -65,8 +66,10 @@ async def read_source(client: Client, database: str, names: Iterable[str]) -> So
     """The collections as clients know them."""
     source = {}
     for name in names:
-        async for row in client[database].get_collection(name, codec_options=CODEC).find():
-            stamp, document = unstamp(row)
+        # As the product reads them: a poison document fails the driver's own decoding.
+        collection: AsyncCollection[Any] = client[database].get_collection(name, codec_options=RAW_CODEC)
+        async for raw in collection.find():
+            stamp, document = unstamp(decode(raw.raw))
             said = shortened(orjson.loads(orjson.dumps(to_tree(document))))
             source[name, str(format_id(document["_id"]))] = stamp.version, said
     return source
