@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 from support.raw_websocket import CONTINUATION, PING, PONG, TEXT, frame
 from support.replica import seq_of
-from support.systems import MIB, Processes, followed, growth, head, tracked
+from support.systems import MIB, Growth, Processes, followed, growth, head, tracked
 from support.waiting import patience, within
 
 pytestmark = pytest.mark.slow
@@ -254,18 +254,30 @@ async def test_what_is_read_for_many_at_a_time_is_bounded(
     assert grown.bytes < 5 * HELD
 
 
-async def test_answers_that_are_not_read_are_bounded_together(served: Served, large: list[str]) -> None:
-    statuses = []
+@asynccontextmanager
+async def unread(served: Served, paths: Sequence[str], count: int) -> AsyncIterator[tuple[list[int], Growth]]:
+    """Ask `count` times for one of the paths after the other. While the block runs, read nothing but the statuses.
+
+    Yield these, and what the server grew by meanwhile.
+    """
+    statuses: list[int] = []
     async with AsyncExitStack() as stack:
         with growth(served.pid) as grown:
-            for number in range(30):
+            for number in range(count):
                 reader, writer = await stack.enter_async_context(connection(served.url, limit=4096))
-                path = f"/v1/collections/docs/documents/{large[number % len(large)]}"
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                writer.write(f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 async with within(60):
                     statuses.append(int((await reader.readuntil(b"\r\n")).split()[1]))
-        async with httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as client:
-            small = await client.put("/v1/collections/docs/documents/small", json={"text": "x" * 10_000})
+        yield statuses, grown
+
+
+async def test_answers_that_are_not_read_are_bounded_together(served: Served, large: list[str]) -> None:
+    paths = [f"/v1/collections/docs/documents/{key}" for key in large]
+    async with (
+        unread(served, paths, 30) as (statuses, grown),
+        httpx.AsyncClient(base_url=served.url, timeout=patience(30)) as client,
+    ):
+        small = await client.put("/v1/collections/docs/documents/small", json={"text": "x" * 10_000})
     assert small.status_code == 201
     assert set(statuses) == {200, 503}
     assert grown.bytes < 3 * HELD
@@ -290,17 +302,9 @@ async def large_events(served: Served, client: Client) -> list[str]:
 
 
 async def test_pages_of_the_log_that_are_not_read_are_bounded_together(served: Served, large_events: list[str]) -> None:
-    statuses = []
-    async with AsyncExitStack() as stack:
-        with growth(served.pid) as grown:
-            for number in range(64):
-                reader, writer = await stack.enter_async_context(connection(served.url, limit=4096))
-                query = large_events[number % len(large_events)]
-                writer.write(f"GET /v1/sync/log?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-                async with within(60):
-                    statuses.append(int((await reader.readuntil(b"\r\n")).split()[1]))
-    assert set(statuses) == {200, 503}
-    assert grown.bytes < 3 * HELD
+    async with unread(served, [f"/v1/sync/log?{query}" for query in large_events], 64) as (statuses, grown):
+        assert set(statuses) == {200, 503}
+        assert grown.bytes < 3 * HELD
 
 
 async def test_keyed_writes_of_large_documents_leave_little(served: Served, large: list[str], client: Client) -> None:

@@ -1,4 +1,4 @@
-"""What the clients of a benchmark have to receive: messages, checked against the log that it produces. Pure.
+"""Check of the messages that a benchmark's clients receive against the log that it produces. Pure.
 
 Nothing is remembered of the log: each event, and the collection at each position, is computed.
 """
