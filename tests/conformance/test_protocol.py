@@ -268,11 +268,13 @@ async def test_large_snapshot_has_several_parts(peer: Peer, door: str, served: S
     assert len(parts) > 3 or peer.transport == "http"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def far_behind(served: Served) -> Copy:
     """Return the copy of a client that has missed so many changes of one document that squashed is the cheapest answer.
 
     The server estimates their number as a share of ten thousand events, as many as the suite may have made before.
+
+    Once a run, as the system: a worker of xdist may come back to this module after others.
     """
     copy = Copy(CATALOG)
     async with talking(Websockets(), served.url, copy) as talk:
