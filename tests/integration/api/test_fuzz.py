@@ -40,8 +40,12 @@ import schemathesis
 @schemathesis.serializer("application/x-ndjson")
 def lines(_context, value):
     return str(value).encode(errors="replace")
+
+@schemathesis.hook
+def filter_case(_context, case):
+    return case.media_type != "application/x-ndjson" or isinstance(case.body, str)
 """
-"""schemathesis sends the strings of an NDJSON body as they are."""
+"""schemathesis sends the strings of an NDJSON body as they are. All bytes are a string: other types would be valid."""
 CODES = {None, 1002, 1003, 1007, 1009, 1005, 1000, 4400, 4408, 4413, 4429, 1012}
 
 
