@@ -74,7 +74,7 @@ EXTENDED: list[tuple[type, tuple[type, ...], str]] = [
         "_raise_connection_failure cancel_context close_conn conn max_bson_size max_message_size receive_message "
         "send_message",
     ),
-    (Pool, (TasklessPool,), "connect is_sdam"),
+    (Pool, (TasklessPool,), "active_contexts connect is_sdam"),
 ]
 """Classes that ours extend, and the names of them that ours use or override."""
 
@@ -89,7 +89,7 @@ PARTS: dict[type, str] = {
     MongodbServer: "pool",
     Pool: "reset_without_pause",
     _OpMsg: "payload_document unpack",
-    AsyncConnection: "address max_wire_version receive_message send_message",
+    AsyncConnection: "address conn max_wire_version opts receive_message send_message set_conn_timeout",
     AsyncNetworkingInterface: "get_conn",
     PyMongoProtocol: "close gettimeout read write",
     _CancellationContext: "cancelled",

@@ -110,10 +110,24 @@ class TasklessPool(Pool):
 
     async def connect(self, handler: Any = None) -> AsyncConnection:
         """Open a connection, and authenticate it."""
-        connection = await super().connect(handler)
-        if not self.is_sdam:
-            connection.__class__ = TasklessConnection
+        if self.is_sdam:
+            return await super().connect(handler)
+        # PyMongo does not close the socket if it is cancelled in here, so the caller alone is.
+        connecting = asyncio.create_task(super().connect(handler))
+        try:
+            connection = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(self._abandon)
+            raise
+        connection.__class__ = TasklessConnection
         return connection
+
+    def _abandon(self, connecting: asyncio.Task[AsyncConnection]) -> None:
+        """Close a connection that nobody waits for any more, if there is one."""
+        if not connecting.cancelled() and connecting.exception() is None:
+            connection = connecting.result()
+            self.active_contexts.discard(connection.cancel_context)
+            connection.conn.get_conn.close()
 
 
 class PinnedConnection:
@@ -158,6 +172,8 @@ async def pinned(
         with translating:
             checkout = await client._conn_for_writes(None, "pin a connection")  # noqa: SLF001
             connection = await stack.enter_async_context(checkout)
+        # The last user's: what is left of a time limit, such as that of freeing a cursor, is too short for a stream.
+        connection.set_conn_timeout(connection.opts.socket_timeout)
         if not connection.supports_sessions:
             # It takes these commands all the same, but other users of the pool's connections need sessions.
             await forget_connections(client)

@@ -13,7 +13,7 @@ from pymongo.errors import NetworkTimeout, NotPrimaryError, OperationFailure
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.mongodb import change_stream
 from eventsync.mongodb.change_stream import StreamInterrupted, watch
-from eventsync.mongodb.client import Client
+from eventsync.mongodb.client import Client, time_limit
 from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
@@ -55,6 +55,15 @@ async def test_an_overdue_answer_ends_the_connection_and_the_client_works_on(mon
             with pytest.raises(NetworkTimeout):
                 await connection.command("admin", SLEEP)
         assert (await impatient.admin.command("ping"))["ok"] == 1
+
+
+async def test_the_time_limit_of_the_connections_last_user_does_not_bound_it(mongodb_uri: str) -> None:
+    async with AsyncMongoClient[dict[str, Any]](mongodb_uri, maxPoolSize=1) as user:
+        with time_limit(0.3):
+            await user.admin.command("ping")
+        async with within(20), pinned(user, nullcontext()) as connection:
+            answer = await connection.command("admin", SLEEP | {"millis": 600})
+            assert answer["ok"] == 1
 
 
 async def test_a_cancelled_command_ends_the_connection_and_the_client_works_on(mongodb_uri: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
 from eventsync.mongodb.client import Client, connect, time_limit
 from eventsync.mongodb.connections import TasklessConnection
 from eventsync.settings import Settings
-from support.waiting import within
+from support.waiting import eventually, within
 
 SLEEP = {"sleep": 1, "millis": 600_000, "lock": "none"}
 """A command of MongoDB's for tests. It outlasts `connected`, so a test that waited for its answer would fail."""
@@ -87,3 +87,20 @@ async def test_a_command_ends_when_its_pool_gives_up_the_connection(settings: Se
         with pytest.raises(AutoReconnect):
             await asleep
         assert (await client.admin.command("buildInfo"))["versionArray"]
+
+
+async def test_no_socket_stays_open_where_connecting_is_cancelled(settings: Settings) -> None:
+    """At each step of it. A socket that is left open is a warning, and so fails the test."""
+    async with connected(settings) as client:
+        [pool] = pools(client)
+        before = set(pool.active_contexts)
+        for turns in range(60):
+            connecting = asyncio.create_task(pool.connect())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            with suppress(asyncio.CancelledError):
+                connection = await connecting
+                await connection.close_conn(None)
+                pool.active_contexts.discard(connection.cancel_context)
+            await eventually(lambda: pool.active_contexts == before, pause=0)
