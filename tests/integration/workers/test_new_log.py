@@ -78,6 +78,18 @@ async def test_a_requested_reset_begins_a_new_log(stores: Stores, settings: Sett
     assert (found.number, found.reason, found.reset) == (2, "by hand", None)
 
 
+async def test_new_log_that_a_term_finds_requested_is_logged(
+    stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+    await stores.logs.request_reset("by hand")
+    async with running_worker(settings):
+        await new_log(stores, log)
+    warnings = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    assert f"beginning a new log after {log}: by hand" in warnings
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "code"), [("getMore", 43), ("insert", 50), ("update", 112)])
 async def test_an_interrupted_stream_begins_no_new_log(

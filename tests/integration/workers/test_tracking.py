@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -13,6 +14,8 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import cluster_identity
 from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.snapshotter import Snapshotter
+from eventsync_workers.sequencing.activation import ActiveCollections
 from eventsync_workers.worker import Worker
 from support.load import under_load
 from support.replay import (
@@ -77,6 +80,60 @@ async def test_an_untracked_collection_is_no_longer_sequenced(stores: Stores, se
     assert await current_log(stores) == log
     assert base > before
     assert [event["id"] for event in events if event["seq"] > base] == ["int:2"]
+
+
+async def drop(stores: Stores) -> None:
+    await stores.data["late"].drop()
+
+
+async def rename_away(stores: Stores) -> None:
+    await stores.data["late"].rename("elsewhere")
+
+
+async def rename_onto(stores: Stores) -> None:
+    await stores.data["elsewhere"].insert_one({})
+    await stores.data["elsewhere"].rename("late", dropTarget=True)
+
+
+@pytest.mark.parametrize("remove", [drop, rename_away, rename_onto])
+async def test_untracked_collection_without_a_snapshot_is_removed_without_effect_on_others(
+    stores: Stores,
+    settings: Settings,
+    remove: Callable[[Stores], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its changes are still in the stream, and no snapshot says which documents to delete."""
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        monkeypatch.setattr(Snapshotter, "run_once", _do_nothing)
+        await stores.data["late"].insert_one({"_id": 1})
+        await began(stores, "late")
+        # No registry check comes between, after which the stream would be opened again without the collection.
+        monkeypatch.setattr(ActiveCollections, "check_registry", _do_nothing)
+        await stores.tracking.forget(["late"])
+        await remove(stores)
+        await caught_up(stores)
+        monkeypatch.undo()
+        await _logged(caplog, stores, f"log {log}: late is no longer tracked: it was untracked")
+        await stores.data["docs"].insert_one({"_id": 1})
+        replay = await assert_complete(stores, "docs")
+        found = await stores.data.list_collection_names()
+    assert [event["collection"] for event in replay.events] == ["docs"]
+    assert await current_log(stores) == log
+    # The worker makes a tracked collection again, and no other one.
+    assert ("late" in found) is (remove is rename_onto)
+
+
+async def _do_nothing(_: object) -> None:
+    return None
+
+
+async def _logged(caplog: pytest.LogCaptureFixture, stores: Stores, text: str) -> None:
+    async def check() -> bool | None:
+        return True if text in [one.message for one in caplog.records if one.levelname == "WARNING"] else None
+
+    await eventually(stores, "heads", check)
 
 
 async def test_tracking_under_load_misses_nothing(stores: Stores, settings: Settings) -> None:

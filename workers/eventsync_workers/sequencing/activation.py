@@ -51,9 +51,8 @@ class ActiveCollections:
         """Read which collections are active in the log, and enable their images."""
         active = [item.name for item in await self._stores.tracking.active(self._log.id)]
         images = await self.enable_images(active)
-        if images.impossible:
-            # Somebody has made it a capped collection, or replaced it by a view. The others must be followed.
-            await self._stores.tracking.deactivate(images.impossible)
+        # Somebody has made it a capped collection, or replaced it by a view. The others must be followed.
+        await self._deactivate({name: images.refused[name] for name in images.impossible})
         if active := [name for name in active if name not in images.impossible]:
             # Before the audit could miss the mark of a registry that has active collections.
             await self._stores.tracking.mark()
@@ -80,15 +79,26 @@ class ActiveCollections:
             raise error
         logger.error("ALARM: %s; it is not followed for now, the other collections are", error.diagnosis)
         await self._stores.tracking.refuse({error.collection: error.message})
-        await self._stores.tracking.deactivate([error.collection])
+        await self._deactivate({error.collection: error.message})
 
     async def _deactivate_impossible(self, names: Sequence[str]) -> frozenset[str]:
         """Check active collections again; deactivate and return those that can't be followed any more."""
         images = await self.enable_images(names)
         # A reason that no longer holds would be shown for ever.
         await self._stores.tracking.accept(set(names) - images.refused.keys())
-        await self._stores.tracking.deactivate(images.impossible)
+        await self._deactivate({name: images.refused[name] for name in images.impossible})
         return images.impossible
+
+    async def _deactivate(self, reasons: Mapping[str, str]) -> None:
+        """Deactivate collections. `reasons` says why, by name."""
+        for name, reason in reasons.items():
+            logger.warning("log %s: %s is no longer tracked: %s", self._log.id, name, reason)
+        await self._stores.tracking.deactivate(reasons)
+
+    async def still_active(self) -> tuple[str, ...]:
+        """Return those of `names` that are active by the registry. The stream may have changes of the others, too."""
+        active = {item.name for item in await self._stores.tracking.active(self._log.id)}
+        return tuple(name for name in self.names if name in active)
 
     # --- changes of the registry ----------------------------------------------------------------------------------
 
@@ -102,6 +112,9 @@ class ActiveCollections:
         dropped = set(self.names) - {item.name for item in listed}
         if dropped and not await self._stores.tracking.is_marked():
             raise LogLost("the registry of tracked collections was dropped or emptied")
+        # Those that were tracked again since are no longer active either.
+        for name in sorted(set(self.names) - {item.name for item in listed if item.log == self._log.id}):
+            logger.warning("log %s: %s is no longer tracked: it was untracked", self._log.id, name)
         dropped |= await self._check_suspects({item.name: item.refused for item in listed if item.log == self._log.id})
         if new or dropped:
             images = await self.enable_images(new)

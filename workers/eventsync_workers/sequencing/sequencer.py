@@ -52,9 +52,7 @@ class Sequencer:
             try:
                 await self._run(leader, log)
             except (LogLost, NoBase, Damaged, TooLarge) as error:
-                text = "beginning a new log after" if isinstance(error, ResetAsked) else "ALARM: a new log begins after"
-                logger.warning("%s %s: %s", text, log.id, error.diagnosis)
-                await self._begin_log(log, error.diagnosis)
+                await self._begin_log(log, error.diagnosis, alarm=not isinstance(error, ResetAsked))
 
     async def _run(self, leader: Leader, log: Log) -> None:
         """Run one term, and keep what it knows of the log when it ends."""
@@ -74,17 +72,22 @@ class Sequencer:
         # A log that this process has written cannot become an older one, unless somebody deleted it or restored a
         # backup.
         if known is not None and (current is None or current.number < known.number):
-            return await self._begin_log(known, "the record of the log was deleted")
+            return await self._begin_log(known, "the record of the log was deleted", alarm=True)
         if current is None:
             return await self._begin_log(None, "the first log")
         if current.reset is not None:
             return await self._begin_log(current, current.reset)
         if (cluster := await cluster_identity(self._stores.data)) != current.cluster:
-            return await self._begin_log(current, f"MongoDB is {cluster}, the log belongs to {current.cluster}")
+            reason = f"MongoDB is {cluster}, the log belongs to {current.cluster}"
+            return await self._begin_log(current, reason, alarm=True)
         return current
 
-    async def _begin_log(self, previous: Log | None, reason: str) -> Log:
-        """Begin a log. In a database that was dropped, request its collections again."""
+    async def _begin_log(self, previous: Log | None, reason: str, *, alarm: bool = False) -> Log:
+        """Begin a log; raise an `alarm` if no operator asked for it. Request the collections of a dropped database."""
+        # No collection is active from now on, until it is activated in the new log.
+        if previous is not None:
+            text = "ALARM: a new log begins after" if alarm else "beginning a new log after"
+            logger.warning("%s %s: %s", text, previous.id, reason)
         # First of all the unique index on a log's number, which keeps two workers from both beginning the next log.
         await self._stores.ensure_indexes()
         if not await self._stores.tracking.is_marked():

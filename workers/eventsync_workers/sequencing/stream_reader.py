@@ -212,18 +212,23 @@ class StreamReader:
         return whole
 
     async def _collection_changed(self, change: RawBSONDocument) -> None:
-        """Delete all documents of a collection that was dropped or renamed away.
+        """Delete all documents of a collection that was dropped or renamed away, unless it was untracked before.
 
         Raises `HistoryLost` for all else, after which the stream does not tell the collections' content.
         """
         kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
+        onto = change.get("to", {}).get("coll")
         logger.warning("log %s: %s of %s", self._log.id, kind, name)
+        active = await self._collections.still_active()
+        if kind in {"drop", "rename"} and not {name, onto} & set(active):
+            # The log promises nothing of an untracked collection, which may have no snapshot to tell its documents.
+            return
         # A rename onto a tracked collection, for instance, replaces its documents without a change of any.
-        if kind not in {"drop", "rename"} or change.get("to", {}).get("coll") in self._collections.names:
+        if kind not in {"drop", "rename"} or onto in active:
             raise HistoryLost(f"{kind} of {name}")
         # Without this record, a crash in the middle would leave some of the documents in the log for ever.
         await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
         await Repair(self._stores, self._writer, self._stopping).empty(name, change)
         await self._stores.logs.end_repair(self._log.id)
         # A collection that is made again under the name begins without images.
-        await self._collections.enable_images()
+        await self._collections.enable_images(active)

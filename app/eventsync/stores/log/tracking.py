@@ -7,11 +7,13 @@ has its images. Clients can write to it and subscribe to it only after that.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
@@ -25,6 +27,11 @@ from eventsync.domain.shapes import check_collection, not_tracked
 from eventsync.errors import NotTracked, Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.logs import NoLogYet
+
+logger = logging.getLogger(__name__)
+
+_LISTED: Final = 10
+"""Most collections that a log line names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +154,18 @@ class Tracking:
         self._refused: Mapping[str, str] = MappingProxyType({})
         self._asked: frozenset[str] = frozenset()
         self._known = False
-        self._begun = False
+        self._log: LogId | None = None
         self._changed = asyncio.Event()
 
     def replace(self, log: LogId | None, collections: Iterable[TrackedCollection]) -> bool:
         """Replace the copy with `collections`, of which those in `log` are active. Return True if others are now."""
         listed = list(collections)
         self._known = True
-        self._begun = log is not None
         active = {item.name: item.tracked_from for item in listed if log and item.log == log}
         are_others = active != self._tracked_from
+        if are_others:
+            self._log_ended(log, active, {item.name: item.refused for item in listed})
+        self._log = log
         self._tracked_from = MappingProxyType(active)
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
@@ -164,6 +173,25 @@ class Tracking:
         self._changed.set()
         self._changed = asyncio.Event()
         return are_others
+
+    def _log_ended(self, log: LogId | None, active: Mapping[str, Seq], asked: Mapping[str, str | None]) -> None:
+        """Log which collections this server no longer serves as before, and why. `asked` has reasons of refusals."""
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for name, before in self._tracked_from.items():
+            if name in active and log == self._log:
+                # It was not active for a while, which was over before the registry was read.
+                if active[name] != before:
+                    by_reason["it was tracked again"].append(name)
+            elif name not in asked:
+                by_reason["it was untracked"].append(name)
+            elif refused := asked[name]:
+                by_reason[refused].append(name)
+            elif log != self._log:
+                by_reason["there is no log any more" if log is None else f"log {log} has begun"].append(name)
+            else:
+                by_reason["its sequencing was interrupted, the worker's log says why"].append(name)
+        for reason, names in by_reason.items():
+            logger.warning("not served as before: %s: %s", _listed(sorted(names)), reason)
 
     def has_all_after(self, name: str, seq: Seq) -> bool:
         """Return True if a collection is active and all of its events after `seq` are in the log."""
@@ -208,8 +236,13 @@ class Tracking:
             if not self._known:
                 raise Unavailable("which collections are tracked is not known yet: MongoDB was not reached")
             asked = name in self._asked
-            if not asked and not self._begun:
+            if not asked and self._log is None:
                 # The first worker tracks the collections of its settings.
                 raise NoLogYet
             raise inactive(name, asked=asked, refused=self._refused.get(name))
         return tracked_from
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -39,3 +39,43 @@ def test_a_servers_copy_knows_what_is_active_in_its_log() -> None:
     # A worker that is about to start may bring it along: that it is not tracked is not final.
     with pytest.raises(Unavailable, match="no event log yet"):
         tracking.require("nobody")
+
+
+ACTIVE = [TrackedCollection("a", LOG, Seq(0)), TrackedCollection("b", LOG, Seq(7))]
+
+
+@pytest.mark.parametrize(
+    ("log", "listed", "lines"),
+    [
+        (LOG, ACTIVE, []),
+        (LOG, [*ACTIVE, TrackedCollection("c", LOG, Seq(8))], []),
+        (LOG, ACTIVE[:1], ["b: it was untracked"]),
+        (LOG, [ACTIVE[0], TrackedCollection("b", None, Seq(0), "it is a view")], ["b: it is a view"]),
+        (LOG, [ACTIVE[0], TrackedCollection("b", LOG, Seq(9))], ["b: it was tracked again"]),
+        (
+            LOG,
+            [ACTIVE[0], TrackedCollection("b", None, Seq(0))],
+            ["b: its sequencing was interrupted, the worker's log says why"],
+        ),
+        (OTHER, ACTIVE, ["a, b: log bbbb has begun"]),
+        (OTHER, [TrackedCollection(name, OTHER, Seq(0)) for name in "ab"], ["a, b: log bbbb has begun"]),
+        (None, ACTIVE, ["a, b: there is no log any more"]),
+    ],
+)
+def test_collections_that_stop_being_active_are_logged_with_the_reason(
+    log: LogId | None, listed: list[TrackedCollection], lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracking = Tracking()
+    tracking.replace(LOG, ACTIVE)
+    tracking.replace(log, listed)
+    assert [(one.levelname, one.message) for one in caplog.records] == [
+        ("WARNING", f"not served as before: {line}") for line in lines
+    ]
+
+
+def test_log_line_names_at_most_ten_collections(caplog: pytest.LogCaptureFixture) -> None:
+    tracking = Tracking()
+    tracking.replace(LOG, [TrackedCollection(f"c{n:03}", LOG, Seq(0)) for n in range(100)])
+    tracking.replace(OTHER, [])
+    (line,) = caplog.messages
+    assert line.endswith("c008, c009 and 90 more: it was untracked")
