@@ -114,7 +114,7 @@ class ActiveCollections:
             raise LogLost("the registry of tracked collections was dropped or emptied")
         # Those that were tracked again since are no longer active either.
         for name in sorted(set(self.names) - {item.name for item in listed if item.log == self._log.id}):
-            logger.warning("log %s: %s is no longer tracked: it was untracked", self._log.id, name)
+            logger.info("log %s: %s is no longer tracked: it was untracked", self._log.id, name)
         dropped |= await self._check_suspects({item.name: item.refused for item in listed if item.log == self._log.id})
         if new or dropped:
             images = await self.enable_images(new)

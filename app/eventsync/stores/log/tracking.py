@@ -30,6 +30,8 @@ from eventsync.stores.log.logs import NoLogYet
 
 logger = logging.getLogger(__name__)
 
+_UNTRACKED: Final = "it was untracked"
+
 _LISTED: Final = 10
 """Most collections that a log line names."""
 
@@ -183,7 +185,7 @@ class Tracking:
                 if active[name] != before:
                     by_reason["it was tracked again"].append(name)
             elif name not in asked:
-                by_reason["it was untracked"].append(name)
+                by_reason[_UNTRACKED].append(name)
             elif refused := asked[name]:
                 by_reason[refused].append(name)
             elif log != self._log:
@@ -191,7 +193,9 @@ class Tracking:
             else:
                 by_reason["its sequencing was interrupted, the worker's log says why"].append(name)
         for reason, names in by_reason.items():
-            logger.warning("not served as before: %s: %s", _listed(sorted(names)), reason)
+            # An operator has asked for it.
+            level = logging.INFO if reason == _UNTRACKED else logging.WARNING
+            logger.log(level, "not served as before: %s: %s", _listed(sorted(names)), reason)
 
     def has_all_after(self, name: str, seq: Seq) -> bool:
         """Return True if a collection is active and all of its events after `seq` are in the log."""
