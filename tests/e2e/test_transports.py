@@ -88,7 +88,7 @@ async def test_clients_that_are_cut_off_end_exact(
         async with AsyncExitStack() as stack:
             followers: list[Follower] = []
             for seed, shape in enumerate([*settings.collections, f"theaters/{one}"]):
-                follow = following(url, shape, transport, seed=seed, cut_after=6)
+                follow = following(url, shape, transport, seed=seed, cut_after=3)
                 followers.append(await stack.enter_async_context(follow))
             writers = [ApiWriter(url, name, documents, seed=1) for name, documents in data.items()]
             async with asyncio.TaskGroup() as group:
