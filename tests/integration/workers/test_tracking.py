@@ -111,6 +111,7 @@ async def test_untracked_collection_without_a_snapshot_is_removed_without_effect
         monkeypatch.setattr(Snapshotter, "run_once", _do_nothing)
         await stores.data["late"].insert_one({"_id": 1})
         await began(stores, "late")
+        await _logged(caplog, stores, f"log {log}: sequencing docs, late from 0")
         # No registry check comes between, after which the stream would be opened again without the collection.
         monkeypatch.setattr(ActiveCollections, "check_registry", _do_nothing)
         await stores.tracking.forget(["late"])
