@@ -112,13 +112,14 @@ class ActiveCollections:
         dropped = set(self.names) - {item.name for item in listed}
         if dropped and not await self._stores.tracking.is_marked():
             raise LogLost("the registry of tracked collections was dropped or emptied")
-        # Those that were tracked again since are no longer active either.
-        for name in sorted(set(self.names) - {item.name for item in listed if item.log == self._log.id}):
-            logger.info("log %s: %s is no longer tracked: it was untracked", self._log.id, name)
-        dropped |= await self._check_suspects({item.name: item.refused for item in listed if item.log == self._log.id})
+        active = {item.name: item.refused for item in listed if item.log == self._log.id}
+        dropped |= await self._check_suspects(active)
         if new or dropped:
             images = await self.enable_images(new)
             if (ready := tuple(name for name in new if name not in images.refused)) or dropped:
+                # Those that were tracked again since are no longer active either.
+                for name in sorted(set(self.names) - active.keys()):
+                    logger.info("log %s: %s is no longer tracked: it was untracked", self._log.id, name)
                 self.pending = Activation(ready, images.time)
 
     async def _check_suspects(self, active: Mapping[str, str | None]) -> frozenset[str]:

@@ -166,7 +166,7 @@ class Tracking:
         active = {item.name: item.tracked_from for item in listed if log and item.log == log}
         are_others = active != self._tracked_from
         if are_others:
-            self._log_ended(log, active, {item.name: item.refused for item in listed})
+            self._report_ended(log, active, {item.name: item.refused for item in listed})
         self._log = log
         self._tracked_from = MappingProxyType(active)
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
@@ -176,7 +176,7 @@ class Tracking:
         self._changed = asyncio.Event()
         return are_others
 
-    def _log_ended(self, log: LogId | None, active: Mapping[str, Seq], asked: Mapping[str, str | None]) -> None:
+    def _report_ended(self, log: LogId | None, active: Mapping[str, Seq], asked: Mapping[str, str | None]) -> None:
         """Log which collections this server no longer serves as before, and why. `asked` has reasons of refusals."""
         by_reason: dict[str, list[str]] = defaultdict(list)
         for name, before in self._tracked_from.items():
