@@ -3,9 +3,9 @@
     EventsyncError
     ├── ConfigurationError      settings, command line, environment: fix and start again
     ├── Malformed               the request can't be understood
+    │   └── InvalidPredicate    a filter that is not evaluated here; the message names the place, the reason, the remedy
     ├── NotFound                no such document
     ├── NotTracked              no such tracked collection
-    ├── UnknownShape            no such declared shape
     ├── Conflict                lost against other writers, or an idempotency key with another body
     ├── VersionMismatch         the document is not at the version that the caller expected
     ├── TooLarge                over a documented limit
@@ -37,6 +37,7 @@ __all__ = [
     "Conflict",
     "EventsyncError",
     "Forbidden",
+    "InvalidPredicate",
     "Malformed",
     "NotAttempted",
     "NotFound",
@@ -48,7 +49,6 @@ __all__ = [
     "TooComplex",
     "TooLarge",
     "Unavailable",
-    "UnknownShape",
     "Unreadable",
     "UnsupportedMediaType",
     "VersionMismatch",
@@ -111,6 +111,25 @@ class Malformed(EventsyncError):
     public = True
 
 
+class InvalidPredicate(Malformed):
+    """A filter, a declared shape or a value for its parameters is refused.
+
+    `place` is the place in the filter, such as `$or[1].owner.$gt`, and `reason` names the remedy, too.
+    """
+
+    code = "invalid_predicate"
+    public = True
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}" if place else reason)
+        self.place = place
+        self.reason = reason
+
+    def within(self, place: str) -> InvalidPredicate:
+        """Return the same error for a filter that is part of something larger."""
+        return InvalidPredicate(f"{place}.{self.place}" if self.place else place, self.reason)
+
+
 class NotFound(EventsyncError):
     """The document does not exist."""
 
@@ -122,13 +141,6 @@ class NotTracked(EventsyncError):
     """The collection is not tracked by this deployment."""
 
     code = "not_tracked"
-    public = True
-
-
-class UnknownShape(EventsyncError):
-    """No shape of this name is declared, or the declared one can't be served."""
-
-    code = "unknown_shape"
     public = True
 
 

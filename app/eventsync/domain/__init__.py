@@ -14,6 +14,7 @@ __all__ = [
     "points",
     "policies",
     "positions",
+    "predicates",
     "protocol",
     "replay",
     "segments",

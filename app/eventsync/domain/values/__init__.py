@@ -1,3 +1,3 @@
 """BSON values and their JSON forms: MongoDB Extended JSON, both ways, types intact. Pure."""
 
-__all__ = ["extended_json", "json_document", "type_hints", "type_wrappers"]
+__all__ = ["extended_json", "json_document", "numbers", "type_hints", "type_wrappers"]
