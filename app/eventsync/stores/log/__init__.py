@@ -1,14 +1,3 @@
-"""The event log in MongoDB: events, logs and checkpoints, tiers, tracked collections, declared shapes."""
+"""The event log in MongoDB: events, logs and checkpoints, tiers, tracked collections."""
 
-__all__ = [
-    "definitions",
-    "event_batch",
-    "event_parts",
-    "events",
-    "gap_check",
-    "hot_tier",
-    "logs",
-    "stored_event",
-    "tiers",
-    "tracking",
-]
+__all__ = ["event_batch", "event_parts", "events", "gap_check", "hot_tier", "logs", "stored_event", "tiers", "tracking"]

@@ -1,0 +1,144 @@
+"""The shapes of a rules file, a TOML document that has been parsed, as definitions.
+
+    [shapes.my_orders]
+    collection = "orders"
+    where = { owner = "$owner", status = { "$in" = ["open", "paid"] } }
+    parameters = { owner = { type = "text" } }
+
+Values are those of TOML, and Extended JSON: `{ "$oid" = "…" }`, `{ "$numberDecimal" = "0.1" }`. TOML has no
+null: it is `{ "$null" = true }`. `type` is one name or a list of names (`TYPES` of `definitions`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any, Final
+
+from eventsync.domain.predicates.definitions import TYPES, Definition, define_all
+from eventsync.domain.shapes import check_collection, is_parameter_name, is_shape_name
+from eventsync.domain.values.extended_json import from_tree
+from eventsync.errors import InvalidPredicate, Malformed
+
+MAX_DEFINITIONS: Final = 64
+"""Most declared shapes of one collection."""
+
+MAX_FILE_DEPTH: Final = 64
+"""Deepest nesting of a filter or value in a rules file."""
+
+NULL: Final = "$null"
+
+_WRAPPERS: Final = frozenset(
+    {"$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal", "$binary", "$uuid", "$timestamp"}
+) | {"$regularExpression", "$minKey", "$maxKey", "$code", "$ref", "$opaque"}
+"""First names of objects that are one value of Extended JSON. No operator has such a name."""
+
+_FIELDS: Final = frozenset({"collection", "where", "parameters"})
+
+
+@dataclass(frozen=True, slots=True)
+class Declarations:
+    """The definitions of a rules file by name, and all that is wrong in it. Those with problems are left out."""
+
+    definitions: Mapping[str, Definition]
+    problems: tuple[InvalidPredicate, ...]
+
+
+def read_rules(tree: Mapping[str, Any]) -> Declarations:
+    """Read a rules file, parsed from TOML. Never raises: `problems` has every error, with its place."""
+    problems = [
+        InvalidPredicate(name, "there is no such table; there is [shapes.NAME]") for name in tree.keys() - {"shapes"}
+    ]
+    shapes = tree.get("shapes", {})
+    definitions: dict[str, Definition] = {}
+    if not isinstance(shapes, Mapping):
+        problems.append(InvalidPredicate("shapes", "is a table: [shapes.NAME]"))
+        shapes = {}
+    for name, table in shapes.items():
+        definition, found = _definition(name, table)
+        problems += [problem.within(f"shapes.{name}") for problem in found]
+        if definition is not None:
+            definitions[name] = definition
+    for collection, count in Counter(each.collection for each in definitions.values()).items():
+        if count > MAX_DEFINITIONS:
+            problems.append(InvalidPredicate("shapes", f"{collection} has {count} shapes; at most {MAX_DEFINITIONS}"))
+    return Declarations(definitions, tuple(sorted(problems, key=lambda problem: problem.place)))
+
+
+def _definition(name: str, table: Any) -> tuple[Definition | None, list[InvalidPredicate]]:
+    if not is_shape_name(name):
+        return None, [InvalidPredicate("", "a name has up to 64 of A-Z a-z 0-9 _ . - and begins with a letter or _")]
+    if not isinstance(table, Mapping):
+        return None, [InvalidPredicate("", "is a table with collection, where and parameters")]
+    problems = [
+        InvalidPredicate(key, "is unknown; there are collection, where, parameters") for key in table.keys() - _FIELDS
+    ]
+    try:
+        check_collection(table.get("collection"))
+    except Malformed as error:
+        problems.append(InvalidPredicate("collection", error.message))
+    parameters, found = _parameters(table.get("parameters", {}))
+    problems += found
+    try:
+        where = filter_of_tree(table.get("where", {}), "where")
+    except InvalidPredicate as problem:
+        return None, [*problems, problem]
+    # The filter is read, too, so that its problems are seen at the same time.
+    definition, found = define_all(name, str(table.get("collection")), where, parameters)
+    problems += [problem.within("where") for problem in found]
+    return (None if problems else definition), problems
+
+
+def _parameters(tree: Any) -> tuple[dict[str, frozenset[str]], list[InvalidPredicate]]:
+    if not isinstance(tree, Mapping):
+        return {}, [InvalidPredicate("parameters", 'is a table: { owner = { type = "text" } }')]
+    parameters: dict[str, frozenset[str]] = {}
+    problems: list[InvalidPredicate] = []
+    for name, declared in tree.items():
+        kinds = declared.get("type") if isinstance(declared, Mapping) and declared.keys() == {"type"} else None
+        names = [kinds] if isinstance(kinds, str) else kinds
+        known = (
+            isinstance(names, list) and bool(names) and all(isinstance(each, str) and each in TYPES for each in names)
+        )
+        if not is_parameter_name(name):
+            problems.append(InvalidPredicate(f"parameters.{name}", "a name has letters, digits and _"))
+        elif not known:
+            problems.append(
+                InvalidPredicate(f"parameters.{name}", f"is {{ type = … }}, of {', '.join(TYPES)}, or a list of these")
+            )
+        # Known by name in any case: the filter is not to be blamed for it.
+        parameters[name] = frozenset(names if known and names else ["any"])
+    return parameters, problems
+
+
+def filter_of_tree(tree: Any, place: str = "", levels: int = MAX_FILE_DEPTH) -> Any:
+    """Return a filter of BSON values for one of TOML or JSON: with Extended JSON inside, and `$null`.
+
+    Raises `InvalidPredicate`.
+    """
+    if levels <= 0:
+        raise InvalidPredicate(place, f"nests deeper than {MAX_FILE_DEPTH} levels")
+    if isinstance(tree, Mapping):
+        if list(tree) == [NULL]:
+            if tree[NULL] is not True:
+                raise InvalidPredicate(place, f'null is {{ "{NULL}" = true }}')
+            return None
+        if _WRAPPERS & tree.keys():
+            return _unwrapped(tree, place)
+        return {
+            name: filter_of_tree(item, f"{place}.{name}" if place else name, levels - 1) for name, item in tree.items()
+        }
+    if isinstance(tree, list):
+        return [filter_of_tree(item, f"{place}[{number}]", levels - 1) for number, item in enumerate(tree)]
+    if isinstance(tree, time) or (isinstance(tree, date) and not isinstance(tree, datetime)):
+        raise InvalidPredicate(place, "a date needs a time and an offset from UTC, such as 2026-01-01T00:00:00Z")
+    return from_tree(tree)
+
+
+def _unwrapped(tree: Mapping[str, Any], place: str) -> Any:
+    try:
+        return from_tree(dict(tree))
+    except Malformed as error:
+        raise InvalidPredicate(place, error.message) from error

@@ -1,0 +1,396 @@
+"""Declared shapes: filters with parameters, the routes that their values make, and the keys of documents.
+
+A filter with parameters is one or more *branches*: the parts of an `$or` that have parameters. Each branch is a
+*partition*, every parameter once as the value at a path, and a *residual*, everything else, which is constant. A
+document then belongs to the routes for all values at the partition's paths if the residual matches it. So the routes of
+a document are computed from the document alone, and not by asking each route.
+
+The invariant: one of a route's keys is among the keys of a document exactly if MongoDB finds the document by the
+route's filter. Two exceptions are closed: a document with too many keys, and one that can't be read as far as it takes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import product
+from math import prod
+from typing import Any, Final, Self
+
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+
+from eventsync.domain.bson_scan.opaque import UnreadableDocument
+from eventsync.domain.predicates.matching import Check, matcher, values_at
+from eventsync.domain.predicates.nodes import All, AnyOf, At, Equal, Node, OneOf, Parameter, canonical, parameters_of
+from eventsync.domain.predicates.ordering import MISSING, NUMERIC, Undecidable, rank_of, value_bytes
+from eventsync.domain.predicates.parsing import MAX_LIST, bound_filter, checked_value, parse_all
+from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.values.numbers import canonical_number
+from eventsync.errors import InvalidPredicate, Malformed
+
+KEY_BYTES: Final = 16
+MAX_KEYS: Final = 1_000
+"""Most keys of one document by default, and most of a route."""
+
+MAX_BRANCHES: Final = 16
+MAX_PARAMETERS: Final = 8
+
+_KEPT: Final = 8_192
+_SHORT: Final = 64
+"""So many results are kept by a definition, for texts of so many characters."""
+
+_VERSION: Final = b"eventsync definition 1"
+"""Part of everything that is hashed: keys are stored, so another way to make them needs another version."""
+
+TYPES: Final[Mapping[str, frozenset[int]]] = {
+    "text": frozenset({15}),
+    "int": frozenset({10}),
+    "number": frozenset({10}),
+    "bool": frozenset({40}),
+    "date": frozenset({45}),
+    "oid": frozenset({35}),
+    "uuid": frozenset({30}),
+    "null": frozenset({0, 5}),
+    "any": frozenset({0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 47}),
+}
+"""The types of parameters, and the ranks of values that equal one of such a value."""
+
+
+class Unrouted(frozenset[bytes]):
+    """No keys, for a reason that an operator should know: `too_many_keys` or `unreadable`."""
+
+    reason: str
+
+    def __new__(cls, reason: str) -> Self:
+        made = super().__new__(cls)
+        made.reason = reason
+        return made
+
+
+NO_KEYS: Final[frozenset[bytes]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A definition with its parameters bound.
+
+    `filter` is for `find`, with the collation `{"locale": "simple"}`. `keys` has several keys if a parameter stands for
+    a list. `key` names the route: it is the only one of `keys`, or made of all of them.
+    """
+
+    shape: RoutedShape
+    collection: str
+    filter: Mapping[str, Any]
+    key: bytes
+    keys: frozenset[bytes]
+
+    @property
+    def scope(self) -> str:
+        """The part of a position that names the route."""
+        return self.key.hex()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The residual (None if there is none), and the path of each parameter, sorted by name, with the ranks it takes."""
+
+    residual: Check | None
+    paths: tuple[str, ...]
+    ranks: tuple[frozenset[int], ...]
+    values: tuple[Callable[[Mapping[str, Any]], list[Any]], ...]
+
+    def tokens(self, document: Mapping[str, Any], limit: int) -> Iterable[bytes] | None:
+        """Return what the keys are made of, or None if there are more than `limit`."""
+        if self.residual is not None and not self.residual(document):
+            return ()
+        found = [
+            {value_bytes(None if value is MISSING else value) for value in values(document) if rank_of(value) in ranks}
+            for values, ranks in zip(self.values, self.ranks, strict=True)
+        ]
+        return map(b"".join, product(*found)) if prod(map(len, found)) <= limit else None
+
+
+_FAST: Final[Mapping[type, int]] = {str: 15, int: 10, Int64: 10, ObjectId: 35}
+"""Types whose equal values are equal to Python and to MongoDB, and unequal to those of the other types here."""
+
+
+@dataclass(slots=True, eq=False)
+class Definition:
+    """A declared shape: a filter over a collection, with typed parameters. `define` makes it.
+
+    `types` has the names of each parameter's types, and `lists` the parameters that stand for the list of an `$in`.
+    `canonical` is equal for definitions that differ only in spelling and in their names. `digest` stands for it.
+    """
+
+    name: str
+    collection: str
+    where: Mapping[str, Any]
+    types: Mapping[str, frozenset[str]]
+    lists: frozenset[str]
+    canonical: bytes
+    branches: tuple[Branch, ...]
+    digest: bytes = field(init=False)
+    _kept: dict[Any, frozenset[bytes]] = field(init=False, repr=False, default_factory=dict)
+    _field: str | None = field(init=False, repr=False, default=None)
+    _fast: frozenset[type] = field(init=False, repr=False, default=frozenset())
+
+    def __post_init__(self) -> None:
+        self.digest = _hash(self.canonical)
+        # The commonest definition has a shorter way: one parameter, in a field of the document.
+        if len(self.types) == 1:
+            if len(self.branches) == 1 and "." not in self.branches[0].paths[0]:
+                self._field = self.branches[0].paths[0]
+            self._fast = frozenset(kind for kind, rank in _FAST.items() if rank in self.branches[0].ranks[0])
+
+    def keys(self, document: Mapping[str, Any], limit: int = MAX_KEYS) -> frozenset[bytes]:
+        """Return the keys of the routes that a document belongs to; `Unrouted` if they can't be known or are too many.
+
+        `Unrouted` is an empty set: the document belongs to no route.
+        """
+        try:
+            if self._field is not None:
+                value = document.get(self._field)
+                if type(value) in self._fast and type(document) is not UnreadableDocument:
+                    residual = self.branches[0].residual
+                    if residual is not None and not residual(document):
+                        return NO_KEYS
+                    return self._kept.get(value) or self._keep(value)
+            return self._all_keys(document, limit)
+        except Undecidable:
+            return Unrouted("unreadable")
+
+    def _keep(self, value: Any) -> frozenset[bytes]:
+        made = frozenset({_hash(self.digest, value_bytes(value))})
+        if type(value) is not str or len(value) <= _SHORT:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[value] = made
+        return made
+
+    def _keys_of_one(self, document: Mapping[str, Any], limit: int) -> frozenset[bytes]:
+        """Return the keys if there is one parameter: most values are in the kept results."""
+        found: set[bytes] = set()
+        for branch in self.branches:
+            if branch.residual is not None and not branch.residual(document):
+                continue
+            for value in branch.values[0](document):
+                if type(value) in self._fast:
+                    found |= self._kept.get(value) or self._keep(value)
+                elif rank_of(value) in branch.ranks[0]:
+                    found.add(_hash(self.digest, value_bytes(None if value is MISSING else value)))
+                if len(found) > limit:
+                    return Unrouted("too_many_keys")
+        return frozenset(found)
+
+    def _all_keys(self, document: Mapping[str, Any], limit: int) -> frozenset[bytes]:
+        if isinstance(document, UnreadableDocument):
+            return Unrouted("unreadable")
+        if len(self.types) == 1:
+            return self._keys_of_one(document, limit)
+        found: set[bytes] = set()
+        for branch in self.branches:
+            tokens = branch.tokens(document, limit)
+            if tokens is None:
+                return Unrouted("too_many_keys")
+            found.update(tokens)
+        if len(found) > limit:
+            return Unrouted("too_many_keys")
+        return frozenset(_hash(self.digest, token) for token in found)
+
+    def bind(self, values: Mapping[str, Any]) -> Route:
+        """Return the route for values of all parameters; those of `lists` take a list. Raises `InvalidPredicate`."""
+        if values.keys() != self.types.keys():
+            wanted = ", ".join(sorted(self.types)) or "no parameters"
+            raise InvalidPredicate(self.name, f"takes {wanted}, and not {', '.join(sorted(values)) or 'none'}")
+        bound = {name: self._checked(name, values[name]) for name in sorted(values)}
+        try:
+            shape = RoutedShape.of(self.name, bound)
+        except Malformed as error:
+            raise InvalidPredicate(self.name, error.message) from error
+        found = [sorted({value_bytes(value) for value in items}) for items in bound.values()]
+        if prod(map(len, found)) > MAX_KEYS:
+            raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
+        keys = sorted(_hash(self.digest, *tokens) for tokens in product(*found))
+        given = {name: items if name in self.lists else items[0] for name, items in bound.items()}
+        key = keys[0] if len(keys) == 1 else _hash(self.digest, b"any of", *keys)
+        return Route(shape, self.collection, bound_filter(self.where, given), key, frozenset(keys))
+
+    def bind_shape(self, shape: RoutedShape) -> Route:
+        """Return the route for a shape of this name. Raises `InvalidPredicate`."""
+        values = shape.parameters()
+        for name, items in values.items():
+            if name not in self.lists and len(items) != 1:
+                raise InvalidPredicate(f"{self.name}.{name}", "takes one value; a list is for a parameter of $in")
+        return self.bind({name: items if name in self.lists else items[0] for name, items in values.items()})
+
+    def _checked(self, name: str, value: Any) -> list[Any]:
+        place = f"{self.name}.{name}"
+        if name not in self.lists:
+            return [self._checked_one(value, place, self.types[name])]
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_LIST:
+            raise InvalidPredicate(place, f"takes a list of 1 to {MAX_LIST} values")
+        return [self._checked_one(item, place, self.types[name]) for item in value]
+
+    def _checked_one(self, value: Any, place: str, types: frozenset[str]) -> Any:
+        checked = checked_value(value, place)
+        if not any(_is_of(checked, kind) for kind in types):
+            wanted = " or ".join(f"{kind} ({_TEXTS[kind]})" for kind in sorted(types))
+            raise InvalidPredicate(place, f"takes a value of type {wanted}")
+        return checked
+
+
+_TEXTS: Final = {
+    "text": "7, or str:… where the text would be read as another value",
+    "int": "int:7",
+    "number": 'int:7 or ejson:{"$numberDecimal":"7.5"}',
+    "bool": "bool:true",
+    "date": 'ejson:{"$date":"2026-01-01T00:00:00Z"}',
+    "oid": "24 hex digits",
+    "uuid": "uuid:…",
+    "null": "null:",
+    "any": "any text of an id",
+}
+"""How a value of each type is written in a shape."""
+
+
+def define(name: str, collection: str, where: Any, parameters: Mapping[str, Iterable[str]]) -> Definition:
+    """Return the definition of a shape. Raises the first of its problems; see `define_all`."""
+    definition, problems = define_all(name, collection, where, parameters)
+    if definition is None:
+        raise problems[0]
+    return definition
+
+
+def define_all(
+    name: str, collection: str, where: Any, parameters: Mapping[str, Iterable[str]]
+) -> tuple[Definition | None, list[InvalidPredicate]]:
+    """Return the definition of a shape, or all that is wrong with it. `parameters` has the types of each."""
+    node, problems = parse_all(where, parameters.keys())
+    if len(parameters) > MAX_PARAMETERS:
+        problems.append(InvalidPredicate("", f"a shape has at most {MAX_PARAMETERS} parameters"))
+    if problems:
+        return None, problems
+    types = {each: frozenset(kinds) for each, kinds in sorted(parameters.items())}
+    try:
+        lists = _check_uses(node, types)
+        branches = tuple(_branch(parts, types) for parts in _conjunctions(node))
+    except InvalidPredicate as problem:
+        return None, [problem]
+    spelled = b"".join(b"%d:%b" % (len(part), part) for part in _spelled(collection, types, node))
+    return Definition(name, collection, where, types, lists, spelled, branches), []
+
+
+def _spelled(collection: str, types: Mapping[str, frozenset[str]], node: Node) -> Iterable[bytes]:
+    """Yield all that decides which values can be bound, and what they find."""
+    yield from (_VERSION, collection.encode(), canonical(node))
+    for name, kinds in types.items():
+        yield from (name.encode(), ",".join(sorted(kinds)).encode())
+
+
+def _conjunctions(node: Node) -> list[tuple[Node, ...]]:
+    """Return the conjunctions of which one has to match. Only an `$or` with parameters makes several.
+
+    Raises `InvalidPredicate` for a parameter that is not the value of an equality in each of them.
+    """
+    inside = list(parameters_of(node))
+    if not inside:
+        return [(node,)]
+    match node:
+        case At(_, Equal() | OneOf()):
+            return [(node,)]
+        case All(parts):
+            found: list[tuple[Node, ...]] = [()]
+            for part in parts:
+                found = [before + after for before in found for after in _conjunctions(part)]
+                _check_count(found, inside[0])
+            return found
+        case AnyOf(parts):
+            found = [branch for part in parts for branch in _conjunctions(part)]
+            _check_count(found, inside[0])
+            return found
+    raise InvalidPredicate(
+        inside[0].place,
+        "a parameter can't stand under $not, $nor or $elemMatch, because no value of a document names the route then;"
+        " make it an equality on a path, and the rest a condition beside it",
+    )
+
+
+def _check_count(found: list[tuple[Node, ...]], parameter: Parameter) -> None:
+    if len(found) > MAX_BRANCHES:
+        raise InvalidPredicate(
+            parameter.place, f"the $or with parameters make more than {MAX_BRANCHES} combinations; declare two shapes"
+        )
+
+
+def _branch(parts: Iterable[Node], types: Mapping[str, frozenset[str]]) -> Branch:
+    """Return the branch of a conjunction. Raises `InvalidPredicate` if it has not each parameter once."""
+    found: dict[str, tuple[str, Parameter]] = {}
+    rest: list[Node] = []
+    for part in parts:
+        match part:
+            case At(path, Equal(Parameter() as parameter) | OneOf(Parameter() as parameter)):
+                if parameter.name in found:
+                    raise InvalidPredicate(
+                        parameter.place,
+                        f"the parameter {parameter.name} stands twice where both must match;"
+                        " declare a second one, and bind both to the same value",
+                    )
+                found[parameter.name] = (path, parameter)
+            case other if other != All(()):
+                rest.append(other)
+    for name in types.keys() - found.keys():
+        raise InvalidPredicate(
+            next(iter(found.values()))[1].place if found else "",
+            f"the parameter {name} is not in every branch of $or: a branch without it belongs to all its values;"
+            " declare the branch as a shape of its own",
+        )
+    paths = tuple(found[name][0] for name in types)
+    ranks = tuple(frozenset[int]().union(*(TYPES[kind] for kind in kinds)) for kinds in types.values())
+    return Branch(matcher(All(tuple(rest))) if rest else None, paths, ranks, tuple(map(values_at, paths)))
+
+
+def _check_uses(node: Node, types: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return the parameters that stand for lists. Raises `InvalidPredicate` for one that is used in no place or two."""
+    uses: dict[str, set[bool]] = {name: set() for name in types}
+    for parameter, is_list in _uses(node):
+        uses[parameter.name].add(is_list)
+        if len(uses[parameter.name]) == 2:
+            raise InvalidPredicate(
+                parameter.place,
+                f"the parameter {parameter.name} is a value in one place and a list in another; use $in",
+            )
+    for name, found in uses.items():
+        if not found:
+            raise InvalidPredicate("", f"the parameter {name} stands nowhere in the filter; leave it out")
+    return frozenset(name for name, found in uses.items() if found == {True})
+
+
+def _uses(node: Node) -> Iterable[tuple[Parameter, bool]]:
+    match node:
+        case All(parts) | AnyOf(parts):
+            for part in parts:
+                yield from _uses(part)
+        case At(_, Equal(Parameter() as parameter)):
+            yield parameter, False
+        case At(_, OneOf(Parameter() as parameter)):
+            yield parameter, True
+        case _:
+            # Other places are refused with their reason by `_conjunctions`.
+            yield from ((parameter, False) for parameter in parameters_of(node))
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    """Return True if a value can be bound to a parameter of a type."""
+    if kind == "int":
+        return rank_of(value) == NUMERIC and isinstance(canonical_number(value), int)
+    if kind == "uuid":
+        return isinstance(value, uuid.UUID) or (isinstance(value, Binary) and value.subtype == UUID_SUBTYPE)
+    return rank_of(value) in TYPES[kind]
+
+
+def _hash(*parts: bytes) -> bytes:
+    return blake2b(b"".join(parts), digest_size=KEY_BYTES).digest()
