@@ -6,6 +6,7 @@
     │   └── InvalidPredicate    a filter that is not evaluated here; the message names the place, the reason, the remedy
     ├── NotFound                no such document
     ├── NotTracked              no such tracked collection
+    ├── UnknownShape            no such declared shape
     ├── Conflict                lost against other writers, or an idempotency key with another body
     ├── VersionMismatch         the document is not at the version that the caller expected
     ├── TooLarge                over a documented limit
@@ -49,6 +50,7 @@ __all__ = [
     "TooComplex",
     "TooLarge",
     "Unavailable",
+    "UnknownShape",
     "Unreadable",
     "UnsupportedMediaType",
     "VersionMismatch",
@@ -141,6 +143,13 @@ class NotTracked(EventsyncError):
     """The collection is not tracked by this deployment."""
 
     code = "not_tracked"
+    public = True
+
+
+class UnknownShape(EventsyncError):
+    """No shape of this name is declared, or the declared one can't be served."""
+
+    code = "unknown_shape"
     public = True
 
 

@@ -36,9 +36,9 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 def test_codes_are_stable() -> None:
     assert {kind.code for kind in TREE} == {
-        "internal", "configuration", "malformed", "not_found", "not_tracked", "conflict", "version_mismatch",
-        "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone", "forbidden",
-        "rate_limited", "unavailable", "not_attempted", "overloaded", "damaged", "invalid_predicate",
+        "internal", "configuration", "malformed", "not_found", "not_tracked", "unknown_shape", "conflict",
+        "version_mismatch", "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone",
+        "forbidden", "rate_limited", "unavailable", "not_attempted", "overloaded", "damaged", "invalid_predicate",
     }  # fmt: skip
 
 

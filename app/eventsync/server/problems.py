@@ -56,6 +56,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.Forbidden: Problem(HTTPStatus.FORBIDDEN, Close.FORBIDDEN, "Refused by policy"),
     errors.NotFound: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such document"),
     errors.NotTracked: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such tracked collection"),
+    errors.UnknownShape: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such declared shape"),
     errors.Conflict: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The write lost against another"),
     errors.ResetRequired: Problem(HTTPStatus.CONFLICT, Close.TRY_LATER, "The position cannot be continued from"),
     errors.BehindRetention: Problem(HTTPStatus.GONE, Close.BAD_MESSAGE, "Not kept any more"),

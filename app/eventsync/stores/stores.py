@@ -17,6 +17,7 @@ from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.comparison import Comparison
 from eventsync.stores.history.instants import Instants
 from eventsync.stores.history.log_state import LogState
+from eventsync.stores.log.definitions import DefinitionStore
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.hot_tier import HotRows
 from eventsync.stores.log.logs import LogStore
@@ -86,6 +87,7 @@ class Stores:
     events: EventStore
     logs: LogStore
     tracking: TrackingStore
+    definitions: DefinitionStore
     tiers: TierStore
     hot: HotRows
     archive: Archive
@@ -126,6 +128,7 @@ class Stores:
             events=events,
             logs=logs,
             tracking=tracking,
+            definitions=DefinitionStore(log),
             tiers=tiers,
             hot=hot,
             archive=archive,
@@ -141,7 +144,7 @@ class Stores:
         )
 
     def written_by(self, client: Client) -> Stores:
-        """Return these stores, with the log's own (events, checkpoints, tracking) on `client`."""
+        """Return these stores, with the log's own (events, checkpoints, tracking, definitions) on `client`."""
         log = client[self.log.name]
         return replace(
             self,
@@ -149,6 +152,7 @@ class Stores:
             events=EventStore(log, self.archive.tiered),
             logs=LogStore(log),
             tracking=TrackingStore(log),
+            definitions=DefinitionStore(log),
         )
 
     async def ensure_indexes(self) -> None:

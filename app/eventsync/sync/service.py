@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.bootstrap import Bootstrap
@@ -31,10 +32,11 @@ class SyncService:
     def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
         """`tailing` are stores on a client of the feed's own, whose connections requests can't use up."""
         self.tracking = Tracking()
+        self.definitions = Definitions(self.tracking)
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
         self.window = Window(settings.window_bytes, limit)
         self.continuity = Continuity(lambda: primary_process(stores.log), settings.send_timeout)
-        self.feed = Feed(tailing or stores, self.window, self.continuity, self.tracking, settings)
+        self.feed = Feed(tailing or stores, self.window, self.continuity, self.tracking, self.definitions, settings)
         self._health = HealthCheck(stores, self.feed, self.window, settings)
         self.source = Source.of(
             stores, settings, self.window, self.continuity, self.tracking, limit=limit, stale=self._health.is_stale

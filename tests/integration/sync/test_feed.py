@@ -6,18 +6,22 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
+from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
+from eventsync.errors import UnknownShape
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
@@ -39,8 +43,9 @@ class Fed:
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self.window = Window(settings.window_bytes, PageLimit(1000, 1_000_000))
         self.tracking = Tracking()
+        self.definitions = Definitions(self.tracking)
         self.continuity = Continuity(lambda: primary_process(stores.log), patience(20))
-        self.feed = Feed(stores, self.window, self.continuity, self.tracking, settings)
+        self.feed = Feed(stores, self.window, self.continuity, self.tracking, self.definitions, settings)
 
     async def until(self, reached: Callable[[], bool]) -> None:
         with self.window.subscribers() as subscribers:
@@ -337,3 +342,64 @@ async def test_feed_ignores_events_of_unknown_logs(stores: Stores, settings: Set
         await append(stores, current, 1, 1)
         await server.at(1)
         assert server.seqs() == [1]
+
+
+@dataclass(frozen=True)
+class Cards:
+    name: str = "my_orders"
+    collection: str = "orders"
+    spec: str = "{}"
+    digest: str = "d1"
+
+
+async def activated(stores: Stores, log: Log, seq: int) -> int:
+    """Activate the declared shape behind event `seq`; return the revision of its activation."""
+    await stores.definitions.apply([Cards()])
+    shapes = (await stores.definitions.read()).shapes
+    assert await stores.definitions.activate(shapes, log.id, Seq(seq), Timestamp(1, 1)) == ["my_orders"]
+    return (await stores.definitions.read()).shapes[0].revision
+
+
+async def test_feed_follows_the_declared_shapes(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        with pytest.raises(UnknownShape):
+            server.definitions.resolve("my_orders")
+        await activated(stores, log, 0)
+        await server.definitions.until(lambda: server.definitions.is_active("my_orders"), patience(20))
+        assert server.definitions.resolve("my_orders").since == 0
+        await stores.definitions.apply([])
+        await server.definitions.until(lambda: not server.definitions.is_active("my_orders"), patience(20))
+        with pytest.raises(UnknownShape):
+            server.definitions.resolve("my_orders")
+
+
+@pytest.mark.parametrize("knows", [True, False])
+@pytest.mark.parametrize("live", [True, False])
+async def test_feed_believes_an_activation_only_if_the_next_event_confirms_it(
+    stores: Stores, settings: Settings, *, knows: bool, live: bool
+) -> None:
+    log = await begin(stores)
+    await append(stores, log, 1, 1)
+
+    async def deposed_or_not(revision: int) -> None:
+        await append(stores, log, 2, 1)
+        if knows:
+            await stores.log["events"].update_one({"_id.n": 2}, {"$set": {"r": revision}})
+
+    if not live:
+        await deposed_or_not(await activated(stores, log, 1))
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        if live:
+            revision = await activated(stores, log, 1)
+            await server.definitions.until(lambda: server.definitions.is_active("my_orders"), patience(20))
+            row = {"_id": {"l": log.id, "n": Int64(2)}, "t": "82AA", "s": Timestamp(2, 1), "c": "orders", "i": "2"}
+            row |= {"v": Int64(1), "b": '{"seq":2}'} | ({"r": Int64(revision)} if knows else {})
+            await stores.log["events"].insert_one(row)
+        await server.at(2)
+        assert server.definitions.is_active("my_orders") == knows
+        await append(stores, log, 3, 1)
+        await server.at(3)
+        assert server.definitions.is_active("my_orders") == knows

@@ -105,6 +105,10 @@ class TieredEvents:
             async for events in batches:
                 yield batch_of_block(events.block, events.indexes) if isinstance(events, BlockBatch) else events
 
+    async def is_archived(self, log: LogId, seq: Seq) -> bool:
+        """Return True if an event has left MongoDB, or may leave it at any moment."""
+        return seq <= (await self._tiers.read(log)).archived_up_to
+
     async def hot(self, log: LogId, after: Seq, up_to: Seq, *, batch: int = 1000) -> AsyncGenerator[SealedEvent]:
         """Yield events from MongoDB only. Raises `Moved` if some have left it."""
         async with aclosing(self._hot.after(log, in_order(log, after, up_to), after, batch=batch)) as batches:

@@ -1,3 +1,14 @@
-"""The event log in MongoDB: events, logs and checkpoints, tiers, tracked collections."""
+"""The event log in MongoDB: events, logs and checkpoints, tiers, tracked collections, declared shapes."""
 
-__all__ = ["event_batch", "event_parts", "events", "gap_check", "hot_tier", "logs", "stored_event", "tiers", "tracking"]
+__all__ = [
+    "definitions",
+    "event_batch",
+    "event_parts",
+    "events",
+    "gap_check",
+    "hot_tier",
+    "logs",
+    "stored_event",
+    "tiers",
+    "tracking",
+]

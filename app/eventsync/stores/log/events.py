@@ -9,6 +9,7 @@ written before it.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import zlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -194,6 +195,19 @@ class EventStore:
         query = {"_id": key_range(log)}
         with translated("the log's tail can't be read"):
             return await self._events.find_one(query, fields, sort=[("_id", DESCENDING)], session=session)
+
+    async def known_revision(self, log: LogId, seq: Seq) -> float:
+        """Return the revision of the registry of declared shapes that the writer of an event knew.
+
+        0 if the event names none, or is missing. Infinity for an archived event: a void activation is replaced at the
+        start of the next term, long before the event behind it is archived.
+        """
+        with translated("an event can't be read"):
+            row = await self._events.find_one({"_id": event_key(log, seq)}, {"r": 1})
+        if row is None and await self._tiered.is_archived(log, seq):
+            return math.inf  # Read after the row: the archiver raises `archived_up_to` before it removes one.
+        revision = row.get("r") if row else None
+        return revision if isinstance(revision, int) else 0
 
     async def token(self, log: LogId, seq: Seq) -> Any:
         """Return the resume token stored with an event, or None if MongoDB has no such event."""

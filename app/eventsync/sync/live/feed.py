@@ -28,6 +28,7 @@ from eventsync.logging import Alarms
 from eventsync.mongodb.change_stream import ChangeStream, StreamInterrupted, watch
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
@@ -51,7 +52,7 @@ _DELETED = "the event log was deleted"
 _GROWING = {"ns.coll": {"$in": ["events", "heads"]}, "operationType": {"$ne": "delete"}}
 _OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"$or": [_GROWING, {"ns.coll": {"$in": ["collections", "logs"]}}, _OF_COLLECTIONS]}},
+    {"$match": {"$or": [_GROWING, {"ns.coll": {"$in": ["collections", "logs", "shapes"]}}, _OF_COLLECTIONS]}},
     {
         "$project": {
             "operationType": 1,
@@ -75,15 +76,22 @@ class FeedState:
 
 
 class Feed:
-    """Keeps the window and the server's copy of the tracked collections up to date."""
+    """Keeps the window and the server's copies of the tracked collections and declared shapes up to date."""
 
     def __init__(
-        self, stores: Stores, window: Window, continuity: Continuity, tracking: Tracking, settings: Settings
+        self,
+        stores: Stores,
+        window: Window,
+        continuity: Continuity,
+        tracking: Tracking,
+        definitions: Definitions,
+        settings: Settings,
     ) -> None:
         self._stores = stores
         self._window = window
         self._continuity = continuity
         self._tracking = tracking
+        self._definitions = definitions
         self._batch = settings.stream_batch
         self._held: list[StoredEvent] = []
         """Events of a transaction that is not complete yet."""
@@ -160,13 +168,15 @@ class Feed:
         self.followed.set()
 
     async def _join(self) -> None:
-        """Read the current log and the tracked collections, and the events that the window lacks."""
+        """Read the current log, the tracked collections, the declared shapes, and the events that the window lacks."""
         current = await self._stores.logs.current()
         if self._log is not None and (lost := await self._lost(self._log, current)):
             self._suspend(lost)
             return
         self._log = current
-        if self._tracking.replace(self._log.id if self._log else None, await self._stores.tracking.read()):
+        log_id = self._log.id if self._log else None
+        are_others = self._tracking.replace(log_id, await self._stores.tracking.read())
+        if self._definitions.replace(log_id, await self._stores.definitions.read()) or are_others:
             # Before the next events are published: a client of a collection that was tracked again lacks some of them.
             self._window.wake_all()
         if self._log is None:
@@ -174,6 +184,7 @@ class Feed:
             return
         self._window.suspended = None
         seq = await self._stores.events.head(self._log.id)
+        await self._prove(seq)
         floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
         # Too far behind: the few clients that need the events in between get them from the store.
         if self._window.log != self._log.id or self._window.head < max(floor, seq - _READ_BACK):
@@ -261,19 +272,19 @@ class Feed:
             try:
                 event = await self._stores.events.whole(row)
             except DamagedEvents as error:
-                self._accept(fresh)
+                await self._accept(fresh)
                 fresh = []
                 await self._read_up_to(error.last)
                 continue
             expected = self._next + len(fresh)
             if event.seq > expected:
-                self._accept(fresh)
+                await self._accept(fresh)
                 fresh = []
                 await self._read_up_to(Seq(event.seq - 1))
             # The stream repeats events that were read from the log meanwhile.
             if event.seq >= self._next + len(fresh):
                 fresh.append(event)
-        self._accept(fresh)
+        await self._accept(fresh)
 
     async def _read_up_to(self, seq: Seq) -> None:
         """Read the events up to `seq` that the window lacks. Behind missing or damaged events the window restarts."""
@@ -295,9 +306,9 @@ class Feed:
             async for event in events:
                 read.append(event)
                 if len(read) == _READ_AT_ONCE:
-                    self._accept(read)
+                    await self._accept(read)
                     read = []
-        self._accept(read)
+        await self._accept(read)
 
     async def _settle(self) -> None:
         """Publish an incomplete transaction if no more of it comes: a checkpoint is right behind its last event.
@@ -314,8 +325,16 @@ class Feed:
     def _next(self) -> int:
         return self._window.head + len(self._held) + 1
 
-    def _accept(self, events: list[StoredEvent]) -> None:
+    async def _prove(self, up_to: Seq) -> None:
+        """Check the activations of declared shapes that an event up to `up_to` confirms or contradicts."""
+        while self._log is not None and (seq := self._definitions.unproven) is not None and seq <= up_to:
+            if self._definitions.prove(seq, await self._stores.events.known_revision(self._log.id, seq)):
+                self._window.wake_all()
+
+    async def _accept(self, events: list[StoredEvent]) -> None:
         """Publish events up to the last complete transaction; hold back the rest."""
+        if events:
+            await self._prove(events[-1].seq)
         before = len(self._held)
         self._held.extend(events)
         # No transaction ends among the events held back before, except with the last one, if the next is of another.

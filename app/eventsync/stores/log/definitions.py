@@ -1,0 +1,363 @@
+"""The registry of declared shapes: the collection `shapes`, and each server's copy of it in memory.
+
+`eventsync rules apply` *declares* shapes. The sequencer *activates* each of them behind an event: from there on, events
+carry the keys of the shape's routes. Clients can subscribe to a shape only after that.
+
+The registry is one document with a revision, and each write compares the revision. So whatever is read is one state,
+and of two concurrent writes one is repeated on the result of the other.
+
+The revision also fences. A worker that was deposed without noticing may append one more event without the keys of a
+shape that its successor has activated. So the first event that a worker appends after it has read the registry names
+the revision that it has read, as `r`. An activation holds if the event right behind it names the activation's revision
+or a later one; otherwise it is void, and the shape is activated again. As soon as that event exists, no worker that has
+not read the activation can append any more: its next event would have a number that is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import DuplicateKeyError
+
+from eventsync.concurrency.waiting import set_within
+from eventsync.domain.positions import START, LogId, Seq
+from eventsync.errors import Conflict, Unavailable, UnknownShape
+from eventsync.mongodb.errors import translated
+from eventsync.stores.log.stored_event import UNREADABLE
+from eventsync.stores.log.tracking import Tracking
+
+_REGISTRY: Final = "definitions"
+"""The `_id` of the registry's one document."""
+
+_ATTEMPTS: Final = 20
+"""Writes of the registry that may lose against others in a row."""
+
+
+class Declaration(Protocol):
+    """What is declared of a shape. `digest` is that of `spec`, a text from which the definition is compiled."""
+
+    @property
+    def name(self) -> str:
+        """The name of the shape."""
+
+    @property
+    def collection(self) -> str:
+        """The collection that the shape is a part of."""
+
+    @property
+    def spec(self) -> str:
+        """The declaration as text."""
+
+    @property
+    def digest(self) -> str:
+        """A digest of `spec`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredShape:
+    """A shape of the registry, declared by the `number`-th apply.
+
+    Once active, it has a log, whose events after `base` carry the shape's keys. `time` is the cluster time of the
+    checkpoint at `base`, and `revision` that of the registry at the activation. `refused` is the sequencer's reason for
+    not activating it.
+    """
+
+    name: str
+    collection: str
+    spec: str
+    digest: str
+    number: int
+    log: LogId | None = None
+    base: Seq = START
+    time: Timestamp | None = None
+    revision: int = 0
+    refused: str | None = None
+
+    def inactive(self) -> DeclaredShape:
+        """Return this shape as it was declared, not activated and not refused."""
+        return DeclaredShape(self.name, self.collection, self.spec, self.digest, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """One state of the registry. `number` counts the applies that have changed it, `revision` all writes."""
+
+    revision: int = 0
+    number: int = 0
+    shapes: tuple[DeclaredShape, ...] = ()
+
+    def active(self, log: LogId) -> list[DeclaredShape]:
+        """Return the shapes that are active in `log`, by name."""
+        return [shape for shape in self.shapes if shape.log == log]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The names of the shapes that an apply has found to be new, changed, removed and unchanged, each sorted."""
+
+    number: int
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+
+class DefinitionStore:
+    """The registry. Anyone may `apply`; the sequencer does all else."""
+
+    def __init__(self, database: AsyncDatabase[Any]) -> None:
+        self._registry: AsyncCollection[Any] = database["shapes"]
+
+    async def read(self) -> Registry:
+        """Return the registry; an empty one if nothing was ever declared."""
+        with translated("the declared shapes can't be read"):
+            row = await self._registry.find_one({"_id": _REGISTRY})
+        try:
+            return Registry() if row is None else _registry(row)
+        except UNREADABLE as error:
+            raise Unavailable("the declared shapes can't be read: their registry was edited by hand") from error
+
+    async def active(self, log: LogId) -> list[DeclaredShape]:
+        """Return the shapes that are active in `log`, by name."""
+        return (await self.read()).active(log)
+
+    async def apply(self, declarations: Iterable[Declaration]) -> Applied:
+        """Declare these shapes and no others. Unchanged ones keep their number and stay active."""
+        wanted = {item.name: item for item in declarations}
+        applied = Applied(0, (), (), (), ())
+
+        def edit(registry: Registry) -> Registry:
+            nonlocal applied
+            known = {shape.name: shape for shape in registry.shapes}
+            kept = {name for name in wanted.keys() & known.keys() if wanted[name].digest == known[name].digest}
+            new, removed = wanted.keys() - known.keys(), known.keys() - wanted.keys()
+            changed = (wanted.keys() & known.keys()) - kept
+            number = registry.number + bool(new or changed or removed)
+            applied = Applied(number, *(tuple(sorted(names)) for names in (new, changed, removed, kept)))
+            shapes = (
+                known[name] if name in kept else DeclaredShape(name, item.collection, item.spec, item.digest, number)
+                for name, item in sorted(wanted.items())
+            )
+            return replace(registry, number=number, shapes=tuple(shapes))
+
+        await self._change("the shapes can't be declared", edit)
+        return applied
+
+    async def activate(self, shapes: Iterable[DeclaredShape], log: LogId, seq: Seq, time: Timestamp) -> list[str]:
+        """Declare that events of `log` after `seq`, which is cluster time `time`, carry the keys of these shapes.
+
+        Return the names of those that are active: one that was changed or removed meanwhile is not.
+        """
+        digests = {shape.name: shape.digest for shape in shapes}
+
+        def edit(registry: Registry) -> Registry:
+            return _edited(
+                registry,
+                lambda shape: (
+                    replace(shape.inactive(), log=log, base=seq, time=time, revision=_next_revision(registry.revision))
+                    if digests.get(shape.name) == shape.digest
+                    else shape
+                ),
+            )
+
+        changed = await self._change("the shapes can't be activated", edit)
+        return [item.name for item in changed.active(log) if item.base == seq and item.name in digests]
+
+    async def deactivate(self, shapes: Iterable[DeclaredShape]) -> None:
+        """Declare that events lack keys of these shapes, unless they were activated again meanwhile."""
+        revisions = {shape.name: shape.revision for shape in shapes}
+        await self._change(
+            "the shapes can't be deactivated",
+            lambda registry: _edited(
+                registry, lambda shape: shape.inactive() if revisions.get(shape.name) == shape.revision else shape
+            ),
+        )
+
+    async def refuse(self, reasons: Iterable[tuple[DeclaredShape, str]]) -> None:
+        """Record the reasons for not activating shapes, unless they were changed meanwhile."""
+        refused = {(shape.name, shape.digest): reason for shape, reason in reasons}
+
+        def edit(shape: DeclaredShape) -> DeclaredShape:
+            reason = refused.get((shape.name, shape.digest))
+            return shape if reason is None else replace(shape.inactive(), refused=reason)
+
+        await self._change("the refused shapes can't be recorded", lambda registry: _edited(registry, edit))
+
+    async def _change(self, doing: str, edit: Callable[[Registry], Registry]) -> Registry:
+        """Replace the registry by what `edit` makes of it. Return it as it is then; write nothing if it is the same."""
+        for _ in range(_ATTEMPTS):
+            known = await self.read()
+            wanted = edit(known)
+            if wanted == known:
+                return known
+            wanted = replace(wanted, revision=_next_revision(known.revision))
+            with translated(doing):
+                try:
+                    # With a revision that is gone, this inserts a second document under the same `_id`: an error.
+                    query = {"_id": _REGISTRY, "revision": Int64(known.revision)}
+                    await self._registry.replace_one(query, _row(wanted), upsert=True)
+                except DuplicateKeyError:
+                    continue
+            return wanted
+        raise Conflict(f"{doing}: others change them all the time")
+
+
+def _next_revision(revision: int) -> int:
+    """Return the revision after this one. A registry that is made again after a drop has later revisions than before:
+    else events of before could vouch for its activations.
+    """
+    return max(revision + 1, int(time.time() * 1000)) if not revision else revision + 1
+
+
+def _edited(registry: Registry, edit: Callable[[DeclaredShape], DeclaredShape]) -> Registry:
+    return replace(registry, shapes=tuple(edit(shape) for shape in registry.shapes))
+
+
+def _row(registry: Registry) -> dict[str, Any]:
+    return {
+        "_id": _REGISTRY,
+        "revision": Int64(registry.revision),
+        "number": Int64(registry.number),
+        "shapes": [_shape_row(shape) for shape in registry.shapes],
+    }
+
+
+def _shape_row(shape: DeclaredShape) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": shape.name,
+        "collection": shape.collection,
+        "spec": shape.spec,
+        "digest": shape.digest,
+        "number": Int64(shape.number),
+    }
+    if shape.log is not None:
+        row |= {"log": shape.log, "base": Int64(shape.base), "time": shape.time, "revision": Int64(shape.revision)}
+    return row | ({"refused": shape.refused} if shape.refused is not None else {})
+
+
+def _registry(row: Mapping[str, Any]) -> Registry:
+    shapes = (
+        DeclaredShape(
+            item["name"],
+            item["collection"],
+            item["spec"],
+            item["digest"],
+            item["number"],
+            item.get("log"),
+            Seq(item.get("base", 0)),
+            item.get("time"),
+            item.get("revision", 0),
+            item.get("refused"),
+        )
+        for item in row["shapes"]
+    )
+    return Registry(row["revision"], row["number"], tuple(shapes))
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveDefinition:
+    """A declared shape that is active in the current log. Events after `since` carry its keys."""
+
+    shape: DeclaredShape
+    since: Seq
+
+
+class Definitions:
+    """A server's copy of the registry. The feed replaces it as a whole when the registry or the log changes."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+        self._declared: Mapping[str, DeclaredShape] = MappingProxyType({})
+        self._active: Mapping[str, DeclaredShape] = MappingProxyType({})
+        self._proven: frozenset[tuple[str, int]] = frozenset()
+        """Activations, by name and revision, that the event behind them has confirmed."""
+        self._void: frozenset[tuple[str, int]] = frozenset()
+        """Activations that the event behind them has contradicted."""
+        self._known = False
+        self._changed = asyncio.Event()
+
+    def replace(self, log: LogId | None, registry: Registry) -> bool:
+        """Replace the copy with `registry`, of which the shapes in `log` are active. Return True if others are now."""
+        self._known = True
+        self._declared = MappingProxyType({shape.name: shape for shape in registry.shapes})
+        known = {_activation(shape) for shape in registry.shapes}
+        self._proven &= known
+        self._void &= known
+        return self._activate({shape.name: shape for shape in registry.shapes if log and shape.log == log})
+
+    def _activate(self, active: Mapping[str, DeclaredShape]) -> bool:
+        active = {name: shape for name, shape in active.items() if _activation(shape) not in self._void}
+        are_others = active != self._active
+        self._active = MappingProxyType(active)
+        # A new event in place of `clear`: this one stays set for waiters that have not run yet.
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return are_others
+
+    # --- activations that are confirmed by the event behind them --------------------------------------------------
+
+    @property
+    def unproven(self) -> Seq | None:
+        """The first event that is to confirm an activation, or None if all are confirmed."""
+        bases = [shape.base for shape in self._active.values() if _activation(shape) not in self._proven]
+        return Seq(min(bases) + 1) if bases else None
+
+    def prove(self, seq: Seq, revision: float) -> bool:
+        """Note that the writer of event `seq` knew the registry's `revision`. Return True if that voids an activation.
+
+        Call it before the event is published: no client may take an event without keys for one without news.
+        """
+        judged = [shape for shape in self._active.values() if shape.base + 1 == seq]
+        self._proven |= {_activation(shape) for shape in judged if shape.revision <= revision}
+        if void := {_activation(shape) for shape in judged if shape.revision > revision}:
+            self._void |= void
+            return self._activate(self._active)
+        return False
+
+    # --- what is declared -----------------------------------------------------------------------------------------
+
+    @property
+    def declared(self) -> Sequence[DeclaredShape]:
+        """All declared shapes, by name."""
+        return list(self._declared.values())
+
+    def is_active(self, name: str) -> bool:
+        """Return True if a shape is declared, active, and of an active collection."""
+        shape = self._active.get(name)
+        return shape is not None and shape.collection in self._tracking
+
+    def resolve(self, name: str) -> ActiveDefinition:
+        """Return the definition of a declared shape.
+
+        Raises `UnknownShape` if it is not declared or was refused, `NotTracked` if its collection is not tracked, and
+        `Unavailable` while one of the two is not active yet.
+        """
+        if not self._known:
+            raise Unavailable("which shapes are declared is not known yet: MongoDB was not reached")
+        if (shape := self._declared.get(name)) is None:
+            raise UnknownShape(f"no shape {name!r} is declared; `eventsync rules show` lists all")
+        tracked_from = self._tracking.tracked_from(shape.collection)
+        if shape.refused is not None:
+            raise UnknownShape(f"the shape {name!r} can't be served: {shape.refused}")
+        if (active := self._active.get(name)) is None:
+            raise Unavailable(f"the shape {name!r} is about to become active: is a worker running?")
+        return ActiveDefinition(active, Seq(max(active.base, tracked_from)))
+
+    async def until(self, reached: Callable[[], bool], seconds: float) -> None:
+        """Wait until `reached` returns True after a change of the registry or the log, for at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not reached() and await set_within(self._changed, deadline - time.monotonic()):
+            continue
+
+
+def _activation(shape: DeclaredShape) -> tuple[str, int]:
+    return shape.name, shape.revision

@@ -1,0 +1,113 @@
+"""The registry of declared shapes in a real MongoDB: each write is whole, and compares what it was made from."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from bson.timestamp import Timestamp
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import Unavailable
+from eventsync.stores.log.definitions import Applied, Registry
+from eventsync.stores.stores import Stores
+
+LOG, TIME = LogId("aaaa"), Timestamp(5, 1)
+
+
+@dataclass(frozen=True)
+class Declared:
+    name: str
+    digest: str = "d1"
+    collection: str = "cards"
+    spec: str = "{}"
+
+
+async def test_nothing_declared_is_an_empty_registry(stores: Stores) -> None:
+    assert await stores.definitions.read() == Registry()
+    assert await stores.definitions.apply([]) == Applied(0, (), (), (), ())
+    assert await stores.definitions.read() == Registry()
+
+
+async def test_apply_names_what_is_new_changed_removed_and_unchanged(stores: Stores) -> None:
+    first = await stores.definitions.apply([Declared("b"), Declared("a"), Declared("c")])
+    assert first == Applied(1, ("a", "b", "c"), (), (), ())
+    second = await stores.definitions.apply([Declared("b", "d2"), Declared("c"), Declared("e")])
+    assert second == Applied(2, ("e",), ("b",), ("a",), ("c",))
+    read = await stores.definitions.read()
+    assert [(shape.name, shape.digest, shape.number) for shape in read.shapes] == [
+        ("b", "d2", 2),
+        ("c", "d1", 1),
+        ("e", "d1", 2),
+    ]
+    assert await stores.definitions.apply([Declared("b", "d2"), Declared("c"), Declared("e")]) == Applied(
+        2, (), (), (), ("b", "c", "e")
+    )
+    assert await stores.definitions.read() == read
+
+
+async def test_unchanged_shapes_stay_active_and_changed_ones_do_not(stores: Stores) -> None:
+    await stores.definitions.apply([Declared("a"), Declared("b")])
+    before = await stores.definitions.read()
+    assert await stores.definitions.activate(before.shapes, LOG, Seq(2**40), TIME) == ["a", "b"]
+    await stores.definitions.apply([Declared("a"), Declared("b", "d2")])
+    (active,) = await stores.definitions.active(LOG)
+    assert (active.name, active.log, active.base, active.time) == ("a", LOG, 2**40, TIME)
+    assert active.revision > before.revision
+    assert await stores.definitions.active(LogId("bbbb")) == []
+
+
+async def test_a_shape_that_was_changed_meanwhile_is_neither_activated_nor_refused(stores: Stores) -> None:
+    await stores.definitions.apply([Declared("a"), Declared("b")])
+    old = (await stores.definitions.read()).shapes
+    await stores.definitions.apply([Declared("a", "d2")])
+    assert await stores.definitions.activate(old, LOG, Seq(5), TIME) == []
+    await stores.definitions.refuse([(shape, "odd") for shape in old])
+    (shape,) = (await stores.definitions.read()).shapes
+    assert (shape.digest, shape.log, shape.refused) == ("d2", None, None)
+
+
+async def test_a_shape_that_was_activated_again_is_not_deactivated(stores: Stores) -> None:
+    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.activate((await stores.definitions.read()).shapes, LOG, Seq(5), TIME)
+    old = await stores.definitions.active(LOG)
+    await stores.definitions.activate(old, LOG, Seq(6), TIME)
+    await stores.definitions.deactivate(old)
+    (active,) = await stores.definitions.active(LOG)
+    assert active.base == 6
+    await stores.definitions.deactivate([active])
+    assert await stores.definitions.active(LOG) == []
+
+
+async def test_a_refusal_ends_with_the_next_change_of_the_shape(stores: Stores) -> None:
+    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.refuse([((await stores.definitions.read()).shapes[0], "too odd")])
+    assert (await stores.definitions.read()).shapes[0].refused == "too odd"
+    await stores.definitions.apply([Declared("a", "d2")])
+    assert (await stores.definitions.read()).shapes[0].refused is None
+
+
+async def test_concurrent_applies_are_whole_and_numbered_in_order(stores: Stores) -> None:
+    wanted = [[Declared("a", f"x{turn}"), Declared("b", f"x{turn}")] for turn in range(6)]
+    applied = await asyncio.gather(*(stores.definitions.apply(each) for each in wanted))
+    assert sorted(each.number for each in applied) == [1, 2, 3, 4, 5, 6]
+    registry = await stores.definitions.read()
+    assert registry.number == 6
+    assert len({shape.digest for shape in registry.shapes}) == 1
+
+
+async def test_a_registry_that_is_made_again_has_later_revisions(stores: Stores) -> None:
+    await stores.definitions.apply([Declared("a")])
+    before = await stores.definitions.read()
+    await stores.log["shapes"].drop()
+    await asyncio.sleep(0.002)  # The first revision is a time in milliseconds.
+    await stores.definitions.apply([Declared("a")])
+    assert (await stores.definitions.read()).revision > before.revision
+
+
+async def test_a_registry_that_was_edited_by_hand_is_unavailable(stores: Stores) -> None:
+    await stores.definitions.apply([Declared("a")])
+    await stores.log["shapes"].update_one({}, {"$unset": {"shapes.0.spec": ""}})
+    with pytest.raises(Unavailable, match="edited by hand"):
+        await stores.definitions.read()

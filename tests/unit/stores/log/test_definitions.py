@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from eventsync.domain.positions import LogId, Seq
+from eventsync.errors import NotTracked, Unavailable, UnknownShape
+from eventsync.stores.log.definitions import DeclaredShape, Definitions, Registry
+from eventsync.stores.log.tracking import TrackedCollection, Tracking
+
+LOG, OTHER = LogId("aaaa"), LogId("bbbb")
+DECLARED = DeclaredShape("my_cards", "cards", "{}", "d1", 1)
+ACTIVE = replace(DECLARED, log=LOG, base=Seq(7), revision=50)
+
+
+def tracking(*active: str, base: int = 0) -> Tracking:
+    copy = Tracking()
+    copy.replace(LOG, [TrackedCollection(name, LOG, Seq(base)) for name in active])
+    return copy
+
+
+def definitions(*shapes: DeclaredShape, base: int = 0) -> Definitions:
+    copy = Definitions(tracking("cards", base=base))
+    copy.replace(LOG, Registry(99, 1, shapes))
+    return copy
+
+
+def test_resolve_returns_the_later_of_both_activations() -> None:
+    assert definitions(ACTIVE).resolve("my_cards").since == 7
+    assert definitions(ACTIVE, base=9).resolve("my_cards").since == 9
+
+
+def test_resolve_refuses_what_is_not_declared_or_refused() -> None:
+    with pytest.raises(UnknownShape, match="rules show"):
+        definitions(ACTIVE).resolve("nobody")
+    with pytest.raises(UnknownShape, match="can't be served: too odd"):
+        definitions(replace(DECLARED, refused="too odd")).resolve("my_cards")
+
+
+@pytest.mark.parametrize("shape", [DECLARED, replace(ACTIVE, log=OTHER)])
+def test_resolve_asks_to_retry_while_a_shape_is_not_active_in_the_log(shape: DeclaredShape) -> None:
+    with pytest.raises(Unavailable, match="about to become active"):
+        definitions(shape).resolve("my_cards")
+
+
+def test_resolve_asks_to_retry_before_the_registry_was_read() -> None:
+    with pytest.raises(Unavailable, match="not known yet"):
+        Definitions(tracking("cards")).resolve("my_cards")
+
+
+def test_a_shape_is_active_only_where_its_collection_is() -> None:
+    copy = Definitions(tracking("orders"))
+    copy.replace(LOG, Registry(99, 1, (ACTIVE,)))
+    assert not copy.is_active("my_cards")
+    with pytest.raises(NotTracked):
+        copy.resolve("my_cards")
+
+
+def test_a_new_log_makes_all_shapes_inactive() -> None:
+    copy = definitions(ACTIVE)
+    assert copy.replace(OTHER, Registry(99, 1, (ACTIVE,)))
+    assert not copy.is_active("my_cards")
+    assert not copy.replace(OTHER, Registry(99, 1, (ACTIVE,)))
+
+
+def test_the_event_behind_an_activation_confirms_it_once() -> None:
+    copy = definitions(ACTIVE)
+    assert copy.unproven == 8
+    assert not copy.prove(Seq(8), 50)
+    assert copy.unproven is None
+    copy.replace(LOG, Registry(100, 1, (ACTIVE,)))
+    assert copy.unproven is None
+    assert copy.is_active("my_cards")
+
+
+def test_an_event_of_a_deposed_worker_voids_an_activation_until_the_next_one() -> None:
+    copy = definitions(ACTIVE)
+    assert copy.prove(Seq(8), 49)
+    with pytest.raises(Unavailable):
+        copy.resolve("my_cards")
+    assert not copy.replace(LOG, Registry(100, 1, (ACTIVE,)))
+    assert copy.replace(LOG, Registry(101, 1, (replace(ACTIVE, base=Seq(8), revision=101),)))
+    assert copy.resolve("my_cards").since == 8
+    assert copy.unproven == 9
+
+
+def test_other_events_say_nothing_about_an_activation() -> None:
+    copy = definitions(ACTIVE)
+    assert not copy.prove(Seq(9), 0)
+    assert copy.is_active("my_cards")
+    assert copy.unproven == 8
+
+
+async def test_until_wakes_when_a_shape_becomes_active() -> None:
+    copy = definitions(DECLARED)
+    waiting = asyncio.create_task(copy.until(lambda: copy.is_active("my_cards"), 60))
+    await asyncio.sleep(0)
+    copy.replace(LOG, Registry(100, 1, (ACTIVE,)))
+    await asyncio.wait_for(waiting, 5)
+    assert copy.is_active("my_cards")
