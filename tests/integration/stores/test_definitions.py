@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
 from bson.timestamp import Timestamp
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import Unavailable
-from eventsync.stores.log.definitions import Applied, Registry
+from eventsync.stores.log.definitions import Applied, Declaration, Registry
 from eventsync.stores.stores import Stores
 
 LOG, TIME = LogId("aaaa"), Timestamp(5, 1)
 
 
-@dataclass(frozen=True)
-class Declared:
-    name: str
-    digest: str = "d1"
-    collection: str = "cards"
-    spec: str = "{}"
+def declared(name: str, digest: str = "d1") -> Declaration:
+    return Declaration(name, "cards", "{}", digest)
 
 
 async def test_nothing_declared_is_an_empty_registry(stores: Stores) -> None:
@@ -31,9 +26,9 @@ async def test_nothing_declared_is_an_empty_registry(stores: Stores) -> None:
 
 
 async def test_apply_names_what_is_new_changed_removed_and_unchanged(stores: Stores) -> None:
-    first = await stores.definitions.apply([Declared("b"), Declared("a"), Declared("c")])
+    first = await stores.definitions.apply([declared("b"), declared("a"), declared("c")])
     assert first == Applied(1, ("a", "b", "c"), (), (), ())
-    second = await stores.definitions.apply([Declared("b", "d2"), Declared("c"), Declared("e")])
+    second = await stores.definitions.apply([declared("b", "d2"), declared("c"), declared("e")])
     assert second == Applied(2, ("e",), ("b",), ("a",), ("c",))
     read = await stores.definitions.read()
     assert [(shape.name, shape.digest, shape.number) for shape in read.shapes] == [
@@ -41,17 +36,17 @@ async def test_apply_names_what_is_new_changed_removed_and_unchanged(stores: Sto
         ("c", "d1", 1),
         ("e", "d1", 2),
     ]
-    assert await stores.definitions.apply([Declared("b", "d2"), Declared("c"), Declared("e")]) == Applied(
+    assert await stores.definitions.apply([declared("b", "d2"), declared("c"), declared("e")]) == Applied(
         2, (), (), (), ("b", "c", "e")
     )
     assert await stores.definitions.read() == read
 
 
 async def test_unchanged_shapes_stay_active_and_changed_ones_do_not(stores: Stores) -> None:
-    await stores.definitions.apply([Declared("a"), Declared("b")])
+    await stores.definitions.apply([declared("a"), declared("b")])
     before = await stores.definitions.read()
     assert await stores.definitions.activate(before.shapes, LOG, Seq(2**40), TIME) == ["a", "b"]
-    await stores.definitions.apply([Declared("a"), Declared("b", "d2")])
+    await stores.definitions.apply([declared("a"), declared("b", "d2")])
     (active,) = await stores.definitions.active(LOG)
     assert (active.name, active.log, active.base, active.time) == ("a", LOG, 2**40, TIME)
     assert active.revision > before.revision
@@ -59,9 +54,9 @@ async def test_unchanged_shapes_stay_active_and_changed_ones_do_not(stores: Stor
 
 
 async def test_a_shape_that_was_changed_meanwhile_is_neither_activated_nor_refused(stores: Stores) -> None:
-    await stores.definitions.apply([Declared("a"), Declared("b")])
+    await stores.definitions.apply([declared("a"), declared("b")])
     old = (await stores.definitions.read()).shapes
-    await stores.definitions.apply([Declared("a", "d2")])
+    await stores.definitions.apply([declared("a", "d2")])
     assert await stores.definitions.activate(old, LOG, Seq(5), TIME) == []
     await stores.definitions.refuse([(shape, "odd") for shape in old])
     (shape,) = (await stores.definitions.read()).shapes
@@ -69,7 +64,7 @@ async def test_a_shape_that_was_changed_meanwhile_is_neither_activated_nor_refus
 
 
 async def test_a_shape_that_was_activated_again_is_not_deactivated(stores: Stores) -> None:
-    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.apply([declared("a")])
     await stores.definitions.activate((await stores.definitions.read()).shapes, LOG, Seq(5), TIME)
     old = await stores.definitions.active(LOG)
     await stores.definitions.activate(old, LOG, Seq(6), TIME)
@@ -81,15 +76,15 @@ async def test_a_shape_that_was_activated_again_is_not_deactivated(stores: Store
 
 
 async def test_a_refusal_ends_with_the_next_change_of_the_shape(stores: Stores) -> None:
-    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.apply([declared("a")])
     await stores.definitions.refuse([((await stores.definitions.read()).shapes[0], "too odd")])
     assert (await stores.definitions.read()).shapes[0].refused == "too odd"
-    await stores.definitions.apply([Declared("a", "d2")])
+    await stores.definitions.apply([declared("a", "d2")])
     assert (await stores.definitions.read()).shapes[0].refused is None
 
 
 async def test_concurrent_applies_are_whole_and_numbered_in_order(stores: Stores) -> None:
-    wanted = [[Declared("a", f"x{turn}"), Declared("b", f"x{turn}")] for turn in range(6)]
+    wanted = [[declared("a", f"x{turn}"), declared("b", f"x{turn}")] for turn in range(6)]
     applied = await asyncio.gather(*(stores.definitions.apply(each) for each in wanted))
     assert sorted(each.number for each in applied) == [1, 2, 3, 4, 5, 6]
     registry = await stores.definitions.read()
@@ -98,16 +93,16 @@ async def test_concurrent_applies_are_whole_and_numbered_in_order(stores: Stores
 
 
 async def test_a_registry_that_is_made_again_has_later_revisions(stores: Stores) -> None:
-    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.apply([declared("a")])
     before = await stores.definitions.read()
     await stores.log["shapes"].drop()
     await asyncio.sleep(0.002)  # The first revision is a time in milliseconds.
-    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.apply([declared("a")])
     assert (await stores.definitions.read()).revision > before.revision
 
 
 async def test_a_registry_that_was_edited_by_hand_is_unavailable(stores: Stores) -> None:
-    await stores.definitions.apply([Declared("a")])
+    await stores.definitions.apply([declared("a")])
     await stores.log["shapes"].update_one({}, {"$unset": {"shapes.0.spec": ""}})
     with pytest.raises(Unavailable, match="edited by hand"):
         await stores.definitions.read()

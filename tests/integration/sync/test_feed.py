@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 from bson.int64 import Int64
@@ -21,7 +20,7 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Definitions
+from eventsync.stores.log.definitions import Declaration, Definitions
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
@@ -344,17 +343,12 @@ async def test_feed_ignores_events_of_unknown_logs(stores: Stores, settings: Set
         assert server.seqs() == [1]
 
 
-@dataclass(frozen=True)
-class Cards:
-    name: str = "my_orders"
-    collection: str = "orders"
-    spec: str = "{}"
-    digest: str = "d1"
+MY_ORDERS = Declaration("my_orders", "orders", "{}", "d1")
 
 
 async def activated(stores: Stores, log: Log, seq: int) -> int:
     """Activate the declared shape behind event `seq`; return the revision of its activation."""
-    await stores.definitions.apply([Cards()])
+    await stores.definitions.apply([MY_ORDERS])
     shapes = (await stores.definitions.read()).shapes
     assert await stores.definitions.activate(shapes, log.id, Seq(seq), Timestamp(1, 1)) == ["my_orders"]
     return (await stores.definitions.read()).shapes[0].revision

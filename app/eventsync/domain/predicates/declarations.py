@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, Final
 
-from eventsync.domain.predicates.definitions import TYPES, Definition, define_all
+from eventsync.domain.predicates.definitions import TYPES, Definition, define, define_all
 from eventsync.domain.shapes import check_collection, is_parameter_name, is_shape_name
-from eventsync.domain.values.extended_json import from_tree
+from eventsync.domain.values.extended_json import from_tree, parse_json, to_json
 from eventsync.errors import InvalidPredicate, Malformed
 
 MAX_DEFINITIONS: Final = 64
@@ -142,3 +142,24 @@ def _unwrapped(tree: Mapping[str, Any], place: str) -> Any:
         return from_tree(dict(tree))
     except Malformed as error:
         raise InvalidPredicate(place, error.message) from error
+
+
+# --- the text that is stored --------------------------------------------------------------------------------------
+
+
+def spec_of(definition: Definition) -> str:
+    """Return a definition as a text from which `read_spec` makes it again: Extended JSON, without its name."""
+    parameters = {name: sorted(kinds) for name, kinds in definition.types.items()}
+    tree = {"collection": definition.collection, "where": definition.where, "parameters": parameters}
+    return to_json(tree).decode()
+
+
+def read_spec(name: str, spec: str) -> Definition:
+    """Return the definition of a spec. Raises `InvalidPredicate` or `Malformed` for one of another version."""
+    tree = parse_json(spec.encode())
+    if not isinstance(tree, dict) or tree.keys() != _FIELDS or not isinstance(tree["parameters"], dict):
+        raise Malformed("a spec has collection, where and parameters")
+    parameters, problems = _parameters({key: {"type": kinds} for key, kinds in tree["parameters"].items()})
+    if problems:
+        raise problems[0]
+    return define(name, check_collection(tree["collection"]), filter_of_tree(tree["where"], "where"), parameters)

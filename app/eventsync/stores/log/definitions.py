@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
@@ -30,7 +30,10 @@ from pymongo.errors import DuplicateKeyError
 
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import START, LogId, Seq
-from eventsync.errors import Conflict, Unavailable, UnknownShape
+from eventsync.domain.predicates.declarations import read_spec, spec_of
+from eventsync.domain.predicates.definitions import Definition, Route
+from eventsync.domain.shapes import RoutedShape
+from eventsync.errors import Conflict, Malformed, Unavailable, UnknownShape
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.stored_event import UNREADABLE
 from eventsync.stores.log.tracking import Tracking
@@ -42,24 +45,19 @@ _ATTEMPTS: Final = 20
 """Writes of the registry that may lose against others in a row."""
 
 
-class Declaration(Protocol):
-    """What is declared of a shape. `digest` is that of `spec`, a text from which the definition is compiled."""
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A shape to declare. `spec` is a text of its definition, and `digest` that of all that decides its keys."""
 
-    @property
-    def name(self) -> str:
-        """The name of the shape."""
+    name: str
+    collection: str
+    spec: str
+    digest: str
 
-    @property
-    def collection(self) -> str:
-        """The collection that the shape is a part of."""
-
-    @property
-    def spec(self) -> str:
-        """The declaration as text."""
-
-    @property
-    def digest(self) -> str:
-        """A digest of `spec`."""
+    @classmethod
+    def of(cls, definition: Definition) -> Declaration:
+        """Return the declaration of a definition."""
+        return cls(definition.name, definition.collection, spec_of(definition), definition.digest.hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,17 @@ class DeclaredShape:
     time: Timestamp | None = None
     revision: int = 0
     refused: str | None = None
+
+    def definition(self) -> Definition:
+        """Compile the definition. Raises `UnknownShape` for one that this version reads otherwise, or not at all."""
+        try:
+            definition = read_spec(self.name, self.spec)
+        except Malformed as error:
+            raise UnknownShape(f"the shape {self.name!r} can't be read by this version: {error.message}") from error
+        # Keys of another digest would be compared with those in the log.
+        if definition.digest.hex() != self.digest:
+            raise UnknownShape(f"the shape {self.name!r} has other keys in this version; apply the rules again")
+        return definition
 
     def inactive(self) -> DeclaredShape:
         """Return this shape as it was declared, not activated and not refused."""
@@ -131,7 +140,10 @@ class DefinitionStore:
         return (await self.read()).active(log)
 
     async def apply(self, declarations: Iterable[Declaration]) -> Applied:
-        """Declare these shapes and no others. Unchanged ones keep their number and stay active."""
+        """Declare these shapes and no others. Unchanged ones keep their number and stay active.
+
+        One is unchanged if it has the same keys for the same values, however it is spelled.
+        """
         wanted = {item.name: item for item in declarations}
         applied = Applied(0, (), (), (), ())
 
@@ -144,7 +156,9 @@ class DefinitionStore:
             number = registry.number + bool(new or changed or removed)
             applied = Applied(number, *(tuple(sorted(names)) for names in (new, changed, removed, kept)))
             shapes = (
-                known[name] if name in kept else DeclaredShape(name, item.collection, item.spec, item.digest, number)
+                replace(known[name], spec=item.spec)
+                if name in kept
+                else DeclaredShape(name, item.collection, item.spec, item.digest, number)
                 for name, item in sorted(wanted.items())
             )
             return replace(registry, number=number, shapes=tuple(shapes))
@@ -271,6 +285,40 @@ class ActiveDefinition:
     since: Seq
 
 
+@dataclass(frozen=True, slots=True)
+class BoundRoute:
+    """The route of an active shape, and its activation. Events after `since` carry its keys."""
+
+    route: Route
+    definition: Definition
+    since: Seq
+    revision: int
+
+    @property
+    def collection(self) -> str:
+        """The collection that the route is a part of."""
+        return self.route.collection
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """The keys that events of the route have."""
+        return self.route.keys
+
+    @property
+    def filter(self) -> Mapping[str, Any]:
+        """The filter that finds the route's documents, with the collation `{"locale": "simple"}`."""
+        return self.route.filter
+
+    @property
+    def scope(self) -> str:
+        """The part of a position that names the route."""
+        return self.route.scope
+
+    def admits(self, document: Mapping[str, Any]) -> bool:
+        """Return True if a document has one of the keys. The filter also finds those that have too many keys."""
+        return not self.keys.isdisjoint(self.definition.keys(document))
+
+
 class Definitions:
     """A server's copy of the registry. The feed replaces it as a whole when the registry or the log changes."""
 
@@ -282,6 +330,8 @@ class Definitions:
         """Activations, by name and revision, that the event behind them has confirmed."""
         self._void: frozenset[tuple[str, int]] = frozenset()
         """Activations that the event behind them has contradicted."""
+        self._compiled: dict[str, tuple[DeclaredShape, Definition]] = {}
+        """The definitions that were bound, by name, each with the shape that it was compiled from."""
         self._known = False
         self._changed = asyncio.Event()
 
@@ -289,6 +339,7 @@ class Definitions:
         """Replace the copy with `registry`, of which the shapes in `log` are active. Return True if others are now."""
         self._known = True
         self._declared = MappingProxyType({shape.name: shape for shape in registry.shapes})
+        self._compiled = {name: item for name, item in self._compiled.items() if self._declared.get(name) == item[0]}
         known = {_activation(shape) for shape in registry.shapes}
         self._proven &= known
         self._void &= known
@@ -351,6 +402,24 @@ class Definitions:
         if (active := self._active.get(name)) is None:
             raise Unavailable(f"the shape {name!r} is about to become active: is a worker running?")
         return ActiveDefinition(active, Seq(max(active.base, tracked_from)))
+
+    def bind(self, shape: RoutedShape) -> BoundRoute:
+        """Return the route of a shape's values. Raises as `resolve`, and `InvalidPredicate` for other values."""
+        active = self.resolve(shape.name)
+        compiled = self._compiled.get(shape.name)
+        if compiled is None or compiled[0] != active.shape:
+            compiled = self._compiled[shape.name] = (active.shape, active.shape.definition())
+        definition = compiled[1]
+        return BoundRoute(definition.bind_shape(shape), definition, active.since, active.shape.revision)
+
+    def is_current(self, route: BoundRoute) -> bool:
+        """Return True while events carry the keys of a route without interruption since it was bound."""
+        shape = self._active.get(route.definition.name)
+        return (
+            shape is not None
+            and shape.revision == route.revision
+            and self._tracking.has_all_after(shape.collection, route.since)
+        )
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:
         """Wait until `reached` returns True after a change of the registry or the log, for at most `seconds`."""

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.errors import NotTracked, Unavailable, UnknownShape
-from eventsync.stores.log.definitions import DeclaredShape, Definitions, Registry
+from eventsync.domain.predicates.definitions import define
+from eventsync.domain.shapes import RoutedShape
+from eventsync.errors import InvalidPredicate, NotTracked, Unavailable, UnknownShape
+from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
@@ -100,3 +104,80 @@ async def test_until_wakes_when_a_shape_becomes_active() -> None:
     copy.replace(LOG, Registry(100, 1, (ACTIVE,)))
     await asyncio.wait_for(waiting, 5)
     assert copy.is_active("my_cards")
+
+
+# --- bound routes -------------------------------------------------------------------------------------------------
+
+
+def shape_of(where: Mapping[str, Any], **parameters: str) -> DeclaredShape:
+    """Return an active shape with a definition of its own."""
+    definition = define("my_cards", "cards", where, {name: [kind] for name, kind in parameters.items()})
+    declaration = Declaration.of(definition)
+    return replace(ACTIVE, spec=declaration.spec, digest=declaration.digest)
+
+
+BY_BOARD = shape_of({"board": "$board"}, board="int")
+BOARD_7 = RoutedShape.parse("my_cards?board=int:7")
+
+
+def test_bind_returns_the_route_of_the_values() -> None:
+    route = definitions(BY_BOARD, base=9).bind(BOARD_7)
+    assert (route.collection, route.filter, route.since) == ("cards", {"board": {"$eq": 7}}, 9)
+    assert (len(route.keys), len(route.scope)) == (1, 8)
+    assert route.admits({"board": [5, 7]})
+    assert not route.admits({"board": 5})
+
+
+def test_a_route_admits_no_document_with_too_many_keys() -> None:
+    assert not definitions(BY_BOARD).bind(BOARD_7).admits({"board": list(range(2_000))})
+
+
+def test_bind_refuses_other_parameters() -> None:
+    with pytest.raises(InvalidPredicate, match="board"):
+        definitions(BY_BOARD).bind(RoutedShape.parse("my_cards?owner=7"))
+    with pytest.raises(InvalidPredicate, match="of type int"):
+        definitions(BY_BOARD).bind(RoutedShape.parse("my_cards?board=7"))
+
+
+def test_a_definition_that_is_read_otherwise_is_unknown() -> None:
+    with pytest.raises(UnknownShape, match="other keys in this version"):
+        definitions(replace(BY_BOARD, digest="00")).bind(BOARD_7)
+    with pytest.raises(UnknownShape, match="can't be read by this version"):
+        definitions(replace(BY_BOARD, spec="{}")).bind(BOARD_7)
+
+
+def test_a_changed_definition_binds_others_keys() -> None:
+    copy = definitions(BY_BOARD)
+    before = copy.bind(BOARD_7)
+    changed = replace(shape_of({"board": "$board", "open": True}, board="int"), base=Seq(20), revision=60)
+    copy.replace(LOG, Registry(100, 2, (changed,)))
+    assert not copy.is_current(before)
+    after = copy.bind(BOARD_7)
+    assert copy.is_current(after)
+    assert not before.keys & after.keys
+    assert before.scope != after.scope
+
+
+def test_a_route_is_current_until_its_activation_ends() -> None:
+    copy = definitions(BY_BOARD)
+    route = copy.bind(BOARD_7)
+    copy.replace(LOG, Registry(100, 2, (BY_BOARD, replace(DECLARED, name="others"))))
+    assert copy.is_current(route)
+    copy.replace(LOG, Registry(101, 2, (replace(BY_BOARD, base=Seq(9), revision=101),)))
+    assert not copy.is_current(route), "it was not active for a while"
+    route = copy.bind(BOARD_7)
+    copy.replace(OTHER, Registry(101, 2, (replace(BY_BOARD, base=Seq(9), revision=101),)))
+    assert not copy.is_current(route)
+
+
+def test_a_route_is_not_current_once_its_collection_was_tracked_again() -> None:
+    tracked = tracking("cards", base=3)
+    copy = Definitions(tracked)
+    copy.replace(LOG, Registry(99, 1, (BY_BOARD,)))
+    route = copy.bind(BOARD_7)
+    assert copy.is_current(route)
+    tracked.replace(LOG, [])
+    assert not copy.is_current(route)
+    tracked.replace(LOG, [TrackedCollection("cards", LOG, Seq(30))])
+    assert not copy.is_current(route)
+    assert copy.bind(BOARD_7).since == 30
