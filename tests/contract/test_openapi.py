@@ -136,8 +136,8 @@ def test_each_error_has_a_problem_with_its_status() -> None:
                 found.setdefault(code, set()).add(status)
     # Too many shapes or messages on a connection: said on WebSockets alone.
     # An operation that was not attempted: said among the results of a batch.
-    # A refused filter: no operation takes one yet.
-    elsewhere = {errors.RateLimited, errors.NotAttempted, errors.InvalidPredicate}
+    # A refused filter, a shape that is not declared: no operation takes one yet.
+    elsewhere = {errors.RateLimited, errors.NotAttempted, errors.InvalidPredicate, errors.UnknownShape}
     told = {kind: problem for kind, problem in problems.TABLE.items() if kind not in elsewhere}
     assert found == {kind.code: {str(problem.status.value)} for kind, problem in told.items()}
 
