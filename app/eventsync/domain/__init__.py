@@ -17,6 +17,7 @@ __all__ = [
     "predicates",
     "protocol",
     "replay",
+    "routes",
     "segments",
     "shapes",
     "stamp",

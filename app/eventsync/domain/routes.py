@@ -1,0 +1,193 @@
+"""Routes: which parts of a collection an event belongs to, by keys. Pure.
+
+A definition cuts a collection into parts, one for each bound value, and each part has a key of 16 bytes. The worker
+computes the keys of a document before and after each change and stores them with the event. So a reader of one part
+finds its events by key, and learns which documents entered and left it, without evaluating anything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+from eventsync.domain.bson_scan.opaque import UnreadableDocument
+from eventsync.domain.stamp import FIELD
+
+KEY_BYTES: Final = 16
+"""Bytes of a key."""
+
+MAX_KEYS: Final = 16_384
+"""Most keys of one document, of all definitions together. So a row with them stays far below MongoDB's 16 MiB."""
+
+Transition = Literal["stay", "enter", "leave"]
+"""The effect of an event on a part of a collection: the document enters it, leaves it, or neither.
+
+A created document and a deleted one *stay*: their events say it all, and are sent as they are.
+"""
+
+
+class Keyed(Protocol):
+    """A definition, as far as routing needs it."""
+
+    @property
+    def name(self) -> str:
+        """The name of the shape."""
+
+    @property
+    def collection(self) -> str:
+        """The collection whose documents it divides."""
+
+    def keys(self, document: Mapping[str, Any]) -> frozenset[bytes] | None:
+        """Return the keys of a document without its stamp, or None if there are too many."""
+
+
+class Routes(NamedTuple):
+    """The routes of one event: the keys of its document before the change and after it."""
+
+    keys: tuple[bytes, ...]
+    """All of them, sorted."""
+    enters: frozenset[bytes] = frozenset()
+    """Those that only the document afterwards has. Empty for a `create`, which enters all of its keys."""
+    leaves: frozenset[bytes] = frozenset()
+    """Those that only the document before had. Empty for a `delete`, which leaves all of its keys."""
+    document: bytes | None = None
+    """The document afterwards in JSON, if an `update` enters something: its patch tells nothing to a new reader."""
+    type_hints: Sequence[str] = ()
+    """The type hints of `document`."""
+    closed: tuple[str, ...] = ()
+    """The definitions that the document can't be routed by: it belongs to none of their shapes. Not stored."""
+
+    def transition(self, keys: Collection[bytes]) -> Transition | None:
+        """Return what the event means to a reader of the union of `keys`; None if it is not for that reader.
+
+        Pass a set if there are many keys.
+        """
+        own = [key for key in self.keys if key in keys]
+        if not own:
+            return None
+        if not self.enters and not self.leaves:
+            return "stay"
+        if all(key in self.enters for key in own):
+            return "enter"
+        return "leave" if all(key in self.leaves for key in own) else "stay"
+
+
+class Router:
+    """Computes routes by the active definitions of a log."""
+
+    def __init__(self, definitions: Iterable[Keyed] = (), revision: int = 0) -> None:
+        """`revision` is that of the registry of declared shapes that names these definitions."""
+        self.definitions = tuple(definitions)
+        self.revision = revision
+        self._by_collection: dict[str, list[Keyed]] = defaultdict(list)
+        for definition in self.definitions:
+            self._by_collection[definition.collection].append(definition)
+
+    def __bool__(self) -> bool:
+        return bool(self.definitions)
+
+    def covers(self, collection: str) -> bool:
+        """Return True if the collection has definitions."""
+        return collection in self._by_collection
+
+    def routes(
+        self, collection: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    ) -> Routes | None:
+        """Return the routes of a change from one state to another; None if no definition concerns it.
+
+        Stamps are ignored. A document that can't be evaluated, or has too many keys, belongs to no route of that
+        definition: it is never shown to somebody who may not have it.
+        """
+        if (definitions := self._by_collection.get(collection)) is None:
+            return None
+        had, _ = _keys_of(definitions, before)
+        has, closed = _keys_of(definitions, after)
+        if before is None or after is None or had == has:
+            keys = had or has
+            return Routes(tuple(sorted(keys)), closed=closed) if keys or closed else None
+        return Routes(tuple(sorted(had | has)), has - had, had - has, closed=closed)
+
+
+NO_DEFINITIONS: Final = Router()
+"""The router of a log without definitions."""
+
+
+def _keys_of(
+    definitions: Iterable[Keyed], document: Mapping[str, Any] | None
+) -> tuple[frozenset[bytes], tuple[str, ...]]:
+    """Return the keys of a document, and the names of the definitions that it can't be routed by."""
+    if document is None:
+        return _NONE, ()
+    if isinstance(document, UnreadableDocument):
+        return _NONE, tuple(definition.name for definition in definitions)
+    if FIELD in document:
+        document = {name: value for name, value in document.items() if name != FIELD}
+    keys, closed = _NONE, list[str]()
+    for definition in definitions:
+        try:
+            found = definition.keys(document)
+        except Exception:  # noqa: BLE001 - a value that no predicate knows must not stop the log
+            found = None
+        if found is None:
+            closed.append(definition.name)
+        elif found:
+            keys = keys | found if keys else found
+    if len(keys) > MAX_KEYS:
+        return _NONE, tuple(definition.name for definition in definitions)
+    return keys, tuple(closed)
+
+
+_NONE: Final[frozenset[bytes]] = frozenset()
+
+
+# --- the event of a reader ----------------------------------------------------------------------------------------
+
+_OP, _BASE, _AT = b',"op":"', b',"base":', b',"at":"'
+_DOCUMENT, _PATCH = b',"doc":', b',"patch":'
+
+
+def body_for(body: bytes, transition: Transition, document: bytes | None = None) -> bytes:
+    """Return the body of an event as a reader of a route gets it.
+
+    A *stay* is the event as it is. An *enter* is a `create` with `"enter": true` and the whole document: `document`, or
+    that of the event itself. A *leave* is a `delete` with `"leave": true` and nothing of the content.
+
+    Raises `ValueError` for a body that is no event, and for an update that enters without a document.
+    """
+    if transition == "stay":
+        return body
+    # No search finds text inside of a string, where a quote has a backslash before it. The first hit is at the top
+    # level, because all members before the content are plain; so is the last, because all members after it are.
+    op, at = body.index(_OP), body.rindex(_AT)
+    base = body.index(_BASE, op)
+    if transition == "leave":
+        return b"".join((body[:op], b',"op":"delete","leave":true', body[base : _content(body, base, at)], body[at:]))
+    content = _content(body, base, at)
+    if body.startswith(_DOCUMENT, content):
+        return b"".join((body[:op], b',"op":"create","enter":true', body[base:]))
+    if document is None:
+        raise ValueError("an update that enters a route has no document")
+    head = (body[:op], b',"op":"create","enter":true', body[base:content])
+    return b"".join((*head, _DOCUMENT, document, body[at:]))
+
+
+def _content(body: bytes, base: int, at: int) -> int:
+    """Return where the document or the patch begins. Both stand right behind the version."""
+    found = [index for name in (_DOCUMENT, _PATCH) if (index := body.find(name, base, at)) >= 0]
+    return min(found, default=at)
+
+
+# --- what a row stores --------------------------------------------------------------------------------------------
+
+
+def joined(keys: Collection[bytes]) -> bytes:
+    """Return keys as one value, sorted."""
+    return b"".join(sorted(keys))
+
+
+def split(stored: bytes) -> frozenset[bytes]:
+    """Return the keys of a joined value. Raises `ValueError` if it has another length."""
+    if len(stored) % KEY_BYTES:
+        raise ValueError(f"{len(stored)} bytes are no keys of {KEY_BYTES} bytes")
+    return frozenset(stored[at : at + KEY_BYTES] for at in range(0, len(stored), KEY_BYTES))
