@@ -8,17 +8,12 @@ finds its events by key, and learns which documents entered and left it, without
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple
 
-from eventsync.domain.bson_scan.opaque import UnreadableDocument
-from eventsync.domain.stamp import FIELD
-
-KEY_BYTES: Final = 16
-"""Bytes of a key."""
-
-MAX_KEYS: Final = 16_384
-"""Most keys of one document, of all definitions together. So a row with them stays far below MongoDB's 16 MiB."""
+from eventsync.domain.predicates.declarations import read_spec, spec_of
+from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS, Definition, Unrouted
 
 Transition = Literal["stay", "enter", "leave"]
 """The effect of an event on a part of a collection: the document enters it, leaves it, or neither.
@@ -27,36 +22,17 @@ A created document and a deleted one *stay*: their events say it all, and are se
 """
 
 
-class Keyed(Protocol):
-    """A definition, as far as routing needs it."""
-
-    @property
-    def name(self) -> str:
-        """The name of the shape."""
-
-    @property
-    def collection(self) -> str:
-        """The collection whose documents it divides."""
-
-    def keys(self, document: Mapping[str, Any]) -> frozenset[bytes] | None:
-        """Return the keys of a document without its stamp, or None if there are too many."""
-
-
 class Routes(NamedTuple):
     """The routes of one event: the keys of its document before the change and after it."""
 
     keys: tuple[bytes, ...]
     """All of them, sorted."""
-    enters: frozenset[bytes] = frozenset()
+    enters: frozenset[bytes] = NO_KEYS
     """Those that only the document afterwards has. Empty for a `create`, which enters all of its keys."""
-    leaves: frozenset[bytes] = frozenset()
+    leaves: frozenset[bytes] = NO_KEYS
     """Those that only the document before had. Empty for a `delete`, which leaves all of its keys."""
     document: bytes | None = None
     """The document afterwards in JSON, if an `update` enters something: its patch tells nothing to a new reader."""
-    type_hints: Sequence[str] = ()
-    """The type hints of `document`."""
-    closed: tuple[str, ...] = ()
-    """The definitions that the document can't be routed by: it belongs to none of their shapes. Not stored."""
 
     def transition(self, keys: Collection[bytes]) -> Transition | None:
         """Return what the event means to a reader of the union of `keys`; None if it is not for that reader.
@@ -76,16 +52,18 @@ class Routes(NamedTuple):
 class Router:
     """Computes routes by the active definitions of a log."""
 
-    def __init__(self, definitions: Iterable[Keyed] = (), revision: int = 0) -> None:
+    def __init__(self, definitions: Iterable[Definition] = (), revision: int = 0) -> None:
         """`revision` is that of the registry of declared shapes that names these definitions."""
         self.definitions = tuple(definitions)
         self.revision = revision
-        self._by_collection: dict[str, list[Keyed]] = defaultdict(list)
+        self._by_collection: dict[str, list[Definition]] = defaultdict(list)
         for definition in self.definitions:
             self._by_collection[definition.collection].append(definition)
 
-    def __bool__(self) -> bool:
-        return bool(self.definitions)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Functions can't be sent to a helper process, so it compiles the definitions, once.
+        specs = tuple((definition.name, spec_of(definition)) for definition in self.definitions)
+        return _compiled, (specs, self.revision)
 
     def covers(self, collection: str) -> bool:
         """Return True if the collection has definitions."""
@@ -93,52 +71,46 @@ class Router:
 
     def routes(
         self, collection: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-    ) -> Routes | None:
-        """Return the routes of a change from one state to another; None if no definition concerns it.
+    ) -> tuple[Routes | None, tuple[str, ...]]:
+        """Return the routes of a change from one state to another, or None if it has no keys.
 
-        Stamps are ignored. A document that can't be evaluated, or has too many keys, belongs to no route of that
-        definition: it is never shown to somebody who may not have it.
+        Return also the names of the definitions that the document afterwards can't be routed by: it belongs to none of
+        their shapes, so it is never shown to somebody who may not have it. Documents may have their stamps: no filter
+        sees them.
         """
         if (definitions := self._by_collection.get(collection)) is None:
-            return None
+            return None, ()
         had, _ = _keys_of(definitions, before)
         has, closed = _keys_of(definitions, after)
         if before is None or after is None or had == has:
             keys = had or has
-            return Routes(tuple(sorted(keys)), closed=closed) if keys or closed else None
-        return Routes(tuple(sorted(had | has)), has - had, had - has, closed=closed)
+            return (Routes(tuple(sorted(keys))) if keys else None), closed
+        return Routes(tuple(sorted(had | has)), has - had, had - has), closed
 
 
 NO_DEFINITIONS: Final = Router()
 """The router of a log without definitions."""
 
 
+@lru_cache(maxsize=4)
+def _compiled(specs: tuple[tuple[str, str], ...], revision: int) -> Router:
+    return Router([read_spec(name, spec) for name, spec in specs], revision)
+
+
 def _keys_of(
-    definitions: Iterable[Keyed], document: Mapping[str, Any] | None
+    definitions: Iterable[Definition], document: Mapping[str, Any] | None
 ) -> tuple[frozenset[bytes], tuple[str, ...]]:
     """Return the keys of a document, and the names of the definitions that it can't be routed by."""
     if document is None:
-        return _NONE, ()
-    if isinstance(document, UnreadableDocument):
-        return _NONE, tuple(definition.name for definition in definitions)
-    if FIELD in document:
-        document = {name: value for name, value in document.items() if name != FIELD}
-    keys, closed = _NONE, list[str]()
+        return NO_KEYS, ()
+    keys = NO_KEYS
+    closed: tuple[str, ...] = ()
     for definition in definitions:
-        try:
-            found = definition.keys(document)
-        except Exception:  # noqa: BLE001 - a value that no predicate knows must not stop the log
-            found = None
-        if found is None:
-            closed.append(definition.name)
-        elif found:
+        if found := definition.keys(document):
             keys = keys | found if keys else found
-    if len(keys) > MAX_KEYS:
-        return _NONE, tuple(definition.name for definition in definitions)
-    return keys, tuple(closed)
-
-
-_NONE: Final[frozenset[bytes]] = frozenset()
+        elif type(found) is Unrouted:
+            closed = (*closed, definition.name)
+    return keys, closed
 
 
 # --- the event of a reader ----------------------------------------------------------------------------------------

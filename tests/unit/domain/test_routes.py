@@ -2,38 +2,47 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 import orjson
 import pytest
+from bson.binary import Binary
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
 
 from eventsync.domain.bson_scan.opaque import WRAPPER, Opaque, UnreadableDocument
 from eventsync.domain.events import Event, TransactionPart, place
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.domain.routes import MAX_KEYS, Router, Routes, body_for, joined, split
-from support.routes import Field, key_of
+from eventsync.domain.predicates.declarations import spec_of
+from eventsync.domain.predicates.definitions import MAX_KEYS, define
+from eventsync.domain.routes import Router, Routes, body_for, joined, split
+from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, decode
+from eventsync.errors import InvalidPredicate
 
 AT = datetime(2026, 11, 23, 5, 22, 46, 405_000, tzinfo=UTC)
-A, B, C = (key_of("board", value) for value in (1, 2, 3))
-BY_BOARD = Router([Field("board")])
+DEFINITION = define("by_board", "orders", {"board": "$board"}, {"board": ["any"]})
+BY_BOARD = Router([DEFINITION])
+A, B, C = (DEFINITION.bind({"board": board}).key for board in (1, 2, 3))
 
 
-def routes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, router: Router = BY_BOARD) -> Routes:
-    found = router.routes("orders", before, after)
+def routes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Routes:
+    found, closed = BY_BOARD.routes("orders", before, after)
     assert found is not None
+    assert not closed
     return found
 
 
 def test_a_collection_without_definitions_has_no_routes() -> None:
-    assert BY_BOARD.routes("users", None, {"board": 1}) is None
-    assert Router().routes("orders", None, {"board": 1}) is None
+    assert BY_BOARD.routes("users", None, {"board": 1}) == (None, ())
+    assert Router().routes("orders", None, {"board": 1}) == (None, ())
 
 
 def test_a_document_of_no_part_has_no_routes() -> None:
-    assert BY_BOARD.routes("orders", {"x": 1}, {"x": 2}) is None
+    by_open = Router([define("open", "orders", {"board": "$board", "open": True}, {"board": ["int"]})])
+    assert by_open.routes("orders", {"board": 1}, {"board": 2}) == (None, ())
 
 
 def test_created_and_deleted_documents_stay() -> None:
@@ -60,38 +69,38 @@ def test_transitions_of_several_keys_are_over_their_union() -> None:
     assert (found.transition({A}), found.transition([B])) == ("leave", "enter")
 
 
-def test_the_stamp_is_no_part_of_a_document() -> None:
-    by_stamp = Router([Field("_sync")])
-    assert by_stamp.routes("orders", None, {"_sync": {"v": 1}}) is None
-
-
-def test_documents_that_can_not_be_evaluated_leave_and_belong_to_nothing() -> None:
-    @dataclass
-    class Failing(Field):
-        def keys(self, document: Mapping[str, Any]) -> frozenset[bytes] | None:
-            if document.get("odd"):
-                raise TypeError
-            return super().keys(document)
-
-    found = routes({"board": 1}, {"board": 1, "odd": True}, Router([Failing("board")]))
-    assert found == Routes((A,), leaves=frozenset([A]), closed=("board",))
+@pytest.mark.parametrize("where", [{"_sync.by": "$by"}, {"board": "$by", "$or": [{"_sync": {"$exists": True}}]}])
+def test_a_filter_can_not_see_the_stamp(where: Mapping[str, Any]) -> None:
+    with pytest.raises(InvalidPredicate, match="_sync is eventsync's own field"):
+        define("by_stamp", "orders", where, {"by": ["text"]})
 
 
 def test_an_unreadable_document_belongs_to_nothing() -> None:
     unreadable = UnreadableDocument({"_id": 1, WRAPPER: Opaque(3, b"x"), "board": 1})
-    assert routes(None, unreadable) == Routes((), closed=("board",))
-    assert routes({"board": 1}, unreadable).transition({A}) == "leave"
+    assert BY_BOARD.routes("orders", None, unreadable) == (None, ("by_board",))
+    assert BY_BOARD.routes("orders", {"board": 1}, unreadable) == (Routes((A,), leaves=frozenset([A])), ("by_board",))
 
 
-def test_too_many_keys_are_none() -> None:
-    found = routes({"board": 1}, {"board": list(range(MAX_KEYS + 1))})
-    assert (found.keys, found.leaves, found.closed) == ((A,), {A}, ("board",))
+def test_a_document_with_too_many_keys_belongs_to_nothing() -> None:
+    found, closed = BY_BOARD.routes("orders", {"board": 1}, {"board": list(range(MAX_KEYS + 1))})
+    assert found == Routes((A,), leaves=frozenset([A]))
+    assert closed == ("by_board",)
 
 
-def test_a_router_can_be_sent_to_another_process() -> None:
-    sent = pickle.loads(pickle.dumps(Router([Field("board")], revision=7)))
-    assert sent.routes("orders", None, {"board": 1}) == Routes((A,))
+VALUES = [1, 1.5, Int64(1), Decimal128("1"), "a", None, True, AT, b"x", Binary(b"x", 5), {"a": AT}, [AT, "b"]]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_keys_are_equal_however_the_document_was_decoded(value: Any) -> None:
+    raw = bson.encode({"_id": 1, "board": value, "_sync": {"v": Int64(1)}}, codec_options=CODEC)
+    assert DEFINITION.keys(decode(raw, JSON_CODEC)) == DEFINITION.keys(decode(raw)) != frozenset()
+
+
+def test_a_router_that_was_sent_to_another_process_computes_the_same() -> None:
+    sent = pickle.loads(pickle.dumps(Router([DEFINITION], revision=7)))  # noqa: S301 - made here
+    assert sent.routes("orders", None, {"board": 1}) == (Routes((A,)), ())
     assert sent.revision == 7
+    assert [spec_of(each) for each in sent.definitions] == [spec_of(DEFINITION)]
 
 
 def test_joined_keys_are_split_again() -> None:

@@ -22,8 +22,10 @@ from eventsync.domain.shapes import check_collection, is_parameter_name, is_shap
 from eventsync.domain.values.extended_json import from_tree, parse_json, to_json
 from eventsync.errors import InvalidPredicate, Malformed
 
-MAX_DEFINITIONS: Final = 64
-"""Most declared shapes of one collection."""
+MAX_DEFINITIONS: Final = 48
+"""Most declared shapes of one collection. MongoDB makes up to 100,000 keys of an index for one document, and an event
+has the keys of two states in all of them.
+"""
 
 MAX_FILE_DEPTH: Final = 64
 """Deepest nesting of a filter or value in a rules file."""

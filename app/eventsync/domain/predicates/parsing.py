@@ -38,6 +38,7 @@ from eventsync.domain.predicates.nodes import (
     SomeObject,
     Test,
 )
+from eventsync.domain.stamp import FIELD
 from eventsync.domain.values.type_wrappers import INT64_MAX, INT64_MIN
 from eventsync.errors import InvalidPredicate
 
@@ -377,6 +378,9 @@ def check_path(path: Any, place: str) -> None:
         raise InvalidPredicate(place, "no name of a path is empty")
     if any(name.startswith("$") for name in names):
         raise InvalidPredicate(place, "no name of a path begins with $")
+    # A document has the same routes with its stamp and without it.
+    if names[0] == FIELD:
+        raise InvalidPredicate(place, f"{FIELD} is eventsync's own field, which is no part of a document")
     if len(names) > MAX_PATH:
         raise InvalidPredicate(place, f"a path has at most {MAX_PATH} names")
 
