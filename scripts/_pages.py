@@ -45,7 +45,22 @@ def cli() -> str:
             name, [], parent=root, resilient_parsing=True, max_content_width=_WIDTH, terminal_width=_WIDTH
         )
         lines += [f"## {name}", "", *_help(context.get_help())]
+        if isinstance(command, typer.core.TyperGroup):
+            lines += _commands_of(command, context)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands_of(group: typer.core.TyperGroup, parent: Any) -> list[str]:
+    """Return the help of each command of a group, such as `rules`."""
+    lines = []
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
+        assert command is not None  # noqa: S101 - it is listed
+        context = command.make_context(
+            name, [], parent=parent, resilient_parsing=True, max_content_width=_WIDTH, terminal_width=_WIDTH
+        )
+        lines += [f"### {parent.info_name} {name}", "", *_help(context.get_help())]
+    return lines
 
 
 def _help(text: str) -> list[str]:

@@ -29,9 +29,11 @@ _FURTHER: Final = (
     "snapshot",
     "verify",
     "reset-log",
+    "rules",
     "settings",
 )
-"""Commands listed after those of other packages, in the help's order. Each is a function in a module of its name."""
+"""Commands listed after those of other packages, in the help's order. Each is a function in a module of its name, or a
+`typer.Typer` with commands of its own."""
 
 
 _STYLE: Final[dict[str, Any]] = {
@@ -73,7 +75,10 @@ def _imported(name: str) -> Any:
     alone = typer.Typer(**_STYLE)
     if name in {*_OWN, *_FURTHER}:
         function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
-        alone.command(name)(getattr(importlib.import_module(f"eventsync.cli.{function}"), function))
+        command = getattr(importlib.import_module(f"eventsync.cli.{function}"), function)
+        if isinstance(command, typer.Typer):
+            return typer.main.get_command(command)
+        alone.command(name)(command)
     else:
         from eventsync.cli import processes  # noqa: PLC0415 - see `list_commands`
 

@@ -42,7 +42,9 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    OUT.print(table, width=None if OUT.is_terminal else _UNBOUNDED)
+    # A width for this call alone would not exceed the console's own, which is 80 without a terminal.
+    console = OUT if OUT.is_terminal else Console(highlight=False, width=_UNBOUNDED)
+    console.print(table)
 
 
 def print_line(text: Text) -> None:

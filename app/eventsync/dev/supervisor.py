@@ -18,6 +18,7 @@ from eventsync.dev.server_client import ServerClient
 from eventsync.dev.terminal import Terminal
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.client import connect
+from eventsync.rules import RulesFollower
 from eventsync.server.supervision.child import Child, ChildSpec, first
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.log.logs import LogStore
@@ -83,6 +84,7 @@ class Supervisor:
             await asyncio.to_thread(mongod.initiate, port, given_up=self._stop.is_set)
             await self._unless_stopped(self._reset_copy(uri))
         self._directory.write_config(self._shared_settings(uri))
+        await children.enter_async_context(self._following_rules(uri))
         for spec in (self._worker_spec(uri), self._server_spec(uri)):
             await children.enter_async_context(self._running(spec))
         await self._unless_stopped(self._welcome(began))
@@ -96,6 +98,16 @@ class Supervisor:
             if ended is not None:
                 self._terminal.say(f"{self._directory.path} is a copy: a new log follows {ended.id}", "yellow")
         self._directory.settle()
+
+    @asynccontextmanager
+    async def _following_rules(self, uri: str | None) -> AsyncIterator[None]:
+        settings = self._settings.model_copy(update={"mongodb_uri": uri})
+        task = asyncio.create_task(RulesFollower(settings, self._terminal.say).run(), name="follow the rules file")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     @asynccontextmanager
     async def _running(self, spec: ChildSpec) -> AsyncIterator[None]:

@@ -43,6 +43,10 @@ class Fields(BaseSettings):
         (),
         description="Collections to track when a worker starts, comma separated. `eventsync track` adds more at run time.",
     )
+    rules_file: Path | None = Field(
+        None,
+        description="TOML file that declares shapes. `eventsync rules` reads it, and `dev` applies it at its start and when it changes. Default: `rules.toml` in the current directory.",
+    )
     mongodb_timeout: float = Field(
         10.0,
         gt=0,

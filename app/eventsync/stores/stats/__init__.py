@@ -1,3 +1,3 @@
-"""Counters, estimates and the operator's overview."""
+"""Counters, estimates, query plans and the operator's overview."""
 
-__all__ = ["counters", "estimates", "lag", "overview"]
+__all__ = ["counters", "estimates", "lag", "overview", "query_plans"]
