@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from eventsync.domain.events import NO_COLLECTION
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import State, applied
@@ -71,6 +72,8 @@ class Replay:
         self.seq += 1
         self.events.append(event)
         self._take_mark(event)
+        if stored.collection == NO_COLLECTION:
+            return
         key = (event["collection"], event["id"])
         version, document = self.rows.pop(key, (None, None))
         if event["op"] == "create":

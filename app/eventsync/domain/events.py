@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from eventsync.domain.ids import IdText
+from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.patches.diff import Operation
 from eventsync.domain.positions import Seq
 from eventsync.domain.values.extended_json import Document, is_misread, to_json, utc_text
@@ -88,6 +88,15 @@ class Event(NamedTuple):
         else:
             fields |= {"op_id": self.op_id, "by": self.by}
         return to_json(fields, plain=self.plain or self.document is None)[1:-1]
+
+
+NO_COLLECTION: Final = "system.eventsync"
+"""The collection of events that are no change of a document. MongoDB reserves such names, so no shape has it."""
+
+
+def tracked_again(name: str, at: datetime) -> Event:
+    """Return the event that separates two times at which a collection is tracked. No client gets it."""
+    return Event(NO_COLLECTION, format_id(name), "replace", 0, 0, at, {"_id": name})
 
 
 def encode_patch(patch: list[Operation]) -> bytes:

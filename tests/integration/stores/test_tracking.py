@@ -52,3 +52,26 @@ async def test_a_refusal_is_recorded_once_and_lifted_by_activation(stores: Store
     assert [item.refused for item in await stores.tracking.read()] == [None, "it is a timeseries"]
     await stores.tracking.activate(["v"], LOG, Seq(1))
     assert [item.refused for item in await stores.tracking.read()] == [None, None]
+
+
+async def test_what_was_ever_active_in_a_log_is_remembered(stores: Stores) -> None:
+    assert await stores.tracking.once_active(LOG, ["a"]) == []
+    await stores.tracking.mark(LOG, ["a", "b"])
+    await stores.tracking.mark(LOG, ["b", "c"])
+    await stores.tracking.forget(["a", "b", "c"])
+    assert await stores.tracking.once_active(LOG, ["d", "c", "a"]) == ["a", "c"]
+    assert await stores.tracking.read() == []
+    other = LogId("bbbb")
+    assert await stores.tracking.once_active(other, ["a"]) == []
+    await stores.tracking.mark(other, ["d"])
+    assert await stores.tracking.once_active(other, ["a", "d"]) == ["d"]
+
+
+async def test_every_collection_counts_as_active_before_where_too_many_were(stores: Stores) -> None:
+    await stores.tracking.mark(LOG, [f"c{number}" for number in range(1000)])
+    assert await stores.tracking.once_active(LOG, ["new"]) == []
+    await stores.tracking.mark(LOG, [f"more{number}" for number in range(1000)])
+    assert await stores.tracking.once_active(LOG, ["new"]) == ["new"]
+    row = await stores.log["collections"].find_one({"_id": ""})
+    assert row is not None
+    assert len(row["active"]) == 1001

@@ -24,7 +24,7 @@ from eventsync.stores.log.definitions import Declaration, Definitions
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.stores.log.tracking import Tracking
+from eventsync.stores.log.tracking import TrackedCollection, Tracking
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.feed import Feed
@@ -191,6 +191,29 @@ async def test_feed_does_not_split_a_transaction_before_a_later_checkpoint(store
     assert server.window.head == 0
     await server.feed._join()
     assert server.window.head == 4
+
+
+async def test_feed_takes_no_event_from_after_a_registry_that_it_does_not_know(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client of a collection that was tracked again could get beyond its restart, and miss what was before."""
+    log = await begin(stores)
+    await append(stores, log, 1, 2)
+    server, read = Fed(stores, settings), stores.tracking.read
+
+    async def outdated() -> list[TrackedCollection]:
+        found = await read()
+        await stores.tracking.activate(["orders"], log.id, Seq(3))
+        await append(stores, log, 3, 1)
+        return found
+
+    monkeypatch.setattr(stores.tracking, "read", outdated)
+    await server.feed._join()
+    assert server.tracking.tracked_from("orders") == 0
+    assert server.window.head == 2
+    monkeypatch.undo()
+    await server.feed._join()
+    assert server.tracking.tracked_from("orders") == server.window.head == 3
 
 
 async def test_feed_ends_a_transaction_at_an_event_of_another(stores: Stores, settings: Settings) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from eventsync.domain.positions import Seq
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, following
-from support.replay import caught_up, current_log
+from support.replay import caught_up, current_log, eventually, tracked
 from support.systems import running_system
 
 
@@ -34,4 +36,37 @@ async def test_live_client_is_reset_though_its_server_saw_the_collection_active_
         await follower.reached(f"{log}:3")
         assert follower.replica.resets > 0
         assert set(follower.replica.rows) == {"int:1", "int:2"}
+    assert await current_log(stores) == log
+
+
+@pytest.mark.parametrize("transport", PEERS)
+@pytest.mark.parametrize("before", [0, 1])
+async def test_client_gets_what_was_written_while_nothing_was_tracked(
+    stores: Stores, settings: Settings, transport: str, before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No event has been appended meanwhile, so only the restart itself tells the old position from a new one."""
+    caplog.set_level(logging.INFO)
+    settings = settings.model_copy(update={"collections": ("docs",)})
+    async with running_system(settings) as url, following(url, "docs", transport) as follower:
+        for number in range(before):
+            await stores.data["docs"].insert_one({"_id": number})
+        log = await caught_up(stores)
+        await follower.reached(f"{log}:{before}")
+        await stores.tracking.forget(["docs"])
+
+        async def is_followed_no_more() -> bool | None:
+            line = f"log {log}: sequencing nothing yet from {before}"
+            return True if caplog.messages.count(line) > (before == 0) else None
+
+        await eventually(stores, "heads", is_followed_no_more)
+        await stores.data["docs"].insert_one({"_id": "between"})
+        await caught_up(stores)
+        assert await stores.events.head(log) == before
+        await stores.tracking.ask(["docs"])
+        await tracked(stores, "docs")
+        await follower.has("between")
+        await stores.data["docs"].insert_one({"_id": "after"})
+        await follower.has("after")
+        assert follower.replica.resets > 0
+        assert await stores.events.head(log) == before + 2
     assert await current_log(stores) == log

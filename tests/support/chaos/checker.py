@@ -47,9 +47,9 @@ def _checks(evidence: Evidence, *, repaired: bool) -> Iterator[Iterator[Violatio
     if not excuse.everything:
         yield check_real_time(evidence, excuse)
     if evidence.commits is not None:
-        yield check_order(evidence.rows, evidence.commits)
+        yield check_order(evidence.changes, evidence.commits)
         yield check_repairs(evidence) if repaired else check_bijection(*steady(evidence))
-        yield check_groups(evidence.rows, evidence.commits)
+        yield check_groups(evidence.changes, evidence.commits)
         yield check_epochs(evidence, repaired=repaired)
     yield check_replay(evidence)
     yield check_transactions(evidence.rows)

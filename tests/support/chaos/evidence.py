@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import TransactionPart
+from eventsync.domain.events import NO_COLLECTION, TransactionPart
 from support.chaos.history import History, Key
 
 Kind = Literal["create", "change", "delete"]
@@ -93,6 +93,11 @@ class Evidence:
     repairs: int = 0
     sometimes: Mapping[str, int] = field(default_factory=dict)
     unverified: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> tuple[LogRow, ...]:
+        """The rows of documents' changes."""
+        return tuple(row for row in self.rows if row.key[0] != NO_COLLECTION)
 
 
 def _time(time: Timestamp) -> str:

@@ -72,7 +72,7 @@ def ranks(commits: Sequence[Commit]) -> list[int]:
 
 def steady(evidence: Evidence) -> tuple[list[LogRow], list[Commit]]:
     """Events and commits of the collections that were tracked all the time."""
-    rows = [row for row in evidence.rows if row.key[0] not in evidence.sometimes]
+    rows = [row for row in evidence.changes if row.key[0] not in evidence.sometimes]
     return rows, [commit for commit in evidence.commits or () if commit.key[0] not in evidence.sometimes]
 
 
@@ -169,7 +169,7 @@ def _difference_events(gap: Gap) -> Iterator[Violation]:
 
 def _of_all(evidence: Evidence) -> Iterator[Gap]:
     """The gaps of all collections together, but for what is no more than a time without tracking."""
-    return (gap for gap in gaps(evidence.rows, evidence.commits or ()) if gap.rows)
+    return (gap for gap in gaps(evidence.changes, evidence.commits or ()) if gap.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ def check_groups(rows: Sequence[LogRow], commits: Sequence[Commit]) -> Iterator[
 def check_epochs(evidence: Evidence, *, repaired: bool = False) -> Iterator[Violation]:
     """The commits that have events are as many unbroken runs as tracking was asked for, at most."""
     for name, asked in evidence.sometimes.items():
-        rows = [row for row in evidence.rows if row.key[0] == name]
+        rows = [row for row in evidence.changes if row.key[0] == name]
         commits = [commit for commit in evidence.commits or () if commit.key[0] == name]
         yield from _runs(name, rows, commits, asked + (evidence.repairs if repaired else 0))
         if not repaired:

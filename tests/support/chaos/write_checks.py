@@ -25,7 +25,7 @@ def check_effects(evidence: Evidence, excuse: Excuse) -> Iterator[Violation]:
     did not fail.
     """
     by_name: dict[str, list[LogRow]] = defaultdict(list)
-    for row in evidence.rows:
+    for row in evidence.changes:
         if (name := row.identity) is not None:
             by_name[name].append(row)
     owners = dict(identified(evidence.history.writes))
@@ -78,7 +78,7 @@ def _nameless(evidence: Evidence, excuse: Excuse) -> Iterator[Violation]:
             if identity(write, effect) is None and write.outcome != "failed":
                 most[effect.key] += 1
                 least[effect.key] += write.outcome == "ok"
-    events: Counter[Key] = Counter(row.key for row in evidence.rows if row.identity is None)
+    events: Counter[Key] = Counter(row.key for row in evidence.changes if row.identity is None)
     for key in (most.keys() | events.keys()) - excuse.deleted:
         if events[key] < least[key] and key[1] != ALL:
             said = f"{'/'.join(key)}: {least[key]} deletes were acknowledged, {events[key]} are in the log"
@@ -92,7 +92,7 @@ def check_real_time(evidence: Evidence, excuse: Excuse) -> Iterator[Violation]:
     """A write that had ended before another one was invoked stands before it."""
     owners = dict(identified(write for write in evidence.history.writes if write.outcome == "ok"))
     earliest, holder = math.inf, None
-    for row in reversed(evidence.rows):
+    for row in reversed(evidence.changes):
         write = owners.get(row.identity or "")
         if write is None or (row.log, row.seq) in excuse.told:
             continue
@@ -114,7 +114,7 @@ def check_answers(evidence: Evidence, excuse: Excuse) -> Iterator[Violation]:
     owners, told = dict(identified(writes)), dict(_told(writes))
     carried: dict[str, Write] = {}
     state: State = {}
-    for row in evidence.rows:
+    for row in evidence.changes:
         before = state.get(row.key)
         with suppress(*UNFIT):
             step(state, row.key, row.body)

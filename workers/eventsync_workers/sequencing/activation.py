@@ -55,7 +55,7 @@ class ActiveCollections:
         await self._deactivate({name: images.refused[name] for name in images.impossible})
         if active := [name for name in active if name not in images.impossible]:
             # Before the audit could miss the mark of a registry that has active collections.
-            await self._stores.tracking.mark()
+            await self._stores.tracking.mark(self._log.id, active)
         self.names = tuple(active)
 
     async def enable_images(self, names: Sequence[str] | None = None) -> Images:
@@ -128,13 +128,20 @@ class ActiveCollections:
         self._reasons |= suspects
         return await self._deactivate_impossible(list(suspects)) if suspects else frozenset()
 
+    async def restarted(self) -> list[str]:
+        """Return the pending collections that may have been active in this log before, sorted."""
+        pending = self.pending.names if self.pending is not None else ()
+        return await self._stores.tracking.once_active(self._log.id, pending) if pending else []
+
     async def activate(self, seq: Seq, time: Timestamp) -> None:
         """Activate the pending collections behind event `seq`. `time` is the cluster time of the checkpoint there.
 
-        That checkpoint must be recorded: a client that sees the collection active relies on it.
+        That checkpoint must be recorded: a client that sees the collection active relies on it. No client of a
+        collection that was active before may be at `seq`: it lacks the changes made in between.
         """
         if self.pending is not None and self.pending.names:
             names = self.pending.names
+            await self._stores.tracking.mark(self._log.id, names)
             await self._stores.tracking.activate(names, self._log.id, seq, time)
             logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), seq)
         self.pending = None

@@ -14,7 +14,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
-from eventsync.domain.events import LARGE, TransactionPart, place, unfinished
+from eventsync.domain.events import LARGE, TransactionPart, place, tracked_again, unfinished
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import RAW_CODEC
@@ -170,6 +170,15 @@ class LogWriter:
         self._appended(new[-1])
         self._numbered = self.seq
         self._time, self._token = time, token
+
+    async def append_restarts(self, names: Sequence[str], batch: Batch) -> None:
+        """Append an event for each collection that is tracked again after `batch`, which settles the log.
+
+        The event moves the head beyond all positions that clients have of the collection. Raises like `append`.
+        """
+        events = [encode_event(tracked_again(name, batch.time.as_datetime())) for name in names]
+        await self.append_repair(events, batch.token, batch.time)
+        self.checkpoint = NewCheckpoint(self.seq, batch.token, batch.time)
 
     def _appended(self, newest: NewEvent) -> None:
         self.newest, self.seq, self.token = newest, newest.event.seq, newest.token

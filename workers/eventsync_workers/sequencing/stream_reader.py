@@ -171,6 +171,9 @@ class StreamReader:
         if self._collections.pending is not None and batch.time >= self._collections.pending.time:
             await pipeline.drained()
             if self._writer.settles(batch):
+                if names := await self._collections.restarted():
+                    # Clients at the log's head may have been there since before the collections were untracked.
+                    await self._writer.append_restarts(names, batch)
                 # The checkpoint first: it must be no older than the collections' first events.
                 checkpoint = await self._checkpoints.record()
                 await self._collections.activate(self._writer.seq, checkpoint.time)

@@ -55,12 +55,19 @@ class TrackedCollection:
         return seq >= self.tracked_from and (self.time is None or time >= self.time)
 
 
-_MARK = ""
+_MARK: Final = ""
 """The `_id` of the marker row, which is no collection. No eventsync command removes it."""
+
+_REMEMBERED: Final = 1000
+"""Most collections that the marker row names. With more, each counts as one that was active before."""
 
 
 class TrackingStore:
-    """The registry, `{_id: collection, log?, base?, refused?}`. Anyone may `ask`; the sequencer does all else."""
+    """The registry, `{_id: collection, log?, base?, refused?}`. Anyone may `ask`; the sequencer does all else.
+
+    The marker row, `{_id: "", log, active}`, names all collections that have ever been active in the newest log, also
+    those that are not asked for any more.
+    """
 
     def __init__(self, database: AsyncDatabase[Any]) -> None:
         self._collections: AsyncCollection[Any] = database["collections"]
@@ -91,10 +98,23 @@ class TrackingStore:
             with translated("the collections can't be activated"):
                 await self._collections.bulk_write(requests)
 
-    async def mark(self) -> None:
-        """Write the marker row, by which `is_marked` detects that the registry was dropped or emptied."""
+    async def mark(self, log: LogId, names: Iterable[str]) -> None:
+        """Record in the marker row that collections are active in `log`. Call it before clients can see them active.
+
+        `is_marked` detects by the row that the registry was dropped or emptied.
+        """
+        known = {"$cond": [{"$eq": ["$log", log]}, {"$ifNull": ["$active", []]}, []]}
+        # One more than are remembered: a full list shows that others are not in it.
+        listed = {"$slice": [{"$setUnion": [known, {"$literal": list(names)}]}, _REMEMBERED + 1]}
         with translated("the registry of collections can't be marked"):
-            await self._collections.update_one({"_id": _MARK}, {"$setOnInsert": {"_id": _MARK}}, upsert=True)
+            await self._collections.update_one({"_id": _MARK}, [{"$set": {"log": log, "active": listed}}], upsert=True)
+
+    async def once_active(self, log: LogId, names: Iterable[str]) -> list[str]:
+        """Return those of `names` that may have been active in `log` before, sorted."""
+        with translated("the tracked collections can't be read"):
+            row = await self._collections.find_one({"_id": _MARK, "log": log}, {"active": 1})
+        known = set(row.get("active", ())) if row else set[str]()
+        return sorted(name for name in names if name in known or len(known) > _REMEMBERED)
 
     async def is_marked(self) -> bool:
         """Return True if the marker row exists."""

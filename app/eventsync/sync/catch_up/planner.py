@@ -194,6 +194,8 @@ class Planner:
     async def _option(
         self, shape: Shape, snapshot: StoredSnapshot, servable: ServableRange, *, counted: bool
     ) -> SnapshotOption | None:
+        if snapshot.seq < servable.tracked_from:
+            return None  # It may be current until later by its events, but not all of its changes have some.
         size = CollectionSize(snapshot.documents, snapshot.raw_bytes)
         seq = await self._current_until(snapshot, servable)
         stored = SnapshotOption(seq, size, await self._backlog(shape, seq, counted=counted))

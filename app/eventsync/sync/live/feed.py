@@ -20,7 +20,7 @@ from typing import Any
 
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.events import last_whole
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import Unavailable, public_error
@@ -175,6 +175,8 @@ class Feed:
             return
         self._log = current
         log_id = self._log.id if self._log else None
+        # Before the registry: the window must not get events from after a registry that is not known yet.
+        seq = await self._stores.events.head(log_id) if log_id else START
         are_others = self._tracking.replace(log_id, await self._stores.tracking.read())
         if self._definitions.replace(log_id, await self._stores.definitions.read()) or are_others:
             # Before the next events are published: a client of a collection that was tracked again lacks some of them.
@@ -183,7 +185,6 @@ class Feed:
             self.state.detail = "there is no log yet: no worker has run"
             return
         self._window.suspended = None
-        seq = await self._stores.events.head(self._log.id)
         await self._prove(seq)
         floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
         # Too far behind: the few clients that need the events in between get them from the store.

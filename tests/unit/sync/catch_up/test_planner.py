@@ -58,6 +58,16 @@ class Stored:
         return cast("Stores", SimpleNamespace(tiers=self, stats=stats, snapshots=SimpleNamespace(stored=self)))
 
 
+class Unchanged(Stored):
+    """The collection has no event after its newest snapshot, and events up to 25 are gone."""
+
+    async def quiet_until(self, *_: Any) -> Seq:
+        return Seq(30)
+
+    async def read(self, _: LogId) -> Tiers:
+        return Tiers(archived_up_to=Seq(25), horizon=Seq(25))
+
+
 async def test_snapshot_of_a_new_client_is_the_one_that_its_position_belongs_to() -> None:
     stored, tracking = Stored(), cast("Tracking", SimpleNamespace(tracked_from=lambda _: Seq(0)))
     window = Window(1_000_000, PageLimit(1000, 1_000_000))
@@ -69,3 +79,17 @@ async def test_snapshot_of_a_new_client_is_the_one_that_its_position_belongs_to(
     later = await stored.planner.beginning(ORDERS)
     assert later is not None
     assert (later.snapshot, later.position) == (NEWER, Position(LOG, Seq(20)))
+
+
+async def test_snapshot_from_before_the_collection_was_tracked_again_is_not_used() -> None:
+    """Not all changes since have events, so that it has none since does not make it current."""
+    stored, tracking = Unchanged(), cast("Tracking", SimpleNamespace(tracked_from=lambda _: Seq(20)))
+    window = Window(1_000_000, PageLimit(1000, 1_000_000))
+    window.start(LOG, Seq(30))
+    planner = Planner(stored.stores, window, tracking)
+    assert await planner.beginning(ORDERS) is None
+    stored.snapshot = NEWER
+    planner.outdated()
+    beginning = await planner.beginning(ORDERS)
+    assert beginning is not None
+    assert beginning.snapshot == NEWER
