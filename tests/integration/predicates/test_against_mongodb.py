@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.collection import Collection
+from unit.domain.predicates.tables import SMALL
 
+from eventsync.domain.bson_scan.opaque import encode
 from eventsync.domain.predicates.declarations import filter_of_tree
 from eventsync.domain.predicates.definitions import define
 from eventsync.domain.predicates.predicate import Predicate
@@ -109,6 +111,19 @@ def test_the_tables_of_tricky_filters_have_the_answers_of_mongodb(collection: Co
             assert stored.found(predicate.filter) == row["matches"] == matched(predicate, stored), row["filter"]
             checked += 1
     assert checked > 50
+
+
+def test_the_answers_of_the_table_by_hand_are_those_of_mongodb(collection: Collection[Any]) -> None:
+    documents = [document for _, matching, others in SMALL for document in (*matching, *others)]
+    raw = [RawBSONDocument(encode({"_id": number, **document})) for number, document in enumerate(documents)]
+    stored = Stored(collection, raw)
+    start = 0
+    for query, matching, others in SMALL:
+        end = start + len(matching)
+        found = stored.found(query)
+        assert [number for number in found if start <= number < end + len(others)] == [*range(start, end)], query
+        assert matched(Predicate(query), stored) == found
+        start = end + len(others)
 
 
 def test_values_that_no_driver_reads_match_as_mongodb_has_them(collection: Collection[Any]) -> None:

@@ -123,7 +123,8 @@ class Definition:
     """A declared shape: a filter over a collection, with typed parameters. `define` makes it.
 
     `types` has the names of each parameter's types, and `lists` the parameters that stand for the list of an `$in`.
-    `canonical` is equal for definitions that differ only in spelling and in their names. `digest` stands for it.
+    `canonical` is equal for definitions that differ only in spelling and in their names. `digest` stands for it. The
+    keys are of the name, too: a key belongs to the text of one shape.
     """
 
     name: str
@@ -134,12 +135,14 @@ class Definition:
     canonical: bytes
     branches: tuple[Branch, ...]
     digest: bytes = field(init=False)
+    _seed: bytes = field(init=False, repr=False)
     _kept: dict[Any, frozenset[bytes]] = field(init=False, repr=False, default_factory=dict)
     _field: str | None = field(init=False, repr=False, default=None)
     _fast: frozenset[type] = field(init=False, repr=False, default=frozenset())
 
     def __post_init__(self) -> None:
         self.digest = _hash(self.canonical)
+        self._seed = _hash(self.digest, self.name.encode())
         # The commonest definition has a shorter way: one parameter, in a field of the document.
         if len(self.types) == 1:
             if len(self.branches) == 1 and "." not in self.branches[0].paths[0]:
@@ -164,7 +167,7 @@ class Definition:
             return Unrouted("unreadable")
 
     def _keep(self, value: Any) -> frozenset[bytes]:
-        made = frozenset({_hash(self.digest, value_bytes(value))})
+        made = frozenset({_hash(self._seed, value_bytes(value))})
         if type(value) is not str or len(value) <= _SHORT:
             if len(self._kept) >= _KEPT:
                 self._kept.clear()
@@ -181,7 +184,7 @@ class Definition:
                 if type(value) in self._fast:
                     found |= self._kept.get(value) or self._keep(value)
                 elif rank_of(value) in branch.ranks[0]:
-                    found.add(_hash(self.digest, value_bytes(None if value is MISSING else value)))
+                    found.add(_hash(self._seed, value_bytes(None if value is MISSING else value)))
                 if len(found) > limit:
                     return Unrouted("too_many_keys")
         return frozenset(found)
@@ -199,7 +202,7 @@ class Definition:
             found.update(tokens)
         if len(found) > limit:
             return Unrouted("too_many_keys")
-        return frozenset(_hash(self.digest, token) for token in found)
+        return frozenset(_hash(self._seed, token) for token in found)
 
     def bind(self, values: Mapping[str, Any]) -> Route:
         """Return the route for values of all parameters; those of `lists` take a list. Raises `InvalidPredicate`."""
@@ -214,9 +217,9 @@ class Definition:
         found = [sorted({value_bytes(value) for value in items}) for items in bound.values()]
         if prod(map(len, found)) > MAX_KEYS:
             raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
-        keys = sorted(_hash(self.digest, *tokens) for tokens in product(*found))
+        keys = sorted(_hash(self._seed, *tokens) for tokens in product(*found))
         given = {name: items if name in self.lists else items[0] for name, items in bound.items()}
-        key = keys[0] if len(keys) == 1 else _hash(self.digest, b"any of", *keys)
+        key = keys[0] if len(keys) == 1 else _hash(self._seed, b"any of", *keys)
         return Route(shape, self.collection, bound_filter(self.where, given), key, frozenset(keys))
 
     def bind_shape(self, shape: RoutedShape) -> Route:
@@ -277,7 +280,8 @@ def define_all(
     types = {each: frozenset(kinds) for each, kinds in sorted(parameters.items())}
     try:
         lists = _check_uses(node, types)
-        branches = tuple(_branch(parts, types) for parts in _conjunctions(node))
+        places = {each.name: each.place for each in parameters_of(node)}
+        branches = tuple(_branch(parts, types, places) for parts in _conjunctions(node))
     except InvalidPredicate as problem:
         return None, [problem]
     spelled = b"".join(b"%d:%b" % (len(part), part) for part in _spelled(collection, types, node))
@@ -326,9 +330,12 @@ def _check_count(found: list[tuple[Node, ...]], parameter: Parameter) -> None:
         )
 
 
-def _branch(parts: Iterable[Node], types: Mapping[str, frozenset[str]]) -> Branch:
-    """Return the branch of a conjunction. Raises `InvalidPredicate` if it has not each parameter once."""
-    found: dict[str, tuple[str, Parameter]] = {}
+def _branch(parts: Iterable[Node], types: Mapping[str, frozenset[str]], places: Mapping[str, str]) -> Branch:
+    """Return the branch of a conjunction. Raises `InvalidPredicate` if it has not each parameter once.
+
+    `places` has a place of each parameter in the whole filter.
+    """
+    found: dict[str, str] = {}
     rest: list[Node] = []
     for part in parts:
         match part:
@@ -339,16 +346,16 @@ def _branch(parts: Iterable[Node], types: Mapping[str, frozenset[str]]) -> Branc
                         f"the parameter {parameter.name} stands twice where both must match;"
                         " declare a second one, and bind both to the same value",
                     )
-                found[parameter.name] = (path, parameter)
+                found[parameter.name] = path
             case other if other != All(()):
                 rest.append(other)
-    for name in types.keys() - found.keys():
+    for name in sorted(types.keys() - found.keys()):
         raise InvalidPredicate(
-            next(iter(found.values()))[1].place if found else "",
+            places[name],
             f"the parameter {name} is not in every branch of $or: a branch without it belongs to all its values;"
             " declare the branch as a shape of its own",
         )
-    paths = tuple(found[name][0] for name in types)
+    paths = tuple(found[name] for name in types)
     ranks = tuple(frozenset[int]().union(*(TYPES[kind] for kind in kinds)) for kinds in types.values())
     return Branch(matcher(All(tuple(rest))) if rest else None, paths, ranks, tuple(map(values_at, paths)))
 
