@@ -16,7 +16,6 @@ from typing import Any, Final
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
-from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.events import Event, place
 from eventsync.domain.ids import format_id
 from eventsync.domain.plan import Answer
@@ -26,6 +25,7 @@ from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores
+from eventsync.sync.live.window import Subscribers
 from eventsync.sync.service import SyncService
 from eventsync.sync.sessions.subscription import Subscription
 from scripts.bench.deployment import Cpu, Deployment
@@ -112,8 +112,8 @@ async def _cost(
     """Return the cost of a client as the plan counts, in ms, and the kinds of its messages."""
     cpu, size, kinds = Cpu(server=os.getpid(), mongod=pid), 0, set[str]()
     for _ in range(repeats):
-        subscriber = service.window.subscribe(SHAPE, LightEvent())
-        async for kind, data in _until_live(Subscription(service.source, subscriber, position, avoid)):
+        subscription = Subscription(service.source, Subscribers(service.window), SHAPE, position, avoid)
+        async for kind, data in _until_live(subscription):
             kinds.add(kind)
             size += len(data)
     seconds = sum(cpu.used().values())

@@ -23,6 +23,7 @@ from eventsync.cli.verify import prove
 from eventsync.domain.bson_scan.opaque import encode, is_odd
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import Position, Seq
+from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import RAW_CODEC, decode, same
 from eventsync.settings import Settings
@@ -149,7 +150,7 @@ async def assert_squashed(stores: Stores) -> None:
     found = {}
     async with aclosing(stores.snapshots.squashed.touched(log, "docs", after=Seq(0), up_to=checkpoint.seq)) as touched:
         async for ids in touched:
-            async with aclosing(stores.snapshots.squashed.rows("docs", ids, checkpoint.time)) as rows:
+            async with aclosing(stores.snapshots.squashed.rows(Shape("docs"), ids, checkpoint.time)) as rows:
                 async for row in rows:
                     tree = orjson.loads(row)
                     found[tree["id"]] = tree

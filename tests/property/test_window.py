@@ -167,7 +167,7 @@ class Cursors(RuleBasedStateMachine):
             kept = len(self.window._all)
             assert self.window.head - self.window.floor == kept
             assert self.window.bytes <= self.window._limit or kept <= 1
-            assert len(self.window._frames) <= len(self.window._by_shape) <= 2 * kept
+            assert len(self.window._frames) <= len(self.window._by_topic) <= 2 * kept
 
     def teardown(self) -> None:
         if not hasattr(self, "cursors"):

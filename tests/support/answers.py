@@ -9,14 +9,13 @@ from typing import Any
 import orjson
 from bson.int64 import Int64
 
-from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.plan import Answer
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.archive.touched import TouchedStore
 from eventsync.stores.stores import Stores
-from eventsync.sync.live.fan_out import Subscriber
+from eventsync.sync.live.window import Subscribers
 from eventsync.sync.service import SyncService
 from eventsync.sync.sessions.subscription import Subscription
 from support.replay import Key, Replay
@@ -58,15 +57,17 @@ async def serving(stores: Stores, settings: Settings, past: Past) -> SyncService
     return service
 
 
-def subscriber_of(service: SyncService, shape: Shape) -> Subscriber:
-    return service.window.subscribe(shape, LightEvent())
+def subscription_to(
+    service: SyncService, shape: Shape, position: Position | None, avoid: frozenset[Answer] = frozenset()
+) -> Subscription:
+    return Subscription(service.source, Subscribers(service.window), shape, position, avoid)
 
 
 async def brought_up(service: SyncService, replica: Replica, *, force: Answer | None = None) -> list[str]:
     """Serve a client until it is live; returns the types of the messages. `force`: no other answer that is exact."""
     position = None if replica.position is None else Position.parse(replica.position)
     avoid = frozenset(Answer) - {force} if force else frozenset()
-    subscription = Subscription(service.source, subscriber_of(service, Shape.parse(replica.shape)), position, avoid)
+    subscription = subscription_to(service, Shape.parse(replica.shape), position, avoid)
     kinds = []
     async with aclosing(subscription.messages()) as messages:
         async for message in messages:

@@ -32,7 +32,7 @@ from eventsync.domain.positions import (
 )
 from eventsync.domain.protocol import check_client_id
 from eventsync.domain.shapes import Shape
-from eventsync.errors import EventsyncError, Malformed, NotTracked
+from eventsync.errors import EventsyncError, Malformed, NotTracked, UnknownShape
 from eventsync.server.deadline import deadline_of
 from eventsync.server.extensions import SocketWriter, socket_writer
 from eventsync.server.response_stream import ClientDisconnected, ResponseStream
@@ -102,17 +102,17 @@ async def _serve(scope: Scope, services: Services, query: _Query, stream: Respon
 
 
 def _require(services: Services, shapes: Iterable[Shape]) -> None:
-    """Raise `Unavailable` if a shape can be served soon, and `NotTracked` if no shape is tracked.
+    """Raise `Unavailable` if a shape can be served soon, and the error of the first shape if none can be served.
 
-    If only some are not tracked, the session sends an `error` event for each of them.
+    If only some can't be served, the session sends an `error` event for each of them.
     """
-    refused: list[NotTracked] = []
+    refused: list[EventsyncError] = []
     served = 0
     for shape in shapes:
         try:
-            services.sync.tracking.require(shape.collection)
+            services.sync.source.bind(shape)
             served += 1
-        except NotTracked as error:
+        except (Malformed, NotTracked, UnknownShape) as error:
             refused.append(error)
     if refused and not served:
         raise refused[0]

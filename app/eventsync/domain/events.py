@@ -110,14 +110,24 @@ LARGE: Final = 1024 * 1024
 
 def place(encoded: bytes, seq: Seq, transaction: TransactionPart | None) -> bytes:
     """Complete the body of an encoded event with its place in the log."""
-    txn = (
-        b""
-        if transaction is None
-        else b',"txn":' + to_json({"id": transaction.id, "n": transaction.n, "of": transaction.of})
-    )
+    txn = _txn(transaction)
     if len(encoded) <= LARGE:
         return b'{"seq":%d,%b%b}' % (seq, encoded, txn)
     return b"".join((b'{"seq":%d,' % seq, encoded, txn, b"}"))
+
+
+def recounted(body: bytes, was: TransactionPart, now: TransactionPart | None) -> bytes:
+    """Return the body of an event with another place in its transaction, which `place` has put at its end."""
+    end = _txn(was) + b"}"
+    if not body.endswith(end):
+        raise ValueError("the body does not end with its transaction")
+    return b"".join((memoryview(body)[: -len(end)], _txn(now), b"}"))
+
+
+def _txn(transaction: TransactionPart | None) -> bytes:
+    if transaction is None:
+        return b""
+    return b',"txn":' + to_json({"id": transaction.id, "n": transaction.n, "of": transaction.of})
 
 
 def timestamp(at: datetime) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from eventsync.domain.positions import START, LogId, Position, Seq
+from eventsync.domain.positions import START, LogId, Position, Seq, unscoped
 
 
 class ResetReason(StrEnum):
@@ -26,6 +26,8 @@ class ResetReason(StrEnum):
     """The events after the position are not all in the log."""
     DAMAGED = "damaged"
     """The stored events or snapshots can't be read."""
+    SCOPE_CHANGED = "scope_changed"
+    """The position is of another scope: the shape's definition has changed."""
 
 
 class Answer(StrEnum):
@@ -41,7 +43,7 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServableRange:
-    """The part of a log that can be served for one shape.
+    """The part of a log that can be served for one shape. `log` has the shape's scope, if it has one.
 
     Events: after `horizon` and `tracked_from` (since when the collection is tracked), up to `head`. Squashed
     documents: for positions from `squash_floor` and `tracked_from` on.
@@ -112,7 +114,8 @@ WORTH_STORING: Final = 50_000.0
 def refusal(position: Position, servable: ServableRange) -> ResetReason | None:
     """Return the reason why `position` can't be continued; None if the events after it can bring it up to date."""
     if position.log != servable.log:
-        return ResetReason.UNKNOWN_LOG
+        same = unscoped(position.log) == unscoped(servable.log)
+        return ResetReason.SCOPE_CHANGED if same else ResetReason.UNKNOWN_LOG
     if position.seq > servable.head:
         return ResetReason.FUTURE
     if position.seq < max(servable.tracked_from, servable.horizon):

@@ -14,7 +14,10 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
 
 LogId = NewType("LogId", str)
-"""One incarnation of a stream's numbering: 8 lowercase letters and digits, never used again."""
+"""One incarnation of a stream's numbering: 8 lowercase letters and digits, never used again.
+
+A shape with parameters is a log of its own to its clients: the id has a scope behind a dot (`scoped`).
+"""
 
 Seq = NewType("Seq", int)
 """An event's number in its log: 1, 2, 3 … without a gap. 0 is before the first event."""
@@ -22,13 +25,23 @@ Seq = NewType("Seq", int)
 START: Final = Seq(0)
 """Before the first event."""
 
-_POSITION = re.compile(r"([a-z0-9]{1,32}):(0|[1-9][0-9]{0,18})", re.ASCII)
+_POSITION = re.compile(r"([a-z0-9]{1,32}(?:\.[0-9a-f]{8})?):(0|[1-9][0-9]{0,18})", re.ASCII)
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def new_log_id() -> LogId:
     """Return a new random log id."""
     return LogId("".join(secrets.choice(_ALPHABET) for _ in range(8)))
+
+
+def scoped(log: LogId, scope: str | None) -> LogId:
+    """Return the id of a log as clients of a route know it, `k3f9ab2c.5f2c81ab`; without a scope, the log's own."""
+    return LogId(f"{log}.{scope}") if scope else log
+
+
+def unscoped(log: LogId) -> LogId:
+    """Return the id of the log that a scoped one is a part of."""
+    return LogId(log.partition(".")[0])
 
 
 @dataclass(frozen=True, slots=True)

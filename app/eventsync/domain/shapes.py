@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote
 
 from bson.decimal128 import Decimal128
@@ -60,26 +60,6 @@ def not_tracked(name: str) -> NotTracked:
     else:
         remedy = f"`eventsync track {shlex.quote(name)}` changes that"
     return NotTracked(f"the collection {name!r} is not tracked; {remedy}")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A collection (`orders`) or one document of it (`orders/42`). Equal shapes have equal text."""
-
-    collection: str
-    id: IdText | None = None
-
-    def __str__(self) -> str:
-        return self.collection if self.id is None else f"{self.collection}/{self.id}"
-
-    @classmethod
-    def parse(cls, text: object) -> Shape:
-        """Read the text form and bring the document id into its canonical form. Raises `Malformed`."""
-        if not isinstance(text, str):
-            raise Malformed("a shape is a string: a collection, or collection/id")
-        collection, slash, rest = text.partition("/")
-        check_collection(collection)
-        return cls(collection, format_id(parse_id(rest)) if slash else None)
 
 
 MAX_SHAPE_BYTES: Final = 4096
@@ -194,3 +174,84 @@ def _unquoted(text: str) -> str:
         return unquote(text, errors="strict")
     except UnicodeDecodeError as error:
         raise Malformed(f"{text[:80]!r} is not percent-encoded UTF-8") from error
+
+
+class Route(Protocol):
+    """A definition with its parameters bound: the part of a collection that a declared shape stands for."""
+
+    @property
+    def collection(self) -> str:
+        """The collection."""
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """The keys that events of this part have, 16 bytes each."""
+
+    @property
+    def filter(self) -> Mapping[str, Any]:
+        """The filter that finds the documents of this part."""
+
+    @property
+    def scope(self) -> str:
+        """8 hex digits of everything that decides what is in this part. They are in each of its positions."""
+
+    @property
+    def since(self) -> int:
+        """The seq after which events have the keys."""
+
+    @property
+    def revision(self) -> int:
+        """The revision of the registry at the definition's activation."""
+
+    def admits(self, document: Mapping[str, Any]) -> bool:
+        """Return True if a document that the filter has found has one of the keys, as its events have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A collection (`orders`), one document of it (`orders/42`), or a declared shape (`my_orders?owner=7`).
+
+    Equal shapes have equal text. A declared shape gets its route when it is bound by its definition.
+    """
+
+    name: str
+    id: IdText | None = None
+    declared: RoutedShape | None = None
+    route: Route | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        if self.declared is not None:
+            return str(self.declared)
+        return self.name if self.id is None else f"{self.name}/{self.id}"
+
+    @property
+    def collection(self) -> str:
+        """The collection. A declared shape has one once it is bound."""
+        if self.declared is None:
+            return self.name
+        if self.route is None:
+            raise ValueError(f"{self} is not bound")
+        return self.route.collection
+
+    @property
+    def scope(self) -> str:
+        """The scope in the shape's positions; empty for a collection or a document."""
+        return "" if self.route is None else self.route.scope
+
+    @property
+    def topic(self) -> Hashable:
+        """What a window keeps the shape by: the definition of a declared shape may change."""
+        return self if self.route is None else (self, self.route.scope)
+
+    @classmethod
+    def parse(cls, text: object) -> Shape:
+        """Read the text form and bring the id or the parameters into canonical form. Raises `Malformed`."""
+        if not isinstance(text, str):
+            raise Malformed("a shape is a string: a collection, collection/id, or name?parameter=value")
+        collection, slash, rest = text.partition("/")
+        # An id may contain a question mark, and a value of a parameter a slash.
+        if "?" in collection:
+            declared = RoutedShape.parse(text)
+            return cls(declared.name, None, declared)
+        check_collection(collection)
+        return cls(collection, format_id(parse_id(rest)) if slash else None)

@@ -39,7 +39,14 @@ class SyncService:
         self.feed = Feed(tailing or stores, self.window, self.continuity, self.tracking, self.definitions, settings)
         self._health = HealthCheck(stores, self.feed, self.window, settings)
         self.source = Source.of(
-            stores, settings, self.window, self.continuity, self.tracking, limit=limit, stale=self._health.is_stale
+            stores,
+            settings,
+            self.window,
+            self.continuity,
+            self.tracking,
+            self.definitions,
+            limit=limit,
+            stale=self._health.is_stale,
         )
         self._writer = VectorWriter(
             stores.vectors,
@@ -72,12 +79,11 @@ class SyncService:
 
     @asynccontextmanager
     async def snapshot(self, shape: Shape, *, live: bool = False) -> AsyncIterator[Bootstrap]:
-        """Open the state of a shape at a position for the block. Raises `NotTracked` and `Unavailable`.
+        """Open the state of a shape at a position for the block. Raises `Unavailable`, and as `Source.bind`.
 
         With `live` it is read from the collection, also if there is a stored snapshot.
         """
-        self.tracking.require(shape.collection)
-        async with self.source.bootstraps.open(shape, live=live) as bootstrap:
+        async with self.source.bootstraps.open(self.source.bind(shape), live=live) as bootstrap:
             yield bootstrap
 
     def is_stale(self) -> bool:

@@ -14,6 +14,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.ids import MAX_READ_BYTES, IdText, format_id
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.touched import TouchedStore
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.snapshots.squashed import BATCH, Unsquashable
@@ -89,7 +90,7 @@ async def now(stores: Stores) -> Timestamp:
 
 
 async def rows(stores: Stores, time: Timestamp, *ids: str) -> dict[str, Any]:
-    async with aclosing(stores.snapshots.squashed.rows("docs", [IdText(text) for text in ids], time)) as found:
+    async with aclosing(stores.snapshots.squashed.rows(Shape("docs"), [IdText(text) for text in ids], time)) as found:
         listed = [orjson.loads(row) async for row in found]
     assert len(listed) == len({row["id"] for row in listed})
     return {row["id"]: row for row in listed}

@@ -14,8 +14,7 @@ from eventsync.domain.positions import Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from eventsync.sync.sessions.subscription import Subscription
-from support.answers import Past, brought_up, compacted, serving, subscriber_of
+from support.answers import Past, brought_up, compacted, serving, subscription_to
 from support.histories import History, based, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
@@ -108,7 +107,7 @@ async def test_client_that_disconnects_during_an_answer_keeps_its_position(
     service = await serving(stores, settings.model_copy(update={"frame_bytes": 300}), past)
     client = past.client(DOCS, Seq(0))
     avoid = frozenset(Answer) - {force}
-    subscription = Subscription(service.source, subscriber_of(service, DOCS), Position(past.log, Seq(0)), avoid)
+    subscription = subscription_to(service, DOCS, Position(past.log, Seq(0)), avoid)
     messages = subscription.messages()
     for part in range(2):
         message = await anext(messages)

@@ -16,8 +16,9 @@ from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
+from eventsync.sync.live.window import Subscribers
 from eventsync.sync.sessions.subscription import Subscription
-from support.answers import Past, brought_up, compacted, serving, subscriber_of
+from support.answers import Past, brought_up, compacted, serving, subscription_to
 from support.histories import newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
@@ -71,7 +72,7 @@ async def test_bootstrap_of_later_clients_reads_no_chunk_again(stores: Stores, s
 async def first_parts(stores: Stores, settings: Settings, past: Past, count: int) -> tuple[Subscription, Any, Replica]:
     """A new client that has got a few parts of its snapshot."""
     service = await serving(stores, settings, past)
-    client, subscription = Replica("docs"), Subscription(service.source, subscriber_of(service, DOCS), None)
+    client, subscription = Replica("docs"), subscription_to(service, DOCS, None)
     messages = subscription.messages()
     for _ in range(count):
         message = await anext(messages)
@@ -119,7 +120,7 @@ async def test_damaged_chunk_resets_the_client_and_the_collection_is_read(
     assert stored.id in caplog.text
     # It is not offered again, by this server.
     again = Replica("docs")
-    other = Subscription(subscription._source, subscription._subscriber, None)
+    other = Subscription(subscription._source, Subscribers(subscription._source.window), DOCS, None)
     async with aclosing(other.messages()) as messages:
         await rest(messages, again)
     assert (again.resets, again.rows) == (0, client.rows)

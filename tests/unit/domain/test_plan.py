@@ -53,6 +53,7 @@ def test_the_reasons_are_the_words_of_the_protocol() -> None:
         "future",
         "before_horizon",
         "damaged",
+        "scope_changed",
     }
 
 

@@ -32,7 +32,7 @@ from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import Definition, Route
-from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Malformed, Unavailable, UnknownShape
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.stored_event import UNREADABLE
@@ -403,22 +403,34 @@ class Definitions:
             raise Unavailable(f"the shape {name!r} is about to become active: is a worker running?")
         return ActiveDefinition(active, Seq(max(active.base, tracked_from)))
 
-    def bind(self, shape: RoutedShape) -> BoundRoute:
-        """Return the route of a shape's values. Raises as `resolve`, and `InvalidPredicate` for other values."""
+    def is_pending(self, name: str) -> bool:
+        """Return True while a declared shape or its collection is about to become active."""
+        shape = self._declared.get(name)
+        if shape is None or shape.refused is not None:
+            return not self._known
+        return name not in self._active or self._tracking.is_pending(shape.collection)
+
+    def bind(self, shape: Shape) -> Shape:
+        """Return a declared shape with its route. Raises as `resolve`, and `InvalidPredicate` for other parameters."""
+        if shape.declared is None:
+            return shape
         active = self.resolve(shape.name)
         compiled = self._compiled.get(shape.name)
         if compiled is None or compiled[0] != active.shape:
             compiled = self._compiled[shape.name] = (active.shape, active.shape.definition())
         definition = compiled[1]
-        return BoundRoute(definition.bind_shape(shape), definition, active.since, active.shape.revision)
+        route = definition.bind_shape(shape.declared)
+        return replace(shape, route=BoundRoute(route, definition, active.since, active.shape.revision))
 
-    def is_current(self, route: BoundRoute) -> bool:
-        """Return True while events carry the keys of a route without interruption since it was bound."""
-        shape = self._active.get(route.definition.name)
+    def is_current(self, shape: Shape) -> bool:
+        """Return True while events carry the keys of a bound shape without interruption since it was bound."""
+        active = self._active.get(shape.name)
+        route = shape.route
         return (
-            shape is not None
-            and shape.revision == route.revision
-            and self._tracking.has_all_after(shape.collection, route.since)
+            active is not None
+            and route is not None
+            and active.revision == route.revision
+            and self._tracking.has_all_after(active.collection, Seq(route.since))
         )
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:

@@ -12,6 +12,7 @@ from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import DamagedEvents
+from eventsync.domain.routes import Routes
 
 UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, zlib.error)
 """The exceptions from decoding a damaged row."""
@@ -30,6 +31,7 @@ class StoredEvent(NamedTuple):
     id: IdText
     body: bytes
     transaction: TransactionPart | None = None
+    routes: Routes | None = None
 
     @property
     def closes(self) -> bool:

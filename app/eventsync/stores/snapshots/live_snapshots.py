@@ -17,8 +17,8 @@ from eventsync.concurrency.slices import Slices
 from eventsync.domain.bson_scan.opaque import writable
 from eventsync.domain.bson_scan.plain import is_misread
 from eventsync.domain.ids import IdText, format_id, parse_id, query_of
-from eventsync.domain.positions import LogId, Position
-from eventsync.domain.shapes import Shape
+from eventsync.domain.positions import LogId, Position, scoped
+from eventsync.domain.shapes import Route, Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, Document, JsonText, decode, to_json
 from eventsync.errors import Unavailable
@@ -94,19 +94,20 @@ class SnapshotReader:
         checkpoint = await self._logs.read_checkpoint(log)
         if checkpoint is None:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
-        batches = self.documents(shape.collection, checkpoint.time, query_for(shape))
+        batches = self.documents(shape, checkpoint.time, query_for(shape))
         try:
-            yield Snapshot(shape, Position(log, checkpoint.seq), batches)
+            yield Snapshot(shape, Position(scoped(log, shape.scope), checkpoint.seq), batches)
         finally:
             await batches.aclose()
 
-    async def documents(
-        self, collection: str, time: Timestamp, query: Document
-    ) -> AsyncGenerator[list[SnapshotDocument]]:
-        """Yield the documents that `query` finds in `collection` at `time`, in id order. Raises as `read`."""
-        async with aclosing(self._found(collection, time, query, {})) as batches:
+    async def documents(self, shape: Shape, time: Timestamp, query: Document) -> AsyncGenerator[list[SnapshotDocument]]:
+        """Yield the documents of a shape that `query` finds in its collection at `time`. Raises as `read`.
+
+        They come in id order, except those of a declared shape: MongoDB would have to sort what an index finds.
+        """
+        async with aclosing(self._found(shape.collection, time, query, {}, route=shape.route)) as batches:
             async for batch in batches:
-                yield await self._rows(batch)
+                yield await self._rows(batch if shape.route is None else _admitted(batch, shape.route))
 
     async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
         """Encode documents in slices, because a batch may have 16 MiB."""
@@ -135,10 +136,13 @@ class SnapshotReader:
                     yield document
 
     async def _found(
-        self, collection: str, time: Timestamp, query: Document, fields: Document
+        self, collection: str, time: Timestamp, query: Document, fields: Document, route: Route | None = None
     ) -> AsyncGenerator[list[bytes]]:
         any_found = False
-        async with aclosing(self._read(collection, time, query, fields)) as batches:
+        options = {"sort": {"_id": 1}} if route is None else {"collation": {"locale": "simple"}}
+        command = {"projection": fields, "readConcern": {"level": "snapshot", "atClusterTime": time}} | options
+        command["filter"] = writable(query if route is None else {"$and": [query, route.filter]})
+        async with aclosing(self._read(collection, command)) as batches:
             async for batch in batches:
                 any_found = True
                 yield batch
@@ -149,7 +153,7 @@ class SnapshotReader:
         # refuses to read a collection at a time before its creation, so the second read shows that.
         identity = await self._identity(collection)
         if identity is not None:
-            async with aclosing(self._read(collection, time, query, fields)) as batches:
+            async with aclosing(self._read(collection, command)) as batches:
                 async for batch in batches:
                     yield batch
         if identity is None or identity != await self._identity(collection):
@@ -163,16 +167,8 @@ class SnapshotReader:
         collections = answer["cursor"]["firstBatch"]
         return collections[0]["info"].get("uuid") if collections else None
 
-    async def _read(
-        self, collection: str, time: Timestamp, query: Document, fields: Document
-    ) -> AsyncGenerator[list[bytes]]:
+    async def _read(self, collection: str, command: Document) -> AsyncGenerator[list[bytes]]:
         """Yield batches. The next batch is fetched while one is used."""
-        command = {
-            "filter": writable(query),
-            "projection": fields,
-            "sort": {"_id": 1},
-            "readConcern": {"level": "snapshot", "atClusterTime": time},
-        }
         with translated(f"a snapshot of {collection} can't be read"):
             try:
                 async with (
@@ -194,8 +190,13 @@ class SnapshotReader:
 
 
 def query_for(shape: Shape) -> Document:
-    """Return the query for the documents of a shape in its collection."""
+    """Return the query for the documents of a shape in its collection, besides the filter of its route."""
     return {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
+
+
+def _admitted(batch: list[bytes], route: Route) -> list[bytes]:
+    """Leave out documents whose events have no key of the route, because they have too many, or can't be read."""
+    return [raw for raw in batch if route.admits(unversioned(decode(raw, JSON_CODEC))[1])]
 
 
 def _row(raw: bytes) -> SnapshotDocument:

@@ -18,6 +18,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from eventsync.domain.event_key import key_range
 from eventsync.domain.ids import IdText, filter_of, format_id, parse_id
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import EventsyncError, Malformed
 from eventsync.mongodb.clocks import cluster_time
@@ -51,41 +52,66 @@ class Squashed:
         """
         with translated(f"the touched documents of {collection} can't be read"):
             concern = {"level": "snapshot", "atClusterTime": await cluster_time(self._log)}
-            squash_floor = await self._squash_floor(log, concern)
+            squash_floor = await self._floor(log, "squash_floor", concern)
             if squash_floor > after:
                 raise BehindHorizon(log, after, squash_floor)
             await self._gap_check.require(log, after, up_to)
-            pipeline = _pipeline(log, collection, after, up_to)
-            # MongoDB may group on disk, and finishes before it returns the first id. This process holds one batch.
-            command = {"aggregate": "events", "pipeline": pipeline, "allowDiskUse": True, "readConcern": concern}
-            cursor = await self._log.cursor_command(command | {"cursor": {"batchSize": BATCH}})
-            async with cursor.batch_size(BATCH):
-                batch: list[IdText] = []
-                async for row in cursor:
-                    batch.append(IdText(row["_id"]))
-                    if len(batch) == BATCH:
-                        yield batch
-                        batch = []
-                if batch:
+            async with aclosing(self._ids({"pipeline": _pipeline(log, collection, after, up_to)}, concern)) as batches:
+                async for batch in batches:
                     yield batch
 
-    async def _squash_floor(self, log: LogId, concern: dict[str, Any]) -> Seq:
+    async def of_route(
+        self, log: LogId, keys: frozenset[bytes], *, after: Seq, up_to: Seq
+    ) -> AsyncGenerator[list[IdText]]:
+        """Yield the documents of a route with an event `after < seq <= up_to` once each, in batches.
+
+        Raises `BehindHorizon` if such events have left MongoDB, `Damaged` if an event is missing, and `Unavailable`.
+        """
+        with translated("the touched documents of a route can't be read"):
+            concern = {"level": "snapshot", "atClusterTime": await cluster_time(self._log)}
+            archived_up_to = await self._floor(log, "floor", concern)
+            if archived_up_to > after:
+                raise BehindHorizon(log, after, archived_up_to)
+            await self._gap_check.require(log, after, up_to)
+            within = {"$gt": Int64(after), "$lte": Int64(up_to)}
+            query = {"_id.l": log, "k": {"$in": sorted(keys)}, "_id.n": within}
+            command = {"pipeline": [{"$match": query}, {"$group": {"_id": "$i"}}], "hint": "by_route"}
+            async with aclosing(self._ids(command, concern)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def _ids(self, command: dict[str, Any], concern: dict[str, Any]) -> AsyncGenerator[list[IdText]]:
+        """Yield the ids that an aggregation of events finds, in batches."""
+        # MongoDB may group on disk, and finishes before it returns the first id. This process holds one batch.
+        command = {"aggregate": "events"} | command | {"allowDiskUse": True, "readConcern": concern}
+        cursor = await self._log.cursor_command(command | {"cursor": {"batchSize": BATCH}})
+        async with cursor.batch_size(BATCH):
+            batch: list[IdText] = []
+            async for row in cursor:
+                batch.append(IdText(row["_id"]))
+                if len(batch) == BATCH:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+
+    async def _floor(self, log: LogId, name: str, concern: dict[str, Any]) -> Seq:
         command = {"find": "tiers", "filter": {"_id": log}, "readConcern": concern}
         cursor = await self._log.cursor_command(command)
         async with cursor:
             async for row in cursor:
-                return Seq(row.get("squash_floor", 0))
+                return Seq(row.get(name, 0))
         return Seq(0)
 
-    async def rows(self, collection: str, ids: Sequence[IdText], time: Timestamp) -> AsyncGenerator[bytes]:
+    async def rows(self, shape: Shape, ids: Sequence[IdText], time: Timestamp) -> AsyncGenerator[bytes]:
         """Yield the JSON of each of these documents at cluster time `time`.
 
-        It is `{"id", "version", "doc"}`, or `{"id", "deleted": true}` for one that did not exist. Raises
+        It is `{"id", "version", "doc"}`, or `{"id", "deleted": true}` for one that was not in the shape. Raises
         `Unsquashable`, and `Unavailable`, also if MongoDB no longer keeps that time.
         """
         missing = dict.fromkeys(ids)
         query = dict(filter_of(*map(_lookup, ids)))
-        async with aclosing(self._snapshots.documents(collection, time, query)) as batches:
+        async with aclosing(self._snapshots.documents(shape, time, query)) as batches:
             async for batch in batches:
                 for document in batch:
                     # MongoDB treats 5 and 5.0 as equal. A document that was not asked for has its own events.
@@ -94,7 +120,7 @@ class Squashed:
                         yield document.row
         for text in missing:
             if _is_ambiguous(text):
-                raise Unsquashable(f"{collection}/{text} can't be told from another document by its text")
+                raise Unsquashable(f"{shape.collection}/{text} can't be told from another document by its text")
             yield to_json({"id": text, "deleted": True})
 
 

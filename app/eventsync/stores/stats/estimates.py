@@ -51,6 +51,12 @@ class Estimates:
         with translated(f"the events of {shape} can't be counted"):
             return await self._events.count_documents(query, limit=MAX_EVENTS, hint="by_document")
 
+    async def of_route(self, log: LogId, keys: Iterable[bytes], *, after: Seq) -> int:
+        """Count the events in MongoDB with `after < seq` that have one of these keys, up to `MAX_EVENTS`."""
+        query = {"_id.l": log, "k": {"$in": sorted(keys)}, "_id.n": {"$gt": Int64(after)}}
+        with translated("the events of a route can't be counted"):
+            return await self._events.count_documents(query, limit=MAX_EVENTS, hint="by_route")
+
     async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq, archived_up_to: Seq) -> int:
         """Estimate the number of documents with events `after < seq <= up_to`, archived ones included."""
         archived = await self._archived(log, collection, after) if after < archived_up_to else 0

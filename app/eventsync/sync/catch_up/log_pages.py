@@ -13,7 +13,7 @@ from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.plan import ResetReason
-from eventsync.domain.positions import Position, Seq
+from eventsync.domain.positions import Position, Seq, scoped
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import BehindRetention, ResetRequired
@@ -75,8 +75,9 @@ class LogPages:
     async def page(self, shape: Shape, position: Position, *, limit: int, wait: float) -> LogPage:
         """Return the events after `position`. If there are none, wait up to `wait` seconds for one.
 
-        Raises `NotTracked`, `ResetRequired` and `Unavailable`.
+        Raises `ResetRequired` and `Unavailable`, and as `Source.bind`.
         """
+        shape = self._source.bind(shape)
         await self._check(shape, position)
         deadline = time.monotonic() + wait
         with self._source.window.subscribers() as subscribers:
@@ -113,7 +114,7 @@ class LogPages:
 
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:
         source = self._source
-        log, head, bound = source.log(), source.window.head, PageLimit(limit, source.limit.bytes)
+        log, head, bound = scoped(source.log(), shape.scope), source.window.head, PageLimit(limit, source.limit.bytes)
         if source.window.covers(position.seq, shape):
             page = page_of(source.window.events(shape, position.seq), bound)
         else:

@@ -22,9 +22,10 @@ from eventsync.domain.plan import (
     SnapshotOption,
     refusal,
 )
-from eventsync.domain.positions import START, LogId, Position, Seq
+from eventsync.domain.positions import START, LogId, Position, Seq, scoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.logs import NoLogYet
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.log.tracking import Tracking
@@ -44,6 +45,9 @@ _ROW: Final = 250
 
 _CACHED: Final = 1000
 
+_GUESS: Final = 100
+"""Documents that a route is assumed to have before it was read once."""
+
 
 class NotAhead(Unavailable):
     """The newest checkpoint is not ahead of the client's position, so only events can bring the client forward."""
@@ -60,16 +64,18 @@ class Beginning:
 class Planner:
     """Plans catch-up for all clients; one instance a server process."""
 
-    def __init__(self, stores: Stores, window: Window, tracking: Tracking) -> None:
+    def __init__(self, stores: Stores, window: Window, tracking: Tracking, definitions: Definitions) -> None:
         self._stores = stores
         self._window = window
         self._tracking = tracking
+        self._definitions = definitions
         self._tiers: TTLCache[Tiers] = TTLCache(ttl=_AGE, max_entries=1)
         self._sizes: TTLCache[CollectionSize] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._newest: TTLCache[StoredSnapshot | None] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._missed: TTLCache[tuple[int, int]] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._touched: TTLCache[int] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._damaged: set[str] = set()
+        self._documents: dict[str, int] = {}
 
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
@@ -82,6 +88,18 @@ class Planner:
     def require(self, shape: Shape) -> None:
         """Raise `NotTracked` if the shape is not tracked, and `Unavailable` while there is no log."""
         self._recent(shape)
+
+    def bind(self, shape: Shape) -> Shape:
+        """Return a declared shape bound by its definition, any other as it is. Raises as `Definitions.bind`."""
+        return self._definitions.bind(shape)
+
+    def has_all_after(self, shape: Shape, position: Position) -> bool:
+        """Return True if the log has every event of a bound shape after `position`."""
+        return (
+            position.log == self._window.log_of(shape)
+            and self._tracking.has_all_after(shape.collection, position.seq)
+            and (shape.route is None or (shape.route.since <= position.seq and self._definitions.is_current(shape)))
+        )
 
     # --- clients with a position ----------------------------------------------------------------------------------
 
@@ -118,7 +136,7 @@ class Planner:
             self._stored(shape, servable, counted=False),
         )
         chosen = plan.catch_up(position, servable, lower_bound, size, stored, avoid)
-        if chosen.answer is Answer.EVENTS or shape.id is not None:
+        if chosen.answer is Answer.EVENTS or shape.id is not None or shape.route is not None:
             return chosen
         backlog = await self._backlog(shape, position.seq, counted=True)
         return plan.catch_up(
@@ -146,7 +164,7 @@ class Planner:
 
         None if there is none, or if reading the collection is cheaper. Raises `NotTracked` and `Unavailable`.
         """
-        if shape.id is not None:
+        if shape.id is not None or shape.route is not None:
             return None
         servable = await self._servable(shape)
         # Read once: the position must be that of this snapshot, also if a newer one is stored meanwhile.
@@ -165,17 +183,25 @@ class Planner:
 
     async def is_large(self, shape: Shape) -> bool:
         """Return True if a stored snapshot of the shape is cheaper than reading the collection for each client."""
-        return shape.id is None and plan.live_cost(await self._size(shape)) > plan.WORTH_STORING
+        if shape.id is not None or shape.route is not None:
+            return False
+        return plan.live_cost(await self._size(shape)) > plan.WORTH_STORING
 
     # --- estimates --------------------------------------------------------------------------------------------------
 
     def _recent(self, shape: Shape) -> ServableRange:
         """Return the range that is known without querying MongoDB."""
-        return ServableRange(self.log(), self._window.head, self._tracking.tracked_from(shape.collection))
+        since = self._tracking.tracked_from(shape.collection)
+        if shape.route is not None:
+            since = Seq(max(since, shape.route.since))
+        return ServableRange(scoped(self.log(), shape.scope), self._window.head, since)
 
     async def _servable(self, shape: Shape) -> ServableRange:
         recent = self._recent(shape)
-        tiers = await self._read_tiers(recent.log)
+        tiers = await self._read_tiers(self.log())
+        if shape.route is not None:
+            # The touched documents of archived events are known by collection, not by route.
+            return replace(recent, horizon=tiers.archived_up_to, squash_floor=tiers.archived_up_to)
         # A squashed answer of one document needs no list of touched documents.
         squash_floor = tiers.squash_floor if shape.id is None else recent.tracked_from
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
@@ -185,10 +211,23 @@ class Planner:
 
     async def _size(self, shape: Shape) -> CollectionSize:
         size = await self._sizes.get(shape.collection, lambda: self._stores.stats.estimates.size(shape.collection))
+        if shape.route is not None:
+            documents = self.documents_of(shape)
+            return CollectionSize(documents, round(documents * size.each))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
+    def documents_of(self, shape: Shape) -> int:
+        """Return the number of documents that a route had when it was last read here, or a guess."""
+        return self._documents.get(str(shape), _GUESS)
+
+    def learn(self, shape: Shape, documents: int) -> None:
+        """Record how many documents a route has."""
+        self._documents[str(shape)] = documents
+        while len(self._documents) > _CACHED:
+            del self._documents[next(iter(self._documents))]
+
     async def _stored(self, shape: Shape, servable: ServableRange, *, counted: bool) -> SnapshotOption | None:
-        snapshot = await self._newest_stored(shape) if shape.id is None else None
+        snapshot = await self._newest_stored(shape) if shape.id is None and shape.route is None else None
         return None if snapshot is None else await self._option(shape, snapshot, servable, counted=counted)
 
     async def _option(
@@ -215,6 +254,9 @@ class Planner:
 
     async def _backlog(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
         """Return the shape's backlog after a position. Without `counted`, assume that it touched one document."""
+        if shape.route is not None:
+            events = await self._stores.stats.estimates.of_route(self.log(), shape.route.keys, after=after)
+            return Backlog(0, events, round(events * self._window.mean), events)
         if shape.id is not None:
             return await self._backlog_of_document(shape, after)
         log, name, head = self.log(), shape.collection, self._window.head

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from eventsync.concurrency.admission import Admission
-from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.positions import LogId, Position, Seq, scoped
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.snapshots.chunks import Chunk, ChunkStore
 from eventsync.stores.stores import Stores
@@ -30,6 +31,7 @@ class Source:
     window: Window
     continuity: Continuity
     tracking: Tracking
+    definitions: Definitions
     planner: Planner
     bootstraps: Bootstraps
     catch_ups: CatchUps
@@ -50,6 +52,7 @@ class Source:
         window: Window,
         continuity: Continuity,
         tracking: Tracking,
+        definitions: Definitions,
         *,
         limit: PageLimit,
         stale: Callable[[], bool],
@@ -59,30 +62,56 @@ class Source:
         beginning = Admission(settings.max_bootstraps, queue=queue, wait=wait, what="snapshots")
         reading = Admission(settings.max_reads, queue=queue, wait=wait, what="clients that are behind")
         chunks = ChunkCache(_admitted(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
-        planner = Planner(stores, window, tracking)
+        planner = Planner(stores, window, tracking, definitions)
         bootstraps = Bootstraps(stores, planner, continuity, chunks, beginning)
         behind = StoreFrames(stores.events, continuity, reading, limit, settings.frame_cache_bytes)
         admissions = {"begin": beginning, "read": reading}
         catch_ups = CatchUps(stores, continuity, beginning)
         return cls(
-            stores, window, continuity, tracking, planner, bootstraps, catch_ups, behind, admissions, limit, stale, wait
+            stores,
+            window,
+            continuity,
+            tracking,
+            definitions,
+            planner,
+            bootstraps,
+            catch_ups,
+            behind,
+            admissions,
+            limit,
+            stale,
+            wait,
         )
 
+    def bind(self, shape: Shape) -> Shape:
+        """Return the shape that a client has asked for, bound by its definition if it is a declared one.
+
+        Raises `NotTracked`, `UnknownShape`, `InvalidPredicate` for its parameters, and `Unavailable` if its collection,
+        or itself, is not active yet.
+        """
+        bound = self.planner.bind(shape)
+        self.tracking.require(bound.collection)
+        return bound
+
     async def wait_until_servable(self, shape: Shape) -> None:
-        """Wait while a new log, or the tracking of the shape's collection, is about to begin; not for ever."""
+        """Wait while a new log, or the shape's collection or definition, is about to become active; not for ever."""
 
         def servable() -> bool:
-            return self.window.suspended is None and not self.tracking.is_pending(shape.collection)
+            if self.window.suspended is not None:
+                return False
+            return shape.declared is not None or not self.tracking.is_pending(shape.collection)
 
         await self.tracking.until(servable, self.timeout)
+        if shape.declared is not None:
+            await self.definitions.until(lambda: not self.definitions.is_pending(shape.name), self.timeout)
 
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
         return self.planner.log()
 
     def has_all_after(self, shape: Shape, position: Position) -> bool:
-        """Return True if the log has every event of a shape after `position`: the collection was tracked all along."""
-        return position.log == self.window.log and self.tracking.has_all_after(shape.collection, position.seq)
+        """Return True if the log has every event of a shape after `position`: it was followed all along."""
+        return self.planner.has_all_after(shape, position)
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
         """Return the shape's next frame after `cursor`, from the window or from the store behind it.
@@ -92,7 +121,7 @@ class Source:
         if self.window.covers(cursor, shape):
             head = max(cursor, self.window.head)
             return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
-        return await self.behind.frame(self.log(), shape, cursor, self.window.head)
+        return await self.behind.frame(scoped(self.log(), shape.scope), shape, cursor, self.window.head)
 
 
 def _admitted(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from eventsync.concurrency.admission import Admission
 from eventsync.domain.ids import IdText
-from eventsync.domain.positions import Position
+from eventsync.domain.positions import Position, unscoped
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.stores import Stores
@@ -43,7 +43,7 @@ class CatchUps:
         term = await self._continuity.begin()
         async with self._admission.admitted():
             # Read after the wait for a place, so that MongoDB keeps its cluster time for as long as possible.
-            checkpoint = await self._stores.logs.read_checkpoint(start.log)
+            checkpoint = await self._stores.logs.read_checkpoint(unscoped(start.log))
             if checkpoint is None or checkpoint.seq <= start.seq:
                 raise NotAhead(f"there is no checkpoint after {start} yet: is a worker running?")
             end = Position(start.log, checkpoint.seq)
@@ -57,9 +57,7 @@ class CatchUps:
         """Yield the documents as of the checkpoint's cluster time, when they are in their state at its seq."""
         async with aclosing(self._touched(shape, start, checkpoint)) as touched:
             async for ids in touched:
-                async with aclosing(
-                    self._stores.snapshots.squashed.rows(shape.collection, ids, checkpoint.time)
-                ) as rows:
+                async with aclosing(self._stores.snapshots.squashed.rows(shape, ids, checkpoint.time)) as rows:
                     async for row in rows:
                         yield (row,)
 
@@ -67,9 +65,11 @@ class CatchUps:
         if shape.id is not None:
             yield [shape.id]
             return
-        found = self._stores.snapshots.squashed.touched(
-            start.log, shape.collection, after=start.seq, up_to=checkpoint.seq
-        )
+        touched, log = self._stores.snapshots.squashed, unscoped(start.log)
+        if shape.route is not None:
+            found = touched.of_route(log, shape.route.keys, after=start.seq, up_to=checkpoint.seq)
+        else:
+            found = touched.touched(log, shape.collection, after=start.seq, up_to=checkpoint.seq)
         async with aclosing(found) as batches:
             async for ids in batches:
                 yield ids

@@ -14,11 +14,11 @@ from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import LogId, Seq, unscoped
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.events import EventStore
 from eventsync.sync.live.continuity import Continuity
-from eventsync.sync.live.pages import Page, PageLimit, pages_from
+from eventsync.sync.live.pages import Page, PageLimit, pages_from, routed_pages
 from eventsync.sync.live.window import Frame
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ _TRACKED_READS = 1000
 """Reads whose end is remembered for prefetching."""
 
 _Key = tuple[LogId, Shape, Seq]
+"""The log, scoped for a declared shape; the shape; the position."""
 
 
 class StoreFrames:
@@ -67,6 +68,8 @@ class StoreFrames:
 
     async def frame(self, log: LogId, shape: Shape, cursor: Seq, head: Seq) -> Frame:
         """Return the shape's next frame after `cursor`, up to `head`; its `data` is empty if there are no events.
+
+        `log` has the shape's scope, if it has one.
 
         Raises `Unavailable`, `Damaged` and `BehindHorizon`.
         """
@@ -122,16 +125,21 @@ class StoreFrames:
     ) -> list[Page]:
         # One more event than the pages hold: if it exists, the last page is full.
         batch = 1 + max_pages * min(limit.events, 2 + int(_MARGIN * limit.bytes / self._mean))
-        async with (
-            self._continuity.reading(),
-            self._admission.admitted(),
-            aclosing(self._events.event_batches(log, cursor, head, shape=shape, batch=batch)) as event_batches,
-        ):
+        async with self._continuity.reading(), self._admission.admitted():
             self.reads += 1
-            pages = await pages_from(event_batches, limit, max_pages)
+            pages = await self._read_pages(unscoped(log), shape, cursor, head, limit, max_pages, batch)
         if count := sum(len(page.seqs) for page in pages):
             self._mean = max(1.0, sum(len(body) for page in pages for body in page.bodies) / count)
         return pages
+
+    async def _read_pages(
+        self, log: LogId, shape: Shape, cursor: Seq, head: Seq, limit: PageLimit, max_pages: int, batch: int
+    ) -> list[Page]:
+        if shape.route is not None:
+            async with aclosing(self._events.read(log, cursor, head, shape=shape, batch=batch)) as events:
+                return await routed_pages(events, shape.route.keys, limit, max_pages)
+        async with aclosing(self._events.event_batches(log, cursor, head, shape=shape, batch=batch)) as batches:
+            return await pages_from(batches, limit, max_pages)
 
     @property
     def bytes(self) -> int:

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Final
 
 from eventsync.concurrency.ttl_cache import TTLCache
-from eventsync.domain.positions import LogId, Position, Seq, StateVector
+from eventsync.domain.positions import LogId, Position, Seq, StateVector, unscoped
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
-from eventsync.errors import NotTracked
+from eventsync.errors import InvalidPredicate, NotTracked, UnknownShape
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.stored_event import StoredEvent, body_member
 from eventsync.stores.log.tiers import BehindHorizon
@@ -49,10 +49,11 @@ class ClientLag:
     async def of(self, shape: Shape, position: Position) -> ShapeLag | None:
         """Return the lag of a position; None if it is not comparable with the log. Raises `Unavailable`."""
         try:
+            shape = self._planner.bind(shape)
             self._planner.require(shape)
-        except NotTracked:
+        except (InvalidPredicate, NotTracked, UnknownShape):
             return None
-        if position.log != self._window.log:
+        if position.log != self._window.log_of(shape):
             return None
         if self._window.covers(position.seq, shape):
             return self._in_window(shape, position)
@@ -66,7 +67,8 @@ class ClientLag:
 
     async def _committed(self, shape: Shape, position: Position) -> float | None:
         """Return the commit time of the first event after a position, in seconds since 1970."""
-        events = self._events.read(position.log, position.seq, self._window.head, shape=shape, batch=1)
+        log, head = unscoped(position.log), self._window.head
+        events = self._events.read(log, position.seq, head, shape=shape, batch=1)
         try:
             async with aclosing(events):
                 async for event in events:
@@ -101,10 +103,10 @@ def server_lag(window: Window, vectors: Iterable[StateVector]) -> ServerLag:
     A client whose shape has no newer event counts as at the head, also if its position was last moved earlier.
     """
     positions = [
-        window.head if window.log == position.log and window.is_current(shape, position.seq) else position.seq
+        window.head if window.is_current(shape, position.seq) else position.seq
         for vector in vectors
         for shape, position in vector.items()
-        if position.log == window.log
+        if position.log == window.log_of(shape)
     ]
     oldest = min(positions, default=None)
     return ServerLag(window.log, oldest, max(0, window.head - oldest) if oldest is not None else 0)

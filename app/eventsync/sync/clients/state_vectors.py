@@ -14,7 +14,7 @@ from typing import Final
 
 from eventsync.concurrency.slices import Slices
 from eventsync.domain.plan import ResetReason
-from eventsync.domain.positions import Position, StateVector
+from eventsync.domain.positions import Position, StateVector, unscoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotFound, RateLimited, ResetRequired
 from eventsync.stores.clients.state_vectors import NumberedPosition, StoredVector, VectorStore, VectorUpdate
@@ -40,6 +40,10 @@ class Client:
     lag: Mapping[Shape, ShapeLag | None]
     transport: str
     seen: datetime
+
+
+_IMPOSSIBLE: Final = {ResetReason.UNKNOWN_LOG, ResetReason.SCOPE_CHANGED, ResetReason.FUTURE}
+"""Reasons that say that a client can't be at a position."""
 
 
 class StateVectorManager:
@@ -70,12 +74,12 @@ class StateVectorManager:
     async def put(self, client_id: str, vector: StateVector) -> Client:
         """Store the vector of a client and return what is stored then. A position never goes backwards.
 
-        Raises `NotTracked`, `ResetRequired` for a position of another log or beyond the head, and `RateLimited` for a
-        new client if no more can be stored.
+        Raises as `Definitions.bind`, `ResetRequired` for a position of another log or beyond the head, and
+        `RateLimited` for a new client if no more can be stored.
         """
         for shape, position in vector.items():
-            reason = await self._planner.refusal(shape, position)
-            if reason in {ResetReason.UNKNOWN_LOG, ResetReason.FUTURE}:
+            reason = await self._planner.refusal(self._planner.bind(shape), position)
+            if reason in _IMPOSSIBLE:
                 raise ResetRequired(reason.value, f"{shape} can't be at {position}")
         if not await self.remembers(client_id):
             raise RateLimited("no more clients can be remembered until others are forgotten")
@@ -88,7 +92,7 @@ class StateVectorManager:
         return {
             shape: NumberedPosition(log.number, position.seq, position.log)
             for shape, position in vector.items()
-            if log is not None and position.log == log.id
+            if log is not None and unscoped(position.log) == log.id
         }
 
     async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -11,6 +12,7 @@ from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live.followed import followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +113,33 @@ async def pages_from(batches: AsyncIterable[EventBatch], limit: PageLimit, max_p
                 return pages
             builder = _Builder(limit)
     return [*pages, builder.page(full=False)]
+
+
+async def routed_pages(
+    events: AsyncIterable[StoredEvent], keys: frozenset[bytes], limit: PageLimit, max_pages: int = 1
+) -> list[Page]:
+    """Return the first pages of a route's events as its followers see them, between one and `max_pages`."""
+    pages: list[Page] = []
+    builder = _Builder(limit)
+    async with aclosing(_followed(events, keys)) as shown:
+        async for event in shown:
+            if not builder.take(event.seq, event.body, event.transaction):
+                pages.append(builder.page(full=True))
+                if len(pages) == max_pages:
+                    return pages
+                builder = _Builder(limit)
+                builder.take(event.seq, event.body, event.transaction)
+    return [*pages, builder.page(full=False)]
+
+
+async def _followed(events: AsyncIterable[StoredEvent], keys: frozenset[bytes]) -> AsyncGenerator[StoredEvent]:
+    """Yield events as followers see them, transaction by transaction."""
+    held: list[StoredEvent] = []
+    async for event in events:
+        if held and not _same_transaction(held[-1].transaction, event.transaction):
+            for shown in followed(held, keys):
+                yield shown
+            held.clear()
+        held.append(event)
+    for shown in followed(held, keys):
+        yield shown

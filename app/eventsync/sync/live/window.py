@@ -6,22 +6,27 @@ channels of its shapes, and the window publishes new events to them (`fan_out.py
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain import protocol
-from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.positions import LogId, Position, Seq, scoped
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
+from eventsync.sync.live.followed import followed
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
 """Approximate memory of an event besides its body, in bytes."""
+
+_KEY: Final = 200
+"""Approximate memory of a key of an event, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,10 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._channels: dict[Shape, Channel] = {}
-        """Channels by shape; each has subscribers."""
+        self._channels: dict[Hashable, Channel] = {}
+        """Channels by topic of their shape; each has subscribers."""
+        self._routed: dict[bytes, dict[Channel, None]] = {}
+        """Those of declared shapes, by each key of their route."""
         self.log: LogId | None = None
         self.suspended: str | None = None
         """Reason why no client may begin or catch up here; None normally.
@@ -62,9 +69,10 @@ class Window:
         self.head = seq
         self.bytes = 0
         self._all: deque[StoredEvent] = deque()
-        self._by_shape: dict[Shape, _Events] = {}
-        self._frames: dict[Shape, tuple[Seq, Frame]] = {}
-        """The newest frame of each shape, and the seq of its first event."""
+        self._by_topic: dict[Shape | bytes, _Events] = {}
+        """Events by collection, document and key."""
+        self._frames: dict[Hashable, tuple[Seq, Frame]] = {}
+        """The newest frame of each shape, by its topic, and the seq of its first event."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
@@ -80,31 +88,42 @@ class Window:
 
         They must be dense, in order, and whole transactions.
         """
-        before: dict[Shape, Seq] = {}
+        before: dict[Shape | bytes, Seq] = {}
         for event in events:
             if event.seq != self.head + 1:
                 raise ValueError(f"event {event.seq} does not follow {self.head}")
             self.head = event.seq
             self._all.append(event)
-            self.bytes += len(event.body) + _OVERHEAD
-            for shape in (Shape(event.collection), Shape(event.collection, event.id)):
-                self._keep(shape, event)
+            self.bytes += _memory(event)
+            for topic in _topics(event):
+                self._keep(topic, event)
                 # Nothing is published before all events are kept: a frame has to hold a whole transaction.
-                before.setdefault(shape, Seq(event.seq - 1))
+                before.setdefault(topic, Seq(event.seq - 1))
         self._evict()
-        for shape, after in before.items():
+        published: dict[Channel, Seq] = {}
+        for topic, after in before.items():
             # A frame that was cached lacks the new events.
-            self._frames.pop(shape, None)
-            if channel := self._channels.get(shape):
-                self._publish(channel, after)
+            self._frames.pop(topic, None)
+            for channel in self._followers(topic):
+                published[channel] = min(after, published.get(channel, after))
+        for channel, after in published.items():
+            self._frames.pop(channel.shape.topic, None)
+            self._publish(channel, after)
 
-    def _keep(self, shape: Shape, event: StoredEvent) -> None:
-        events = self._by_shape.get(shape)
+    def _followers(self, topic: Shape | bytes) -> Collection[Channel]:
+        """Return the channels of which the events of a topic are a part."""
+        if isinstance(topic, bytes):
+            return self._routed.get(topic, ())
+        channel = self._channels.get(topic)
+        return () if channel is None else (channel,)
+
+    def _keep(self, topic: Shape | bytes, event: StoredEvent) -> None:
+        events = self._by_topic.get(topic)
         if events is None:
-            self._by_shape[shape] = [event]
+            self._by_topic[topic] = [event]
             return
         if len(events) == _FEW and not isinstance(events, deque):
-            events = self._by_shape[shape] = deque(events)
+            events = self._by_topic[topic] = deque(events)
         events.append(event)
 
     def _publish(self, channel: Channel, after: Seq) -> None:
@@ -114,25 +133,29 @@ class Window:
             # More than one frame: each session reads the frames at its own pace.
             channel.wake()
         else:
-            channel.publish(frame.data, Position(self.log, frame.end))
+            channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
 
     def _evict(self) -> None:
         # The newest event stays, however large it is: the feed compares it with the log to detect a restored backup.
         while self.bytes > self._limit and len(self._all) > 1:
             oldest = self._all.popleft()
             self.floor = oldest.seq
-            self.bytes -= len(oldest.body) + _OVERHEAD
-            for shape in (Shape(oldest.collection), Shape(oldest.collection, oldest.id)):
-                events = self._by_shape[shape]
+            self.bytes -= _memory(oldest)
+            for topic in _topics(oldest):
+                events = self._by_topic[topic]
                 if isinstance(events, deque):
                     events.popleft()
                 else:
                     del events[0]
-                if channel := self._channels.get(shape):
+                for channel in self._followers(topic):
                     channel.since = oldest.seq
                 if not events:
-                    del self._by_shape[shape]
-                    self._frames.pop(shape, None)
+                    del self._by_topic[topic]
+                    self._frames.pop(topic, None)
+
+    def log_of(self, shape: Shape) -> LogId | None:
+        """Return the log of a shape's positions: the window's, with the shape's scope."""
+        return None if self.log is None else scoped(self.log, shape.scope)
 
     @property
     def mean(self) -> float:
@@ -151,13 +174,23 @@ class Window:
         return seq >= self.floor or (shape is not None and seq >= self._since(shape))
 
     def _since(self, shape: Shape) -> Seq:
-        channel = self._channels.get(shape)
+        channel = self._channels.get(shape.topic)
         return channel.since if channel else self.floor
 
     def is_current(self, shape: Shape, seq: Seq) -> bool:
         """Return True if the shape has no event after `seq`."""
-        events = self._by_shape.get(shape)
+        events = self._events(shape)
         return self.covers(seq, shape) and (not events or events[-1].seq <= seq)
+
+    def _events(self, shape: Shape) -> _Events | None:
+        """Return the events of a shape, as they are in the log."""
+        if shape.route is None:
+            return self._by_topic.get(shape)
+        lists = [events for key in shape.route.keys if (events := self._by_topic.get(key))]
+        if len(lists) < 2:
+            return lists[0] if lists else None
+        merged = heapq.merge(*lists, key=lambda event: event.seq)
+        return list({event.seq: event for event in merged}.values())
 
     def frame(self, shape: Shape, after: Seq) -> Frame | None:
         """Return the shape's next frame after `after`, which the window must cover; None if there are no events.
@@ -165,38 +198,44 @@ class Window:
         The frame's `start` is the seq of the shape's previous event: every cursor from there up to the first event gets
         the same bytes.
         """
-        if self.log is None or not (events := self._by_shape.get(shape)):
+        if self.log is None or not (events := self._events(shape)):
             return None
-        first, cached = self._frames.get(shape, _NONE)
+        topic = shape.topic
+        first, cached = self._frames.get(topic, _NONE)
         # Not for a cursor inside it: the frame would repeat events that the client has.
         if cached is not None and cached.start <= after < first:
             return cached
         if after >= events[-1].seq:
             return None
-        start, following = self._after(shape, after)
+        start, following = self._after(shape, after, events)
         page = page_of(following, self._frame_limit)
         end = page.seqs[-1]
-        frame = Frame(start, end, protocol.events(shape, self.log, start, end, page.bodies))
+        frame = Frame(start, end, protocol.events(shape, scoped(self.log, shape.scope), start, end, page.bodies))
         # Only the newest frame is kept: nearly all cursors of a shape are near its end.
         if not page.full and (cached is None or start >= cached.start):
-            self._frames[shape] = page.seqs[0], frame
+            self._frames[topic] = page.seqs[0], frame
         return frame
 
-    def _after(self, shape: Shape, after: Seq) -> tuple[Seq, Iterator[StoredEvent]]:
-        """Return the seq of the last event at or before `after`, and the events after it."""
-        events = self._by_shape[shape]
+    def _after(self, shape: Shape, after: Seq, events: _Events) -> tuple[Seq, Iterator[StoredEvent]]:
+        """Return the seq of the last event at or before `after`, and the events after it, as followers see them."""
         # Backwards: cursors of live clients are near the end, and a deque is slow to index from the front.
         following: list[StoredEvent] = []
+        start = None
         for event in reversed(events):
             if event.seq <= after:
-                return event.seq, reversed(following)
+                start = event.seq
+                break
             following.append(event)
-        return self._since(shape), iter(events)
+        shown = reversed(following)
+        return (
+            self._since(shape) if start is None else start,
+            shown if shape.route is None else followed(shown, shape.route.keys),
+        )
 
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
-        """Return the shape's events after `after`, which the window must cover."""
-        events = self._by_shape.get(shape)
-        return self._after(shape, after)[1] if events else iter(())
+        """Return the shape's events after `after`, which the window must cover, as followers see them."""
+        events = self._events(shape)
+        return self._after(shape, after, events)[1] if events else iter(())
 
     @contextmanager
     def subscribers(self) -> Iterator[Subscribers]:
@@ -209,9 +248,11 @@ class Window:
 
     def subscribe(self, shape: Shape, event: LightEvent) -> Subscriber:
         """Add a subscriber to the channel of a shape; `event` is set by publications while it is not attached."""
-        channel = self._channels.get(shape)
+        channel = self._channels.get(shape.topic)
         if channel is None:
-            channel = self._channels[shape] = Channel(shape, self.floor)
+            channel = self._channels[shape.topic] = Channel(shape, self.floor)
+            for key in shape.route.keys if shape.route else ():
+                self._routed.setdefault(key, {})[channel] = None
         return channel.subscribe(event)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -219,12 +260,38 @@ class Window:
         channel = subscriber.channel
         channel.unsubscribe(subscriber)
         if not channel:
-            del self._channels[channel.shape]
+            self._remove(channel)
+
+    def _remove(self, channel: Channel) -> None:
+        shape = channel.shape
+        del self._channels[shape.topic]
+        if shape.route is None:
+            return
+        # Nobody drops the frame of a declared shape without followers when events come.
+        self._frames.pop(shape.topic, None)
+        for key in shape.route.keys:
+            followers = self._routed[key]
+            del followers[channel]
+            if not followers:
+                del self._routed[key]
 
     def wake_all(self) -> None:
         """Detach and wake all subscribers."""
         for channel in self._channels.values():
             channel.wake()
+
+
+def _topics(event: StoredEvent) -> tuple[Shape | bytes, ...]:
+    """Return what an event is kept by: its collection, its document, and its keys."""
+    keys = () if event.routes is None else event.routes.keys
+    return (Shape(event.collection), Shape(event.collection, event.id), *keys)
+
+
+def _memory(event: StoredEvent) -> int:
+    size = len(event.body) + _OVERHEAD
+    if event.routes is not None:
+        size += _KEY * len(event.routes.keys) + len(event.routes.document or b"")
+    return size
 
 
 class Subscribers:

@@ -58,7 +58,8 @@ class SubscriptionScheduler:
     @property
     def vector(self) -> StateVector:
         """Position of the client in each shape. A shape without a complete state is left out."""
-        return {shape: item.position for shape, item in self._by_shape.items() if item.position is not None}
+        items = self._by_shape.values()
+        return {item.subscription.shape: item.position for item in items if item.position is not None}
 
     def add(self, subscription: Subscription) -> None:
         """Schedule a subscription to a new shape."""

@@ -13,12 +13,13 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Final
 
 from eventsync.domain import protocol
 from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.protocol import Ack, Ping, Request, Subscribe, Unsubscribe
 from eventsync.domain.shapes import Shape
-from eventsync.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable
+from eventsync.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable, UnknownShape
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.window import Subscribers
@@ -27,6 +28,9 @@ from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may be queued. While the queue is full, no more is read from the client."""
+
+_REFUSALS: Final = (Malformed, NotTracked, RateLimited, Unavailable, UnknownShape)
+"""Errors of a request, which the client gets as an `error` message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +88,22 @@ class Session:
         for shape in shapes:
             try:
                 self.subscribe(shape, vector.get(shape))
-            except (Malformed, NotTracked, RateLimited, Unavailable) as error:
+            except _REFUSALS as error:
                 # Not by `reply`, which may wait for room: no task reads `messages` yet.
                 self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
 
     def subscribe(self, shape: Shape, position: Position | None) -> None:
         """Subscribe to a shape from `position`, or with a snapshot where that is None.
 
-        Raises `NotTracked`, `RateLimited` (too many shapes) and `Malformed` (already subscribed).
+        Raises `NotTracked`, `UnknownShape`, `RateLimited` (too many shapes), and `Malformed` for wrong parameters and a
+        shape that is subscribed already.
         """
-        self._source.tracking.require(shape.collection)
+        bound = self._source.bind(shape)
         if shape in self._scheduler:
             raise Malformed(f"{shape} is subscribed already on this connection")
         if len(self._scheduler) >= self._max_shapes:
             raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
-        self._scheduler.add(Subscription(self._source, self._subscribers.add(shape), position))
+        self._scheduler.add(Subscription(self._source, self._subscribers, bound, position))
 
     def unsubscribe(self, shape: Shape) -> None:
         """Unsubscribe from a shape. Raises `Malformed` if it is not subscribed."""
@@ -124,7 +129,7 @@ class Session:
                 self._on_ack(request.vector)
             else:
                 await self.reply(OutboundMessage("error", protocol.error(Malformed("hello comes once, and first"))))
-        except (Malformed, NotTracked, RateLimited, Unavailable) as error:
+        except _REFUSALS as error:
             await self.reply(OutboundMessage("error", protocol.error(error, str(shape) if shape else None)))
 
     def _check_ack(self, vector: Mapping[Shape, Position]) -> None:

@@ -14,6 +14,7 @@ from eventsync.domain import protocol
 from eventsync.domain.plan import Answer, Plan, ResetReason
 from eventsync.domain.positions import START, Position, Seq
 from eventsync.domain.replay import Damaged, DamagedEvents
+from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.logging import Alarms
 from eventsync.stores.log.tiers import BehindHorizon
@@ -21,7 +22,8 @@ from eventsync.stores.snapshots.squashed import Unsquashable
 from eventsync.sync.catch_up.planner import NotAhead
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.continuity import NotContinued
-from eventsync.sync.live.fan_out import DirectWriter, Subscriber
+from eventsync.sync.live.fan_out import DirectWriter
+from eventsync.sync.live.window import Subscribers
 
 logger = logging.getLogger(__name__)
 _alarms = Alarms(logger)
@@ -57,14 +59,17 @@ class Subscription:
     def __init__(
         self,
         source: Source,
-        subscriber: Subscriber,
+        subscribers: Subscribers,
+        shape: Shape,
         position: Position | None,
         avoid: frozenset[Answer] = frozenset(),
     ) -> None:
-        self.shape = subscriber.channel.shape
+        """`shape` is bound, and not subscribed to yet."""
+        self.shape = shape
         self.live = False
         self._source = source
-        self._subscriber = subscriber
+        self._subscribers = subscribers
+        self._subscriber = subscribers.add(shape)
         self._attached = False
         """True between `attach` and `detach`, also where a failed write has detached the subscriber already."""
         self._position = position
@@ -88,7 +93,7 @@ class Subscription:
         return (
             self.live
             and position is not None
-            and position.log == window.log
+            and position.log == window.log_of(self.shape)
             and window.covers(position.seq, self.shape)
         )
 
@@ -98,7 +103,7 @@ class Subscription:
         if (
             position is not None
             and self.live
-            and position.log == window.log
+            and position.log == window.log_of(self.shape)
             # A snapshot may bring a client to a later position than the window's: it has the window's next events.
             and position.seq <= window.head
             and window.is_current(self.shape, self._announced)
@@ -123,7 +128,7 @@ class Subscription:
     async def messages(self) -> AsyncGenerator[OutboundMessage | None]:
         """Yield the client's messages without end, and None whenever there is none for now.
 
-        Raises `NotTracked` and `Unavailable`.
+        Raises `NotTracked`, `UnknownShape` and `Unavailable`.
         """
         while True:
             plan = await self._plan()
@@ -152,9 +157,17 @@ class Subscription:
     async def _plan(self) -> Plan:
         self.live = False
         await self._source.wait_until_servable(self.shape)
+        self._rebind()
         if self._position is None:
             return Plan(Answer.SNAPSHOT, 0.0)
         return await self._source.planner.plan(self.shape, self._position, self._avoid)
+
+    def _rebind(self) -> None:
+        """Follow a declared shape by its present definition. Raises as `Source.bind`."""
+        shape = self._source.bind(self.shape)
+        if shape.route != self.shape.route:
+            self._subscribers.remove(self.shape)
+            self.shape, self._subscriber = shape, self._subscribers.add(shape)
 
     def _answer(self, answer: Answer) -> AsyncGenerator[OutboundMessage | None]:
         if self._position is None or answer is Answer.SNAPSHOT:

@@ -9,7 +9,7 @@ import pytest
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import define
-from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.shapes import Route, Shape
 from eventsync.errors import InvalidPredicate, NotTracked, Unavailable, UnknownShape
 from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
@@ -117,11 +117,16 @@ def shape_of(where: Mapping[str, Any], **parameters: str) -> DeclaredShape:
 
 
 BY_BOARD = shape_of({"board": "$board"}, board="int")
-BOARD_7 = RoutedShape.parse("my_cards?board=int:7")
+BOARD_7 = Shape.parse("my_cards?board=int:7")
+
+
+def route_of(shape: Shape) -> Route:
+    assert shape.route is not None
+    return shape.route
 
 
 def test_bind_returns_the_route_of_the_values() -> None:
-    route = definitions(BY_BOARD, base=9).bind(BOARD_7)
+    route = route_of(definitions(BY_BOARD, base=9).bind(BOARD_7))
     assert (route.collection, route.filter, route.since) == ("cards", {"board": {"$eq": 7}}, 9)
     assert (len(route.keys), len(route.scope)) == (1, 8)
     assert route.admits({"board": [5, 7]})
@@ -129,14 +134,14 @@ def test_bind_returns_the_route_of_the_values() -> None:
 
 
 def test_a_route_admits_no_document_with_too_many_keys() -> None:
-    assert not definitions(BY_BOARD).bind(BOARD_7).admits({"board": list(range(2_000))})
+    assert not route_of(definitions(BY_BOARD).bind(BOARD_7)).admits({"board": list(range(2_000))})
 
 
 def test_bind_refuses_other_parameters() -> None:
     with pytest.raises(InvalidPredicate, match="board"):
-        definitions(BY_BOARD).bind(RoutedShape.parse("my_cards?owner=7"))
+        definitions(BY_BOARD).bind(Shape.parse("my_cards?owner=7"))
     with pytest.raises(InvalidPredicate, match="of type int"):
-        definitions(BY_BOARD).bind(RoutedShape.parse("my_cards?board=7"))
+        definitions(BY_BOARD).bind(Shape.parse("my_cards?board=7"))
 
 
 def test_a_definition_that_is_read_otherwise_is_unknown() -> None:
@@ -154,30 +159,30 @@ def test_a_changed_definition_binds_others_keys() -> None:
     assert not copy.is_current(before)
     after = copy.bind(BOARD_7)
     assert copy.is_current(after)
-    assert not before.keys & after.keys
+    assert not route_of(before).keys & route_of(after).keys
     assert before.scope != after.scope
 
 
 def test_a_route_is_current_until_its_activation_ends() -> None:
     copy = definitions(BY_BOARD)
-    route = copy.bind(BOARD_7)
+    shape = copy.bind(BOARD_7)
     copy.replace(LOG, Registry(100, 2, (BY_BOARD, replace(DECLARED, name="others"))))
-    assert copy.is_current(route)
+    assert copy.is_current(shape)
     copy.replace(LOG, Registry(101, 2, (replace(BY_BOARD, base=Seq(9), revision=101),)))
-    assert not copy.is_current(route), "it was not active for a while"
-    route = copy.bind(BOARD_7)
+    assert not copy.is_current(shape), "it was not active for a while"
+    shape = copy.bind(BOARD_7)
     copy.replace(OTHER, Registry(101, 2, (replace(BY_BOARD, base=Seq(9), revision=101),)))
-    assert not copy.is_current(route)
+    assert not copy.is_current(shape)
 
 
 def test_a_route_is_not_current_once_its_collection_was_tracked_again() -> None:
     tracked = tracking("cards", base=3)
     copy = Definitions(tracked)
     copy.replace(LOG, Registry(99, 1, (BY_BOARD,)))
-    route = copy.bind(BOARD_7)
-    assert copy.is_current(route)
+    shape = copy.bind(BOARD_7)
+    assert copy.is_current(shape)
     tracked.replace(LOG, [])
-    assert not copy.is_current(route)
+    assert not copy.is_current(shape)
     tracked.replace(LOG, [TrackedCollection("cards", LOG, Seq(30))])
-    assert not copy.is_current(route)
-    assert copy.bind(BOARD_7).since == 30
+    assert not copy.is_current(shape)
+    assert route_of(copy.bind(BOARD_7)).since == 30

@@ -12,6 +12,7 @@ from bson.timestamp import Timestamp
 from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.snapshots.store import StoredSnapshot
@@ -72,7 +73,7 @@ async def test_snapshot_of_a_new_client_is_the_one_that_its_position_belongs_to(
     stored, tracking = Stored(), cast("Tracking", SimpleNamespace(tracked_from=lambda _: Seq(0)))
     window = Window(1_000_000, PageLimit(1000, 1_000_000))
     window.start(LOG, Seq(30))
-    stored.planner = Planner(stored.stores, window, tracking)
+    stored.planner = Planner(stored.stores, window, tracking, Definitions(tracking))
     beginning = await stored.planner.beginning(ORDERS)
     assert beginning is not None
     assert (beginning.snapshot, beginning.position) == (OLDER, Position(LOG, Seq(10)))
@@ -86,7 +87,7 @@ async def test_snapshot_from_before_the_collection_was_tracked_again_is_not_used
     stored, tracking = Unchanged(), cast("Tracking", SimpleNamespace(tracked_from=lambda _: Seq(20)))
     window = Window(1_000_000, PageLimit(1000, 1_000_000))
     window.start(LOG, Seq(30))
-    planner = Planner(stored.stores, window, tracking)
+    planner = Planner(stored.stores, window, tracking, Definitions(tracking))
     assert await planner.beginning(ORDERS) is None
     stored.snapshot = NEWER
     planner.outdated()

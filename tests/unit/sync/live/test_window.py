@@ -118,7 +118,7 @@ def test_full_window_evicts_the_oldest_events_and_all_state_of_their_shapes() ->
     assert not filled.covers(Seq(filled.floor - 1))
     kept = 100 - filled.floor
     assert len(filled._all) == kept
-    assert len(filled._by_shape) == kept + 1
+    assert len(filled._by_topic) == kept + 1
     assert len(filled._frames) <= kept + 1
     assert read(filled.frame(ORDERS, filled.floor)) == (filled.floor, 100, list(range(filled.floor + 1, 101)))
 

@@ -9,14 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.plan import Answer, Plan
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
-from eventsync.sync.live.window import Frame, Window
+from eventsync.sync.live.window import Frame, Subscribers, Window
 from eventsync.sync.sessions.subscription import Part, Subscription, parts_of
 from support.logs_by_hand import event
 
@@ -38,6 +37,9 @@ class Windowed:
     async def plan(self, *_: Any) -> Plan:
         return Plan(Answer.EVENTS, 0.0)
 
+    def bind(self, shape: Shape) -> Shape:
+        return shape
+
     async def wait_until_servable(self, shape: Shape) -> None:
         """Return at once: the log and the tracking stay."""
 
@@ -46,8 +48,7 @@ class Windowed:
 
 
 def subscribed(source: Windowed, seq: int) -> Subscription:
-    subscriber = source.window.subscribe(ORDERS, LightEvent())
-    return Subscription(cast("Source", source), subscriber, Position(LOG, Seq(seq)))
+    return Subscription(cast("Source", source), Subscribers(source.window), ORDERS, Position(LOG, Seq(seq)))
 
 
 async def live(source: Windowed) -> tuple[Subscription, Any]:
