@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, WriteConcern
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.read_concern import ReadConcern
 from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_before_delay
@@ -45,12 +45,20 @@ def durable(collection: Any, codec: CodecOptions[Any]) -> Any:
     )
 
 
+class _CutOff(Exception):
+    """The caller was cancelled before the commit. This error never leaves this module."""
+
+
 class Transactions:
     """Runs functions in transactions of `client`, with retries within the policy's bounds."""
 
     def __init__(self, client: Any, policy: WritePolicy) -> None:
         self._client = client
         self._policy = policy
+        self._has_threads = not isinstance(client, AsyncMongoClient)
+        """True for Motor, which runs each call in a thread."""
+        self._left: set[asyncio.Task[Any]] = set()
+        """Attempts whose callers were cancelled. (asyncio itself holds tasks only weakly.)"""
 
     async def run(self, body: Callable[[Session], Awaitable[T]]) -> T:
         """Call `body` with a session in a transaction, and commit. An exception from `body` aborts the transaction.
@@ -74,23 +82,50 @@ class Transactions:
         """Make one attempt. Raises `Unavailable` if the outcome of the commit stays unknown; otherwise after an error
         nothing is committed.
         """
+        if not self._has_threads:
+            return await self._attempt(body)
+        is_cut_off = False
+
+        async def checked(session: Session) -> T:
+            result = await body(session)
+            if is_cut_off:
+                raise _CutOff
+            return result
+
+        # A call of Motor's that is cancelled continues in its thread. Were the transaction aborted meanwhile, PyMongo
+        # would send the command outside of it. So the attempt ends by itself, without the caller.
+        attempt = asyncio.create_task(self._attempt(checked), name="transaction")
+        try:
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            is_cut_off = True
+            self._left.add(attempt)
+            attempt.add_done_callback(self._ended)
+            raise
+
+    def _ended(self, attempt: asyncio.Task[Any]) -> None:
+        self._left.discard(attempt)
+        if not attempt.cancelled():
+            attempt.exception()  # Nobody else retrieves it, and asyncio would log that.
+
+    async def _attempt(self, body: Callable[[Session], Awaitable[T]]) -> T:
         session = await _settled(self._client.start_session())
         try:
             options = {"read_concern": ReadConcern("snapshot"), "write_concern": _DURABLE}
             await _settled(session.start_transaction(**options, read_preference=ReadPreference.PRIMARY))
-            try:
-                result = await body(session)
-            except asyncio.CancelledError:
-                with pymongo.timeout(_ABORT_TIMEOUT):
-                    await session.abort_transaction()
-                raise
-            except BaseException:
-                await session.abort_transaction()
-                raise
+            result = await body(session)
             await self._commit(session)
-            return result
-        finally:
+        except asyncio.CancelledError:
+            # A thread may still use the session, whose transaction MongoDB itself aborts later.
+            if not self._has_threads:
+                with pymongo.timeout(_ABORT_TIMEOUT):
+                    await session.end_session()
+            raise
+        except BaseException:
             await session.end_session()
+            raise
+        await session.end_session()
+        return result
 
     async def _commit(self, session: Session) -> None:
         """Commit, and repeat while the outcome is unknown. Committing twice is harmless."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import threading
+import warnings
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -14,6 +16,8 @@ import bson
 import pytest
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from pymongo.synchronous.client_session import ClientSession
 
 from eventsync.concurrency.offload import Offload
 from eventsync.domain.ids import IdText
@@ -36,6 +40,7 @@ from eventsync.nodestorage import (
 )
 from eventsync.nodestorage.idempotency import IdempotencyRecords
 from eventsync.settings import Settings
+from support.waiting import patience, within
 
 KEY = Idempotency("key-1", "fingerprint")
 
@@ -176,6 +181,69 @@ async def test_requests_cut_off_anywhere_and_repeated_write_once_each(storage: N
     assert node is not None
     assert (node.document["n"], node.version) == (24, 25)
     gc.collect()
+
+
+async def test_write_cut_off_in_a_thread_is_not_made_outside_of_its_transaction(
+    mongodb_uri: str, database_name: str, author: Author, outside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of Motor's continues in its thread: here it takes its place in the transaction last."""
+    held, loop = asyncio.Event(), asyncio.get_running_loop()
+    released, ended = threading.Event(), threading.Event()
+    take_place, end = ClientSession._apply_to, ClientSession._end_session
+
+    def holding(self: ClientSession, command: Any, *rest: Any) -> None:
+        if is_write(next(iter(command))) and not held.is_set():
+            loop.call_soon_threadsafe(held.set)
+            assert released.wait(patience(20))
+        take_place(self, command, *rest)
+
+    def ending(self: ClientSession, lock: bool) -> None:
+        if not self._implicit:
+            released.set()
+            assert ended.wait(patience(20))
+        end(self, lock)
+
+    class Listener(CommandListener):
+        def started(self, event: CommandStartedEvent) -> None:
+            pass
+
+        def succeeded(self, event: CommandSucceededEvent) -> None:
+            self.failed(event)
+
+        def failed(self, event: CommandSucceededEvent | CommandFailedEvent) -> None:
+            if is_write(event.command_name):
+                ended.set()
+
+    await outside.orders.insert_one({"_id": 1, "n": 0})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="motor")
+        from motor.motor_asyncio import AsyncIOMotorClient
+    motor: Any = AsyncIOMotorClient(mongodb_uri, event_listeners=[Listener()])
+    storage = NodeStorage(motor[database_name], motor[database_name].operations, WritePolicy())
+    monkeypatch.setattr(ClientSession, "_apply_to", holding)
+    monkeypatch.setattr(ClientSession, "_end_session", ending)
+    async with within(20):
+        writing = asyncio.create_task(
+            storage.find_one_and_update("orders", 1, increment, author=author, idempotency=KEY)
+        )
+        await held.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        released.set()
+        assert await asyncio.to_thread(ended.wait, patience(20))
+    monkeypatch.undo()
+    assert await outside.orders.find_one({"_id": 1}) == {"_id": 1, "n": 0}
+    again = await storage.find_one_and_update("orders", 1, increment, author=author, idempotency=KEY)
+    assert (again.version, again.replayed) == (1, False)
+    found = await outside.orders.find_one({"_id": 1})
+    assert found is not None
+    assert found["n"] == 1
+    motor.close()
+
+
+def is_write(command: str) -> bool:
+    return command in {"update", "findAndModify"}
 
 
 async def test_a_record_holds_no_document(plain: NodeStorage, author: Author, outside: Any) -> None:
