@@ -71,7 +71,7 @@ async def test_who_comes_late_with_an_old_predecessor_goes_on_with_the_newest(st
 async def test_indexes_can_be_asked_for_again(stores: Stores) -> None:
     await asyncio.gather(*(stores.ensure_indexes() for _ in range(3)))
     names = {item["name"] async for item in await stores.log["events"].list_indexes()}
-    assert names == {"_id_", "by_document"}
+    assert names == {"_id_", "by_document", "by_route"}
 
 
 async def test_a_checkpoint_never_goes_back(stores: Stores) -> None:

@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from eventsync.domain.stamp import FIELD
-from eventsync_workers.sequencing.converter import DecodedChange
+from eventsync_workers.sequencing.converter import STAMPED, DecodedChange
 
 _BEFORE, _AFTER = "fullDocumentBeforeChange", "fullDocument"
 
 NEEDS = {"insert": (_AFTER,), "update": (_BEFORE, _AFTER), "replace": (_BEFORE, _AFTER), "delete": (_BEFORE,)}
 """The images without which a change of each kind can't be converted."""
-
-STAMPED = "stampedBeforeChange"
-"""In a delete without its image: the `_sync` that an API delete has set just before it, in the same transaction."""
 
 ChangeAndRaw = tuple[DecodedChange, Any]
 """A change, and the BSON that it was decoded from."""

@@ -29,6 +29,7 @@ from eventsync.domain.bson_scan.plain import is_plain
 from eventsync.domain.events import Event, Op, encode_patch
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.patches.diff import Operation, Touched, diff
+from eventsync.domain.routes import NO_DEFINITIONS, Router, Routes
 from eventsync.domain.stamp import FIELD, Stamp, unstamp, unversioned
 from eventsync.domain.values.extended_json import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
 from eventsync.domain.values.type_hints import type_hints_of
@@ -36,6 +37,9 @@ from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
 from eventsync.errors import EventsyncError
 
 _NONE = Stamp()
+
+STAMPED = "stampedBeforeChange"
+"""In a delete without its image: the `_sync` that an API delete has set just before it, in the same transaction."""
 
 _LONG_PATH = 1000
 _MAX_LETTERS = 1024 * 1024
@@ -64,47 +68,91 @@ class EncodedEvent(NamedTuple):
     encoded: bytes
     type_hints: Sequence[str]
     """Those of its document or patch."""
+    routes: Routes | None = None
+    unrouted: Sequence[str] = ()
+    """The definitions that its document can't be routed by."""
 
 
 def encode_event(event: Event) -> EncodedEvent:
-    """Encode an event."""
+    """Encode an event, without routes."""
     encoded, type_hints = event.encode(), list[str]()
     if not event.plain:
         type_hints = type_hints_of(event.document if event.document is not None else event.patch or [])
     return EncodedEvent(event.collection, event.id, event.version, encoded, type_hints)
 
 
-def convert_raw(raw: bytes) -> tuple[EncodedEvent | None, bool]:
+def encode_routed(event: Event, router: Router, before: Document | None, after: Document | None) -> EncodedEvent:
+    """Encode an event with the routes of the document from one state to the other. Both may have their stamps."""
+    encoded = encode_event(event)
+    if not router.covers(event.collection):
+        return encoded
+    routes, unrouted = router.routes(event.collection, before, after)
+    if routes is not None and routes.enters and event.op == "update" and after is not None:
+        routes = routes._replace(document=to_json(unstamp(after)[1]))
+    return encoded._replace(routes=routes, unrouted=unrouted)
+
+
+def encode_change(event: Event | None, change: DecodedChange, router: Router = NO_DEFINITIONS) -> EncodedEvent | None:
+    """Encode the event of a decoded change, if it has one, with its routes."""
+    if event is None:
+        return None
+    # The images are the very states that MongoDB would match, whatever stands for them in the event.
+    return encode_routed(event, router, change.get(_BEFORE), change.get(_AFTER))
+
+
+def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS) -> tuple[EncodedEvent | None, bool]:
     """Decode a large change, convert it and encode its event, all in a helper process. Raises like `convert`.
 
     Return the event, and True if something in the change can't be decoded.
     """
     change = decode_change(RawBSONDocument(raw, RAW_CODEC))
-    is_odd = isinstance(change, OddChange)
-    event = convert(change, raw)
-    return None if event is None else encode_event(event), is_odd
+    return encode_change(convert(change, raw), change, router), isinstance(change, OddChange)
 
 
-def convert_reread(change: DecodedChange, images: Mapping[str, bytes]) -> EncodedEvent | None:
+def convert_reread(
+    change: DecodedChange, images: Mapping[str, bytes], router: Router = NO_DEFINITIONS
+) -> EncodedEvent | None:
     """Do the same for a change whose images were read from the collection: `images` has their BSON by name."""
-    event = convert(_decode_fields(change | {name: RawBSONDocument(raw) for name, raw in images.items()}))
-    return None if event is None else encode_event(event)
+    decoded = _decode_fields(change | {name: RawBSONDocument(raw) for name, raw in images.items()})
+    return encode_change(convert(decoded), decoded, router)
 
 
 def encode_replacement(
-    collection: str, id_text: IdText, base: int | None, raw: bytes, at: datetime
+    collection: str,
+    id_text: IdText,
+    base: int | None,
+    raw: bytes,
+    at: datetime,
+    was: bytes | None = None,
+    router: Router = NO_DEFINITIONS,
 ) -> tuple[EncodedEvent, bool]:
     """Encode the event that replaces a document of version `base`, None if there is none, by the BSON document `raw`.
 
-    Return it, and True if it holds the document as bytes because JSON can't represent it.
+    `was` is its BSON in the log, from which its former routes are computed. Return the event, and True if it holds the
+    document as bytes because JSON can't represent it.
     """
     version, document = unversioned(decode(raw))
     op: Op = "create" if base is None else "replace"
     event = Event(collection, id_text, op, base or 0, version, at, document=document)
+    before = decode(was) if was is not None and router.covers(collection) else None
     try:
-        return encode_event(event), False
+        return encode_routed(event, router, before, document), False
     except Exception:  # noqa: BLE001 - one document must not stop a repair
-        return encode_event(event._replace(document=unreadable_document(document.get("_id"), document))), True
+        event = event._replace(document=unreadable_document(document.get("_id"), document))
+        return encode_routed(event, router, before, document), True
+
+
+def encode_deletion(
+    collection: str,
+    id_text: IdText,
+    version: int,
+    at: datetime,
+    was: bytes | None = None,
+    router: Router = NO_DEFINITIONS,
+) -> EncodedEvent:
+    """Encode the event that deletes a document. `was` is its BSON in the log, from which its routes are computed."""
+    event = Event(collection, id_text, "delete", version, version, at)
+    return encode_routed(event, router, None if was is None else decode(was), None)
 
 
 def outline(change: RawBSONDocument) -> DecodedChange:
@@ -119,7 +167,8 @@ class Outline(DecodedChange):
     """A change whose large fields are not decoded."""
 
 
-IMAGES = ("fullDocument", "fullDocumentBeforeChange")
+_BEFORE, _AFTER = "fullDocumentBeforeChange", "fullDocument"
+IMAGES = (_AFTER, _BEFORE)
 _LARGE = frozenset({*IMAGES, "updateDescription"})
 
 
@@ -185,8 +234,8 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
 
 def unreadable(change: Mapping[str, Any]) -> Event:
     """Return the event of a change that can't be converted although it has its images: the document as bytes."""
-    before, after = change.get("fullDocumentBeforeChange"), change.get("fullDocument")
-    base = _version(before)
+    before, after = change.get(_BEFORE), change.get(_AFTER)
+    base = Stamp.of({FIELD: change[STAMPED]}).version if STAMPED in change else _version(before)
     value = _document(change["documentKey"])["_id"]
     name, key, at = change["ns"]["coll"], format_id(value), change["wallTime"]
     if after is None:
@@ -247,7 +296,8 @@ def _replaced(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
 
 
 def _deleted(change: DecodedChange) -> Event:
-    was = Stamp.of(_image(change, "fullDocumentBeforeChange"))
+    before = _image(change, "fullDocumentBeforeChange")
+    was = Stamp.of({FIELD: change[STAMPED]} if STAMPED in change else before)
     # The stamp of an API delete has raised the version already, in the change before.
     if was.deleted:
         return _event(change, "delete", Stamp(max(0, was.version - 1)), was)

@@ -17,8 +17,10 @@ from eventsync.concurrency.slices import Slices
 from eventsync.domain.events import LARGE, TransactionPart, place, tracked_again, unfinished
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.routes import NO_DEFINITIONS, Router
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
+from eventsync.logging import Alarms
 from eventsync.mongodb.change_stream import Batch, Token
 from eventsync.mongodb.connections import PinnedConnection
 from eventsync.stores.log.events import EventStore, LogHead, NewEvent
@@ -34,6 +36,7 @@ from eventsync_workers.sequencing.converter import (
     convert_raw,
     convert_reread,
     decode_change,
+    encode_change,
     encode_event,
     outline,
     outline_without_images,
@@ -43,6 +46,7 @@ from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.transactions import Transaction, transaction_of
 
 logger = logging.getLogger(__name__)
+_alarms = Alarms(logger)
 
 _FORGETTING = 0.9
 """What is left of the time of a long insert after each shorter one."""
@@ -99,12 +103,23 @@ class LogWriter:
         """The connection to append over, if one is held."""
         self.took = 0.0
         """Seconds that an insert takes, which waits for the journal: the longest of the last ones."""
+        self.router = NO_DEFINITIONS
+        """Computes the routes of events."""
+        self._revision: int | None = None
+        """The revision of the registry of declared shapes that the next event is to name."""
         self._numbered = self.seq
         self._events = events
         self._images = images
         self._time = time
         self._token: Token | None = None
         self._unfinished = unfinished(head.transaction) if head else None
+
+    def route_by(self, router: Router) -> None:
+        """Give events their routes by `router` from now on. Everything that was converted must be appended.
+
+        The next event names the router's revision, so that it confirms the activations up to it.
+        """
+        self.router, self._revision = router, router.revision
 
     async def convert(self, transactions: Iterable[Transaction], read: Batch | None = None) -> NumberedEvents:
         """Number the events of transactions. `read` is the batch that ends with them and leaves none open, if any.
@@ -228,8 +243,7 @@ class LogWriter:
                 change = decode_change(RawBSONDocument(bytes(raw), RAW_CODEC))
                 if isinstance(change, OddChange):
                     self._alarm_odd(change)
-            event = convert(change, raw)
-            return None if event is None else encode_event(event)
+            return encode_change(convert(change, raw), change, self.router)
         except Unavailable:
             raise  # No helper process is available now, which is no fault of the change.
         except Exception:
@@ -238,7 +252,7 @@ class LogWriter:
             return await self._replace(change)
 
     async def _convert_offloaded(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
-        event, is_odd = await self._offload.run(convert_raw, bytes(raw), size=len(raw))
+        event, is_odd = await self._offload.run(convert_raw, bytes(raw), self.router, size=len(raw))
         if is_odd:
             self._alarm_odd(change)
         return event
@@ -250,10 +264,10 @@ class LogWriter:
         images = {name: change[name] for name in IMAGES if isinstance(change.get(name), RawBSONDocument)}
         size = sum(len(image.raw) for image in images.values())
         if size <= self._offload.above:
-            return _reread_event(change)
+            return self._reread_event(change)
         rest = {name: value for name, value in change.items() if name not in {*images, "updateDescription"}}
         raw = {name: bytes(image.raw) for name, image in images.items()}
-        return await self._offload.run(convert_reread, rest, raw, size=size)
+        return await self._offload.run(convert_reread, rest, raw, self.router, size=size)
 
     @staticmethod
     def _alarm_odd(change: DecodedChange) -> None:
@@ -263,22 +277,34 @@ class LogWriter:
         """Return an event that replaces the whole document by what it is in the collection, as bytes if need be."""
         reread = await self._images.reread(change)
         try:
-            return _reread_event(reread)
+            return self._reread_event(reread)
         except Exception:
             logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
-            return None if reread is None else encode_event(unreadable(reread))
+            return None if reread is None else encode_change(unreadable(reread), decode_change(reread), self.router)
 
-    @staticmethod
+    def _reread_event(self, change: DecodedChange | None) -> EncodedEvent | None:
+        if change is None:
+            return None
+        decoded = decode_change(change)
+        return encode_change(convert(decoded), decoded, self.router)
+
     async def _at(
-        token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None
+        self, token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None
     ) -> NewEvent:
-        collection, id_text, version, encoded, type_hints = event
+        collection, id_text, version, encoded, type_hints, routes, unrouted = event
+        if unrouted:
+            _alarms.log(
+                f"{collection}/{id_text} belongs to no shape of {', '.join(unrouted)}: "
+                "it has too many keys, or can't be read"
+            )
         if len(encoded) <= LARGE:
             body = place(encoded, seq, transaction)
         else:
             body = await asyncio.to_thread(place, encoded, seq, transaction)
-        stored = StoredEvent(seq, collection, id_text, body, transaction)
-        return NewEvent(stored, version, token, time, type_hints)
+        stored = StoredEvent(seq, collection, id_text, body, transaction, routes)
+        # The numbers of its events are those of a worker that has read the registry, from this one on.
+        revision, self._revision = self._revision, None
+        return NewEvent(stored, version, token, time, type_hints, revision)
 
 
 def _outline(change: RawBSONDocument) -> DecodedChange:
@@ -302,8 +328,3 @@ def _is_later(one: Timestamp, other: Timestamp) -> bool:
 def _place(change: DecodedChange) -> tuple[Token, Timestamp]:
     """Return the token after a change, and its cluster time."""
     return change["_id"]["_data"], change["clusterTime"]
-
-
-def _reread_event(change: DecodedChange | None) -> EncodedEvent | None:
-    event = convert(decode_change(change)) if change is not None else None
-    return None if event is None else encode_event(event)

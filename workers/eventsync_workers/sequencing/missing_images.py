@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.ids import query_of
-from eventsync.domain.stamp import FIELD
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import HistoryLost
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
-from eventsync_workers.sequencing.collapse import STAMPED, lacks_images
+from eventsync_workers.sequencing.collapse import lacks_images
 from eventsync_workers.sequencing.converter import DecodedChange
 
 
@@ -53,13 +50,10 @@ class ImageReader:
         time: Timestamp = change["clusterTime"]
         after = await self._at(change, time) if change["operationType"] != "delete" else None
         # One tick earlier is the state before the whole transaction, as cluster times are those of commits.
-        before: Mapping[str, Any] | None = await self._at(change, _just_before(time))
+        before = await self._at(change, _just_before(time))
         if after is None and before is None:
             return None
         kind = "delete" if after is None else "insert" if before is None else "replace"
-        if before is not None and after is None and STAMPED in change:
-            # The event of a deletion has nothing else of the document.
-            before = {"_id": change["documentKey"]["_id"], FIELD: change[STAMPED]}
         return change | {"operationType": kind, "fullDocument": after, "fullDocumentBeforeChange": before}
 
     async def _at(self, change: DecodedChange, time: Timestamp) -> RawBSONDocument | None:

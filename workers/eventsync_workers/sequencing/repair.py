@@ -8,15 +8,15 @@ be interrupted anywhere and run again: a repaired document no longer differs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from eventsync.domain.events import Event
 from eventsync.domain.ids import IdText
+from eventsync.domain.positions import Seq
 from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token, token_time, watch
 from eventsync.mongodb.errors import Barred
@@ -24,7 +24,7 @@ from eventsync.stores.history.comparison import Outdated
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
-from eventsync_workers.sequencing.converter import EncodedEvent, encode_event, encode_replacement
+from eventsync_workers.sequencing.converter import EncodedEvent, encode_deletion, encode_replacement
 from eventsync_workers.sequencing.log_writer import LogWriter
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class Repair:
         time, at = token_time(token), _wall_time(token_time(token))
         events: list[EncodedEvent] = []
         size = 0
-        outdated = self._stores.history.comparison.outdated(self._writer.log, name, self._writer.seq, time)
+        whole = self._writer.router.covers(name)
+        outdated = self._stores.history.comparison.outdated(self._writer.log, name, self._writer.seq, time, whole=whole)
         async with aclosing(outdated):
             async for document in outdated:
                 events.append(event := await self._event(name, document, at))
@@ -103,18 +104,39 @@ class Repair:
     async def empty(self, name: str, change: RawBSONDocument) -> None:
         """Append the deletion of all documents that the log has of a collection. Raises like `compare`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
-        async with aclosing(self._stores.history.state.versions(self._writer.log, name, self._writer.seq)) as batches:
+        log, seq, state, at = self._writer.log, self._writer.seq, self._stores.history.state, _wall_time(time)
+        async with aclosing(state.versions(log, name, seq)) as batches:
             async for batch in batches:
-                deleted = [_deletion(name, id_text, version, _wall_time(time)) for id_text, version in batch.items()]
+                if self._writer.router.covers(name):
+                    deleted = await self._routed_deletions(name, list(batch), seq, at)
+                else:
+                    deleted = [encode_deletion(name, id_text, version, at) for id_text, version in batch.items()]
                 await self._append(deleted, token, time)
                 self._raise_if_stopping()
+
+    async def _routed_deletions(self, name: str, ids: Sequence[IdText], seq: Seq, at: datetime) -> list[EncodedEvent]:
+        """Return the deletions of documents by their states at `seq`, which their routes are computed from."""
+        deletions: list[EncodedEvent] = []
+        async with aclosing(self._stores.history.state.states(self._writer.log, name, ids, seq)) as states:
+            async for id_text, (version, was) in states:
+                deletions.append(await self._deletion(name, id_text, version, at, was))
+        return deletions
+
+    async def _deletion(
+        self, name: str, id_text: IdText, version: int, at: datetime, was: bytes | None
+    ) -> EncodedEvent:
+        size, router = 0 if was is None else len(was), self._writer.router
+        return await self._stores.offload.call(size, encode_deletion, name, id_text, version, at, was, router)
 
     async def _event(self, name: str, document: Outdated, at: datetime) -> EncodedEvent:
         """Return the event, marked as external, that turns the log's state of a document into the collection's."""
         if (raw := document.raw) is None:
-            return _deletion(name, document.id, document.version or 0, at)
-        offload = self._stores.offload
-        event, is_odd = await offload.call(len(raw), encode_replacement, name, document.id, document.version, raw, at)
+            return await self._deletion(name, document.id, document.version or 0, at, document.in_log)
+        router = self._writer.router
+        was = document.in_log if router.covers(name) else None
+        event, is_odd = await self._stores.offload.call(
+            len(raw) + len(was or b""), encode_replacement, name, document.id, document.version, raw, at, was, router
+        )
         if is_odd:
             logger.error("ALARM: %s/%s can't be represented in JSON; it is kept as bytes", name, document.id)
         return event
@@ -127,10 +149,6 @@ class Repair:
     def _raise_if_stopping(self) -> None:
         if self._stopping():
             raise RepairInterrupted("the worker stops in the middle of a repair, which the next leader completes")
-
-
-def _deletion(name: str, id_text: IdText, version: int, at: datetime) -> EncodedEvent:
-    return encode_event(Event(name, id_text, "delete", version, version, at))
 
 
 def _wall_time(time: Timestamp) -> datetime:

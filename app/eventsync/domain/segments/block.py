@@ -1,13 +1,15 @@
 """Blocks: runs of events, each one zstd frame of NDJSON. Pure.
 
-The first line is the *header*, columns of the events' other fields. Each further line is the body of one event. A
-reader that forwards events parses only the header, and slices the bodies by their lengths.
+The first line is the *header*, columns of the events' other fields. Each further line is the body of one event, and
+then each the document beside one. A reader that forwards events parses only the header, and slices the bodies by their
+lengths.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
@@ -19,20 +21,27 @@ from bson.timestamp import Timestamp
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
+from eventsync.domain.predicates.definitions import NO_KEYS
 from eventsync.domain.replay import Damaged
+from eventsync.domain.routes import Routes, joined, split
 from eventsync.domain.segments.format import CompressedFrame, SealedEvent, Selection
 
 _ALL: Final = Selection()
 _LEVEL: Final = 6
 _ROW_BYTES: Final = 300
 """Approximate memory of an event's columns, without its body."""
+_KEY_BYTES: Final = 100
+"""Approximate memory of a key."""
+_ROUTES: Final = 1
+"""The version of the form in which a block keeps routes."""
 
 
 def pack_block(events: Sequence[SealedEvent]) -> tuple[bytes, int]:
     """Return the frame of consecutive events, and its uncompressed length. Raises `ValueError` for a line break."""
-    if any(b"\n" in event.body for event in events):
+    documents = [event.routes.document for event in events if event.routes and event.routes.document is not None]
+    if any(b"\n" in event.body for event in events) or any(b"\n" in document for document in documents):
         raise ValueError("a body of more than one line")
-    raw = b"\n".join([orjson.dumps(_header(events)), *(event.body for event in events)])
+    raw = b"\n".join([orjson.dumps(_header(events)), *(event.body for event in events), *documents])
     return zstandard.ZstdCompressor(level=_LEVEL).compress(raw), len(raw)
 
 
@@ -50,7 +59,44 @@ def _header(events: Sequence[SealedEvent]) -> dict[str, Any]:
         # Most events have neither, so these two are keyed by the index in the block.
         "g": [(n, *_transaction(event.transaction)) for n, event in enumerate(events) if event.transaction is not None],
         "w": [(n, event.type_hints) for n, event in enumerate(events) if event.type_hints],
+    } | _routes_header(events)
+
+
+def _routes_header(events: Sequence[SealedEvent]) -> dict[str, Any]:
+    """Return the routes of events. Without any, a block is as before there were declared shapes."""
+    routed = [(n, event.routes) for n, event in enumerate(events) if event.routes is not None]
+    if not routed:
+        return {}
+    return {
+        "routes": _ROUTES,
+        "k": [(n, _text(routes.keys), _text(routes.enters), _text(routes.leaves)) for n, routes in routed],
+        "d": [(n, len(routes.document)) for n, routes in routed if routes.document is not None],
     }
+
+
+def _text(keys: Collection[bytes]) -> str:
+    return b64encode(joined(keys)).decode()
+
+
+def _read_routes(header: Mapping[str, Any], raw: bytes, end: int) -> tuple[dict[int, Routes], int]:
+    """Return the routes by event, and where the documents end that begin at `end`."""
+    version = header.get("routes")
+    if version is None:
+        return {}, end
+    if version != _ROUTES:
+        raise ValueError(f"version {version} of its routes is not known")
+    documents: dict[int, bytes] = {}
+    for n, length in header["d"]:
+        documents[n] = raw[end : end + length]
+        end += length + 1
+    return {
+        n: Routes(tuple(sorted(_keys(keys))), _keys(enters), _keys(leaves), documents.get(n))
+        for n, keys, enters, leaves in header["k"]
+    }, end
+
+
+def _keys(text: str) -> frozenset[bytes]:
+    return split(b64decode(text, validate=True)) if text else NO_KEYS
 
 
 def _transaction(transaction: TransactionPart) -> tuple[str, int, int]:
@@ -82,6 +128,7 @@ class Block:
     type_hints: dict[int, tuple[str, ...]]
     starts: Sequence[int]
     raw: bytes
+    routes: dict[int, Routes]
 
     @classmethod
     def read(cls, raw: bytes) -> Block:
@@ -97,6 +144,7 @@ class Block:
         header = orjson.loads(line)
         names = [sys.intern(name) for name in header["collections"]]
         starts = list(accumulate((length + 1 for length in header["length"]), initial=len(line) + 1))
+        routes, end = _read_routes(header, raw, starts[-1])
         block = cls(
             first=Seq(header["first"]),
             collections=[names[number] for number in header["c"]],
@@ -107,9 +155,10 @@ class Block:
             type_hints={n: tuple(pointers) for n, pointers in header["w"]},
             starts=starts,
             raw=raw,
+            routes=routes,
         )
         columns = {len(block.collections), len(block.ids), len(block.versions), len(block.times), len(starts) - 1}
-        if len(columns) > 1 or starts[-1] != len(raw) + 1:
+        if len(columns) > 1 or end != len(raw) + 1:
             raise ValueError("its columns have different lengths")
         return block
 
@@ -121,7 +170,9 @@ class Block:
     @property
     def cost(self) -> int:
         """Approximate memory in bytes."""
-        return len(self.raw) + _ROW_BYTES * self.count
+        keys = sum(len(routes.keys) for routes in self.routes.values())
+        documents = sum(len(routes.document or b"") for routes in self.routes.values())
+        return len(self.raw) + _ROW_BYTES * self.count + _KEY_BYTES * keys + documents
 
     def event(self, n: int) -> SealedEvent:
         """Return the n-th event, counted from 0."""
@@ -134,6 +185,7 @@ class Block:
             self.body(n),
             self.type_hints.get(n, ()),
             self.transactions.get(n),
+            self.routes.get(n),
         )
 
     def seq(self, n: int) -> Seq:
@@ -149,4 +201,4 @@ class Block:
         span = range(max(0, after + 1 - self.first), min(self.count, up_to + 1 - self.first))
         if selection == _ALL:
             return list(span)
-        return [n for n in span if selection.has(self.collections[n], self.ids[n])]
+        return [n for n in span if selection.has(self.collections[n], self.ids[n], self.routes.get(n))]

@@ -1,7 +1,7 @@
-"""The document index of a segment: which blocks may have events of a document. Pure.
+"""The document index of a segment: which blocks may have events of a document, or of a route. Pure.
 
-Sorted 64-bit hashes of (collection, id), each with a block number, in one zstd frame. A hash collision only costs one
-unnecessary read of a block, because readers compare the ids.
+Sorted 64-bit hashes of (collection, id), and of keys, each with a block number, in one zstd frame. A hash collision
+only costs one unnecessary read of a block, because readers compare the ids or the keys.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def document_hash(collection: str, id_text: IdText) -> int:
     """Return 64 bits of BLAKE2b over collection and id, with a length prefix between them."""
     named = f"{len(collection)}:{collection}{id_text}".encode()
     return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "little")
+
+
+def key_hash(key: bytes) -> int:
+    """Return 64 bits of a key, which is a digest itself."""
+    return int.from_bytes(key[:8], "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,13 @@ class DocumentIndex:
 
     def find(self, collection: str, id_text: IdText) -> list[int]:
         """Return the numbers of the blocks that may have events of the document, in order, without duplicates."""
-        key = document_hash(collection, id_text)
+        return self._find(document_hash(collection, id_text))
+
+    def find_key(self, key: bytes) -> list[int]:
+        """Return the numbers of the blocks that may have events with a key, as `find` does."""
+        return self._find(key_hash(key))
+
+    def _find(self, key: int) -> list[int]:
         at = bisect_left(self.hashes, key)
         found = []
         while at < len(self.hashes) and self.hashes[at] == key:

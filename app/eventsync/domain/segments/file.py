@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from eventsync.domain.positions import LogId
 from eventsync.domain.replay import Damaged
 from eventsync.domain.segments.block import Block, pack_block, unpack
-from eventsync.domain.segments.document_index import DocumentIndex, document_hash
+from eventsync.domain.segments.document_index import DocumentIndex, document_hash, key_hash
 from eventsync.domain.segments.footer import TRAILER_BYTES, footer_frame, pack_footer, read_footer
 from eventsync.domain.segments.format import BlockEntry, CompressedFrame, Footer, SealedEvent, span_of
 
@@ -45,6 +45,7 @@ class SegmentBuilder:
         number = len(self._blocks)
         self._blocks.append(BlockEntry(frame, span, frozenset(event.collection for event in events)))
         self._entries.update((document_hash(event.collection, event.id), number) for event in events)
+        self._entries.update((key_hash(key), number) for event in events if event.routes for key in event.routes.keys)
 
     def finish(self) -> SegmentFile:
         """Return the segment, which has at least one block. Call it once."""

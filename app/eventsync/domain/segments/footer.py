@@ -30,6 +30,7 @@ def pack_footer(footer: Footer, offset: int) -> bytes:
             "log": footer.log,
             "blocks": [_block(entry) for entry in footer.blocks],
             "index": _frame(footer.index),
+            "routes": footer.has_routes,
         }
     )
     packed = zstandard.ZstdCompressor(level=3).compress(raw)
@@ -52,7 +53,7 @@ def read_footer(frame: CompressedFrame, packed: bytes) -> Footer:
     try:
         tree = orjson.loads(raw)
         blocks = tuple(_read_block(entry) for entry in tree["blocks"])
-        footer = Footer(LogId(tree["log"]), blocks, _read_frame(tree["index"]))
+        footer = Footer(LogId(tree["log"]), blocks, _read_frame(tree["index"]), tree.get("routes", False))
     except (ValueError, LookupError, TypeError) as error:
         raise Damaged(f"its footer can't be read: {error!r}") from error
     for before, block in pairwise(blocks):

@@ -25,6 +25,7 @@ from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
+from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
 
 
@@ -43,6 +44,7 @@ class SealedEvent:
     body: bytes
     type_hints: tuple[str, ...] = ()
     transaction: TransactionPart | None = None
+    routes: Routes | None = None
 
     @property
     def closes(self) -> bool:
@@ -66,10 +68,11 @@ class SealedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of events: all, those of one collection, or those of some documents of one collection."""
+    """A selection of events: all, those of one collection, or of it those of some documents, or of a route."""
 
     collection: str | None = None
     ids: frozenset[IdText] | None = None
+    keys: frozenset[bytes] | None = None
 
     @classmethod
     def of(cls, shape: Shape | None) -> Selection:
@@ -78,8 +81,10 @@ class Selection:
             return cls()
         return cls(shape.collection, None if shape.id is None else frozenset([IdText(shape.id)]))
 
-    def has(self, collection: str, id_text: str) -> bool:
-        """Return True if events of this document are selected."""
+    def has(self, collection: str, id_text: str, routes: Routes | None) -> bool:
+        """Return True if events of this document with these routes are selected."""
+        if self.keys is not None:
+            return routes is not None and not self.keys.isdisjoint(routes.keys)
         return self.collection is None or (
             collection == self.collection and (self.ids is None or IdText(id_text) in self.ids)
         )
@@ -170,11 +175,15 @@ class BlockEntry:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The contents of a segment of log `log`."""
+    """The contents of a segment of log `log`.
+
+    `has_routes` is False for one of an archiver that knew nothing of routes: its events may have lost them.
+    """
 
     log: LogId
     blocks: tuple[BlockEntry, ...]
     index: CompressedFrame
+    has_routes: bool = True
 
     @property
     def span(self) -> Span:

@@ -123,7 +123,12 @@ class SegmentReader:
         """Return the numbers of the blocks that may have selected events."""
         footer = await self._footer(segment)
         having: set[int] | None = None
-        if selection.collection is not None and selection.ids is not None:
+        if selection.keys is not None:
+            if not footer.has_routes:
+                raise BehindHorizon(segment.log, after, segment.span.last)
+            index = await self._index(segment, footer)
+            having = {number for key in selection.keys for number in index.find_key(key)}
+        elif selection.collection is not None and selection.ids is not None:
             index, name = await self._index(segment, footer), selection.collection
             having = {number for text in selection.ids for number in index.find(name, text)}
         return [

@@ -20,6 +20,7 @@ from eventsync.stores.log.stored_event import (
     UNREADABLE,
     StoredEvent,
     body_of,
+    routes_of,
     stored_event,
     transaction_part,
     unreadable,
@@ -162,7 +163,12 @@ def _stored(row: dict[str, Any]) -> StoredEvent:
 
 def _stored_in(block: Block, n: int) -> StoredEvent:
     return StoredEvent(
-        block.seq(n), block.collections[n], IdText(block.ids[n]), block.body(n), block.transactions.get(n)
+        block.seq(n),
+        block.collections[n],
+        IdText(block.ids[n]),
+        block.body(n),
+        block.transactions.get(n),
+        block.routes.get(n),
     )
 
 
@@ -178,6 +184,7 @@ def sealed_event(row: dict[str, Any]) -> SealedEvent:
             body_of(row),
             tuple(unpack_type_hints(row.get("w"))),
             transaction_part(row),
+            routes_of(row),
         )
     except (Malformed, *UNREADABLE) as error:
         raise unreadable(row, error) from error

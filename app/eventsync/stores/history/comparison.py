@@ -40,11 +40,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """A document with a wrong state in the log: its version there, and its BSON in the collection."""
+    """A document with a wrong state in the log: its version there, and its BSON in the collection.
+
+    `in_log` is its BSON in the log, if that was asked for.
+    """
 
     id: IdText
     version: int | None
     raw: bytes | None
+    in_log: bytes | None = None
 
 
 class Comparison:
@@ -73,7 +77,8 @@ class Comparison:
         async with aclosing(self._changed(log, collection, seq, time)) as batches:
             async for count, differences in batches:
                 for one in differences:
-                    yield Difference(one.id, decoded(one.in_log), unversioned(decode(one.raw)))
+                    in_collection = None if one.raw is None else unversioned(decode(one.raw))
+                    yield Difference(one.id, decoded(one.in_log), in_collection)
                 compared(count)
         async with aclosing(self._state.walk(log, collection, seq)) as walked:
             async for rows in walked:
@@ -83,18 +88,29 @@ class Comparison:
                         yield Difference(text, (version, document), None)
                 compared(len(rows))
 
-    async def outdated(self, log: LogId, collection: str, seq: Seq, time: Timestamp) -> AsyncGenerator[Outdated]:
-        """Yield as `differences` does, but without decoding documents on the event loop."""
+    async def outdated(
+        self, log: LogId, collection: str, seq: Seq, time: Timestamp, *, whole: bool = False
+    ) -> AsyncGenerator[Outdated]:
+        """Yield as `differences` does, but without decoding documents on the event loop.
+
+        With `whole`, each document that the log has comes with its BSON there.
+        """
         async with aclosing(self._changed(log, collection, seq, time)) as batches:
             async for _, differences in batches:
                 for one in differences:
-                    yield Outdated(one.id, None if one.in_log is None else one.in_log[0], one.raw)
+                    version, in_log = (None, None) if one.in_log is None else one.in_log
+                    yield Outdated(one.id, version, one.raw, in_log)
         async with aclosing(self._state.versions(log, collection, seq)) as walked:
             async for versions in walked:
                 there = await self._existing(collection, versions.keys(), time)
-                for text, version in versions.items():
-                    if text not in there:
+                gone = {text: version for text, version in versions.items() if text not in there}
+                if not whole:
+                    for text, version in gone.items():
                         yield Outdated(text, version, None)
+                    continue
+                async with aclosing(self._state.states(log, collection, list(gone), seq)) as states:
+                    async for text, (version, in_log) in states:
+                        yield Outdated(text, version, None, in_log)
 
     async def _changed(
         self, log: LogId, collection: str, seq: Seq, time: Timestamp

@@ -32,7 +32,7 @@ class EncodedDifference:
 
     id: IdText
     in_log: EncodedState
-    raw: bytes
+    raw: bytes | None
 
 
 def replayed_all(history: StoredHistory) -> dict[IdText, EncodedState]:
@@ -40,12 +40,15 @@ def replayed_all(history: StoredHistory) -> dict[IdText, EncodedState]:
     return {text: encoded(state) for text, state in _states(history).items()}
 
 
-def differing(history: StoredHistory, there: Mapping[IdText, bytes]) -> list[EncodedDifference]:
-    """Return those of the documents `there` that differ from their states in the log. Raises `Damaged`."""
+def differing(history: StoredHistory, there: Mapping[IdText, bytes | None]) -> list[EncodedDifference]:
+    """Return those of the documents `there` that differ from their states in the log. Raises `Damaged`.
+
+    None stands for a document that does not exist.
+    """
     states, differences = _states(history), []
     for text, raw in there.items():
         in_log = states.get(text)
-        if not same_state(in_log, unversioned(decode(raw))):
+        if not same_state(in_log, None if raw is None else unversioned(decode(raw))):
             differences.append(EncodedDifference(text, encoded(in_log), raw))
     return differences
 

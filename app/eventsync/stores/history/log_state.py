@@ -38,6 +38,9 @@ _EVENT: Final = 200
 _HELD: Final = 32 * 1024 * 1024
 """Most bytes that are compared in one step. A single document may exceed it."""
 
+_STATES_AT_ONCE: Final = 20
+"""Documents whose states are held at a time, of which each may have 16 MiB."""
+
 _BATCH = 500
 """Most documents in one batch. `walk` holds one batch and one chunk of the snapshot."""
 
@@ -157,19 +160,19 @@ class LogState:
         return own
 
     async def differing(
-        self, log: LogId, collection: str, there: Mapping[IdText, bytes], up_to: Seq
+        self, log: LogId, collection: str, there: Mapping[IdText, bytes | None], up_to: Seq
     ) -> list[EncodedDifference]:
         """Compare documents of the collection, as BSON, with their states in the log at `up_to`.
 
-        Raises as `document`. Pass a bounded number of them.
+        None stands for a document that does not exist there. Raises as `document`. Pass a bounded number of them.
         """
         ids = list(there)
         return await self._from_base(log, collection, ids, up_to, lambda base: self._differing(base, there, up_to))
 
     async def _differing(
-        self, base: StoredSnapshot, there: Mapping[IdText, bytes], up_to: Seq
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes | None], up_to: Seq
     ) -> list[EncodedDifference]:
-        size = sum(map(len, there.values()))
+        size = _bytes_of(there)
         lines: list[StoredLine] = []
         async with aclosing(self._snapshots.lines_of(base, list(there))) as stored:
             async for line in stored:
@@ -193,7 +196,7 @@ class LogState:
                     history = StoredHistory(base.log, base.id, lines, states, events)
                     states = await self._offload.call(size + held, replayed_all, history)
                     lines, events, held = [], [], 0
-                    size = sum(map(len, there.values())) + sum(len(state[1]) for state in states.values() if state)
+                    size = _bytes_of(there) + sum(len(state[1]) for state in states.values() if state)
                     if size > _HELD and len(there) > 1:
                         return await self._differing_in_halves(base, there, up_to)
         return await self._offload.call(
@@ -201,12 +204,22 @@ class LogState:
         )
 
     async def _differing_in_halves(
-        self, base: StoredSnapshot, there: Mapping[IdText, bytes], up_to: Seq
+        self, base: StoredSnapshot, there: Mapping[IdText, bytes | None], up_to: Seq
     ) -> list[EncodedDifference]:
         documents = list(there.items())
         middle = len(documents) // 2
         first = await self._differing(base, dict(documents[:middle]), up_to)
         return first + await self._differing(base, dict(documents[middle:]), up_to)
+
+    async def states(
+        self, log: LogId, collection: str, ids: Sequence[IdText], up_to: Seq
+    ) -> AsyncGenerator[tuple[IdText, tuple[int, bytes]]]:
+        """Yield the version and the BSON of those documents that exist at `up_to`. Raises as `document`."""
+        for at in range(0, len(ids), _STATES_AT_ONCE):
+            some = dict.fromkeys(ids[at : at + _STATES_AT_ONCE])
+            for difference in await self.differing(log, collection, some, up_to):
+                if difference.in_log is not None:
+                    yield difference.id, difference.in_log
 
     async def versions(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[dict[IdText, int]]:
         """Yield the versions of all documents at `up_to`, as `walk` does, without decoding documents."""
@@ -288,6 +301,10 @@ class LogState:
         async with aclosing(changes):
             async for change in changes:
                 states[change.id] = applied(states[change.id], change)
+
+
+def _bytes_of(documents: Mapping[IdText, bytes | None]) -> int:
+    return sum(len(raw) for raw in documents.values() if raw is not None)
 
 
 def _live(states: dict[IdText, State]) -> list[Row]:

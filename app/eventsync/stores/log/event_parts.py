@@ -23,14 +23,22 @@ from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import DamagedEvents
 from eventsync.mongodb.errors import translated
-from eventsync.stores.log.stored_event import UNREADABLE, UnpackedBody, unreadable
+from eventsync.stores.log.stored_event import UNREADABLE, UnpackedText, unreadable
 
 PART_BYTES = 8 * 1024 * 1024
 
 _SWEPT_AT_ONCE = 500
 
-_LARGE = ("b", "w")
-"""The fields of a row that may be in parts: the body, and its type hints."""
+_LARGE = ("b", "w", "d")
+"""The fields of a row that may be in parts: the body, its type hints, and the document beside it."""
+
+_PACKED = ("b", "d")
+"""The fields that may be compressed."""
+
+
+def is_whole(row: Mapping[str, Any]) -> bool:
+    """Return True if no value of a row is in parts or compressed."""
+    return isinstance(row.get("b"), str) and not isinstance(row.get("w"), dict) and isinstance(row.get("d", ""), str)
 
 
 class EventParts:
@@ -53,18 +61,19 @@ class EventParts:
         return {"v": name, "of": len(pieces), "sha256": Binary(await asyncio.to_thread(_sha256, value))}
 
     async def filled(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return `row` with the values that it refers to, and with its body unpacked.
+        """Return `row` with the values that it refers to, and with its body and document unpacked.
 
         Raises `Damaged`, which names the event and the part.
         """
         named = [field for field in _LARGE if isinstance(row.get(field), dict)]
         try:
             whole = row | {field: await self._read(row, field) for field in named} if named else row
-            if not isinstance(packed := whole.get("b"), bytes):
-                return whole
-            return whole | {"b": await asyncio.to_thread(UnpackedBody.of, packed)}
+            for field in _PACKED:
+                if isinstance(packed := whole.get(field), bytes):
+                    whole = whole | {field: await asyncio.to_thread(UnpackedText.of, packed)}
         except UNREADABLE as error:
             raise unreadable(row, error) from error
+        return whole
 
     async def _read(self, row: Mapping[str, Any], field: str) -> bytes:
         log, seq, reference = row["_id"]["l"], row["_id"]["n"], row[field]
@@ -119,7 +128,7 @@ class EventParts:
     async def _orphans(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         keys = {part["n"]: event_key(part["l"], part["n"]) for part in parts}
         with translated("events can't be read"):
-            cursor = self._events.find({"_id": {"$in": list(keys.values())}}, {"b.v": 1, "w.v": 1})
+            cursor = self._events.find({"_id": {"$in": list(keys.values())}}, {f"{field}.v": 1 for field in _LARGE})
             rows = {row["_id"]["n"]: _names(row) async for row in cursor}
         # Only numbers that are taken: parts without a row may belong to an insert that is under way.
         return [part for part in parts if part["n"] in rows and part["v"] not in rows[part["n"]]]

@@ -28,6 +28,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.routes import Routes, joined
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.type_hints import pack_type_hints
 from eventsync.errors import EventsyncError
@@ -37,7 +38,15 @@ from eventsync.mongodb.errors import refusal, translated
 from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent, stored_event, transaction_part, unreadable
+from eventsync.stores.log.stored_event import (
+    ROUTES,
+    UNREADABLE,
+    StoredEvent,
+    stored_event,
+    texts_size,
+    transaction_part,
+    unreadable,
+)
 
 _DUPLICATE_KEY = 11000
 
@@ -52,11 +61,24 @@ _PINNED_UP_TO = 1024 * 1024
 
 _DURABLE: Final = {"w": "majority", "j": True}
 
-_APART_ABOVE = {"b": 8 * 1024 * 1024, "w": 2 * 1024 * 1024}
-"""Larger bodies and type hints, as stored, go to `event_parts`. So the row fits into MongoDB's 16 MiB, as does the
-change event that carries it to the servers' feeds.
+_DOCUMENT_PACKED_ABOVE = 1024 * 1024
+"""Documents beside a body with more bytes are stored compressed."""
+
+_APART_ABOVE = {"b": 8 * 1024 * 1024, "w": 2 * 1024 * 1024, "d": 2 * 1024 * 1024}
+"""Larger bodies, type hints and documents, as stored, go to `event_parts`. So the row fits into MongoDB's 16 MiB, as
+does the change event that carries it to the servers' feeds.
 """
 
+_BODY_BESIDE_KEYS = 2 * 1024 * 1024
+_MANY_KEYS = 20_000
+"""Beside more keys, which take up to 6 MB, bodies of more bytes are compressed, and go there if they stay so large."""
+
+
+BY_ROUTE: Final = "by_route"
+"""The index by log, key and seq. Its name is part of queries, as a hint."""
+
+_KEY_SIZE = 40
+"""Bytes of a key in a row, about, with those of `e` and `x`."""
 
 _COMPARED = 1024 * 1024
 """Larger bodies are not compared with the stored one; the other fields of the row suffice."""
@@ -78,6 +100,8 @@ class NewEvent(NamedTuple):
     token: Token
     time: Timestamp
     type_hints: Sequence[str] = ()
+    revision: int | None = None
+    """The revision of the registry of declared shapes, in the first event after the sequencer has read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +123,17 @@ class EventStore:
         self._tiered = tiered
 
     async def ensure_indexes(self) -> None:
-        """Create the index by document, which serves histories and document shapes."""
-        keys = [("_id.l", ASCENDING), ("c", ASCENDING), ("i", ASCENDING), ("_id.n", ASCENDING)]
+        """Create the index by document, which serves histories and document shapes, and the one by route."""
+        document = [("_id.l", ASCENDING), ("c", ASCENDING), ("i", ASCENDING), ("_id.n", ASCENDING)]
+        route = [("_id.l", ASCENDING), ("k", ASCENDING), ("_id.n", ASCENDING)]
+        # Partial: an event without keys costs nothing.
+        has_keys = {"k": {"$exists": True}}
+        indexes = [
+            IndexModel(document, name="by_document"),
+            IndexModel(route, name=BY_ROUTE, partialFilterExpression=has_keys),
+        ]
         with translated("the event log's indexes can't be made"):
-            await self._events.create_indexes([IndexModel(keys, name="by_document")])
+            await self._events.create_indexes(indexes)
 
     async def append(self, log: LogId, events: Sequence[NewEvent], *, over: PinnedConnection | None = None) -> None:
         """Append events numbered from the head on. They are durable (majority, journal) when this returns.
@@ -116,11 +147,10 @@ class EventStore:
         size = total = 0
         for new in events:
             # Large bodies are compressed in a thread: that takes 100 ms or more and releases the GIL.
-            is_packed = len(new.event.body) > _PACKED_ABOVE
-            row = await asyncio.to_thread(_row, log, new) if is_packed else _row(log, new)
+            row = await asyncio.to_thread(_row, log, new) if _has_large(new.event) else _row(log, new)
             await self._set_apart(row)
-            total += len(new.event.body) + sum(map(len, new.type_hints))
-            size += len(body) if isinstance(body := row["b"], str | bytes) else 0
+            total += len(new.event.body) + sum(map(len, new.type_hints)) + _routes_size(new.event.routes)
+            size += texts_size(row)
             if size > _INSERTED_AT_ONCE and runs[-1]:
                 runs.append([])
                 size = 0
@@ -159,7 +189,8 @@ class EventStore:
 
     async def _set_apart(self, row: dict[str, Any]) -> None:
         """Store the values that are too large for the row, before the row itself."""
-        for field, max_size in _APART_ABOVE.items():
+        has_many_keys = len(row.get("k", ())) > _MANY_KEYS
+        for field, max_size in (_APART_ABOVE | {"b": _BODY_BESIDE_KEYS} if has_many_keys else _APART_ABOVE).items():
             value = row.get(field)
             if isinstance(value, bytes) and len(value) > max_size:
                 row[field] = await self._parts.write(row["_id"]["l"], row["_id"]["n"], value)
@@ -173,7 +204,7 @@ class EventStore:
 
         Raises `DamagedEvents` if the event has no valid resume token or cluster time.
         """
-        row = await self._newest(log, {"b": 0, "w": 0}, session)
+        row = await self._newest(log, {"b": 0, "w": 0} | dict.fromkeys(ROUTES, 0), session)
         if row is None:
             return None
         try:
@@ -225,7 +256,7 @@ class EventStore:
         """Return True if the number of an appended event still has that event, or has none."""
         expected = _named(log, new)
         if len(new.event.body) <= _COMPARED:
-            expected["b"] = _packed(new.event.body)
+            expected["b"] = _packed(new.event.body, _PACKED_ABOVE)
         with translated("an event can't be read"):
             row = await self._events.find_one({"_id": expected["_id"]}, dict.fromkeys(expected, 1))
         return row is None or all(row.get(name) == expected[name] for name in expected if name != "_id")
@@ -306,17 +337,47 @@ def _named(log: LogId, new: NewEvent) -> dict[str, Any]:
     }
 
 
-def _packed(body: bytes) -> str | bytes:
+def _packed(text: bytes, above: int) -> str | bytes:
     # A document may be much larger as JSON than the 16 MiB of BSON that bound it and the row of its event.
-    return body.decode() if len(body) <= _PACKED_ABOVE else zlib.compress(body, 1)
+    return text.decode() if len(text) <= above else zlib.compress(text, 1)
 
 
 def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
     event = new.event
     row = _named(log, new)
-    row["b"] = _packed(event.body)
+    row["b"] = _packed(event.body, _packed_above(event.routes))
     if new.type_hints:
         row["w"] = pack_type_hints(new.type_hints)
     if event.transaction is not None:
         row["g"] = {"id": event.transaction.id, "n": event.transaction.n, "of": event.transaction.of}
+    if event.routes is not None:
+        _add_routes(row, event.routes)
+    if new.revision is not None:
+        row["r"] = Int64(new.revision)
     return row
+
+
+def _packed_above(routes: Routes | None) -> int:
+    return _PACKED_ABOVE if routes is None or len(routes.keys) <= _MANY_KEYS else _BODY_BESIDE_KEYS
+
+
+def _has_large(event: StoredEvent) -> bool:
+    """Return True if a part of an event's row is to be compressed."""
+    document = b"" if event.routes is None else event.routes.document or b""
+    return len(event.body) > _packed_above(event.routes) or len(document) > _DOCUMENT_PACKED_ABOVE
+
+
+def _add_routes(row: dict[str, Any], routes: Routes) -> None:
+    row["k"] = list(routes.keys)
+    # The keys of a `create` all enter, and those of a `delete` all leave. Only other events need the lists.
+    if routes.enters:
+        row["e"] = joined(routes.enters)
+    if routes.leaves:
+        row["x"] = joined(routes.leaves)
+    if routes.document is not None:
+        row["d"] = _packed(routes.document, _DOCUMENT_PACKED_ABOVE)
+
+
+def _routes_size(routes: Routes | None) -> int:
+    """Return about how many bytes the routes of an event take in its row."""
+    return 0 if routes is None else len(routes.document or b"") + _KEY_SIZE * len(routes.keys)

@@ -35,9 +35,9 @@ from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.raw_cursor import majority_after, raw_find
 from eventsync.stores.log.event_batch import SENT, EventBatch, EventBatchBuilder
-from eventsync.stores.log.event_parts import EventParts
+from eventsync.stores.log.event_parts import EventParts, is_whole
 from eventsync.stores.log.gap_check import GapCheck
-from eventsync.stores.log.stored_event import UNREADABLE, body_of, body_size, transaction_part, unreadable
+from eventsync.stores.log.stored_event import ROUTES, UNREADABLE, body_of, texts_size, transaction_part, unreadable
 from eventsync.stores.log.tiers import Tiers, TierStore
 
 Row = dict[str, Any]
@@ -142,12 +142,12 @@ class HotRows:
                     rows: list[Row] = []
                     size = 0
                     async for row in cursor:
-                        if isinstance(row.get("b"), dict | bytes) or isinstance(row.get("w"), dict):
+                        if not is_whole(row):
                             row.update(await self._filled(row, log, is_complete, session))
                         rows.append(row)
-                        size += body_size(row)
+                        size += texts_size(row)
                         if len(rows) >= batch or size >= _BATCH_BYTES:
-                            self._size.learn(map(body_size, rows))
+                            self._size.learn(map(texts_size, rows))
                             await self._validate(log, is_complete, session)
                             yield rows
                             rows, size = [], 0
@@ -281,7 +281,7 @@ class HotRows:
 WHOLE: Final = {"t": 0}
 """The projection of a row for the archive and for replays."""
 
-FOR_CLIENTS: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1}
+FOR_CLIENTS: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1} | ROUTES
 """The projection of a row for clients."""
 
 

@@ -11,8 +11,9 @@ import orjson
 from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
+from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS
 from eventsync.domain.replay import DamagedEvents
-from eventsync.domain.routes import Routes
+from eventsync.domain.routes import Routes, split
 
 UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, zlib.error)
 """The exceptions from decoding a damaged row."""
@@ -21,7 +22,7 @@ _PIECE: Final = 1024 * 1024
 
 
 class StoredEvent(NamedTuple):
-    """An event. `body` is its JSON, ready to send.
+    """An event. `body` is its JSON, ready to send. `routes` is None without keys, and in batches of whole collections.
 
     (A named tuple, because a frozen dataclass takes four times as long to create, once for each event read.)
     """
@@ -39,14 +40,14 @@ class StoredEvent(NamedTuple):
         return unfinished(self.transaction) is None
 
 
-class UnpackedBody(NamedTuple):
-    """The uncompressed body of a row, in place of the compressed one."""
+class UnpackedText(NamedTuple):
+    """The uncompressed body or document of a row, in place of the compressed one."""
 
-    body: bytes
+    text: bytes
 
     @classmethod
-    def of(cls, packed: bytes) -> UnpackedBody:
-        """Decompress a body. For a thread: this takes 50 ms or more, and releases the interpreter lock."""
+    def of(cls, packed: bytes) -> UnpackedText:
+        """Decompress a text. For a thread: this takes 50 ms or more, and releases the interpreter lock."""
         # In pieces, because zlib would join 58 MB under the lock, for 40 ms. `bytes.join` releases it.
         stream, rest = zlib.decompressobj(), packed
         pieces: list[bytes] = []
@@ -60,20 +61,41 @@ class UnpackedBody(NamedTuple):
 
 def stored_event(row: Mapping[str, Any]) -> StoredEvent:
     """Decode a row of `events` that has its body."""
-    return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), transaction_part(row))
+    return StoredEvent(row["_id"]["n"], row["c"], row["i"], body_of(row), transaction_part(row), routes_of(row))
 
 
 def body_of(row: Mapping[str, Any]) -> bytes:
     """Return the body of a row of `events` that has it."""
-    stored = row["b"]
-    if isinstance(stored, UnpackedBody):
-        body = stored.body
-    else:
-        body = stored.encode() if isinstance(stored, str) else zlib.decompress(stored)
+    body = _text(row["b"])
     # A cheap check, because the body goes to clients as it is, in the middle of a message.
     if body[:1] != b"{" or body[-1:] != b"}":
         raise ValueError("its body is no JSON object")
     return body
+
+
+def _text(stored: str | bytes | UnpackedText) -> bytes:
+    if isinstance(stored, UnpackedText):
+        return stored.text
+    return stored.encode() if isinstance(stored, str) else zlib.decompress(stored)
+
+
+ROUTES: Final = {"k": 1, "e": 1, "x": 1, "d": 1}
+"""The projection for the routes of a row."""
+
+
+def routes_of(row: Mapping[str, Any]) -> Routes | None:
+    """Return the routes of a row of `events`; None if it has none, as all rows before there were declared shapes."""
+    if (keys := row.get("k")) is None:
+        return None
+    if not all(type(key) is bytes and len(key) == KEY_BYTES for key in keys):
+        raise ValueError("its keys are no such things")
+    enters, leaves, document = row.get("e"), row.get("x"), row.get("d")
+    return Routes(
+        tuple(keys),
+        NO_KEYS if enters is None else split(enters),
+        NO_KEYS if leaves is None else split(leaves),
+        None if document is None else _text(document),
+    )
 
 
 def body_member(event: StoredEvent, name: str) -> Any:
@@ -84,12 +106,15 @@ def body_member(event: StoredEvent, name: str) -> Any:
         raise DamagedEvents(f"event {event.seq} can't be read: {error!r}", event.seq) from error
 
 
-def body_size(row: Mapping[str, Any]) -> int:
-    """Return the size of a row's body as it is held in memory, or 0 without one."""
-    body = row.get("b")
-    if isinstance(body, UnpackedBody):
-        return len(body.body)
-    return len(body) if isinstance(body, str | bytes) else 0
+def texts_size(row: Mapping[str, Any]) -> int:
+    """Return the size of a row's body and document as they are held in memory, or 0 without them."""
+    return _size(row.get("b")) + (_size(row["d"]) if "d" in row else 0)
+
+
+def _size(stored: Any) -> int:
+    if isinstance(stored, UnpackedText):
+        return len(stored.text)
+    return len(stored) if isinstance(stored, str | bytes) else 0
 
 
 def transaction_part(row: Mapping[str, Any]) -> TransactionPart | None:

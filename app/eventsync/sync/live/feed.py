@@ -29,6 +29,7 @@ from eventsync.mongodb.change_stream import ChangeStream, StreamInterrupted, wat
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Definitions
+from eventsync.stores.log.hot_tier import FOR_CLIENTS
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
@@ -58,7 +59,7 @@ _PIPELINE: list[dict[str, Any]] = [
             "operationType": 1,
             "ns.coll": 1,
             "documentKey": 1,
-            "fullDocument": {"_id": 1, "c": 1, "i": 1, "g": 1, "b": 1},
+            "fullDocument": FOR_CLIENTS,
         }
     },
 ]

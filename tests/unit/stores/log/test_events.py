@@ -12,7 +12,7 @@ from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.stores.log.events import NewEvent, _row
-from eventsync.stores.log.stored_event import StoredEvent, UnpackedBody, stored_event
+from eventsync.stores.log.stored_event import StoredEvent, UnpackedText, stored_event
 
 LOG = LogId("aaaa")
 
@@ -54,11 +54,11 @@ def test_a_reader_may_stop_where_no_transaction_is_open() -> None:
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_packed_body_is_unpacked_to_what_it_was(size: int, plain: bool) -> None:
     body = b"x" * size if plain else random.Random(size).randbytes(size)
-    assert UnpackedBody.of(zlib.compress(body, 1)).body == body
+    assert UnpackedText.of(zlib.compress(body, 1)).text == body
 
 
 def test_a_damaged_packed_body_is_refused() -> None:
     packed = zlib.compress(b"x" * 3_000_000, 1)
     for damaged in (b"", packed[:-1], packed[: len(packed) // 2], b"\0" + packed):
         with pytest.raises(zlib.error):
-            UnpackedBody.of(damaged)
+            UnpackedText.of(damaged)

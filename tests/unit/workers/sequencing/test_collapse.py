@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from eventsync_workers.sequencing.collapse import STAMPED, collapse_transaction, lacks_images
+from eventsync_workers.sequencing.collapse import collapse_transaction, lacks_images
+from eventsync_workers.sequencing.converter import STAMPED
 
 BEFORE, AFTER = {"fullDocumentBeforeChange": {"_id": 1}}, {"fullDocument": {"_id": 1}}
 
