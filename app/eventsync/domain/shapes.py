@@ -176,7 +176,7 @@ def _unquoted(text: str) -> str:
         raise Malformed(f"{text[:80]!r} is not percent-encoded UTF-8") from error
 
 
-class Route(Protocol):
+class ShapeRoute(Protocol):
     """A definition with its parameters bound: the part of a collection that a declared shape stands for."""
 
     @property
@@ -217,7 +217,7 @@ class Shape:
     name: str
     id: IdText | None = None
     declared: RoutedShape | None = None
-    route: Route | None = field(default=None, compare=False, repr=False)
+    route: ShapeRoute | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         if self.declared is not None:
