@@ -9,16 +9,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Subscribers, Window
-from support.logs_by_hand import event, transaction
+from support.logs_by_hand import MINE, event, routed_shape, transaction
 
 LOG = LogId("aaaa")
 MEMBERS = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["1", "2", "3"]))
-SHAPES = [Shape.parse(text) for text in ("orders", "users", "orders/1", "orders/2", "users/3", "users/9")]
+PLAIN = [Shape.parse(text) for text in ("orders", "users", "orders/1", "orders/2", "users/3", "users/9")]
+ONE, TWO = routed_shape("mine?a=1"), routed_shape("mine?a=1&a=2")
+SHAPES = [*PLAIN, ONE, TWO, routed_shape("mine?a=9")]
+KEYS = sorted(MINE.keys({"a": ["1", "2", "3"]}))
+ROUTES = st.lists(st.sampled_from(KEYS), max_size=3, unique=True).map(lambda keys: Routes(tuple(sorted(keys))))
 
 
 class Client:
@@ -36,7 +41,8 @@ class Client:
     def attach(self) -> None:
         if self._window.is_current(self.shape, self.announced):
             self._subscriber.attach(
-                Position(LOG, self.position), DirectWriter(lambda publication: publication.data, self._write)
+                Position(self._window.log_of(self.shape) or LOG, self.position),
+                DirectWriter(lambda publication: publication.data, self._write),
             )
 
     def _write(self, data: bytes) -> bool:
@@ -83,7 +89,7 @@ class Cursors(RuleBasedStateMachine):
     def begin(self, limit: int, frame: int, start: int) -> None:
         self.window = Window(limit, PageLimit(frame, 10_000))
         self.window.start(LOG, Seq(start))
-        self.clients = [Client(self.window, shape) for shape in SHAPES[::2]]
+        self.clients = [Client(self.window, shape) for shape in (*PLAIN[::2], ONE, TWO)]
         for client in self.clients:
             client.attach()
         self.subscribers = Subscribers(self.window)
@@ -95,15 +101,17 @@ class Cursors(RuleBasedStateMachine):
             for number in range(2):
                 self.cursors[shape, number] = (Seq(start), [])
 
-    @rule(members=st.lists(st.tuples(MEMBERS, st.integers(0, 3)), min_size=1, max_size=4))
-    def extend(self, members: list[tuple[tuple[str, str], int]]) -> None:
+    @rule(members=st.lists(st.tuples(MEMBERS, st.integers(0, 3), ROUTES), min_size=1, max_size=4))
+    def extend(self, members: list[tuple[tuple[str, str], int, Routes]]) -> None:
         batch: list[StoredEvent] = []
-        for (collection, key), more in members:
+        for (collection, key), more, keys in members:
             first = self.window.head + len(batch) + 1
-            if more:
+            if more == 3:
+                batch += [replaced._replace(routes=keys) for replaced in transaction(first, [("orders", key)] * 3)]
+            elif more:
                 batch += transaction(first, [(collection, key)] + [("users", "3"), ("orders", "1")] * more)
             else:
-                batch.append(event(first, collection, key))
+                batch.append(event(first, collection, key, routes=keys if collection == "orders" else None))
         self.window.extend(batch)
         self.events += batch
 
@@ -116,7 +124,7 @@ class Cursors(RuleBasedStateMachine):
             self.subscribed.add(shape)
             self.subscribers.add(shape)
 
-    @rule(number=st.integers(0, 2), takes=st.booleans(), again=st.booleans())
+    @rule(number=st.integers(0, 4), takes=st.booleans(), again=st.booleans())
     def detach(self, number: int, takes: bool, again: bool) -> None:
         client = self.clients[number]
         client.detach()
@@ -142,7 +150,8 @@ class Cursors(RuleBasedStateMachine):
         message: dict[str, Any] = json.loads(frame.data)
         seqs = [item["seq"] for item in message["events"]]
         assert frame.start <= position < frame.end, "frames join"
-        assert (message["from"], message["to"]) == (f"aaaa:{frame.start}", f"aaaa:{frame.end}")
+        log = self.window.log_of(shape)
+        assert (message["from"], message["to"]) == (f"{log}:{frame.start}", f"{log}:{frame.end}")
         new = [seq for seq in seqs if seq > position]
         assert seqs[-1] == frame.end
         assert new == missed[: len(new)], "each event of the shape, in order, once"
@@ -158,7 +167,7 @@ class Cursors(RuleBasedStateMachine):
         return [
             item.seq
             for item in self.events
-            if item.seq > position and item.collection == shape.collection and shape.id in (None, item.id)
+            if item.seq > position and item.collection == shape.collection and _is_of(item, shape)
         ]
 
     @invariant()
@@ -167,7 +176,9 @@ class Cursors(RuleBasedStateMachine):
             kept = len(self.window._all)
             assert self.window.head - self.window.floor == kept
             assert self.window.bytes <= self.window._limit or kept <= 1
-            assert len(self.window._frames) <= len(self.window._by_topic) <= 2 * kept
+            assert len(self.window._by_topic) <= (2 + len(KEYS)) * kept
+            assert len(self.window._frames) <= len(self.window._by_topic) + len(self.window._channels)
+            assert set(self.window._routed) <= MINE.keys({"a": ["1", "2", "9"]})
 
     def teardown(self) -> None:
         if not hasattr(self, "cursors"):
@@ -178,6 +189,12 @@ class Cursors(RuleBasedStateMachine):
             assert self.cursors[shape, number][1] == self.after(shape, Seq(self.start))
         for number in range(len(self.clients)):
             self.detach(number, takes=True, again=False)
+
+
+def _is_of(item: StoredEvent, shape: Shape) -> bool:
+    if shape.route is None:
+        return shape.id in (None, item.id)
+    return item.routes is not None and not shape.route.keys.isdisjoint(item.routes.keys)
 
 
 def test_every_cursor_gets_each_event_of_its_shape_exactly_once() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bson.int64 import Int64
 
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.predicates.definitions import Definition, define
+from eventsync.domain.routes import Routes
+from eventsync.domain.shapes import Shape
+from eventsync.stores.log.definitions import BoundRoute
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
@@ -20,9 +25,20 @@ def event(
     key: str = "1",
     transaction: TransactionPart | None = None,
     size: int = 12,
+    routes: Routes | None = None,
 ) -> StoredEvent:
     body = b'{"seq":%d}' % seq
-    return StoredEvent(Seq(seq), collection, IdText(key), body.ljust(size), transaction)
+    return StoredEvent(Seq(seq), collection, IdText(key), body.ljust(size), transaction, routes)
+
+
+MINE = define("mine", "orders", {"a": {"$in": "$a"}}, {"a": ["text"]})
+
+
+def routed_shape(text: str, definition: Definition = MINE) -> Shape:
+    """A declared shape, bound by a definition that is active since the beginning of the log."""
+    shape = Shape.parse(text)
+    assert shape.declared is not None
+    return replace(shape, route=BoundRoute(definition.bind_shape(shape.declared), definition, Seq(0), 1))
 
 
 def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "t") -> list[StoredEvent]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.ttl_cache import TTLCache
+from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import START, Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
@@ -28,6 +30,15 @@ _REQUEST_AGE = 300.0
 
 _CACHED_REQUESTS = 1000
 
+_SHARED_AGE: Final = 1.0
+"""Seconds for which new clients of a route share one read of it. Events bring each of them up to date."""
+
+_SHARED_BYTES: Final = 256 * 1024
+"""Bytes of the largest state of a route that is shared."""
+
+_SHARED_STATES: Final = 64
+"""Most states of routes that are shared at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
@@ -42,6 +53,11 @@ class Bootstrap:
     rows: AsyncIterator[Iterable[bytes]]
 
 
+class _RouteState(NamedTuple):
+    position: Position
+    rows: Sequence[bytes]
+
+
 class Bootstraps:
     """Opens a bounded number of bootstraps at a time."""
 
@@ -53,6 +69,7 @@ class Bootstraps:
         self._continuity = continuity
         self._chunks = chunks
         self._admission = admission
+        self._shared: TTLCache[_RouteState | None] = TTLCache(ttl=_SHARED_AGE, max_entries=_SHARED_STATES)
         self._requests: TTLCache[bool] = TTLCache(ttl=_REQUEST_AGE, max_entries=_CACHED_REQUESTS)
 
     @asynccontextmanager
@@ -67,6 +84,10 @@ class Bootstraps:
         """
         # Before anything is read: all of it has to be of one `mongod` process.
         term = await self._continuity.begin()
+        self._planner.require(shape)
+        if not live and (state := await self._shared_state(shape, term)) is not None and state.position.seq >= after:
+            yield Bootstrap(shape, state.position, _once(state.rows))
+            return
         async with self._admission.admitted(), AsyncExitStack() as stack:
             self._planner.require(shape)
             bootstrap = None if live else await self._stored(shape, after, stack, run_bytes)
@@ -76,6 +97,30 @@ class Bootstraps:
             else:
                 bootstrap = await stack.enter_async_context(self._live(shape, after, term))
             yield bootstrap
+
+    # --- the state of a small route, which new clients share ------------------------------------------------------
+
+    async def _shared_state(self, shape: Shape, term: Term) -> _RouteState | None:
+        """Return the state of a route a moment ago; None for other shapes, and if it is too large to be shared."""
+        if shape.route is None or (await self._planner.size(shape)).bytes > _SHARED_BYTES:
+            return None
+        key = (term, shape.topic, shape.route.revision)
+        return await self._shared.get(key, lambda: self._route_state(shape, term))
+
+    async def _route_state(self, shape: Shape, term: Term) -> _RouteState | None:
+        rows, size = list[bytes](), 0
+        async with (
+            self._admission.admitted(),
+            self._stores.snapshots.live.open(self._planner.log(), shape) as snapshot,
+        ):
+            async for batch in snapshot.batches:
+                rows += [document.row for document in batch]
+                size += sum(len(document.row) for document in batch)
+                if size > _SHARED_BYTES:
+                    break
+            await self._continuity.confirm(term)
+        self._planner.learn(shape, CollectionSize(len(rows), size))
+        return None if size > _SHARED_BYTES else _RouteState(snapshot.position, rows)
 
     # --- from a stored snapshot -----------------------------------------------------------------------------------
 
@@ -120,7 +165,7 @@ class Bootstraps:
                 if snapshot.position.seq < after:
                     raise NotAhead(f"the newest checkpoint is {snapshot.position}, and before {after}")
                 async with (
-                    aclosing(_rows(snapshot.batches)) as found,
+                    aclosing(self._rows(shape, snapshot.batches)) as found,
                     aclosing(self._continuity.confirmed(term, found)) as rows,
                 ):
                     yield Bootstrap(shape, snapshot.position, rows)
@@ -128,6 +173,17 @@ class Bootstraps:
             await asyncio.wait({requesting})
             if not requesting.cancelled() and (error := requesting.exception()) is not None:
                 logger.info("no snapshot of %s was requested, which the next client will do: %s", shape, error)
+
+    async def _rows(
+        self, shape: Shape, batches: AsyncIterator[list[SnapshotDocument]]
+    ) -> AsyncGenerator[Iterable[bytes]]:
+        documents = size = 0
+        async for batch in batches:
+            rows = [document.row for document in batch]
+            documents, size = documents + len(rows), size + sum(map(len, rows))
+            yield rows
+        if shape.route is not None:
+            self._planner.learn(shape, CollectionSize(documents, size))
 
     async def _request_snapshot(self, shape: Shape) -> None:
         if await self._planner.is_large(shape):
@@ -143,6 +199,5 @@ class Bootstraps:
         return True
 
 
-async def _rows(batches: AsyncIterator[list[SnapshotDocument]]) -> AsyncGenerator[Iterable[bytes]]:
-    async for batch in batches:
-        yield [document.row for document in batch]
+async def _once(rows: Sequence[bytes]) -> AsyncGenerator[Iterable[bytes]]:
+    yield rows

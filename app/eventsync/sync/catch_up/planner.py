@@ -7,6 +7,7 @@ correctness: an answer that is no longer possible fails while it is read, and is
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -46,7 +47,7 @@ _ROW: Final = 250
 _CACHED: Final = 1000
 
 _GUESS: Final = 100
-"""Documents that a route is assumed to have before it was read once."""
+"""Documents that a route is assumed to have before it is read."""
 
 
 class NotAhead(Unavailable):
@@ -75,7 +76,8 @@ class Planner:
         self._missed: TTLCache[tuple[int, int]] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._touched: TTLCache[int] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._damaged: set[str] = set()
-        self._documents: dict[str, int] = {}
+        self._routes: dict[Hashable, CollectionSize] = {}
+        """Sizes of routes when they were last read."""
 
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""
@@ -131,7 +133,7 @@ class Planner:
         # First assume that all events touched one document, which favours the other answers. If events are the cheapest
         # even so, as for nearly all clients, the touched documents need not be counted.
         size, lower_bound, stored = await asyncio.gather(
-            self._size(shape),
+            self.size(shape),
             self._backlog(shape, position.seq, counted=False),
             self._stored(shape, servable, counted=False),
         )
@@ -172,7 +174,7 @@ class Planner:
         if snapshot is None:
             return None
         stored = await self._option(shape, snapshot, servable, counted=True)
-        if stored is None or stored.seq < after or not plan.prefers_stored(await self._size(shape), stored, servable):
+        if stored is None or stored.seq < after or not plan.prefers_stored(await self.size(shape), stored, servable):
             return None
         return Beginning(snapshot, Position(servable.log, stored.seq))
 
@@ -185,7 +187,7 @@ class Planner:
         """Return True if a stored snapshot of the shape is cheaper than reading the collection for each client."""
         if shape.id is not None or shape.route is not None:
             return False
-        return plan.live_cost(await self._size(shape)) > plan.WORTH_STORING
+        return plan.live_cost(await self.size(shape)) > plan.WORTH_STORING
 
     # --- estimates --------------------------------------------------------------------------------------------------
 
@@ -209,22 +211,18 @@ class Planner:
     async def _read_tiers(self, log: LogId) -> Tiers:
         return await self._tiers.get(log, lambda: self._stores.tiers.read(log))
 
-    async def _size(self, shape: Shape) -> CollectionSize:
+    async def size(self, shape: Shape) -> CollectionSize:
+        """Return the size of a shape; a guess for a route that was not read yet."""
         size = await self._sizes.get(shape.collection, lambda: self._stores.stats.estimates.size(shape.collection))
         if shape.route is not None:
-            documents = self.documents_of(shape)
-            return CollectionSize(documents, round(documents * size.each))
+            return self._routes.get(shape.topic) or CollectionSize(_GUESS, round(_GUESS * size.each))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
-    def documents_of(self, shape: Shape) -> int:
-        """Return the number of documents that a route had when it was last read here, or a guess."""
-        return self._documents.get(str(shape), _GUESS)
-
-    def learn(self, shape: Shape, documents: int) -> None:
-        """Record how many documents a route has."""
-        self._documents[str(shape)] = documents
-        while len(self._documents) > _CACHED:
-            del self._documents[next(iter(self._documents))]
+    def learn(self, shape: Shape, size: CollectionSize) -> None:
+        """Record the size of a route that was read. Estimating it would take a scan."""
+        self._routes[shape.topic] = size
+        while len(self._routes) > _CACHED:
+            del self._routes[next(iter(self._routes))]
 
     async def _stored(self, shape: Shape, servable: ServableRange, *, counted: bool) -> SnapshotOption | None:
         snapshot = await self._newest_stored(shape) if shape.id is None and shape.route is None else None

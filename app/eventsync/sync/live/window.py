@@ -149,6 +149,8 @@ class Window:
                     del events[0]
                 for channel in self._followers(topic):
                     channel.since = oldest.seq
+                    if not events:
+                        self._frames.pop(channel.shape.topic, None)
                 if not events:
                     del self._by_topic[topic]
                     self._frames.pop(topic, None)
@@ -211,8 +213,10 @@ class Window:
         page = page_of(following, self._frame_limit)
         end = page.seqs[-1]
         frame = Frame(start, end, protocol.events(shape, scoped(self.log, shape.scope), start, end, page.bodies))
-        # Only the newest frame is kept: nearly all cursors of a shape are near its end.
-        if not page.full and (cached is None or start >= cached.start):
+        # Only the newest frame is kept: nearly all cursors of a shape are near its end. That of a declared shape is
+        # dropped by its channel.
+        is_newest = not page.full and (cached is None or start >= cached.start)
+        if is_newest and (shape.route is None or topic in self._channels):
             self._frames[topic] = page.seqs[0], frame
         return frame
 
