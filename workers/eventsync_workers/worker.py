@@ -43,6 +43,7 @@ class Worker:
         self._stop = stop
         self._sequencer: Sequencer
         """The same one for all terms: it remembers what this process knows to be in the log."""
+        self._has_requested = False
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
     async def run(self) -> None:
@@ -110,10 +111,14 @@ class Worker:
                 await check(self._settings, "worker")
 
     async def _request_collections(self, stores: Stores) -> None:
+        """Request the collections of the settings, once: later failures must not undo what an operator asked for."""
+        if self._has_requested:
+            return
         try:
-            await stores.tracking.ask(self._settings.collections)
+            await stores.tracking.ask_if_new(self._settings.collections)
         except Malformed as error:
             raise ConfigurationError(f"the settings are not valid: collections: {error.message}") from error
+        self._has_requested = True
 
     async def _compete(self, stores: Stores, leases: LeaseStore) -> None:
         """Wait for the lease, then lead one term. Return when stopped or when the lease is lost."""

@@ -31,6 +31,15 @@ async def test_asking_again_changes_nothing(stores: Stores) -> None:
     assert await stores.tracking.read() == [TrackedCollection("a", LOG, Seq(5))]
 
 
+async def test_asking_for_what_is_new_keeps_refusals(stores: Stores) -> None:
+    await stores.tracking.ask(["a"])
+    await stores.tracking.refuse({"a": "it is a view"})
+    await stores.tracking.ask_if_new(["a", "b"])
+    assert [(item.name, item.refused) for item in await stores.tracking.read()] == [("a", "it is a view"), ("b", None)]
+    await stores.tracking.ask(["a"])
+    assert [item.refused for item in await stores.tracking.read()] == [None, None]
+
+
 async def test_what_nobody_asked_for_is_not_activated(stores: Stores) -> None:
     await stores.tracking.activate(["a"], LOG, Seq(5))
     await stores.tracking.activate([], LOG, Seq(5))

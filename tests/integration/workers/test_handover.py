@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from itertools import count
 
 import pytest
 from bson import Int64
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.events import TransactionPart
@@ -15,6 +18,7 @@ from eventsync.mongodb.client import Client, connect_pinned
 from eventsync.settings import Settings
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.sequencing.sequencer import Sequencer
+from eventsync_workers.sequencing.transactions import Transaction, TransactionAssembler
 from support.histories import History, based
 from support.load import under_load
 from support.replay import assert_complete, began, caught_up, current_log, eventually, tracked
@@ -65,32 +69,57 @@ async def test_workers_that_start_and_stop_under_load_neither_lose_nor_duplicate
     assert (await stores.logs.current()).number == 1  # type: ignore[union-attr]
 
 
-async def test_a_lease_that_comes_back_loses_nothing(client: Client, stores: Stores, settings: Settings) -> None:
+async def test_a_lease_that_comes_back_loses_nothing(
+    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sequencer that has to stop now and then, in mid-transaction above all, and the next moment has not."""
-    rng, over = random.Random(1), asyncio.Event()
+    rng, over, feed = random.Random(1), asyncio.Event(), TransactionAssembler.feed
+    cut_off: set[str] = set()
+    is_inside = False
+
+    def feeding(self: TransactionAssembler, changes: Sequence[RawBSONDocument], up_to: Timestamp) -> list[Transaction]:
+        nonlocal is_inside
+        whole, name = feed(self, changes, up_to), self._key
+        # Once in each transaction: the next term reads it again from its beginning.
+        if self.is_open and name is not None and name not in cut_off:
+            cut_off.add(name)
+            is_inside = True
+        return whole
 
     def stopping() -> bool:
-        return over.is_set() or rng.random() < 0.15
+        nonlocal is_inside
+        stops, is_inside = is_inside or rng.random() < 0.15, False
+        return over.is_set() or stops
 
     async def lead() -> None:
         async with connect_pinned(settings, "worker") as writing:
             while not over.is_set():
                 await Sequencer(stores, settings.model_copy(update={"stream_batch": 3}), writing).lead(stopping)
 
+    numbers = count(1000, 6)
+
+    async def write_together() -> None:
+        first = next(numbers)
+        async with client.start_session() as session, await session.start_transaction():
+            await stores.data["docs"].insert_many([{"_id": first + n} for n in range(6)], session=session)
+
+    monkeypatch.setattr(TransactionAssembler, "feed", feeding)
     await stores.ensure_indexes()
     await stores.tracking.ask(["docs"])
     async with asyncio.TaskGroup() as group:
         group.create_task(lead())
         try:
             await tracked(stores, "docs")
-            async with under_load(
-                History.of(stores, "docs", 1, keys=range(20)).write, History.of(stores, "docs", 2, keys=range(20)).write
-            ) as load:
-                await load.wait(60)
+            histories = (History.of(stores, "docs", seed, keys=range(20)) for seed in (1, 2))
+            async with under_load(*(history.write for history in histories)) as load:
+                for _ in range(5):
+                    await load.wait(12)
+                    await write_together()
             replay = await assert_complete(stores, "docs")
         finally:
             over.set()
-    assert any(event.get("txn", {}).get("of", 0) > 3 for event in replay.events)
+    large = {event["txn"]["id"] for event in replay.events if event.get("txn", {}).get("of", 0) == 6}
+    assert len(large & cut_off) == 5
 
 
 async def test_the_rest_of_a_transaction_that_was_half_appended_completes_it(

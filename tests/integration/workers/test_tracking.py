@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eventsync.domain.positions import Seq
-from eventsync.errors import ConfigurationError
+from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import cluster_identity
@@ -239,3 +239,23 @@ async def test_settings_that_name_an_impossible_collection(settings: Settings) -
     worker = Worker(settings.model_copy(update={"collections": ("system.users",)}), asyncio.Event())
     with pytest.raises(ConfigurationError, match=r"system\.users"):
         await worker.run()
+
+
+async def test_failing_worker_neither_undoes_a_refusal_nor_tracks_what_was_untracked(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, competed = asyncio.Event(), 0
+
+    async def compete(*_: object) -> None:
+        nonlocal competed
+        competed += 1
+        if competed == 1:
+            await stores.tracking.refuse({"docs": "it can't be read"})
+            await stores.tracking.forget(["others"])
+            raise Unavailable("there is no primary")
+        stop.set()
+
+    monkeypatch.setattr(Worker, "_compete", compete)
+    await Worker(settings.model_copy(update={"collections": ("docs", "others")}), stop).run()
+    assert competed == 2
+    assert [(item.name, item.refused) for item in await stores.tracking.read()] == [("docs", "it can't be read")]

@@ -76,7 +76,7 @@ class Audit:
             return
         await self._check_record()
         if known.collections and not await self._stores.tracking.is_marked():
-            await self._stores.tracking.ask(known.collections)
+            await self._stores.tracking.ask_if_new(known.collections)
             raise LogLost("the registry of tracked collections was dropped or emptied")
         if known.newest is not None:
             await self._check_newest(known.newest)

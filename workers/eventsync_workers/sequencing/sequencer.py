@@ -91,7 +91,7 @@ class Sequencer:
         # First of all the unique index on a log's number, which keeps two workers from both beginning the next log.
         await self._stores.ensure_indexes()
         if not await self._stores.tracking.is_marked():
-            await self._stores.tracking.ask((*self._active, *self._settings.collections))
+            await self._stores.tracking.ask_if_new((*self._active, *self._settings.collections))
         cluster = await cluster_identity(self._stores.data)
         async with watch(self._stores.data, change_pipeline(())) as stream:
             token = stream.token

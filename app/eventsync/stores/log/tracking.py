@@ -73,13 +73,18 @@ class TrackingStore:
         self._collections: AsyncCollection[Any] = database["collections"]
 
     async def ask(self, names: Iterable[str]) -> None:
-        """Ask for collections to be tracked. Raises `Malformed` for an invalid name."""
-        checked = [check_collection(name) for name in names]
-        if checked:
-            # Asking removes an earlier refusal, so that the sequencer checks again.
-            asked = {"$unset": {"refused": ""}}
+        """Ask for collections to be tracked; an earlier refusal is removed. Raises `Malformed` for an invalid name."""
+        await self._request(names, {"$unset": {"refused": ""}})
+
+    async def ask_if_new(self, names: Iterable[str]) -> None:
+        """Ask for those collections that are not in the registry. Raises `Malformed` for an invalid name."""
+        await self._request(names, {"$setOnInsert": {}})
+
+    async def _request(self, names: Iterable[str], change: Mapping[str, Any]) -> None:
+        requests = [UpdateOne({"_id": check_collection(name)}, change, upsert=True) for name in names]
+        if requests:
             with translated("the collections can't be tracked"):
-                await self._collections.bulk_write([UpdateOne({"_id": name}, asked, upsert=True) for name in checked])
+                await self._collections.bulk_write(requests)
 
     async def forget(self, names: Iterable[str]) -> None:
         """Stop tracking collections. Their past events stay in the log."""
