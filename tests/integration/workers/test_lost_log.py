@@ -16,7 +16,9 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
 from eventsync.stores.log.events import EventStore, NewEvent
+from eventsync.stores.log.logs import LogLost
 from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.audit import Appended, Audit, Known
 from support import waiting
 from support.replay import assert_complete, began, caught_up, current_log, eventually, snapshot, tracked
 from support.systems import running_server, running_worker
@@ -153,6 +155,32 @@ async def test_the_loss_of_the_archives_records_begins_a_new_log(
         await followed(stores, old)
         await tracked(stores, "docs")
         assert len((await snapshot(stores, await caught_up(stores), "docs")).rows) == 30
+
+
+@pytest.mark.slow
+async def test_audit_that_never_saw_events_archived_takes_their_loss_for_no_hole(
+    stores: Stores, settings: Settings, tmp_path: object
+) -> None:
+    """As where the record of where they are is lost between the first move of events and the audit behind it."""
+    archiving = settings.model_copy(
+        update={"archive_url": str(tmp_path), "hot_events": 5, "segment_events": 5, "snapshot_events": 5}
+    )
+    async with running_worker(archiving):
+        log = await began(stores, "docs")
+        for number in range(30):
+            await stores.data["docs"].insert_one({"_id": number})
+        await caught_up(stores)
+        await sealed(stores, log)
+    current, newest = await stores.logs.require(), await stores.events.tail(log)
+    assert newest is not None
+    known = Known(Appended(newest.seq, newest.token), ("docs",))
+    await stores.log["tiers"].delete_many({})
+    with pytest.raises(LogLost, match="the log has lost its events 1 to 25"):
+        await Audit(stores, current, lambda: known).check()
+    # A hole behind the beginning is no loss of the log: an operator decides on it.
+    await stores.tiers.raise_archived_up_to(log, Seq(25))
+    await stores.log["events"].delete_one({"_id.n": 28})
+    await Audit(stores, current, lambda: known).check()
 
 
 async def test_a_log_number_is_not_given_out_twice(stores: Stores, settings: Settings) -> None:

@@ -136,11 +136,25 @@ class Audit:
         try:
             await self._stores.hot.gap_check.require(self._log.id, after, up_to, fresh=True)
         except Damaged as error:
+            # This term may never have seen that they are archived.
+            await check_beginning(self._stores, self._log)
             _alarms.log(
                 f"log {self._log.id}: {error.diagnosis}; clients that need them are reset. "
                 "`eventsync verify` shows the extent, `eventsync reset-log` begins a new log"
             )
         self._checked_up_to = up_to if up_to < newest else Seq(0)
+
+
+async def check_beginning(stores: Stores, current: Log) -> None:
+    """Raise `LogLost` where the first events in MongoDB, or the record of where the others are, were removed."""
+    # The oldest event before `archived_up_to`, which the archiver raises before it removes any: in this order a gap
+    # between them is real.
+    first = await stores.hot.first(current.id)
+    if first is None:
+        return
+    archived_up_to = (await stores.tiers.read(current.id)).archived_up_to
+    if first > archived_up_to + 1:
+        raise LogLost(f"the log has lost its events {archived_up_to + 1} to {first - 1}")
 
 
 async def check_appended(stores: Stores, current: Log, newest: Appended) -> None:

@@ -13,7 +13,7 @@ from eventsync.mongodb.clocks import cluster_time
 from eventsync.stores.log.events import LogHead
 from eventsync.stores.log.logs import Checkpoint, Log, LogLost, LogStore
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.audit import Appended, check_appended
+from eventsync_workers.sequencing.audit import Appended, check_appended, check_beginning
 from eventsync_workers.sequencing.evidence import Evidence
 from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
@@ -47,7 +47,7 @@ async def find_resume_point(stores: Stores, log: Log, evidence: Evidence, append
         raise LogLost(f"the log has lost its events {seq + 1} to {checkpoint.seq}")
     if appended is not None:
         await check_appended(stores, log, appended)
-    await _check_beginning(stores, log.id, seq)
+    await check_beginning(stores, log)
     await evidence.check(log, seq)
     point = ResumePoint(checkpoint, head, checkpoint.token, checkpoint.time)
     # Each event carries the token of its change, so a checkpoint may be older than the head.
@@ -55,18 +55,6 @@ async def find_resume_point(stores: Stores, log: Log, evidence: Evidence, append
         point = ResumePoint(checkpoint, head, head.token, head.time)
     await _check_time(stores, point)
     return point
-
-
-async def _check_beginning(stores: Stores, log: LogId, seq: Seq) -> None:
-    """Raise `LogLost` where the first events in MongoDB, or the record of where the others are, were removed."""
-    # The oldest event before `archived_up_to`, which the archiver raises before it removes any: in this order a gap
-    # between them is real.
-    first = await stores.hot.first(log)
-    if not seq or first is None:
-        return
-    archived_up_to = (await stores.tiers.read(log)).archived_up_to
-    if first > archived_up_to + 1:
-        raise LogLost(f"the log has lost its events {archived_up_to + 1} to {first - 1}")
 
 
 async def _check_time(stores: Stores, point: ResumePoint) -> None:
