@@ -14,6 +14,7 @@ from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged
+from eventsync.domain.routes import Routes
 from eventsync.domain.segments.file import SegmentBuilder, SegmentFile, open_footer
 from eventsync.domain.segments.format import SealedEvent, Selection
 from eventsync.domain.shapes import Shape
@@ -26,6 +27,17 @@ BODIES = st.builds(
     st.integers(0, 999),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
 )
+KEYS = [bytes([number]) * 16 for number in range(6)]
+SETS = st.frozensets(st.sampled_from(KEYS), max_size=3)
+ROUTES = st.builds(
+    lambda enters, leaves, stay, document: Routes(
+        tuple(sorted(enters | leaves | stay)), enters - leaves, leaves - enters, document
+    ),
+    SETS,
+    SETS,
+    SETS,
+    st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=50).map(orjson.dumps),
+)
 ROWS = st.fixed_dictionaries(
     {
         "collection": st.sampled_from(["docs", "orders", "é.x"]),
@@ -35,6 +47,7 @@ ROWS = st.fixed_dictionaries(
         "body": BODIES,
         "type_hints": st.lists(TEXT, max_size=3).map(tuple),
         "transaction": st.none() | st.builds(TransactionPart, TEXT, st.integers(1, 9), st.integers(1, 9)),
+        "routes": st.none() | ROUTES,
     }
 )
 RUNS = st.lists(st.lists(ROWS, min_size=1, max_size=5), min_size=1, max_size=5)
@@ -97,6 +110,29 @@ def test_the_index_leads_to_every_block_of_a_document(runs: Any, first: int) -> 
         having = [n for n, block in enumerate(blocks) if any((e.collection, e.id) == document for e in block)]
         assert index.find(*document) == having
     assert index.find("nobody", IdText("nobody")) == []
+
+
+@given(RUNS, FIRST, st.frozensets(st.sampled_from(KEYS), min_size=1))
+def test_the_events_of_a_route_are_found_by_the_index(runs: Any, first: int, keys: frozenset[bytes]) -> None:
+    blocks = placed(runs, first)
+    made = sealed(blocks)
+    index, selection = index_of(made.data), Selection("docs", keys=keys)
+    having = {number for key in keys for number in index.find_key(key)}
+    found = []
+    for number, block in enumerate(blocks_of(made.data)):
+        read = [block.event(n) for n in block.numbers(Seq(first - 1), Seq(2**63), selection)]
+        assert not read or number in having
+        found.extend(read)
+    events = [event for block in blocks for event in block]
+    assert found == [event for event in events if event.routes and not keys.isdisjoint(event.routes.keys)]
+
+
+@given(RUNS, FIRST)
+def test_a_segment_without_routes_is_as_it_was_before_there_were_any(runs: Any, first: int) -> None:
+    plain = [[row | {"routes": None} for row in run] for run in runs]
+    header, *bodies = next(blocks_of(sealed(placed(plain, first)).data)).raw.split(b"\n")
+    assert orjson.loads(header).keys() == {"first", "collections", "c", "i", "v", "s", "length", "g", "w"}
+    assert bodies == [row["body"] for row in runs[0]]
 
 
 @given(RUNS, FIRST, st.data())

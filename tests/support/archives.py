@@ -59,6 +59,7 @@ def sealed(new: NewEvent) -> SealedEvent:
         stored.body,
         tuple(new.type_hints),
         stored.transaction,
+        stored.routes,
     )
 
 

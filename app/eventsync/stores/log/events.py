@@ -38,6 +38,7 @@ from eventsync.mongodb.errors import refusal, translated
 from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts
+from eventsync.stores.log.hot_tier import BY_ROUTE
 from eventsync.stores.log.stored_event import (
     ROUTES,
     UNREADABLE,
@@ -73,9 +74,6 @@ _BODY_BESIDE_KEYS = 2 * 1024 * 1024
 _MANY_KEYS = 20_000
 """Beside more keys, which take up to 6 MB, bodies of more bytes are compressed, and go there if they stay so large."""
 
-
-BY_ROUTE: Final = "by_route"
-"""The index by log, key and seq. Its name is part of queries, as a hint."""
 
 _KEY_SIZE = 40
 """Bytes of a key in a row, about, with those of `e` and `x`."""
@@ -269,6 +267,8 @@ class EventStore:
         self, log: LogId, after: Seq, up_to: Seq | None = None, *, shape: Shape | None = None, batch: int = 1000
     ) -> AsyncGenerator[StoredEvent]:
         """Yield events with `after < seq <= up_to` in order, of all shapes or of one. Holds at most `batch` of them.
+
+        Each event of a collection with declared shapes has its routes. A declared shape must be bound.
 
         `up_to` must exist; without it, all events are read. Both tiers are read, and no event is skipped while the
         archiver moves events. Raises `BehindHorizon` for events that are no longer kept, `Damaged` for missing ones,

@@ -278,6 +278,9 @@ class HotRows:
         return Seq(row["_id"]["n"]) if row else None
 
 
+BY_ROUTE: Final = "by_route"
+"""The index by log, key and seq."""
+
 WHOLE: Final = {"t": 0}
 """The projection of a row for the archive and for replays."""
 
@@ -294,19 +297,24 @@ def in_order(
     above: int = 0,
     fields: Mapping[str, int] = WHOLE,
 ) -> RowQuery:
-    """Return the query for rows with `after < seq <= up_to` by seq, of all shapes or of one.
+    """Return the query for rows with `after < seq <= up_to` by seq, of all shapes or of one, which is bound.
 
     With `above`, it finds only events that left their document at a version greater than that.
     """
-    if shape is not None and shape.id is not None:
-        within = {"$gt": Int64(after), "$lte": Int64(up_to)}
-        query: Row = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": within}
+    hint = None
+    within = {"$gt": Int64(after), "$lte": Int64(up_to)}
+    if shape is not None and shape.route is not None:
+        # The index also has the keys of other shapes, so nothing but the events of this route is looked at.
+        query: Row = {"_id.l": log, "k": {"$in": sorted(shape.route.keys)}, "_id.n": within}
+        order, hint = "_id.n", BY_ROUTE
+    elif shape is not None and shape.id is not None:
+        query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": within}
         order = "_id.n"
     else:
         query = {"_id": key_range(log, after, up_to)}
         query |= {"c": shape.collection} if shape is not None else {}
         order = "_id"
-    return RowQuery(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields)
+    return RowQuery(query | ({"v": {"$gt": above}} if above > 0 else {}), up_to, [(order, ASCENDING)], fields, hint)
 
 
 def _sent(row: Row) -> tuple[Seq, bytes, TransactionPart | None]:
@@ -326,4 +334,4 @@ def _command(find: RowQuery, session: AsyncClientSession) -> Row:
         "projection": find.fields,
         "sort": dict(find.order),
         "readConcern": majority_after(session),
-    }
+    } | ({"hint": find.hint} if find.hint else {})
