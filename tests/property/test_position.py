@@ -11,6 +11,7 @@ from eventsync.domain.positions import (
     LogId,
     Position,
     Seq,
+    scoped,
     vector_from_json,
     vector_from_short,
     vector_from_text,
@@ -18,7 +19,7 @@ from eventsync.domain.positions import (
     vector_to_short,
     vector_to_text,
 )
-from eventsync.domain.shapes import Shape, check_collection
+from eventsync.domain.shapes import RoutedShape, Shape, check_collection
 from eventsync.errors import Malformed
 
 
@@ -35,12 +36,23 @@ IDS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), st.integers(-9, 9)
 )
 SHAPES = st.builds(Shape, NAMES, st.none() | IDS.map(format_id))
-POSITIONS = st.builds(
-    Position,
-    st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=32).map(LogId),
-    st.integers(0, 2**63 - 1).map(Seq),
+LOGS = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=32).map(LogId)
+SCOPES = st.text("0123456789abcdef", min_size=8, max_size=8)
+SEQS = st.integers(0, 2**63 - 1).map(Seq)
+POSITIONS = st.builds(Position, st.one_of(LOGS, st.builds(scoped, LOGS, SCOPES)), SEQS)
+VALUES = st.one_of(IDS, st.booleans(), st.none(), st.floats(allow_nan=False))
+DECLARED = st.builds(
+    RoutedShape.of,
+    st.sampled_from(["my_cards", "a.b-c"]),
+    st.dictionaries(st.sampled_from(["board", "_x"]), st.lists(VALUES, min_size=1, max_size=3)),
 )
-VECTORS = st.dictionaries(SHAPES, POSITIONS, max_size=6)
+VECTORS = st.dictionaries(SHAPES, st.builds(Position, LOGS, SEQS), max_size=6)
+ROUTED_VECTORS = st.dictionaries(
+    DECLARED.map(lambda declared: Shape(declared.name, None, declared)),
+    st.builds(Position, st.builds(scoped, LOGS, SCOPES), SEQS),
+    max_size=6,
+)
+ALL_VECTORS = st.builds(lambda plain, routed: {**plain, **routed}, VECTORS, ROUTED_VECTORS)
 
 
 @given(POSITIONS)
@@ -48,21 +60,21 @@ def test_a_position_comes_back_from_its_text(position: Position) -> None:
     assert Position.parse(str(position)) == position
 
 
-@given(SHAPES)
+@given(st.one_of(SHAPES, DECLARED.map(lambda declared: Shape(declared.name, None, declared))))
 def test_a_shape_comes_back_from_its_text(shape: Shape) -> None:
     assert Shape.parse(str(shape)) == shape
 
 
-@given(VECTORS)
+@given(ALL_VECTORS)
 def test_a_vector_comes_back_from_both_forms(vector: dict[Shape, Position]) -> None:
     text = vector_to_text(vector)
     assert text.isascii()
     assert not set(text) & set(" \r\n\0"), "fit for an SSE id and a query string"
-    assert vector_from_text(text, limit=6) == vector
-    assert vector_from_json(vector_to_json(vector), limit=6) == vector
+    assert vector_from_text(text, limit=12) == vector
+    assert vector_from_json(vector_to_json(vector), limit=12) == vector
 
 
-@given(VECTORS, st.lists(SHAPES, max_size=3), st.randoms())
+@given(ALL_VECTORS, st.lists(SHAPES, max_size=3), st.randoms())
 def test_a_vector_comes_back_from_its_short_form(
     vector: dict[Shape, Position], others: list[Shape], rng: random.Random
 ) -> None:

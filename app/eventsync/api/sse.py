@@ -25,6 +25,7 @@ from eventsync.domain.positions import (
     Position,
     Seq,
     StateVector,
+    scoped,
     vector_from_short,
     vector_from_text,
     vector_to_short,
@@ -58,7 +59,7 @@ _LONG_ID = 1024
 _LARGE = 1024 * 1024
 """Size in bytes above which a message is sent in pieces, without a copy."""
 
-_LONGEST = Position(LogId("x" * 8), Seq(10**12))
+_LONGEST = Position(scoped(LogId("x" * 8), "0" * 8), Seq(10**12))
 """A position of maximum length."""
 
 

@@ -97,7 +97,7 @@ def vector_from_text(text: str, *, limit: int) -> dict[Shape, Position]:
 
 
 def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
-    """Return the short form of the positions of `shapes`, in that order: `5f2c81ab.k3f9ab2c:128,131,,140`.
+    """Return the short form of the positions of `shapes`, in that order: `09d3e417.k3f9ab2c:128,131,,140`.
 
     A digest stands for all shapes. An item names its log only if it differs from that of the item before. A shape
     without a position has an empty item.
@@ -114,9 +114,9 @@ def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
 
 def vector_from_short(text: str, shapes: Sequence[Shape]) -> dict[Shape, Position]:
     """Read the short form for `shapes`, in that order. The digest is optional. Raises `Malformed`."""
-    digest, _, rest = text.rpartition(".")
-    items = rest.split(",")
-    if len(items) != len(shapes) or (digest and digest != _digest(shapes)):
+    items = text.removeprefix(f"{_digest(shapes)}.").split(",")
+    # A digest that is left is one of other shapes. The dot before a scope is in positions of declared shapes only.
+    if len(items) != len(shapes) or items[0].count(".") > (shapes[0].declared is not None):
         raise Malformed("the state vector's short form is one of other shapes than those that are asked for")
     vector, log = {}, ""
     for shape, item in zip(shapes, items, strict=True):

@@ -92,3 +92,24 @@ def test_the_short_form_names_no_shape() -> None:
     for wrong in ("5", ",,,", "a:1,,,,x", ":1,,,,", "00000000.a:1,,,,", "a:1,2,3,4,5,6"):
         with pytest.raises(Malformed):
             vector_from_short(wrong, shapes)
+
+
+def test_the_short_form_has_positions_with_a_scope() -> None:
+    shapes = [Shape.parse(text) for text in ("cards?board=7", "cards?board=8", "cards", "cards/1", "cards?board=9")]
+    log = LogId("abcdef01")
+    vector = {
+        shapes[0]: Position(LogId(f"{log}.5f2c81ab"), Seq(128)),
+        shapes[1]: Position(LogId(f"{log}.00000000"), Seq(128)),
+        shapes[2]: Position(log, Seq(129)),
+        shapes[3]: Position(log, Seq(130)),
+    }
+    for order in (shapes, shapes[::-1], shapes[2:], shapes[1:]):
+        kept = {shape: vector[shape] for shape in order if shape in vector}
+        text = vector_to_short(kept, order)
+        assert vector_from_short(text, order) == kept
+        assert vector_from_short(text.partition(".")[2], order) == kept
+    text = vector_to_short(vector, shapes)
+    assert text.partition(".")[2] == "abcdef01.5f2c81ab:128,abcdef01.00000000:128,abcdef01:129,130,"
+    for foreign in (shapes[1:], [*shapes[::-1]], [shapes[0], *shapes[2:], shapes[1]]):
+        with pytest.raises(Malformed):
+            vector_from_short(text, foreign)
