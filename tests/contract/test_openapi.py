@@ -136,8 +136,7 @@ def test_each_error_has_a_problem_with_its_status() -> None:
                 found.setdefault(code, set()).add(status)
     # Too many shapes or messages on a connection: said on WebSockets alone.
     # An operation that was not attempted: said among the results of a batch.
-    # A refused filter, a shape that is not declared: no operation takes one yet.
-    elsewhere = {errors.RateLimited, errors.NotAttempted, errors.InvalidPredicate, errors.UnknownShape}
+    elsewhere = {errors.RateLimited, errors.NotAttempted}
     told = {kind: problem for kind, problem in problems.TABLE.items() if kind not in elsewhere}
     assert found == {kind.code: {str(problem.status.value)} for kind, problem in told.items()}
 
@@ -255,6 +254,8 @@ async def test_history_and_log_responses_match_their_schemas(
     check(await root.get("/v1/sync/snapshot", params={"shape": f"things/{key}"}), "/v1/sync/snapshot", "get")
     for path in ("/v1/sync/snapshot", "/v1/sync/sse"):
         assert check(await root.get(path, params={"shape": "untracked"}), path, "get")["code"] == "not_tracked"
+        assert check(await root.get(path, params={"shape": "undeclared?"}), path, "get")["code"] == "unknown_shape"
+        assert check(await root.get(path, params={"shape": "undeclared?a"}), path, "get")["code"] == "malformed"
 
 
 async def test_page_responses_match_their_schemas(root: httpx.AsyncClient) -> None:

@@ -33,11 +33,21 @@ _BODY_WEIGHT = 3
 
 
 async def collections(request: Request) -> Response:
-    """List the tracked collections, and those that can't be tracked with the reason."""
-    tracking = services_of(request).sync.tracking
+    """List the tracked collections, those that can't be tracked with the reason, and the shapes that are active."""
+    sync = services_of(request).sync
+    tracking = sync.tracking
     body: dict[str, Any] = {"collections": [{"name": name} for name in tracking.names]}
     if tracking.refused:
         body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
+    if definitions := sync.definitions.active():
+        body["shapes"] = [
+            {
+                "name": definition.name,
+                "collection": definition.collection,
+                "parameters": {name: sorted(kinds) for name, kinds in definition.types.items()},
+            }
+            for definition in definitions
+        ]
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 

@@ -66,9 +66,18 @@ def _body(value: Json, example: object) -> Json:
 _COLLECTIONS: Json = {
     "operationId": "listCollections",
     "tags": ["Documents"],
-    "summary": "The tracked collections",
+    "summary": "The tracked collections, and the declared shapes",
     "responses": {
-        "200": answer("Their names.", content(schema("Collections"), {"collections": [{"name": "theaters"}]})),
+        "200": answer(
+            "Their names.",
+            content(
+                schema("Collections"),
+                {
+                    "collections": [{"name": "orders"}],
+                    "shapes": [{"name": "my_orders", "collection": "orders", "parameters": {"owner": ["text"]}}],
+                },
+            ),
+        ),
         **failures(),
     },
 }

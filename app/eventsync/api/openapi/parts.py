@@ -161,9 +161,11 @@ def answer(description: str, body: Json | None = None, *, sent: Json | None = No
 
 _DETAILS: Final[Mapping[str, str]] = {
     "malformed": "k3f9ab2c is not a position: expected log:seq",
+    "invalid_predicate": "filter.name.$regex: a regular expression is not evaluated; a prefix is $gte and $lt",
     "forbidden": "the origin 'https://elsewhere.example' is not allowed; EVENTSYNC_ALLOWED_ORIGINS can allow it",
     "not_found": "there is no document theaters/59a47286cfa9a3a73e51e72c",
     "not_tracked": "the collection 'orders' is not tracked",
+    "unknown_shape": "no shape 'my_orders' is declared; `eventsync rules show` lists all",
     "conflict": "theaters/59a47286cfa9a3a73e51e72c lost against other writers",
     "reset": "theaters cannot be continued from k3f9ab2c:128: take a snapshot",
     "gone": "theaters at k3f9ab2c:12 is no longer retained: states are known from k3f9ab2c:100 on",

@@ -58,8 +58,19 @@ _VALUES: Json = {
         ),
     },
     "Document": {"type": "object", "description": "MongoDB Relaxed Extended JSON v2, with `_id`, without `_sync`."},
-    "Position": {"type": "string", "pattern": "^[a-z0-9]{1,32}:(0|[1-9][0-9]{0,18})$"},
-    "Shape": {"type": "string", "description": "A collection (`orders`) or one document (`orders/42`)."},
+    "Position": {
+        "type": "string",
+        "pattern": r"^[a-z0-9]{1,32}(\.[0-9a-f]{8})?:(0|[1-9][0-9]{0,18})$",
+        "description": "A log and a seq. In positions of a declared shape the log has a scope behind a dot.",
+    },
+    "Shape": {
+        "type": "string",
+        "minLength": 1,
+        "description": (
+            "A collection (`orders`), one document (`orders/42`), or a declared shape with the values of its "
+            "parameters (`my_orders?owner=7&state=open`; `my_orders?` without parameters)."
+        ),
+    },
     "StateVector": {
         "type": "object",
         "additionalProperties": schema("Position"),
@@ -91,6 +102,12 @@ _EVENT = _object(
     patch=_described(schema("JsonPatch"), "Of `update`."),
     at={"type": "string", "format": "date-time", "description": "Commit time."},
     external={"const": True, "description": "The write did not come through the API."},
+    enter=_described(
+        {"const": True}, "With `create`, in a declared shape: the document existed, and belongs to the shape now."
+    ),
+    leave=_described(
+        {"const": True}, "With `delete`, in a declared shape: the document exists, and no longer belongs to the shape."
+    ),
     op_id=_described(TEXT, "Idempotency key of the write."),
     by=_described(TEXT, "Author of the write."),
     txn=_object("id n of", id=TEXT, n={"type": "integer", "minimum": 1}, of={"type": "integer", "minimum": 1}),
@@ -161,6 +178,21 @@ _BODIES: Json = {
             _list(_object("name reason", name=schema("CollectionName"), reason=TEXT)),
             "Requested collections that cannot be tracked; absent without any.",
         ),
+        shapes=_described(
+            _list(
+                _object(
+                    "name collection parameters",
+                    name=TEXT,
+                    collection=schema("CollectionName"),
+                    parameters={
+                        "type": "object",
+                        "additionalProperties": _list(TEXT, minItems=1),
+                        "description": "Parameter → the types of its values.",
+                    },
+                )
+            ),
+            "Declared shapes that can be followed; absent without any.",
+        ),
     ),
     "DocumentPage": _object(
         "documents",
@@ -230,7 +262,7 @@ _BODIES: Json = {
         lag={
             "type": "object",
             "additionalProperties": {"anyOf": [schema("ShapeLag"), {"type": "null"}]},
-            "description": "Shape → lag; null if the position is of another log, or the collection is not tracked.",
+            "description": "Shape → lag; null for a position of another log or scope, or a shape that isn't served.",
         },
         transport={"enum": ["websocket", "sse", "http"]},
         seen={"type": "string", "format": "date-time"},

@@ -25,7 +25,9 @@ from eventsync.domain.protocol import MAX_CLIENT_ID, SUBPROTOCOL
 from eventsync.server.problems import Close
 from eventsync.stores.archive.objects import CONTENT_TYPE
 
-_SHAPE: Final = query("shape", "A collection, or `collection/id`.", schema("Shape"), "theaters", required=True)
+_NAMES: Final = "A collection, `collection/id`, or a declared shape, `name?parameter=value`, percent-encoded"
+_SHAPE: Final = query("shape", f"{_NAMES}.", schema("Shape"), "theaters", required=True)
+_REFUSED: Final = ("malformed", "invalid_predicate", "not_tracked", "unknown_shape")
 _CLOSE: Final = ", ".join(f"{code.value} `{code.name.lower()}`" for code in Close)
 
 _WEBSOCKET: Json = {
@@ -75,7 +77,7 @@ _SSE: Json = {
     ),
     "parameters": [
         {
-            **query("shape", "A collection, or `collection/id`; may be repeated.", {}, ["theaters"], required=True),
+            **query("shape", f"{_NAMES}; may be repeated.", {}, ["theaters"], required=True),
             "schema": {"type": "array", "items": schema("Shape"), "minItems": 1, "maxItems": default("max_shapes")},
             "style": "form",
             "explode": True,
@@ -107,7 +109,7 @@ _SSE: Json = {
             "`error`, and the end.",
             content({"type": "string"}, _FRAMES, "text/event-stream"),
         ),
-        **failures("malformed", "not_tracked"),
+        **failures(*_REFUSED),
     },
 }
 
@@ -141,7 +143,7 @@ _LOG: Json = {
             sent=headers("PageETag", "CacheControl"),
         ),
         "304": answer("Not modified.", sent=headers("PageETag", "CacheControl")),
-        **failures("malformed", "not_tracked", "reset", "version_mismatch", "unavailable"),
+        **failures(*_REFUSED, "reset", "version_mismatch", "unavailable"),
     },
 }
 
@@ -164,7 +166,7 @@ _SNAPSHOT: Json = {
     "parameters": [_SHAPE],
     "responses": {
         "200": answer("The snapshot.", content({"type": "string"}, _LINES, "application/x-ndjson")),
-        **failures("malformed", "not_tracked", "unavailable"),
+        **failures(*_REFUSED, "unavailable"),
     },
 }
 
@@ -292,7 +294,7 @@ _ACKNOWLEDGE: Final[Json] = {
     },
     "responses": {
         "200": answer("The stored client.", content(schema("Client"), _CLIENT)),
-        **failures("malformed", "not_tracked", "reset", "too_large", "unsupported_media_type", "unavailable"),
+        **failures(*_REFUSED, "reset", "too_large", "unsupported_media_type", "unavailable"),
     },
 }
 

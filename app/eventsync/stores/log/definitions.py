@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -415,12 +416,26 @@ class Definitions:
         if shape.declared is None:
             return shape
         active = self.resolve(shape.name)
-        compiled = self._compiled.get(shape.name)
-        if compiled is None or compiled[0] != active.shape:
-            compiled = self._compiled[shape.name] = (active.shape, active.shape.definition())
-        definition = compiled[1]
+        definition = self._definition(active.shape)
         route = definition.bind_shape(shape.declared)
         return replace(shape, route=BoundRoute(route, definition, active.since, active.shape.revision))
+
+    def _definition(self, shape: DeclaredShape) -> Definition:
+        """Return the definition of an active shape, compiled once. Raises `UnknownShape` if it can't be read."""
+        compiled = self._compiled.get(shape.name)
+        if compiled is None or compiled[0] != shape:
+            compiled = self._compiled[shape.name] = (shape, shape.definition())
+        return compiled[1]
+
+    def active(self) -> list[Definition]:
+        """Return the definitions of the shapes that clients can subscribe to, by name."""
+        found = []
+        for name, shape in sorted(self._active.items()):
+            if self.is_active(name):
+                # One that this version can't read is refused to its clients.
+                with suppress(UnknownShape):
+                    found.append(self._definition(shape))
+        return found
 
     def is_current(self, shape: Shape) -> bool:
         """Return True while events carry the keys of a bound shape without interruption since it was bound."""
