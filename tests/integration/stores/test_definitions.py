@@ -45,7 +45,9 @@ async def test_apply_names_what_is_new_changed_removed_and_unchanged(stores: Sto
 async def test_unchanged_shapes_stay_active_and_changed_ones_do_not(stores: Stores) -> None:
     await stores.definitions.apply([declared("a"), declared("b")])
     before = await stores.definitions.read()
-    assert await stores.definitions.activate(before.shapes, LOG, Seq(2**40), TIME) == ["a", "b"]
+    activated = await stores.definitions.activate(before.shapes, LOG, Seq(2**40), TIME)
+    assert activated == await stores.definitions.read()
+    assert [shape.name for shape in activated.active(LOG)] == ["a", "b"]
     await stores.definitions.apply([declared("a"), declared("b", "d2")])
     (active,) = await stores.definitions.active(LOG)
     assert (active.name, active.log, active.base, active.time) == ("a", LOG, 2**40, TIME)
@@ -57,22 +59,18 @@ async def test_a_shape_that_was_changed_meanwhile_is_neither_activated_nor_refus
     await stores.definitions.apply([declared("a"), declared("b")])
     old = (await stores.definitions.read()).shapes
     await stores.definitions.apply([declared("a", "d2")])
-    assert await stores.definitions.activate(old, LOG, Seq(5), TIME) == []
+    assert (await stores.definitions.activate(old, LOG, Seq(5), TIME)).active(LOG) == []
     await stores.definitions.refuse([(shape, "odd") for shape in old])
     (shape,) = (await stores.definitions.read()).shapes
     assert (shape.digest, shape.log, shape.refused) == ("d2", None, None)
 
 
-async def test_a_shape_that_was_activated_again_is_not_deactivated(stores: Stores) -> None:
+async def test_a_shape_that_is_activated_again_has_a_later_revision(stores: Stores) -> None:
     await stores.definitions.apply([declared("a")])
-    await stores.definitions.activate((await stores.definitions.read()).shapes, LOG, Seq(5), TIME)
-    old = await stores.definitions.active(LOG)
-    await stores.definitions.activate(old, LOG, Seq(6), TIME)
-    await stores.definitions.deactivate(old)
-    (active,) = await stores.definitions.active(LOG)
-    assert active.base == 6
-    await stores.definitions.deactivate([active])
-    assert await stores.definitions.active(LOG) == []
+    first = (await stores.definitions.activate((await stores.definitions.read()).shapes, LOG, Seq(5), TIME)).active(LOG)
+    second = (await stores.definitions.activate(first, LOG, Seq(6), TIME)).active(LOG)
+    assert [shape.base for shape in second] == [6]
+    assert second[0].revision > first[0].revision
 
 
 async def test_a_refusal_ends_with_the_next_change_of_the_shape(stores: Stores) -> None:
@@ -80,6 +78,13 @@ async def test_a_refusal_ends_with_the_next_change_of_the_shape(stores: Stores) 
     await stores.definitions.refuse([((await stores.definitions.read()).shapes[0], "too odd")])
     assert (await stores.definitions.read()).shapes[0].refused == "too odd"
     await stores.definitions.apply([declared("a", "d2")])
+    assert (await stores.definitions.read()).shapes[0].refused is None
+
+
+async def test_a_refused_shape_that_is_applied_again_is_to_be_checked_again(stores: Stores) -> None:
+    await stores.definitions.apply([declared("a")])
+    await stores.definitions.refuse([((await stores.definitions.read()).shapes[0], "too odd")])
+    assert (await stores.definitions.apply([declared("a")])).unchanged == ("a",)
     assert (await stores.definitions.read()).shapes[0].refused is None
 
 

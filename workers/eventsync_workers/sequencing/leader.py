@@ -25,6 +25,7 @@ from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
 from eventsync_workers.sequencing.missing_images import CollectionBarred, ImageReader
 from eventsync_workers.sequencing.repair import RepairInterrupted, repair_log
+from eventsync_workers.sequencing.shape_activation import ActiveShapes
 from eventsync_workers.sequencing.stream_reader import StreamReader
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,12 @@ class Leader:
         self._evidence = evidence
         self._appended = appended
         self._collections = ActiveCollections(stores, log, faults, images=settings.images)
+        self._shapes = ActiveShapes(stores, log)
         journal = JournalFlusher(stores.logs, log.id, settings.journal_flush_interval)
         self._checkpoints = CheckpointRecorder(stores.logs, log.id, settings.checkpoint_interval, journal)
-        self._reader = StreamReader(stores, settings, log, self._collections, self._checkpoints, journal, self._is_over)
+        self._reader = StreamReader(
+            stores, settings, log, self._collections, self._shapes, self._checkpoints, journal, self._is_over
+        )
         self._writer: LogWriter | None = None
         self._next_repair = 0.0
 
@@ -130,6 +134,7 @@ class Leader:
         self._writer = LogWriter(
             self._log.id, self._stores.events, self._images, point.head, point.time, self._stores.offload
         )
+        await self._shapes.load(self._writer)
         self._checkpoints.resume(self._writer, NewCheckpoint(checkpoint.seq, checkpoint.token, checkpoint.time))
         self._reader.resume(self._writer, checkpoint.time)
         if checkpoint.repair is not None:
@@ -140,6 +145,8 @@ class Leader:
         """Append what the lost changes have made of the collections, and resume. Raises `RepairInterrupted`."""
         if self._writer is None or time.monotonic() < self._next_repair:
             raise HistoryLost(reason)
+        # What was converted is given up, and with it the event that was to name the registry's revision.
+        self._writer.route_by(self._writer.router)
         await repair_log(self._stores, self._writer, self._collections, reason, self._is_over)
         self._next_repair = time.monotonic() + _REPAIR_PAUSE
         return await self._resume()

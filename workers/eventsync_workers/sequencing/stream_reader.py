@@ -19,6 +19,7 @@ from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter
 from eventsync_workers.sequencing.pipeline import Pipeline
 from eventsync_workers.sequencing.repair import Repair
+from eventsync_workers.sequencing.shape_activation import ActiveShapes
 from eventsync_workers.sequencing.transactions import Transaction, TransactionAssembler, is_document_change
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class StreamReader:
         settings: Settings,
         log: Log,
         collections: ActiveCollections,
+        shapes: ActiveShapes,
         checkpoints: CheckpointRecorder,
         journal: JournalFlusher,
         stopping: Callable[[], bool],
@@ -95,6 +97,7 @@ class StreamReader:
         self._settings = settings
         self._log = log
         self._collections = collections
+        self._shapes = shapes
         self._checkpoints = checkpoints
         self._journal = journal
         self._stopping = stopping
@@ -115,6 +118,7 @@ class StreamReader:
         is to be resumed at its end, and `HistoryLost`.
         """
         await self._collections.load()
+        await self._shapes.check_registry(self._collections.names)
         names = ", ".join(self._collections.names) or "nothing yet"
         logger.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
         pipeline = change_pipeline(self._collections.names)
@@ -151,16 +155,17 @@ class StreamReader:
     @property
     def _is_awaiting_time(self) -> bool:
         """True while only the cluster time shows that a transaction has ended or that an activation can be made."""
-        return self._assembler.is_open or self._collections.pending is not None
+        return self._assembler.is_open or self._collections.pending is not None or self._shapes.pending is not None
 
     async def _checkpoint(self, *, force: bool) -> None:
-        """Record the checkpoint if it is due. Then look for what was requested: a new log, other collections."""
+        """Record the checkpoint if it is due. Then look for requests: a new log, other collections, other shapes."""
         if not await self._checkpoints.record_if_due(force=force):
             return
         current = await self._stores.logs.current()
         if current is not None and current.id == self._log.id and current.reset is not None:
             raise ResetAsked(current.reset)
         await self._collections.check_registry()
+        await self._shapes.check_registry(self._collections.names)
 
     async def _take(self, batch: Batch, pipeline: Pipeline) -> bool:
         """Take a batch; return True if the stream is to be opened again after it."""
@@ -168,18 +173,30 @@ class StreamReader:
         # No checkpoint and no new stream may begin inside a transaction: its first changes would come twice, or never.
         if self._assembler.is_open:
             return False
-        if self._collections.pending is not None and batch.time >= self._collections.pending.time:
+        if self._is_activation_due(batch) or self._shapes.pending is not None:
             await pipeline.drained()
-            if self._writer.settles(batch):
-                if names := await self._collections.restarted():
-                    # Clients at the log's head may have been there since before the collections were untracked.
-                    await self._writer.append_restarts(names, batch)
-                # The checkpoint first: it must be no older than the collections' first events.
-                checkpoint = await self._checkpoints.record()
-                await self._collections.activate(self._writer.seq, checkpoint.time)
-                self._used = batch.time
+            if self._writer.settles(batch) and await self._activate(batch):
                 return True
         return has_whole and self._mode.passed()
+
+    def _is_activation_due(self, batch: Batch) -> bool:
+        """Return True if the stream was read as far as the pending collections need it."""
+        return self._collections.pending is not None and batch.time >= self._collections.pending.time
+
+    async def _activate(self, batch: Batch) -> bool:
+        """Activate what is pending behind a batch that settles the log. Return True if there were collections."""
+        has_collections = self._is_activation_due(batch)
+        if has_collections and (names := await self._collections.restarted()):
+            # Clients at the log's head may have been there since before the collections were untracked.
+            await self._writer.append_restarts(names, batch)
+        # The checkpoint first: it must be no older than the first events of what becomes active.
+        checkpoint = await self._checkpoints.record()
+        if self._shapes.pending is not None:
+            await self._shapes.activate(self._writer, checkpoint.time)
+        if has_collections:
+            await self._collections.activate(self._writer.seq, checkpoint.time)
+            self._used = batch.time
+        return has_collections
 
     async def _hand_over(self, batch: Batch, pipeline: Pipeline) -> bool:
         """Put the changes of a batch into the pipeline, in order. Return True if any transaction was whole."""

@@ -143,7 +143,8 @@ class DefinitionStore:
     async def apply(self, declarations: Iterable[Declaration]) -> Applied:
         """Declare these shapes and no others. Unchanged ones keep their number and stay active.
 
-        One is unchanged if it has the same keys for the same values, however it is spelled.
+        One is unchanged if it has the same keys for the same values, however it is spelled. If it was refused, the
+        sequencer checks it again.
         """
         wanted = {item.name: item for item in declarations}
         applied = Applied(0, (), (), (), ())
@@ -157,7 +158,7 @@ class DefinitionStore:
             number = registry.number + bool(new or changed or removed)
             applied = Applied(number, *(tuple(sorted(names)) for names in (new, changed, removed, kept)))
             shapes = (
-                replace(known[name], spec=item.spec)
+                replace(known[name], spec=item.spec, refused=None)
                 if name in kept
                 else DeclaredShape(name, item.collection, item.spec, item.digest, number)
                 for name, item in sorted(wanted.items())
@@ -167,10 +168,10 @@ class DefinitionStore:
         await self._change("the shapes can't be declared", edit)
         return applied
 
-    async def activate(self, shapes: Iterable[DeclaredShape], log: LogId, seq: Seq, time: Timestamp) -> list[str]:
+    async def activate(self, shapes: Iterable[DeclaredShape], log: LogId, seq: Seq, time: Timestamp) -> Registry:
         """Declare that events of `log` after `seq`, which is cluster time `time`, carry the keys of these shapes.
 
-        Return the names of those that are active: one that was changed or removed meanwhile is not.
+        Return the registry as it is then. A shape that was changed or removed meanwhile is not active in it.
         """
         digests = {shape.name: shape.digest for shape in shapes}
 
@@ -184,18 +185,7 @@ class DefinitionStore:
                 ),
             )
 
-        changed = await self._change("the shapes can't be activated", edit)
-        return [item.name for item in changed.active(log) if item.base == seq and item.name in digests]
-
-    async def deactivate(self, shapes: Iterable[DeclaredShape]) -> None:
-        """Declare that events lack keys of these shapes, unless they were activated again meanwhile."""
-        revisions = {shape.name: shape.revision for shape in shapes}
-        await self._change(
-            "the shapes can't be deactivated",
-            lambda registry: _edited(
-                registry, lambda shape: shape.inactive() if revisions.get(shape.name) == shape.revision else shape
-            ),
-        )
+        return await self._change("the shapes can't be activated", edit)
 
     async def refuse(self, reasons: Iterable[tuple[DeclaredShape, str]]) -> None:
         """Record the reasons for not activating shapes, unless they were changed meanwhile."""
