@@ -229,6 +229,55 @@ async def test_tail_says_when_it_can_not_continue_and_goes_on(orders: Any, store
     assert json.loads(result.stdout)["seq"] == 1
 
 
+RULES = """
+[shapes.my_cards]
+collection = "orders"
+where = { board = "$board" }
+parameters = { board = { type = "int" } }
+"""
+
+
+async def test_tail_of_a_declared_shape_prints_what_enters_and_leaves(
+    orders: Any, stores: Stores, run: Run, tmp_path: Path
+) -> None:
+    refused = await run("tail", "my_cards?board=int:7")
+    assert (refused.exit_code, "`eventsync rules show` lists all" in refused.stderr) == (1, True)
+    (tmp_path / "rules.toml").write_text(RULES)
+    applied = await run("rules", "apply")
+    assert applied.exit_code == 0, applied
+    await orders.insert_many([{"_id": "a", "board": 7}, {"_id": "b", "board": 8}])
+    (active,) = json.loads((await run("rules", "show", "--json")).stdout)["shapes"]
+    wrong = await run("tail", "my_cards?board=7")
+    assert (wrong.exit_code, "takes a value of type int" in wrong.stderr) == (1, True)
+    tailing = run("tail", "my_cards?board=int:7", "--from", active["since"], "--limit", "4")
+    await orders.update_one({"_id": "b"}, {"$set": {"board": 7}})
+    await orders.update_one({"_id": "a"}, {"$set": {"board": 8, "n": 1}})
+    await orders.update_one({"_id": "a"}, {"$set": {"n": 2}})
+    await orders.delete_one({"_id": "b"})
+    result = await tailing
+    assert result.exit_code == 0, result
+    begun, told = result.stderr.splitlines()
+    assert begun == f"my_cards?board=int:7: events after {active['since']}"
+    assert told.startswith("reset (scope_changed)"), "the position of another scope: the whole log's"
+    lines = [line if line.startswith("    ") else line[23:] for line in result.stdout.splitlines()]
+    assert [re.sub("^  [0-9]+", "", line) for line in lines] == [
+        "  create  a  0 → 0  external",
+        '    {"_id":"a","board":7}',
+        "  enter   b  0 → 0  external",
+        '    {"_id":"b","board":7}',
+        "  leave   a  0 → 0  external",
+        "  delete  b  0 → 0  external",
+    ]
+
+
+async def test_a_snapshot_of_a_declared_shape_is_refused(orders: Any, run: Run) -> None:
+    refused = await run("snapshot", "my_cards?board=int:7")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("eventsync: my_cards?board=int:7 is a declared shape; a snapshot is stored of")
+    refused = await run("history", "my_cards?board=int:7")
+    assert "my_cards?board=int:7 is a declared shape; give a document" in refused.stderr
+
+
 async def test_tail_of_what_is_not_tracked_is_refused(orders: Any, run: Run) -> None:
     result = await run("tail", "lines")
     assert result.exit_code == 1

@@ -139,7 +139,11 @@ class Replica:
         self.events += 1
         key, op = event["id"], event["op"]
         was = self.rows.get(key)
-        assert event["base"] == (was[0] if was else 0) or event.get("external"), (event, was)
+        # A document that enters was elsewhere before: its version outside of the shape is the base.
+        enters = event.get("enter", False)
+        assert event["base"] == (was[0] if was else 0) or event.get("external") or enters, (event, was)
+        assert not enters or op == "create", event
+        assert not event.get("leave") or (op == "delete" and not {"doc", "patch"} & event.keys()), event
         if op == "create":
             assert was is None, f"{key} is created twice"
             self.rows[key] = (event["version"], event["doc"])

@@ -15,14 +15,21 @@ from rich.text import Text
 from eventsync.cli.console import printable
 from eventsync.domain.values.extended_json import to_json
 
-_COLOURS: Final = {"create": "green", "update": "yellow", "replace": "magenta", "delete": "red"}
+_COLOURS: Final = {
+    "create": "green",
+    "enter": "green",
+    "update": "yellow",
+    "replace": "magenta",
+    "delete": "red",
+    "leave": "red",
+}
 _OPERATION_COLOURS: Final = {"add": "green", "replace": "yellow", "remove": "red"}
 _INDENT: Final = "    "
 
 
 def lines(event: Mapping[str, Any]) -> Iterator[Text]:
     """Return the lines of one event of the protocol, in colour; `str()` of each is the plain text."""
-    op = str(event["op"])
+    op = next((word for word in ("enter", "leave") if event.get(word)), str(event["op"]))
     yield Text.assemble(
         (_local(event["at"]), "dim"),
         f"  {event['seq']}  ",

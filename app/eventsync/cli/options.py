@@ -29,5 +29,6 @@ def document_shape(text: str) -> Shape:
     """Return the shape of a `Document` argument. Raises `Malformed`, also for a whole collection."""
     shape = Shape.parse(text)
     if shape.id is None:
-        raise Malformed(f"{shape} is a collection; give a document, COLLECTION/ID")
+        kind = "a collection" if shape.declared is None else "a declared shape"
+        raise Malformed(f"{shape} is {kind}; give a document, COLLECTION/ID")
     return shape

@@ -12,7 +12,7 @@ from eventsync.cli.console import NOTES, OUT, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.positions import LogId, Position
 from eventsync.domain.shapes import Shape, not_tracked
-from eventsync.errors import Unavailable
+from eventsync.errors import Malformed, Unavailable
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import connect
 from eventsync.mongodb.clocks import cluster_time
@@ -39,7 +39,10 @@ def snapshot(
 ) -> None:
     """Store a snapshot of the current state of a collection or a document, and wait for it."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
-    made = event_loop.run(_snapshot(settings, Shape.parse(shape), timeout))
+    wanted = Shape.parse(shape)
+    if wanted.declared is not None:
+        raise Malformed(f"{wanted} is a declared shape; a snapshot is stored of a collection or a document")
+    made = event_loop.run(_snapshot(settings, wanted, timeout))
     position = str(Position(made.log, made.seq))
     if as_json:
         sizes = {"documents": made.documents, "bytes": made.bytes, "raw_bytes": made.raw_bytes}

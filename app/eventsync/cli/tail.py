@@ -35,7 +35,7 @@ class _LimitReached(Exception):
 
 
 def tail(
-    shape: Annotated[str, typer.Argument(help="A collection, or `collection/id` for one document.")],
+    shape: Annotated[str, typer.Argument(help="A collection, `collection/id`, or a declared shape: `my_orders?owner=7`.")],
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="POSITION", help="Start after this position (`log:seq`).", show_default="now"),
@@ -86,8 +86,8 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
             stop = asyncio.Event()
             feed = group.create_task(service.feed.run(stop), name="feed")
             try:
-                await _joined(service, shape, settings.mongodb_timeout)
-                begin = position or _head(service)
+                bound = await _joined(service, shape, settings.mongodb_timeout)
+                begin = position or _head(service, bound)
                 _note(f"{shape}: events after {begin}", style="dim")
                 await _follow(service, shape, begin, deliver)
             except (EventsyncError, _LimitReached) as error:
@@ -101,8 +101,11 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
         raise outcome
 
 
-async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
-    """Wait until the feed has read the log. Raises `Unavailable`, and `NotTracked` if no events can come."""
+async def _joined(service: SyncService, shape: Shape, timeout: float) -> Shape:
+    """Wait until the feed has read the log, and return the shape bound.
+
+    Raises `Unavailable`, and as `Source.bind` if no events can come.
+    """
     with service.window.subscribers() as subscribers:
         subscribers.add(shape)
         try:
@@ -113,7 +116,8 @@ async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
                     subscribers.event.clear()
         except TimeoutError as error:
             raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
-    service.tracking.require(shape.collection)
+    await service.source.wait_until_servable(shape)
+    return service.source.bind(shape)
 
 
 async def _follow(service: SyncService, shape: Shape, position: Position, deliver: Deliver) -> None:
@@ -137,14 +141,16 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
 
 async def _restart_position(service: SyncService, shape: Shape, refused: Position) -> Position:
     """Return the oldest position that is kept, or the newest one if `refused` is still to come."""
-    head = _head(service)
-    return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(shape)
+    bound = service.source.bind(shape)
+    head = _head(service, bound)
+    return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(bound)
 
 
-def _head(service: SyncService) -> Position:
-    if service.window.log is None:
+def _head(service: SyncService, bound: Shape) -> Position:
+    log = service.window.log_of(bound)
+    if log is None:
         raise NoLogYet
-    return Position(service.window.log, service.window.head)
+    return Position(log, service.window.head)
 
 
 def _note(text: str, *, style: str = "yellow") -> None:

@@ -96,6 +96,19 @@ async def test_the_one_furthest_behind_is_known(stores: Stores) -> None:
     assert await stores.vectors.known(LogId("cccccccc")) == KnownClients(4, None, None)
 
 
+async def test_positions_with_a_scope_are_of_the_log(stores: Stores) -> None:
+    cards = Shape.parse("cards?board=7")
+    routed = {cards: at(3, log=LogId(f"{OLD}.5f2c81ab")), Shape.parse("cards?board=8"): at(4)}
+    await stores.vectors.record(
+        [VectorUpdate("routed", "sse", routed), VectorUpdate("whole", "sse", {ORDERS: at(9)})],
+    )
+    assert (await known(stores.vectors, "routed")).vector[cards] == Position(LogId(f"{OLD}.5f2c81ab"), Seq(3))
+    assert await stores.vectors.known(OLD) == KnownClients(2, "routed", Seq(3))
+    assert await stores.vectors.known(LogId("zzzz")) == KnownClients(2, None, None)
+    await stores.vectors.record([VectorUpdate("routed", None, {cards: at(12, log=LogId(f"{OLD}.5f2c81ab"))})])
+    assert await stores.vectors.furthest(OLD) == 12
+
+
 async def test_clients_are_forgotten_by_time(stores: Stores, settings: Settings) -> None:
     await stores.vectors.ensure_indexes(3600)
     await stores.vectors.record([VectorUpdate("c", "sse", {ORDERS: at(7)})])

@@ -44,6 +44,14 @@ def test_a_create_shows_the_document_and_a_delete_nothing() -> None:
     assert shown(op="delete")[1:] == []
 
 
+def test_an_event_that_enters_or_leaves_a_shape_says_so() -> None:
+    entered, document = shown(op="create", enter=True, doc={"_id": "42"})
+    assert entered.endswith("  129  enter   42  6 → 7  by ada")
+    assert document == '    {"_id":"42"}'
+    (left,) = shown(op="delete", leave=True)
+    assert left.endswith("  129  leave   42  6 → 7  by ada")
+
+
 def test_an_event_shows_its_author_and_transaction() -> None:
     assert shown(external=True)[0].endswith("  external")
     assert shown(txn={"id": "t", "n": 2, "of": 3})[0].endswith("  by ada  transaction 2/3")

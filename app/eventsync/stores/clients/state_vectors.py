@@ -143,7 +143,7 @@ class VectorStore:
     async def known(self, log: LogId) -> KnownClients:
         """Return the clients recorded in a log. Reads every record, so it is not for frequent calls."""
         entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
-        own = {"$filter": {"input": entries, "cond": {"$eq": ["$$this.v.l", log]}}}
+        own = {"$filter": {"input": entries, "cond": _is_of(log, "$$this.v.l")}}
         pipeline: list[dict[str, Any]] = [
             {"$project": {"n": {"$min": {"$map": {"input": own, "in": "$$this.v.n"}}}}},
             {"$match": {"n": {"$ne": None}}},
@@ -162,7 +162,7 @@ class VectorStore:
     async def furthest(self, log: LogId) -> Seq:
         """Return the furthest seq in a log that any client has acknowledged, or 0. Reads every record."""
         positions = {"$map": {"input": {"$objectToArray": {"$ifNull": ["$v", {}]}}, "in": "$$this.v"}}
-        here = {"$filter": {"input": positions, "cond": {"$eq": ["$$this.l", {"$literal": log}]}}}
+        here = {"$filter": {"input": positions, "cond": _is_of(log, "$$this.l")}}
         furthest = {"$max": {"$map": {"input": here, "in": "$$this.n"}}}
         with translated("the state vectors can't be read"):
             cursor = await self._vectors.aggregate([{"$group": {"_id": None, "n": {"$max": furthest}}}])
@@ -195,6 +195,11 @@ def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
 
 def _entry(item: NumberedPosition) -> dict[str, Any]:
     return {"g": Int64(item.log_number), "n": Int64(item.seq), "l": item.log}
+
+
+def _is_of(log: LogId, stored: str) -> dict[str, Any]:
+    """Return the expression that is true for a stored log id that is `log`, with or without a scope."""
+    return {"$eq": [{"$first": {"$split": [stored, "."]}}, {"$literal": log}]}
 
 
 def _key(shape: Shape) -> str:
