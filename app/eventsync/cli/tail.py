@@ -35,7 +35,9 @@ class _LimitReached(Exception):
 
 
 def tail(
-    shape: Annotated[str, typer.Argument(help="A collection, `collection/id`, or a declared shape: `my_orders?owner=7`.")],
+    shape: Annotated[
+        str, typer.Argument(help="A collection, `collection/id`, or a declared shape: `my_orders?owner=7`.")
+    ],
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="POSITION", help="Start after this position (`log:seq`).", show_default="now"),
