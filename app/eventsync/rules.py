@@ -207,7 +207,8 @@ class RulesFollower:
             stores = Stores.of(client, self._settings)
             definitions = list(declarations.definitions.values())
             applied = await stores.definitions.apply([Declaration.of(item) for item in definitions])
-            asked = {item.name for item in await stores.tracking.read()}
+            # The worker tracks the collections of the settings when it starts.
+            asked = {*self._settings.collections, *(item.name for item in await stores.tracking.read())}
         self._say(f"{self._path}: {applied_text(applied)}", "")
         for collection in sorted({item.collection for item in definitions} - asked):
             self._say(f"{collection} has shapes and is not tracked: `eventsync track {collection}`", "yellow")

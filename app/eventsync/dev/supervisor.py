@@ -101,7 +101,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def _following_rules(self, uri: str | None) -> AsyncIterator[None]:
-        settings = self._settings.model_copy(update={"mongodb_uri": uri})
+        settings = self._settings.model_copy(update={"mongodb_uri": uri, "collections": self._collections})
         task = asyncio.create_task(RulesFollower(settings, self._terminal.say).run(), name="follow the rules file")
         try:
             yield

@@ -12,18 +12,19 @@ from pymongo.errors import WriteError
 
 from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import MAX_KEYS, Definition, define
-from eventsync.domain.routes import Router, Routes
+from eventsync.domain.routes import Routes
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import NotFound
 from eventsync.mongodb.client import Client, app_name
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Declaration
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
 from integration.workers.test_converter_property import Maker
 from integration.workers.test_repair import based, drop_collection, drop_database, rename_away, rename_onto
 from support.failpoints import failing
-from support.replay import assert_complete, began, caught_up, current_log
+from support.replay import assert_complete, began, caught_up, current_log, eventually
 from support.routed import RoutesInMongodb, routed_rows, routes_of_values
 from support.systems import running_worker
 
@@ -49,8 +50,18 @@ def definitions() -> list[Definition]:
 
 
 @pytest.fixture(autouse=True)
-def _active(definitions: list[Definition], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_writer, "NO_DEFINITIONS", Router(definitions))
+async def _declared(definitions: list[Definition], stores: Stores) -> None:
+    await stores.definitions.apply([Declaration.of(definition) for definition in definitions])
+
+
+async def routed(stores: Stores, log: LogId) -> LogId:
+    """Wait until all declared shapes are active, from the beginning of the log on."""
+
+    async def check() -> LogId | None:
+        shapes = (await stores.definitions.read()).shapes
+        return log if all(shape.log == log and shape.base == 0 for shape in shapes) else None
+
+    return await eventually(stores, "shapes", check)
 
 
 async def assert_routed(stores: Stores, log: LogId, definitions: list[Definition], values: list[Any]) -> int:
@@ -92,7 +103,7 @@ async def test_stored_keys_are_those_of_the_routes_that_mongodb_finds(
     client: Client, stores: Stores, settings: Settings, images: bool
 ) -> None:
     async with running_worker(settings.model_copy(update={"images": images})):
-        await began(stores, "docs")
+        await routed(stores, await began(stores, "docs"))
         await change_at_random(client, stores, Maker(random.randrange(10**6)), 12, 12 if images else 6)
         log = await caught_up(stores)
     assert await assert_routed(stores, log, DEFINITIONS, VALUES) > 100
@@ -103,7 +114,7 @@ async def test_changes_in_helper_processes_are_routed(stores: Stores, settings: 
     docs, pad = stores.data["docs"], "x" * 20_000
     for images in (True, False):
         async with running_worker(settings.model_copy(update={"images": images, "offload_above": 10_000})):
-            await began(stores, "docs")
+            await routed(stores, await began(stores, "docs"))
             await docs.insert_one({"_id": 1, "n": 1, "pad": pad})
             await docs.update_one({"_id": 1}, {"$set": {"n": [1, 2]}})
             await docs.update_one({"_id": 1}, {"$set": {"n": 3}})
@@ -119,7 +130,7 @@ async def test_changes_in_helper_processes_are_routed(stores: Stores, settings: 
 @pytest.mark.parametrize("lose", [drop_collection, drop_database, rename_away, rename_onto])
 async def test_the_documents_of_a_lost_collection_leave(stores: Stores, settings: Settings, lose: Any) -> None:
     async with running_worker(settings):
-        log = await based(stores, settings, "docs")
+        log = await routed(stores, await based(stores, settings, "docs"))
         await stores.data["docs"].insert_many([{"_id": number, "n": number % 3} for number in range(10)])
         await stores.data["docs"].update_one({"_id": 5}, {"$set": {"n": 7}})
         await assert_complete(stores, "docs")
@@ -132,7 +143,7 @@ async def test_the_documents_of_a_lost_collection_leave(stores: Stores, settings
 async def test_repairs_are_routed_by_the_states_of_the_log(client: Client, stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
     async with running_worker(settings):
-        log = await based(stores, settings, "docs")
+        log = await routed(stores, await based(stores, settings, "docs"))
         await docs.insert_many([{"_id": number, "n": number % 3} for number in range(10)])
         await assert_complete(stores, "docs")
     await docs.update_many({"_id": {"$lt": 5}}, {"$inc": {"n": 1}})
@@ -156,7 +167,7 @@ async def test_a_document_that_can_not_be_converted_keeps_its_routes(
 
     monkeypatch.setattr(log_writer, "convert", poisoned)
     async with running_worker(settings):
-        log = await based(stores, settings, "docs")
+        log = await routed(stores, await based(stores, settings, "docs"))
         await stores.data["docs"].insert_one({"_id": 1, "n": 0})
         for _ in range(3):
             await stores.data["docs"].update_one({"_id": 1}, {"$inc": {"n": 1}})
@@ -174,7 +185,7 @@ async def test_a_document_with_too_many_keys_leaves_and_comes_back(
     stores: Stores, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_worker(settings):
-        await began(stores, "docs")
+        await routed(stores, await began(stores, "docs"))
         for value in (1, list(range(MAX_KEYS + 1)), [1, 2]):
             await stores.data["docs"].replace_one({"_id": 1}, {"n": value}, upsert=True)
         log = await caught_up(stores)
@@ -192,7 +203,7 @@ async def test_large_documents_beside_updates_are_stored_apart(stores: Stores, s
     docs = stores.data["docs"]
     noise = random.Random(1).randbytes(3_000_000).hex()
     async with running_worker(settings):
-        await began(stores, "docs")
+        await routed(stores, await began(stores, "docs"))
         await docs.insert_one({"_id": 1, "n": 1, "noise": noise})
         await docs.update_one({"_id": 1}, {"$set": {"n": 2}})
         await docs.insert_one({"_id": 2, "n": 1, "pad": "x" * 1_500_000})
@@ -211,4 +222,4 @@ async def test_without_definitions_for_a_collection_rows_are_as_before(stores: S
         await stores.data["others"].update_one({"_id": 1}, {"$set": {"num": 2}})
         await caught_up(stores)
     async for row in stores.log["events"].find():
-        assert row.keys() == {"_id", "t", "s", "c", "i", "v", "b"}
+        assert row.keys() - {"r"} == {"_id", "t", "s", "c", "i", "v", "b"}

@@ -119,7 +119,8 @@ class LogWriter:
 
         The next event names the router's revision, so that it confirms the activations up to it.
         """
-        self.router, self._revision = router, router.revision
+        # Without a registry there is nothing to confirm.
+        self.router, self._revision = router, router.revision or None
 
     async def convert(self, transactions: Iterable[Transaction], read: Batch | None = None) -> NumberedEvents:
         """Number the events of transactions. `read` is the batch that ends with them and leaves none open, if any.
