@@ -24,6 +24,7 @@ from eventsync.errors import EventsyncError, Malformed
 from eventsync.mongodb.clocks import cluster_time
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.gap_check import GapCheck
+from eventsync.stores.log.hot_tier import BY_ROUTE
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader
 
@@ -75,7 +76,7 @@ class Squashed:
             await self._gap_check.require(log, after, up_to)
             within = {"$gt": Int64(after), "$lte": Int64(up_to)}
             query = {"_id.l": log, "k": {"$in": sorted(keys)}, "_id.n": within}
-            command = {"pipeline": [{"$match": query}, {"$group": {"_id": "$i"}}], "hint": "by_route"}
+            command = {"pipeline": [{"$match": query}, {"$group": {"_id": "$i"}}], "hint": BY_ROUTE}
             async with aclosing(self._ids(command, concern)) as batches:
                 async for batch in batches:
                     yield batch

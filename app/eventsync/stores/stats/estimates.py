@@ -17,6 +17,7 @@ from eventsync.domain.plan import CollectionSize
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.errors import translated
+from eventsync.stores.log.hot_tier import BY_ROUTE
 
 MAX_EVENTS = 1000
 """The limit for counting one document's events. With more of them, its present state is the better answer."""
@@ -55,7 +56,7 @@ class Estimates:
         """Count the events in MongoDB with `after < seq` that have one of these keys, up to `MAX_EVENTS`."""
         query = {"_id.l": log, "k": {"$in": sorted(keys)}, "_id.n": {"$gt": Int64(after)}}
         with translated("the events of a route can't be counted"):
-            return await self._events.count_documents(query, limit=MAX_EVENTS, hint="by_route")
+            return await self._events.count_documents(query, limit=MAX_EVENTS, hint=BY_ROUTE)
 
     async def touched(self, log: LogId, collection: str, *, after: Seq, up_to: Seq, archived_up_to: Seq) -> int:
         """Estimate the number of documents with events `after < seq <= up_to`, archived ones included."""

@@ -86,6 +86,8 @@ class LogPages:
                 # Cleared before the page is read: what is published meanwhile sets it again.
                 subscribers.event.clear()
                 if not self._source.has_all_after(shape, position):
+                    # With another scope, `_check` raises: the subscriber's channel is that of the position's scope.
+                    shape = self._source.bind(shape)
                     await self._check(shape, position)
                 page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():

@@ -203,9 +203,10 @@ class Planner:
         tiers = await self._read_tiers(self.log())
         if shape.route is not None:
             # The touched documents of archived events are known by collection, not by route.
-            return replace(recent, horizon=tiers.archived_up_to, squash_floor=tiers.archived_up_to)
-        # A squashed answer of one document needs no list of touched documents.
-        squash_floor = tiers.squash_floor if shape.id is None else recent.tracked_from
+            squash_floor = tiers.archived_up_to
+        else:
+            # A squashed answer of one document needs no list of touched documents.
+            squash_floor = tiers.squash_floor if shape.id is None else recent.tracked_from
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
     async def _read_tiers(self, log: LogId) -> Tiers:
@@ -252,11 +253,8 @@ class Planner:
 
     async def _backlog(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
         """Return the shape's backlog after a position. Without `counted`, assume that it touched one document."""
-        if shape.route is not None:
-            events = await self._stores.stats.estimates.of_route(self.log(), shape.route.keys, after=after)
-            return Backlog(0, events, round(events * self._window.mean), events)
-        if shape.id is not None:
-            return await self._backlog_of_document(shape, after)
+        if shape.id is not None or shape.route is not None:
+            return await self._backlog_by_index(shape, after)
         log, name, head = self.log(), shape.collection, self._window.head
         key = (log, name, after // _BLOCK, head // _BLOCK)
         events, size = await self._missed.get(key, lambda: self._count_events(log, name, after, head))
@@ -265,13 +263,18 @@ class Planner:
             touched = min(events, await self._touched.get(key, lambda: self._count_touched(log, name, after, head)))
         return Backlog(max(0, head - after), events, size, touched)
 
-    async def _backlog_of_document(self, shape: Shape, after: Seq) -> Backlog:
-        log = self.log()
+    async def _backlog_by_index(self, shape: Shape, after: Seq) -> Backlog:
+        """Return the backlog of a document or a route, whose events in MongoDB an index has."""
+        log, estimates = self.log(), self._stores.stats.estimates
         tiers = await self._read_tiers(log)
-        events = await self._stores.stats.estimates.of_document(log, shape, after=after)
+        if shape.route is not None:
+            events = touched = await estimates.of_route(log, shape.route.keys, after=after)
+        else:
+            events = await estimates.of_document(log, shape, after=after)
+            touched = min(events, 1)
         # The number of archived events is unknown, and each has to be searched for.
         events += MAX_EVENTS if after < tiers.archived_up_to else 0
-        return Backlog(0, events, round(events * self._window.mean), min(events, 1))
+        return Backlog(0, events, round(events * self._window.mean), touched)
 
     async def _count_events(self, log: LogId, name: str, after: Seq, head: Seq) -> tuple[int, int]:
         """Return number and bytes of a collection's events. Those not counted yet are assumed to be all of it."""

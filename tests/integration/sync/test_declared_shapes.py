@@ -1,0 +1,175 @@
+"""Clients of declared shapes hold exactly what the shape's filter finds, through enter, leave and disconnects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from eventsync.domain.predicates.definitions import Definition, define
+from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.stores import Stores
+from support.clients import PEERS, Follower, following
+from support.peers.peer import Asked, Link
+from support.replay import caught_up
+from support.systems import running_system
+from support.waiting import eventually
+
+BY_BOARD = define("by_board", "docs", {"board": "$board"}, {"board": ["int", "null"]})
+OPEN = define("open_of", "docs", {"board": {"$in": "$boards"}, "open": True}, {"boards": ["int"]})
+READ_BY = define("read_by", "docs", {"readers": "$reader"}, {"reader": ["text"]})
+SHAPES: dict[str, dict[str, Any]] = {
+    "by_board?board=int:1": {"board": 1},
+    "by_board?board=null:": {"board": None},
+    "open_of?boards=int:1&boards=int:2": {"board": {"$in": [1, 2]}, "open": True},
+    "read_by?reader=ada": {"readers": "ada"},
+}
+"""Shapes, and MongoDB's filter for each."""
+
+
+async def declare(stores: Stores, url: str, definitions: Iterable[Definition], *shapes: str) -> None:
+    """Declare these shapes and no others, and wait until the server at `url` serves `shapes`."""
+    await stores.definitions.apply([Declaration.of(each) for each in definitions])
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def served() -> bool:
+            answers = [await client.get("/v1/sync/snapshot", params={"shape": shape}) for shape in shapes]
+            return all(answer.status_code == httpx.codes.OK for answer in answers)
+
+        await eventually(served, 20)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"collections": ("docs",)})
+
+
+@pytest.fixture
+async def url(stores: Stores, settings: Settings) -> AsyncIterator[str]:
+    async with running_system(settings) as url:
+        await declare(stores, url, [BY_BOARD, OPEN, READ_BY], *SHAPES)
+        yield url
+
+
+async def found(stores: Stores, where: dict[str, Any]) -> dict[str, Any]:
+    return {f"int:{item['_id']}": item async for item in stores.data["docs"].find(where)}
+
+
+async def assert_holds(stores: Stores, follower: Follower) -> None:
+    shown = {key: dict(document) for key, document in follower.replica.documents.items()}
+    assert shown == await found(stores, SHAPES[follower.replica.shape]), follower.name
+
+
+def drawn(chance: random.Random) -> dict[str, Any]:
+    return {
+        "board": chance.choice([None, 1, 2, 3]),
+        "open": chance.random() < 0.6,
+        "readers": chance.sample(["ada", "bob", "eve"], chance.randint(0, 2)),
+        "n": chance.randint(0, 99),
+    }
+
+
+async def change(stores: Stores, chance: random.Random) -> None:
+    """Change one document of ten: all of it, one field, or nothing but its existence."""
+    docs, one = stores.data["docs"], {"_id": chance.randint(0, 9)}
+    fields = drawn(chance)
+    match chance.randint(0, 9):
+        case 0:
+            await docs.delete_one(one)
+        case 1 | 2:
+            await docs.replace_one(one, fields, upsert=True)
+        case 3:
+            await docs.update_one(one, {"$unset": {chance.choice(list(fields)): ""}})
+        case _:
+            name = chance.choice(list(fields))
+            await docs.update_one(one, {"$set": {name: fields[name]}}, upsert=True)
+
+
+@pytest.mark.parametrize("transport", PEERS)
+async def test_documents_enter_and_leave(stores: Stores, url: str, transport: str) -> None:
+    docs = stores.data["docs"]
+    await docs.insert_many([{"_id": 1, "board": 1}, {"_id": 2, "board": 2}])
+    await caught_up(stores)
+    async with following(url, "by_board?board=int:1", transport) as follower:
+        await follower.has("int:1")
+        await docs.update_one({"_id": 2}, {"$set": {"board": 1, "n": 5}})
+        await follower.has("int:2")
+        await docs.update_one({"_id": 1}, {"$set": {"board": [2, 1]}})
+        await docs.update_one({"_id": 2}, {"$set": {"board": 3, "secret": "s"}})
+        log = await caught_up(stores)
+        await follower.reached(f"{log}:{await stores.events.head(log)}")
+        assert follower.replica.documents == {"int:1": {"_id": 1, "board": [2, 1]}}
+        assert (follower.replica.snapshots, follower.replica.resets) == (1, 0)
+        assert follower.replica.position is not None
+        assert follower.replica.position.startswith(f"{log}.")
+
+
+@pytest.mark.parametrize("window_bytes", [64 * 1024 * 1024, 1])
+@pytest.mark.parametrize("seed", range(2))
+async def test_all_clients_hold_what_mongodb_finds(
+    stores: Stores, settings: Settings, window_bytes: int, seed: int
+) -> None:
+    """With a window of one event, what they missed comes from MongoDB: as events, squashed, or as a snapshot."""
+    chance = random.Random(seed)
+    settings = settings.model_copy(update={"window_bytes": window_bytes})
+    async with running_system(settings) as url, AsyncExitStack() as stack:
+        for _ in range(30):
+            await change(stores, chance)
+        await declare(stores, url, [BY_BOARD, OPEN, READ_BY], *SHAPES)
+        followers = [
+            await stack.enter_async_context(following(url, shape, transport, seed=seed, cut_after=3))
+            for transport in PEERS
+            for shape in SHAPES
+        ]
+        for _ in range(150):
+            await change(stores, chance)
+            if chance.random() < 0.05:
+                await caught_up(stores)
+        log = await caught_up(stores)
+        head = await stores.events.head(log)
+        for follower in followers:
+            await follower.reached(f"{log}:{head}", seconds=40)
+            await assert_holds(stores, follower)
+            assert follower.replica.resets == 0
+
+
+@pytest.mark.parametrize("transport", PEERS)
+async def test_changed_definition_resets_its_followers(stores: Stores, url: str, transport: str) -> None:
+    docs = stores.data["docs"]
+    await docs.insert_many([{"_id": 1, "board": 1}, {"_id": 2, "board": 1, "open": True}])
+    async with following(url, "by_board?board=int:1", transport) as follower:
+        await follower.has("int:1")
+        changed = define("by_board", "docs", {"board": "$board", "open": True}, {"board": ["int"]})
+        await declare(stores, url, [changed])
+        await docs.insert_one({"_id": 3, "board": 1, "open": True})
+        # An event that was sequenced before the definition changed may still come by the former one.
+        await eventually(lambda: follower.replica.rows.keys() == {"int:2", "int:3"}, 20)
+        assert follower.replica.resets > 0
+
+
+@pytest.mark.parametrize("transport", PEERS)
+async def test_shape_that_is_declared_no_more_ends_with_an_error(stores: Stores, url: str, transport: str) -> None:
+    await stores.data["docs"].insert_one({"_id": 1, "board": 1})
+    async with PEERS[transport].open(url, Asked(("by_board?board=int:1",))) as link:
+        await met(link, "live")
+        await declare(stores, url, [OPEN])
+        if transport == "http":
+            await met(link, None)
+            assert link.ended is not None
+            assert link.ended.code == httpx.codes.NOT_FOUND
+        else:
+            assert (await met(link, "error"))["code"] == "unknown_shape"
+
+
+async def met(link: Link, kind: str | None) -> dict[str, Any]:
+    """Receive messages up to one of this type, or to the end of the connection."""
+    while (received := await link.receive()) is not None:
+        if received.message["type"] == kind:
+            return received.message
+    assert kind is None, link.ended
+    return {}
