@@ -31,6 +31,7 @@ class SyncService:
 
     def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
         """`tailing` are stores on a client of the feed's own, whose connections requests can't use up."""
+        self._stores = stores
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
@@ -64,6 +65,8 @@ class SyncService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._writer.run(), name="record state vectors")
             group.create_task(self.sessions.report(stop), name="record connected clients")
+            keeping = self._stores.hot.gap_check.keep(lambda: self.window.log, lambda: self.window.head, stop)
+            group.create_task(keeping, name="look for gaps in the log")
             try:
                 await self.feed.run(stop)
             finally:
