@@ -26,6 +26,7 @@ from support.chaos.checker import check
 from support.chaos.evidence import Violation
 from support.chaos.history import ALL, Effect, Recorder
 from support.chaos.observed import gather
+from support.chaos.rules import Bound
 
 LOG = LogId("broken00")
 
@@ -238,24 +239,24 @@ class Bench:
         self._client = client
         self._settings = settings
         self._stores = stores
-        self._recorder = Recorder()
+        self.recorder = Recorder()
         self._count = 0
 
     def another(self) -> Reader:
         return Reader(self._stores, NAMES, self.reader.token)
 
-    async def write(self, *documents: str) -> None:
-        """One update of each of `documents` (`collection/id`): several in one transaction."""
+    async def write(self, *documents: str, **fields: Any) -> None:
+        """One update of each of `documents` (`collection/id`), of these fields too: several in one transaction."""
         self._count += 1
         name = f"w{self._count}"
         keys = [(document.split("/")[0], document.split("/")[1]) for document in documents]
         effects = [Effect(key, f"{name}.{n}") for n, key in enumerate(keys)]
-        with self._recorder.writing(name, *effects):
+        with self.recorder.writing(name, *effects):
             async with self._client.start_session() as session:
                 if len(effects) > 1:
                     await session.start_transaction()
                 for (collection, key), effect in zip(keys, effects, strict=True):
-                    change = {"$set": {"mark": effect.mark}}
+                    change = {"$set": {"mark": effect.mark, **fields}}
                     await self._stores.data[collection].update_one({"_id": key}, change, upsert=True, session=session)
                 if session.in_transaction:
                     await session.commit_transaction()
@@ -268,12 +269,12 @@ class Bench:
     async def drop(self, collection: str) -> None:
         """The whole collection, and then it is there again."""
         self._count += 1
-        with self._recorder.writing(f"w{self._count}", Effect((collection, ALL), None)):
+        with self.recorder.writing(f"w{self._count}", Effect((collection, ALL), None)):
             await self._stores.data[collection].drop()
         await enable_images(self._stores.data, NAMES)
 
-    async def verdict(self) -> list[Violation]:
-        return check(await gather(self._client, self._settings, self._recorder.history(), NAMES))
+    async def verdict(self, *asked: Bound) -> list[Violation]:
+        return check(await gather(self._client, self._settings, self.recorder.history(), NAMES, asked))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from support.chaos.cluster import Cluster
 from support.chaos.followers import Recording
 from support.chaos.history import Recorder
 from support.chaos.rig import Fleet, Rig
+from support.chaos.rules import Rules
 from support.chaos.settling import Settling
 from support.chaos.workload import BehindWriter
 from support.systems import running_server, running_system
@@ -36,8 +37,10 @@ class Scene:
     def __init__(self, settings: Settings, client: Client, directory: Path) -> None:
         self.recorder = Recorder()
         fleet = Fleet(settings, directory, workers=0, servers=0)
-        self.rig = Rig(settings, client, Cluster([]), fleet, self.recorder, random.Random(1))
-        self.logs = Stores.of(client, settings).logs
+        stores = Stores.of(client, settings)
+        rules = Rules(stores, NAMES)
+        self.rig = Rig(settings, client, Cluster([]), fleet, self.recorder, random.Random(1), rules)
+        self.logs = stores.logs
         self.writer = BehindWriter(
             "last", self.recorder, client, settings.database, [("orders", "1")], random.Random(1)
         )

@@ -21,6 +21,7 @@ from support.chaos.oplog_checks import (
     check_repairs,
     steady,
 )
+from support.chaos.scope_checks import check_scopes
 from support.chaos.write_checks import check_answers, check_effects, check_real_time
 
 _EACH = 5
@@ -54,3 +55,4 @@ def _checks(evidence: Evidence, *, repaired: bool) -> Iterator[Iterator[Violatio
     yield check_replay(evidence)
     yield check_transactions(evidence.rows)
     yield check_clients(evidence)
+    yield check_scopes(evidence)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
 from bson.timestamp import Timestamp
 
 from eventsync.domain.events import NO_COLLECTION, TransactionPart
@@ -77,6 +78,38 @@ Source = Mapping[Key, tuple[int, Mapping[str, Any]]]
 """The collections at the end: document → (version, JSON form without `_sync`)."""
 
 
+UNDECIDED = ("bulk", "odd")
+"""A document that the product may not be able to read: it then belongs to no part, whatever MongoDB finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A declared shape by one definition. `documents`: the JSON of each state that MongoDB finds by the filter.
+
+    `scope` names it in positions. `last`: this definition was declared last.
+    """
+
+    shape: str
+    collection: str
+    scope: str
+    documents: frozenset[bytes]
+    last: bool = True
+
+    def has(self, key: Key, state: tuple[int, Mapping[str, Any]] | None) -> bool:
+        """Return True if a document in this state (None: there is none) belongs to it."""
+        if state is None or key[0] != self.collection or not self.judges(key[1]):
+            return False
+        return orjson.dumps(state[1]) in self.documents
+
+    def judges(self, document: str) -> bool:
+        """Return True unless this document may be in it or not."""
+        return (self.collection, document) != UNDECIDED
+
+    def of(self, source: Source) -> Source:
+        """Return what belongs to it."""
+        return {key: state for key, state in source.items() if self.has(key, state)}
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All that the checker judges by. `rows` come log after log, each in the order of seq.
@@ -84,6 +117,7 @@ class Evidence:
     `commits` is None where the oplog does not reach back to the beginning. `repairs` is how often a worker has recorded
     that it repairs the log. `sometimes`: the collections that were tracked at some times only, with the number of times
     that this was asked for. `unverified` is what the product's own comparison of log and collections has found.
+    `parts`: by scope; `changed`: how often the definition of each declared shape was.
     """
 
     history: History
@@ -93,6 +127,8 @@ class Evidence:
     repairs: int = 0
     sometimes: Mapping[str, int] = field(default_factory=dict)
     unverified: tuple[str, ...] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def changes(self) -> tuple[LogRow, ...]:
@@ -113,6 +149,7 @@ Promise = Literal[
     "state",  # snapshot + events = source
     "groups",  # a transaction's events stand together, all of them, in one frame
     "client",  # what a client is sent is contiguous, never goes back, and ends at the source
+    "scope",  # a client of a declared shape is sent and holds its part of a collection, and nothing else
     "answers",  # the API says what happened, never 500
     "progress",  # when the faults are over, everything arrives
 ]

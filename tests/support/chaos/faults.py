@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from support.chaos.cluster import Clock
 from support.chaos.rig import Rig
+from support.chaos.rules import VARIANTS
 from support.waiting import patience
 
 _FULL = 15.0
@@ -88,6 +89,15 @@ async def fill_disk(rig: Rig) -> None:
     member.disk.free()
     member.start()
     await rig.cluster.healthy()
+
+
+async def change_rules(rig: Rig) -> None:
+    """The definition of a declared shape is changed, or taken away for a while; others stay as they are."""
+    for _ in range(rig.choose.choice((1, 1, 2))):
+        if rig.choose.random() < 0.5:
+            await rig.rules.apply(None)
+            await asyncio.sleep(rig.choose.uniform(0.0, 1.5))
+        await rig.rules.apply(rig.choose.randrange(len(VARIANTS)))
 
 
 async def kill_worker(rig: Rig) -> None:

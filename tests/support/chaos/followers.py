@@ -65,7 +65,8 @@ class Recording(Follower):
     def arrived(self, seq: int, log: str) -> bool:
         """Return True if it has everything up to `seq` of this log."""
         own = self.replica.position
-        return own is not None and log_of(own) == log and seq_of(own) >= seq
+        # A declared shape's position has a scope behind the log's id.
+        return own is not None and log_of(own).partition(".")[0] == log and seq_of(own) >= seq
 
     def end(self) -> None:
         """Record the end, and the position that was due by then; then leave."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
+from bson import json_util
 from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.domain.events import TransactionPart
@@ -19,9 +22,11 @@ from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.chaos.evidence import Commit, Evidence, LogRow, Source
+from support.chaos.evidence import UNDECIDED, Commit, Evidence, LogRow, Part, Source
 from support.chaos.history import History, shortened
+from support.chaos.log_checks import UNFIT, State, step
 from support.chaos.oplog import Oplog, feed
+from support.chaos.rules import Bound
 from support.replica import to_tree
 from support.waiting import eventually, patience
 
@@ -30,14 +35,23 @@ _OF_A_CHANGE = 40
 
 
 async def gather(
-    client: Client, settings: Settings, history: History, names: Collection[str], **known: Any
+    client: Client,
+    settings: Settings,
+    history: History,
+    names: Collection[str],
+    asked: Iterable[Bound] = (),
+    **known: Any,
 ) -> Evidence:
-    """Read the evidence as it is now, when nothing is written any more. `known`: fields that are not to be read."""
+    """Read the evidence as it is now, when nothing is written any more. `known`: fields that are not to be read.
+
+    `asked`: the parts of collections that clients have followed.
+    """
     if "commits" not in known:
         known["commits"] = await read_commits(client, settings.database, names)
     rows, source = await read_rows(client, settings.log_db), await read_source(client, settings.database, names)
     repairs = sum([row.get("repairs", 0) async for row in client[settings.log_db]["heads"].find()])
-    return Evidence(history, rows, source, repairs=repairs, **known)
+    parts = await read_parts(client, settings.database, rows, source, asked)
+    return Evidence(history, rows, source, repairs=repairs, parts=parts, **known)
 
 
 async def read_rows(client: Client, log_database: str) -> tuple[LogRow, ...]:
@@ -80,6 +94,33 @@ async def read_commits(client: Client, database: str, names: Iterable[str]) -> t
     oplog = Oplog(database, names)
     await feed(oplog, client)
     return tuple(oplog.commits)
+
+
+async def read_parts(
+    client: Client, database: str, rows: Iterable[LogRow], source: Source, asked: Iterable[Bound]
+) -> dict[str, Part]:
+    """Have MongoDB itself find the documents of each part among all states that documents ever had; return by scope."""
+    states: dict[str, dict[bytes, None]] = defaultdict(dict)
+    for key, (_, document) in source.items():
+        if key != UNDECIDED:
+            states[key[0]][orjson.dumps(document)] = None
+    state: State = {}
+    for row in rows:
+        with suppress(*UNFIT):
+            step(state, row.key, row.body)
+        if (found := state.get(row.key)) is not None and row.key != UNDECIDED:
+            states[row.key[0]][orjson.dumps(found[1])] = None
+    parts: dict[str, Part] = {}
+    for bound in asked:
+        texts = list(states[bound.collection])
+        scratch = client[f"{database}-states"][bound.collection]
+        if texts and await scratch.find_one() is None:
+            await scratch.insert_many([{**json_util.loads(text), "_id": n} for n, text in enumerate(texts)])
+        matching = scratch.find(bound.filter, {"_id": 1}, collation={"locale": "simple"})
+        documents = frozenset([texts[row["_id"]] async for row in matching])
+        assert bound.scope not in parts, f"{bound.shape} has the scope of another"
+        parts[bound.scope] = Part(bound.shape, bound.collection, bound.scope, documents, bound.last)
+    return parts
 
 
 async def last_event(

@@ -17,6 +17,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import SEQUENCING
 from support.chaos.cluster import Clock, Cluster
 from support.chaos.history import Recorder
+from support.chaos.rules import Rules
 from support.systems import Processes, environment_of
 
 
@@ -74,6 +75,7 @@ class Rig:
     fleet: Fleet
     recorder: Recorder
     choose: random.Random
+    rules: Rules
     ended: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -28,6 +28,7 @@ from support.chaos.observed import based, gather, verified
 from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report, Stage
 from support.chaos.rig import Fleet, Rig
+from support.chaos.rules import Rules
 from support.chaos.settling import Settling
 from support.chaos.shapes import FATAL_SHAPES, SOMETIMES, ShapeWriter, expired, large_document, prepare, tracked_for
 from support.chaos.workload import Workload
@@ -40,8 +41,23 @@ _FOLLOWED = (
     ("orders", "sse"),
     ("stock", "http"),
     ("orders/o1", "websocket"),
+    ("on_board?board=a", "websocket"),
+    ("on_board?board=null:", "sse"),
+    ("readable?reader=u1", "http"),
+    ("both?board=a&state=open", "sse"),
+    ("any_of?readers=u1&readers=u3", "websocket"),
+    ("changing?value=a", "websocket"),
+    ("changing?value=a", "http"),
 )
-_SHAPES_FOLLOWED = (("bulk", "websocket"), ("bulk", "http"))
+_SHAPES_FOLLOWED = (("bulk", "websocket"), ("bulk", "http"), ("plain?n=int:1", "websocket"), ("plain?n=null:", "sse"))
+_VISITED = (
+    "orders",
+    "stock",
+    "orders/o1",
+    "on_board?board=int:7",
+    "readable?reader=u1",
+    "any_of?readers=u1&readers=u3",
+)
 _PATIENT = {"mongodb_timeout": 15.0}
 """Settings of a client that writes documents of 15 MiB."""
 _STRIKE = 120.0
@@ -122,7 +138,10 @@ async def run(plan: Plan, directory: Path, stage: Stage | None = None) -> Report
             await tracked(url, plan.collections, seconds=60.0)
         if plan.repaired:
             await based(client, settings.log_db, plan.collections)
-        rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed))
+        stage.enter("declared shapes")
+        rules = Rules(Stores.of(client, settings), plan.collections)
+        await rules.activated()
+        rig = Rig(settings, client, cluster, fleet, Recorder(), random.Random(plan.seed), rules)
         patient = await stack.enter_async_context(connect(settings.model_copy(update=_PATIENT), "load"))
         return await _Run(plan, rig, patient, directory, stage, absent).run()
 
@@ -160,7 +179,7 @@ class _Run:
         self._workload = Workload(rig.recorder, rig.client, urls, rig.settings.database, COLLECTIONS, plan.seed)
         followed = (*_FOLLOWED, *_SHAPES_FOLLOWED) if plan.shapes else _FOLLOWED
         self._followers = [Recording(rig.recorder, urls, shape, transport, plan.seed) for shape, transport in followed]
-        self._visitor = Visitor(rig.recorder, urls, [*COLLECTIONS, "orders/o1"], plan.seed)
+        self._visitor = Visitor(rig.recorder, urls, _VISITED, plan.seed)
         self._shapes = ShapeWriter(rig.recorder, patient, rig.settings, COLLECTIONS, plan.shapes, plan.seed)
         self._oplog = OplogTail(
             [member.direct for member in rig.cluster.members],
@@ -253,6 +272,9 @@ class _Run:
         """The last writes, until they are in the log and with every client."""
         self._stage.enter("what expires")
         await expired(self._shapes)
+        self._stage.enter("declared shapes")
+        # What was destroyed or turned back has to be declared again.
+        await self._waited("the activation of declared shapes", self._rig.rules.activated())
         self._stage.enter("the last writes in the log and with every client")
         settling = Settling(self._rig, self._followers, COLLECTIONS, self._workload.finish)
         self._report.violations += await settling.run()
@@ -287,6 +309,8 @@ class _Run:
             self._rig.settings,
             self._rig.recorder.history(),
             {*self._plan.collections, *sometimes},
+            self._rig.rules.parts(),
+            changed=self._rig.rules.changes,
             commits=commits,
             sometimes=sometimes,
             unverified=unverified,

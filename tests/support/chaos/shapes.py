@@ -93,7 +93,7 @@ class ShapeWriter:
     async def _little(self) -> None:
         for _ in range(self.random.randrange(3, 12)):
             with suppress(PyMongoError):
-                await put(self, "bulk", self.random.choice("abcdefgh"))
+                await put(self, "bulk", self.random.choice("abcdefgh"), n=self.random.choice((1, 2, None)))
             await asyncio.sleep(self.random.uniform(0.0, 0.1))
 
     @contextmanager
@@ -198,7 +198,7 @@ async def _transaction(writer: ShapeWriter, texts: Sequence[str], size: int) -> 
     with writer.write(*(("bulk", text, True) for text in texts)) as mark:
         async with writer.client.start_session() as session, await session.start_transaction():
             requests = [
-                UpdateOne({"_id": text}, {"$set": {"mark": f"{mark}.{n}", "filler": filler}}, upsert=True)
+                UpdateOne({"_id": text}, {"$set": {"mark": f"{mark}.{n}", "n": n % 3, "filler": filler}}, upsert=True)
                 for n, text in enumerate(texts)
             ]
             await writer.database["bulk"].bulk_write(requests, session=session)

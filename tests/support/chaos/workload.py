@@ -23,6 +23,7 @@ from eventsync.domain.ids import parse_id
 from eventsync.mongodb.client import Client
 from eventsync.mongodb.errors import short
 from support.chaos.history import Answer, Effect, Key, Outcome, Recorder
+from support.chaos.rules import routing
 from support.waiting import eventually
 
 _PATCH = {"content-type": "application/json-patch+json"}
@@ -142,10 +143,12 @@ class ApiWriter:
 
     def _patch(self, mark: str) -> list[dict[str, Any]]:
         tags = ["t"] * self.choose.randrange(4)
-        return [{"op": "add", "path": "/mark", "value": mark}, {"op": "add", "path": "/tags", "value": tags}]
+        fields = {"mark": mark, "tags": tags} | routing(self.choose)
+        return [{"op": "add", "path": f"/{name}", "value": value} for name, value in fields.items()]
 
     def _document(self, mark: str | None) -> dict[str, Any]:
-        return {"mark": mark, "list": [{"n": self.choose.randrange(9)}, []], "by": {"name": self.name}}
+        fields = {"mark": mark, "list": [{"n": self.choose.randrange(9)}, []], "by": {"name": self.name}}
+        return fields | routing(self.choose)
 
 
 def _answers(response: httpx.Response) -> list[Answer]:
@@ -160,7 +163,7 @@ async def burst(writers: Sequence[ApiWriter]) -> None:
     await asyncio.gather(*(writer.write() for writer in writers))
 
 
-Change = Callable[[AsyncCollection[dict[str, Any]], dict[str, Any], str], Awaitable[object]]
+Change = Callable[[AsyncCollection[dict[str, Any]], dict[str, Any], dict[str, Any]], Awaitable[object]]
 
 
 @dataclass
@@ -209,7 +212,7 @@ class BehindWriter:
             suppress(PyMongoError),
             self.recorder.writing(operation, effect, weak=weak, refused=(DuplicateKeyError,)),
         ):
-            await change(collection, {"_id": parse_id(key[1])}, operation)
+            await change(collection, {"_id": parse_id(key[1])}, {"mark": operation, **routing(self.choose)})
 
     async def _delete(self, operation: str, key: Key) -> None:
         self.recorder.invoke(operation, "behind", [Effect(key, None)])
@@ -247,22 +250,22 @@ class BehindWriter:
         if effect.mark is None:
             gone = await collection.find_one_and_delete(query, session=session)
             return [effect] if gone else []
-        change = {"$set": {"mark": effect.mark}, "$inc": {"transactions": 1}}
+        change = {"$set": {"mark": effect.mark, **routing(self.choose)}, "$inc": {"transactions": 1}}
         await collection.update_one(query, change, upsert=True, session=session)
         return [effect]
 
 
 _TOTAL = {"$add": [{"$ifNull": ["$total", 0]}, 1]}
 _CHANGES: tuple[Change, ...] = (
-    lambda docs, query, mark: docs.update_one(
-        query, {"$set": {"mark": mark}, "$push": {"log": {"$each": [mark], "$slice": -3}}}, upsert=True
+    lambda docs, query, fields: docs.update_one(
+        query, {"$set": fields, "$push": {"log": {"$each": [fields["mark"]], "$slice": -3}}}, upsert=True
     ),
-    lambda docs, query, mark: docs.update_one(query, {"$set": {"mark": mark}, "$inc": {"count": 1}}, upsert=True),
-    lambda docs, query, mark: docs.update_one(
-        query, [{"$set": {"mark": mark, "total": _TOTAL}}, {"$unset": "tags"}], upsert=True
+    lambda docs, query, fields: docs.update_one(query, {"$set": fields, "$inc": {"count": 1}}, upsert=True),
+    lambda docs, query, fields: docs.update_one(
+        query, [{"$set": {**fields, "total": _TOTAL}}, {"$unset": "tags"}], upsert=True
     ),
-    lambda docs, query, mark: docs.replace_one(query, {"mark": mark, "list": [[1, 2], {"a": None}]}, upsert=True),
-    lambda docs, query, mark: docs.insert_one(query | {"mark": mark}),
+    lambda docs, query, fields: docs.replace_one(query, {**fields, "list": [[1, 2], {"a": None}]}, upsert=True),
+    lambda docs, query, fields: docs.insert_one(query | fields),
 )
 
 _BURST, _MORE = 12, 12
