@@ -54,7 +54,7 @@ LIMITS: Final = {
     "lines: docs/benchmarks": 600,
     "lines: locks": 4_200,
     "lines: scripts/bench": 3_850,
-    "lines: tests/support": 8_750,
+    "lines: tests/support": 8_850,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""

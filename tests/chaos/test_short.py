@@ -14,7 +14,10 @@ from support.chaos.nemeses import unavailable
 from support.chaos.report import Report
 from support.chaos.run import Plan, run
 
-WORKERS = ("kill_leader", "freeze_leader", "kill_all_workers", "close_connections", "doubt_writes", "break_cursors")
+WORKERS = (
+    "kill_leader", "freeze_leader", "kill_all_workers", "close_connections", "doubt_writes", "break_cursors",
+    "change_rules",
+)  # fmt: skip
 MACHINES = ("jump_worker_clock", "jump_member_clock", "fill_disk")
 SHAPES = ("many_in_one_transaction", "odd_document", "expire", "track")
 DROPS = ("drop", "rename_away")
