@@ -1,0 +1,76 @@
+"""The pages about predicates and the rules file, against the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventsync.domain.predicates import declarations, definitions, parsing
+from eventsync.domain.predicates.declarations import filter_of_tree, read_rules
+from eventsync.domain.predicates.predicate import Predicate
+from eventsync.errors import InvalidPredicate
+
+_REFERENCE = Path(__file__).parents[4] / "docs" / "reference"
+PREDICATES = (_REFERENCE / "predicates.md").read_text()
+RULES = (_REFERENCE / "rules.md").read_text()
+
+
+def test_the_example_of_a_predicate_is_one() -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", PREDICATES, re.DOTALL)
+    Predicate(filter_of_tree(json.loads(example)))
+
+
+def test_the_examples_of_a_rules_file_have_no_problems() -> None:
+    for example in re.findall(r"```toml\n(.*?)```", RULES, re.DOTALL):
+        assert read_rules(tomllib.loads(example)).problems == ()
+
+
+def test_the_page_has_each_operator_and_each_type() -> None:
+    operators, refused = PREDICATES.split("## What is refused")
+    assert {*parsing._OPERATORS, *parsing.LOGICAL} == set(re.findall(r"\$[a-zA-Z]+", operators)) - {
+        "$oid",
+        "$date",
+        "$numberDecimal",
+    }
+    named = set(re.findall(r"\$[a-zA-Z]+", refused))
+    assert parsing._REFUSED_OPERATORS.keys() - {"$options"} <= named
+    types = RULES.split("## Parameters")[0].split("| `type` |")[1]
+    assert definitions.TYPES.keys() <= set(re.findall(r"`(\w+)`", types))
+
+
+@pytest.mark.parametrize(
+    ("page", "limit"),
+    [
+        (PREDICATES, f"{parsing.MAX_NODES} conditions"),
+        (PREDICATES, f"{parsing.MAX_LEVELS} levels"),
+        (PREDICATES, f"{parsing.MAX_LIST:,} values"),
+        (RULES, f"{declarations.MAX_DEFINITIONS} shapes"),
+        (RULES, f"{definitions.MAX_PARAMETERS} parameters"),
+        (RULES, f"{definitions.MAX_BRANCHES} combinations"),
+        (RULES, f"{definitions.MAX_KEYS:,} keys"),
+    ],
+)
+def test_the_pages_have_each_limit(page: str, limit: str) -> None:
+    assert limit in page
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"at": {"$gt": "$p"}},
+        {"a": {"$ne": "$p"}},
+        {"a": {"$elemMatch": {"b": "$p"}}},
+        {"a": {"b": "$p"}},
+        {"a": {"$in": ["$p", "b"]}},
+        {"$or": [{"a": "$p"}, {"b": 1}]},
+        {"a": "$p", "b": "$p"},
+    ],
+)
+def test_what_the_page_refuses_is_refused(where: dict[str, Any]) -> None:
+    with pytest.raises(InvalidPredicate):
+        definitions.define("s", "c", where, {"p": ["any"]})
