@@ -139,7 +139,13 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         Offload.running(settings) as offload,
     ):
         stores = Stores.of(requests, settings, offload)
-        storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings), offload)
+        storage = NodeStorage(
+            stores.data,
+            stores.log["operations"],
+            WritePolicy.of(settings),
+            offload,
+            query_timeout=settings.query_timeout,
+        )
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
         reading = sync.source.admissions["read"]
         time_travel = TimeTravelReads(

@@ -3,7 +3,8 @@
     EventsyncError
     ├── ConfigurationError      settings, command line, environment: fix and start again
     ├── Malformed               the request can't be understood
-    │   └── InvalidPredicate    a filter that is not evaluated here; the message names the place, the reason, the remedy
+    │   ├── InvalidPredicate    a filter that is not evaluated here; the message names the place, the reason, the remedy
+    │   └── IndexNeeded         a filter or a sort without an index
     ├── NotFound                no such document
     ├── NotTracked              no such tracked collection
     ├── UnknownShape            no such declared shape
@@ -38,6 +39,7 @@ __all__ = [
     "Conflict",
     "EventsyncError",
     "Forbidden",
+    "IndexNeeded",
     "InvalidPredicate",
     "Malformed",
     "NotAttempted",
@@ -130,6 +132,13 @@ class InvalidPredicate(Malformed):
     def within(self, place: str) -> InvalidPredicate:
         """Return the same error for a filter that is part of something larger."""
         return InvalidPredicate(f"{place}.{self.place}" if self.place else place, self.reason)
+
+
+class IndexNeeded(Malformed):
+    """A filter or a sort that no index serves: MongoDB would read the whole collection. The message names an index."""
+
+    code = "index_needed"
+    public = True
 
 
 class NotFound(EventsyncError):

@@ -18,9 +18,9 @@ from eventsync.domain.predicates.declarations import Declarations, read_rules
 from eventsync.domain.predicates.definitions import Definition, Route
 from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
 from eventsync.mongodb.client import connect
+from eventsync.mongodb.query_plans import QueryPlan
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Applied, Declaration
-from eventsync.stores.stats.query_plans import QueryPlan
 from eventsync.stores.stores import Stores
 
 DEFAULT: Final = Path("rules.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -250,3 +251,42 @@ async def test_health_endpoints_respond(root: httpx.AsyncClient) -> None:
     ready = await root.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert ready.json()["leader"]
+
+
+async def test_a_filter_lists_the_documents_that_it_finds_page_by_page(root: httpx.AsyncClient, new_id: NewId) -> None:
+    prefix = new_id()
+    for number in range(5):
+        await root.put(f"{DOCUMENTS}/{prefix}{number}", json={"n": number % 3})
+    query = {"filter": json.dumps({"_id": {"$gt": prefix, "$lt": prefix + "9"}, "n": {"$lt": 2}}), "limit": "1"}
+    found = []
+    while True:
+        answer = await root.get(DOCUMENTS, params=query | {"sort": "-n,_id"})
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += [(row["id"].removeprefix(prefix), row["version"], row["doc"]["n"]) for row in page["documents"]]
+        if "next" not in page:
+            break
+        query["after"] = page["next"]
+    assert found == [("1", 1, 1), ("4", 1, 1), ("0", 1, 0), ("3", 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "detail"),
+    [
+        ({"filter": "{"}, "invalid_predicate", "filter: is not valid JSON"),
+        ({"filter": "[]"}, "invalid_predicate", "filter: a filter is an object"),
+        ({"filter": '{"a":{"$regex":"x"}}'}, "invalid_predicate", "filter.a.$regex: a regular expression"),
+        ({"filter": '{"a":{"$oid":"x"}}'}, "invalid_predicate", "filter.a: "),
+        ({"filter": '{"a":5}'}, "index_needed", "no index of things finds these documents: create one on a, or"),
+        ({"filter": '{"$where":"true"}'}, "invalid_predicate", "filter.$where: code is not evaluated"),
+        ({"sort": "a"}, "index_needed", "no index of things has this order: create one on a: 1, _id: 1"),
+        ({"sort": "a,-a"}, "invalid_predicate", "sort: a stands there twice"),
+        ({"filter": '{"_id":5}', "after": "5"}, "malformed", "after takes what `next` gave"),
+        ({"filter": '{"_id":5}', "limit": "0"}, "malformed", "limit"),
+    ],
+)
+async def test_a_filter_or_sort_that_is_not_served_is_refused_with_the_way_round(
+    root: httpx.AsyncClient, new_id: NewId, query: dict[str, str], code: str, detail: str
+) -> None:
+    await root.put(f"{DOCUMENTS}/{new_id()}", json={"a": 5})
+    assert detail in problem(await root.get(DOCUMENTS, params=query), 400, code)["detail"]

@@ -10,9 +10,9 @@ import pytest
 from eventsync import rules
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.errors import ConfigurationError
+from eventsync.mongodb.query_plans import QueryPlan, UsedIndex
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Applied
-from eventsync.stores.stats.query_plans import QueryPlan, UsedIndex
 
 VALID = """
 [shapes.my_orders]

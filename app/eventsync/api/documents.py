@@ -20,10 +20,12 @@ from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.ids import MAX_READ_BYTES, format_id, parse_id, pointer_of
 from eventsync.domain.positions import Position
+from eventsync.domain.predicates.declarations import filter_of_tree
+from eventsync.domain.predicates.predicate import Predicate, compile_filter
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
-from eventsync.errors import Malformed, NotFound
-from eventsync.nodestorage import Edit, JsonDocument, JsonPatch, MergePatch, Node, WriteResult
+from eventsync.errors import InvalidPredicate, Malformed, NotFound
+from eventsync.nodestorage import BY_ID, Edit, JsonDocument, JsonPatch, MergePatch, Node, PageEnd, Sort, WriteResult
 from eventsync.server.sized_response import Parts
 
 _DEFAULT_PAGE = 100
@@ -52,10 +54,12 @@ async def collections(request: Request) -> Response:
 
 
 async def listing(request: Request) -> Response:
-    """List documents in the order of their ids, a page at a time."""
+    """List documents in the order of their ids, or those of a filter in any order, a page at a time."""
     services = services_of(request)
     collection = _collection(request)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
+    if not {"filter", "sort"}.isdisjoint(request.query_params):
+        return await _found(request, collection, limit)
     cursor = PageCursor.parse(request.query_params.get("after"))
     page = await services.storage.page(
         collection,
@@ -69,6 +73,35 @@ async def listing(request: Request) -> Response:
     if page.more:
         body["next"] = str(cursor.moved(node.id for node in page.nodes))
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+async def _found(request: Request, collection: str, limit: int) -> Response:
+    services, query = services_of(request), request.query_params
+    sort = Sort.parse(query["sort"]) if "sort" in query else BY_ID
+    page = await services.storage.query(
+        collection,
+        where=_filter(query["filter"]) if "filter" in query else None,
+        sort=sort,
+        after=PageEnd.parse(query["after"], sort) if "after" in query else None,
+        limit=limit,
+        max_bytes=services.settings.page_bytes,
+    )
+    body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
+    if page.end is not None:
+        body["next"] = str(page.end)
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+def _filter(text: str) -> Predicate:
+    """Read the value of `filter`. Raises `InvalidPredicate`."""
+    try:
+        tree = parse_json(text.encode("utf-8", "surrogatepass"))
+    except Malformed as error:
+        raise InvalidPredicate("filter", error.message.removeprefix("the body ")) from error
+    try:
+        return compile_filter(filter_of_tree(tree))
+    except InvalidPredicate as problem:
+        raise problem.within("filter") from problem
 
 
 async def create(request: Request) -> Response:
@@ -258,7 +291,7 @@ routes = [
     Endpoint(_DOCUMENTS, create, methods=["POST"], writes=True),
     Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True, writes=True),
     Endpoint(_DOCUMENTS + "/{id}", read, methods=["GET"], query=("version", "at", "position"), tagged=True),
-    Endpoint(_DOCUMENTS, listing, methods=["GET"], query=("limit", "after")),
+    Endpoint(_DOCUMENTS, listing, methods=["GET"], query=("limit", "after", "filter", "sort")),
     Endpoint(_DOCUMENTS + "/{id}/events", history, methods=["GET"], query=("after_version", "after", "limit")),
     Endpoint("/v1/collections", collections, methods=["GET"]),
 ]

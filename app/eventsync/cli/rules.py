@@ -20,11 +20,11 @@ from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import ConfigurationError, Unavailable, UnknownShape
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import connect
+from eventsync.mongodb.query_plans import QueryPlans
 from eventsync.process import event_loop
 from eventsync.rules import Cost
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.definitions import Declaration, DeclaredShape, Registry
-from eventsync.stores.stats.query_plans import QueryPlans
 from eventsync.stores.stores import SEQUENCING, Stores
 
 __all__ = ["rules"]

@@ -12,6 +12,7 @@ __all__ = [
     "leases",
     "primary",
     "privileges",
+    "query_plans",
     "raw_cursor",
     "ttl_index",
 ]

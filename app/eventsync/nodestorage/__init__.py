@@ -28,6 +28,8 @@ Documents are compared by MongoDB's equality, and by their size. One outside wri
 read and our write that changes only the type of a number to another of the same size (an int64 5 to 5.0), in a field
 that our write sets too.
 
+Ad hoc reads (`queries`) find documents by a filter, in any order, where an index serves them.
+
 All reads and writes use majority concern, whatever the given database object says. The package uses only calls that
 PyMongo's async API and Motor share, so both work.
 """
@@ -43,10 +45,12 @@ from eventsync.nodestorage.idempotency import Idempotency
 from eventsync.nodestorage.node import Node
 from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.queries import BY_ID, PageEnd, Sort
 from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.storage import NodeStorage
 
 __all__ = [
+    "BY_ID",
     "TEXT_WEIGHT",
     "Author",
     "BulkWrite",
@@ -60,7 +64,9 @@ __all__ = [
     "MergePatch",
     "Node",
     "NodeStorage",
+    "PageEnd",
     "Replace",
+    "Sort",
     "Update",
     "WriteOperation",
     "WritePolicy",

@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
+
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
 from eventsync.domain.condition import Condition
 from eventsync.domain.ids import format_id
+from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.values.extended_json import Document, JsonText
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.errors import EventsyncError, Malformed, TooLarge
@@ -25,18 +28,21 @@ from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.node import Node
 from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
+from eventsync.nodestorage.queries import BY_ID, PageEnd, Queries, Sort
 from eventsync.nodestorage.recent import RecentDocuments
 from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.transactions import Transactions
 from eventsync.nodestorage.writer import OperationWriter
+from eventsync.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentPage:
-    """A page of documents in id order. With `more`, others may follow."""
+    """A page of documents. With `more`, others may follow; `end` is where a page of an ad hoc read ends then."""
 
     nodes: list[Node]
     more: bool
+    end: PageEnd | None = None
 
 
 class NodeStorage:
@@ -50,12 +56,21 @@ class NodeStorage:
     `condition` raises `VersionMismatch` if the state that it would replace does not satisfy it.
     """
 
-    def __init__(self, database: Any, operations: Any, policy: WritePolicy, offload: Offload | None = None) -> None:
-        """`offload` does long computations; without it, they run on the event loop."""
+    def __init__(
+        self,
+        database: Any,
+        operations: Any,
+        policy: WritePolicy,
+        offload: Offload | None = None,
+        *,
+        query_timeout: float = Settings.model_fields["query_timeout"].default,
+    ) -> None:
+        """`offload` does long computations; without it, they run on the event loop. `query_timeout` bounds `query`."""
         self._policy = policy
         self._records = IdempotencyRecords(operations, policy)
         offload = offload or inline()
         self._collections = Collections(database, offload)
+        self._queries = Queries(database, query_timeout)
         self._decider = Decider(policy, offload)
         transactions = Transactions(database.client, policy)
         self._recent = RecentDocuments(policy.cache_bytes)
@@ -92,15 +107,41 @@ class NodeStorage:
         """Find documents as `find` does, after skipping `skip` of them. A page ends once it has `max_bytes`."""
         with translated(f"{collection} can't be read"):
             raws, more = await self._collections.of(collection).page(after, limit, max_bytes, skip)
-        slices, nodes, size = Slices(), [], 0
+        nodes, is_full = await self._nodes(raws, max_bytes, encoded=encoded)
+        return DocumentPage(nodes, more or is_full)
+
+    async def query(
+        self,
+        collection: str,
+        *,
+        where: Predicate | None = None,
+        sort: Sort = BY_ID,
+        after: PageEnd | None = None,
+        limit: int,
+        max_bytes: int,
+    ) -> DocumentPage:
+        """Find the documents that `where` matches, in an order, behind `after`. The content of each is a `JsonText`.
+
+        A page ends once it has `max_bytes`. Raises `IndexNeeded` if MongoDB would read the whole collection for it,
+        `TooComplex` if it takes too long, and `InvalidPredicate`.
+        """
+        raws, ends, more = await self._queries.page(collection, where, sort, after, limit, max_bytes)
+        nodes, is_full = await self._nodes(raws, max_bytes, encoded=True)
+        return DocumentPage(nodes, more or is_full, ends[len(nodes) - 1] if more or is_full else None)
+
+    async def _nodes(
+        self, raws: Sequence[RawBSONDocument], max_bytes: int, *, encoded: bool
+    ) -> tuple[list[Node], bool]:
+        """Return the nodes of stored documents, in order, until their JSON has `max_bytes`, and True if it has."""
+        slices, nodes, size = Slices(), list[Node](), 0
         for raw in raws:
             node = await (self._decider.encoded(raw) if encoded else self._decider.node(raw))
             nodes.append(node)
             size += len(node.document) if isinstance(node.document, JsonText) else 0
             if size >= max_bytes:
-                return DocumentPage(nodes, more=True)
+                return nodes, True
             await slices.did(len(raw.raw))
-        return DocumentPage(nodes, more)
+        return nodes, False
 
     # --- writes -------------------------------------------------------------------------------------------------
 

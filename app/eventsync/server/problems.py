@@ -53,6 +53,7 @@ class Problem:
 TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.Malformed: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The request cannot be understood"),
     errors.InvalidPredicate: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The filter is refused"),
+    errors.IndexNeeded: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "No index serves the request"),
     errors.Forbidden: Problem(HTTPStatus.FORBIDDEN, Close.FORBIDDEN, "Refused by policy"),
     errors.NotFound: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such document"),
     errors.NotTracked: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such tracked collection"),

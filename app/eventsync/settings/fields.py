@@ -176,6 +176,11 @@ class Fields(BaseSettings):
         le=256 * MIB,
         description="Number of bytes that closes a page of a listing; its last document, event or client may exceed it.",
     )
+    query_timeout: float = Field(
+        2.0,
+        gt=0,
+        description="Maximum time that MongoDB works on one page of a listing with `filter` or `sort`, in seconds; after it the response is 422. Shorter than `request_timeout`.",
+    )
     held_bytes: int = Field(
         256 * MIB,
         ge=MIB,

@@ -38,6 +38,7 @@ def load_settings(kind: type[Settings] = CommandSettings, /, **options: Any) -> 
 _ORDERED: Final = (
     ("pin_ttl", "send_timeout", "a slow client would lose its pin"),
     ("request_timeout", "write_deadline", "a write would be answered before it is known whether anything was written"),
+    ("request_timeout", "query_timeout", "a listing would be answered before MongoDB gives it up"),
     ("stale_after", "checkpoint_interval", "an idle worker would count as stale"),
 )
 

@@ -48,6 +48,7 @@ EVENT: Final[Json] = {
 _READ = ("malformed", "not_tracked", "unavailable")
 _WRITE = (*_READ, "overloaded", "conflict", "too_large", "unsupported_media_type")
 _WRITTEN = schema("Written")
+_TEXT = {"type": "string"}
 _LIMIT = {"type": "integer", "minimum": 1, "default": 100}
 
 
@@ -85,14 +86,27 @@ _COLLECTIONS: Json = {
 _LIST: Json = {
     "operationId": "listDocuments",
     "tags": ["Documents"],
-    "summary": "List documents by id",
+    "summary": "List documents by id, or those that a filter finds",
+    "description": (
+        "A filter needs an index of MongoDB, as does a sort without a filter. With either of them the page has "
+        f"{default('query_timeout')} s by default."
+    ),
     "parameters": [
         _limit("documents"),
-        query("after", "Only ids after this one, the last page's `next`.", schema("Id"), _ID),
+        query(
+            "after", "Only what comes behind this: the last page's `next`; an id without filter and sort.", _TEXT, _ID
+        ),
+        query(
+            "filter",
+            "Only documents that this filter matches: MongoDB's query language, in Extended JSON.",
+            _TEXT,
+            '{"_id": {"$gte": {"$oid": "59a47286cfa9a3a73e51e72c"}}}',
+        ),
+        query("sort", "Up to 4 paths, separated by commas; `-` before a path: descending.", _TEXT, "-_id"),
     ],
     "responses": {
         "200": answer("A page.", content(schema("DocumentPage"), {"documents": [_ROW], "next": _ID})),
-        **failures(*_READ),
+        **failures(*_READ, "invalid_predicate", "index_needed", "too_large", "too_complex"),
     },
 }
 

@@ -162,6 +162,7 @@ def answer(description: str, body: Json | None = None, *, sent: Json | None = No
 _DETAILS: Final[Mapping[str, str]] = {
     "malformed": "k3f9ab2c is not a position: expected log:seq",
     "invalid_predicate": "filter.name.$regex: a regular expression is not evaluated; a prefix is $gte and $lt",
+    "index_needed": "no index of theaters finds these documents: create one on name",
     "forbidden": "the origin 'https://elsewhere.example' is not allowed; EVENTSYNC_ALLOWED_ORIGINS can allow it",
     "not_found": "there is no document theaters/59a47286cfa9a3a73e51e72c",
     "not_tracked": "the collection 'orders' is not tracked",

@@ -130,6 +130,21 @@ def parameters_of(node: Node) -> Iterator[Parameter]:
             yield found
 
 
+def paths_of(node: Node) -> Iterator[str]:
+    """Yield the paths whose values decide, those of an equality first where conditions are joined."""
+    match node:
+        case All(parts):
+            for part in sorted(parts, key=lambda part: not isinstance(part, At) or not isinstance(part.test, Equal)):
+                yield from paths_of(part)
+        case AnyOf(parts):
+            for part in parts:
+                yield from paths_of(part)
+        case Not(inner):
+            yield from paths_of(inner)
+        case At(path, _):
+            yield path
+
+
 # --- canonical form ----------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from eventsync.domain.bson_scan.opaque import UnreadableDocument
 from eventsync.domain.predicates.matching import Check, matcher
-from eventsync.domain.predicates.nodes import canonical
+from eventsync.domain.predicates.nodes import canonical, paths_of
 from eventsync.domain.predicates.ordering import Undecidable
 from eventsync.domain.predicates.parsing import parse
 
@@ -16,15 +16,16 @@ class Predicate:
     """A filter that MongoDB and this process evaluate alike.
 
     `filter` is the filter for `find`, with the collation `{"locale": "simple"}`. `canonical` is equal for filters that
-    differ only in spelling.
+    differ only in spelling. `paths` are those of an index that would serve it, in their order.
     """
 
-    __slots__ = ("_check", "canonical", "filter")
+    __slots__ = ("_check", "canonical", "filter", "paths")
 
     def __init__(self, filter: Mapping[str, Any]) -> None:  # noqa: A002 - MongoDB's word
         node = parse(filter)
         self.filter = filter
         self.canonical = canonical(node)
+        self.paths = tuple(dict.fromkeys(paths_of(node)))
         self._check = matcher(node)
 
     def matches(self, document: Mapping[str, Any]) -> bool:

@@ -1,3 +1,3 @@
 """Counters, estimates, query plans and the operator's overview."""
 
-__all__ = ["counters", "estimates", "lag", "overview", "query_plans"]
+__all__ = ["counters", "estimates", "lag", "overview"]

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pymongo.asynchronous.database import AsyncDatabase
-
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.errors import translated
 
@@ -27,21 +25,31 @@ class UsedIndex:
 
 @dataclass(frozen=True, slots=True)
 class QueryPlan:
-    """The plan that MongoDB chooses for a filter. `is_scan` is True if it reads the whole collection."""
+    """The plan that MongoDB chooses for a filter and an order.
+
+    `is_scan` is True if it reads the whole collection, and `sorts` if it sorts in memory: no index has the order.
+    """
 
     is_scan: bool
     indexes: tuple[UsedIndex, ...]
+    sorts: bool = False
 
 
 class QueryPlans:
     """Explains queries of the tracked collections. Nothing is executed."""
 
-    def __init__(self, database: AsyncDatabase[Any]) -> None:
+    def __init__(self, database: Any) -> None:
+        """`database` is one of PyMongo's async API, or of Motor."""
         self._database = database
 
-    async def plan(self, collection: str, filter: Mapping[str, Any]) -> QueryPlan:  # noqa: A002 - MongoDB's word
+    async def plan(
+        self,
+        collection: str,
+        filter: Mapping[str, Any],  # noqa: A002 - MongoDB's word
+        sort: Mapping[str, int] | None = None,
+    ) -> QueryPlan:
         """Return the plan of a `find`. A collection that does not exist is not scanned. Raises `Unavailable`."""
-        find = {"find": collection, "filter": dict(filter), "collation": SIMPLE}
+        find = {"find": collection, "filter": dict(filter), "collation": SIMPLE, "sort": dict(sort or {})}
         with translated(f"the plan of a query of {collection} can't be read"):
             explained = await self._database.command(
                 {"explain": find, "verbosity": "queryPlanner"}, codec_options=CODEC
@@ -56,8 +64,8 @@ class QueryPlans:
             for stage in stages
             if "indexName" in stage
         }
-        is_scan = any(stage["stage"] == "COLLSCAN" for stage in stages)
-        return QueryPlan(is_scan, tuple(sorted(indexes, key=lambda index: index.name)))
+        names = {stage["stage"] for stage in stages}
+        return QueryPlan("COLLSCAN" in names, tuple(sorted(indexes, key=lambda index: index.name)), "SORT" in names)
 
 
 def _stages(plan: Any) -> Iterator[Mapping[str, Any]]:
