@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eventsync.cli.console import NOTES, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.cli.verify_report import Proof, Report, Wrong
-from eventsync.domain.positions import Position
+from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import not_tracked
 from eventsync.errors import Unavailable
@@ -23,6 +23,7 @@ from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.verification import Progress as Advance
 from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.log.logs import Log
+from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores
 
 _STALE: Final = 60.0
@@ -56,17 +57,17 @@ async def prove(settings: Settings, asked: list[str]) -> Report:
     async with connect(settings, "verify") as client:
         stores = Stores.of(client, settings)
         log = await stores.logs.require()
-        names = await _names(stores, log, asked)
+        collections = await _collections(stores, log, asked)
         with Progress(*columns, console=NOTES, transient=True, disable=not NOTES.is_terminal) as progress:
-            return await _Checks(stores, log, progress).run(names)
+            return await _Checks(stores, log, progress).run(collections)
 
 
-async def _names(stores: Stores, log: Log, asked: list[str]) -> list[str]:
-    active = [item.name for item in await stores.tracking.active(log.id)]
+async def _collections(stores: Stores, log: Log, asked: list[str]) -> list[TrackedCollection]:
+    active = {item.name: item for item in await stores.tracking.active(log.id)}
     for name in asked:
         if name not in active:
             raise not_tracked(name)
-    return asked or active
+    return [active[name] for name in asked or active]
 
 
 class _Checks:
@@ -78,18 +79,20 @@ class _Checks:
         self._progress = progress
         self._verification = Verification(stores.history.reader, stores.history.comparison)
 
-    async def run(self, names: list[str]) -> Report:
+    async def run(self, collections: list[TrackedCollection]) -> Report:
         point = await self._point()
         report = Report(point.log, point.head)
         check = self._verification.numbers
         report.wrong = await self._run_text("numbers", lambda advance: check(point, advance), total=point.head)
-        for name in names:
-            report.proofs.append(await self._prove(point, name))
+        for item in collections:
+            report.proofs.append(await self._prove(point, item.name, item.tracked_from))
         return report
 
-    async def _prove(self, point: VerifiedPoint, name: str) -> Proof:
+    async def _prove(self, point: VerifiedPoint, name: str, tracked_from: Seq) -> Proof:
         chains, content = self._verification.chains, self._verification.content
-        wrong = await self._run_text(f"{name}: versions", lambda advance: chains(point, name, advance))
+        wrong = await self._run_text(
+            f"{name}: versions", lambda advance: chains(point, name, advance, tracked_from=tracked_from)
+        )
         if wrong is not None:
             return Proof(name, Position(point.log, point.seq), wrong)
         # A new point: MongoDB can be read at a cluster time for minutes, and the checks before may take as long.

@@ -279,7 +279,7 @@ def known_shapes(names: str) -> tuple[str, ...]:
     """The shapes that `names` lists: comma separated; `all`, which need no repair; `fatal`, which may; or `none`.
 
     `track` is not among the fatal: a collection that was tracked just now has no stored snapshot to be repaired by, and
-    that ends the log, as is documented.
+    begins again, one time more than it was asked to.
 
     Raises `ValueError`.
     """

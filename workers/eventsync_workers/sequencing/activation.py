@@ -81,6 +81,10 @@ class ActiveCollections:
         await self._stores.tracking.refuse({error.collection: error.message})
         await self._deactivate({error.collection: error.message})
 
+    async def restart(self, name: str) -> None:
+        """Deactivate a collection whose documents the log does not know. It is activated again behind the head."""
+        await self._deactivate({name: "its documents are not known before its first snapshot, so it begins again"})
+
     async def _deactivate_impossible(self, names: Sequence[str]) -> frozenset[str]:
         """Check active collections again; deactivate and return those that can't be followed any more."""
         images = await self.enable_images(names)
@@ -94,6 +98,7 @@ class ActiveCollections:
         for name, reason in reasons.items():
             logger.warning("log %s: %s is no longer tracked: %s", self._log.id, name, reason)
         await self._stores.tracking.deactivate(reasons)
+        self.names = tuple(name for name in self.names if name not in reasons)
 
     async def still_active(self) -> tuple[str, ...]:
         """Return those of `names` that are active by the registry. The stream may have changes of the others, too."""

@@ -71,7 +71,7 @@ class Leader:
         self._next_repair = 0.0
 
     async def run(self) -> None:
-        """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` and `NoBase` end the log."""
+        """Sequence until `stopping`. Raises what ends the term; of that, `LogLost` ends the log."""
         over = asyncio.Event()
         auditing = asyncio.create_task(self._audit.run(over, self._settings.checkpoint_interval), name="audit the log")
         try:

@@ -21,6 +21,7 @@ from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token, token_time, watch
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.history.comparison import Outdated
+from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
@@ -45,7 +46,7 @@ async def repair_log(
 ) -> None:
     """Repair all active collections, and record the checkpoint that the log resumes at.
 
-    Raises `RepairInterrupted` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
+    Raises `RepairInterrupted` when `stopping`, `Fenced` and `Unavailable`.
     """
     log = writer.log
     logger.warning("log %s: history is lost, repairing it: %s", log, reason)
@@ -59,6 +60,8 @@ async def repair_log(
     for name in collections.names:
         try:
             await repair.compare(name, token)
+        except NoBase:
+            await collections.restart(name)
         # One collection that can't be read must not keep the others from being repaired.
         except Barred as error:
             await collections.exclude(name, error)

@@ -10,7 +10,6 @@ from eventsync.errors import TooLarge
 from eventsync.mongodb.change_stream import token_time, watch
 from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
-from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.logs import Log, LogLost, ResetAsked, cluster_identity
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import change_pipeline
@@ -40,8 +39,8 @@ class Sequencer:
     async def lead(self, stopping: Callable[[], bool]) -> None:
         """Lead until `stopping`. Raises `Fenced`, `StreamInterrupted` or `Unavailable` when the term is over.
 
-        A new log begins only if the old one can't be continued: it is lost, damaged, or of another deployment; an
-        operator requested it; or history is lost before the snapshot that a repair starts from is stored.
+        A new log begins only if the old one can't be continued: it is lost, damaged, or of another deployment; or an
+        operator requested it.
         """
         while not stopping():
             log = await self._open_log()
@@ -51,7 +50,7 @@ class Sequencer:
             )  # fmt: skip
             try:
                 await self._run(leader, log)
-            except (LogLost, NoBase, Damaged, TooLarge) as error:
+            except (LogLost, Damaged, TooLarge) as error:
                 await self._begin_log(log, error.diagnosis, alarm=not isinstance(error, ResetAsked))
 
     async def _run(self, leader: Leader, log: Log) -> None:

@@ -11,6 +11,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.mongodb.change_stream import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, watch
 from eventsync.settings import Settings
+from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.logs import Log, ResetAsked
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
@@ -234,6 +235,8 @@ class StreamReader:
     async def _collection_changed(self, change: RawBSONDocument) -> None:
         """Delete all documents of a collection that was dropped or renamed away, unless it was untracked before.
 
+        Before its first snapshot is stored, the log does not know its documents. Then the collection begins again.
+
         Raises `HistoryLost` for all else, after which the stream does not tell the collections' content.
         """
         kind, name = change["operationType"], change.get("ns", {}).get("coll", "the database")
@@ -248,7 +251,10 @@ class StreamReader:
             raise HistoryLost(f"{kind} of {name}")
         # Without this record, a crash in the middle would leave some of the documents in the log for ever.
         await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
-        await Repair(self._stores, self._writer, self._stopping).empty(name, change)
+        try:
+            await Repair(self._stores, self._writer, self._stopping).empty(name, change)
+        except NoBase:
+            await self._collections.restart(name)
         await self._stores.logs.end_repair(self._log.id)
         # A collection that is made again under the name begins without images.
         await self._collections.enable_images(active)

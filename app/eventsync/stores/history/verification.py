@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bson.timestamp import Timestamp
 
 from eventsync.domain.log_checks import SequenceCheck, VersionChainCheck
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.segments.document_index import document_hash
 from eventsync.domain.shapes import Shape
 from eventsync.stores.history.change_reader import ChangeReader
@@ -64,22 +64,24 @@ class Verification:
         count.report()
         return numbers.end(point.head, settled=point.settled)
 
-    async def chains(self, point: VerifiedPoint, collection: str, progress: Progress) -> str | None:
-        """Check that the versions of each document form a chain."""
+    async def chains(
+        self, point: VerifiedPoint, collection: str, progress: Progress, *, tracked_from: Seq = START
+    ) -> str | None:
+        """Check that the versions of each document form a chain, in the events after `tracked_from`."""
         documents = await self._reader.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // _CHAINS, _Count(progress)
         for number in range(passes):
-            if wrong := await self._chains(point, collection, count, number, passes):
+            if wrong := await self._chains(point, collection, count, tracked_from, number, passes):
                 return wrong
         count.report()
         return None
 
     async def _chains(
-        self, point: VerifiedPoint, collection: str, count: _Count, number: int, passes: int
+        self, point: VerifiedPoint, collection: str, count: _Count, tracked_from: Seq, number: int, passes: int
     ) -> str | None:
         """Check one of `passes` shares of the documents, because the state of all chains may not fit into memory."""
-        chains, horizon = VersionChainCheck(), await self._reader.horizon(point.log)
-        changes = self._reader.in_order(point.log, Shape(collection), after=horizon, up_to=point.head)
+        chains, after = VersionChainCheck(), max(tracked_from, await self._reader.horizon(point.log))
+        changes = self._reader.in_order(point.log, Shape(collection), after=after, up_to=point.head)
         async with aclosing(changes):
             async for change in changes:
                 if passes > 1 and document_hash(collection, change.id) % passes != number:
