@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from jsonpatch import apply_patch
 
-from support.replay import apply_patch
 from support.systems import events_of
 
 NewId = Callable[[], str]
@@ -56,7 +56,7 @@ async def test_each_answer_is_about_its_own_write(served: Any, api: httpx.AsyncC
         assert [event["version"] for event in events] == list(range(1, len(documents) + 2))
         state = events[0]["doc"]
         for event in events[1:]:
-            state = apply_patch(event["patch"], state)
+            state = apply_patch(state, event["patch"])
             assert state == documents[event["version"]]
         assert len({event["op_id"] for event in events}) == len(events)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from jsonpatch import apply_patch
 
 from eventsync.api import openapi
 from support.json_schema import faults
-from support.replay import apply_patch
 from support.systems import events_of
 from support.waiting import within
 
@@ -159,7 +159,7 @@ async def test_difference_of_two_points(root: httpx.AsyncClient, api: httpx.Asyn
     assert answer.headers["cache-control"] == IMMUTABLE
     answer, body = await difference(**{"from": "2"})
     assert (body["from"]["version"], body["to"]["version"]) == (2, 1)
-    assert apply_patch(body["patch"], {"_id": key, "n": 2, "text": LONG, "more": {"a": 1}}) == {"_id": key, "n": 3}
+    assert apply_patch({"_id": key, "n": 2, "text": LONG, "more": {"a": 1}}, body["patch"]) == {"_id": key, "n": 3}
     assert answer.headers["cache-control"] == "no-cache"
     _, body = await difference(**{"from": deleted, "to": again})
     assert body["from"] == {"version": None, "position": deleted}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
+from jsonpatch import apply_patch
 
 from eventsync.domain.events import NO_COLLECTION
 from eventsync.domain.ids import IdText, format_id
@@ -27,33 +27,6 @@ from support.waiting import patience
 
 Key = tuple[str, str]
 T = TypeVar("T")
-
-
-def apply_patch(patch: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, Any]:
-    """RFC 6902's add, remove and replace, on BSON values or on JSON; shares nothing with the code under test."""
-    root: dict[str, Any] = {"": copy.deepcopy(document)}
-    for operation in patch:
-        *way, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")]
-        target: Any = root
-        for part in way:
-            target = target[int(part)] if isinstance(target, list) else target[part]
-        _change(target, last, operation)
-    result: dict[str, Any] = root[""]
-    return result
-
-
-def _change(target: Any, last: str, operation: dict[str, Any]) -> None:
-    key: Any = int(last) if isinstance(target, list) else last
-    if operation["op"] == "add" and isinstance(target, list):
-        assert 0 <= key <= len(target)
-        target.insert(key, operation["value"])
-    elif operation["op"] == "add":
-        target[key] = operation["value"]
-    elif operation["op"] == "replace":
-        assert isinstance(target, list) or key in target
-        target[key] = operation["value"]
-    else:
-        del target[key]
 
 
 @dataclass
@@ -83,7 +56,7 @@ class Replay:
             assert document is not None, f"{event['op']} of {key}, which does not exist"
             assert event["base"] == version, f"{key} is at {version}: {event}"
         if event["op"] == "update":
-            self.rows[key] = event["version"], apply_patch(event["patch"], document or {})
+            self.rows[key] = event["version"], apply_patch(document, event["patch"])
         elif event["op"] != "delete":
             self.rows[key] = event["version"], event["doc"]
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from jsonpatch import apply_patch
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
@@ -34,7 +35,6 @@ from eventsync.errors import (
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.nodestorage import Author, JsonPatch, MergePatch, NodeStorage, WritePolicy, WriteResult
 from eventsync.settings import Settings
-from support.replay import apply_patch
 from support.tcp_proxy import TcpProxy, tcp_proxy
 from support.waiting import eventually, within
 
@@ -146,7 +146,7 @@ def _judge(told: WriteResult | EventsyncError, changes: list[dict[str, Any]], ta
     if not told.created:
         before, document = unstamp(change["fullDocumentBeforeChange"])
         assert told.version == before.version + 1
-        assert same(apply_patch(told.patch, document), after)
+        assert same(apply_patch(document, told.patch), after)
 
 
 def _tags(change: dict[str, Any]) -> Iterator[str]:

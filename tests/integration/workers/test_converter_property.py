@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.raw_bson import RawBSONDocument
+from jsonpatch import apply_patch
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, WriteError
 
@@ -22,7 +23,6 @@ from eventsync.mongodb.change_stream import ChangeStream, watch
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.converter import convert
 from eventsync_workers.sequencing.images import enable_images
-from support.replay import apply_patch
 
 Collection = AsyncCollection[dict[str, Any]]
 NAMES = ["a", "b", "c", "n", "l"]
@@ -138,7 +138,7 @@ def assert_complete(change: RawBSONDocument, event: Event) -> None:
         assert kind == "update"
         assert before is not None
         assert event.patch is not None
-        assert same(apply_patch(event.patch, before), after), (before, after, event.patch)
+        assert same(apply_patch(before, event.patch), after), (before, after, event.patch)
         if len(event.patch) > 1:
             assert len(to_json(event.patch)) <= len(to_json(after))
     else:
@@ -198,7 +198,7 @@ def replay(state: dict[str, Any], event: Event) -> None:
     assert (before is None) == (event.op == "create")
     if event.op == "update":
         assert before is not None
-        state[event.id] = apply_patch(event.patch or [], before)
+        state[event.id] = apply_patch(before, event.patch or [])
     elif event.op != "delete":
         state[event.id] = event.document
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jsonpatch import apply_patch
 
 from eventsync.domain.values.extended_json import CODEC, same
 from eventsync.mongodb.change_stream import watch
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.converter import convert, decode_change
-from support.replay import apply_patch
 from support.waiting import within
 
 LINES = [{"sku": f"s{n}", "qty": n, "tags": ["a", "b", "c"]} for n in range(8)]
@@ -76,5 +76,5 @@ async def test_an_update_description_names_all_that_the_update_changed(stores: S
     change = decode_change(found[0])
     event = convert(change)
     assert event is not None
-    told = event.document if event.patch is None else apply_patch(event.patch, DOCUMENT)
+    told = event.document if event.patch is None else apply_patch(DOCUMENT, event.patch)
     assert same(told, after)

@@ -6,18 +6,14 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from jsonpatch import JsonPatchException
-
 from support.chaos.evidence import Evidence, LogRow, Violation
 from support.chaos.history import Frame, Key
-from support.chaos.log_checks import State, check_numbers, check_transactions, states_at, torn
+from support.chaos.log_checks import UNFIT, State, check_numbers, check_transactions, states_at, torn
 from support.replica import Replica, log_of
 
 STATES = frozenset({"snapshot", "squashed"})
 MOVING = STATES | {"events", "live", "progress"}
 """Frames with a position that the client then has."""
-
-_MISFITS = (AssertionError, LookupError, TypeError, ValueError, JsonPatchException)
 
 
 def check_clients(evidence: Evidence) -> Iterator[Violation]:
@@ -63,7 +59,7 @@ def take(replica: Replica, frame: Frame) -> Violation | None:
             replica.disconnected()
         elif frame.kind != "end":
             replica.take(frame.message)
-    except _MISFITS as error:
+    except UNFIT as error:
         message = f"{frame.client} at {replica.position} can't take a frame: {error!r}"
         return Violation("client", message, (str(frame),))
     return None

@@ -7,10 +7,11 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+from jsonpatch import JsonPatchException, JsonPointerException, apply_patch
+
 from support.chaos.evidence import Evidence, LogRow, Violation
 from support.chaos.history import Key
 from support.chaos.oplog_checks import steady
-from support.replay import apply_patch
 
 
 def check_numbers(rows: Sequence[LogRow]) -> Iterator[Violation]:
@@ -63,7 +64,7 @@ def torn(rows: Sequence[LogRow]) -> dict[int, LogRow]:
 
 
 State = dict[Key, tuple[int, Mapping[str, Any]]]
-UNFIT = (AssertionError, KeyError, IndexError, TypeError, ValueError)
+UNFIT = (AssertionError, LookupError, TypeError, ValueError, JsonPatchException, JsonPointerException)
 """Errors of `step` for an event that does not fit."""
 
 
@@ -94,7 +95,7 @@ def step(state: State, key: Key, event: Mapping[str, Any]) -> None:
     """Apply one event. Raises one of `UNFIT`."""
     _, document = state.pop(key, (0, {}))
     if event["op"] == "update":
-        state[key] = event["version"], apply_patch(event["patch"], dict(document))
+        state[key] = event["version"], apply_patch(document, event["patch"])
     elif event["op"] != "delete":
         state[key] = event["version"], event["doc"]
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from jsonpatch import apply_patch
+
 from eventsync.domain.entity_tag import digest_of, entity_tag
 from eventsync.domain.values.extended_json import from_tree
 from support.chaos.evidence import Evidence, LogRow, Violation
 from support.chaos.history import ALL, Answer, Key, Write, identified, identity, shortened
 from support.chaos.log_checks import UNFIT, State, step
 from support.chaos.oplog_checks import Excuse
-from support.replay import apply_patch
 
 Rows = Mapping[str, Sequence[LogRow]]
 _SHOWN = 6
@@ -170,6 +171,6 @@ def _answer(row: LogRow, answer: Answer | None, before: Found, after: Found) -> 
 
 def _patched(document: Any, patch: Any) -> Any:
     try:
-        return apply_patch(shortened(patch), dict(document))
+        return apply_patch(document, shortened(patch))
     except UNFIT:
         return None
