@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import orjson
@@ -29,6 +29,9 @@ from eventsync.nodestorage import BY_ID, Edit, JsonDocument, JsonPatch, MergePat
 from eventsync.server.sized_response import Parts
 
 _DEFAULT_PAGE = 100
+_LISTING: Final = ("after", "limit", "filter", "sort", "shape")
+"""The query parameters of a listing. Beside `shape`, others are parameters of that shape."""
+
 _MAX_SKIP = 2**31 - 1
 _BODY_WEIGHT = 3
 """Memory of an event in a history page, as a multiple of its body: read, cached and in the response."""
@@ -53,12 +56,20 @@ async def collections(request: Request) -> Response:
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
+class ListingEndpoint(Endpoint):
+    """The endpoint of listings. Beside `shape`, other parameters are those of the shape."""
+
+    def check_query(self, request: Request) -> None:
+        if "shape" not in request.query_params:
+            super().check_query(request)
+
+
 async def listing(request: Request) -> Response:
     """List documents in the order of their ids, or those of a filter in any order, a page at a time."""
     services = services_of(request)
     collection = _collection(request)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
-    if not {"filter", "sort"}.isdisjoint(request.query_params):
+    if not {"filter", "shape", "sort"}.isdisjoint(request.query_params):
         return await _found(request, collection, limit)
     cursor = PageCursor.parse(request.query_params.get("after"))
     page = await services.storage.page(
@@ -78,8 +89,10 @@ async def listing(request: Request) -> Response:
 async def _found(request: Request, collection: str, limit: int) -> Response:
     services, query = services_of(request), request.query_params
     sort = Sort.parse(query["sort"]) if "sort" in query else BY_ID
+    route = _shape(request, collection).route if "shape" in query else None
     page = await services.storage.query(
         collection,
+        route=route,
         where=_filter(query["filter"]) if "filter" in query else None,
         sort=sort,
         after=PageEnd.parse(query["after"], sort) if "after" in query else None,
@@ -90,6 +103,20 @@ async def _found(request: Request, collection: str, limit: int) -> Response:
     if page.end is not None:
         body["next"] = str(page.end)
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+def _shape(request: Request, collection: str) -> Shape:
+    """Return the declared shape that `?shape=my_cards&board=7` names, which has to be a part of the collection."""
+    given = request.query_params.multi_items()
+    for name in _LISTING:
+        if sum(key == name for key, _ in given) > 1:
+            raise Malformed(f"the query parameter {name} is given twice; once is enough")
+    name, _, parameters = request.query_params["shape"].partition("?")
+    pairs = [f"{quote(key)}={quote(value)}" for key, value in given if key not in _LISTING]
+    shape = services_of(request).sync.source.bind(Shape.parse(f"{name}?{'&'.join(filter(None, [parameters, *pairs]))}"))
+    if shape.collection != collection:
+        raise Malformed(f"the shape {name} is a part of {shape.collection}, and not of {collection}")
+    return shape
 
 
 def _filter(text: str) -> Predicate:
@@ -291,7 +318,7 @@ routes = [
     Endpoint(_DOCUMENTS, create, methods=["POST"], writes=True),
     Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True, writes=True),
     Endpoint(_DOCUMENTS + "/{id}", read, methods=["GET"], query=("version", "at", "position"), tagged=True),
-    Endpoint(_DOCUMENTS, listing, methods=["GET"], query=("limit", "after", "filter", "sort")),
+    ListingEndpoint(_DOCUMENTS, listing, methods=["GET"], query=_LISTING),
     Endpoint(_DOCUMENTS + "/{id}/events", history, methods=["GET"], query=("after_version", "after", "limit")),
     Endpoint("/v1/collections", collections, methods=["GET"]),
 ]

@@ -58,7 +58,7 @@ class Endpoint(Route):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
             request = Request(scope, receive)
-            check_query(request, self.query, self.repeated)
+            self.check_query(request)
             # One pass over the names, because nearly all requests have none of these headers.
             if not _CHECKED.isdisjoint([name for name, _ in scope["headers"]]) and self._is_unchanged(request):
                 await Response(status_code=304)(scope, receive, send)
@@ -66,6 +66,10 @@ class Endpoint(Route):
             if self.writes:
                 services_of(request).writes.check()
         await super().handle(scope, receive, send)
+
+    def check_query(self, request: Request) -> None:
+        """Raise `Malformed` for a query parameter that this endpoint does not take."""
+        check_query(request, self.query, self.repeated)
 
     def _is_unchanged(self, request: Request) -> bool:
         """Check the headers. Return True if they ask for no answer to a safe method."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +29,7 @@ from pymongo.errors import ExecutionTimeout, OperationFailure
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.domain.predicates.parsing import check_path
 from eventsync.domain.predicates.predicate import Predicate
+from eventsync.domain.shapes import ShapeRoute
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import EventsyncError, IndexNeeded, InvalidPredicate, Malformed, TooComplex, TooLarge
 from eventsync.mongodb.answer_size import AnswerSize
@@ -144,16 +145,26 @@ class Queries:
         self._size = AnswerSize()
 
     async def page(
-        self, collection: str, where: Predicate | None, sort: Sort, after: PageEnd | None, limit: int, max_bytes: int
+        self,
+        collection: str,
+        where: Predicate | None,
+        sort: Sort,
+        after: PageEnd | None,
+        limit: int,
+        max_bytes: int,
+        route: ShapeRoute | None = None,
     ) -> FoundPage:
-        """Return documents that `where` matches, behind `after`.
+        """Return documents that `where` matches, behind `after`, of a whole collection or of a route.
 
-        Raises `IndexNeeded`, `TooComplex` and `InvalidPredicate`.
+        Raises `IndexNeeded`, `TooComplex` and `InvalidPredicate`. A route needs no index: an operator has declared it.
         """
+        filters = [] if route is None else [route.filter]
+        filters += [] if where is None else [where.filter]
         async with self._at_once:
-            await self._check_index(collection, where, sort)
+            if route is None:
+                await self._check_index(collection, where, sort)
             with _explained(collection, sort, self._timeout), translated(f"{collection} can't be read"):
-                return await self._read(collection, _pipeline(where, sort, after, limit), sort, limit, max_bytes)
+                return await self._read(collection, _pipeline(filters, sort, after, limit), sort, limit, max_bytes)
 
     async def _check_index(self, collection: str, where: Predicate | None, sort: Sort) -> None:
         """Raise `IndexNeeded` if MongoDB would read the whole collection."""
@@ -224,8 +235,10 @@ def _explained(collection: str, sort: Sort, timeout: float) -> Iterator[None]:
         raise
 
 
-def _pipeline(where: Predicate | None, sort: Sort, after: PageEnd | None, limit: int) -> list[dict[str, Any]]:
-    conditions = [where.filter] if where is not None else []
+def _pipeline(
+    filters: Iterable[Mapping[str, Any]], sort: Sort, after: PageEnd | None, limit: int
+) -> list[dict[str, Any]]:
+    conditions = list(filters)
     if after is not None:
         conditions += _not_before(sort, after)
     stages: list[dict[str, Any]] = [

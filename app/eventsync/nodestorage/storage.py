@@ -15,7 +15,9 @@ from eventsync.concurrency.slices import Slices
 from eventsync.domain.condition import Condition
 from eventsync.domain.ids import format_id
 from eventsync.domain.predicates.predicate import Predicate
-from eventsync.domain.values.extended_json import Document, JsonText
+from eventsync.domain.shapes import ShapeRoute
+from eventsync.domain.stamp import unversioned
+from eventsync.domain.values.extended_json import Document, JsonText, decode
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.errors import EventsyncError, Malformed, TooLarge
 from eventsync.mongodb.errors import translated
@@ -115,6 +117,7 @@ class NodeStorage:
         collection: str,
         *,
         where: Predicate | None = None,
+        route: ShapeRoute | None = None,
         sort: Sort = BY_ID,
         after: PageEnd | None = None,
         limit: int,
@@ -122,12 +125,18 @@ class NodeStorage:
     ) -> DocumentPage:
         """Find the documents that `where` matches, in an order, behind `after`. The content of each is a `JsonText`.
 
-        A page ends once it has `max_bytes`. Raises `IndexNeeded` if MongoDB would read the whole collection for it,
-        `TooComplex` if it takes too long, and `InvalidPredicate`.
+        With `route`, find only those of a declared shape. A page ends once it has `max_bytes`. Raises `IndexNeeded` if
+        MongoDB would read the whole collection for it, `TooComplex` if it takes too long, and `InvalidPredicate`.
         """
-        raws, ends, more = await self._queries.page(collection, where, sort, after, limit, max_bytes)
+        raws, ends, more = await self._queries.page(collection, where, sort, after, limit, max_bytes, route)
         nodes, is_full = await self._nodes(raws, max_bytes, encoded=True)
-        return DocumentPage(nodes, more or is_full, ends[len(nodes) - 1] if more or is_full else None)
+        end = ends[len(nodes) - 1] if more or is_full else None
+        if route is not None:
+            # Those with too many keys are in no route.
+            nodes = [
+                node for node, raw in zip(nodes, raws, strict=False) if route.admits(unversioned(decode(raw.raw))[1])
+            ]
+        return DocumentPage(nodes, end is not None, end)
 
     async def _nodes(
         self, raws: Sequence[RawBSONDocument], max_bytes: int, *, encoded: bool

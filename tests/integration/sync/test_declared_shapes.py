@@ -138,6 +138,31 @@ async def test_all_clients_hold_what_mongodb_finds(
             assert follower.replica.resets == 0
 
 
+async def test_listing_of_a_shape_has_its_documents_in_any_order(stores: Stores, url: str) -> None:
+    await stores.data["docs"].insert_many([{"_id": n, "board": n % 2, "n": -n, "open": n < 4} for n in range(6)])
+    path = "/v1/collections/docs/documents"
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def listed(query: str) -> list[str]:
+            answer = await client.get(f"{path}?{query}")
+            assert answer.status_code == httpx.codes.OK, answer.text
+            return [row["id"] for row in answer.json()["documents"]]
+
+        assert await listed("shape=by_board&board=int:1") == ["int:1", "int:3", "int:5"]
+        assert await listed("shape=by_board&board=int:1&sort=n&limit=2") == ["int:5", "int:3"]
+        assert await listed('shape=by_board%3Fboard%3Dint:1&filter={"n":{"$gt":-4}}') == ["int:1", "int:3"]
+        assert await listed("shape=open_of&boards=int:0&boards=int:1") == ["int:0", "int:1", "int:2", "int:3"]
+        for query, status, code in (
+            ("shape=by_board", 400, "invalid_predicate"),
+            ("shape=by_board&board=7", 400, "invalid_predicate"),
+            ("shape=no_such&board=7", 404, "unknown_shape"),
+            ("shape=by_board&board=int:1&limit=1&limit=2", 400, "malformed"),
+            ("board=int:1", 400, "malformed"),
+        ):
+            answer = await client.get(f"{path}?{query}")
+            assert (answer.status_code, answer.json()["code"]) == (status, code), query
+
+
 @pytest.mark.parametrize("transport", PEERS)
 async def test_changed_definition_resets_its_followers(stores: Stores, url: str, transport: str) -> None:
     docs = stores.data["docs"]

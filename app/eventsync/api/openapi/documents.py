@@ -86,10 +86,10 @@ _COLLECTIONS: Json = {
 _LIST: Json = {
     "operationId": "listDocuments",
     "tags": ["Documents"],
-    "summary": "List documents by id, or those that a filter finds",
+    "summary": "List documents by id, or those of a filter or a declared shape",
     "description": (
-        "A filter needs an index of MongoDB, as does a sort without a filter. With either of them the page has "
-        f"{default('query_timeout')} s by default."
+        "A filter needs an index of MongoDB, as does a sort without a filter, but not beside `shape`. With any of the "
+        f"three the page has {default('query_timeout')} s by default."
     ),
     "parameters": [
         _limit("documents"),
@@ -102,11 +102,17 @@ _LIST: Json = {
             _TEXT,
             '{"_id": {"$gte": {"$oid": "59a47286cfa9a3a73e51e72c"}}}',
         ),
+        query(
+            "shape",
+            "Only documents of this declared shape. Its parameters are further query parameters: `&board=7`.",
+            _TEXT,
+            "my_cards",
+        ),
         query("sort", "Up to 4 paths, separated by commas; `-` before a path: descending.", _TEXT, "-_id"),
     ],
     "responses": {
         "200": answer("A page.", content(schema("DocumentPage"), {"documents": [_ROW], "next": _ID})),
-        **failures(*_READ, "invalid_predicate", "index_needed", "too_large", "too_complex"),
+        **failures(*_READ, "unknown_shape", "invalid_predicate", "index_needed", "too_large", "too_complex"),
     },
 }
 
