@@ -20,6 +20,9 @@ PEERS: dict[str, Peer] = {peer.transport: peer for peer in (Websockets(), HttpxS
 BROKEN = (ConnectionClosed, InvalidHandshake, OSError, httpx.HTTPError)
 """Errors of a connection that was lost, or never came to be."""
 
+_AWAY = 0.1
+"""Share of the connections after which a client may stay away for longer."""
+
 
 @contextmanager
 def _bearing_a_lost_connection() -> Iterator[None]:
@@ -35,7 +38,8 @@ def _bearing_a_lost_connection() -> Iterator[None]:
 class Follower:
     """A client that lives through disconnects: its own (at random, after `cut_after` messages at most) and others.
 
-    Each connection is to any of `urls`. `silence`: seconds after which it gives a silent connection up.
+    Each connection is to any of `urls`. `silence`: seconds after which it gives a silent connection up. `away`: the
+    most seconds that it sometimes stays away.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Follower:
         seed: int | str = 1,
         cut_after: int | None = None,
         silence: float | None = None,
+        away: float = 0.05,
     ) -> None:
         self.name = f"{transport} of {shape}"
         self.replica = Replica(shape)
@@ -56,6 +61,7 @@ class Follower:
         self._random = random.Random(seed)
         self._cut_after = cut_after
         self._silence = silence
+        self._away = away
         self._progress = asyncio.Condition()
         self._over = False
 
@@ -70,7 +76,8 @@ class Follower:
                 await self._connection(self._random.randint(1, self._cut_after or 1))
             self.replica.disconnected()
             # A server that is being restarted refuses at once: do not spin.
-            await asyncio.sleep(self._random.uniform(0.0, 0.05))
+            away = self._away if self._cut_after and self._random.random() < _AWAY else 0.05
+            await asyncio.sleep(self._random.uniform(0.0, away))
 
     async def _connection(self, budget: int) -> None:
         asked = Asked((self.replica.shape,), self.replica.vector)

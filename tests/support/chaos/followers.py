@@ -17,6 +17,9 @@ from support.waiting import scaled
 _SILENCE = 4.0
 """Seconds after which a client gives a silent connection up; the server's heartbeat is far shorter."""
 
+_AWAY = 8.0
+"""The most seconds that a client stays away: so many events later it gets squashed documents, or a snapshot."""
+
 
 class Cursor(Replica):
     """A replica's position, moved as the protocol says, and nothing else of it."""
@@ -43,7 +46,7 @@ class Recording(Follower):
 
     def __init__(self, recorder: Recorder, urls: Sequence[str], shape: str, transport: str, seed: int) -> None:
         own = f"{seed} {transport} of {shape}"
-        super().__init__(urls, shape, transport, seed=own, cut_after=60, silence=scaled(_SILENCE))
+        super().__init__(urls, shape, transport, seed=own, cut_after=60, silence=scaled(_SILENCE), away=_AWAY)
         self.replica = Cursor(shape)
         self._recorder = recorder
         self._due: str | None = None
