@@ -149,6 +149,32 @@ async def test_a_removed_shape_is_routed_no_longer(stores: Stores, settings: Set
     assert shapes[1].base == 0
 
 
+async def test_a_shape_is_activated_under_load(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        # Under load there is no batch without changes.
+        monkeypatch.setattr(LogWriter, "settles", lambda _writer, _batch: False)
+        await apply(stores, BY_OWNER)
+
+        async def written() -> DeclaredShape | None:
+            await stores.data["docs"].insert_one({"owner": 7})
+            async with stores.data.client.start_session() as session, await session.start_transaction():
+                await stores.data["docs"].insert_many([{"owner": 8}, {"owner": 9}], session=session)
+            return next(iter(await stores.definitions.active(log)), None)
+
+        shape = await eventually(stores, "heads", written)
+        await stores.data["docs"].insert_one({"owner": 7})
+        monkeypatch.undo()
+        await caught_up(stores)
+    assert shape.time is not None
+    rows = await rows_of(stores, log)
+    assert shape.base == 0 or rows[shape.base]["s"] <= shape.time
+    assert shape.time < rows[shape.base + 1]["s"], "all of the changes up to the time are in the log"
+    assert await assert_routed(stores, log, BY_OWNER) >= 1
+
+
 async def test_a_shape_waits_for_its_collection(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         log = await began(stores, "docs")

@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from eventsync.mongodb.change_stream import Batch, ChangeStream, ChangeTooLarge, HistoryLost, Token, watch
+from eventsync.mongodb.change_stream import (
+    Batch,
+    ChangeStream,
+    ChangeTooLarge,
+    HistoryLost,
+    Token,
+    token_time,
+    watch,
+)
 from eventsync.settings import Settings
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.log.logs import Log, ResetAsked
@@ -17,7 +25,7 @@ from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder
 from eventsync_workers.sequencing.journal_flusher import JournalFlusher
-from eventsync_workers.sequencing.log_writer import LogWriter
+from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
 from eventsync_workers.sequencing.pipeline import Pipeline
 from eventsync_workers.sequencing.repair import Repair
 from eventsync_workers.sequencing.shape_activation import ActiveShapes
@@ -106,6 +114,8 @@ class StreamReader:
         self._assembler = TransactionAssembler()
         self._writer: LogWriter
         self._used: Timestamp
+        self._token: Token
+        """The token of the batch that was read last."""
 
     def resume(self, writer: LogWriter, used: Timestamp) -> None:
         """Write to the log by `writer` from now on. All changes up to the cluster time `used` are in the log."""
@@ -138,6 +148,7 @@ class StreamReader:
 
     async def _read_all(self, stream: ChangeStream, pipeline: Pipeline) -> Token | None:
         self._assembler = TransactionAssembler()
+        self._token = stream.token
         while not self._stopping():
             await self._checkpoint(force=self._is_awaiting_time)
             wait = _NUDGE_WAIT if self._is_awaiting_time else self._settings.stream_wait
@@ -147,8 +158,11 @@ class StreamReader:
             if 0 < len(batch.changes) < self._mode.limit:
                 self._journal.saw(batch.changes[0]["wallTime"], asked, self._writer.took)
             self._mode.did(len(batch.changes))
+            if self._shapes.pending is not None and batch.changes:
+                await self._activate_shapes_before(batch, pipeline)
             if await self._take(batch, pipeline):
                 return batch.token
+            self._token = batch.token
             await pipeline.paced()
         # Not the token of the stream, which is beyond the changes of a transaction that is still open.
         return None
@@ -179,6 +193,21 @@ class StreamReader:
             if self._writer.settles(batch) and await self._activate(batch):
                 return True
         return has_whole and self._mode.passed()
+
+    async def _activate_shapes_before(self, batch: Batch, pipeline: Pipeline) -> None:
+        """Activate pending shapes between the last batch and this one, if no change of the same time is in both.
+
+        Under load every batch has changes, so waiting for a batch without any could take for ever.
+        """
+        first, settled = batch.changes[0]["clusterTime"], token_time(self._token)
+        if not self._used <= settled < first:
+            return
+        if whole := self._assembled((), first):
+            await pipeline.put(whole)
+        await pipeline.drained()
+        self._writer.checkpoint = NewCheckpoint(self._writer.seq, self._token, settled)
+        checkpoint = await self._checkpoints.record()
+        await self._shapes.activate(self._writer, checkpoint.time)
 
     def _is_activation_due(self, batch: Batch) -> bool:
         """Return True if the stream was read as far as the pending collections need it."""
