@@ -135,14 +135,15 @@ class Definition:
     canonical: bytes
     branches: tuple[Branch, ...]
     digest: bytes = field(init=False)
-    _seed: bytes = field(init=False, repr=False)
+    _hasher: Any = field(init=False, repr=False)
     _kept: dict[Any, frozenset[bytes]] = field(init=False, repr=False, default_factory=dict)
     _field: str | None = field(init=False, repr=False, default=None)
     _fast: frozenset[type] = field(init=False, repr=False, default=frozenset())
 
     def __post_init__(self) -> None:
         self.digest = _hash(self.canonical)
-        self._seed = _hash(self.digest, self.name.encode())
+        # Copies of it cost half of new ones.
+        self._hasher = blake2b(_hash(self.digest, self.name.encode()), digest_size=KEY_BYTES)
         # The commonest definition has a shorter way: one parameter, in a field of the document.
         if len(self.types) == 1:
             if len(self.branches) == 1 and "." not in self.branches[0].paths[0]:
@@ -166,8 +167,15 @@ class Definition:
         except Undecidable:
             return Unrouted("unreadable")
 
+    def _key(self, token: bytes) -> bytes:
+        """Return the key for the bytes of a value, or of one value after the other."""
+        hasher = self._hasher.copy()
+        hasher.update(token)
+        key: bytes = hasher.digest()
+        return key
+
     def _keep(self, value: Any) -> frozenset[bytes]:
-        made = frozenset({_hash(self._seed, value_bytes(value))})
+        made = frozenset((self._key(value_bytes(value)),))
         if type(value) is not str or len(value) <= _SHORT:
             if len(self._kept) >= _KEPT:
                 self._kept.clear()
@@ -184,7 +192,7 @@ class Definition:
                 if type(value) in self._fast:
                     found |= self._kept.get(value) or self._keep(value)
                 elif rank_of(value) in branch.ranks[0]:
-                    found.add(_hash(self._seed, value_bytes(None if value is MISSING else value)))
+                    found.add(self._key(value_bytes(None if value is MISSING else value)))
                 if len(found) > limit:
                     return Unrouted("too_many_keys")
         return frozenset(found)
@@ -202,7 +210,7 @@ class Definition:
             found.update(tokens)
         if len(found) > limit:
             return Unrouted("too_many_keys")
-        return frozenset(_hash(self._seed, token) for token in found)
+        return frozenset(self._key(token) for token in found)
 
     def bind(self, values: Mapping[str, Any]) -> Route:
         """Return the route for values of all parameters; those of `lists` take a list. Raises `InvalidPredicate`."""
@@ -217,9 +225,9 @@ class Definition:
         found = [sorted({value_bytes(value) for value in items}) for items in bound.values()]
         if prod(map(len, found)) > MAX_KEYS:
             raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
-        keys = sorted(_hash(self._seed, *tokens) for tokens in product(*found))
+        keys = sorted(self._key(b"".join(tokens)) for tokens in product(*found))
         given = {name: items if name in self.lists else items[0] for name, items in bound.items()}
-        key = keys[0] if len(keys) == 1 else _hash(self._seed, b"any of", *keys)
+        key = keys[0] if len(keys) == 1 else self._key(b"".join((b"any of", *keys)))
         return Route(shape, self.collection, bound_filter(self.where, given), key, frozenset(keys))
 
     def bind_shape(self, shape: RoutedShape) -> Route:

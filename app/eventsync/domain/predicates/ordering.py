@@ -33,7 +33,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.bson_scan.opaque import Opaque
 from eventsync.domain.values.numbers import number_of, number_text
-from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
+from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
 
 Key = tuple[int, Any]
 """Rank and key of a value."""
@@ -191,9 +191,13 @@ _KEYS: Final[Mapping[int, Callable[[Any], Any]]] = {
 
 def value_bytes(value: Any) -> bytes:
     """Return the same bytes for all values that MongoDB considers equal, and others for all other values."""
-    if type(value) is str:  # the commonest values, several times as fast
+    # The commonest values, several times as fast.
+    if type(value) is str:
         text = value.encode("utf-8", "surrogatepass")
         return b"(2:n2:15b%d:%b" % (len(text), text)
+    if type(value) is int and INT64_MIN <= value <= INT64_MAX:
+        digits = b"%d" % value
+        return b"(2:n2:10(2:n1:1n%d:%b" % (len(digits), digits)
     return key_bytes(key_of(value))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
 
-from eventsync.domain.predicates.ordering import key_of, value_bytes
+from eventsync.domain.predicates.ordering import key_bytes, key_of, value_bytes
 from eventsync.domain.predicates.predicate import Predicate
 
 ALIKE: list[list[dict[str, Any]]] = [
@@ -92,6 +92,11 @@ EQUAL: list[list[Any]] = [
 def test_equal_values_have_the_same_bytes(values: list[Any]) -> None:
     assert len(set(map(value_bytes, values))) == 1
     assert len({key_of(value) for value in values}) == 1
+
+
+@pytest.mark.parametrize("value", ["", "é", "\ud800", 0, -7, 2**31, 2**63 - 1, -(2**63)])
+def test_the_short_way_for_common_values_gives_the_same_bytes(value: Any) -> None:
+    assert value_bytes(value) == key_bytes(key_of(value))
 
 
 def test_the_bytes_of_a_value_begin_no_others() -> None:
