@@ -232,6 +232,8 @@ async def test_the_documented_roles_are_enough(
         assert (await client.delete(plain)).status_code == 200
         assert (await client.post("/v1/collections/orders/documents", json={"n": 1})).status_code == 201
         assert (await client.get("/v1/collections/orders/documents")).status_code == 200
+        found = {"filter": '{"_id": {"$gte": "a"}}', "sort": "-_id"}
+        assert (await client.get("/v1/collections/orders/documents", params=found)).status_code == 200
         for shape in ("orders", "orders/absent"):
             assert (await client.get("/v1/sync/snapshot", params={"shape": shape})).status_code == 200, shape
         assert (await client.put("/v1/state-vectors/me", json={"vector": {}})).status_code == 200
