@@ -20,6 +20,7 @@ from eventsync.mongodb.clocks import cluster_time, wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.history.route_verification import RouteVerification
 from eventsync.stores.history.verification import Progress as Advance
 from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.log.logs import Log
@@ -40,7 +41,8 @@ def verify(
 ) -> None:
     """Prove that stored snapshot and events are exactly the collection, while everything runs.
 
-    Print the first fault of the log and of each collection. Exit code 1 if there is one.
+    Prove also that events carry the routes of their documents, by the active declared shapes. Print the first fault
+    of the log and of each collection. Exit code 1 if there is one.
     """
     report = event_loop.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
     if as_json:
@@ -77,7 +79,10 @@ class _Checks:
         self._stores = stores
         self._log = log
         self._progress = progress
-        self._verification = Verification(stores.history.reader, stores.history.comparison)
+        self._is_noted = False
+        history = stores.history
+        self._verification = Verification(history.reader, history.comparison)
+        self._routes = RouteVerification(history.state, stores.snapshots.live, stores.definitions, stores.tracking)
 
     async def run(self, collections: list[TrackedCollection]) -> Report:
         point = await self._point()
@@ -105,6 +110,10 @@ class _Checks:
         with translated(f"{name} can't be counted"):
             count = await self._stores.data[name].estimated_document_count()
         wrong = await self._run(f"{name}: documents", compared, total=2 * count)
+        if wrong is None:
+            # Behind the documents: a route is made of what the log says of them.
+            check, at = self._routes.check, await self._point()
+            wrong = await self._run_text(f"{name}: routes", lambda advance: check(at, name, advance), total=count)
         return Proof(name, Position(at.log, at.seq), wrong)
 
     async def _run_text(
@@ -138,9 +147,11 @@ class _Checks:
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
         if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
             return VerifiedPoint(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)
-        NOTES.print(
-            f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
-            style="yellow",
-            soft_wrap=True,
-        )
+        if not self._is_noted:
+            self._is_noted = True
+            NOTES.print(
+                f"no worker has read the changes for {age:.0f} s: comparing with the collections as they are now",
+                style="yellow",
+                soft_wrap=True,
+            )
         return VerifiedPoint(log, head, await cluster_time(stores.data), head, settled=True)

@@ -17,6 +17,7 @@ __all__ = [
     "predicates",
     "protocol",
     "replay",
+    "route_checks",
     "routes",
     "segments",
     "shapes",

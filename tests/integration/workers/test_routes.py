@@ -21,11 +21,11 @@ from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Declaration
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
+from integration.workers.routed import RoutesInMongodb, routed_rows, routes_of_values
 from integration.workers.test_converter_property import Maker
 from integration.workers.test_repair import based, drop_collection, drop_database, rename_away, rename_onto
 from support.failpoints import failing
 from support.replay import assert_complete, began, caught_up, current_log, eventually
-from support.routed import RoutesInMongodb, routed_rows, routes_of_values
 from support.systems import running_worker
 
 DEFINITIONS = [

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import product
@@ -237,6 +238,16 @@ class Definition:
             if name not in self.lists and len(items) != 1:
                 raise InvalidPredicate(f"{self.name}.{name}", "takes one value; a list is for a parameter of $in")
         return self.bind({name: items if name in self.lists else items[0] for name, items in values.items()})
+
+    def routes_of(self, document: Mapping[str, Any]) -> Iterable[Route]:
+        """Yield some routes that a document may be in: at most one for each branch."""
+        for branch in self.branches:
+            values: dict[str, Any] = {}
+            for name, found in zip(self.types, branch.values, strict=True):
+                value = next((None if value is MISSING else value for value in found(document)), None)
+                values[name] = [value] if name in self.lists else value
+            with suppress(InvalidPredicate):
+                yield self.bind(values)
 
     def _checked(self, name: str, value: Any) -> list[Any]:
         place = f"{self.name}.{name}"

@@ -1,3 +1,12 @@
 """The log replayed: time travel, comparison with the collection, restore, verification."""
 
-__all__ = ["change_reader", "comparison", "instants", "log_state", "restore", "time_travel", "verification"]
+__all__ = [
+    "change_reader",
+    "comparison",
+    "instants",
+    "log_state",
+    "restore",
+    "route_verification",
+    "time_travel",
+    "verification",
+]

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import SLICE, Slices
-from eventsync.domain.encoded_state import EncodedState, head_of, replayed
+from eventsync.domain.encoded_state import EncodedState, change_of, head_of, replayed
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.replay import Damaged, State, applied
@@ -28,6 +28,9 @@ from eventsync.stores.snapshots.squashed import Squashed
 from eventsync.stores.snapshots.store import SnapshotStore, StoredSnapshot
 
 T = TypeVar("T")
+
+Watch = Callable[[IdText, SealedEvent | None, State], None]
+"""Called with a document's state in the snapshot, and then after each of its events. The next event changes it."""
 
 _AT_ONCE: Final = 4 * 1024 * 1024
 """Bytes of events that are applied to a large document in one step."""
@@ -250,12 +253,20 @@ class LogState:
                 versions[event.id] = None if op == "delete" else version
                 await slices.did(_EVENT)
 
-    async def walk(self, log: LogId, collection: str, up_to: Seq) -> AsyncGenerator[list[Row]]:
+    async def walk(
+        self, log: LogId, collection: str, up_to: Seq, *, since: Seq | None = None, watch: Watch | None = None
+    ) -> AsyncGenerator[list[Row]]:
         """Yield every document of the collection at `up_to` exactly once, in batches.
 
-        Documents in the snapshot come first, in id order, then those created after it. Raises as `document`.
+        Documents in the snapshot come first, in id order, then those created after it. `watch` is called with every
+        state of each document on the way, and begins with the newest snapshot at `since` or before, if there still is
+        one. Raises as `document`.
         """
-        async with self._held(log, collection, up_to) as (base, pin), aclosing(self._walk(base, up_to)) as batches:
+        begin = up_to if since is None else await self._begin(log, collection, since, up_to)
+        async with (
+            self._held(log, collection, begin) as (base, pin),
+            aclosing(self._walk(base, up_to, watch)) as batches,
+        ):
             async for batch in batches:
                 await pin.keep()
                 yield batch
@@ -271,13 +282,26 @@ class LogState:
                     yield base, pin
                     return
 
-    async def _walk(self, base: StoredSnapshot, up_to: Seq) -> AsyncGenerator[list[Row]]:
+    async def _begin(self, log: LogId, collection: str, since: Seq, up_to: Seq) -> Seq:
+        """Return where the newest valid snapshot at `since` or before is to be looked for: up to there."""
+        for snapshot in (
+            await self._snapshots.newest(log, collection, since),
+            await self._snapshots.oldest(log, collection, since),
+        ):
+            if snapshot is not None and snapshot.seq <= up_to and await self._is_valid(snapshot):
+                return snapshot.seq
+        return up_to
+
+    async def _walk(self, base: StoredSnapshot, up_to: Seq, watch: Watch | None) -> AsyncGenerator[list[Row]]:
         async with aclosing(self._known(base, up_to)) as batches:
             async for lines in batches:
                 states: dict[IdText, State] = {
                     text: None if line is None else read_row(base.id, *line)[1:] for text, line in lines.items()
                 }
-                await self._replay(base, states, up_to)
+                if watch is not None:
+                    for text, state in states.items():
+                        watch(text, None, state)
+                await self._replay(base, states, up_to, watch)
                 yield _live(states)
 
     async def _known(self, base: StoredSnapshot, up_to: Seq) -> AsyncGenerator[dict[IdText, StoredLine | None]]:
@@ -293,14 +317,16 @@ class LogState:
                 known = await self._snapshots.holds(base, ids)
                 yield {text: None for text in ids if text not in known}
 
-    async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], up_to: Seq) -> None:
+    async def _replay(self, base: StoredSnapshot, states: dict[IdText, State], up_to: Seq, watch: Watch | None) -> None:
         """Advance `states` from the snapshot's seq to `up_to`."""
         if not states or up_to == base.seq:
             return
-        changes = self._reader.changes(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(states))
-        async with aclosing(changes):
-            async for change in changes:
-                states[change.id] = applied(states[change.id], change)
+        events = self._reader.sealed(base.log, base.collection, after=base.seq, up_to=up_to, ids=list(states))
+        async with aclosing(events):
+            async for event in events:
+                states[event.id] = applied(states[event.id], change_of(base.log, event))
+                if watch is not None:
+                    watch(event.id, event, states[event.id])
 
 
 def _bytes_of(documents: Mapping[IdText, bytes | None]) -> int:
