@@ -53,7 +53,7 @@ LIMITS: Final = {
     "lines: all": 114_000,
     "lines: docs/benchmarks": 600,
     "lines: locks": 4_200,
-    "lines: scripts/bench": 3_850,
+    "lines: scripts/bench": 3_900,
     "lines: tests/support": 8_850,
     "subjects of the last 50 commits over 72 characters": 0,
 }

@@ -16,7 +16,19 @@ from typing import Any, Final
 
 import uvloop
 
-from scripts.bench import catch_up, end_to_end, fan_out, installed, memory, pauses, replay, sequencing, storm, writes
+from scripts.bench import (
+    catch_up,
+    end_to_end,
+    fan_out,
+    installed,
+    memory,
+    pauses,
+    replay,
+    routes,
+    sequencing,
+    storm,
+    writes,
+)
 from scripts.bench.deployment import measured
 from scripts.bench.report import index, page
 
@@ -30,6 +42,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "pauses": pauses,
     "peers": installed,
     "replay": replay,
+    "routes": routes,
     "sequencing": sequencing,
     "storm": storm,
     "writes": writes,

@@ -113,14 +113,14 @@ async def _cost(
     cpu, size, kinds = Cpu(server=os.getpid(), mongod=pid), 0, set[str]()
     for _ in range(repeats):
         subscription = Subscription(service.source, Subscribers(service.window), SHAPE, position, avoid)
-        async for kind, data in _until_live(subscription):
+        async for kind, data in until_live(subscription):
             kinds.add(kind)
             size += len(data)
     seconds = sum(cpu.used().values())
     return (seconds * 1000 + size * BYTE / 1000) / repeats, kinds
 
 
-async def _until_live(subscription: Subscription) -> AsyncIterator[tuple[str, bytes]]:
+async def until_live(subscription: Subscription) -> AsyncIterator[tuple[str, bytes]]:
     async with aclosing(subscription.messages()) as messages:
         async for message in messages:
             if message is None or message.kind == "live":

@@ -79,13 +79,13 @@ async def measure(deployment: Deployment, options: argparse.Namespace) -> list[T
                     await docs.bulk_write(changes, ordered=False)
             else:
                 await insert(docs, documents)
-            figures = await _sequenced(deployment, settings, stores, log, count)
+            figures = await sequenced(deployment, settings, stores, log, count)
             reader = count / await _read_only(stores.data, token, count)
             rows.note(kind.name, figures | {"reader/s": reader, "of the reader": figures["events/s"] / reader})
     return [Table("From a backlog", _BACKLOG, rows)]
 
 
-async def _sequenced(deployment: Deployment, settings: Settings, stores: Stores, log: LogId, count: int) -> Figures:
+async def sequenced(deployment: Deployment, settings: Settings, stores: Stores, log: LogId, count: int) -> Figures:
     """Run a worker on a backlog of `count` changes. Raises `WrongError` unless its log has each once."""
 
     async def reached(seq: int) -> int:

@@ -45,11 +45,24 @@ class LoadGenerator:
         return {}
 
     async def open(
-        self, transport: str, count: int, seq: int | None, *, timed: bool = False, at_once: int = _AT_ONCE
+        self,
+        transport: str,
+        count: int,
+        seq: int | None,
+        *,
+        timed: bool = False,
+        at_once: int = _AT_ONCE,
+        each: bool = False,
+        route: bool = False,
     ) -> Answer:
-        """Add clients that are at `seq`, or have nothing; answers once each is live."""
+        """Add clients that are at `seq`, or have nothing; answers once each is live.
+
+        They follow the collection, or with `each` one document after the other, with `route` by a declared shape.
+        """
         began, used, places = time.monotonic(), time.process_time(), asyncio.Semaphore(at_once)
-        added = [TRANSPORTS[transport](self._scene, seq, is_timed=timed) for _ in range(count)]
+        history, make = self._scene.reader.history, TRANSPORTS[transport]
+        documents = [number % history.documents if each else None for number in range(count)]
+        added = [make(self._scene, seq, is_timed=timed, document=number, route=route) for number in documents]
         self._clients += added
 
         async def enter(client: Client) -> None:
@@ -65,7 +78,7 @@ class LoadGenerator:
 
     async def exact(self, seq: int, seconds: float) -> Answer:
         """Wait until everybody is exactly at `seq`, and check that each has counted every event once."""
-        await self._until(self._clients, lambda client: client.replica.seq == seq, seconds)
+        await self._until(self._clients, lambda client: client.replica.has_all(seq), seconds)
         inexact = sum(not client.replica.is_exact for client in self._clients)
         if inexact:
             raise WrongError(f"{inexact} clients have not counted each event once")

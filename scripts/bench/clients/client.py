@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from scripts.bench.clients import wire
-from scripts.bench.clients.exactness import SHAPE, WELCOME, Message, Reader, Replica, WrongError
+from scripts.bench.clients.exactness import BY_ID, SHAPE, WELCOME, Message, Reader, Replica, WrongError
 from scripts.bench.clients.wire import Frames, Lines, Response, WireError
 
 _SEEN, _PIECE = 1000, 16 * 1024
@@ -52,10 +52,16 @@ class Scene:
 class Client(asyncio.Protocol):
     """Made without a connection; `come_back` makes one."""
 
-    def __init__(self, scene: Scene, seq: int | None, *, is_timed: bool = False) -> None:
-        """Be at `seq`, or have nothing."""
+    def __init__(
+        self, scene: Scene, seq: int | None, *, is_timed: bool = False, document: int | None = None, route: bool = False
+    ) -> None:
+        """Be at `seq`, or have nothing. Follow the collection, or one `document`, by a declared shape with `route`."""
         self.scene = scene
-        self.replica = Replica(scene.reader.history, seq)
+        self.replica = Replica(scene.reader.history, seq, document)
+        self._shape, self._log = (SHAPE if document is None else f"{SHAPE}/int:{document}"), scene.log
+        if route:
+            bound = BY_ID.bind({"id": document})
+            self._shape, self._log = str(bound.shape), f"{scene.log}.{bound.scope}"
         self.live_at = 0.0
         self._is_timed = is_timed
         self._is_served = False
@@ -133,7 +139,7 @@ class Client(asyncio.Protocol):
 
     @property
     def _position(self) -> str | None:
-        return None if self.replica.seq is None else f"{self.scene.log}:{self.replica.seq}"
+        return None if self.replica.seq is None else f"{self._log}:{self.replica.seq}"
 
     def _message(self, data: bytes) -> None:
         message = self.scene.reader.read(data)
@@ -181,7 +187,7 @@ class WebSocketClient(Client):
             if self._is_refused(101) or not self._response.status:
                 return
             data, self._frames = self._response.rest, Frames()
-            self._write(wire.hello(SHAPE, self._position))
+            self._write(wire.hello(self._shape, self._position))
         self._received(data, self._frames)
 
     def _received(self, data: bytes, frames: Frames) -> None:

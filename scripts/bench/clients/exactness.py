@@ -11,7 +11,12 @@ from typing import Any, Final
 
 import orjson
 
+from eventsync.domain.predicates.definitions import define
+
 SHAPE: Final = "docs"
+BY_ID: Final = define("by_id", SHAPE, {"_id": "$id"}, {"id": ["int"]})
+"""A declared shape, each of whose routes has one document."""
+
 SIZE: Final = 300
 """Bytes of a document."""
 
@@ -53,6 +58,12 @@ class History:
         """Return the id of the document that event `seq` is about."""
         return (seq - 1) % self.documents if self.documents else seq
 
+    def seqs(self, start: int, end: int, document: int | None) -> range:
+        """Return the events with `start < seq <= end`: all, or those of one document of several."""
+        if document is None:
+            return range(start + 1, end + 1)
+        return range(start + 1 + (document - start) % self.documents, end + 1, self.documents)
+
     def value(self, document: int, seq: int) -> int:
         """Return `n` of a document at position `seq`."""
         return max(0, seq - (seq - 1 - document) % self.documents) if self.documents else document
@@ -77,7 +88,7 @@ class Message:
 
 
 class Reader:
-    """Reads messages about the only shape, each once for all clients.
+    """Reads messages about the collection or one document of it, each once for all clients.
 
     Raises `WrongError` at the first event or row that should be another.
     """
@@ -121,7 +132,7 @@ class Reader:
                 raise WrongError(f"event {event['seq']} is {fields.get('n')} of {event['id']}")
             times.append(fields["at"])
         seqs = [event["seq"] for event in raw["events"]]
-        if seqs != list(range(start + 1, end + 1)):
+        if seqs != list(self.history.seqs(start, end, _document(raw["shape"]))):
             raise WrongError(f"a frame from {start} to {end} has {seqs[:1]} to {seqs[-1:]}, {len(seqs)} events")
         return Message("events", start, end, tuple(times))
 
@@ -139,6 +150,11 @@ def _seq(position: str) -> int:
     return int(position.rpartition(":")[2])
 
 
+def _document(shape: str) -> int | None:
+    """Return the document that a shape is about, declared or not; None for the collection."""
+    return None if shape == SHAPE else int(shape.rpartition(":")[2])
+
+
 def _number(row: dict[str, Any]) -> int:
     return int(row["id"].removeprefix("int:"))
 
@@ -146,17 +162,18 @@ def _number(row: dict[str, Any]) -> int:
 class Replica:
     """State of one client. `seq` is its position, None while it has nothing whole; `events` were applied, each once.
 
-    It outlives its connections. A client that has a position may be moved by events alone, one that has none by a
-    snapshot. Raises `WrongError` at a hole and at what is not exact.
+    `document`: the only one that it follows. It outlives its connections. A client that has a position may be moved by
+    events alone, one that has none by a snapshot. Raises `WrongError` at a hole and at what is not exact.
     """
 
-    __slots__ = ("_began", "_documents", "_history", "_parts", "events", "live", "seq")
+    __slots__ = ("_began", "_document", "_documents", "_history", "_parts", "events", "live", "seq")
 
-    def __init__(self, history: History, seq: int | None) -> None:
+    def __init__(self, history: History, seq: int | None, document: int | None = None) -> None:
         self.seq = self._began = seq
         self.live = False
         self.events = self._parts = 0
         self._history = history
+        self._document = document
         self._documents: set[int] = set()
 
     def take(self, message: Message) -> int:
@@ -167,9 +184,10 @@ class Replica:
         if kind == "snapshot":
             self._rows(message)
         elif kind == "live" or (kind == "progress" and message.end >= 0):
-            # All events are of the one shape, so nobody moves on without an event.
-            if message.end != self.seq:
+            # Nobody moves past an event of the shape without it.
+            if self.seq is None or message.end < self.seq or not self.has_all(message.end):
                 raise WrongError(f"the server says {message.end}, the client is at {self.seq}")
+            self.seq = message.end
             self.live = self.live or kind == "live"
         elif kind not in {"welcome", "progress"}:
             raise WrongError(f"{kind} ({message.text}) came at {self.seq}")
@@ -178,8 +196,8 @@ class Replica:
     def _events(self, message: Message) -> int:
         if self.seq is None or message.start > self.seq:
             raise WrongError(f"events from {message.start} came at {self.seq}")
-        new = max(0, message.end - self.seq)
-        self.seq += new
+        new = len(self._history.seqs(self.seq, message.end, self._document))
+        self.seq = max(self.seq, message.end)
         self.events += new
         return new
 
@@ -197,7 +215,13 @@ class Replica:
             self._documents.clear()
             self.seq = self._began = message.end
 
+    def has_all(self, seq: int) -> bool:
+        """Return True if there is no event of the shape between where it is and `seq`."""
+        return self.seq is not None and not self._history.seqs(self.seq, seq, self._document)
+
     @property
     def is_exact(self) -> bool:
         """True if the events counted are those between where it began and where it is."""
-        return self.seq is not None and self._began is not None and self.seq - self._began == self.events
+        if self.seq is None or self._began is None:
+            return False
+        return len(self._history.seqs(self._began, self.seq, self._document)) == self.events

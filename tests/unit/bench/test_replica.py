@@ -121,3 +121,25 @@ def test_a_client_with_a_position_is_moved_by_events_alone(message: Message) -> 
 def test_a_position_without_its_events_is_wrong() -> None:
     with pytest.raises(WrongError, match="says 6"):
         Replica(HISTORY, 5).take(Message("live", 6, 6))
+
+
+def test_client_of_one_document_passes_the_events_of_others_but_none_of_its_own() -> None:
+    assert [*HISTORY.seqs(2, 9, 0)] == [4, 7]
+    assert [*HISTORY.seqs(3, 9, 0)] == [4, 7]
+    assert [*HISTORY.seqs(4, 4, 0)] == []
+    raw = {
+        "type": "events",
+        "shape": "by_id?id=int:0",
+        "from": "l.5:1",
+        "to": "l.5:7",
+        "events": [_event(4), _event(7)],
+    }
+    replica = Replica(HISTORY, 2, 0)
+    assert replica.take(Reader(HISTORY).read(orjson.dumps(raw))) == 2
+    replica.take(Message("live", 9, 9))
+    assert (replica.seq, replica.events, replica.is_exact, replica.has_all(9)) == (9, 2, True, True)
+    assert not replica.has_all(10)
+    with pytest.raises(WrongError, match="says 10, the client is at 9"):
+        replica.take(Message("progress", 10, 10))
+    with pytest.raises(WrongError, match=r"a frame from 1 to 7 has \[7\]"):
+        Reader(HISTORY).read(orjson.dumps(raw | {"events": [_event(7)]}))
