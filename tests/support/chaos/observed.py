@@ -21,6 +21,8 @@ from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from eventsync.stores.history.route_verification import RouteVerification
+from eventsync.stores.history.verification import VerifiedPoint
 from eventsync.stores.stores import Stores
 from support.chaos.evidence import UNDECIDED, Commit, Evidence, LogRow, Part, Source
 from support.chaos.history import History, shortened
@@ -145,18 +147,22 @@ async def based(client: Client, log_database: str, names: Collection[str], *, se
 
 
 async def verified(stores: Stores, *, seconds: float = 20.0) -> tuple[str, ...]:
-    """Compare the log with the collections by the product's own comparison, at the newest checkpoint."""
+    """Compare the log with the collections, and prove its routes, by the product's own means, at the checkpoint."""
     log = await stores.logs.current()
     checkpoint = await stores.logs.read_checkpoint(log.id) if log else None
     if log is None or checkpoint is None:
         return ("there is no log",)
     deadline = time.monotonic() + patience(seconds)
     found: list[str] = []
+    routes = RouteVerification(stores.history.state, stores.snapshots.live, stores.definitions, stores.tracking)
     names = [item.name for item in await stores.tracking.read() if item.log == log.id]
     while names:
         compared = stores.history.comparison.differences(log.id, names[0], checkpoint.seq, checkpoint.time)
         try:
-            found += [str(shortened(str(difference))) async for difference in compared]
+            differences = [str(shortened(str(difference))) async for difference in compared]
+            point = VerifiedPoint(log.id, checkpoint.seq, checkpoint.time, checkpoint.seq, settled=True)
+            wrong = await routes.check(point, names[0], lambda _: None)
+            found += [*differences, *([wrong] if wrong else [])]
         except Unavailable as error:
             # The snapshot to begin with may be on its way, and the time of the checkpoint too long ago.
             if time.monotonic() < deadline:
