@@ -21,6 +21,9 @@ from support.peers.served import CATALOG, COLLECTIONS, Served
 from support.systems import running_system
 from support.waiting import patience, scaled, time_limits
 
+DECLARED_IN = ("cards", "values")
+"""The collections that declared shapes are parts of."""
+
 
 @pytest.fixture(scope="session")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
@@ -28,7 +31,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=f"conformance_{secrets.token_hex(6)}",
-        collections=(*COLLECTIONS, CATALOG),
+        collections=(*COLLECTIONS, CATALOG, *DECLARED_IN),
         checkpoint_interval=0.25,
         # Small, so that what comes is cut into frames and parts, and comes from the store as well as from the window.
         window_bytes=64 * 1024,
