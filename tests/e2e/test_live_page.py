@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import httpx
 import pytest
 
+from eventsync.domain.predicates.declarations import read_rules
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.stores import Stores
 from support.peers import chromium
 from support.peers.chromium import running_chromium
+from support.replay import eventually
 from support.systems import running_system
 from support.waiting import patience
 
@@ -41,3 +46,88 @@ async def test_what_it_says_finds_and_leaves_behind(settings: Settings, tmp_path
             await browser.until(page, f"((filter) => {typed})(document.querySelector('#filter'))")
             await browser.until(page, f"{ROWS} === {count}")
         assert (await client.get("/v1/state-vectors")).json()["clients"] == []
+
+
+RULES = """
+[shapes.my_cards]
+collection = "cards"
+where = { board = "$board" }
+parameters = { board = { type = "int" } }
+
+[shapes.boards]
+collection = "cards"
+where = { board = { "$in" = "$boards" } }
+parameters = { boards = { type = "int" } }
+"""
+
+
+async def declare(stores: Stores, text: str, client: httpx.AsyncClient) -> None:
+    """Declare these shapes and wait until the server lists them."""
+    definitions = read_rules(tomllib.loads(text)).definitions
+    await stores.definitions.apply([Declaration.of(definition) for definition in definitions.values()])
+
+    async def listed() -> bool | None:
+        shapes = (await client.get("/v1/collections")).json().get("shapes", [])
+        return True if {item["name"] for item in shapes} == definitions.keys() else None
+
+    await eventually(stores, "shapes", listed)
+
+
+def typed(value: str) -> str:
+    """Return the script that types a value for the one parameter."""
+    field = "document.querySelector('#parameters input')"
+    return f"({field}.value = '{value}', {field}.dispatchEvent(new Event('change', {{bubbles: true}})))"
+
+
+def tags(word: str) -> str:
+    return f"document.querySelectorAll('#feed .tag.{word}').length"
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+async def test_it_follows_a_declared_shape_and_shows_enter_and_leave(
+    settings: Settings, stores: Stores, tmp_path: Path, transport: str
+) -> None:
+    tracked = settings.model_copy(update={"collections": ("cards",)})
+    async with (
+        running_system(tracked) as url,
+        running_chromium(tmp_path) as browser,
+        httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+    ):
+        cards = stores.data["cards"]
+        await cards.insert_many([{"_id": f"c{number}", "board": number % 2} for number in range(4)])
+        await declare(stores, RULES, client)
+        page = await browser.visit(f"{url}/?shape=my_cards%3F")
+        await browser.until(page, "document.querySelector('#collection').value === 'my_cards?'")
+        await browser.until(page, "document.querySelector('#empty').textContent.includes('a value')")
+        await browser.until(page, f"document.querySelector('input[value={transport}]').click(), true")
+        await browser.until(page, f"{typed('1')} || true")
+        await browser.until(page, f"{LIVE} && {ROWS} === 2")
+        await browser.until(page, "new URLSearchParams(location.search).get('shape') === 'my_cards?board=int:1'")
+        await cards.update_one({"_id": "c0"}, {"$set": {"board": 1}})
+        await browser.until(page, f"{ROWS} === 3 && {tags('enter')} === 1")
+        await cards.update_one({"_id": "c1"}, {"$set": {"board": 7}})
+        await browser.until(page, f"{ROWS} === 2 && {tags('leave')} === 1 && {tags('delete')} === 0")
+
+        # What enters and leaves while the connection is cut is replayed, and counted against the log.
+        await browser.until(page, "document.querySelector('#kill').click(), true")
+        await browser.until(page, "document.querySelector('#status').dataset.status === 'stopped'")
+        await cards.update_one({"_id": "c1"}, {"$set": {"board": 1}})
+        await cards.update_one({"_id": "c0"}, {"$set": {"board": 7}})
+        await browser.until(page, "document.querySelector('#kill').click(), true")
+        await browser.until(page, f"{LIVE} && {tags('enter')} === 2 && {tags('leave')} === 2")
+        await browser.until(page, "document.querySelector('#outage').textContent.includes('0 lost, 0 refetched')")
+
+        # A write of the page goes to the collection.
+        await browser.until(page, "document.querySelector('#writes').click(), true")
+        await browser.until(page, f"{tags('update')} + {tags('replace')} === 20")
+
+        # Another definition: the page reads it again. A list takes several values.
+        await declare(stores, RULES.replace('{ board = "$board" }', '{ board = "$board", _id = "c1" }'), client)
+        await browser.until(page, "document.querySelector('#notices').textContent.includes('another definition')")
+        await browser.until(page, f"{LIVE} && {ROWS} === 1")
+        listed = await browser.visit(f"{url}/?shape=boards%3Fboards%3Dint%3A7%26boards%3Dint%3A0")
+        await browser.until(listed, f"{LIVE} && {ROWS} === 2")
+        await browser.until(listed, "document.querySelector('#parameters input').value === 'int:7, int:0'")
+        wrong = await browser.visit(f"{url}/?shape=undeclared%3Fa%3D1")
+        await browser.until(wrong, "document.querySelector('#notices').textContent.includes('no declared shape')")
+        await browser.until(wrong, f"document.querySelector('#collection').value === 'cards' && {ROWS} === 4")

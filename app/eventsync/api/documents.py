@@ -51,6 +51,7 @@ async def collections(request: Request) -> Response:
                 "collection": definition.collection,
                 "parameters": {name: sorted(kinds) for name, kinds in definition.types.items()},
             }
+            | ({"lists": sorted(definition.lists)} if definition.lists else {})
             for definition in definitions
         ]
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)

@@ -100,7 +100,7 @@ async def asset(request: Request) -> Response:
 
 
 routes: list[BaseRoute] = [
-    Endpoint("/", _page(_read("index.html")), methods=["GET"], name="page", query=("collection",), tagged=True),
+    Endpoint("/", _page(_read("index.html")), methods=["GET"], name="page", query=("collection", "shape"), tagged=True),
     Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], name="docs", tagged=True),
     Endpoint("/openapi.json", openapi_document, methods=["GET"], name="openapi", tagged=True),
     Endpoint("/assets/{name}", asset, methods=["GET"], name="assets", tagged=True),

@@ -10,6 +10,7 @@ import { BASE, get, newKey, pathOf, write } from "./http.js";
 import { notify } from "./notices.js";
 import { Outage } from "./outage.js";
 import { parsePosition } from "./replica.js";
+import { parseShape, shapeText, valueText } from "./shapes.js";
 import { DocumentTable } from "./table.js";
 
 const STATUS = {
@@ -20,6 +21,7 @@ const STATUS = {
   stopped: "Cut",
   failed: "Refused",
 };
+const MISSING = "Give each parameter a value.";
 const CHANGES = 20; // that the button writes
 const ASK_AGAIN = 3000; // ms, while there is no collection to show
 
@@ -29,8 +31,8 @@ const client = new SyncClient({ url: BASE, transport: "websocket" });
 const feed = new Feed();
 const table = new DocumentTable($("grid"), {
   edit: (cell, id, tokens) =>
-    editCell(cell, { collection: shape(), id, entry: documents().get(id), tokens, wrote, done: () => table.redraw(id) }),
-  open: (id) => openDocument({ collection: shape(), id, entry: documents().get(id), wrote }),
+    editCell(cell, { collection: collection(), id, entry: documents().get(id), tokens, wrote, done: () => table.redraw(id) }),
+  open: (id) => openDocument({ collection: collection(), id, entry: documents().get(id), wrote }),
   counted,
 });
 const outage = new Outage(client, shape);
@@ -38,8 +40,37 @@ const drawVector = onFrame(() => {
   $("vector").replaceChildren(...vectorRows());
 });
 
+let declared = new Map(); // name → { name, collection, parameters, lists? } of each declared shape
+
+let followed = ""; // the shape on the screen
+
 function shape() {
-  return $("collection").value;
+  return followed;
+}
+
+/** The shape that is chosen; empty while a parameter has no value. */
+function chosenShape() {
+  const chosen = $("collection").value;
+  const known = declaredShape();
+  if (!known) return chosen;
+  const fields = [...$("parameters").querySelectorAll("input")];
+  if (fields.some((field) => !field.value)) return "";
+  return shapeText(known.name, Object.fromEntries(fields.map((field) => [field.name, typedValues(field, known)])));
+}
+
+function typedValues({ name, value }, { parameters, lists = [] }) {
+  const typed = lists.includes(name) ? value.split(",").map((item) => item.trim()).filter(Boolean) : [value];
+  return typed.map((item) => valueText(item, parameters[name]));
+}
+
+/** The declared shape that is chosen, or undefined for a collection. */
+function declaredShape() {
+  return declared.get($("collection").value);
+}
+
+/** The collection that the documents on the screen are in. */
+function collection() {
+  return declaredShape()?.collection ?? $("collection").value;
 }
 
 function documents() {
@@ -56,7 +87,7 @@ function wrote() {
 
 function vectorRows() {
   const position = client.vector[shape()];
-  if (!position) return [h("div", {}, h("dt", {}, shape() || "no collection"), h("dd", { class: "muted" }, "nothing yet"))];
+  if (!position) return [h("div", {}, h("dt", {}, shape() || "no shape"), h("dd", { class: "muted" }, "nothing yet"))];
   const { log, seq } = parsePosition(position);
   return [h("div", {}, h("dt", {}, shape()), h("dd", {}, `${log}:`, h("b", {}, String(seq))))];
 }
@@ -66,12 +97,13 @@ function counted(shown, matching, all) {
   const found = matching === all ? `${number(all)}` : `${number(matching)} of ${number(all)}`;
   $("count").textContent = shown < matching ? `${found}, the first ${shown} shown` : found;
   $("empty").hidden = shown > 0;
-  $("empty").textContent = all ? "No document matches the filter." : "No documents.";
+  $("empty").textContent = shape() ? (all ? "No document matches the filter." : "No documents.") : MISSING;
 }
 
-client.addEventListener("change", ({ detail: { kind, changes, replayed, shape: changed } }) => {
+client.addEventListener("change", ({ detail: { kind, changes, replayed, shape: changed, reason } }) => {
   drawVector();
   if (changed !== shape()) return;
+  if (reason === "scope_changed") notify(`${changed} has another definition now.`, { detail: "It is read again." });
   if (kind === "snapshot") return table.reset(documents());
   const told = changes.map((change) => ({ ...change, differences: differences(change) }));
   if (!told.length) return;
@@ -92,13 +124,32 @@ client.addEventListener("refused", ({ detail: { message, shape: refused } }) => 
 });
 
 function follow() {
-  history.replaceState(null, "", `?collection=${encodeURIComponent(shape())}`);
+  const wanted = chosenShape();
+  followed = wanted;
+  const query = new URLSearchParams(declaredShape() ? { shape: wanted || $("collection").value } : { collection: wanted });
+  history.replaceState(null, "", `?${query}`);
   outage.forget();
   feed.clear();
   table.reset(new Map());
-  client.follow([shape()]);
-  client.start();
   drawVector();
+  // A connection without shapes would be called live.
+  if (!wanted) client.stop();
+  client.follow(wanted ? [wanted] : []);
+  if (wanted) client.start();
+}
+
+/** Show a field for each parameter of the chosen shape, with these values. */
+function askForParameters(values = {}) {
+  const { parameters = {}, lists = [] } = declaredShape() ?? {};
+  const fields = Object.entries(parameters).map(([name, types]) => {
+    const title = lists.includes(name) ? `${types.join(" or ")}; several, separated by commas` : types.join(" or ");
+    const field = h("input", { name, title, placeholder: types.join(", "), autocomplete: "off", spellcheck: "false" });
+    field.value = (values[name] ?? []).join(", ");
+    return h("label", { class: "pick" }, `${name} `, field);
+  });
+  $("parameters").replaceChildren($("parameters").firstElementChild, ...fields);
+  $("parameters").hidden = !fields.length;
+  return fields.length ? $("parameters").querySelector("input") : null;
 }
 
 async function someChanges() {
@@ -112,7 +163,7 @@ async function someChanges() {
       keys.add(key);
       const id = ids[Math.floor(Math.random() * Math.min(ids.length, 200))];
       const body = { demo: Math.floor(Math.random() * 1000) };
-      await write("PATCH", pathOf(shape(), id), { body, type: "application/merge-patch+json", key });
+      await write("PATCH", pathOf(collection(), id), { body, type: "application/merge-patch+json", key });
     }
     if (offline) notify(`${CHANGES} changes written while the connection is cut.`);
   } catch (error) {
@@ -122,11 +173,28 @@ async function someChanges() {
   }
 }
 
-/** Fill the list with the tracked collections; ask again until there is one. */
+/** Fill the list with the tracked collections and the declared shapes. Returns the values of its options. */
+async function offer() {
+  const { collections, shapes = [] } = await get("/v1/collections");
+  const names = collections.map(({ name }) => name);
+  const texts = shapes.map(({ name }) => `${name}?`);
+  declared = new Map(shapes.map((item) => [`${item.name}?`, item]));
+  const chosen = $("collection").value;
+  const option = (text) => h("option", { value: text }, text);
+  const group = (label, values) => h("optgroup", { label }, ...values.map(option));
+  const offered = [...names, ...texts];
+  if ([...$("collection").options].map(({ value }) => value).join() !== offered.join()) {
+    $("collection").replaceChildren(...(texts.length ? [group("Collections", names), group("Shapes", texts)] : names.map(option)));
+    if (offered.includes(chosen)) $("collection").value = chosen;
+  }
+  return offered;
+}
+
+/** Offer what can be followed, and follow what the page's address names; ask again until there is a collection. */
 async function listCollections() {
   let names = [];
   try {
-    names = (await get("/v1/collections")).collections.map(({ name }) => name);
+    names = await offer();
   } catch (error) {
     $("empty").textContent = `The server does not answer as it should: ${error.message}`;
   }
@@ -136,18 +204,22 @@ async function listCollections() {
     setTimeout(listCollections, ASK_AGAIN);
     return;
   }
-  $("collection").replaceChildren(...names.map((name) => h("option", { value: name }, name)));
   $("collection").disabled = false;
-  const wanted = new URLSearchParams(location.search).get("collection");
-  if (names.includes(wanted)) $("collection").value = wanted;
-  else if (wanted) notTracked(wanted);
+  const query = new URLSearchParams(location.search);
+  const wanted = query.get("shape") ?? query.get("collection") ?? "";
+  const { name, values } = wanted.includes("?") ? parseShape(wanted) : { name: wanted };
+  const choice = values ? `${name}?` : name;
+  if (names.includes(choice)) $("collection").value = choice;
+  else if (wanted) missing(wanted, Boolean(values));
+  askForParameters(names.includes(choice) ? values : {});
   follow();
 }
 
-/** Report that the collection in the page's address does not exist; the notice stays until it is closed. */
-function notTracked(wanted) {
-  const detail = `This is ${shape()}. \`eventsync track NAME\` adds a collection.`;
-  notify(`There is no tracked collection “${wanted}”.`, { detail, bad: true, choices: [{ text: "Close" }] });
+/** Report that what the page's address names does not exist; the notice stays until it is closed. */
+function missing(wanted, isShape) {
+  const remedy = isShape ? "`eventsync rules show` lists the declared shapes." : "`eventsync track NAME` adds a collection.";
+  const what = isShape ? "declared shape" : "tracked collection";
+  notify(`There is no ${what} “${wanted}”.`, { detail: `This is ${$("collection").value}. ${remedy}`, bad: true, choices: [{ text: "Close" }] });
 }
 
 let typing = null;
@@ -155,14 +227,21 @@ $("filter").addEventListener("input", ({ target }) => {
   clearTimeout(typing);
   typing = setTimeout(() => table.filter(target.value), 120);
 });
-$("collection").addEventListener("change", follow);
+$("collection").addEventListener("change", () => {
+  const field = askForParameters();
+  follow();
+  field?.focus();
+});
+// Shapes may have been declared since.
+$("collection").addEventListener("focus", () => offer().catch(() => {}));
+$("parameters").addEventListener("change", follow);
 $("transport").addEventListener("change", ({ target }) => {
   outage.forget();
   client.use(target.value);
   client.start();
 });
 $("add").addEventListener("click", () =>
-  newDocument({ collection: shape(), example: documents().values().next().value?.doc, wrote }),
+  newDocument({ collection: collection(), example: documents().values().next().value?.doc, wrote }),
 );
 $("writes").addEventListener("click", someChanges);
 addEventListener("online", () => client.hurry());

@@ -8,6 +8,7 @@
 // (`{ status, reason, delay, transport }`), `refused` (the server's `error` message).
 
 import { Replica, TYPES, parsePosition } from "./replica.js";
+import { canonicalShape } from "./shapes.js";
 import { parseJson } from "./values.js";
 
 const SHORTEST = 250; // ms
@@ -33,7 +34,7 @@ export class SyncClient extends EventTarget {
     this.clientId = clientId;
     this.status = "stopped"; // connecting, syncing, live, waiting, stopped, failed
     this.setTransport(transport);
-    for (const shape of shapes) this.#replica.hold(shape);
+    for (const shape of shapes) this.#replica.hold(canonicalShape(shape));
   }
 
   /** The state vector: shape → position, of every shape that is complete here. */
@@ -43,7 +44,7 @@ export class SyncClient extends EventTarget {
 
   /** The Map id → `{ version, doc }` of a shape. */
   documents(shape) {
-    return this.#replica.documents(shape);
+    return this.#replica.documents(canonicalShape(shape));
   }
 
   start() {
@@ -63,8 +64,9 @@ export class SyncClient extends EventTarget {
 
   /** Follow these shapes from now on, and no others. */
   follow(shapes) {
-    for (const shape of this.#replica.shapes) if (!shapes.includes(shape)) this.#replica.forget(shape);
-    for (const shape of shapes) this.#replica.hold(shape);
+    const wanted = shapes.map(canonicalShape);
+    for (const shape of this.#replica.shapes) if (!wanted.includes(shape)) this.#replica.forget(shape);
+    for (const shape of wanted) this.#replica.hold(shape);
     this.#renew();
   }
 

@@ -68,7 +68,7 @@ function line({ event, differences, replayed, mine, latency }) {
       "div",
       { class: "line" },
       h("span", { class: "seq" }, String(event.seq)),
-      h("span", { class: `tag ${event.op}` }, event.op),
+      h("span", { class: `tag ${word(event)}`, title: MEANS[word(event)] }, word(event)),
       h("span", { class: "id" }, event.id),
       mine ? h("span", { class: "tag" }, "yours") : null,
       event.external ? h("span", { class: "tag", title: "Not written through the API" }, "external") : null,
@@ -78,6 +78,16 @@ function line({ event, differences, replayed, mine, latency }) {
     ...what(event, differences),
   );
 }
+
+/** What an event does to the shape on the screen: its `op`, or `enter` or `leave`. */
+function word(event) {
+  return event.enter ? "enter" : event.leave ? "leave" : event.op;
+}
+
+const MEANS = {
+  enter: "The document was there before; this change brought it into the shape",
+  leave: "The document is still there; this change took it out of the shape",
+};
 
 function what(event, differences) {
   if (event.op === "delete") return [];

@@ -5,7 +5,7 @@
 
 import { PatchError, applyPatch } from "./patch.js";
 
-/** Split `"k3f9ab2c:128"` into its parts. */
+/** Split `"k3f9ab2c:128"` into its parts. The log of a declared shape has a scope: `k3f9ab2c.5f2c81ab`. */
 export function parsePosition(text) {
   const colon = text.lastIndexOf(":");
   return { log: text.slice(0, colon), seq: Number(text.slice(colon + 1)) };
@@ -60,7 +60,7 @@ export class Replica {
    * Apply a message. Returns `{ kind, shape, changes }`, or null if nothing has changed yet, or nothing that is held.
    * `kind`: `snapshot`, `squashed`, `events`, `live`, `progress`, `reset`, or `hole`: the message cannot be applied,
    * connect again with the vector. `changes`: `[{ id, before, after, event? }]`, where `before` and `after` are
-   * `{ version, doc }` or undefined.
+   * `{ version, doc }` or undefined. A `reset` has its `reason`.
    */
   apply(message) {
     if (message.type === "progress") return this.#progress(message.vector);
@@ -152,10 +152,10 @@ function live(held, message) {
   return {};
 }
 
-function reset(held) {
+function reset(held, { reason }) {
   // The documents stay visible until the snapshot that follows replaces them.
   Object.assign(held, { position: null, staged: [], live: false });
-  return {};
+  return { reason };
 }
 
 /** Return true if a frame that begins at `from` continues the held state. */

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -54,7 +55,7 @@ class Chromium:
         self._connection = connection
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._loaded: dict[str, asyncio.Event] = {}
+        self._loaded: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._pages: dict[str, str] = {}
 
     async def do(self, url: str, command: str, *arguments: Any) -> None:
@@ -70,10 +71,11 @@ class Chromium:
         await self._ask("Runtime.enable", session)
         await self._ask("Runtime.addBinding", session, name="tell")
         await self._ask("Page.enable", session)
-        loaded = self._loaded[session] = asyncio.Event()
-        assert "errorText" not in await self._ask("Page.navigate", session, url=url)
-        async with within(_PATIENCE):
-            await loaded.wait()
+        await self._ask("Page.setLifecycleEventsEnabled", session, enabled=True)
+        opened = await self._ask("Page.navigate", session, url=url)
+        assert "errorText" not in opened
+        async with within(_PATIENCE):  # By its loader: the blank page may be loaded only now.
+            await self._loaded[opened["loaderId"]].wait()
         return session
 
     async def until(self, session: str, condition: str) -> None:
@@ -119,8 +121,8 @@ class Chromium:
                 answer.set_result(said["result"])
         elif said["method"] == "Runtime.bindingCalled":
             self.links.said(said["params"]["payload"])
-        elif said["method"] == "Page.loadEventFired" and said["sessionId"] in self._loaded:
-            self._loaded[said["sessionId"]].set()
+        elif said["method"] == "Page.lifecycleEvent" and said["params"]["name"] == "load":
+            self._loaded[said["params"]["loaderId"]].set()
 
     async def close(self) -> None:
         await self._ask("Browser.close")

@@ -189,6 +189,7 @@ _BODIES: Json = {
                         "additionalProperties": _list(TEXT, minItems=1),
                         "description": "Parameter → the types of its values.",
                     },
+                    lists=_described(_list(TEXT), "Parameters that may be given several times; absent without any."),
                 )
             ),
             "Declared shapes that can be followed; absent without any.",
