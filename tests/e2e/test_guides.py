@@ -77,6 +77,7 @@ async def test_the_commands_of_a_page_succeed(page: str, settings: Settings, tmp
 
 EXPECTED = {
     "start.md": ("event: welcome", '"op":"create"', '"path":"/seats","value":280', "event: live"),
+    "guides/partial.md": ('"op":"create","enter":true', '"op":"delete","leave":true', "tracked: cards"),
     "guides/shell.md": ('"version":3', "event: snapshot", '"value":290'),
     "guides/monitoring.md": ("eventsync_log_head", '"sequencer_live":true'),
 }

@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from eventsync.domain.predicates.definitions import Definition
-from eventsync.errors import UnknownShape
 from eventsync.rules import RulesFollower
 from eventsync.settings import PREFIX, Settings
-from eventsync.stores.log.definitions import DeclaredShape
 from eventsync.stores.stores import Stores
 from support.program import Result, finished
 from support.replay import began, caught_up
@@ -145,21 +142,6 @@ async def test_apply_waits_until_a_worker_has_activated_the_shapes(
         shown = (await run("show")).stdout
     assert f"is active after {log}:1" in shown
     assert f"is active after {log}:0" in shown
-
-
-async def test_apply_says_why_a_worker_refuses_a_shape(
-    run: Run, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreadable(shape: DeclaredShape) -> Definition:
-        raise UnknownShape(f"the shape {shape.name!r} has other keys in this version; apply the rules again")
-
-    # Of the worker, which runs in this process; the command is one of its own.
-    monkeypatch.setattr(DeclaredShape, "definition", unreadable)
-    async with running_worker(settings):
-        await began(stores, "orders")
-        result = await run("apply")
-    assert result.exit_code == 1
-    assert "can't be served: my_orders: the shape 'my_orders' has other keys in this version" in result.stderr
 
 
 async def test_show_lists_what_is_declared(run: Run, stores: Stores) -> None:
