@@ -8,9 +8,13 @@ finds its events by key, and learns which documents entered and left it, without
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
+
+from bson.int64 import Int64
+from bson.objectid import ObjectId
 
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS, Definition, Unrouted
@@ -56,9 +60,12 @@ class Router:
         """`revision` is that of the registry of declared shapes that names these definitions."""
         self.definitions = tuple(definitions)
         self.revision = revision
-        self._by_collection: dict[str, list[Definition]] = defaultdict(list)
+        by_collection: dict[str, list[Definition]] = defaultdict(list)
         for definition in self.definitions:
-            self._by_collection[definition.collection].append(definition)
+            by_collection[definition.collection].append(definition)
+        self._by_collection = {
+            name: (each, tuple({field for one in each for field in one.fields})) for name, each in by_collection.items()
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Functions can't be sent to a helper process, so it compiles the definitions, once.
@@ -78,10 +85,15 @@ class Router:
         their shapes, so it is never shown to somebody who may not have it. Documents may have their stamps: no filter
         sees them.
         """
-        if (definitions := self._by_collection.get(collection)) is None:
+        if (found := self._by_collection.get(collection)) is None:
             return None, ()
-        had, _ = _keys_of(definitions, before)
+        definitions, fields = found
         has, closed = _keys_of(definitions, after)
+        # Most changes leave the few fields alone that decide.
+        if before is None or (after is not None and _are_alike(before, after, fields)):
+            had = has
+        else:
+            had, _ = _keys_of(definitions, before)
         if before is None or after is None or had == has:
             keys = had or has
             return (Routes(tuple(sorted(keys))) if keys else None), closed
@@ -98,19 +110,44 @@ def _compiled(specs: tuple[tuple[str, str], ...], revision: int) -> Router:
 
 
 def _keys_of(
-    definitions: Iterable[Definition], document: Mapping[str, Any] | None
+    definitions: Sequence[Definition], document: Mapping[str, Any] | None
 ) -> tuple[frozenset[bytes], tuple[str, ...]]:
     """Return the keys of a document, and the names of the definitions that it can't be routed by."""
     if document is None:
         return NO_KEYS, ()
-    keys = NO_KEYS
+    if len(definitions) == 1:
+        keys = definitions[0].keys(document)
+        return keys, (definitions[0].name,) if type(keys) is Unrouted else ()
+    union: set[bytes] = set()
     closed: tuple[str, ...] = ()
     for definition in definitions:
         if found := definition.keys(document):
-            keys = keys | found if keys else found
+            union |= found
         elif type(found) is Unrouted:
             closed = (*closed, definition.name)
-    return keys, closed
+    return frozenset(union), closed
+
+
+def _are_alike(before: Mapping[str, Any], after: Mapping[str, Any], fields: Sequence[str]) -> bool:
+    """Return True if these fields are known to be equal, in value and type, in two documents that can be read."""
+    if type(before) is not dict or type(after) is not dict:
+        return False
+    for name in fields:
+        was, now = before.get(name), after.get(name)
+        if type(was) is list and type(now) is list and len(was) == len(now):
+            if not all(map(_is_alike, was, now)):
+                return False
+        elif not _is_alike(was, now) or (was is None and (name in before) != (name in after)):
+            return False
+    return True
+
+
+def _is_alike(was: Any, now: Any) -> bool:
+    # Values of other types may be equal to Python and not to MongoDB.
+    return type(was) is type(now) and type(was) in _COMPARED and was == now
+
+
+_COMPARED: Final = frozenset({str, int, Int64, bool, type(None), ObjectId, datetime})
 
 
 # --- the event of a reader ----------------------------------------------------------------------------------------

@@ -96,6 +96,25 @@ def test_keys_are_equal_however_the_document_was_decoded(value: Any) -> None:
     assert DEFINITION.keys(decode(raw, JSON_CODEC)) == DEFINITION.keys(decode(raw)) != frozenset()
 
 
+TRICKY_VALUES: list[Any] = [1, 1.0, True, Int64(1), Decimal128("1"), "1", None, [1], [True], [1, 1.0], [[1]], {"a": 1}]
+
+
+@pytest.mark.parametrize("before", [{}, *({"board": value} for value in TRICKY_VALUES)])
+def test_unchanged_fields_are_recognized_by_type_and_value(before: Mapping[str, Any]) -> None:
+    absent = define("absent", "orders", {"board": {"$exists": False}, "n": "$n"}, {"n": ["null"]})
+    router = Router([DEFINITION, absent])
+    for after in ({}, *({"board": value} for value in TRICKY_VALUES)):
+        had, has = (DEFINITION.keys(each) | absent.keys(each) for each in (before, after))
+        found, _ = router.routes("orders", before, after)
+        assert found is not None
+        assert (set(found.keys), found.enters, found.leaves) == (had | has, has - had, had - has)
+
+
+def test_the_fields_of_a_definition_are_those_that_its_keys_depend_on() -> None:
+    where = {"a.b": "$x", "$or": [{"c": 1}, {"$and": [{"d.0": {"$elemMatch": {"e": 1}}}]}], "$nor": [{"f": 1}]}
+    assert define("any", "orders", where, {"x": ["any"]}).fields == {"a", "c", "d", "f"}
+
+
 def test_a_router_that_was_sent_to_another_process_computes_the_same() -> None:
     sent = pickle.loads(pickle.dumps(Router([DEFINITION], revision=7)))  # noqa: S301 - made here
     assert sent.routes("orders", None, {"board": 1}) == (Routes((A,)), ())

@@ -40,7 +40,7 @@ MAX_KEYS: Final = 1_000
 MAX_BRANCHES: Final = 16
 MAX_PARAMETERS: Final = 8
 
-_KEPT: Final = 8_192
+_KEPT: Final = 16_384
 _SHORT: Final = 64
 """So many results are kept by a definition, for texts of so many characters."""
 
@@ -150,6 +150,11 @@ class Definition:
             if len(self.branches) == 1 and "." not in self.branches[0].paths[0]:
                 self._field = self.branches[0].paths[0]
             self._fast = frozenset(kind for kind, rank in _FAST.items() if rank in self.branches[0].ranks[0])
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of the fields that the keys of a document depend on."""
+        return frozenset(_fields(self.where))
 
     def keys(self, document: Mapping[str, Any], limit: int = MAX_KEYS) -> frozenset[bytes]:
         """Return the keys of the routes that a document belongs to; `Unrouted` if they can't be known or are too many.
@@ -312,6 +317,15 @@ def _spelled(collection: str, types: Mapping[str, frozenset[str]], node: Node) -
     yield from (_VERSION, collection.encode(), canonical(node))
     for name, kinds in types.items():
         yield from (name.encode(), ",".join(sorted(kinds)).encode())
+
+
+def _fields(where: Mapping[str, Any]) -> Iterable[str]:
+    for name, condition in where.items():
+        if name.startswith("$"):
+            for part in condition:
+                yield from _fields(part)
+        else:
+            yield name.partition(".")[0]
 
 
 def _conjunctions(node: Node) -> list[tuple[Node, ...]]:
