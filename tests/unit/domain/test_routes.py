@@ -107,7 +107,7 @@ def test_unchanged_fields_are_recognized_by_type_and_value(before: Mapping[str, 
         had, has = (DEFINITION.keys(each) | absent.keys(each) for each in (before, after))
         found, _ = router.routes("orders", before, after)
         assert found is not None
-        assert (set(found.keys), found.enters, found.leaves) == (had | has, has - had, had - has)
+        assert (frozenset(found.keys), found.enters, found.leaves) == (had | has, has - had, had - has)
 
 
 def test_the_fields_of_a_definition_are_those_that_its_keys_depend_on() -> None:
