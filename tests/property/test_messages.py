@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventsync.domain import protocol
-from eventsync.domain.positions import LogId, Position, Seq, vector_from_text, vector_to_json, vector_to_text
+from eventsync.domain.positions import LogId, Position, Seq, scoped, vector_from_text, vector_to_json, vector_to_text
 from eventsync.domain.protocol import Ack, Hello, Subscribe, parse
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
@@ -19,13 +19,15 @@ JSON = st.recursive(
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=10), children, max_size=4),
     max_leaves=10,
 )
-POSITIONS = st.builds(
-    Position,
-    st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=8, max_size=8).map(LogId),
-    st.integers(0, 2**63 - 1).map(Seq),
-)
+LOGS = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=8, max_size=8).map(LogId)
+SCOPES = st.none() | st.text("0123456789abcdef", min_size=8, max_size=8)
+POSITIONS = st.builds(Position, st.builds(scoped, LOGS, SCOPES), st.integers(0, 2**63 - 1).map(Seq))
 NAMES = st.text("abcXYZ09_-.$", min_size=1, max_size=12)
-SHAPE_TEXTS = st.one_of(NAMES, st.tuples(NAMES, st.text(max_size=12)).map("/".join))
+PAIRS = st.tuples(st.sampled_from(["board", "_x", "7"]), st.text("ab7:%24&=/?ü", max_size=12)).map("=".join)
+QUERIES = st.text(max_size=12) | st.lists(PAIRS, max_size=3).map("&".join)
+SHAPE_TEXTS = st.one_of(
+    NAMES, st.tuples(NAMES, st.text(max_size=12)).map("/".join), st.tuples(NAMES, QUERIES).map("?".join)
+)
 
 
 @st.composite
