@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId
+from httpx_sse import aconnect_sse
 from pymongo import UpdateOne
 
 from eventsync.domain.predicates.declarations import read_rules
@@ -29,7 +30,7 @@ from support.peers.talk import Copy, Talk, talking
 from support.replay import caught_up, eventually
 from support.replica import log_of, seq_of, to_tree
 from support.tcp_proxy import tcp_proxy
-from support.waiting import patience
+from support.waiting import patience, within
 from support.writers import PATCH, documents_of
 
 REFETCHED: Final = {"snapshot", "squashed", "reset"}
@@ -517,3 +518,36 @@ async def test_client_far_behind_gets_squashed_documents(
     assert {"squashed", "snapshot"} & set(talk.kinds)
     assert "reset" not in talk.kinds
     assert len(talk.events) < 1000
+
+
+async def test_acknowledged_position_of_a_declared_shape_is_kept(served: Served, rules: Rules, key: str) -> None:
+    """State vectors: "`GET` …; `PUT` … acknowledges"; "A client that comes with its id and *without* a `vector`"."""
+    shape, cards = f"my_cards?board={key}", served.collection("cards")
+    where, copy = f"/v1/state-vectors/{key}", Copy(shape)
+    await cards.insert_one({"_id": f"{key}-1", "board": key})
+    async with talking(Websockets(), served.url, copy) as talk:
+        await talk.has(shape, f"{key}-1")
+    position = copy.only.position or ""
+    log, _, scope = log_of(position).partition(".")
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(20)) as client:
+        for wrong, reason in ((f"{log}:5", "scope_changed"), (f"zzzzzzzz.{scope}:5", "unknown_log")):
+            refused = await client.put(where, json={"vector": {shape: wrong}})
+            assert (refused.status_code, refused.json()["reason"]) == (409, reason), refused.text
+        put = (await client.put(where, json={"vector": {shape: position}})).raise_for_status().json()
+        assert put["vector"] == {shape: position}
+        assert put["lag"][shape]["events"] == 0
+        await cards.update_one({"_id": f"{key}-1"}, {"$set": {"board": "elsewhere"}})
+        await cards.insert_one({"_id": f"{key}-2", "board": "elsewhere"})
+        page = (await client.get("/v1/sync/log", params={"shape": shape, "position": position, "wait": 10})).json()
+        assert [event.get("leave") for event in page["events"]] == [True]
+        assert (await client.get(where)).json()["lag"][shape]["events"] == 1
+        async with (
+            aconnect_sse(client, "GET", "/v1/sync/sse", params={"shape": shape, "client_id": key}) as source,
+            within(20),
+        ):
+            kinds = []
+            async for event in source.aiter_sse():
+                kinds.append(event.event)
+                if event.event == "live":
+                    break
+        assert kinds == ["welcome", "events", "live"]
