@@ -50,7 +50,7 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 114_000,
+    "lines: all": 118_000,
     "lines: docs/benchmarks": 600,
     "lines: locks": 4_200,
     "lines: scripts/bench": 3_900,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import orjson
 import pytest
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.domain.predicates.definitions import define
+from eventsync.domain.predicates.declarations import MAX_DEFINITIONS
+from eventsync.domain.predicates.definitions import MAX_KEYS, define
 from eventsync.domain.replay import DamagedEvents
 from eventsync.domain.routes import Routes
 from eventsync.domain.segments import footer
@@ -145,3 +147,16 @@ async def test_a_segment_of_an_earlier_version_can_not_be_read_by_key(
     assert await read(stores, log, first - 1, 59, bound(1)) == []
     assert len(await read(stores, log, 0, 59, Shape("docs"))) == 59
     assert orjson.loads((await read(stores, log, 0, 1, Shape("docs")))[0].body)["seq"] == 1
+
+
+async def test_an_event_holds_the_most_keys_that_a_collection_can_have(stores: Stores) -> None:
+    count = MAX_DEFINITIONS * MAX_KEYS
+    keys = [number.to_bytes(16, "big") for number in range(2 * count)]
+    new = event(1, pad=random.Random(1).randbytes(4_000_000).hex())
+    document = orjson.dumps({"noise": random.Random(2).randbytes(2_000_000).hex()})
+    routes = Routes(tuple(keys), frozenset(keys[count:]), frozenset(keys[:count]), document)
+    new = new._replace(event=new.event._replace(routes=routes))
+    await stores.ensure_indexes()
+    log = await begun(stores, [new])
+    assert await read(stores, log, 0, 1, Shape("docs")) == [new.event]
+    assert await stores.log["events"].count_documents({"_id.l": log, "k": keys[7]}, hint="by_route") == 1
