@@ -323,7 +323,7 @@ def _subscribed(service: SyncService, text: str, count: int) -> Figures:
     def subscribe(first: int, several: int) -> list[Subscribers]:
         made = [Subscribers(service.window) for _ in range(several // _SESSION)]
         for number in range(several // _SESSION * _SESSION):
-            made[number // _SESSION].add(service.source.bind(Shape.parse(text.format(first + number))))
+            made[number // _SESSION].add(service.source.bind(Shape.parse(text.format(_VALUES + first + number))))
         return made
 
     gc.collect()
@@ -347,9 +347,9 @@ def _subscribed(service: SyncService, text: str, count: int) -> Figures:
 def _extended(service: SyncService, *, routed: bool) -> float:
     """Return the µs in which the window takes up an event that nobody follows."""
     router = Router(DEFINITIONS)
-    routes = (router.routes(SHAPE, None, order(number))[0] if routed else None for number in range(_SOME, 0, -1))
+    routes = (router.routes(SHAPE, None, order(number))[0] if routed else None for number in range(_SOME))
     events = [
-        StoredEvent(Seq(seq), SHAPE, format_id("a"), b"{}", None, each) for seq, each in enumerate(routes, start=1)
+        StoredEvent(Seq(seq), SHAPE, format_id(seq), b"{}", None, each) for seq, each in enumerate(routes, start=1)
     ]
     began = time.process_time()
     for first in range(0, _SOME, _TOGETHER):

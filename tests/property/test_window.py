@@ -178,7 +178,7 @@ class Cursors(RuleBasedStateMachine):
             assert self.window.bytes <= self.window._limit or kept <= 1
             assert len(self.window._by_topic) <= (2 + len(KEYS)) * kept
             assert len(self.window._frames) <= len(self.window._by_topic) + len(self.window._channels)
-            assert set(self.window._routed) <= MINE.keys({"a": ["1", "2", "9"]})
+            assert set(self.window._by_key) <= MINE.keys({"a": ["1", "2", "9"]})
 
     def teardown(self) -> None:
         if not hasattr(self, "cursors"):

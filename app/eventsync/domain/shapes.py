@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote
@@ -176,12 +176,20 @@ def _unquoted(text: str) -> str:
         raise Malformed(f"{text[:80]!r} is not percent-encoded UTF-8") from error
 
 
+Topic = str | tuple[str, IdText] | bytes
+"""A collection, a document, or a key. (Shapes would take five times as long to make and to hash.)"""
+
+
 class ShapeRoute(Protocol):
     """A definition with its parameters bound: the part of a collection that a declared shape stands for."""
 
     @property
     def collection(self) -> str:
         """The collection."""
+
+    @property
+    def key(self) -> bytes:
+        """The key that names this part: its only one, or made of all of them."""
 
     @property
     def keys(self) -> frozenset[bytes]:
@@ -239,9 +247,11 @@ class Shape:
         return "" if self.route is None else self.route.scope
 
     @property
-    def topic(self) -> Hashable:
-        """What a window keeps the shape by: the definition of a declared shape may change."""
-        return self if self.route is None else (self, self.route.scope)
+    def topic(self) -> Topic:
+        """What a window keeps the shape by. That of a declared shape is of its definition, too, which may change."""
+        if self.route is not None:
+            return self.route.key
+        return self.collection if self.id is None else (self.name, self.id)
 
     @classmethod
     def parse(cls, text: object) -> Shape:

@@ -84,10 +84,19 @@ class Route:
     """
 
     shape: RoutedShape
-    collection: str
-    filter: Mapping[str, Any]
+    definition: Definition
     key: bytes
     keys: frozenset[bytes]
+
+    @property
+    def collection(self) -> str:
+        """The collection that the route is a part of."""
+        return self.definition.collection
+
+    @property
+    def filter(self) -> Mapping[str, Any]:
+        """The filter, made each time: thousands of clients follow routes, and few read the collection."""
+        return bound_filter(self.definition.where, self.definition.values_of(self.shape))
 
     @property
     def scope(self) -> str:
@@ -220,29 +229,41 @@ class Definition:
 
     def bind(self, values: Mapping[str, Any]) -> Route:
         """Return the route for values of all parameters; those of `lists` take a list. Raises `InvalidPredicate`."""
-        if values.keys() != self.types.keys():
-            wanted = ", ".join(sorted(self.types)) or "no parameters"
-            raise InvalidPredicate(self.name, f"takes {wanted}, and not {', '.join(sorted(values)) or 'none'}")
-        bound = {name: self._checked(name, values[name]) for name in sorted(values)}
+        bound = self._bound(values)
         try:
             shape = RoutedShape.of(self.name, bound)
         except Malformed as error:
             raise InvalidPredicate(self.name, error.message) from error
+        return self._route(shape, bound)
+
+    def _route(self, shape: RoutedShape, bound: Mapping[str, list[Any]]) -> Route:
         found = [sorted({value_bytes(value) for value in items}) for items in bound.values()]
         if prod(map(len, found)) > MAX_KEYS:
             raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
         keys = sorted(self._key(b"".join(tokens)) for tokens in product(*found))
-        given = {name: items if name in self.lists else items[0] for name, items in bound.items()}
         key = keys[0] if len(keys) == 1 else self._key(b"".join((b"any of", *keys)))
-        return Route(shape, self.collection, bound_filter(self.where, given), key, frozenset(keys))
+        return Route(shape, self, key, frozenset(keys))
 
     def bind_shape(self, shape: RoutedShape) -> Route:
         """Return the route for a shape of this name. Raises `InvalidPredicate`."""
-        values = shape.parameters()
+        return self._route(shape, self._bound(self.values_of(shape)))
+
+    def values_of(self, shape: RoutedShape) -> dict[str, Any]:
+        """Return the values of a shape's parameters, a list for each of `lists`. Raises `InvalidPredicate`."""
+        values: dict[str, Any] = shape.parameters()
         for name, items in values.items():
-            if name not in self.lists and len(items) != 1:
-                raise InvalidPredicate(f"{self.name}.{name}", "takes one value; a list is for a parameter of $in")
-        return self.bind({name: items if name in self.lists else items[0] for name, items in values.items()})
+            if name not in self.lists:
+                if len(items) != 1:
+                    raise InvalidPredicate(f"{self.name}.{name}", "takes one value; a list is for a parameter of $in")
+                values[name] = items[0]
+        return values
+
+    def _bound(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Return the values of each parameter, sorted by name. Raises `InvalidPredicate` for those that can't be."""
+        if values.keys() != self.types.keys():
+            wanted = ", ".join(sorted(self.types)) or "no parameters"
+            raise InvalidPredicate(self.name, f"takes {wanted}, and not {', '.join(sorted(values)) or 'none'}")
+        return {name: self._checked(name, values[name]) for name in sorted(values)}
 
     def routes_of(self, document: Mapping[str, Any]) -> Iterable[Route]:
         """Yield some routes that a document may be in: at most one for each branch."""
@@ -264,10 +285,11 @@ class Definition:
 
     def _checked_one(self, value: Any, place: str, types: frozenset[str]) -> Any:
         checked = checked_value(value, place)
-        if not any(_is_of(checked, kind) for kind in types):
-            wanted = " or ".join(f"{kind} ({_TEXTS[kind]})" for kind in sorted(types))
-            raise InvalidPredicate(place, f"takes a value of type {wanted}")
-        return checked
+        for kind in types:
+            if _is_of(checked, kind):
+                return checked
+        wanted = " or ".join(f"{kind} ({_TEXTS[kind]})" for kind in sorted(types))
+        raise InvalidPredicate(place, f"takes a value of type {wanted}")
 
 
 _TEXTS: Final = {
@@ -426,6 +448,8 @@ def _uses(node: Node) -> Iterable[tuple[Parameter, bool]]:
 def _is_of(value: Any, kind: str) -> bool:
     """Return True if a value can be bound to a parameter of a type."""
     if kind == "int":
+        if type(value) is int:
+            return True
         return rank_of(value) == NUMERIC and isinstance(canonical_number(value), int)
     if kind == "uuid":
         return isinstance(value, uuid.UUID) or (isinstance(value, Binary) and value.subtype == UUID_SUBTYPE)

@@ -291,6 +291,11 @@ class BoundRoute:
         return self.route.collection
 
     @property
+    def key(self) -> bytes:
+        """The key that names the route."""
+        return self.route.key
+
+    @property
     def keys(self) -> frozenset[bytes]:
         """The keys that events of the route have."""
         return self.route.keys
@@ -406,9 +411,13 @@ class Definitions:
         if shape.declared is None:
             return shape
         active = self.resolve(shape.name)
+        route = shape.route
+        if route is not None and (route.revision, route.since) == (active.shape.revision, active.since):
+            return shape
         definition = self._definition(active.shape)
-        route = definition.bind_shape(shape.declared)
-        return replace(shape, route=BoundRoute(route, definition, active.since, active.shape.revision))
+        bound = definition.bind_shape(shape.declared)
+        route = BoundRoute(bound, definition, active.since, active.shape.revision)
+        return Shape(shape.name, None, shape.declared, route)  # `replace` takes four times as long
 
     def _definition(self, shape: DeclaredShape) -> Definition:
         """Return the definition of an active shape, compiled once. Raises `UnknownShape` if it can't be read."""

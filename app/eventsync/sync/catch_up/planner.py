@@ -7,7 +7,6 @@ correctness: an answer that is no longer possible fails while it is read, and is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +23,7 @@ from eventsync.domain.plan import (
     refusal,
 )
 from eventsync.domain.positions import START, LogId, Position, Seq, scoped
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import Shape, Topic
 from eventsync.errors import Unavailable
 from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.logs import NoLogYet
@@ -76,7 +75,7 @@ class Planner:
         self._missed: TTLCache[tuple[int, int]] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._touched: TTLCache[int] = TTLCache(ttl=_AGE, max_entries=_CACHED)
         self._damaged: set[str] = set()
-        self._routes: dict[Hashable, CollectionSize] = {}
+        self._routes: dict[Topic, CollectionSize] = {}
         """Sizes of routes when they were last read."""
 
     def log(self) -> LogId:

@@ -88,6 +88,8 @@ class Subscriber:
 class Channel:
     """The subscribers of one shape. Only the window publishes to it."""
 
+    __slots__ = ("attached", "end", "last_published", "shape", "since", "waiting")
+
     def __init__(self, shape: Shape, since: Seq) -> None:
         self.shape = shape
         self.since = since

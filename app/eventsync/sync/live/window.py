@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Position, Seq, scoped
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import Shape, Topic
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
 from eventsync.sync.live.followed import followed
@@ -52,10 +52,10 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
         self._limit = limit_bytes
         self._frame_limit = frame_limit
-        self._channels: dict[Hashable, Channel] = {}
+        self._channels: dict[Topic, Channel] = {}
         """Channels by topic of their shape; each has subscribers."""
-        self._routed: dict[bytes, dict[Channel, None]] = {}
-        """Those of declared shapes, by each key of their route."""
+        self._by_key: dict[Topic, dict[Channel, None]] = {}
+        """Those of shapes with several keys, by each of them. A shape with one key has that as its topic."""
         self.log: LogId | None = None
         self.suspended: str | None = None
         """Reason why no client may begin or catch up here; None normally.
@@ -69,9 +69,9 @@ class Window:
         self.head = seq
         self.bytes = 0
         self._all: deque[StoredEvent] = deque()
-        self._by_topic: dict[Shape | bytes, _Events] = {}
+        self._by_topic: dict[Topic, _Events] = {}
         """Events by collection, document and key."""
-        self._frames: dict[Hashable, tuple[Seq, Frame]] = {}
+        self._frames: dict[Topic, tuple[Seq, Frame]] = {}
         """The newest frame of each shape, by its topic, and the seq of its first event."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class Window:
 
         They must be dense, in order, and whole transactions.
         """
-        before: dict[Shape | bytes, Seq] = {}
+        before: dict[Topic, Seq] = {}
         for event in events:
             if event.seq != self.head + 1:
                 raise ValueError(f"event {event.seq} does not follow {self.head}")
@@ -110,14 +110,12 @@ class Window:
             self._frames.pop(channel.shape.topic, None)
             self._publish(channel, after)
 
-    def _followers(self, topic: Shape | bytes) -> Collection[Channel]:
+    def _followers(self, topic: Topic) -> Collection[Channel]:
         """Return the channels of which the events of a topic are a part."""
-        if isinstance(topic, bytes):
-            return self._routed.get(topic, ())
-        channel = self._channels.get(topic)
-        return () if channel is None else (channel,)
+        channel, others = self._channels.get(topic), self._by_key.get(topic, ())
+        return others if channel is None else (channel, *others)
 
-    def _keep(self, topic: Shape | bytes, event: StoredEvent) -> None:
+    def _keep(self, topic: Topic, event: StoredEvent) -> None:
         events = self._by_topic.get(topic)
         if events is None:
             self._by_topic[topic] = [event]
@@ -187,7 +185,7 @@ class Window:
     def _events(self, shape: Shape) -> _Events | None:
         """Return the events of a shape, as they are in the log."""
         if shape.route is None:
-            return self._by_topic.get(shape)
+            return self._by_topic.get(shape.topic)
         lists = [events for key in shape.route.keys if (events := self._by_topic.get(key))]
         if len(lists) < 2:
             return lists[0] if lists else None
@@ -213,10 +211,10 @@ class Window:
         page = page_of(following, self._frame_limit)
         end = page.seqs[-1]
         frame = Frame(start, end, protocol.events(shape, scoped(self.log, shape.scope), start, end, page.bodies))
-        # Only the newest frame is kept: nearly all cursors of a shape are near its end. That of a declared shape is
-        # dropped by its channel.
+        # Only the newest frame is kept: nearly all cursors of a shape are near its end. That of a shape with several
+        # keys is dropped by its channel.
         is_newest = not page.full and (cached is None or start >= cached.start)
-        if is_newest and (shape.route is None or topic in self._channels):
+        if is_newest and (topic in self._channels or not _several_keys(shape)):
             self._frames[topic] = page.seqs[0], frame
         return frame
 
@@ -252,11 +250,12 @@ class Window:
 
     def subscribe(self, shape: Shape, event: LightEvent) -> Subscriber:
         """Add a subscriber to the channel of a shape; `event` is set by publications while it is not attached."""
-        channel = self._channels.get(shape.topic)
+        topic = shape.topic
+        channel = self._channels.get(topic)
         if channel is None:
-            channel = self._channels[shape.topic] = Channel(shape, self.floor)
-            for key in shape.route.keys if shape.route else ():
-                self._routed.setdefault(key, {})[channel] = None
+            channel = self._channels[topic] = Channel(shape, self.floor)
+            for key in _several_keys(shape):
+                self._by_key.setdefault(key, {})[channel] = None
         return channel.subscribe(event)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -267,17 +266,15 @@ class Window:
             self._remove(channel)
 
     def _remove(self, channel: Channel) -> None:
-        shape = channel.shape
-        del self._channels[shape.topic]
-        if shape.route is None:
-            return
-        # Nobody drops the frame of a declared shape without followers when events come.
-        self._frames.pop(shape.topic, None)
-        for key in shape.route.keys:
-            followers = self._routed[key]
+        topic = channel.shape.topic
+        del self._channels[topic]
+        if keys := _several_keys(channel.shape):
+            self._frames.pop(topic, None)
+        for key in keys:
+            followers = self._by_key[key]
             del followers[channel]
             if not followers:
-                del self._routed[key]
+                del self._by_key[key]
 
     def wake_all(self) -> None:
         """Detach and wake all subscribers."""
@@ -285,10 +282,16 @@ class Window:
             channel.wake()
 
 
-def _topics(event: StoredEvent) -> tuple[Shape | bytes, ...]:
+def _topics(event: StoredEvent) -> tuple[Topic, ...]:
     """Return what an event is kept by: its collection, its document, and its keys."""
-    keys = () if event.routes is None else event.routes.keys
-    return (Shape(event.collection), Shape(event.collection, event.id), *keys)
+    if event.routes is None:
+        return event.collection, (event.collection, event.id)
+    return event.collection, (event.collection, event.id), *event.routes.keys
+
+
+def _several_keys(shape: Shape) -> Collection[bytes]:
+    """Return the keys of a shape that has several; none for others."""
+    return () if shape.route is None or len(shape.route.keys) == 1 else shape.route.keys
 
 
 def _memory(event: StoredEvent) -> int:

@@ -133,6 +133,17 @@ def test_bind_returns_the_route_of_the_values() -> None:
     assert not route.admits({"board": 5})
 
 
+def test_bound_shape_is_bound_again_only_by_another_activation() -> None:
+    copy = definitions(BY_BOARD)
+    bound = copy.bind(BOARD_7)
+    assert copy.bind(bound) is bound
+    copy.replace(LOG, Registry(100, 1, (replace(BY_BOARD, base=Seq(8), revision=51),)))
+    assert copy.bind(bound).route != bound.route
+    copy.replace(LOG, Registry(101, 1, ()))
+    with pytest.raises(UnknownShape):
+        copy.bind(bound)
+
+
 def test_a_route_admits_no_document_with_too_many_keys() -> None:
     assert not route_of(definitions(BY_BOARD).bind(BOARD_7)).admits({"board": list(range(2_000))})
 

@@ -179,7 +179,7 @@ def test_channel_is_removed_with_its_last_subscriber() -> None:
             for shape in (ORDERS, USERS, ONE):
                 leaves.add(shape)
             leaves.remove(Shape("unknown"))
-        assert list(filled._channels) == [ORDERS]
+        assert list(filled._channels) == [ORDERS.topic]
     assert not filled._channels
 
 
