@@ -171,6 +171,11 @@ async def test_audit_that_never_saw_events_archived_takes_their_loss_for_no_hole
             await stores.data["docs"].insert_one({"_id": number})
         await caught_up(stores)
         await sealed(stores, log)
+
+        async def are_dropped() -> bool | None:
+            return True if await stores.hot.first(log) == 26 else None
+
+        await eventually(stores, "events", are_dropped)
     current, newest = await stores.logs.require(), await stores.events.tail(log)
     assert newest is not None
     known = Known(Appended(newest.seq, newest.token), ("docs",))

@@ -80,6 +80,8 @@ class Audit:
             raise LogLost("the registry of tracked collections was dropped or emptied")
         if known.newest is not None:
             await self._check_newest(known.newest)
+        # This term may never have seen that events are archived, and then the tiers alone show no loss.
+        await check_beginning(self._stores, self._log)
         await self._check_tiers()
         await self._check_counters()
         if known.newest is not None:
@@ -136,8 +138,6 @@ class Audit:
         try:
             await self._stores.hot.gap_check.require(self._log.id, after, up_to, fresh=True)
         except Damaged as error:
-            # This term may never have seen that they are archived.
-            await check_beginning(self._stores, self._log)
             _alarms.log(
                 f"log {self._log.id}: {error.diagnosis}; clients that need them are reset. "
                 "`eventsync verify` shows the extent, `eventsync reset-log` begins a new log"
@@ -150,11 +150,14 @@ async def check_beginning(stores: Stores, current: Log) -> None:
     # The oldest event before `archived_up_to`, which the archiver raises before it removes any: in this order a gap
     # between them is real.
     first = await stores.hot.first(current.id)
-    if first is None:
+    if first is None or first <= (await stores.tiers.read(current.id)).archived_up_to + 1:
         return
-    archived_up_to = (await stores.tiers.read(current.id)).archived_up_to
-    if first > archived_up_to + 1:
-        raise LogLost(f"the log has lost its events {archived_up_to + 1} to {first - 1}")
+    # A member that has just become primary may not show yet what its predecessor has acknowledged. Behind this read,
+    # which is linearizable, it does.
+    if not await stores.events.reaches(current.id, Seq(first - 1)):
+        archived_up_to = (await stores.tiers.read(current.id)).archived_up_to
+        if first > archived_up_to + 1:
+            raise LogLost(f"the log has lost its events {archived_up_to + 1} to {first - 1}")
 
 
 async def check_appended(stores: Stores, current: Log, newest: Appended) -> None:
