@@ -18,10 +18,12 @@ from bson import Binary, Decimal128, Int64, ObjectId
 from httpx_sse import aconnect_sse
 from pymongo import UpdateOne
 
+from eventsync.api import openapi
 from eventsync.domain.predicates.declarations import read_rules
 from eventsync.domain.predicates.definitions import Definition
 from eventsync.stores.log.definitions import Declaration
 from eventsync.stores.stores import Stores
+from support.json_schema import faults
 from support.peers.makes import MAKES, of_transport
 from support.peers.peer import Message, Peer
 from support.peers.python import Websockets
@@ -551,3 +553,31 @@ async def test_acknowledged_position_of_a_declared_shape_is_kept(served: Served,
                 if event.event == "live":
                     break
         assert kinds == ["welcome", "events", "live"]
+
+
+async def test_messages_match_the_schemas(served: Served, rules: Rules, key: str) -> None:
+    """`/openapi.json`: the pattern of positions, `enter`, `leave`, the reasons, and what is listed of the shapes."""
+    document, cards = openapi.document(), served.collection("cards")
+    shape = await rules.active(CHANGING.format(name=key, least=1), board=key)
+    copy = Copy(shape)
+    async with talking(Websockets(), served.url, copy) as talk:
+        await talk.live()
+        await cards.insert_one({"_id": key, "board": "elsewhere", "n": 1})
+        for board in (key, "elsewhere"):
+            await cards.update_one({"_id": key}, {"$set": {"board": board}})
+        await talk.until(lambda _: any("leave" in event for event in talk.events))
+        await rules.active(CHANGING.format(name=key, least=2), board=key)
+        await talk.until(lambda message: message["type"] == "reset")
+        await talk.live()
+    assert any("enter" in event for event in talk.events)
+    message = {"$ref": "#/components/schemas/ServerMessage"}
+    event = {"$ref": "#/components/schemas/Event"}
+    assert not [fault for seen in talk.seen for fault in faults(document, message, seen)]
+    assert not [fault for seen in talk.events for fault in faults(document, event, seen)]
+    async with httpx.AsyncClient(base_url=served.url, timeout=patience(20)) as client:
+        listed = (await client.get("/v1/collections")).json()
+    assert not list(faults(document, {"$ref": "#/components/schemas/Collections"}, listed))
+    assert {"name": "boards", "collection": "cards", "parameters": {"boards": ["text"]}, "lists": ["boards"]} in listed[
+        "shapes"
+    ]
+    assert {"name": "pinned", "collection": "cards", "parameters": {}} in listed["shapes"]
