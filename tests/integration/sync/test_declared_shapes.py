@@ -18,7 +18,7 @@ from support.clients import PEERS, Follower, following
 from support.peers.peer import Asked, Link
 from support.replay import caught_up
 from support.systems import running_system
-from support.waiting import eventually
+from support.waiting import eventually, patience
 
 BY_BOARD = define("by_board", "docs", {"board": "$board"}, {"board": ["int", "null"]})
 OPEN = define("open_of", "docs", {"board": {"$in": "$boards"}, "open": True}, {"boards": ["int"]})
@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 async def declare(stores: Stores, url: str, definitions: Iterable[Definition], *shapes: str) -> None:
     """Declare these shapes and no others, and wait until the server at `url` serves `shapes`."""
     await stores.definitions.apply([Declaration.of(each) for each in definitions])
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
 
         async def served() -> bool:
             answers = [await client.get("/v1/sync/snapshot", params={"shape": shape}) for shape in shapes]
@@ -141,7 +141,7 @@ async def test_all_clients_hold_what_mongodb_finds(
 async def test_listing_of_a_shape_has_its_documents_in_any_order(stores: Stores, url: str) -> None:
     await stores.data["docs"].insert_many([{"_id": n, "board": n % 2, "n": -n, "open": n < 4} for n in range(6)])
     path = "/v1/collections/docs/documents"
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
 
         async def listed(query: str) -> list[str]:
             answer = await client.get(f"{path}?{query}")

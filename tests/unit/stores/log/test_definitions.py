@@ -13,6 +13,7 @@ from eventsync.domain.shapes import Shape, ShapeRoute
 from eventsync.errors import InvalidPredicate, NotTracked, Unavailable, UnknownShape
 from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
+from support.waiting import within
 
 LOG, OTHER = LogId("aaaa"), LogId("bbbb")
 DECLARED = DeclaredShape("my_cards", "cards", "{}", "d1", 1)
@@ -102,7 +103,8 @@ async def test_until_wakes_when_a_shape_becomes_active() -> None:
     waiting = asyncio.create_task(copy.until(lambda: copy.is_active("my_cards"), 60))
     await asyncio.sleep(0)
     copy.replace(LOG, Registry(100, 1, (ACTIVE,)))
-    await asyncio.wait_for(waiting, 5)
+    async with within(5):
+        await waiting
     assert copy.is_active("my_cards")
 
 
