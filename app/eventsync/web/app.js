@@ -143,7 +143,7 @@ function askForParameters(values = {}) {
   const { parameters = {}, lists = [] } = declaredShape() ?? {};
   const fields = Object.entries(parameters).map(([name, types]) => {
     const title = lists.includes(name) ? `${types.join(" or ")}; several, separated by commas` : types.join(" or ");
-    const field = h("input", { name, title, placeholder: types.join(", "), autocomplete: "off", spellcheck: "false" });
+    const field = h("input", { type: "text", name, title, placeholder: types.join(", "), autocomplete: "off", spellcheck: "false" });
     field.value = (values[name] ?? []).join(", ");
     return h("label", { class: "pick" }, `${name} `, field);
   });
@@ -180,7 +180,7 @@ async function offer() {
   const texts = shapes.map(({ name }) => `${name}?`);
   declared = new Map(shapes.map((item) => [`${item.name}?`, item]));
   const chosen = $("collection").value;
-  const option = (text) => h("option", { value: text }, text);
+  const option = (text) => h("option", { value: text }, text.replace("?", ""));
   const group = (label, values) => h("optgroup", { label }, ...values.map(option));
   const offered = [...names, ...texts];
   if ([...$("collection").options].map(({ value }) => value).join() !== offered.join()) {
