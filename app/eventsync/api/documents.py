@@ -208,7 +208,7 @@ async def history(request: Request) -> Response:
     page = await services.sync.pages.history(
         shape,
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
-        after=None if after is None else Position.parse(after),
+        after=None if after is None else Position.parse_in_log(after),
         limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents),
         max_bytes=services.settings.page_bytes,
     )

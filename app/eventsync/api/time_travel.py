@@ -26,7 +26,7 @@ from eventsync.errors import Malformed, NotFound
 _KINDS: Final[Mapping[str, Callable[[str], Point]]] = {
     "version": parse_version,
     "at": parse_instant,
-    "position": Position.parse,
+    "position": Position.parse_in_log,
 }
 
 

@@ -28,7 +28,7 @@ def parse_point(text: str, *, versions: bool = True) -> Point:
     if _DATE.match(text):
         return parse_instant(text)
     if ":" in text:
-        return Position.parse(text)
+        return Position.parse_in_log(text)
     if text.isdecimal():
         return parse_version(text)
     expected = "an instant (2026-11-23T05:22:46Z) or a position (log:seq)"

@@ -61,6 +61,12 @@ class Position:
             raise Malformed(f"{str(text)[:64]!r} is not a position: expected log:seq")
         return cls(LogId(match[1]), Seq(int(match[2])))
 
+    @classmethod
+    def parse_in_log(cls, text: object) -> Position:
+        """Read the text form as a point of the whole log, of which each scope is a part. Raises `Malformed`."""
+        position = cls.parse(text)
+        return cls(unscoped(position.log), position.seq)
+
 
 StateVector = Mapping[Shape, Position]
 """The positions up to which a client has applied events: shape → position."""

@@ -113,3 +113,8 @@ def test_the_short_form_has_positions_with_a_scope() -> None:
     for foreign in (shapes[1:], [*shapes[::-1]], [shapes[0], *shapes[2:], shapes[1]]):
         with pytest.raises(Malformed):
             vector_from_short(text, foreign)
+
+
+def test_a_position_in_a_scope_is_a_point_of_the_log() -> None:
+    assert Position.parse_in_log("aaaa.5f2c81ab:7") == Position.parse_in_log("aaaa:7") == Position.parse("aaaa:7")
+    assert Position.parse("aaaa.5f2c81ab:7") != Position.parse("aaaa:7")
