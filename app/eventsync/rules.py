@@ -177,11 +177,23 @@ class RulesFollower:
         """Apply the file, again after each change, until cancelled."""
         if self._is_expected and _version(self._path) is None:
             self._say(f"there is no rules file {self._path} yet", "yellow")
+        version = _version(self._path)
         while True:
-            version = _version(self._path)
             if version != self._seen and await self._changed(version):
                 self._seen = version
+            version = await self._settled()
+
+    async def _settled(self) -> _Version | None:
+        """Return the version of the file once two looks in a row have found it.
+
+        Many editors truncate a file before they write it. An empty file declares nothing, and would end every shape.
+        """
+        version = _version(self._path)
+        while True:
             await asyncio.sleep(_POLL)
+            before, version = version, _version(self._path)
+            if version == before:
+                return version
 
     async def _changed(self, version: _Version | None) -> bool:
         """Apply a version of the file. Return True unless it is to be tried again."""
@@ -189,7 +201,10 @@ class RulesFollower:
             self._say(f"{self._path} is gone; its shapes stay declared", "yellow")
             return True
         try:
-            await self._apply()
+            declarations = read_file(self._path)
+            if _version(self._path) != version:
+                return False
+            await self._apply(declarations)
         except Unavailable as error:
             self._say(f"{error.diagnosis}; the rules are applied later", "yellow")
             return False
@@ -197,8 +212,7 @@ class RulesFollower:
             self._say(error.diagnosis, "red")
         return True
 
-    async def _apply(self) -> None:
-        declarations = read_file(self._path)
+    async def _apply(self, declarations: Declarations) -> None:
         for problem in declarations.problems:
             self._say(f"{self._path}: {problem.message}", "red")
         if declarations.problems:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eventsync import rules
 from eventsync.rules import RulesFollower
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.stores import Stores
@@ -242,6 +243,31 @@ async def test_dev_applies_the_file_at_its_start_and_after_each_change(
         file.unlink()
         await said.until("is gone; its shapes stay declared")
     assert [shape.name for shape in (await stores.definitions.read()).shapes] == ["my_orders"]
+
+
+async def test_dev_does_not_apply_a_file_that_is_being_written(
+    settings: Settings, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(RULES)
+    looks: list[Path] = []
+
+    def look(path: Path) -> tuple[int, int, int]:
+        looks.append(path)
+        if len(looks) == 4:
+            file.write_text("")
+        elif len(looks) == 5:
+            # As an editor that truncates the file first. Its next bytes come between two looks.
+            file.write_text(f"{RULES}# again\n")
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    monkeypatch.setattr(rules, "_version", look)
+    monkeypatch.setattr(rules, "_POLL", 0.01)
+    async with following(settings.model_copy(update={"rules_file": file})) as said:
+        await said.until("rules 1: new: my_orders, open_orders")
+        await said.until("rules 1: 2 unchanged")
+    assert (await stores.definitions.read()).number == 1
 
 
 async def test_dev_says_nothing_about_a_default_file_that_is_not_there(
