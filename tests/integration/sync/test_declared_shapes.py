@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
 
+from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Definition, define
+from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.snapshots.live_snapshots import Snapshot, SnapshotReader
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, Follower, following
 from support.peers.peer import Asked, Link
@@ -136,6 +140,34 @@ async def test_all_clients_hold_what_mongodb_finds(
             await follower.reached(f"{log}:{head}", seconds=40)
             await assert_holds(stores, follower)
             assert follower.replica.resets == 0
+
+
+async def test_clients_that_begin_together_share_one_read(
+    stores: Stores, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stores.data["docs"].insert_many([{"_id": n, "board": n % 2} for n in range(20)])
+    await caught_up(stores)
+    reads: list[str] = []
+    opened = SnapshotReader.open
+
+    def counted(self: SnapshotReader, log: LogId, shape: Shape) -> AbstractAsyncContextManager[Snapshot]:
+        reads.append(str(shape))
+        return opened(self, log, shape)
+
+    monkeypatch.setattr(SnapshotReader, "open", counted)
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        # The answer of `declare`'s snapshots may be kept for a second, and is from before the documents.
+        await eventually(lambda: _has(client, "by_board?board=int:1", 10), 20)
+        reads.clear()
+        query = {"shape": "by_board?board=int:1"}
+        answers = await asyncio.gather(*(client.get("/v1/sync/snapshot", params=query) for _ in range(40)))
+    assert {len(answer.text.splitlines()) for answer in answers} == {11}
+    assert len(reads) < 10
+
+
+async def _has(client: httpx.AsyncClient, shape: str, documents: int) -> bool:
+    answer = await client.get("/v1/sync/snapshot", params={"shape": shape})
+    return len(answer.text.splitlines()) == 1 + documents
 
 
 async def test_listing_of_a_shape_has_its_documents_in_any_order(stores: Stores, url: str) -> None:
