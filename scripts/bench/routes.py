@@ -80,17 +80,18 @@ same round."""
 
 _SUBSCRIBING: Final = """\
 CPU, with so many other shapes in the window: to read the text, bind it, subscribe and unsubscribe. *extend*: to take up
-an event that nobody follows: with a key of each of the four definitions, or without any. *KiB*: memory (USS) of a
-subscribed shape. *beyond*: more than that of `docs/int:7`, which is what a session costs without declared shapes."""
+an event that nobody follows: with a key of each of the four definitions, or without any. *KiB*: memory of
+a subscribed shape, as Python allocates it. *beyond*: more than that of `docs/int:7`, which is what a session costs
+without declared shapes."""
 
 _RESUMING: Final = f"""\
 ms from the subscription of a client until it is live, in the server's process: {_OWN} events of its route, or of its
 document, since it was here last, among so many of others. *hot*: in the window; *cold*: behind it. *first*: of the
-first client, for which the server looks for gaps in the log."""
+first client, for which the log is searched for gaps. A server does that ahead, when it has started."""
 
 _BYTES: Final = """\
-Bytes of messages until a new client is live, and how many documents it then has: those that the filter finds, which is
-checked. *over its documents*: the bytes, over those of its documents as JSON."""
+Bytes of messages until a new client is live, of board 7 or of the whole collection, and how many documents it then has:
+those that the filter finds, which is checked. *over its documents*: the bytes, over those of its documents as JSON."""
 
 _PUBLISHED: Final = """\
 Changes a second with routes of 10,000 values. eventsync's are measured above, on two cores that MongoDB shares. The
@@ -115,7 +116,7 @@ GOALS: Final = (
     Goal("subscribe and unsubscribe, µs beyond a session's own", "Subscriptions", "by_board", "µs beyond", 20.0),
     Goal("memory of a shape, KiB beyond a session's own", "Subscriptions", "by_board", "KiB beyond", 1.0),
     Goal(f"{_OWN} events of a route among others', ms until live", "Resuming", "route", "p50", 10.0),
-    Goal("bytes of board 7 of 200, of its documents", "Bytes", "by_board", "over its documents", 1.2),
+    Goal("bytes of board 7 of 200, of its documents", "Bytes", "route", "over its documents", 1.2),
     Goal(
         "changes a second, of the most that a peer publishes", "Published", "eventsync", "of 6,000", 1.0, at_least=True
     ),
@@ -182,12 +183,16 @@ async def _sequencing(deployment: Deployment, options: argparse.Namespace, rows:
     for number, kind in alternating(options.rounds, list(_CHANGES)):
         rates = dict[int, float]()
         for shapes in (0, *options.shapes)[:: 1 if number % 2 == 0 else -1]:
-            name = f"{shapes} shapes, {kind}" if shapes else f"{_PLAIN}, {kind}"
+            name = f"{_count(shapes)}, {kind}"
             key = f"routes_{list(_CHANGES).index(kind)}_{shapes}_{number}"
             figures = await _sequenced(deployment, key, options.changes, shapes, _CHANGES[kind])
             rates[shapes] = rows.note(name, figures)["events/s"]
         for shapes in options.shapes:
-            rows.note(f"{shapes} shapes, {kind}", {"of without": rates[shapes] / rates[0]})
+            rows.note(f"{_count(shapes)}, {kind}", {"of without": rates[shapes] / rates[0]})
+
+
+def _count(shapes: int) -> str:
+    return f"{shapes} shape{'s' if shapes > 1 else ''}" if shapes else _PLAIN
 
 
 async def _sequenced(

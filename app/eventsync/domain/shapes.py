@@ -24,6 +24,7 @@ MAX_DATABASE_BYTES = 63
 """Longest database name that MongoDB allows."""
 
 _MONGODBS_OWN = frozenset({"admin", "config", "local"})
+_NOT_IN_COLLECTION = frozenset("$/?")
 _NOT_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
 
 
@@ -47,7 +48,8 @@ def check_collection(name: object) -> str:
         name.startswith(("system.", "."))
         or name.endswith(".")
         or ".." in name
-        or any(c in "$/?\0" or not c.isprintable() for c in name)
+        or not name.isprintable()
+        or not _NOT_IN_COLLECTION.isdisjoint(name)
     ):
         raise Malformed(f"{name!r} can't be a collection name here")
     return name

@@ -90,7 +90,9 @@ class Source:
         or itself, is not active yet.
         """
         bound = self.planner.bind(shape)
-        self.tracking.require(bound.collection)
+        # A declared shape is not bound without an active collection.
+        if shape.declared is None:
+            self.tracking.require(bound.collection)
         return bound
 
     async def wait_until_servable(self, shape: Shape) -> None:
