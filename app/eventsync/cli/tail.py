@@ -109,7 +109,8 @@ async def _joined(service: SyncService, shape: Shape, timeout: float) -> Shape:
     Raises `Unavailable`, and as `Source.bind` if no events can come.
     """
     with service.window.subscribers() as subscribers:
-        subscribers.add(shape)
+        # A declared shape is not bound before the feed is live, which wakes the subscribers of every shape.
+        subscribers.add(Shape(shape.name))
         try:
             async with asyncio.timeout(timeout):
                 # The log's id is known before its newest event is.
