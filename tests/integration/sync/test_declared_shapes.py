@@ -170,6 +170,22 @@ async def _has(client: httpx.AsyncClient, shape: str, documents: int) -> bool:
     return len(answer.text.splitlines()) == 1 + documents
 
 
+@pytest.mark.parametrize("transport", PEERS)
+async def test_collation_of_the_collection_does_not_count(stores: Stores, url: str, transport: str) -> None:
+    await stores.data.drop_collection("docs")
+    docs = await stores.data.create_collection("docs", collation={"locale": "en", "strength": 2})
+    await docs.insert_many([{"_id": 1, "readers": ["Ada"]}, {"_id": 2, "readers": ["ada"]}])
+    await caught_up(stores)
+    async with following(url, "read_by?reader=ada", transport) as follower:
+        await follower.has("int:2")
+        await docs.update_one({"_id": 1}, {"$push": {"readers": "ADA"}})
+        await docs.update_one({"_id": 1}, {"$push": {"readers": "ada"}})
+        await docs.update_one({"_id": 2}, {"$set": {"readers": ["Ada"]}})
+        log = await caught_up(stores)
+        await follower.reached(f"{log}:{await stores.events.head(log)}")
+        assert follower.replica.documents == {"int:1": {"_id": 1, "readers": ["Ada", "ADA", "ada"]}}
+
+
 async def test_listing_of_a_shape_has_its_documents_in_any_order(stores: Stores, url: str) -> None:
     await stores.data["docs"].insert_many([{"_id": n, "board": n % 2, "n": -n, "open": n < 4} for n in range(6)])
     path = "/v1/collections/docs/documents"
