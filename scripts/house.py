@@ -51,9 +51,9 @@ LIMITS: Final = {
     "small files with one importer": 20,
     "class names used twice": 0,
     "lines: all": 118_000,
-    "lines: docs/benchmarks": 600,
+    "lines: docs/benchmarks": 730,
     "lines: locks": 4_200,
-    "lines: scripts/bench": 3_900,
+    "lines: scripts/bench": 4_180,
     "lines: tests/support": 8_850,
     "subjects of the last 50 commits over 72 characters": 0,
 }

@@ -18,8 +18,6 @@ from scripts.bench.report import percentiles
 Answer = dict[str, Any]
 
 _LOOK: Final = 0.02
-_AT_ONCE: Final = 64
-"""Connections that are being made at a time, where nothing else is asked for."""
 
 
 class LoadGenerator:
@@ -45,24 +43,16 @@ class LoadGenerator:
         return {}
 
     async def open(
-        self,
-        transport: str,
-        count: int,
-        seq: int | None,
-        *,
-        timed: bool = False,
-        at_once: int = _AT_ONCE,
-        each: bool = False,
-        route: bool = False,
+        self, transport: str, count: int, seq: int | None, follow: str = "", *, timed: bool = False, at_once: int = 64
     ) -> Answer:
-        """Add clients that are at `seq`, or have nothing; answers once each is live.
+        """Add clients that are at `seq`, or have nothing; answers once each is live. `at_once` of them connect.
 
-        They follow the collection, or with `each` one document after the other, with `route` by a declared shape.
+        `follow`: each follows another `document`, or its `route`, and not the collection.
         """
         began, used, places = time.monotonic(), time.process_time(), asyncio.Semaphore(at_once)
-        history, make = self._scene.reader.history, TRANSPORTS[transport]
-        documents = [number % history.documents if each else None for number in range(count)]
-        added = [make(self._scene, seq, is_timed=timed, document=number, route=route) for number in documents]
+        history, make, route = self._scene.reader.history, TRANSPORTS[transport], follow == "route"
+        documents = [number % history.documents if follow else None for number in range(count)]
+        added = [make(self._scene, seq, is_timed=timed, document=each, route=route) for each in documents]
         self._clients += added
 
         async def enter(client: Client) -> None:

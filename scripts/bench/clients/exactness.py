@@ -14,8 +14,7 @@ import orjson
 from eventsync.domain.predicates.definitions import define
 
 SHAPE: Final = "docs"
-BY_ID: Final = define("by_id", SHAPE, {"_id": "$id"}, {"id": ["int"]})
-"""A declared shape, each of whose routes has one document."""
+BY_ID: Final = define("by_id", SHAPE, {"_id": "$id"}, {"id": ["int"]})  # each route has one document
 
 SIZE: Final = 300
 """Bytes of a document."""
