@@ -66,7 +66,7 @@ _ASSET["responses"]["404"] = answer("There is no such file.", {PROBLEM: {"schema
 _PAGE: Json = _page("readPage", "The live page", "text/html")
 _PAGE["parameters"].append(query("collection", "The collection that is shown first.", {"type": "string"}, "theaters"))
 _PAGE["parameters"].append(
-    query("shape", "The shape that is shown first, if it is a declared one.", schema("Shape"), "my_orders?owner=7")
+    query("shape", "The shape that is shown first, if it is a declared one.", {"type": "string"}, "my_orders?owner=7")
 )
 
 PATHS: Final[Json] = {
