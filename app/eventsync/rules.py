@@ -85,7 +85,7 @@ def applied_text(applied: Applied) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How MongoDB finds the documents of a shape. `wanted` are the fields of the indexes that would help."""
+    """The way in which MongoDB finds the documents of a shape. `wanted`: the fields of indexes that would help."""
 
     plan: QueryPlan
     is_scan: bool

@@ -214,7 +214,7 @@ class ShapeRoute(Protocol):
         """The revision of the registry at the definition's activation."""
 
     def admits(self, document: Mapping[str, Any]) -> bool:
-        """Return True if a document that the filter has found has one of the keys, as its events have."""
+        """Return True if a document that the filter has found has one of the keys. Stamps are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class Shape:
 
     @property
     def topic(self) -> Topic:
-        """What a window keeps the shape by. That of a declared shape is of its definition, too, which may change."""
+        """The key of the shape in a window. That of a declared shape depends on its definition, which may change."""
         if self.route is not None:
             return self.route.key
         return self.collection if self.id is None else (self.name, self.id)

@@ -16,7 +16,6 @@ from eventsync.domain.condition import Condition
 from eventsync.domain.ids import format_id
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.shapes import ShapeRoute
-from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import Document, JsonText, decode
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.errors import EventsyncError, Malformed, TooLarge
@@ -133,9 +132,7 @@ class NodeStorage:
         end = ends[len(nodes) - 1] if more or is_full else None
         if route is not None:
             # Those with too many keys are in no route.
-            nodes = [
-                node for node, raw in zip(nodes, raws, strict=False) if route.admits(unversioned(decode(raw.raw))[1])
-            ]
+            nodes = [node for node, raw in zip(nodes, raws, strict=False) if route.admits(decode(raw.raw))]
         return DocumentPage(nodes, end is not None, end)
 
     async def _nodes(

@@ -1,4 +1,4 @@
-"""What clients of a declared shape get, spoiled by hand: the checker says what is wrong with it."""
+"""Messages to clients of a declared shape, spoiled by hand: the checker says what is wrong with them."""
 
 from __future__ import annotations
 

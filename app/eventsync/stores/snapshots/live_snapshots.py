@@ -196,7 +196,7 @@ def query_for(shape: Shape) -> Document:
 
 def _admitted(batch: list[bytes], route: ShapeRoute) -> list[bytes]:
     """Leave out documents whose events have no key of the route, because they have too many, or can't be read."""
-    return [raw for raw in batch if route.admits(unversioned(decode(raw, JSON_CODEC))[1])]
+    return [raw for raw in batch if route.admits(decode(raw, JSON_CODEC))]
 
 
 def _row(raw: bytes) -> SnapshotDocument:

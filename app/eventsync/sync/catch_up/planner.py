@@ -96,10 +96,10 @@ class Planner:
 
     def has_all_after(self, shape: Shape, position: Position) -> bool:
         """Return True if the log has every event of a bound shape after `position`."""
-        return (
-            position.log == self._window.log_of(shape)
-            and self._tracking.has_all_after(shape.collection, position.seq)
-            and (shape.route is None or (shape.route.since <= position.seq and self._definitions.is_current(shape)))
+        return position.log == self._window.log_of(shape) and (
+            self._tracking.has_all_after(shape.collection, position.seq)
+            if shape.route is None
+            else shape.route.since <= position.seq and self._definitions.is_current(shape)
         )
 
     # --- clients with a position ----------------------------------------------------------------------------------
