@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conformance.declared import Rules
 
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
@@ -117,3 +118,10 @@ def proxy_url(request: pytest.FixtureRequest, served: Served) -> str:
         return served.url
     proxy: Nginx = request.getfixturevalue("proxy")
     return proxy.url
+
+
+@pytest.fixture(scope="session")
+async def rules(served: Served) -> Rules:
+    rules = Rules(served)
+    await rules.active()
+    return rules
