@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from eventsync.domain.stamp import FIELD
-from eventsync_workers.sequencing.converter import STAMPED, DecodedChange
+from eventsync_workers.sequencing.converter import AFTER, BEFORE, STAMPED, DecodedChange
 
-_BEFORE, _AFTER = "fullDocumentBeforeChange", "fullDocument"
-
-NEEDS = {"insert": (_AFTER,), "update": (_BEFORE, _AFTER), "replace": (_BEFORE, _AFTER), "delete": (_BEFORE,)}
+NEEDS = {"insert": (AFTER,), "update": (BEFORE, AFTER), "replace": (BEFORE, AFTER), "delete": (BEFORE,)}
 """The images without which a change of each kind can't be converted."""
 
 ChangeAndRaw = tuple[DecodedChange, Any]
@@ -43,7 +41,7 @@ def collapse_transaction(changes: Sequence[ChangeAndRaw]) -> Sequence[ChangeAndR
         if key not in lacking:
             collapsed.append((change, raw))
         elif last[key] == index:
-            bare = {name: value for name, value in change.items() if name not in {_BEFORE, _AFTER}}
+            bare = {name: value for name, value in change.items() if name not in {BEFORE, AFTER}}
             collapsed.append((bare | ({STAMPED: stamps[key]} if key in stamps else {}), raw))
     return collapsed
 

@@ -97,7 +97,7 @@ def encode_change(event: Event | None, change: DecodedChange, router: Router = N
     if event is None:
         return None
     # The images are the very states that MongoDB would match, whatever stands for them in the event.
-    return encode_routed(event, router, change.get(_BEFORE), change.get(_AFTER))
+    return encode_routed(event, router, change.get(BEFORE), change.get(AFTER))
 
 
 def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS) -> tuple[EncodedEvent | None, bool]:
@@ -167,8 +167,8 @@ class Outline(DecodedChange):
     """A change whose large fields are not decoded."""
 
 
-_BEFORE, _AFTER = "fullDocumentBeforeChange", "fullDocument"
-IMAGES = (_AFTER, _BEFORE)
+BEFORE, AFTER = "fullDocumentBeforeChange", "fullDocument"
+IMAGES = (AFTER, BEFORE)
 _LARGE = frozenset({*IMAGES, "updateDescription"})
 
 
@@ -234,7 +234,7 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
 
 def unreadable(change: Mapping[str, Any]) -> Event:
     """Return the event of a change that can't be converted although it has its images: the document as bytes."""
-    before, after = change.get(_BEFORE), change.get(_AFTER)
+    before, after = change.get(BEFORE), change.get(AFTER)
     base = Stamp.of({FIELD: change[STAMPED]}).version if STAMPED in change else _version(before)
     value = _document(change["documentKey"])["_id"]
     name, key, at = change["ns"]["coll"], format_id(value), change["wallTime"]
@@ -266,14 +266,14 @@ def _image(change: DecodedChange, name: str) -> Document:
 
 
 def _created(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
-    after = _image(change, "fullDocument")
+    after = _image(change, AFTER)
     stamp, document = unstamp(after)
     return _event(change, "create", _NONE, stamp, document=document, plain=_plain(raw, after))
 
 
 def _updated(change: DecodedChange) -> Event | None:
-    was, before = unstamp(_image(change, "fullDocumentBeforeChange"))
-    stamp, after = unstamp(_image(change, "fullDocument"))
+    was, before = unstamp(_image(change, BEFORE))
+    stamp, after = unstamp(_image(change, AFTER))
     if isinstance(before, OddDocument) or isinstance(after, OddDocument):
         # A patch can't name a field whose name is not UTF-8.
         marked = stamp.deleted and not was.deleted and same(before, after)
@@ -290,13 +290,13 @@ def _updated(change: DecodedChange) -> Event | None:
 
 
 def _replaced(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
-    before, after = _image(change, "fullDocumentBeforeChange"), _image(change, "fullDocument")
+    before, after = _image(change, BEFORE), _image(change, AFTER)
     stamp, document = unstamp(after)
     return _event(change, "replace", Stamp.of(before), stamp, document=document, plain=_plain(raw, before, after))
 
 
 def _deleted(change: DecodedChange) -> Event:
-    before = _image(change, "fullDocumentBeforeChange")
+    before = _image(change, BEFORE)
     was = Stamp.of({FIELD: change[STAMPED]} if STAMPED in change else before)
     # The stamp of an API delete has raised the version already, in the change before.
     if was.deleted:

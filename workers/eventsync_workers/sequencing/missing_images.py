@@ -14,7 +14,7 @@ from eventsync.mongodb.change_stream import HistoryLost
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
 from eventsync_workers.sequencing.collapse import lacks_images
-from eventsync_workers.sequencing.converter import DecodedChange
+from eventsync_workers.sequencing.converter import AFTER, BEFORE, DecodedChange
 
 
 class CollectionBarred(EventsyncError):
@@ -54,7 +54,7 @@ class ImageReader:
         if after is None and before is None:
             return None
         kind = "delete" if after is None else "insert" if before is None else "replace"
-        return change | {"operationType": kind, "fullDocument": after, "fullDocumentBeforeChange": before}
+        return change | {"operationType": kind, AFTER: after, BEFORE: before}
 
     async def _at(self, change: DecodedChange, time: Timestamp) -> RawBSONDocument | None:
         key = dict(change["documentKey"])["_id"]
