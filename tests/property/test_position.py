@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventsync.domain.ids import format_id
+from eventsync.domain.names import check_collection
 from eventsync.domain.positions import (
     LogId,
     Position,
@@ -19,7 +20,8 @@ from eventsync.domain.positions import (
     vector_to_short,
     vector_to_text,
 )
-from eventsync.domain.shapes import RoutedShape, Shape, check_collection
+from eventsync.domain.predicates.routed_shape import RoutedShape
+from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
 
 

@@ -13,7 +13,6 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
-from eventsync.stores.log.definitions import BoundRoute
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
@@ -38,7 +37,7 @@ def routed_shape(text: str, definition: Definition = MINE) -> Shape:
     """A declared shape, bound by a definition that is active since the beginning of the log."""
     shape = Shape.parse(text)
     assert shape.declared is not None
-    return replace(shape, route=BoundRoute(definition.bind_shape(shape.declared), definition, Seq(0), 1))
+    return replace(shape, route=definition.bind_shape(shape.declared, revision=1))
 
 
 def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "t") -> list[StoredEvent]:

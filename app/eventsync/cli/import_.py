@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from eventsync.cli.console import NOTES, OUT, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
-from eventsync.domain.shapes import check_collection
+from eventsync.domain.names import check_collection
 from eventsync.errors import ConfigurationError
 from eventsync.importing import (
     DatabaseTarget,

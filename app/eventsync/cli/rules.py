@@ -15,7 +15,7 @@ from eventsync.cli.console import NOTES, OUT, print_json, print_table, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Definition, Route
-from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import ConfigurationError, Unavailable, UnknownShape
 from eventsync.mongodb.change_stream import watch

@@ -10,8 +10,9 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 
 from eventsync.cli.console import NOTES, OUT, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.domain.names import not_tracked
 from eventsync.domain.positions import LogId, Position
-from eventsync.domain.shapes import Shape, not_tracked
+from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed, Unavailable
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import connect

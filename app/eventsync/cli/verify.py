@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eventsync.cli.console import NOTES, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.cli.verify_report import Proof, Report, Wrong
+from eventsync.domain.names import not_tracked
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
-from eventsync.domain.shapes import not_tracked
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import connect
 from eventsync.mongodb.clocks import cluster_time, wall_time

@@ -9,6 +9,7 @@ __all__ = [
     "events",
     "ids",
     "log_checks",
+    "names",
     "patches",
     "plan",
     "points",

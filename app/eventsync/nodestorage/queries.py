@@ -27,9 +27,9 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import ExecutionTimeout, OperationFailure
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
+from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.predicates.parsing import check_path
 from eventsync.domain.predicates.predicate import Predicate
-from eventsync.domain.shapes import ShapeRoute
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import EventsyncError, IndexNeeded, InvalidPredicate, Malformed, TooComplex, TooLarge
 from eventsync.mongodb.answer_size import AnswerSize
@@ -152,7 +152,7 @@ class Queries:
         after: PageEnd | None,
         limit: int,
         max_bytes: int,
-        route: ShapeRoute | None = None,
+        route: Route | None = None,
     ) -> FoundPage:
         """Return documents that `where` matches, behind `after`, of a whole collection or of a route.
 

@@ -14,8 +14,8 @@ from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
 from eventsync.domain.condition import Condition
 from eventsync.domain.ids import format_id
+from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.predicates.predicate import Predicate
-from eventsync.domain.shapes import ShapeRoute
 from eventsync.domain.values.extended_json import Document, JsonText, decode
 from eventsync.domain.values.json_document import JsonDocument
 from eventsync.errors import EventsyncError, Malformed, TooLarge
@@ -116,7 +116,7 @@ class NodeStorage:
         collection: str,
         *,
         where: Predicate | None = None,
-        route: ShapeRoute | None = None,
+        route: Route | None = None,
         sort: Sort = BY_ID,
         after: PageEnd | None = None,
         limit: int,

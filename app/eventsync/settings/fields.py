@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from eventsync.domain.shapes import check_collection, check_database
+from eventsync.domain.names import check_collection, check_database
 from eventsync.errors import Malformed
 
 PREFIX: Final = "EVENTSYNC_"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from eventsync.domain.shapes import MAX_DATABASE_BYTES
+from eventsync.domain.names import MAX_DATABASE_BYTES
 from eventsync.errors import ConfigurationError
 from eventsync.settings.fields import PREFIX
 from eventsync.settings.sources import CONFIG, CommandSettings, Settings

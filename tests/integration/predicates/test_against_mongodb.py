@@ -25,7 +25,7 @@ from eventsync.domain.bson_scan.opaque import encode
 from eventsync.domain.predicates.declarations import filter_of_tree
 from eventsync.domain.predicates.definitions import define
 from eventsync.domain.predicates.predicate import Predicate
-from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, Document, decode, from_tree
 from eventsync.errors import InvalidPredicate
 from integration.predicates import random_filters

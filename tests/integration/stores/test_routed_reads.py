@@ -12,12 +12,12 @@ import pytest
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.declarations import MAX_DEFINITIONS
 from eventsync.domain.predicates.definitions import MAX_KEYS, define
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.replay import DamagedEvents
 from eventsync.domain.routes import Routes
 from eventsync.domain.segments import footer
-from eventsync.domain.shapes import RoutedShape, Shape
+from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import BoundRoute
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.hot_tier import in_order
 from eventsync.stores.log.stored_event import StoredEvent
@@ -42,12 +42,12 @@ def key(number: int) -> bytes:
 
 def bound(number: int, since: int = 0) -> Shape:
     declared = RoutedShape.of("by_n", {"n": [number]})
-    return Shape("by_n", None, declared, BoundRoute(DEFINITION.bind_shape(declared), DEFINITION, Seq(since), 1))
+    return Shape("by_n", None, declared, DEFINITION.bind_shape(declared, since, revision=1))
 
 
 def in_any(*numbers: int) -> Shape:
     declared = RoutedShape.of("in_any", {"n": numbers})
-    return Shape("in_any", None, declared, BoundRoute(IN_ANY.bind_shape(declared), IN_ANY, Seq(0), 1))
+    return Shape("in_any", None, declared, IN_ANY.bind_shape(declared, revision=1))
 
 
 def routed(seq: int, *keys: bytes, **lists: frozenset[bytes] | bytes) -> NewEvent:

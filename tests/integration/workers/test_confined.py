@@ -14,8 +14,8 @@ from pymongo.errors import PyMongoError
 from typer.testing import CliRunner
 
 from eventsync.cli import commands
+from eventsync.domain.names import MAX_COLLECTION_BYTES, check_collection
 from eventsync.domain.positions import LogId, Seq
-from eventsync.domain.shapes import MAX_COLLECTION_BYTES, check_collection
 from eventsync.errors import ConfigurationError, Malformed
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings, load_settings

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eventsync.domain.predicates.definitions import Definition, define
-from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.errors import Unavailable
 from eventsync.stores.log.definitions import Declaration
 from eventsync.stores.stores import Stores

@@ -11,7 +11,7 @@ from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
-from eventsync.domain.shapes import check_collection
+from eventsync.domain.names import check_collection
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Malformed
 from eventsync.mongodb.clocks import cluster_time

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from eventsync.api.openapi.parts import Json, schema
 from eventsync.domain.ids import MAX_READ_BYTES
+from eventsync.domain.names import MAX_COLLECTION_BYTES
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.protocol import MAX_CLIENT_ID, PROTOCOL
-from eventsync.domain.shapes import MAX_COLLECTION_BYTES
 from eventsync.server import problems
 
 TEXT: Final[Json] = {"type": "string"}

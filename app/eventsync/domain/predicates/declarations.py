@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, Final
 
+from eventsync.domain.names import check_collection
 from eventsync.domain.predicates.definitions import TYPES, Definition, define, define_all
-from eventsync.domain.shapes import check_collection, is_parameter_name, is_shape_name
+from eventsync.domain.predicates.routed_shape import is_parameter_name, is_shape_name
 from eventsync.domain.values.extended_json import from_tree, parse_json, to_json
 from eventsync.errors import InvalidPredicate, Malformed
 

@@ -29,7 +29,7 @@ from eventsync.domain.predicates.matching import Check, matcher, values_at
 from eventsync.domain.predicates.nodes import All, AnyOf, At, Equal, Node, OneOf, Parameter, canonical, parameters_of
 from eventsync.domain.predicates.ordering import MISSING, NUMERIC, Undecidable, rank_of, value_bytes
 from eventsync.domain.predicates.parsing import MAX_LIST, bound_filter, checked_value, parse_all
-from eventsync.domain.shapes import RoutedShape
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.values.numbers import canonical_number
 from eventsync.errors import InvalidPredicate, Malformed
 
@@ -79,14 +79,19 @@ NO_KEYS: Final[frozenset[bytes]] = frozenset()
 class Route:
     """A definition with its parameters bound.
 
-    `filter` is for `find`, with the collation `{"locale": "simple"}`. `keys` has several keys if a parameter stands for
-    a list. `key` names the route: it is the only one of `keys`, or made of all of them.
+    `filter` is for `find`, with the collation `{"locale": "simple"}`. `keys`, 16 bytes each, has several if a parameter
+    stands for a list. `key` names the route: it is the only one of `keys`, or made of all of them.
+
+    The route of an active definition has its activation: events after `since` carry its keys, and the registry's
+    revision was `revision`.
     """
 
     shape: RoutedShape
     definition: Definition
     key: bytes
     keys: frozenset[bytes]
+    since: int = 0
+    revision: int = 0
 
     @property
     def collection(self) -> str:
@@ -100,8 +105,12 @@ class Route:
 
     @property
     def scope(self) -> str:
-        """The part of a position that names the route."""
+        """The part of a position that names the route: 8 hex digits of everything that decides what is in it."""
         return self.key.hex()[:8]
+
+    def admits(self, document: Mapping[str, Any]) -> bool:
+        """Return True if a document has one of the keys. The filter also finds those that have too many keys."""
+        return not self.keys.isdisjoint(self.definition.keys(document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,17 +245,17 @@ class Definition:
             raise InvalidPredicate(self.name, error.message) from error
         return self._route(shape, bound)
 
-    def _route(self, shape: RoutedShape, bound: Mapping[str, list[Any]]) -> Route:
+    def _route(self, shape: RoutedShape, bound: Mapping[str, list[Any]], since: int = 0, revision: int = 0) -> Route:
         found = [sorted({value_bytes(value) for value in items}) for items in bound.values()]
         if prod(map(len, found)) > MAX_KEYS:
             raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
         keys = sorted(self._key(b"".join(tokens)) for tokens in product(*found))
         key = keys[0] if len(keys) == 1 else self._key(b"".join((b"any of", *keys)))
-        return Route(shape, self, key, frozenset(keys))
+        return Route(shape, self, key, frozenset(keys), since, revision)
 
-    def bind_shape(self, shape: RoutedShape) -> Route:
-        """Return the route for a shape of this name. Raises `InvalidPredicate`."""
-        return self._route(shape, self._bound(self.values_of(shape)))
+    def bind_shape(self, shape: RoutedShape, since: int = 0, revision: int = 0) -> Route:
+        """Return the route for a shape of this name, with its activation. Raises `InvalidPredicate`."""
+        return self._route(shape, self._bound(self.values_of(shape)), since, revision)
 
     def values_of(self, shape: RoutedShape) -> dict[str, Any]:
         """Return the values of a shape's parameters, a list for each of `lists`. Raises `InvalidPredicate`."""

@@ -22,9 +22,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from eventsync.domain.bson_scan.opaque import encode
+from eventsync.domain.names import check_collection
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Change, Damaged
-from eventsync.domain.shapes import Shape, check_collection
+from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Unavailable
 from eventsync.mongodb.clocks import from_now, is_past
 from eventsync.mongodb.errors import translated

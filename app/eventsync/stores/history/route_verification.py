@@ -16,7 +16,7 @@ from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import decode
 from eventsync.stores.history.log_state import LogState
 from eventsync.stores.history.verification import Progress, VerifiedPoint
-from eventsync.stores.log.definitions import BoundRoute, DefinitionStore
+from eventsync.stores.log.definitions import DefinitionStore
 from eventsync.stores.log.tracking import TrackingStore
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader
 
@@ -53,8 +53,8 @@ class RouteVerification:
                 progress(len(rows))
                 if check.wrong is not None:
                     return check.wrong
-        for key, (route, each) in samples.items():
-            if wrong := await self._compare(point, route, each, check.found[key]):
+        for key, (route, _) in samples.items():
+            if wrong := await self._compare(point, route, check.found[key]):
                 return wrong
         return None
 
@@ -86,11 +86,9 @@ class RouteVerification:
             if len(route.keys) == 1
         }
 
-    async def _compare(
-        self, point: VerifiedPoint, route: Route, active: ActiveKeys, by_events: set[IdText]
-    ) -> str | None:
+    async def _compare(self, point: VerifiedPoint, route: Route, by_events: set[IdText]) -> str | None:
         """Compare the documents of a route by the events with those that MongoDB finds."""
-        shape = Shape(route.shape.name, None, route.shape, BoundRoute(route, active.definition, active.since, 0))
+        shape = Shape(route.shape.name, None, route.shape, route)
         by_filter: set[IdText] = set()
         async with aclosing(self._snapshots.documents(shape, point.time, {})) as batches:
             async for batch in batches:

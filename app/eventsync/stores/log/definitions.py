@@ -32,7 +32,7 @@ from pymongo.errors import DuplicateKeyError
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.predicates.declarations import read_spec, spec_of
-from eventsync.domain.predicates.definitions import Definition, Route
+from eventsync.domain.predicates.definitions import Definition
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Malformed, Unavailable, UnknownShape
 from eventsync.mongodb.errors import translated
@@ -276,45 +276,6 @@ class ActiveDefinition:
     since: Seq
 
 
-@dataclass(frozen=True, slots=True)
-class BoundRoute:
-    """The route of an active shape, and its activation. Events after `since` carry its keys."""
-
-    route: Route
-    definition: Definition
-    since: Seq
-    revision: int
-
-    @property
-    def collection(self) -> str:
-        """The collection that the route is a part of."""
-        return self.route.collection
-
-    @property
-    def key(self) -> bytes:
-        """The key that names the route."""
-        return self.route.key
-
-    @property
-    def keys(self) -> frozenset[bytes]:
-        """The keys that events of the route have."""
-        return self.route.keys
-
-    @property
-    def filter(self) -> Mapping[str, Any]:
-        """The filter that finds the route's documents, with the collation `{"locale": "simple"}`."""
-        return self.route.filter
-
-    @property
-    def scope(self) -> str:
-        """The part of a position that names the route."""
-        return self.route.scope
-
-    def admits(self, document: Mapping[str, Any]) -> bool:
-        """Return True if a document has one of the keys. The filter also finds those that have too many keys."""
-        return not self.keys.isdisjoint(self.definition.keys(document))
-
-
 class Definitions:
     """A server's copy of the registry. The feed replaces it as a whole when the registry or the log changes."""
 
@@ -414,9 +375,7 @@ class Definitions:
         route = shape.route
         if route is not None and (route.revision, route.since) == (active.shape.revision, active.since):
             return shape
-        definition = self._definition(active.shape)
-        bound = definition.bind_shape(shape.declared)
-        route = BoundRoute(bound, definition, active.since, active.shape.revision)
+        route = self._definition(active.shape).bind_shape(shape.declared, active.since, active.shape.revision)
         return Shape(shape.name, None, shape.declared, route)  # `replace` takes four times as long
 
     def _definition(self, shape: DeclaredShape) -> Definition:

@@ -22,8 +22,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.concurrency.waiting import set_within
+from eventsync.domain.names import check_collection, not_tracked
 from eventsync.domain.positions import LogId, Seq
-from eventsync.domain.shapes import check_collection, not_tracked
 from eventsync.errors import NotTracked, Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.logs import NoLogYet

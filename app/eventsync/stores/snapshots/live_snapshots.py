@@ -18,7 +18,8 @@ from eventsync.domain.bson_scan.opaque import writable
 from eventsync.domain.bson_scan.plain import is_misread
 from eventsync.domain.ids import IdText, format_id, parse_id, query_of
 from eventsync.domain.positions import LogId, Position, scoped
-from eventsync.domain.shapes import Shape, ShapeRoute
+from eventsync.domain.predicates.definitions import Route
+from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, Document, JsonText, decode, to_json
 from eventsync.errors import Unavailable
@@ -136,7 +137,7 @@ class SnapshotReader:
                     yield document
 
     async def _found(
-        self, collection: str, time: Timestamp, query: Document, fields: Document, route: ShapeRoute | None = None
+        self, collection: str, time: Timestamp, query: Document, fields: Document, route: Route | None = None
     ) -> AsyncGenerator[list[bytes]]:
         any_found = False
         options = {"sort": {"_id": 1}} if route is None else {"collation": {"locale": "simple"}}
@@ -194,7 +195,7 @@ def query_for(shape: Shape) -> Document:
     return {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
 
 
-def _admitted(batch: list[bytes], route: ShapeRoute) -> list[bytes]:
+def _admitted(batch: list[bytes], route: Route) -> list[bytes]:
     """Leave out documents whose events have no key of the route, because they have too many, or can't be read."""
     return [raw for raw in batch if route.admits(decode(raw, JSON_CODEC))]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.domain.predicates.definitions import define
-from eventsync.domain.shapes import Shape, ShapeRoute
+from eventsync.domain.predicates.definitions import Route, define
+from eventsync.domain.shapes import Shape
 from eventsync.errors import InvalidPredicate, NotTracked, Unavailable, UnknownShape
 from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
@@ -122,7 +122,7 @@ BY_BOARD = shape_of({"board": "$board"}, board="int")
 BOARD_7 = Shape.parse("my_cards?board=int:7")
 
 
-def route_of(shape: Shape) -> ShapeRoute:
+def route_of(shape: Shape) -> Route:
     assert shape.route is not None
     return shape.route
 
