@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from eventsync.api import conditions
 from eventsync.api.bodies import read_bytes
 from eventsync.api.documents import written_item
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NDJSON
 from eventsync.api.state import Services, services_of
@@ -182,6 +182,11 @@ def _item(outcome: WriteResult | EventsyncError, *, minimal: bool) -> dict[str, 
 
 routes = [
     Endpoint(
-        "/v1/collections/{collection}/documents:batch", BatchEndpoint(), methods=["POST"], name="batch", writes=True
+        "/v1/collections/{collection}/documents:batch",
+        BatchEndpoint(),
+        methods=["POST"],
+        access=AccessLevel.PRINCIPAL,
+        name="batch",
+        writes=True,
     )
 ]

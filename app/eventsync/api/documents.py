@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from eventsync.api import conditions, time_travel
 from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH, Body, read_json
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import root_of, segment
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
@@ -314,12 +314,25 @@ _DOCUMENTS = "/v1/collections/{collection}/documents"
 
 # The writes come first. Starlette compares the path with one route after the other, 1 µs each.
 routes = [
-    Endpoint(_DOCUMENTS + "/{id}", patch, methods=["PATCH"], tagged=True, writes=True),
-    Endpoint(_DOCUMENTS + "/{id}", replace, methods=["PUT"], tagged=True, writes=True),
-    Endpoint(_DOCUMENTS, create, methods=["POST"], writes=True),
-    Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], tagged=True, writes=True),
-    Endpoint(_DOCUMENTS + "/{id}", read, methods=["GET"], query=("version", "at", "position"), tagged=True),
-    ListingEndpoint(_DOCUMENTS, listing, methods=["GET"], query=_LISTING),
-    Endpoint(_DOCUMENTS + "/{id}/events", history, methods=["GET"], query=("after_version", "after", "limit")),
-    Endpoint("/v1/collections", collections, methods=["GET"]),
+    Endpoint(_DOCUMENTS + "/{id}", patch, methods=["PATCH"], access=AccessLevel.PRINCIPAL, tagged=True, writes=True),
+    Endpoint(_DOCUMENTS + "/{id}", replace, methods=["PUT"], access=AccessLevel.PRINCIPAL, tagged=True, writes=True),
+    Endpoint(_DOCUMENTS, create, methods=["POST"], access=AccessLevel.PRINCIPAL, writes=True),
+    Endpoint(_DOCUMENTS + "/{id}", delete, methods=["DELETE"], access=AccessLevel.PRINCIPAL, tagged=True, writes=True),
+    Endpoint(
+        _DOCUMENTS + "/{id}",
+        read,
+        methods=["GET"],
+        access=AccessLevel.PRINCIPAL,
+        query=("version", "at", "position"),
+        tagged=True,
+    ),
+    ListingEndpoint(_DOCUMENTS, listing, methods=["GET"], access=AccessLevel.PRINCIPAL, query=_LISTING),
+    Endpoint(
+        _DOCUMENTS + "/{id}/events",
+        history,
+        methods=["GET"],
+        access=AccessLevel.PRINCIPAL,
+        query=("after_version", "after", "limit"),
+    ),
+    Endpoint("/v1/collections", collections, methods=["GET"], access=AccessLevel.PRINCIPAL),
 ]

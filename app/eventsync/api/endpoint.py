@@ -1,4 +1,4 @@
-"""Endpoints: routes that declare what they accept, and check each request's head against it.
+"""Endpoints: routes that declare who may use them and what they accept, and check each request's head against it.
 
 A server must not silently ignore what it does not support: a misspelt `limit` would return another page, an ignored
 condition would lose an update, and an encoded body would be stored as another one.
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventsync.api import conditions
 from eventsync.api.state import services_of
@@ -30,19 +31,35 @@ _CHECKED: Final = frozenset(
 """The headers that an endpoint checks before its handler."""
 
 
+class AccessLevel(Enum):
+    """The callers that may use an endpoint once rules are applied. Without rules, everybody may use every endpoint."""
+
+    PUBLIC = "public"
+    """Everybody. The answer contains no data of a collection."""
+
+    PRINCIPAL = "principal"
+    """Everybody who is authenticated. The endpoint shows and changes what the rules allow this principal."""
+
+    OPERATOR = "operator"
+    """Principals with the role `operator`. The endpoint does not apply the rules of collections."""
+
+
 class Endpoint(Route):
     """A route that accepts the query parameters `query` once each, and `repeated` any number of times.
+
+    `access` has no default: a new endpoint is closed until its author has decided who may use it.
 
     A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag. An endpoint that
     `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is something that an endpoint declares
         self,
         path: str,
         endpoint: Callable[..., Any],
         *,
         methods: Sequence[str],
+        access: AccessLevel,
         name: str | None = None,
         query: Iterable[str] = (),
         repeated: Iterable[str] = (),
@@ -50,6 +67,7 @@ class Endpoint(Route):
         writes: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=methods, name=name)
+        self.access = access
         self.query = frozenset(query)
         self.repeated = frozenset(repeated)
         self.tagged = tagged
@@ -78,6 +96,14 @@ class Endpoint(Route):
             _check_write(request.headers, tagged=self.tagged)
             return False
         return not self.tagged and conditions.unchanged(request, None)
+
+
+class WebSocketEndpoint(WebSocketRoute):
+    """A route for WebSockets. Browsers send no header with one, so the endpoint itself authenticates `access`."""
+
+    def __init__(self, path: str, endpoint: ASGIApp, *, access: AccessLevel, name: str | None = None) -> None:
+        super().__init__(path, endpoint, name=name)
+        self.access = access
 
 
 def check_query(connection: HTTPConnection, once: frozenset[str], repeated: frozenset[str] = frozenset()) -> None:

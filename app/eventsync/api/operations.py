@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import Services, services_of
 from eventsync.stores.stats.overview import LogOverview, Overview
@@ -150,7 +150,7 @@ def _of_snapshots(overview: Overview, log: LogOverview) -> Iterator[Gauge]:
 
 
 routes = [
-    Endpoint("/healthz", healthz, methods=["GET"]),
-    Endpoint("/readyz", readyz, methods=["GET"]),
-    Endpoint("/metrics", metrics, methods=["GET"]),
+    Endpoint("/healthz", healthz, methods=["GET"], access=AccessLevel.PUBLIC),
+    Endpoint("/readyz", readyz, methods=["GET"], access=AccessLevel.PUBLIC),
+    Endpoint("/metrics", metrics, methods=["GET"], access=AccessLevel.OPERATOR),
 ]

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute
 
 from eventsync import web
 from eventsync.api import conditions, openapi
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import root_of
 from eventsync.api.responses import JSON
 
@@ -100,8 +100,18 @@ async def asset(request: Request) -> Response:
 
 
 routes: list[BaseRoute] = [
-    Endpoint("/", _page(_read("index.html")), methods=["GET"], name="page", query=("collection", "shape"), tagged=True),
-    Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], name="docs", tagged=True),
-    Endpoint("/openapi.json", openapi_document, methods=["GET"], name="openapi", tagged=True),
-    Endpoint("/assets/{name}", asset, methods=["GET"], name="assets", tagged=True),
+    Endpoint(
+        "/",
+        _page(_read("index.html")),
+        methods=["GET"],
+        access=AccessLevel.PUBLIC,
+        name="page",
+        query=("collection", "shape"),
+        tagged=True,
+    ),
+    Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], access=AccessLevel.PUBLIC, name="docs", tagged=True),
+    Endpoint(
+        "/openapi.json", openapi_document, methods=["GET"], access=AccessLevel.PUBLIC, name="openapi", tagged=True
+    ),
+    Endpoint("/assets/{name}", asset, methods=["GET"], access=AccessLevel.PUBLIC, name="assets", tagged=True),
 ]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import IMMUTABLE, JSON, NDJSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
@@ -116,7 +116,20 @@ async def _lines(snapshot: Bootstrap) -> AsyncGenerator[bytes]:
 
 routes = [
     Endpoint(
-        "/v1/sync/log", log_page, methods=["GET"], name="log", query=("shape", "position", "limit", "wait"), tagged=True
+        "/v1/sync/log",
+        log_page,
+        methods=["GET"],
+        access=AccessLevel.PRINCIPAL,
+        name="log",
+        query=("shape", "position", "limit", "wait"),
+        tagged=True,
     ),
-    Endpoint("/v1/sync/snapshot", SnapshotStream(), methods=["GET"], name="snapshot", query=("shape",)),
+    Endpoint(
+        "/v1/sync/snapshot",
+        SnapshotStream(),
+        methods=["GET"],
+        access=AccessLevel.PRINCIPAL,
+        name="snapshot",
+        query=("shape",),
+    ),
 ]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import IMMUTABLE, JSON, NO_STORE
 from eventsync.api.state import Services, services_of
 from eventsync.domain.positions import Position, Seq
@@ -116,6 +116,20 @@ def _headers(segment: Segment, tag: str) -> list[tuple[bytes, bytes]]:
 
 
 routes = [
-    Endpoint("/v1/sync/segments", segment_list, methods=["GET"], name="segments", query=("after", "limit")),
-    Endpoint("/v1/sync/segments/{position}", SegmentStream(), methods=["GET"], name="segment", tagged=True),
+    Endpoint(
+        "/v1/sync/segments",
+        segment_list,
+        methods=["GET"],
+        access=AccessLevel.OPERATOR,
+        name="segments",
+        query=("after", "limit"),
+    ),
+    Endpoint(
+        "/v1/sync/segments/{position}",
+        SegmentStream(),
+        methods=["GET"],
+        access=AccessLevel.OPERATOR,
+        name="segment",
+        tagged=True,
+    ),
 ]

@@ -17,7 +17,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.state import Services, services_of
 from eventsync.domain import protocol
 from eventsync.domain.positions import (
@@ -228,6 +228,7 @@ routes = [
         "/v1/sync/sse",
         EventStream(),
         methods=["GET"],
+        access=AccessLevel.PRINCIPAL,
         name="sse",
         query=("vector", "client_id"),
         repeated=("shape",),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from eventsync.api import conditions
 from eventsync.api.bodies import read_small
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
@@ -103,8 +103,15 @@ def _client_id(request: Request) -> str:
 
 
 routes = [
-    Endpoint("/v1/state-vectors", listing, methods=["GET"], name="state_vectors", query=("after", "limit")),
-    Endpoint("/v1/state-vectors/{client_id}", read, methods=["GET"], name="state_vector"),
-    Endpoint("/v1/state-vectors/{client_id}", put, methods=["PUT"]),
-    Endpoint("/v1/state-vectors/{client_id}", delete, methods=["DELETE"]),
+    Endpoint(
+        "/v1/state-vectors",
+        listing,
+        methods=["GET"],
+        access=AccessLevel.OPERATOR,
+        name="state_vectors",
+        query=("after", "limit"),
+    ),
+    Endpoint("/v1/state-vectors/{client_id}", read, methods=["GET"], access=AccessLevel.PRINCIPAL, name="state_vector"),
+    Endpoint("/v1/state-vectors/{client_id}", put, methods=["PUT"], access=AccessLevel.PRINCIPAL),
+    Endpoint("/v1/state-vectors/{client_id}", delete, methods=["DELETE"], access=AccessLevel.PRINCIPAL),
 ]

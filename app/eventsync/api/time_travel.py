@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.api import conditions
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import IMMUTABLE, JSON
 from eventsync.api.state import services_of
@@ -101,6 +101,7 @@ routes = [
         "/v1/collections/{collection}/documents/{id}/diff",
         difference,
         methods=["GET"],
+        access=AccessLevel.PRINCIPAL,
         query=("from", "to"),
         tagged=True,
     ),

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from eventsync.api import conditions
 from eventsync.api.bodies import read_json
 from eventsync.api.documents import written_item
-from eventsync.api.endpoint import Endpoint
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.api.write_operations import keep_contents, operation_of
@@ -69,4 +69,4 @@ def parse_outline(raw: bytes) -> Any:
     return {"operations": operations}
 
 
-routes = [Endpoint("/v1/transactions", transaction, methods=["POST"], writes=True)]
+routes = [Endpoint("/v1/transactions", transaction, methods=["POST"], access=AccessLevel.PRINCIPAL, writes=True)]

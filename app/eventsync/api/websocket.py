@@ -10,11 +10,10 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from eventsync.api.endpoint import Endpoint, check_query
+from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint, check_query
 from eventsync.api.state import Services, services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
@@ -234,6 +233,6 @@ async def upgrade_required(_: Request) -> Response:
 
 
 routes = [
-    WebSocketRoute(PATH, Sync(), name="sync"),
-    Endpoint(PATH, upgrade_required, methods=["GET"]),
+    WebSocketEndpoint(PATH, Sync(), access=AccessLevel.PRINCIPAL, name="sync"),
+    Endpoint(PATH, upgrade_required, methods=["GET"], access=AccessLevel.PUBLIC),
 ]
