@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from eventsync.access.control import AccessControl
 from eventsync.api import (
     batch,
     documents,
@@ -155,7 +156,16 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             settings.write_queue_delay, "a write", (Conflict, NotFound, PatchFailed, VersionMismatch)
         )
         services = Services(
-            settings, storage, sync, time_travel, stores.archive, CachedOverview(stores), offload, held, writes
+            settings,
+            storage,
+            sync,
+            time_travel,
+            stores.archive,
+            CachedOverview(stores),
+            offload,
+            held,
+            writes,
+            AccessControl(settings),
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:

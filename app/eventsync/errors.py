@@ -17,7 +17,8 @@
     ├── TooComplex              more work than one request may cause
     ├── ResetRequired           a position that can't be continued from
     ├── BehindRetention         a point in the past that is no longer kept
-    ├── Forbidden               refused by policy (origin)
+    ├── Unauthenticated         no credential, or one that is not accepted
+    ├── Forbidden               refused by policy (origin, rules)
     ├── RateLimited             over a limit on concurrent use; try again later
     └── Unavailable             MongoDB or the log can't be used at the moment
         ├── NotAttempted        an operation of a batch that was not begun in time
@@ -31,6 +32,7 @@ separate: `message` is for clients, `diagnosis` for logs and operators.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import ClassVar, Final, Self
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "ResetRequired",
     "TooComplex",
     "TooLarge",
+    "Unauthenticated",
     "Unavailable",
     "UnknownShape",
     "Unreadable",
@@ -248,6 +251,25 @@ class BehindRetention(EventsyncError):
     def __init__(self, message: str, *, since: str) -> None:
         super().__init__(message)
         self.since = since
+
+
+class Unauthenticated(EventsyncError):
+    """The request has no credential, or one that is not accepted. `reason` is a stable word: one of `REASONS`."""
+
+    code = "unauthenticated"
+    public = True
+
+    REASONS: ClassVar[Mapping[str, str]] = {
+        "token_missing": "a credential is needed here: Authorization: Bearer …",
+        "token_expired": "the credential has expired",
+        "token_invalid": "the credential is not valid",
+        "token_revoked": "the credential was revoked",
+        "subject_changed": "a live connection keeps its subject: connect again",
+    }
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or self.REASONS[reason])
+        self.reason = reason
 
 
 class Forbidden(EventsyncError):

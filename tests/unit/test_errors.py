@@ -39,7 +39,7 @@ def test_codes_are_stable() -> None:
         "internal", "configuration", "malformed", "not_found", "not_tracked", "unknown_shape", "conflict",
         "version_mismatch", "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone",
         "forbidden", "rate_limited", "unavailable", "not_attempted", "overloaded", "damaged", "invalid_predicate",
-        "index_needed",
+        "index_needed", "unauthenticated",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventsync.api import conditions
-from eventsync.api.state import services_of
+from eventsync.api.state import ACCESS, services_of
 from eventsync.errors import Malformed, UnsupportedMediaType
 
 SAFE = frozenset({"GET", "HEAD"})
@@ -76,6 +76,7 @@ class Endpoint(Route):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
             request = Request(scope, receive)
+            scope[ACCESS] = services_of(request).access.open_access
             self.check_query(request)
             # One pass over the names, because nearly all requests have none of these headers.
             if not _CHECKED.isdisjoint([name for name, _ in scope["headers"]]) and self._is_unchanged(request):

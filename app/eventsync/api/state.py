@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.requests import HTTPConnection
 
+from eventsync.access.access import Access
+from eventsync.access.control import AccessControl
 from eventsync.concurrency.admission import DelayAdmission
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
@@ -31,6 +34,7 @@ class Services:
     held: HeldBytes
     writes: DelayAdmission
     """Admits the writes of documents. Each goes through it."""
+    access: AccessControl
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -39,3 +43,15 @@ def services_of(connection: HTTPConnection) -> Services:
     if not isinstance(services, Services):
         raise TypeError("the application runs without its lifespan")
     return services
+
+
+ACCESS: Final = "eventsync.access"
+"""The key of the ASGI scope under which a request's access stands."""
+
+
+def access_of(connection: HTTPConnection) -> Access:
+    """Return what the principal of a request may do. The endpoint has authenticated it before its handler."""
+    access = connection.scope[ACCESS]
+    if not isinstance(access, Access):
+        raise TypeError("the request was not authenticated")
+    return access

@@ -18,9 +18,9 @@ from eventsync.api.state import Services, services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
-from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, public_error
+from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, Unauthenticated, public_error
 from eventsync.server.extensions import evict, socket_writer, until_writable
-from eventsync.server.problems import Close, problem_of
+from eventsync.server.problems import Close, close_of
 from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
@@ -203,7 +203,8 @@ class _Connection:
             except SlowClient:
                 evict(self._websocket.scope, Close.SLOW)
                 return
-        await self.close(problem_of(error).close, public_error(error).message)
+        reason = error.reason if isinstance(error, Unauthenticated) else public_error(error).message
+        await self.close(close_of(error), reason)
 
     async def close(self, code: Close, reason: str) -> None:
         """Close with a code. A client that does not accept even that is evicted."""

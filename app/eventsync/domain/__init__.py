@@ -1,6 +1,7 @@
 """Pure and synchronous: values, patches, positions, frames, plans. No driver, no framework."""
 
 __all__ = [
+    "access",
     "bson_scan",
     "condition",
     "encoded_state",

@@ -34,6 +34,7 @@ class Close(IntEnum):
     TRY_LATER = 1013
     INTERNAL = 1011
     BAD_MESSAGE = 4400
+    UNAUTHENTICATED = 4401
     FORBIDDEN = 4403
     NO_HELLO = 4408
     TOO_LARGE = 4413
@@ -54,6 +55,7 @@ TABLE: Final[Mapping[type[errors.EventsyncError], Problem]] = {
     errors.Malformed: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The request cannot be understood"),
     errors.InvalidPredicate: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "The filter is refused"),
     errors.IndexNeeded: Problem(HTTPStatus.BAD_REQUEST, Close.BAD_MESSAGE, "No index serves the request"),
+    errors.Unauthenticated: Problem(HTTPStatus.UNAUTHORIZED, Close.UNAUTHENTICATED, "Not authenticated"),
     errors.Forbidden: Problem(HTTPStatus.FORBIDDEN, Close.FORBIDDEN, "Refused by policy"),
     errors.NotFound: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such document"),
     errors.NotTracked: Problem(HTTPStatus.NOT_FOUND, Close.BAD_MESSAGE, "No such tracked collection"),
@@ -87,6 +89,13 @@ def problem_of(error: errors.EventsyncError) -> Problem:
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _INTERNAL)
 
 
+def close_of(error: errors.EventsyncError) -> Close:
+    """Return the close code of the error."""
+    if isinstance(error, errors.Unauthenticated) and error.reason == "subject_changed":
+        return Close.FORBIDDEN  # the credential is good, but not for this connection
+    return problem_of(error).close
+
+
 def problem_document(status: HTTPStatus, code: str, detail: str, *, title: str | None = None) -> dict[str, Any]:
     """Return the members that all problem documents have. Without a `title`, it is the status's own phrase."""
     return {
@@ -105,6 +114,8 @@ def respond(error: errors.EventsyncError) -> Response:
         headers["ETag"] = etag
     if (seconds := retry_after(error)) is not None:
         headers["Retry-After"] = str(seconds)
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = challenge(error)
     body = problem_of_error(error)
     return Response(orjson.dumps(body), body["status"], headers, MEDIA_TYPE)
 
@@ -115,13 +126,22 @@ def problem_of_error(error: errors.EventsyncError) -> dict[str, Any]:
     body = problem_document(problem.status, error.code, error.message, title=problem.title)
     if isinstance(error, errors.VersionMismatch):
         body["current"] = error.current
-    elif isinstance(error, errors.ResetRequired):
+    elif isinstance(error, errors.ResetRequired | errors.Unauthenticated):
         body["reason"] = error.reason
     elif isinstance(error, errors.BehindRetention):
         body["since"] = error.since
     elif isinstance(error, errors.Conflict) and error.existing is not None:
         body["existing"] = error.existing
     return body
+
+
+def challenge(error: errors.Unauthenticated) -> str:
+    """Return the value of `WWW-Authenticate` (RFC 6750 section 3): without an error code if there is no credential."""
+    return (
+        "Bearer"
+        if error.reason == "token_missing"
+        else f'Bearer error="invalid_token", error_description="{error.reason}"'
+    )
 
 
 def retry_after(error: errors.EventsyncError) -> int | None:
