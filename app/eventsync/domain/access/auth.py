@@ -105,9 +105,8 @@ def _source_problems(item: Mapping[str, Any], *, by_secret: bool) -> list[Invali
             return []
         reason = "is an absolute path: servers start in different directories, maybe on different machines"
         return [InvalidPredicate("secret_file", reason)]
-    if (reason := refused_url(item["jwks"])) is not None:
-        return [InvalidPredicate("jwks", reason)]
-    return []
+    refused = refused_url(item["jwks"])
+    return [] if refused is None else [InvalidPredicate("jwks", refused)]
 
 
 def refused_url(url: Any) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 
 from eventsync.domain.access.auth import AuthSettings, Issuer, is_loopback, read_auth
 
-PROVIDER = {"iss": "https://id.example.com", "jwks": "https://id.example.com/jwks", "aud": "shop"}
+PROVIDER: dict[str, Any] = {"iss": "https://id.example.com", "jwks": "https://id.example.com/jwks", "aud": "shop"}
 PROVIDER |= {"algorithms": ["ES256"]}
 SECRET = {"iss": "backend", "secret_file": "/run/secrets/eventsync", "algorithms": ["HS256"]}
 
