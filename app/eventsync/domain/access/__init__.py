@@ -1,3 +1,7 @@
-"""Access: principals, and what the rules file lets each of them read and write. Pure."""
+"""Access: principals, and what the rules file lets each of them read and write. Pure.
 
-__all__ = ["auth", "principal"]
+`rules` compiles `[auth]`, `[roles]` and `[collections]`. Out of it come, for one principal and one collection, a
+`ReadGrant` (`grants`) and a `WriteGuard` (`guards`). `redaction` hides fields of documents and patches.
+"""
+
+__all__ = ["auth", "principal", "redaction"]

@@ -1,4 +1,4 @@
-"""Principals: who asks."""
+"""Principals: those who ask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OPERATOR: Final = "operator"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: a subject, its claims, and the credential that proved them.
+    """The one who asks: a subject, its claims, and the credential that proved them.
 
     `claims` has `sub`, too. `roles` are those given directly, as to a service key; others come from `[roles]`. Times
     are Unix seconds. `credential` names the token, key or ticket for revocation and audit, and is never a secret.
