@@ -40,7 +40,7 @@ def install(*words: str) -> None:
 
 def stamp() -> str:
     """Return what an installation depends on: requirements, locks, and its place (scripts in a venv name it)."""
-    files = [ROOT / name for name in ("pyproject.toml", *LOCKS.values())]
+    files = [ROOT / "pyproject.toml", *sorted((ROOT / "locks").glob("*.txt"))]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     return f"{digest.hexdigest()} {ROOT}\n"
 

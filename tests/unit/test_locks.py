@@ -39,10 +39,15 @@ def asked(lock: str) -> list[Requirement]:
 
 
 def entries(lock: str) -> list[tuple[Requirement, int]]:
-    """Return what a lock names, each with the number of its hashes."""
+    """Return what a lock and those that it includes name, each with the number of its hashes."""
     text = re.sub(r"^#.*\n", "", (ROOT / "locks" / f"{lock}.txt").read_text(), flags=re.MULTILINE)
-    lines = text.replace("\\\n", " ").splitlines()
-    return [(Requirement(line.partition(" --hash")[0]), line.count("--hash=sha256:")) for line in lines if line.strip()]
+    found: list[tuple[Requirement, int]] = []
+    for line in filter(str.strip, text.replace("\\\n", " ").splitlines()):
+        if line.startswith("-r "):
+            found += entries(line.removeprefix("-r ").removesuffix(".txt"))
+        else:
+            found.append((Requirement(line.partition(" --hash")[0]), line.count("--hash=sha256:")))
+    return found
 
 
 def locked(lock: str, python: str) -> dict[str, str]:
@@ -72,7 +77,8 @@ def test_each_release_has_hashes(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_names_no_registry_and_no_place(lock: str) -> None:
-    text = (ROOT / "locks" / f"{lock}.txt").read_text().replace("scripts/lock", "")
+    text = re.sub(r"^-r \w+\.txt$", "", (ROOT / "locks" / f"{lock}.txt").read_text(), flags=re.MULTILINE)
+    text = text.replace("scripts/lock", "")
     assert not re.search(r"^-|--index|--find-links|@|/", text, re.MULTILINE)
 
 
