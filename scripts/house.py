@@ -52,7 +52,7 @@ LIMITS: Final = {
     "class names used twice": 0,
     "lines: all": 115_500,
     "lines: docs/benchmarks": 730,
-    "lines: locks": 2_100,
+    "lines: locks": 2_200,
     "lines: scripts/bench": 4_180,
     "lines: tests/support": 8_850,
     "subjects of the last 50 commits over 72 characters": 0,
