@@ -46,7 +46,7 @@ SMALL: Final = 90
 LIMITS: Final = {
     "docstring openings %": 2.0,
     "docstring openings in scripts and tests %": 2.0,
-    "test name openings": 70,
+    "test name openings": 2,
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,

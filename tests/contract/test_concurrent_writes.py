@@ -61,7 +61,9 @@ async def test_each_answer_is_about_its_own_write(served: Any, api: httpx.AsyncC
         assert len({event["op_id"] for event in events}) == len(events)
 
 
-async def test_of_writes_with_one_entity_tag_one_succeeds(api: httpx.AsyncClient, paths: list[str]) -> None:
+async def test_one_of_several_writes_with_the_same_entity_tag_succeeds(
+    api: httpx.AsyncClient, paths: list[str]
+) -> None:
     tag = (await api.get(paths[0])).headers["etag"]
     answers = await asyncio.gather(*(append(api, paths[0], n, **{"if-match": tag}) for n in range(20)))
     assert sorted(answer.status_code for answer in answers) == [200] + [412] * 19

@@ -286,7 +286,7 @@ async def test_no_error_of_mongodb_leaks(hasty: Served, client: Client, code: in
 
 
 @pytest.mark.parametrize("code", FORBIDDEN)
-async def test_what_is_forbidden_is_not_tried_again(served: Served, client: Client, code: int) -> None:
+async def test_a_forbidden_operation_is_not_retried(served: Served, client: Client, code: int) -> None:
     async with failing(client, served, COMMANDS, errorCode=code):
         statuses = await check_all(served)
     document = DOCUMENTS.format("things")

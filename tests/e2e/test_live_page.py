@@ -26,7 +26,7 @@ LIVE = "document.querySelector('#status').dataset.status === 'live'"
 ROWS = "document.querySelectorAll('#grid tbody tr').length"
 
 
-async def test_what_it_says_finds_and_leaves_behind(settings: Settings, tmp_path: Path) -> None:
+async def test_the_page_shows_finds_and_cleans_up(settings: Settings, tmp_path: Path) -> None:
     tracked = settings.model_copy(update={"collections": ("films",)})
     async with (
         running_system(tracked) as url,

@@ -113,7 +113,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize(("begin", "piece", "status"), ATTACKS.values(), ids=list(ATTACKS))
-async def test_what_a_request_sends_is_counted(served: Served, begin: bytes, piece: bytes, status: int) -> None:
+async def test_the_bytes_of_a_request_are_counted(served: Served, begin: bytes, piece: bytes, status: int) -> None:
     with growth(served.pid) as grown:
         answer = await sent(served.url, repeated(begin, piece))
     assert answer.startswith(b"HTTP/1.1 %d " % status)
@@ -237,9 +237,7 @@ async def halves(served: Served) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     "path", ["/v1/collections/docs/documents?limit=1000", "/v1/collections/docs/documents/large00"]
 )
-async def test_what_is_read_for_many_at_a_time_is_bounded(
-    served: Served, large: list[str], halves: None, path: str
-) -> None:
+async def test_reads_for_many_clients_are_bounded(served: Served, large: list[str], halves: None, path: str) -> None:
     """An answer of MongoDB is in memory before it can be counted and refused."""
     async with httpx.AsyncClient(base_url=served.url, timeout=patience(60), limits=httpx.Limits()) as client:
         await client.get(f"/v1/collections/docs/documents/{large[0]}")

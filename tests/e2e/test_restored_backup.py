@@ -310,7 +310,9 @@ async def at(client: httpx.AsyncClient, position: str) -> None:
 
 
 @pytest.mark.slow
-async def test_where_nothing_tells_a_new_log_is_begun_by_hand(node: Node, settings: Settings, tmp_path: Path) -> None:
+async def test_reset_log_begins_a_new_log_when_no_evidence_remains(
+    node: Node, settings: Settings, tmp_path: Path
+) -> None:
     """The procedure of docs/guides/backup.md: `reset-log` before servers and workers start."""
     old = await lived(node, settings)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
@@ -335,7 +337,7 @@ async def test_where_nothing_tells_a_new_log_is_begun_by_hand(node: Node, settin
             assert (await next_of(link, "reset"))["reason"] == "unknown_log"
 
 
-async def test_what_a_client_makes_up_resets_nobody_else(node: Node, settings: Settings) -> None:
+async def test_a_made_up_position_resets_only_its_client(node: Node, settings: Settings) -> None:
     async with running_worker(settings), running_server(settings) as url:
         log = await write(settings, 1, 5, "before")
         await tracked(url, ("docs",))

@@ -146,7 +146,7 @@ async def test_children_end_with_their_parent(processes: Processes, settings: Se
 
 
 @pytest.mark.slow
-async def test_of_two_servers_that_share_a_port_one_ends_and_its_clients_move(
+async def test_clients_move_when_one_of_two_servers_on_a_port_ends(
     settings: Settings, tmp_path: Path, client: Client, data_sets: Data
 ) -> None:
     processes = Processes(settings.model_copy(update={"reuse_port": True}), tmp_path)

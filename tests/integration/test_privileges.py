@@ -359,7 +359,7 @@ def give_back(admin: Admin, role: str) -> None:
     admin.admin.command("updateRole", f"eventsync-{role}", privileges=documented()[f"eventsync-{role}"]["privileges"])
 
 
-async def test_what_is_taken_from_a_server_is_refused_until_it_is_given_back(running: Processes, admin: Admin) -> None:
+async def test_requests_are_refused_while_a_privilege_is_revoked(running: Processes, admin: Admin) -> None:
     path = "/v1/collections/orders/documents/a"
     async with httpx.AsyncClient(base_url=running.url, timeout=patience(20)) as client:
         assert (await client.put(path, json={"n": 1})).status_code == 201

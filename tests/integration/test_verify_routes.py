@@ -106,7 +106,7 @@ async def test_wrong_routes_are_named(
     assert str(await wrong(settings)).startswith(text)
 
 
-async def test_what_mongodb_finds_by_a_filter_is_compared(
+async def test_routes_are_compared_with_the_results_of_their_filters(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await moved(stores, settings)

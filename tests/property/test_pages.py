@@ -44,7 +44,7 @@ def test_pages_after_each_other_are_the_whole_and_each_is_as_full_as_it_may_be(
 
 
 @given(RUNS, st.integers(1, 6), st.integers(1, 100), st.integers(1, 5), st.integers(1, 5))
-async def test_what_is_sent_on_is_cut_at_the_same_places(
+async def test_forwarded_pages_are_cut_at_the_same_places(
     runs: list[tuple[int, int]], most: int, size: int, together: int, pages: int
 ) -> None:
     async def event_batches() -> AsyncIterator[EventBatch]:

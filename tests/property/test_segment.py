@@ -68,7 +68,7 @@ def sealed(runs: Sequence[Sequence[SealedEvent]]) -> SegmentFile:
 
 
 @given(RUNS, FIRST)
-def test_what_is_sealed_reads_back_in_every_field(runs: Any, first: int) -> None:
+def test_sealed_events_read_back_in_every_field(runs: Any, first: int) -> None:
     blocks = placed(runs, first)
     events = [event for block in blocks for event in block]
     made = sealed(blocks)

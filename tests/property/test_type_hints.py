@@ -33,7 +33,7 @@ def test_with_its_marks_any_document_reads_back_exactly(documents: Strategy, dat
 
 
 @given(st.data())
-def test_what_has_no_marks_is_exact_without_them(relaxed_documents: Strategy, data: st.DataObject) -> None:
+def test_values_without_marks_are_exact(relaxed_documents: Strategy, data: st.DataObject) -> None:
     assert type_hints_of(data.draw(relaxed_documents)) == []
 
 
@@ -44,7 +44,7 @@ def test_a_patch_with_its_marks_reads_back_exactly(pair: tuple[Any, Any]) -> Non
 
 
 @given(st.binary(max_size=20), st.uuids())
-def test_what_the_driver_can_not_decode_strictly_reads_back_as_it_was_decoded(text: bytes, name: Any) -> None:
+def test_values_that_fail_strict_decoding_read_back_as_decoded(text: bytes, name: Any) -> None:
     plain = bson.encode({"_id": 1, "u": name, "n": Int64(3), "s": "x" * len(text)}, codec_options=CODEC)
     document = decode(plain.replace(b"x" * len(text) + b"\0\0", text + b"\0\0"))
     assert same(from_tree_with_hints(to_tree(document), type_hints_of(document)), document)

@@ -69,7 +69,7 @@ def test_canonical_extended_json_round_trips_exactly(documents: Strategy, data: 
 
 
 @given(st.data())
-def test_what_is_read_can_be_stored_and_read_again(documents: Strategy, data: st.DataObject) -> None:
+def test_read_values_can_be_stored_and_read_again(documents: Strategy, data: st.DataObject) -> None:
     document = data.draw(documents)
     raw = bson.encode(document, codec_options=CODEC)
     assert same(decode(raw), document)

@@ -18,7 +18,7 @@ from support.documents import pairs
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(pair=pairs())
-async def test_what_is_stored_is_what_the_edit_made(
+async def test_the_stored_document_is_the_result_of_the_edit(
     plain: NodeStorage, stored: Any, pair: tuple[Document, Document]
 ) -> None:
     before, after = pair

@@ -84,7 +84,7 @@ async def test_another_request_under_the_same_key_is_refused(storage: NodeStorag
     assert node.version == 1
 
 
-async def test_what_changes_nothing_is_recorded(storage: NodeStorage, author: Author) -> None:
+async def test_an_operation_without_effect_is_recorded(storage: NodeStorage, author: Author) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
     merge = MergePatch({"n": 1})
     first = await storage.find_one_and_update("orders", 1, merge, author=author, idempotency=KEY)
@@ -113,7 +113,7 @@ async def test_an_error_is_not_recorded(storage: NodeStorage, author: Author, ou
 
 
 @pytest.mark.parametrize("operation", ["update", "create", "create without id", "replace", "delete", "transact"])
-async def test_of_requests_at_the_same_time_one_writes(storage: NodeStorage, author: Author, operation: str) -> None:
+async def test_one_of_several_concurrent_requests_writes(storage: NodeStorage, author: Author, operation: str) -> None:
     if operation in {"update", "delete"}:
         await storage.create("orders", {"_id": 1, "n": 0}, author=author)
 
@@ -140,7 +140,7 @@ async def test_of_requests_at_the_same_time_one_writes(storage: NodeStorage, aut
 
 
 @pytest.mark.parametrize("condition", [None, Condition.at_version(1)])
-async def test_what_is_missing_because_the_same_request_has_deleted_it_is_no_error(
+async def test_a_repeated_delete_succeeds_after_a_missed_record(
     storage: NodeStorage, author: Author, monkeypatch: pytest.MonkeyPatch, condition: Condition | None
 ) -> None:
     """As where a transaction looked for a record while there was no collection of them, and for the document later."""
@@ -307,7 +307,7 @@ async def test_a_transaction_over_large_documents_succeeds_or_is_refused_at_once
 
 
 @pytest.mark.slow
-async def test_what_a_transaction_writes_counts_besides_what_it_reads(database: Any, author: Author) -> None:
+async def test_a_transaction_counts_its_writes_and_its_reads(database: Any, author: Author) -> None:
     """MongoDB's cache holds both until the end, and takes too large a transaction for one that has lost a race."""
     size = 4_000_000
     policy = WritePolicy(transaction_bytes=4 * size)

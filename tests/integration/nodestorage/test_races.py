@@ -173,7 +173,7 @@ async def test_upserts_at_the_same_time_make_one_document(storage: NodeStorage) 
     assert [result.created for result in results].count(True) == 1
 
 
-async def test_of_creations_at_the_same_time_one_succeeds(storage: NodeStorage) -> None:
+async def test_one_of_several_concurrent_creations_succeeds(storage: NodeStorage) -> None:
     results = await asyncio.gather(
         *(storage.create("orders", {"_id": 1}, author=Author.new("tester")) for _ in range(10)),
         *(

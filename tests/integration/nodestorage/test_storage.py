@@ -221,7 +221,7 @@ async def test_an_id_is_never_an_operator(plain: NodeStorage, outside: Any, auth
     assert await outside.orders.count_documents({"n": 1}) == 1
 
 
-async def test_what_mongodb_itself_refuses(storage: NodeStorage, outside: Any, author: Author) -> None:
+async def test_refusals_by_mongodb_are_translated(storage: NodeStorage, outside: Any, author: Author) -> None:
     await outside.orders.create_index("email", unique=True)
     await outside.create_collection("strict", validator={"n": {"$type": "int"}})
     await storage.create("orders", {"_id": 1, "email": "a"}, author=author)

@@ -39,7 +39,7 @@ async def test_before_a_worker_has_recorded_one_no_archive_is_wrong(stores: Stor
     assert not (tmp_path / "later").exists()
 
 
-async def test_what_can_not_be_read_is_refused_before_anything_is_recorded(stores: Stores, tmp_path: Path) -> None:
+async def test_an_unreadable_archive_is_refused_before_anything_is_recorded(stores: Stores, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "archive_url can't be used" in await refusal(identity(stores, tmp_path / "file"))
     with pytest.raises(ConfigurationError, match="archive_url can't be used"):
@@ -105,7 +105,7 @@ async def test_while_a_worker_runs_another_does_not_change_the_archive_for_all(s
     await identity(stores, tmp_path / "b").check()
 
 
-async def test_of_two_workers_one_is_first(stores: Stores, tmp_path: Path) -> None:
+async def test_a_second_worker_keeps_the_mark_of_the_first(stores: Stores, tmp_path: Path) -> None:
     first, second = identity(stores, tmp_path / "a"), identity(stores, tmp_path / "a")
     await first.claim(LOG)
     mark = (tmp_path / "a" / MARK).read_bytes()

@@ -36,7 +36,7 @@ async def differences(stores: Stores, log: LogId, at: Checkpoint) -> dict[IdText
 
 
 @pytest.mark.slow
-async def test_what_was_changed_while_nobody_looked(stores: Stores, settings: Settings) -> None:
+async def test_compare_finds_each_unlogged_change_once(stores: Stores, settings: Settings) -> None:
     """The repair's case: the collection changes without the log, and each document that differs is found once."""
     docs, history = stores.data["docs"], History.of(stores, "docs", 1)
     await docs.insert_many([{"_id": f"old-{n}", "n": n} for n in range(1200)])

@@ -90,7 +90,7 @@ async def test_after_a_position_whole_blocks_are_exact_and_its_own_is_a_share(st
             assert abs(said.bytes - true.bytes) <= sum(len(encode(row)) for row in own)
 
 
-async def test_of_a_block_of_like_events_the_share_is_exact(stores: Stores) -> None:
+async def test_the_share_of_a_block_of_equal_events_is_exact(stores: Stores) -> None:
     counters = Counters(stores.log)
     rows = [{"_id": {"l": LOG, "n": Int64(seq)}, "c": "a", "b": "xx"} for seq in range(1, 26)]
     await stores.log["events"].insert_many(rows)
@@ -132,7 +132,7 @@ async def test_one_that_is_broken_off_in_the_middle_counts_nothing_twice(stores:
     assert await counters.sizes(LOG) == {name: counted(rows, 0, name) for name in "abc"}
 
 
-async def test_what_was_tallied_stays_when_the_events_go(stores: Stores) -> None:
+async def test_counters_survive_the_removal_of_their_events(stores: Stores) -> None:
     rows, counters = history(30), Counters(stores.log)
     await stores.log["events"].insert_many(rows)
     await counters.add(LOG, Seq(25))

@@ -39,7 +39,7 @@ async def test_the_events_of_a_document(stores: Stores) -> None:
     assert await stores.stats.estimates.of_document(LOG, Shape.parse("docs/d1"), after=Seq(0)) == 0
 
 
-async def test_how_many_documents_were_touched(stores: Stores) -> None:
+async def test_touched_documents_are_estimated_from_a_sample_and_counted_when_few(stores: Stores) -> None:
     await log_of(stores, 6000, 50)
 
     async def touched(after: int, archived_up_to: int = 0, name: str = "docs") -> int:

@@ -67,7 +67,7 @@ async def for_clients(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 500, 1000, 3000])
-async def test_what_is_for_clients_is_what_is_read(stores: Stores, batch: int) -> None:
+async def test_reads_for_clients_and_other_reads_agree(stores: Stores, batch: int) -> None:
     count = 2100 if batch > 3 else 12
     transactions = {2: TransactionPart("s:1", 1, 2), 3: TransactionPart("s:1", 2, 2)}
     names = ["orders", "orders", "orders", "users"]
@@ -209,7 +209,7 @@ async def test_many_marks_are_kept_in_parts_too(stores: Stores) -> None:
 
 
 @pytest.mark.slow
-async def test_of_two_writers_the_first_row_wins_and_keeps_its_own_parts(stores: Stores) -> None:
+async def test_the_first_of_two_rows_wins_and_keeps_its_own_parts(stores: Stores) -> None:
     await fill(stores, [new(1)])
     await asyncio.gather(
         stores.events.append(LOG, [large(2, b"ours")]),
@@ -267,7 +267,7 @@ async def test_an_id_that_mongodb_cannot_hold_is_refused_and_keeps_the_prefix(st
     assert found in ([], [1])
 
 
-async def test_what_a_new_primary_does_not_show_yet_is_not_passed_over(stores: Stores) -> None:
+async def test_a_read_fails_for_events_that_a_new_primary_does_not_show_yet(stores: Stores) -> None:
     """Its majority snapshot is for a moment older than what its predecessor has shown."""
     await fill(stores, [new(1), new(2)])
     for shape in (None, ORDERS, ONE):
@@ -299,7 +299,7 @@ async def test_no_cursor_is_left_open(stores: Stores) -> None:
     assert [found async for found in cursors if found["ns"].startswith(stores.log.name)] == []
 
 
-async def test_what_was_seen_once_tells_nothing_of_what_comes_later(stores: Stores) -> None:
+async def test_a_past_read_does_not_vouch_for_later_events(stores: Stores) -> None:
     await fill(stores, [new(1), new(2)])
     await fill(stores, [new(1)], OTHER)
     assert await read(stores, 0, 2) == [1, 2]
@@ -311,7 +311,7 @@ async def test_what_was_seen_once_tells_nothing_of_what_comes_later(stores: Stor
     assert (await read(stores, 0, 3), await read(stores, 1, 2)) == ([1, 2, 3], [2])
 
 
-async def test_how_far_the_log_has_come(stores: Stores) -> None:
+async def test_reaches_compares_with_the_newest_event(stores: Stores) -> None:
     await fill(stores, [new(1), new(2)])
     assert [await stores.events.reaches(LOG, Seq(seq)) for seq in (1, 2, 3)] == [True, True, False]
     assert not await stores.events.reaches(LogId("cccc"), Seq(1))

@@ -62,7 +62,7 @@ async def test_it_counts_so_many_at_most(log: LogId, stores: Stores, monkeypatch
     assert (found.changes, found.more) == (20, True)
 
 
-async def test_what_can_not_be_counted_is_said(log: LogId, client: Client, stores: Stores, settings: Settings) -> None:
+async def test_an_unknown_lag_has_a_reason(log: LogId, client: Client, stores: Stores, settings: Settings) -> None:
     await stores.logs.begin_repair(log, "a drill")
     assert (await reader(stores).read(log)).unknown == "the log is being repaired: a drill"
     await stores.logs.end_repair(log)

@@ -17,7 +17,7 @@ async def test_the_first_one_gets_it_and_the_others_do_not(stores: Stores) -> No
     assert (lease.owner, lease.live) == ("a", True)
 
 
-async def test_of_many_at_once_exactly_one_gets_it(stores: Stores) -> None:
+async def test_one_of_many_concurrent_holders_acquires_the_lease(stores: Stores) -> None:
     for job in ("one", "two", "three"):
         got = await asyncio.gather(*(stores.leases.acquire(job, f"w{n}", 60) for n in range(10)))
         assert sum(got) == 1

@@ -43,7 +43,7 @@ async def test_without_a_stored_snapshot_there_is_no_state(stores: Stores) -> No
         await state_of(stores, LOG, "docs", Seq(5))
 
 
-async def test_what_was_stored_before_a_collection_was_tracked_anew_is_no_base(stores: Stores) -> None:
+async def test_a_snapshot_from_before_the_collection_was_tracked_again_is_ignored(stores: Stores) -> None:
     """Between the two its changes were not read."""
 
     async def none() -> AsyncIterator[tuple[int, Document]]:

@@ -59,7 +59,7 @@ async def test_one_of_many_that_begin_the_same_log_wins_and_all_continue_with_it
     assert await stores.log["heads"].count_documents({}) == 3, "the losers leave nothing behind"
 
 
-async def test_who_comes_late_with_an_old_predecessor_goes_on_with_the_newest(stores: Stores) -> None:
+async def test_a_beginning_after_an_old_predecessor_returns_the_newest_log(stores: Stores) -> None:
     await stores.ensure_indexes()
     first = await begin(stores, None)
     second = await begin(stores, first)

@@ -20,7 +20,7 @@ async def only(stores: Stores) -> dict[str, Any]:
     return rows[0]
 
 
-async def test_what_readers_hold_is_pinned_until_they_end(stores: Stores) -> None:
+async def test_pins_last_until_their_readers_end(stores: Stores) -> None:
     pins = Pins(stores.log, 60)
     nothing = Pinned(None, frozenset())
     assert await pins.pinned(LOG) == nothing

@@ -199,7 +199,7 @@ async def test_one_that_was_taken_for_dead_ends(stores: Stores, settings: Settin
     assert await names(stores) == set()
 
 
-async def test_what_died_is_removed_and_what_lives_is_named(stores: Stores) -> None:
+async def test_sweep_removes_expired_restores_and_names_running_ones(stores: Stores) -> None:
     restores = Restores(stores.data, stores.log, ttl=60)
     dead, alive = await restores.begin("copy"), await restores.begin("copy")
     for name in (dead, alive, "copy.restoring-mine"):

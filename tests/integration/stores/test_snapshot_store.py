@@ -48,7 +48,7 @@ async def count(stores: Stores) -> tuple[int, int]:
     return await log["snapshots"].count_documents({}), await log["snapshot_chunks"].count_documents({})
 
 
-async def test_what_is_stored_reads_back_exactly_and_in_order(stored: SnapshotStore, stores: Stores) -> None:
+async def test_stored_snapshots_read_back_exactly_and_in_order(stored: SnapshotStore, stores: Stores) -> None:
     documents = [{"_id": n, "leaf": leaf, "n": Int64(n), "$x": {"a.b": [leaf]}} for n, leaf in enumerate(LEAVES * 3)]
     made = await stored.write(LOG, "docs", Seq(9), TIME, told(documents))
     assert await stored.newest(LOG, "docs") == made

@@ -76,7 +76,7 @@ async def test_a_collection_without_documents_is_empty(stores: Stores) -> None:
     assert (await rows(stores, DOCS))[1] == []
 
 
-async def test_what_was_dropped_since_is_not_taken_for_empty(stores: Stores) -> None:
+async def test_a_collection_dropped_since_the_checkpoint_is_not_read_as_empty(stores: Stores) -> None:
     """MongoDB before 7.0 finds nothing in it, at whatever time."""
     await stores.data["docs"].insert_many([{"_id": 1}, {"_id": 2}])
     await checkpoint_now(stores)

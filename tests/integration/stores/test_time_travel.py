@@ -234,7 +234,7 @@ async def test_before_the_first_snapshot_what_its_own_events_tell(stores: Stores
         await number_at(stores, Position(log, Seq(19)))
 
 
-async def test_what_is_behind_the_horizon_is_gone(stores: Stores, log: LogId) -> None:
+async def test_a_point_before_the_horizon_is_gone(stores: Stores, log: LogId) -> None:
     await stores.tiers.raise_archived_up_to(log, Seq(28))
     await stores.tiers.raise_horizon(log, Seq(28))
     await stores.log["snapshots"].delete_one({"n": 20})
@@ -247,7 +247,7 @@ async def test_what_is_behind_the_horizon_is_gone(stores: Stores, log: LogId) ->
     assert await number_at(stores, instant(1030)) == (30, 3, 25)
 
 
-async def test_what_is_behind_a_horizon_that_is_beyond_the_snapshot_is_gone(stores: Stores, log: LogId) -> None:
+async def test_a_point_before_a_horizon_past_the_snapshot_is_gone(stores: Stores, log: LogId) -> None:
     """A snapshot is the state up to where its collection has no event."""
     await stores.tiers.raise_archived_up_to(log, Seq(33))
     await stores.tiers.raise_horizon(log, Seq(33))
@@ -294,7 +294,7 @@ async def test_within_a_second_the_commit_times_decide(stores: Stores, log: LogI
     assert found == [30, 31, 31, 33, 33]
 
 
-async def test_what_may_still_change_is_not_answered(stores: Stores, log: LogId) -> None:
+async def test_an_instant_that_may_still_change_is_refused(stores: Stores, log: LogId) -> None:
     assert await number_at(stores, instant(1039.9)) == (39, 1, 36)
     with pytest.raises(Unavailable, match="has read the changes up to 1970-01-01T00:17:20") as raised:
         await number_at(stores, instant(1040))
@@ -336,7 +336,7 @@ async def test_without_a_log(stores: Stores) -> None:
         await TimeTravel(stores).document(A, None)
 
 
-async def test_where_a_collection_is_known(stores: Stores, log: LogId) -> None:
+async def test_a_collection_is_known_between_its_base_and_the_head(stores: Stores, log: LogId) -> None:
     past = TimeTravel(stores)
     assert await past.position("docs", instant(1025.5)) == Position(log, Seq(25))
     for point in (Position(log, Seq(19)), instant(1019)):

@@ -10,7 +10,7 @@ from eventsync.stores.stores import Stores
 LOG = LogId("aaaa")
 
 
-async def test_what_is_asked_for_is_not_active_until_it_is_said(stores: Stores) -> None:
+async def test_a_requested_collection_is_inactive_until_activated(stores: Stores) -> None:
     await stores.tracking.ask(["b", "a"])
     assert await stores.tracking.read() == [
         TrackedCollection("a", None, Seq(0)),
@@ -40,13 +40,13 @@ async def test_asking_for_what_is_new_keeps_refusals(stores: Stores) -> None:
     assert [item.refused for item in await stores.tracking.read()] == [None, None]
 
 
-async def test_what_nobody_asked_for_is_not_activated(stores: Stores) -> None:
+async def test_a_collection_that_was_not_requested_is_not_activated(stores: Stores) -> None:
     await stores.tracking.activate(["a"], LOG, Seq(5))
     await stores.tracking.activate([], LOG, Seq(5))
     assert await stores.tracking.read() == []
 
 
-async def test_of_names_one_of_which_cannot_be_none_is_taken(stores: Stores) -> None:
+async def test_an_invalid_name_makes_the_whole_request_fail(stores: Stores) -> None:
     with pytest.raises(Malformed):
         await stores.tracking.ask(["a", "system.users"])
     assert await stores.tracking.read() == []
@@ -63,7 +63,7 @@ async def test_a_refusal_is_recorded_once_and_lifted_by_activation(stores: Store
     assert [item.refused for item in await stores.tracking.read()] == [None, None]
 
 
-async def test_what_was_ever_active_in_a_log_is_remembered(stores: Stores) -> None:
+async def test_collections_that_were_ever_active_in_a_log_are_remembered(stores: Stores) -> None:
     assert await stores.tracking.once_active(LOG, ["a"]) == []
     await stores.tracking.mark(LOG, ["a", "b"])
     await stores.tracking.mark(LOG, ["b", "c"])

@@ -66,7 +66,7 @@ async def test_ids_are_never_read_as_operators(stores: Stores) -> None:
     assert await stores.vectors.read("a.b") is not None
 
 
-async def test_of_many_shapes_those_furthest_on_are_kept(stores: Stores) -> None:
+async def test_the_shapes_with_the_highest_positions_are_kept(stores: Stores) -> None:
     store = VectorStore(stores.log, max_shapes=3)
     shapes = [Shape(f"c{number}") for number in range(5)]
     await store.record([VectorUpdate("c", "sse", {shape: at(number) for number, shape in enumerate(shapes)})])
@@ -134,7 +134,7 @@ async def test_new_clients_beyond_the_bound_are_not_recorded_and_known_ones_are(
     assert store.refused == 1
 
 
-async def test_what_this_process_adds_counts_at_once(stores: Stores) -> None:
+async def test_vectors_of_this_process_count_at_once(stores: Stores) -> None:
     store = VectorStore(stores.log, max_shapes=3, max_clients=2)
     for name in ("a", "b", "c"):
         await store.record([VectorUpdate(name, None, {ORDERS: at(1)})])

@@ -110,7 +110,7 @@ async def test_merged_onto_a_collection_is_written_document_by_document(stores: 
     ]  # fmt: skip
 
 
-async def test_what_only_describes_a_collection_makes_no_event(stores: Stores, settings: Settings) -> None:
+async def test_a_change_of_collection_options_makes_no_event(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         log = await begun(stores, "docs", "other")
         await fill(stores)

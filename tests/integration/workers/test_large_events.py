@@ -44,7 +44,7 @@ async def test_a_document_that_is_larger_as_json_than_mongodb_may_hold(stores: S
 
 
 @pytest.mark.parametrize("large", [incompressible, numbers])
-async def test_what_does_not_even_fit_compressed_is_kept_in_parts(
+async def test_an_event_too_large_even_compressed_is_kept_in_parts(
     stores: Stores, settings: Settings, large: Callable[[], Document]
 ) -> None:
     docs, content = stores.data["docs"], large()

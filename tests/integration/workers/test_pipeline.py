@@ -224,9 +224,7 @@ async def test_put_raises_the_failure_while_it_waits_for_room(writer: LogWriter)
         await putting(writer, 1, [lost()], alone(1), end=AssertionError("there was room"))
 
 
-async def test_what_was_read_before_the_block_failed_is_appended(
-    inserts: Inserts, stores: Stores, writer: LogWriter
-) -> None:
+async def test_changes_read_before_a_failure_are_appended(inserts: Inserts, stores: Stores, writer: LogWriter) -> None:
     with pytest.raises(StreamInterrupted):
         await putting(writer, MUCH, alone(*range(250)), end=NETWORK)
     assert len(await ids(stores)) == 250

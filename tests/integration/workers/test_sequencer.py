@@ -112,7 +112,7 @@ async def test_a_transaction_larger_than_a_batch_stays_whole(
     assert [event["txn"]["n"] for event in replay.events] == list(range(1, 51)) * 3
 
 
-async def test_what_the_driver_cannot_decode_does_not_stop_the_stream(stores: Stores, settings: Settings) -> None:
+async def test_undecodable_changes_do_not_stop_the_stream(stores: Stores, settings: Settings) -> None:
     def raw(*elements: bytes) -> RawBSONDocument:
         body = b"".join(elements)
         return RawBSONDocument((len(body) + 5).to_bytes(4, "little") + body + b"\0")

@@ -1,4 +1,4 @@
-"""Who may use which route: every one of the application says it."""
+"""The access that each route of the application states."""
 
 from __future__ import annotations
 

@@ -67,19 +67,19 @@ def test_the_next_byte_begins_a_chunk_only_after_a_whole_one() -> None:
     assert seen == [True, True, False, False, True]
 
 
-def test_what_is_no_response_is_refused() -> None:
+def test_bytes_that_are_no_response_are_refused() -> None:
     with pytest.raises(WireError, match="no response"):
         Response().feed(b"SMTP/1.1 200 OK\r\n\r\n")
 
 
-def test_what_follows_an_upgrade_is_kept() -> None:
+def test_bytes_after_an_upgrade_are_kept() -> None:
     response = Response()
     response.feed(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x00")
     assert (response.status, response.rest) == (101, b"\x81\x00")
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
-def test_of_an_event_stream_the_data_is_left(size: int) -> None:
+def test_an_event_stream_is_reduced_to_its_data(size: int) -> None:
     data = b"retry: 1000\nevent: live\nid: a\ndata: {1}\n\nevent: none\n\nevent: x\ndata: {2}\n\nevent: half\ndata: {"
     lines = Lines()
     assert [event for piece in _pieces(data, size) for event in lines.feed(piece)] == [b"{1}", b"{2}"]

@@ -69,7 +69,7 @@ def _another_document(evidence: Evidence) -> Evidence:
     return replace(evidence, source={**evidence.source, ("a", "5"): (1, {"_id": "5"})})
 
 
-def test_what_is_right_passes(evidence: Evidence) -> None:
+def test_a_correct_renewal_passes(evidence: Evidence) -> None:
     assert check(evidence, renewed=True) == []
 
 
@@ -85,7 +85,7 @@ def test_what_is_right_passes(evidence: Evidence) -> None:
         (_without(8), "with another 1"),  # missed, and told that nothing was
     ],
 )
-def test_what_is_wrong_is_seen(evidence: Evidence, spoil: Callable[[Evidence], Evidence], message: str) -> None:
+def test_a_wrong_renewal_is_detected(evidence: Evidence, spoil: Callable[[Evidence], Evidence], message: str) -> None:
     found = [str(violation) for violation in check(spoil(evidence), renewed=True)]
     assert any(message in text for text in found), found
 

@@ -16,7 +16,7 @@ def test_a_stamp_is_read_as_it_was_written() -> None:
         assert Stamp.of({FIELD: stamp.stored()}) == stamp
 
 
-def test_what_is_stored() -> None:
+def test_a_stamp_is_stored_with_its_fields() -> None:
     assert same(Stamp(7, "op", "ann").stored(), {"v": Int64(7), "op": "op", "by": "ann"})
     assert same(Stamp(7, "op", "ann", deleted=True).stored(), {"v": Int64(7), "op": "op", "by": "ann", "deleted": True})
 

@@ -105,5 +105,5 @@ def test_each_kind_is_found(text: str) -> None:
         "assert found == 3",
     ],
 )
-def test_what_grows_or_waits_for_nothing_is_not(text: str) -> None:
+def test_growth_and_waits_for_nothing_are_allowed(text: str) -> None:
     assert not [*found(text)]

@@ -71,6 +71,6 @@ def test_the_pages_have_each_limit(page: str, limit: str) -> None:
         {"a": "$p", "b": "$p"},
     ],
 )
-def test_what_the_page_refuses_is_refused(where: dict[str, Any]) -> None:
+def test_each_refusal_of_the_page_is_raised(where: dict[str, Any]) -> None:
     with pytest.raises(InvalidPredicate):
         definitions.define("s", "c", where, {"p": ["any"]})

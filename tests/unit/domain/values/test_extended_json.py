@@ -267,7 +267,7 @@ def _raw(*elements: bytes) -> bytes:
     ],
     ids=["text", "name", "regex", "uuid", "binary"],
 )
-def test_what_mongodb_stores_and_the_driver_refuses_can_be_read(element: bytes, name: str, value: Any) -> None:
+def test_values_that_the_driver_refuses_can_be_read(element: bytes, name: str, value: Any) -> None:
     raw = _raw(element, b"\x10ok\0" + struct.pack("<i", 1))
     with pytest.raises(bson.errors.InvalidBSON):
         bson.decode(raw, CODEC)

@@ -28,7 +28,7 @@ from support.replica import to_tree
         ({"u": Binary(b"short", 4), "v": Binary(b"short", 3)}, ["/u/$binary/subType"]),
     ],
 )
-def test_what_is_marked(value: Any, expected: list[str]) -> None:
+def test_values_that_json_cannot_express_are_marked(value: Any, expected: list[str]) -> None:
     assert type_hints_of(value) == expected
     assert same(from_tree_with_hints(to_tree(value), expected), value)
 

@@ -61,7 +61,7 @@ async def test_pages_follow_on_each_other_however_the_events_come(most: int, siz
     assert await pages_from(batches(), PageLimit(2, 999), most) == one_by_one
 
 
-def test_what_a_page_says_of_itself() -> None:
+def test_a_page_names_its_size_and_end() -> None:
     page = page_of(PLAIN, PageLimit(2, 999))
     assert page.end == 2
     assert list(page.bodies) == [item.body for item in PLAIN[:2]]
