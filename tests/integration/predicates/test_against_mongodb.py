@@ -9,13 +9,13 @@ import json
 import os
 import random
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson.raw_bson import RawBSONDocument
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.collection import Collection
@@ -35,6 +35,9 @@ DATA = Path(__file__).parents[2] / "data"
 FILTERS = int(os.environ.get("EVENTSYNC_TEST_PREDICATES", "600"))
 ROUNDS = max(1, FILTERS // 2000)
 """Each with documents of its own."""
+
+IS_LONG = FILTERS > 600
+"""A long run draws one seed for each filter: it does not make failures smaller, and takes a fraction of the time."""
 
 DOCUMENTS = 250
 
@@ -73,20 +76,32 @@ def matched(predicate: Predicate, stored: Stored) -> list[Any]:
     return sorted(document["_id"] for document in stored.documents if predicate.matches(document))
 
 
+@contextmanager
+def small_enough() -> Iterator[None]:
+    """Reject a random filter that is refused for its size alone."""
+    try:
+        yield
+    except InvalidPredicate as error:
+        assume(not error.reason.startswith(("a filter has at most", "a filter nests at most")))
+        raise
+
+
 @settings(max_examples=max(FILTERS // ROUNDS, 1), deadline=None)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=IS_LONG))
 def test_filters_match_what_mongodb_finds(stored: Stored, choose: random.Random) -> None:
-    predicate = Predicate(random_filters.any_filter(choose))
+    with small_enough():
+        predicate = Predicate(random_filters.any_filter(choose))
     assert matched(predicate, stored) == stored.found(predicate.filter)
 
 
 @settings(max_examples=max(FILTERS // ROUNDS // 6, 1), deadline=None)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=IS_LONG))
 def test_a_key_of_a_route_is_among_those_of_the_documents_that_mongodb_finds(
     stored: Stored, choose: random.Random
 ) -> None:
     names = choose.sample(("p", "q", "l"), choose.choice((0, 1, 1, 1, 2)))
-    definition = define("s", "c", random_filters.parametrised(choose, names), {name: ["any"] for name in names})
+    with small_enough():
+        definition = define("s", "c", random_filters.parametrised(choose, names), {name: ["any"] for name in names})
     keys = {document["_id"]: definition.keys(document) for document in stored.documents}
     for _ in range(4):
         values = {name: random_filters.value(choose) for name in names}
