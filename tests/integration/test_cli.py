@@ -256,9 +256,8 @@ async def test_tail_of_a_declared_shape_prints_what_enters_and_leaves(
     await orders.delete_one({"_id": "b"})
     result = await tailing
     assert result.exit_code == 0, result
-    begun, told = result.stderr.splitlines()
-    assert begun == f"my_cards?board=int:7: events after {active['since']}"
-    assert told.startswith("reset (scope_changed)"), "the position of another scope: the whole log's"
+    log, _, since = active["since"].partition(":")
+    assert re.fullmatch(rf"my_cards\?board=int:7: events after {log}\.[0-9a-f]{{8}}:{since}\n", result.stderr)
     lines = [line if line.startswith("    ") else line[23:] for line in result.stdout.splitlines()]
     assert [re.sub("^  [0-9]+", "", line) for line in lines] == [
         "  create  a  0 → 0  external",
@@ -268,6 +267,24 @@ async def test_tail_of_a_declared_shape_prints_what_enters_and_leaves(
         "  leave   a  0 → 0  external",
         "  delete  b  0 → 0  external",
     ]
+
+
+async def test_tail_goes_on_at_the_same_event_when_a_definition_changes(
+    orders: Any, stores: Stores, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "rules.toml").write_text(RULES)
+    applied = await run("rules", "apply")
+    assert applied.exit_code == 0, applied
+    await orders.insert_many([{"_id": name, "board": 7} for name in "abc"])
+    await events_up_to(stores, 3)
+    result = await run(
+        "tail", "my_cards?board=int:7", "--json", "--from", f"{await log_of(stores)}.01234567:2", "--limit", "1"
+    )
+    assert result.exit_code == 0, result
+    assert json.loads(result.stdout)["id"] == "c", "after event 2, and not again from the beginning"
+    _, told = result.stderr.splitlines()
+    assert told.startswith("reset (scope_changed)")
+    assert told.endswith(":2")
 
 
 async def test_a_snapshot_of_a_declared_shape_is_refused(orders: Any, run: Run) -> None:

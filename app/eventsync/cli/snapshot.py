@@ -13,12 +13,13 @@ from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.names import not_tracked
 from eventsync.domain.positions import LogId, Position
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Malformed, Unavailable
+from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import connect
 from eventsync.mongodb.clocks import cluster_time
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.snapshots.requests import requestable
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import SNAPSHOTTING, Stores
 
@@ -40,9 +41,7 @@ def snapshot(
 ) -> None:
     """Store a snapshot of the current state of a collection or a document, and wait for it."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
-    wanted = Shape.parse(shape)
-    if wanted.declared is not None:
-        raise Malformed(f"{wanted} is a declared shape; a snapshot is stored of a collection or a document")
+    wanted = requestable(Shape.parse(shape))
     made = event_loop.run(_snapshot(settings, wanted, timeout))
     position = str(Position(made.log, made.seq))
     if as_json:

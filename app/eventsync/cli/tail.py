@@ -13,7 +13,7 @@ from eventsync.cli.console import NOTES, print_json, print_line
 from eventsync.cli.event_text import lines
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.plan import ResetReason
-from eventsync.domain.positions import Position
+from eventsync.domain.positions import LogId, Position, unscoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, ResetRequired, Unavailable
 from eventsync.logging import configure_logging
@@ -40,7 +40,12 @@ def tail(
     ],
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="POSITION", help="Start after this position (`log:seq`).", show_default="now"),
+        typer.Option(
+            "--from",
+            metavar="POSITION",
+            help="Start after this position: `log:seq`, also for a declared shape.",
+            show_default="now",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Stop after this number of events.", min=1, show_default="never")
@@ -89,7 +94,7 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
             feed = group.create_task(service.feed.run(stop), name="feed")
             try:
                 bound = await _joined(service, shape, settings.mongodb_timeout)
-                begin = position or _head(service, bound)
+                begin = _head(service, bound) if position is None else _scoped(position, _head(service, bound).log)
                 _note(f"{shape}: events after {begin}", style="dim")
                 await _follow(service, shape, begin, deliver)
             except (EventsyncError, _LimitReached) as error:
@@ -143,10 +148,18 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
 
 
 async def _restart_position(service: SyncService, shape: Shape, refused: Position) -> Position:
-    """Return the oldest position that is kept, or the newest one if `refused` is still to come."""
+    """Return the position of this log that is nearest to `refused`, whatever its scope; the oldest in another log."""
     bound = service.source.bind(shape)
     head = _head(service, bound)
-    return head if refused.log == head.log and refused.seq > head.seq else await service.source.planner.oldest(bound)
+    oldest = await service.source.planner.oldest(bound)
+    if unscoped(refused.log) != unscoped(head.log):
+        return oldest
+    return Position(head.log, max(oldest.seq, min(refused.seq, head.seq)))
+
+
+def _scoped(position: Position, log: LogId) -> Position:
+    """Return a position in `log`, the log of a declared shape, for one without a scope."""
+    return Position(log, position.seq) if position.log == unscoped(log) else position
 
 
 def _head(service: SyncService, bound: Shape) -> Position:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from bson.timestamp import Timestamp
 from pymongo.errors import PyMongoError
 from typer.testing import CliRunner
 
@@ -109,7 +110,9 @@ async def test_a_name_that_stands_in_the_registry_already_holds_up_nothing(store
         log = await tracked(stores, "docs")
         await based(stores, log, "docs")
     await stores.log["collections"].insert_one({"_id": "a..b", "log": log, "base": Seq(0)})
-    await stores.log["snapshot_requests"].insert_one({"_id": "r", "shape": "a..b", "s": None, "at": None})
+    await stores.log["snapshot_requests"].insert_many(
+        {"_id": shape, "shape": shape, "s": Timestamp(1, 1), "at": None} for shape in ("a..b", "mine?n=int:1", "docs")
+    )
     await stores.data["docs"].insert_one({"_id": 1})
     await stores.logs.begin_repair(log, "the test asks for it")
     async with running_worker(settings):
@@ -121,7 +124,17 @@ async def test_a_name_that_stands_in_the_registry_already_holds_up_nothing(store
         await stores.tracking.ask(["later"])
         await tracked(stores, "later")
         await based(stores, log, "later")
+        await eventually(stores, "snapshot_requests", lambda: answered(stores))
     assert await current_log(stores) == log
+    answers = {row["_id"]: row["refused"] or row["snapshot"] async for row in stores.log["snapshot_requests"].find()}
+    assert "can't be a collection name here" in answers["a..b"]
+    assert answers["mine?n=int:1"].startswith("mine?n=int:1 is a declared shape; a snapshot is stored of a collection")
+    assert answers["docs"] in {item.id for item in await stores.snapshots.stored.listing(log)}
+
+
+async def answered(stores: Stores) -> bool | None:
+    """Return True once no request for a snapshot waits for its answer."""
+    return None if await stores.snapshots.requests.unanswered() else True
 
 
 # --- rights -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,13 @@ class SnapshotRequest:
     refused: str | None = None
 
 
+def requestable(shape: Shape) -> Shape:
+    """Return `shape` if snapshots of it are stored. Raises `Malformed`."""
+    if shape.declared is not None:
+        raise Malformed(f"{shape} is a declared shape; a snapshot is stored of a collection or a document")
+    return shape
+
+
 class SnapshotRequests:
     """The requests, `{_id, shape, s: cluster time, at, snapshot?, refused?}`. Raises `Unavailable`."""
 
@@ -91,4 +98,5 @@ class SnapshotRequests:
 
 
 def _request(row: dict[str, Any]) -> SnapshotRequest:
-    return SnapshotRequest(row["_id"], Shape.parse(row["shape"]), row["s"], row.get("snapshot"), row.get("refused"))
+    shape = requestable(Shape.parse(row["shape"]))
+    return SnapshotRequest(row["_id"], shape, row["s"], row.get("snapshot"), row.get("refused"))
