@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
@@ -192,6 +193,8 @@ class _Parser:
     def one_of(self, name: str, value: Any, place: str, _: int, leaf: Leaf) -> Node:
         if name == "$in" and (parameter := self._parameter(value, place)) is not None:
             return leaf(OneOf(parameter))
+        if name == "$nin" and isinstance(value, str):
+            self._constant(value, place, "negated")
         test = OneOf(tuple(self._list(value, place)))
         return leaf(test) if name == "$in" else Not(leaf(test))
 
@@ -264,7 +267,9 @@ class _Parser:
             return None
         named = PARAMETER.fullmatch(value)
         if named is None or named[1] not in self._parameters:
-            raise InvalidPredicate(place, f"{value} is no declared parameter; the text is {{{LITERAL!r}: {value!r}}}")
+            raise InvalidPredicate(
+                place, f'{value} is no declared parameter; the text is {{ "{LITERAL}" = "{value}" }}'
+            )
         return Parameter(named[1], place)
 
     def _value(self, value: Any, place: str) -> Any:
@@ -279,7 +284,7 @@ class _Parser:
                 raise InvalidPredicate(
                     place,
                     f"a parameter can't stand {where}: it is the value of an equality, or the whole list of an $in;"
-                    f" text that begins with $ is {{{LITERAL!r}: …}}",
+                    f' text that begins with $ is {{ "{LITERAL}" = "$…" }}',
                 )
         return checked_value(value, place)
 
@@ -402,6 +407,8 @@ def checked_value(value: Any, place: str, levels: int = MAX_LEVELS) -> Any:
         raise InvalidPredicate(place, "the text is not valid Unicode")
     if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
         raise InvalidPredicate(place, "an integer has 64 bits; a Decimal128 has 34 digits")
+    if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) != 16:
+        raise InvalidPredicate(place, "a UUID has 16 bytes")
     return Int64(value) if type(value) is int and not -(2**31) <= value < 2**31 else value
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from bson import Binary, Code, DBRef, MaxKey, MinKey, Regex
+from bson.binary import UUID_SUBTYPE
 
 from eventsync.domain.predicates.declarations import filter_of_tree
 from eventsync.domain.predicates.parsing import checked_value
@@ -143,6 +144,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"a": 2**63}, "a", "an integer has 64 bits"),
     ({"a": datetime(2026, 1, 1)}, "a", "an offset from UTC"),  # noqa: DTZ001 - that is what is refused
     ({"a": "\ud800"}, "a", "not valid Unicode"),
+    ({"a": Binary(b"abc", UUID_SUBTYPE)}, "a", "a UUID has 16 bytes"),
     ({"a": {1, 2}}, "a", "a value of type set is no value"),
     ({f"f{n}": 1 for n in range(65)}, "f64", "at most 64 conditions and operators"),
     ({"a": {"$all": [*range(64)]}}, "a.$all", "at most 64 conditions and operators"),
@@ -179,7 +181,7 @@ UNROUTED: list[tuple[Any, list[str], str, str]] = [
     # filter, parameters, place, and a part of the reason
     ({"a": {"$gt": "$p"}}, ["p"], "a.$gt", "a parameter can't stand in a range"),
     ({"a": {"$ne": "$p"}}, ["p"], "a.$ne", "a parameter can't stand negated"),
-    ({"a": {"$nin": "$p"}}, ["p"], "a.$nin", "takes a list of values"),
+    ({"a": {"$nin": "$p"}}, ["p"], "a.$nin", "a parameter can't stand negated"),
     ({"a": {"$nin": ["$p"]}}, ["p"], "a.$nin[0]", "a parameter can't stand in a list"),
     ({"a": {"$in": ["$p"]}}, ["p"], "a.$in[0]", "the whole list of an $in"),
     ({"a": {"$all": ["$p"]}}, ["p"], "a.$all[0]", "a parameter can't stand in a list"),
