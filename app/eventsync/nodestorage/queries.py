@@ -213,7 +213,7 @@ class Queries:
 
 @contextmanager
 def _explained(collection: str, sort: Sort, timeout: float) -> Iterator[None]:
-    """Translate MongoDB's refusals of a query into errors that name the way round."""
+    """Translate MongoDB's refusals of a query into errors that name a remedy."""
     try:
         yield
     except EventsyncError as error:

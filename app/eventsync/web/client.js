@@ -226,7 +226,7 @@ function openEventSource({ url, clientId, vector }, shapes, { message, closed })
       if (event.data !== undefined) return message(event.data);
       // The server reports temporary refusals in band. So this one is permanent, or another program's failure.
       const refused = source.readyState === CLOSED;
-      // The browser would reconnect by itself. Reconnecting here gives both transports one backoff and the own vector.
+      // The browser would reconnect by itself. Reconnecting here gives both transports one backoff and one vector.
       source.close();
       if (refused) refusal(address).then(closed);
       else closed({});

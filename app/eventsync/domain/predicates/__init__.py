@@ -8,4 +8,4 @@ canonical form, `matching` turns them into functions, and `ordering` compares va
 A filter is never more open than MongoDB. Where a value that no driver can read decides, the document matches nothing.
 """
 
-__all__ = ["declarations", "definitions", "ordering", "parsing", "predicate"]
+__all__ = ["declarations", "definitions", "ordering", "parsing", "predicate", "routed_shape"]

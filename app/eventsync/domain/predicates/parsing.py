@@ -1,4 +1,4 @@
-"""Filters as trees, and the refusal of everything that is not evaluated here, each with its place and the way round."""
+"""Filters as trees, and the refusal of everything that is not evaluated here, with its place and a remedy."""
 
 from __future__ import annotations
 
