@@ -273,10 +273,14 @@ class Unauthenticated(EventsyncError):
 
 
 class Forbidden(EventsyncError):
-    """Refused by policy, whatever the request says."""
+    """Refused by policy, whatever the request says. `reason` is a word for the log and the metric."""
 
     code = "forbidden"
     public = True
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RateLimited(EventsyncError):

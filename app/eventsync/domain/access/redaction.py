@@ -306,17 +306,19 @@ class Redaction:
             return True
         return (bool(names) and names[0] in _OWN) or self._paths.touch(names)
 
-    def is_touched(self, operation: Operation) -> bool:
+    def is_touched(self, operation: Operation, old: Any) -> bool:
         """Return True if an operation adds something hidden, or removes or replaces what may contain it.
 
-        The answer depends on the operation and on nothing that is stored, so that it tells nothing of that.
+        `old` is the value that it removes or replaces. The answer does not depend on what is hidden in that.
         """
         state = self._walk(operation["path"])
         if not isinstance(state, _State):
             return state is _HIDDEN
-        if operation["op"] != "add":
+        if operation["op"] != "add" and _is_container(old):
             return True
-        return not same(self._paths.without(operation["value"], state), operation["value"])
+        return operation["op"] != "remove" and not same(
+            self._paths.without(operation["value"], state), operation["value"]
+        )
 
     def _at(self, name: str) -> _State | _Hidden | None:
         if name == _ID:
@@ -334,6 +336,10 @@ class Redaction:
                 return state
             state = state.after(name)
         return state
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, Mapping | list | DBRef) or (type(value) is Opaque and value.kind in {OBJECT, ARRAY})
 
 
 def _is_left_out(path: tuple[str, ...], fields: frozenset[str] | None) -> bool:

@@ -246,12 +246,22 @@ class Definition:
         return self._route(shape, bound)
 
     def _route(self, shape: RoutedShape, bound: Mapping[str, list[Any]], since: int = 0, revision: int = 0) -> Route:
-        found = [sorted({value_bytes(value) for value in items}) for items in bound.values()]
+        keys = self._keys_of_values(bound)
+        return Route(shape, self, self.key_of(keys), keys, since, revision)
+
+    def keys_of(self, values: Mapping[str, Any]) -> frozenset[bytes]:
+        """Return the keys of the route for values of all parameters. Raises `InvalidPredicate`."""
+        return self._keys_of_values(self._bound(values))
+
+    def key_of(self, keys: frozenset[bytes]) -> bytes:
+        """Return the key that names the route of these keys."""
+        return next(iter(keys)) if len(keys) == 1 else self._key(b"".join((b"any of", *sorted(keys))))
+
+    def _keys_of_values(self, bound: Mapping[str, list[Any]]) -> frozenset[bytes]:
+        found = [{value_bytes(value) for value in items} for items in bound.values()]
         if prod(map(len, found)) > MAX_KEYS:
             raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
-        keys = sorted(self._key(b"".join(tokens)) for tokens in product(*found))
-        key = keys[0] if len(keys) == 1 else self._key(b"".join((b"any of", *keys)))
-        return Route(shape, self, key, frozenset(keys), since, revision)
+        return frozenset(self._key(b"".join(tokens)) for tokens in product(*found))
 
     def bind_shape(self, shape: RoutedShape, since: int = 0, revision: int = 0) -> Route:
         """Return the route for a shape of this name, with its activation. Raises `InvalidPredicate`."""
