@@ -14,6 +14,8 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.ids import MAX_READ_BYTES, IdText, format_id
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.predicates.definitions import define
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.touched import TouchedStore
 from eventsync.stores.log.tiers import BehindHorizon
@@ -135,3 +137,28 @@ async def test_a_document_that_may_be_another_is_not_said_to_be_deleted(stores: 
     await stores.data.create_collection("docs")
     with pytest.raises(Unsquashable):
         await rows(stores, await now(stores), text)
+
+
+@pytest.mark.parametrize("collation", [None, {"locale": "en", "strength": 2}])
+async def test_documents_of_a_route_are_looked_up_by_the_index_on_the_id(
+    stores: Stores, collation: dict[str, Any] | None
+) -> None:
+    docs = await stores.data.create_collection("docs", collation=collation)
+    # Under this collation, `a1` and `A1` are one id, and "Ada" is "ada".
+    names = [f"{letter}{n}" for n in range(300) for letter in ("a" if collation else "aA")]
+    await docs.insert_many([{"_id": name, "who": "ada" if int(name[1:]) % 2 else "Ada"} for name in names])
+    mine = define("mine", "docs", {"who": "$who"}, {"who": ["text"]})
+    declared = RoutedShape.of("mine", {"who": ["ada"]})
+    shape = Shape("mine", None, declared, mine.bind_shape(declared))
+    time = await now(stores)
+    await stores.data.command({"profile": 2})
+    found = [orjson.loads(row) async for row in stores.snapshots.squashed.rows(shape, names_of("a1", "a2", "B1"), time)]
+    await stores.data.command({"profile": 0})
+    by_id = {row["id"]: row.get("doc") for row in found}
+    assert by_id == {"a1": {"_id": "a1", "who": "ada"}, "a2": None, "B1": None}
+    (read,) = await stores.data["system.profile"].find({"op": "query", "ns": docs.full_name}).to_list()
+    assert (read["planSummary"], read["docsExamined"]) == ("IXSCAN { _id: 1 }", 2)
+
+
+def names_of(*texts: str) -> list[IdText]:
+    return [IdText(text) for text in texts]

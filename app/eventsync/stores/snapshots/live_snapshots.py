@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.prefetch import ahead
 from eventsync.concurrency.slices import Slices
+from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.bson_scan.opaque import writable
 from eventsync.domain.bson_scan.plain import is_misread
 from eventsync.domain.ids import IdText, format_id, parse_id, query_of
@@ -30,6 +31,9 @@ from eventsync.stores.log.logs import LogStore
 
 _TOO_OLD = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server does not have that cluster time any more, or not yet."""
+
+_COLLATION_AGE: Final = 60.0
+_COLLATIONS: Final = 1_000
 
 
 class ReadRefused(Unavailable):
@@ -88,6 +92,7 @@ class SnapshotReader:
         self._logs = logs
         self._batch = batch
         self._size = AnswerSize()
+        self._collations: TTLCache[bool] = TTLCache(ttl=_COLLATION_AGE, max_entries=_COLLATIONS)
 
     @asynccontextmanager
     async def open(self, log: LogId, shape: Shape) -> AsyncIterator[Snapshot]:
@@ -106,9 +111,16 @@ class SnapshotReader:
 
         They come in id order, except those of a declared shape: MongoDB would have to sort what an index finds.
         """
-        async with aclosing(self._found(shape.collection, time, query, {}, route=shape.route)) as batches:
+        route = shape.route
+        if route is not None and query and await self._has_collation(shape.collection):
+            # The index on the id has the collation, which the filter of the route does not take. The keys alone are as
+            # exact as both.
+            found = self._found(shape.collection, time, query, {})
+        else:
+            found = self._found(shape.collection, time, query, {}, route=route)
+        async with aclosing(found) as batches:
             async for batch in batches:
-                yield await self._rows(batch if shape.route is None else _admitted(batch, shape.route))
+                yield await self._rows(batch if route is None else _admitted(batch, route))
 
     async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
         """Encode documents in slices, because a batch may have 16 MiB."""
@@ -160,13 +172,25 @@ class SnapshotReader:
         if identity is None or identity != await self._identity(collection):
             raise CollectionGone(f"{collection} was dropped or renamed just now: it can't be read as it was before")
 
+    async def _has_collation(self, collection: str) -> bool:
+        """Return True if a collection has a collation; it is asked once a minute, because a new one may have none."""
+
+        async def fetch() -> bool:
+            return "collation" in (await self._listed(collection)).get("options", {})
+
+        return await self._collations.get(collection, fetch)
+
     async def _identity(self, collection: str) -> Any:
         """Return the UUID of a collection, or None if it does not exist."""
+        return (await self._listed(collection)).get("info", {}).get("uuid")
+
+    async def _listed(self, collection: str) -> Document:
+        """Return MongoDB's description of a collection; an empty one if it does not exist."""
         command = {"listCollections": 1, "filter": {"name": collection}}
         with translated("the collections can't be listed"):
             answer = await self._database.command(command, codec_options=CODEC)
-        collections = answer["cursor"]["firstBatch"]
-        return collections[0]["info"].get("uuid") if collections else None
+        found: list[Document] = answer["cursor"]["firstBatch"]
+        return found[0] if found else {}
 
     async def _read(self, collection: str, command: Document) -> AsyncGenerator[list[bytes]]:
         """Yield batches. The next batch is fetched while one is used."""
