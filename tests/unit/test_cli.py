@@ -53,6 +53,14 @@ def test_all_commands_are_listed() -> None:
         assert f"  {name} " in listed
 
 
+@pytest.mark.parametrize("words", [["--help"], ["rules", "--help"]])
+def test_the_summary_of_a_command_is_a_whole_sentence(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    summaries = run(*words).stdout.partition("Commands:\n")[2].splitlines()
+    assert len(summaries) >= 4
+    assert [line for line in summaries if line.endswith("...") or not line.endswith(".")] == []
+
+
 def test_the_error_of_a_misspelt_command_names_the_nearest_one() -> None:
     assert "'status'" in run("statu").stderr
 

@@ -33,7 +33,7 @@ def diff(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print the patch from a document's state at FROM to its state at TO."""
+    """Print the patch from a document's state at FROM to that at TO."""
     shape, points = document_shape(document), (parse_point(start), None if end is None else parse_point(end))
     before, after = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points))
     patch = between(before.state, after.state)

@@ -39,7 +39,7 @@ def history(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print the events of a document: time, position, author and each change.
+    """Print the events of a document, with time, author and changes.
 
     With --json, print one event a line, with its position.
     """

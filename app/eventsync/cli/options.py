@@ -9,11 +9,16 @@ import typer
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
-Port = Annotated[int | None, typer.Option(help="TCP port to listen on; 0 takes a free one.", show_default="8000")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1", metavar="ADDRESS")]
+Port = Annotated[
+    int | None,
+    typer.Option(help="TCP port to listen on; 0 takes a free one.", show_default="8000", metavar="PORT"),
+]
 MongodbUri = Annotated[
     str | None,
-    typer.Option("--mongodb-uri", help="MongoDB connection string of a replica set.", show_default=False),
+    typer.Option(
+        "--mongodb-uri", help="MongoDB connection string of a replica set.", show_default=False, metavar="URI"
+    ),
 ]
 Database = Annotated[
     str | None, typer.Option(help="Database with the tracked collections.", show_default="app", metavar="NAME")

@@ -21,9 +21,10 @@ def reset_log(
     reason: Annotated[str, typer.Option(help="Reason, which `status` will show.")] = "by hand",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Request a new log: numbering starts at 1 again, and every client gets a reset and a snapshot.
+    """Request a new log, whose numbering begins again at 1.
 
-    Safe at any time, with any number of workers and servers. Without a worker the request stands until one leads.
+    Every client gets a reset and a snapshot. Safe at any time, with any number of workers and servers. Without a
+    worker the request stands until one leads.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     if not yes:

@@ -31,9 +31,9 @@ def restore(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Write a new collection with the documents that a tracked one had at a point in time.
+    """Write a past state of a collection into a new collection.
 
-    It gets its name when it is complete. Indexes, validation and other options are not restored.
+    The new collection gets its name when it is complete. Indexes, validation and other options are not restored.
     """
     point = parse_point(at, versions=False)
     made = event_loop.run(_restore(load_settings(mongodb_uri=mongodb_uri, database=database), collection, point, into))

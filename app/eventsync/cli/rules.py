@@ -31,7 +31,7 @@ __all__ = ["rules"]
 
 rules = typer.Typer(
     name="rules",
-    help="Check and apply the rules file, which declares shapes; show the declared shapes.",
+    help="Check and apply the rules file; show the declared shapes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,9 +54,10 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
 
 @rules.command()
 def check(file: File = None, mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
-    """Check the rules file: what can't be routed and why, and which shapes lack an index in the database.
+    """Check the rules file for what can't be routed.
 
-    Exit code 1 if a shape can't be routed. Without a database, indexes are not checked.
+    Print also which shapes lack an index in the database. Exit code 1 if a shape can't be routed. Without a
+    database, indexes are not checked.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     path = rules_file.path_of(settings, file)
@@ -143,9 +144,10 @@ def apply(
     ] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Declare the shapes of the rules file and no others, and wait until a worker has activated them.
+    """Declare the shapes of the rules file and no others.
 
-    Servers and workers follow. A changed shape can't be read until it is active again; its clients get a reset.
+    Wait until a worker has activated them. Servers and workers follow. A changed shape can't be read until it is
+    active again; its clients get a reset.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     path = rules_file.path_of(settings, file)
@@ -285,9 +287,10 @@ def explain(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show how a declared shape is read: its filter, its keys, its state, and the indexes that MongoDB uses.
+    """Show how a declared shape is read.
 
-    Without values, `my_orders`, the indexes are those for a value of each type.
+    Print its filter, its keys, its state, and the indexes that MongoDB uses. Without values, `my_orders`, the
+    indexes are those for a value of each type.
     """
     name, mark, _ = shape.partition("?")
     bound = RoutedShape.parse(shape) if mark else None

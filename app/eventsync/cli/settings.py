@@ -49,7 +49,7 @@ def settings(
         bool, typer.Option("--markdown", help="Print the documentation's page of settings, without values.")
     ] = False,
 ) -> None:
-    """Print every setting: name, environment variable, current value, default and meaning."""
+    """Print each setting with its value, default and meaning."""
     if markdown:
         typer.echo(as_markdown(), nl=False)
         return

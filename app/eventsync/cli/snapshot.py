@@ -39,7 +39,7 @@ def snapshot(
     timeout: Annotated[float, typer.Option(help="Maximum wait for the snapshot, in seconds.", min=0)] = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Store a snapshot of the current state of a collection or a document, and wait for it."""
+    """Store a snapshot of a collection or a document, as it is now. Wait until it is stored."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     wanted = requestable(Shape.parse(shape))
     made = event_loop.run(_snapshot(settings, wanted, timeout))

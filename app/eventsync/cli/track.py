@@ -28,7 +28,10 @@ def track(
     database: Database = None,
     timeout: Annotated[float, typer.Option(help="Maximum wait for a worker to begin, in seconds.", min=0)] = 30.0,
 ) -> None:
-    """Track collections, and wait until a worker has begun to sequence their changes."""
+    """Track collections: record and deliver their changes.
+
+    Wait until a worker has begun to sequence them.
+    """
     event_loop.run(_track(load_settings(mongodb_uri=mongodb_uri, database=database), collections, timeout))
 
 

@@ -39,10 +39,11 @@ def verify(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that stored snapshot and events are exactly the collection, while everything runs.
+    """Prove that the log gives exactly the collections.
 
-    Prove also that events carry the routes of their documents, by the active declared shapes. Print the first fault
-    of the log and of each collection. Exit code 1 if there is one.
+    Stored snapshot and events are compared with each collection, while everything runs. Prove also that events
+    carry the routes of their documents, by the active declared shapes. Print the first fault of the log and of each
+    collection. Exit code 1 if there is one.
     """
     report = event_loop.run(prove(load_settings(mongodb_uri=mongodb_uri, database=database), collections or []))
     if as_json:
