@@ -147,7 +147,8 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             offload,
             query_timeout=settings.query_timeout,
         )
-        sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings))
+        access = AccessControl(settings, stores.credentials)
+        sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings), access=access)
         reading = sync.source.admissions["read"]
         time_travel = TimeTravelReads(
             TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, sync.continuity, reading, offload
@@ -165,7 +166,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             offload,
             held,
             writes,
-            AccessControl(settings),
+            access,
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -174,6 +175,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
                 yield services
             finally:
                 stop.set()
+                access.authenticator.close()
 
 
 async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) -> None:

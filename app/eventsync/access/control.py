@@ -1,15 +1,151 @@
-"""The access control of a server process: it authenticates credentials under the rules in force."""
+"""The access control of a server process: principals, and what they may do, under the rules in force."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
 from eventsync.access.access import Access
-from eventsync.domain.access.principal import Principal
+from eventsync.access.authenticator import Authenticated, Authenticator, Clock, ticket_of
+from eventsync.access.jwks import Fetch
+from eventsync.domain.access.auth import AuthSettings, is_loopback
+from eventsync.domain.access.principal import OPERATOR, Principal
+from eventsync.errors import Forbidden, Unauthenticated, Unavailable
 from eventsync.settings import Settings
+from eventsync.stores.stores import Credentials
+
+
+class Rules(Protocol):
+    """The rules that have been applied."""
+
+    @property
+    def auth(self) -> AuthSettings:
+        """Whose tokens are accepted."""
+
+    def roles_of(self, principal: Principal) -> frozenset[str]:
+        """Return the roles of a principal."""
+
+
+def may_be_open(settings: Settings) -> bool:
+    """Return True if a server may serve everybody while no `[auth]` has been applied."""
+    return settings.allow_unauthenticated or is_loopback(settings.host)
 
 
 class AccessControl:
-    """One a process. `open_access` is everybody's access while no `[auth]` has been applied, else None."""
+    """One a process. The feed replaces its rules, and tells it of revocations.
 
-    def __init__(self, settings: Settings) -> None:
-        anonymous = Principal(settings.principal, {"sub": settings.principal})
-        self.open_access: Access | None = Access(anonymous, is_open=True, is_operator=True)
+    `open_access` is everybody's access while no `[auth]` has been applied. It is None otherwise, and while the rules
+    are not known yet.
+    """
+
+    def __init__(
+        self, settings: Settings, credentials: Credentials, *, clock: Clock | None = None, fetch: Fetch | None = None
+    ) -> None:
+        self.authenticator = Authenticator(credentials, settings, clock=clock, fetch=fetch)
+        self.open_access: Access | None = None
+        self.on_change: list[Callable[[], None]] = []
+        """Called when rules, revocations or keys have changed: what was allowed may not be any more."""
+        anonymous = Authenticated(Principal(settings.principal, {"sub": settings.principal}))
+        self._everything = Access(anonymous, 0, is_open=True, is_operator=True)
+        self._settings = settings
+        self._credentials = credentials
+        self._rules: Rules | None = None
+        self._number = 0
+        self._is_known = False
+
+    @classmethod
+    def open(cls, credentials: Credentials, settings: Settings) -> AccessControl:
+        """Return a control without a feed, which allows everything."""
+        control = cls(settings, credentials)
+        control.open_access, control._is_known = control._everything, True
+        return control
+
+    # --- the feed's side ------------------------------------------------------------------------------------------
+
+    def replace(self, rules: Rules | None, number: int) -> None:
+        """Apply the rules with this number from now on; None if none have been applied."""
+        self._is_known = True
+        self._rules, self._number = rules, number
+        self.authenticator.configure(AuthSettings() if rules is None else rules.auth)
+        self.open_access = self._everything if rules is None and may_be_open(self._settings) else None
+        self.changed()
+
+    def changed(self) -> None:
+        """Have live sessions checked again."""
+        for callback in self.on_change:
+            callback()
+
+    async def load(self) -> None:
+        """Read all revocations and service keys. Raises `Unavailable`."""
+        await self.authenticator.load()
+        self.changed()
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    async def authenticate(self, credential: str | None) -> Access:
+        """Return the access of a token or service key. Raises `Unauthenticated` and `Unavailable`."""
+        if (access := self._without_rules()) is not None:
+            return access
+        if credential is None:
+            raise Unauthenticated("token_missing")
+        return self._access(await self.authenticator.authenticate(credential))
+
+    async def authenticate_ticket(self, ticket: str, shapes: Iterable[str]) -> Access:
+        """Return the access of a ticket. Raises `Unauthenticated`, `Unavailable`, and `Forbidden` for other shapes."""
+        if (access := self._without_rules()) is not None:
+            return access
+        found = await self.authenticator.authenticate_ticket(ticket)
+        if found.shapes is None or not found.shapes.issuperset(shapes):
+            raise Forbidden("the ticket is for other shapes")
+        return self._access(found)
+
+    async def create_ticket(self, access: Access, shapes: Iterable[str]) -> tuple[str, float]:
+        """Store a ticket for these shapes. Return it, and its end in Unix seconds.
+
+        Raises `RateLimited` and `Unavailable`.
+        """
+        now = self.authenticator.clock.now()
+        ticket = ticket_of(access.authenticated, shapes, ends=now + self._settings.ticket_ttl)
+        return await self._credentials.tickets.create(ticket, now=now), ticket.principal.expires or now
+
+    def _without_rules(self) -> Access | None:
+        """Return the access of everybody; None if rules are in force. Raises `Unavailable` if that is not allowed."""
+        if not self._is_known:
+            raise Unavailable("the rules are not known yet: MongoDB was not reached")
+        if self._rules is None and self.open_access is None:
+            raise Unavailable(
+                "no [auth] has been applied, and this server listens beyond loopback "
+                "(EVENTSYNC_ALLOW_UNAUTHENTICATED=true serves everybody)",
+                retry_after=10.0,
+            )
+        return self.open_access
+
+    def _access(self, found: Authenticated) -> Access:
+        roles = frozenset[str]() if self._rules is None else self._rules.roles_of(found.principal)
+        return Access(found, self._number, is_open=False, is_operator=OPERATOR in roles)
+
+    # --- live sessions --------------------------------------------------------------------------------------------
+
+    def renewed(self, access: Access) -> Access:
+        """Return the access of the same principal under the rules in force.
+
+        Raises `Unauthenticated` if its credential has been revoked, has expired, or is not accepted any more; and
+        `Unavailable`.
+        """
+        if (everything := self._without_rules()) is not None:
+            return everything
+        if access.is_open:
+            raise Unauthenticated("token_missing")
+        self.authenticator.check(access.authenticated)
+        return access if access.number == self._number else self._access(access.authenticated)
+
+    def is_current(self, access: Access) -> bool:
+        """Return True if an access is by the rules in force, and its credential is still good."""
+        try:
+            return self.renewed(access) is access
+        except (Unauthenticated, Unavailable):
+            return False
+
+    def now(self) -> float:
+        """Return the time that the ends of credentials are compared with, in Unix seconds."""
+        return self.authenticator.clock.now()

@@ -19,9 +19,11 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eventsync.access.access import Access
 from eventsync.api import conditions
+from eventsync.api.authentication import authenticate
 from eventsync.api.state import ACCESS, services_of
-from eventsync.errors import Malformed, UnsupportedMediaType
+from eventsync.errors import Forbidden, Malformed, UnsupportedMediaType
 
 SAFE = frozenset({"GET", "HEAD"})
 
@@ -50,7 +52,8 @@ class Endpoint(Route):
     `access` has no default: a new endpoint is closed until its author has decided who may use it.
 
     A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag. An endpoint that
-    `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`.
+    `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`. An endpoint that
+    `authenticates` does so by itself, because it reports temporary errors in another way.
     """
 
     def __init__(  # noqa: PLR0913 - each is something that an endpoint declares
@@ -65,6 +68,7 @@ class Endpoint(Route):
         repeated: Iterable[str] = (),
         tagged: bool = False,
         writes: bool = False,
+        authenticates: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=methods, name=name)
         self.access = access
@@ -72,11 +76,12 @@ class Endpoint(Route):
         self.repeated = frozenset(repeated)
         self.tagged = tagged
         self.writes = writes
+        self.authenticates = authenticates
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
             request = Request(scope, receive)
-            scope[ACCESS] = services_of(request).access.open_access
+            scope[ACCESS] = services_of(request).access.open_access or await self._authenticate(request)
             self.check_query(request)
             # One pass over the names, because nearly all requests have none of these headers.
             if not _CHECKED.isdisjoint([name for name, _ in scope["headers"]]) and self._is_unchanged(request):
@@ -85,6 +90,15 @@ class Endpoint(Route):
             if self.writes:
                 services_of(request).writes.check()
         await super().handle(scope, receive, send)
+
+    async def _authenticate(self, request: Request) -> Access | None:
+        """Return the access of a request; None where the endpoint needs none, or authenticates by itself."""
+        if self.authenticates or self.access is AccessLevel.PUBLIC:
+            return None
+        access = await authenticate(request)
+        if self.access is AccessLevel.OPERATOR and not access.is_operator:
+            raise Forbidden("this is for operators: principals with the role `operator`")
+        return access
 
     def check_query(self, request: Request) -> None:
         """Raise `Malformed` for a query parameter that this endpoint does not take."""

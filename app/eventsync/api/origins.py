@@ -116,6 +116,16 @@ def check_origin(origins: list[str], scheme: str, host: str, settings: Settings)
     )
 
 
+def is_own_origin(scope: Scope) -> bool:
+    """Return True if a browser says that a page of this server's own origin makes the request."""
+    headers = Headers(scope=scope)
+    origins, sites = headers.getlist("origin"), headers.getlist("sec-fetch-site")
+    own = _normal(f"{str(scope['scheme']).replace('ws', 'http')}://{headers.get('host', '')}")
+    if origins and (own is None or any(_normal(origin) != own for origin in origins)):
+        return False
+    return all(site == "same-origin" for site in sites) if sites else bool(origins)
+
+
 def _normal(origin: str) -> tuple[str, str, str] | None:
     """Return scheme, name and port of an origin, with the default port."""
     scheme, separator, host = origin.partition("://")

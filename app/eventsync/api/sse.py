@@ -17,6 +17,8 @@ from functools import partial
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from eventsync.access.access import Access
+from eventsync.api.authentication import authenticate_stream
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.state import Services, services_of
 from eventsync.domain import protocol
@@ -76,7 +78,8 @@ class EventStream:
         query = _parse_query(request, services.settings)
         stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
         try:
-            await _serve(scope, services, query, stream)
+            access = await authenticate_stream(request, [str(shape) for shape in query[0]])
+            await _serve(scope, services, query, access, stream)
         except EventsyncError as error:
             if stream.started or not error.retryable:
                 raise
@@ -88,12 +91,14 @@ class EventStream:
             await _send_error(EventsyncError(), stream)
 
 
-async def _serve(scope: Scope, services: Services, query: _Query, stream: ResponseStream) -> None:
+async def _serve(scope: Scope, services: Services, query: _Query, access: Access, stream: ResponseStream) -> None:
     shapes, vector, client_id = query
     _require(services, shapes)
     # With several shapes the event ids, and thus the bytes, differ from client to client.
     direct = direct_writer(scope) if len(shapes) == 1 else None
-    async with services.sync.sessions.open(shapes, vector, client_id, transport="sse", direct_writer=direct) as session:
+    async with services.sync.sessions.open(
+        shapes, vector, client_id, access=access, transport="sse", direct_writer=direct
+    ) as session:
         # Tracking may have changed in the meantime, and a client can't add a shape to an open stream.
         _require(services, shapes)
         async with stream.watched(session.close):
@@ -230,7 +235,8 @@ routes = [
         methods=["GET"],
         access=AccessLevel.PRINCIPAL,
         name="sse",
-        query=("vector", "client_id"),
+        query=("vector", "client_id", "ticket"),
+        authenticates=True,
         repeated=("shape",),
     ),
 ]

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from eventsync.api.authentication import authenticate_hello
 from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint, check_query
 from eventsync.api.state import Services, services_of
 from eventsync.concurrency.slices import turn
@@ -107,10 +108,12 @@ class _Connection:
         """Serve until the session is closed. Raises the error that ended it."""
         check_query(self._websocket, frozenset())
         hello = await self._hello()
+        access = await authenticate_hello(self._websocket, hello.token)
         async with self._services.sync.sessions.open(
             hello.shapes,
             hello.vector,
             hello.client_id,
+            access=access,
             transport="websocket",
             direct_writer=direct_writer(self._websocket.scope),
         ) as session:

@@ -16,7 +16,7 @@ import orjson
 from eventsync.domain.positions import LogId, Position, Seq, StateVector, vector_from_json, vector_to_json
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
-from eventsync.errors import EventsyncError, Malformed, public_error
+from eventsync.errors import EventsyncError, Malformed, Unauthenticated, public_error
 
 PROTOCOL = 1
 
@@ -104,10 +104,23 @@ def live(shape: Shape, position: Position) -> bytes:
     return _encoded({"type": "live", "shape": str(shape), "position": str(position)})
 
 
-def progress(vector: StateVector, *, stale: bool = False) -> bytes:
-    """Return a progress message. `stale` says that committed changes may not be in the log yet."""
+def progress(vector: StateVector, *, stale: bool = False, token_expires_in: float | None = None) -> bytes:
+    """Return a progress message. `stale` says that committed changes may not be in the log yet.
+
+    `token_expires_in` are the seconds until the client's credential ends; None if it has no end.
+    """
     message: dict[str, Any] = {"type": "progress", "vector": vector_to_json(vector)}
-    return _encoded(message | {"stale": True} if stale else message)
+    if stale:
+        message["stale"] = True
+    if token_expires_in is not None:
+        message["token_expires_in"] = max(0, int(token_expires_in))
+    return _encoded(message)
+
+
+def authenticated(expires_in: float | None) -> bytes:
+    """Return the answer to an `auth` message. `expires_in` is left out for a credential without an end."""
+    message: dict[str, Any] = {"type": "authenticated"}
+    return _encoded(message if expires_in is None else message | {"expires_in": max(0, int(expires_in))})
 
 
 def reset(shape: Shape, reason: str) -> bytes:
@@ -119,6 +132,8 @@ def error(failure: EventsyncError, shape: str | None = None) -> bytes:
     message: dict[str, Any] = {"type": "error", "code": failure.code, "message": failure.message}
     if shape is not None:
         message["shape"] = shape
+    if isinstance(failure, Unauthenticated):
+        message["reason"] = failure.reason
     if failure.retryable and (retry_after := getattr(failure, "retry_after", None)) is not None:
         message["retry_after"] = retry_after
     return _encoded(message)
@@ -171,7 +186,14 @@ class Ping:
     pass
 
 
-Request = Hello | Subscribe | Unsubscribe | Ack | Ping
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Another credential of the same subject, for a live connection."""
+
+    token: str
+
+
+Request = Hello | Subscribe | Unsubscribe | Ack | Ping | Auth
 
 
 class UnreadableMessage(Malformed):
@@ -200,6 +222,10 @@ def parse(text: str | bytes, *, max_shapes: int) -> Request:
         return Ack(vector_from_json(message.get("vector"), limit=max_shapes))
     if kind == "ping":
         return Ping()
+    if kind == "auth":
+        if not isinstance(token := message.get("token"), str):
+            raise Malformed("token is a string")
+        return Auth(token)
     raise Malformed(f"{kind[:64]!r} is no message that a client sends; writes go through the HTTP API")
 
 

@@ -192,6 +192,46 @@ class Fields(BaseSettings):
         description="Author of writes through this API, recorded as `by`, until there is authentication.",
     )
 
+    # Identity
+    allow_unauthenticated: bool = Field(
+        False,
+        description="Serve everybody everything also beyond loopback, while no `[auth]` has been applied. Without it, a server that listens on another address than loopback does not start, and answers 503 if `[auth]` is taken away.",
+    )
+    token_lifetime: float = Field(
+        2592000.0,
+        gt=0,
+        description="Maximum time until a token ends, in seconds; one that ends later is refused, because it would outlive its revocation. The same for all servers and for `eventsync revoke`.",
+    )
+    token_cache_bytes: int = Field(
+        8 * MIB,
+        ge=0,
+        description="Size of each server's cache of verified tokens, in bytes.",
+    )
+    auth_grace: float = Field(
+        30.0,
+        ge=0,
+        description="Time that a WebSocket whose token has expired stays open, in seconds. It is sent no data until it has sent another token.",
+    )
+    service_keys: int = Field(
+        1000, ge=1, le=100_000, description="Maximum number of service keys. Each server holds all of them in memory."
+    )
+    ticket_ttl: float = Field(
+        86400.0,
+        gt=0,
+        description="Maximum time that a ticket is valid, in seconds. It ends with its token, if that is earlier.",
+    )
+    max_tickets: int = Field(
+        1_000_000,
+        ge=1,
+        description="Maximum number of stored tickets; beyond it a request for one is answered 429. Each process counts every 5 s, and may exceed the limit in between.",
+    )
+    principal_tickets: int = Field(100, ge=1, description="Maximum number of valid tickets of one principal.")
+    max_revocations: int = Field(
+        100_000,
+        ge=1,
+        description="Maximum number of stored revocations. Each server holds all of them in memory.",
+    )
+
     # Writing
     write_attempts: int = Field(
         100,

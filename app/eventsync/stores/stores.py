@@ -11,6 +11,9 @@ from eventsync.concurrency.offload import Offload, inline
 from eventsync.mongodb.client import Client
 from eventsync.mongodb.leases import LeaseStore
 from eventsync.settings import Settings
+from eventsync.stores.access.keys import KeyStore
+from eventsync.stores.access.revocations import RevocationStore
+from eventsync.stores.access.tickets import TicketStore
 from eventsync.stores.archive.archive import Archive
 from eventsync.stores.clients.state_vectors import VectorStore
 from eventsync.stores.history.change_reader import ChangeReader
@@ -74,6 +77,30 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """The stores of identity."""
+
+    keys: KeyStore
+    tickets: TicketStore
+    revocations: RevocationStore
+
+    @classmethod
+    def of(cls, log: AsyncDatabase[Any], settings: Settings) -> Credentials:
+        """Make the stores in the log's database."""
+        return cls(
+            KeyStore(log, max_keys=settings.service_keys),
+            TicketStore(log, max_tickets=settings.max_tickets, per_principal=settings.principal_tickets),
+            RevocationStore(log, max_revocations=settings.max_revocations),
+        )
+
+    async def ensure_indexes(self) -> None:
+        """Create missing indexes. Raises `Unavailable`."""
+        await self.keys.ensure_indexes()
+        await self.tickets.ensure_indexes()
+        await self.revocations.ensure_indexes()
+
+
+@dataclass(frozen=True, slots=True)
 class Stores:
     """The stores by room. `data` is the user's database, `log` the event log's.
 
@@ -95,6 +122,7 @@ class Stores:
     history: History
     stats: Stats
     vectors: VectorStore
+    credentials: Credentials
 
     @classmethod
     def of(cls, client: Client, settings: Settings, offload: Offload | None = None) -> Stores:
@@ -141,6 +169,7 @@ class Stores:
                 max_clients=settings.max_clients,
                 max_bytes=settings.client_bytes,
             ),
+            credentials=Credentials.of(log, settings),
         )
 
     def written_by(self, client: Client) -> Stores:
@@ -164,3 +193,4 @@ class Stores:
         await self.snapshots.pins.ensure_indexes()
         await self.archive.touched.ensure_indexes()
         await self.archive.segments.ensure_indexes()
+        await self.credentials.ensure_indexes()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from eventsync.access.control import AccessControl
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
@@ -29,15 +30,28 @@ from eventsync.sync.sessions.sessions import Sessions
 class SyncService:
     """Entry point of all transports: `sessions` for streams, `pages` for polls, `vectors` for both."""
 
-    def __init__(self, stores: Stores, settings: Settings, *, tailing: Stores | None = None) -> None:
-        """`tailing` are stores on a client of the feed's own, whose connections requests can't use up."""
+    def __init__(
+        self,
+        stores: Stores,
+        settings: Settings,
+        *,
+        tailing: Stores | None = None,
+        access: AccessControl | None = None,
+    ) -> None:
+        """`tailing` are stores on a client of the feed's own, whose connections requests can't use up.
+
+        Without `access`, as for an operator's command, rules are not obeyed.
+        """
+        access = access or AccessControl.open(stores.credentials, settings)
         self._stores = stores
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
         self.window = Window(settings.window_bytes, limit)
         self.continuity = Continuity(lambda: primary_process(stores.log), settings.send_timeout)
-        self.feed = Feed(tailing or stores, self.window, self.continuity, self.tracking, self.definitions, settings)
+        self.feed = Feed(
+            tailing or stores, self.window, self.continuity, self.tracking, self.definitions, settings, access
+        )
         self._health = HealthCheck(stores, self.feed, self.window, settings)
         self.source = Source.of(
             stores,
@@ -57,7 +71,7 @@ class SyncService:
         )
         lag = ClientLag(self.source.planner, self.window, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
-        self.sessions = Sessions(self.source, self.vectors, settings)
+        self.sessions = Sessions(self.source, self.vectors, settings, access)
         self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:

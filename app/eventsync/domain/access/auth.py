@@ -22,7 +22,19 @@ from urllib.parse import urlsplit
 from eventsync.errors import InvalidPredicate
 
 SECRET_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
-KEY_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+KEY_ALGORITHMS: Final = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+)
 
 MAX_ISSUERS: Final = 16
 MAX_TEXT: Final = 1024

@@ -18,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from eventsync.access.control import AccessControl
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.events import last_whole
 from eventsync.domain.positions import START, LogId, Seq
@@ -50,10 +51,12 @@ _READ_AT_ONCE = 100
 
 _DELETED = "the event log was deleted"
 
-_GROWING = {"ns.coll": {"$in": ["events", "heads"]}, "operationType": {"$ne": "delete"}}
+_GROWING = {"ns.coll": {"$in": ["events", "heads", "revocations"]}, "operationType": {"$ne": "delete"}}
+_REGISTRIES = {"ns.coll": {"$in": ["collections", "logs", "shapes", "service_keys"]}}
+_WRITES = frozenset({"insert", "update", "replace"})
 _OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"$or": [_GROWING, {"ns.coll": {"$in": ["collections", "logs", "shapes"]}}, _OF_COLLECTIONS]}},
+    {"$match": {"$or": [_GROWING, _REGISTRIES, _OF_COLLECTIONS]}},
     {
         "$project": {
             "operationType": 1,
@@ -87,12 +90,15 @@ class Feed:
         tracking: Tracking,
         definitions: Definitions,
         settings: Settings,
+        access: AccessControl | None = None,
     ) -> None:
+        """Without `access`, rules are not followed."""
         self._stores = stores
         self._window = window
         self._continuity = continuity
         self._tracking = tracking
         self._definitions = definitions
+        self._access = access
         self._batch = settings.stream_batch
         self._held: list[StoredEvent] = []
         """Events of a transaction that is not complete yet."""
@@ -126,6 +132,8 @@ class Feed:
             except (Unavailable, Damaged, BehindHorizon) as error:
                 failures += 1
                 self._continuity.interrupted()
+                if self._access is not None:
+                    self._access.authenticator.interrupted()
                 self.state.live, self.state.detail = False, public_error(error).message
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
                 logger.log(level, "the feed is interrupted: %s", error.diagnosis)
@@ -142,26 +150,48 @@ class Feed:
             if self._continuity.is_doubted:
                 raise _primary_changed()
             self._heard()
-            rows, settled = [], False
+            rows, settled, revoked = [], False, list[str]()
             for change in batch.changes:
                 kind, name = change["operationType"], change.get("ns", {}).get("coll")
                 if kind == "insert" and name == "events":
                     rows.append(change["fullDocument"])
                 elif name == "events" and kind in {"update", "replace"}:
                     _alarms.log(f"event {_key_text(change['documentKey']['_id'])} was overwritten by another program")
-                elif name == "heads" and kind in {"insert", "update", "replace"}:
+                elif name == "heads" and kind in _WRITES:
                     # A checkpoint. The sequencer writes one also without new events, as long as it can read.
                     self.state.sequenced = time.monotonic()
                     settled = True
+                elif name == "revocations" and kind in _WRITES:
+                    revoked.append(change["documentKey"]["_id"])
+                elif name == "service_keys" and kind in _WRITES | {"delete"}:
+                    await self._load_keys()
                 else:
                     # Take the events before this change first: it may end the log.
                     await self._take(rows)
                     rows = []
                     await self._join()
                     self._follows(process)
+            await self._revoke(revoked)
             await self._take(rows)
             if settled:
                 await self._settle()
+
+    async def _revoke(self, names: list[str]) -> None:
+        """Obey new revocations, before the events that were read with them."""
+        if names and self._access is not None:
+            await self._access.authenticator.load_revocations(names)
+            self._access.changed()
+
+    async def _load_keys(self) -> None:
+        if self._access is not None:
+            await self._access.authenticator.load_keys()
+
+    async def _follow_rules(self) -> None:
+        """Read the rules, the revocations and the service keys. Whatever changes afterwards, the stream brings."""
+        if self._access is not None:
+            await self._access.load()
+            self._access.replace(None, 0)
+            self._access.authenticator.follows()
 
     def _heard(self) -> None:
         self.state.heard = time.monotonic()
@@ -170,6 +200,8 @@ class Feed:
 
     async def _join(self) -> None:
         """Read the current log, the tracked collections, the declared shapes, and the events that the window lacks."""
+        # First of all: also while the log is lost, what is taken away is obeyed.
+        await self._follow_rules()
         current = await self._stores.logs.current()
         if self._log is not None and (lost := await self._lost(self._log, current)):
             self._suspend(lost)

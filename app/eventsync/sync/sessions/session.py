@@ -15,11 +15,21 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
+from eventsync.access.access import Access
+from eventsync.access.live import LiveAccess
 from eventsync.domain import protocol
 from eventsync.domain.positions import Position, StateVector
-from eventsync.domain.protocol import Ack, Ping, Request, Subscribe, Unsubscribe
+from eventsync.domain.protocol import Ack, Auth, Ping, Request, Subscribe, Unsubscribe
 from eventsync.domain.shapes import Shape
-from eventsync.errors import EventsyncError, Malformed, NotTracked, RateLimited, Unavailable, UnknownShape
+from eventsync.errors import (
+    EventsyncError,
+    Malformed,
+    NotTracked,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+    UnknownShape,
+)
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.window import Subscribers
@@ -29,7 +39,10 @@ from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may be queued. While the queue is full, no more is read from the client."""
 
-_REFUSALS: Final = (Malformed, NotTracked, RateLimited, Unavailable, UnknownShape)
+_DETACH_EARLY: Final = 0.5
+"""Seconds before the end of a credential at which direct writes end, because a timer may be late."""
+
+_REFUSALS: Final = (Malformed, NotTracked, RateLimited, Unauthenticated, Unavailable, UnknownShape)
 """Errors of a request, which the client gets as an `error` message."""
 
 
@@ -55,6 +68,7 @@ class Session:
         source: Source,
         subscribers: Subscribers,
         *,
+        live_access: LiveAccess,
         client: Identity,
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
@@ -67,6 +81,8 @@ class Session:
         """
         self.id = uuid.uuid4().hex
         self.client = client
+        self._live_access = live_access
+        self._failure: EventsyncError | None = None
         self.closing = False
         self._source = source
         self._subscribers = subscribers
@@ -80,6 +96,11 @@ class Session:
         self._replies: list[OutboundMessage] = []
         self._room: asyncio.Event | None = None
         """Set when the queue of replies has room again; None while it has room."""
+
+    @property
+    def access(self) -> Access:
+        """What the client may see at present."""
+        return self._live_access.access
 
     # --- requests of the client ---------------------------------------------------------------------------------
 
@@ -127,6 +148,8 @@ class Session:
             elif isinstance(request, Ack):
                 self._check_ack(request.vector)
                 self._on_ack(request.vector)
+            elif isinstance(request, Auth):
+                await self._authenticate(request.token)
             else:
                 await self.reply(OutboundMessage("error", protocol.error(Malformed("hello comes once, and first"))))
         except _REFUSALS as error:
@@ -139,6 +162,25 @@ class Session:
             if known is None or known.log != position.log or position.seq > known.seq:
                 raise Malformed(f"{shape} was not brought to {position} on this connection")
 
+    async def _authenticate(self, token: str) -> None:
+        """Continue by another credential. Raises `Unauthenticated` and `Unavailable`."""
+        try:
+            await self._live_access.renew(token)
+        except Unauthenticated as error:
+            if error.reason != "subject_changed":
+                raise  # the client may try again until the old one has ended
+            self.fail(error)
+        else:
+            await self.reply(OutboundMessage("authenticated", protocol.authenticated(self._live_access.ends_in)))
+
+    def recheck(self) -> None:
+        """Obey what has changed: rules, revocations, the clock. A session that may not go on is ended."""
+        try:
+            self._live_access.recheck()
+        except (Unauthenticated, Unavailable) as error:
+            self.fail(error)
+        self._subscribers.event.set()
+
     async def reply(self, message: OutboundMessage) -> None:
         """Queue a message that is sent before those of the subscriptions. Waits while the queue is full."""
         while self._room is not None and not self.closing:
@@ -147,6 +189,12 @@ class Session:
         if len(self._replies) >= MAX_REPLIES:
             self._room = asyncio.Event()
         self._subscribers.event.set()
+
+    def fail(self, error: EventsyncError) -> None:
+        """End `messages()` by this error, after the message under way."""
+        if self._failure is None:
+            self._failure = error
+        self.close()
 
     def close(self) -> None:
         """End `messages()` after the message under way."""
@@ -163,7 +211,7 @@ class Session:
         return self._scheduler.vector
 
     async def messages(self) -> AsyncGenerator[OutboundMessage]:
-        """Yield every message for the client, in order, until `close`. Raises `Unavailable`."""
+        """Yield every message for the client, in order, until `close`. Raises `Unauthenticated` and `Unavailable`."""
         client = self.client
         welcome = protocol.welcome(self.id, client.id, self._heartbeat, client.stored, remembered=client.remembered)
         yield OutboundMessage("welcome", welcome)
@@ -178,19 +226,36 @@ class Session:
             if not idle:
                 self._last_sent = time.monotonic()
             # Only an idle connection needs a heartbeat, and direct writes count as well.
-            elif not await self._wait() and time.monotonic() >= self._last_sent + self._heartbeat:
+            elif not await self._wait() and self._is_heartbeat_due():
                 self._last_sent = time.monotonic()
-                yield OutboundMessage("progress", protocol.progress(self.vector, stale=self._source.stale()))
+                yield OutboundMessage("progress", self._progress())
+        if self._failure is not None:
+            raise self._failure
+
+    def _is_heartbeat_due(self) -> bool:
+        return time.monotonic() >= self._last_sent + self._heartbeat and not self._live_access.is_silent
+
+    def _progress(self) -> bytes:
+        left = self._live_access.ends_in
+        return protocol.progress(self.vector, stale=self._source.stale(), token_expires_in=left)
 
     async def _wait(self) -> bool:
         """Wait for a wake-up until the next heartbeat is due; return True if there was one.
 
-        Direct writes do not end the wait: they happen only here, while `messages` has nothing to send.
+        Direct writes do not end the wait: they happen only here, while `messages` has nothing to send. They end in
+        time before the client's credential does. Raises `Unauthenticated` after its time of grace.
         """
-        if self._direct_writer is not None:
+        seconds = self._last_sent + self._heartbeat - time.monotonic()
+        attaching = self._direct_writer is not None
+        if (silent_in := self._live_access.silent_in()) is not None:
+            if self._live_access.is_silent:
+                return await self._subscribers.event.wait(silent_in)
+            attaching = attaching and silent_in > _DETACH_EARLY
+            seconds = min(seconds, silent_in - _DETACH_EARLY if attaching else silent_in)
+        if attaching and self._direct_writer is not None:
             self._scheduler.attach(self._direct_writer)
         try:
-            return await self._subscribers.event.wait(self._last_sent + self._heartbeat - time.monotonic())
+            return await self._subscribers.event.wait(seconds)
         finally:
             self._last_sent = max(self._last_sent, self._scheduler.detach())
 
@@ -200,10 +265,12 @@ class Session:
         while self._replies:
             yield self._replies.pop(0)
             self._make_room()
+        if self._live_access.is_silent:
+            return
         async with aclosing(self._scheduler.round()) as messages_:
             async for message in messages_:
                 yield message
-                if self.closing:
+                if self.closing or self._live_access.is_silent:
                     return
 
     def _make_room(self) -> None:

@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from eventsync.access.access import Access
+from eventsync.access.control import AccessControl
+from eventsync.access.live import LiveAccess
 from eventsync.concurrency.pacer import Pacer
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import StateVector
@@ -31,10 +34,12 @@ _REPORT: Final = 3600.0
 class Sessions:
     """Opens a bounded number of sessions, and drains them."""
 
-    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings) -> None:
+    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings, control: AccessControl) -> None:
         self._source = source
         self._vectors = vectors
         self._settings = settings
+        self._control = control
+        control.on_change.append(self.recheck)
         self._pacer = Pacer()
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
@@ -52,10 +57,13 @@ class Sessions:
         vector: StateVector | None,
         client_id: str | None,
         *,
+        access: Access,
         transport: str,
         direct_writer: DirectWriter | None = None,
     ) -> AsyncIterator[Session]:
         """Open a session for the duration of the block. Without a `vector`, the client's stored one is used.
+
+        A WebSocket may renew its `access` for some time after that has ended; other transports can't.
 
         Raises `Unavailable` if the server has its maximum of connections, if the stored vector can't be read, and while
         no log is known.
@@ -69,10 +77,12 @@ class Sessions:
             )
         client = await self._identity(client_id, transport)
         vector = client.stored if vector is None else vector
+        grace = self._settings.auth_grace if transport == "websocket" else 0.0
         with self._source.window.subscribers() as subscribers:
             session = Session(
                 self._source,
                 subscribers,
+                live_access=LiveAccess(self._control, access, grace),
                 client=client,
                 on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
                 heartbeat=self._settings.heartbeat,
@@ -85,6 +95,8 @@ class Sessions:
                 # Closed rather than refused, so that the client gets a goodbye, which says when to come back.
                 if self._draining:
                     session.close()
+                # While the session was being opened, it was not in the set that is checked.
+                session.recheck()
                 session.begin(shapes, vector)
                 yield session
             finally:
@@ -100,6 +112,11 @@ class Sessions:
         self._vectors.seen(client_id, transport)
         remembered = await self._vectors.remembers(client_id, known=True if stored else None)
         return Identity(client_id, transport, stored, remembered=remembered)
+
+    def recheck(self) -> None:
+        """Have every session obey what has changed."""
+        for session in list(self._sessions):
+            session.recheck()
 
     async def drain(self) -> None:
         """Close every session; new ones are closed at once. Returns when all have ended, or at the drain timeout."""

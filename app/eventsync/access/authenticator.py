@@ -1,0 +1,254 @@
+"""The authenticator of a server process: from a credential to a principal.
+
+What was revoked and which service keys there are is held in memory, and kept up to date by the feed. While the feed
+is interrupted for longer than `DOUBTED_AFTER`, nobody is authenticated: a revocation might not be known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from eventsync.access.jwks import Fetch, KeySet
+from eventsync.access.secret_file import SecretFile
+from eventsync.access.tokens import LEEWAY, KeySource, Token, check_subject, invalid
+from eventsync.concurrency.lru_cache import LRUCache
+from eventsync.domain.access.auth import AuthSettings, Issuer
+from eventsync.domain.access.principal import Principal
+from eventsync.errors import Unauthenticated, Unavailable
+from eventsync.settings import Settings
+from eventsync.stores.access import keys as service_keys
+from eventsync.stores.access import tickets
+from eventsync.stores.access.keys import ServiceKey
+from eventsync.stores.access.tickets import Ticket
+from eventsync.stores.stores import Credentials
+
+DOUBTED_AFTER: Final = 5.0
+"""Seconds without news of MongoDB after which no credential is accepted."""
+
+_ENTRY: Final = 1024
+"""Bytes of an entry of the cache, beyond its claims."""
+
+_LOOKUPS: Final = 32
+"""Reads of tickets and of unknown service keys that are under way at the same time."""
+
+_LOOKUP_PERIOD: Final = 0.1
+"""Seconds between two reads of service keys that are not known here."""
+
+
+class Clock:
+    """The clocks of an authenticator: `now` in Unix seconds, and one that is never set. Tests move them."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A principal, the issuer of its token, and the shapes that its ticket is for; None for all."""
+
+    principal: Principal
+    issuer: Issuer | None = None
+    shapes: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """An outcome of a verification: refused if there is no principal. It holds for a generation of the keys."""
+
+    principal: Principal | None
+    issuer: Issuer
+    source: KeySource
+    generation: int
+    size: int
+
+
+class Authenticator:
+    """Verifies credentials by the `[auth]` in force. Its state is replaced by the feed."""
+
+    def __init__(
+        self, credentials: Credentials, settings: Settings, *, clock: Clock | None = None, fetch: Fetch | None = None
+    ) -> None:
+        self.clock = clock or Clock()
+        self._credentials = credentials
+        self._settings = settings
+        self._fetch = fetch
+        self._auth = AuthSettings()
+        self._sources: dict[Issuer, KeySource] = {}
+        self._verified = self._empty_cache()
+        self._keys: Mapping[str, ServiceKey] = {}
+        self._revoked: dict[str, float] = {}
+        self._interrupted_at: float | None = None
+        self._looked_up_at = 0.0
+        self._lookups = asyncio.Semaphore(_LOOKUPS)
+
+    def _empty_cache(self) -> LRUCache[bytes, _Verified]:
+        return LRUCache(self._settings.token_cache_bytes, lambda entry: entry.size)
+
+    # --- what is known --------------------------------------------------------------------------------------------
+
+    def configure(self, auth: AuthSettings) -> None:
+        """Accept the credentials of `auth` from now on. The keys of issuers that stay are kept."""
+        kept = {issuer: source for issuer, source in self._sources.items() if issuer in auth.issuers}
+        for issuer, source in self._sources.items():
+            if issuer not in kept:
+                source.close()
+        sources = {issuer: kept[issuer] if issuer in kept else self._source(issuer) for issuer in auth.issuers}
+        self._auth, self._sources, self._verified = auth, sources, self._empty_cache()
+
+    def _source(self, issuer: Issuer) -> KeySource:
+        if issuer.secret_file is not None:
+            return SecretFile(issuer.secret_file, self.clock.monotonic)
+        keys = KeySet(str(issuer.jwks), clock=self.clock.monotonic, fetch=self._fetch)
+        keys.refresh_ahead()
+        return keys
+
+    def close(self) -> None:
+        """End what is done in the background."""
+        for source in self._sources.values():
+            source.close()
+
+    async def load(self) -> None:
+        """Read all revocations and service keys. Raises `Unavailable`."""
+        self._revoked = dict(await self._credentials.revocations.read())
+        await self.load_keys()
+
+    async def load_keys(self) -> None:
+        """Read all service keys. Raises `Unavailable`."""
+        self._keys = {key.id: key for key in await self._credentials.keys.read()}
+
+    async def load_revocations(self, names: Iterable[str]) -> None:
+        """Read new revocations. Raises `Unavailable`."""
+        self._revoked |= await self._credentials.revocations.read(names)
+
+    def interrupted(self) -> None:
+        """Note that the feed does not follow MongoDB any more."""
+        if self._interrupted_at is None:
+            self._interrupted_at = self.clock.monotonic()
+
+    def follows(self) -> None:
+        """Note that the feed follows MongoDB, and that all that was stored before is loaded."""
+        self._interrupted_at = None
+
+    # --- credentials ----------------------------------------------------------------------------------------------
+
+    async def authenticate(self, text: str) -> Authenticated:
+        """Verify a token or a service key. Raises `Unauthenticated` and `Unavailable`."""
+        self._check_news()
+        if text.startswith(service_keys.PREFIX):
+            found = Authenticated(await self._of_key(text))
+        else:
+            verified = await self._verify(text)
+            if verified.principal is None:
+                raise invalid("no key of its issuer has signed it")
+            found = Authenticated(verified.principal, verified.issuer)
+        self.check(found)
+        return found
+
+    async def authenticate_ticket(self, text: str) -> Authenticated:
+        """Verify a ticket. Raises `Unauthenticated` and `Unavailable`."""
+        self._check_news()
+        ticket = None
+        if text.startswith(tickets.PREFIX) and len(text) <= tickets.MAX_TICKET and text.isascii():
+            async with self._lookups:
+                ticket = await self._credentials.tickets.find(text)
+        if ticket is None:
+            raise invalid("there is no such ticket, or not any more")
+        found = self.of_ticket(ticket)
+        self.check(found)
+        return found
+
+    def of_ticket(self, ticket: Ticket) -> Authenticated:
+        """Return what a ticket stands for."""
+        return Authenticated(ticket.principal, self._auth.issuer(ticket.principal.claims.get("iss")), ticket.shapes)
+
+    def check(self, found: Authenticated) -> None:
+        """Check again what may change after a credential was verified: time, revocations, issuers.
+
+        Raises `Unauthenticated`.
+        """
+        principal = found.principal
+        if principal.expires is not None and principal.expires + LEEWAY <= self.clock.now():
+            raise Unauthenticated("token_expired")
+        if self.is_revoked(principal):
+            raise Unauthenticated("token_revoked")
+        if not principal.credential.startswith("key:") and found.issuer not in self._sources:
+            raise invalid("its issuer is none of those in the rules")
+
+    def is_revoked(self, principal: Principal) -> bool:
+        """Return True if a principal's credential or subject was revoked."""
+        if not self._revoked:
+            return False
+        if principal.credential in self._revoked:
+            return True
+        at = self._revoked.get(f"sub:{principal.sub}")
+        return at is not None and (principal.issued is None or principal.issued <= at)
+
+    def _check_news(self) -> None:
+        at = self._interrupted_at
+        if at is not None and self.clock.monotonic() - at > DOUBTED_AFTER:
+            raise Unavailable("credentials can't be checked: MongoDB is not reached")
+
+    # --- tokens ---------------------------------------------------------------------------------------------------
+
+    async def _verify(self, text: str) -> _Verified:
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        known = self._verified.get(key)
+        if known is not None:
+            if not known.source.is_fresh:
+                await known.source.check()
+            if known.generation == known.source.generation:
+                return known
+            self._verified = self._empty_cache()
+        token = Token.parse(text)
+        issuer = self._auth.issuer(token.claims.get("iss"))
+        if issuer is None:
+            raise invalid("its issuer is none of those in the rules")
+        verified = await self._verify_by(token, issuer, self._sources[issuer], len(text))
+        self._verified.keep(key, verified)
+        return verified
+
+    async def _verify_by(self, token: Token, issuer: Issuer, source: KeySource, length: int) -> _Verified:
+        """Verify the signature, then the claims. A signature that is wrong is an outcome, too: it stays wrong."""
+        is_signed = await token.is_signed(issuer, source)
+        principal = None
+        if is_signed:
+            principal = token.principal(issuer, now=self.clock.now(), max_lifetime=self._settings.token_lifetime)
+        return _Verified(principal, issuer, source, source.generation, _ENTRY + (4 * length if is_signed else 0))
+
+    # --- service keys ---------------------------------------------------------------------------------------------
+
+    async def _of_key(self, text: str) -> Principal:
+        parts = service_keys.split(text)
+        key = None if parts is None else self._keys.get(parts[0]) or await self._look_up(parts[0])
+        if key is None or parts is None or not key.is_proven_by(parts[1]):
+            raise invalid("there is no such service key")
+        if key.revoked is not None:
+            raise Unauthenticated("token_revoked")
+        claims = {"sub": f"key:{key.name}"} | dict(key.claims)
+        expires = None if key.expires is None else key.expires.timestamp()
+        return Principal(
+            check_subject(claims["sub"]), claims, key.roles, expires, key.created.timestamp(), f"key:{key.id}"
+        )
+
+    async def _look_up(self, id_: str) -> ServiceKey | None:
+        """Read a key that was created just now. Made-up ids cause few reads: the feed brings each new key anyway."""
+        now = self.clock.monotonic()
+        if now - self._looked_up_at < _LOOKUP_PERIOD:
+            return None
+        self._looked_up_at = now
+        async with self._lookups:
+            return await self._credentials.keys.find(id_)
+
+
+def ticket_of(found: Authenticated, shapes: Iterable[str], *, ends: float) -> Ticket:
+    """Return a ticket for these shapes, which ends at `ends` or with its credential."""
+    principal = found.principal
+    return Ticket(replace(principal, expires=min(ends, principal.expires or ends)), frozenset(shapes))

@@ -1,0 +1,89 @@
+"""Authentication of requests: the places where a credential stands, and the access that it gives.
+
+A token or a service key stands in `Authorization`, in the cookie of a session, or in a WebSocket's `hello`. A ticket
+stands in the URL of an event stream; nothing else does, because URLs are written to logs.
+
+Browsers attach a cookie also to requests that a page of another origin makes. So a cookie counts only where the browser
+says that the request is of this server's own origin.
+
+Source: RFC 6750.
+"""
+
+from __future__ import annotations
+
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+from eventsync.access.access import Access
+from eventsync.api.origins import is_own_origin
+from eventsync.api.state import services_of
+from eventsync.domain.access.auth import is_loopback
+from eventsync.errors import Malformed, Unauthenticated
+
+MAX_COOKIE: Final = 4096 - 512
+"""Longest credential in a cookie: browsers keep cookies of up to 4 KiB, name and attributes included."""
+
+
+async def authenticate(connection: HTTPConnection) -> Access:
+    """Return the access of a request by its headers. Raises `Unauthenticated` and `Unavailable`."""
+    control = services_of(connection).access
+    return control.open_access or await control.authenticate(credential_of(connection))
+
+
+async def authenticate_stream(connection: HTTPConnection, shapes: list[str]) -> Access:
+    """Return the access of an event stream for these shapes: by its headers, or by a ticket.
+
+    Raises `Forbidden`, `Malformed`, `Unauthenticated` and `Unavailable`.
+    """
+    ticket = connection.query_params.get("ticket")
+    if ticket is None:
+        return await authenticate(connection)
+    if "authorization" in connection.headers:
+        raise Malformed("an event stream has one credential: Authorization, or a ticket")
+    control = services_of(connection).access
+    return control.open_access or await control.authenticate_ticket(ticket, shapes)
+
+
+async def authenticate_hello(connection: HTTPConnection, token: str | None) -> Access:
+    """Return the access of a WebSocket, by the token of its `hello` or its headers.
+
+    Raises `Unauthenticated` and `Unavailable`.
+    """
+    control = services_of(connection).access
+    return control.open_access or await control.authenticate(token or credential_of(connection))
+
+
+def credential_of(connection: HTTPConnection) -> str | None:
+    """Return the credential in the headers, or None. Raises `Unauthenticated` for one of another scheme."""
+    lines = connection.headers.getlist("authorization")
+    if not lines:
+        return _cookie(connection)
+    scheme, _, credential = lines[0].strip().partition(" ")
+    if len(lines) > 1 or scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthenticated("token_invalid", "a credential stands in one header: Authorization: Bearer …")
+    return credential.strip()
+
+
+def _cookie(connection: HTTPConnection) -> str | None:
+    lines = connection.headers.getlist("cookie")
+    if not lines or not is_own_origin(connection.scope):
+        return None
+    name = cookie_name(connection)
+    try:
+        found = [SimpleCookie(line)[name].value for line in lines if name in line]
+    except (CookieError, KeyError):
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def cookie_name(connection: HTTPConnection) -> str:
+    """Return the name of a session's cookie. A browser takes `__Host-` by TLS alone, from the host itself alone."""
+    return "eventsync" if is_plain_loopback(connection) else "__Host-eventsync"
+
+
+def is_plain_loopback(connection: HTTPConnection) -> bool:
+    """Return True for a request without TLS to a name of loopback, as in development."""
+    is_plain = connection.url.scheme in {"http", "ws"}
+    return is_plain and is_loopback(connection.url.hostname or "")
