@@ -52,8 +52,8 @@ class Endpoint(Route):
     `access` has no default: a new endpoint is closed until its author has decided who may use it.
 
     A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag. An endpoint that
-    `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`. An endpoint that
-    `authenticates` does so by itself, because it reports temporary errors in another way.
+    `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`. An
+    endpoint that `authenticates` does so by itself, because it reports temporary errors in another way.
     """
 
     def __init__(  # noqa: PLR0913 - each is something that an endpoint declares
@@ -81,7 +81,8 @@ class Endpoint(Route):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
             request = Request(scope, receive)
-            scope[ACCESS] = services_of(request).access.open_access or await self._authenticate(request)
+            if not (self.authenticates or self.access is AccessLevel.PUBLIC):
+                scope[ACCESS] = services_of(request).access.open_access or await self._authenticate(request)
             self.check_query(request)
             # One pass over the names, because nearly all requests have none of these headers.
             if not _CHECKED.isdisjoint([name for name, _ in scope["headers"]]) and self._is_unchanged(request):
@@ -91,10 +92,8 @@ class Endpoint(Route):
                 services_of(request).writes.check()
         await super().handle(scope, receive, send)
 
-    async def _authenticate(self, request: Request) -> Access | None:
-        """Return the access of a request; None where the endpoint needs none, or authenticates by itself."""
-        if self.authenticates or self.access is AccessLevel.PUBLIC:
-            return None
+    async def _authenticate(self, request: Request) -> Access:
+        """Return the access of a request. Raises `Forbidden`, `Unauthenticated` and `Unavailable`."""
         access = await authenticate(request)
         if self.access is AccessLevel.OPERATOR and not access.is_operator:
             raise Forbidden("this is for operators: principals with the role `operator`")
