@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
 
 from eventsync.access.authenticator import Authenticated
-from eventsync.domain.access.principal import Principal
+from eventsync.domain.access.grants import ReadGrant
+from eventsync.domain.access.guards import WriteGuard
+from eventsync.domain.access.principal import OPERATOR, Principal
+from eventsync.domain.access.rules import AccessRules
+
+EVERYTHING: Final = ReadGrant.of("", None, None)
+"""The grant of every collection while no `[auth]` has been applied."""
+
+_KEPT: Final = 64
+"""Collections whose grants and guards are kept. Clients may name any number of them."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Access:
-    """What a principal may do. `number` is that of the rules."""
+    """What a principal may do. Without `rules`, everything; `number` is that of the rules."""
 
-    authenticated: Authenticated
-    number: int
-    is_open: bool
-    """True if everything is allowed, because no `[auth]` has been applied."""
-    is_operator: bool
-    """True if the principal may use operators' doors."""
+    __slots__ = ("_grants", "_guards", "_rules", "authenticated", "is_operator", "number", "roles")
+
+    def __init__(self, authenticated: Authenticated, rules: AccessRules | None, number: int) -> None:
+        self.authenticated = authenticated
+        self.number = number
+        self.roles = frozenset[str]() if rules is None else rules.roles_of(authenticated.principal)
+        self.is_operator = rules is None or OPERATOR in self.roles
+        """True if the principal may use operators' doors."""
+        self._rules = rules
+        self._grants: dict[str, ReadGrant | None] = {}
+        self._guards: dict[str, WriteGuard] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """True if everything is allowed, because no `[auth]` has been applied."""
+        return self._rules is None
 
     @property
     def principal(self) -> Principal:
-        """Who asks."""
+        """The principal that asks."""
         return self.authenticated.principal
 
     @property
     def expires(self) -> float | None:
         """The end of the credential, in Unix seconds; None if it has none."""
         return self.authenticated.principal.expires
+
+    def grant(self, collection: str) -> ReadGrant | None:
+        """Return what the principal may read of a collection, or None for nothing."""
+        if self._rules is None:
+            return EVERYTHING
+        if collection not in self._grants:
+            _make_room(self._grants)
+            self._grants[collection] = self._rules.grant(self.principal, collection)
+        return self._grants[collection]
+
+    def guard(self, collection: str) -> WriteGuard | None:
+        """Return what the principal may write of a collection, or None for everything."""
+        if self._rules is None:
+            return None
+        if collection not in self._guards:
+            _make_room(self._guards)
+            self._guards[collection] = self._rules.guard(self.principal, collection)
+        return self._guards[collection]
+
+
+def _make_room(kept: dict[str, ReadGrant | None] | dict[str, WriteGuard]) -> None:
+    if len(kept) >= _KEPT:
+        kept.clear()

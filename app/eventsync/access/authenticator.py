@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from eventsync.access.jwks import Fetch, KeySet
 from eventsync.access.secret_file import SecretFile
@@ -24,6 +24,7 @@ from eventsync.settings import Settings
 from eventsync.stores.access import keys as service_keys
 from eventsync.stores.access import tickets
 from eventsync.stores.access.keys import ServiceKey
+from eventsync.stores.access.revocations import of_key, of_subject
 from eventsync.stores.access.tickets import Ticket
 from eventsync.stores.stores import Credentials
 
@@ -50,21 +51,24 @@ class Clock:
         return time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Authenticated:
-    """A principal, the issuer of its token, and the shapes that its ticket is for; None for all."""
+    """A principal, the issuer of its token, and the shapes that its ticket is for; None for all.
+
+    All requests with one token share one. `access` is what the rules made of it last.
+    """
 
     principal: Principal
     issuer: Issuer | None = None
     shapes: frozenset[str] | None = None
+    access: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Verified:
-    """An outcome of a verification: refused if there is no principal. It holds for a generation of the keys."""
+    """An outcome of a verification, None for a wrong signature. It holds for a generation of the keys."""
 
-    principal: Principal | None
-    issuer: Issuer
+    found: Authenticated | None
     source: KeySource
     generation: int
     size: int
@@ -84,6 +88,7 @@ class Authenticator:
         self._sources: dict[Issuer, KeySource] = {}
         self._verified = self._empty_cache()
         self._keys: Mapping[str, ServiceKey] = {}
+        self._of_keys: dict[str, Authenticated] = {}
         self._revoked: dict[str, float] = {}
         self._interrupted_at: float | None = None
         self._looked_up_at = 0.0
@@ -123,6 +128,7 @@ class Authenticator:
     async def load_keys(self) -> None:
         """Read all service keys. Raises `Unavailable`."""
         self._keys = {key.id: key for key in await self._credentials.keys.read()}
+        self._of_keys = {}
 
     async def load_revocations(self, names: Iterable[str]) -> None:
         """Read new revocations. Raises `Unavailable`."""
@@ -143,12 +149,11 @@ class Authenticator:
         """Verify a token or a service key. Raises `Unauthenticated` and `Unavailable`."""
         self._check_news()
         if text.startswith(service_keys.PREFIX):
-            found = Authenticated(await self._of_key(text))
+            found = await self._of_key(text)
+        elif (verified := (await self._verify(text)).found) is not None:
+            found = verified
         else:
-            verified = await self._verify(text)
-            if verified.principal is None:
-                raise invalid("no key of its issuer has signed it")
-            found = Authenticated(verified.principal, verified.issuer)
+            raise invalid("no key of its issuer has signed it")
         self.check(found)
         return found
 
@@ -179,7 +184,7 @@ class Authenticator:
             raise Unauthenticated("token_expired")
         if self.is_revoked(principal):
             raise Unauthenticated("token_revoked")
-        if not principal.credential.startswith("key:") and found.issuer not in self._sources:
+        if not principal.credential.startswith(of_key("")) and found.issuer not in self._sources:
             raise invalid("its issuer is none of those in the rules")
 
     def is_revoked(self, principal: Principal) -> bool:
@@ -188,7 +193,7 @@ class Authenticator:
             return False
         if principal.credential in self._revoked:
             return True
-        at = self._revoked.get(f"sub:{principal.sub}")
+        at = self._revoked.get(of_subject(principal.sub))
         return at is not None and (principal.issued is None or principal.issued <= at)
 
     def _check_news(self) -> None:
@@ -218,25 +223,25 @@ class Authenticator:
     async def _verify_by(self, token: Token, issuer: Issuer, source: KeySource, length: int) -> _Verified:
         """Verify the signature, then the claims. A signature that is wrong is an outcome, too: it stays wrong."""
         is_signed = await token.is_signed(issuer, source)
-        principal = None
-        if is_signed:
-            principal = token.principal(issuer, now=self.clock.now(), max_lifetime=self._settings.token_lifetime)
-        return _Verified(principal, issuer, source, source.generation, _ENTRY + (4 * length if is_signed else 0))
+        if not is_signed:
+            return _Verified(None, source, source.generation, _ENTRY)
+        principal = token.principal(issuer, now=self.clock.now(), max_lifetime=self._settings.token_lifetime)
+        return _Verified(Authenticated(principal, issuer), source, source.generation, _ENTRY + 4 * length)
 
     # --- service keys ---------------------------------------------------------------------------------------------
 
-    async def _of_key(self, text: str) -> Principal:
+    async def _of_key(self, text: str) -> Authenticated:
         parts = service_keys.split(text)
         key = None if parts is None else self._keys.get(parts[0]) or await self._look_up(parts[0])
         if key is None or parts is None or not key.is_proven_by(parts[1]):
             raise invalid("there is no such service key")
         if key.revoked is not None:
             raise Unauthenticated("token_revoked")
-        claims = {"sub": f"key:{key.name}"} | dict(key.claims)
-        expires = None if key.expires is None else key.expires.timestamp()
-        return Principal(
-            check_subject(claims["sub"]), claims, key.roles, expires, key.created.timestamp(), f"key:{key.id}"
-        )
+        if (known := self._of_keys.get(key.id)) is None:
+            known = Authenticated(_principal_of(key))
+            if key.id in self._keys:
+                self._of_keys[key.id] = known
+        return known
 
     async def _look_up(self, id_: str) -> ServiceKey | None:
         """Read a key that was created just now. Made-up ids cause few reads: the feed brings each new key anyway."""
@@ -246,6 +251,12 @@ class Authenticator:
         self._looked_up_at = now
         async with self._lookups:
             return await self._credentials.keys.find(id_)
+
+
+def _principal_of(key: ServiceKey) -> Principal:
+    claims = {"sub": f"key:{key.name}"} | dict(key.claims)
+    expires = None if key.expires is None else key.expires.timestamp()
+    return Principal(check_subject(claims["sub"]), claims, key.roles, expires, key.created.timestamp(), of_key(key.id))
 
 
 def ticket_of(found: Authenticated, shapes: Iterable[str], *, ends: float) -> Ticket:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from eventsync.access.access import Access
 from eventsync.access.authenticator import Authenticated, Authenticator, Clock, ticket_of
 from eventsync.access.jwks import Fetch
 from eventsync.domain.access.auth import AuthSettings, is_loopback
-from eventsync.domain.access.principal import OPERATOR, Principal
+from eventsync.domain.access.principal import Principal
+from eventsync.domain.access.rules import AccessRules
 from eventsync.errors import Forbidden, Unauthenticated, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.stores import Credentials
-
-
-class Rules(Protocol):
-    """The rules that have been applied."""
-
-    @property
-    def auth(self) -> AuthSettings:
-        """Whose tokens are accepted."""
-
-    def roles_of(self, principal: Principal) -> frozenset[str]:
-        """Return the roles of a principal."""
 
 
 def may_be_open(settings: Settings) -> bool:
@@ -46,10 +35,10 @@ class AccessControl:
         self.on_change: list[Callable[[], None]] = []
         """Called when rules, revocations or keys have changed: what was allowed may not be any more."""
         anonymous = Authenticated(Principal(settings.principal, {"sub": settings.principal}))
-        self._everything = Access(anonymous, 0, is_open=True, is_operator=True)
+        self._everything = Access(anonymous, None, 0)
         self._settings = settings
         self._credentials = credentials
-        self._rules: Rules | None = None
+        self._rules: AccessRules | None = None
         self._number = 0
         self._is_known = False
 
@@ -62,8 +51,10 @@ class AccessControl:
 
     # --- the feed's side ------------------------------------------------------------------------------------------
 
-    def replace(self, rules: Rules | None, number: int) -> None:
-        """Apply the rules with this number from now on; None if none have been applied."""
+    def replace(self, rules: AccessRules | None, number: int) -> None:
+        """Apply the rules with this number from now on, if others are in force; None if none have been applied."""
+        if self._is_known and (rules is None) is (self._rules is None) and number == self._number:
+            return
         self._is_known = True
         self._rules, self._number = rules, number
         self.authenticator.configure(AuthSettings() if rules is None else rules.auth)
@@ -121,8 +112,9 @@ class AccessControl:
         return self.open_access
 
     def _access(self, found: Authenticated) -> Access:
-        roles = frozenset[str]() if self._rules is None else self._rules.roles_of(found.principal)
-        return Access(found, self._number, is_open=False, is_operator=OPERATOR in roles)
+        if not isinstance(access := found.access, Access) or access.number != self._number:
+            access = found.access = Access(found, self._rules, self._number)
+        return access
 
     # --- live sessions --------------------------------------------------------------------------------------------
 

@@ -20,6 +20,16 @@ from eventsync.mongodb.ttl_index import ensure_expiry
 COLLECTION: Final = "revocations"
 
 
+def of_subject(sub: str) -> str:
+    """Return the name of the revocation of a subject."""
+    return f"sub:{sub}"
+
+
+def of_key(id: str) -> str:  # noqa: A002 - as everybody calls it
+    """Return the name of the revocation of a service key, which is also the key's name as a credential."""
+    return f"key:{id}"
+
+
 class RevocationStore:
     """Reads and writes revocations. Raises `Unavailable`."""
 

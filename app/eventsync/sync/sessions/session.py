@@ -174,7 +174,7 @@ class Session:
             await self.reply(OutboundMessage("authenticated", protocol.authenticated(self._live_access.ends_in)))
 
     def recheck(self) -> None:
-        """Obey what has changed: rules, revocations, the clock. A session that may not go on is ended."""
+        """Obey what has changed: rules, revocations, the clock. A session that is not allowed any more ends."""
         try:
             self._live_access.recheck()
         except (Unauthenticated, Unavailable) as error:
