@@ -23,6 +23,7 @@ from eventsync_workers.sequencing.converter import convert, decode_change, encod
 from eventsync_workers.sequencing.images import enable_images
 from support.chaos.evidence import Violation
 from support.chaos.rules import bound
+from support.logs_by_hand import view_of
 
 SHAPE = "cards?board=a"
 CARDS = define("cards", "orders", {"board": "$board", "state": {"$ne": "closed"}}, {"board": ["text"]})
@@ -96,7 +97,7 @@ class Wire(NamedTuple):
     def events(self, changes: list[Change]) -> list[dict[str, Any]]:
         """Return what a client of the shape is sent about these changes."""
         stored = [event for event in self._stored(changes) if event.routes and KEYS & set(event.routes.keys)]
-        events: list[dict[str, Any]] = [orjson.loads(event.body) for event in followed(stored, KEYS)]
+        events: list[dict[str, Any]] = [orjson.loads(event.body) for event in followed(stored, view_of("mine?", KEYS))]
         for event, own in zip(events, stored, strict=True):
             body = orjson.loads(own.body)
             if self.server == "leaves with content" and "leave" in event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from bson.int64 import Int64
@@ -13,6 +13,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
+from eventsync.domain.views import Clause, Redactor, View
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
@@ -38,6 +39,20 @@ def routed_shape(text: str, definition: Definition = MINE) -> Shape:
     shape = Shape.parse(text)
     assert shape.declared is not None
     return replace(shape, route=definition.bind_shape(shape.declared, revision=1))
+
+
+def view_of(
+    text: str, *clauses: Collection[bytes], redaction: Redactor | None = None, collection: str = "orders"
+) -> View:
+    """A view under conditions of these keys, whatever definitions make them."""
+    made = tuple(Clause((), frozenset(keys)) for keys in clauses)
+    return View.of(text, collection, made, redaction)
+
+
+def seen_shape(text: str, *clauses: Collection[bytes], redaction: Redactor | None = None) -> Shape:
+    """A collection or a document as somebody sees it."""
+    shape = Shape.parse(text)
+    return replace(shape, route=view_of(text, *clauses, redaction=redaction, collection=shape.name))
 
 
 def transaction(first: int, members: Iterable[tuple[str, str]], *, name: str = "t") -> list[StoredEvent]:

@@ -25,4 +25,5 @@ __all__ = [
     "shapes",
     "stamp",
     "values",
+    "views",
 ]

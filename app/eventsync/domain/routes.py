@@ -13,11 +13,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
+import orjson
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS, Definition, Unrouted
+from eventsync.domain.views import Redactor
 
 Transition = Literal["stay", "enter", "leave"]
 """The effect of an event on a part of a collection: the document enters it, leaves it, or neither.
@@ -38,19 +40,27 @@ class Routes(NamedTuple):
     document: bytes | None = None
     """The document afterwards in JSON, if an `update` enters something: its patch tells nothing to a new reader."""
 
-    def transition(self, keys: Collection[bytes]) -> Transition | None:
-        """Return what the event means to a reader of the union of `keys`; None if it is not for that reader.
+    def transition(self, *clauses: Collection[bytes]) -> Transition | None:
+        """Return what the event means to a reader of documents that have a key of each of `clauses`.
 
-        Pass a set if there are many keys.
+        None if the document was not such a document before, and is not afterwards. Pass sets if there are many keys.
         """
-        own = [key for key in self.keys if key in keys]
-        if not own:
-            return None
         if not self.enters and not self.leaves:
+            for clause in clauses:
+                for key in self.keys:
+                    if key in clause:
+                        break
+                else:
+                    return None
             return "stay"
-        if all(key in self.enters for key in own):
-            return "enter"
-        return "leave" if all(key in self.leaves for key in own) else "stay"
+        before = after = True
+        for clause in clauses:
+            own = [key for key in self.keys if key in clause]
+            before = before and any(key not in self.enters for key in own)
+            after = after and any(key not in self.leaves for key in own)
+        if before:
+            return "stay" if after else "leave"
+        return "enter" if after else None
 
 
 class Router:
@@ -166,10 +176,7 @@ def body_for(body: bytes, transition: Transition, document: bytes | None = None)
     """
     if transition == "stay":
         return body
-    # No search finds text inside of a string, where a quote has a backslash before it. The first hit is at the top
-    # level, because all members before the content are plain; so is the last, because all members after it are.
-    op, at = body.index(_OP), body.rindex(_AT)
-    base = body.index(_BASE, op)
+    op, base, at = _places(body)
     if transition == "leave":
         return b"".join((body[:op], b',"op":"delete","leave":true', body[base : _content(body, base, at)], body[at:]))
     content = _content(body, base, at)
@@ -179,6 +186,39 @@ def body_for(body: bytes, transition: Transition, document: bytes | None = None)
         raise ValueError("an update that enters a route has no document")
     head = (body[:op], b',"op":"create","enter":true', body[base:content])
     return b"".join((*head, _DOCUMENT, document, body[at:]))
+
+
+def redacted_body(body: bytes, redaction: Redactor) -> bytes:
+    """Return the body of an event without what is hidden. Only the document or the patch is another.
+
+    A patch may be empty then: the event is one all the same, and its version counts. Raises `ValueError` for a body
+    that is no event.
+    """
+    _, base, at = _places(body)
+    content = _content(body, base, at)
+    if content == at:
+        return body
+    member = _DOCUMENT if body.startswith(_DOCUMENT, content) else _PATCH
+    with memoryview(body) as view:
+        tree = orjson.loads(view[content + len(member) : at])
+        shown = orjson.dumps(redaction.strip(tree) if member is _DOCUMENT else redaction.redact(tree))
+        return b"".join((view[:content], member, shown, view[at:]))
+
+
+def redacted_row(row: bytes, redaction: Redactor) -> bytes:
+    """Return a row of a snapshot, `{"id", "version", "doc"}` in JSON, without what is hidden in its document."""
+    # The id is a string, in which quotes have backslashes.
+    start = row.index(_DOCUMENT) + len(_DOCUMENT)
+    with memoryview(row) as view:
+        return b"".join((view[:start], orjson.dumps(redaction.strip(orjson.loads(view[start:-1]))), b"}"))
+
+
+def _places(body: bytes) -> tuple[int, int, int]:
+    """Return where the members `op`, `base` and `at` of an event's body begin. Raises `ValueError`."""
+    # No search finds text inside of a string, where a quote has a backslash before it. The first hit is at the top
+    # level, because all members before the content are plain; so is the last, because all members after it are.
+    op, at = body.index(_OP), body.rindex(_AT)
+    return op, body.index(_BASE, op), at
 
 
 def _content(body: bytes, base: int, at: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from eventsync.domain.ids import IdText, format_id, parse_id
 from eventsync.domain.names import check_collection
 from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.predicates.routed_shape import RoutedShape
+from eventsync.domain.views import View
 from eventsync.errors import Malformed
 
 Topic = str | tuple[str, IdText] | bytes
@@ -18,13 +20,14 @@ Topic = str | tuple[str, IdText] | bytes
 class Shape:
     """A collection (`orders`), one document of it (`orders/42`), or a declared shape (`my_orders?owner=7`).
 
-    Equal shapes have equal text. A declared shape gets its route when it is bound by its definition.
+    Equal shapes have equal text. A declared shape gets its route when it is bound by its definition. Any shape gets a
+    view in place of a route if its reader may not see all of it.
     """
 
     name: str
     id: IdText | None = None
     declared: RoutedShape | None = None
-    route: Route | None = field(default=None, compare=False, repr=False)
+    route: Route | View | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         if self.declared is not None:
@@ -47,10 +50,31 @@ class Shape:
 
     @property
     def topic(self) -> Topic:
-        """The key of the shape in a window. That of a declared shape depends on its definition, which may change."""
+        """The key of the shape in a window and in caches. Readers of one topic see the same.
+
+        That of a declared shape depends on its definition, which may change, and that of a view on its reader's rules.
+        """
         if self.route is not None:
             return self.route.key
         return self.collection if self.id is None else (self.name, self.id)
+
+    @property
+    def keys(self) -> frozenset[bytes] | None:
+        """The keys by which its events are found; None if they are found by its document or its collection."""
+        return None if self.route is None or self.id is not None else self.route.keys or None
+
+    @property
+    def is_selective(self) -> bool:
+        """True if not all events that are found are seen."""
+        route = self.route
+        return route is not None and len(route.clauses) > (self.id is None)
+
+    @property
+    def sources(self) -> Collection[Topic]:
+        """What its events are kept by in a window: keys, or its document or collection."""
+        if (keys := self.keys) is not None:
+            return keys
+        return ((self.name, self.id),) if self.id is not None else (self.collection,)
 
     @classmethod
     def parse(cls, text: object) -> Shape:

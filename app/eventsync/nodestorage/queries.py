@@ -31,6 +31,7 @@ from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.predicates.parsing import check_path
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
+from eventsync.domain.views import View
 from eventsync.errors import EventsyncError, IndexNeeded, InvalidPredicate, Malformed, TooComplex, TooLarge
 from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import translated
@@ -152,7 +153,7 @@ class Queries:
         after: PageEnd | None,
         limit: int,
         max_bytes: int,
-        route: Route | None = None,
+        route: Route | View | None = None,
     ) -> FoundPage:
         """Return documents that `where` matches, behind `after`, of a whole collection or of a route.
 

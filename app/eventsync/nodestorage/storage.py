@@ -18,6 +18,7 @@ from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.values.extended_json import Document, JsonText, decode
 from eventsync.domain.values.json_document import JsonDocument
+from eventsync.domain.views import View
 from eventsync.errors import EventsyncError, Malformed, TooLarge
 from eventsync.mongodb.errors import translated
 from eventsync.nodestorage.author import Author
@@ -116,7 +117,7 @@ class NodeStorage:
         collection: str,
         *,
         where: Predicate | None = None,
-        route: Route | None = None,
+        route: Route | View | None = None,
         sort: Sort = BY_ID,
         after: PageEnd | None = None,
         limit: int,

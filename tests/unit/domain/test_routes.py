@@ -12,13 +12,14 @@ from bson.binary import Binary
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
+from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.bson_scan.opaque import WRAPPER, Opaque, UnreadableDocument
 from eventsync.domain.events import Event, TransactionPart, place
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.declarations import spec_of
 from eventsync.domain.predicates.definitions import MAX_KEYS, define
-from eventsync.domain.routes import Router, Routes, body_for, joined, split
+from eventsync.domain.routes import Router, Routes, body_for, joined, redacted_body, redacted_row, split
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, decode
 from eventsync.errors import InvalidPredicate
 
@@ -60,6 +61,17 @@ def test_a_move_leaves_one_part_and_enters_another() -> None:
     found = routes({"board": 1}, {"board": 2})
     assert found == Routes(tuple(sorted((A, B))), frozenset([B]), frozenset([A]))
     assert [found.transition({key}) for key in (A, B, C)] == ["leave", "enter", None]
+
+
+def test_transitions_of_a_conjunction_need_a_key_of_each_clause() -> None:
+    found = routes({"board": [1, 2]}, {"board": [2, 3]})
+    cases = {("A", "C"): None, ("A", "B"): "leave", ("C", "B"): "enter", ("B", "AC"): "stay", ("B", "B"): "stay"}
+    named = {"A": A, "B": B, "C": C}
+    for clauses, expected in cases.items():
+        assert found.transition(*({named[name] for name in clause} for clause in clauses)) == expected, clauses
+    assert found.transition() == "stay", "everything is seen"
+    created = routes(None, {"board": [1, 2]})
+    assert (created.transition({A}, {B}), created.transition({A}, {C})) == ("stay", None)
 
 
 def test_transitions_of_several_keys_are_over_their_union() -> None:
@@ -167,3 +179,51 @@ def test_an_event_that_leaves_deletes_it_and_shows_nothing(event: bytes) -> None
 def test_an_update_can_not_enter_without_its_document() -> None:
     with pytest.raises(ValueError, match="no document"):
         body_for(UPDATE, "enter")
+
+
+# --- redaction ----------------------------------------------------------------------------------------------------
+
+HIDDEN = Redaction([("at",), ("text",)])
+
+
+def test_only_the_content_of_a_redacted_event_changes() -> None:
+    for event, member in (
+        (UPDATE, b',"patch":'),
+        (REPLACE, b',"doc":'),
+        (body_for(UPDATE, "enter", DOCUMENT), b',"doc":'),
+    ):
+        shown = redacted_body(event, HIDDEN)
+        at, end = event.index(member) + len(member), event.rindex(b',"at":"')
+        assert shown.startswith(event[:at])
+        assert shown.endswith(event[end:])
+        content = orjson.loads(shown[at : len(shown) - len(event) + end])
+        assert content in ([], {"_id": 1}, {"_id": 1, "base": 1})
+
+
+def test_an_event_without_content_has_nothing_to_redact() -> None:
+    left = body_for(UPDATE, "leave", DOCUMENT)
+    assert redacted_body(left, HIDDEN) == left
+
+
+def test_redaction_that_hides_nothing_keeps_each_byte() -> None:
+    document = {
+        "_id": 1,
+        "f": -0.0,
+        "g": 1e300,
+        "i": 2**63 - 1,
+        "t": TRICKY,
+        "d": AT,
+        "n": Decimal128("1.10"),
+        "é": "\u2028",
+    }
+    event = body("replace", document=document)
+    assert redacted_body(event, Redaction([("nothing",)])) == event
+
+
+def test_a_redacted_row_keeps_its_id_and_version() -> None:
+    row = orjson.dumps({"id": TRICKY, "version": 7, "doc": {"_id": TRICKY, "text": 1, "doc": {"text": 2}}})
+    assert orjson.loads(redacted_row(row, HIDDEN)) == {
+        "id": TRICKY,
+        "version": 7,
+        "doc": {"_id": TRICKY, "doc": {"text": 2}},
+    }

@@ -99,6 +99,21 @@ class Route:
         return self.definition.collection
 
     @property
+    def clauses(self) -> tuple[frozenset[bytes], ...]:
+        """The sets of keys of which documents in it have one each: a single one, as a view has several."""
+        return (self.keys,)
+
+    @property
+    def activations(self) -> tuple[tuple[str, int], ...]:
+        """The definition, and the revision of its activation."""
+        return ((self.definition.name, self.revision),)
+
+    @property
+    def redaction(self) -> None:
+        """Nothing is hidden, as in some views."""
+        return None
+
+    @property
     def filter(self) -> Mapping[str, Any]:
         """The filter, made each time: thousands of clients follow routes, and few read the collection."""
         return bound_filter(self.definition.where, self.definition.values_of(self.shape))

@@ -32,7 +32,7 @@ from pymongo.errors import DuplicateKeyError
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.predicates.declarations import read_spec, spec_of
-from eventsync.domain.predicates.definitions import Definition
+from eventsync.domain.predicates.definitions import Definition, Route
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Malformed, Unavailable, UnknownShape
 from eventsync.mongodb.errors import translated
@@ -373,7 +373,7 @@ class Definitions:
             return shape
         active = self.resolve(shape.name)
         route = shape.route
-        if route is not None and (route.revision, route.since) == (active.shape.revision, active.since):
+        if isinstance(route, Route) and (route.revision, route.since) == (active.shape.revision, active.since):
             return shape
         route = self._definition(active.shape).bind_shape(shape.declared, active.since, active.shape.revision)
         return Shape(shape.name, None, shape.declared, route)  # `replace` takes four times as long
@@ -397,14 +397,14 @@ class Definitions:
 
     def is_current(self, shape: Shape) -> bool:
         """Return True while events carry the keys of a bound shape without interruption since it was bound."""
-        active = self._active.get(shape.name)
         route = shape.route
-        return (
-            active is not None
-            and route is not None
-            and active.revision == route.revision
-            and self._tracking.has_all_after(active.collection, Seq(route.since))
-        )
+        if route is None:
+            return False
+        for name, revision in route.activations:
+            active = self._active.get(name)
+            if active is None or active.revision != revision:
+                return False
+        return self._tracking.has_all_after(route.collection, Seq(route.since))
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:
         """Wait until `reached` returns True after a change of the registry or the log, for at most `seconds`."""

@@ -23,6 +23,7 @@ from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, Document, JsonText, decode, to_json
+from eventsync.domain.views import View
 from eventsync.errors import Unavailable
 from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import may_last, short, translated
@@ -149,7 +150,7 @@ class SnapshotReader:
                     yield document
 
     async def _found(
-        self, collection: str, time: Timestamp, query: Document, fields: Document, route: Route | None = None
+        self, collection: str, time: Timestamp, query: Document, fields: Document, route: Route | View | None = None
     ) -> AsyncGenerator[list[bytes]]:
         any_found = False
         options = {"sort": {"_id": 1}} if route is None else {"collation": {"locale": "simple"}}
@@ -219,7 +220,7 @@ def query_for(shape: Shape) -> Document:
     return {} if shape.id is None else {"_id": query_of(parse_id(shape.id))}
 
 
-def _admitted(batch: list[bytes], route: Route) -> list[bytes]:
+def _admitted(batch: list[bytes], route: Route | View) -> list[bytes]:
     """Leave out documents whose events have no key of the route, because they have too many, or can't be read."""
     return [raw for raw in batch if route.admits(decode(raw, JSON_CODEC))]
 

@@ -104,7 +104,7 @@ class Bootstraps:
         """Return the state of a route a moment ago; None for other shapes, and if it is too large to be shared."""
         if shape.route is None or (await self._planner.size(shape)).bytes > _SHARED_BYTES:
             return None
-        key = (term, shape.topic, shape.route.revision)
+        key = (term, shape.topic, shape.route.activations)
         return await self._shared.get(key, lambda: self._route_state(shape, term))
 
     async def _route_state(self, shape: Shape, term: Term) -> _RouteState | None:

@@ -137,7 +137,7 @@ class StoreFrames:
     ) -> list[Page]:
         if shape.route is not None:
             async with aclosing(self._events.read(log, cursor, head, shape=shape, batch=batch)) as events:
-                return await routed_pages(events, shape.route.keys, limit, max_pages)
+                return await routed_pages(events, shape.route, limit, max_pages)
         async with aclosing(self._events.event_batches(log, cursor, head, shape=shape, batch=batch)) as batches:
             return await pages_from(batches, limit, max_pages)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eventsync.concurrency.waiting import LightEvent
-from eventsync.domain.positions import Position, Seq
+from eventsync.domain.positions import START, Position, Seq
 from eventsync.domain.shapes import Shape
 
 
@@ -88,7 +88,7 @@ class Subscriber:
 class Channel:
     """The subscribers of one shape. Only the window publishes to it."""
 
-    __slots__ = ("attached", "end", "last_published", "shape", "since", "waiting")
+    __slots__ = ("attached", "end", "last_published", "newest", "shape", "since", "waiting")
 
     def __init__(self, shape: Shape, since: Seq) -> None:
         self.shape = shape
@@ -97,6 +97,8 @@ class Channel:
 
         It may be lower than the window's floor: a shape with rare events does not fall behind when others have many.
         """
+        self.newest = START
+        """Seq of the newest event of the shape in the window, if the shape is a selective one."""
         self.end: Position | None = None
         """Position of all subscribers that were attached at the last publication."""
         self.last_published = 0.0
@@ -143,7 +145,7 @@ class Channel:
     def reset(self, since: Seq) -> None:
         """Detach and wake all, and forget the position: the window restarts at `since`, maybe with another log."""
         self.wake()
-        self.since, self.end = since, None
+        self.since, self.end, self.newest = since, None, START
 
     def wake(self) -> None:
         """Detach all, and set the event of each subscriber."""

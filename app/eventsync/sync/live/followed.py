@@ -1,4 +1,4 @@
-"""The events of a route as its followers see them. Pure.
+"""The events of a route or a view as its readers see them. Pure.
 
 A document that enters appears to them as created, and one that leaves as deleted. A transaction counts only the events
 that they see.
@@ -6,33 +6,53 @@ that they see.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
 from eventsync.domain.events import TransactionPart, recounted
-from eventsync.domain.routes import body_for
+from eventsync.domain.predicates.definitions import Route
+from eventsync.domain.routes import Transition, body_for, redacted_body
+from eventsync.domain.views import View
 from eventsync.stores.log.stored_event import StoredEvent
 
+Body = Callable[[StoredEvent, Transition, Route | View], bytes]
+"""Returns the body of an event that means this to the readers of a route or view: `seen_body`, or a cache of it."""
 
-def followed(events: Iterable[StoredEvent], keys: frozenset[bytes]) -> Iterator[StoredEvent]:
-    """Yield `events`, each of which has one of `keys`, as followers see them. Each transaction must be whole."""
+
+def seen_body(event: StoredEvent, transition: Transition, route: Route | View) -> bytes:
+    """Return the body of an event as readers see it, before its transaction is counted."""
+    body = body_for(event.body, transition, event.routes.document if event.routes else None)
+    return body if route.redaction is None else redacted_body(body, route.redaction)
+
+
+def transition_of(event: StoredEvent, route: Route | View) -> Transition | None:
+    """Return what an event of the collection, or of its document, means to readers; None if it is nothing to them."""
+    if not route.clauses:
+        return "stay"
+    return None if event.routes is None else event.routes.transition(*route.clauses)
+
+
+def followed(events: Iterable[StoredEvent], route: Route | View, body: Body = seen_body) -> Iterator[StoredEvent]:
+    """Yield `events` as readers see them, without those that are nothing to them. Each transaction must be whole."""
     for name, run in groupby(events, _transaction):
         if name is None:
-            yield from (_seen(event, keys) for event in run)
+            yield from _seen(run, route, body)
         else:
-            yield from _counted([_seen(event, keys) for event in run], name)
+            yield from _counted(list(_seen(run, route, body)), name)
 
 
 def _transaction(event: StoredEvent) -> str | None:
     return None if event.transaction is None else event.transaction.id
 
 
-def _seen(event: StoredEvent, keys: frozenset[bytes]) -> StoredEvent:
-    routes = event.routes
-    if routes is None or not (routes.enters or routes.leaves):
-        return event
-    body = body_for(event.body, routes.transition(keys) or "stay", routes.document)
-    return event if body is event.body else event._replace(body=body)
+def _seen(events: Iterable[StoredEvent], route: Route | View, body: Body) -> Iterator[StoredEvent]:
+    for event in events:
+        if (transition := transition_of(event, route)) is None:
+            continue
+        if transition == "stay" and route.redaction is None:
+            yield event
+        else:
+            yield event._replace(body=body(event, transition, route))
 
 
 def _counted(events: list[StoredEvent], name: str) -> Iterator[StoredEvent]:

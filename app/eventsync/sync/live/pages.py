@@ -10,6 +10,8 @@ from itertools import accumulate
 
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
+from eventsync.domain.predicates.definitions import Route
+from eventsync.domain.views import View
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.followed import followed
@@ -116,12 +118,12 @@ async def pages_from(batches: AsyncIterable[EventBatch], limit: PageLimit, max_p
 
 
 async def routed_pages(
-    events: AsyncIterable[StoredEvent], keys: frozenset[bytes], limit: PageLimit, max_pages: int = 1
+    events: AsyncIterable[StoredEvent], route: Route | View, limit: PageLimit, max_pages: int = 1
 ) -> list[Page]:
-    """Return the first pages of a route's events as its followers see them, between one and `max_pages`."""
+    """Return the first pages of a route's or a view's events as its readers see them, between one and `max_pages`."""
     pages: list[Page] = []
     builder = _Builder(limit)
-    async with aclosing(_followed(events, keys)) as shown:
+    async with aclosing(_followed(events, route)) as shown:
         async for event in shown:
             if not builder.take(event.seq, event.body, event.transaction):
                 pages.append(builder.page(full=True))
@@ -132,14 +134,14 @@ async def routed_pages(
     return [*pages, builder.page(full=False)]
 
 
-async def _followed(events: AsyncIterable[StoredEvent], keys: frozenset[bytes]) -> AsyncGenerator[StoredEvent]:
-    """Yield events as followers see them, transaction by transaction."""
+async def _followed(events: AsyncIterable[StoredEvent], route: Route | View) -> AsyncGenerator[StoredEvent]:
+    """Yield events as readers see them, transaction by transaction."""
     held: list[StoredEvent] = []
     async for event in events:
         if held and not _same_transaction(held[-1].transaction, event.transaction):
-            for shown in followed(held, keys):
+            for shown in followed(held, route):
                 yield shown
             held.clear()
         held.append(event)
-    for shown in followed(held, keys):
+    for shown in followed(held, route):
         yield shown

@@ -11,15 +11,20 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
+from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain import protocol
-from eventsync.domain.positions import LogId, Position, Seq, scoped
+from eventsync.domain.positions import START, LogId, Position, Seq, scoped
+from eventsync.domain.predicates.definitions import Route
+from eventsync.domain.routes import Transition
 from eventsync.domain.shapes import Shape, Topic
+from eventsync.domain.views import View
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
-from eventsync.sync.live.followed import followed
+from eventsync.sync.live.followed import followed, seen_body, transition_of
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
@@ -43,6 +48,9 @@ _FEW: Final = 16
 
 _Events = deque[StoredEvent] | list[StoredEvent]
 
+_REDACTED: Final = 8
+"""Redacted bodies may take as much memory as this part of the window: all views that hide the same share them."""
+
 _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
 
 
@@ -54,8 +62,8 @@ class Window:
         self._frame_limit = frame_limit
         self._channels: dict[Topic, Channel] = {}
         """Channels by topic of their shape; each has subscribers."""
-        self._by_key: dict[Topic, dict[Channel, None]] = {}
-        """Those of shapes with several keys, by each of them. A shape with one key has that as its topic."""
+        self._by_source: dict[Topic, dict[Channel, None]] = {}
+        """Those of shapes whose events are not kept by their topic, by what they are kept by."""
         self.log: LogId | None = None
         self.suspended: str | None = None
         """Reason why no client may begin or catch up here; None normally.
@@ -73,6 +81,8 @@ class Window:
         """Events by collection, document and key."""
         self._frames: dict[Topic, tuple[Seq, Frame]] = {}
         """The newest frame of each shape, by its topic, and the seq of its first event."""
+        self._redacted: LRUCache[tuple[Seq, Transition, bytes], bytes] = LRUCache(self._limit // _REDACTED, _cost)
+        """Bodies of events without what is hidden, by event, meaning and redaction."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
@@ -112,7 +122,7 @@ class Window:
 
     def _followers(self, topic: Topic) -> Collection[Channel]:
         """Return the channels of which the events of a topic are a part."""
-        channel, others = self._channels.get(topic), self._by_key.get(topic, ())
+        channel, others = self._channels.get(topic), self._by_source.get(topic, ())
         return others if channel is None else (channel, *others)
 
     def _keep(self, topic: Topic, event: StoredEvent) -> None:
@@ -126,8 +136,13 @@ class Window:
 
     def _publish(self, channel: Channel, after: Seq) -> None:
         shape = channel.shape
+        newest = self._newest_after(shape, after)
+        if newest is not None:
+            channel.newest = newest
+        elif self.covers(after, shape):
+            return  # nothing of it is seen
         frame = self.frame(shape, after) if self.covers(after, shape) else None
-        if self.log is None or frame is None or not self.is_current(shape, frame.end):
+        if self.log is None or frame is None or frame.end != newest:
             # More than one frame: each session reads the frames at its own pace.
             channel.wake()
         else:
@@ -146,7 +161,8 @@ class Window:
                 else:
                     del events[0]
                 for channel in self._followers(topic):
-                    channel.since = oldest.seq
+                    if _is_seen(oldest, channel.shape):
+                        channel.since = oldest.seq
                     if not events:
                         self._frames.pop(channel.shape.topic, None)
                 if not events:
@@ -179,18 +195,30 @@ class Window:
 
     def is_current(self, shape: Shape, seq: Seq) -> bool:
         """Return True if the shape has no event after `seq`."""
-        events = self._events(shape)
-        return self.covers(seq, shape) and (not events or events[-1].seq <= seq)
+        if not self.covers(seq, shape):
+            return False
+        if shape.is_selective and (channel := self._channels.get(shape.topic)) is not None:
+            return channel.newest <= seq
+        return self._newest_after(shape, seq) is None
 
-    def _events(self, shape: Shape) -> _Events | None:
-        """Return the events of a shape, as they are in the log."""
+    def _newest_after(self, shape: Shape, seq: Seq) -> Seq | None:
+        """Return the seq of the newest event of a shape after `seq`, or None."""
+        for event in self._newest_first(shape):
+            if event.seq <= seq:
+                return None
+            if _is_seen(event, shape):
+                return event.seq
+        return None
+
+    def _newest_first(self, shape: Shape) -> Iterator[StoredEvent]:
+        """Yield the events among which those of a shape are, as they are in the log, the newest first."""
+        # Backwards: cursors of live clients are near the end, and a deque is slow to index from the front.
         if shape.route is None:
-            return self._by_topic.get(shape.topic)
-        lists = [events for key in shape.route.keys if (events := self._by_topic.get(key))]
+            return reversed(self._by_topic.get(shape.topic, ()))
+        lists = [events for source in shape.sources if (events := self._by_topic.get(source))]
         if len(lists) < 2:
-            return lists[0] if lists else None
-        merged = heapq.merge(*lists, key=lambda event: event.seq)
-        return list({event.seq: event for event in merged}.values())
+            return reversed(lists[0]) if lists else iter(())
+        return _once_each(heapq.merge(*map(reversed, lists), key=lambda event: -event.seq))
 
     def frame(self, shape: Shape, after: Seq) -> Frame | None:
         """Return the shape's next frame after `after`, which the window must cover; None if there are no events.
@@ -198,46 +226,53 @@ class Window:
         The frame's `start` is the seq of the shape's previous event: every cursor from there up to the first event gets
         the same bytes.
         """
-        if self.log is None or not (events := self._events(shape)):
+        if self.log is None:
             return None
         topic = shape.topic
         first, cached = self._frames.get(topic, _NONE)
         # Not for a cursor inside it: the frame would repeat events that the client has.
         if cached is not None and cached.start <= after < first:
             return cached
-        if after >= events[-1].seq:
+        following, earlier = self._split(shape, after)
+        page = page_of(self._shown(shape, reversed(following)), self._frame_limit)
+        if not page.seqs:
             return None
-        start, following = self._after(shape, after, events)
-        page = page_of(following, self._frame_limit)
+        start = next((event.seq for event in earlier if _is_seen(event, shape)), self._since(shape))
         end = page.seqs[-1]
         frame = Frame(start, end, protocol.events(shape, scoped(self.log, shape.scope), start, end, page.bodies))
-        # Only the newest frame is kept: nearly all cursors of a shape are near its end. That of a shape with several
-        # keys is dropped by its channel.
+        # Only the newest frame is kept: nearly all cursors of a shape are near its end. One that is not dropped with
+        # the events of its topic is dropped by its channel.
         is_newest = not page.full and (cached is None or start >= cached.start)
-        if is_newest and (topic in self._channels or not _several_keys(shape)):
+        if is_newest and (topic in self._channels or not _sources(shape)):
             self._frames[topic] = page.seqs[0], frame
         return frame
 
-    def _after(self, shape: Shape, after: Seq, events: _Events) -> tuple[Seq, Iterator[StoredEvent]]:
-        """Return the seq of the last event at or before `after`, and the events after it, as followers see them."""
-        # Backwards: cursors of live clients are near the end, and a deque is slow to index from the front.
+    def _split(self, shape: Shape, after: Seq) -> tuple[list[StoredEvent], Iterator[StoredEvent]]:
+        """Return the events after `after` and those before, as they are in the log, the newest first."""
         following: list[StoredEvent] = []
-        start = None
-        for event in reversed(events):
+        newest_first = self._newest_first(shape)
+        for event in newest_first:
             if event.seq <= after:
-                start = event.seq
-                break
+                return following, chain((event,), newest_first)
             following.append(event)
-        shown = reversed(following)
-        return (
-            self._since(shape) if start is None else start,
-            shown if shape.route is None else followed(shown, shape.route.keys),
-        )
+        return following, iter(())
 
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
-        """Return the shape's events after `after`, which the window must cover, as followers see them."""
-        events = self._events(shape)
-        return self._after(shape, after, events)[1] if events else iter(())
+        """Return the shape's events after `after`, which the window must cover, as its readers see them."""
+        return self._shown(shape, reversed(self._split(shape, after)[0]))
+
+    def _shown(self, shape: Shape, events: Iterator[StoredEvent]) -> Iterator[StoredEvent]:
+        return events if shape.route is None else followed(events, shape.route, self._body)
+
+    def _body(self, event: StoredEvent, transition: Transition, route: Route | View) -> bytes:
+        """Return the body of an event as readers see it. What is redacted is redacted once for all who see the same."""
+        if route.redaction is None or transition == "leave":
+            return seen_body(event, transition, route)
+        key = (event.seq, transition, route.redaction.digest)
+        if (body := self._redacted.get(key)) is None:
+            body = seen_body(event, transition, route)
+            self._redacted.keep(key, body)
+        return body
 
     @contextmanager
     def subscribers(self) -> Iterator[Subscribers]:
@@ -254,8 +289,10 @@ class Window:
         channel = self._channels.get(topic)
         if channel is None:
             channel = self._channels[topic] = Channel(shape, self.floor)
-            for key in _several_keys(shape):
-                self._by_key.setdefault(key, {})[channel] = None
+            if shape.is_selective:
+                channel.newest = self._newest_after(shape, START) or START
+            for source in _sources(shape):
+                self._by_source.setdefault(source, {})[channel] = None
         return channel.subscribe(event)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -268,13 +305,13 @@ class Window:
     def _remove(self, channel: Channel) -> None:
         topic = channel.shape.topic
         del self._channels[topic]
-        if keys := _several_keys(channel.shape):
+        if sources := _sources(channel.shape):
             self._frames.pop(topic, None)
-        for key in keys:
-            followers = self._by_key[key]
+        for source in sources:
+            followers = self._by_source[source]
             del followers[channel]
             if not followers:
-                del self._by_key[key]
+                del self._by_source[source]
 
     def wake_all(self) -> None:
         """Detach and wake all subscribers."""
@@ -289,9 +326,30 @@ def _topics(event: StoredEvent) -> tuple[Topic, ...]:
     return event.collection, (event.collection, event.id), *event.routes.keys
 
 
-def _several_keys(shape: Shape) -> Collection[bytes]:
-    """Return the keys of a shape that has several; none for others."""
-    return () if shape.route is None or len(shape.route.keys) == 1 else shape.route.keys
+def _sources(shape: Shape) -> Collection[Topic]:
+    """Return what the events of a shape are kept by, unless that is its topic."""
+    if shape.route is None:
+        return ()
+    sources = shape.sources
+    return () if len(sources) == 1 and shape.topic in sources else sources
+
+
+def _is_seen(event: StoredEvent, shape: Shape) -> bool:
+    """Return True if an event that was found for a shape is one of it."""
+    return not shape.is_selective or (shape.route is not None and transition_of(event, shape.route) is not None)
+
+
+def _once_each(events: Iterable[StoredEvent]) -> Iterator[StoredEvent]:
+    """Yield events without those that are the same as the one before."""
+    seq = None
+    for event in events:
+        if event.seq != seq:
+            seq = event.seq
+            yield event
+
+
+def _cost(body: bytes) -> int:
+    return len(body) + _OVERHEAD
 
 
 def _memory(event: StoredEvent) -> int:

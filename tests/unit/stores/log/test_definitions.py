@@ -123,7 +123,7 @@ BOARD_7 = Shape.parse("my_cards?board=int:7")
 
 
 def route_of(shape: Shape) -> Route:
-    assert shape.route is not None
+    assert isinstance(shape.route, Route)
     return shape.route
 
 

@@ -10,8 +10,10 @@ from eventsync.domain.positions import Seq
 from eventsync.domain.routes import Routes
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.followed import followed
+from support.logs_by_hand import view_of
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
+OF_A = view_of("orders", {A})
 PATCHED = b'"id":"1","op":"update","base":4,"version":5,"patch":[],"at":"2026-01-01T00:00:00.000Z"'
 MADE = b'"id":"1","op":"create","base":null,"version":1,"doc":{"op":1},"at":"2026-01-01T00:00:00.000Z"'
 
@@ -23,14 +25,14 @@ def change(
 
 
 def shown(events: list[StoredEvent], *keys: bytes) -> list[dict[str, Any]]:
-    return [orjson.loads(event.body) for event in followed(events, frozenset(keys))]
+    return [orjson.loads(event.body) for event in followed(events, view_of("orders", keys))]
 
 
 def test_an_event_that_stays_is_shown_as_it_is() -> None:
     event = change(7, Routes((A, B), frozenset({B})))
-    assert list(followed([event], frozenset({A}))) == [event]
+    assert list(followed([event], OF_A)) == [event]
     created = change(8, Routes((A,)), MADE)
-    assert list(followed([created], frozenset({A}))) == [created]
+    assert list(followed([created], OF_A)) == [created]
 
 
 def test_a_document_that_enters_is_created_and_one_that_leaves_is_deleted_without_its_content() -> None:
@@ -49,7 +51,7 @@ def test_a_transaction_counts_the_events_that_are_shown() -> None:
     routes = Routes((A,))
     events = [change(n, routes, part=TransactionPart("t", n, 5)) for n in (2, 3, 5)]
     assert [item["txn"] for item in shown(events, A)] == [{"id": "t", "n": n, "of": 3} for n in (1, 2, 3)]
-    assert [item.transaction for item in followed(events, frozenset({A}))][-1] == TransactionPart("t", 3, 3)
+    assert [item.transaction for item in followed(events, OF_A)][-1] == TransactionPart("t", 3, 3)
     (alone,) = shown(events[:1], A)
     assert "txn" not in alone
 
