@@ -17,6 +17,7 @@ from starlette.responses import Response
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import Services, services_of
+from eventsync.stores.log.definitions import ShapeCounts
 from eventsync.stores.stats.overview import LogOverview, Overview
 from eventsync.sync.clients.lag import ServerLag
 from eventsync.sync.service import SyncService
@@ -56,6 +57,7 @@ class Metrics(Collector):
         """Yield the metrics that have a value."""
         yield from _of_requests(self._services)
         yield from _of_server(self._services.sync, self._services.sync.sessions.lag())
+        yield from _of_shapes(self._services.sync.definitions.counts())
         up = float(self._overview is not None)
         yield Gauge("eventsync_mongodb_up", "1 if MongoDB has returned the overview of the log in time.", up)
         if self._overview is not None:
@@ -96,6 +98,14 @@ def _of_server(sync: SyncService, lag: ServerLag) -> Iterator[Gauge | Counter]:
         yield Gauge("eventsync_oldest_client_seq", "Lowest position among this server's clients.", lag.oldest)
 
 
+def _of_shapes(shapes: ShapeCounts) -> Iterator[Gauge]:
+    declared = Gauge("eventsync_shapes", "Declared shapes, by state.", labels=["state"])
+    for state in ("active", "waiting", "refused"):
+        declared.add_metric([state], getattr(shapes, state))
+    yield declared
+    yield Gauge("eventsync_shape_activation_delay_seconds", "Longest wait of a declared shape.", shapes.waited)
+
+
 def _leases(overview: Overview) -> Gauge:
     held = Gauge("eventsync_job_held", "1 if a worker holds the lease of the job.", labels=["job"])
     for job in overview.leases:
@@ -113,7 +123,7 @@ def _of_records(overview: Overview) -> Iterator[Gauge]:
     yield size
 
 
-def _of_log(log: LogOverview) -> Iterator[Gauge]:
+def _of_log(log: LogOverview) -> Iterator[Gauge | Counter]:
     yield Gauge("eventsync_log_head", "Newest event of the log, by seq.", log.head)
     yield Gauge("eventsync_log_floor", "Events up to this seq have left MongoDB.", log.tiers.archived_up_to)
     yield Gauge("eventsync_log_horizon", "Events up to this seq are no longer retained.", log.tiers.horizon)
@@ -133,6 +143,10 @@ def _of_log(log: LogOverview) -> Iterator[Gauge]:
         "Delay of changes whose writers do not wait for the journal, while a worker flushes it; else 0.",
         log.journal_delay or 0.0,
     )
+    unrouted = Counter("eventsync_unrouted_events", "Events of a document in no shape.", labels=["collection"])
+    for collection, count in sorted(log.unrouted.items()):
+        unrouted.add_metric([collection], count)
+    yield unrouted
     yield Gauge("eventsync_segments", "Segments of the log on object storage.", log.cold.segments)
 
 

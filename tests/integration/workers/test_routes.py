@@ -19,6 +19,7 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.stats.overview import read_overview
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
 from integration.workers.routed import RoutesInMongodb, routed_rows, routes_of_values
@@ -196,6 +197,11 @@ async def test_a_document_with_too_many_keys_leaves_and_comes_back(
         Routes(tuple(sorted((one, two))), enters=frozenset([one, two])),
     ]
     assert "docs/int:1 belongs to no shape of by_n" in caplog.text
+    await stores.stats.counters.add(log, await stores.events.head(log))
+    assert await stores.stats.counters.unrouted(log) == {"docs": 1}
+    overview = (await read_overview(stores)).log
+    assert overview is not None
+    assert overview.unrouted == {"docs": 1}
 
 
 @pytest.mark.parametrize("definitions", [[BY_N]])

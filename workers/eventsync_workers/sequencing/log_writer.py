@@ -305,7 +305,7 @@ class LogWriter:
         stored = StoredEvent(seq, collection, id_text, body, transaction, routes)
         # The numbers of its events are those of a worker that has read the registry, from this one on.
         revision, self._revision = self._revision, None
-        return NewEvent(stored, version, token, time, type_hints, revision)
+        return NewEvent(stored, version, token, time, type_hints, revision, bool(unrouted))
 
 
 def _outline(change: RawBSONDocument) -> DecodedChange:

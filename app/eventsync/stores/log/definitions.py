@@ -276,6 +276,16 @@ class ActiveDefinition:
     since: Seq
 
 
+@dataclass(frozen=True, slots=True)
+class ShapeCounts:
+    """How many declared shapes are in each state. `waited`: seconds that the first of those that wait has waited."""
+
+    active: int
+    waiting: int
+    refused: int
+    waited: float
+
+
 class Definitions:
     """A server's copy of the registry. The feed replaces it as a whole when the registry or the log changes."""
 
@@ -289,6 +299,8 @@ class Definitions:
         """Activations that the event behind them has contradicted."""
         self._compiled: dict[str, tuple[DeclaredShape, Definition]] = {}
         """The definitions that were bound, by name, each with the shape that it was compiled from."""
+        self._inactive_since: dict[tuple[str, int], float] = {}
+        """When shapes that are not active were first seen so, by name and number of their declaration."""
         self._known = False
         self._changed = asyncio.Event()
 
@@ -306,6 +318,9 @@ class Definitions:
         active = {name: shape for name, shape in active.items() if _activation(shape) not in self._void}
         are_others = active != self._active
         self._active = MappingProxyType(active)
+        known, now = self._inactive_since, time.monotonic()
+        inactive = [(name, shape.number) for name, shape in self._declared.items() if name not in active]
+        self._inactive_since = {key: known.get(key, now) for key in inactive}
         # A new event in place of `clear`: this one stays set for waiters that have not run yet.
         self._changed.set()
         self._changed = asyncio.Event()
@@ -337,6 +352,14 @@ class Definitions:
     def declared(self) -> Sequence[DeclaredShape]:
         """All declared shapes, by name."""
         return list(self._declared.values())
+
+    def counts(self) -> ShapeCounts:
+        """Count the declared shapes by their states. A shape of a collection that is not tracked waits, too."""
+        refused = sum(shape.refused is not None for shape in self._declared.values())
+        active = sum(map(self.is_active, self._active))
+        begun = [begun for (name, _), begun in self._inactive_since.items() if self._declared[name].refused is None]
+        waited = time.monotonic() - min(begun) if begun else 0.0
+        return ShapeCounts(active, len(self._declared) - active - refused, refused, waited)
 
     def is_active(self, name: str) -> bool:
         """Return True if a shape is declared, active, and of an active collection."""

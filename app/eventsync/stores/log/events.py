@@ -100,6 +100,8 @@ class NewEvent(NamedTuple):
     type_hints: Sequence[str] = ()
     revision: int | None = None
     """The revision of the registry of declared shapes, in the first event after the sequencer has read it."""
+    is_unrouted: bool = False
+    """The document afterwards is in no route of some definition: it has too many keys, or can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +356,8 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         _add_routes(row, event.routes)
     if new.revision is not None:
         row["r"] = Int64(new.revision)
+    if new.is_unrouted:
+        row["u"] = True
     return row
 
 

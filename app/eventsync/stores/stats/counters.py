@@ -1,9 +1,9 @@
 """Counters of a log's events and bytes, so that no reader has to count them: the collection `tallies`.
 
 The record `_id: {l: log, c: collection, k: block}` sums up the collection's events with `seq // BLOCK == k`: their
-number, their bytes as MongoDB stores them, and the `last` seq. The record `_id: {l: log}` has the seq up to which the
-log is counted. It changes in the same transaction as the sums, so they include every event exactly once. Events are
-counted before they are removed.
+number, their bytes as MongoDB stores them, how many are `unrouted`, and the `last` seq. The record `_id: {l: log}` has
+the seq up to which the log is counted. It changes in the same transaction as the sums, so they include every event
+exactly once. Events are counted before they are removed.
 """
 
 from __future__ import annotations
@@ -124,6 +124,17 @@ class Counters:
             cursor = await self._counters.aggregate([_of_log(log), *_summed(whole, "$_id.c")])
             return {row["_id"]: _event_count(row) for row in await cursor.to_list()}
 
+    async def unrouted(self, log: LogId) -> dict[str, int]:
+        """Return how many counted events left their document in no route of some definition, by collection."""
+        pipeline = [
+            _of_log(log),
+            {"$match": {"unrouted": {"$gt": 0}}},
+            {"$group": {"_id": "$_id.c", "n": {"$sum": "$unrouted"}}},
+        ]
+        with translated("the counters can't be read"):
+            cursor = await self._counters.aggregate(pipeline)
+            return {row["_id"]: int(row["n"]) for row in await cursor.to_list()}
+
     async def forget(self, log: LogId) -> None:
         """Remove the counters of a former log."""
         with translated("the counters of a former log can't be removed"):
@@ -132,7 +143,12 @@ class Counters:
     async def _sums(self, log: LogId, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
         block = {"$floor": {"$divide": ["$_id.n", BLOCK]}}
         size = {"$add": [{"$bsonSize": "$$ROOT"}, _PARTS_SIZE]}
-        sums = {"events": {"$sum": 1}, "bytes": {"$sum": size}, "last": {"$max": "$_id.n"}}
+        sums = {
+            "events": {"$sum": 1},
+            "bytes": {"$sum": size},
+            "unrouted": {"$sum": {"$cond": ["$u", 1, 0]}},
+            "last": {"$max": "$_id.n"},
+        }
         group = {"$group": {"_id": {"c": "$c", "k": block}} | sums}
         with translated("the events can't be counted"):
             cursor = await self._events.aggregate([{"$match": {"_id": key_range(log, after, up_to)}}, group])
@@ -143,7 +159,7 @@ class Counters:
         writes: list[UpdateOne] = [
             UpdateOne(
                 {"_id": {"l": log, "c": row["_id"]["c"], "k": Int64(row["_id"]["k"])}},
-                {"$inc": {"events": Int64(row["events"]), "bytes": Int64(row["bytes"])}, "$max": {"last": row["last"]}},
+                {"$inc": _counts(row), "$max": {"last": row["last"]}},
                 upsert=True,
             )
             for row in sums
@@ -185,6 +201,11 @@ def _weighed(seq: Seq, up_to: Seq) -> dict[str, Any]:
 def _summed(expressions: dict[str, Any], by: str | None) -> list[dict[str, Any]]:
     sums = {name: {"$sum": expression} for name, expression in expressions.items()}
     return [{"$group": {"_id": by, **sums, "last": {"$max": "$last"}}}]
+
+
+def _counts(row: dict[str, Any]) -> dict[str, Int64]:
+    counts = {name: Int64(row[name]) for name in ("events", "bytes")}
+    return counts | ({"unrouted": Int64(row["unrouted"])} if row["unrouted"] else {})
 
 
 def _event_count(row: dict[str, Any]) -> EventCount:

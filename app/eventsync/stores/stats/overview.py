@@ -5,6 +5,7 @@ The metrics and `eventsync status` share this reading, so they cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -53,6 +54,8 @@ class LogOverview:
     snapshots: list[StoredSnapshot]
     journal_delay: float | None = None
     """See `eventsync.stores.log.logs.Checkpoint`."""
+    unrouted: Mapping[str, int] = field(default_factory=dict)
+    """Events whose document is in no route of some definition, by collection, as far as events are counted."""
 
     @property
     def newest(self) -> list[StoredSnapshot]:
@@ -107,6 +110,7 @@ async def _of_log(stores: Stores, log: Log) -> LogOverview:
         await stores.archive.segments.totals(log.id),
         await stores.snapshots.stored.listing(log.id),
         await stores.logs.journal_delay(log.id),
+        await stores.stats.counters.unrouted(log.id),
     )
 
 

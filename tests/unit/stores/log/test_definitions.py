@@ -11,7 +11,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import Route, define
 from eventsync.domain.shapes import Shape
 from eventsync.errors import InvalidPredicate, NotTracked, Unavailable, UnknownShape
-from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry
+from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry, ShapeCounts
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
 from support.waiting import within
 
@@ -53,6 +53,17 @@ def test_resolve_asks_to_retry_while_a_shape_is_not_active_in_the_log(shape: Dec
 def test_resolve_asks_to_retry_before_the_registry_was_read() -> None:
     with pytest.raises(Unavailable, match="not known yet"):
         Definitions(tracking("cards")).resolve("my_cards")
+
+
+def test_counts_are_those_of_each_state_and_of_the_longest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((10.0, 30.0, 35.0, 50.0))
+    monkeypatch.setattr(f"{Definitions.__module__}.time.monotonic", lambda: next(clock))
+    waiting, refused = replace(DECLARED, name="late", number=2), replace(DECLARED, name="odd", refused="too odd")
+    copy = definitions(waiting, refused)
+    copy.replace(LOG, Registry(100, 1, (ACTIVE, waiting, refused)))
+    assert copy.counts() == ShapeCounts(active=1, waiting=1, refused=1, waited=25.0), "since it was seen at 10"
+    copy.replace(LOG, Registry(101, 1, (ACTIVE, replace(ACTIVE, name="late", number=2), refused)))
+    assert copy.counts() == ShapeCounts(active=2, waiting=0, refused=1, waited=0.0)
 
 
 def test_a_shape_is_active_only_where_its_collection_is() -> None:
