@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from eventsync import rules
-from eventsync.rules import RulesFollower
+from eventsync.rules import follower
+from eventsync.rules.follower import RulesFollower
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.stores import Stores
 from support.program import Result, finished
@@ -262,8 +262,8 @@ async def test_dev_does_not_apply_a_file_that_is_being_written(
         found = path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    monkeypatch.setattr(rules, "_version", look)
-    monkeypatch.setattr(rules, "_POLL", 0.01)
+    monkeypatch.setattr(follower, "_version", look)
+    monkeypatch.setattr(follower, "_POLL", 0.01)
     async with following(settings.model_copy(update={"rules_file": file})) as said:
         await said.until("rules 1: new: my_orders, open_orders")
         await said.until("rules 1: 2 unchanged")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from eventsync import rules
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.errors import ConfigurationError
 from eventsync.mongodb.query_plans import QueryPlan, UsedIndex
+from eventsync.rules import costs, file
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Applied
 
@@ -47,15 +47,15 @@ def index(name: str, *bounded: str) -> QueryPlan:
 
 def test_the_file_is_the_named_one_else_that_of_the_settings_else_the_default() -> None:
     named = Settings(rules_file=Path("of_settings.toml"))
-    assert rules.path_of(named, Path("given.toml")) == Path("given.toml")
-    assert rules.path_of(named) == Path("of_settings.toml")
-    assert rules.path_of(Settings()) == Path("rules.toml")
+    assert file.path_of(named, Path("given.toml")) == Path("given.toml")
+    assert file.path_of(named) == Path("of_settings.toml")
+    assert file.path_of(Settings()) == Path("rules.toml")
 
 
 def test_a_valid_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "rules.toml").write_text(VALID)
-    declarations = rules.read_file(tmp_path / "rules.toml")
-    rules.require_valid(tmp_path, declarations)
+    declarations = file.read_file(tmp_path / "rules.toml")
+    file.require_valid(tmp_path, declarations)
     assert list(declarations.definitions) == ["my_orders"]
 
 
@@ -65,26 +65,26 @@ def test_a_valid_file_is_read(tmp_path: Path) -> None:
         (b"[shapes", "is not TOML"),
         (b"a = '\xff'", "is not TOML"),
         (b"a = " + b"[" * 100_000, "nests too deeply|is not TOML"),
-        (b"#" * (rules.MAX_BYTES + 1), "has more than"),
+        (b"#" * (file.MAX_BYTES + 1), "has more than"),
     ],
 )
 def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "rules.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=said):
-        rules.read_file(path)
+        file.read_file(path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
-        rules.read_file(tmp_path / "rules.toml")
+        file.read_file(tmp_path / "rules.toml")
 
 
 def test_the_first_problem_is_named_and_the_others_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text(VALID + '[shapes.a]\ncollection = "a/b"\n[shapes.b]\n')
     with pytest.raises(ConfigurationError, match=r"can't be applied: shapes\.a.*and 1 more"):
-        rules.require_valid(path, rules.read_file(path))
+        file.require_valid(path, file.read_file(path))
 
 
 @pytest.mark.parametrize(
@@ -99,46 +99,46 @@ def test_the_first_problem_is_named_and_the_others_are_counted(tmp_path: Path) -
     ],
 )
 def test_wanted_indexes_have_the_fields_of_the_parameters(made: Definition, fields: Any) -> None:
-    assert rules.wanted_indexes(made) == fields
+    assert costs.wanted_indexes(made) == fields
 
 
 def test_the_command_for_an_index_quotes_what_it_must() -> None:
-    assert rules.create_index("orders", ("a.b", "c")) == 'db.orders.createIndex({"a.b": 1, "c": 1})'
-    assert rules.create_index("my-orders", ('a"b',)) == 'db.getCollection("my-orders").createIndex({"a\\"b": 1})'
+    assert costs.create_index("orders", ("a.b", "c")) == 'db.orders.createIndex({"a.b": 1, "c": 1})'
+    assert costs.create_index("my-orders", ('a"b',)) == 'db.getCollection("my-orders").createIndex({"a\\"b": 1})'
 
 
 async def test_a_scan_is_named_with_the_index_that_would_help() -> None:
-    cost = await rules.cost_of(Plans(QueryPlan(True, ())), definition({"owner": "$o"}, o="text"))
+    cost = await costs.cost_of(Plans(QueryPlan(True, ())), definition({"owner": "$o"}, o="text"))
     assert (cost.is_scan, cost.reason, cost.wanted) == (True, "scans orders", (("owner",),))
 
 
 async def test_an_index_without_the_parameters_is_as_a_scan() -> None:
     made = definition({"owner": "$o", "status": "open"}, o="text")
-    cost = await rules.cost_of(Plans(index("status_1", "status")), made)
+    cost = await costs.cost_of(Plans(index("status_1", "status")), made)
     assert (cost.is_scan, cost.reason) == (True, "reads the routes of all values by status_1")
-    cost = await rules.cost_of(Plans(index("status_1_owner_1", "status", "owner")), made)
+    cost = await costs.cost_of(Plans(index("status_1_owner_1", "status", "owner")), made)
     assert (cost.is_scan, cost.reason, cost.wanted) == (False, "uses status_1_owner_1", ())
 
 
 async def test_a_shape_without_parameters_may_use_any_index() -> None:
-    assert not (await rules.cost_of(Plans(index("status_1", "status")), definition({"status": "open"}))).is_scan
+    assert not (await costs.cost_of(Plans(index("status_1", "status")), definition({"status": "open"}))).is_scan
 
 
 async def test_each_type_of_a_parameter_is_explained() -> None:
     plans = Plans(index("a_1", "a"))
     made = definition({"a": "$a", "b": {"$in": "$b"}}, a=["text", "null", "int"], b="bool")
-    await rules.cost_of(plans, made)
+    await costs.cost_of(plans, made)
     assert [each["a"]["$eq"] for each in plans.filters] == [0, None, "a"]
     assert [each["b"]["$in"] for each in plans.filters] == [[True]] * 3
     plans.filters.clear()
     route = made.bind({"a": 7, "b": [False]})
-    await rules.cost_of(plans, made, route)
+    await costs.cost_of(plans, made, route)
     assert plans.filters == [route.filter]
 
 
 def test_an_apply_is_told_in_one_line() -> None:
     assert (
-        rules.applied_text(Applied(3, ("a", "b"), ("c",), (), ("d",))) == "rules 3: new: a, b; changed: c; 1 unchanged"
+        file.applied_text(Applied(3, ("a", "b"), ("c",), (), ("d",))) == "rules 3: new: a, b; changed: c; 1 unchanged"
     )
-    assert rules.applied_text(Applied(4, (), (), ("a",), ())) == "rules 4: removed: a"
-    assert rules.applied_text(Applied(0, (), (), (), ())) == "rules 0: 0 unchanged"
+    assert file.applied_text(Applied(4, (), (), ("a",), ())) == "rules 4: removed: a"
+    assert file.applied_text(Applied(0, (), (), (), ())) == "rules 0: 0 unchanged"

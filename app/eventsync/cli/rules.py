@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from eventsync import rules as rules_file
 from eventsync.cli.console import NOTES, OUT, print_json, print_table, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.positions import LogId
@@ -22,9 +21,10 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import connect
 from eventsync.mongodb.query_plans import QueryPlans
 from eventsync.process import event_loop
-from eventsync.rules import Cost
+from eventsync.rules.costs import Cost, cost_of, create_index
+from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_valid
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.log.definitions import Declaration, DeclaredShape, Registry
+from eventsync.stores.log.definitions import DeclaredShape, Registry
 from eventsync.stores.stores import SEQUENCING, Stores
 
 __all__ = ["rules"]
@@ -60,8 +60,8 @@ def check(file: File = None, mongodb_uri: MongodbUri = None, database: Database 
     database, indexes are not checked.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
-    path = rules_file.path_of(settings, file)
-    declarations = rules_file.read_file(path)
+    path = path_of(settings, file)
+    declarations = read_file(path)
     costs, unchecked = event_loop.run(_costs(settings, declarations.definitions))
     problems = [{"place": problem.place, "reason": problem.reason} for problem in declarations.problems]
     if as_json:
@@ -85,7 +85,7 @@ async def _costs(settings: Settings, definitions: Mapping[str, Definition]) -> t
     try:
         async with connect(settings, "rules") as client:
             plans = QueryPlans(client[settings.database])
-            return {name: await rules_file.cost_of(plans, item) for name, item in definitions.items()}, None
+            return {name: await cost_of(plans, item) for name, item in definitions.items()}, None
     except (ConfigurationError, Unavailable) as error:
         return {}, error.message
 
@@ -112,9 +112,7 @@ def _cost_tree(cost: Cost) -> dict[str, Any]:
 def _print_indexes(definitions: Mapping[str, Definition], costs: Mapping[str, Cost]) -> None:
     """Print the commands that create the indexes that would help, each once."""
     commands = dict.fromkeys(
-        rules_file.create_index(definitions[name].collection, fields)
-        for name, cost in costs.items()
-        for fields in cost.wanted
+        create_index(definitions[name].collection, fields) for name, cost in costs.items() for fields in cost.wanted
     )
     for command in commands:
         _note(f"an index would help: {command}")
@@ -150,24 +148,22 @@ def apply(
     active again; its clients get a reset.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
-    path = rules_file.path_of(settings, file)
-    declarations = rules_file.read_file(path)
-    rules_file.require_valid(path, declarations)
-    event_loop.run(
-        _apply(settings, [Declaration.of(item) for item in declarations.definitions.values()], timeout, as_json)
-    )
+    path = path_of(settings, file)
+    found = read_file(path)
+    require_valid(path, found)
+    event_loop.run(_apply(settings, found, timeout, as_json))
 
 
-async def _apply(settings: Settings, declarations: list[Declaration], timeout: float, as_json: bool) -> None:
+async def _apply(settings: Settings, file: RulesFile, timeout: float, as_json: bool) -> None:
     async with connect(settings, "rules") as client:
         stores = Stores.of(client, settings)
         # The stream first: it must not miss an activation.
         async with watch(stores.log, _PIPELINE) as stream:
-            applied = await stores.definitions.apply(declarations)
+            applied = await stores.definitions.apply(file.declarations, file.spec)
             if as_json:
                 print_json(asdict(applied))
             else:
-                OUT.print(rules_file.applied_text(applied), markup=False, soft_wrap=True)
+                OUT.print(applied_text(applied), markup=False, soft_wrap=True)
             deadline = time.monotonic() + timeout
             while (found := await _Shapes.read(stores)).waiting:
                 if (left := deadline - time.monotonic()) <= 0:
@@ -310,11 +306,11 @@ async def _explain(settings: Settings, name: str, bound: RoutedShape | None) -> 
         definition = declared.definition()
         route = definition.bind_shape(bound) if bound else None
         plans = QueryPlans(client[settings.database])
-        cost = await rules_file.cost_of(plans, definition, route)
+        cost = await cost_of(plans, definition, route)
     return _explained(declared, definition, route) | {
         "state": found.state(declared),
         "reads": cost.reason,
-        "wanted": [rules_file.create_index(definition.collection, fields) for fields in cost.wanted],
+        "wanted": [create_index(definition.collection, fields) for fields in cost.wanted],
     }
 
 

@@ -18,7 +18,7 @@ from eventsync.dev.server_client import ServerClient
 from eventsync.dev.terminal import Terminal
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.client import connect
-from eventsync.rules import RulesFollower
+from eventsync.rules.follower import RulesFollower
 from eventsync.server.supervision.child import Child, ChildSpec, first
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.log.logs import LogStore

@@ -9,7 +9,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import Unavailable
-from eventsync.stores.log.definitions import Applied, Declaration, Registry
+from eventsync.stores.log.definitions import Applied, Declaration, Registry, StoredRules
 from eventsync.stores.stores import Stores
 
 LOG, TIME = LogId("aaaa"), Timestamp(5, 1)
@@ -111,3 +111,33 @@ async def test_a_registry_that_was_edited_by_hand_is_unavailable(stores: Stores)
     await stores.log["shapes"].update_one({}, {"$unset": {"shapes.0.spec": ""}})
     with pytest.raises(Unavailable, match="edited by hand"):
         await stores.definitions.read()
+
+
+async def test_rules_are_kept_with_the_shapes_and_numbered(stores: Stores) -> None:
+    applied = await stores.definitions.apply([declared("a")], "rules A")
+    assert (applied.number, applied.access) == (1, "new")
+    applied = await stores.definitions.apply([declared("a")], "rules A")
+    assert (applied.number, applied.access) == (1, "unchanged")
+    applied = await stores.definitions.apply([declared("a")], "rules B")
+    assert (applied.number, applied.access) == (2, "changed")
+    assert (await stores.definitions.read()).rules == StoredRules("rules B", 2)
+    await stores.definitions.apply([declared("a"), declared("b")], "rules B")
+    registry = await stores.definitions.read()
+    assert registry.number == 3
+    assert registry.rules == StoredRules("rules B", 2)
+    applied = await stores.definitions.apply([declared("a")])
+    assert (applied.number, applied.access) == (4, "removed")
+    assert (await stores.definitions.read()).rules is None
+
+
+async def test_a_worker_that_knows_no_rules_keeps_them(stores: Stores) -> None:
+    """Such a worker stores what it has read of each shape, and no member besides."""
+    await stores.definitions.apply([declared("a")], "rules A")
+    rows = stores.log["shapes"]
+    row = await rows.find_one({})
+    assert row is not None
+    assert row.keys() == {"_id", "revision", "number", "shapes"}
+    for shape in row["shapes"]:
+        assert {"name", "collection", "spec", "digest", "number"} == shape.keys()
+    registry = await stores.definitions.activate((await stores.definitions.read()).shapes, LOG, Seq(5), TIME)
+    assert registry.rules == (await stores.definitions.read()).rules == StoredRules("rules A", 1)

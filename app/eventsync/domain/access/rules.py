@@ -163,6 +163,11 @@ class AccessRules:
         for collection, table in self.tables.items():
             self._of[collection] = CollectionRules(collection, {**every, **table})
 
+    @classmethod
+    def of_nothing(cls) -> AccessRules:
+        """Return rules that authenticate nobody by a token, and allow nothing."""
+        return cls(AuthSettings(), {}, {}, "")
+
     def of(self, collection: str) -> CollectionRules:
         """Return the rules for a collection."""
         known = self._of.get(collection)

@@ -38,6 +38,9 @@ _WRAPPERS: Final = frozenset(
 ) | {"$regularExpression", "$minKey", "$maxKey", "$code", "$ref", "$opaque"}
 """First names of objects that are one value of Extended JSON. No operator has such a name."""
 
+TABLES: Final = frozenset({"shapes", "auth", "roles", "collections"})
+"""The tables of a rules file. `domain.access.rules` reads all but the first."""
+
 _FIELDS: Final = frozenset({"collection", "where", "parameters"})
 
 
@@ -52,7 +55,10 @@ class Declarations:
 def read_rules(tree: Mapping[str, Any]) -> Declarations:
     """Read a rules file, parsed from TOML. Never raises: `problems` has every error, with its place."""
     problems = [
-        InvalidPredicate(name, "there is no such table; there is [shapes.NAME]") for name in tree.keys() - {"shapes"}
+        InvalidPredicate(
+            name, "there is no such table; there are [auth], [roles], [collections.NAME.ROLE], [shapes.NAME]"
+        )
+        for name in tree.keys() - TABLES
     ]
     shapes = tree.get("shapes", {})
     definitions: dict[str, Definition] = {}

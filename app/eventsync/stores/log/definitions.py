@@ -16,12 +16,13 @@ not read the activation can append any more: its next event would have a number 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
@@ -30,17 +31,29 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError
 
 from eventsync.concurrency.waiting import set_within
+from eventsync.domain.access.rules import AccessRules
+from eventsync.domain.access.rules import read_spec as read_access_spec
 from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import Definition, Route
+from eventsync.domain.predicates.routed_shape import is_shape_name
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Malformed, Unavailable, UnknownShape
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.stored_event import UNREADABLE
 from eventsync.stores.log.tracking import Tracking
 
+logger = logging.getLogger(__name__)
+
 _REGISTRY: Final = "definitions"
 """The `_id` of the registry's one document."""
+
+_RULES: Final = "access:rules"
+"""The name of the rules among the shapes of the stored registry. No shape can have it, nor a part of a rule.
+
+Workers of a version without rules store all shapes as they have read them. So they keep the rules, and activate what
+the rules are made of.
+"""
 
 _ATTEMPTS: Final = 20
 """Writes of the registry that may lose against others in a row."""
@@ -98,12 +111,33 @@ class DeclaredShape:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredRules:
+    """`[auth]`, `[roles]` and `[collections]` as a text, as the `number`-th apply has left them."""
+
+    spec: str
+    number: int
+
+    def compiled(self) -> AccessRules:
+        """Return the rules. Those that this version can't read allow nothing: it logs why."""
+        try:
+            return read_access_spec(self.spec)
+        except Malformed as error:
+            text = "the rules %d can't be read by this version, which allows nothing: %s"
+            logger.log(logging.ERROR, text, self.number, error.message)
+            return AccessRules.of_nothing()
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
-    """One state of the registry. `number` counts the applies that have changed it, `revision` all writes."""
+    """One state of the registry. `number` counts the applies that have changed it, `revision` all writes.
+
+    `rules` is None if there is no `[auth]`. The definitions of the read rules are among the `shapes`.
+    """
 
     revision: int = 0
     number: int = 0
     shapes: tuple[DeclaredShape, ...] = ()
+    rules: StoredRules | None = None
 
     def active(self, log: LogId) -> list[DeclaredShape]:
         """Return the shapes that are active in `log`, by name."""
@@ -112,13 +146,17 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The names of the shapes that an apply has found to be new, changed, removed and unchanged, each sorted."""
+    """The names of the shapes that an apply has found to be new, changed, removed and unchanged, each sorted.
+
+    `access` says the same of `[auth]` and the rules, or nothing if there are none. Their definitions are not named.
+    """
 
     number: int
     new: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     unchanged: tuple[str, ...]
+    access: Literal["", "new", "changed", "removed", "unchanged"] = ""
 
 
 class DefinitionStore:
@@ -140,8 +178,10 @@ class DefinitionStore:
         """Return the shapes that are active in `log`, by name."""
         return (await self.read()).active(log)
 
-    async def apply(self, declarations: Iterable[Declaration]) -> Applied:
-        """Declare these shapes and no others. Unchanged ones keep their number and stay active.
+    async def apply(self, declarations: Iterable[Declaration], rules: str | None = None) -> Applied:
+        """Declare these shapes and no others, and put `rules` in force. Unchanged ones keep their number.
+
+        The definitions of the rules are among the declarations. Unchanged shapes stay active.
 
         One is unchanged if it has the same keys for the same values, however it is spelled. If it was refused, the
         sequencer checks it again.
@@ -155,15 +195,18 @@ class DefinitionStore:
             kept = {name for name in wanted.keys() & known.keys() if wanted[name].digest == known[name].digest}
             new, removed = wanted.keys() - known.keys(), known.keys() - wanted.keys()
             changed = (wanted.keys() & known.keys()) - kept
-            number = registry.number + bool(new or changed or removed)
-            applied = Applied(number, *(tuple(sorted(names)) for names in (new, changed, removed, kept)))
+            access = _change_of(registry.rules, rules)
+            number = registry.number + bool(new or changed or removed or access not in {"", "unchanged"})
+            listed = [tuple(sorted(filter(is_shape_name, names))) for names in (new, changed, removed, kept)]
+            applied = Applied(number, listed[0], listed[1], listed[2], listed[3], access)
             shapes = (
                 replace(known[name], spec=item.spec, refused=None)
                 if name in kept
                 else DeclaredShape(name, item.collection, item.spec, item.digest, number)
                 for name, item in sorted(wanted.items())
             )
-            return replace(registry, number=number, shapes=tuple(shapes))
+            stored = registry.rules if access == "unchanged" else None if rules is None else StoredRules(rules, number)
+            return replace(registry, number=number, shapes=tuple(shapes), rules=stored)
 
         await self._change("the shapes can't be declared", edit)
         return applied
@@ -223,6 +266,14 @@ def _next_revision(revision: int) -> int:
     return max(revision + 1, int(time.time() * 1000)) if not revision else revision + 1
 
 
+def _change_of(known: StoredRules | None, wanted: str | None) -> Literal["", "new", "changed", "removed", "unchanged"]:
+    if known is None:
+        return "" if wanted is None else "new"
+    if wanted is None:
+        return "removed"
+    return "unchanged" if known.spec == wanted else "changed"
+
+
 def _edited(registry: Registry, edit: Callable[[DeclaredShape], DeclaredShape]) -> Registry:
     return replace(registry, shapes=tuple(edit(shape) for shape in registry.shapes))
 
@@ -232,8 +283,12 @@ def _row(registry: Registry) -> dict[str, Any]:
         "_id": _REGISTRY,
         "revision": Int64(registry.revision),
         "number": Int64(registry.number),
-        "shapes": [_shape_row(shape) for shape in registry.shapes],
+        "shapes": [_shape_row(shape) for shape in (*registry.shapes, *_rules_rows(registry.rules))],
     }
+
+
+def _rules_rows(rules: StoredRules | None) -> list[DeclaredShape]:
+    return [] if rules is None else [DeclaredShape(_RULES, "", rules.spec, "", rules.number)]
 
 
 def _shape_row(shape: DeclaredShape) -> dict[str, Any]:
@@ -250,7 +305,7 @@ def _shape_row(shape: DeclaredShape) -> dict[str, Any]:
 
 
 def _registry(row: Mapping[str, Any]) -> Registry:
-    shapes = (
+    shapes = [
         DeclaredShape(
             item["name"],
             item["collection"],
@@ -264,8 +319,9 @@ def _registry(row: Mapping[str, Any]) -> Registry:
             item.get("refused"),
         )
         for item in row["shapes"]
-    )
-    return Registry(row["revision"], row["number"], tuple(shapes))
+    ]
+    rules = next((StoredRules(shape.spec, shape.number) for shape in shapes if shape.name == _RULES), None)
+    return Registry(row["revision"], row["number"], tuple(shape for shape in shapes if shape.name != _RULES), rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +468,7 @@ class Definitions:
         """Return the definitions of the shapes that clients can subscribe to, by name."""
         found = []
         for name, shape in sorted(self._active.items()):
-            if self.is_active(name):
+            if is_shape_name(name) and self.is_active(name):
                 # One that this version can't read is refused to its clients.
                 with suppress(UnknownShape):
                     found.append(self._definition(shape))

@@ -44,7 +44,10 @@ def test_shapes_are_read_by_name() -> None:
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ("[shape.a]", ["shape: there is no such table; there is [shapes.NAME]"]),
+        (
+            "[shape.a]",
+            ["shape: there is no such table; there are [auth], [roles], [collections.NAME.ROLE], [shapes.NAME]"],
+        ),
         ("shapes = 5", ["shapes: is a table: [shapes.NAME]"]),
         ("shapes.a = 5", ["shapes.a: is a table with collection, where and parameters"]),
         ('[shapes."a b"]', ["shapes.a b: a name has up to 64 of A-Z a-z 0-9 _ . - and begins with a letter or _"]),
