@@ -46,11 +46,11 @@ SMALL: Final = 90
 LIMITS: Final = {
     "docstring openings %": 2.0,
     "docstring openings in scripts and tests %": 2.0,
-    "test name openings": 2,
+    "test name openings": 0,
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 115_500,
+    "lines: all": 121_000,
     "lines: docs/benchmarks": 730,
     "lines: locks": 2_200,
     "lines: scripts/bench": 4_180,

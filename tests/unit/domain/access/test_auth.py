@@ -58,7 +58,7 @@ def test_no_issuer_is_a_deployment_with_service_keys_alone() -> None:
         ({"kid": "1"}, "issuers[0].kid"),
     ],
 )
-def test_what_can_not_be_verified_is_refused_with_its_place(changed: dict[str, Any], place: str) -> None:
+def test_an_unverifiable_token_rule_is_refused_with_its_place(changed: dict[str, Any], place: str) -> None:
     assert [found for found, _ in problems(**changed)] == [place]
 
 

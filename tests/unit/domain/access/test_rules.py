@@ -93,7 +93,7 @@ def test_branches_with_the_same_claims_are_one_definition() -> None:
     assert all(name.startswith("rule:") for name in RULES.definitions)
 
 
-def test_what_no_role_may_read_has_no_grant() -> None:
+def test_a_collection_that_no_role_may_read_has_no_grant() -> None:
     assert RULES.grant(ADA, "invoices") is None
     operators = RULES.grant(OPS, "invoices")
     assert operators is not None
@@ -271,7 +271,7 @@ def test_a_write_needs_one_role_that_allows_all_of_it() -> None:
         guard.edit(draft, lambda seen: {**seen, "price": 2})
 
 
-def test_what_is_not_readable_is_not_found() -> None:
+def test_an_unreadable_document_is_not_found() -> None:
     guard = RULES.guard(ADA, "orders")
     with pytest.raises(NotFound):
         guard.edit(order(owner="eve"), lambda seen: seen)
