@@ -83,7 +83,7 @@ async def listing(request: Request) -> Response:
     )
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
     if page.more:
-        body["next"] = str(cursor.moved(node.id for node in page.nodes))
+        body["next"] = str(cursor.moved(page.passed))
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 

@@ -10,7 +10,7 @@ and operators (`EventsyncError.diagnosis`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -35,6 +35,9 @@ from pymongo.errors import (
 
 from eventsync.errors import Conflict, EventsyncError, Forbidden, Malformed, TooLarge, Unavailable
 from eventsync.mongodb.validation import broken_rules
+
+Hides = Callable[[str], bool]
+"""Returns True for a field that no error may name."""
 
 _VALIDATION_FAILED: Final = 121
 _WRONG_KIND: Final = "MongoDB does not allow it for a collection of this kind (a view, capped, a time series)"
@@ -130,7 +133,7 @@ def translated(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def translated_write(doing: str) -> Iterator[None]:
+def translated_write(doing: str, hides: Hides | None = None) -> Iterator[None]:
     """Translate driver errors of a write in the block. `doing` names the failed action.
 
     Raises `Conflict` (a duplicate in a unique index), `Malformed` (the collection's validation), `TooLarge`, `Barred`,
@@ -140,7 +143,7 @@ def translated_write(doing: str) -> Iterator[None]:
         yield
     except (PyMongoError, BSONError) as error:
         # A refusal first: after it a client knows why nothing was written.
-        if refused := refusal(doing, error):
+        if refused := refusal(doing, error, hides):
             raise refused from error
         raise unavailable(f"{doing}: {_what_happened(error)}", error) from error
 
@@ -152,9 +155,9 @@ def unavailable(doing: str, error: BaseException) -> Unavailable:
     return Unavailable(f"{doing}: {_trouble(error)}").because(short(error))
 
 
-def refusal(doing: str, error: Exception) -> EventsyncError | None:
+def refusal(doing: str, error: Exception, hides: Hides | None = None) -> EventsyncError | None:
     """Return the error for a write that MongoDB refused, or None for any other failure."""
-    refused = _refusal(doing, error)
+    refused = _refusal(doing, error, hides)
     return None if refused is None else refused.because(short(error))
 
 
@@ -167,15 +170,15 @@ def barred(error: BaseException) -> str | None:
     return _BARRED.get(error.code) if isinstance(error, OperationFailure) else None
 
 
-def _refusal(doing: str, error: Exception) -> EventsyncError | None:
+def _refusal(doing: str, error: Exception, hides: Hides | None) -> EventsyncError | None:
     if isinstance(error, DuplicateKeyError):
-        return Conflict(f"{doing}: {_duplicate(error)}", lasting=True)
+        return Conflict(f"{doing}: {_duplicate(error, hides)}", lasting=True)
     if isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE):
         return TooLarge(f"{doing}: the document would be too large for MongoDB, or a value too large for an index")
     if isinstance(error, BSONError):
         return Malformed(f"{doing}: it holds a value that BSON can't")
     if isinstance(error, OperationFailure) and error.code == _VALIDATION_FAILED:
-        return Malformed(f"{doing}: the collection's validation refuses it: {broken_rules(_details(error))}")
+        return Malformed(f"{doing}: the collection's validation refuses it: {broken_rules(_details(error), hides)}")
     if isinstance(error, OperationFailure) and error.code in _BARRED:
         return Barred(f"{doing}: {_BARRED[error.code]}")
     return None
@@ -210,11 +213,11 @@ def duplicate_fields(error: DuplicateKeyError) -> list[str]:
     return list((error.details or {}).get("keyPattern", {}))
 
 
-def _duplicate(error: DuplicateKeyError) -> str:
+def _duplicate(error: DuplicateKeyError, hides: Hides | None) -> str:
     names = duplicate_fields(error)
     if names == ["_id"]:
         return "it exists already"
-    if not names:
+    if not names or (hides is not None and any(map(hides, names))):
         return "a unique index forbids it"
     return f"another document has the same {', '.join(names)}, which a unique index forbids"
 

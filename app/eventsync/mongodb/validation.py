@@ -7,9 +7,9 @@ Source: https://www.mongodb.com/docs/manual/core/schema-validation/handle-invali
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from eventsync.domain.stamp import FIELD
 
@@ -35,9 +35,23 @@ _STRICT: Final = (
 )
 
 
-def broken_rules(details: Any) -> str:
-    """Return the violated rules in one line, such as `required (name), properties.n.bsonType`."""
-    rules = list(islice(dict.fromkeys(_rules(details, ())), _MAX_RULES + 1))
+class _Rule(NamedTuple):
+    """A violated rule: the keywords and field names that lead to it, and the fields that it is about."""
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ".".join(self.path) + (f" ({', '.join(self.names[:_MAX_RULES])})" if self.names else "")
+
+
+def broken_rules(details: Any, hides: Callable[[str], bool] | None = None) -> str:
+    """Return the violated rules in one line, such as `required (name), properties.n.bsonType`.
+
+    Leaves out those in which a name occurs that `hides` returns True for.
+    """
+    found = (rule for rule in _rules(details, ()) if hides is None or not any(map(hides, (*rule.path, *rule.names))))
+    rules = list(islice(dict.fromkeys(map(str, found)), _MAX_RULES + 1))
     text = ", ".join(rules[:_MAX_RULES]) or "its rules are not known"
     if len(rules) > _MAX_RULES:
         text += " and more"
@@ -45,7 +59,7 @@ def broken_rules(details: Any) -> str:
     return f"{text}; {_STRICT}" if blamed else text
 
 
-def _rules(node: Any, path: tuple[str, ...]) -> Iterator[str]:
+def _rules(node: Any, path: tuple[str, ...]) -> Iterator[_Rule]:
     if isinstance(node, list):
         for item in node:
             yield from _rules(item, path)
@@ -53,14 +67,13 @@ def _rules(node: Any, path: tuple[str, ...]) -> Iterator[str]:
         yield from _of_object(node, path)
 
 
-def _of_object(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+def _of_object(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[_Rule]:
     here = (*path, *_step(node))
     inner = [rule for member in _NESTED for rule in _rules(node.get(member), here)]
     if inner:
         yield from inner
     elif here:
-        names = [str(name) for member in _NAMES for name in _listed(node.get(member))]
-        yield ".".join(here) + (f" ({', '.join(names[:_MAX_RULES])})" if names else "")
+        yield _Rule(here, tuple(str(name) for member in _NAMES for name in _listed(node.get(member))))
 
 
 def _step(node: Mapping[str, Any]) -> Iterator[str]:

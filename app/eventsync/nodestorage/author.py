@@ -1,19 +1,75 @@
-"""The author of a write."""
+"""The author of a write, and what rules let it see and change."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eventsync.errors import Forbidden
+
+
+class Guard(Protocol):
+    """What one principal may see and change in one collection. Picklable: a helper process may decide a write.
+
+    Documents have `_id` and no stamp. All methods but the last three raise `Forbidden`.
+    """
+
+    def create(self, after: Mapping[str, Any]) -> None:
+        """Check a new document."""
+
+    def edit(self, before: Mapping[str, Any], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Apply `edit` to what the principal sees of `before`, which it sees; return the whole document afterwards."""
+
+    def delete(self, before: Mapping[str, Any]) -> None:
+        """Check the deletion of a document."""
+
+    def shown(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what the principal may see of a document; None if it may not read it."""
+
+    def redacted(self, patch: Sequence[Any]) -> list[Any]:
+        """Return what the principal may see of a patch of a document that it may read."""
+
+    def hides(self, path: str) -> bool:
+        """Return True if a field, or a part of it, is hidden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """The principal `by`, and the id of the operation, which the stored document and its event carry."""
+    """The principal `by`, and the id of the operation, which the stored document and its event carry.
+
+    `guards` has a guard for each collection that the principal may use. Without it, as in a host's own code, everything
+    is allowed.
+    """
 
     by: str
     op_id: str
+    guards: Mapping[str, Guard] | None = None
 
     @classmethod
-    def new(cls, by: str) -> Author:
+    def new(cls, by: str, guards: Mapping[str, Guard] | None = None) -> Author:
         """Return the author of a new operation of `by`."""
-        return cls(by, uuid.uuid4().hex)
+        return cls(by, uuid.uuid4().hex, guards)
+
+    def guard(self, collection: str) -> Guard | None:
+        """Return the guard of a collection; None if everything is allowed. Raises `Forbidden`."""
+        if self.guards is None:
+            return None
+        if (guard := self.guards.get(collection)) is None:
+            raise Forbidden(f"nothing may be written in {collection}")
+        return guard
+
+    @property
+    def hides(self) -> Callable[[str], bool] | None:
+        """Return a function that tells if a field is hidden from the author; None if nothing is."""
+        if self.guards is None:
+            return None
+        guards = tuple(self.guards.values())
+        return lambda path: any(guard.hides(path) for guard in guards)
+
+    def within(self, collection: str) -> Author:
+        """Return the same author with the guard of one collection only: less to send to a helper process."""
+        if self.guards is None or len(self.guards) <= 1:
+            return self
+        return Author(self.by, self.op_id, {name: guard for name, guard in self.guards.items() if name == collection})

@@ -118,7 +118,7 @@ class BulkWriter:
         if work.cancelled():
             outcome: Outcome | None = Unavailable(_UNKNOWN)
         elif (error := work.exception()) is not None:
-            outcome = _known(error, decision)
+            outcome = _known(error, write, decision)
         else:
             outcome = work.result()
         if outcome is None:
@@ -168,10 +168,10 @@ class _Begun:
         return self.outcome or EventsyncError()
 
 
-def _known(error: BaseException, decision: Decision) -> EventsyncError:
+def _known(error: BaseException, write: BulkWrite, decision: Decision) -> EventsyncError:
     """Return the error of an operation that failed in its group. An unexpected one is logged."""
     try:
-        with translated_write(doing(decision.intent)):
+        with translated_write(doing(decision.intent), write.author.hides):
             raise error  # noqa: TRY301 - it was raised elsewhere
     except EventsyncError as known:
         return known

@@ -16,8 +16,8 @@ from eventsync.domain.bson_scan.opaque import encode
 from eventsync.domain.entity_tag import digest_of
 from eventsync.domain.values.extended_json import RAW_CODEC, JsonText, to_json
 from eventsync.errors import TooComplex
-from eventsync.nodestorage.author import Author
-from eventsync.nodestorage.intent import Insert, Intent, Modify, PlannedWrite, Remove, intent_of
+from eventsync.nodestorage.author import Author, Guard
+from eventsync.nodestorage.intent import Insert, Intent, Modify, PlannedWrite, Remove, intent_of, seen
 from eventsync.nodestorage.node import Node, node_of
 from eventsync.nodestorage.operations import Create, WriteOperation, is_portable, parsed, text_bytes
 from eventsync.nodestorage.policy import WritePolicy
@@ -60,7 +60,9 @@ class Decider:
             return Decision(intent_of(operation, self._short_of(operation)), operation, 0)
         if isinstance(operation, Create):
             # The id may be in the document, and the stored document does not matter.
-            new_id, encoded_write = await self._offload.call(size, created, operation, self._policy, author)
+            new_id, encoded_write = await self._offload.call(
+                size, created, operation, self._policy, author.within(operation.collection)
+            )
             change = encoded_write.decoded()
             return Decision(Intent(operation.collection, new_id, lambda _, __: change, reads=False), operation, 0)
 
@@ -74,7 +76,7 @@ class Decider:
         if (change := await self.decide_here(decision, stored, author)) is not None:
             return change
         raw = None if stored is None else bytes(stored.raw)
-        size = _work(decision, stored)
+        size, author = _work(decision, stored), author.within(decision.intent.collection)
         encoded_write = await self._offload.run(decided, decision.operation, self._policy, raw, author, size=size)
         return encoded_write.decoded()
 
@@ -99,17 +101,20 @@ class Decider:
     def _short_of(self, operation: WriteOperation) -> WritePolicy:
         return self._short if is_portable(operation) else self._policy
 
-    async def node(self, raw: RawBSONDocument) -> Node:
-        """Return a stored document as a node; the document of a large one is a `JsonText`."""
+    async def node(self, raw: RawBSONDocument, guard: Guard | None = None) -> Node | None:
+        """Return a stored document as a node; the document of a large one is a `JsonText`.
+
+        With a `guard`, it has what that shows of it. None if it may not be read.
+        """
         size = len(raw.raw)
         if size > self._offload.above:
-            return await self.encoded(raw, tagged=True)
+            return await self.encoded(raw, guard, tagged=True)
         await turn(size)
-        return node_of(raw)
+        return seen(node_of(raw), guard)
 
-    async def encoded(self, raw: RawBSONDocument, *, tagged: bool = False) -> Node:
-        """Return a stored document as a node whose document is a `JsonText`; `tagged` with its digest."""
-        return await self._offload.call(len(raw.raw), encoded_node, bytes(raw.raw), tagged)
+    async def encoded(self, raw: RawBSONDocument, guard: Guard | None = None, *, tagged: bool = False) -> Node | None:
+        """Return a stored document as `node` does, but as a `JsonText` in any case; `tagged` with its digest."""
+        return await self._offload.call(len(raw.raw), encoded_node, bytes(raw.raw), tagged, guard)
 
 
 def _work(decision: Decision, stored: RawBSONDocument | None) -> int:
@@ -160,8 +165,10 @@ def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None
     return EncodedWrite.of(intent_of(parsed(operation), policy).decide(node, author))
 
 
-def encoded_node(raw: bytes, tagged: bool) -> Node:
-    """Return a stored document as a node whose document is a `JsonText`; `tagged` adds the digest."""
-    node = node_of(RawBSONDocument(raw, RAW_CODEC))
+def encoded_node(raw: bytes, tagged: bool, guard: Guard | None = None) -> Node | None:
+    """Return a stored document as `Decider.encoded` does."""
+    node = seen(node_of(RawBSONDocument(raw, RAW_CODEC)), guard)
+    if node is None:
+        return None
     digest = digest_of(node.document) if tagged else ""
     return replace(node, document=JsonText(to_json(node.document)), digest=digest)

@@ -27,6 +27,7 @@ from eventsync.domain.stamp import FIELD, Stamp, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
 from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import barred
+from eventsync.mongodb.query_plans import SIMPLE
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
 from eventsync.nodestorage.retry import Lost
 from eventsync.nodestorage.transactions import Session, durable
@@ -60,6 +61,18 @@ class FoundDocument(NamedTuple):
 
     document: RawBSONDocument | None
     twin: IdText | None = None
+
+
+class Within(NamedTuple):
+    """A part of a collection: what `filter` finds, within `seconds`."""
+
+    filter: Mapping[str, Any]
+    seconds: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of a `find`."""
+        return {"collation": SIMPLE, "max_time_ms": round(1000 * self.seconds)}
 
 
 class Documents:
@@ -122,19 +135,22 @@ class Documents:
         return {format_id(field_of(raw.raw, "_id")): Stamp.of(decode(bytes(raw.raw))) async for raw in found}
 
     async def page(
-        self, after: Any | None, limit: int, max_bytes: int, skip: int = 0
+        self, after: Any | None, limit: int, max_bytes: int, skip: int = 0, within: Within | None = None
     ) -> tuple[list[RawBSONDocument], bool]:
         """Return documents after the id `after`, in id order across all types, and whether there may be more.
 
-        Skips the first `skip` of them. Stops at `limit` documents, or once they have `max_bytes`.
+        With `within`, only those that a filter finds. Skips the first `skip` of them. Stops at `limit` documents, or
+        once they have `max_bytes`.
         """
         # Without `$expr`, `$gt` would only match ids of the same type.
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
+        options: dict[str, Any] = {} if within is None else within.options
+        query = behind if within is None else {"$and": [within.filter, behind]}
         raws: list[RawBSONDocument] = []
         size = 0
         async with self._large:
-            query = self._collection.find(behind, batch_size=self._size.documents(limit + 1))
-            async for raw in query.sort("_id", ASCENDING).skip(skip).limit(limit):
+            found = self._collection.find(query, batch_size=self._size.documents(limit + 1), **options)
+            async for raw in found.sort("_id", ASCENDING).skip(skip).limit(limit):
                 raws.append(raw)
                 size += len(raw.raw)
                 self._has_large = self._has_large or len(raw.raw) > _LARGE

@@ -1,6 +1,10 @@
 """The write that an operation makes of the stored document. Pure: no driver call, no clock.
 
 `intent_of` checks once, in advance, everything that does not depend on the stored document.
+
+The author's guard is asked here, about the very state that the write's filter holds, so no other write comes between
+the check and the write. To an author that may not read a document, it does not exist: conditions, edits and errors are
+about what the author sees.
 """
 
 from __future__ import annotations
@@ -25,8 +29,8 @@ from eventsync.domain.patches.minimal_update import minimal_update
 from eventsync.domain.stamp import FIELD, Stamp
 from eventsync.domain.values.extended_json import CODEC, Document, check_depth, decode, same
 from eventsync.domain.values.json_document import ABSENT, JsonDocument
-from eventsync.errors import Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
-from eventsync.nodestorage.author import Author
+from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
+from eventsync.nodestorage.author import Author, Guard
 from eventsync.nodestorage.node import Node
 from eventsync.nodestorage.operations import Create, Delete, Replace, Update, WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
@@ -99,7 +103,11 @@ def _create(operation: Create, policy: WritePolicy) -> Intent:
         raise Malformed("id and the document's _id differ")
     new_id = check_id(whole["_id"]) if "_id" in whole else ObjectId() if given is ABSENT else given
     document = _checked(new_id, whole, policy)
-    return Intent(operation.collection, new_id, lambda _, author: _insertion(document, author), reads=False)
+
+    def decide(_: Node | None, author: Author) -> PlannedWrite:
+        return _insertion(document, author, author.guard(operation.collection))
+
+    return Intent(operation.collection, new_id, decide, reads=False)
 
 
 def _update(operation: Update, policy: WritePolicy) -> Intent:
@@ -107,11 +115,11 @@ def _update(operation: Update, policy: WritePolicy) -> Intent:
     touched = operation.edit.touched() if isinstance(operation.edit, JsonPatch | MergePatch) else None
 
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
-        node = _expected(operation, stored)
+        guard = author.guard(operation.collection)
+        node = _expected(operation, stored, guard)
         if isinstance(node.document, UnreadableDocument):
             raise PatchFailed(_named(operation, "can't be read field by field: replace or delete it as a whole"))
-        after = _checked(node.id, edit(node.document), policy, node.document)
-        return _modification(node, after, author, touched)
+        return _modification(node, _edited(node, edit, policy, guard), author, guard, touched)
 
     return Intent(operation.collection, operation.id, decide)
 
@@ -137,24 +145,34 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     odd = is_odd(document)
 
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
-        if stored is None and operation.upsert and not _must_exist(operation):
+        guard = author.guard(operation.collection)
+        if seen(stored, guard) is None and operation.upsert and not _must_exist(operation):
             if odd:
                 raise Malformed(_OPAQUE)
             # A stored document may have an id that no new one can have: null, or a longer one.
             check_id(operation.id)
-            return _insertion(document, author)
-        node = _expected(operation, stored)
-        after = sent.in_place_of(node.document) if isinstance(sent, JsonDocument) else document
-        # The stored id, which may be of another type than the one that found it.
-        after = {**after, "_id": node.id}
-        return _modification(node, _checked(node.id, after, policy, node.document), author)
+            change = _insertion(document, author, guard)
+            if stored is not None:
+                raise Conflict(_named(operation, "can't be written: it exists already"), lasting=True)
+            return change
+        node = _expected(operation, stored, guard)
+
+        def edit(before: Document) -> Document:
+            after = sent.in_place_of(before) if isinstance(sent, JsonDocument) else document
+            # The stored id, which may be of another type than the one that found it.
+            return {**after, "_id": node.id}
+
+        return _modification(node, _edited(node, edit, policy, guard), author, guard)
 
     return Intent(operation.collection, operation.id, decide)
 
 
 def _delete(operation: Delete) -> Intent:
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
-        node = _expected(operation, stored)
+        guard = author.guard(operation.collection)
+        node = _expected(operation, stored, guard)
+        if guard is not None:
+            guard.delete(node.document)
         version = node.version + 1
         mark = Stamp(version, author.op_id, author.by, deleted=True)
         return PlannedWrite(WriteResult(format_id(node.id), version, None, []), Remove(mark))
@@ -162,16 +180,34 @@ def _delete(operation: Delete) -> Intent:
     return Intent(operation.collection, operation.id, decide, transacts=True)
 
 
-def _expected(operation: Update | Replace | Delete, stored: Node | None) -> Node:
+def seen(stored: Node | None, guard: Guard | None) -> Node | None:
+    """Return a stored document as its reader sees it; None if there is none, or if it may not be read."""
+    if stored is None or guard is None:
+        return stored
+    shown = guard.shown(stored.document)
+    return None if shown is None else Node(stored.id, stored.version, shown)
+
+
+def _expected(operation: Update | Replace | Delete, stored: Node | None, guard: Guard | None) -> Node:
     """Return the stored document if it satisfies the condition. Raises `NotFound` and `VersionMismatch`."""
-    if stored is None:
+    shown = seen(stored, guard)
+    if stored is None or shown is None:
         if not _must_exist(operation):
             raise NotFound(_named(operation, "does not exist"))
         raise VersionMismatch(_named(operation, "does not exist, but the write requires a state of it"), current=None)
-    if operation.condition is None or operation.condition.holds((stored.version, stored.document)):
+    # By the tag of what is seen, so that no tag tells what is hidden.
+    if operation.condition is None or operation.condition.holds((shown.version, shown.document)):
         return stored
-    problem = f"is {stored.etag} now, which the write's conditions exclude"
-    raise VersionMismatch(_named(operation, problem), current=stored.version, etag=stored.etag)
+    problem = f"is {shown.etag} now, which the write's conditions exclude"
+    raise VersionMismatch(_named(operation, problem), current=shown.version, etag=shown.etag)
+
+
+def _edited(node: Node, edit: Callable[[Document], Document], policy: WritePolicy, guard: Guard | None) -> Document:
+    """Return the document after an edit of what is seen of it. Raises what the edit, the guard and `_checked` raise."""
+    if guard is None:
+        return _checked(node.id, edit(node.document), policy, node.document)
+    after = guard.edit(node.document, lambda shown: _checked(node.id, edit(shown), policy, shown))
+    return _checked(node.id, after, policy, node.document, guarded=True)
 
 
 def _must_exist(operation: Update | Replace | Delete) -> bool:
@@ -183,15 +219,18 @@ def _named(operation: Update | Replace | Delete, problem: str) -> str:
     return f"{operation.collection}/{format_id(operation.id)} {problem}"
 
 
-def _insertion(document: Document, author: Author) -> PlannedWrite:
+def _insertion(document: Document, author: Author, guard: Guard | None) -> PlannedWrite:
     if any(value == Timestamp(0, 0) for value in document.values() if isinstance(value, Timestamp)):
         raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
+    if guard is not None:
+        guard.create(document)
     stored = document | {FIELD: Stamp(1, author.op_id, author.by).stored()}
-    result = WriteResult(format_id(document["_id"]), 1, document, [], created=True, digest=digest_of(document))
-    return PlannedWrite(result, Insert(stored))
+    return PlannedWrite(_result(document["_id"], 1, document, [], guard, created=True), Insert(stored))
 
 
-def _modification(before: Node, after: Document, author: Author, touched: Container[str] | None = None) -> PlannedWrite:
+def _modification(
+    before: Node, after: Document, author: Author, guard: Guard | None, touched: Container[str] | None = None
+) -> PlannedWrite:
     """Return the write that makes `after` of the stored document. Fields that are not `touched` are the same in both.
 
     Comparing them as well would take a third of the time of a small patch.
@@ -203,8 +242,7 @@ def _modification(before: Node, after: Document, author: Author, touched: Contai
         now = {name: value for name, value in after.items() if name in touched}
     patch = diff(was, now)
     if not patch:
-        digest = digest_of(before.document)
-        return PlannedWrite(WriteResult(format_id(before.id), before.version, before.document, [], digest=digest), None)
+        return PlannedWrite(_result(before.id, before.version, before.document, [], guard), None)
     version = before.version + 1
     stamp = Stamp(version, author.op_id, author.by).stored()
     whole = isinstance(before.document, UnreadableDocument)
@@ -214,8 +252,18 @@ def _modification(before: Node, after: Document, author: Author, touched: Contai
         update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
     else:
         update["$set"] = update.get("$set", {}) | {FIELD: stamp}
-    result = WriteResult(format_id(before.id), version, after, patch, digest=digest_of(after))
-    return PlannedWrite(result, Modify(update))
+    return PlannedWrite(_result(before.id, version, after, patch, guard), Modify(update))
+
+
+def _result(
+    id: Any, version: int, document: Document, patch: list[Any], guard: Guard | None, *, created: bool = False
+) -> WriteResult:
+    """Return the result of a write, as its author may see it."""
+    shown = document if guard is None else guard.shown(document)
+    if shown is None:
+        return WriteResult(format_id(id), version, None, [], created=created, withheld=True)
+    patch = patch if guard is None else guard.redacted(patch)
+    return WriteResult(format_id(id), version, shown, patch, created=created, digest=digest_of(shown))
 
 
 def _not_bson(error: Exception) -> str:
@@ -227,10 +275,13 @@ def _not_bson(error: Exception) -> str:
     return "it holds a name or a value that BSON can't"
 
 
-def _checked(id: Any, document: Any, policy: WritePolicy, before: Document | None = None) -> Document:
+def _checked(
+    id: Any, document: Any, policy: WritePolicy, before: Document | None = None, *, guarded: bool = False
+) -> Document:
     """Return the document as MongoDB will store it: `_id` first, each value with its BSON type.
 
-    An unreadable value is allowed only if `before` has it too. Raises `Malformed` and `TooLarge`.
+    An unreadable value is allowed only if `before` has it too. Raises `Malformed` and `TooLarge`; a `guarded` document
+    may hold hidden values, whose size an error does not tell.
     """
     if not isinstance(document, dict):
         raise Malformed("a document is an object")
@@ -244,7 +295,8 @@ def _checked(id: Any, document: Any, policy: WritePolicy, before: Document | Non
     except (BSONError, ValueError, OverflowError, TypeError) as error:
         raise Malformed(f"the document is not BSON: {_not_bson(error)}") from error
     if len(encoded) > policy.document_bytes:
-        raise TooLarge(f"the document would have {len(encoded)} bytes, more than {policy.document_bytes}")
+        size = "" if guarded else f"{len(encoded)} bytes, "
+        raise TooLarge(f"the document would have {size}more than {policy.document_bytes} bytes")
     return decode(encoded)
 
 

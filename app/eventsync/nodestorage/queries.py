@@ -153,22 +153,33 @@ class Queries:
         after: PageEnd | None,
         limit: int,
         max_bytes: int,
+        *,
         route: Route | View | None = None,
+        granted: Mapping[str, Any] | None = None,
     ) -> FoundPage:
         """Return documents that `where` matches, behind `after`, of a whole collection or of a route.
 
-        Raises `IndexNeeded`, `TooComplex` and `InvalidPredicate`. A route needs no index: an operator has declared it.
+        With `granted`, only those that this filter finds, too. Raises `IndexNeeded`, `TooComplex` and
+        `InvalidPredicate`. A route needs no index: an operator has declared it.
         """
         filters = [] if route is None else [route.filter]
+        filters += [] if granted is None else [granted]
         filters += [] if where is None else [where.filter]
         async with self._at_once:
             if route is None:
-                await self._check_index(collection, where, sort)
+                await self._check_index(collection, where, sort, granted)
             with _explained(collection, sort, self._timeout), translated(f"{collection} can't be read"):
                 return await self._read(collection, _pipeline(filters, sort, after, limit), sort, limit, max_bytes)
 
-    async def _check_index(self, collection: str, where: Predicate | None, sort: Sort) -> None:
-        """Raise `IndexNeeded` if MongoDB would read the whole collection."""
+    async def _check_index(
+        self, collection: str, where: Predicate | None, sort: Sort, granted: Mapping[str, Any] | None
+    ) -> None:
+        """Raise `IndexNeeded` if MongoDB would read the whole collection.
+
+        An index that serves `granted` is enough: then MongoDB reads only what may be read.
+        """
+        if granted is not None and not (await self._plans.plan(collection, granted)).is_scan:
+            return
         if where is not None and where.filter:
             # Without the order, because for an order alone the planner walks through the index on the id.
             if (await self._plans.plan(collection, where.filter)).is_scan:

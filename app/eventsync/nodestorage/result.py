@@ -17,6 +17,9 @@ class WriteResult:
     `document` and `patch` are `JsonText`. With `created`, the document did not exist before. A `replayed` result comes
     from an idempotency record: nothing was written this time, and it has neither document nor patch. `digest` is that
     of the document (`eventsync.domain.entity_tag`), empty after a delete.
+
+    An author with guards gets what it may see of document and patch, and the digest of that. A `withheld` result has
+    nothing of them: the author may not read the document after its write.
     """
 
     id: IdText
@@ -26,6 +29,7 @@ class WriteResult:
     created: bool = False
     replayed: bool = False
     digest: str = ""
+    withheld: bool = False
 
     @property
     def etag(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from eventsync.domain.values.json_document import JsonDocument
 from eventsync.domain.views import View
 from eventsync.errors import EventsyncError, Malformed, TooLarge
 from eventsync.mongodb.errors import translated
-from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.author import Author, Guard
 from eventsync.nodestorage.bulk import BulkWrite, BulkWriter
 from eventsync.nodestorage.deciding import Decider
-from eventsync.nodestorage.documents import Collections
+from eventsync.nodestorage.documents import Collections, Within
 from eventsync.nodestorage.group_commit import GROUPED_BYTES
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.node import Node
@@ -39,12 +39,27 @@ from eventsync.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
+class Visible:
+    """What one principal may read of a collection: the documents that `filter` finds, and of these what `guard` shows.
+
+    Without a filter, the guard alone decides.
+    """
+
+    guard: Guard
+    filter: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentPage:
-    """A page of documents. With `more`, others may follow; `end` is where a page of an ad hoc read ends then."""
+    """A page of documents. With `more`, others may follow; `end` is where a page of an ad hoc read ends then.
+
+    `passed` has the id of each document that was read for a page in id order, or None for one that is not shown.
+    """
 
     nodes: list[Node]
     more: bool
     end: PageEnd | None = None
+    passed: Sequence[Any] = ()
 
 
 class NodeStorage:
@@ -73,6 +88,7 @@ class NodeStorage:
         offload = offload or inline()
         self._collections = Collections(database, offload)
         self._queries = Queries(database, query_timeout)
+        self._query_timeout = query_timeout
         self._decider = Decider(policy, offload)
         transactions = Transactions(database.client, policy)
         self._recent = RecentDocuments(policy.cache_bytes)
@@ -86,15 +102,18 @@ class NodeStorage:
 
     # --- reads --------------------------------------------------------------------------------------------------
 
-    async def get(self, collection: str, id: Any) -> Node | None:
-        """Return the majority-committed document, or None. The content of a large one is a `JsonText`."""
+    async def get(self, collection: str, id: Any, guard: Guard | None = None) -> Node | None:
+        """Return the majority-committed document, or None. The content of a large one is a `JsonText`.
+
+        With a `guard`, it is what that shows of the document.
+        """
         with translated(f"a document of {collection} can't be read"):
             raw = await self._collections.of(collection).read(id)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         # Most writers read a document before they change it, so this read spares the write its own.
         if raw is not None and len(raw.raw) <= GROUPED_BYTES:
             self._recent.put(collection, format_id(id), raw)
-        return None if raw is None else await self._decider.node(raw)
+        return None if raw is None else await self._decider.node(raw, guard)
 
     async def find(self, collection: str, *, after: Any | None, limit: int, encoded: bool = False) -> list[Node]:
         """Return up to `limit` documents after the id `after` (None: from the first), in id order.
@@ -104,13 +123,26 @@ class NodeStorage:
         return (await self.page(collection, after=after, limit=limit, max_bytes=sys.maxsize, encoded=encoded)).nodes
 
     async def page(
-        self, collection: str, *, after: Any | None, limit: int, max_bytes: int, skip: int = 0, encoded: bool = False
+        self,
+        collection: str,
+        *,
+        after: Any | None,
+        limit: int,
+        max_bytes: int,
+        skip: int = 0,
+        encoded: bool = False,
+        visible: Visible | None = None,
     ) -> DocumentPage:
-        """Find documents as `find` does, after skipping `skip` of them. A page ends once it has `max_bytes`."""
+        """Find documents as `find` does, after skipping `skip` of them. A page ends once it has `max_bytes`.
+
+        With `visible`, find only those that may be read, and show of them what may be seen.
+        """
+        within = None if visible is None or visible.filter is None else Within(visible.filter, self._query_timeout)
         with translated(f"{collection} can't be read"):
-            raws, more = await self._collections.of(collection).page(after, limit, max_bytes, skip)
-        nodes, is_full = await self._nodes(raws, max_bytes, encoded=encoded)
-        return DocumentPage(nodes, more or is_full)
+            raws, more = await self._collections.of(collection).page(after, limit, max_bytes, skip, within)
+        found, is_full = await self._nodes(raws, max_bytes, visible, encoded=encoded)
+        passed = [None if node is None else node.id for node in found]
+        return DocumentPage(list(filter(None, found)), more or is_full, passed=passed)
 
     async def query(
         self,
@@ -118,6 +150,7 @@ class NodeStorage:
         *,
         where: Predicate | None = None,
         route: Route | View | None = None,
+        visible: Visible | None = None,
         sort: Sort = BY_ID,
         after: PageEnd | None = None,
         limit: int,
@@ -125,26 +158,47 @@ class NodeStorage:
     ) -> DocumentPage:
         """Find the documents that `where` matches, in an order, behind `after`. The content of each is a `JsonText`.
 
-        With `route`, find only those of a declared shape. A page ends once it has `max_bytes`. Raises `IndexNeeded` if
-        MongoDB would read the whole collection for it, `TooComplex` if it takes too long, and `InvalidPredicate`.
+        With `route`, find only those of a declared shape; with `visible`, as `page` does. A page ends once it has
+        `max_bytes`. Raises `IndexNeeded` if MongoDB would read the whole collection for it, `TooComplex` if it takes
+        too long, and `InvalidPredicate`.
         """
-        raws, ends, more = await self._queries.page(collection, where, sort, after, limit, max_bytes, route)
-        nodes, is_full = await self._nodes(raws, max_bytes, encoded=True)
-        end = ends[len(nodes) - 1] if more or is_full else None
-        if route is not None:
-            # Those with too many keys are in no route.
-            nodes = [node for node, raw in zip(nodes, raws, strict=False) if route.admits(decode(raw.raw))]
-        return DocumentPage(nodes, end is not None, end)
+        granted = None if visible is None else visible.filter
+        while True:
+            raws, ends, more = await self._queries.page(
+                collection, where, sort, after, limit, max_bytes, route=route, granted=granted
+            )
+            found, is_full = await self._nodes(raws, max_bytes, visible, route, encoded=True)
+            more = more or is_full
+            shown = [(node, end) for node, end in zip(found, ends, strict=False) if node is not None]
+            if shown or not more or visible is None:
+                break
+            # No page may end at a document that is not shown.
+            after = ends[len(found) - 1]
+        last = shown[-1][1] if visible is not None and shown else ends[len(found) - 1] if found else None
+        return DocumentPage([node for node, _ in shown], more, last if more else None)
 
     async def _nodes(
-        self, raws: Sequence[RawBSONDocument], max_bytes: int, *, encoded: bool
-    ) -> tuple[list[Node], bool]:
-        """Return the nodes of stored documents, in order, until their JSON has `max_bytes`, and True if it has."""
-        slices, nodes, size = Slices(), list[Node](), 0
+        self,
+        raws: Sequence[RawBSONDocument],
+        max_bytes: int,
+        visible: Visible | None,
+        route: Route | View | None = None,
+        *,
+        encoded: bool,
+    ) -> tuple[list[Node | None], bool]:
+        """Return the nodes of stored documents, in order, until their JSON has `max_bytes`, and True if it has.
+
+        Those that are not shown, or that have too many keys to be in a route, are None.
+        """
+        slices, nodes, size = Slices(), list[Node | None](), 0
+        guard = None if visible is None else visible.guard
         for raw in raws:
-            node = await (self._decider.encoded(raw) if encoded else self._decider.node(raw))
+            if route is not None and not route.admits(decode(raw.raw)):
+                node = None
+            else:
+                node = await (self._decider.encoded(raw, guard) if encoded else self._decider.node(raw, guard))
             nodes.append(node)
-            size += len(node.document) if isinstance(node.document, JsonText) else 0
+            size += len(node.document) if node is not None and isinstance(node.document, JsonText) else 0
             if size >= max_bytes:
                 return nodes, True
             await slices.did(len(raw.raw))

@@ -58,7 +58,10 @@ class _Step:
 class TransactionSteps:
     """The operations of one attempt, in the transaction of `session`."""
 
-    def __init__(self, collections: Collections, decider: Decider, policy: WritePolicy, session: Session) -> None:
+    def __init__(
+        self, collections: Collections, decider: Decider, policy: WritePolicy, session: Session, author: Author
+    ) -> None:
+        self._author = author
         self._collections = collections
         self._decider = decider
         self._session = session
@@ -68,7 +71,7 @@ class TransactionSteps:
         self._waiting: list[_Step] = []
         self._bytes = 0
 
-    async def run(self, decisions: Sequence[Decision], author: Author, *, numbered: bool) -> list[WriteResult]:
+    async def run(self, decisions: Sequence[Decision], *, numbered: bool) -> list[WriteResult]:
         """Carry out all operations. An error of one names its number if they are `numbered`."""
         if len(decisions) > 1:
             await self._read_ahead([decision.intent for decision in decisions if decision.intent.reads])
@@ -80,7 +83,7 @@ class TransactionSteps:
                 await self._send()
             try:
                 with numbered_error(number):
-                    results.append(await self._step(number, decision, author))
+                    results.append(await self._step(number, decision))
             except EventsyncError:
                 await self._send()  # an earlier operation may fail too, and is named first
                 raise
@@ -114,14 +117,14 @@ class TransactionSteps:
 
     # --- deciding -------------------------------------------------------------------------------------------------
 
-    async def _step(self, number: int | None, decision: Decision, author: Author) -> WriteResult:
+    async def _step(self, number: int | None, decision: Decision) -> WriteResult:
         intent = decision.intent
         documents = self._collections.of(intent.collection)
         raw, twin = await self._found(documents, intent)
         before = 0 if raw is None else len(raw.raw)
         self._budget.take(before)
-        change = await self._decider.decide(decision, raw, author)
-        check_twin(intent, change, twin)
+        change = await self._decider.decide(decision, raw, self._author)
+        check_twin(intent, change, twin, self._author)
         # A growing document counts with its new size. A large document that is written as a whole counts once more.
         after = change.result.document
         self._budget.take(max(change.size, len(after.text) - before if isinstance(after, JsonText) else 0))
@@ -141,7 +144,7 @@ class TransactionSteps:
             documents = self._collections.of(collection)
             if len(run) == 1 or any(step.raw is not None and len(step.raw.raw) > SLICE for step in run):
                 for step in run:
-                    with step_errors(step.number, step.intent):
+                    with step_errors(step.number, step.intent, self._author):
                         await documents.write(step.change, step.raw, self._session)
             else:
                 await self._send_run(documents, run)
@@ -155,7 +158,7 @@ class TransactionSteps:
                 raise
             # Deletes are stamped first, and deleted afterwards, in the same order.
             step = run[refused[0]["index"] % len(run)]
-            with step_errors(step.number, step.intent):
+            with step_errors(step.number, step.intent, self._author):
                 raise statement_error(refused[0]) from error
 
 
@@ -197,9 +200,12 @@ def name_of(intent: Intent) -> str:
     return f"{intent.collection}/{format_id(intent.id)}"
 
 
-def check_twin(intent: Intent, change: PlannedWrite, twin: IdText | None) -> None:
+def check_twin(intent: Intent, change: PlannedWrite, twin: IdText | None, author: Author) -> None:
     """Raise `Conflict` if another document prevents the insert of this one."""
     if twin is not None and isinstance(change.write, Insert):
+        if author.guards is not None:
+            # The other document may be one that the author may not read.
+            raise Conflict(f"{doing(intent)}: it exists already", lasting=True)
         raise Conflict(
             f"{name_of(intent)} can't be made: MongoDB takes its id for the same as {twin}, which exists", existing=twin
         )
@@ -222,12 +228,12 @@ def numbered_error(index: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _refused(intent: Intent) -> Iterator[None]:
+def _refused(intent: Intent, author: Author) -> Iterator[None]:
     """Translate a refusal by MongoDB here, where the operation that caused it is known."""
     try:
         yield
     except (PyMongoError, BSONError) as error:
-        if not is_transient(error) and (refused := refusal(doing(intent), error)):
+        if not is_transient(error) and (refused := refusal(doing(intent), error, author.hides)):
             raise refused from error
         raise
 
@@ -244,7 +250,7 @@ def lost_if_taken(intent: Intent) -> Iterator[None]:
 
 
 @contextmanager
-def step_errors(number: int | None, intent: Intent) -> Iterator[None]:
+def step_errors(number: int | None, intent: Intent, author: Author) -> Iterator[None]:
     """Translate the errors of one operation of a transaction."""
-    with numbered_error(number), _refused(intent), lost_if_taken(intent):
+    with numbered_error(number), _refused(intent, author), lost_if_taken(intent):
         yield

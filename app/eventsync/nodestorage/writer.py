@@ -69,7 +69,7 @@ class OperationWriter:
     async def decided(self, decision: Decision, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """Carry out an operation that was prepared."""
         intent = decision.intent
-        with translated_write(doing(intent)):
+        with translated_write(doing(intent), author.hides):
             # The record of a key has to be in the transaction of its write, which shares no group.
             if idempotency is not None:
                 return await self._in_transaction(decision, author, idempotency)
@@ -88,7 +88,7 @@ class OperationWriter:
     async def alone(self, decision: Decision, author: Author) -> WriteResult:
         """Carry out an operation outside of groups."""
         intent = decision.intent
-        with translated_write(doing(intent)):
+        with translated_write(doing(intent), author.hides):
             if intent.transacts:
                 return await self._in_transaction(decision, author)
             async with self._document_locks.of(name_of(intent), within=self._policy.deadline):
@@ -102,7 +102,7 @@ class OperationWriter:
         for index, operation in enumerate(operations):
             with numbered_error(index):
                 decisions.append(await self._decider.prepared(operation, author))
-        with translated_write("the transaction can't be made"):
+        with translated_write("the transaction can't be made", author.hides):
             return await self._together(decisions, author, idempotency, numbered=True)
 
     async def _in_transaction(
@@ -121,7 +121,7 @@ class OperationWriter:
         raw, twin = await documents.find(intent.id) if intent.reads else FoundDocument(None)
         need(DOCUMENT_WEIGHT * (0 if raw is None else len(raw.raw)))
         change = await self._decider.decide(decision, raw, author)
-        check_twin(intent, change, twin)
+        check_twin(intent, change, twin, author)
         if change.write is None:
             return change.result
         # No filter can name the state that was read. In a transaction MongoDB itself notices if it changes.
@@ -139,8 +139,8 @@ class OperationWriter:
         async def body(session: Session) -> list[WriteResult]:
             if idempotency and (recorded := await self._records.find(idempotency, session)):
                 return recorded
-            steps = TransactionSteps(self._collections, self._decider, self._policy, session)
-            results = await steps.run(decisions, author, numbered=numbered)
+            steps = TransactionSteps(self._collections, self._decider, self._policy, session, author)
+            results = await steps.run(decisions, numbered=numbered)
             if idempotency:
                 await self._records.insert(idempotency, results, session)
             return results
