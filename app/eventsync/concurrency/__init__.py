@@ -4,6 +4,7 @@ prefetching, helper processes.
 
 __all__ = [
     "admission",
+    "budgets",
     "held_bytes",
     "lru_cache",
     "offload",

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final
 
-from eventsync.errors import Unavailable
+from eventsync.errors import RateLimited, Unavailable
 
 FREE: Final = 64 * 1024
 """Bytes that every request may hold regardless of others, so that a few large ones do not block small work."""
@@ -38,12 +39,30 @@ class HeldBytes:
 
     def grant(self, reservation: Reservation, size: int) -> None:
         """Let a request hold `size` bytes in total. Raises `Unavailable` if other requests hold too much."""
+        if reservation.share is not None:
+            reservation.share.check(reservation.size, size)
         others = self.held - reservation.size
         if size > FREE and others > 0 and others + size > self._max_bytes:
             self.refused += 1
             raise Unavailable.busy("the requests in progress use all the memory they may", 1.0, 5.0)
         self.held = others + size
+        if reservation.share is not None:
+            reservation.share.held += size - reservation.size
         reservation.size = size
+
+
+@dataclass(slots=True)
+class Share:
+    """The bytes that all requests of one principal may hold together; 0: no limit."""
+
+    max_bytes: int
+    held: int = 0
+
+    def check(self, before: int, size: int) -> None:
+        """Raise `RateLimited` if a request that holds `before` bytes may not hold `size`."""
+        others = self.held - before
+        if self.max_bytes and size > FREE and others > 0 and others + size > self.max_bytes:
+            raise RateLimited("your requests in progress use all the memory that they may")
 
 
 class Reservation:
@@ -53,6 +72,8 @@ class Reservation:
         self.held_bytes = held
         self._closed = False
         self.size = 0
+        self.share: Share | None = None
+        """The principal's part, which counts these bytes, too."""
 
     def enter(self) -> None:
         """Account for what the current task needs from now on here."""
@@ -68,6 +89,8 @@ class Reservation:
         """Release all but `size` bytes."""
         if size < self.size:
             self.held_bytes.held -= self.size - size
+            if self.share is not None:
+                self.share.held -= self.size - size
             self.size = size
 
     def close(self) -> None:
@@ -82,7 +105,16 @@ _current: ContextVar[Reservation | None] = ContextVar("reservation", default=Non
 def part() -> Reservation:
     """Return a reservation for a part of the current request. The caller closes it."""
     whole = _current.get()
-    return Reservation(HeldBytes(sys.maxsize) if whole is None else whole.held_bytes)
+    reservation = Reservation(HeldBytes(sys.maxsize) if whole is None else whole.held_bytes)
+    reservation.share = None if whole is None else whole.share
+    return reservation
+
+
+def belong_to(share: Share) -> None:
+    """Count what the current request holds, and needs from now on, as part of a share, too."""
+    if (reservation := _current.get()) is not None and reservation.share is None:
+        reservation.share = share
+        share.held += reservation.size
 
 
 def need(size: int) -> None:

@@ -28,10 +28,19 @@ from eventsync.nodestorage.transactions import Session, durable
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A key with which a repeated request writes once, and the hash of that request."""
+    """A key with which a repeated request writes once, and the hash of that request.
+
+    Keys of different scopes have nothing to do with each other.
+    """
 
     key: str
     fingerprint: str
+    scope: str = ""
+
+    @property
+    def id(self) -> str:
+        """The id of the record."""
+        return self.scope + self.key
 
 
 class IdempotencyRecords:
@@ -49,7 +58,7 @@ class IdempotencyRecords:
 
     async def find(self, idempotency: Idempotency, session: Session | None = None) -> list[WriteResult] | None:
         """Return the results under a key, or None if it is new. Raises `Conflict` for the key of another request."""
-        record = await self._collection.find_one({"_id": {"$eq": idempotency.key}}, session=session)
+        record = await self._collection.find_one({"_id": {"$eq": idempotency.id}}, session=session)
         if record is None:
             return None
         if record["fingerprint"] != idempotency.fingerprint:
@@ -65,7 +74,7 @@ class IdempotencyRecords:
 
     async def insert(self, idempotency: Idempotency, results: Sequence[WriteResult], session: Session) -> None:
         """Record the results in the transaction of `session`."""
-        record = {"_id": idempotency.key, "fingerprint": idempotency.fingerprint, "at": datetime.now(UTC)}
+        record = {"_id": idempotency.id, "fingerprint": idempotency.fingerprint, "at": datetime.now(UTC)}
         await self._collection.insert_one(record | {"results": [_row(result) for result in results]}, session=session)
         self._capacity.add()
 

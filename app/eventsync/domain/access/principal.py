@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Final
 
 OPERATOR: Final = "operator"
@@ -24,6 +26,23 @@ class Principal:
     expires: float | None = None
     issued: float | None = None
     credential: str = ""
+
+
+_SCOPE: Final = re.compile(r"[0-9a-f]{32}~")
+
+
+def scope_of(sub: str) -> str:
+    """Return what begins the stored form of each name that a subject chooses: `client_id`, `Idempotency-Key`.
+
+    So the names of two subjects never meet, whatever they are.
+    """
+    return blake2b(sub.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest() + "~"
+
+
+def name_within(stored: str) -> str:
+    """Return the name that a client chose, of its stored form."""
+    scope = _SCOPE.match(stored)
+    return stored if scope is None else stored[scope.end() :]
 
 
 ANONYMOUS: Final = Principal("anonymous")

@@ -1,0 +1,59 @@
+"""The record of refusals: one log line for each kind, and a count by reason.
+
+    refused: subject="ada" credential="jti:7f" reason="rule" request="PATCH /v1/collections/{collection}/documents/{id}"
+
+No line has a token, a value of a document, or a claim but the subject.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from eventsync.domain.access.principal import Principal
+from eventsync.errors import EventsyncError, shortened
+from eventsync.logging import Throttle
+
+logger = logging.getLogger(__name__)
+
+_LONGEST: Final = 200
+"""Characters of a text in a line. A subject may be as long as a token."""
+
+NOT_GRANTED: Final = "not_granted"
+"""The reason word where the principal may read nothing of a collection."""
+
+NOT_OPERATOR: Final = "not_operator"
+POLICY: Final = "policy"
+"""The reason word of a refusal that has no other."""
+
+
+class Refusals:
+    """The refusals of a server process. Lines of the same subject, reason and request are logged once in a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._throttle = Throttle(clock)
+        self.counts: Counter[str] = Counter()
+        """The number of refusals by reason."""
+
+    def record(self, error: EventsyncError, principal: Principal | None, request: str) -> None:
+        """Count a refusal and log it. `request` names what was asked for, and not what is in it.
+
+        Without a `principal`, nobody was authenticated.
+        """
+        reason = str(getattr(error, "reason", "") or POLICY)
+        self.counts[reason] += 1
+        subject = "" if principal is None else principal.sub
+        if (often := self._throttle.passes((subject, reason, request))) is None:
+            return
+        fields = {
+            "subject": subject,
+            "credential": "" if principal is None else principal.credential,
+            "reason": reason,
+            "request": request,
+        }
+        said = " ".join(f"{name}={json.dumps(shortened(text, _LONGEST))}" for name, text in fields.items() if text)
+        logger.info("refused: %s%s", said, often)
