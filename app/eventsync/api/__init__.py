@@ -8,6 +8,7 @@ __all__ = [
     "origins",
     "pages",
     "paths",
+    "permissions",
     "poll",
     "segments",
     "sse",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -19,13 +19,14 @@ from eventsync.api.bodies import read_bytes
 from eventsync.api.documents import written_item
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
+from eventsync.api.permissions import Permissions
 from eventsync.api.responses import JSON, NDJSON
 from eventsync.api.state import Services, services_of
 from eventsync.api.write_operations import keep_contents, operation_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain.values.extended_json import parse_json, to_json
 from eventsync.errors import EventsyncError, Malformed, NotAttempted, TooLarge
-from eventsync.nodestorage import TEXT_WEIGHT, Author, BulkWrite, WriteResult
+from eventsync.nodestorage import TEXT_WEIGHT, BulkWrite, WriteResult
 from eventsync.server.deadline import deadline_of
 from eventsync.server.problems import problem_of_error, retry_after
 from eventsync.server.response_stream import ResponseStream
@@ -40,7 +41,8 @@ class BatchEndpoint:
         request = Request(scope, receive)
         services = services_of(request)
         collection = segment(request, "collection")
-        services.sync.tracking.require(collection)
+        permissions = Permissions(request)
+        permissions.require(collection)
         if "idempotency-key" in request.headers:
             raise Malformed(f"Idempotency-Key is for one write; an operation of a batch has its own {_KEY}")
         media_type, raw = await read_bytes(request, JSON, NDJSON)
@@ -53,7 +55,9 @@ class BatchEndpoint:
         minimal = not conditions.wants_representation(request)
         with ExitStack() as admitted:
             admitted.enter_context(services.writes.admitted())
-            async with aclosing(_pieces(services, items, admitted, minimal=minimal, is_json=is_json)) as pieces:
+            async with aclosing(
+                _pieces(services, items, permissions, admitted, minimal=minimal, is_json=is_json)
+            ) as pieces:
                 stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
                 headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
                 await stream.send_all(headers, pieces, what="the answer to a batch")
@@ -90,30 +94,30 @@ class Items:
             yield self.raw[start:end]
             start = end + 1
 
-    async def writes(self, services: Services) -> AsyncGenerator[BulkWrite | EventsyncError]:
+    async def writes(self, services: Services, permissions: Permissions) -> AsyncGenerator[BulkWrite | EventsyncError]:
         """Yield the write that each item describes, or the error of one that describes none."""
         for number, line in enumerate(self, self.first):
             try:
-                yield await self._write(line, services)
+                yield await self._write(line, services, permissions)
             except EventsyncError as error:
                 error.args = (f"{self.kind} {number}: {error.message}", *error.args[1:])
                 yield error
 
-    async def _write(self, line: bytes, services: Services) -> BulkWrite:
+    async def _write(self, line: bytes, services: Services, permissions: Permissions) -> BulkWrite:
         size = TEXT_WEIGHT * len(line)
         if size > services.offload.above:
             item = await services.offload.run(parse_item, line, size=size)
         else:
             await turn(size)
             item = parse_json(line)
-        author, idempotency = Author.new(services.settings.principal), None
+        author, idempotency = permissions.author([self.collection]), None
         if isinstance(item, dict):
             if item.setdefault("collection", self.collection) != self.collection:
                 raise Malformed(f"this is a batch of {self.collection}; collection may be left out")
             if _KEY in item:
-                idempotency = conditions.keyed(_KEY, item.pop(_KEY), self.collection.encode(), line)
-                author = Author(author.by, idempotency.key)
-        return BulkWrite(operation_of(item, services.sync.tracking), author, idempotency)
+                idempotency = conditions.keyed(_KEY, item.pop(_KEY), permissions, self.collection.encode(), line)
+                author = replace(author, op_id=idempotency.key)
+        return BulkWrite(operation_of(item, permissions), author, idempotency)
 
 
 def lines_of(raw: bytes) -> bytes:
@@ -133,19 +137,21 @@ def parse_item(line: bytes) -> Any:
 
 
 async def _pieces(
-    services: Services, items: Items, admitted: ExitStack, *, minimal: bool, is_json: bool
+    services: Services, items: Items, permissions: Permissions, admitted: ExitStack, *, minimal: bool, is_json: bool
 ) -> AsyncGenerator[bytes]:
     """Yield the body of the answer."""
     separator = b'{"results":[' if is_json else b""
     between, end = (b",", b"]}") if is_json else (b"\n", b"\n")
-    async with aclosing(_rows(services, items, admitted, minimal=minimal)) as rows:
+    async with aclosing(_rows(services, items, permissions, admitted, minimal=minimal)) as rows:
         async for some in rows:
             yield separator + between.join(some)
             separator = between
     yield end
 
 
-async def _rows(services: Services, items: Items, admitted: ExitStack, *, minimal: bool) -> AsyncGenerator[list[bytes]]:
+async def _rows(
+    services: Services, items: Items, permissions: Permissions, admitted: ExitStack, *, minimal: bool
+) -> AsyncGenerator[list[bytes]]:
     """Yield the JSON of all results, some at a time. `admitted` is closed as soon as there are some.
 
     Until then the batch has waited as a single write does. How long the rest takes depends on its size.
@@ -153,7 +159,7 @@ async def _rows(services: Services, items: Items, admitted: ExitStack, *, minima
     left = len(items)
     within = services.settings.request_timeout
     async with (
-        aclosing(items.writes(services)) as writes,
+        aclosing(items.writes(services, permissions)) as writes,
         aclosing(services.storage.bulk(writes, within=within)) as outcomes,
     ):
         async for some in outcomes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
-from eventsync.api.state import services_of
+from eventsync.api.permissions import Permissions
 from eventsync.domain.condition import Condition, Tags
 from eventsync.errors import Malformed, VersionMismatch
 from eventsync.nodestorage import Author, Idempotency
@@ -62,33 +62,36 @@ def _prefers(request: Request, wanted: str) -> bool:
     return any(part.partition(";")[0].replace(" ", "") == wanted for part in preferences)
 
 
-def authorship(request: Request, body: bytes) -> tuple[Author, Idempotency | None]:
-    """Return the author and the idempotency key of a write. The key is also the operation's id.
+def authorship(
+    request: Request, permissions: Permissions, body: bytes, *collections: str
+) -> tuple[Author, Idempotency | None]:
+    """Return the author and the idempotency key of a write to these collections. The key is also the operation's id.
 
     The key's fingerprint covers method, path, condition and body. Raises `Malformed`.
     """
-    principal = services_of(request).settings.principal
     if (key := request.headers.get("idempotency-key")) is None:
-        return Author.new(principal), None
+        return permissions.author(collections), None
     described = (
         request.method,
         # The same write, wherever the application is mounted.
         request.url.path.removeprefix(request.scope.get("root_path", "")),
         *(",".join(request.headers.getlist(name)) for name in _FINGERPRINTED),
     )
-    return Author(by=principal, op_id=key), keyed("Idempotency-Key", key, *(text.encode() for text in described), body)
+    idempotency = keyed("Idempotency-Key", key, permissions, *(text.encode() for text in described), body)
+    return permissions.author(collections, key), idempotency
 
 
-def keyed(name: str, key: Any, *described: bytes) -> Idempotency:
-    """Return the idempotency `key` of a write that `described` describes. `name` is where it stands. Raises
-    `Malformed`.
+def keyed(name: str, key: Any, permissions: Permissions, *described: bytes) -> Idempotency:
+    """Return the idempotency `key` of a write that `described` describes. `name` is where it stands.
+
+    It belongs to the principal: nobody else can find what it wrote. Raises `Malformed`.
     """
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise Malformed(f"{name} takes 1 to {MAX_KEY} printable ASCII characters")
     digest = hashlib.sha256()
     for part in described:
         digest.update(b"%d:%b" % (len(part), part))
-    return Idempotency(key, digest.hexdigest())
+    return Idempotency(key, digest.hexdigest(), permissions.scope)
 
 
 _FINGERPRINTED = ("content-type", "if-match", "if-none-match")

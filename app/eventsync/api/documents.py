@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,17 +15,32 @@ from eventsync.api import conditions, time_travel
 from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH, Body, read_json
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import root_of, segment
+from eventsync.api.permissions import Permissions, require_visible_paths
 from eventsync.api.responses import JSON, NO_STORE
-from eventsync.api.state import services_of
+from eventsync.api.state import access_of, services_of
+from eventsync.api.time_travel import no_document
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.ids import MAX_READ_BYTES, format_id, parse_id, pointer_of
 from eventsync.domain.positions import Position
 from eventsync.domain.predicates.declarations import filter_of_tree
+from eventsync.domain.predicates.definitions import Definition
 from eventsync.domain.predicates.predicate import Predicate, compile_filter
+from eventsync.domain.predicates.routed_shape import is_shape_name
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
-from eventsync.errors import InvalidPredicate, Malformed, NotFound
-from eventsync.nodestorage import BY_ID, Edit, JsonDocument, JsonPatch, MergePatch, Node, PageEnd, Sort, WriteResult
+from eventsync.errors import Forbidden, InvalidPredicate, Malformed
+from eventsync.nodestorage import (
+    BY_ID,
+    Edit,
+    JsonDocument,
+    JsonPatch,
+    MergePatch,
+    Node,
+    PageEnd,
+    Sort,
+    Visible,
+    WriteResult,
+)
 from eventsync.server.sized_response import Parts
 
 _DEFAULT_PAGE = 100
@@ -38,13 +53,17 @@ _BODY_WEIGHT = 3
 
 
 async def collections(request: Request) -> Response:
-    """List the tracked collections, those that can't be tracked with the reason, and the shapes that are active."""
-    sync = services_of(request).sync
+    """List the tracked collections, those that can't be tracked with the reason, and the shapes that are active.
+
+    Only those that the principal may read something of. The reasons are for operators.
+    """
+    sync, access = services_of(request).sync, access_of(request)
     tracking = sync.tracking
-    body: dict[str, Any] = {"collections": [{"name": name} for name in tracking.names]}
-    if tracking.refused:
+    names = [name for name in tracking.names if access.is_open or access.grant(name) is not None]
+    body: dict[str, Any] = {"collections": [{"name": name} for name in names]}
+    if tracking.refused and access.is_operator:
         body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
-    if definitions := sync.definitions.active():
+    if definitions := [found for found in sync.definitions.active() if _is_listed(found, names)]:
         body["shapes"] = [
             {
                 "name": definition.name,
@@ -55,6 +74,11 @@ async def collections(request: Request) -> Response:
             for definition in definitions
         ]
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+def _is_listed(definition: Definition, collections: Collection[str]) -> bool:
+    """Return True for a declared shape of one of the collections, and not for a part of a rule."""
+    return definition.collection in collections and is_shape_name(definition.name)
 
 
 class ListingEndpoint(Endpoint):
@@ -68,10 +92,11 @@ class ListingEndpoint(Endpoint):
 async def listing(request: Request) -> Response:
     """List documents in the order of their ids, or those of a filter in any order, a page at a time."""
     services = services_of(request)
-    collection = _collection(request)
+    collection = segment(request, "collection")
+    visible = Permissions(request).visible(collection)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
     if not {"filter", "shape", "sort"}.isdisjoint(request.query_params):
-        return await _found(request, collection, limit)
+        return await _found(request, collection, visible, limit)
     cursor = PageCursor.parse(request.query_params.get("after"))
     page = await services.storage.page(
         collection,
@@ -80,6 +105,7 @@ async def listing(request: Request) -> Response:
         limit=limit,
         max_bytes=services.settings.page_bytes,
         encoded=True,
+        visible=visible,
     )
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
     if page.more:
@@ -87,14 +113,19 @@ async def listing(request: Request) -> Response:
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
-async def _found(request: Request, collection: str, limit: int) -> Response:
+async def _found(request: Request, collection: str, visible: Visible | None, limit: int) -> Response:
     services, query = services_of(request), request.query_params
     sort = Sort.parse(query["sort"]) if "sort" in query else BY_ID
+    where = _filter(query["filter"]) if "filter" in query else None
     route = _shape(request, collection).route if "shape" in query else None
+    if visible is not None:
+        require_visible_paths(visible.redaction, () if where is None else where.paths, "filter")
+        require_visible_paths(visible.redaction, (path for path, _ in sort.fields), "sort")
     page = await services.storage.query(
         collection,
         route=route,
-        where=_filter(query["filter"]) if "filter" in query else None,
+        where=where,
+        visible=visible,
         sort=sort,
         after=PageEnd.parse(query["after"], sort) if "after" in query else None,
         limit=limit,
@@ -133,9 +164,10 @@ def _filter(text: str) -> Predicate:
 
 
 async def create(request: Request) -> Response:
-    collection = _collection(request)
+    collection, permissions = segment(request, "collection"), Permissions(request)
+    permissions.require(collection)
     body = await read_json(request, JSON)
-    author, idempotency = conditions.authorship(request, body.raw)
+    author, idempotency = conditions.authorship(request, permissions, body.raw, collection)
     document = JsonDocument(body.content)
     services = services_of(request)
     with services.writes.admitted():
@@ -145,12 +177,14 @@ async def create(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """Read a document, at a point of its history if the query names one."""
-    collection, value = _target(request)
+    permissions = Permissions(request)
+    collection, value = _target(request, permissions)
+    visible = permissions.visible(collection)
     if (point := time_travel.requested_point(request)) is not None:
-        return await time_travel.read_at(request, Shape(collection, format_id(value)), point)
-    node = await services_of(request).storage.get(collection, value)
+        return await time_travel.read_at(request, Shape(collection, format_id(value)), point, visible)
+    node = await services_of(request).storage.get(collection, value, None if visible is None else visible.guard)
     if node is None:
-        raise NotFound(f"there is no document {collection}/{format_id(value)}")
+        raise no_document(collection, value)
     # `no-cache`: a client may store the response, and must revalidate it by its tag.
     headers = {"ETag": node.etag, "Cache-Control": "no-cache"}
     if conditions.unchanged(request, headers["ETag"], node.version):
@@ -163,9 +197,10 @@ async def read(request: Request) -> Response:
 
 
 async def replace(request: Request) -> Response:
-    collection, value = _target(request)
+    permissions = Permissions(request)
+    collection, value = _target(request, permissions)
     body = await read_json(request, JSON)
-    author, idempotency = conditions.authorship(request, body.raw)
+    author, idempotency = conditions.authorship(request, permissions, body.raw, collection)
     condition, document = conditions.of_write(request), JsonDocument(body.content)
     services = services_of(request)
     with services.writes.admitted():
@@ -176,9 +211,10 @@ async def replace(request: Request) -> Response:
 
 
 async def patch(request: Request) -> Response:
-    collection, value = _target(request)
+    permissions = Permissions(request)
+    collection, value = _target(request, permissions)
     body = await read_json(request, JSON_PATCH, MERGE_PATCH)
-    author, idempotency = conditions.authorship(request, body.raw)
+    author, idempotency = conditions.authorship(request, permissions, body.raw, collection)
     condition, edit = conditions.of_write(request), _edit(body)
     services = services_of(request)
     with services.writes.admitted():
@@ -189,8 +225,9 @@ async def patch(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    collection, value = _target(request)
-    author, idempotency = conditions.authorship(request, b"")
+    permissions = Permissions(request)
+    collection, value = _target(request, permissions)
+    author, idempotency = conditions.authorship(request, permissions, b"", collection)
     condition = conditions.of_write(request)
     services = services_of(request)
     with services.writes.admitted():
@@ -203,7 +240,11 @@ async def delete(request: Request) -> Response:
 async def history(request: Request) -> Response:
     """List a document's events in order, a page at a time."""
     services = services_of(request)
-    shape = Shape(_collection(request), format_id(parse_id(segment(request, "id"))))
+    permissions = Permissions(request)
+    collection, value = _target(request, permissions)
+    visible, shape = permissions.visible(collection), Shape(collection, format_id(value))
+    if visible is not None and (visible.filter is not None or visible.redaction is not None):
+        raise Forbidden("the history of a part of a collection is not served yet")
     after = request.query_params.get("after")
     page = await services.sync.pages.history(
         shape,
@@ -224,7 +265,8 @@ def answer(request: Request, collection: str, result: WriteResult) -> Response:
     headers = dict(NO_STORE)
     if result.etag is not None:
         headers["ETag"] = result.etag
-    if result.created:
+    # Not of a document that its author may not read.
+    if result.created and not result.withheld:
         path = f"/v1/collections/{quote(collection, safe='')}/documents/{quote(result.id, safe=':')}"
         headers["Location"] = root_of(request.scope) + path
     body = written(result, minimal=conditions.wants_minimal(request))
@@ -234,6 +276,9 @@ def answer(request: Request, collection: str, result: WriteResult) -> Response:
 def written(result: WriteResult, *, minimal: bool) -> dict[str, Any]:
     """Return the body of the response to a write."""
     body: dict[str, Any] = {"id": result.id, "version": result.version}
+    if result.withheld:
+        # The author may not read the document afterwards.
+        return body
     if result.replayed:
         # Document and patch of the first response are not stored.
         return body | {"repeated": True}
@@ -254,15 +299,11 @@ def _row(node: Node) -> dict[str, Any]:
     return {"id": format_id(node.id), "version": node.version, "doc": node.document}
 
 
-def _collection(request: Request) -> str:
-    name = segment(request, "collection")
-    services_of(request).sync.tracking.require(name)
-    return name
-
-
-def _target(request: Request) -> tuple[str, Any]:
+def _target(request: Request, permissions: Permissions) -> tuple[str, Any]:
     """Return the collection and the id in the path. Raises `Malformed` and `NotTracked`."""
-    return _collection(request), parse_id(segment(request, "id"))
+    collection = segment(request, "collection")
+    permissions.require(collection)
+    return collection, parse_id(segment(request, "id"))
 
 
 @dataclass(frozen=True, slots=True)

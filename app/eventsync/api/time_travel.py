@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from eventsync.api import conditions
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
+from eventsync.api.permissions import Permissions
 from eventsync.api.responses import IMMUTABLE, JSON
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
@@ -22,6 +23,8 @@ from eventsync.domain.positions import Position
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import JsonText, to_json
 from eventsync.errors import Malformed, NotFound
+from eventsync.nodestorage import Visible
+from eventsync.stores.history.time_travel import Reading
 
 _KINDS: Final[Mapping[str, Callable[[str], Point]]] = {
     "version": parse_version,
@@ -40,12 +43,13 @@ def requested_point(request: Request) -> Point | None:
     return None
 
 
-async def read_at(request: Request, shape: Shape, point: Point) -> Response:
+async def read_at(request: Request, shape: Shape, point: Point, visible: Visible | None) -> Response:
     """Respond with the document at a point, and a position with the same state."""
+    await _require_readable(request, shape, visible)
     time_travel = services_of(request).time_travel
-    reading = await time_travel.document(shape, point)
+    reading = await time_travel.document(shape, point, visible)
     if reading.encoded is None:
-        raise NotFound(f"there was no document {shape} at {reading.position}")
+        raise _nothing(shape, reading, visible=visible)
     version = reading.encoded[0]
     body, digest = await time_travel.document_json(shape, reading)
     headers = {"ETag": entity_tag(version, digest), "Cache-Control": _caching(point)}
@@ -57,14 +61,16 @@ async def read_at(request: Request, shape: Shape, point: Point) -> Response:
 
 async def difference(request: Request) -> Response:
     """Respond with the patch from the document at one point to the document at another."""
-    shape = _target(request)
+    shape, visible = _target(request)
     start, end = _given(request, "from"), _given(request, "to")
     if start is None:
         raise Malformed("from takes the point to begin with: a version, a position or an instant")
+    await _require_readable(request, shape, visible)
     time_travel = services_of(request).time_travel
-    before, after = await time_travel.document(shape, start), await time_travel.document(shape, end)
+    before = await time_travel.document(shape, start, visible)
+    after = await time_travel.document(shape, end, visible)
     if before.encoded is None and after.encoded is None:
-        raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
+        raise _nothing(shape, before, after, visible=visible)
     patch = await time_travel.difference_json(shape, before, after)
     body = {"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": JsonText(patch)}
     caching = _caching(start) if _caching(start) == _caching(end) else _caching(None)
@@ -76,15 +82,37 @@ async def difference(request: Request) -> Response:
     return Response(encoded, headers=headers, media_type=JSON)
 
 
+async def _require_readable(request: Request, shape: Shape, visible: Visible | None) -> None:
+    """Raise `NotFound` for a document that its reader may not read now, as for one that does not exist.
+
+    So whoever loses a document loses its past, too, and nobody learns of the past of one that he may not read.
+    """
+    if visible is not None and shape.id is not None:
+        value = parse_id(shape.id)
+        if await services_of(request).storage.get(shape.collection, value, visible.guard) is None:
+            raise no_document(shape.collection, value)
+
+
+def no_document(collection: str, value: Any) -> NotFound:
+    """Return the error for a document that does not exist, or that its reader may not read: the same for both."""
+    return NotFound(f"there is no document {collection}/{format_id(value)}")
+
+
+def _nothing(shape: Shape, *readings: Reading, visible: Visible | None) -> NotFound:
+    """Return the error where there was no document. The position of a change that is not shown is not told."""
+    where = "there" if visible is not None else " nor ".join(f"at {reading.position}" for reading in readings)
+    return NotFound(f"there was no document {shape} {where}")
+
+
 def _given(request: Request, name: str) -> Point | None:
     text = request.query_params.get(name)
     return None if text is None else parse_point(text)
 
 
-def _target(request: Request) -> Shape:
+def _target(request: Request) -> tuple[Shape, Visible | None]:
     collection = segment(request, "collection")
-    services_of(request).sync.tracking.require(collection)
-    return Shape(collection, format_id(parse_id(segment(request, "id"))))
+    visible = Permissions(request).visible(collection)
+    return Shape(collection, format_id(parse_id(segment(request, "id")))), visible
 
 
 def _is_final(point: Point | None) -> bool:

@@ -11,6 +11,7 @@ from eventsync.api import conditions
 from eventsync.api.bodies import read_json
 from eventsync.api.documents import written_item
 from eventsync.api.endpoint import AccessLevel, Endpoint
+from eventsync.api.permissions import Permissions
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.api.write_operations import keep_contents, operation_of
@@ -22,17 +23,18 @@ from eventsync.nodestorage import (
     WriteOperation,
 )
 from eventsync.server.sized_response import Parts
-from eventsync.stores.log.tracking import Tracking
 
 
 async def transaction(request: Request) -> Response:
     services = services_of(request)
     body = await read_json(request, JSON)
-    author, idempotency = conditions.authorship(request, body.raw)
+    permissions = Permissions(request)
     tree = body.content
     if isinstance(tree, JsonText):
         tree = await services.offload.run(parse_outline, tree.text, size=TEXT_WEIGHT * len(tree))
-    operations = _operations(tree, services.settings.transaction_operations, services.sync.tracking)
+    operations = _operations(tree, services.settings.transaction_operations, permissions)
+    collections = {operation.collection for operation in operations}
+    author, idempotency = conditions.authorship(request, permissions, body.raw, *collections)
     with services.writes.admitted():
         results = await services.storage.transact(operations, author=author, idempotency=idempotency)
     minimal = conditions.wants_minimal(request)
@@ -43,18 +45,18 @@ async def transaction(request: Request) -> Response:
     return Parts([*parts, b"]}"], NO_STORE, JSON)
 
 
-def _operations(tree: Any, max_operations: int, tracking: Tracking) -> list[WriteOperation]:
+def _operations(tree: Any, max_operations: int, permissions: Permissions) -> list[WriteOperation]:
     listed = tree.get("operations") if isinstance(tree, dict) else None
     if not isinstance(listed, list) or not listed:
         raise Malformed("operations is a list of at least one")
     if len(listed) > max_operations:
         raise TooLarge(f"a transaction has at most {max_operations} operations")
-    return [_operation(item, index, tracking) for index, item in enumerate(listed)]
+    return [_operation(item, index, permissions) for index, item in enumerate(listed)]
 
 
-def _operation(item: Any, index: int, tracking: Tracking) -> WriteOperation:
+def _operation(item: Any, index: int, permissions: Permissions) -> WriteOperation:
     try:
-        return operation_of(item, tracking)
+        return operation_of(item, permissions)
     except (Malformed, NotTracked) as error:
         raise type(error)(f"operation {index}: {error.message}") from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from eventsync.api.permissions import Permissions
 from eventsync.domain.condition import Condition, Tags
 from eventsync.domain.ids import parse_id
 from eventsync.domain.values.extended_json import JsonText
@@ -22,10 +23,9 @@ from eventsync.nodestorage import (
     Update,
     WriteOperation,
 )
-from eventsync.stores.log.tracking import Tracking
 
 
-def operation_of(item: Any, tracking: Tracking) -> WriteOperation:
+def operation_of(item: Any, permissions: Permissions) -> WriteOperation:
     """Return the operation that an item describes. Raises `Malformed` and `NotTracked`."""
     method = str(item.get("method")).upper() if isinstance(item, dict) else ""
     if (make := _METHODS.get(method)) is None:
@@ -33,7 +33,7 @@ def operation_of(item: Any, tracking: Tracking) -> WriteOperation:
     # Ignoring a misspelt condition would lose an update.
     if unknown := item.keys() - _MEMBERS[method]:
         raise Malformed(f"{method} takes no member {min(unknown)[:64]!r}")
-    tracking.require(item.get("collection", ""))
+    permissions.require(item.get("collection", ""))
     return make(item)
 
 

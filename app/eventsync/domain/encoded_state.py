@@ -6,7 +6,7 @@ Large documents are processed in helper processes (`concurrency.offload`), so ar
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import orjson
 
@@ -16,7 +16,7 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId
 from eventsync.domain.replay import Change, Damaged, State, applied, between, read_change
 from eventsync.domain.segments.format import SealedEvent
-from eventsync.domain.values.extended_json import decode, to_json
+from eventsync.domain.values.extended_json import Document, decode, to_json
 from eventsync.errors import Malformed
 
 EncodedState = tuple[int, bytes] | None
@@ -36,6 +36,17 @@ def encoded(state: State) -> EncodedState:
 def decoded(state: EncodedState) -> State:
     """Decode a state."""
     return None if state is None else (state[0], decode(state[1]))
+
+
+Show = Callable[[Document], Document | None]
+"""Returns what a reader may see of a document; None if it may not read it. Picklable."""
+
+
+def seen(state: EncodedState, show: Show) -> EncodedState:
+    """Return a state as a reader sees it: one that it may not read is none."""
+    if state is None or (document := show(decode(state[1]))) is None:
+        return None
+    return state[0], encode(document)
 
 
 def head_of(body: bytes) -> tuple[str, int]:

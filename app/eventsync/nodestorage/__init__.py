@@ -38,7 +38,7 @@ from eventsync.domain.condition import Condition
 from eventsync.domain.patches.json_patch import JsonPatch
 from eventsync.domain.patches.merge_patch import MergePatch
 from eventsync.domain.values.json_document import JsonDocument
-from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.author import Author, Guard
 from eventsync.nodestorage.bulk import BulkWrite
 from eventsync.nodestorage.deciding import TEXT_WEIGHT
 from eventsync.nodestorage.idempotency import Idempotency
@@ -47,7 +47,7 @@ from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Upda
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.queries import BY_ID, PageEnd, Sort
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.storage import NodeStorage
+from eventsync.nodestorage.storage import NodeStorage, Visible
 
 __all__ = [
     "BY_ID",
@@ -58,6 +58,7 @@ __all__ = [
     "Create",
     "Delete",
     "Edit",
+    "Guard",
     "Idempotency",
     "JsonDocument",
     "JsonPatch",
@@ -68,6 +69,7 @@ __all__ = [
     "Replace",
     "Sort",
     "Update",
+    "Visible",
     "WriteOperation",
     "WritePolicy",
     "WriteResult",

@@ -16,16 +16,16 @@ class Guard(Protocol):
     Documents have `_id` and no stamp. All methods but the last three raise `Forbidden`.
     """
 
-    def create(self, after: Mapping[str, Any]) -> None:
+    def create(self, after: dict[str, Any]) -> None:
         """Check a new document."""
 
-    def edit(self, before: Mapping[str, Any], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    def edit(self, before: dict[str, Any], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Apply `edit` to what the principal sees of `before`, which it sees; return the whole document afterwards."""
 
-    def delete(self, before: Mapping[str, Any]) -> None:
+    def delete(self, before: dict[str, Any]) -> None:
         """Check the deletion of a document."""
 
-    def shown(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
+    def shown(self, document: dict[str, Any]) -> dict[str, Any] | None:
         """Return what the principal may see of a document; None if it may not read it."""
 
     def redacted(self, patch: Sequence[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from bson.raw_bson import RawBSONDocument
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
+from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.condition import Condition
 from eventsync.domain.ids import format_id
 from eventsync.domain.predicates.definitions import Route
@@ -42,11 +43,13 @@ from eventsync.settings import Settings
 class Visible:
     """What one principal may read of a collection: the documents that `filter` finds, and of these what `guard` shows.
 
-    Without a filter, the guard alone decides.
+    Without a filter, the guard alone decides. `redaction` is what it hides of each document. Equal for equal `digest`.
     """
 
     guard: Guard
     filter: Mapping[str, Any] | None
+    redaction: Redaction | None
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,9 @@ from eventsync.nodestorage import (
 )
 from eventsync.nodestorage.deciding import created, decided, encoded_node
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, intent_of
-from support.guards import OwnersGuard
+from support.guards import OWNERS, guard
 
-ADA = Author("ada", "op", {"c": OwnersGuard("ada", ("secret", "lines.cost"))})
+ADA = Author("ada", "op", {"c": guard("ada")})
 MINE = Node(1, 4, {"_id": 1, "owner": "ada", "n": 1, "secret": "canary", "lines": [{"cost": 7, "of": "x"}]})
 SHOWN = {"_id": 1, "owner": "ada", "n": 1, "lines": [{"of": "x"}]}
 HERS = Node(1, 9, {"_id": 1, "owner": "bob", "secret": "canary", "n": 1})
@@ -149,16 +149,8 @@ def test_answer_to_a_write_without_effect_shows_what_is_seen() -> None:
     assert change.result.digest == digest_of(SHOWN)
 
 
-class Giver(OwnersGuard):
-    """May give a document away."""
-
-    def edit(self, before: Any, edit: Any) -> Any:
-        self._owns(before)
-        return {**before, **edit(self.redaction.strip(before))}
-
-
 def test_document_given_away_is_not_shown() -> None:
-    author = Author("ada", "op", {"c": Giver("ada", ("secret",))})
+    author = Author("ada", "op", {"c": guard("ada", OWNERS | {"after": True})})
     result = write(Update("c", 1, MergePatch({"owner": "bob", "n": "canary"})), MINE, author).result
     assert (result.withheld, result.document, result.patch, result.etag) == (True, None, [], None)
     assert (result.id, result.version) == ("int:1", 5)
@@ -186,16 +178,15 @@ def test_helper_process_decides_with_the_guard() -> None:
 
 
 def test_read_document_is_what_the_guard_shows_with_its_tag() -> None:
-    guard = OwnersGuard("ada", ("secret",))
-    node = encoded_node(encode(MINE.document), True, guard)
+    node = encoded_node(encode(MINE.document), True, guard("ada"))
     assert node is not None
     assert b"canary" not in node.document.text
-    assert node.digest == digest_of({name: value for name, value in MINE.document.items() if name != "secret"})
-    assert encoded_node(encode(HERS.document), True, guard) is None
+    assert node.digest == digest_of(SHOWN)
+    assert encoded_node(encode(HERS.document), True, guard("ada")) is None
 
 
 def test_author_for_one_collection_keeps_its_guard_alone() -> None:
-    author = Author("ada", "op", {"c": OwnersGuard("ada"), "d": OwnersGuard("ada")})
-    assert author.within("c") == Author("ada", "op", {"c": OwnersGuard("ada")})
+    author = Author("ada", "op", {"c": guard("ada"), "d": guard("ada", collection="d")})
+    assert set(author.within("c").guards or {}) == {"c"}
     with pytest.raises(NotFound):
         write(Delete("c", 1), None, author.within("c"))

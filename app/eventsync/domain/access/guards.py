@@ -134,6 +134,11 @@ class WriteGuard:
         redaction = self._grant.redaction if self._grant is not None else None
         return list(patch) if redaction is None else redaction.redact(patch)
 
+    def hides(self, path: str) -> bool:
+        """Return True if a field, or a part of it, is hidden from the principal."""
+        redaction = self._grant.redaction if self._grant is not None else None
+        return redaction is not None and redaction.hides(path)
+
     # ---
 
     def _readable(self, before: Document) -> ReadGrant:

@@ -43,10 +43,14 @@ _SETTLED = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The state of a document at `position`, in BSON. `encoded` is None if it did not exist."""
+    """The state of a document at `position`, in BSON. `encoded` is None if it did not exist.
+
+    `view` names what its reader may see; it is empty where that is everything.
+    """
 
     position: Position
     encoded: EncodedState
+    view: bytes = b""
 
     @property
     def state(self) -> State:

@@ -5,13 +5,16 @@ A small request may replay a long history, so these reads have the same admissio
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.single_flight import SingleFlight
-from eventsync.domain.encoded_state import difference_json, document_json
+from eventsync.domain.encoded_state import difference_json, document_json, seen
 from eventsync.domain.points import Point
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
+from eventsync.nodestorage import Visible
 from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.window import Window
@@ -40,10 +43,18 @@ class TimeTravelReads:
         self._documents: SingleFlight[tuple[bytes, str]] = SingleFlight()
         self._differences: SingleFlight[bytes] = SingleFlight()
 
-    async def document(self, shape: Shape, point: Point | None) -> Reading:
-        """Return the document at a point; None stands for the newest event. See `TimeTravel.document`."""
+    async def document(self, shape: Shape, point: Point | None, visible: Visible | None = None) -> Reading:
+        """Return the document at a point; None stands for the newest event. See `TimeTravel.document`.
+
+        With `visible`, it is what may be seen of the document, and nothing where it may not be read.
+        """
         # A request does not share a read that began before events which its client may have seen.
-        return await self._readings.fetch((shape, point, *self._head()), lambda: self._read(shape, point))
+        reading = await self._readings.fetch((shape, point, *self._head()), lambda: self._read(shape, point))
+        if visible is None or reading.encoded is None:
+            return reading
+        show = visible.guard.shown
+        state = await self._offload.call(len(reading.encoded[1]), seen, reading.encoded, show)
+        return replace(reading, encoded=state, view=visible.digest)
 
     async def document_json(self, shape: Shape, reading: Reading) -> tuple[bytes, str]:
         """Return the answer with the document of a reading, which has to have one, and the document's digest."""
@@ -52,7 +63,7 @@ class TimeTravelReads:
             raise ValueError(f"{shape} was nothing at {reading.position}")
         text, position = shape.id, str(reading.position)
         return await self._documents.fetch(
-            (shape, position, state[0]),
+            (shape, position, reading.view),
             lambda: self._offload.call(len(state[1]), document_json, text, state, position),
         )
 
@@ -60,7 +71,7 @@ class TimeTravelReads:
         """Return the RFC 6902 patch from one reading of a document to another."""
         size = sum(len(one.encoded[1]) for one in (before, after) if one.encoded is not None)
         return await self._differences.fetch(
-            (shape, before.position, after.position),
+            (shape, before.position, after.position, before.view, after.view),
             lambda: self._offload.call(size, difference_json, before.encoded, after.encoded),
         )
 
