@@ -16,7 +16,7 @@ from eventsync.errors import RateLimited
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BudgetLimits:
     """The limits of one principal in a server process; 0: no limit. Of its requests, `waiting` may wait their turn."""
 
     requests: int = 0
@@ -39,7 +39,7 @@ class _Usage:
 class Budgets:
     """The budgets of all principals; one instance a server process."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: BudgetLimits) -> None:
         self._limits = limits
         self._used: dict[str, _Usage] = {}
         self.refused = 0

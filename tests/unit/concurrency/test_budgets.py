@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from eventsync.concurrency.budgets import Budgets, Limits
+from eventsync.concurrency.budgets import BudgetLimits, Budgets
 from eventsync.concurrency.held_bytes import FREE, HeldBytes, need
 from eventsync.errors import RateLimited
 
@@ -46,7 +46,7 @@ class Requests:
 
 
 async def test_requests_over_the_limit_wait_their_turn_and_delay_no_other_principal() -> None:
-    budgets = Budgets(Limits(requests=2))
+    budgets = Budgets(BudgetLimits(requests=2))
     requests = Requests(budgets)
     for name in ("a1", "a2", "a3", "a4"):
         await requests.begin("ada", name)
@@ -60,7 +60,7 @@ async def test_requests_over_the_limit_wait_their_turn_and_delay_no_other_princi
 
 
 async def test_heavy_request_waits_for_all_its_places_and_is_not_overtaken() -> None:
-    requests = Requests(Budgets(Limits(requests=4)))
+    requests = Requests(Budgets(BudgetLimits(requests=4)))
     await requests.begin("ada", "one")
     await requests.begin("ada", "heavy", weight=100)
     await requests.begin("ada", "two")
@@ -73,7 +73,7 @@ async def test_heavy_request_waits_for_all_its_places_and_is_not_overtaken() -> 
 
 
 async def test_too_many_waiting_requests_are_refused() -> None:
-    budgets = Budgets(Limits(requests=1, waiting=1))
+    budgets = Budgets(BudgetLimits(requests=1, waiting=1))
     requests = Requests(budgets)
     await requests.begin("ada", "a1")
     await requests.begin("ada", "a2")
@@ -85,7 +85,7 @@ async def test_too_many_waiting_requests_are_refused() -> None:
 
 
 async def test_cancelled_request_gives_its_place_to_the_next_one() -> None:
-    budgets = Budgets(Limits(requests=1))
+    budgets = Budgets(BudgetLimits(requests=1))
     requests = Requests(budgets)
     await requests.begin("ada", "a1")
     waiting = await requests.begin("ada", "a2")
@@ -106,7 +106,7 @@ async def test_cancelled_request_gives_its_place_to_the_next_one() -> None:
 
 
 async def test_connections_of_a_principal_are_bounded() -> None:
-    budgets = Budgets(Limits(connections=1))
+    budgets = Budgets(BudgetLimits(connections=1))
     with budgets.connection("ada"), budgets.connection("bob"):
         with pytest.raises(RateLimited), budgets.connection("ada"):
             pass
@@ -118,7 +118,7 @@ async def test_connections_of_a_principal_are_bounded() -> None:
 
 
 async def test_bytes_of_a_principal_are_bounded_and_those_of_others_are_not() -> None:
-    held, budgets = HeldBytes(100 * FREE), Budgets(Limits(held_bytes=4 * FREE))
+    held, budgets = HeldBytes(100 * FREE), Budgets(BudgetLimits(held_bytes=4 * FREE))
 
     async def hold(sub: str, size: int, then: asyncio.Event) -> None:
         with held.request():
@@ -141,7 +141,7 @@ async def test_bytes_of_a_principal_are_bounded_and_those_of_others_are_not() ->
 
 
 async def test_without_limits_everything_is_admitted() -> None:
-    requests = Requests(Budgets(Limits()))
+    requests = Requests(Budgets(BudgetLimits()))
     for number in range(50):
         await requests.begin("ada", str(number))
     assert len(requests.began) == 50
