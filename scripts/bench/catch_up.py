@@ -16,6 +16,7 @@ from typing import Any, Final
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
+from eventsync.access.access import UNRESTRICTED
 from eventsync.domain.events import Event, place
 from eventsync.domain.ids import format_id
 from eventsync.domain.plan import Answer
@@ -112,7 +113,9 @@ async def _cost(
     """Return the cost of a client as the plan counts, in ms, and the kinds of its messages."""
     cpu, size, kinds = Cpu(server=os.getpid(), mongod=pid), 0, set[str]()
     for _ in range(repeats):
-        subscription = Subscription(service.source, Subscribers(service.window), SHAPE, position, avoid)
+        subscription = Subscription(
+            service.source, Subscribers(service.window), SHAPE, position, lambda: UNRESTRICTED, avoid
+        )
         async for kind, data in until_live(subscription):
             kinds.add(kind)
             size += len(data)

@@ -19,6 +19,7 @@ import orjson
 from bson.timestamp import Timestamp
 from pymongo import InsertOne, UpdateOne
 
+from eventsync.access.access import UNRESTRICTED
 from eventsync.domain.events import Event, place
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Position, Seq, scoped
@@ -237,7 +238,9 @@ def _subscribed(service: SyncService, text: str, count: int) -> Figures:
     def subscribe(first: int, several: int) -> list[Subscribers]:
         made = [Subscribers(service.window) for _ in range(several // _SESSION)]
         for number in range(several // _SESSION * _SESSION):
-            made[number // _SESSION].add(service.source.bind(Shape.parse(f"{text}{_VALUES + first + number}")))
+            made[number // _SESSION].add(
+                service.source.bind(Shape.parse(f"{text}{_VALUES + first + number}"), UNRESTRICTED)
+            )
         return made
 
     tracemalloc.start()
@@ -294,10 +297,15 @@ async def _coming_back(deployment: Deployment, options: argparse.Namespace, resu
 
 async def _messages(service: SyncService, text: str, at: Seq | None) -> list[bytes]:
     """Return the messages of a client that is at a position, or begins, until it is live."""
-    shape = service.source.bind(Shape.parse(text))
+    shape = service.source.bind(Shape.parse(text), UNRESTRICTED)
     position = None if at is None else Position(scoped(_LOG, shape.scope), at)
     with service.window.subscribers() as subscribers:
-        return [data async for _, data in until_live(Subscription(service.source, subscribers, shape, position))]
+        return [
+            data
+            async for _, data in until_live(
+                Subscription(service.source, subscribers, shape, position, lambda: UNRESTRICTED)
+            )
+        ]
 
 
 async def _write_log(stores: Stores, head: Seq, options: argparse.Namespace) -> Seq:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from bson.int64 import Int64
 
+from eventsync.access.access import UNRESTRICTED
 from eventsync.domain.plan import Answer
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
@@ -60,7 +61,7 @@ async def serving(stores: Stores, settings: Settings, past: Past) -> SyncService
 def subscription_to(
     service: SyncService, shape: Shape, position: Position | None, avoid: frozenset[Answer] = frozenset()
 ) -> Subscription:
-    return Subscription(service.source, Subscribers(service.window), shape, position, avoid)
+    return Subscription(service.source, Subscribers(service.window), shape, position, lambda: UNRESTRICTED, avoid)
 
 
 async def brought_up(service: SyncService, replica: Replica, *, force: Answer | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Final
 from eventsync.access.authenticator import Authenticated
 from eventsync.domain.access.grants import ReadGrant
 from eventsync.domain.access.guards import WriteGuard
-from eventsync.domain.access.principal import OPERATOR, Principal
+from eventsync.domain.access.principal import ANONYMOUS, OPERATOR, Principal
 from eventsync.domain.access.rules import AccessRules
 
 EVERYTHING: Final = ReadGrant.of("", None, None)
@@ -64,6 +64,10 @@ class Access:
             _make_room(self._guards)
             self._guards[collection] = self._rules.guard(self.principal, collection)
         return self._guards[collection]
+
+
+UNRESTRICTED: Final = Access(Authenticated(ANONYMOUS), None, 0)
+"""The access of an operator's command, which obeys no rules."""
 
 
 def _make_room(kept: dict[str, ReadGrant | None] | dict[str, WriteGuard]) -> None:

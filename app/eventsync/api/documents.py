@@ -145,7 +145,8 @@ def _shape(request: Request, collection: str) -> Shape:
             raise Malformed(f"the query parameter {name} is given twice; once is enough")
     name, _, parameters = request.query_params["shape"].partition("?")
     pairs = [f"{quote(key)}={quote(value)}" for key, value in given if key not in _LISTING]
-    shape = services_of(request).sync.source.bind(Shape.parse(f"{name}?{'&'.join(filter(None, [parameters, *pairs]))}"))
+    asked = Shape.parse(f"{name}?{'&'.join(filter(None, [parameters, *pairs]))}")
+    shape = services_of(request).sync.source.bind(asked, access_of(request))
     if shape.collection != collection:
         raise Malformed(f"the shape {name} is a part of {shape.collection}, and not of {collection}")
     return shape

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from eventsync.api import conditions
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import IMMUTABLE, JSON, NDJSON, NO_STORE
-from eventsync.api.state import services_of
+from eventsync.api.state import access_of, services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Damaged
@@ -44,7 +44,7 @@ async def log_page(request: Request) -> Response:
     limit = conditions.number(request, "limit", default=max_events, low=1, high=max_events)
     wait = _wait(request, services.settings.poll_wait)
     deadline_of(request).extend(wait)
-    page = await services.sync.pages.page(shape, position, limit=limit, wait=wait)
+    page = await services.sync.pages.page(shape, position, access_of(request), limit=limit, wait=wait)
     need(sum(map(len, page.parts)))
     if not page.full:
         if conditions.unchanged(request, None):
@@ -89,7 +89,10 @@ class SnapshotStream:
         deadline_of(request).lift()  # waiting for admission has a bound of its own
         services = services_of(request)
         shape = Shape.parse(request.query_params.get("shape"))
-        async with services.sync.snapshot(shape, live=live) as snapshot, aclosing(_lines(snapshot)) as lines:
+        async with (
+            services.sync.snapshot(shape, access_of(request), live=live) as snapshot,
+            aclosing(_lines(snapshot)) as lines,
+        ):
             stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
             await stream.send_all(_SNAPSHOT_HEADERS, lines, what="a snapshot")
 

@@ -35,7 +35,7 @@ from eventsync.domain.positions import (
 )
 from eventsync.domain.protocol import check_client_id
 from eventsync.domain.shapes import Shape
-from eventsync.errors import EventsyncError, Malformed, NotTracked, UnknownShape
+from eventsync.errors import EventsyncError, Forbidden, Malformed, NotTracked, UnknownShape
 from eventsync.server.deadline import deadline_of
 from eventsync.server.extensions import SocketWriter, socket_writer
 from eventsync.server.response_stream import ClientDisconnected, ResponseStream
@@ -93,21 +93,21 @@ class EventStream:
 
 async def _serve(scope: Scope, services: Services, query: _Query, access: Access, stream: ResponseStream) -> None:
     shapes, vector, client_id = query
-    _require(services, shapes)
+    _require(services, shapes, access)
     # With several shapes the event ids, and thus the bytes, differ from client to client.
     direct = direct_writer(scope) if len(shapes) == 1 else None
     async with services.sync.sessions.open(
         shapes, vector, client_id, access=access, transport="sse", direct_writer=direct
     ) as session:
         # Tracking may have changed in the meantime, and a client can't add a shape to an open stream.
-        _require(services, shapes)
+        _require(services, shapes, session.access)
         async with stream.watched(session.close):
             with suppress(ClientDisconnected):
                 await _stream(session, shapes, stream, socket_writer(scope))
                 await _end(stream, services.sync.sessions.leaving)
 
 
-def _require(services: Services, shapes: Iterable[Shape]) -> None:
+def _require(services: Services, shapes: Iterable[Shape], access: Access) -> None:
     """Raise `Unavailable` if a shape can be served soon, and the error of the first shape if none can be served.
 
     If only some can't be served, the session sends an `error` event for each of them.
@@ -116,9 +116,9 @@ def _require(services: Services, shapes: Iterable[Shape]) -> None:
     served = 0
     for shape in shapes:
         try:
-            services.sync.source.bind(shape)
+            services.sync.source.bind(shape, access)
             served += 1
-        except (Malformed, NotTracked, UnknownShape) as error:
+        except (Forbidden, Malformed, NotTracked, UnknownShape) as error:
             refused.append(error)
     if refused and not served:
         raise refused[0]

@@ -15,7 +15,7 @@ from eventsync.api.bodies import read_small
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NO_STORE
-from eventsync.api.state import services_of
+from eventsync.api.state import access_of, services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.domain.events import timestamp
 from eventsync.domain.positions import vector_from_json, vector_to_json
@@ -33,7 +33,8 @@ async def listing(request: Request) -> Response:
     services = services_of(request)
     max_limit = services.settings.page_documents
     limit = conditions.number(request, "limit", default=min(100, max_limit), low=1, high=max_limit)
-    async with aclosing(services.sync.vectors.clients(request.query_params.get("after", ""), limit)) as listed:
+    after, access = request.query_params.get("after", ""), access_of(request)
+    async with aclosing(services.sync.vectors.clients(after, limit, access)) as listed:
         rows, next_after = await _page(listed, limit, services.settings.page_bytes)
     body = b'{"clients":[%b]%b}' % (
         b",".join(rows),
@@ -57,7 +58,7 @@ async def _page(clients: AsyncIterator[Client], limit: int, max_bytes: int) -> t
 
 async def read(request: Request) -> Response:
     """Read one client."""
-    client = await services_of(request).sync.vectors.client(_client_id(request))
+    client = await services_of(request).sync.vectors.client(_client_id(request), access_of(request))
     return Response(orjson.dumps(described(client)), headers=NO_STORE, media_type=JSON)
 
 
@@ -68,7 +69,7 @@ async def put(request: Request) -> Response:
     if not isinstance(tree, dict) or "vector" not in tree:
         raise Malformed('the body is {"vector": {shape: position}}')
     vector = vector_from_json(tree["vector"], limit=services.settings.max_shapes)
-    client = await services.sync.vectors.put(_client_id(request), vector)
+    client = await services.sync.vectors.put(_client_id(request), vector, access_of(request))
     return Response(orjson.dumps(described(client)), headers=NO_STORE, media_type=JSON)
 
 

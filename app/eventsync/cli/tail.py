@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
+from eventsync.access.access import UNRESTRICTED
 from eventsync.cli.console import NOTES, print_json, print_line
 from eventsync.cli.event_text import lines
 from eventsync.cli.options import Database, Json, MongodbUri
@@ -125,13 +126,13 @@ async def _joined(service: SyncService, shape: Shape, timeout: float) -> Shape:
         except TimeoutError as error:
             raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
     await service.source.wait_until_servable(shape)
-    return service.source.bind(shape)
+    return service.source.bind(shape, UNRESTRICTED)
 
 
 async def _follow(service: SyncService, shape: Shape, position: Position, deliver: Deliver) -> None:
     while True:
         try:
-            page = await service.pages.page(shape, position, limit=1000, wait=_WAIT)
+            page = await service.pages.page(shape, position, UNRESTRICTED, limit=1000, wait=_WAIT)
         except ResetRequired as error:
             if error.reason == ResetReason.DAMAGED:
                 raise
@@ -149,7 +150,7 @@ async def _follow(service: SyncService, shape: Shape, position: Position, delive
 
 async def _restart_position(service: SyncService, shape: Shape, refused: Position) -> Position:
     """Return the position of this log that is nearest to `refused`, whatever its scope; the oldest in another log."""
-    bound = service.source.bind(shape)
+    bound = service.source.bind(shape, UNRESTRICTED)
     head = _head(service, bound)
     oldest = await service.source.planner.oldest(bound)
     if unscoped(refused.log) != unscoped(head.log):

@@ -69,6 +69,13 @@ class Shape:
         route = self.route
         return route is not None and len(route.clauses) > (self.id is None)
 
+    def is_followed_as(self, other: Shape) -> bool:
+        """Return True if another bound shape, of equal text, has the same events, by the same activations."""
+        one, two = self.route, other.route
+        if one is None or two is None:
+            return one is two
+        return (one.key, one.since, one.activations) == (two.key, two.since, two.activations)
+
     @property
     def sources(self) -> Collection[Topic]:
         """What its events are kept by in a window: keys, or its document or collection."""

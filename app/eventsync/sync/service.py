@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.primary import primary_process
@@ -69,8 +70,8 @@ class SyncService:
             max_waiting=settings.max_connections,
             timeout=2 * settings.mongodb_timeout,
         )
-        lag = ClientLag(self.source.planner, self.window, stores.events)
-        self.vectors = StateVectorManager(stores.vectors, self._writer, self.source.planner, self.feed, lag)
+        lag = ClientLag(self.source, stores.events)
+        self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
         self.sessions = Sessions(self.source, self.vectors, settings, access)
         self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
@@ -95,12 +96,12 @@ class SyncService:
         await self.sessions.drain()
 
     @asynccontextmanager
-    async def snapshot(self, shape: Shape, *, live: bool = False) -> AsyncIterator[Bootstrap]:
+    async def snapshot(self, shape: Shape, access: Access, *, live: bool = False) -> AsyncIterator[Bootstrap]:
         """Open the state of a shape at a position for the block. Raises `Unavailable`, and as `Source.bind`.
 
         With `live` it is read from the collection, also if there is a stored snapshot.
         """
-        async with self.source.bootstraps.open(self.source.bind(shape), live=live) as bootstrap:
+        async with self.source.bootstraps.open(self.source.bind(shape, access), live=live) as bootstrap:
             yield bootstrap
 
     def is_stale(self) -> bool:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from bson.int64 import Int64
 
+from eventsync.access.access import UNRESTRICTED
 from eventsync.domain.positions import Seq
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
@@ -120,7 +121,9 @@ async def test_damaged_chunk_resets_the_client_and_the_collection_is_read(
     assert stored.id in caplog.text
     # It is not offered again, by this server.
     again = Replica("docs")
-    other = Subscription(subscription._source, Subscribers(subscription._source.window), DOCS, None)
+    other = Subscription(
+        subscription._source, Subscribers(subscription._source.window), DOCS, None, lambda: UNRESTRICTED
+    )
     async with aclosing(other.messages()) as messages:
         await rest(messages, again)
     assert (again.resets, again.rows) == (0, client.rows)
@@ -165,9 +168,9 @@ async def test_server_requests_a_missing_snapshot_once(stores: Stores, settings:
     await docs.insert_many([{"_id": n, "text": "x" * 100} for n in range(COUNT, 2500)])
     service = await serving(stores, settings, past)
     for _ in range(3):
-        async with service.snapshot(DOCS) as bootstrap:
+        async with service.snapshot(DOCS, UNRESTRICTED) as bootstrap:
             assert str(bootstrap.position) == f"{past.log}:{past.head}"
-        async with service.snapshot(Shape("other")):
+        async with service.snapshot(Shape("other"), UNRESTRICTED):
             pass
     assert [str(request.shape) for request in await stores.snapshots.requests.unanswered()] == ["docs"]
 

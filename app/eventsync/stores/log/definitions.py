@@ -429,7 +429,7 @@ class Definitions:
         `Unavailable` while one of the two is not active yet.
         """
         if not self._known:
-            raise Unavailable("which shapes are declared is not known yet: MongoDB was not reached")
+            raise _unknown()
         if (shape := self._declared.get(name)) is None:
             raise UnknownShape(f"no shape {name!r} is declared; `eventsync rules show` lists all")
         tracked_from = self._tracking.tracked_from(shape.collection)
@@ -438,6 +438,13 @@ class Definitions:
         if (active := self._active.get(name)) is None:
             raise Unavailable(f"the shape {name!r} is about to become active: is a worker running?")
         return ActiveDefinition(active, Seq(max(active.base, tracked_from)))
+
+    def collection_of(self, name: str) -> str | None:
+        """Return the collection of a shape, active or not; None if it is not declared. Raises `Unavailable`."""
+        if not self._known:
+            raise _unknown()
+        shape = self._declared.get(name)
+        return None if shape is None else shape.collection
 
     def is_pending(self, name: str) -> bool:
         """Return True while a declared shape or its collection is about to become active."""
@@ -490,6 +497,10 @@ class Definitions:
         deadline = time.monotonic() + seconds
         while not reached() and await set_within(self._changed, deadline - time.monotonic()):
             continue
+
+
+def _unknown() -> Unavailable:
+    return Unavailable("which shapes are declared is not known yet: MongoDB was not reached")
 
 
 def _activation(shape: DeclaredShape) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from eventsync.access.access import Access
 from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
@@ -72,12 +73,12 @@ class LogPages:
         self._stores = stores
         self._draining = asyncio.Event()
 
-    async def page(self, shape: Shape, position: Position, *, limit: int, wait: float) -> LogPage:
+    async def page(self, shape: Shape, position: Position, access: Access, *, limit: int, wait: float) -> LogPage:
         """Return the events after `position`. If there are none, wait up to `wait` seconds for one.
 
         Raises `ResetRequired` and `Unavailable`, and as `Source.bind`.
         """
-        shape = self._source.bind(shape)
+        shape = self._source.bind(shape, access)
         await self._check(shape, position)
         deadline = time.monotonic() + wait
         with self._source.window.subscribers() as subscribers:
@@ -87,7 +88,7 @@ class LogPages:
                 subscribers.event.clear()
                 if not self._source.has_all_after(shape, position):
                     # With another scope, `_check` raises: the subscriber's channel is that of the position's scope.
-                    shape = self._source.bind(shape)
+                    shape = self._source.bind(shape, access)
                     await self._check(shape, position)
                 page = await self._page(shape, position, limit)
                 if page.events or self._draining.is_set():

@@ -90,10 +90,6 @@ class Planner:
         """Raise `NotTracked` if the shape is not tracked, and `Unavailable` while there is no log."""
         self._recent(shape)
 
-    def bind(self, shape: Shape) -> Shape:
-        """Return a declared shape bound by its definition, any other as it is. Raises as `Definitions.bind`."""
-        return self._definitions.bind(shape)
-
     def has_all_after(self, shape: Shape, position: Position) -> bool:
         """Return True if the log has every event of a bound shape after `position`."""
         return position.log == self._window.log_of(shape) and (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from eventsync.access.access import Access
 from eventsync.concurrency.admission import Admission
 from eventsync.domain.positions import LogId, Position, Seq, scoped
 from eventsync.domain.shapes import Shape
@@ -13,6 +14,7 @@ from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.snapshots.chunks import Chunk, ChunkStore
 from eventsync.stores.stores import Stores
+from eventsync.sync.catch_up.binder import Binder
 from eventsync.sync.catch_up.bootstrap import Bootstraps
 from eventsync.sync.catch_up.chunk_cache import ChunkCache
 from eventsync.sync.catch_up.planner import Planner
@@ -32,6 +34,7 @@ class Source:
     continuity: Continuity
     tracking: Tracking
     definitions: Definitions
+    binder: Binder
     planner: Planner
     bootstraps: Bootstraps
     catch_ups: CatchUps
@@ -73,6 +76,7 @@ class Source:
             continuity,
             tracking,
             definitions,
+            Binder(tracking, definitions),
             planner,
             bootstraps,
             catch_ups,
@@ -83,17 +87,9 @@ class Source:
             wait,
         )
 
-    def bind(self, shape: Shape) -> Shape:
-        """Return the shape that a client has asked for, bound by its definition if it is a declared one.
-
-        Raises `NotTracked`, `UnknownShape`, `InvalidPredicate` for its parameters, and `Unavailable` if its collection,
-        or itself, is not active yet.
-        """
-        bound = self.planner.bind(shape)
-        # A declared shape is not bound without an active collection.
-        if shape.declared is None:
-            self.tracking.require(bound.collection)
-        return bound
+    def bind(self, shape: Shape, access: Access) -> Shape:
+        """Return the shape that a client has asked for as its principal sees it. Raises as `Binder.bind`."""
+        return self.binder.bind(shape, access)
 
     async def wait_until_servable(self, shape: Shape) -> None:
         """Wait while a new log, or the shape's collection or definition, is about to become active; not for ever."""
@@ -104,8 +100,13 @@ class Source:
             return shape.declared is not None or not self.tracking.is_pending(shape.collection)
 
         await self.tracking.until(servable, self.timeout)
+        names = [] if shape.route is None else [name for name, _ in shape.route.activations]
         if shape.declared is not None:
-            await self.definitions.until(lambda: not self.definitions.is_pending(shape.name), self.timeout)
+            names.append(shape.name)
+        if names:
+            await self.definitions.until(
+                lambda: not any(self.definitions.is_pending(name) for name in names), self.timeout
+            )
 
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from eventsync.access.access import Access
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import LogId, Position, Seq, StateVector, unscoped
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
-from eventsync.errors import InvalidPredicate, NotTracked, UnknownShape
+from eventsync.errors import Forbidden, InvalidPredicate, NotTracked, UnknownShape
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.stored_event import StoredEvent, body_member
 from eventsync.stores.log.tiers import BehindHorizon
-from eventsync.sync.catch_up.planner import Planner
+from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.window import Window
 
 _AGE: Final = 2.0
@@ -40,25 +41,29 @@ class ShapeLag:
 class ClientLag:
     """Computes lags. It queries MongoDB only for positions that the window does not cover."""
 
-    def __init__(self, planner: Planner, window: Window, events: EventStore) -> None:
-        self._planner = planner
-        self._window = window
+    def __init__(self, source: Source, events: EventStore) -> None:
+        self._source = source
+        self._planner = source.planner
+        self._window = source.window
         self._events = events
         self._next: TTLCache[float | None] = TTLCache(ttl=_AGE, max_entries=_CACHED)
 
-    async def of(self, shape: Shape, position: Position) -> ShapeLag | None:
-        """Return the lag of a position; None if it is not comparable with the log. Raises `Unavailable`."""
+    async def of(self, shape: Shape, position: Position, access: Access) -> ShapeLag | None:
+        """Return the lag of a position; None if it is not comparable with the log. Raises `Unavailable`.
+
+        That of somebody who sees another part of the shape than `access` allows is not comparable.
+        """
         try:
-            shape = self._planner.bind(shape)
+            shape = self._source.bind(shape, access)
             self._planner.require(shape)
-        except (InvalidPredicate, NotTracked, UnknownShape):
+        except (Forbidden, InvalidPredicate, NotTracked, UnknownShape):
             return None
         if position.log != self._window.log_of(shape):
             return None
         if self._window.covers(position.seq, shape):
             return self._in_window(shape, position)
         count = await self._planner.missed(shape, position)
-        committed = await self._next.get((shape, position), lambda: self._committed(shape, position))
+        committed = await self._next.get((shape.topic, position), lambda: self._committed(shape, position))
         return ShapeLag(count, _ago(committed) if count else 0.0)
 
     def _in_window(self, shape: Shape, position: Position) -> ShapeLag:

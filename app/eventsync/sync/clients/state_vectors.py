@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from eventsync.access.access import Access
 from eventsync.concurrency.slices import Slices
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, StateVector, unscoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotFound, RateLimited, ResetRequired
 from eventsync.stores.clients.state_vectors import NumberedPosition, StoredVector, VectorStore, VectorUpdate
-from eventsync.sync.catch_up.planner import Planner
+from eventsync.sync.catch_up.source import Source
 from eventsync.sync.clients.lag import ClientLag, ShapeLag
 from eventsync.sync.clients.vector_writer import VectorWriter
 from eventsync.sync.live.feed import Feed
@@ -49,10 +50,10 @@ _IMPOSSIBLE: Final = {ResetReason.UNKNOWN_LOG, ResetReason.SCOPE_CHANGED, ResetR
 class StateVectorManager:
     """State vectors of all clients; one instance a server process. All methods raise `Unavailable`."""
 
-    def __init__(self, store: VectorStore, writer: VectorWriter, planner: Planner, feed: Feed, lag: ClientLag) -> None:
+    def __init__(self, store: VectorStore, writer: VectorWriter, source: Source, feed: Feed, lag: ClientLag) -> None:
         self._store = store
         self._writer = writer
-        self._planner = planner
+        self._source = source
         self._feed = feed
         self._lag = lag
         self._listings = asyncio.Semaphore(_LISTINGS_AT_ONCE)
@@ -71,20 +72,20 @@ class StateVectorManager:
         """Record that a client has everything up to `vector`. Never waits."""
         self._writer.note(VectorUpdate(client_id, transport, self._numbered(vector)))
 
-    async def put(self, client_id: str, vector: StateVector) -> Client:
+    async def put(self, client_id: str, vector: StateVector, access: Access) -> Client:
         """Store the vector of a client and return what is stored then. A position never goes backwards.
 
-        Raises as `Definitions.bind`, `ResetRequired` for a position of another log or beyond the head, and
+        Raises as `Source.bind`, `ResetRequired` for a position of another log or beyond the head, and
         `RateLimited` for a new client if no more can be stored.
         """
         for shape, position in vector.items():
-            reason = await self._planner.refusal(self._planner.bind(shape), position)
+            reason = await self._source.planner.refusal(self._source.bind(shape, access), position)
             if reason in _IMPOSSIBLE:
                 raise ResetRequired(reason.value, f"{shape} can't be at {position}")
         if not await self.remembers(client_id):
             raise RateLimited("no more clients can be remembered until others are forgotten")
         await self._writer.store(VectorUpdate(client_id, None, self._numbered(vector)))
-        return await self.client(client_id)
+        return await self.client(client_id, access)
 
     def _numbered(self, vector: StateVector) -> dict[Shape, NumberedPosition]:
         """Return the positions of the current log. Those of an earlier log are of no use to a client."""
@@ -118,18 +119,18 @@ class StateVectorManager:
                 vector[shape] = Position(item.log, item.seq)
         return vector
 
-    async def client(self, client_id: str) -> Client:
-        """Return a client. Raises `NotFound`."""
+    async def client(self, client_id: str, access: Access) -> Client:
+        """Return a client, with the lag of what `access` allows. Raises `NotFound`."""
         stored = await self._store.read(client_id)
         if stored is None:
             raise NotFound(f"no client {client_id!r} is known")
-        return await self._describe(stored)
+        return await self._describe(stored, access)
 
-    async def clients(self, after: str, limit: int) -> AsyncGenerator[Client]:
+    async def clients(self, after: str, limit: int, access: Access) -> AsyncGenerator[Client]:
         """Yield at most `limit` clients with an id greater than `after`, by id."""
         async with self._listings, aclosing(self._store.listing(after, limit)) as listed:
             async for stored in listed:
-                yield await self._describe(stored)
+                yield await self._describe(stored, access)
 
     async def forget(self, client_id: str) -> None:
         """Remove a client. A connected one is stored again with its next acknowledgement. Raises `NotFound`."""
@@ -137,9 +138,9 @@ class StateVectorManager:
         if not await self._store.delete(client_id):
             raise NotFound(f"no client {client_id!r} is known")
 
-    async def _describe(self, stored: StoredVector) -> Client:
+    async def _describe(self, stored: StoredVector, access: Access) -> Client:
         slices, lag = Slices(), {}
         for shape, position in stored.vector.items():
-            lag[shape] = await self._lag.of(shape, position)
+            lag[shape] = await self._lag.of(shape, position, access)
             await slices.did(_ENTRY)
         return Client(stored.client_id, stored.vector, lag, stored.transport, stored.seen)

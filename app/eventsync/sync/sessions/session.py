@@ -23,6 +23,7 @@ from eventsync.domain.protocol import Ack, Auth, Ping, Request, Subscribe, Unsub
 from eventsync.domain.shapes import Shape
 from eventsync.errors import (
     EventsyncError,
+    Forbidden,
     Malformed,
     NotTracked,
     RateLimited,
@@ -42,7 +43,7 @@ MAX_REPLIES = 16
 _DETACH_EARLY: Final = 0.5
 """Seconds before the end of a credential at which direct writes end, because a timer may be late."""
 
-_REFUSALS: Final = (Malformed, NotTracked, RateLimited, Unauthenticated, Unavailable, UnknownShape)
+_REFUSALS: Final = (Forbidden, Malformed, NotTracked, RateLimited, Unauthenticated, Unavailable, UnknownShape)
 """Errors of a request, which the client gets as an `error` message."""
 
 
@@ -116,15 +117,14 @@ class Session:
     def subscribe(self, shape: Shape, position: Position | None) -> None:
         """Subscribe to a shape from `position`, or with a snapshot where that is None.
 
-        Raises `NotTracked`, `UnknownShape`, `RateLimited` (too many shapes), and `Malformed` for wrong parameters and a
-        shape that is subscribed already.
+        Raises as `Source.bind`, `RateLimited` for too many shapes, and `Malformed` for one that is subscribed already.
         """
-        bound = self._source.bind(shape)
+        bound = self._source.bind(shape, self.access)
         if shape in self._scheduler:
             raise Malformed(f"{shape} is subscribed already on this connection")
         if len(self._scheduler) >= self._max_shapes:
             raise RateLimited(f"a connection has at most {self._max_shapes} shapes")
-        self._scheduler.add(Subscription(self._source, self._subscribers, bound, position))
+        self._scheduler.add(Subscription(self._source, self._subscribers, bound, position, lambda: self.access))
 
     def unsubscribe(self, shape: Shape) -> None:
         """Unsubscribe from a shape. Raises `Malformed` if it is not subscribed."""

@@ -6,10 +6,11 @@ It is a cursor. It holds a position and, while a snapshot is read, the open read
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from eventsync.access.access import Access
 from eventsync.domain import protocol
 from eventsync.domain.plan import Answer, Plan, ResetReason
 from eventsync.domain.positions import START, Position, Seq
@@ -62,9 +63,10 @@ class Subscription:
         subscribers: Subscribers,
         shape: Shape,
         position: Position | None,
+        access: Callable[[], Access],
         avoid: frozenset[Answer] = frozenset(),
     ) -> None:
-        """`shape` is bound, and not subscribed to yet."""
+        """`shape` is bound, and not subscribed to yet. `access` returns what the client may see at present."""
         self.shape = shape
         self.live = False
         self._source = source
@@ -73,6 +75,7 @@ class Subscription:
         self._attached = False
         """True between `attach` and `detach`, also where a failed write has detached the subscriber already."""
         self._position = position
+        self._access = access
         self._announced = START
         """Seq that the client knows it has reached. Its position may be later, with no event in between."""
         self._avoid = avoid
@@ -164,8 +167,8 @@ class Subscription:
 
     def _rebind(self) -> None:
         """Follow a declared shape by its present definition. Raises as `Source.bind`."""
-        shape = self._source.bind(self.shape)
-        if shape.route != self.shape.route:
+        shape = self._source.bind(self.shape, self._access())
+        if not shape.is_followed_as(self.shape):
             self._subscribers.remove(self.shape)
             self.shape, self._subscriber = shape, self._subscribers.add(shape)
 

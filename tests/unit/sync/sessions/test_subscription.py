@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from eventsync.access.access import UNRESTRICTED, Access
 from eventsync.domain.plan import Answer, Plan
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
@@ -37,7 +38,7 @@ class Windowed:
     async def plan(self, *_: Any) -> Plan:
         return Plan(Answer.EVENTS, 0.0)
 
-    def bind(self, shape: Shape) -> Shape:
+    def bind(self, shape: Shape, _: Access) -> Shape:
         return shape
 
     async def wait_until_servable(self, shape: Shape) -> None:
@@ -48,7 +49,9 @@ class Windowed:
 
 
 def subscribed(source: Windowed, seq: int) -> Subscription:
-    return Subscription(cast("Source", source), Subscribers(source.window), ORDERS, Position(LOG, Seq(seq)))
+    return Subscription(
+        cast("Source", source), Subscribers(source.window), ORDERS, Position(LOG, Seq(seq)), lambda: UNRESTRICTED
+    )
 
 
 async def live(source: Windowed) -> tuple[Subscription, Any]:

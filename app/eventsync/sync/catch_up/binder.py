@@ -1,0 +1,90 @@
+"""Binding: from the shape that a client asks for to what its principal sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eventsync.access.access import Access
+from eventsync.domain.access.grants import Part, ReadGrant
+from eventsync.domain.positions import Seq
+from eventsync.domain.shapes import Shape
+from eventsync.domain.views import Clause, View
+from eventsync.errors import Forbidden, Unavailable, UnknownShape
+from eventsync.stores.log.definitions import ActiveDefinition, Definitions
+from eventsync.stores.log.tracking import Tracking
+
+
+def forbidden(shape: Shape) -> Forbidden:
+    """Return the error for a shape that a principal may read nothing of. It is the same if there is no such shape."""
+    return Forbidden(f"{shape} is not there, or you may not read it", reason="read")
+
+
+class Binder:
+    """Binds shapes by the definitions that are active, and by the rules that an access obeys. Closed while in doubt."""
+
+    def __init__(self, tracking: Tracking, definitions: Definitions) -> None:
+        self._tracking = tracking
+        self._definitions = definitions
+
+    def bind(self, shape: Shape, access: Access) -> Shape:
+        """Return a shape with its route, or with its view if the principal may not see all of it.
+
+        Raises `Forbidden` if it may read nothing, also of a shape that does not exist; else `NotTracked`,
+        `UnknownShape`, `InvalidPredicate` for its parameters, and `Unavailable` while its collection, its definition or
+        that of a rule is not active yet.
+        """
+        if access.is_open:
+            return self._whole(shape)
+        collection = shape.name if shape.declared is None else self._definitions.collection_of(shape.name)
+        if collection is None and access.is_operator:
+            return self._whole(shape)
+        grant = None if collection is None else access.grant(collection)
+        if grant is None or not (grant.everything or grant.parts):
+            raise forbidden(shape)
+        whole = self._whole(shape)
+        if grant.everything and grant.redaction is None:
+            return whole
+        # A part of a shape is not served yet.
+        raise forbidden(shape)
+
+    def _whole(self, shape: Shape) -> Shape:
+        """Return a shape as those see it who may see everything."""
+        if shape.declared is None:
+            self._tracking.require(shape.name)
+            return shape if shape.route is None else Shape(shape.name, shape.id)
+        # A declared shape is not bound without an active collection.
+        return self._definitions.bind(shape)
+
+    def _seen(self, shape: Shape, grant: ReadGrant) -> Shape:
+        """Return a shape with the view that a grant makes of it."""
+        conditions, activations = [], list[tuple[str, int]]()
+        since = self._tracking.tracked_from(shape.collection)
+        if (route := shape.route) is not None:
+            conditions.append(Clause.of([route]))
+            activations += route.activations
+            since = Seq(max(since, route.since))
+        for name, active in self._active(grant.parts):
+            activations.append((name, active.shape.revision))
+            since = Seq(max(since, active.since))
+        if not grant.everything:
+            conditions.append(Clause.of(grant.parts))
+        view = View.of(str(shape), shape.collection, conditions, grant.redaction, since=since, activations=activations)
+        return Shape(shape.name, shape.id, shape.declared, view)
+
+    def _active(self, parts: Iterable[Part]) -> Iterable[tuple[str, ActiveDefinition]]:
+        """Yield the definition of each part, with its activation. Raises `Unavailable` if one is not active."""
+        for part in parts:
+            try:
+                active = self._definitions.resolve(part.name)
+            except UnknownShape as error:
+                # Servers learn of rules before they learn of the definitions that the rules are made of.
+                raise _inactive(part) from error
+            if active.shape.digest != part.definition.digest.hex():
+                raise _inactive(part)
+            yield part.name, active
+
+
+def _inactive(part: Part) -> Unavailable:
+    return Unavailable(
+        f"the read rules of {part.definition.collection} are about to become active: is a worker running?"
+    )
