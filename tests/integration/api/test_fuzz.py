@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import raw_websocket
 from support.systems import followed, running_server, running_system
-from support.waiting import patience
+from support.waiting import patience, within
 
 MESSAGES: list[dict[str, Any]] = [
     {"type": "hello", "shapes": ["docs", "docs/1"], "vector": {"docs": "aaaaaaaa:1"}},
@@ -28,6 +31,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"type": "ping"},
 ]
 SEED, COUNT = 1, 300
+OUTPUT = "output.txt"
 CONFIG = """
 [checks.negative_data_rejection]
 expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "431", "5xx"]
@@ -102,20 +106,28 @@ async def test_random_requests_never_fail_the_server(settings: Settings, tmp_pat
             "exclude-path-regex": "^/v1/sync(/sse)?$",
             "max-time": "15",
             "max-examples": "20",
-            "request-timeout": "20",
+            "request-timeout": str(round(patience(20))),
             "generation-database": "none",
         }
         (tmp_path / "schemathesis.toml").write_text('hooks = "lines.py"\n' + CONFIG)
         (tmp_path / "lines.py").write_text(HOOKS)
         words = ["run", f"{url}/openapi.json", "--no-color", *(f"--{name}={value}" for name, value in options.items())]
+        code = await ended([sys.executable, "-m", "schemathesis.cli", *words], tmp_path)
+    assert code == 0, (tmp_path / OUTPUT).read_text(errors="replace")
+
+
+async def ended(command: list[str], directory: Path) -> int:
+    """Run a command in a directory, and return its exit code. If it hangs, its output ends with its stack."""
+    with (directory / OUTPUT).open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "schemathesis.cli",
-            *words,
-            stdout=asyncio.subprocess.PIPE,
+            *command,
+            stdout=output,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=tmp_path,
+            cwd=directory,
+            env=os.environ | {"PYTHONFAULTHANDLER": "1"},
         )
-        said, _ = await asyncio.wait_for(process.communicate(), patience(120))
-    assert process.returncode == 0, said.decode()
+        with suppress(TimeoutError):
+            async with within(30):
+                return await process.wait()
+        process.send_signal(signal.SIGABRT)
+        return await process.wait()
