@@ -18,7 +18,7 @@ async def test_a_requested_collection_is_inactive_until_activated(stores: Stores
     ]
     await stores.tracking.activate(["a"], LOG, Seq(2**40))
     assert await stores.tracking.read() == [
-        TrackedCollection("a", LOG, Seq(2**40)),
+        TrackedCollection("a", LOG, Seq(2**40), fenced=True),
         TrackedCollection("b", None, Seq(0)),
     ]
 
@@ -28,7 +28,7 @@ async def test_asking_again_changes_nothing(stores: Stores) -> None:
     await stores.tracking.activate(["a"], LOG, Seq(5))
     await stores.tracking.ask(["a", "a"])
     await stores.tracking.ask([])
-    assert await stores.tracking.read() == [TrackedCollection("a", LOG, Seq(5))]
+    assert await stores.tracking.read() == [TrackedCollection("a", LOG, Seq(5), fenced=True)]
 
 
 async def test_asking_for_what_is_new_keeps_refusals(stores: Stores) -> None:

@@ -228,4 +228,4 @@ async def test_without_definitions_for_a_collection_rows_are_as_before(stores: S
         await stores.data["others"].update_one({"_id": 1}, {"$set": {"num": 2}})
         await caught_up(stores)
     async for row in stores.log["events"].find():
-        assert row.keys() - {"r"} == {"_id", "t", "s", "c", "i", "v", "b"}
+        assert row.keys() - {"r", "a"} == {"_id", "t", "s", "c", "i", "v", "b"}

@@ -8,6 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
 
 from eventsync.domain.positions import Seq
 from eventsync.errors import ConfigurationError, Unavailable
@@ -17,6 +19,7 @@ from eventsync.stores.log.logs import cluster_identity
 from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.snapshotter import Snapshotter
 from eventsync_workers.sequencing.activation import ActiveCollections
+from eventsync_workers.sequencing.log_writer import LogWriter
 from eventsync_workers.worker import Worker
 from support.load import under_load
 from support.replay import (
@@ -139,9 +142,17 @@ async def _logged(caplog: pytest.LogCaptureFixture, stores: Stores, text: str) -
     await eventually(stores, "heads", check)
 
 
-async def test_tracking_under_load_misses_nothing(stores: Stores, settings: Settings) -> None:
+@pytest.mark.parametrize("has_pauses", [True, False])
+async def test_tracking_under_load_misses_nothing(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, has_pauses: bool
+) -> None:
+    """Under a steady load there may be no batch without changes, behind which a collection could become active."""
     rng = random.Random(3)
     names = [f"c{n}" for n in range(5)]
+    settles = LogWriter.settles
+    monkeypatch.setattr(
+        LogWriter, "settles", lambda writer, batch: (has_pauses or writer.seq == 0) and settles(writer, batch)
+    )
 
     async def write() -> None:
         await stores.data[rng.choice(names)].update_one({"_id": rng.randrange(9)}, {"$inc": {"n": 1}}, upsert=True)
@@ -154,6 +165,7 @@ async def test_tracking_under_load_misses_nothing(stores: Stores, settings: Sett
                 await load.wait(20)
                 bases[name] = await snapshot(stores, log, name)
             await load.wait(50)
+        monkeypatch.undo()
         log = await caught_up(stores)
         for name in names:
             shape_events = [event async for event in stores.events.read(log, Seq(0))]
@@ -259,3 +271,99 @@ async def test_failing_worker_neither_undoes_a_refusal_nor_tracks_what_was_untra
     await Worker(settings.model_copy(update={"collections": ("docs", "others")}), stop).run()
     assert competed == 2
     assert [(item.name, item.refused) for item in await stores.tracking.read()] == [("docs", "it can't be read")]
+
+
+# --- workers that do not know that they are deposed ---------------------------------------------------------------
+
+
+async def test_the_event_of_a_deposed_worker_makes_a_first_activation_void(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was read from a stream without the collection, so a change of that may be missing before it."""
+    caplog.set_level(logging.INFO)
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await caught_up(stores)
+    await stores.data.create_collection("late", changeStreamPreAndPostImages={"enabled": True})
+    await stores.tracking.ask(["late"])
+    checkpoint = await stores.logs.read_checkpoint(log)
+    assert checkpoint is not None
+    with monkeypatch.context() as deposed:
+        deposed.setattr(ActiveCollections, "check_registry", _do_nothing)
+        async with running_worker(settings):
+            await _logged(caplog, stores, f"log {log}: sequencing docs from 1")
+            # Its successor activates the collection behind event 1; then a change of each collection is committed.
+            await stores.tracking.mark(log, ["late"])
+            await stores.tracking.activate(["late"], log, checkpoint.seq, checkpoint.time)
+            await stores.data["late"].insert_one({"_id": "missed"})
+            await stores.data["docs"].insert_one({"_id": 2})
+            await caught_up(stores)
+    assert [row["i"] async for row in stores.log["events"].find({"_id.l": log}).sort("_id.n", 1)] == ["int:1", "int:2"]
+    async with running_worker(settings):
+        base = await eventually(stores, "collections", lambda: _base(stores, "late", other_than=1))
+        await stores.data["late"].insert_one({"_id": "seen"})
+        replay = await assert_complete(stores, "docs")
+        late = await snapshot(stores, log, "late")
+    assert f"log {log}: late is no longer tracked: a deposed worker has not followed it" in caplog.text
+    assert base > 2, "clients that have event 2 are reset"
+    assert [event["id"] for event in replay.events if event["seq"] > base] == ["seen"]
+    assert {document["_id"] for _, document in late.of("late").values()} == {"missed", "seen"}
+
+
+async def test_the_event_behind_an_activation_names_the_collections(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs", "others")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await caught_up(stores)
+        await began(stores, "late")
+    async with running_worker(settings):
+        # The activation is that of an earlier term, which has not appended anything behind it.
+        await stores.data["docs"].insert_many([{"_id": 2}, {"_id": 3}])
+        await caught_up(stores)
+        found = await stores.tracking.read()
+    rows = [row.get("a") async for row in stores.log["events"].find({"_id.l": log}).sort("_id.n", 1)]
+    assert rows == [["docs", "others"], ["late"], None]
+    assert [(item.name, item.tracked_from, item.fenced) for item in found] == [
+        ("docs", 0, True),
+        ("late", 1, True),
+        ("others", 0, True),
+    ]
+
+
+async def test_an_activation_by_a_deposed_worker_is_replaced(stores: Stores, settings: Settings) -> None:
+    """Nobody follows the collection from there."""
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        checkpoint = await stores.logs.read_checkpoint(await caught_up(stores))
+        assert checkpoint is not None
+        await stores.data["docs"].insert_one({"_id": 2})
+        await caught_up(stores)
+        await stores.log["collections"].insert_one(
+            {"_id": "late", "log": log, "base": Int64(1), "time": checkpoint.time, "fenced": True}
+        )
+        assert await eventually(stores, "collections", lambda: _base(stores, "late", other_than=1)) >= 2
+        await stores.data["late"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs", "late")
+
+
+async def test_an_earlier_activation_does_not_replace_a_later_one(stores: Stores, settings: Settings) -> None:
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await caught_up(stores)
+        await began(stores, "late")
+        (before,) = [item for item in await stores.tracking.read() if item.name == "late"]
+        assert before.time is not None
+        earlier = Timestamp(before.time.time - 1, 1)
+        await stores.tracking.activate(["late"], log, Seq(0), earlier)
+        await stores.tracking.activate(["late"], log, before.tracked_from, earlier)
+        assert before in await stores.tracking.read()
+
+
+async def _base(stores: Stores, name: str, *, other_than: int) -> int | None:
+    """Return the seq from which on a collection is tracked, once that is another one."""
+    log = await current_log(stores)
+    bases = [item.tracked_from for item in await stores.tracking.active(log) if item.name == name]
+    return next((base for base in bases if base != other_than), None)

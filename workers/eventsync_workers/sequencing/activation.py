@@ -1,12 +1,13 @@
 """The collections that a log follows, and the activation of those that are tracked from now on.
 
-A collection becomes active at a point of the change stream from which on each of its changes has its images.
+A collection becomes active at a point of the change stream from which on each of its changes has its images. The next
+event names it; `eventsync.stores.log.tracking` says why.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +16,31 @@ from bson.timestamp import Timestamp
 from eventsync.domain.positions import Seq
 from eventsync.errors import EventsyncError
 from eventsync.stores.log.logs import Log, LogLost
+from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.images import Images, enable_images
+from eventsync_workers.sequencing.log_writer import LogWriter
 
 logger = logging.getLogger(__name__)
+
+
+_Place = tuple[Seq, Timestamp | None]
+"""The seq and the cluster time at which a collection became active."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
     """Collections to activate once the stream was read up to `time`, after which their changes have images.
 
-    Without any, it only makes the stream be opened again, without collections that were untracked.
+    Without any, it only makes the stream be opened again, without collections that were untracked. `has_dropped` is
+    True if there are such.
     """
 
     names: tuple[str, ...]
     time: Timestamp
+    has_dropped: bool
 
 
 class ActiveCollections:
@@ -44,19 +53,44 @@ class ActiveCollections:
         self._images = images
         self._reasons: dict[str, str] = {}
         """The reasons recorded against collections that were checked again because of them."""
-        self.names: tuple[str, ...] = ()
+        self._followed: dict[str, _Place] = {}
+        """The active collections, and where each of them became active."""
         self.pending: Activation | None = None
 
-    async def load(self) -> None:
-        """Read which collections are active in the log, and enable their images."""
-        active = [item.name for item in await self._stores.tracking.active(self._log.id)]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the active collections, sorted."""
+        return tuple(self._followed)
+
+    async def load(self, writer: LogWriter) -> None:
+        """Read which collections are active in the log, have `writer` follow them, and enable their images.
+
+        Everything that `writer` has converted must be appended, or given up. Those that an event of another worker has
+        made void are activated again.
+        """
+        places = {item.name: item for item in await self._stores.tracking.active(self._log.id)}
+        void = await self._void(places.values(), writer.seq)
+        if void:
+            await self._deactivate(dict.fromkeys(void, "a deposed worker has not followed it, so it begins again"))
+        active = [name for name in places if name not in void]
         images = await self.enable_images(active)
         # Somebody has made it a capped collection, or replaced it by a view. The others must be followed.
         await self._deactivate({name: images.refused[name] for name in images.impossible})
         if active := [name for name in active if name not in images.impossible]:
             # Before the audit could miss the mark of a registry that has active collections.
             await self._stores.tracking.mark(self._log.id, active)
-        self.names = tuple(active)
+        self._followed = {name: _place(places[name]) for name in active}
+        writer.follow(name for name in active if places[name].tracked_from == writer.seq)
+
+    async def _void(self, active: Iterable[TrackedCollection], head: Seq) -> list[str]:
+        """Return the collections that the event behind their activation does not name.
+
+        At the head there is no such event yet: this term writes it, or is fenced out.
+        """
+        bases = {item.name: item.tracked_from for item in active if item.fenced and item.tracked_from < head}
+        named = await self._stores.events.activated(self._log.id, {Seq(base + 1) for base in bases.values()})
+        # An event that MongoDB does not have was archived, long after the activation was confirmed.
+        return [name for name, base in bases.items() if name not in named.get(Seq(base + 1), {name})]
 
     async def enable_images(self, names: Sequence[str] | None = None) -> Images:
         """Enable the images of `names`, or of all active collections; record which of them can't have any."""
@@ -98,7 +132,7 @@ class ActiveCollections:
         for name, reason in reasons.items():
             logger.warning("log %s: %s is no longer tracked: %s", self._log.id, name, reason)
         await self._stores.tracking.deactivate(reasons)
-        self.names = tuple(name for name in self.names if name not in reasons)
+        self._followed = {name: place for name, place in self._followed.items() if name not in reasons}
 
     async def still_active(self) -> tuple[str, ...]:
         """Return those of `names` that are active by the registry. The stream may have changes of the others, too."""
@@ -113,7 +147,7 @@ class ActiveCollections:
         if self.pending is not None:
             return
         listed = await self._stores.tracking.read()
-        new = [item.name for item in listed if item.log != self._log.id and not self._faults.confines(item.name)]
+        new = [item.name for item in listed if not self._follows(item) and not self._faults.confines(item.name)]
         dropped = set(self.names) - {item.name for item in listed}
         if dropped and not await self._stores.tracking.is_marked():
             raise LogLost("the registry of tracked collections was dropped or emptied")
@@ -125,7 +159,11 @@ class ActiveCollections:
                 # Those that were tracked again since are no longer active either.
                 for name in sorted(set(self.names) - active.keys()):
                     logger.info("log %s: %s is no longer tracked: it was untracked", self._log.id, name)
-                self.pending = Activation(ready, images.time)
+                self.pending = Activation(ready, images.time, bool(dropped))
+
+    def _follows(self, item: TrackedCollection) -> bool:
+        """Return True if a collection is followed from where it is active. A deposed worker may have activated it."""
+        return item.log == self._log.id and self._followed.get(item.name) == _place(item)
 
     async def _check_suspects(self, active: Mapping[str, str | None]) -> frozenset[str]:
         """Check each collection again against which somebody, such as the snapshotter, has recorded a new reason."""
@@ -150,6 +188,10 @@ class ActiveCollections:
             await self._stores.tracking.activate(names, self._log.id, seq, time)
             logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), seq)
         self.pending = None
+
+
+def _place(item: TrackedCollection) -> _Place:
+    return item.tracked_from, item.time
 
 
 def change_pipeline(names: Sequence[str]) -> list[dict[str, Any]]:

@@ -107,6 +107,8 @@ class LogWriter:
         """Computes the routes of events."""
         self._revision: int | None = None
         """The revision of the registry of declared shapes that the next event is to name."""
+        self._activated: tuple[str, ...] = ()
+        """The collections that the next event is to name."""
         self._numbered = self.seq
         self._events = events
         self._images = images
@@ -121,6 +123,13 @@ class LogWriter:
         """
         # Without a registry there is nothing to confirm.
         self.router, self._revision = router, router.revision or None
+
+    def follow(self, activated: Iterable[str]) -> None:
+        """Have the next event name collections, whose changes are converted from the one behind `seq` on.
+
+        Everything that was converted must be appended, or given up.
+        """
+        self._activated = tuple(activated)
 
     async def convert(self, transactions: Iterable[Transaction], read: Batch | None = None) -> NumberedEvents:
         """Number the events of transactions. `read` is the batch that ends with them and leaves none open, if any.
@@ -187,14 +196,14 @@ class LogWriter:
         self._numbered = self.seq
         self._time, self._token = time, token
 
-    async def append_restarts(self, names: Sequence[str], batch: Batch) -> None:
-        """Append an event for each collection that is tracked again after `batch`, which settles the log.
+    async def append_restarts(self, names: Sequence[str], token: Token, time: Timestamp) -> None:
+        """Append an event for each collection that is tracked again after `token`, up to which all is appended.
 
         The event moves the head beyond all positions that clients have of the collection. Raises like `append`.
         """
-        events = [encode_event(tracked_again(name, batch.time.as_datetime())) for name in names]
-        await self.append_repair(events, batch.token, batch.time)
-        self.checkpoint = NewCheckpoint(self.seq, batch.token, batch.time)
+        events = [encode_event(tracked_again(name, time.as_datetime())) for name in names]
+        await self.append_repair(events, token, time)
+        self.checkpoint = NewCheckpoint(self.seq, token, time)
 
     def _appended(self, newest: NewEvent) -> None:
         self.newest, self.seq, self.token = newest, newest.event.seq, newest.token
@@ -305,7 +314,8 @@ class LogWriter:
         stored = StoredEvent(seq, collection, id_text, body, transaction, routes)
         # The numbers of its events are those of a worker that has read the registry, from this one on.
         revision, self._revision = self._revision, None
-        return NewEvent(stored, version, token, time, type_hints, revision, bool(unrouted))
+        activated, self._activated = self._activated, ()
+        return NewEvent(stored, version, token, time, type_hints, revision, bool(unrouted), activated)
 
 
 def _outline(change: RawBSONDocument) -> DecodedChange:

@@ -51,7 +51,7 @@ async def repair_log(
     log = writer.log
     logger.warning("log %s: history is lost, repairing it: %s", log, reason)
     # This enables images. All changes after the new stream's token then have them.
-    await collections.load()
+    await collections.load(writer)
     async with watch(stores.data, change_pipeline(collections.names)) as stream:
         token = stream.token
     # A new stream begins just after the cluster time. This write moves the cluster time on, so it can be read at.

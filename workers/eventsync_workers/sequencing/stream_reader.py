@@ -128,7 +128,7 @@ class StreamReader:
         However it ends, all whole transactions that were read before are appended. Raises `ChangeTooLarge` if the log
         is to be resumed at its end, and `HistoryLost`.
         """
-        await self._collections.load()
+        await self._collections.load(self._writer)
         await self._shapes.check_registry(self._collections.names)
         names = ", ".join(self._collections.names) or "nothing yet"
         logger.info("log %s: sequencing %s from %d", self._log.id, names, self._writer.seq)
@@ -158,8 +158,8 @@ class StreamReader:
             if 0 < len(batch.changes) < self._mode.limit:
                 self._journal.saw(batch.changes[0]["wallTime"], asked, self._writer.took)
             self._mode.did(len(batch.changes))
-            if self._shapes.pending is not None and batch.changes:
-                await self._activate_shapes_before(batch, pipeline)
+            if batch.changes and await self._activate_before(batch, pipeline):
+                return self._token
             if await self._take(batch, pipeline):
                 return batch.token
             self._token = batch.token
@@ -188,44 +188,59 @@ class StreamReader:
         # No checkpoint and no new stream may begin inside a transaction: its first changes would come twice, or never.
         if self._assembler.is_open:
             return False
-        if self._is_activation_due(batch) or self._shapes.pending is not None:
+        if self._is_activation_due(batch.time) or self._shapes.pending is not None:
             await pipeline.drained()
-            if self._writer.settles(batch) and await self._activate(batch):
+            if self._writer.settles(batch) and await self._activate(batch.token, batch.time):
                 return True
         return has_whole and self._mode.passed()
 
-    async def _activate_shapes_before(self, batch: Batch, pipeline: Pipeline) -> None:
-        """Activate pending shapes between the last batch and this one, if no change of the same time is in both.
+    async def _activate_before(self, batch: Batch, pipeline: Pipeline) -> bool:
+        """Activate what is pending between the last batch and this one, if no change of the same time is in both.
 
-        Under load every batch has changes, so waiting for a batch without any could take for ever.
+        Under load every batch has changes, so waiting for a batch without any could take for ever. Return True if there
+        were collections: the stream is to be opened again before this batch.
         """
+        if self._collections.pending is None and self._shapes.pending is None:
+            return False
         first, settled = batch.changes[0]["clusterTime"], token_time(self._token)
-        if not self._used <= settled < first:
-            return
+        has_collections = self._is_activation_due(settled) and self._can_open_inside
+        if not self._used <= settled < first or not (has_collections or self._shapes.pending is not None):
+            return False
         if whole := self._assembled((), first):
             await pipeline.put(whole)
         await pipeline.drained()
         self._writer.checkpoint = NewCheckpoint(self._writer.seq, self._token, settled)
-        checkpoint = await self._checkpoints.record()
-        await self._shapes.activate(self._writer, checkpoint.time)
+        return await self._activate(self._token, settled, with_collections=has_collections)
 
-    def _is_activation_due(self, batch: Batch) -> bool:
+    @property
+    def _can_open_inside(self) -> bool:
+        """True if the stream that is to be opened with the pending collections can begin behind any change.
+
+        One without the collection of that change could not: MongoDB has to find the change again.
+        """
+        pending = self._collections.pending
+        return self._mode.images and pending is not None and not pending.has_dropped
+
+    def _is_activation_due(self, time: Timestamp) -> bool:
         """Return True if the stream was read as far as the pending collections need it."""
-        return self._collections.pending is not None and batch.time >= self._collections.pending.time
+        return self._collections.pending is not None and time >= self._collections.pending.time
 
-    async def _activate(self, batch: Batch) -> bool:
-        """Activate what is pending behind a batch that settles the log. Return True if there were collections."""
-        has_collections = self._is_activation_due(batch)
+    async def _activate(self, token: Token, time: Timestamp, *, with_collections: bool = True) -> bool:
+        """Activate what is pending at a point of the stream up to which all is appended, and the checkpoint known.
+
+        Return True if there were collections.
+        """
+        has_collections = with_collections and self._is_activation_due(time)
         if has_collections and (names := await self._collections.restarted()):
             # Clients at the log's head may have been there since before the collections were untracked.
-            await self._writer.append_restarts(names, batch)
+            await self._writer.append_restarts(names, token, time)
         # The checkpoint first: it must be no older than the first events of what becomes active.
         checkpoint = await self._checkpoints.record()
         if self._shapes.pending is not None:
             await self._shapes.activate(self._writer, checkpoint.time)
         if has_collections:
             await self._collections.activate(self._writer.seq, checkpoint.time)
-            self._used = batch.time
+            self._used = time
         return has_collections
 
     async def _hand_over(self, batch: Batch, pipeline: Pipeline) -> bool:

@@ -12,7 +12,7 @@ import asyncio
 import math
 import sys
 import zlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -102,6 +102,8 @@ class NewEvent(NamedTuple):
     """The revision of the registry of declared shapes, in the first event after the sequencer has read it."""
     is_unrouted: bool = False
     """The document afterwards is in no route of some definition: it has too many keys, or can't be read."""
+    activated: Sequence[str] = ()
+    """The collections that became active right before this event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +242,19 @@ class EventStore:
         revision = row.get("r") if row else None
         return revision if isinstance(revision, int) else 0
 
+    async def activated(self, log: LogId, seqs: Iterable[Seq]) -> dict[Seq, frozenset[str]]:
+        """Return the names of the collections that became active right before each of these events.
+
+        Those that MongoDB does not have any more are left out.
+        """
+        keys = [event_key(log, seq) for seq in seqs]
+        found: dict[Seq, frozenset[str]] = {}
+        with translated("events can't be read"):
+            async for row in self._events.find({"_id": {"$in": keys}}, {"a": 1}):
+                names = row.get("a")
+                found[Seq(row["_id"]["n"])] = frozenset(names) if isinstance(names, list) else frozenset()
+        return found
+
     async def token(self, log: LogId, seq: Seq) -> Any:
         """Return the resume token stored with an event, or None if MongoDB has no such event."""
         with translated("an event can't be read"):
@@ -358,6 +373,8 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         row["r"] = Int64(new.revision)
     if new.is_unrouted:
         row["u"] = True
+    if new.activated:
+        row["a"] = list(new.activated)
     return row
 
 

@@ -2,6 +2,10 @@
 
 `eventsync track` *asks* for a collection. The sequencer *activates* it at a point of the stream from which every change
 has its images. Clients can write to it and subscribe to it only after that.
+
+A worker that was deposed without noticing may append events without the changes of a collection that its successor has
+activated. So the event right behind an activation names the collection, as `a`: only a worker that follows it can write
+that event. An activation behind which another event stands is void, and the collection is activated again.
 """
 
 from __future__ import annotations
@@ -41,7 +45,8 @@ class TrackedCollection:
     """A collection that is asked for. Once active, it has a log, which contains its events after `tracked_from`.
 
     `refused` is the sequencer's reason for not tracking it. `time` is the cluster time of the checkpoint at which the
-    collection became active. A snapshot from before that time is invalid, whatever its seq.
+    collection became active. A snapshot from before that time is invalid, whatever its seq. An activation that is
+    `fenced` is void unless the event behind it names the collection. Earlier versions made others.
     """
 
     name: str
@@ -49,6 +54,7 @@ class TrackedCollection:
     tracked_from: Seq
     refused: str | None = None
     time: Timestamp | None = None
+    fenced: bool = False
 
     def covers(self, seq: Seq, time: Timestamp) -> bool:
         """Return True if the log has all events after `seq`, which is cluster time `time`."""
@@ -63,7 +69,9 @@ _REMEMBERED: Final = 1000
 
 
 class TrackingStore:
-    """The registry, `{_id: collection, log?, base?, refused?}`. Anyone may `ask`; the sequencer does all else.
+    """The registry: `{_id: collection, log?, base?, time?, fenced?, refused?}`.
+
+    Anyone may `ask`; the sequencer does all else.
 
     The marker row, `{_id: "", log, active}`, names all collections that have ever been active in the newest log, also
     those that are not asked for any more.
@@ -96,9 +104,14 @@ class TrackingStore:
     ) -> None:
         """Declare that every change of these collections after `tracked_from`, which is cluster time `time`, is in
         `log`.
+
+        A later activation stays: a deposed sequencer makes earlier ones.
         """
-        active = {"$set": {"log": log, "base": Int64(tracked_from), "time": time}, "$unset": {"refused": ""}}
-        requests = [UpdateOne({"_id": name}, active) for name in names]
+        base = Int64(tracked_from)
+        active = {"$set": {"log": log, "base": base, "time": time, "fenced": True}, "$unset": {"refused": ""}}
+        at_base = {"base": base, "time": {"$not": {"$gt": time}}} if time else {"base": base}
+        not_later = {"$or": [{"log": {"$ne": log}}, {"base": {"$not": {"$gte": base}}}, at_base]}
+        requests = [UpdateOne({"_id": name} | not_later, active) for name in names]
         if requests:
             with translated("the collections can't be activated"):
                 await self._collections.bulk_write(requests)
@@ -130,7 +143,9 @@ class TrackingStore:
         """Declare that the log no longer gets changes of these collections. They stay asked for."""
         with translated("the collections can't be deactivated"):
             if listed := list(names):
-                await self._collections.update_many({"_id": {"$in": listed}}, {"$unset": {"log": "", "base": ""}})
+                await self._collections.update_many(
+                    {"_id": {"$in": listed}}, {"$unset": {"log": "", "base": "", "fenced": ""}}
+                )
 
     async def refuse(self, reasons: Mapping[str, str]) -> bool:
         """Record the reasons, by name, for not tracking collections. Return True if any reason is new."""
@@ -155,7 +170,14 @@ class TrackingStore:
         with translated("the tracked collections can't be read"):
             rows = await self._collections.find({"_id": {"$ne": _MARK}}, sort=[("_id", 1)]).to_list()
         return [
-            TrackedCollection(row["_id"], row.get("log"), Seq(row.get("base", 0)), row.get("refused"), row.get("time"))
+            TrackedCollection(
+                row["_id"],
+                row.get("log"),
+                Seq(row.get("base", 0)),
+                row.get("refused"),
+                row.get("time"),
+                row.get("fenced") is True,
+            )
             for row in rows
         ]
 
