@@ -131,6 +131,31 @@ async def test_untracked_collection_without_a_snapshot_is_removed_without_effect
     assert ("late" in found) is (remove is rename_onto)
 
 
+async def test_collection_that_is_removed_as_soon_as_it_is_untracked_causes_no_repair(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next stream has no changes of the collection, so MongoDB would not find the removal to begin behind it."""
+    caplog.set_level(logging.INFO)
+    check = ActiveCollections.check_registry
+
+    async def check_and_drop(self: ActiveCollections) -> None:
+        await check(self)
+        if self.pending is not None:
+            await stores.data["late"].drop()
+
+    async with running_worker(settings):
+        log = await began(stores, "docs", "late")
+        await stores.data["late"].insert_one({"_id": 1})
+        await caught_up(stores)
+        monkeypatch.setattr(ActiveCollections, "check_registry", check_and_drop)
+        await stores.tracking.forget(["late"])
+        await _logged(caplog, stores, f"log {log}: sequencing docs from 1")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+    assert f"log {log}: drop of late" in caplog.text
+    assert "history is lost" not in caplog.text
+
+
 async def _do_nothing(_: object) -> None:
     return None
 

@@ -208,6 +208,10 @@ class LogWriter:
     def _appended(self, newest: NewEvent) -> None:
         self.newest, self.seq, self.token = newest, newest.event.seq, newest.token
 
+    def passed(self, token: Token, time: Timestamp) -> None:
+        """Note a change without events. All changes before it are appended."""
+        self._time, self._token = time, token
+
     def settles(self, batch: Batch) -> bool:
         """Return True if `batch`, which leaves no transaction open, goes beyond the time of the last change."""
         return batch.time > self._time

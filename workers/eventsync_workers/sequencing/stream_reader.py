@@ -253,6 +253,8 @@ class StreamReader:
                     await pipeline.put(whole)
                 await pipeline.drained()
                 await self._collection_changed(change)
+                # A stream without the collection could not begin behind this change, only behind its time.
+                self._writer.passed(change["_id"]["_data"], change["clusterTime"])
                 done, has_whole = index + 1, has_whole or bool(whole)
         whole = self._assembled(changes[done:], batch.time)
         # An empty batch goes through the pipeline as well: behind the events before it, its token makes a checkpoint.
