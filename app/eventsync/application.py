@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from eventsync.access.audit import Refusals
 from eventsync.access.control import AccessControl
 from eventsync.api import (
     batch,
@@ -29,10 +30,12 @@ from eventsync.api import (
     websocket,
 )
 from eventsync.api.cors import Cors
+from eventsync.api.endpoint import on_eventsync_error
 from eventsync.api.origins import HostAndOrigin
 from eventsync.api.paths import ExactPaths, route_path
 from eventsync.api.state import Services
 from eventsync.concurrency.admission import DelayAdmission
+from eventsync.concurrency.budgets import BudgetLimits, Budgets
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.waiting import backoff, set_within
@@ -115,7 +118,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
         settings,
         routes=ROUTES,
         lifespan=lifespan,
-        exception_handlers={EventsyncError: on_error, HTTPException: on_error, Exception: on_error},
+        exception_handlers={EventsyncError: on_eventsync_error, HTTPException: on_error, Exception: on_error},
         middleware=[
             # The outermost first: nothing of a foreign request is counted, timed or answered across origins.
             Middleware(HostAndOrigin, settings=settings),
@@ -167,6 +170,8 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             held,
             writes,
             access,
+            Budgets(_limits(settings)),
+            Refusals(),
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -176,6 +181,15 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             finally:
                 stop.set()
                 access.authenticator.close()
+
+
+def _limits(settings: Settings) -> BudgetLimits:
+    return BudgetLimits(
+        settings.principal_requests,
+        settings.principal_waiting,
+        settings.principal_connections,
+        settings.principal_held_bytes,
+    )
 
 
 async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 from eventsync.access.authenticator import Authenticated
 from eventsync.domain.access.grants import ReadGrant
 from eventsync.domain.access.guards import WriteGuard
-from eventsync.domain.access.principal import ANONYMOUS, OPERATOR, Principal
+from eventsync.domain.access.principal import ANONYMOUS, OPERATOR, Principal, scope_of
 from eventsync.domain.access.rules import AccessRules
 
 EVERYTHING: Final = ReadGrant.of("", None, None)
@@ -41,6 +41,11 @@ class Access:
     def principal(self) -> Principal:
         """The principal that asks."""
         return self.authenticated.principal
+
+    @property
+    def scope(self) -> str:
+        """What begins the stored form of the names that the principal chooses; empty while everything is allowed."""
+        return "" if self._rules is None else scope_of(self.principal.sub)
 
     @property
     def expires(self) -> float | None:

@@ -73,6 +73,11 @@ class AccessControl:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
+    @property
+    def is_pending(self) -> bool:
+        """True while the rules are not known yet, on a server that serves everybody if there are none."""
+        return not self._is_known and may_be_open(self._settings)
+
     async def authenticate(self, credential: str | None) -> Access:
         """Return the access of a token or service key. Raises `Unauthenticated` and `Unavailable`."""
         if (access := self._without_rules()) is not None:

@@ -20,7 +20,7 @@ from eventsync.access.access import Access
 from eventsync.api.origins import is_own_origin
 from eventsync.api.state import services_of
 from eventsync.domain.access.auth import is_loopback
-from eventsync.errors import Malformed, Unauthenticated
+from eventsync.errors import Malformed, Unauthenticated, Unavailable
 
 MAX_COOKIE: Final = 4096 - 512
 """Longest credential in a cookie: browsers keep cookies of up to 4 KiB, name and attributes included."""
@@ -53,6 +53,18 @@ async def authenticate_hello(connection: HTTPConnection, token: str | None) -> A
     """
     control = services_of(connection).access
     return control.open_access or await control.authenticate(token or credential_of(connection))
+
+
+async def is_operator(connection: HTTPConnection) -> bool:
+    """Return True if a request to a public endpoint may be shown what operators see."""
+    control = services_of(connection).access
+    if control.open_access is not None or control.is_pending:
+        return True
+    try:
+        credential = credential_of(connection)
+        return credential is not None and (await control.authenticate(credential)).is_operator
+    except (Unauthenticated, Unavailable):
+        return False
 
 
 def credential_of(connection: HTTPConnection) -> str | None:

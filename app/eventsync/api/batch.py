@@ -31,6 +31,8 @@ from eventsync.server.deadline import deadline_of
 from eventsync.server.problems import problem_of_error, retry_after
 from eventsync.server.response_stream import ResponseStream
 
+_PATH: Final = "/v1/collections/{collection}/documents:batch"
+_NAME: Final = f"POST {_PATH}"
 _KEY: Final = "idempotency_key"
 
 
@@ -53,14 +55,16 @@ class BatchEndpoint:
         items.check(services.settings.batch_operations)
         deadline_of(request).lift()  # `bulk` keeps the same deadline for each operation
         minimal = not conditions.wants_representation(request)
-        with ExitStack() as admitted:
-            admitted.enter_context(services.writes.admitted())
-            async with aclosing(
-                _pieces(services, items, permissions, admitted, minimal=minimal, is_json=is_json)
-            ) as pieces:
-                stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
-                headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
-                await stream.send_all(headers, pieces, what="the answer to a batch")
+        weight = min(len(items), services.settings.batch_concurrency)
+        async with permissions.requests(weight):
+            with ExitStack() as admitted:
+                admitted.enter_context(services.writes.admitted())
+                async with aclosing(
+                    _pieces(services, items, permissions, admitted, minimal=minimal, is_json=is_json)
+                ) as pieces:
+                    stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
+                    headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
+                    await stream.send_all(headers, pieces, what="the answer to a batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ async def _rows(
             admitted.close()
             rows = []
             for outcome in some:
+                if isinstance(outcome, EventsyncError):
+                    permissions.record(outcome, _NAME)
                 rows.append(to_json(_item(outcome, minimal=minimal)))
                 await turn(len(rows[-1]))
             left -= len(rows)
@@ -188,11 +194,12 @@ def _item(outcome: WriteResult | EventsyncError, *, minimal: bool) -> dict[str, 
 
 routes = [
     Endpoint(
-        "/v1/collections/{collection}/documents:batch",
+        _PATH,
         BatchEndpoint(),
         methods=["POST"],
         access=AccessLevel.PRINCIPAL,
         name="batch",
+        is_long=True,
         writes=True,
     )
 ]

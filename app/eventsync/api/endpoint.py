@@ -13,17 +13,22 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eventsync.access.access import Access
+from eventsync.access.audit import NOT_OPERATOR
 from eventsync.api import conditions
 from eventsync.api.authentication import authenticate
+from eventsync.api.permissions import NotGranted
 from eventsync.api.state import ACCESS, services_of
-from eventsync.errors import Forbidden, Malformed, UnsupportedMediaType
+from eventsync.errors import Forbidden, Malformed, Unauthenticated, UnsupportedMediaType
+from eventsync.server.problems import on_error
+
+ROUTE: Final = "eventsync.route"
+"""The key of the ASGI scope under which the path of the endpoint stands, where rules apply."""
 
 SAFE = frozenset({"GET", "HEAD"})
 
@@ -53,7 +58,8 @@ class Endpoint(Route):
 
     A `tagged` endpoint evaluates conditions itself. The responses of all others have no entity tag. An endpoint that
     `writes` documents is refused under overload, before its body is read; it counts its writes by `Services.writes`. An
-    endpoint that `authenticates` does so by itself, because it reports temporary errors in another way.
+    endpoint that `authenticates` does so by itself, because it reports temporary errors in another way. One that
+    `is_long` may take minutes: it counts as a connection of its principal, and not as one of its requests.
     """
 
     def __init__(  # noqa: PLR0913 - each is something that an endpoint declares
@@ -69,6 +75,7 @@ class Endpoint(Route):
         tagged: bool = False,
         writes: bool = False,
         authenticates: bool = False,
+        is_long: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=methods, name=name)
         self.access = access
@@ -77,27 +84,46 @@ class Endpoint(Route):
         self.tagged = tagged
         self.writes = writes
         self.authenticates = authenticates
+        self.is_long = is_long
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        if self.access is AccessLevel.PUBLIC or scope["method"] not in (self.methods or ()):
+            await self._serve(request, send)
+        elif (access := services_of(request).access.open_access) is not None:
+            scope[ACCESS] = access
+            await self._serve(request, send)
+        else:
+            await self._serve_principal(request, private(send))
+
+    async def _serve_principal(self, request: Request, send: Send) -> None:
+        """Serve a request under rules, within the budget of its principal."""
+        budgets, scope = services_of(request).budgets, request.scope
+        scope[ROUTE] = self.path
+        if self.authenticates:
+            await self._serve(request, send)
+            return
+        access = scope[ACCESS] = await authenticate(request)
+        if self.access is AccessLevel.OPERATOR and not access.is_operator:
+            raise Forbidden("this is for operators: principals with the role `operator`", reason=NOT_OPERATOR)
+        if self.is_long:
+            with budgets.connection(access.principal.sub):
+                await self._serve(request, send)
+        else:
+            async with budgets.request(access.principal.sub):
+                await self._serve(request, send)
+
+    async def _serve(self, request: Request, send: Send) -> None:
+        scope = request.scope
         if scope["method"] in (self.methods or ()):
-            request = Request(scope, receive)
-            if not (self.authenticates or self.access is AccessLevel.PUBLIC):
-                scope[ACCESS] = services_of(request).access.open_access or await self._authenticate(request)
             self.check_query(request)
             # One pass over the names, because nearly all requests have none of these headers.
             if not _CHECKED.isdisjoint([name for name, _ in scope["headers"]]) and self._is_unchanged(request):
-                await Response(status_code=304)(scope, receive, send)
+                await Response(status_code=304)(scope, request.receive, send)
                 return
             if self.writes:
                 services_of(request).writes.check()
-        await super().handle(scope, receive, send)
-
-    async def _authenticate(self, request: Request) -> Access:
-        """Return the access of a request. Raises `Forbidden`, `Unauthenticated` and `Unavailable`."""
-        access = await authenticate(request)
-        if self.access is AccessLevel.OPERATOR and not access.is_operator:
-            raise Forbidden("this is for operators: principals with the role `operator`")
-        return access
+        await super().handle(scope, request.receive, send)
 
     def check_query(self, request: Request) -> None:
         """Raise `Malformed` for a query parameter that this endpoint does not take."""
@@ -118,6 +144,32 @@ class WebSocketEndpoint(WebSocketRoute):
     def __init__(self, path: str, endpoint: ASGIApp, *, access: AccessLevel, name: str | None = None) -> None:
         super().__init__(path, endpoint, name=name)
         self.access = access
+
+
+async def on_eventsync_error(request: Request, error: Exception) -> Response:
+    """Answer an error that ends a request, and record it if it is the refusal of a principal."""
+    route: str | None = request.scope.get(ROUTE)
+    if route is not None and isinstance(error, Unauthenticated | Forbidden | NotGranted):
+        services_of(request).record_refusal(error, request.scope.get(ACCESS), f"{request.method} {route}")
+    return await on_error(request, error)
+
+
+def private(send: Send) -> Send:
+    """Return a `send` that keeps what a principal is shown out of shared caches.
+
+    A browser may keep it for the same credential, and asks each time whether it is still shown.
+    """
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            if "no-store" not in headers.get("cache-control", "no-store"):
+                headers["Cache-Control"] = "private, no-cache"
+            for name in ("Authorization", "Cookie"):
+                headers.add_vary_header(name)
+        await send(message)
+
+    return sent
 
 
 def check_query(connection: HTTPConnection, once: frozenset[str], repeated: frozenset[str] = frozenset()) -> None:

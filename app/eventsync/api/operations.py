@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsync.api.authentication import is_operator
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import Services, services_of
@@ -31,10 +32,12 @@ async def healthz(_request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Respond 200 if this server can serve, else 503, with the same body; `detail` is the worst problem.
 
-    A missing leader does not make a server unready: it would be so for all servers, and they can still serve.
+    With rules, only operators see more than the status. A missing leader does not make a server unready: it would be so
+    for all servers, and they can still serve.
     """
     health = await services_of(request).sync.health()
-    return Response(orjson.dumps(asdict(health)), 503 if health.status == "not_ready" else 200, NO_STORE, JSON)
+    body = asdict(health) if await is_operator(request) else {"status": health.status}
+    return Response(orjson.dumps(body), 503 if health.status == "not_ready" else 200, NO_STORE, JSON)
 
 
 async def metrics(request: Request) -> Response:
@@ -78,8 +81,13 @@ def _of_requests(services: Services) -> Iterator[Gauge | Counter]:
     refused.add_metric(["bytes"], services.held.refused)
     refused.add_metric(["clients"], sync.vectors.refused)
     refused.add_metric(["writes"], writes.refused)
+    refused.add_metric(["principals"], services.budgets.refused)
     yield waiting
     yield refused
+    denied = Counter("eventsync_access_refused", "Requests refused by access rules, by reason.", labels=["reason"])
+    for reason, count in sorted(services.refusals.counts.items()):
+        denied.add_metric([reason], count)
+    yield denied
     yield Gauge("eventsync_held_bytes", "Bytes held by requests under way.", services.held.held)
     yield Gauge("eventsync_writes_waiting", "Writes of documents in progress.", writes.waiting)
     yield Gauge("eventsync_write_delay_seconds", "Expected delay of a new write.", writes.delay)

@@ -6,16 +6,16 @@ A collection of which it may read nothing is not there: the answer is the same a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 
 from starlette.requests import HTTPConnection
 
 from eventsync.access.access import Access
 from eventsync.access.audit import NOT_GRANTED
 from eventsync.api.state import access_of, services_of
-from eventsync.domain.access.principal import scope_of
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.names import not_tracked
-from eventsync.errors import Forbidden, NotTracked
+from eventsync.errors import EventsyncError, Forbidden, NotTracked
 from eventsync.nodestorage import Author, Guard, Visible
 
 
@@ -29,13 +29,31 @@ class Permissions:
     """What the principal of one request may do."""
 
     def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
         self._access: Access = access_of(connection)
         self._tracking = services_of(connection).sync.tracking
 
     @property
     def scope(self) -> str:
         """What begins the stored form of names that the principal chooses; empty while everything is allowed."""
-        return "" if self._access.is_open else scope_of(self._access.principal.sub)
+        return self._access.scope
+
+    def connection(self) -> AbstractContextManager[None]:
+        """Hold a connection of the principal in the block. Raises `RateLimited`."""
+        if self._access.is_open:
+            return nullcontext()
+        return services_of(self._connection).budgets.connection(self._access.principal.sub)
+
+    def requests(self, weight: int) -> AbstractAsyncContextManager[None]:
+        """Hold so many places among the principal's requests in the block. Raises `RateLimited`."""
+        if self._access.is_open:
+            return nullcontext()
+        return services_of(self._connection).budgets.request(self._access.principal.sub, weight)
+
+    def record(self, error: EventsyncError, request: str) -> None:
+        """Record the refusal of one operation among others."""
+        if not self._access.is_open and isinstance(error, Forbidden | NotGranted):
+            services_of(self._connection).record_refusal(error, self._access, request)
 
     def require(self, collection: str) -> None:
         """Raise `NotTracked` for a collection that is not tracked, or of which the principal may read nothing."""

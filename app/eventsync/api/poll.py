@@ -124,6 +124,7 @@ routes = [
         methods=["GET"],
         access=AccessLevel.PRINCIPAL,
         name="log",
+        is_long=True,
         query=("shape", "position", "limit", "wait"),
         tagged=True,
     ),
@@ -133,6 +134,7 @@ routes = [
         methods=["GET"],
         access=AccessLevel.PRINCIPAL,
         name="snapshot",
+        is_long=True,
         query=("shape",),
     ),
 ]

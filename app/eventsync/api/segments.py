@@ -130,6 +130,7 @@ routes = [
         methods=["GET"],
         access=AccessLevel.OPERATOR,
         name="segment",
+        is_long=True,
         tagged=True,
     ),
 ]

@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 from eventsync.access.access import Access
 from eventsync.api.authentication import authenticate_stream
 from eventsync.api.endpoint import AccessLevel, Endpoint
-from eventsync.api.state import Services, services_of
+from eventsync.api.permissions import Permissions
+from eventsync.api.state import ACCESS, Services, services_of
 from eventsync.domain import protocol
 from eventsync.domain.positions import (
     LogId,
@@ -78,8 +79,9 @@ class EventStream:
         query = _parse_query(request, services.settings)
         stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
         try:
-            access = await authenticate_stream(request, [str(shape) for shape in query[0]])
-            await _serve(scope, services, query, access, stream)
+            access = scope[ACCESS] = await authenticate_stream(request, [str(shape) for shape in query[0]])
+            with Permissions(request).connection():
+                await _serve(scope, services, query, access, stream)
         except EventsyncError as error:
             if stream.started or not error.retryable:
                 raise

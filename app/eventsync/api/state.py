@@ -8,10 +8,13 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from eventsync.access.access import Access
+from eventsync.access.audit import Refusals
 from eventsync.access.control import AccessControl
 from eventsync.concurrency.admission import DelayAdmission
+from eventsync.concurrency.budgets import Budgets
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
+from eventsync.errors import EventsyncError, Unavailable
 from eventsync.nodestorage import NodeStorage
 from eventsync.settings import Settings
 from eventsync.stores.archive.archive import Archive
@@ -35,6 +38,14 @@ class Services:
     writes: DelayAdmission
     """Admits the writes of documents. Each goes through it."""
     access: AccessControl
+    budgets: Budgets
+    refusals: Refusals
+
+    def record_refusal(self, error: EventsyncError, access: Access | None, request: str) -> None:
+        """Count and log that a principal was refused something, or that nobody was authenticated."""
+        # What MongoDB refuses to this server is no refusal of a principal.
+        if not isinstance(error, Unavailable):
+            self.refusals.record(error, None if access is None else access.principal, request)
 
 
 def services_of(connection: HTTPConnection) -> Services:

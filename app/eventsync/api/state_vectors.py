@@ -17,6 +17,7 @@ from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
 from eventsync.concurrency.held_bytes import need
+from eventsync.domain.access.principal import name_within
 from eventsync.domain.events import timestamp
 from eventsync.domain.positions import vector_from_json, vector_to_json
 from eventsync.domain.protocol import check_client_id
@@ -57,9 +58,9 @@ async def _page(clients: AsyncIterator[Client], limit: int, max_bytes: int) -> t
 
 
 async def read(request: Request) -> Response:
-    """Read one client."""
+    """Read one client: one of the principal's own, or for an operator any other by the id in the listing."""
     client = await services_of(request).sync.vectors.client(_client_id(request), access_of(request))
-    return Response(orjson.dumps(described(client)), headers=NO_STORE, media_type=JSON)
+    return _answer(request, client)
 
 
 async def put(request: Request) -> Response:
@@ -70,7 +71,14 @@ async def put(request: Request) -> Response:
         raise Malformed('the body is {"vector": {shape: position}}')
     vector = vector_from_json(tree["vector"], limit=services.settings.max_shapes)
     client = await services.sync.vectors.put(_client_id(request), vector, access_of(request))
-    return Response(orjson.dumps(described(client)), headers=NO_STORE, media_type=JSON)
+    return _answer(request, client)
+
+
+def _answer(request: Request, client: Client) -> Response:
+    body = described(client)
+    # The client knows the name that it has chosen.
+    body["client_id"] = segment(request, "client_id")
+    return Response(orjson.dumps(body), headers=NO_STORE, media_type=JSON)
 
 
 async def delete(request: Request) -> Response:
@@ -97,10 +105,11 @@ def _lag(lag: ShapeLag | None) -> dict[str, float | None] | None:
 
 
 def _client_id(request: Request) -> str:
-    client_id = check_client_id(segment(request, "client_id"))
-    if client_id is None:
+    """Return the stored id of the client in the path. Raises `Malformed`."""
+    text, access = segment(request, "client_id"), access_of(request)
+    if check_client_id(name_within(text)) is None:
         raise Malformed("a client has an id")
-    return client_id
+    return text if access.is_operator and text != name_within(text) else access.scope + text
 
 
 routes = [

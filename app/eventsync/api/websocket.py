@@ -15,11 +15,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from eventsync.api.authentication import authenticate_hello
 from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint, check_query
-from eventsync.api.state import Services, services_of
+from eventsync.api.permissions import Permissions
+from eventsync.api.state import ACCESS, Services, services_of
 from eventsync.concurrency.slices import turn
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
-from eventsync.errors import EventsyncError, Malformed, RateLimited, TooLarge, Unauthenticated, public_error
+from eventsync.errors import EventsyncError, Forbidden, Malformed, RateLimited, TooLarge, Unauthenticated, public_error
 from eventsync.server.extensions import evict, socket_writer, until_writable
 from eventsync.server.problems import Close, close_of
 from eventsync.server.response_stream import ClientDisconnected
@@ -108,16 +109,17 @@ class _Connection:
         """Serve until the session is closed. Raises the error that ended it."""
         check_query(self._websocket, frozenset())
         hello = await self._hello()
-        access = await authenticate_hello(self._websocket, hello.token)
-        async with self._services.sync.sessions.open(
-            hello.shapes,
-            hello.vector,
-            hello.client_id,
-            access=access,
-            transport="websocket",
-            direct_writer=direct_writer(self._websocket.scope),
-        ) as session:
-            await self._serve(session)
+        access = self._websocket.scope[ACCESS] = await authenticate_hello(self._websocket, hello.token)
+        with Permissions(self._websocket).connection():
+            async with self._services.sync.sessions.open(
+                hello.shapes,
+                hello.vector,
+                hello.client_id,
+                access=access,
+                transport="websocket",
+                direct_writer=direct_writer(self._websocket.scope),
+            ) as session:
+                await self._serve(session)
 
     async def _serve(self, session: Session) -> None:
         ended: Exception | None = None
@@ -198,6 +200,8 @@ class _Connection:
 
     async def fail(self, error: EventsyncError) -> None:
         """Close because of an error. After a retryable one, an `error` message first says when to reconnect."""
+        if isinstance(error, Unauthenticated | Forbidden):
+            self._services.record_refusal(error, self._websocket.scope.get(ACCESS), f"WEBSOCKET {PATH}")
         if error.retryable:
             try:
                 await self._send({"type": "websocket.send", "text": protocol.error(error).decode()})

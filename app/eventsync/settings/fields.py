@@ -186,6 +186,31 @@ class Fields(BaseSettings):
         ge=MIB,
         description="Maximum number of bytes that the requests of one server process hold together (bodies, documents that were read, responses that are not sent yet), beyond 64 KiB each; further requests are answered 503.",
     )
+    principal_requests: int = Field(
+        64,
+        ge=0,
+        description="Maximum number of requests of one principal that one server process carries out at the same time; 0: no limit. Further ones wait their turn, and delay no other principal. A batch counts as `batch_concurrency` requests. Applies with `[auth]`, like all of `principal_…`.",
+    )
+    principal_waiting: int = Field(
+        1000,
+        ge=0,
+        description="Maximum number of requests of one principal that wait for `principal_requests`; further ones are answered 429.",
+    )
+    principal_connections: int = Field(
+        1000,
+        ge=0,
+        description="Maximum number of WebSockets, event streams, polls, snapshots, batches and segments of one principal under way in one server process; 0: no limit. Further ones are answered 429.",
+    )
+    principal_held_bytes: int = Field(
+        128 * MIB,
+        ge=0,
+        description="Maximum number of bytes that the requests of one principal hold together, as a part of `held_bytes`, beyond 64 KiB each; 0: no limit. Further requests are answered 429.",
+    )
+    principal_clients: int = Field(
+        10_000,
+        ge=0,
+        description="Maximum number of clients of one principal with a stored state vector; 0: no limit. Beyond it as for `max_clients`. Each process counts every 5 s.",
+    )
     principal: str = Field(
         "anonymous",
         max_length=256,

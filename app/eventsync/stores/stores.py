@@ -168,6 +168,7 @@ class Stores:
                 max_shapes=settings.client_shapes,
                 max_clients=settings.max_clients,
                 max_bytes=settings.client_bytes,
+                max_own=settings.principal_clients,
             ),
             credentials=Credentials.of(log, settings),
         )

@@ -39,10 +39,15 @@ def scope_of(sub: str) -> str:
     return blake2b(sub.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest() + "~"
 
 
+def scope_in(stored: str) -> str:
+    """Return what begins the stored form of a name; nothing for one of an open server."""
+    found = _SCOPE.match(stored)
+    return "" if found is None else found[0]
+
+
 def name_within(stored: str) -> str:
     """Return the name that a client chose, of its stored form."""
-    scope = _SCOPE.match(stored)
-    return stored if scope is None else stored[scope.end() :]
+    return stored.removeprefix(scope_in(stored))
 
 
 ANONYMOUS: Final = Principal("anonymous")

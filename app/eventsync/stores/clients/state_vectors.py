@@ -20,6 +20,8 @@ from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
+from eventsync.concurrency.ttl_cache import TTLCache
+from eventsync.domain.access.principal import scope_in
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import CODEC
@@ -30,6 +32,12 @@ from eventsync.mongodb.ttl_index import ensure_expiry
 
 _READ_AT_ONCE: Final = 32
 """Clients in one read. Each has up to `client_shapes` positions, whose shapes may have long ids."""
+
+_OWN_AGE: Final = 5.0
+"""Seconds between two counts of the clients of a principal."""
+
+_OWN_KEPT: Final = 10_000
+"""Principals whose count is kept, and refused clients."""
 
 POLLING: Final = "http"
 """The transport of a client that has used no other."""
@@ -85,15 +93,22 @@ class VectorStore:
         max_shapes: int,
         max_clients: int = sys.maxsize,
         max_bytes: int = sys.maxsize,
+        max_own: int = 0,
     ) -> None:
         """`max_shapes` limits the positions of a client; the furthest ones are kept.
 
-        New clients are not recorded once there are `max_clients` of them or their records have `max_bytes`. (If new
-        clients replaced others, an attacker could remove real clients by inventing ids.)
+        New clients are not recorded once there are `max_clients` of them, their records have `max_bytes`, or their
+        principal has `max_own` (0: no limit). (If new clients replaced others, an attacker could remove real clients
+        by inventing ids.)
         """
         self._vectors: AsyncCollection[Any] = database.get_collection("state_vectors", codec_options=CODEC)
         self._capacity = Capacity(self._vectors, documents=max_clients, size=max_bytes)
         self._max_shapes = max_shapes
+        self._max_own = max_own
+        self._full: TTLCache[bool] = TTLCache(ttl=_OWN_AGE, max_entries=_OWN_KEPT)
+        """Whether a principal has as many clients as it may, by its scope."""
+        self._unrecorded: dict[str, None] = {}
+        """The newest clients that were refused for that reason. Their acknowledgements create no record."""
         self.refused = 0
         """The number of times that a new client was not recorded."""
 
@@ -104,13 +119,27 @@ class VectorStore:
 
     async def remembers(self, client_id: str, *, known: bool | None = None) -> bool:
         """Return True if a client is recorded or can be. `known` says if it is recorded, if the caller knows."""
+        scope = scope_in(client_id) if self._max_own else ""
         with translated("state vectors can't be read"):
-            if not await self._capacity.is_full():
+            full = await self._capacity.is_full()
+            if not full and not scope:
                 return True
-        if known is None:
-            known = await self.read(client_id) is not None
-        self.refused += not known
-        return known
+            if known is None:
+                known = await self.read(client_id) is not None
+            if known or (not full and not await self._full.get(scope, lambda: self._is_full(scope))):
+                self._unrecorded.pop(client_id, None)
+                return True
+        self.refused += 1
+        if scope:
+            self._unrecorded[client_id] = None
+            if len(self._unrecorded) > _OWN_KEPT:
+                del self._unrecorded[next(iter(self._unrecorded))]
+        return False
+
+    async def _is_full(self, scope: str) -> bool:
+        """Return True if a principal has as many clients as it may."""
+        own = {"_id": {"$gte": scope, "$lt": scope + "\x7f"}}  # ids are printable ASCII
+        return await self._vectors.count_documents(own, limit=self._max_own) >= self._max_own
 
     async def record(self, updates: Sequence[VectorUpdate]) -> None:
         """Record updates in one bulk write. Recorded or older positions change nothing.
@@ -120,7 +149,12 @@ class VectorStore:
         with translated("state vectors can't be recorded"):
             room = not await self._capacity.is_full()
             writes: list[UpdateOne | UpdateMany] = [
-                UpdateOne({"_id": {"$eq": update.client_id}}, _change(update), upsert=room) for update in updates
+                UpdateOne(
+                    {"_id": {"$eq": update.client_id}},
+                    _change(update),
+                    upsert=room and update.client_id not in self._unrecorded,
+                )
+                for update in updates
             ]
             # In the same bulk, after the updates: a client that sends ever new shapes must not grow its record.
             writes.append(_shortening([update.client_id for update in updates if update.vector], self._max_shapes))

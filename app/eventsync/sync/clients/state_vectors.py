@@ -14,6 +14,7 @@ from typing import Final
 
 from eventsync.access.access import Access
 from eventsync.concurrency.slices import Slices
+from eventsync.domain.access.principal import name_within
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, StateVector, unscoped
 from eventsync.domain.shapes import Shape
@@ -123,7 +124,7 @@ class StateVectorManager:
         """Return a client, with the lag of what `access` allows. Raises `NotFound`."""
         stored = await self._store.read(client_id)
         if stored is None:
-            raise NotFound(f"no client {client_id!r} is known")
+            raise NotFound(f"no client {name_within(client_id)!r} is known")
         return await self._describe(stored, access)
 
     async def clients(self, after: str, limit: int, access: Access) -> AsyncGenerator[Client]:
@@ -136,7 +137,7 @@ class StateVectorManager:
         """Remove a client. A connected one is stored again with its next acknowledgement. Raises `NotFound`."""
         self._writer.discard(client_id)
         if not await self._store.delete(client_id):
-            raise NotFound(f"no client {client_id!r} is known")
+            raise NotFound(f"no client {name_within(client_id)!r} is known")
 
     async def _describe(self, stored: StoredVector, access: Access) -> Client:
         slices, lag = Slices(), {}

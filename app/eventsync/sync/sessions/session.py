@@ -52,6 +52,7 @@ class Identity:
     """A client: its id, its transport, and the state vector that was stored for it.
 
     `named` is False if the server chose the id. `remembered` is True if the client's acknowledgements are stored.
+    `scope` begins the stored form of the id: that of another principal with the same id is another client.
     """
 
     id: str
@@ -59,6 +60,12 @@ class Identity:
     stored: StateVector = field(default_factory=dict)
     named: bool = True
     remembered: bool = True
+    scope: str = ""
+
+    @property
+    def stored_id(self) -> str:
+        """The id of the stored state vector."""
+        return self.scope + self.id
 
 
 class Session:

@@ -75,7 +75,7 @@ class Sessions:
             raise Unavailable.busy(
                 f"this server has its {self._settings.max_connections} connections already", *RETRY_WHEN_FULL
             )
-        client = await self._identity(client_id, transport)
+        client = await self._identity(client_id, transport, access.scope)
         vector = client.stored if vector is None else vector
         grace = self._settings.auth_grace if transport == "websocket" else 0.0
         with self._source.window.subscribers() as subscribers:
@@ -84,7 +84,7 @@ class Sessions:
                 subscribers,
                 live_access=LiveAccess(self._control, access, grace),
                 client=client,
-                on_ack=lambda acknowledged: self._vectors.acknowledge(client.id, acknowledged, client.transport),
+                on_ack=lambda acknowledged: self._vectors.acknowledge(client.stored_id, acknowledged, client.transport),
                 heartbeat=self._settings.heartbeat,
                 max_shapes=self._settings.max_shapes,
                 direct_writer=direct_writer,
@@ -105,13 +105,14 @@ class Sessions:
                 if not self._sessions:
                     self._empty.set()
 
-    async def _identity(self, client_id: str | None, transport: str) -> Identity:
+    async def _identity(self, client_id: str | None, transport: str, scope: str) -> Identity:
         if client_id is None:
-            return Identity(uuid.uuid4().hex, transport, named=False)
-        stored = await self._vectors.vector(client_id)
-        self._vectors.seen(client_id, transport)
-        remembered = await self._vectors.remembers(client_id, known=True if stored else None)
-        return Identity(client_id, transport, stored, remembered=remembered)
+            return Identity(uuid.uuid4().hex, transport, named=False, scope=scope)
+        stored_id = scope + client_id
+        stored = await self._vectors.vector(stored_id)
+        remembered = await self._vectors.remembers(stored_id, known=True if stored else None)
+        self._vectors.seen(stored_id, transport)
+        return Identity(client_id, transport, stored, remembered=remembered, scope=scope)
 
     def recheck(self) -> None:
         """Have every session obey what has changed."""
@@ -132,7 +133,7 @@ class Sessions:
         while not await set_within(stop, min(_REPORT, self._settings.client_ttl / 4)):
             for session in self._sessions:
                 if session.client.named:
-                    self._vectors.seen(session.client.id, session.client.transport)
+                    self._vectors.seen(session.client.stored_id, session.client.transport)
 
     def lag(self) -> ServerLag:
         """Lag of the clients that are connected to this server."""
