@@ -65,7 +65,7 @@ def test_stripping_twice_changes_nothing_more_and_nothing_hidden_stays(
     stripped = redaction.strip(pair[0])
     assert same(redaction.strip(stripped), stripped)
     for path in _paths(stripped):
-        assert not any(_is_below(path, hidden) for hidden in redaction.hide), path
+        assert not any(is_below(path, hidden) for hidden in redaction.hide), path
         assert redaction.fields is None or path[0] in {*redaction.fields, "_id"}
 
 
@@ -86,11 +86,11 @@ def _paths(value: Any, before: tuple[str, ...] = ()) -> Any:
         yield from _paths(item, (*before, str(name)))
 
 
-def _is_below(path: tuple[str, ...], hidden: tuple[str, ...], *, first: bool = True) -> bool:
+def is_below(path: tuple[str, ...], hidden: tuple[str, ...], *, first: bool = True) -> bool:
     """Return True if a path of a document is hidden: written as the definition says, and not as the code does it."""
     if not hidden:
         return True
     if not path:
         return False
-    taken = hidden[0] in (path[0], ANY) and _is_below(path[1:], hidden[1:], first=False)
-    return taken or (not first and is_index(path[0]) and _is_below(path[1:], hidden, first=False))
+    taken = hidden[0] in (path[0], ANY) and is_below(path[1:], hidden[1:], first=False)
+    return taken or (not first and is_index(path[0]) and is_below(path[1:], hidden, first=False))
