@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 
@@ -120,8 +120,8 @@ def principal_of(given: dict[str, Any]) -> Principal:
 def rules_of(**table: Any) -> AccessRules | None:
     rules, problems = read_access({"auth": {}, "roles": {"all": True}, "collections": {"c": {"all": table}}})
     if problems:
-        assume(any("at most" in each.reason or "more than" in each.reason for each in problems))
-        pytest.fail(str(problems[0]))
+        # Only for its size: the branches of a rule repeat what is beside their `$or`.
+        assert "at most" in problems[0].reason or "more than" in problems[0].reason, problems[0].message
     return rules
 
 

@@ -160,7 +160,8 @@ def _routed(
         where = _joined("$or", filters)
         definition, problems = define_all("rule", collection, where, dict.fromkeys(parameters, _TYPES))
         if definition is None:
-            return None, problems
+            reason = f"brought into branches, the rule is refused: {problems[0].reason}"
+            return None, [InvalidPredicate("", reason)]
         templates.append((replace(definition, name=f"{PREFIX}{definition.digest.hex()[:16]}"), parameters))
     return RoutedRule(tuple(templates), claims), []
 
