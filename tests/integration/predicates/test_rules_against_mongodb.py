@@ -31,7 +31,18 @@ IS_LONG = RULES > 60
 DOCUMENTS = 250
 
 SCALARS = (1, 5, 2, 5.0, "a", "b", True, False, 0, -1, 1.5, "", "ab", "$a", "$claims.q", 2**53 + 1, 2**63 - 1)
-UNUSABLE = (None, {"$gt": ""}, {}, {"a": 1}, [["a"]], [None], ["a", {"$ne": 1}], 2**63, "\ud800", float("nan"))
+UNUSABLE: tuple[Any, ...] = (
+    None,
+    {"$gt": ""},
+    {},
+    {"a": 1},
+    [["a"]],
+    [None],
+    ["a", {"$ne": 1}],
+    2**63,
+    "\ud800",
+    float("nan"),
+)
 
 MISSING = object()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
 
-from eventsync.domain.access.claims import UnusableClaim, claim_of, claims_in, has_claims, list_of, sampled, scalar_of
+from eventsync.domain.access.claims import UnusableClaim, claim_of, has_claims, list_of, sampled, scalar_of
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.predicates.definitions import MAX_BRANCHES, Definition, define_all
 from eventsync.domain.predicates.parsing import bound_filter, is_operators, parse_all
@@ -112,12 +112,9 @@ class RoutedRule:
     """A read rule, as definitions, each with the claim of each of its parameters."""
 
     templates: tuple[tuple[Definition, Mapping[str, str]], ...]
-    claims: frozenset[str]
 
     def parts(self, claims: Claims) -> tuple[Part, ...]:
         """Return what the rule allows with these claims, which may be nothing. Raises `UnusableClaim`."""
-        for path in self.claims:
-            list_of(claims, path)
         found = (self._part(definition, names, claims) for definition, names in self.templates)
         return tuple(part for part in found if part is not None)
 
@@ -140,14 +137,13 @@ def routed(collection: str, where: Mapping[str, Any]) -> tuple[RoutedRule | None
     try:
         if problems := parse_all(sampled(where))[1]:
             return None, problems
-        branches = _branches(where, "")
-        return _routed(collection, branches, frozenset(claims_in(where)))
+        return _routed(collection, _branches(where, ""))
     except InvalidPredicate as problem:
         return None, [problem]
 
 
 def _routed(
-    collection: str, branches: Sequence[Sequence[_Condition]], claims: frozenset[str]
+    collection: str, branches: Sequence[Sequence[_Condition]]
 ) -> tuple[RoutedRule | None, list[InvalidPredicate]]:
     groups: dict[frozenset[tuple[str, str]], list[dict[str, Any]]] = {}
     for branch in branches:
@@ -163,7 +159,7 @@ def _routed(
             reason = f"brought into branches, the rule is refused: {problems[0].reason}"
             return None, [InvalidPredicate("", reason)]
         templates.append((replace(definition, name=f"{PREFIX}{definition.digest.hex()[:16]}"), parameters))
-    return RoutedRule(tuple(templates), claims), []
+    return RoutedRule(tuple(templates)), []
 
 
 def _joined(operator: str, filters: Sequence[dict[str, Any]]) -> dict[str, Any]:
