@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import bson
+import pytest
 from bson import json_util
 from bson.binary import UuidRepresentation
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from eventsync.domain.entity_tag import digest_of
+from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import (
     CODEC,
     MAX_DEPTH,
@@ -25,6 +29,8 @@ from eventsync.domain.values.extended_json import (
 )
 from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
 from eventsync.errors import Malformed
+from eventsync.nodestorage import Author, Create, JsonDocument, WritePolicy
+from eventsync.nodestorage.intent import Insert, intent_of
 from support.replica import to_tree
 
 Strategy = st.SearchStrategy[Any]
@@ -66,6 +72,74 @@ def test_canonical_extended_json_round_trips_exactly(documents: Strategy, data: 
     options = json_util.CANONICAL_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
     canonical = json_util.dumps(document, json_options=options)
     assert same(from_tree(parse_json(canonical.encode())), document)
+
+
+@st.composite
+def json_texts(draw: st.DrawFn) -> bytes:
+    """JSON as clients spell it: keys that come twice, escapes, colons in texts, and long or deep values."""
+    names = st.sampled_from(['"a"', '"b"', '"a:b"', r'"\u0061"', r'"\u003a"', r'"\""', '""'])
+    numbers = st.one_of(
+        st.integers(-(2**65), 2**65).map(str),
+        st.floats(allow_nan=False, allow_infinity=False).map(repr),
+        st.sampled_from(["-0", "-0.0", "1E400", "9223372036854775807", "-9223372036854775808", "9223372036854775808"]),
+    )
+    blanks = st.sampled_from(["", " ", "\n"])
+
+    def containers(inner: Strategy) -> Strategy:
+        members = st.tuples(names, blanks, inner).map(lambda each: f"{each[0]}{each[1]}:{each[2]}")
+        arrays = st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]")
+        return arrays | st.lists(members, max_size=4).map(lambda items: "{" + ",".join(items) + "}")
+
+    scalars = numbers | names | st.sampled_from(["true", "null"])
+    texts: Strategy = st.recursive(scalars, containers, max_leaves=12)
+    depth = draw(st.sampled_from([0] * 9 + [MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1]))
+    text: str = draw(texts)
+    return ("[" * depth + text + "]" * depth).encode()
+
+
+def strictly(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+@given(json_texts())
+@example(rb'{"a": 1, "a": 2}')
+@example(rb'{"a": 1, "\u0061": 2}')
+@example(rb'{"a:b": 1, "a": 2, "a": "\u003a"}')
+@example(rb'{"a": [9223372036854775807, -9223372036854775808]}')
+@example(rb'{"a": 9223372036854775808}')
+@example(rb'{"a": -18446744073709551616}')
+def test_json_is_read_exactly_or_refused(text: bytes) -> None:
+    try:
+        expected = json.loads(text, object_pairs_hook=strictly)
+        assert all(-(2**63) <= number < 2**63 for number in leaves(expected) if type(number) is int)
+        assert not any(number == math.inf for number in leaves(expected))
+        check_depth(expected)
+    except (AssertionError, Malformed):
+        with pytest.raises(Malformed):
+            parse_json(text)
+    else:
+        assert same(parse_json(text), expected)
+
+
+def leaves(tree: Any) -> list[Any]:
+    items = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else None
+    return [tree] if items is None else [leaf for item in items for leaf in leaves(item)]
+
+
+@given(st.data())
+def test_documents_of_json_are_those_that_are_stored(documents: Strategy, data: st.DataObject) -> None:
+    document = data.draw(documents)
+    assume(all(type(value) is not bson.Timestamp or value.time or value.inc for value in document.values()))
+    tree = to_tree(document) | {"_id": 1}
+    author = Author("tester", "operation-1")
+    created = intent_of(Create("c", JsonDocument(tree)), WritePolicy()).decide(None, author)
+    assert isinstance(created.write, Insert)
+    stamp, stored = unstamp(decode(created.write.document.raw))
+    assert stamp == (1, "operation-1", "tester", False)
+    assert list(stored) == list(created.result.document)
+    assert same(stored, created.result.document)
+    assert digest_of(stored) == created.result.digest
 
 
 @given(st.data())

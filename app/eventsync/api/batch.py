@@ -172,8 +172,9 @@ async def _rows(
             for outcome in some:
                 if isinstance(outcome, EventsyncError):
                     permissions.record(outcome, _NAME)
-                rows.append(to_json(_item(outcome, minimal=minimal)))
-                await turn(len(rows[-1]))
+                rows.append(row := to_json(_item(outcome, minimal=minimal), plain=minimal))
+                if not minimal:
+                    await turn(len(row))
             left -= len(rows)
             yield rows
     if left:

@@ -32,6 +32,7 @@ from eventsync.importing import (
 from eventsync.mongodb.client import connect
 from eventsync.nodestorage import NodeStorage, WritePolicy
 from eventsync.process import event_loop
+from eventsync.process.garbage_collection import collect_rarely
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.stores import Stores
 
@@ -80,6 +81,7 @@ def import_(
     else:
         source, size = _opened(file)
         path, name = progress or file.with_name(f"{file.name}.progress"), file.name
+    collect_rarely(waited_for=False)
     with source:
         settings = load_settings(mongodb_uri=mongodb_uri, database=database) if server is None else None
         target = server or f"database {settings.database if settings else ''}"

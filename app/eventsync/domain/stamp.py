@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+import bson
 from bson.int64 import Int64
 
-from eventsync.domain.bson_scan.opaque import Document, OddDocument
+from eventsync.domain.bson_scan.opaque import CODEC, Document, OddDocument
 
 FIELD: Final = "_sync"
 
 MAX_VERSION: Final = 2**53 - 1
 """The greatest integer that every JSON parser reads exactly (RFC 8259 section 6)."""
+
+
+_INT32: Final = struct.Struct("<i")
 
 
 class Stamp(NamedTuple):
@@ -48,6 +53,11 @@ class Stamp(NamedTuple):
         """Return the value of the field as it is stored."""
         stamp: Document = {"v": Int64(self.version), "op": self.op_id, "by": self.by}
         return stamp | {"deleted": True} if self.deleted else stamp
+
+    def appended_to(self, document: bytes) -> bytes:
+        """Return an encoded document without a stamp with this one as its last field."""
+        field = bson.encode({FIELD: self.stored()}, codec_options=CODEC)[4:-1]
+        return b"".join((_INT32.pack(len(document) + len(field)), document[4:-1], field, b"\0"))
 
 
 def version_in(field: Mapping[str, Any]) -> int | None:

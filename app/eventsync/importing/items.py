@@ -27,7 +27,7 @@ class Mode(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """A write: an operation of `documents:batch`, whose `content` is the JSON of its document or patch.
 

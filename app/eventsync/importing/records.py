@@ -23,7 +23,7 @@ _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)
 _BETWEEN: Final = b" \t\r\n,"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """A place in a file: between two documents, `offset` bytes from the beginning, in line `line`."""
 
@@ -31,7 +31,7 @@ class Place:
     line: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """The JSON of a document, the place where it begins, and the place behind it."""
 

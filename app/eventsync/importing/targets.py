@@ -37,7 +37,7 @@ _WITHIN: Final = 60.0
 """Seconds for a batch of writes, or for the answer of a server."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ItemAnswer:
     """The outcome of a write: its error `code`, or an empty one. A write with `begun` False was certainly not made."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,7 +50,7 @@ class Author:
     @classmethod
     def new(cls, by: str, guards: Mapping[str, Guard] | None = None) -> Author:
         """Return the author of a new operation of `by`."""
-        return cls(by, uuid.uuid4().hex, guards)
+        return cls(by, os.urandom(16).hex(), guards)
 
     def guard(self, collection: str) -> Guard | None:
         """Return the guard of a collection; None if everything is allowed. Raises `Forbidden`."""

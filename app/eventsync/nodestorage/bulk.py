@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _UNKNOWN: Final = "the write was not finished in time; the outcome is unknown, it may have been made"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BulkWrite:
     """An operation among others, with an author and an idempotency key of its own."""
 

@@ -35,7 +35,7 @@ _EMPTY: Final = 64
 """The fixed cost of a document, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
     """A checked operation to decide. `size` is the work on its own JSON, in bytes."""
 
@@ -140,7 +140,7 @@ class EncodedWrite:
         document = None if result.document is None else JsonText(to_json(result.document))
         result = replace(result, document=document, patch=JsonText(to_json(result.patch)))
         if isinstance(write, Insert):
-            return cls(result, Insert, encode(write.document))
+            return cls(result, Insert, bytes(write.document.raw))
         if isinstance(write, Modify):
             return cls(result, Modify, encode({"u": write.update}))
         return cls(result, None, b"", write)

@@ -201,9 +201,6 @@ class WriteGroups:
         if size > GROUPED_BYTES:
             _leave(queued, states, plan)
             return
-        if isinstance(write, Insert) and after is not None:
-            # Encoded once, for the command and for `recent`.
-            write = Insert(after)
         stamp = Stamp(change.result.version, queued.author.op_id, queued.author.by)
         in_objects = made is not None and made.in_objects
         grouped = GroupedWrite(

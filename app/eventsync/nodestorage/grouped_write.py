@@ -39,7 +39,7 @@ _FAIL: Final = {"$toInt": {"$concat": [_LOST, {"$toString": {"$bsonSize": "$$ROO
 """It depends on the document, because MongoDB computes constants before it looks at any."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GroupedWrite:
     """A write of a group. `stamp` is what it leaves in the document.
 
@@ -204,7 +204,7 @@ def state_after(write: Insert | Modify, state: RawBSONDocument | None) -> StateA
     Source: https://www.mongodb.com/docs/manual/reference/operator/update/set/
     """
     if isinstance(write, Insert):
-        return StateAfter(RawBSONDocument(encode(write.document), RAW_CODEC))
+        return StateAfter(write.document)
     if state is None or type(write.update) is not dict:
         return None
     document = decode(bytes(state.raw))

@@ -21,13 +21,21 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.bson_scan.opaque import UnreadableDocument, encode, is_odd, opaques
 from eventsync.domain.entity_tag import digest_of
-from eventsync.domain.ids import check_id, format_id, possible_id, same_id
+from eventsync.domain.ids import PLAIN_IDS, check_id, format_id, possible_id, same_id
 from eventsync.domain.patches.diff import diff
 from eventsync.domain.patches.json_patch import JsonPatch, equal
 from eventsync.domain.patches.merge_patch import MergePatch
 from eventsync.domain.patches.minimal_update import minimal_update
 from eventsync.domain.stamp import FIELD, Stamp
-from eventsync.domain.values.extended_json import CODEC, Document, check_depth, decode, same
+from eventsync.domain.values.extended_json import (
+    CODEC,
+    MAX_DEPTH,
+    RAW_CODEC,
+    Document,
+    check_depth,
+    decode,
+    same,
+)
 from eventsync.domain.values.json_document import ABSENT, JsonDocument
 from eventsync.errors import Conflict, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
 from eventsync.nodestorage.author import Author, Guard
@@ -36,17 +44,19 @@ from eventsync.nodestorage.operations import Create, Delete, Replace, Update, Wr
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
 
+_EMPTY: Final = Timestamp(0, 0)
+_TIMESTAMP: Final = b"\x11"
 _OPAQUE: Final = "a value that can't be read as its type says ($opaque) may only stay where it is stored already"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Insert:
-    """Insert this document, which may be encoded."""
+    """Insert this document."""
 
-    document: Document | RawBSONDocument
+    document: RawBSONDocument
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Modify:
     """Apply this update, an operator document or a pipeline, to the stored document that was read."""
 
@@ -60,7 +70,7 @@ class Remove:
     stamp: Stamp
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlannedWrite:
     """The write to make (None: nothing), and the result to return afterwards."""
 
@@ -70,7 +80,7 @@ class PlannedWrite:
     """The size of the written document or update in bytes, if it is large."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Intent:
     """A checked operation. `decide` takes the stored document, or None, and runs again after each lost race.
 
@@ -102,10 +112,13 @@ def _create(operation: Create, policy: WritePolicy) -> Intent:
     if given is not ABSENT and "_id" in whole and not same(whole["_id"], given):
         raise Malformed("id and the document's _id differ")
     new_id = check_id(whole["_id"]) if "_id" in whole else ObjectId() if given is ABSENT else given
-    document = _checked(new_id, whole, policy)
+    encoded = _checked_bytes(new_id, whole, policy)
+    # BSON keeps all values of JSON as they are. Others may be stored as similar ones: a tuple as an array.
+    is_same = isinstance(sent, JsonDocument) and type(new_id) in PLAIN_IDS
+    document = {"_id": new_id} | whole if is_same else decode(encoded)
 
     def decide(_: Node | None, author: Author) -> PlannedWrite:
-        return _insertion(document, author, author.guard(operation.collection))
+        return _insertion(document, encoded, author, author.guard(operation.collection))
 
     return Intent(operation.collection, new_id, decide, reads=False)
 
@@ -151,7 +164,7 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
                 raise Malformed(_OPAQUE)
             # A stored document may have an id that no new one can have: null, or a longer one.
             check_id(operation.id)
-            change = _insertion(document, author, guard)
+            change = _insertion(document, encode(document), author, guard)
             if stored is not None:
                 raise Conflict(_named(operation, "can't be written: it exists already"), lasting=True)
             return change
@@ -219,12 +232,12 @@ def _named(operation: Update | Replace | Delete, problem: str) -> str:
     return f"{operation.collection}/{format_id(operation.id)} {problem}"
 
 
-def _insertion(document: Document, author: Author, guard: Guard | None) -> PlannedWrite:
-    if any(value == Timestamp(0, 0) for value in document.values() if isinstance(value, Timestamp)):
+def _insertion(document: Document, encoded: bytes, author: Author, guard: Guard | None) -> PlannedWrite:
+    if _TIMESTAMP in encoded and any(value == _EMPTY for value in document.values() if isinstance(value, Timestamp)):
         raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
     if guard is not None:
         guard.create(document)
-    stored = document | {FIELD: Stamp(1, author.op_id, author.by).stored()}
+    stored = RawBSONDocument(Stamp(1, author.op_id, author.by).appended_to(encoded), RAW_CODEC)
     return PlannedWrite(_result(document["_id"], 1, document, [], guard, created=True), Insert(stored))
 
 
@@ -283,21 +296,31 @@ def _checked(
     An unreadable value is allowed only if `before` has it too. Raises `Malformed` and `TooLarge`; a `guarded` document
     may hold hidden values, whose size an error does not tell.
     """
+    return decode(_checked_bytes(id, document, policy, before, guarded=guarded))
+
+
+def _checked_bytes(
+    id: Any, document: Any, policy: WritePolicy, before: Document | None = None, *, guarded: bool = False
+) -> bytes:
+    """Return what `_checked` does, as BSON."""
     if not isinstance(document, dict):
         raise Malformed("a document is an object")
     if FIELD in document:
         raise Malformed(f"{FIELD} is reserved")
-    if "_id" in document and not (equal(document["_id"], id) or same_id(document["_id"], id)):
+    if "_id" in document and (given := document["_id"]) is not id and not (equal(given, id) or same_id(given, id)):
         raise Malformed(f"the document's _id is not {format_id(id)}")
-    check_depth(document)
     try:
         encoded = _encoded({"_id": None} | document | {"_id": id}, before)
-    except (BSONError, ValueError, OverflowError, TypeError) as error:
+    except (BSONError, ValueError, OverflowError, TypeError, RecursionError) as error:
+        check_depth(document)
         raise Malformed(f"the document is not BSON: {_not_bson(error)}") from error
+    # Each level has the type of an object or of an array. Without so many of these bytes, nothing nests too deep.
+    if encoded.count(b"\3") + encoded.count(b"\4") >= MAX_DEPTH:
+        check_depth(document)
     if len(encoded) > policy.document_bytes:
         size = "" if guarded else f"{len(encoded)} bytes, "
         raise TooLarge(f"the document would have {size}more than {policy.document_bytes} bytes")
-    return decode(encoded)
+    return encoded
 
 
 def _encoded(document: Document, before: Document | None) -> bytes:

@@ -18,7 +18,7 @@ the new document. It runs again after a lost race, so it must depend on nothing 
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Create:
     """Create a document. Without `_id` it gets `id`, or an ObjectId if `id` is `ABSENT`."""
 
@@ -27,7 +27,7 @@ class Create:
     id: Any = ABSENT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Update:
     """Edit the document `id`, which must exist and satisfy `condition`."""
 
@@ -37,7 +37,7 @@ class Update:
     condition: Condition | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replace:
     """Replace the whole document `id`; with `upsert`, create it if it does not exist.
 
@@ -51,7 +51,7 @@ class Replace:
     upsert: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delete:
     """Delete the document `id`, which must exist and satisfy `condition`."""
 

@@ -9,7 +9,7 @@ from eventsync.domain.entity_tag import entity_tag
 from eventsync.domain.ids import IdText
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WriteResult:
     """The document after the write (None after a delete), its version, and the RFC 6902 difference that was made.
 

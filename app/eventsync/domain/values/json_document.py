@@ -32,7 +32,7 @@ class Absent(Enum):
 ABSENT: Final = Absent.ABSENT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JsonDocument:
     """A whole document as a client sent it: `tree` is the parsed JSON, or a `JsonText`."""
 

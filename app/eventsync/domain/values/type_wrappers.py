@@ -59,8 +59,9 @@ def unwrap(tree: Tree, convert: Callable[[Any], Any]) -> Any:
 
     Raises `Malformed` for an unknown or invalid type wrapper.
     """
-    names = frozenset(tree)
-    read = next((read for required, allowed, read in _WRAPPERS if required <= names <= (allowed or names)), None)
+    names = tree.keys()
+    if (read := _SINGLE.get(next(iter(names)))) is None or len(names) > 1:
+        read = next((read for required, allowed, read in _WRAPPERS if required <= names <= (allowed or names)), None)
     if read is None:
         listed = "/".join(sorted(names))[:200]
         raise Malformed(f"{listed}: a field must not start with '$' unless it names an Extended JSON type")
@@ -208,3 +209,6 @@ _WRAPPERS: Final[tuple[tuple[frozenset[str], frozenset[str] | None, Callable[[Tr
     (frozenset({"$ref", "$id"}), None, _reference),
 )
 """Required names, allowed names (None: any), and the reader of such an object."""
+
+_SINGLE: Final = {name: read for required, _, read in _WRAPPERS if len(required) == 1 for name in required}
+"""The readers of objects with this name alone."""
