@@ -281,6 +281,7 @@ async def test_a_filter_lists_the_documents_that_it_finds_page_by_page(root: htt
         ({"filter": '{"$where":"true"}'}, "invalid_predicate", "filter.$where: code is not evaluated"),
         ({"sort": "a"}, "index_needed", "no index of things has this order: create one on a: 1, _id: 1"),
         ({"sort": "a,-a"}, "invalid_predicate", "sort: a stands there twice"),
+        ({"sort": '{"a": -1}'}, "invalid_predicate", "sort: takes paths and no object: -created,name"),
         ({"filter": '{"_id":5}', "after": "5"}, "malformed", "after takes what `next` gave"),
         ({"filter": '{"_id":5}', "limit": "0"}, "malformed", "limit"),
     ],

@@ -61,6 +61,17 @@ async def keeping(client: Client, seconds: int) -> AsyncIterator[None]:
         await client.admin.command({"setParameter": 1, name: before})
 
 
+@asynccontextmanager
+async def building_no_index(client: Client) -> AsyncIterator[None]:
+    """MongoDB begins each build of an index, and completes none while the block runs."""
+    name = "hangAfterStartingIndexBuild"
+    await client.admin.command({"configureFailPoint": name, "mode": "alwaysOn"})
+    try:
+        yield
+    finally:
+        await client.admin.command({"configureFailPoint": name, "mode": "off"})
+
+
 _UNKNOWN_STAGE = 40324
 
 

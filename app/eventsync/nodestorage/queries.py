@@ -66,6 +66,8 @@ class Sort:
     def parse(cls, text: str) -> Sort:
         """Read `price,-created`, where `-` is for a descending order. Raises `InvalidPredicate`."""
         fields: dict[str, int] = {}
+        if text.startswith("{"):
+            raise InvalidPredicate("sort", "takes paths and no object: -created,name")
         for part in text.split(","):
             path = part.removeprefix("-")
             check_path(path, "sort")

@@ -10,22 +10,25 @@ import pytest
 from bson import Decimal128, Int64
 from pymongo.errors import WriteError
 
-from eventsync.domain.positions import LogId
+from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import MAX_KEYS, Definition, define
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.routes import Routes
+from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import CODEC
-from eventsync.errors import NotFound
+from eventsync.errors import NotFound, Unavailable
 from eventsync.mongodb.client import Client, app_name
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stats.overview import read_overview
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing import converter, log_writer
 from integration.workers.routed import RoutesInMongodb, routed_rows, routes_of_values
 from integration.workers.test_converter_property import Maker
 from integration.workers.test_repair import based, drop_collection, drop_database, rename_away, rename_onto
-from support.failpoints import failing
+from support.failpoints import building_no_index, failing
 from support.replay import assert_complete, began, caught_up, current_log, eventually
 from support.systems import running_worker
 
@@ -229,3 +232,38 @@ async def test_without_definitions_for_a_collection_rows_are_as_before(stores: S
         await caught_up(stores)
     async for row in stores.log["events"].find():
         assert row.keys() - {"r", "a"} == {"_id", "t", "s", "c", "i", "v", "b"}
+
+
+@pytest.mark.parametrize("definitions", [[BY_N]])
+async def test_worker_appends_while_an_index_of_a_large_log_is_built(
+    stores: Stores, settings: Settings, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_worker(settings):
+        log = await routed(stores, await began(stores, "docs"))
+        # The index of an empty collection takes no build.
+        await stores.data["docs"].insert_one({"_id": 1, "n": 7})
+        await caught_up(stores)
+    await stores.log["events"].drop_index("by_route")
+    declared = RoutedShape.of("by_n", {"n": [7]})
+    shape = Shape("by_n", None, declared, BY_N.bind_shape(declared))
+    async with building_no_index(client):
+        async with running_worker(settings.model_copy(update={"mongodb_timeout": 2.0})):
+            await stores.data["docs"].insert_one({"_id": 2, "n": 7})
+            await caught_up(stores)
+        assert "MongoDB builds an index of the event log" in caplog.text
+        with pytest.raises(Unavailable):
+            await read(stores, log, shape)
+    found = await eventually(stores, "events", lambda: read_if_built(stores, log, shape))
+    assert [event.id for event in found] == ["int:1", "int:2"]
+
+
+async def read(stores: Stores, log: LogId, shape: Shape) -> list[StoredEvent]:
+    up_to = await stores.events.head(log)
+    return [event async for event in stores.events.read(log, Seq(0), up_to, shape=shape)]
+
+
+async def read_if_built(stores: Stores, log: LogId, shape: Shape) -> list[StoredEvent] | None:
+    try:
+        return await read(stores, log, shape)
+    except Unavailable:
+        return None

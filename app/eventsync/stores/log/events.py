@@ -9,6 +9,7 @@ written before it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sys
 import zlib
@@ -23,7 +24,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
+from pymongo.errors import BulkWriteError, DocumentTooLarge, NetworkTimeout, OperationFailure
 
 from eventsync.domain.event_key import event_key, key_range
 from eventsync.domain.events import TransactionPart
@@ -48,6 +49,8 @@ from eventsync.stores.log.stored_event import (
     transaction_part,
     unreadable,
 )
+
+logger = logging.getLogger(__name__)
 
 _DUPLICATE_KEY = 11000
 
@@ -135,7 +138,17 @@ class EventStore:
             IndexModel(route, name=BY_ROUTE, partialFilterExpression=has_keys),
         ]
         with translated("the event log's indexes can't be made"):
-            await self._events.create_indexes(indexes)
+            try:
+                await self._events.create_indexes(indexes)
+            except NetworkTimeout:
+                # MongoDB goes on without this connection. A new request would only wait for the same build.
+                listed = {index["name"] async for index in await self._events.list_indexes()}
+                if not {index.document["name"] for index in indexes} <= listed:
+                    raise
+                logger.warning(
+                    "MongoDB builds an index of the event log, which takes longer than mongodb_timeout; events are "
+                    "appended meanwhile, and histories and declared shapes may have to wait for it"
+                )
 
     async def append(self, log: LogId, events: Sequence[NewEvent], *, over: PinnedConnection | None = None) -> None:
         """Append events numbered from the head on. They are durable (majority, journal) when this returns.
