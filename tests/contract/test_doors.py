@@ -1,0 +1,540 @@
+"""Every HTTP door under rules: what is allowed, what is not, and what is hidden."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from pymongo.asynchronous.collection import AsyncCollection
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from eventsync.api.endpoint import AccessLevel, Endpoint
+from eventsync.application import ROUTES
+from eventsync.domain.values.extended_json import CODEC
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from support.ruled import CANARY, Ruled, ruled_system
+from support.waiting import time_limits
+
+MERGE = {"Content-Type": "application/merge-patch+json"}
+PATCH = {"Content-Type": "application/json-patch+json"}
+THINGS = "/v1/collections/things/documents"
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
+    name = f"doors_{secrets.token_hex(6)}"
+    limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
+    settings = Settings(
+        mongodb_uri=mongodb_uri,
+        database=name,
+        collections=("things", "open", "closed"),
+        checkpoint_interval=0.25,
+        document_bytes=256 * 1024,
+        offload_above=16 * 1024,
+        **limits,
+    )
+    await client[name]["things"].create_index("owner")
+    await client[name]["things"].create_index("public")
+    await client[name]["things"].create_index("code", unique=True, sparse=True)
+    await client[name]["things"].create_index("secret", unique=True, sparse=True)
+    async with ruled_system(settings, tmp_path_factory.mktemp("ruled")) as system:
+        yield system
+    await client.drop_database(name)
+    await client.drop_database(settings.log_db)
+
+
+@pytest.fixture
+async def ada(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client("ada") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def bob(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client("bob") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def root(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client("root", roles=["ops"]) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def nobody(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client(None) as opened:
+        yield opened
+
+
+@pytest.fixture
+def things(ruled: Ruled, client: Client) -> AsyncCollection[Json]:
+    return client[ruled.settings.database].get_collection("things", codec_options=CODEC)
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    return lambda: f"id-{secrets.token_hex(6)}"
+
+
+async def made(root: httpx.AsyncClient, id_text: str, **fields: Any) -> httpx.Response:
+    """Have the operator make a document with hidden fields."""
+    document = {
+        "owner": "ada",
+        "n": 1,
+        "secret": f"{CANARY}-{id_text}",
+        "lines": [{"of": "x", "cost": CANARY}],
+    } | fields
+    answer = await root.put(f"{THINGS}/{id_text}", json=document)
+    assert answer.status_code == 201, answer.text
+    return answer
+
+
+def same(one: httpx.Response, other: httpx.Response, old: str, new: str) -> None:
+    """Assert that two answers have the same bytes and headers but for a name in them, which has the same length."""
+    headers = [{name: text for name, text in each.headers.items() if name != "date"} for each in (one, other)]
+    assert headers[0] == headers[1]
+    assert (one.status_code, one.content.replace(old.encode(), new.encode())) == (other.status_code, other.content)
+
+
+# --- every route ----------------------------------------------------------------------------------------------------
+
+
+def requests() -> list[tuple[str, str, AccessLevel]]:
+    found = []
+    for route in ROUTES:
+        if isinstance(route, Endpoint):
+            path = route.path.format(collection="things", id="x", client_id="c", position="a:1", name="live.js")
+            # A stream without a shape is malformed, whoever asks.
+            path += "?shape=things" if path.endswith("/sse") else ""
+            found += [(method, path, route.access) for method in sorted(route.methods or ())]
+    return found
+
+
+@pytest.mark.parametrize(("method", "path", "access"), requests())
+async def test_route_is_closed_without_a_credential_unless_it_is_public(
+    nobody: httpx.AsyncClient, ada: httpx.AsyncClient, method: str, path: str, access: AccessLevel
+) -> None:
+    for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic YWRhOmFkYQ=="}):
+        answer = await nobody.request(method, path, headers=headers)
+        if access is AccessLevel.PUBLIC:
+            assert answer.status_code in {200, 404, 426}
+        else:
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert method == "HEAD" or answer.json()["code"] == "unauthenticated"
+    if access is AccessLevel.OPERATOR:
+        assert (await ada.request(method, path)).status_code == 403, (method, path)
+
+
+@pytest.mark.parametrize(("method", "path", "access"), requests())
+async def test_other_methods_of_a_path_tell_nothing(
+    nobody: httpx.AsyncClient, method: str, path: str, access: AccessLevel
+) -> None:
+    for other in ("OPTIONS", "TRACE", "PROPFIND"):
+        assert (await nobody.request(other, path)).status_code == 405
+
+
+async def test_web_socket_is_closed_without_a_credential(ruled: Ruled) -> None:
+    for hello in ({}, {"token": "nonsense"}):
+        async with connect(f"{ruled.url.replace('http', 'ws')}/v1/sync") as socket:
+            await socket.send(json.dumps({"type": "hello", "shapes": ["things"]} | hello))
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4401
+
+
+async def test_mounted_routes_do_not_exist(nobody: httpx.AsyncClient) -> None:
+    for path in ("/v2", "/v1", "/v1/collections/", "/metrics/", "/v1/sync/segments/"):
+        assert (await nobody.get(path)).status_code in {401, 404}
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+async def test_reading_shows_what_is_allowed_without_what_is_hidden(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, mine := new_id())
+    answer = await ada.get(f"{THINGS}/{mine}")
+    assert answer.json()["doc"] == {"_id": mine, "owner": "ada", "n": 1, "lines": [{"of": "x"}]}
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["vary"] == "Authorization, Cookie"
+    whole = await root.get(f"{THINGS}/{mine}")
+    assert CANARY in whole.text
+    assert whole.headers["etag"] != answer.headers["etag"]
+    unchanged = await ada.get(f"{THINGS}/{mine}", headers={"If-None-Match": answer.headers["etag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert (await ada.get(f"{THINGS}/{mine}", headers={"If-None-Match": whole.headers["etag"]})).status_code == 200
+
+
+async def test_tag_of_a_document_does_not_tell_its_hidden_values(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], things: AsyncCollection[Json]
+) -> None:
+    await made(root, mine := new_id())
+    before = (await ada.get(f"{THINGS}/{mine}")).headers["etag"]
+    await things.update_one({"_id": mine}, {"$set": {"secret": f"{CANARY}-other-{mine}", "lines.0.cost": 1}})
+    assert (await ada.get(f"{THINGS}/{mine}")).headers["etag"] == before
+
+
+LARGE = "x" * 40_000
+"""Decided and shown by a helper process."""
+
+
+@pytest.mark.parametrize("fill", ["", LARGE])
+async def test_unreadable_document_is_like_a_missing_one(
+    root: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str], fill: str
+) -> None:
+    await made(root, hers := new_id(), fill=fill)
+    missing = new_id()
+    tag = (await root.get(f"{THINGS}/{hers}")).headers["etag"]
+    body = {"owner": "ada", "fill": fill}
+    calls: list[Callable[[str], Any]] = [
+        lambda at: bob.get(f"{THINGS}/{at}"),
+        lambda at: bob.head(f"{THINGS}/{at}"),
+        lambda at: bob.get(f"{THINGS}/{at}", headers={"If-None-Match": tag}),
+        lambda at: bob.get(f"{THINGS}/{at}", headers={"If-Match": tag}),
+        lambda at: bob.get(f"{THINGS}/{at}", params={"version": 1}),
+        lambda at: bob.get(f"{THINGS}/{at}", params={"version": 7}),
+        lambda at: bob.get(f"{THINGS}/{at}", params={"at": "2020-01-01T00:00:00Z"}),
+        lambda at: bob.get(f"{THINGS}/{at}/diff", params={"from": 1}),
+        lambda at: bob.get(f"{THINGS}/{at}/diff", params={"from": 1, "to": 2}),
+        lambda at: bob.get(f"{THINGS}/{at}/events"),
+        lambda at: bob.get(f"{THINGS}/{at}/events", params={"after_version": 1}),
+        lambda at: bob.patch(f"{THINGS}/{at}", json={"n": 2, "fill": fill}, headers=MERGE),
+        lambda at: bob.patch(f"{THINGS}/{at}", json=[{"op": "test", "path": "/n", "value": 1}], headers=PATCH),
+        lambda at: bob.patch(f"{THINGS}/{at}", json={"n": 2}, headers=MERGE | {"If-Match": tag}),
+        lambda at: bob.patch(f"{THINGS}/{at}", json={"n": 2}, headers=MERGE | {"If-Match": "*"}),
+        lambda at: bob.patch(f"{THINGS}/{at}", json={"n": 2}, headers=MERGE | {"Idempotency-Key": f"key-{at}"}),
+        lambda at: bob.put(f"{THINGS}/{at}", json=body),
+        lambda at: bob.put(f"{THINGS}/{at}", json=body, headers={"If-Match": tag}),
+        lambda at: bob.put(f"{THINGS}/{at}", json=body, headers={"If-None-Match": "*"}),
+        lambda at: bob.delete(f"{THINGS}/{at}"),
+        lambda at: bob.delete(f"{THINGS}/{at}", headers={"If-Match": tag}),
+        lambda at: bob.post("/v1/transactions", json=operations(at)),
+        lambda at: bob.post("/v1/transactions", json=operations(at, if_match=1)),
+        lambda at: bob.post(f"{THINGS}:batch", json=operations(at)),
+    ]
+    for number, call in enumerate(calls):
+        unreadable, absent = await call(hers), await call(missing)
+        assert unreadable.status_code in {200, 403, 404, 412}, (number, unreadable.text)
+        assert unreadable.status_code != 200 or "results" in unreadable.text, number
+        same(unreadable, absent, hers, missing)
+        assert CANARY not in unreadable.text
+    assert (await root.get(f"{THINGS}/{hers}")).json()["version"] == 1
+
+
+def operations(at: str, **condition: Any) -> Json:
+    given = {"collection": "things", "id": at, **condition}
+    return {
+        "operations": [
+            {"method": "PATCH", "patch": {"n": 2}, **given},
+            {"method": "PUT", "doc": {"owner": "ada"}, **given},
+            {"method": "DELETE", **given},
+        ]
+    }
+
+
+async def test_collection_of_which_nothing_may_be_read_is_like_one_that_is_not_tracked(
+    ada: httpx.AsyncClient, root: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await root.put(f"/v1/collections/closed/documents/{(at := new_id())}", json={"n": 1})
+    calls: list[Callable[[str], Any]] = [
+        lambda name: ada.get(f"/v1/collections/{name}/documents"),
+        lambda name: ada.get(f"/v1/collections/{name}/documents", params={"filter": '{"n": 1}'}),
+        lambda name: ada.get(f"/v1/collections/{name}/documents/{at}"),
+        lambda name: ada.get(f"/v1/collections/{name}/documents/{at}/events"),
+        lambda name: ada.get(f"/v1/collections/{name}/documents/{at}/diff", params={"from": 1}),
+        lambda name: ada.post(f"/v1/collections/{name}/documents", json={"n": 1}),
+        lambda name: ada.put(f"/v1/collections/{name}/documents/{at}", json={"n": 1}),
+        lambda name: ada.patch(f"/v1/collections/{name}/documents/{at}", json={"n": 1}, headers=MERGE),
+        lambda name: ada.delete(f"/v1/collections/{name}/documents/{at}"),
+        lambda name: ada.post(
+            "/v1/transactions", json={"operations": [{"method": "DELETE", "collection": name, "id": at}]}
+        ),
+        lambda name: ada.post(
+            f"/v1/collections/{name}/documents:batch", json={"operations": [{"method": "DELETE", "id": at}]}
+        ),
+        lambda name: ada.get("/v1/sync/log", params={"shape": name, "position": "x:0"}),
+        lambda name: ada.get("/v1/sync/snapshot", params={"shape": f"{name}/{at}"}),
+        lambda name: ada.get("/v1/sync/sse", params={"shape": name}),
+    ]
+    for number, call in enumerate(calls):
+        closed, unknown = await call("closed"), await call("absent")
+        assert closed.status_code in {403, 404}, (number, closed.text)
+        same(closed, unknown, "closed", "absent")
+    assert (await root.get(f"/v1/collections/closed/documents/{at}")).json()["version"] == 1
+
+
+async def test_list_of_collections_has_those_that_may_be_read(ada: httpx.AsyncClient, root: httpx.AsyncClient) -> None:
+    mine = (await ada.get("/v1/collections")).json()
+    assert mine == {"collections": [{"name": "open"}, {"name": "things"}]}
+    assert {"name": "closed"} in (await root.get("/v1/collections")).json()["collections"]
+
+
+async def test_listing_has_what_may_be_read_and_its_cursors_tell_no_more(
+    root: httpx.AsyncClient, new_id: Callable[[], str], ruled: Ruled
+) -> None:
+    sub = new_id()
+    for number in range(12):
+        await made(root, new_id(), owner=sub if number % 3 == 0 else "other", n=number)
+    async with ruled.client(sub) as eve:
+        for query in ({}, {"filter": '{"n": {"$gte": 0}}'}, {"sort": "n"}, {"sort": "-_id"}):
+            seen: list[Json] = []
+            params: dict[str, Any] = {"limit": 1, **query}
+            while True:
+                answer = (await eve.get(THINGS, params=params)).json()
+                assert "documents" in answer, answer
+                rows = [row for row in answer["documents"] if row["doc"]["owner"] == sub or row["doc"].get("public")]
+                assert rows == answer["documents"]
+                assert CANARY not in str(answer)
+                seen += rows
+                if "next" not in answer:
+                    break
+                params["after"] = answer["next"]
+            own = [row["doc"]["n"] for row in seen if row["doc"]["owner"] == sub]
+            assert sorted(own) == [0, 3, 6, 9], query
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"filter": '{"secret": {"$gt": ""}}'},
+        {"filter": '{"owner": "ada", "$nor": [{"lines.cost": 5}]}'},
+        {"filter": '{"lines": {"$elemMatch": {"cost": 5}}}'},
+        {"filter": '{"lines.0.cost": 5}'},
+        {"filter": '{"lines": []}'},
+        {"filter": '{"_sync.by": "root"}'},
+        {"sort": "secret"},
+        {"sort": "-lines.cost"},
+        {"sort": "lines"},
+    ],
+)
+async def test_filters_and_sorts_by_hidden_fields_are_refused(
+    ada: httpx.AsyncClient, root: httpx.AsyncClient, query: Json
+) -> None:
+    answer = await ada.get(THINGS, params=query)
+    assert answer.status_code in {400, 403}, answer.text
+    if "_sync" not in str(query):
+        assert answer.json()["code"] == "forbidden"
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+async def test_write_is_answered_by_what_may_be_seen(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], things: AsyncCollection[Json]
+) -> None:
+    await made(root, mine := new_id())
+    tag = (await ada.get(f"{THINGS}/{mine}")).headers["etag"]
+    answer = await ada.patch(f"{THINGS}/{mine}", json={"n": 2}, headers=MERGE | {"If-Match": tag})
+    assert answer.json() == {
+        "id": mine,
+        "version": 2,
+        "doc": {"_id": mine, "owner": "ada", "n": 2, "lines": [{"of": "x"}]},
+        "patch": [{"op": "replace", "path": "/n", "value": 2}],
+    }
+    assert (await ada.get(f"{THINGS}/{mine}")).headers["etag"] == answer.headers["etag"]
+    replaced = await ada.put(f"{THINGS}/{mine}", json={"owner": "ada", "m": 3, "lines": [{"of": "x"}]})
+    assert replaced.json()["doc"] == {"_id": mine, "owner": "ada", "m": 3, "lines": [{"of": "x"}]}
+    stored = await things.find_one({"_id": mine})
+    assert stored is not None
+    assert (stored["secret"], stored["lines"]) == (f"{CANARY}-{mine}", [{"of": "x", "cost": CANARY}])
+    assert stored["_sync"]["by"] == "ada"
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ({"secret": "mine"}, "hidden"),
+        ({"lines": None}, "hidden"),
+        ({"made": "today"}, "fixed"),
+        ({"lines": [{"of": "x", "cost": 1}]}, "hidden"),
+    ],
+)
+async def test_edit_of_a_hidden_or_fixed_field_is_refused(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], edit: Json, reason: str
+) -> None:
+    await made(root, mine := new_id(), made="yesterday")
+    answer = await ada.patch(f"{THINGS}/{mine}", json=edit, headers=MERGE)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert CANARY not in answer.text
+    assert (await root.get(f"{THINGS}/{mine}")).json()["version"] == 1
+    metrics = (await root.get("/metrics")).text
+    assert f'eventsync_access_refused_total{{reason="{reason}"}}' in metrics
+
+
+async def test_readable_document_that_may_not_be_written_is_forbidden(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, hers := new_id(), owner="bob", public=True)
+    await made(root, closed := new_id(), state="closed")
+    for at in (hers, closed):
+        assert (await ada.get(f"{THINGS}/{at}")).status_code == 200
+        assert (await ada.patch(f"{THINGS}/{at}", json={"n": 2}, headers=MERGE)).status_code == 403
+        assert (await ada.put(f"{THINGS}/{at}", json={"owner": "ada", "lines": [{"of": "x"}]})).status_code == 403
+    assert (await ada.delete(f"{THINGS}/{hers}")).status_code == 403
+    assert (await ada.post(THINGS, json={"owner": "bob"})).status_code == 403
+    assert (await ada.put(f"{THINGS}/{new_id()}", json={"owner": "bob"})).status_code == 403
+
+
+async def test_document_given_away_is_answered_by_id_and_version_alone(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, mine := new_id())
+    answer = await ada.patch(f"{THINGS}/{mine}", json={"owner": "bob"}, headers=MERGE)
+    assert (answer.status_code, answer.json()) == (200, {"id": mine, "version": 2})
+    assert "etag" not in answer.headers
+    assert (await ada.get(f"{THINGS}/{mine}")).status_code == 404
+    assert (await ada.get(f"{THINGS}/{mine}/events")).status_code in {403, 404}
+
+
+async def test_new_document_in_the_place_of_an_unreadable_one_names_nothing(
+    root: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, hers := new_id())
+    for answer in (
+        await bob.put(f"{THINGS}/{hers}", json={"owner": "bob"}),
+        await bob.post(THINGS, json={"_id": hers, "owner": "bob"}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert "existing" not in answer.json()
+        assert "location" not in answer.headers
+    assert (await root.get(f"{THINGS}/{hers}")).json()["doc"]["owner"] == "ada"
+
+
+async def test_refusals_of_mongodb_name_no_hidden_field(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, hers := new_id(), owner="bob", code=hers)
+    answer = await ada.post(THINGS, json={"owner": "ada", "code": hers})
+    assert answer.status_code == 409
+    assert "code" in answer.json()["detail"]
+    # Its secret can't even be tried.
+    refused = await ada.post(THINGS, json={"owner": "ada", "secret": f"{CANARY}-{hers}"})
+    assert refused.status_code == 403
+
+
+async def test_transaction_is_refused_as_a_whole_and_names_the_operation(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, mine := new_id())
+    await made(root, public := new_id(), owner="bob", public=True)
+    listed = [
+        {"method": "PATCH", "collection": "things", "id": mine, "patch": {"n": 2}},
+        {"method": "PATCH", "collection": "things", "id": public, "patch": {"n": 2}},
+    ]
+    answer = await ada.post("/v1/transactions", json={"operations": listed})
+    assert (answer.status_code, answer.json()["detail"].partition(":")[0]) == (403, "operation 1")
+    assert (await root.get(f"{THINGS}/{mine}")).json()["version"] == 1
+    made_both = await ada.post("/v1/transactions", json={"operations": [listed[0], {**listed[0], "patch": {"m": 1}}]})
+    assert [item["version"] for item in made_both.json()["results"]] == [2, 3]
+    assert CANARY not in made_both.text
+
+
+async def test_batch_answers_each_operation_by_what_its_author_may_see(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, mine := new_id())
+    await made(root, public := new_id(), owner="bob", public=True)
+    await made(root, hers := new_id(), owner="bob")
+    listed = [{"method": "PATCH", "id": at, "patch": {"n": 2}} for at in (mine, public, hers)]
+    listed.append({"method": "POST", "doc": {"owner": "bob"}})
+    answer = await ada.post(f"{THINGS}:batch", json={"operations": listed}, headers={"Prefer": "return=representation"})
+    assert [item["status"] for item in answer.json()["results"]] == [200, 403, 404, 403]
+    assert CANARY not in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_idempotency_key_of_another_principal_finds_nothing(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, shared := new_id(), public=True)
+    key = {"Idempotency-Key": f"key-{shared}"}
+    first = await ada.patch(f"{THINGS}/{shared}", json={"n": 2}, headers=MERGE | key)
+    assert first.json()["version"] == 2
+    # The same request by another principal: neither a replay nor a conflict of keys.
+    assert (await bob.patch(f"{THINGS}/{shared}", json={"n": 2}, headers=MERGE | key)).status_code == 403
+    assert (await bob.post(THINGS, json={"owner": "bob"}, headers=key)).status_code == 201
+    again = await ada.patch(f"{THINGS}/{shared}", json={"n": 2}, headers=MERGE | key)
+    assert (again.json()["repeated"], again.json()["version"]) == (True, 2)
+    other = await ada.patch(f"{THINGS}/{shared}", json={"n": 3}, headers=MERGE | key)
+    assert (other.status_code, "~" in other.text) == (409, False)
+
+
+# --- history --------------------------------------------------------------------------------------------------------
+
+
+async def test_past_states_are_shown_where_they_and_the_present_one_may_be_read(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    await made(root, mine := new_id(), owner="bob")
+    await root.patch(f"{THINGS}/{mine}", json={"owner": "ada"}, headers=MERGE)
+    await root.patch(f"{THINGS}/{mine}", json={"n": 3}, headers=MERGE)
+    answers = {version: await ada.get(f"{THINGS}/{mine}", params={"version": version}) for version in (1, 2, 3)}
+    assert [answer.status_code for answer in answers.values()] == [404, 200, 200]
+    assert answers[2].json()["doc"] == {"_id": mine, "owner": "ada", "n": 1, "lines": [{"of": "x"}]}
+    assert answers[2].headers["cache-control"] == "private, no-cache"
+    difference = await ada.get(f"{THINGS}/{mine}/diff", params={"from": 1, "to": 3})
+    assert difference.json()["from"]["version"] is None
+    assert CANARY not in difference.text
+    later = await ada.get(f"{THINGS}/{mine}/diff", params={"from": 2, "to": 3})
+    assert later.json()["patch"] == [{"op": "replace", "path": "/n", "value": 3}]
+    # It was his, and is not any more.
+    assert (await bob.get(f"{THINGS}/{mine}", params={"version": 1})).status_code == 404
+    assert (await bob.get(f"{THINGS}/{mine}/diff", params={"from": 1})).status_code == 404
+    whole = await root.get(f"{THINGS}/{mine}", params={"position": later.json()["to"]["position"]})
+    assert whole.headers["cache-control"] == "private, no-cache"
+
+
+# --- clients --------------------------------------------------------------------------------------------------------
+
+
+async def test_state_vector_of_another_principal_is_not_found_nor_moved(
+    root: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    name = new_id()
+    position = (await root.get("/readyz")).json()["position"]
+    vector = {"vector": {"open": position}}
+    mine = await ada.put(f"/v1/state-vectors/{name}", json=vector)
+    assert (mine.status_code, mine.json()["client_id"]) == (200, name)
+    assert (await bob.get(f"/v1/state-vectors/{name}")).status_code == 404
+    start = {"vector": {"open": f"{position.partition(':')[0]}:0"}}
+    assert (await bob.put(f"/v1/state-vectors/{name}", json=start)).json()["vector"] == start["vector"]
+    assert (await ada.get(f"/v1/state-vectors/{name}")).json()["vector"] == vector["vector"]
+    assert (await bob.delete(f"/v1/state-vectors/{name}")).status_code == 204
+    assert (await ada.get(f"/v1/state-vectors/{name}")).status_code == 200
+    # An operator sees all of them, and may name each.
+    listed = (await root.get("/v1/state-vectors", params={"limit": 1000})).json()["clients"]
+    (stored,) = [each["client_id"] for each in listed if each["client_id"].endswith(name)]
+    assert stored != name
+    assert (await root.get(f"/v1/state-vectors/{stored}")).json()["vector"] == vector["vector"]
+    assert (await ada.get(f"/v1/state-vectors/{stored}")).status_code == 404
+
+
+async def test_state_vector_takes_no_shape_that_may_not_be_read(
+    ada: httpx.AsyncClient, root: httpx.AsyncClient, new_id: Callable[[], str]
+) -> None:
+    log = (await root.get("/readyz")).json()["position"].partition(":")[0]
+    for shape in ("closed", "absent"):
+        answer = await ada.put(f"/v1/state-vectors/{new_id()}", json={"vector": {shape: f"{log}:0"}})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+async def test_health_shows_details_to_operators_only(
+    nobody: httpx.AsyncClient, ada: httpx.AsyncClient, root: httpx.AsyncClient
+) -> None:
+    for somebody in (nobody, ada):
+        answer = await somebody.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+    assert (await root.get("/readyz")).json()["position"]
